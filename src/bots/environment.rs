@@ -1,0 +1,306 @@
+//! The directories and files a Bots needs before it can start, and the checks that it will find them.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use tracing::info;
+
+use super::files::{create_once, explain, is_writable_dir, lock, make_dir, write_atomically};
+use super::{Error, Generation, Installation, seed, settings};
+use crate::config::Config;
+use crate::config::bots_ini::{BotsIni, EditError, remove_section, set_value};
+
+/// Length of a generated SECRET_KEY: Django's own has 50 characters of 50; this is 50 of 62.
+const SECRET_LENGTH: usize = 50;
+
+/// A prepared environment.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// Parent of the other three.
+    pub root: PathBuf,
+    /// settings.py and bots.ini.
+    pub config: PathBuf,
+    /// Bots's own storage.
+    pub botssys: PathBuf,
+    /// The user's grammars, mappings and scripts.
+    pub usersys: PathBuf,
+}
+
+impl Environment {
+    /// The layout below the parent of the configuration directory.
+    #[must_use]
+    pub fn layout(config: &Config) -> Self {
+        let root = config.environment_root().to_path_buf();
+        Self {
+            config: config.environment.config_dir.clone(),
+            botssys: root.join("botssys"),
+            usersys: root.join("usersys"),
+            root,
+        }
+    }
+
+    /// Where the password of the first web user is kept.
+    #[must_use]
+    pub fn admin_password_file(&self) -> PathBuf {
+        self.root.join("admin-password")
+    }
+
+    /// Where the answer of the last Python run is kept.
+    #[must_use]
+    pub fn facts_file(&self) -> PathBuf {
+        self.root.join(".bots-ctl-facts.json")
+    }
+
+    /// Makes what is missing, takes over what `/config` holds, and checks the result.
+    ///
+    /// May be run by several replicas on one volume at once: they take turns.
+    ///
+    /// # Errors
+    /// Everything that cannot be made or read, and everything this version of Bots would trip over.
+    pub fn prepare(config: &Config, bots: &Installation) -> Result<Self, Error> {
+        let environment = Self::layout(config);
+        check_config_dir(&environment.config, bots)?;
+        for dir in [&environment.config, &environment.botssys, &environment.botssys.join("sqlitedb")] {
+            make_dir(dir)?;
+        }
+        let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
+        create_once(&environment.config.join("__init__.py"), b"", 0o644)?;
+        create_once(&environment.root.join("secret-key"), random_text(SECRET_LENGTH).as_bytes(), 0o600)?;
+        copy_config_source(&config.environment.config_source, &environment.config)?;
+        environment.write_bots_ini(config, bots)?;
+        environment.write_settings(bots)?;
+        environment.seed_usersys(config, bots)?;
+        environment.check(bots)?;
+        Ok(environment)
+    }
+
+    /// The effective bots.ini: the user's, or the template, with what the environment decides.
+    fn write_bots_ini(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
+        let path = self.config.join("bots.ini");
+        let template = bots.package.join("install/bots.ini");
+        let current = read_if_there(&path)?;
+        let is_new = current.is_none();
+        let mut text = match current {
+            Some(text) => text,
+            None => edited(&template, self.adapted_template(&read(&template)?))?,
+        };
+        let ini = parse_ini(&path, &text)?;
+        // Bots 3.3.1 would take a relative botssys for one inside the installed package, and lose it with the image.
+        let botssys = ini.get("directories", "botssys").map_or("botssys", |entry| entry.value);
+        if bots.generation() == Generation::Three && !botssys.starts_with('/') {
+            let absolute = self.root.join(botssys);
+            text = edited(&path, set_value(&text, "directories", "botssys", &absolute.display().to_string()))?;
+        }
+        if let Some(port) = config.web_port {
+            text = edited(&path, set_value(&text, "webserver", "port", &port.to_string()))?;
+        }
+        if write_atomically(&path, text.as_bytes(), 0o644)? {
+            info!("{} {}", if is_new { "made" } else { "adjusted" }, path.display());
+        }
+        Ok(())
+    }
+
+    /// The examples of 3.3.1 watch directories of its author.
+    fn adapted_template(&self, template: &str) -> Result<String, EditError> {
+        let text = remove_section(&remove_section(template, "dirmonitor1")?, "dirmonitor2")?;
+        set_value(&text, "directories", "botssys", &self.botssys.display().to_string())
+    }
+
+    fn write_settings(&self, bots: &Installation) -> Result<(), Error> {
+        let path = self.config.join("settings.py");
+        let current = read_if_there(&path)?;
+        let template = read(&bots.package.join("install/settings.py"))?;
+        let Some(text) = settings::effective(current.as_deref(), &template) else { return Ok(()) };
+        if write_atomically(&path, text.as_bytes(), 0o644)? {
+            info!("{} {}", if current.is_none() { "made" } else { "brought up to date" }, path.display());
+        }
+        Ok(())
+    }
+
+    fn seed_usersys(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
+        let own = bots.package.join("usersys");
+        let (below, grammars_below) = (Path::new(""), Path::new("grammars"));
+        let (from_image, grammars) = (&config.environment.seed_usersys, &config.environment.seed_grammars);
+        let present = |source: &&(&Path, &Path)| source.0.is_dir();
+        if seed::needs_seeding(&self.usersys)? {
+            let sources = [(own.as_path(), below), (from_image.as_path(), below), (grammars.as_path(), grammars_below)];
+            fill(&self.usersys, &sources.iter().filter(present).copied().collect::<Vec<_>>())?;
+        } else if grammars.is_dir() && seed::needs_seeding(&self.usersys.join("grammars"))? {
+            fill(&self.usersys.join("grammars"), &[(own.join("grammars").as_path(), below), (grammars, below)])?;
+        }
+        // Bots 3.3.1 fails to import a usersys without it.
+        create_once(&self.usersys.join("__init__.py"), b"", 0o644).map(|_| ())
+    }
+
+    /// Everything about bots.ini and the directories that would make Bots fail, or worse, silently go elsewhere.
+    fn check(&self, bots: &Installation) -> Result<(), Error> {
+        let path = self.config.join("bots.ini");
+        let ini = parse_ini(&path, &read(&path)?)?;
+        let mut faults = ini_faults(&path, &ini, bots.generation());
+        for dir in [&self.botssys, &self.usersys] {
+            if !is_writable_dir(dir) {
+                let denied = std::io::Error::from(ErrorKind::PermissionDenied);
+                faults.push(explain("write to", dir, &denied).to_string());
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Error::Faults(faults)) }
+    }
+}
+
+/// `/config` is also the name of a package inside an installed Bots, which then wins.
+fn check_config_dir(config_dir: &Path, bots: &Installation) -> Result<(), Error> {
+    let name = config_dir.file_name().unwrap_or_default();
+    if config_dir.parent() == Some(Path::new("/")) && bots.package.join(name).is_dir() {
+        return Err(Error::fault(format!(
+            "BOTS_CONFIG_DIR={}: Bots would take this for its own package bots.{}; use a directory further down, such \
+             as /srv/bots/config, and mount files to be copied there at /config",
+            config_dir.display(),
+            name.to_string_lossy()
+        )));
+    }
+    Ok(())
+}
+
+/// Copies every plain file of the source. Kubernetes mounts a ConfigMap as links through `..data`: links are
+/// followed, names that begin with a dot are left out.
+fn copy_config_source(source: &Path, config_dir: &Path) -> Result<(), Error> {
+    if !source.is_dir() || source == config_dir {
+        return Ok(());
+    }
+    let entries = fs::read_dir(source).map_err(|error| explain("read the directory", source, &error))?;
+    for entry in entries.flatten() {
+        let from = entry.path();
+        if entry.file_name().as_encoded_bytes().starts_with(b".") || !from.is_file() {
+            continue;
+        }
+        let content = fs::read(&from).map_err(|error| explain("read", &from, &error))?;
+        if write_atomically(&config_dir.join(entry.file_name()), &content, 0o644)? {
+            info!("copied {} to {}", from.display(), config_dir.display());
+        }
+    }
+    Ok(())
+}
+
+fn fill(target: &Path, sources: &[(&Path, &Path)]) -> Result<(), Error> {
+    let files = seed::seed(target, sources)?;
+    info!("filled {} with {files} files", target.display());
+    Ok(())
+}
+
+fn ini_faults(path: &Path, ini: &BotsIni, generation: Generation) -> Vec<String> {
+    let sections: &[&str] = match generation {
+        Generation::Three => &["settings", "directories", "charsets"],
+        Generation::Four => &["settings", "dirmonitor", "directories", "charsets"],
+    };
+    let (section, key, example) = match generation {
+        Generation::Three => ("settings", "log_file_number", "10"),
+        Generation::Four => ("webserver", "menu_all_routes", "notindefaultrun"),
+    };
+    let missing = sections.iter().filter(|name| !ini.has_section(name));
+    let mut faults: Vec<String> =
+        missing.map(|name| format!("{}: section [{name}] is missing; Bots needs it", path.display())).collect();
+    if ini.get(section, key).is_none() {
+        faults.push(format!("{}: [{section}] {key} is missing; Bots needs it: {key} = {example}", path.display()));
+    }
+    faults.extend(usersys_fault(path, ini, generation));
+    faults.extend(integer_faults(path, ini));
+    faults
+}
+
+fn usersys_fault(path: &Path, ini: &BotsIni, generation: Generation) -> Option<String> {
+    let entry = ini.get("directories", "usersys")?;
+    let absolute = entry.value.starts_with('/') && generation == Generation::Three;
+    absolute.then(|| {
+        format!(
+            "{}:{}: [directories] usersys = {}: this version of Bots cannot import an absolute path; write usersys = usersys",
+            path.display(),
+            entry.line,
+            entry.value
+        )
+    })
+}
+
+fn integer_faults(path: &Path, ini: &BotsIni) -> Vec<String> {
+    let ports = [("webserver", "port"), ("settings", "port"), ("jobqueue", "port")];
+    let wrong = ports.iter().filter_map(|(section, key)| {
+        let entry = ini.get(section, key)?;
+        let port = crate::config::bots_ini::parse_integer(entry.value);
+        let fine = port.is_some_and(|port| (1..=65535).contains(&port));
+        (!fine).then(|| {
+            let place = format!("{}:{}: [{section}] {key} = {}", path.display(), entry.line, entry.value);
+            format!("{place}: expected a port number from 1 to 65535")
+        })
+    });
+    wrong.collect()
+}
+
+fn edited(path: &Path, text: Result<String, EditError>) -> Result<String, Error> {
+    text.map_err(|error| Error::fault(format!("{}: {error}", path.display())))
+}
+
+/// Reads and parses a bots.ini.
+///
+/// # Errors
+/// Each fault with file and line.
+pub fn parse_ini(path: &Path, text: &str) -> Result<BotsIni, Error> {
+    BotsIni::parse(text).map_err(|errors| {
+        Error::Faults(errors.iter().map(|e| format!("{}:{}: {}", path.display(), e.line, e.message)).collect())
+    })
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    let bytes = fs::read(path).map_err(|error| explain("read", path, &error))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count() + 1;
+        Error::fault(format!("{}:{line}: the file is not UTF-8 text; save it as UTF-8", path.display()))
+    })
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
+    if path.exists() { read(path).map(Some) } else { Ok(None) }
+}
+
+/// Letters and digits from the system's random source: nothing that a shell, a URL or an INI file could mangle.
+#[must_use]
+pub fn random_text(length: usize) -> String {
+    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    /// Bytes from here on would make the first letters likelier than the rest.
+    const FAIR: u8 = 248;
+    let mut text = String::with_capacity(length);
+    while text.len() < length {
+        let mut bytes = [0_u8; 64];
+        getrandom::fill(&mut bytes).expect("the system has a random source");
+        let fair = bytes.iter().filter(|byte| **byte < FAIR);
+        text.extend(fair.map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])));
+    }
+    text.truncate(length);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_texts_differ() {
+        let (one, two) = (random_text(50), random_text(50));
+        assert_ne!(one, two);
+        assert!(one.len() == 50 && one.chars().all(|c| c.is_ascii_alphanumeric()));
+    }
+
+    #[test]
+    fn a_mounted_config_map_is_copied_through_its_links() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+        fs::create_dir_all(source.join("..2026_11_23")).expect("made");
+        fs::create_dir_all(&target).expect("made");
+        fs::write(source.join("..2026_11_23/bots.ini"), "[settings]\n").expect("written");
+        std::os::unix::fs::symlink("..2026_11_23", source.join("..data")).expect("linked");
+        std::os::unix::fs::symlink("..data/bots.ini", source.join("bots.ini")).expect("linked");
+        copy_config_source(&source, &target).expect("copied");
+        let names: Vec<_> = fs::read_dir(&target).expect("readable").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(names, ["bots.ini"]);
+        assert!(!fs::symlink_metadata(target.join("bots.ini")).expect("there").is_symlink());
+    }
+}

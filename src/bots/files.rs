@@ -1,0 +1,155 @@
+//! Files and directories of the environment: written whole or not at all, with errors that help at three in the morning.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::Error;
+
+/// Makes a directory and its parents.
+///
+/// # Errors
+/// See [`explain`].
+pub fn make_dir(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(|error| explain("create the directory", path, &error))
+}
+
+/// Replaces a file in one step: readers see the old content or the new, whatever dies in between.
+/// Leaves the file alone when it already has that content.
+///
+/// Returns whether anything was written.
+///
+/// # Errors
+/// See [`explain`].
+pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
+    if fs::read(path).is_ok_and(|current| current == content) {
+        return Ok(false);
+    }
+    let temporary = temporary_name(path);
+    let written = write_whole(&temporary, content, mode).and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        explain("write", path, &error)
+    })?;
+    Ok(true)
+}
+
+/// Makes a file with this content unless it is there already: of several at once, one wins and all see its content.
+///
+/// Returns whether this call made it.
+///
+/// # Errors
+/// See [`explain`].
+pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
+    if path.exists() {
+        return Ok(false);
+    }
+    let temporary = temporary_name(path);
+    let made = write_whole(&temporary, content, mode).and_then(|()| fs::hard_link(&temporary, path));
+    let _ = fs::remove_file(&temporary);
+    match made {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(explain("write", path, &error)),
+    }
+}
+
+/// The pid keeps apart what runs at once on one machine, random bits what shares a volume from several.
+fn temporary_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let random = getrandom::u32().unwrap_or_default();
+    path.with_file_name(format!(".{name}.{}-{random:08x}.tmp", std::process::id()))
+}
+
+fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Whether we may create files in a directory, as the kernel sees it.
+#[must_use]
+pub fn is_writable_dir(path: &Path) -> bool {
+    use nix::unistd::{AccessFlags, access};
+    path.is_dir() && access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+}
+
+/// Says what could not be done, to which path, and why: with owner and mode of the nearest directory that exists,
+/// our uid, and what usually helps.
+#[must_use]
+pub fn explain(action: &str, path: &Path, error: &io::Error) -> Error {
+    let reason = match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => permissions(path, error),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!("{error}; make room on that volume"),
+        _ => error.to_string(),
+    };
+    Error::fault(format!("cannot {action} {}: {reason}", path.display()))
+}
+
+fn permissions(path: &Path, error: &io::Error) -> String {
+    let Some((existing, meta)) = path.ancestors().find_map(|p| fs::symlink_metadata(p).ok().map(|m| (p, m))) else {
+        return error.to_string();
+    };
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let hint = match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => "mount a writable volume there, or set HOME to one",
+        _ => {
+            "in Kubernetes set securityContext.fsGroup to that gid; elsewhere chown the directory, or set HOME to one of yours"
+        }
+    };
+    format!(
+        "{error}; {} belongs to {}:{} with mode {:04o}, and this process runs as {uid}:{gid}; {hint}",
+        existing.display(),
+        meta.uid(),
+        meta.gid(),
+        meta.permissions().mode() & 0o7777,
+    )
+}
+
+/// A lock that dies with its holder. Waits for whoever has it.
+///
+/// # Errors
+/// See [`explain`].
+pub fn lock(path: &Path) -> Result<File, Error> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+    file.and_then(|file| file.lock().map(|()| file)).map_err(|error| explain("lock", path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_replaces_whole_files_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        assert!(write_atomically(&path, b"one", 0o644).expect("written"));
+        assert!(!write_atomically(&path, b"one", 0o644).expect("unchanged"));
+        assert!(write_atomically(&path, b"two", 0o600).expect("written"));
+        assert_eq!(fs::read(&path).expect("readable"), b"two");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn of_many_who_create_a_file_one_wins() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("key");
+        let made: usize = std::thread::scope(|scope| {
+            let create = |n: u8| usize::from(create_once(&path, &[n], 0o600).expect("created or seen"));
+            let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || create(n))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(made, 1);
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_from_missing_rights() {
+        let full = explain("write", Path::new("/x"), &io::Error::from_raw_os_error(nix::libc::ENOSPC));
+        assert!(full.to_string().contains("make room"), "{full}");
+        let denied = explain("create", Path::new("/x/y"), &io::Error::from_raw_os_error(nix::libc::EACCES));
+        assert!(denied.to_string().contains("fsGroup") && denied.to_string().contains("mode "), "{denied}");
+    }
+}

@@ -1,0 +1,160 @@
+//! The only place that knows Bots: where it is installed, its files, its programs, its versions.
+
+pub mod django;
+pub mod environment;
+pub mod files;
+pub mod fingerprint;
+pub mod install;
+pub mod seed;
+pub mod service;
+pub mod settings;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use crate::config;
+use crate::process::capture::capture;
+use crate::process::child::Spec;
+use crate::process::reaper::Reaper;
+
+/// The program whose presence means that Bots is there.
+const MAIN_PROGRAM: &str = "bots-webserver";
+
+/// What can go wrong with Bots and its files. Every text says where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Bots is nowhere to be found.
+    #[error("{0}")]
+    NotInstalled(String),
+    /// Something about the configuration or a directory; all such things at once.
+    #[error("{}", .0.join("\n"))]
+    Faults(Vec<String>),
+    /// A program that should work did not.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Error {
+    /// One fault.
+    pub fn fault(text: impl Into<String>) -> Self {
+        Self::Faults(vec![text.into()])
+    }
+}
+
+/// The two families of Bots, which differ in their tables and in what they can import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// Up to 3.3.1.
+    Three,
+    /// 4.0 and later.
+    Four,
+}
+
+/// An installed Bots.
+#[derive(Debug, Clone)]
+pub struct Installation {
+    /// Directory of its programs.
+    pub bin_dir: PathBuf,
+    /// The Python that runs it.
+    pub python: PathBuf,
+    /// The installed package: `…/site-packages/bots`.
+    pub package: PathBuf,
+}
+
+impl Installation {
+    /// Looks in `BOTS_BIN_DIR`, else on PATH, else in what `install` made.
+    ///
+    /// # Errors
+    /// [`Error::NotInstalled`] with the commands that help; a fault when `BOTS_BIN_DIR` is set but holds no Bots.
+    pub async fn find(config: &config::Bots, path: Option<&OsStr>, reaper: &Reaper) -> Result<Self, Error> {
+        let bin_dir = bin_dir(config, path)?;
+        let python = python_of(&bin_dir)?;
+        let package = match package_beside(&bin_dir) {
+            Some(package) => package,
+            None => ask_for_package(&python, &bin_dir, reaper).await?,
+        };
+        Ok(Self { bin_dir, python, package })
+    }
+
+    /// Which family this is. Version texts are no help: a 4.x built from a source tree calls itself anything.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        if self.package.join("migrations").is_dir() { Generation::Four } else { Generation::Three }
+    }
+
+    /// A program of this Bots.
+    #[must_use]
+    pub fn program(&self, name: &str) -> OsString {
+        self.bin_dir.join(name).into_os_string()
+    }
+}
+
+/// The directory of Bots's programs, without a look at what is in it.
+///
+/// # Errors
+/// As [`Installation::find`].
+pub fn bin_dir(config: &config::Bots, path: Option<&OsStr>) -> Result<PathBuf, Error> {
+    if let Some(dir) = &config.bin_dir {
+        return match has_bots(dir) {
+            true => Ok(dir.clone()),
+            false => Err(Error::fault(format!("BOTS_BIN_DIR={}: there is no {MAIN_PROGRAM} in it", dir.display()))),
+        };
+    }
+    let on_path = path.map(std::env::split_paths).into_iter().flatten().find(|dir| has_bots(dir));
+    if let Some(dir) = on_path {
+        return Ok(dir);
+    }
+    if install::is_complete(&config.install_dir) {
+        return Ok(config.install_dir.join("bin"));
+    }
+    Err(Error::NotInstalled(format!(
+        "cannot find Bots: there is no {MAIN_PROGRAM} on PATH, BOTS_BIN_DIR is not set, and {} holds no complete \
+         installation; run `bots-ctl install`, or set BOTS_BIN_DIR to the directory of {MAIN_PROGRAM}",
+        config.install_dir.display()
+    )))
+}
+
+fn has_bots(dir: &Path) -> bool {
+    dir.is_absolute() && dir.join(MAIN_PROGRAM).is_file()
+}
+
+/// The interpreter beside the program, else the one its first line names.
+fn python_of(bin_dir: &Path) -> Result<PathBuf, Error> {
+    let beside = ["python3", "python"].map(|name| bin_dir.join(name));
+    if let Some(python) = beside.into_iter().find(|python| python.is_file()) {
+        return Ok(python);
+    }
+    let program = bin_dir.join(MAIN_PROGRAM);
+    let text =
+        std::fs::read(&program).map_err(|error| Error::fault(format!("cannot read {}: {error}", program.display())))?;
+    let first = String::from_utf8_lossy(text.split(|byte| *byte == b'\n').next().unwrap_or_default()).into_owned();
+    let interpreter = first.strip_prefix("#!").map(str::trim).filter(|line| line.contains("python"));
+    let interpreter = interpreter.and_then(|line| line.split_whitespace().find(|word| word.contains("python")));
+    interpreter.map(PathBuf::from).ok_or_else(|| {
+        Error::fault(format!("cannot tell which Python runs {}: its first line names none", program.display()))
+    })
+}
+
+/// In a virtual environment the package's place follows from that of the programs.
+fn package_beside(bin_dir: &Path) -> Option<PathBuf> {
+    let lib = bin_dir.parent()?.join("lib");
+    let mut versions: Vec<PathBuf> = std::fs::read_dir(lib).ok()?.flatten().map(|entry| entry.path()).collect();
+    versions.sort();
+    versions.into_iter().map(|version| version.join("site-packages/bots")).find(|package| is_package(package))
+}
+
+fn is_package(dir: &Path) -> bool {
+    dir.join("botsinit.py").is_file()
+}
+
+async fn ask_for_package(python: &Path, bin_dir: &Path, reaper: &Reaper) -> Result<PathBuf, Error> {
+    const QUESTION: &str = "import bots, os; print(os.path.dirname(os.path.abspath(bots.__file__)))";
+    let spec = Spec { directory: Some(bin_dir.to_path_buf()), ..Spec::new(python).arg("-c").arg(QUESTION) };
+    let answer = capture(reaper, &spec, b"").await.map_err(|error| Error::fault(error.to_string()))?;
+    let package = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
+    if is_package(&package) {
+        return Ok(package);
+    }
+    let reason = answer.stderr.lines().last().unwrap_or("it is not a Bots package").to_owned();
+    Err(Error::fault(format!("cannot import Bots with {}: {reason}", python.display())))
+}

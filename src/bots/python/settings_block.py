@@ -1,0 +1,73 @@
+def _bots_ctl(settings):
+    import configparser
+    import os
+
+    import django
+
+    def value(name):
+        """The variable, or the content of the file that NAME_FILE names."""
+        path = os.environ.get(name + "_FILE")
+        if os.environ.get(name) or not path:
+            return os.environ.get(name) or ""
+        with open(path, encoding="utf-8") as source:
+            return source.read().rstrip("\r\n")
+
+    def items(name):
+        return [item.strip() for item in value(name).split(",") if item.strip()]
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    ini = configparser.RawConfigParser()
+    ini.read(os.path.join(root, os.path.basename(os.path.dirname(os.path.abspath(__file__))), "bots.ini"))
+    botssys = os.path.join(root, ini.get("directories", "botssys", fallback="") or "botssys")
+    settings["STATIC_ROOT"] = os.path.join(botssys, "static")
+
+    def sqlite():
+        database = settings["DATABASES"]["default"]
+        database["NAME"] = os.path.join(botssys, "sqlitedb", value("DB_NAME") or "botsdb")
+        if django.VERSION < (5, 1):
+            for name in ("init_command", "transaction_mode"):
+                database.get("OPTIONS", {}).pop(name, None)
+
+    def server(engine, options):
+        settings["DATABASES"] = {
+            "default": {
+                "ENGINE": engine,
+                "NAME": value("DB_NAME"),
+                "USER": value("DB_USER"),
+                "PASSWORD": value("DB_PASSWORD"),
+                "HOST": value("DB_HOST"),
+                "PORT": int(value("DB_PORT") or (3306 if "mysql" in engine else 5432)),
+                "OPTIONS": options,
+            }
+        }
+
+    engine = value("DB_ENGINE").lower().rpartition(".")[2]
+    if engine in ("sqlite", "sqlite3") or not (engine or value("DB_HOST") or value("DB_USER")):
+        sqlite()
+    elif engine in ("mysql", "mariadb"):
+        server("django.db.backends.mysql", {"charset": "utf8mb4"})
+    elif engine in ("postgres", "postgresql", "postgresql_psycopg2"):
+        # The engine of Bots 3.3.1, which runs on Django 2.2, knows PostgreSQL under its old name only.
+        old = django.VERSION < (3,)
+        server("django.db.backends.postgresql" + ("_psycopg2" if old else ""), {})
+    elif engine:
+        raise ValueError("DB_ENGINE is %r: use sqlite, mysql or postgresql" % value("DB_ENGINE"))
+    else:
+        raise ValueError("DB_HOST or DB_USER is set, but DB_ENGINE is not: set it to mysql or postgresql")
+
+    settings["SECRET_KEY"] = value("DJANGO_SECRET_KEY")
+    if not settings["SECRET_KEY"]:
+        with open(os.path.join(root, "secret-key"), encoding="utf-8") as source:
+            settings["SECRET_KEY"] = source.read().strip()
+    if items("ALLOWED_HOSTS"):
+        settings["ALLOWED_HOSTS"] = items("ALLOWED_HOSTS")
+    if items("CSRF_TRUSTED_ORIGINS"):
+        settings["CSRF_TRUSTED_ORIGINS"] = items("CSRF_TRUSTED_ORIGINS")
+    if value("TZ"):
+        settings["TIME_ZONE"] = value("TZ").lstrip(":")
+    if value("DEBUG"):
+        settings["DEBUG"] = value("DEBUG").lower() in ("true", "yes", "on", "1")
+
+
+_bots_ctl(globals())
+del _bots_ctl

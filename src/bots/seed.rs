@@ -1,0 +1,112 @@
+//! Filling an empty directory of a volume from the image: all of it, or it is begun again at the next start.
+//!
+//! A marker is written before the first file and removed after the last has reached the disk. Whoever finds the
+//! marker copies everything again, so a seeding that was interrupted is never used half. The caller holds the
+//! environment's lock.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use walkdir::WalkDir;
+
+use super::Error;
+use super::files::{explain, make_dir, write_atomically};
+
+/// Present while a directory is being filled.
+pub const MARKER: &str = ".bots-ctl-seeding";
+
+/// What a volume may hold without being in use: what file systems and file browsers leave in it.
+const NOT_CONTENT: [&str; 5] = [".filebrowser", "fb", "lost+found", "__init__.py", "__pycache__"];
+
+/// Whether a directory is missing, holds nothing of the user's, or was being filled when something died.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
+    if !dir.exists() || dir.join(MARKER).exists() {
+        return Ok(true);
+    }
+    let entries = fs::read_dir(dir).map_err(|error| explain("read the directory", dir, &error))?;
+    let is_content = |name: &str| !NOT_CONTENT.contains(&name) && !name.starts_with('.');
+    Ok(!entries.flatten().any(|entry| is_content(&entry.file_name().to_string_lossy())))
+}
+
+/// Copies the sources over `target`, later ones over earlier ones, following links. Returns the number of files.
+///
+/// # Errors
+/// When anything cannot be read or written; the marker then stays.
+pub fn seed(target: &Path, sources: &[(&Path, &Path)]) -> Result<usize, Error> {
+    make_dir(target)?;
+    let marker = target.join(MARKER);
+    write_atomically(&marker, b"bots-ctl is filling this directory; it goes on at the next start\n", 0o644)?;
+    let mut files = 0;
+    for (source, below) in sources {
+        files += copy_tree(source, &target.join(below))?;
+    }
+    sync(target)?;
+    fs::remove_file(&marker).map_err(|error| explain("remove", &marker, &error))?;
+    Ok(files)
+}
+
+fn copy_tree(source: &Path, target: &Path) -> Result<usize, Error> {
+    let mut files = 0;
+    for entry in WalkDir::new(source).follow_links(true) {
+        let entry = entry.map_err(|error| Error::fault(format!("cannot read {}: {error}", source.display())))?;
+        let destination = target.join(entry.path().strip_prefix(source).unwrap_or(Path::new("")));
+        if entry.file_type().is_dir() {
+            make_dir(&destination)?;
+        } else if entry.file_type().is_file() && entry.path().extension().is_none_or(|e| e != "pyc") {
+            copy_file(entry.path(), &destination).map_err(|error| explain("write", &destination, &error))?;
+            files += 1;
+        }
+    }
+    Ok(files)
+}
+
+/// Content alone: modes of an image's layer are of no use on a volume, and may forbid the next start to write.
+fn copy_file(source: &Path, destination: &Path) -> io::Result<()> {
+    let mut from = File::open(source)?;
+    let mut to = File::create(destination)?;
+    io::copy(&mut from, &mut to).map(|_| ())
+}
+
+/// One flush of the file system instead of one for each of thousands of files.
+fn sync(dir: &Path) -> Result<(), Error> {
+    let flush = File::open(dir).and_then(|dir| Ok(nix::unistd::syncfs(&dir)?));
+    flush.map_err(|error| explain("flush", dir, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_seeding_is_done_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+        fs::create_dir_all(source.join("deep")).expect("made");
+        fs::write(source.join("deep/file.py"), "whole").expect("written");
+        std::os::unix::fs::symlink("deep", source.join("link")).expect("linked");
+        assert!(needs_seeding(&target).expect("readable"));
+        assert_eq!(seed(&target, &[(&source, Path::new(""))]).expect("seeded"), 2);
+        assert_eq!(fs::read_to_string(target.join("link/file.py")).expect("copied"), "whole");
+        assert!(!needs_seeding(&target).expect("readable"));
+
+        fs::write(target.join("deep/file.py"), "who").expect("written");
+        fs::write(target.join(MARKER), "").expect("written");
+        assert!(needs_seeding(&target).expect("readable"));
+        seed(&target, &[(&source, Path::new(""))]).expect("seeded");
+        assert_eq!(fs::read_to_string(target.join("deep/file.py")).expect("copied"), "whole");
+    }
+
+    #[test]
+    fn what_file_systems_and_browsers_leave_is_not_content() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("lost+found")).expect("made");
+        fs::write(dir.path().join(".filebrowser"), "").expect("written");
+        assert!(needs_seeding(dir.path()).expect("readable"));
+        fs::write(dir.path().join("mine.py"), "").expect("written");
+        assert!(!needs_seeding(dir.path()).expect("readable"));
+    }
+}

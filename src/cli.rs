@@ -1,0 +1,231 @@
+//! The command line: commands, flags and their help. No logic, no system calls.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  a service's own code, 128+n when signal n ended it; 0 when it stopped after being asked to
+  0  done            1  failed, or unhealthy      2  the check itself could not run
+  64 usage           69 something unavailable     70 internal error, or not in this version
+  78 configuration   126 cannot be executed       127 not found";
+
+/// Runs the Bots EDI translator: prepares its environment, supervises its services, answers health probes.
+///
+/// Any first word that is no command is run as a program, as `exec` does.
+#[derive(Debug, Parser)]
+#[command(name = "bots-ctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Flags that every command knows.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command knows.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// Configuration file [default: /config/bots-ctl.toml, else ~/.bots/bots-ctl.toml]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Bots's configuration directory [default: ~/.bots/env/$BOTSENV/config]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub config_dir: Option<PathBuf>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub log_level: Option<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the web UI, with health endpoints beside it
+    #[command(after_help = "Example:\n  bots-ctl webserver --install\n  curl -s localhost:9180/health/ready")]
+    Webserver(Webserver),
+    /// Run the translation engine once
+    #[command(after_help = "Example:\n  bots-ctl engine --new my_route")]
+    Engine(Engine),
+    /// Run the job queue
+    #[command(alias = "jobqueueserver", after_help = "Example:\n  bots-ctl jobqueue")]
+    Jobqueue(Service),
+    /// Run the directory monitor
+    #[command(after_help = "Example:\n  bots-ctl dirmonitor")]
+    Dirmonitor(Service),
+    /// Run all services in one container
+    #[command(after_help = "Example:\n  bots-ctl up")]
+    Up(Service),
+    /// Make or complete the database, and the first web user
+    #[command(alias = "initdb", after_help = "Example:\n  bots-ctl init-db && bots-ctl webserver")]
+    InitDb,
+    /// Ask the health listener of this container
+    #[command(after_help = "Exit codes: 0 healthy, 1 unhealthy, 2 the check could not run.\n\n\
+                      Example:\n  bots-ctl healthcheck --check ready --quiet")]
+    Healthcheck(Healthcheck),
+    /// Run a shell with the environment of the services
+    #[command(
+        alias = "bash",
+        disable_help_flag = true,
+        after_help = "Example:\n  bots-ctl shell -c 'python -m django shell'"
+    )]
+    Shell(Shell),
+    /// Run a program with the environment of the services, and pass its exit code on
+    #[command(after_help = "Example:\n  bots-ctl exec -- bots-engine -c$HOME/.bots/env/default/config")]
+    Exec(Exec),
+    /// Install Bots into a private virtual environment
+    #[command(after_help = "Example:\n  bots-ctl install --with mysql,postgresql")]
+    Install(Install),
+    /// Add, list or clear jobs
+    #[command(subcommand, after_help = "Example:\n  bots-ctl job list")]
+    Job(Job),
+    /// Show the services of this container
+    #[command(after_help = "Example:\n  bots-ctl status")]
+    Status,
+    /// Show or check the configuration
+    #[command(subcommand, after_help = "Example:\n  bots-ctl config show")]
+    Config(Config),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  bots-ctl completions bash > /etc/bash_completion.d/bots-ctl")]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Any other word is a program to run
+    #[command(external_subcommand)]
+    Program(Vec<OsString>),
+}
+
+/// Flags of `webserver`.
+#[derive(Debug, Default, Args)]
+pub struct Webserver {
+    /// Install Bots first when none is found
+    #[arg(long)]
+    pub install: bool,
+    /// Port of the web UI
+    #[arg(long)]
+    pub port: Option<String>,
+    /// Address of the health listener
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub health_addr: Option<String>,
+    /// Arguments for bots-webserver
+    #[arg(last = true)]
+    pub args: Vec<OsString>,
+}
+
+/// Flags of the other services.
+#[derive(Debug, Args)]
+pub struct Service {
+    /// Arguments for the service
+    #[arg(last = true)]
+    pub args: Vec<OsString>,
+}
+
+/// Flags of `engine`.
+#[derive(Debug, Default, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of Bots's own engine")]
+pub struct Engine {
+    /// Receive and translate new files (default)
+    #[arg(long)]
+    pub new: bool,
+    /// Send again what is marked for it
+    #[arg(long)]
+    pub resend: bool,
+    /// Receive again what is marked for it
+    #[arg(long)]
+    pub rereceive: bool,
+    /// Try failed communication again
+    #[arg(long)]
+    pub automaticretrycommunication: bool,
+    /// Remove old data
+    #[arg(long)]
+    pub cleanup: bool,
+    /// Routes to run; all active ones by default
+    pub routes: Vec<String>,
+    /// Arguments for bots-engine
+    #[arg(last = true)]
+    pub args: Vec<OsString>,
+}
+
+/// Flags of `healthcheck`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Healthcheck {
+    /// Which question to ask
+    #[arg(long, value_enum, default_value_t = Check::Live)]
+    pub check: Check,
+    /// Print the listener's JSON
+    #[arg(long, conflicts_with = "quiet")]
+    pub json: bool,
+    /// Print nothing; the exit code tells
+    #[arg(long)]
+    pub quiet: bool,
+    /// Run the checks here instead of asking a listener
+    #[arg(long)]
+    pub standalone: bool,
+}
+
+/// Which question to ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Check {
+    /// Is the service alive?
+    Live,
+    /// Can it be sent work?
+    Ready,
+    /// Has it come up?
+    Startup,
+}
+
+/// Arguments of `shell`.
+#[derive(Debug, Args)]
+pub struct Shell {
+    /// Arguments for the shell
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}
+
+/// Arguments of `exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Flags of `install`.
+#[derive(Debug, Args)]
+pub struct Install {
+    /// Database drivers to install as well
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "DRIVER")]
+    pub with: Vec<Driver>,
+}
+
+/// A database driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Driver {
+    /// MySQL and MariaDB (compiled: needs gcc, pkg-config and libmariadb-dev)
+    Mysql,
+    /// PostgreSQL
+    Postgresql,
+}
+
+/// What to do with jobs.
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// Add a job
+    Add(Exec),
+    /// List waiting jobs
+    List,
+    /// Remove waiting jobs
+    Clear,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Config {
+    /// Print the effective values and where each came from; never a secret
+    Show,
+    /// Check everything: these values, bots.ini, and that settings.py can be imported
+    Check,
+}

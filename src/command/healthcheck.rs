@@ -1,0 +1,93 @@
+//! `healthcheck`: asks the listener of this container, or looks for itself.
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::bots::django::{Context, Facts as DjangoFacts};
+use crate::cli::{self, Global, Healthcheck};
+use crate::exit::{Error, Kind, Outcome};
+use crate::health::checks::{self, SignOfLife, Targets};
+use crate::health::client::{self, Answer};
+use crate::health::report::{Check, Fact, Facts, report};
+use crate::health::server::to_json;
+
+use super::{child_variables, find_bots, init_db, load_config, print, with_session};
+
+/// Runs the command.
+///
+/// # Errors
+/// Code 2 when the check could not be carried out.
+pub fn run(global: &Global, flags: Healthcheck) -> Result<Outcome, Error> {
+    let check = check(flags.check);
+    let answer = if flags.standalone { standalone(global, check)? } else { ask(global, check)? };
+    if flags.json {
+        print(&format!("{}\n", answer.body));
+    } else if !flags.quiet {
+        print(&in_words(&answer.body));
+    }
+    Ok(if answer.healthy { Outcome::Success } else { Outcome::Unhealthy })
+}
+
+fn ask(global: &Global, check: Check) -> Result<Answer, Error> {
+    let addr = load_config(global, Vec::new()).map_err(not_run)?.health.addr;
+    client::ask(addr, check).map_err(|error| {
+        let text = format!("cannot ask the health listener on {addr}: {error}; is bots-ctl running in this container?");
+        Error::new(Kind::CheckNotRun, format!("{text} --standalone needs no listener"))
+    })
+}
+
+/// The same checks without a listener; no service is looked at, since which one would it be.
+fn standalone(global: &Global, check: Check) -> Result<Answer, Error> {
+    let config = load_config(global, Vec::new()).map_err(not_run)?;
+    let checked = with_session(config, async |session| {
+        let bots = find_bots(&session).await?;
+        let variables = child_variables(&session.config, Some(&bots.bin_dir));
+        let environment = crate::bots::environment::Environment::layout(&session.config);
+        let context =
+            Context { reaper: &session.reaper, bots: &bots, environment: &environment, variables: &variables };
+        let django = match DjangoFacts::kept(&context) {
+            Some(kept) => kept,
+            None => DjangoFacts::ask(&context).await?,
+        };
+        let targets = Targets {
+            database: init_db::settings(&django)?,
+            botssys: environment.botssys.clone(),
+            usersys: environment.usersys.clone(),
+            service: SignOfLife::Tcp { port: django.web_port },
+            interval: session.config.health.interval,
+        };
+        let database_only = session.config.health.database_only;
+        let facts = watch::Sender::new(Facts { config: Fact::Good, database_only, ..Facts::default() });
+        checks::look(&targets, &facts).await;
+        Ok(report(check, &facts.borrow()))
+    });
+    let report = checked.map_err(not_run)?;
+    Ok(Answer { healthy: report.healthy, body: to_json(&report) })
+}
+
+/// Whatever keeps a check from being made is code 2, so that a probe never mistakes it for an answer.
+fn not_run(error: Error) -> Error {
+    Error::all(Kind::CheckNotRun, error.faults().to_vec())
+}
+
+fn check(check: cli::Check) -> Check {
+    match check {
+        cli::Check::Live => Check::Live,
+        cli::Check::Ready => Check::Ready,
+        cli::Check::Startup => Check::Startup,
+    }
+}
+
+/// The layout that the Python script had which this replaces.
+fn in_words(body: &str) -> String {
+    let answer: Value = serde_json::from_str(body).unwrap_or_default();
+    let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+    let mut words = format!("Health Check: {}\nStatus: {}\n", text("check"), text("status"));
+    for (name, good) in answer["checks"].as_object().into_iter().flatten() {
+        words += &format!("  {} {name}\n", if good.as_bool() == Some(true) { "ok    " } else { "FAILED" });
+    }
+    for error in answer["errors"].as_array().into_iter().flatten() {
+        words += &format!("  error: {}\n", error.as_str().unwrap_or_default());
+    }
+    words
+}

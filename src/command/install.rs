@@ -1,0 +1,45 @@
+//! `install`: Bots in a private virtual environment.
+
+use crate::bots::install::{Driver, install};
+use crate::cli::{self, Global};
+use crate::exit::{Error, Outcome};
+use crate::process::signals;
+
+use super::{Session, load_config, with_session};
+
+/// Installs Bots, or completes what is there.
+///
+/// # Errors
+/// What went wrong, and what helps.
+pub fn run(global: &Global, flags: &cli::Install) -> Result<Outcome, Error> {
+    let drivers: Vec<Driver> = flags.with.iter().copied().map(driver).collect();
+    with_session(load_config(global, Vec::new())?, async move |mut session| {
+        interruptible(&mut session, &drivers).await.map(|end| end.unwrap_or(Outcome::Success))
+    })
+}
+
+/// Installs unless a signal asks to stop first; then the outcome says which. What is half done is begun anew by
+/// the next attempt.
+pub(super) async fn interruptible(session: &mut Session, drivers: &[Driver]) -> Result<Option<Outcome>, Error> {
+    let (config, reaper) = (&session.config.bots, &session.reaper);
+    let installing = install(&config.install_dir, &config.python, drivers, reaper);
+    tokio::pin!(installing);
+    loop {
+        tokio::select! {
+            installed = &mut installing => return Ok(installed.map(|()| None)?),
+            number = session.signals.next() => {
+                if signals::asks_to_stop(number) {
+                    tracing::warn!("interrupted by {}: run install again to complete it", signals::name(number));
+                    return Ok(Some(Outcome::Child(crate::exit::Exit::Signal(number).code())));
+                }
+            }
+        }
+    }
+}
+
+fn driver(driver: cli::Driver) -> Driver {
+    match driver {
+        cli::Driver::Mysql => Driver::Mysql,
+        cli::Driver::Postgresql => Driver::Postgresql,
+    }
+}

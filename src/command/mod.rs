@@ -1,0 +1,153 @@
+//! One file per command: the composition roots. Each wires parts together and holds no mechanism of its own.
+
+pub mod completions;
+pub mod config;
+pub mod exec;
+pub mod healthcheck;
+pub mod init_db;
+pub mod install;
+pub mod webserver;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::bots::environment::Environment;
+use crate::bots::service::{Inherited, Variables, variables};
+use crate::bots::{self, Installation, files};
+use crate::cli::Global;
+use crate::config::{Config, Override};
+use crate::database;
+use crate::exit::{Error, Kind};
+use crate::process::child::SpawnError;
+use crate::process::reaper::Reaper;
+use crate::process::signals::Signals;
+use crate::telemetry::lines::LineSink;
+use crate::telemetry::logging::{self, Guard};
+
+/// Reads the configuration for a command line; `more` holds what its own flags set.
+fn load_config(global: &Global, more: Vec<Override>) -> Result<Config, Error> {
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .collect();
+    let mut overrides = more;
+    if let Some(dir) = &global.config_dir {
+        let value = std::path::absolute(dir).unwrap_or_else(|_| dir.clone()).display().to_string();
+        overrides.push(Override { path: "environment.config_dir", flag: "--config-dir", value });
+    }
+    if let Some(level) = &global.log_level {
+        overrides.push(Override { path: "log.level", flag: "--log-level", value: level.clone() });
+    }
+    let home = home(environment.get("HOME"))?;
+    Config::load(&environment, &overrides, global.config.as_deref(), &home)
+        .map_err(|faults| Error::all(Kind::Configuration, faults.iter().map(ToString::to_string).collect()))
+}
+
+/// `HOME`, else what the user database says, as Bots itself does.
+fn home(variable: Option<&String>) -> Result<PathBuf, Error> {
+    let named = variable.filter(|home| home.starts_with('/')).map(PathBuf::from);
+    let known = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
+    named.or_else(known).ok_or_else(|| {
+        let uid = nix::unistd::getuid();
+        let text = format!("HOME is not set, and user {uid} has no home directory: set HOME to a writable directory");
+        Error::new(Kind::Configuration, text)
+    })
+}
+
+/// The parts that a command which starts processes needs.
+struct Session {
+    config: Config,
+    reaper: Reaper,
+    signals: Signals,
+    lines: LineSink,
+    /// Declared last: flushed after everything else is gone.
+    _log: Guard,
+}
+
+/// Sets up log, runtime, signals and reaper, and runs `body` in them.
+fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, Error>) -> Result<T, Error> {
+    let (log, lines) = logging::init(config.log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = runtime.map_err(|error| internal(&error))?;
+    let result = runtime.block_on(async {
+        let signals = Signals::install().map_err(|error| internal(&error))?;
+        let reaper = Reaper::start().map_err(|error| internal(&error))?;
+        body(Session { config, reaper, signals, lines, _log: log }).await
+    });
+    // Whatever still runs in the background must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Finds Bots on this machine.
+async fn find_bots(session: &Session) -> Result<Installation, Error> {
+    let path = std::env::var_os("PATH");
+    Ok(Installation::find(&session.config.bots, path.as_deref(), &session.reaper).await?)
+}
+
+/// The variables for children, on top of our own.
+fn child_variables(config: &Config, bin_dir: Option<&Path>) -> Variables {
+    let inherited = Inherited {
+        path: std::env::var_os("PATH"),
+        python_path: std::env::var_os("PYTHONPATH"),
+        temporary: temporary_directory(config),
+    };
+    variables(config, bin_dir, &inherited)
+}
+
+/// With a read-only root file system the usual place for temporary files cannot be written to.
+fn temporary_directory(config: &Config) -> Option<PathBuf> {
+    if files::is_writable_dir(&std::env::temp_dir()) {
+        return None;
+    }
+    let own = config.home.join(".bots/tmp");
+    files::make_dir(&own).is_ok().then_some(own)
+}
+
+/// Prepares the environment off the runtime's thread: filling a volume may take a while, and probes come in.
+async fn prepare(config: &Config, bots: &Installation) -> Result<Environment, Error> {
+    let (config, bots) = (config.clone(), bots.clone());
+    let prepared = tokio::task::spawn_blocking(move || Environment::prepare(&config, &bots)).await;
+    Ok(prepared.map_err(|error| internal(&error))??)
+}
+
+fn internal(error: &dyn std::error::Error) -> Error {
+    Error::new(Kind::Internal, format!("internal error: {error}"))
+}
+
+impl From<bots::Error> for Error {
+    fn from(error: bots::Error) -> Self {
+        match error {
+            bots::Error::NotInstalled(text) => Self::new(Kind::NotFound, text),
+            bots::Error::Faults(faults) => Self::all(Kind::Configuration, faults),
+            bots::Error::Failed(text) => Self::new(Kind::Failed, text),
+        }
+    }
+}
+
+impl From<database::Error> for Error {
+    fn from(error: database::Error) -> Self {
+        let kind = match error {
+            database::Error::Unsupported(_) => Kind::Configuration,
+            database::Error::Unavailable(_) => Kind::Unavailable,
+            database::Error::Failed(_) => Kind::Failed,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<SpawnError> for Error {
+    fn from(error: SpawnError) -> Self {
+        let kind = match error {
+            SpawnError::NotFound(_) => Kind::NotFound,
+            SpawnError::NotExecutable(..) => Kind::CannotExecute,
+            SpawnError::NoResources(..) => Kind::Unavailable,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+/// Writes a command's result. A reader that went away is no failure.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

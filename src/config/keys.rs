@@ -1,0 +1,125 @@
+//! Every setting in one table: its place in `bots-ctl.toml`, its environment variable, its default and meaning.
+//!
+//! Names without the `BOTS_CTL_` prefix are those that the shell entrypoint and its manifests already used.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::parse::{self, Parsed};
+use super::{LogFormat, LogLevel};
+
+/// What a TOML value of this setting must be; environment variables and flags are always text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A string.
+    Text,
+    /// An integer, or a string that holds one.
+    Integer,
+    /// A boolean, or a string that says one.
+    Boolean,
+    /// A string such as `30s`, or a number of seconds.
+    Duration,
+    /// An array of strings, or one string with commas.
+    List,
+}
+
+/// One setting of type `T`.
+#[derive(Debug)]
+pub struct Key<T> {
+    /// Dotted place in the TOML file.
+    pub path: &'static str,
+    /// Environment variable.
+    pub env: &'static str,
+    /// What the TOML value must be.
+    pub shape: Shape,
+    /// The default as text, or in words where it depends on the machine.
+    pub default: &'static str,
+    /// Never shown; may also be given as `NAME_FILE` / `key_file`.
+    pub secret: bool,
+    /// One line for documentation and `config show`.
+    pub help: &'static str,
+    /// Text to value.
+    pub parse: fn(&str) -> Parsed<T>,
+}
+
+macro_rules! keys {
+    ($($name:ident: $type:ty = $path:literal, $env:literal, $shape:ident, $parse:ident, $default:literal, $help:literal;)*) => {
+        $(#[doc = $help] pub const $name: Key<$type> = Key {
+            path: $path, env: $env, shape: Shape::$shape, default: $default, secret: false, help: $help, parse: parse::$parse,
+        };)*
+    };
+}
+
+macro_rules! secrets {
+    ($($name:ident = $path:literal, $env:literal, $help:literal;)*) => {
+        $(#[doc = $help] pub const $name: Key<String> = Key {
+            path: $path, env: $env, shape: Shape::Text, default: "", secret: true, help: $help, parse: parse::text,
+        };)*
+    };
+}
+
+keys! {
+    ENVIRONMENT_NAME: String = "environment.name", "BOTSENV", Text, directory_name, "default",
+        "name of the Bots environment: the directory below ~/.bots/env";
+    CONFIG_DIR: PathBuf = "environment.config_dir", "BOTS_CONFIG_DIR", Text, absolute_path, "~/.bots/env/NAME/config",
+        "Bots's configuration directory; botssys and usersys are its siblings";
+    CONFIG_SOURCE: PathBuf = "environment.config_source", "BOTS_CTL_CONFIG_SOURCE", Text, absolute_path, "/config",
+        "directory whose files are copied over the configuration directory at every start";
+    SEED_USERSYS: PathBuf = "environment.seed_usersys", "BOTS_CTL_SEED_USERSYS", Text, absolute_path,
+        "/usr/local/bots/plugins/usersys", "what an empty usersys is filled from, beside what Bots itself ships";
+    SEED_GRAMMARS: PathBuf = "environment.seed_grammars", "BOTS_CTL_SEED_GRAMMARS", Text, absolute_path,
+        "/usr/local/bots/grammars", "grammars that a new usersys gets below usersys/grammars";
+    BIN_DIR: PathBuf = "bots.bin_dir", "BOTS_BIN_DIR", Text, absolute_path, "",
+        "directory of bots-webserver and the other programs of Bots; else PATH, else what install made";
+    INSTALL_DIR: PathBuf = "bots.install_dir", "BOTS_CTL_INSTALL_DIR", Text, absolute_path, "~/.bots/venv",
+        "where install makes its private environment";
+    PYTHON: PathBuf = "bots.python", "BOTS_CTL_PYTHON", Text, program, "python3",
+        "Python that install makes the private environment with";
+    WEB_PORT: u16 = "webserver.port", "PORT", Integer, port, "",
+        "port of the web UI; written to [webserver] port in bots.ini, which decides when this is not set";
+    DRAIN: Duration = "stop.drain", "BOTS_CTL_DRAIN", Duration, duration, "5s in Kubernetes, else 0s",
+        "how long to stay up, no longer ready, before the stop signal";
+    STOP_TIMEOUT: Duration = "stop.timeout", "BOTS_CTL_STOP_TIMEOUT", Duration, duration, "20s",
+        "how long a service may take to stop before it is killed";
+    HEALTH_ADDR: SocketAddr = "health.addr", "BOTS_CTL_HEALTH_ADDR", Text, address, "0.0.0.0:9180",
+        "address of the health listener";
+    HEALTH_INTERVAL: Duration = "health.interval", "BOTS_CTL_HEALTH_INTERVAL", Duration, interval, "2s",
+        "how often the checks behind the health endpoints run";
+    HEALTH_DB_ONLY: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, boolean, "false",
+        "ready looks at the database alone";
+    LOG_LEVEL: LogLevel = "log.level", "LOG_LEVEL", Text, log_level, "info",
+        "error, warn, info, debug or trace";
+    LOG_FORMAT: LogFormat = "log.format", "LOG_FORMAT", Text, log_format, "auto",
+        "text, json, or auto: text on a terminal and json elsewhere";
+    INIT_SKIP: bool = "database.init_skip", "DB_INIT_SKIP", Boolean, boolean, "false",
+        "webserver does not run init-db first";
+    DB_ENGINE: String = "database.engine", "DB_ENGINE", Text, text, "sqlite",
+        "sqlite, mysql, postgresql or one of Django's engine names (used by the settings.py that bots-ctl makes)";
+    DB_NAME: String = "database.name", "DB_NAME", Text, text, "",
+        "database name; for SQLite a file, by default botssys/sqlitedb/botsdb";
+    DB_USER: String = "database.user", "DB_USER", Text, text, "", "database user";
+    DB_HOST: String = "database.host", "DB_HOST", Text, text, "", "database host, or the directory of its socket";
+    DB_PORT: u16 = "database.port", "DB_PORT", Integer, port, "", "database port";
+    ALLOWED_HOSTS: String = "django.allowed_hosts", "ALLOWED_HOSTS", List, text, "",
+        "host names the web UI answers to, separated by commas; else as Bots's template says (all)";
+    CSRF_TRUSTED_ORIGINS: String = "django.csrf_trusted_origins", "CSRF_TRUSTED_ORIGINS", List, text, "",
+        "origins such as https://edi.example.com that may post forms, separated by commas";
+    DEBUG: bool = "django.debug", "DEBUG", Boolean, boolean, "false", "Django's debug pages";
+    TIME_ZONE: String = "django.time_zone", "TZ", Text, text, "",
+        "time zone such as Europe/Berlin; else as Bots's template says";
+    SUPERUSER_NAME: String = "superuser.username", "SUPERUSER_USERNAME", Text, text, "admin",
+        "web user that init-db makes when there is no superuser yet";
+    SUPERUSER_EMAIL: String = "superuser.email", "SUPERUSER_EMAIL", Text, text, "", "the web user's mail address";
+}
+
+secrets! {
+    DB_PASSWORD = "database.password", "DB_PASSWORD", "database password";
+    SECRET_KEY = "django.secret_key", "DJANGO_SECRET_KEY",
+        "Django's SECRET_KEY; else a random one is made and kept beside the configuration directory";
+    SUPERUSER_PASSWORD = "superuser.password", "SUPERUSER_PASSWORD",
+        "the web user's password; else a random one is made, shown once and kept in admin-password";
+}
+
+/// Variables that are read before any file is: they say where the files are.
+pub const CONFIG_FILE_ENV: &str = "BOTS_CTL_CONFIG";

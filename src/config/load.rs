@@ -1,0 +1,315 @@
+//! Defaults < `bots-ctl.toml` < environment < flags: one pass that keeps the origin of each value and gathers all faults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use super::keys::{self, Key, Shape};
+use super::toml_file::{self, Value};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The built-in default.
+    Default,
+    /// A line of `bots-ctl.toml`.
+    File(PathBuf, usize),
+    /// An environment variable.
+    Environment(String),
+    /// A file that an environment variable or a key names.
+    SecretFile(String, PathBuf),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+/// A flag that sets a key: dotted path, the flag's name, the value as typed.
+#[derive(Debug, Clone)]
+pub struct Override {
+    /// Dotted path of the key.
+    pub path: &'static str,
+    /// The flag, for messages.
+    pub flag: &'static str,
+    /// The value as typed.
+    pub value: String,
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault(pub String);
+
+/// One line of `config show`.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// Dotted path.
+    pub path: &'static str,
+    /// Environment variable.
+    pub env: &'static str,
+    /// The effective value; empty when there is none, never a secret.
+    pub value: String,
+    /// Where it came from.
+    pub origin: Origin,
+    /// The setting's meaning.
+    pub help: &'static str,
+    /// The default, in words.
+    pub default: &'static str,
+}
+
+#[derive(Debug, Clone)]
+struct Raw {
+    text: String,
+    shape: Option<Shape>,
+    origin: Origin,
+}
+
+/// The layers, asked key by key.
+pub struct Reader<'a> {
+    environment: &'a BTreeMap<String, String>,
+    overrides: &'a [Override],
+    file: Option<(PathBuf, BTreeMap<String, Value>)>,
+    known: BTreeSet<String>,
+    shown: Vec<Shown>,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads the file, if there is one, and gets ready to be asked.
+    #[must_use]
+    pub fn new(environment: &'a BTreeMap<String, String>, overrides: &'a [Override], file: Option<PathBuf>) -> Self {
+        let mut faults = Vec::new();
+        let file = file.and_then(|path| read_file(path, &mut faults));
+        Self { environment, overrides, file, known: BTreeSet::new(), shown: Vec::new(), faults }
+    }
+
+    /// The value of a key that has a default: the key's own, or `default` where it depends on the machine.
+    pub fn or<T: Clone + fmt::Debug>(&mut self, key: &Key<T>, default: T, default_text: &str) -> T {
+        match self.layered(key) {
+            Some((value, raw)) => {
+                self.show(key, shown_value(key, &raw), raw.origin);
+                value
+            }
+            None => {
+                self.show(key, default_text.to_owned(), Origin::Default);
+                default
+            }
+        }
+    }
+
+    /// The value of a key with a fixed default.
+    ///
+    /// # Panics
+    /// When the key table holds a default that its own parser refuses; a unit test reads every default.
+    pub fn get<T: Clone + fmt::Debug>(&mut self, key: &Key<T>) -> T {
+        let default = (key.parse)(key.default).expect("the key table's defaults parse");
+        self.or(key, default, key.default)
+    }
+
+    /// The value of a key that may be left unset.
+    pub fn optional<T: Clone + fmt::Debug>(&mut self, key: &Key<T>) -> Option<T> {
+        let Some((value, raw)) = self.layered(key) else {
+            self.show(key, String::new(), Origin::Default);
+            return None;
+        };
+        self.show(key, shown_value(key, &raw), raw.origin);
+        Some(value)
+    }
+
+    /// A secret, which may be given directly or as the name of a file that holds it.
+    pub fn secret(&mut self, key: &Key<String>) -> Option<SecretString> {
+        self.optional(key).map(SecretString::from)
+    }
+
+    /// Ends the pass: reports what the file holds beside known keys, and returns what was seen.
+    ///
+    /// # Errors
+    /// Every fault of the whole pass.
+    pub fn finish(mut self) -> Result<Vec<Shown>, Vec<Fault>> {
+        self.report_unknown_keys();
+        if self.faults.is_empty() { Ok(self.shown) } else { Err(self.faults) }
+    }
+
+    /// Adds a fault that concerns more than one key.
+    pub fn fault(&mut self, fault: impl Into<String>) {
+        self.faults.push(Fault(fault.into()));
+    }
+
+    fn layered<T>(&mut self, key: &Key<T>) -> Option<(T, Raw)> {
+        self.known.insert(key.path.to_owned());
+        let raw = self.raw(key)?;
+        let parsed = match shape_fits(key.shape, raw.shape) {
+            true => (key.parse)(&raw.text),
+            false => Err(format!("expected {}", in_words(key.shape))),
+        };
+        match parsed {
+            Ok(value) => Some((value, raw)),
+            Err(problem) => {
+                let value = if key.secret { "(hidden)".to_owned() } else { format!("{:?}", raw.text) };
+                self.fault(format!("{}: {value} is wrong: {problem}", place(key.path, &raw.origin)));
+                None
+            }
+        }
+    }
+
+    fn raw<T>(&mut self, key: &Key<T>) -> Option<Raw> {
+        let flag = self.overrides.iter().find(|o| o.path == key.path);
+        if let Some(Override { flag, value, .. }) = flag {
+            return Some(Raw { text: value.clone(), shape: None, origin: Origin::Flag(flag) });
+        }
+        self.environment_layer(key).or_else(|| self.file_layer(key))
+    }
+
+    fn environment_layer<T>(&mut self, key: &Key<T>) -> Option<Raw> {
+        let set = |name: &str| self.environment.get(name).filter(|value| !value.is_empty()).cloned();
+        let direct = set(key.env);
+        let by_file = key.secret.then(|| set(&format!("{}_FILE", key.env))).flatten();
+        match (direct, by_file) {
+            (Some(_), Some(_)) => {
+                self.fault(format!("{0} and {0}_FILE are both set: keep one of them", key.env));
+                None
+            }
+            (Some(text), None) => Some(Raw { text, shape: None, origin: Origin::Environment(key.env.to_owned()) }),
+            (None, Some(path)) => self.secret_file(format!("{}_FILE", key.env), PathBuf::from(path)),
+            (None, None) => None,
+        }
+    }
+
+    fn file_layer<T>(&mut self, key: &Key<T>) -> Option<Raw> {
+        let (path, values) = self.file.as_ref()?;
+        if let Some(value) = values.get(key.path) {
+            let origin = Origin::File(path.clone(), value.line);
+            return Some(Raw { text: value.text.clone(), shape: Some(value.shape.unwrap_or(Shape::List)), origin });
+        }
+        if !key.secret {
+            return None;
+        }
+        let name = format!("{}_file", key.path);
+        self.known.insert(name.clone());
+        let file = PathBuf::from(&values.get(&name)?.text);
+        self.secret_file(name, file)
+    }
+
+    fn secret_file(&mut self, name: String, path: PathBuf) -> Option<Raw> {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let text = text.trim_end_matches(['\r', '\n']).to_owned();
+                Some(Raw { text, shape: None, origin: Origin::SecretFile(name, path) })
+            }
+            Err(error) => {
+                self.fault(format!("{name}: cannot read {}: {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    fn show<T>(&mut self, key: &Key<T>, value: String, origin: Origin) {
+        let Key { path, env, help, default, .. } = *key;
+        self.shown.push(Shown { path, env, value, origin, help, default });
+    }
+
+    fn report_unknown_keys(&mut self) {
+        let Some((path, values)) = &self.file else { return };
+        let unknown = values.iter().filter(|(name, _)| !self.known.contains(*name));
+        let faults: Vec<Fault> = unknown
+            .map(|(name, value)| {
+                let hint = nearest(name, self.known.iter()).map_or_else(
+                    || "; config show lists all keys".to_owned(),
+                    |near| format!("; did you mean {near}?"),
+                );
+                Fault(format!("{}:{}: unknown key {name}{hint}", path.display(), value.line))
+            })
+            .collect();
+        self.faults.extend(faults);
+    }
+}
+
+/// The candidate most like `name`, if one is alike enough to be what was meant.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    const ALIKE: f64 = 0.8;
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .filter(|(score, _)| *score >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// The file to read: the one named, else the first that exists of the usual places.
+#[must_use]
+pub fn file_path(environment: &BTreeMap<String, String>, flag: Option<&Path>, home: &Path) -> Option<PathBuf> {
+    let named = flag.map(Path::to_path_buf).or_else(|| environment.get(keys::CONFIG_FILE_ENV).map(PathBuf::from));
+    if named.is_some() {
+        return named;
+    }
+    let source = environment.get(keys::CONFIG_SOURCE.env).map_or(keys::CONFIG_SOURCE.default, String::as_str);
+    let usual = [Path::new(source).join("bots-ctl.toml"), home.join(".bots/bots-ctl.toml")];
+    usual.into_iter().find(|path| path.exists())
+}
+
+fn read_file(path: PathBuf, faults: &mut Vec<Fault>) -> Option<(PathBuf, BTreeMap<String, Value>)> {
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) => {
+            faults.push(Fault(format!("cannot read the configuration file {}: {error}", path.display())));
+            return None;
+        }
+    };
+    match toml_file::parse(&text) {
+        Ok(values) => Some((path, values)),
+        Err(errors) => {
+            let explain = |e: toml_file::SyntaxError| Fault(format!("{}:{}: {}", path.display(), e.line, e.message));
+            faults.extend(errors.into_iter().map(explain));
+            None
+        }
+    }
+}
+
+fn shown_value<T>(key: &Key<T>, raw: &Raw) -> String {
+    if key.secret { "(hidden)".to_owned() } else { raw.text.clone() }
+}
+
+/// Text from the environment (`None`) fits everything; so does a TOML string, which the parser then judges.
+fn shape_fits(wanted: Shape, found: Option<Shape>) -> bool {
+    match found {
+        None | Some(Shape::Text) => true,
+        Some(Shape::Integer) => matches!(wanted, Shape::Integer | Shape::Duration),
+        Some(found) => found == wanted,
+    }
+}
+
+fn in_words(shape: Shape) -> &'static str {
+    match shape {
+        Shape::Text => "a string",
+        Shape::Integer => "an integer",
+        Shape::Boolean => "true or false",
+        Shape::Duration => "a duration such as \"30s\"",
+        Shape::List => "an array of strings",
+    }
+}
+
+fn place(path: &str, origin: &Origin) -> String {
+    match origin {
+        Origin::Default => path.to_owned(),
+        Origin::File(file, line) => format!("{}:{line}: {path}", file.display()),
+        Origin::Environment(name) => format!("environment variable {name}"),
+        Origin::SecretFile(name, file) => format!("{name} ({})", file.display()),
+        Origin::Flag(flag) => (*flag).to_owned(),
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::SecretFile(name, path) => write!(f, "{name} = {}", path.display()),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

@@ -1,0 +1,281 @@
+//! The configuration: final, typed values, each checked before anything is bound, opened or started.
+//!
+//! Three shapes of input stay apart: what was typed (`cli`), what was configured (the layers of [`load`])
+//! and what is true ([`Config`]). Only the last leaves this module. Nothing here reads the process's own
+//! environment or arguments: both are handed in, so that tests need neither.
+
+pub mod bots_ini;
+pub mod keys;
+pub mod load;
+pub mod parse;
+pub mod toml_file;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use load::Reader;
+pub use load::{Fault, Origin, Override, Shown};
+
+/// How long a service stays up, no longer ready, in Kubernetes: endpoints need some seconds to forget a pod.
+const DRAIN_IN_KUBERNETES: Duration = Duration::from_secs(5);
+
+/// The effective configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Home directory of the user.
+    pub home: PathBuf,
+    /// Directories.
+    pub environment: Environment,
+    /// Where Bots is.
+    pub bots: Bots,
+    /// Port of the web UI, when it is to differ from bots.ini's.
+    pub web_port: Option<u16>,
+    /// The stop sequence.
+    pub stop: Stop,
+    /// The health listener.
+    pub health: Health,
+    /// Logs.
+    pub log: Log,
+    /// Database settings for the `settings.py` that bots-ctl makes.
+    pub database: Database,
+    /// Django settings for the `settings.py` that bots-ctl makes.
+    pub django: Django,
+    /// The web user of a first run.
+    pub superuser: Superuser,
+    /// Every setting with its value and origin, for `config show`.
+    pub shown: Vec<Shown>,
+}
+
+/// Directories of the Bots environment.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// `BOTSENV`.
+    pub name: String,
+    /// Bots's configuration directory; absolute, without trailing slash.
+    pub config_dir: PathBuf,
+    /// Copied over `config_dir` at every start, when it exists.
+    pub config_source: PathBuf,
+    /// What an empty usersys is filled from.
+    pub seed_usersys: PathBuf,
+    /// Grammars for a new usersys.
+    pub seed_grammars: PathBuf,
+}
+
+/// Where Bots is, or is to be installed.
+#[derive(Debug, Clone)]
+pub struct Bots {
+    /// Directory of Bots's programs, when configured.
+    pub bin_dir: Option<PathBuf>,
+    /// The private environment of `install`.
+    pub install_dir: PathBuf,
+    /// Python for `install`.
+    pub python: PathBuf,
+}
+
+/// How a service is stopped.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// Time between "not ready" and the stop signal.
+    pub drain: Duration,
+    /// Time between the stop signal and SIGKILL.
+    pub timeout: Duration,
+}
+
+/// The health listener and its checks.
+#[derive(Debug, Clone, Copy)]
+pub struct Health {
+    /// Address to listen on.
+    pub addr: SocketAddr,
+    /// Time between two rounds of checks.
+    pub interval: Duration,
+    /// `ready` looks at the database alone.
+    pub database_only: bool,
+}
+
+/// Logs.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    /// Least severe level that is written.
+    pub level: LogLevel,
+    /// Shape of lines.
+    pub format: LogFormat,
+}
+
+/// Severity of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Shape of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// Text for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Database settings that a generated `settings.py` reads, and whether `webserver` initialises the database.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Database {
+    pub init_skip: bool,
+    pub engine: Option<String>,
+    pub name: Option<String>,
+    pub user: Option<String>,
+    pub password: Option<SecretString>,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+}
+
+/// Django settings that a generated `settings.py` reads.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Django {
+    pub secret_key: Option<SecretString>,
+    pub allowed_hosts: Option<String>,
+    pub csrf_trusted_origins: Option<String>,
+    pub debug: Option<bool>,
+    pub time_zone: Option<String>,
+}
+
+/// The web user that `init-db` makes when there is no superuser.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Superuser {
+    pub username: String,
+    pub email: Option<String>,
+    pub password: Option<SecretString>,
+}
+
+impl Config {
+    /// Reads all layers.
+    ///
+    /// # Errors
+    /// Every fault found, each naming the key, the value and where it came from.
+    pub fn load(
+        environment: &BTreeMap<String, String>,
+        overrides: &[Override],
+        file: Option<&Path>,
+        home: &Path,
+    ) -> Result<Self, Vec<Fault>> {
+        let mut reader = Reader::new(environment, overrides, load::file_path(environment, file, home));
+        let in_kubernetes = environment.contains_key("KUBERNETES_SERVICE_HOST");
+        let mut config = Self {
+            home: home.to_path_buf(),
+            environment: read_environment(&mut reader, home),
+            bots: read_bots(&mut reader, home),
+            web_port: reader.optional(&keys::WEB_PORT),
+            stop: read_stop(&mut reader, in_kubernetes),
+            health: read_health(&mut reader),
+            log: Log { level: reader.get(&keys::LOG_LEVEL), format: reader.get(&keys::LOG_FORMAT) },
+            database: read_database(&mut reader),
+            django: read_django(&mut reader),
+            superuser: read_superuser(&mut reader),
+            shown: Vec::new(),
+        };
+        config.shown = reader.finish()?;
+        Ok(config)
+    }
+
+    /// The Bots environment: the parent of the configuration directory.
+    #[must_use]
+    pub fn environment_root(&self) -> &Path {
+        self.environment.config_dir.parent().unwrap_or(Path::new("/"))
+    }
+}
+
+fn read_environment(reader: &mut Reader<'_>, home: &Path) -> Environment {
+    let name = reader.get(&keys::ENVIRONMENT_NAME);
+    let default_dir = home.join(".bots/env").join(&name).join("config");
+    let shown = default_dir.display().to_string();
+    let config_dir = reader.or(&keys::CONFIG_DIR, default_dir, &shown);
+    check_config_dir(reader, &config_dir);
+    Environment {
+        name,
+        config_dir,
+        config_source: reader.get(&keys::CONFIG_SOURCE),
+        seed_usersys: reader.get(&keys::SEED_USERSYS),
+        seed_grammars: reader.get(&keys::SEED_GRAMMARS),
+    }
+}
+
+/// Bots imports the configuration directory as a Python package, which not every name allows.
+fn check_config_dir(reader: &mut Reader<'_>, config_dir: &Path) {
+    let name = config_dir.file_name().unwrap_or_default().to_string_lossy();
+    if name.is_empty() || name.contains('.') {
+        reader.fault(format!(
+            "{}: Bots imports this directory as a Python package, so its last name must not be empty or hold a dot; \
+             set BOTS_CONFIG_DIR to a directory such as /srv/bots/config",
+            config_dir.display()
+        ));
+    }
+}
+
+fn read_bots(reader: &mut Reader<'_>, home: &Path) -> Bots {
+    let install_dir = home.join(".bots/venv");
+    let shown = install_dir.display().to_string();
+    Bots {
+        bin_dir: reader.optional(&keys::BIN_DIR),
+        install_dir: reader.or(&keys::INSTALL_DIR, install_dir, &shown),
+        python: reader.get(&keys::PYTHON),
+    }
+}
+
+fn read_stop(reader: &mut Reader<'_>, in_kubernetes: bool) -> Stop {
+    let (drain, shown) = if in_kubernetes { (DRAIN_IN_KUBERNETES, "5s") } else { (Duration::ZERO, "0s") };
+    Stop { drain: reader.or(&keys::DRAIN, drain, shown), timeout: reader.get(&keys::STOP_TIMEOUT) }
+}
+
+fn read_health(reader: &mut Reader<'_>) -> Health {
+    Health {
+        addr: reader.get(&keys::HEALTH_ADDR),
+        interval: reader.get(&keys::HEALTH_INTERVAL),
+        database_only: reader.get(&keys::HEALTH_DB_ONLY),
+    }
+}
+
+fn read_database(reader: &mut Reader<'_>) -> Database {
+    Database {
+        init_skip: reader.get(&keys::INIT_SKIP),
+        engine: reader.optional(&keys::DB_ENGINE),
+        name: reader.optional(&keys::DB_NAME),
+        user: reader.optional(&keys::DB_USER),
+        password: reader.secret(&keys::DB_PASSWORD),
+        host: reader.optional(&keys::DB_HOST),
+        port: reader.optional(&keys::DB_PORT),
+    }
+}
+
+fn read_django(reader: &mut Reader<'_>) -> Django {
+    Django {
+        secret_key: reader.secret(&keys::SECRET_KEY),
+        allowed_hosts: reader.optional(&keys::ALLOWED_HOSTS),
+        csrf_trusted_origins: reader.optional(&keys::CSRF_TRUSTED_ORIGINS),
+        debug: reader.optional(&keys::DEBUG),
+        time_zone: reader.optional(&keys::TIME_ZONE),
+    }
+}
+
+fn read_superuser(reader: &mut Reader<'_>) -> Superuser {
+    Superuser {
+        username: reader.get(&keys::SUPERUSER_NAME),
+        email: reader.optional(&keys::SUPERUSER_EMAIL),
+        password: reader.secret(&keys::SUPERUSER_PASSWORD),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! One parser per kind of value. Each takes the text as written and says what it expected instead.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{LogFormat, LogLevel};
+
+/// What a parser answers; the error completes the sentence "NAME is wrong: …".
+pub type Parsed<T> = Result<T, String>;
+
+/// Any text.
+pub fn text(value: &str) -> Parsed<String> {
+    Ok(value.to_owned())
+}
+
+/// An absolute path, without trailing slashes (Bots 3.3.1 loses its `usersys` over one).
+pub fn absolute_path(value: &str) -> Parsed<PathBuf> {
+    let trimmed = value.trim_end_matches('/');
+    match value.starts_with('/') {
+        true if trimmed.is_empty() => Ok(PathBuf::from("/")),
+        true => Ok(PathBuf::from(trimmed)),
+        false => Err("expected an absolute path, one that begins with '/'".to_owned()),
+    }
+}
+
+/// A program: a name to look up on PATH, or a path.
+pub fn program(value: &str) -> Parsed<PathBuf> {
+    match value.is_empty() {
+        true => Err("expected a program name or path".to_owned()),
+        false => Ok(PathBuf::from(value)),
+    }
+}
+
+/// A name that is used as a single directory name.
+pub fn directory_name(value: &str) -> Parsed<String> {
+    let safe = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !value.is_empty() && value.chars().all(safe) && !value.starts_with('.') {
+        return Ok(value.to_owned());
+    }
+    Err("expected a directory name of letters, digits, '.', '_' or '-' that does not begin with '.'".to_owned())
+}
+
+/// Yes or no, in the spellings that configuration files and manifests use.
+pub fn boolean(value: &str) -> Parsed<bool> {
+    match value.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
+/// A TCP port.
+pub fn port(value: &str) -> Parsed<u16> {
+    if value.starts_with("tcp://") {
+        return Err("expected a port number; Kubernetes sets this variable for a Service of that name: \
+                    set enableServiceLinks: false in the pod, or rename the Service"
+            .to_owned());
+    }
+    match value.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("expected a port number from 1 to 65535".to_owned()),
+    }
+}
+
+/// A listening address, `HOST:PORT`; port 0 asks for a free one.
+pub fn address(value: &str) -> Parsed<SocketAddr> {
+    const EXPECTED: &str = "expected ADDRESS:PORT, such as 0.0.0.0:9180 or [::]:9180";
+    if let Ok(address) = value.parse() {
+        return Ok(address);
+    }
+    let is_localhost = value.starts_with("localhost:");
+    let resolved = is_localhost.then(|| value.to_socket_addrs().ok()?.find(SocketAddr::is_ipv4)).flatten();
+    resolved.ok_or_else(|| EXPECTED.to_owned())
+}
+
+/// A span of time: a number with `ms`, `s`, `m` or `h`; a bare number means seconds, as in Kubernetes.
+pub fn duration(value: &str) -> Parsed<Duration> {
+    const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
+    let expected = || "expected a duration such as 500ms, 30s or 5m, of at most a week".to_owned();
+    let digits = value.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(value.len());
+    let (number, unit) = value.split_at(digits);
+    let scale = match unit.trim() {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(expected()),
+    };
+    let seconds = number.parse::<f64>().map_err(|_| expected())? * scale;
+    if seconds > LONGEST {
+        return Err(expected());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// A span of time that is not zero.
+pub fn interval(value: &str) -> Parsed<Duration> {
+    match duration(value)? {
+        Duration::ZERO => Err("expected a duration longer than zero".to_owned()),
+        interval => Ok(interval),
+    }
+}
+
+/// A log level, in the words of Rust's or Python's logging.
+pub fn log_level(value: &str) -> Parsed<LogLevel> {
+    match value.to_ascii_lowercase().as_str() {
+        "error" | "critical" => Ok(LogLevel::Error),
+        "warn" | "warning" => Ok(LogLevel::Warn),
+        "info" => Ok(LogLevel::Info),
+        "debug" => Ok(LogLevel::Debug),
+        "trace" => Ok(LogLevel::Trace),
+        _ => Err("expected error, warn, info, debug or trace".to_owned()),
+    }
+}
+
+/// The shape of log lines.
+pub fn log_format(value: &str) -> Parsed<LogFormat> {
+    match value.to_ascii_lowercase().as_str() {
+        "auto" => Ok(LogFormat::Auto),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("expected auto, text or json".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_take_units_and_bare_seconds() {
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "s", "-1s", "1d", "abc", "1.2.3", "1e9h", "99999h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(interval("0s").is_err());
+    }
+
+    #[test]
+    fn ports_explain_kubernetes_service_links() {
+        assert_eq!(port("8080"), Ok(8080));
+        assert!(port("0").is_err());
+        assert!(port("70000").is_err());
+        assert!(port("tcp://10.0.0.1:3306").is_err_and(|e| e.contains("enableServiceLinks")));
+    }
+
+    #[test]
+    fn paths_are_absolute_and_lose_trailing_slashes() {
+        assert_eq!(absolute_path("/a/b//"), Ok(PathBuf::from("/a/b")));
+        assert_eq!(absolute_path("/"), Ok(PathBuf::from("/")));
+        assert!(absolute_path("config").is_err());
+        assert!(absolute_path("").is_err());
+    }
+
+    #[test]
+    fn environment_names_cannot_leave_their_directory() {
+        assert!(directory_name("default-2.x").is_ok());
+        for wrong in ["", "..", ".hidden", "a/b", "a b", "a\nb"] {
+            assert!(directory_name(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_numeric_or_localhost() {
+        assert_eq!(address("127.0.0.1:9180").map(|a| a.port()), Ok(9180));
+        assert!(address("[::1]:9180").is_ok());
+        assert!(address("localhost:9180").is_ok());
+        assert!(address("9180").is_err());
+    }
+}

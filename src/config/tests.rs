@@ -1,0 +1,113 @@
+//! The layers, their order, and every kind of fault.
+
+use super::*;
+use secrecy::ExposeSecret;
+
+fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+fn load(pairs: &[(&str, &str)], toml: &str, overrides: &[Override]) -> Result<Config, Vec<String>> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("bots-ctl.toml");
+    std::fs::write(&file, toml).expect("the file is written");
+    Config::load(&map(pairs), overrides, Some(&file), Path::new("/home/me"))
+        .map_err(|faults| faults.into_iter().map(|Fault(text)| text).collect())
+}
+
+fn shown<'a>(config: &'a Config, path: &str) -> &'a Shown {
+    config.shown.iter().find(|s| s.path == path).expect("every key is shown")
+}
+
+#[test]
+fn defaults_need_nothing() {
+    let config = load(&[], "", &[]).expect("defaults are valid");
+    assert_eq!(config.environment.config_dir, Path::new("/home/me/.bots/env/default/config"));
+    assert_eq!(config.environment_root(), Path::new("/home/me/.bots/env/default"));
+    assert_eq!(config.stop.drain, Duration::ZERO);
+    assert_eq!(shown(&config, "health.addr").origin, Origin::Default);
+}
+
+#[test]
+fn later_layers_win_and_are_named() {
+    let toml = "[health]\naddr = \"127.0.0.1:1\"\n[webserver]\nport = 81\n[stop]\ntimeout = 7\n";
+    let flag = Override { path: "webserver.port", flag: "--port", value: "83".into() };
+    let config = load(&[("PORT", "82"), ("BOTS_CTL_HEALTH_ADDR", "127.0.0.1:2")], toml, &[flag]).expect("valid");
+    assert_eq!(config.web_port, Some(83));
+    assert_eq!(shown(&config, "webserver.port").origin, Origin::Flag("--port"));
+    assert_eq!(config.health.addr.port(), 2);
+    assert_eq!(shown(&config, "health.addr").origin, Origin::Environment("BOTS_CTL_HEALTH_ADDR".into()));
+    assert_eq!(config.stop.timeout, Duration::from_secs(7));
+    assert!(matches!(shown(&config, "stop.timeout").origin, Origin::File(_, 6)));
+}
+
+#[test]
+fn all_faults_are_reported_at_once_with_their_place() {
+    let toml = "[health]\nadr = \"x\"\n[webserver]\nport = true\n[environment]\nname = 5\n[log]\nlevel = \"loud\"\n";
+    let faults =
+        load(&[("BOTS_CTL_DRAIN", "soon"), ("DB_PORT", "tcp://10.0.0.1:3306")], toml, &[]).expect_err("six faults");
+    let text = faults.join("\n");
+    assert_eq!(faults.len(), 6, "{text}");
+    for part in [
+        "bots-ctl.toml:2: unknown key health.adr; did you mean health.addr?",
+        "bots-ctl.toml:4: webserver.port: \"true\" is wrong: expected an integer",
+        "bots-ctl.toml:6: environment.name: \"5\" is wrong: expected a string",
+        "bots-ctl.toml:8: log.level: \"loud\" is wrong",
+        "environment variable BOTS_CTL_DRAIN: \"soon\" is wrong",
+        "enableServiceLinks",
+    ] {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn broken_toml_names_its_line() {
+    let faults = load(&[], "[health]\naddr = \n", &[]).expect_err("not TOML");
+    assert!(faults[0].contains("bots-ctl.toml:2: "), "{faults:?}");
+}
+
+#[test]
+fn secrets_come_from_files_and_are_never_shown() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("password");
+    std::fs::write(&file, "p:w=\"'\u{e4} \n").expect("the file is written");
+    let path = file.display().to_string();
+    let config = load(&[("DB_PASSWORD_FILE", &path), ("DJANGO_SECRET_KEY", "hush")], "", &[]).expect("valid");
+    assert_eq!(config.database.password.as_ref().map(ExposeSecret::expose_secret), Some("p:w=\"'\u{e4} "));
+    let everything = format!("{config:?}");
+    assert!(!everything.contains("hush") && !everything.contains("p:w"), "{everything}");
+    let faults = load(&[("DB_PASSWORD_FILE", &path), ("DB_PASSWORD", "x")], "", &[]).expect_err("both are set");
+    assert!(faults[0].contains("both set"), "{faults:?}");
+    let faults = load(&[("DB_PASSWORD_FILE", "/nowhere/at/all")], "", &[]).expect_err("there is no such file");
+    assert!(faults[0].contains("DB_PASSWORD_FILE: cannot read /nowhere/at/all"), "{faults:?}");
+}
+
+#[test]
+fn a_secret_may_stand_in_the_file_or_beside_it() {
+    let config = load(&[], "[django]\nsecret_key = \"hush\"\n", &[]).expect("valid");
+    assert_eq!(shown(&config, "django.secret_key").value, "(hidden)");
+    let faults =
+        load(&[], "[django]\nsecret_key_file = \"/nowhere/at/all\"\n", &[]).expect_err("there is no such file");
+    assert!(faults[0].contains("cannot read /nowhere/at/all"), "{faults:?}");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let config = load(&[("PORT", ""), ("LOG_LEVEL", "")], "", &[]).expect("valid");
+    assert_eq!(config.web_port, None);
+}
+
+#[test]
+fn config_directories_bots_cannot_import_are_refused() {
+    for wrong in ["relative/config", "/srv/my.config", "/"] {
+        assert!(load(&[("BOTS_CONFIG_DIR", wrong)], "", &[]).is_err(), "{wrong}");
+    }
+    let config = load(&[("BOTS_CONFIG_DIR", "/srv/bots/config/")], "", &[]).expect("valid");
+    assert_eq!(config.environment.config_dir, Path::new("/srv/bots/config"));
+}
+
+#[test]
+fn a_pod_drains_by_default() {
+    let config = load(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")], "", &[]).expect("valid");
+    assert_eq!(config.stop.drain, DRAIN_IN_KUBERNETES);
+}

@@ -1,0 +1,100 @@
+//! `bots-ctl.toml` as a flat list of values, each with the line it stands on.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::Shape;
+
+/// One value of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    /// The value as text; array items are joined with commas.
+    pub text: String,
+    /// What TOML says it is; `None` for what no setting can be (a date, an array of tables).
+    pub shape: Option<Shape>,
+    /// Line of its key, from 1.
+    pub line: usize,
+}
+
+/// A place where the file is not TOML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyntaxError {
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong there.
+    pub message: String,
+}
+
+/// All values by dotted path.
+///
+/// # Errors
+/// Every place where the text is not TOML.
+pub fn parse(text: &str) -> Result<BTreeMap<String, Value>, Vec<SyntaxError>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        let mut values = BTreeMap::new();
+        flatten(text, "", table.get_ref(), &mut values);
+        return Ok(values);
+    }
+    let explain = |error: &toml::de::Error| SyntaxError {
+        line: line_of(text, error.span().map_or(0, |span| span.start)),
+        message: error.message().lines().next().unwrap_or("not TOML").to_owned(),
+    };
+    Err(errors.iter().map(explain).collect())
+}
+
+fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, values: &mut BTreeMap<String, Value>) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+        match value.get_ref() {
+            DeValue::Table(inner) => flatten(text, &path, inner, values),
+            other => {
+                let (scalar, shape) = scalar(other);
+                let line = line_of(text, key.span().start);
+                values.insert(path, Value { text: scalar, shape, line });
+            }
+        }
+    }
+}
+
+fn scalar(value: &DeValue<'_>) -> (String, Option<Shape>) {
+    match value {
+        DeValue::String(text) => (text.to_string(), Some(Shape::Text)),
+        DeValue::Integer(number) => (number.as_str().replace('_', ""), Some(Shape::Integer)),
+        DeValue::Float(number) => (number.as_str().to_owned(), Some(Shape::Duration)),
+        DeValue::Boolean(flag) => (flag.to_string(), Some(Shape::Boolean)),
+        DeValue::Array(items) => list(items),
+        DeValue::Datetime(date) => (date.to_string(), None),
+        DeValue::Table(_) => (String::new(), None),
+    }
+}
+
+fn list(items: &[Spanned<DeValue<'_>>]) -> (String, Option<Shape>) {
+    let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
+    texts.map_or((String::from("[…]"), None), |texts| (texts.join(","), Some(Shape::List)))
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_carry_their_lines() {
+        let values = parse("[health]\naddr = \"x\"\n\n[webserver]\nport = 1_0\n").expect("this is TOML");
+        assert_eq!(values["health.addr"], Value { text: "x".into(), shape: Some(Shape::Text), line: 2 });
+        assert_eq!(values["webserver.port"], Value { text: "10".into(), shape: Some(Shape::Integer), line: 5 });
+    }
+
+    #[test]
+    fn every_syntax_error_is_reported() {
+        let errors = parse("a = \nb = 1\nc = [\n").expect_err("this is not TOML");
+        assert_eq!(errors.first().map(|e| e.line), Some(1));
+        assert!(errors.len() > 1, "{errors:?}");
+    }
+}

@@ -1,0 +1,148 @@
+//! How a command ends: outcomes, failures, and the one table of exit codes.
+//!
+//! A supervised process's own code is passed on, so bots-ctl's own failures use codes that the
+//! engine (0 to 3) and a shell (1, 2) do not. `docs` and `--help` repeat this table; a test compares them.
+
+use std::fmt;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this code.
+    Code(u8),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The code as a shell reports it: 128 + n for signal n.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+        }
+    }
+}
+
+/// How a command ended when it did what it was asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, or stopped in order after being asked to.
+    Success,
+    /// A child ended by itself with this code (128 + n when signal n ended it).
+    Child(u8),
+    /// `healthcheck`, `config check` or `init-db --check` looked, and the answer is no.
+    Unhealthy,
+}
+
+/// What kind of failure ended a command. The kind decides the exit code and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The command did its work and the work failed (`init-db`).
+    Failed,
+    /// `healthcheck` could not carry out the check itself.
+    CheckNotRun,
+    /// The command line is wrong.
+    Usage,
+    /// Something needed is unavailable: the database, the queue, a port that another program holds.
+    Unavailable,
+    /// A fault of bots-ctl, or a feature this version does not have.
+    Internal,
+    /// Configuration, or a directory that cannot be used as configured.
+    Configuration,
+    /// The program exists but cannot be executed.
+    CannotExecute,
+    /// There is no such program.
+    NotFound,
+}
+
+/// Every failure kind with its exit code and its meaning for a reader of the documentation.
+pub const CODES: [(Kind, u8, &str); 8] = [
+    (Kind::Failed, 1, "the work failed (init-db)"),
+    (Kind::CheckNotRun, 2, "the check itself could not run (healthcheck)"),
+    (Kind::Usage, 64, "wrong command line"),
+    (Kind::Unavailable, 69, "a needed service or port is unavailable"),
+    (Kind::Internal, 70, "internal error, or not available in this version"),
+    (Kind::Configuration, 78, "configuration, or a directory that cannot be used"),
+    (Kind::CannotExecute, 126, "the program cannot be executed"),
+    (Kind::NotFound, 127, "the program was not found"),
+];
+
+impl Outcome {
+    /// The number the process exits with.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Child(code) => code,
+            Self::Unhealthy => 1,
+        }
+    }
+}
+
+impl Kind {
+    /// The number the process exits with.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        CODES.iter().find(|(kind, ..)| *kind == self).map_or(70, |(_, code, _)| *code)
+    }
+}
+
+/// A failure as the user sees it: one line per fault, each saying what is wrong, where, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    kind: Kind,
+    faults: Vec<String>,
+}
+
+impl Error {
+    /// One fault.
+    pub fn new(kind: Kind, fault: impl Into<String>) -> Self {
+        Self { kind, faults: vec![fault.into()] }
+    }
+
+    /// Several faults that were found together.
+    #[must_use]
+    pub fn all(kind: Kind, faults: Vec<String>) -> Self {
+        Self { kind, faults }
+    }
+
+    /// The failure's kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The faults, in the order they were found.
+    #[must_use]
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.faults.join("\n"))
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_complete() {
+        let mut numbers: Vec<u8> = CODES.iter().map(|(_, code, _)| *code).collect();
+        numbers.dedup();
+        assert_eq!(numbers, [1, 2, 64, 69, 70, 78, 126, 127]);
+    }
+
+    #[test]
+    fn a_childs_code_is_passed_on() {
+        assert_eq!(Outcome::Child(3).code(), 3);
+        assert_eq!(Outcome::Success.code(), 0);
+    }
+}

@@ -1,0 +1,77 @@
+//! The probe client: one blocking request to the local listener, with no runtime behind it.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::report::Check;
+
+/// A kubelet waits one second by default; a person may wait a little longer.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longer answers than ours are not from our listener.
+const LONGEST_ANSWER: u64 = 64 * 1024;
+
+/// What the listener said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether the status was 200.
+    pub healthy: bool,
+    /// The JSON body.
+    pub body: String,
+}
+
+/// Asks the listener of this machine.
+///
+/// # Errors
+/// When there is none, it does not answer in time, or what answers is not ours.
+pub fn ask(addr: SocketAddr, check: Check) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&local(addr), TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let path = check.path();
+    stream
+        .write_all(format!("GET /health/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
+    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers there is not bots-ctl"))
+}
+
+/// The address a listener on `addr` is reached at from here.
+fn local(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+fn parse(answer: &str) -> Option<Answer> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?;
+    let ours = body.starts_with("{\"status\"") && ["200", "503"].contains(&status);
+    ours.then(|| Answer { healthy: status == "200", body: body.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_answers_count() {
+        let ours = "HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\n{\"status\":\"not_ready\"}";
+        assert_eq!(parse(ours).map(|a| a.healthy), Some(false));
+        assert_eq!(parse("HTTP/1.1 200 OK\r\n\r\n<html>"), None);
+        assert_eq!(parse("HTTP/1.1 404 Not Found\r\n\r\n{\"status\":1}"), None);
+        assert_eq!(parse("SSH-2.0"), None);
+    }
+
+    #[test]
+    fn a_wildcard_address_is_reached_on_loopback() {
+        let at = |text: &str| local(text.parse().expect("an address")).to_string();
+        assert_eq!(at("0.0.0.0:9180"), "127.0.0.1:9180");
+        assert_eq!(at("[::]:9180"), "[::1]:9180");
+        assert_eq!(at("10.1.2.3:9180"), "10.1.2.3:9180");
+    }
+}

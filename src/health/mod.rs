@@ -1,0 +1,9 @@
+//! Health: facts gathered in the background, the rules that turn them into answers, the listener and its client.
+//!
+//! A request only reads the last facts, so probes cost nothing and cannot pile up on a slow database. Liveness never
+//! depends on the database: an outage of it must not restart pods.
+
+pub mod checks;
+pub mod client;
+pub mod report;
+pub mod server;

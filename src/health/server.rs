@@ -1,0 +1,119 @@
+//! The listener: `/health/{ping,live,ready,startup}` for GET and HEAD, with limits on what a client may cost.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{Request, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use super::report::{Check, Facts, Report, report};
+
+/// Connections served at once; a kubelet uses a handful, and more than this is somebody's mistake.
+const CONNECTIONS: usize = 256;
+
+/// How long a client may take to send its request headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of request headers that are read at most.
+const HEADER_BYTES: usize = 8 * 1024;
+
+/// How long a connection may stay open altogether: probes are short, and slots are limited.
+const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    status: &'a str,
+    check: &'a str,
+    checks: serde_json::Map<String, serde_json::Value>,
+    errors: &'a [String],
+}
+
+/// Binds the listener.
+///
+/// # Errors
+/// When the address is in use or is not ours.
+pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(addr).await
+}
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: TcpListener, facts: watch::Receiver<Facts>) {
+    let router = router(facts);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // The slot comes first: while all are taken, further clients wait in the kernel's queue.
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let connection = connection(stream, router.clone());
+                tokio::spawn(async move {
+                    let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
+                    drop(slot);
+                });
+            }
+            // Out of descriptors, most likely: the next attempt must not spin.
+            Err(error) => {
+                tracing::warn!("cannot accept a connection on the health listener: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router) {
+    let service = hyper_util::service::TowerToHyperService::new(router);
+    // A client that breaks off or sends rubbish is no event of ours.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+fn router(facts: watch::Receiver<Facts>) -> Router {
+    let answer = |check: Check| {
+        get(move |State(facts): State<watch::Receiver<Facts>>| async move { json(&report(check, &facts.borrow())) })
+    };
+    Router::new()
+        .route("/health/ping", get(|| async { ([(CACHE_CONTROL, "no-store")], "ok") }))
+        .route("/health/live", answer(Check::Live))
+        .route("/health/ready", answer(Check::Ready))
+        .route("/health/startup", answer(Check::Startup))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(facts)
+}
+
+fn json(report: &Report) -> Response {
+    let status = if report.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], to_json(report)).into_response()
+}
+
+/// The answer's body, with the checks in the order they were made.
+#[must_use]
+pub fn to_json(report: &Report) -> String {
+    let checks = report.checks.iter().map(|(name, good)| ((*name).to_owned(), (*good).into())).collect();
+    let answer = Answer { status: report.status, check: report.check, checks, errors: &report.errors };
+    serde_json::to_string(&answer).unwrap_or_default()
+}
+
+async fn not_found(_request: Request<Body>) -> Result<Response, Infallible> {
+    const TEXT: &str = "not found; try /health/ping, /health/live, /health/ready or /health/startup\n";
+    Ok((StatusCode::NOT_FOUND, TEXT).into_response())
+}
+
+async fn method_not_allowed() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed\n").into_response()
+}

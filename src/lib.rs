@@ -1,0 +1,87 @@
+//! bots-ctl: the entrypoint, supervisor and health endpoint of the Bots EDI translator.
+
+pub mod bots;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod database;
+pub mod exit;
+pub mod health;
+pub mod process;
+pub mod supervisor;
+pub mod telemetry;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use cli::{Cli, Command};
+use exit::{Error, Kind, Outcome};
+
+/// Runs one command line, the program's own name first.
+///
+/// # Errors
+/// What the user is to be told, with the exit code it stands for.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if is_engine_link(args.first()) {
+        return Err(not_available("bots-engine"));
+    }
+    match Cli::try_parse_from(args) {
+        Ok(cli) => dispatch(cli),
+        Err(error) => usage(&error),
+    }
+}
+
+/// A link named `bots-engine` is the engine command, with the argument syntax of Bots.
+fn is_engine_link(name: Option<&OsString>) -> bool {
+    name.is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "bots-engine"))
+}
+
+/// Help and version are no errors; everything else about the command line is code 64.
+fn usage(error: &clap::Error) -> Result<Outcome, Error> {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A closed pipe, as in `bots-ctl --help | head -1`, is no failure.
+            let _ = error.print();
+            Ok(Outcome::Success)
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Err(Error::all(Kind::Usage, Vec::new()))
+        }
+        _ => {
+            let text = error.render().to_string();
+            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+            Err(Error::new(Kind::Usage, text))
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Outcome, Error> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Webserver(flags) => command::webserver::run(global, &flags),
+        Command::InitDb => command::init_db::run(global),
+        Command::Healthcheck(flags) => command::healthcheck::run(global, flags),
+        Command::Shell(flags) => command::exec::shell(global, flags.args),
+        Command::Exec(flags) => command::exec::run(global, flags.command),
+        Command::Program(words) => command::exec::program(global, words),
+        Command::Install(flags) => command::install::run(global, &flags),
+        Command::Config(cli::Config::Show) => command::config::show(global),
+        Command::Config(cli::Config::Check) => command::config::check(global),
+        Command::Completions { shell } => Ok(command::completions::run(shell)),
+        Command::Engine(_) => Err(not_available("engine")),
+        Command::Jobqueue(_) => Err(not_available("jobqueue")),
+        Command::Dirmonitor(_) => Err(not_available("dirmonitor")),
+        Command::Up(_) => Err(not_available("up")),
+        Command::Job(_) => Err(not_available("job")),
+        Command::Status => Err(not_available("status")),
+    }
+}
+
+fn not_available(command: &str) -> Error {
+    Error::new(Kind::Internal, format!("{command} is not available in this version"))
+}

@@ -1,0 +1,35 @@
+//! Child processes: starting, signalling, and the one place that waits for them. Knows nothing of Bots.
+//!
+//! Theory of operation. [`reaper::Reaper`] owns every wait: on SIGCHLD it calls `waitpid(-1, WNOHANG)` until
+//! nothing is left and hands each status to whoever holds that pid's [`reaper::Child`]; a pid nobody holds is an
+//! orphan that was re-parented to us. Forking and registering happen under one lock, so a child that dies at
+//! once is never missed. Every child leads its own process group, so a signal to the group reaches what it
+//! started. The runtime has a single thread, because a parent-death signal is tied to the thread that forked.
+
+pub mod capture;
+pub mod child;
+pub mod reaper;
+pub mod signals;
+pub mod terminal;
+
+pub use crate::exit::Exit;
+
+/// What is known of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It runs.
+    Running,
+    /// It was stopped, as Ctrl-Z does.
+    Stopped,
+    /// It is over.
+    Exited(Exit),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {}", signals::name(*signal)),
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The life cycle of one service as a pure function: no clock, no process, no runtime.
+//!
+//! ```text
+//! Running --stop--> Draining --timer--> Stopping --timer--> Killing
+//!    |                  |                   |                  |
+//!    '-----exited-------'------exited-------'-----exited-------'---> Sweeping --group empty--> Ended
+//! ```
+//! Sweeping ends what the service started and left behind: stop signal, then SIGKILL at the deadline.
+
+use std::time::Duration;
+
+use State::{Draining, Ended, Killing, Running, Stopping, Sweeping};
+
+use crate::exit::Exit;
+
+/// How a service is to be stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// How long it stays up, no longer ready.
+    pub drain: Duration,
+    /// How long it may take after the stop signal, and its leftovers after theirs.
+    pub timeout: Duration,
+    /// Number of the signal that asks it to stop.
+    pub stop_signal: i32,
+}
+
+/// How the whole thing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By itself.
+    Exited(Exit),
+    /// In order, after being asked to.
+    Stopped,
+    /// At the deadline, or because a second request to stop did not want to wait.
+    Killed,
+}
+
+/// Where a service is in its life. What exists only in a state lives in its variant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It runs.
+    Running,
+    /// It runs, is no longer ready, and will be asked to stop.
+    Draining,
+    /// It was sent the stop signal.
+    Stopping,
+    /// It was sent SIGKILL.
+    Killing,
+    /// It is gone; its group may not be.
+    Sweeping(End),
+    /// Nothing is left.
+    Ended(End),
+}
+
+/// What can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A stop was asked for; a further one means "now".
+    StopRequested,
+    /// The timer that was started last has run out.
+    TimerElapsed,
+    /// The service's own process has ended.
+    Exited(Exit),
+    /// No process of the group is left.
+    GroupEmpty,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Be no longer ready.
+    Unready,
+    /// Send the group this signal.
+    Signal(i32),
+    /// Start the timer; it replaces an earlier one.
+    Timer(Duration),
+}
+
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+
+/// The next state, and what to do to get there.
+#[must_use]
+pub fn step(state: State, event: Event, plan: &Plan) -> (State, Vec<Action>) {
+    match event {
+        Event::StopRequested => stop_requested(state, plan),
+        Event::TimerElapsed => timer_elapsed(state, plan),
+        Event::Exited(exit) => exited(state, exit, plan),
+        Event::GroupEmpty => group_empty(state),
+    }
+}
+
+fn stop_requested(state: State, plan: &Plan) -> (State, Vec<Action>) {
+    match state {
+        Running if plan.drain.is_zero() => {
+            (Stopping, vec![Action::Unready, Action::Signal(plan.stop_signal), Action::Timer(plan.timeout)])
+        }
+        Running => (Draining, vec![Action::Unready, Action::Timer(plan.drain)]),
+        Draining => (Stopping, vec![Action::Signal(plan.stop_signal), Action::Timer(plan.timeout)]),
+        Stopping => (Killing, vec![Action::Signal(SIGKILL)]),
+        Sweeping(end) => (Sweeping(end), vec![Action::Signal(SIGKILL)]),
+        Killing | Ended(_) => (state, Vec::new()),
+    }
+}
+
+/// A timer that runs out in another state than the one that started it is late, which is normal.
+fn timer_elapsed(state: State, plan: &Plan) -> (State, Vec<Action>) {
+    match state {
+        Draining => (Stopping, vec![Action::Signal(plan.stop_signal), Action::Timer(plan.timeout)]),
+        Stopping => (Killing, vec![Action::Signal(SIGKILL)]),
+        Sweeping(end) => (Sweeping(end), vec![Action::Signal(SIGKILL)]),
+        Running | Killing | Ended(_) => (state, Vec::new()),
+    }
+}
+
+fn exited(state: State, exit: Exit, plan: &Plan) -> (State, Vec<Action>) {
+    let end = match state {
+        Running | Draining => End::Exited(exit),
+        Stopping if in_order(exit, plan.stop_signal) => End::Stopped,
+        Stopping => End::Exited(exit),
+        Killing => End::Killed,
+        Sweeping(_) | Ended(_) => return (state, Vec::new()),
+    };
+    let actions = vec![Action::Unready, Action::Signal(SIGTERM), Action::Timer(plan.timeout)];
+    (Sweeping(end), actions)
+}
+
+/// A service that ends by the very signal it was sent has done what it was asked; so has one that says so in a
+/// shell's way (128 + n). Any other code is news and is passed on.
+fn in_order(exit: Exit, stop_signal: i32) -> bool {
+    match exit {
+        Exit::Code(code) => code == 0 || i32::from(code) == 128 + stop_signal,
+        Exit::Signal(signal) => signal == stop_signal,
+    }
+}
+
+fn group_empty(state: State) -> (State, Vec<Action>) {
+    match state {
+        Sweeping(end) => (Ended(end), Vec::new()),
+        Running | Draining | Stopping | Killing | Ended(_) => (state, Vec::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Event::{Exited, GroupEmpty, StopRequested, TimerElapsed};
+    use super::*;
+
+    const SIGINT: i32 = 2;
+    const DRAIN: Duration = Duration::from_secs(5);
+    const TIMEOUT: Duration = Duration::from_secs(20);
+    const PLAN: Plan = Plan { drain: DRAIN, timeout: TIMEOUT, stop_signal: SIGINT };
+
+    #[test]
+    fn every_state_knows_every_event() {
+        use Action::{Signal, Timer, Unready};
+        let crash = End::Exited(Exit::Code(5));
+        let sweep = vec![Unready, Signal(SIGTERM), Timer(TIMEOUT)];
+        let ask = vec![Signal(SIGINT), Timer(TIMEOUT)];
+        let kill = vec![Signal(SIGKILL)];
+        let table = [
+            (Running, StopRequested, Draining, vec![Unready, Timer(DRAIN)]),
+            (Running, TimerElapsed, Running, vec![]),
+            (Running, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
+            (Running, GroupEmpty, Running, vec![]),
+            (Draining, StopRequested, Stopping, ask.clone()),
+            (Draining, TimerElapsed, Stopping, ask),
+            (Draining, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
+            (Draining, GroupEmpty, Draining, vec![]),
+            (Stopping, StopRequested, Killing, kill.clone()),
+            (Stopping, TimerElapsed, Killing, kill.clone()),
+            (Stopping, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
+            (Stopping, Exited(Exit::Code(0)), Sweeping(End::Stopped), sweep.clone()),
+            (Stopping, Exited(Exit::Code(130)), Sweeping(End::Stopped), sweep.clone()),
+            (Stopping, Exited(Exit::Signal(SIGINT)), Sweeping(End::Stopped), sweep.clone()),
+            (Stopping, Exited(Exit::Signal(11)), Sweeping(End::Exited(Exit::Signal(11))), sweep.clone()),
+            (Stopping, GroupEmpty, Stopping, vec![]),
+            (Killing, StopRequested, Killing, vec![]),
+            (Killing, TimerElapsed, Killing, vec![]),
+            (Killing, Exited(Exit::Signal(SIGKILL)), Sweeping(End::Killed), sweep),
+            (Killing, GroupEmpty, Killing, vec![]),
+            (Sweeping(crash), StopRequested, Sweeping(crash), kill.clone()),
+            (Sweeping(crash), TimerElapsed, Sweeping(crash), kill),
+            (Sweeping(crash), Exited(Exit::Code(0)), Sweeping(crash), vec![]),
+            (Sweeping(crash), GroupEmpty, Ended(crash), vec![]),
+            (Ended(crash), StopRequested, Ended(crash), vec![]),
+            (Ended(crash), TimerElapsed, Ended(crash), vec![]),
+            (Ended(crash), Exited(Exit::Code(0)), Ended(crash), vec![]),
+            (Ended(crash), GroupEmpty, Ended(crash), vec![]),
+        ];
+        for (state, event, next, actions) in table {
+            assert_eq!(step(state, event, &PLAN), (next, actions), "{state:?} on {event:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_drain_the_stop_signal_goes_out_at_once() {
+        let plan = Plan { drain: Duration::ZERO, ..PLAN };
+        let (state, actions) = step(Running, StopRequested, &plan);
+        assert_eq!(state, Stopping);
+        assert_eq!(actions[1], Action::Signal(SIGINT));
+    }
+}

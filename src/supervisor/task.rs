@@ -1,0 +1,111 @@
+//! Runs one service: performs the actions of [`super::state`] and feeds it what happens.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::state::{self, Action, End, Event, Plan, State};
+use crate::process::child::{group_exists, signal_group};
+use crate::process::reaper::{Child, Reaper};
+use crate::process::signals;
+
+/// What a running service is told from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Stop in order; once more: stop now.
+    Stop,
+    /// Pass this signal on.
+    Forward(i32),
+}
+
+/// Supervises `child` until nothing of its group is left.
+///
+/// `unready` is called once, when the service is no longer to be sent work.
+pub async fn supervise(
+    name: &str,
+    mut child: Child,
+    plan: &Plan,
+    reaper: &Reaper,
+    control: &mut mpsc::Receiver<Control>,
+    mut unready: impl FnMut(),
+) -> End {
+    let mut reaped = reaper.reaped();
+    let mut state = State::Running;
+    let mut timer: Option<Instant> = None;
+    loop {
+        let sweeping = matches!(state, State::Sweeping(_));
+        let event = tokio::select! {
+            exit = child.exited(), if !sweeping => {
+                info!(service = name, pid = child.pid.as_raw(), "{name} ended: {exit}");
+                Event::Exited(exit)
+            }
+            told = control.recv() => match told {
+                Some(Control::Stop) | None => Event::StopRequested,
+                Some(Control::Forward(number)) => {
+                    signal_group(child.pid, number);
+                    continue;
+                }
+            },
+            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
+                timer = None;
+                Event::TimerElapsed
+            }
+            _ = reaped.changed(), if sweeping => Event::GroupEmpty,
+        };
+        let late = event == Event::TimerElapsed;
+        let event = only_if_true(event, &child);
+        let Some(event) = event else { continue };
+        let (next, actions) = state::step(state, event, plan);
+        tell(name, state, next, late, plan);
+        for action in actions {
+            perform(action, &child, &mut timer, &mut unready);
+        }
+        state = settle(next, &child);
+        if let State::Ended(end) = state {
+            return end;
+        }
+    }
+}
+
+/// A reaped process is a reason to look at the group, not yet a proof that it is empty.
+fn only_if_true(event: Event, child: &Child) -> Option<Event> {
+    (event != Event::GroupEmpty || !group_exists(child.pid)).then_some(event)
+}
+
+/// Most services leave nothing behind: then there is nothing to wait for.
+fn settle(state: State, child: &Child) -> State {
+    match state {
+        State::Sweeping(end) if !group_exists(child.pid) => State::Ended(end),
+        other => other,
+    }
+}
+
+fn perform(action: Action, child: &Child, timer: &mut Option<Instant>, unready: &mut impl FnMut()) {
+    match action {
+        Action::Unready => unready(),
+        Action::Signal(number) => signal_group(child.pid, number),
+        Action::Timer(span) => *timer = Some(Instant::now() + span),
+    }
+}
+
+fn tell(name: &str, from: State, to: State, late: bool, plan: &Plan) {
+    match (from, to) {
+        (State::Running, State::Draining) => info!(service = name, "draining for {}", seconds(plan.drain)),
+        (State::Running | State::Draining, State::Stopping) => {
+            let signal = signals::name(plan.stop_signal);
+            info!(service = name, "stopping with {signal}, for at most {}", seconds(plan.timeout));
+        }
+        (_, State::Killing) if late => {
+            warn!(service = name, "did not stop within {}: killing it", seconds(plan.timeout));
+        }
+        (_, State::Killing) => warn!(service = name, "asked to stop again: killing it"),
+        (State::Sweeping(_), State::Sweeping(_)) => warn!(service = name, "killing the processes it left behind"),
+        _ => {}
+    }
+}
+
+fn seconds(span: Duration) -> String {
+    format!("{} s", span.as_secs_f64())
+}
