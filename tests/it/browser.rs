@@ -56,11 +56,8 @@ const CHROMIUM_FLAGS: [&str; 10] = [
 ];
 
 /// User name, password and button.
-const LOGIN_FORM: [&str; 3] = [
-    "#login-form [name=username]",
-    "#login-form [name=password]",
-    "#login-form [type=submit]",
-];
+const LOGIN_FORM: [&str; 3] =
+    ["#login-form [name=username]", "#login-form [name=password]", "#login-form [type=submit]"];
 /// What only a logged-in page has: 3.3.1 logs out by a link to `/logout/`, 4.0 by a form for `/logout`.
 const LOG_OUT: &str = "a[href^='/logout'], form[action^='/logout']";
 /// Where Django's login form says why it refused.
@@ -84,10 +81,8 @@ impl Browser {
     /// Starts chromedriver and opens a session. Panics with the reason when that is impossible.
     pub fn start() -> Self {
         let driver = Driver::start();
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a current-thread runtime can be built");
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build().expect("a current-thread runtime can be built");
         let session = async {
             let mut builder = ClientBuilder::new(HttpConnector::new());
             builder.capabilities(driver.capabilities());
@@ -96,11 +91,7 @@ impl Browser {
         let client = runtime
             .block_on(session)
             .unwrap_or_else(|error| panic!("cannot start Chromium: {error}\n{}", driver.log()));
-        Self {
-            client,
-            runtime,
-            _driver: driver,
-        }
+        Self { client, runtime, _driver: driver }
     }
 
     /// Fills in and submits the login form, and returns when the answer is a page for a logged-in user.
@@ -135,9 +126,7 @@ impl Browser {
 
     /// The address of the page now shown.
     pub fn url(&self) -> String {
-        self.ask("address", async |client| {
-            client.current_url().await.map(String::from)
-        })
+        self.ask("address", async |client| client.current_url().await.map(String::from))
     }
 
     /// The title of the page now shown.
@@ -147,9 +136,7 @@ impl Browser {
 
     /// The text that a user sees on the page; folded menus are not part of it.
     pub fn text(&self) -> String {
-        self.ask("text", async |client| {
-            client.find(Locator::Css("body")).await?.text().await
-        })
+        self.ask("text", async |client| client.find(Locator::Css("body")).await?.text().await)
     }
 
     /// Writes what the window shows as a PNG file.
@@ -160,14 +147,12 @@ impl Browser {
 
     /// One property of the page, which every page has.
     fn ask<T>(&self, what: &str, question: impl AsyncFnOnce(&Client) -> Result<T, CmdError>) -> T {
-        self.step(question)
-            .unwrap_or_else(|error| panic!("cannot get the {what} of the page: {error}"))
+        self.step(question).unwrap_or_else(|error| panic!("cannot get the {what} of the page: {error}"))
     }
 
     /// Runs one step of the conversation under the deadline.
     fn step<T>(&self, step: impl AsyncFnOnce(&Client) -> Result<T, CmdError>) -> Result<T, String> {
-        self.runtime
-            .block_on(async { within_deadline(step(&self.client)).await })
+        self.runtime.block_on(async { within_deadline(step(&self.client)).await })
     }
 
     /// The page as it is now, for a failure report.
@@ -200,13 +185,9 @@ impl Driver {
         }
         let directory = TempDir::with_prefix("browser-").expect("a directory for the browser");
         let port = free_port();
-        let child = spawn(port, directory.path())
-            .unwrap_or_else(|error| panic!("cannot start {CHROMEDRIVER}: {error}"));
-        let mut driver = Self {
-            child,
-            port,
-            directory,
-        };
+        let child =
+            spawn(port, directory.path()).unwrap_or_else(|error| panic!("cannot start {CHROMEDRIVER}: {error}"));
+        let mut driver = Self { child, port, directory };
         driver.wait_until_ready();
         driver
     }
@@ -217,10 +198,7 @@ impl Driver {
             let ended = self.child.try_wait().expect("chromedriver is our child");
             if ended.is_some() || Instant::now() > deadline {
                 let port = self.port;
-                panic!(
-                    "chromedriver does not answer on port {port} (ended: {ended:?})\n{}",
-                    self.log()
-                );
+                panic!("chromedriver does not answer on port {port} (ended: {ended:?})\n{}", self.log());
             }
             thread::sleep(POLL_INTERVAL);
         }
@@ -260,9 +238,7 @@ impl Drop for Driver {
         let _ = self.child.wait();
         let directory = self.directory.path();
         let deadline = Instant::now() + REMOVAL_DEADLINE;
-        while (is_in_use(directory) || fs::remove_dir_all(directory).is_err())
-            && Instant::now() < deadline
-        {
+        while (is_in_use(directory) || fs::remove_dir_all(directory).is_err()) && Instant::now() < deadline {
             thread::sleep(POLL_INTERVAL);
         }
     }
@@ -334,9 +310,7 @@ async fn refusal(client: &Client) -> Result<Option<String>, CmdError> {
 }
 
 /// A step that never ends is an error as well; errors become text, as nobody branches on them.
-async fn within_deadline<T, E: std::fmt::Display>(
-    step: impl Future<Output = Result<T, E>>,
-) -> Result<T, String> {
+async fn within_deadline<T, E: std::fmt::Display>(step: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     match tokio::time::timeout(STEP_DEADLINE, step).await {
         Ok(outcome) => outcome.map_err(|error| error.to_string()),
         Err(_) => Err(format!("not done within {STEP_DEADLINE:?}")),

@@ -1,1 +1,11 @@
+//! Black-box tests: the built binary, with real Bots, real SQLite and a real browser.
+//!
+//! One module per theme. `BOTS_BIN_DIR` points them at any installed Bots, `BOTS_CTL_BIN` at any build of bots-ctl.
+#![allow(clippy::disallowed_methods, reason = "tests wait for the processes they start themselves")]
+#![allow(clippy::unwrap_used, missing_docs)]
 
+mod bots_ini;
+mod browser;
+mod health;
+mod sandbox;
+mod webserver;

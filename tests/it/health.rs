@@ -1,0 +1,174 @@
+//! The health listener and its client, as a kubelet, curl and a person use them.
+
+use std::fs;
+use std::net::TcpStream;
+
+use nix::sys::signal::Signal;
+
+use crate::sandbox::{Sandbox, http, raw_http, wait_until};
+
+#[test]
+fn endpoints_answer_as_documented() {
+    let sandbox = Sandbox::new();
+    let web = sandbox.webserver();
+    let ping = web.health("/health/ping").expect("it listens");
+    assert_eq!((ping.status, ping.body.as_str()), (200, "ok"));
+    assert!(ping.head.contains("text/plain"), "{}", ping.head);
+    let ready = web.health("/health/ready").expect("it listens");
+    let expected = "{\"status\":\"ready\",\"check\":\"readiness\",\"checks\":{\"database\":true,\"botssys\":true,\
+                    \"usersys\":true,\"webserver\":true},\"errors\":[]}";
+    assert_eq!(ready.body, expected);
+    assert!(ready.head.contains("application/json"), "{}", ready.head);
+    let live = web.health("/health/live").expect("it listens");
+    let expected = "{\"status\":\"ok\",\"check\":\"liveness\",\"checks\":{\"webserver\":true},\"errors\":[]}";
+    assert_eq!((live.status, live.body.as_str()), (200, expected));
+    let startup = web.wait_health("/health/startup", 200);
+    let expected = "{\"status\":\"started\",\"check\":\"startup\",\"checks\":{\"database\":true,\"tables\":true,\
+                    \"botssys\":true,\"usersys\":true,\"config\":true},\"errors\":[]}";
+    assert_eq!(startup.body, expected);
+
+    let head = http(sandbox.health_port, "HEAD", "/health/ready").expect("it listens");
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+    let post = http(sandbox.health_port, "POST", "/health/live").expect("it listens");
+    assert_eq!(post.status, 405);
+    assert!(post.head.to_lowercase().contains("allow: get,head"), "{}", post.head);
+    for path in ["/", "/health", "/health/", "/health/anything", "/health/ready/x", "/metrics"] {
+        assert_eq!(web.health(path).expect("it listens").status, 404, "{path}");
+    }
+}
+
+#[test]
+fn the_client_reports_what_the_listener_says() {
+    let sandbox = Sandbox::new();
+    let no_listener = sandbox.run(&["healthcheck"]);
+    no_listener.expect_code(2);
+    assert!(no_listener.stderr.contains("cannot ask the health listener on 127.0.0.1:"), "{}", no_listener.stderr);
+
+    let web = sandbox.webserver();
+    let startup = sandbox.run(&["healthcheck", "--check", "startup", "--json"]);
+    startup.expect_code(0);
+    assert_eq!(startup.stdout.trim(), web.health("/health/startup").expect("it listens").body);
+    let live = sandbox.run(&["healthcheck"]);
+    live.expect_code(0);
+    assert_eq!(live.stdout, "Health Check: liveness\nStatus: ok\n  ok     webserver\n");
+    let quiet = sandbox.run(&["healthcheck", "--check", "ready", "--quiet", "--config-dir", "/somewhere/else"]);
+    quiet.expect_code(0);
+    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""));
+
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    fs::rename(&database, database.with_extension("away")).expect("the file is there");
+    web.wait_health("/health/ready", 503);
+    let unready = sandbox.run(&["healthcheck", "--check", "ready"]);
+    unready.expect_code(1);
+    assert!(unready.stdout.contains("Status: not_ready\n  FAILED database\n"), "{}", unready.stdout);
+}
+
+#[test]
+fn a_lost_database_makes_unready_until_it_is_back_and_never_dead() {
+    let sandbox = Sandbox::new();
+    let web = sandbox.webserver();
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    let away = database.with_extension("away");
+    fs::rename(&database, &away).expect("the file is there");
+    let unready = web.wait_health("/health/ready", 503);
+    assert!(unready.body.contains("\"database\":false") && unready.body.contains("does not exist"), "{}", unready.body);
+    assert_eq!(web.health("/health/live").expect("it listens").status, 200);
+    assert_eq!(web.health("/health/startup").expect("it listens").status, 503);
+    fs::rename(&away, &database).expect("the file is there");
+    web.wait_health("/health/ready", 200);
+}
+
+#[test]
+fn a_locked_database_counts_as_reachable() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
+    let web = sandbox.webserver();
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); \
+                  c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()";
+    let mut python = std::process::Command::new(crate::sandbox::python());
+    python.args(["-c", script]).arg(&database);
+    python.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut holder = python.spawn().expect("Python starts");
+    let mut word = [0; 6];
+    std::io::Read::read_exact(holder.stdout.as_mut().expect("piped"), &mut word).expect("it says that it has the lock");
+    // Many rounds of checks fall into this second; every one of them meets the lock.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(1);
+    while std::time::Instant::now() < deadline {
+        assert!(web.health("/health/ready").expect("it listens").body.contains("\"database\":true"));
+    }
+    drop(holder.stdin.take());
+    holder.wait().expect("it ends");
+}
+
+#[test]
+fn a_hung_web_server_is_unready_and_then_dead() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms").set("BOTS_CTL_STOP_TIMEOUT", "1s");
+    let mut web = sandbox.webserver();
+    let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
+    nix::sys::signal::kill(python, Signal::SIGSTOP).expect("it can be stopped");
+    web.wait_health("/health/ready", 503);
+    let live = web.wait_health("/health/live", 503);
+    assert!(live.body.contains("has not answered"), "{}", live.body);
+    nix::sys::signal::kill(python, Signal::SIGCONT).expect("it can be continued");
+    web.wait_health("/health/live", 200);
+    web.wait_ready();
+    nix::sys::signal::kill(python, Signal::SIGSTOP).expect("it can be stopped");
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 137, "{}", web.report());
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_makes_unready() {
+    let sandbox = Sandbox::new();
+    let web = sandbox.webserver();
+    let usersys = sandbox.root().join("usersys");
+    fs::rename(&usersys, usersys.with_extension("away")).expect("the directory is there");
+    let unready = web.wait_health("/health/ready", 503);
+    assert!(unready.body.contains("\"usersys\":false"), "{}", unready.body);
+}
+
+#[test]
+fn clients_that_misbehave_do_not_disturb() {
+    let sandbox = Sandbox::new();
+    let web = sandbox.webserver();
+    // More than the listener serves at once would be its own test; these stay open and silent.
+    let silent: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(("127.0.0.1", sandbox.health_port)).expect("it accepts")).collect();
+    assert_eq!(web.health("/health/live").expect("it listens").status, 200);
+    let long = format!("GET /health/live HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
+    let refused = raw_http(sandbox.health_port, long.as_bytes()).unwrap_or_default();
+    assert!(!refused.contains(" 200 "), "{refused}");
+    let rubbish = raw_http(sandbox.health_port, b"\x16\x03\x01\x02\x00\r\n\r\n").unwrap_or_default();
+    assert!(!rubbish.contains(" 200 "), "{rubbish}");
+    assert_eq!(web.health("/health/live").expect("it listens").status, 200);
+    drop(silent);
+}
+
+#[test]
+fn standalone_needs_no_listener() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let startup = sandbox.run(&["healthcheck", "--standalone", "--check", "startup", "--json"]);
+    startup.expect_code(0);
+    assert!(startup.stdout.contains("\"tables\":true"), "{}", startup.stdout);
+    let ready = sandbox.run(&["healthcheck", "--standalone", "--check", "ready"]);
+    ready.expect_code(0);
+    fs::remove_file(sandbox.root().join("botssys/sqlitedb/botsdb")).expect("the file is there");
+    sandbox.run(&["healthcheck", "--standalone", "--check", "ready"]).expect_code(1);
+    sandbox.run(&["healthcheck", "--standalone", "--check", "live"]).expect_code(0);
+    fs::write(sandbox.root().join("config/settings.py"), "import nothing_of_that_name\n").expect("written");
+    let broken = sandbox.run(&["healthcheck", "--standalone"]);
+    broken.expect_code(2);
+    assert!(broken.stderr.contains("settings.py:1: ModuleNotFoundError"), "{}", broken.stderr);
+}
+
+#[test]
+fn ready_may_look_at_the_database_alone() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("HEALTH_CHECK_DB_ONLY", "true");
+    let web = sandbox.webserver();
+    let ready = wait_until("ready", || web.health("/health/ready").filter(|a| a.status == 200), || web.report());
+    assert!(ready.body.contains("\"checks\":{\"database\":true}"), "{}", ready.body);
+}

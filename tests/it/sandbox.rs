@@ -1,0 +1,336 @@
+//! A place for one test: a temporary HOME, free ports, the real Bots, and processes that end with the test.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+/// Generous: a loaded machine stalls for seconds, and a passing test never waits this long.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Where one test lives.
+pub struct Sandbox {
+    pub home: tempfile::TempDir,
+    pub web_port: u16,
+    pub health_port: u16,
+    variables: Vec<(String, String)>,
+}
+
+/// What a finished command left.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A command that runs; killed with its children when dropped.
+pub struct Running {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    health_port: u16,
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    std::env::var_os("BOTS_CTL_BIN").map_or_else(|| env!("CARGO_BIN_EXE_bots-ctl").into(), PathBuf::from)
+}
+
+/// The programs of a real Bots: those of `BOTS_BIN_DIR`, else an installation that `bots-ctl install` makes once.
+pub fn bots_bin_dir() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        if let Some(dir) = std::env::var_os("BOTS_BIN_DIR") {
+            return dir.into();
+        }
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bots");
+        let installed = Command::new(binary()).arg("install").env("BOTS_CTL_INSTALL_DIR", &dir).output();
+        let installed = installed.expect("bots-ctl can be run");
+        assert!(installed.status.success(), "bots-ctl install: {}", String::from_utf8_lossy(&installed.stderr));
+        dir.join("bin")
+    })
+}
+
+/// The Python of that Bots.
+pub fn python() -> PathBuf {
+    bots_bin_dir().join("python")
+}
+
+/// A port nobody listens on at this moment, below the range from which the system takes ports for clients.
+pub fn free_port() -> u16 {
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let base = 20_000 + u16::try_from(std::process::id() % 100).expect("small") * 100;
+    loop {
+        let port = base + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 100;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Waits until `done` gives something.
+///
+/// # Panics
+/// After [`DEADLINE`], with `report` for the reader.
+pub fn wait_until<T>(what: &str, mut done: impl FnMut() -> Option<T>, report: impl Fn() -> String) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline {
+        if let Some(result) = done() {
+            return result;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("gave up waiting until {what}\n{}", report());
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        Self {
+            home: tempfile::tempdir().expect("a temporary directory"),
+            web_port: free_port(),
+            health_port: free_port(),
+            variables: vec![("BOTS_BIN_DIR".into(), bots_bin_dir().display().to_string())],
+        }
+    }
+
+    /// Adds a variable to the environment of everything started from here.
+    pub fn set(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.unset(name);
+        self.variables.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Removes one of the variables that a sandbox comes with.
+    pub fn unset(&mut self, name: &str) -> &mut Self {
+        self.variables.retain(|(known, _)| known != name);
+        self
+    }
+
+    /// The environment's directory.
+    pub fn root(&self) -> PathBuf {
+        self.home.path().join(".bots/env/default")
+    }
+
+    /// A command line in a clean environment.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(args).env_clear().current_dir(self.home.path()).stdin(Stdio::null());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.home.path());
+        command.env("PORT", self.web_port.to_string());
+        command.env("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{}", self.health_port));
+        command.env("LOG_FORMAT", "text");
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, args: &[&str]) -> Finished {
+        let mut running = self.start(args);
+        let status = running.wait();
+        Finished { status, stdout: running.stdout(), stderr: running.stderr() }
+    }
+
+    /// Starts a command.
+    pub fn start(&self, args: &[&str]) -> Running {
+        Running::start(self.command(args), self.home.path(), self.health_port)
+    }
+
+    /// Starts the web UI and waits until it is ready.
+    pub fn webserver(&self) -> Running {
+        let running = self.start(&["webserver"]);
+        running.wait_ready();
+        running
+    }
+
+    /// The password of the web user `admin`.
+    pub fn admin_password(&self) -> String {
+        let file = self.root().join("admin-password");
+        fs::read_to_string(file).expect("the password file is there").trim().to_owned()
+    }
+}
+
+impl Finished {
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or_default())
+    }
+
+    /// Checks the exit code and shows everything when it is another.
+    pub fn expect_code(&self, code: i32) -> &Self {
+        assert_eq!(self.code(), code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+impl Running {
+    /// Starts a command with its output in files below `dir`, as leader of a group of its own.
+    pub fn start(mut command: Command, dir: &Path, health_port: u16) -> Self {
+        static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (stdout, stderr) = (dir.join(format!("out-{number}.log")), dir.join(format!("err-{number}.log")));
+        command.stdout(File::create(&stdout).expect("a log file")).stderr(File::create(&stderr).expect("a log file"));
+        let child = command.process_group(0).spawn().expect("the command starts");
+        Self { child, stdout, stderr, health_port }
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the process is there");
+    }
+
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.stdout).unwrap_or_default()).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.stderr).unwrap_or_default()).into_owned()
+    }
+
+    /// What it has printed, for a failure report.
+    pub fn report(&self) -> String {
+        format!("stdout:\n{}\nstderr:\n{}", self.stdout(), self.stderr())
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + DEADLINE * 2;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "gave up waiting for the end\n{}", self.report());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Its exit code; 128 + n for signal n.
+    pub fn wait_code(&mut self) -> i32 {
+        let status = self.wait();
+        status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+    }
+
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_some()
+    }
+
+    /// One question to its health listener; `None` while it does not listen.
+    pub fn health(&self, path: &str) -> Option<Answer> {
+        http(self.health_port, "GET", path)
+    }
+
+    /// Waits until a health question has this status.
+    pub fn wait_health(&self, path: &str, status: u16) -> Answer {
+        let asked = || self.health(path).filter(|answer| answer.status == status);
+        wait_until(&format!("{path} answers {status}"), asked, || {
+            format!("last answer: {:?}\n{}", self.health(path), self.report())
+        })
+    }
+
+    pub fn wait_ready(&self) {
+        self.wait_health("/health/ready", 200);
+    }
+
+    /// Waits until its standard error holds this text.
+    pub fn wait_stderr(&self, text: &str) {
+        wait_until(&format!("{text:?} is logged"), || self.stderr().contains(text).then_some(()), || self.report());
+    }
+
+    /// The processes below it, with their command lines.
+    pub fn descendants(&self) -> Vec<(Pid, String)> {
+        descendants(self.pid())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let below = self.descendants();
+        let _ = killpg(self.pid(), Signal::SIGKILL);
+        for (pid, _) in below {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// All processes below `root`.
+pub fn descendants(root: Pid) -> Vec<(Pid, String)> {
+    let mut found = Vec::new();
+    for (pid, parent, command) in processes() {
+        if parent == root {
+            found.push((pid, command));
+            found.extend(descendants(pid));
+        }
+    }
+    found
+}
+
+/// All processes that have `text` in their command line.
+pub fn processes_with(text: &str) -> Vec<(Pid, String)> {
+    let all = processes().into_iter().filter(|(_, _, command)| command.contains(text));
+    all.map(|(pid, _, command)| (pid, command)).collect()
+}
+
+fn processes() -> Vec<(Pid, Pid, String)> {
+    let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let describe = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        Some((Pid::from_raw(pid), Pid::from_raw(parent), command))
+    };
+    pids.filter_map(describe).collect()
+}
+
+/// One HTTP request to loopback; `None` when nobody answers.
+pub fn http(port: u16, method: &str, path: &str) -> Option<Answer> {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let text = raw_http(port, request.as_bytes())?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Answer { status, head: head.to_owned(), body: body.to_owned() })
+}
+
+/// Sends bytes and reads until the other side closes.
+pub fn raw_http(port: u16, request: &[u8]) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).ok()?;
+    stream.write_all(request).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// A copy of a whole directory.
+pub fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("the directory is made");
+    for entry in fs::read_dir(from).expect("the directory is there").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("the file is copied");
+        }
+    }
+}

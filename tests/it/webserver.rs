@@ -1,0 +1,219 @@
+//! The web UI from an empty machine to its orderly end.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::Signal;
+
+use crate::browser::Browser;
+use crate::sandbox::{DEADLINE, Sandbox, descendants, http, wait_until};
+
+#[test]
+fn a_person_logs_in_and_opens_the_routes_page() {
+    let sandbox = Sandbox::new();
+    let web = sandbox.webserver();
+    let base_url = format!("http://127.0.0.1:{}", sandbox.web_port);
+    let mut browser = Browser::start();
+    let refused = browser.log_in(&base_url, "bots", "botsbots");
+    assert!(refused.is_err(), "the well-known account of the bundled database must not exist");
+    browser.log_in(&base_url, "admin", &sandbox.admin_password()).unwrap_or_else(|e| panic!("{e}\n{}", web.report()));
+    assert!(browser.url().trim_end_matches('/').ends_with("/home"), "{}", browser.url());
+    assert!(browser.text().contains("Current user admin"), "{}", browser.text());
+    let routes = browser.open_routes(&base_url);
+    assert!(browser.title().contains("Bots"), "{}", browser.title());
+    let picture = sandbox.home.path().join("routes.png");
+    browser.screenshot(&picture);
+    assert!(fs::metadata(&picture).is_ok_and(|meta| meta.len() > 1000));
+    for words in ["› Routes", "ADD ROUTE"] {
+        assert!(routes.contains(words), "no {words:?} in\n{routes}");
+    }
+}
+
+#[test]
+fn a_first_run_makes_its_own_secrets_and_keeps_them() {
+    let sandbox = Sandbox::new();
+    let mut web = sandbox.webserver();
+    let password = sandbox.admin_password();
+    assert_eq!(password.len(), 20);
+    assert_eq!(web.stderr().matches(&password).count(), 1, "shown once\n{}", web.stderr());
+    for name in ["admin-password", "secret-key"] {
+        let mode = fs::metadata(sandbox.root().join(name)).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    let key = fs::read_to_string(sandbox.root().join("secret-key")).expect("it is there");
+    let settings = fs::read_to_string(sandbox.root().join("config/settings.py")).expect("it is there");
+    assert!(!settings.contains(&key));
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+
+    let again = sandbox.webserver();
+    assert!(!again.stderr().contains(&password) && !again.stderr().contains("migrate"), "{}", again.stderr());
+    assert_eq!(fs::read_to_string(sandbox.root().join("secret-key")).expect("it is there"), key);
+    assert_eq!(sandbox.admin_password(), password);
+}
+
+#[test]
+fn term_ends_everything_in_order() {
+    let sandbox = Sandbox::new();
+    let mut web = sandbox.webserver();
+    let below = web.descendants();
+    assert!(!below.is_empty());
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    for (pid, command) in below {
+        let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        assert!(gone, "{command} is still there");
+    }
+    assert!(http(sandbox.web_port, "GET", "/login/").is_none());
+}
+
+#[test]
+fn draining_is_unready_first_and_lets_requests_finish() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_DRAIN", "2s");
+    let mut web = sandbox.webserver();
+    web.signal(Signal::SIGTERM);
+    let unready = web.wait_health("/health/ready", 503);
+    assert!(unready.body.contains("webserver is stopping"), "{}", unready.body);
+    assert_eq!(web.health("/health/live").expect("it still listens").status, 200);
+    let page = http(sandbox.web_port, "GET", "/login/").expect("it still serves while it drains");
+    assert_eq!(page.status, 200);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[test]
+fn a_second_term_does_not_wait() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_DRAIN", "1h").set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let mut web = sandbox.webserver();
+    let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
+    nix::sys::signal::kill(python, Signal::SIGSTOP).expect("it can be stopped");
+    web.signal(Signal::SIGTERM);
+    web.wait_stderr("draining");
+    web.signal(Signal::SIGTERM);
+    web.wait_stderr("stopping with SIGINT");
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 137, "{}", web.report());
+}
+
+#[test]
+fn a_web_server_that_dies_ends_bots_ctl_with_its_code() {
+    let sandbox = Sandbox::new();
+    let mut web = sandbox.webserver();
+    let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
+    nix::sys::signal::kill(python, Signal::SIGKILL).expect("it can be killed");
+    assert_eq!(web.wait_code(), 137, "{}", web.report());
+    assert!(web.stderr().contains("ended by itself with signal SIGKILL"), "{}", web.stderr());
+}
+
+#[test]
+fn a_killed_bots_ctl_leaves_no_web_server_behind() {
+    let sandbox = Sandbox::new();
+    let mut web = sandbox.webserver();
+    let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
+    web.signal(Signal::SIGKILL);
+    web.wait();
+    let process = format!("/proc/{python}");
+    wait_until("it is gone", || (!is_running(&process)).then_some(()), || web.report());
+}
+
+/// A zombie that nobody has reaped yet does not run.
+fn is_running(process: &str) -> bool {
+    let stat = fs::read_to_string(format!("{process}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn lines_of_the_service_carry_their_origin() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("LOG_FORMAT", "json");
+    let mut web = sandbox.webserver();
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0);
+    let serving = web.stdout().lines().map(parse).find(|line| is_serving(line)).expect("bots-webserver says so");
+    assert_eq!(serving["service"], "webserver");
+    assert_eq!(serving["stream"], "stderr");
+    assert_eq!(serving["level"], "INFO");
+    assert!(serving["timestamp"].is_string());
+    for line in web.stderr().lines() {
+        assert!(parse(line)["message"].is_string(), "{line}");
+    }
+}
+
+fn parse(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+fn is_serving(line: &serde_json::Value) -> bool {
+    line["message"].as_str().is_some_and(|text| text.to_lowercase().contains("serving at port"))
+}
+
+#[test]
+fn log_level_hides_what_is_less_severe() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("LOG_LEVEL", "error");
+    let mut web = sandbox.webserver();
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0);
+    assert_eq!((web.stdout().as_str(), web.stderr().as_str()), ("", ""));
+}
+
+#[test]
+fn a_taken_health_port_is_told_before_anything_is_written() {
+    let sandbox = Sandbox::new();
+    let _taken = TcpListener::bind(("127.0.0.1", sandbox.health_port)).expect("the port is free");
+    let failed = sandbox.run(&["webserver"]);
+    failed.expect_code(69);
+    let expected = format!("cannot listen on 127.0.0.1:{} for health probes", sandbox.health_port);
+    assert!(failed.stderr.contains(&expected) && failed.stderr.contains("BOTS_CTL_HEALTH_ADDR"), "{}", failed.stderr);
+    assert!(!sandbox.home.path().join(".bots").exists());
+}
+
+#[test]
+fn a_taken_web_port_is_told_with_the_place_to_change_it() {
+    let sandbox = Sandbox::new();
+    let _taken = TcpListener::bind(("0.0.0.0", sandbox.web_port)).expect("the port is free");
+    let failed = sandbox.run(&["webserver"]);
+    failed.expect_code(69);
+    let expected = format!("cannot serve the web UI on port {}: another program listens there", sandbox.web_port);
+    assert!(failed.stderr.contains(&expected) && failed.stderr.contains("bots.ini"), "{}", failed.stderr);
+    assert!(failed.stdout.is_empty(), "{}", failed.stdout);
+}
+
+#[test]
+fn a_request_in_progress_is_answered_before_the_end() {
+    let sandbox = Sandbox::new();
+    let mut web = sandbox.webserver();
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    let lock = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); \
+                c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()";
+    let mut holder = std::process::Command::new(crate::sandbox::python())
+        .args(["-c", lock])
+        .arg(&database)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("Python starts");
+    holder.stdout.as_mut().expect("piped").read_exact(&mut [0; 6]).expect("it says that it has the lock");
+
+    // A session cookie makes Django ask the database, where the request then waits.
+    let mut request = TcpStream::connect(("127.0.0.1", sandbox.web_port)).expect("it accepts");
+    request.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let cookies = "sessionid=00000000000000000000000000000000; bots_sessionid_default=00000000000000000000000000000000";
+    write!(request, "GET /home HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\nConnection: close\r\n\r\n")
+        .expect("sent");
+    request.set_nonblocking(true).expect("nonblocking");
+    assert!(request.read(&mut [0; 1]).is_err(), "it waits for the lock");
+    request.set_nonblocking(false).expect("blocking");
+    web.signal(Signal::SIGTERM);
+    web.wait_stderr("stopping with SIGINT");
+    drop(holder.stdin.take());
+    holder.wait().expect("it ends");
+    let mut answer = String::new();
+    request.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 302"), "{answer}");
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    assert!(descendants(web.pid()).is_empty());
+}
