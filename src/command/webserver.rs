@@ -168,13 +168,13 @@ async fn serve(
         SignOfLife::Http { port, .. } | SignOfLife::Tcp { port } => port,
     };
     tokio::spawn(checks::watch(targets, facts.clone()));
-    tokio::spawn(announce(facts.clone(), port, started));
     let plan = Plan { drain: config.stop.drain, timeout: config.stop.timeout, stop_signal: service.stop_signal };
     let (sender, mut control) = mpsc::channel(16);
     let unready = || {
         facts.send_modify(|facts| facts.phase = Phase::Draining);
     };
-    let supervised = supervise(service.name, child, &plan, reaper, &mut control, unready);
+    let answered = answered(facts.subscribe(), port, started);
+    let supervised = supervise(service.name, child, &plan, reaper, &mut control, answered, unready);
     let end = tokio::select! {
         end = supervised => end,
         never = pass_on(signals, sender) => match never {},
@@ -206,11 +206,12 @@ async fn pass_on(signals: &mut signals::Signals, control: mpsc::Sender<Control>)
     }
 }
 
-async fn announce(facts: watch::Sender<Facts>, port: u16, started: Instant) {
-    let mut changes = facts.subscribe();
-    if changes.wait_for(|facts| facts.phase == Phase::Running).await.is_ok() {
-        info!("the web UI answers on port {port} after {:.2} s", started.elapsed().as_secs_f64());
+/// Resolves when the web UI has given its first sign of life, and never if it gives none.
+async fn answered(mut facts: watch::Receiver<Facts>, port: u16, started: Instant) {
+    if facts.wait_for(|facts| facts.phase == Phase::Running).await.is_err() {
+        std::future::pending::<()>().await;
     }
+    info!("the web UI answers on port {port} after {:.2} s", started.elapsed().as_secs_f64());
 }
 
 fn outcome(name: &str, end: End) -> Outcome {

@@ -104,7 +104,7 @@ keys! {
     ALLOWED_HOSTS: String = "django.allowed_hosts", "ALLOWED_HOSTS", List, text, "",
         "host names the web UI answers to, separated by commas; else as Bots's template says (all)";
     CSRF_TRUSTED_ORIGINS: String = "django.csrf_trusted_origins", "CSRF_TRUSTED_ORIGINS", List, text, "",
-        "origins such as https://edi.example.com that may post forms, separated by commas";
+        "origins that may post forms, such as `https://edi.example.com`, separated by commas";
     DEBUG: bool = "django.debug", "DEBUG", Boolean, boolean, "false", "Django's debug pages";
     TIME_ZONE: String = "django.time_zone", "TZ", Text, text, "",
         "time zone such as Europe/Berlin; else as Bots's template says";

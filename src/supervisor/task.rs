@@ -22,17 +22,19 @@ pub enum Control {
 
 /// Supervises `child` until nothing of its group is left.
 ///
-/// `unready` is called once, when the service is no longer to be sent work.
+/// `answered` resolves at the service's first sign of life; `unready` is called when it is to be sent no more work.
 pub async fn supervise(
     name: &str,
     mut child: Child,
     plan: &Plan,
     reaper: &Reaper,
     control: &mut mpsc::Receiver<Control>,
+    answered: impl Future<Output = ()>,
     mut unready: impl FnMut(),
 ) -> End {
     let mut reaped = reaper.reaped();
-    let mut state = State::Running;
+    tokio::pin!(answered);
+    let mut state = State::Starting;
     let mut timer: Option<Instant> = None;
     loop {
         let sweeping = matches!(state, State::Sweeping(_));
@@ -41,6 +43,7 @@ pub async fn supervise(
                 info!(service = name, pid = child.pid.as_raw(), "{name} ended: {exit}");
                 Event::Exited(exit)
             }
+            () = &mut answered, if state == State::Starting => Event::Answered,
             told = control.recv() => match told {
                 Some(Control::Stop) | None => Event::StopRequested,
                 Some(Control::Forward(number)) => {
@@ -55,8 +58,7 @@ pub async fn supervise(
             _ = reaped.changed(), if sweeping => Event::GroupEmpty,
         };
         let late = event == Event::TimerElapsed;
-        let event = only_if_true(event, &child);
-        let Some(event) = event else { continue };
+        let Some(event) = only_if_true(event, &child) else { continue };
         let (next, actions) = state::step(state, event, plan);
         tell(name, state, next, late, plan);
         for action in actions {
@@ -93,8 +95,8 @@ fn perform(action: Action, child: &Child, timer: &mut Option<Instant>, unready: 
 fn tell(name: &str, from: State, to: State, late: bool, plan: &Plan) {
     match (from, to) {
         (State::Running, State::Draining) => info!(service = name, "draining for {}", seconds(plan.drain)),
-        (State::Running | State::Draining, State::Stopping) => {
-            let signal = signals::name(plan.stop_signal);
+        (State::Starting | State::Running | State::Draining, State::Stopping(signal)) => {
+            let signal = signals::name(signal);
             info!(service = name, "stopping with {signal}, for at most {}", seconds(plan.timeout));
         }
         (_, State::Killing) if late => {

@@ -6,6 +6,8 @@
 
 mod bots_ini;
 mod browser;
+mod demo;
 mod health;
+mod layout;
 mod sandbox;
 mod webserver;

@@ -132,7 +132,7 @@ fn lines_of_the_service_carry_their_origin() {
     let mut web = sandbox.webserver();
     web.signal(Signal::SIGTERM);
     assert_eq!(web.wait_code(), 0);
-    let serving = web.stdout().lines().map(parse).find(|line| is_serving(line)).expect("bots-webserver says so");
+    let serving = web.stdout().lines().map(parse).find(is_serving).expect("bots-webserver says so");
     assert_eq!(serving["service"], "webserver");
     assert_eq!(serving["stream"], "stderr");
     assert_eq!(serving["level"], "INFO");

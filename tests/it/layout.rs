@@ -1,0 +1,115 @@
+//! The layers: who may use whom (a module that reaches up is a design change, not an accident).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module, and what of this crate it may use beside itself. `exit` is plain data that everything may use.
+const ALLOWED: [(&str, &[&str]); 10] = [
+    ("exit", &[]),
+    ("cli", &[]),
+    ("config", &[]),
+    ("process", &[]),
+    ("telemetry", &["config"]),
+    ("database", &["config"]),
+    ("bots", &["config", "process"]),
+    ("supervisor", &["process", "telemetry"]),
+    ("health", &["config", "database", "telemetry"]),
+    ("command", &["bots", "cli", "config", "database", "health", "process", "supervisor", "telemetry"]),
+];
+
+/// Modules that are pure: nothing but the standard library and plain data.
+const PURE: [&str; 3] = ["supervisor/state.rs", "health/report.rs", "exit.rs"];
+
+#[test]
+fn dependencies_point_down() {
+    let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let module = path.split(['/', '.']).next().expect("a path has a beginning");
+        let Some(may_use) = allowed.get(module) else { continue };
+        for used in used_modules(&text) {
+            if used != module && used != "exit" && !may_use.contains(&used.as_str()) {
+                wrong.push(format!("{path} uses {used}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_module_is_in_the_table() {
+    let known: Vec<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
+    for (path, _) in sources() {
+        let module = path.split(['/', '.']).next().expect("a path has a beginning");
+        assert!(["main", "lib"].contains(&module) || known.contains(&module), "{path} is in no layer");
+    }
+}
+
+#[test]
+fn pure_modules_use_the_standard_library_alone() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| PURE.contains(&path.as_str())) {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for line in code.lines().filter(|line| line.starts_with("use ")) {
+            let fine = ["use std::", "use State::", "use crate::exit::"].iter().any(|start| line.starts_with(start));
+            assert!(fine, "{path}: {line}");
+        }
+    }
+}
+
+#[test]
+fn every_module_says_what_it_is_for() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//! "), "{path} has no //! head");
+    }
+}
+
+#[test]
+fn unsafe_stands_in_one_module_and_gives_its_reasons() {
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("unsafe {")) {
+            assert_eq!(path, "process/child.rs", "unsafe in line {}", number + 1);
+            let reasoned = lines[number.saturating_sub(5)..number].iter().any(|line| line.contains("// SAFETY: "));
+            assert!(reasoned, "{path}:{} has no SAFETY comment", number + 1);
+        }
+    }
+}
+
+fn used_modules(text: &str) -> Vec<String> {
+    let mut used = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        let names = match rest.strip_prefix('{') {
+            Some(group) => group.split('}').next().unwrap_or_default().split(',').map(str::trim).collect(),
+            None => vec![rest],
+        };
+        let word =
+            |name: &str| name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+        used.extend(names.into_iter().map(word).filter(|name| !name.is_empty()));
+    }
+    used
+}
+
+/// All sources with their paths below `src/`.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    collect(&root, &mut found);
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&root).expect("it is below").display().to_string();
+        (name, fs::read_to_string(&path).expect("readable"))
+    };
+    found.into_iter().map(read).collect()
+}
+
+fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("the directory is there").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Passes every test on a Debian machine with Rust and Python: installs the packages the tests use, then runs them.
+# Arguments go to the test runner: tests/run.sh health::
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# A package for every program the tests use.
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need cc gcc
+need chromium chromium
+need chromedriver chromium-driver
+need unshare util-linux
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "installing: ${missing[*]}"
+    as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+# Real processes, browsers and databases: as many tests at once as there are cores, and no more.
+exec cargo test --locked --lib --test it "$@" -- --test-threads "$(nproc)"
