@@ -66,11 +66,7 @@ pub enum Command {
                       Example:\n  bots-ctl healthcheck --check ready --quiet")]
     Healthcheck(Healthcheck),
     /// Run a shell with the environment of the services
-    #[command(
-        alias = "bash",
-        disable_help_flag = true,
-        after_help = "Example:\n  bots-ctl shell -c 'python -m django shell'"
-    )]
+    #[command(alias = "bash", after_help = "Example:\n  bots-ctl shell -c 'python -m django shell'")]
     Shell(Shell),
     /// Run a program with the environment of the services, and pass its exit code on
     #[command(after_help = "Example:\n  bots-ctl exec -- bots-engine -c$HOME/.bots/env/default/config")]

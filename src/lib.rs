@@ -54,10 +54,17 @@ fn usage(error: &clap::Error) -> Result<Outcome, Error> {
         }
         _ => {
             let text = error.render().to_string();
-            let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-            Err(Error::new(Kind::Usage, text))
+            Err(Error::new(Kind::Usage, in_one_line(text.strip_prefix("error: ").unwrap_or(&text))))
         }
     }
+}
+
+/// What is wrong, what was probably meant, and where to read on; without the usage that clap repeats each time.
+fn in_one_line(text: &str) -> String {
+    let said = text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more").next().unwrap_or(text);
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"));
+    let parts: Vec<&str> = lines.map(|line| line.strip_prefix("tip: ").unwrap_or(line)).collect();
+    format!("{}; see --help", parts.join("; ").replace(":; ", ": "))
 }
 
 fn dispatch(cli: Cli) -> Result<Outcome, Error> {

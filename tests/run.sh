@@ -11,6 +11,7 @@ need cc gcc
 need chromium chromium
 need chromedriver chromium-driver
 need unshare util-linux
+need openssl openssl
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing: ${missing[*]}"

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tracing::info;
@@ -59,46 +60,56 @@ impl Environment {
     /// # Errors
     /// Everything that cannot be made or read, and everything this version of Bots would trip over.
     pub fn prepare(config: &Config, bots: &Installation) -> Result<Self, Error> {
-        let environment = Self::layout(config);
+        let mut environment = Self::layout(config);
         check_config_dir(&environment.config, bots)?;
-        for dir in [&environment.config, &environment.botssys, &environment.botssys.join("sqlitedb")] {
-            make_dir(dir)?;
-        }
+        make_dir(&environment.config)?;
         let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
         create_once(&environment.config.join("__init__.py"), b"", 0o644)?;
         create_once(&environment.root.join("secret-key"), random_text(SECRET_LENGTH).as_bytes(), 0o600)?;
         copy_config_source(&config.environment.config_source, &environment.config)?;
-        environment.write_bots_ini(config, bots)?;
+        let ini = environment.write_bots_ini(config, bots)?;
+        environment.follow_bots_ini(&ini);
+        make_dir(&environment.botssys.join("sqlitedb"))?;
         environment.write_settings(bots)?;
         environment.seed_usersys(config, bots)?;
-        environment.check(bots)?;
+        environment.check(&ini, bots)?;
         Ok(environment)
     }
 
-    /// The effective bots.ini: the user's, or the template, with what the environment decides.
-    fn write_bots_ini(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
+    /// The user's bots.ini may have its directories elsewhere; relative ones are below the environment.
+    fn follow_bots_ini(&mut self, ini: &BotsIni) {
+        let place = |key| ini.get("directories", key).map(|entry| entry.value).filter(|value| !value.is_empty());
+        self.botssys = self.root.join(place("botssys").unwrap_or("botssys"));
+        self.usersys = self.root.join(place("usersys").unwrap_or("usersys"));
+    }
+
+    /// The effective bots.ini: the one that is mounted, else the one that is there, else the template; with what the
+    /// environment decides. It is written once, so that no other pod ever reads a state in between.
+    fn write_bots_ini(&self, config: &Config, bots: &Installation) -> Result<BotsIni, Error> {
         let path = self.config.join("bots.ini");
+        let mounted = config.environment.config_source.join("bots.ini");
         let template = bots.package.join("install/bots.ini");
-        let current = read_if_there(&path)?;
-        let is_new = current.is_none();
-        let mut text = match current {
-            Some(text) => text,
-            None => edited(&template, self.adapted_template(&read(&template)?))?,
+        let (origin, mut text) = if let Some(text) = read_if_there(&mounted)? {
+            (&mounted, text)
+        } else if let Some(text) = read_if_there(&path)? {
+            (&path, text)
+        } else {
+            (&template, edited(&template, self.adapted_template(&read(&template)?))?)
         };
-        let ini = parse_ini(&path, &text)?;
+        let ini = parse_ini(origin, &text)?;
         // Bots 3.3.1 would take a relative botssys for one inside the installed package, and lose it with the image.
         let botssys = ini.get("directories", "botssys").map_or("botssys", |entry| entry.value);
         if bots.generation() == Generation::Three && !botssys.starts_with('/') {
             let absolute = self.root.join(botssys);
-            text = edited(&path, set_value(&text, "directories", "botssys", &absolute.display().to_string()))?;
+            text = edited(origin, set_value(&text, "directories", "botssys", &absolute.display().to_string()))?;
         }
         if let Some(port) = config.web_port {
-            text = edited(&path, set_value(&text, "webserver", "port", &port.to_string()))?;
+            text = edited(origin, set_value(&text, "webserver", "port", &port.to_string()))?;
         }
         if write_atomically(&path, text.as_bytes(), 0o644)? {
-            info!("{} {}", if is_new { "made" } else { "adjusted" }, path.display());
+            info!("wrote {}, from {}", path.display(), origin.display());
         }
-        Ok(())
+        parse_ini(&path, &text)
     }
 
     /// The examples of 3.3.1 watch directories of its author.
@@ -113,7 +124,7 @@ impl Environment {
         let template = read(&bots.package.join("install/settings.py"))?;
         let Some(text) = settings::effective(current.as_deref(), &template) else { return Ok(()) };
         if write_atomically(&path, text.as_bytes(), 0o644)? {
-            info!("{} {}", if current.is_none() { "made" } else { "brought up to date" }, path.display());
+            info!("wrote {}", path.display());
         }
         Ok(())
     }
@@ -134,10 +145,8 @@ impl Environment {
     }
 
     /// Everything about bots.ini and the directories that would make Bots fail, or worse, silently go elsewhere.
-    fn check(&self, bots: &Installation) -> Result<(), Error> {
-        let path = self.config.join("bots.ini");
-        let ini = parse_ini(&path, &read(&path)?)?;
-        let mut faults = ini_faults(&path, &ini, bots.generation());
+    fn check(&self, ini: &BotsIni, bots: &Installation) -> Result<(), Error> {
+        let mut faults = ini_faults(&self.config.join("bots.ini"), ini, bots.generation());
         for dir in [&self.botssys, &self.usersys] {
             if !is_writable_dir(dir) {
                 let denied = std::io::Error::from(ErrorKind::PermissionDenied);
@@ -163,7 +172,7 @@ fn check_config_dir(config_dir: &Path, bots: &Installation) -> Result<(), Error>
 }
 
 /// Copies every plain file of the source. Kubernetes mounts a ConfigMap as links through `..data`: links are
-/// followed, names that begin with a dot are left out.
+/// followed, names that begin with a dot are left out. bots.ini is not copied as it is, see `write_bots_ini`.
 fn copy_config_source(source: &Path, config_dir: &Path) -> Result<(), Error> {
     if !source.is_dir() || source == config_dir {
         return Ok(());
@@ -171,11 +180,13 @@ fn copy_config_source(source: &Path, config_dir: &Path) -> Result<(), Error> {
     let entries = fs::read_dir(source).map_err(|error| explain("read the directory", source, &error))?;
     for entry in entries.flatten() {
         let from = entry.path();
-        if entry.file_name().as_encoded_bytes().starts_with(b".") || !from.is_file() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") || name == "bots.ini" || !from.is_file() {
             continue;
         }
         let content = fs::read(&from).map_err(|error| explain("read", &from, &error))?;
-        if write_atomically(&config_dir.join(entry.file_name()), &content, 0o644)? {
+        let mode = fs::metadata(&from).map_or(0o600, |meta| meta.permissions().mode() & 0o777 | 0o600);
+        if write_atomically(&config_dir.join(name), &content, mode)? {
             info!("copied {} to {}", from.display(), config_dir.display());
         }
     }
@@ -295,12 +306,12 @@ mod tests {
         let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         fs::create_dir_all(source.join("..2026_11_23")).expect("made");
         fs::create_dir_all(&target).expect("made");
-        fs::write(source.join("..2026_11_23/bots.ini"), "[settings]\n").expect("written");
+        fs::write(source.join("..2026_11_23/settings.py"), "DEBUG = False\n").expect("written");
         std::os::unix::fs::symlink("..2026_11_23", source.join("..data")).expect("linked");
-        std::os::unix::fs::symlink("..data/bots.ini", source.join("bots.ini")).expect("linked");
+        std::os::unix::fs::symlink("..data/settings.py", source.join("settings.py")).expect("linked");
         copy_config_source(&source, &target).expect("copied");
         let names: Vec<_> = fs::read_dir(&target).expect("readable").flatten().map(|e| e.file_name()).collect();
-        assert_eq!(names, ["bots.ini"]);
-        assert!(!fs::symlink_metadata(target.join("bots.ini")).expect("there").is_symlink());
+        assert_eq!(names, ["settings.py"]);
+        assert!(!fs::symlink_metadata(target.join("settings.py")).expect("there").is_symlink());
     }
 }

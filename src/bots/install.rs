@@ -82,7 +82,10 @@ pub fn is_complete(dir: &Path) -> bool {
 pub async fn install(dir: &Path, python: &Path, drivers: &[Driver], reaper: &Reaper) -> Result<(), Error> {
     let parent = dir.parent().unwrap_or(Path::new("/"));
     make_dir(parent)?;
-    let _lock = lock(&parent.join(format!(".{}.lock", dir.file_name().unwrap_or_default().display())))?;
+    let lock_file = parent.join(format!(".{}.lock", dir.file_name().unwrap_or_default().display()));
+    // Waiting for another installation must not keep us from hearing a signal.
+    let locked = tokio::task::spawn_blocking(move || lock(&lock_file)).await;
+    let _lock = locked.map_err(|error| Error::fault(error.to_string()))??;
     let files = requirement_files(drivers, dir);
     let stamp = stamp(&files);
     let current = fs::read_to_string(dir.join(STAMP)).unwrap_or_default();

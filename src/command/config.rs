@@ -10,7 +10,7 @@ use crate::cli::Global;
 use crate::config::Config;
 use crate::exit::{Error, Outcome};
 
-use super::{Session, child_variables, find_bots, load_config, print, with_session};
+use super::{Session, child_variables, find_bots, load_config, print, temporary_directory, with_session};
 
 /// Prints every setting with its effective value and where that came from.
 ///
@@ -60,7 +60,8 @@ struct Staging {
 impl Staging {
     fn new(config: &Config) -> Result<Self, Error> {
         let real = config.environment_root().to_path_buf();
-        let root = std::env::temp_dir().join(format!("bots-ctl-check-{}", random_text(12)));
+        let temporary = temporary_directory(config).unwrap_or_else(std::env::temp_dir);
+        let root = temporary.join(format!("bots-ctl-check-{}", random_text(12)));
         let name = config.environment.config_dir.file_name().unwrap_or_default();
         let mut staged = config.clone();
         staged.environment.config_dir = root.join(name);

@@ -6,12 +6,12 @@ use tokio::sync::watch;
 use crate::bots::django::{Context, Facts as DjangoFacts};
 use crate::cli::{self, Global, Healthcheck};
 use crate::exit::{Error, Kind, Outcome};
-use crate::health::checks::{self, SignOfLife, Targets};
+use crate::health::checks;
 use crate::health::client::{self, Answer};
 use crate::health::report::{Check, Fact, Facts, report};
 use crate::health::server::to_json;
 
-use super::{child_variables, find_bots, init_db, load_config, print, with_session};
+use super::{child_variables, find_bots, health_targets, load_config, print, with_session};
 
 /// Runs the command.
 ///
@@ -49,13 +49,7 @@ fn standalone(global: &Global, check: Check) -> Result<Answer, Error> {
             Some(kept) => kept,
             None => DjangoFacts::ask(&context).await?,
         };
-        let targets = Targets {
-            database: init_db::settings(&django)?,
-            botssys: environment.botssys.clone(),
-            usersys: environment.usersys.clone(),
-            service: SignOfLife::Tcp { port: django.web_port },
-            interval: session.config.health.interval,
-        };
+        let targets = health_targets(&session.config, &django)?;
         let database_only = session.config.health.database_only;
         let facts = watch::Sender::new(Facts { config: Fact::Good, database_only, ..Facts::default() });
         checks::look(&targets, &facts).await;

@@ -11,16 +11,19 @@ pub mod webserver;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::bots::django::Facts;
 use crate::bots::environment::Environment;
-use crate::bots::service::{Inherited, Variables, variables};
+use crate::bots::service::{Inherited, Variables, variables, webserver_probe_path};
 use crate::bots::{self, Installation, files};
 use crate::cli::Global;
 use crate::config::{Config, Override};
 use crate::database;
 use crate::exit::{Error, Kind};
+use crate::health::checks::Targets;
+use crate::health::sign_of_life::HttpService;
 use crate::process::child::SpawnError;
 use crate::process::reaper::Reaper;
-use crate::process::signals::Signals;
+use crate::process::signals::{self, Signals};
 use crate::telemetry::lines::LineSink;
 use crate::telemetry::logging::{self, Guard};
 
@@ -65,6 +68,7 @@ struct Session {
 
 /// Sets up log, runtime, signals and reaper, and runs `body` in them.
 fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, Error>) -> Result<T, Error> {
+    signals::hold();
     let (log, lines) = logging::init(config.log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = runtime.map_err(|error| internal(&error))?;
@@ -108,6 +112,18 @@ async fn prepare(config: &Config, bots: &Installation) -> Result<Environment, Er
     let (config, bots) = (config.clone(), bots.clone());
     let prepared = tokio::task::spawn_blocking(move || Environment::prepare(&config, &bots)).await;
     Ok(prepared.map_err(|error| internal(&error))??)
+}
+
+/// What the health checks look at, in the places that Bots itself says.
+fn health_targets(config: &Config, django: &Facts) -> Result<Targets, Error> {
+    let service = HttpService { port: django.web_port, path: webserver_probe_path(django), tls: django.web_https };
+    Ok(Targets {
+        database: init_db::settings(django)?,
+        botssys: django.directories.botssys.clone(),
+        usersys: django.directories.usersys.clone(),
+        service,
+        interval: config.health.interval,
+    })
 }
 
 fn internal(error: &dyn std::error::Error) -> Error {

@@ -15,17 +15,19 @@ use crate::bots::service::{self, Service};
 use crate::cli::{self, Global};
 use crate::config::Override;
 use crate::exit::{Error, Exit, Kind, Outcome};
-use crate::health::checks::{self, SignOfLife, Targets};
+use crate::health::checks::{self, Targets};
 use crate::health::report::{Fact, Facts, Phase};
 use crate::health::server;
 use crate::process::reaper::Child;
-use crate::process::signals;
+use crate::process::{signals, terminal};
 use crate::supervisor::output::carry;
 use crate::supervisor::state::{End, Plan};
 use crate::supervisor::task::{Control, supervise};
 use crate::telemetry::lines::Stream;
 
-use super::{Session, child_variables, find_bots, init_db, install, load_config, prepare, with_session};
+use super::{
+    Session, child_variables, find_bots, health_targets, init_db, install, load_config, prepare, with_session,
+};
 
 /// How long the last lines of a service may take to arrive after its end: they are in a pipe already.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -119,7 +121,7 @@ async fn prepare_start(
     };
     check_web_port(&environment, django.web_port)?;
     facts.send_modify(|facts| facts.config = Fact::Good);
-    let targets = targets(config, &environment, &django)?;
+    let targets = health_targets(config, &django)?;
     Ok((service::webserver(&bots, &environment, &variables, &flags.args), targets))
 }
 
@@ -139,21 +141,6 @@ fn check_web_port(environment: &Environment, port: u16) -> Result<(), Error> {
     }
 }
 
-fn targets(config: &crate::config::Config, environment: &Environment, django: &DjangoFacts) -> Result<Targets, Error> {
-    let port = django.web_port;
-    let service = match django.web_https {
-        true => SignOfLife::Tcp { port },
-        false => SignOfLife::Http { port, path: service::webserver_probe_path(django) },
-    };
-    Ok(Targets {
-        database: init_db::settings(django)?,
-        botssys: environment.botssys.clone(),
-        usersys: environment.usersys.clone(),
-        service,
-        interval: config.health.interval,
-    })
-}
-
 async fn serve(
     session: Session,
     service: Service,
@@ -164,9 +151,7 @@ async fn serve(
     let Session { config, reaper, signals, lines, .. } = &mut { session };
     let mut child = reaper.spawn(&service.spec)?;
     let output = carry_output(&mut child, &lines.of(service.name));
-    let port = match targets.service {
-        SignOfLife::Http { port, .. } | SignOfLife::Tcp { port } => port,
-    };
+    let port = targets.service.port;
     tokio::spawn(checks::watch(targets, facts.clone()));
     let plan = Plan { drain: config.stop.drain, timeout: config.stop.timeout, stop_signal: service.stop_signal };
     let (sender, mut control) = mpsc::channel(16);
@@ -196,6 +181,11 @@ fn carry_output(child: &mut Child, lines: &crate::telemetry::lines::LineSink) ->
 async fn pass_on(signals: &mut signals::Signals, control: mpsc::Sender<Control>) -> Infallible {
     loop {
         let number = signals.next().await;
+        if number == nix::libc::SIGTSTP {
+            // Ctrl-Z gives the prompt back; the web UI goes on.
+            terminal::stop_ourselves();
+            continue;
+        }
         let told = if signals::asks_to_stop(number) { Control::Stop } else { Control::Forward(number) };
         if told == Control::Stop {
             info!("asked to stop by {}", signals::name(number));

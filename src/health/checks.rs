@@ -3,16 +3,14 @@
 //! One round at a time, each probe with its own timeout, so nothing piles up. Only what differs from before is
 //! published.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::report::{Fact, Facts, Phase};
+use super::sign_of_life::HttpService;
 use crate::database::{self, Settings, connect, schema};
 
 /// How long one probe may take.
@@ -20,9 +18,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often to look while a service starts: its users wait for it.
 const STARTING_INTERVAL: Duration = Duration::from_millis(20);
-
-/// More than the headers of any answer to HEAD.
-const LONGEST_ANSWER: u64 = 64 * 1024;
 
 /// A sign of life is asked for once in so many rounds: it costs the service a request.
 const ROUNDS_PER_SIGN_OF_LIFE: u32 = 3;
@@ -37,26 +32,9 @@ pub struct Targets {
     /// The user's scripts.
     pub usersys: PathBuf,
     /// How the service is asked for a sign of life.
-    pub service: SignOfLife,
+    pub service: HttpService,
     /// Time between two rounds.
     pub interval: Duration,
-}
-
-/// How a service shows that it is not hung.
-#[derive(Debug, Clone)]
-pub enum SignOfLife {
-    /// It answers HTTP on this port of loopback; any status line counts.
-    Http {
-        /// Port.
-        port: u16,
-        /// A path that needs no database.
-        path: String,
-    },
-    /// It accepts connections: behind TLS, a plain request would be an error line in its log each time.
-    Tcp {
-        /// Port.
-        port: u16,
-    },
 }
 
 /// Looks until the task is dropped.
@@ -65,7 +43,8 @@ pub async fn watch(targets: Targets, facts: watch::Sender<Facts>) {
     loop {
         let starting = facts.borrow().phase == Phase::Starting;
         if starting || round.is_multiple_of(ROUNDS_PER_SIGN_OF_LIFE) {
-            let alive = sign_of_life(&targets.service).await;
+            let answer = timeout(PROBE_TIMEOUT, targets.service.answers()).await;
+            let alive = answer.is_ok_and(|answer| answer.unwrap_or(false));
             publish(&facts, |facts| note_sign_of_life(facts, alive));
         }
         let still_starting = starting && facts.borrow().phase == Phase::Starting;
@@ -160,28 +139,4 @@ pub fn directory(path: &Path) -> Fact {
         Ok(()) => Fact::Good,
         Err(error) => Fact::Bad(format!("cannot write to {}: {}", path.display(), error.desc())),
     }
-}
-
-async fn sign_of_life(service: &SignOfLife) -> bool {
-    match service {
-        SignOfLife::Http { port, path } => {
-            timeout(PROBE_TIMEOUT, answers_http(*port, path)).await.is_ok_and(|answer| answer.unwrap_or(false))
-        }
-        SignOfLife::Tcp { port } => timeout(PROBE_TIMEOUT, connect_to(*port)).await.is_ok_and(|stream| stream.is_ok()),
-    }
-}
-
-async fn connect_to(port: u16) -> std::io::Result<TcpStream> {
-    TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
-}
-
-async fn answers_http(port: u16, path: &str) -> std::io::Result<bool> {
-    let mut stream = connect_to(port).await?;
-    let request =
-        format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    // Read to the end: closing with unread bytes would be a reset, which the service may log.
-    let mut answer = Vec::new();
-    stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await?;
-    Ok(answer.starts_with(b"HTTP/"))
 }

@@ -7,3 +7,4 @@ pub mod checks;
 pub mod client;
 pub mod report;
 pub mod server;
+pub mod sign_of_life;

@@ -5,6 +5,7 @@ use std::io;
 use std::task::Poll;
 
 use nix::libc;
+use nix::sys::signal::SigSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The highest signal number on Linux.
@@ -33,19 +34,25 @@ const IGNORED: i32 = libc::SIGPIPE;
 /// The C library keeps the first two realtime signals to itself.
 const C_LIBRARY: [i32; 2] = [32, 33];
 
+/// Holds signals back until there is somebody to hear them: PID 1 would lose those that come before.
+pub fn hold() {
+    let _ = SigSet::all().thread_block();
+}
+
 /// All signals that are to be passed on, in the order they are found pending.
 pub struct Signals {
     listeners: Vec<(i32, Signal)>,
 }
 
 impl Signals {
-    /// Installs the handlers.
+    /// Installs the handlers, and lets go what [`hold`] held.
     ///
     /// # Errors
     /// When the system refuses a handler.
     pub fn install() -> io::Result<Self> {
         let listen = |number| Ok((number, signal(SignalKind::from_raw(number))?));
         let listeners: io::Result<Vec<_>> = (1..=LAST).filter(|number| is_forwarded(*number)).map(listen).collect();
+        let _ = SigSet::all().thread_unblock();
         Ok(Self { listeners: listeners? })
     }
 

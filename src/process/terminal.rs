@@ -34,8 +34,13 @@ impl Terminal {
     /// Returns when the shell continues us.
     pub fn stop_ourselves(&self) {
         self.take_back();
-        let _ = raise(Signal::SIGSTOP);
+        stop_ourselves();
     }
+}
+
+/// Does what Ctrl-Z asks for, which a handler of SIGTSTP has kept from happening. PID 1 cannot be stopped.
+pub fn stop_ourselves() {
+    let _ = raise(Signal::SIGSTOP);
 }
 
 /// A background group that calls tcsetpgrp is sent SIGTTOU, so it is blocked around the call.

@@ -217,3 +217,40 @@ fn a_request_in_progress_is_answered_before_the_end() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
     assert!(descendants(web.pid()).is_empty());
 }
+
+#[test]
+fn a_web_server_with_a_certificate_is_asked_in_tls() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
+    sandbox.run(&["init-db"]).expect_code(0);
+    let (key, certificate) = (sandbox.home.path().join("key.pem"), sandbox.home.path().join("certificate.pem"));
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=edi.example.com",
+            "-keyout",
+        ])
+        .args([key.as_os_str(), "-out".as_ref(), certificate.as_os_str()])
+        .output()
+        .expect("openssl is installed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let ini = sandbox.root().join("config/bots.ini");
+    let text = fs::read_to_string(&ini).expect("it is there");
+    let keys = format!("ssl_certificate = {}\nssl_private_key = {}", certificate.display(), key.display());
+    fs::write(&ini, text.replacen("[webserver]", &format!("[webserver]\n{keys}"), 1)).expect("written");
+    let web = sandbox.webserver();
+    assert!(!web.stdout().contains("handshake"), "{}", web.stdout());
+    assert!(http(sandbox.web_port, "GET", "/login/").is_none_or(|answer| answer.status != 200), "it speaks TLS alone");
+    let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
+    nix::sys::signal::kill(python, Signal::SIGSTOP).expect("it can be stopped");
+    web.wait_health("/health/live", 503);
+    nix::sys::signal::kill(python, Signal::SIGCONT).expect("it can be continued");
+    web.wait_ready();
+}

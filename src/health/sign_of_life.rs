@@ -1,0 +1,105 @@
+//! Asking a service of this container whether it still answers.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
+use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+/// More than the headers of any answer to HEAD.
+const LONGEST_ANSWER: u64 = 64 * 1024;
+
+/// A service that answers HTTP on loopback. Any status line counts: it shows that a worker has taken the request.
+#[derive(Debug, Clone)]
+pub struct HttpService {
+    /// Port.
+    pub port: u16,
+    /// A path that needs no database.
+    pub path: String,
+    /// Whether the port speaks TLS: a plain request, or a connection without a handshake, would each time be an
+    /// error line in the service's log.
+    pub tls: bool,
+}
+
+impl HttpService {
+    /// Asks once. The caller sets the time limit.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or breaks off.
+    pub async fn answers(&self) -> io::Result<bool> {
+        let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
+        if !self.tls {
+            return self.ask(stream).await;
+        }
+        let connector = TlsConnector::from(Arc::new(any_certificate()?));
+        let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        self.ask(connector.connect(name, stream).await?).await
+    }
+
+    async fn ask(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<bool> {
+        let path = &self.path;
+        let request =
+            format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
+        // Read to the end: closing with unread bytes would be a reset, which the service may log.
+        let mut answer = Vec::new();
+        let ended = stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await;
+        let answered = answer.starts_with(b"HTTP/");
+        // Many servers leave TLS without saying goodbye, which is an error only where nothing was read.
+        if answered { Ok(true) } else { ended.map(|_| false) }
+    }
+}
+
+fn any_certificate() -> io::Result<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+    let config = config.map_err(io::Error::other)?.dangerous();
+    Ok(config.with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))).with_no_client_auth())
+}
+
+/// The certificate is made for the name that browsers use, by whomever they trust; on loopback, to our own child,
+/// there is nothing to learn from it and nothing secret to lose.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
