@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::Error;
-use super::files::{lock, make_dir, write_atomically};
+use super::files::{explain, lock, make_dir, write_atomically};
 use crate::process::Exit;
 use crate::process::capture::{Captured, capture};
 use crate::process::child::Spec;
@@ -25,6 +26,9 @@ const POSTGRESQL: &str = include_str!("requirements/postgresql.txt");
 
 /// Written when everything is in place.
 const STAMP: &str = "bots-ctl-complete";
+
+/// Written before anything else: what is in the directory is ours to remove.
+const UNFINISHED: &str = "bots-ctl-unfinished";
 
 /// Python versions (3.x) that run Bots 3.3.1, and the last with everything it uses.
 const PYTHON_RANGE: std::ops::RangeInclusive<u32> = 10..=13;
@@ -96,12 +100,12 @@ pub async fn install(dir: &Path, python: &Path, drivers: &[Driver], reaper: &Rea
     let started = Instant::now();
     let installer = Installer { dir, reaper };
     installer.check_python(python).await?;
-    installer.remove_unfinished(&current)?;
+    installer.begin(&current)?;
     if current.is_empty() {
         installer.make_environment(python).await?;
     }
     installer.fill(&files).await?;
-    write_atomically(&dir.join(STAMP), stamp.as_bytes(), 0o644)?;
+    installer.finish(&stamp)?;
     info!("installed Bots in {} after {:.0?}", dir.display(), started.elapsed());
     Ok(())
 }
@@ -156,30 +160,27 @@ impl Installer<'_> {
         Ok(())
     }
 
-    /// Only what looks like a virtual environment is removed; somebody's own directory is left alone.
-    fn remove_unfinished(&self, stamp: &str) -> Result<(), Error> {
-        if !stamp.is_empty() || !self.dir.exists() {
-            return self.forget_stamp();
-        }
-        let is_empty = fs::read_dir(self.dir).is_ok_and(|mut entries| entries.next().is_none());
-        if !is_empty && !self.dir.join("pyvenv.cfg").exists() && !self.dir.join("bin").exists() {
+    /// Makes the directory ours: marked as unfinished before anything else is in it, without the stamp of what was
+    /// there. What an interrupted installation left is removed; what is not marked as ours is never touched.
+    fn begin(&self, stamp: &str) -> Result<(), Error> {
+        let marker = self.dir.join(UNFINISHED);
+        if stamp.is_empty() && marker.exists() {
+            fs::remove_dir_all(self.dir)
+                .map_err(|error| explain("remove the unfinished installation", self.dir, &error))?;
+        } else if stamp.is_empty() && fs::read_dir(self.dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Error::fault(format!(
                 "{} holds something else; set BOTS_CTL_INSTALL_DIR to a directory that does not exist yet",
                 self.dir.display()
             )));
         }
-        fs::remove_dir_all(self.dir)
-            .map_err(|error| super::files::explain("remove the unfinished installation", self.dir, &error))
+        make_dir(self.dir)?;
+        write_atomically(&marker, b"bots-ctl install was interrupted; run it again\n", 0o644)?;
+        remove(&self.dir.join(STAMP))
     }
 
-    /// From here on, and until the new stamp is written, there is no complete installation.
-    fn forget_stamp(&self) -> Result<(), Error> {
-        match fs::remove_file(self.dir.join(STAMP)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(super::files::explain("change", self.dir, &error))
-            }
-            _ => Ok(()),
-        }
+    fn finish(&self, stamp: &str) -> Result<(), Error> {
+        write_atomically(&self.dir.join(STAMP), stamp.as_bytes(), 0o644)?;
+        remove(&self.dir.join(UNFINISHED))
     }
 
     async fn make_environment(&self, python: &Path) -> Result<(), Error> {
@@ -223,7 +224,7 @@ impl Installer<'_> {
             spec = spec.arg("-r").arg(path);
         }
         let installed = self.run(&spec).await?;
-        if installed.exit == Exit::Code(0) { Ok(()) } else { Err(Error::fault(explain(&installed))) }
+        if installed.exit == Exit::Code(0) { Ok(()) } else { Err(Error::fault(pip_failure(&installed))) }
     }
 
     fn venv_python(&self) -> Spec {
@@ -245,7 +246,14 @@ fn helper(python: &Path) -> Spec {
     spec
 }
 
-fn explain(failed: &Captured) -> String {
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(explain("remove", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn pip_failure(failed: &Captured) -> String {
     let said = output(failed);
     let hint = if said.contains("DO NOT MATCH THE HASHES") {
         "a package is not the one this version of bots-ctl was tested with; look at PIP_INDEX_URL and PIP_FIND_LINKS"

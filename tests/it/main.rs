@@ -8,6 +8,7 @@ mod bots_ini;
 mod browser;
 mod demo;
 mod health;
+mod install;
 mod layout;
 mod sandbox;
 mod webserver;
