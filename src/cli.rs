@@ -5,18 +5,20 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  a service's own code, 128+n when signal n ended it; 0 when it stopped after being asked to
-  0  done            1  failed, or unhealthy      2  the check itself could not run
-  64 usage           69 something unavailable     70 internal error, or not in this version
-  78 configuration   126 cannot be executed       127 not found";
+use crate::exit::CODES;
+
+fn exit_codes() -> String {
+    let own = CODES.iter().map(|(_, code, meaning)| format!("\n  {code:<4} {meaning}"));
+    let first =
+        "Exit codes:\n  a service's own code, 128+n when signal n ended it; 0 when it was asked to stop and did";
+    std::iter::once(first.to_owned()).chain(own).collect()
+}
 
 /// Runs the Bots EDI translator: prepares its environment, supervises its services, answers health probes.
 ///
 /// Any first word that is no command is run as a program, as `exec` does.
 #[derive(Debug, Parser)]
-#[command(name = "bots-ctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "bots-ctl", version, after_help = exit_codes(), disable_help_subcommand = true)]
 pub struct Cli {
     /// Flags that every command knows.
     #[command(flatten)]
@@ -210,10 +212,13 @@ pub enum Driver {
 #[derive(Debug, Subcommand)]
 pub enum Job {
     /// Add a job
+    #[command(after_help = "Example:\n  bots-ctl job add -- bots-engine --new")]
     Add(Exec),
     /// List waiting jobs
+    #[command(after_help = "Example:\n  bots-ctl job list")]
     List,
     /// Remove waiting jobs
+    #[command(after_help = "Example:\n  bots-ctl job clear")]
     Clear,
 }
 
@@ -221,7 +226,9 @@ pub enum Job {
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Config {
     /// Print the effective values and where each came from; never a secret
+    #[command(after_help = "Example:\n  PORT=8081 bots-ctl config show")]
     Show,
     /// Check everything: these values, bots.ini, and that settings.py can be imported
+    #[command(after_help = "Example:\n  bots-ctl config check && bots-ctl webserver")]
     Check,
 }

@@ -1,7 +1,7 @@
 //! How a command ends: outcomes, failures, and the one table of exit codes.
 //!
 //! A supervised process's own code is passed on, so bots-ctl's own failures use codes that the
-//! engine (0 to 3) and a shell (1, 2) do not. `docs` and `--help` repeat this table; a test compares them.
+//! engine (0 to 3) and a shell (1, 2) do not. `--help` is made from this table; a test compares the README with it.
 
 use std::fmt;
 
@@ -59,7 +59,7 @@ pub enum Kind {
 
 /// Every failure kind with its exit code and its meaning for a reader of the documentation.
 pub const CODES: [(Kind, u8, &str); 8] = [
-    (Kind::Failed, 1, "the work failed (init-db)"),
+    (Kind::Failed, 1, "the work failed (init-db, install), or unhealthy (healthcheck)"),
     (Kind::CheckNotRun, 2, "the check itself could not run (healthcheck)"),
     (Kind::Usage, 64, "wrong command line"),
     (Kind::Unavailable, 69, "a needed service or port is unavailable"),

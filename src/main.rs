@@ -1,5 +1,6 @@
 //! bots-ctl: parse, run, print one line per fault, exit.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -7,7 +8,8 @@ fn main() -> ExitCode {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(error) => {
             for fault in error.faults() {
-                eprintln!("bots-ctl: {fault}");
+                // With nobody to tell, the exit code is what is left.
+                let _ = writeln!(io::stderr(), "bots-ctl: {fault}");
             }
             ExitCode::from(error.kind().code())
         }

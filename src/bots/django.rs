@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::debug;
@@ -10,7 +11,7 @@ use tracing::debug;
 use super::environment::Environment;
 use super::fingerprint::fingerprint;
 use super::{Error, Installation, files, service};
-use crate::process::capture::capture;
+use crate::process::capture::capture_within;
 use crate::process::child::Spec;
 use crate::process::reaper::Reaper;
 
@@ -56,12 +57,8 @@ pub struct Directories {
     pub usersys: PathBuf,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Answer {
-    Fault { fault: Fault },
-    Facts(Box<Facts>),
-}
+/// Longer than any Python start on a busy machine with a cold disk; settings that hang must not hang us.
+const LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Deserialize)]
 struct Fault {
@@ -103,23 +100,27 @@ impl Facts {
     /// # Errors
     /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
     pub async fn ask(context: &Context<'_>) -> Result<Self, Error> {
-        let spec = python(context, SCRIPT).arg(&context.environment.config);
-        let captured = capture(context.reaper, &spec, b"").await.map_err(|e| Error::fault(e.to_string()))?;
-        let facts = match serde_json::from_slice(&captured.stdout) {
-            Ok(Answer::Facts(facts)) => *facts,
-            Ok(Answer::Fault { fault }) => return Err(explain(&fault)),
-            Err(_) => {
-                let reason = captured.stderr.trim().lines().last().unwrap_or("it printed nothing").to_owned();
-                let python = context.bots.python.display();
-                return Err(Error::fault(format!("cannot ask Bots for its settings with {python}: {reason}")));
-            }
-        };
+        let before = fingerprint(context, &[]);
+        let answer = question(context, &[]).await?;
+        let facts: Self = serde_json::from_value(answer)
+            .map_err(|error| Error::fault(format!("cannot read what Bots says of its settings: {error}")))?;
         facts.check(context)?;
-        facts.keep(context);
+        // Something may have changed while Python ran; then the answer is of neither state for certain.
+        if fingerprint(context, &[]) == before {
+            facts.keep(context);
+        }
         Ok(facts)
     }
 
-    /// Kept for the next start, unless it would tell a stranger something. A failure only costs time.
+    /// Imports settings.py alone, for a check of it where bots.ini is known to be faulty.
+    ///
+    /// # Errors
+    /// What is wrong with it, with file and line.
+    pub async fn try_settings(context: &Context<'_>) -> Result<(), Error> {
+        question(context, &["settings"]).await.map(|_| ())
+    }
+
+    /// Kept for the next start; there is no password in it. A failure only costs time.
     fn keep(&self, context: &Context<'_>) {
         let kept = Kept { fingerprint: fingerprint(context, &self.sources), facts: self.clone() };
         let text = serde_json::to_vec(&kept).unwrap_or_default();
@@ -165,17 +166,43 @@ impl Database {
 #[must_use]
 pub fn python(context: &Context<'_>, script: &str) -> Spec {
     let mut spec = Spec::new(&context.bots.python).arg("-c").arg(script);
-    spec.environment.clone_from(&context.variables.0);
     spec.directory = Some(context.environment.root.clone());
-    spec
+    context.variables.apply(spec)
+}
+
+async fn question(context: &Context<'_>, more: &[&str]) -> Result<serde_json::Value, Error> {
+    let spec = python(context, SCRIPT).arg(&context.environment.config).args(more.iter().copied());
+    let asked = capture_within(context.reaper, &spec, b"", Some(LIMIT)).await;
+    let captured = asked.map_err(|error| Error::fault(error.to_string()))?;
+    if captured.exit.is_none() {
+        let settings = context.environment.config.join("settings.py");
+        let text = format!("{}: was not loaded within {} s", settings.display(), LIMIT.as_secs());
+        return Err(Error::fault(text));
+    }
+    let Ok(mut answer) = serde_json::from_slice::<serde_json::Value>(&captured.stdout) else {
+        let reason = captured.stderr.trim().lines().last().unwrap_or("it printed nothing").to_owned();
+        let python = context.bots.python.display();
+        return Err(Error::fault(format!("cannot ask Bots for its settings with {python}: {reason}")));
+    };
+    match serde_json::from_value::<Fault>(answer["fault"].take()) {
+        Ok(fault) => Err(explain(&fault)),
+        Err(_) => Ok(answer),
+    }
 }
 
 fn explain(fault: &Fault) -> Error {
     debug!("{}", fault.traceback);
-    let text = fault.text.lines().last().unwrap_or(&fault.text);
-    match fault.file.is_empty() {
-        true => Error::fault(format!("cannot load Bots's settings: {text}")),
-        false => Error::fault(format!("{}:{}: {text}", fault.file, fault.line)),
+    let Fault { text, file, line, .. } = fault;
+    let hint = if text.contains("mysqlclient") {
+        "; bots-ctl install --with mysql has it"
+    } else if text.contains("psycopg2") {
+        "; bots-ctl install --with postgresql has it"
+    } else {
+        ""
+    };
+    match file.is_empty() {
+        true => Error::fault(format!("cannot load Bots's settings: {text}{hint}")),
+        false => Error::fault(format!("{file}:{line}: {text}{hint}")),
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tracing::info;
 
-use super::files::{create_once, explain, is_writable_dir, lock, make_dir, write_atomically};
+use super::files::{check_writable, create_once, explain, lock, make_dir, mode_of, write_atomically};
 use super::{Error, Generation, Installation, seed, settings};
 use crate::config::Config;
 use crate::config::bots_ini::{BotsIni, EditError, remove_section, set_value};
@@ -65,15 +64,25 @@ impl Environment {
         make_dir(&environment.config)?;
         let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
         create_once(&environment.config.join("__init__.py"), b"", 0o644)?;
-        create_once(&environment.root.join("secret-key"), random_text(SECRET_LENGTH).as_bytes(), 0o600)?;
+        environment.keep_secret_key()?;
         copy_config_source(&config.environment.config_source, &environment.config)?;
+        environment.write_settings(bots)?;
         let ini = environment.write_bots_ini(config, bots)?;
         environment.follow_bots_ini(&ini);
         make_dir(&environment.botssys.join("sqlitedb"))?;
-        environment.write_settings(bots)?;
         environment.seed_usersys(config, bots)?;
-        environment.check(&ini, bots)?;
+        environment.check_directories()?;
         Ok(environment)
+    }
+
+    fn keep_secret_key(&self) -> Result<(), Error> {
+        let file = self.root.join("secret-key");
+        create_once(&file, random_text(SECRET_LENGTH).as_bytes(), 0o600)?;
+        match fs::metadata(&file) {
+            Ok(meta) if meta.len() > 0 => Ok(()),
+            Ok(_) => Err(Error::fault(format!("{} is empty: remove it, and a new key is made", file.display()))),
+            Err(error) => Err(explain("read", &file, &error)),
+        }
     }
 
     /// The user's bots.ini may have its directories elsewhere; relative ones are below the environment.
@@ -106,10 +115,16 @@ impl Environment {
         if let Some(port) = config.web_port {
             text = edited(origin, set_value(&text, "webserver", "port", &port.to_string()))?;
         }
-        if write_atomically(&path, text.as_bytes(), 0o644)? {
+        let ini = parse_ini(&path, &text)?;
+        let faults = ini_faults(origin, &ini, bots.generation());
+        if !faults.is_empty() {
+            return Err(Error::Faults(faults));
+        }
+        let mode = if origin == &template { 0o644 } else { mode_of(origin).unwrap_or(0o644) };
+        if write_atomically(&path, text.as_bytes(), mode)? {
             info!("wrote {}, from {}", path.display(), origin.display());
         }
-        parse_ini(&path, &text)
+        Ok(ini)
     }
 
     /// The examples of 3.3.1 watch directories of its author.
@@ -123,7 +138,7 @@ impl Environment {
         let current = read_if_there(&path)?;
         let template = read(&bots.package.join("install/settings.py"))?;
         let Some(text) = settings::effective(current.as_deref(), &template) else { return Ok(()) };
-        if write_atomically(&path, text.as_bytes(), 0o644)? {
+        if write_atomically(&path, text.as_bytes(), mode_of(&path).unwrap_or(0o644))? {
             info!("wrote {}", path.display());
         }
         Ok(())
@@ -138,21 +153,17 @@ impl Environment {
             let sources = [(own.as_path(), below), (from_image.as_path(), below), (grammars.as_path(), grammars_below)];
             fill(&self.usersys, &sources.iter().filter(present).copied().collect::<Vec<_>>())?;
         } else if grammars.is_dir() && seed::needs_seeding(&self.usersys.join("grammars"))? {
-            fill(&self.usersys.join("grammars"), &[(own.join("grammars").as_path(), below), (grammars, below)])?;
+            let own_grammars = own.join("grammars");
+            let sources = [(own_grammars.as_path(), below), (grammars.as_path(), below)];
+            fill(&self.usersys.join("grammars"), &sources.iter().filter(present).copied().collect::<Vec<_>>())?;
         }
         // Bots 3.3.1 fails to import a usersys without it.
         create_once(&self.usersys.join("__init__.py"), b"", 0o644).map(|_| ())
     }
 
-    /// Everything about bots.ini and the directories that would make Bots fail, or worse, silently go elsewhere.
-    fn check(&self, ini: &BotsIni, bots: &Installation) -> Result<(), Error> {
-        let mut faults = ini_faults(&self.config.join("bots.ini"), ini, bots.generation());
-        for dir in [&self.botssys, &self.usersys] {
-            if !is_writable_dir(dir) {
-                let denied = std::io::Error::from(ErrorKind::PermissionDenied);
-                faults.push(explain("write to", dir, &denied).to_string());
-            }
-        }
+    fn check_directories(&self) -> Result<(), Error> {
+        let dirs = [&self.botssys, &self.usersys].into_iter();
+        let faults: Vec<String> = dirs.filter_map(|dir| check_writable(dir).err()).map(|e| e.to_string()).collect();
         if faults.is_empty() { Ok(()) } else { Err(Error::Faults(faults)) }
     }
 }
@@ -178,15 +189,20 @@ fn copy_config_source(source: &Path, config_dir: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let entries = fs::read_dir(source).map_err(|error| explain("read the directory", source, &error))?;
-    for entry in entries.flatten() {
+    for entry in entries {
+        let entry = entry.map_err(|error| explain("read the directory", source, &error))?;
         let from = entry.path();
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") || name == "bots.ini" || !from.is_file() {
+        if name.as_encoded_bytes().starts_with(b".") || name == "bots.ini" {
+            continue;
+        }
+        let meta = fs::metadata(&from).map_err(|error| explain("read", &from, &error))?;
+        if !meta.is_file() {
             continue;
         }
         let content = fs::read(&from).map_err(|error| explain("read", &from, &error))?;
-        let mode = fs::metadata(&from).map_or(0o600, |meta| meta.permissions().mode() & 0o777 | 0o600);
-        if write_atomically(&config_dir.join(name), &content, mode)? {
+        let target = config_dir.join(&name);
+        if write_atomically(&target, &content, mode_of(&from).unwrap_or(0o600) | 0o600)? {
             info!("copied {} to {}", from.display(), config_dir.display());
         }
     }
@@ -199,6 +215,7 @@ fn fill(target: &Path, sources: &[(&Path, &Path)]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Everything in bots.ini that would make Bots fail, or worse, silently go elsewhere.
 fn ini_faults(path: &Path, ini: &BotsIni, generation: Generation) -> Vec<String> {
     let sections: &[&str] = match generation {
         Generation::Three => &["settings", "directories", "charsets"],
@@ -268,8 +285,13 @@ fn read(path: &Path) -> Result<String, Error> {
     })
 }
 
+/// What is there but cannot be looked at is an error, not an absence.
 fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
-    if path.exists() { read(path).map(Some) } else { Ok(None) }
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(explain("read", path, &error)),
+        Ok(_) => read(path).map(Some),
+    }
 }
 
 /// Letters and digits from the system's random source: nothing that a shell, a URL or an INI file could mangle.

@@ -16,14 +16,14 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
 }
 
 /// Replaces a file in one step: readers see the old content or the new, whatever dies in between.
-/// Leaves the file alone when it already has that content.
+/// Leaves the file alone when it already has that content and mode.
 ///
 /// Returns whether anything was written.
 ///
 /// # Errors
 /// See [`explain`].
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
-    if fs::read(path).is_ok_and(|current| current == content) {
+    if fs::read(path).is_ok_and(|current| current == content) && mode_of(path) == Some(mode) {
         return Ok(false);
     }
     let temporary = temporary_name(path);
@@ -33,6 +33,12 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, 
         explain("write", path, &error)
     })?;
     Ok(true)
+}
+
+/// A file's permission bits.
+#[must_use]
+pub fn mode_of(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|meta| meta.permissions().mode() & 0o777)
 }
 
 /// Makes a file with this content unless it is there already: of several at once, one wins and all see its content.
@@ -47,8 +53,13 @@ pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error
     }
     let temporary = temporary_name(path);
     let made = write_whole(&temporary, content, mode).and_then(|()| fs::hard_link(&temporary, path));
+    let linked = made.or_else(|error| match error.kind() {
+        // A file system without hard links. The caller holds the environment's lock, so nobody comes in between.
+        ErrorKind::Unsupported | ErrorKind::PermissionDenied if temporary.exists() => fs::rename(&temporary, path),
+        _ => Err(error),
+    });
     let _ = fs::remove_file(&temporary);
-    match made {
+    match linked {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(explain("write", path, &error)),
@@ -63,16 +74,21 @@ fn temporary_name(path: &Path) -> PathBuf {
 }
 
 fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    // Explicitly: the umask must not decide whether another pod can read it.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(content)?;
     file.sync_all()
 }
 
 /// Whether we may create files in a directory, as the kernel sees it.
-#[must_use]
-pub fn is_writable_dir(path: &Path) -> bool {
+///
+/// # Errors
+/// Why not.
+pub fn check_writable(path: &Path) -> Result<(), Error> {
     use nix::unistd::{AccessFlags, access};
-    path.is_dir() && access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+    let allowed = access(path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
+    allowed.map_err(|error| explain("write to the directory", path, &error))
 }
 
 /// Says what could not be done, to which path, and why: with owner and mode of the nearest directory that exists,

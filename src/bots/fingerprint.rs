@@ -1,8 +1,8 @@
 //! One value that changes when anything changes that Bots's settings are made from.
 //!
 //! A kept answer that is out of date would have bots-ctl look at another database than Django does, so what goes in
-//! is generous: the whole environment, every file of the configuration directory, every file the settings imported,
-//! and the files that `*_FILE` variables name. A needless change only costs one Python start.
+//! is generous: the whole environment, every file of the configuration directory, every file that was imported or
+//! opened while the settings were made, and the files that `*_FILE` variables name. A needless change only costs one Python start.
 
 use std::ffi::OsString;
 use std::fs;

@@ -187,7 +187,7 @@ impl Installer<'_> {
         info!("making a virtual environment in {} (1/3)", self.dir.display());
         let spec = helper(python).arg("-I").arg("-m").arg("venv").arg(self.dir);
         let made = self.run(&spec).await?;
-        if made.exit == Exit::Code(0) {
+        if made.exit == Some(Exit::Code(0)) {
             return Ok(());
         }
         let said = format!("{}{}", String::from_utf8_lossy(&made.stdout), made.stderr);
@@ -205,7 +205,7 @@ impl Installer<'_> {
         info!("installing {} (3/3)", names.join(", "));
         self.pip_install(files, &["--no-build-isolation", "--use-pep517", "--only-binary", "psycopg2-binary"]).await?;
         let check = self.run(&self.venv_python().args(["-m", "pip", "check"])).await?;
-        if check.exit != Exit::Code(0) {
+        if check.exit != Some(Exit::Code(0)) {
             return Err(Error::fault(format!("the installed packages do not fit together: {}", output(&check))));
         }
         Ok(())
@@ -224,7 +224,7 @@ impl Installer<'_> {
             spec = spec.arg("-r").arg(path);
         }
         let installed = self.run(&spec).await?;
-        if installed.exit == Exit::Code(0) { Ok(()) } else { Err(Error::fault(pip_failure(&installed))) }
+        if installed.exit == Some(Exit::Code(0)) { Ok(()) } else { Err(pip_failure(&installed)) }
     }
 
     fn venv_python(&self) -> Spec {
@@ -253,18 +253,20 @@ fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn pip_failure(failed: &Captured) -> String {
+fn pip_failure(failed: &Captured) -> Error {
     let said = output(failed);
+    let unreachable = said.contains("from versions: none") || said.contains("Failed to establish a new connection");
     let hint = if said.contains("DO NOT MATCH THE HASHES") {
         "a package is not the one this version of bots-ctl was tested with; look at PIP_INDEX_URL and PIP_FIND_LINKS"
     } else if said.contains("pkg-config") || said.contains("gcc") {
         "the MySQL driver is compiled; run: apt-get install gcc pkg-config libmariadb-dev python3-dev"
-    } else if said.contains("from versions: none") || said.contains("Failed to establish a new connection") {
+    } else if unreachable {
         "the package index cannot be reached; pip's own settings (PIP_INDEX_URL, PIP_PROXY, PIP_CERT) are honoured"
     } else {
         "pip said so"
     };
-    format!("cannot install Bots: {}: {hint}", first_error(&said))
+    let text = format!("cannot install Bots: {}: {hint}", first_error(&said));
+    if unreachable { Error::Unavailable(text) } else { Error::Failed(text) }
 }
 
 fn first_error(said: &str) -> String {

@@ -5,6 +5,7 @@ pub mod environment;
 pub mod files;
 pub mod fingerprint;
 pub mod install;
+pub mod migrate;
 pub mod seed;
 pub mod service;
 pub mod settings;
@@ -32,6 +33,9 @@ pub enum Error {
     /// A program that should work did not.
     #[error("{0}")]
     Failed(String),
+    /// Something on the network cannot be reached.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl Error {

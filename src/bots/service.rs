@@ -12,9 +12,22 @@ use super::environment::Environment;
 use crate::config::Config;
 use crate::process::child::Spec;
 
-/// Variables that everything of Bots gets, beside those bots-ctl itself has.
-#[derive(Debug, Clone)]
+/// Variables that everything of Bots gets, beside those bots-ctl itself has. Not `Debug`: some are secrets.
+#[derive(Clone)]
 pub struct Variables(pub Vec<(String, OsString)>);
+
+impl Variables {
+    /// Gives a process these variables, and keeps from it what only bots-ctl needs to know.
+    #[must_use]
+    pub fn apply(&self, mut spec: Spec) -> Spec {
+        spec.environment.clone_from(&self.0);
+        spec.removed.extend(OURS_ALONE.map(str::to_owned));
+        spec
+    }
+}
+
+/// Secrets that no service has a use for.
+const OURS_ALONE: [&str; 2] = ["SUPERUSER_PASSWORD", "SUPERUSER_PASSWORD_FILE"];
 
 /// Variables of our own environment that the children's are built on.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +41,7 @@ pub struct Inherited {
 }
 
 /// A service as bots-ctl runs it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Service {
     /// Its name in logs and health answers.
     pub name: &'static str,
@@ -45,8 +58,8 @@ pub fn webserver(bots: &Installation, environment: &Environment, variables: &Var
     config_dir.push(&environment.config);
     let mut spec = Spec::new(bots.program("bots-webserver")).arg(config_dir);
     spec.args.extend_from_slice(args);
-    spec.environment.clone_from(&variables.0);
     spec.directory = Some(environment.root.clone());
+    let spec = variables.apply(spec);
     Service { name: "webserver", spec, stop_signal: libc::SIGINT }
 }
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::CommandFactory;
-use tokio::time::{Instant, timeout_at};
+use nix::libc;
+use tokio::time::{Instant, sleep_until};
 
 use crate::bots::{bin_dir, service};
 use crate::cli::{Cli, Global};
@@ -14,9 +15,13 @@ use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::process::Status;
 use crate::process::child::{Input, Output, Spec, group_exists, signal_group};
 use crate::process::reaper::{Child, Reaper};
+use crate::process::signals::{Signals, asks_to_stop};
 use crate::process::terminal::Terminal;
 
 use super::{Session, child_variables, load_config, with_session};
+
+/// How long a killed process may take to be gone; longer only when the kernel cannot end it.
+const LAST_BREATH: Duration = Duration::from_secs(5);
 
 /// Runs a program.
 ///
@@ -79,7 +84,7 @@ fn spec(session: &Session, command: Vec<OsString>) -> Spec {
         environment,
         input: Input::Inherit,
         output: Output::Inherit,
-        foreground: Terminal::in_foreground().is_some(),
+        foreground: Terminal::on_stdin().is_some_and(|terminal| terminal.is_held()),
         service: false,
         ..Spec::new(program)
     }
@@ -87,47 +92,67 @@ fn spec(session: &Session, command: Vec<OsString>) -> Spec {
 
 /// Waits for the program, passing signals on, and then for what it left behind.
 async fn follow(session: &mut Session, spec: &Spec) -> Result<Outcome, Error> {
-    let terminal = Terminal::in_foreground();
+    let mut terminal = Terminal::on_stdin();
     let Session { config, reaper, signals, .. } = session;
-    let mut child = reaper.spawn(spec)?;
+    let spawned = reaper.spawn(spec);
+    if let (Err(_), Some(terminal)) = (&spawned, &mut terminal) {
+        // The child took the foreground before it found that there is nothing to run.
+        terminal.take_back();
+    }
+    let mut child = spawned?;
     let exit = loop {
         tokio::select! {
             status = child.changed() => match status {
                 Status::Exited(exit) => break exit,
-                Status::Stopped => stop_with(terminal.as_ref(), &child),
+                Status::Stopped => stop_with(terminal.as_mut(), &child),
                 Status::Running => {}
             },
-            number = signals.next() => signal_group(child.pid, number),
+            number = signals.next() => {
+                if let (libc::SIGCONT, Some(terminal)) = (number, &mut terminal) {
+                    terminal.lend(child.pid);
+                }
+                signal_group(child.pid, number);
+            }
         }
     };
-    if let Some(terminal) = &terminal {
+    if let Some(terminal) = &mut terminal {
         terminal.take_back();
     }
-    sweep(&child, config.stop.timeout, reaper).await;
+    sweep(&child, config.stop.timeout, reaper, signals).await;
     Ok(outcome(exit))
 }
 
 /// On a terminal a stopped program hands the terminal to whoever started us; when we go on, so does it.
-fn stop_with(terminal: Option<&Terminal>, child: &Child) {
-    if let Some(terminal) = terminal {
-        terminal.stop_ourselves();
-        terminal.lend(child.pid);
-        signal_group(child.pid, nix::libc::SIGCONT);
+fn stop_with(terminal: Option<&mut Terminal>, child: &Child) {
+    if terminal.is_some_and(|terminal| terminal.stop_with(child.pid)) {
+        signal_group(child.pid, libc::SIGCONT);
     }
 }
 
-/// Ends what the program left in its group: asked first, killed at the deadline.
-async fn sweep(child: &Child, limit: Duration, reaper: &Reaper) {
+/// Ends what the program left in its group: asked first, killed at the deadline or when we are asked to stop.
+async fn sweep(child: &Child, limit: Duration, reaper: &Reaper, signals: &mut Signals) {
     let mut reaped = reaper.reaped();
-    let deadline = Instant::now() + limit;
     if group_exists(child.pid) {
-        signal_group(child.pid, nix::libc::SIGTERM);
+        signal_group(child.pid, libc::SIGTERM);
+        // A stopped process acts on nothing but SIGKILL until it is continued.
+        signal_group(child.pid, libc::SIGCONT);
     }
+    let mut deadline = Instant::now() + limit;
+    let mut killed = false;
     while group_exists(child.pid) {
-        if timeout_at(deadline, reaped.changed()).await.is_err() {
-            tracing::warn!("killing the processes that the program left behind");
-            signal_group(child.pid, nix::libc::SIGKILL);
+        let now = tokio::select! {
+            _ = reaped.changed() => false,
+            () = sleep_until(deadline) => true,
+            number = signals.next() => asks_to_stop(number),
+        };
+        if now && killed {
+            tracing::warn!("a process that the program left behind does not end");
             return;
+        }
+        if now {
+            tracing::warn!("killing the processes that the program left behind");
+            signal_group(child.pid, libc::SIGKILL);
+            (killed, deadline) = (true, Instant::now() + LAST_BREATH);
         }
     }
 }

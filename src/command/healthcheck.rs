@@ -1,17 +1,22 @@
 //! `healthcheck`: asks the listener of this container, or looks for itself.
 
+use std::cell::Cell;
+
 use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::bots::django::{Context, Facts as DjangoFacts};
+use crate::bots::environment::Environment;
 use crate::cli::{self, Global, Healthcheck};
+use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
 use crate::health::checks;
 use crate::health::client::{self, Answer};
-use crate::health::report::{Check, Fact, Facts, report};
+use crate::health::report::{Check, Fact, Facts, Report, report};
 use crate::health::server::to_json;
+use crate::process::reaper::Reaper;
 
-use super::{child_variables, find_bots, health_targets, load_config, print, with_session};
+use super::{Session, child_variables, find_bots, health_targets, load_config, print, until_stopped, with_session};
 
 /// Runs the command.
 ///
@@ -39,24 +44,31 @@ fn ask(global: &Global, check: Check) -> Result<Answer, Error> {
 /// The same checks without a listener; no service is looked at, since which one would it be.
 fn standalone(global: &Global, check: Check) -> Result<Answer, Error> {
     let config = load_config(global, Vec::new()).map_err(not_run)?;
-    let checked = with_session(config, async |session| {
-        let bots = find_bots(&session).await?;
-        let variables = child_variables(&session.config, Some(&bots.bin_dir));
-        let environment = crate::bots::environment::Environment::layout(&session.config);
-        let context =
-            Context { reaper: &session.reaper, bots: &bots, environment: &environment, variables: &variables };
-        let django = match DjangoFacts::kept(&context) {
-            Some(kept) => kept,
-            None => DjangoFacts::ask(&context).await?,
-        };
-        let targets = health_targets(&session.config, &django)?;
-        let database_only = session.config.health.database_only;
-        let facts = watch::Sender::new(Facts { config: Fact::Good, database_only, ..Facts::default() });
-        checks::look(&targets, &facts).await;
-        Ok(report(check, &facts.borrow()))
+    let checked = with_session(config, async |mut session| {
+        let Session { config, reaper, signals, .. } = &mut session;
+        match until_stopped(signals, &Cell::new(false), look(config, reaper, check)).await {
+            Ok(report) => report,
+            Err(_) => Err(Error::new(Kind::CheckNotRun, "interrupted")),
+        }
     });
     let report = checked.map_err(not_run)?;
     Ok(Answer { healthy: report.healthy, body: to_json(&report) })
+}
+
+async fn look(config: &Config, reaper: &Reaper, check: Check) -> Result<Report, Error> {
+    let bots = find_bots(config, reaper).await?;
+    let variables = child_variables(config, Some(&bots.bin_dir));
+    let environment = Environment::layout(config);
+    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let django = match DjangoFacts::kept(&context) {
+        Some(kept) => kept,
+        None => DjangoFacts::ask(&context).await?,
+    };
+    let database_only = config.health.database_only;
+    let facts = watch::Sender::new(Facts { config: Fact::Good, database_only, ..Facts::default() });
+    checks::look_once(&health_targets(config, &django)?, &facts).await;
+    let answer = report(check, &facts.borrow());
+    Ok(answer)
 }
 
 /// Whatever keeps a check from being made is code 2, so that a probe never mistakes it for an answer.

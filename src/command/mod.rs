@@ -8,6 +8,7 @@ pub mod init_db;
 pub mod install;
 pub mod webserver;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -16,9 +17,9 @@ use crate::bots::environment::Environment;
 use crate::bots::service::{Inherited, Variables, variables, webserver_probe_path};
 use crate::bots::{self, Installation, files};
 use crate::cli::Global;
-use crate::config::{Config, Override};
+use crate::config::{Config, Fault, Override};
 use crate::database;
-use crate::exit::{Error, Kind};
+use crate::exit::{Error, Exit, Kind};
 use crate::health::checks::Targets;
 use crate::health::sign_of_life::HttpService;
 use crate::process::child::SpawnError;
@@ -29,9 +30,26 @@ use crate::telemetry::logging::{self, Guard};
 
 /// Reads the configuration for a command line; `more` holds what its own flags set.
 fn load_config(global: &Global, more: Vec<Override>) -> Result<Config, Error> {
+    let (config, faults) = read_config(global, more)?;
+    if faults.is_empty() {
+        return Ok(config);
+    }
+    let kind = if faults.iter().all(|fault| fault.is_usage) { Kind::Usage } else { Kind::Configuration };
+    Err(Error::all(kind, faults.into_iter().map(|fault| fault.text).collect()))
+}
+
+/// As [`load_config`]; faults do not keep the rest from being read.
+fn read_config(global: &Global, more: Vec<Override>) -> Result<(Config, Vec<Fault>), Error> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
         .collect();
+    let overrides = overrides(global, more);
+    let home = home(environment.get("HOME"))?;
+    let (config, faults) = Config::read(&environment, &overrides, global.config.as_deref(), &home);
+    Ok((config, faults))
+}
+
+fn overrides(global: &Global, more: Vec<Override>) -> Vec<Override> {
     let mut overrides = more;
     if let Some(dir) = &global.config_dir {
         let value = std::path::absolute(dir).unwrap_or_else(|_| dir.clone()).display().to_string();
@@ -40,9 +58,7 @@ fn load_config(global: &Global, more: Vec<Override>) -> Result<Config, Error> {
     if let Some(level) = &global.log_level {
         overrides.push(Override { path: "log.level", flag: "--log-level", value: level.clone() });
     }
-    let home = home(environment.get("HOME"))?;
-    Config::load(&environment, &overrides, global.config.as_deref(), &home)
-        .map_err(|faults| Error::all(Kind::Configuration, faults.iter().map(ToString::to_string).collect()))
+    overrides
 }
 
 /// `HOME`, else what the user database says, as Bots itself does.
@@ -82,17 +98,43 @@ fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, 
     result
 }
 
+/// Does work until it is done or a signal asks to stop, and then says how the command ends. While `critical` is set
+/// the first such signal lets the work go on to its end, so that nothing is cut in the middle; a second one does not.
+async fn until_stopped<T>(
+    signals: &mut Signals,
+    critical: &Cell<bool>,
+    work: impl Future<Output = T>,
+) -> Result<T, Exit> {
+    tokio::pin!(work);
+    let mut stopped_by = None;
+    loop {
+        tokio::select! {
+            done = &mut work => return stopped_by.map_or(Ok(done), |number| Err(Exit::Signal(number))),
+            number = signals.next() => {
+                if !signals::asks_to_stop(number) {
+                    continue;
+                }
+                if !critical.get() || stopped_by.is_some() {
+                    return Err(Exit::Signal(number));
+                }
+                tracing::info!("asked to stop by {}: the database is completed first", signals::name(number));
+                stopped_by = Some(number);
+            }
+        }
+    }
+}
+
 /// Finds Bots on this machine.
-async fn find_bots(session: &Session) -> Result<Installation, Error> {
+async fn find_bots(config: &Config, reaper: &Reaper) -> Result<Installation, bots::Error> {
     let path = std::env::var_os("PATH");
-    Ok(Installation::find(&session.config.bots, path.as_deref(), &session.reaper).await?)
+    Installation::find(&config.bots, path.as_deref(), reaper).await
 }
 
 /// The variables for children, on top of our own.
 fn child_variables(config: &Config, bin_dir: Option<&Path>) -> Variables {
     let inherited = Inherited {
         path: std::env::var_os("PATH"),
-        python_path: std::env::var_os("PYTHONPATH"),
+        python_path: std::env::var_os("PYTHONPATH").filter(|path| !path.is_empty()),
         temporary: temporary_directory(config),
     };
     variables(config, bin_dir, &inherited)
@@ -100,7 +142,7 @@ fn child_variables(config: &Config, bin_dir: Option<&Path>) -> Variables {
 
 /// With a read-only root file system the usual place for temporary files cannot be written to.
 fn temporary_directory(config: &Config) -> Option<PathBuf> {
-    if files::is_writable_dir(&std::env::temp_dir()) {
+    if files::check_writable(&std::env::temp_dir()).is_ok() {
         return None;
     }
     let own = config.home.join(".bots/tmp");
@@ -136,6 +178,7 @@ impl From<bots::Error> for Error {
             bots::Error::NotInstalled(text) => Self::new(Kind::NotFound, text),
             bots::Error::Faults(faults) => Self::all(Kind::Configuration, faults),
             bots::Error::Failed(text) => Self::new(Kind::Failed, text),
+            bots::Error::Unavailable(text) => Self::new(Kind::Unavailable, text),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `webserver`: everything from an empty machine to a web UI that answers, and its orderly end.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
@@ -9,24 +10,27 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::bots;
 use crate::bots::django::{Context, Facts as DjangoFacts};
 use crate::bots::environment::Environment;
 use crate::bots::service::{self, Service};
 use crate::cli::{self, Global};
-use crate::config::Override;
+use crate::config::{Config, Override};
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::health::checks::{self, Targets};
 use crate::health::report::{Fact, Facts, Phase};
 use crate::health::server;
-use crate::process::reaper::Child;
-use crate::process::{signals, terminal};
+use crate::process::child::stop_own_group;
+use crate::process::reaper::{Child, Reaper};
+use crate::process::signals;
 use crate::supervisor::output::carry;
 use crate::supervisor::state::{End, Plan};
 use crate::supervisor::task::{Control, supervise};
 use crate::telemetry::lines::Stream;
 
 use super::{
-    Session, child_variables, find_bots, health_targets, init_db, install, load_config, prepare, with_session,
+    Session, child_variables, find_bots, health_targets, init_db, install, load_config, prepare, until_stopped,
+    with_session,
 };
 
 /// How long the last lines of a service may take to arrive after its end: they are in a pipe already.
@@ -48,16 +52,21 @@ pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
         }
         let started = Instant::now();
         let facts = start_health(&session).await?;
-        let prepared = until_asked_to_stop(&mut session, flags, &facts).await?;
-        let Some((service, targets)) = prepared else { return Ok(Outcome::Success) };
+        let critical = Cell::new(false);
+        let preparing = prepare_start(&session.config, &session.reaper, flags, &facts, &critical);
+        let Ok(prepared) = until_stopped(&mut session.signals, &critical, preparing).await else {
+            info!("stopped before the web UI was started");
+            return Ok(Outcome::Success);
+        };
+        let (service, targets) = prepared?;
         serve(session, service, targets, facts, started).await
     })
 }
 
 async fn install_if_missing(session: &mut Session) -> Result<Option<Outcome>, Error> {
-    match find_bots(session).await {
-        Err(error) if error.kind() == Kind::NotFound => install::interruptible(session, &[]).await,
-        found => found.map(|_| None),
+    match find_bots(&session.config, &session.reaper).await {
+        Err(bots::Error::NotInstalled(_)) => install::interruptible(session, &[]).await,
+        found => Ok(found.map(|_| None)?),
     }
 }
 
@@ -74,40 +83,14 @@ async fn start_health(session: &Session) -> Result<watch::Sender<Facts>, Error> 
     Ok(sender)
 }
 
-/// Prepares the start. A first request to stop lets the preparations finish, so that no migration is cut; a second
-/// one does not wait.
-async fn until_asked_to_stop(
-    session: &mut Session,
-    flags: &cli::Webserver,
-    facts: &watch::Sender<Facts>,
-) -> Result<Option<(Service, Targets)>, Error> {
-    let Session { config, reaper, signals, .. } = session;
-    let preparing = prepare_start(config, reaper, flags, facts);
-    tokio::pin!(preparing);
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            prepared = &mut preparing => return prepared.map(|prepared| (!stopping).then_some(prepared)),
-            number = signals.next() => match signals::asks_to_stop(number) {
-                true if stopping => return Ok(None),
-                true => {
-                    info!("asked to stop by {}: preparations are finished first", signals::name(number));
-                    stopping = true;
-                }
-                false => {}
-            },
-        }
-    }
-}
-
 async fn prepare_start(
-    config: &crate::config::Config,
-    reaper: &crate::process::reaper::Reaper,
+    config: &Config,
+    reaper: &Reaper,
     flags: &cli::Webserver,
     facts: &watch::Sender<Facts>,
+    critical: &Cell<bool>,
 ) -> Result<(Service, Targets), Error> {
-    let path = std::env::var_os("PATH");
-    let bots = crate::bots::Installation::find(&config.bots, path.as_deref(), reaper).await?;
+    let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = prepare(config, &bots).await?;
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
@@ -117,20 +100,21 @@ async fn prepare_start(
             None => DjangoFacts::ask(&context).await?,
         }
     } else {
-        init_db::settle(config, &context).await?
+        init_db::settle(config, &context, critical).await?
     };
-    check_web_port(&environment, django.web_port)?;
+    check_web_port(&environment, django.web_port, config.health.addr.port())?;
     facts.send_modify(|facts| facts.config = Fact::Good);
     let targets = health_targets(config, &django)?;
     Ok((service::webserver(&bots, &environment, &variables, &flags.args), targets))
 }
 
 /// Bots itself would only find out after its start-up, and print a traceback.
-fn check_web_port(environment: &Environment, port: u16) -> Result<(), Error> {
+fn check_web_port(environment: &Environment, port: u16, health_port: u16) -> Result<(), Error> {
     match StdListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
         Ok(_) => Ok(()),
         Err(error) => {
             let reason = match error.kind() {
+                io::ErrorKind::AddrInUse if port == health_port => "the health listener has it".to_owned(),
                 io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
                 _ => error.to_string(),
             };
@@ -183,7 +167,7 @@ async fn pass_on(signals: &mut signals::Signals, control: mpsc::Sender<Control>)
         let number = signals.next().await;
         if number == nix::libc::SIGTSTP {
             // Ctrl-Z gives the prompt back; the web UI goes on.
-            terminal::stop_ourselves();
+            stop_own_group();
             continue;
         }
         let told = if signals::asks_to_stop(number) { Control::Stop } else { Control::Forward(number) };

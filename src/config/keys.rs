@@ -22,6 +22,8 @@ pub enum Shape {
     Duration,
     /// An array of strings, or one string with commas.
     List,
+    /// What no setting can be: a date, an array of anything but strings.
+    Other,
 }
 
 /// One setting of type `T`.
@@ -62,7 +64,7 @@ macro_rules! secrets {
 keys! {
     ENVIRONMENT_NAME: String = "environment.name", "BOTSENV", Text, directory_name, "default",
         "name of the Bots environment: the directory below ~/.bots/env";
-    CONFIG_DIR: PathBuf = "environment.config_dir", "BOTS_CONFIG_DIR", Text, absolute_path, "~/.bots/env/NAME/config",
+    CONFIG_DIR: PathBuf = "environment.config_dir", "BOTS_CONFIG_DIR", Text, absolute_path, "~/.bots/env/$BOTSENV/config",
         "Bots's configuration directory; botssys and usersys are its siblings";
     CONFIG_SOURCE: PathBuf = "environment.config_source", "BOTS_CTL_CONFIG_SOURCE", Text, absolute_path, "/config",
         "directory whose files are copied over the configuration directory at every start";

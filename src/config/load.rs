@@ -37,7 +37,12 @@ pub struct Override {
 
 /// One thing that is wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault(pub String);
+pub struct Fault {
+    /// What, where, and what to do.
+    pub text: String,
+    /// It is about the command line, not about configuration.
+    pub is_usage: bool,
+}
 
 /// One line of `config show`.
 #[derive(Debug, Clone)]
@@ -79,6 +84,7 @@ impl<'a> Reader<'a> {
     pub fn new(environment: &'a BTreeMap<String, String>, overrides: &'a [Override], file: Option<PathBuf>) -> Self {
         let mut faults = Vec::new();
         let file = file.and_then(|path| read_file(path, &mut faults));
+        let faults = faults.into_iter().map(|text| Fault { text, is_usage: false }).collect();
         Self { environment, overrides, file, known: BTreeSet::new(), shown: Vec::new(), faults }
     }
 
@@ -120,18 +126,16 @@ impl<'a> Reader<'a> {
         self.optional(key).map(SecretString::from)
     }
 
-    /// Ends the pass: reports what the file holds beside known keys, and returns what was seen.
-    ///
-    /// # Errors
-    /// Every fault of the whole pass.
-    pub fn finish(mut self) -> Result<Vec<Shown>, Vec<Fault>> {
+    /// Ends the pass: reports what the file holds beside known keys, and returns what was seen and every fault.
+    #[must_use]
+    pub fn finish(mut self) -> (Vec<Shown>, Vec<Fault>) {
         self.report_unknown_keys();
-        if self.faults.is_empty() { Ok(self.shown) } else { Err(self.faults) }
+        (self.shown, self.faults)
     }
 
     /// Adds a fault that concerns more than one key.
     pub fn fault(&mut self, fault: impl Into<String>) {
-        self.faults.push(Fault(fault.into()));
+        self.faults.push(Fault { text: fault.into(), is_usage: false });
     }
 
     fn layered<T>(&mut self, key: &Key<T>) -> Option<(T, Raw)> {
@@ -145,7 +149,8 @@ impl<'a> Reader<'a> {
             Ok(value) => Some((value, raw)),
             Err(problem) => {
                 let value = if key.secret { "(hidden)".to_owned() } else { format!("{:?}", raw.text) };
-                self.fault(format!("{}: {value} is wrong: {problem}", place(key.path, &raw.origin)));
+                let text = format!("{}: {value} is wrong: {problem}", place(key.path, &raw.origin));
+                self.faults.push(Fault { text, is_usage: matches!(raw.origin, Origin::Flag(_)) });
                 None
             }
         }
@@ -178,19 +183,24 @@ impl<'a> Reader<'a> {
         let (path, values) = self.file.as_ref()?;
         if let Some(value) = values.get(key.path) {
             let origin = Origin::File(path.clone(), value.line);
-            return Some(Raw { text: value.text.clone(), shape: Some(value.shape.unwrap_or(Shape::List)), origin });
+            return Some(Raw { text: value.text.clone(), shape: Some(value.shape), origin });
         }
         if !key.secret {
             return None;
         }
         let name = format!("{}_file", key.path);
         self.known.insert(name.clone());
-        let file = PathBuf::from(&values.get(&name)?.text);
-        self.secret_file(name, file)
+        let value = values.get(&name)?;
+        let (place, file) = (format!("{}:{}: {name}", path.display(), value.line), PathBuf::from(&value.text));
+        self.secret_file(place, file)
     }
 
     fn secret_file(&mut self, name: String, path: PathBuf) -> Option<Raw> {
         match std::fs::read_to_string(&path) {
+            Ok(text) if text.trim().is_empty() => {
+                self.fault(format!("{name}: {} is empty", path.display()));
+                None
+            }
             Ok(text) => {
                 let text = text.trim_end_matches(['\r', '\n']).to_owned();
                 Some(Raw { text, shape: None, origin: Origin::SecretFile(name, path) })
@@ -210,16 +220,16 @@ impl<'a> Reader<'a> {
     fn report_unknown_keys(&mut self) {
         let Some((path, values)) = &self.file else { return };
         let unknown = values.iter().filter(|(name, _)| !self.known.contains(*name));
-        let faults: Vec<Fault> = unknown
+        let faults: Vec<String> = unknown
             .map(|(name, value)| {
                 let hint = nearest(name, self.known.iter()).map_or_else(
                     || "; config show lists all keys".to_owned(),
                     |near| format!("; did you mean {near}?"),
                 );
-                Fault(format!("{}:{}: unknown key {name}{hint}", path.display(), value.line))
+                format!("{}:{}: unknown key {name}{hint}", path.display(), value.line)
             })
             .collect();
-        self.faults.extend(faults);
+        faults.into_iter().for_each(|fault| self.fault(fault));
     }
 }
 
@@ -236,27 +246,28 @@ pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> 
 /// The file to read: the one named, else the first that exists of the usual places.
 #[must_use]
 pub fn file_path(environment: &BTreeMap<String, String>, flag: Option<&Path>, home: &Path) -> Option<PathBuf> {
-    let named = flag.map(Path::to_path_buf).or_else(|| environment.get(keys::CONFIG_FILE_ENV).map(PathBuf::from));
+    let set = |name| environment.get(name).filter(|value| !value.is_empty());
+    let named = flag.map(Path::to_path_buf).or_else(|| set(keys::CONFIG_FILE_ENV).map(PathBuf::from));
     if named.is_some() {
         return named;
     }
-    let source = environment.get(keys::CONFIG_SOURCE.env).map_or(keys::CONFIG_SOURCE.default, String::as_str);
+    let source = set(keys::CONFIG_SOURCE.env).map_or(keys::CONFIG_SOURCE.default, String::as_str);
     let usual = [Path::new(source).join("bots-ctl.toml"), home.join(".bots/bots-ctl.toml")];
     usual.into_iter().find(|path| path.exists())
 }
 
-fn read_file(path: PathBuf, faults: &mut Vec<Fault>) -> Option<(PathBuf, BTreeMap<String, Value>)> {
+fn read_file(path: PathBuf, faults: &mut Vec<String>) -> Option<(PathBuf, BTreeMap<String, Value>)> {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            faults.push(Fault(format!("cannot read the configuration file {}: {error}", path.display())));
+            faults.push(format!("cannot read the configuration file {}: {error}", path.display()));
             return None;
         }
     };
     match toml_file::parse(&text) {
         Ok(values) => Some((path, values)),
         Err(errors) => {
-            let explain = |e: toml_file::SyntaxError| Fault(format!("{}:{}: {}", path.display(), e.line, e.message));
+            let explain = |e: toml_file::SyntaxError| format!("{}:{}: {}", path.display(), e.line, e.message);
             faults.extend(errors.into_iter().map(explain));
             None
         }
@@ -282,7 +293,7 @@ fn in_words(shape: Shape) -> &'static str {
         Shape::Integer => "an integer",
         Shape::Boolean => "true or false",
         Shape::Duration => "a duration such as \"30s\"",
-        Shape::List => "an array of strings",
+        Shape::List | Shape::Other => "an array of strings",
     }
 }
 
@@ -310,6 +321,6 @@ impl fmt::Display for Origin {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }

@@ -171,6 +171,18 @@ impl Config {
         file: Option<&Path>,
         home: &Path,
     ) -> Result<Self, Vec<Fault>> {
+        let (config, faults) = Self::read(environment, overrides, file, home);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+
+    /// Reads all layers; what is wrong is left at its default and reported, so that a check can go on.
+    #[must_use]
+    pub fn read(
+        environment: &BTreeMap<String, String>,
+        overrides: &[Override],
+        file: Option<&Path>,
+        home: &Path,
+    ) -> (Self, Vec<Fault>) {
         let mut reader = Reader::new(environment, overrides, load::file_path(environment, file, home));
         let in_kubernetes = environment.contains_key("KUBERNETES_SERVICE_HOST");
         let mut config = Self {
@@ -186,8 +198,9 @@ impl Config {
             superuser: read_superuser(&mut reader),
             shown: Vec::new(),
         };
-        config.shown = reader.finish()?;
-        Ok(config)
+        let (shown, faults) = reader.finish();
+        config.shown = shown;
+        (config, faults)
     }
 
     /// The Bots environment: the parent of the configuration directory.

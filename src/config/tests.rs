@@ -12,7 +12,7 @@ fn load(pairs: &[(&str, &str)], toml: &str, overrides: &[Override]) -> Result<Co
     let file = dir.path().join("bots-ctl.toml");
     std::fs::write(&file, toml).expect("the file is written");
     Config::load(&map(pairs), overrides, Some(&file), Path::new("/home/me"))
-        .map_err(|faults| faults.into_iter().map(|Fault(text)| text).collect())
+        .map_err(|faults| faults.into_iter().map(|fault| fault.text).collect())
 }
 
 fn shown<'a>(config: &'a Config, path: &str) -> &'a Shown {
@@ -78,6 +78,9 @@ fn secrets_come_from_files_and_are_never_shown() {
     assert!(!everything.contains("hush") && !everything.contains("p:w"), "{everything}");
     let faults = load(&[("DB_PASSWORD_FILE", &path), ("DB_PASSWORD", "x")], "", &[]).expect_err("both are set");
     assert!(faults[0].contains("both set"), "{faults:?}");
+    std::fs::write(&file, "\n").expect("the file is written");
+    let faults = load(&[("SUPERUSER_PASSWORD_FILE", &path)], "", &[]).expect_err("there is nothing in it");
+    assert!(faults[0].ends_with("password is empty"), "{faults:?}");
     let faults = load(&[("DB_PASSWORD_FILE", "/nowhere/at/all")], "", &[]).expect_err("there is no such file");
     assert!(faults[0].contains("DB_PASSWORD_FILE: cannot read /nowhere/at/all"), "{faults:?}");
 }

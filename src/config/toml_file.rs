@@ -12,8 +12,8 @@ use super::keys::Shape;
 pub struct Value {
     /// The value as text; array items are joined with commas.
     pub text: String,
-    /// What TOML says it is; `None` for what no setting can be (a date, an array of tables).
-    pub shape: Option<Shape>,
+    /// What TOML says it is.
+    pub shape: Shape,
     /// Line of its key, from 1.
     pub line: usize,
 }
@@ -61,21 +61,21 @@ fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, values: &mut BTreeMap<
     }
 }
 
-fn scalar(value: &DeValue<'_>) -> (String, Option<Shape>) {
+fn scalar(value: &DeValue<'_>) -> (String, Shape) {
     match value {
-        DeValue::String(text) => (text.to_string(), Some(Shape::Text)),
-        DeValue::Integer(number) => (number.as_str().replace('_', ""), Some(Shape::Integer)),
-        DeValue::Float(number) => (number.as_str().to_owned(), Some(Shape::Duration)),
-        DeValue::Boolean(flag) => (flag.to_string(), Some(Shape::Boolean)),
+        DeValue::String(text) => (text.to_string(), Shape::Text),
+        DeValue::Integer(number) => (number.as_str().replace('_', ""), Shape::Integer),
+        DeValue::Float(number) => (number.as_str().to_owned(), Shape::Duration),
+        DeValue::Boolean(flag) => (flag.to_string(), Shape::Boolean),
         DeValue::Array(items) => list(items),
-        DeValue::Datetime(date) => (date.to_string(), None),
-        DeValue::Table(_) => (String::new(), None),
+        DeValue::Datetime(date) => (date.to_string(), Shape::Other),
+        DeValue::Table(_) => (String::new(), Shape::Other),
     }
 }
 
-fn list(items: &[Spanned<DeValue<'_>>]) -> (String, Option<Shape>) {
+fn list(items: &[Spanned<DeValue<'_>>]) -> (String, Shape) {
     let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
-    texts.map_or((String::from("[…]"), None), |texts| (texts.join(","), Some(Shape::List)))
+    texts.map_or((String::from("[…]"), Shape::Other), |texts| (texts.join(","), Shape::List))
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn values_carry_their_lines() {
         let values = parse("[health]\naddr = \"x\"\n\n[webserver]\nport = 1_0\n").expect("this is TOML");
-        assert_eq!(values["health.addr"], Value { text: "x".into(), shape: Some(Shape::Text), line: 2 });
-        assert_eq!(values["webserver.port"], Value { text: "10".into(), shape: Some(Shape::Integer), line: 5 });
+        assert_eq!(values["health.addr"], Value { text: "x".into(), shape: Shape::Text, line: 2 });
+        assert_eq!(values["webserver.port"], Value { text: "10".into(), shape: Shape::Integer, line: 5 });
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! From settings to a connection.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection};
 
 use super::{Error, Settings};
 
@@ -39,23 +40,55 @@ pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<SqliteConn
     options.connect().await.map_err(|error| unavailable(path, &error))
 }
 
-/// Whether the database answers. Locked means that it does.
-///
-/// # Errors
-/// When it does not.
-pub async fn ping(settings: &Settings) -> Result<(), Error> {
-    let Settings::Sqlite(path) = settings;
-    let mut connection = match connect(settings, Purpose::Probe).await {
-        Ok(connection) => connection,
-        Err(error) => return Err(error),
-    };
-    let answer = sqlx::query("SELECT count(*) FROM sqlite_master").fetch_one(&mut connection).await;
-    let _ = connection.close().await;
-    match answer {
-        Ok(_) => Ok(()),
-        Err(error) if is_busy(&error) => Ok(()),
-        Err(error) => Err(unavailable(path, &error)),
+/// How a database answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// At once.
+    Free,
+    /// Another connection has it locked: it is reachable, and others wait for it.
+    Busy,
+}
+
+/// Asks the same database again and again. Its connection is kept, since each costs a thread and several wake-ups,
+/// until the file behind it is another one.
+pub struct Pinger {
+    settings: Settings,
+    kept: Option<(FileId, SqliteConnection)>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+impl Pinger {
+    /// Connects at the first question.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, kept: None }
     }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&mut self) -> Result<Answer, Error> {
+        let Settings::Sqlite(path) = &self.settings;
+        let file = file_id(path);
+        let mut connection = match self.kept.take() {
+            Some((kept, connection)) if Some(kept) == file => connection,
+            _ => connect(&self.settings, Purpose::Probe).await?,
+        };
+        let answer = match sqlx::query("SELECT count(*) FROM sqlite_master").fetch_one(&mut connection).await {
+            Ok(_) => Answer::Free,
+            Err(error) if is_busy(&error) => Answer::Busy,
+            Err(error) => return Err(unavailable(path, &error)),
+        };
+        self.kept = file_id(path).map(|file| (file, connection));
+        Ok(answer)
+    }
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Whether an error only says that another connection has the database locked.

@@ -1,23 +1,31 @@
 //! The background probes: database, tables, directories, and the service's sign of life.
 //!
-//! One round at a time, each probe with its own timeout, so nothing piles up. Only what differs from before is
-//! published.
+//! Each probe has a time limit. One that has not come back by then is left running and counts as failed until it
+//! does, so that nothing piles up on a hung server or volume, and nothing blocks the thread that answers requests.
 
+use std::future::pending;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::report::{Fact, Facts, Phase};
 use super::sign_of_life::HttpService;
-use crate::database::{self, Settings, connect, schema};
+use crate::database::connect::{Answer, Pinger};
+use crate::database::{self, Settings, schema};
 
 /// How long one probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often to look while a service starts: its users wait for it.
+/// How often to look for the first sign of life: its users wait for it.
 const STARTING_INTERVAL: Duration = Duration::from_millis(20);
+
+/// After this long a service that has never answered is looked at no more often than any other, and its silence
+/// counts against it. Bots itself needs a second or two.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// A sign of life is asked for once in so many rounds: it costs the service a request.
 const ROUNDS_PER_SIGN_OF_LIFE: u32 = 3;
@@ -31,7 +39,7 @@ pub struct Targets {
     pub botssys: PathBuf,
     /// The user's scripts.
     pub usersys: PathBuf,
-    /// How the service is asked for a sign of life.
+    /// The service.
     pub service: HttpService,
     /// Time between two rounds.
     pub interval: Duration,
@@ -39,38 +47,128 @@ pub struct Targets {
 
 /// Looks until the task is dropped.
 pub async fn watch(targets: Targets, facts: watch::Sender<Facts>) {
-    let mut round: u32 = 0;
-    loop {
-        let starting = facts.borrow().phase == Phase::Starting;
-        if starting || round.is_multiple_of(ROUNDS_PER_SIGN_OF_LIFE) {
-            let answer = timeout(PROBE_TIMEOUT, targets.service.answers()).await;
-            let alive = answer.is_ok_and(|answer| answer.unwrap_or(false));
-            publish(&facts, |facts| note_sign_of_life(facts, alive));
+    let first_sign = wait_for_first_sign(&targets, &facts);
+    let rounds = async {
+        let mut probes = Probes::new(&targets);
+        let mut round: u32 = 0;
+        loop {
+            probes.look(&targets, &facts).await;
+            let is_running = facts.borrow().phase == Phase::Running;
+            if is_running && round.is_multiple_of(ROUNDS_PER_SIGN_OF_LIFE) {
+                ask_for_sign_of_life(&targets, &facts).await;
+            }
+            round = round.wrapping_add(1);
+            sleep(targets.interval).await;
         }
-        let still_starting = starting && facts.borrow().phase == Phase::Starting;
-        if !still_starting || round == 0 {
-            look(&targets, &facts).await;
+    };
+    tokio::join!(first_sign, rounds);
+}
+
+/// Asks often while a service starts. When it takes too long, each further silence is a miss.
+async fn wait_for_first_sign(targets: &Targets, facts: &watch::Sender<Facts>) {
+    let started = Instant::now();
+    while facts.borrow().phase == Phase::Starting {
+        if started.elapsed() < START_LIMIT {
+            if answers(&targets.service).await {
+                publish(facts, |facts| note_sign_of_life(facts, true));
+            }
+            sleep(STARTING_INTERVAL).await;
+        } else {
+            ask_for_sign_of_life(targets, facts).await;
+            sleep(targets.interval).await;
         }
-        round = round.wrapping_add(1);
-        sleep(if still_starting { STARTING_INTERVAL } else { targets.interval }).await;
     }
+    pending().await
+}
+
+async fn ask_for_sign_of_life(targets: &Targets, facts: &watch::Sender<Facts>) {
+    let alive = answers(&targets.service).await;
+    publish(facts, |facts| note_sign_of_life(facts, alive));
+}
+
+async fn answers(service: &HttpService) -> bool {
+    timeout(PROBE_TIMEOUT, service.answers()).await.is_ok_and(|answer| answer.unwrap_or(false))
 }
 
 /// One look at everything but the service.
-pub async fn look(targets: &Targets, facts: &watch::Sender<Facts>) {
-    let database = within("the database", connect::ping(&targets.database)).await;
-    // Tables that were there once do not go away by themselves.
-    let seen_before = facts.borrow().tables == Fact::Good;
-    let tables = if seen_before { Fact::Good } else { within("the database", tables(&targets.database)).await };
-    let (botssys, usersys) = (directory(&targets.botssys), directory(&targets.usersys));
-    publish(facts, |facts| {
-        facts.database = database;
-        facts.tables = tables;
-        facts.botssys = botssys;
-        facts.usersys = usersys;
-    });
+pub async fn look_once(targets: &Targets, facts: &watch::Sender<Facts>) {
+    Probes::new(targets).look(targets, facts).await;
 }
 
+/// The probes, which may still be under way from an earlier round.
+struct Probes {
+    /// Shared with the question that is under way, of which there is never more than one.
+    pinger: Arc<Mutex<Pinger>>,
+    database: Probe<Result<Answer, database::Error>>,
+    tables: Probe<Result<(), database::Error>>,
+    directories: Probe<[Fact; 2]>,
+}
+
+impl Probes {
+    fn new(targets: &Targets) -> Self {
+        let pinger = Arc::new(Mutex::new(Pinger::new(targets.database.clone())));
+        Self { pinger, database: Probe::default(), tables: Probe::default(), directories: Probe::default() }
+    }
+
+    async fn look(&mut self, targets: &Targets, facts: &watch::Sender<Facts>) {
+        let pinger = Arc::clone(&self.pinger);
+        let ping = self.database.ask(|| tokio::spawn(async move { pinger.lock().await.ping().await }));
+        let (botssys, usersys) = (targets.botssys.clone(), targets.usersys.clone());
+        let look = move || [directory(&botssys), directory(&usersys)];
+        let directories = self.directories.ask(|| tokio::task::spawn_blocking(look));
+        let (ping, directories) = tokio::join!(ping, directories);
+        let tables = self.look_for_tables(targets, facts).await;
+        publish(facts, |facts| {
+            // Counted only while the database is no excuse for silence.
+            if !matches!(ping, Some(Ok(Answer::Free))) {
+                facts.unexcused_misses = 0;
+            }
+            facts.database_busy = matches!(ping, Some(Ok(Answer::Busy)));
+            facts.database = fact("the database", ping);
+            facts.tables = tables;
+            let late = || Fact::Bad(format!("the volume did not answer within {} s", PROBE_TIMEOUT.as_secs()));
+            [facts.botssys, facts.usersys] = directories.unwrap_or_else(|| [late(), late()]);
+        });
+    }
+
+    /// Tables that were there once do not go away by themselves.
+    async fn look_for_tables(&mut self, targets: &Targets, facts: &watch::Sender<Facts>) -> Fact {
+        if facts.borrow().tables == Fact::Good {
+            return Fact::Good;
+        }
+        let database = targets.database.clone();
+        fact("the database", self.tables.ask(|| tokio::spawn(async move { tables(&database).await })).await)
+    }
+}
+
+/// A question that is asked again only when the last one has been answered.
+struct Probe<T>(Option<JoinHandle<T>>);
+
+impl<T> Default for Probe<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Probe<T> {
+    /// The answer, or `None` when it has not come in time.
+    async fn ask(&mut self, start: impl FnOnce() -> JoinHandle<T>) -> Option<T> {
+        let handle = self.0.get_or_insert_with(start);
+        let answer = timeout(PROBE_TIMEOUT, handle).await.ok()?;
+        self.0 = None;
+        answer.ok()
+    }
+}
+
+fn fact<T>(what: &str, answer: Option<Result<T, database::Error>>) -> Fact {
+    match answer {
+        Some(Ok(_)) => Fact::Good,
+        Some(Err(error)) => Fact::Bad(error.to_string()),
+        None => Fact::Bad(format!("{what} did not answer within {} s", PROBE_TIMEOUT.as_secs())),
+    }
+}
+
+/// Only what differs from before is published.
 fn publish(facts: &watch::Sender<Facts>, change: impl FnOnce(&mut Facts)) {
     facts.send_if_modified(|facts| {
         let before = facts.clone();
@@ -94,28 +192,27 @@ fn log_changes(before: &Facts, after: &Facts) {
             _ => {}
         }
     }
-    if before.misses == 0 && after.misses == 1 {
-        tracing::warn!("{} does not answer", after.service);
+    match (before.misses, after.misses) {
+        (0, 1) => tracing::warn!("{} does not answer", after.service),
+        (1.., 0) => tracing::info!("{} answers again", after.service),
+        _ => {}
     }
 }
 
 fn note_sign_of_life(facts: &mut Facts, alive: bool) {
     match (facts.phase, alive) {
-        (Phase::Starting, true) => {
+        (Phase::Starting | Phase::Running, true) => {
             facts.phase = Phase::Running;
             facts.misses = 0;
+            facts.unexcused_misses = 0;
         }
-        (Phase::Running, true) => facts.misses = 0,
-        (Phase::Running, false) => facts.misses = facts.misses.saturating_add(1),
-        _ => {}
-    }
-}
-
-async fn within<T>(what: &str, probe: impl Future<Output = Result<T, database::Error>>) -> Fact {
-    match timeout(PROBE_TIMEOUT, probe).await {
-        Ok(Ok(_)) => Fact::Good,
-        Ok(Err(error)) => Fact::Bad(error.to_string()),
-        Err(_) => Fact::Bad(format!("{what} did not answer within {} s", PROBE_TIMEOUT.as_secs())),
+        (Phase::Starting | Phase::Running, false) => {
+            facts.misses = facts.misses.saturating_add(1);
+            if facts.database == Fact::Good && !facts.database_busy {
+                facts.unexcused_misses = facts.unexcused_misses.saturating_add(1);
+            }
+        }
+        (Phase::Draining | Phase::Ended, _) => {}
     }
 }
 
@@ -129,8 +226,7 @@ async fn tables(settings: &Settings) -> Result<(), database::Error> {
 }
 
 /// Whether a directory is there and can be written to.
-#[must_use]
-pub fn directory(path: &Path) -> Fact {
+fn directory(path: &Path) -> Fact {
     use nix::unistd::{AccessFlags, access};
     if !path.is_dir() {
         return Fact::Bad(format!("{} is not a directory", path.display()));
@@ -138,5 +234,46 @@ pub fn directory(path: &Path) -> Fact {
     match access(path, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => Fact::Good,
         Err(error) => Fact::Bad(format!("cannot write to {}: {}", path.display(), error.desc())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running() -> Facts {
+        Facts { phase: Phase::Running, database: Fact::Good, ..Facts::default() }
+    }
+
+    #[test]
+    fn silence_counts_against_a_service_only_while_the_database_is_no_excuse() {
+        let mut facts = running();
+        note_sign_of_life(&mut facts, false);
+        assert_eq!((facts.misses, facts.unexcused_misses), (1, 1));
+        for excused in
+            [Facts { database: Fact::Bad(String::new()), ..running() }, Facts { database_busy: true, ..running() }]
+        {
+            let mut facts = excused;
+            note_sign_of_life(&mut facts, false);
+            assert_eq!((facts.misses, facts.unexcused_misses), (1, 0));
+        }
+        note_sign_of_life(&mut facts, true);
+        assert_eq!((facts.misses, facts.unexcused_misses), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hung_probe_is_not_asked_again_until_it_has_answered() {
+        let asked = std::cell::Cell::new(0);
+        let mut probe = Probe::default();
+        let ask = || {
+            asked.set(asked.get() + 1);
+            tokio::spawn(sleep(PROBE_TIMEOUT * 5 / 2))
+        };
+        assert!(probe.ask(ask).await.is_none());
+        assert!(probe.ask(ask).await.is_none());
+        assert!(probe.ask(ask).await.is_some());
+        assert_eq!(asked.get(), 1);
+        assert!(probe.ask(ask).await.is_none());
+        assert_eq!(asked.get(), 2);
     }
 }

@@ -40,8 +40,12 @@ pub struct Facts {
     pub phase: Phase,
     /// Signs of life missed in a row.
     pub misses: u32,
+    /// Those of them for which the database was no excuse.
+    pub unexcused_misses: u32,
     /// The database answers.
     pub database: Fact,
+    /// It answers that another connection has it locked.
+    pub database_busy: bool,
     /// The tables that every service needs are there.
     pub tables: Fact,
     /// Bots's storage is there and writable.
@@ -78,6 +82,8 @@ pub struct Report {
     pub checks: Vec<(&'static str, bool)>,
     /// Why not.
     pub errors: Vec<String>,
+    /// Set when only a part was looked at, as configured.
+    pub mode: Option<&'static str>,
 }
 
 impl Check {
@@ -114,10 +120,12 @@ impl Check {
 /// Answers a question from the facts.
 #[must_use]
 pub fn report(check: Check, facts: &Facts) -> Report {
+    let database_only = check == Check::Ready && facts.database_only;
     let looked_at = match check {
         Check::Live if facts.service.is_empty() => vec![config(facts)],
         Check::Live => vec![live(facts)],
-        Check::Ready if facts.database_only => vec![database(facts)],
+        Check::Ready if database_only && facts.phase == Phase::Draining => vec![database(facts), service(facts)],
+        Check::Ready if database_only => vec![database(facts)],
         Check::Ready if facts.service.is_empty() => vec![database(facts), botssys(facts), usersys(facts)],
         Check::Ready => vec![database(facts), botssys(facts), usersys(facts), service(facts)],
         Check::Startup => vec![database(facts), tables(facts), botssys(facts), usersys(facts), config(facts)],
@@ -129,6 +137,7 @@ pub fn report(check: Check, facts: &Facts) -> Report {
         check: check.name(),
         checks: looked_at.iter().map(|(name, error)| (*name, error.is_none())).collect(),
         errors: looked_at.into_iter().filter_map(|(_, error)| error).collect(),
+        mode: database_only.then_some("database_only"),
     }
 }
 
@@ -174,13 +183,13 @@ fn service(facts: &Facts) -> Looked {
     (facts.service, error)
 }
 
-/// Alive: its process is there, and is not hung. Requests that wait for a database which is away occupy the web
-/// server's workers, so silence is no evidence against the process until the database answers again.
+/// Alive: its process is there, and is not hung. Requests that wait for a database which is away or locked occupy the
+/// web server's workers, so silence at such a time is no evidence against the process.
 fn live(facts: &Facts) -> Looked {
-    let hung = facts.misses >= MISSES_ALLOWED && facts.database == Fact::Good && facts.phase == Phase::Running;
+    let misses = facts.unexcused_misses;
     let error = match facts.phase {
         Phase::Ended => Some(format!("{} has ended", facts.service)),
-        _ if hung => Some(format!("{} has not answered {} times in a row", facts.service, facts.misses)),
+        _ if misses >= MISSES_ALLOWED => Some(format!("{} has not answered {misses} times in a row", facts.service)),
         _ => None,
     };
     (facts.service, error)
@@ -195,7 +204,9 @@ mod tests {
             service: "webserver",
             phase: Phase::Running,
             misses: 0,
+            unexcused_misses: 0,
             database: Fact::Good,
+            database_busy: false,
             tables: Fact::Good,
             botssys: Fact::Good,
             usersys: Fact::Good,
@@ -228,10 +239,10 @@ mod tests {
 
     #[test]
     fn a_hung_service_is_unready_at_once_and_dead_after_some_misses() {
-        let once = Facts { misses: 1, ..healthy() };
+        let once = Facts { misses: 1, unexcused_misses: 1, ..healthy() };
         assert!(!report(Check::Ready, &once).healthy);
         assert!(report(Check::Live, &once).healthy);
-        let often = Facts { misses: MISSES_ALLOWED, ..healthy() };
+        let often = Facts { misses: MISSES_ALLOWED, unexcused_misses: MISSES_ALLOWED, ..healthy() };
         assert!(!report(Check::Live, &often).healthy);
     }
 
@@ -253,6 +264,8 @@ mod tests {
     #[test]
     fn ready_may_be_about_the_database_alone() {
         let facts = Facts { database_only: true, phase: Phase::Starting, ..healthy() };
-        assert_eq!(report(Check::Ready, &facts).checks, [("database", true)]);
+        let ready = report(Check::Ready, &facts);
+        assert_eq!((ready.checks, ready.mode), (vec![("database", true)], Some("database_only")));
+        assert!(!report(Check::Ready, &Facts { phase: Phase::Draining, ..facts }).healthy);
     }
 }

@@ -37,6 +37,8 @@ struct Answer<'a> {
     check: &'a str,
     checks: serde_json::Map<String, serde_json::Value>,
     errors: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<&'a str>,
 }
 
 /// Binds the listener.
@@ -105,7 +107,8 @@ fn json(report: &Report) -> Response {
 #[must_use]
 pub fn to_json(report: &Report) -> String {
     let checks = report.checks.iter().map(|(name, good)| ((*name).to_owned(), (*good).into())).collect();
-    let answer = Answer { status: report.status, check: report.check, checks, errors: &report.errors };
+    let Report { status, check, errors, mode, .. } = report;
+    let answer = Answer { status, check, checks, errors, mode: *mode };
     serde_json::to_string(&answer).unwrap_or_default()
 }
 

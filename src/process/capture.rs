@@ -1,40 +1,82 @@
 //! Runs a helper program to its end and collects what it prints.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use nix::libc::SIGKILL;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
+use tokio::time::{sleep, timeout};
 
 use super::Exit;
-use super::child::{Input, Output, SpawnError, Spec};
+use super::child::{Input, Output, SpawnError, Spec, signal_group};
 use super::reaper::Reaper;
 
 /// More than any helper of ours prints; what is beyond is read and dropped, so that the helper never blocks.
 const MOST: usize = 4 * 1024 * 1024;
 
+/// How long after a helper's end its pipes are still read: something it has started may hold them open for ever.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
 /// What a helper did.
 #[derive(Debug)]
 pub struct Captured {
-    /// How it ended.
-    pub exit: Exit,
+    /// How it ended; `None` when it was killed at the time limit.
+    pub exit: Option<Exit>,
     /// Its standard output.
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: String,
 }
 
-/// Runs `spec` with `input` on its standard input.
+/// Runs `spec` with `input` on its standard input, for as long as it takes.
 ///
 /// # Errors
 /// When it cannot be started. How it ends is in the answer.
 pub async fn capture(reaper: &Reaper, spec: &Spec, input: &[u8]) -> Result<Captured, SpawnError> {
+    capture_within(reaper, spec, input, None).await
+}
+
+/// As [`capture`]; the helper and what it has started are killed at the limit.
+///
+/// # Errors
+/// As [`capture`].
+pub async fn capture_within(
+    reaper: &Reaper,
+    spec: &Spec,
+    input: &[u8],
+    limit: Option<Duration>,
+) -> Result<Captured, SpawnError> {
     let spec = Spec { input: Input::Pipe, output: Output::Pipe, ..spec.clone() };
     let mut child = reaper.spawn(&spec)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let ((), stdout, stderr) = tokio::join!(feed(stdin, input), collect(stdout), collect(stderr));
-    let exit = child.exited().await;
-    Ok(Captured { exit, stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() })
+    let (out, err) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+    let talk = async { tokio::join!(feed(stdin, input), collect(stdout, &out), collect(stderr, &err)) };
+    let end = async {
+        let exit = match limit {
+            None => Some(child.exited().await),
+            Some(limit) => timeout(limit, child.exited()).await.ok(),
+        };
+        if exit.is_none() {
+            signal_group(child.pid, SIGKILL);
+            child.exited().await;
+        }
+        exit
+    };
+    let exit = {
+        tokio::pin!(talk, end);
+        tokio::select! {
+            _ = &mut talk => end.await,
+            exit = &mut end => {
+                tokio::select! { _ = talk => {}, () = sleep(LAST_OUTPUT) => {} }
+                exit
+            }
+        }
+    };
+    let stderr = String::from_utf8_lossy(&err.borrow()).into_owned();
+    Ok(Captured { exit, stdout: out.into_inner(), stderr })
 }
 
 /// A pipe's reading end for the runtime.
@@ -52,16 +94,13 @@ async fn feed(stdin: Option<OwnedFd>, input: &[u8]) {
     }
 }
 
-async fn collect(fd: Option<OwnedFd>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(mut source) = fd.and_then(|fd| reader(fd).ok()) {
-        let _ = (&mut source).take(MOST as u64).read_to_end(&mut bytes).await;
-        drain(&mut source).await;
+async fn collect(fd: Option<OwnedFd>, into: &RefCell<Vec<u8>>) {
+    let Some(mut source) = fd.and_then(|fd| reader(fd).ok()) else { return };
+    let mut chunk = [0; 4096];
+    while let Ok(length @ 1..) = source.read(&mut chunk).await {
+        let mut into = into.borrow_mut();
+        if into.len() < MOST {
+            into.extend_from_slice(&chunk[..length]);
+        }
     }
-    bytes
-}
-
-async fn drain(source: &mut (impl AsyncRead + Unpin)) {
-    let mut rest = [0; 4096];
-    while matches!(source.read(&mut rest).await, Ok(1..)) {}
 }

@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -36,8 +37,8 @@ pub enum Output {
     Pipe,
 }
 
-/// A process to start.
-#[derive(Debug, Clone)]
+/// A process to start. Not `Debug`: its environment holds secrets.
+#[derive(Clone)]
 pub struct Spec {
     /// Program: a path, or a name that is looked up on the child's PATH.
     pub program: OsString,
@@ -94,7 +95,7 @@ impl Spec {
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     /// There is no such program.
-    #[error("cannot run {0}: there is no such program")]
+    #[error("cannot run {0:?}: there is no such program")]
     NotFound(String),
     /// The file is there but cannot be executed.
     #[error("cannot run {0}: {1}")]
@@ -126,18 +127,30 @@ pub(super) fn spawn(spec: &Spec) -> Result<Spawned, SpawnError> {
 
 fn explain(spec: &Spec, error: io::Error) -> SpawnError {
     let name = spec.program.to_string_lossy().into_owned();
-    if spec.directory.as_ref().is_some_and(|directory| !directory.is_dir()) {
-        return SpawnError::NotExecutable(name, error);
+    if let Some(directory) = spec.directory.as_ref().filter(|directory| !directory.is_dir()) {
+        let text = format!("its working directory {} does not exist", directory.display());
+        return SpawnError::NotExecutable(name, io::Error::other(text));
     }
     match error.raw_os_error() {
         // A script whose interpreter is gone gives ENOENT as well, though the file is there.
-        Some(libc::ENOENT) if Path::new(&spec.program).exists() => {
+        Some(libc::ENOENT) if is_there(spec) => {
             SpawnError::NotExecutable(name, io::Error::other("the interpreter its first line names does not exist"))
         }
         Some(libc::ENOENT | libc::ENOTDIR) => SpawnError::NotFound(name),
         Some(libc::EAGAIN | libc::ENOMEM) => SpawnError::NoResources(name, error),
         _ => SpawnError::NotExecutable(name, error),
     }
+}
+
+/// Whether there is such a file: at its path, or for a bare name on the PATH that the child has.
+fn is_there(spec: &Spec) -> bool {
+    let program = Path::new(&spec.program);
+    if spec.program.as_bytes().contains(&b'/') {
+        return program.exists();
+    }
+    let given = spec.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone());
+    let path = given.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    !spec.program.is_empty() && std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 fn command(spec: &Spec) -> Command {
@@ -220,11 +233,42 @@ fn close_inherited_on_exec() {
     }
 }
 
+/// Stops our own group, as Ctrl-Z would if SIGTSTP had no handler. Returns when we are continued; at once where
+/// the kernel sees nobody who could continue us: as PID 1, or as the first program on a terminal.
+pub fn stop_own_group() {
+    // SAFETY: sigaction and kill with values on this stack; a zeroed sigaction is SIG_DFL. The handler is put back.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        let mut handler: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGTSTP, &raw const default, &raw mut handler);
+        libc::kill(0, libc::SIGTSTP);
+        libc::sigaction(libc::SIGTSTP, &raw const handler, std::ptr::null_mut());
+    }
+}
+
 /// Sends signal `number` to a whole group. A group that is gone is no error: the race is the normal case.
 pub fn signal_group(group: Pid, number: i32) {
     // SAFETY: kill takes two integers; realtime signals have no name in nix, so its wrapper cannot be used.
     unsafe {
         libc::kill(-group.as_raw(), number);
+    }
+}
+
+/// Sends signal `number` to one process that the reaper still holds.
+pub fn signal_process(pid: Pid, number: i32) {
+    // SAFETY: as in `signal_group`.
+    unsafe {
+        libc::kill(pid.as_raw(), number);
+    }
+}
+
+/// Whether a signal is ignored in this process, as `nohup` arranges for its program.
+#[must_use]
+pub fn is_ignored(number: i32) -> bool {
+    // SAFETY: with no new action, sigaction only writes the present one to this stack; all zeroes are valid for it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(number, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
     }
 }
 

@@ -8,6 +8,8 @@ use nix::libc;
 use nix::sys::signal::SigSet;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::child::is_ignored;
+
 /// The highest signal number on Linux.
 pub const LAST: i32 = 64;
 
@@ -51,7 +53,9 @@ impl Signals {
     /// When the system refuses a handler.
     pub fn install() -> io::Result<Self> {
         let listen = |number| Ok((number, signal(SignalKind::from_raw(number))?));
-        let listeners: io::Result<Vec<_>> = (1..=LAST).filter(|number| is_forwarded(*number)).map(listen).collect();
+        // Under nohup the program is to survive its terminal, and so are we.
+        let wanted = |number: &i32| is_forwarded(*number) && !(*number == libc::SIGHUP && is_ignored(*number));
+        let listeners: io::Result<Vec<_>> = (1..=LAST).filter(wanted).map(listen).collect();
         let _ = SigSet::all().thread_unblock();
         Ok(Self { listeners: listeners? })
     }

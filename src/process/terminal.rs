@@ -3,44 +3,57 @@
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
-/// A terminal whose foreground group we are.
+use super::child::stop_own_group;
+
+/// The controlling terminal, if it is our standard input.
 pub struct Terminal {
     ours: Pid,
+    /// Whether its foreground is ours to give: a shell that stops us, or goes on without us, takes it.
+    held: bool,
 }
 
 impl Terminal {
-    /// The terminal on standard input, if there is one and we are in its foreground.
+    /// The terminal on standard input, if that is our controlling terminal.
     #[must_use]
-    pub fn in_foreground() -> Option<Self> {
-        let stdin = io::stdin();
-        let ours = getpgrp();
-        (stdin.is_terminal() && tcgetpgrp(stdin.as_fd()) == Ok(ours)).then_some(Self { ours })
+    pub fn on_stdin() -> Option<Self> {
+        let (stdin, ours) = (io::stdin(), getpgrp());
+        let foreground = tcgetpgrp(stdin.as_fd()).ok().filter(|_| stdin.is_terminal())?;
+        Some(Self { ours, held: foreground == ours })
     }
 
-    /// Makes `group` the foreground group again, after it was stopped and we were continued.
-    pub fn lend(&self, group: Pid) {
-        set_foreground(group);
+    /// Whether we, or the program it was lent to, have the foreground.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held
     }
 
-    /// Makes us the foreground group.
-    pub fn take_back(&self) {
-        set_foreground(self.ours);
+    /// Makes `group` the foreground group, if that is us now; says whether it was.
+    pub fn lend(&mut self, group: Pid) -> bool {
+        let lent = tcgetpgrp(io::stdin().as_fd()) == Ok(self.ours);
+        if lent {
+            set_foreground(group);
+            self.held = true;
+        }
+        lent
     }
 
-    /// Stops ourselves, as the child was stopped, so that the shell that started us shows its prompt.
-    /// Returns when the shell continues us.
-    pub fn stop_ourselves(&self) {
+    /// Makes us the foreground group, unless a shell has it.
+    pub fn take_back(&mut self) {
+        if std::mem::take(&mut self.held) {
+            set_foreground(self.ours);
+        }
+    }
+
+    /// Stops us, as `group` was stopped, so that the shell that started us shows its prompt. When we go on in the
+    /// foreground, `group` has the terminal again, and the answer is true.
+    pub fn stop_with(&mut self, group: Pid) -> bool {
         self.take_back();
-        stop_ourselves();
+        stop_own_group();
+        self.lend(group)
     }
-}
-
-/// Does what Ctrl-Z asks for, which a handler of SIGTSTP has kept from happening. PID 1 cannot be stopped.
-pub fn stop_ourselves() {
-    let _ = raise(Signal::SIGSTOP);
 }
 
 /// A background group that calls tcsetpgrp is sent SIGTTOU, so it is blocked around the call.

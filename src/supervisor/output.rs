@@ -16,7 +16,10 @@ const LONGEST_LINE: usize = 64 * 1024;
 pub fn carry(fd: OwnedFd, stream: Stream, sink: LineSink) -> JoinHandle<()> {
     tokio::spawn(async move {
         match reader(fd) {
-            Ok(source) => pump(source, |line| sink.write(stream, line)).await,
+            Ok(source) => {
+                let mut level = stream.first_level();
+                pump(source, |line| sink.write(stream, line, &mut level)).await;
+            }
             Err(error) => tracing::error!("cannot read the output of a service: {error}"),
         }
     })

@@ -8,7 +8,7 @@
 //!    '-------exited---------'------------'------------'------------'--> Sweeping --group empty--> Ended
 //! ```
 //! A service that has not answered yet has nothing to drain and nothing to finish: it is stopped by SIGTERM at once.
-//! Sweeping ends what the service started and left behind: stop signal, then SIGKILL at the deadline.
+//! Sweeping waits for what the service started and left behind, an engine for example, and kills it at the deadline.
 
 use std::time::Duration;
 
@@ -77,14 +77,16 @@ pub enum Event {
 pub enum Action {
     /// Be no longer ready.
     Unready,
-    /// Send the group this signal.
+    /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
+    /// started lose the files it has taken.
     Signal(i32),
+    /// Kill the whole group.
+    Kill,
     /// Start the timer; it replaces an earlier one.
     Timer(Duration),
 }
 
 const SIGTERM: i32 = 15;
-const SIGKILL: i32 = 9;
 
 /// The next state, and what to do to get there.
 #[must_use]
@@ -104,8 +106,8 @@ fn stop_requested(state: State, plan: &Plan) -> (State, Vec<Action>) {
         Running if plan.drain.is_zero() => stop(plan.stop_signal, plan),
         Running => (Draining, vec![Action::Unready, Action::Timer(plan.drain)]),
         Draining => stop(plan.stop_signal, plan),
-        Stopping(_) => (Killing, vec![Action::Signal(SIGKILL)]),
-        Sweeping(end) => (Sweeping(end), vec![Action::Signal(SIGKILL)]),
+        Stopping(_) => (Killing, vec![Action::Kill]),
+        Sweeping(end) => (Sweeping(end), vec![Action::Kill]),
         Killing | Ended(_) => (state, Vec::new()),
     }
 }
@@ -118,8 +120,8 @@ fn stop(signal: i32, plan: &Plan) -> (State, Vec<Action>) {
 fn timer_elapsed(state: State, plan: &Plan) -> (State, Vec<Action>) {
     match state {
         Draining => stop(plan.stop_signal, plan),
-        Stopping(_) => (Killing, vec![Action::Signal(SIGKILL)]),
-        Sweeping(end) => (Sweeping(end), vec![Action::Signal(SIGKILL)]),
+        Stopping(_) => (Killing, vec![Action::Kill]),
+        Sweeping(end) => (Sweeping(end), vec![Action::Kill]),
         Starting | Running | Killing | Ended(_) => (state, Vec::new()),
     }
 }
@@ -132,8 +134,7 @@ fn exited(state: State, exit: Exit, plan: &Plan) -> (State, Vec<Action>) {
         Killing => End::Killed,
         Sweeping(_) | Ended(_) => return (state, Vec::new()),
     };
-    let actions = vec![Action::Unready, Action::Signal(SIGTERM), Action::Timer(plan.timeout)];
-    (Sweeping(end), actions)
+    (Sweeping(end), vec![Action::Unready, Action::Timer(plan.timeout)])
 }
 
 /// A service that ends by the very signal it was sent has done what it was asked; so has one that says so in a
@@ -164,12 +165,12 @@ mod tests {
 
     #[test]
     fn every_state_knows_every_event() {
-        use Action::{Signal, Timer, Unready};
+        use Action::{Kill, Signal, Timer, Unready};
         let crash = End::Exited(Exit::Code(5));
-        let sweep = vec![Unready, Signal(SIGTERM), Timer(TIMEOUT)];
+        let sweep = vec![Unready, Timer(TIMEOUT)];
         let ask = vec![Unready, Signal(SIGINT), Timer(TIMEOUT)];
         let stopping = Stopping(SIGINT);
-        let kill = vec![Signal(SIGKILL)];
+        let kill = vec![Kill];
         let table = [
             (Starting, Answered, Running, vec![]),
             (Starting, StopRequested, Stopping(SIGTERM), vec![Unready, Signal(SIGTERM), Timer(TIMEOUT)]),
@@ -201,7 +202,7 @@ mod tests {
             (stopping, GroupEmpty, stopping, vec![]),
             (Killing, StopRequested, Killing, vec![]),
             (Killing, TimerElapsed, Killing, vec![]),
-            (Killing, Exited(Exit::Signal(SIGKILL)), Sweeping(End::Killed), sweep),
+            (Killing, Exited(Exit::Signal(9)), Sweeping(End::Killed), sweep),
             (Killing, GroupEmpty, Killing, vec![]),
             (Sweeping(crash), StopRequested, Sweeping(crash), kill.clone()),
             (Sweeping(crash), TimerElapsed, Sweeping(crash), kill),

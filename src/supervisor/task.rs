@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use nix::libc::SIGKILL;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::state::{self, Action, End, Event, Plan, State};
-use crate::process::child::{group_exists, signal_group};
+use crate::process::child::{group_exists, signal_group, signal_process};
 use crate::process::reaper::{Child, Reaper};
 use crate::process::signals;
 
@@ -65,8 +66,12 @@ pub async fn supervise(
             perform(action, &child, &mut timer, &mut unready);
         }
         state = settle(next, &child);
-        if let State::Ended(end) = state {
-            return end;
+        match state {
+            State::Ended(end) => return end,
+            State::Sweeping(_) if !sweeping => {
+                info!(service = name, "waiting for the processes it left, for at most {}", seconds(plan.timeout));
+            }
+            _ => {}
         }
     }
 }
@@ -87,7 +92,8 @@ fn settle(state: State, child: &Child) -> State {
 fn perform(action: Action, child: &Child, timer: &mut Option<Instant>, unready: &mut impl FnMut()) {
     match action {
         Action::Unready => unready(),
-        Action::Signal(number) => signal_group(child.pid, number),
+        Action::Signal(number) => signal_process(child.pid, number),
+        Action::Kill => signal_group(child.pid, SIGKILL),
         Action::Timer(span) => *timer = Some(Instant::now() + span),
     }
 }

@@ -1,14 +1,12 @@
 //! Lines of services: with service, stream and the level that Bots's own format tells.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
-use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
+use super::queue::LineQueue;
 use crate::config::LogLevel;
 
 /// The stream a line came from.
@@ -27,7 +25,7 @@ pub struct LineSink {
     service: &'static str,
     json: bool,
     least: LogLevel,
-    writer: Arc<Mutex<NonBlocking>>,
+    queue: LineQueue,
 }
 
 #[derive(Serialize)]
@@ -39,11 +37,22 @@ struct Record<'a> {
     message: &'a str,
 }
 
+impl Stream {
+    /// The level of a first line that names none: what goes to standard error without a level is rarely good news.
+    #[must_use]
+    pub fn first_level(self) -> LogLevel {
+        match self {
+            Self::Stdout => LogLevel::Info,
+            Self::Stderr => LogLevel::Warn,
+        }
+    }
+}
+
 impl LineSink {
     /// A sink for lines that belong to no service yet.
     #[must_use]
-    pub fn new(writer: NonBlocking, json: bool, least: LogLevel) -> Self {
-        Self { service: "bots-ctl", json, least, writer: Arc::new(Mutex::new(writer)) }
+    pub fn new(queue: LineQueue, json: bool, least: LogLevel) -> Self {
+        Self { service: "bots-ctl", json, least, queue }
     }
 
     /// The same sink for a service.
@@ -53,17 +62,18 @@ impl LineSink {
     }
 
     /// Writes one line, unless its level is below what is wanted. Bytes that are not UTF-8 are replaced.
-    pub fn write(&self, stream: Stream, line: &[u8]) {
+    ///
+    /// `level` is that of the line before on the same stream: a line that names none belongs to that one.
+    pub fn write(&self, stream: Stream, line: &[u8], level: &mut LogLevel) {
         let message = String::from_utf8_lossy(line);
-        let level = level_of(&message);
+        *level = level_of(&message).unwrap_or(*level);
+        let level = *level;
         if level > self.least {
             return;
         }
         let mut text = if self.json { self.json_line(stream, level, &message) } else { self.text_line(&message) };
         text.push('\n');
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        // The writer counts what it has to drop; there is nobody to tell here.
-        let _ = writer.write_all(text.as_bytes());
+        self.queue.push(text.as_bytes());
     }
 
     fn json_line(&self, stream: Stream, level: LogLevel, message: &str) -> String {
@@ -100,11 +110,14 @@ fn level_name(level: LogLevel) -> &'static str {
 }
 
 /// The level named in one of the first three words, as in `2026.11.23 05:17:34 ERROR [bots.engine] …` (Bots 4),
-/// `20261123 05:17:40 STARTINFO: …` and `INFO     …` (3.3.1). Anything else counts as information.
+/// `20261123 05:17:40 STARTINFO: …` and `INFO     …` (3.3.1). A traceback is an error, whoever prints it.
 #[must_use]
-pub fn level_of(line: &str) -> LogLevel {
-    let words = line.split_ascii_whitespace().take(3);
-    words.filter_map(|word| level_word(word.trim_end_matches(':'))).next().unwrap_or(LogLevel::Info)
+pub fn level_of(line: &str) -> Option<LogLevel> {
+    if line.starts_with("Traceback (most recent call last)") {
+        return Some(LogLevel::Error);
+    }
+    let mut words = line.split_ascii_whitespace().take(3);
+    words.find_map(|word| level_word(word.trim_end_matches(':')))
 }
 
 fn level_word(word: &str) -> Option<LogLevel> {
@@ -123,11 +136,12 @@ mod tests {
 
     #[test]
     fn levels_of_both_bots_formats() {
-        assert_eq!(level_of("2026.11.23 05:17:34 STARTINFO [bots.webserver] Starting"), LogLevel::Info);
-        assert_eq!(level_of("2026.11.23 05:17:34 CRITICAL  [bots.engine] locked"), LogLevel::Error);
-        assert_eq!(level_of("20261123 05:17:40 ERROR: text"), LogLevel::Error);
-        assert_eq!(level_of("WARNING  text"), LogLevel::Warn);
-        assert_eq!(level_of("there was no ERROR at all"), LogLevel::Info);
-        assert_eq!(level_of(""), LogLevel::Info);
+        assert_eq!(level_of("2026.11.23 05:17:34 STARTINFO [bots.webserver] Starting"), Some(LogLevel::Info));
+        assert_eq!(level_of("2026.11.23 05:17:34 CRITICAL  [bots.engine] locked"), Some(LogLevel::Error));
+        assert_eq!(level_of("20261123 05:17:40 ERROR: text"), Some(LogLevel::Error));
+        assert_eq!(level_of("WARNING  text"), Some(LogLevel::Warn));
+        assert_eq!(level_of("Traceback (most recent call last):"), Some(LogLevel::Error));
+        assert_eq!(level_of("  File \"x.py\", line 1, in ERROR"), None);
+        assert_eq!(level_of(""), None);
     }
 }

@@ -48,7 +48,7 @@ fn an_index_that_cannot_be_reached_is_told() {
     let mut sandbox = without_bots();
     sandbox.unset("PIP_FIND_LINKS").set("PIP_NO_INDEX", "1");
     let failed = sandbox.run(&["install"]);
-    failed.expect_code(78);
+    failed.expect_code(69);
     assert!(failed.stderr.contains("the package index cannot be reached"), "{}", failed.stderr);
     assert!(!failed.stderr.contains("Traceback"), "{}", failed.stderr);
     sandbox.run(&["init-db"]).expect_code(127);

@@ -4,11 +4,18 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait for the processes they start themselves")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod bad_input;
 mod bots_ini;
 mod browser;
+mod configuration;
 mod demo;
+mod endurance;
+mod environment;
 mod health;
 mod install;
 mod layout;
+mod process;
+mod reaping;
 mod sandbox;
+mod terminal;
 mod webserver;

@@ -229,10 +229,6 @@ impl Running {
         status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
     }
 
-    pub fn is_over(&mut self) -> bool {
-        self.child.try_wait().expect("it can be waited for").is_some()
-    }
-
     /// One question to its health listener; `None` while it does not listen.
     pub fn health(&self, path: &str) -> Option<Answer> {
         http(self.health_port, "GET", path)
@@ -320,17 +316,4 @@ pub fn raw_http(port: u16, request: &[u8]) -> Option<String> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     Some(String::from_utf8_lossy(&answer).into_owned())
-}
-
-/// A copy of a whole directory.
-pub fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("the directory is made");
-    for entry in fs::read_dir(from).expect("the directory is there").flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("the file is copied");
-        }
-    }
 }

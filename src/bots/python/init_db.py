@@ -1,12 +1,17 @@
 """Brings the managed tables up to date and makes the first web user, in one start of Python.
 
 Run as `python -c <this> CONFIG_DIR` by bots-ctl, which holds the initialisation lock. The request is a JSON object
-on standard input, so that no password is ever an argument; the answer is a JSON object on the last line.
+on standard input, so that no password is ever an argument. Standard output has the answer alone, a JSON object; what
+Django and the settings print goes to standard error.
 """
 
 import json
+import os
 import sys
 import traceback
+
+answer_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
 
 
 def main(config_dir):
@@ -41,7 +46,6 @@ try:
     answer = main(sys.argv[1])
 except (Exception, SystemExit) as error:
     text = traceback.format_exception_only(type(error), error)[-1].strip()
-    traceback.print_exc()
-    answer = {"fault": text}
-print()
-print(json.dumps(answer), flush=True)
+    answer = {"fault": text, "traceback": traceback.format_exc()}
+json.dump(answer, answer_to)
+answer_to.close()

@@ -2,6 +2,7 @@ def _bots_ctl(settings):
     import configparser
     import os
 
+    import bots
     import django
 
     def value(name):
@@ -21,9 +22,18 @@ def _bots_ctl(settings):
     botssys = os.path.join(root, ini.get("directories", "botssys", fallback="") or "botssys")
     settings["STATIC_ROOT"] = os.path.join(botssys, "static")
 
+    package = os.path.dirname(os.path.abspath(bots.__file__))
+
     def sqlite():
         database = settings["DATABASES"]["default"]
-        database["NAME"] = os.path.join(botssys, "sqlitedb", value("DB_NAME") or "botsdb")
+        if value("DB_ENGINE") and not database["ENGINE"].endswith("sqlite3"):
+            database = settings["DATABASES"]["default"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": ""}
+        if not database["ENGINE"].endswith("sqlite3"):
+            return
+        # What is set above stays, unless it is inside the installed Bots, where the template of 3.3.1 puts it.
+        inside = os.path.abspath(database["NAME"] or package).startswith(package)
+        if value("DB_NAME") or inside:
+            database["NAME"] = os.path.join(botssys, "sqlitedb", value("DB_NAME") or "botsdb")
         if django.VERSION < (5, 1):
             for name in ("init_command", "transaction_mode"):
                 database.get("OPTIONS", {}).pop(name, None)
@@ -55,8 +65,11 @@ def _bots_ctl(settings):
     else:
         raise ValueError("DB_HOST or DB_USER is set, but DB_ENGINE is not: set it to mysql or postgresql")
 
-    settings["SECRET_KEY"] = value("DJANGO_SECRET_KEY")
-    if not settings["SECRET_KEY"]:
+    with open(os.path.join(package, "install", "settings.py"), encoding="utf-8") as source:
+        key_is_public = settings.get("SECRET_KEY", "") in source.read()
+    if value("DJANGO_SECRET_KEY"):
+        settings["SECRET_KEY"] = value("DJANGO_SECRET_KEY")
+    elif key_is_public:
         with open(os.path.join(root, "secret-key"), encoding="utf-8") as source:
             settings["SECRET_KEY"] = source.read().strip()
     if items("ALLOWED_HOSTS"):

@@ -1,0 +1,213 @@
+"""What a run costs, what an idle process costs, and when somebody answers."""
+
+import ctypes
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import time
+
+PR_SET_CHILD_SUBREAPER = 36
+
+# A service that takes longer than this to start, answer or end is broken.
+DEADLINE = 60.0
+
+# How often a port is tried while a service starts: fine enough for differences of milliseconds.
+POLL = 0.002
+
+
+class BenchError(Exception):
+    """Something that was to be measured did not work."""
+
+
+@dataclasses.dataclass
+class Times:
+    """Wall times of many runs, in seconds."""
+
+    all: list
+
+    @property
+    def median(self):
+        return statistics.median(self.all)
+
+    @property
+    def least(self):
+        return min(self.all)
+
+    def percentile(self, share):
+        return sorted(self.all)[min(len(self.all) - 1, int(len(self.all) * share))]
+
+
+def wall(argv, env):
+    """Runs a program without output; gives its wall time and its exit code."""
+    quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
+    begin = time.perf_counter()
+    pid = os.posix_spawn(argv[0], argv, env, file_actions=quiet)
+    _, status = os.waitpid(pid, 0)
+    return time.perf_counter() - begin, os.waitstatus_to_exitcode(status)
+
+
+def alternating(runs, *commands):
+    """Runs several programs in turns, so that a busy moment of the machine meets all of them."""
+    times = [[] for _ in commands]
+    for _ in range(runs):
+        for (argv, env), collected in zip(commands, times):
+            took, code = wall(argv, env)
+            if code != 0:
+                raise BenchError(f"{' '.join(argv)} ended with {code}")
+            collected.append(took)
+    return [Times(collected) for collected in times]
+
+
+def peak_memory(argv, env):
+    """Peak resident memory of one run, in bytes.
+
+    The kernel counts for a new process the memory of the one that forked it, too. So a shell, which is small, starts
+    it and goes away, and we adopt it.
+    """
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise BenchError("cannot adopt processes")
+    script = '"$@" >/dev/null 2>&1 & echo $!'
+    with subprocess.Popen(["/bin/sh", "-c", script, "sh", *argv], env=env, stdout=subprocess.PIPE) as shell:
+        pid = int(shell.stdout.readline())
+    _, status, usage = os.wait4(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code != 0:
+        raise BenchError(f"{' '.join(argv)} ended with {code}")
+    return usage.ru_maxrss * 1024
+
+
+class Service:
+    """A process that serves until it is told to end."""
+
+    running = []
+
+    def __init__(self, argv, env, directory, log):
+        self.argv, self.log = argv, log
+        with open(log, "ab") as output:
+            self.begin = time.perf_counter()
+            streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            self.process = subprocess.Popen(argv, env=env, cwd=directory, start_new_session=True, **streams)
+        self.running.append(self)
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def until(self, port, request, wanted):
+        """Seconds from the start until the answer to a request begins with the wanted bytes."""
+        while (took := time.perf_counter() - self.begin) < DEADLINE:
+            if self.process.poll() is not None:
+                raise BenchError(f"{' '.join(self.argv)} ended by itself; see {self.log}")
+            if first_line(port, request).startswith(wanted):
+                return time.perf_counter() - self.begin
+            time.sleep(POLL)
+        raise BenchError(f"{' '.join(self.argv)} did not answer within {took:.0f} s; see {self.log}")
+
+    def stop(self, number):
+        """Ends it with a signal; gives the seconds this took."""
+        begin = time.perf_counter()
+        self.process.send_signal(number)
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise BenchError(f"{' '.join(self.argv)} did not stop") from None
+        self.running.remove(self)
+        return time.perf_counter() - begin
+
+    @classmethod
+    def kill_all(cls):
+        """Whatever was interrupted leaves no process behind."""
+        for service in cls.running:
+            if service.process.poll() is None:
+                os.killpg(service.pid, signal.SIGKILL)
+                service.process.wait()
+
+
+def first_line(port, request):
+    """The first line of an HTTP answer; empty when there is none."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as connection:
+            connection.sendall(f"{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            answer = b""
+            while part := connection.recv(65536):
+                answer += part
+            return answer.split(b"\r\n", 1)[0]
+    except OSError:
+        return b""
+
+
+def free_port(first):
+    """A port nobody listens on, below the range from which the system takes ports for clients."""
+    for port in range(first, 32000):
+        with socket.socket() as attempt:
+            attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                attempt.bind(("", port))
+                return port
+            except OSError:
+                continue
+    raise BenchError("no port is free")
+
+
+@dataclasses.dataclass
+class Idle:
+    """What a process costs while nothing happens."""
+
+    rss: int
+    anonymous: int
+    pss: int
+    threads: int
+    wakeups: float
+    cpu: float
+
+
+def idle(pid, seconds):
+    """Watches a process; wake-ups and CPU time are per second. Threads that come and go meanwhile are in the CPU time,
+    but not in the wake-ups, which the kernel forgets with them."""
+    switches, used, begin = wakeups(pid), cpu_time(pid), time.perf_counter()
+    time.sleep(seconds)
+    elapsed = time.perf_counter() - begin
+    switches, used = wakeups(pid) - switches, cpu_time(pid) - used
+    status, rollup = kilobytes(f"/proc/{pid}/status"), kilobytes(f"/proc/{pid}/smaps_rollup")
+    threads = len(os.listdir(f"/proc/{pid}/task"))
+    return Idle(status["VmRSS"], status["RssAnon"], rollup["Pss"], threads, switches / elapsed, used / elapsed)
+
+
+def wakeups(pid):
+    """Every return from a wait is one voluntary switch."""
+    total = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/status", encoding="ascii") as lines:
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+    return total
+
+
+def all_switches(pid, seconds):
+    """Begins to count the context switches of all threads, those of short life too, with `perf` where it is installed
+    and allowed. Gives a function that waits for the number per second, or for None."""
+    if not (perf := shutil.which("perf")):
+        return lambda: None
+    command = [perf, "stat", "-x,", "-e", "context-switches", "-p", str(pid), "--", "sleep", str(seconds)]
+    counter = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def per_second():
+        count = counter.communicate()[1].split(b",", 1)[0].strip()
+        return int(count) / seconds if count.isdigit() else None
+
+    return per_second
+
+
+def cpu_time(pid):
+    """CPU time of a process, in seconds: its clock, by the encoding of clock_getcpuclockid(3)."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def kilobytes(path):
+    """The fields of a file of /proc that are sizes, in bytes."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        fields = [line.split() for line in lines]
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in fields if len(words) == 3 and words[2] == "kB"}

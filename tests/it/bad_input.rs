@@ -1,0 +1,598 @@
+//! Bad input gets one clear error on standard error, the right exit code, and leaves nothing half-written.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use walkdir::WalkDir;
+
+use crate::environment::{
+    as_user, as_user_of_bots, finish, give_to_user, in_mounts, is_bots_3, open_to_all, own_settings, package,
+};
+use crate::sandbox::{Finished, Sandbox, binary};
+
+/// What a command that was refused says about each fault, after the rules that hold for all of them.
+fn faults(refused: &Finished, code: i32) -> Vec<&str> {
+    refused.expect_code(code);
+    for sign in ["Traceback", "panicked at", "Error {", "Some(", "Os {", "Kind::", "  File \""] {
+        assert!(!refused.stderr.contains(sign), "{sign:?} in\n{}", refused.stderr);
+    }
+    assert_eq!(refused.stdout, "");
+    refused.stderr.lines().filter_map(|line| line.strip_prefix("bots-ctl: ")).collect()
+}
+
+/// Exactly one fault, and these words in it.
+fn one_fault(refused: &Finished, code: i32, words: &[&str]) {
+    let faults = faults(refused, code);
+    assert_eq!(faults.len(), 1, "{}", refused.stderr);
+    assert_words(&refused.stderr, words);
+}
+
+fn assert_words(text: &str, words: &[&str]) {
+    for words in words {
+        assert!(text.contains(words), "no {words:?} in\n{text}");
+    }
+}
+
+/// No temporary files, and no database that nobody asked for.
+fn assert_nothing_half_written(home: &Path) {
+    let names = WalkDir::new(home).into_iter().flatten().map(|entry| entry.path().display().to_string());
+    let wrong: Vec<String> = names.filter(|name| name.ends_with(".tmp") || name.ends_with("/botsdb")).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// A HOME in which `config/NAME` holds this text.
+fn with_config(name: &str, text: impl AsRef<[u8]>) -> Sandbox {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.root().join("config")).expect("made");
+    fs::write(sandbox.root().join("config").join(name), text).expect("written");
+    sandbox
+}
+
+/// A HOME with this bots-ctl.toml, and where it is.
+fn with_toml(text: &str) -> (Sandbox, String) {
+    let sandbox = Sandbox::new();
+    let path = sandbox.home.path().join(".bots/bots-ctl.toml");
+    fs::create_dir_all(sandbox.home.path().join(".bots")).expect("made");
+    fs::write(&path, text).expect("written");
+    (sandbox, path.display().to_string())
+}
+
+#[test]
+fn a_wrong_flag_is_told_with_the_right_one() {
+    let sandbox = Sandbox::new();
+    one_fault(&sandbox.run(&["webserver", "--instal"]), 64, &["'--instal'", "'--install'"]);
+    one_fault(&sandbox.run(&["config", "shwo"]), 64, &["'shwo'", "'show'"]);
+    one_fault(&sandbox.run(&["webserver", "surplus"]), 64, &["'surplus'"]);
+    one_fault(&sandbox.run(&["exec"]), 64, &["<COMMAND>"]);
+    assert!(!sandbox.home.path().join(".bots").exists());
+}
+
+#[test]
+fn a_wrong_value_of_a_flag_is_told_with_what_fits() {
+    let sandbox = Sandbox::new();
+    one_fault(&sandbox.run(&["healthcheck", "--check", "redy"]), 64, &["'redy'", "live, ready, startup"]);
+    one_fault(&sandbox.run(&["install", "--with", "oracle"]), 64, &["'oracle'", "mysql, postgresql"]);
+    one_fault(&sandbox.run(&["completions", "cmd"]), 64, &["'cmd'", "bash"]);
+    one_fault(&sandbox.run(&["webserver", "--port", "http"]), 64, &["--port: \"http\"", "from 1 to 65535"]);
+    one_fault(&sandbox.run(&["webserver", "--health-addr", "9180"]), 64, &["--health-addr: \"9180\"", "0.0.0.0:9180"]);
+    one_fault(&sandbox.run(&["init-db", "--log-level", "loud"]), 64, &["--log-level: \"loud\"", "error, warn, info"]);
+    assert!(!sandbox.home.path().join(".bots").exists());
+}
+
+#[test]
+fn an_unknown_key_is_told_with_its_line_and_the_right_one() {
+    let (sandbox, path) = with_toml("[stop]\ndrain = \"1s\"\n\n[health]\nadr = \"0.0.0.0:1\"\n");
+    let words = format!("{path}:5: unknown key health.adr; did you mean health.addr?");
+    one_fault(&sandbox.run(&["webserver"]), 78, &[&words]);
+    let (sandbox, path) = with_toml("colour = \"green\"\n");
+    one_fault(&sandbox.run(&["init-db"]), 78, &[&format!("{path}:1: unknown key colour"), "config show"]);
+    assert!(!sandbox.root().exists());
+}
+
+#[test]
+fn wrong_types_are_told_all_at_once_with_their_lines() {
+    let text = "[webserver]\nport = true\n[log]\nlevel = 5\n[database]\ninit_skip = \"perhaps\"\nport = 80.5\n\
+                [health]\ninterval = \"0s\"\n[superuser]\npassword = 12345678\n";
+    let (sandbox, path) = with_toml(text);
+    let refused = sandbox.run(&["init-db"]);
+    // The sandbox sets PORT, which decides before the file does.
+    let expected = [
+        format!("{path}:4: log.level: \"5\" is wrong: expected a string"),
+        format!("{path}:6: database.init_skip: \"perhaps\" is wrong: expected true or false"),
+        format!("{path}:7: database.port: \"80.5\" is wrong: expected an integer"),
+        format!("{path}:9: health.interval: \"0s\" is wrong: expected a duration longer than zero"),
+        format!("{path}:11: superuser.password: (hidden) is wrong: expected a string"),
+    ];
+    let mut found = faults(&refused, 78);
+    found.sort_unstable();
+    let mut expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn what_no_setting_can_be_is_refused() {
+    for value in ["[1, 2]", "2026-11-23", "[[\"a\"]]", "[{ a = 1 }]"] {
+        let (sandbox, path) = with_toml(&format!("[django]\nallowed_hosts = {value}\n"));
+        let words = format!("{path}:2: django.allowed_hosts");
+        one_fault(&sandbox.run(&["config", "show"]), 78, &[&words, "expected an array of strings"]);
+    }
+}
+
+#[test]
+fn broken_toml_is_told_with_its_lines() {
+    let (sandbox, path) = with_toml("[health]\naddr = \n[stop]\ndrain = \"1s\ntimeout = 3\n");
+    let refused = sandbox.run(&["webserver"]);
+    let faults = faults(&refused, 78);
+    for line in [2, 4] {
+        let place = format!("{path}:{line}: ");
+        assert!(faults.iter().any(|fault| fault.starts_with(&place) && fault.len() > place.len()), "{faults:?}");
+    }
+    assert!(!sandbox.root().exists());
+}
+
+#[test]
+fn a_configuration_file_that_cannot_be_read_is_told() {
+    let (sandbox, path) = with_toml("[stop]\ndrain = \"1s\"\n");
+    give_to_user(sandbox.home.path());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("ours");
+    let refused = finish(as_user(&sandbox.command(&["init-db"])));
+    one_fault(&refused, 78, &[&format!("cannot read the configuration file {path}: Permission denied")]);
+}
+
+#[test]
+fn a_configuration_file_that_is_no_text_is_told() {
+    let (sandbox, path) = with_toml("");
+    fs::write(&path, b"[stop]\ndrain = \"\xff\"\n").expect("written");
+    one_fault(&sandbox.run(&["init-db"]), 78, &[&path, "UTF-8"]);
+}
+
+#[test]
+fn a_named_configuration_file_must_be_there() {
+    let mut sandbox = Sandbox::new();
+    let refused = sandbox.run(&["webserver", "--config", "/nowhere/bots-ctl.toml"]);
+    one_fault(&refused, 78, &["cannot read the configuration file /nowhere/bots-ctl.toml: No such file"]);
+    sandbox.set("BOTS_CTL_CONFIG", "/nowhere/other.toml");
+    one_fault(&sandbox.run(&["init-db"]), 78, &["cannot read the configuration file /nowhere/other.toml"]);
+    assert!(!sandbox.home.path().join(".bots").exists());
+}
+
+/// Manifests and compose files set variables to nothing to switch them off.
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let mut sandbox = Sandbox::new();
+    fs::write(sandbox.home.path().join("bots-ctl.toml"), "not_for_us = 1\n").expect("written");
+    for name in ["BOTS_CTL_CONFIG", "BOTS_CTL_CONFIG_SOURCE", "DB_PORT", "DB_ENGINE", "DB_PASSWORD_FILE", "BOTSENV"] {
+        sandbox.set(name, "");
+    }
+    sandbox.run(&["config", "show"]).expect_code(0);
+}
+
+#[test]
+fn a_secret_file_that_is_missing_is_told_with_who_names_it() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("DB_PASSWORD_FILE", "/nowhere/password");
+    one_fault(&sandbox.run(&["init-db"]), 78, &["DB_PASSWORD_FILE", "cannot read /nowhere/password: No such file"]);
+    sandbox.set("DB_PASSWORD", "x");
+    one_fault(&sandbox.run(&["init-db"]), 78, &["DB_PASSWORD and DB_PASSWORD_FILE are both set"]);
+    let (sandbox, path) = with_toml("[django]\nsecret_key_file = \"/nowhere/key\"\n");
+    one_fault(&sandbox.run(&["init-db"]), 78, &[&format!("{path}:2"), "django.secret_key_file", "/nowhere/key"]);
+}
+
+#[test]
+fn a_wrong_health_address_is_told() {
+    let mut sandbox = Sandbox::new();
+    for wrong in ["9180", "0.0.0.0", "nowhere.example.com:1", "0.0.0.0:99999"] {
+        sandbox.set("BOTS_CTL_HEALTH_ADDR", wrong);
+        let words = format!("environment variable BOTS_CTL_HEALTH_ADDR: \"{wrong}\" is wrong: expected ADDRESS:PORT");
+        one_fault(&sandbox.run(&["webserver"]), 78, &[&words]);
+        one_fault(&sandbox.run(&["healthcheck"]), 2, &[&words]);
+    }
+    sandbox.set("BOTS_CTL_HEALTH_ADDR", "192.0.2.1:9180");
+    one_fault(&sandbox.run(&["webserver"]), 69, &["cannot listen on 192.0.2.1:9180", "BOTS_CTL_HEALTH_ADDR"]);
+    assert!(!sandbox.home.path().join(".bots").exists());
+}
+
+#[test]
+fn a_machine_without_bots_is_told_what_to_run() {
+    let mut sandbox = Sandbox::new();
+    sandbox.unset("BOTS_BIN_DIR").set("PATH", "/usr/bin:/bin");
+    for command in [&["webserver"][..], &["init-db"], &["config", "check"]] {
+        let refused = sandbox.run(command);
+        one_fault(&refused, 127, &["cannot find Bots", "`bots-ctl install`", "BOTS_BIN_DIR"]);
+    }
+    assert!(!sandbox.home.path().join(".bots").exists());
+    sandbox.run(&["exec", "--", "true"]).expect_code(0);
+}
+
+#[test]
+fn a_wrong_place_of_bots_is_told() {
+    let mut sandbox = Sandbox::new();
+    let empty = tempfile::tempdir().expect("a temporary directory");
+    sandbox.set("BOTS_BIN_DIR", empty.path().display().to_string());
+    let words = format!("BOTS_BIN_DIR={}: there is no bots-webserver in it", empty.path().display());
+    one_fault(&sandbox.run(&["webserver"]), 78, &[&words]);
+    sandbox.set("BOTS_BIN_DIR", "venv/bin");
+    one_fault(&sandbox.run(&["init-db"]), 78, &["BOTS_BIN_DIR: \"venv/bin\" is wrong: expected an absolute path"]);
+    assert!(!sandbox.home.path().join(".bots").exists());
+}
+
+#[test]
+fn a_broken_settings_file_is_told_with_line_and_reason() {
+    let cases = [
+        ("A = 1\nB = (\n", 2, "SyntaxError: "),
+        ("A = 1\n  B = 2\n", 2, "IndentationError: unexpected indent"),
+        (
+            "import os\n\nimport nothing_of_that_name\n",
+            3,
+            "ModuleNotFoundError: No module named 'nothing_of_that_name'",
+        ),
+        ("from os import nothing\n", 1, "ImportError: cannot import name 'nothing' from 'os'"),
+        ("def host():\n    return 1 / 0\n\nHOST = host()\n", 2, "ZeroDivisionError: division by zero"),
+        ("import os\nSECRET_KEY = os.environ['NO_SUCH_SECRET']\n", 2, "KeyError: 'NO_SUCH_SECRET'"),
+        ("SECRET_KEY = open('/nowhere/secret').read()\n", 1, "FileNotFoundError: [Errno 2]"),
+        ("import sys\nsys.exit('no thanks')\n", 2, "SystemExit: no thanks"),
+    ];
+    for (text, line, reason) in cases {
+        let sandbox = with_config("settings.py", text);
+        let refused = sandbox.run(&["init-db"]);
+        let settings = sandbox.root().join("config/settings.py");
+        one_fault(&refused, 78, &[&format!("{}:{line}: {reason}", settings.display())]);
+        assert_eq!(fs::read_to_string(settings).expect("there"), text);
+        assert_nothing_half_written(sandbox.home.path());
+    }
+}
+
+#[test]
+fn a_fault_in_what_settings_import_is_told_where_it_is() {
+    let sandbox = with_config("settings.py", "from config.local import *\n");
+    let local = sandbox.root().join("config/local.py");
+    fs::write(&local, "A = 1\nB = undefined\n").expect("written");
+    let words = format!("{}:2: NameError: name 'undefined' is not defined", local.display());
+    one_fault(&sandbox.run(&["init-db"]), 78, &[&words]);
+}
+
+#[test]
+fn settings_without_a_secret_key_are_told() {
+    let sandbox = with_config("settings.py", own_settings().replace("SECRET_KEY = ", "NO_SECRET_KEY = "));
+    let refused = sandbox.run(&["init-db"]);
+    one_fault(&refused, 78, &["ImproperlyConfigured: ", "SECRET_KEY"]);
+    assert_nothing_half_written(sandbox.home.path());
+}
+
+#[test]
+fn the_traceback_is_there_for_whoever_asks() {
+    let mut sandbox = with_config("settings.py", "def host():\n    return 1 / 0\n\nHOST = host()\n");
+    sandbox.set("LOG_LEVEL", "debug");
+    let refused = sandbox.run(&["init-db"]);
+    refused.expect_code(78);
+    assert_words(&refused.stderr, &["Traceback (most recent call last)", "HOST = host()", "bots-ctl: "]);
+}
+
+#[test]
+fn a_broken_settings_file_keeps_the_web_ui_from_starting() {
+    let sandbox = with_config("settings.py", "import nothing_of_that_name\n");
+    one_fault(&sandbox.run(&["webserver"]), 78, &["settings.py:1: ModuleNotFoundError"]);
+}
+
+#[test]
+fn settings_may_print() {
+    let noise =
+        "import sys\nprint('hello from settings')\nprint('{\"fault\": \"not this\"}', end='')\nsys.stdout.flush()\n";
+    let sandbox = with_config("settings.py", own_settings() + noise);
+    for _ in 0..2 {
+        let done = sandbox.run(&["init-db"]);
+        done.expect_code(0);
+        assert_eq!(done.stdout, "");
+    }
+    sandbox.run(&["config", "check"]).expect_code(0);
+}
+
+#[test]
+fn settings_may_print_at_the_very_end() {
+    let noise = "import atexit\natexit.register(print, 'good bye from settings')\n";
+    let sandbox = with_config("settings.py", own_settings() + noise);
+    sandbox.run(&["init-db"]).expect_code(0);
+}
+
+#[test]
+fn every_fault_of_bots_ini_is_told_with_its_line() {
+    let text = "maxdays = 1\n[settings]\nport = 28081\nport = 28082\nno value here\n[settings]\n[open\n";
+    let sandbox = with_config("bots.ini", text);
+    let refused = sandbox.run(&["init-db"]);
+    let faults = faults(&refused, 78);
+    let ini = sandbox.root().join("config/bots.ini");
+    for line in [1, 4, 6] {
+        let place = format!("{}:{line}: ", ini.display());
+        assert!(faults.iter().any(|fault| fault.starts_with(&place)), "line {line}: {faults:#?}");
+    }
+    assert_eq!(fs::read_to_string(ini).expect("there"), text);
+    assert!(!sandbox.root().join("config/settings.py").exists());
+    assert_nothing_half_written(sandbox.home.path());
+}
+
+#[test]
+fn what_bots_needs_in_bots_ini_is_asked_for_all_at_once() {
+    let sandbox = with_config("bots.ini", "[settings]\nport = many\n\n[webserver]\n[jobqueue]\nport = 99999\n");
+    let refused = sandbox.run(&["init-db"]);
+    let ini = sandbox.root().join("config/bots.ini").display().to_string();
+    let needed =
+        if is_bots_3() { "[settings] log_file_number is missing" } else { "[webserver] menu_all_routes is missing" };
+    let words = [
+        format!("{ini}: section [charsets] is missing"),
+        format!("{ini}: {needed}"),
+        format!("{ini}:2: [settings] port = many: expected a port number"),
+        "[jobqueue] port = 99999: expected a port number".to_owned(),
+    ];
+    faults(&refused, 78);
+    assert_words(&refused.stderr, &words.each_ref().map(String::as_str));
+    assert_nothing_half_written(sandbox.home.path());
+}
+
+#[test]
+fn a_bots_ini_that_is_not_utf_8_is_told_with_its_line() {
+    let sandbox = with_config("bots.ini", b"[settings]\n# caf\xe9\n");
+    let words = format!("{}:2: the file is not UTF-8 text", sandbox.root().join("config/bots.ini").display());
+    one_fault(&sandbox.run(&["init-db"]), 78, &[&words]);
+}
+
+#[test]
+fn an_absolute_usersys_is_refused_where_bots_cannot_import_it() {
+    let sandbox = Sandbox::new();
+    let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
+    let usersys = sandbox.root().join("usersys");
+    let before = "[directories]\n";
+    let line = template.lines().position(|line| line == before.trim_end()).expect("it is there") + 2;
+    let text = template.replace("\nusersys", "\n# usersys");
+    let text = text.replace(before, &format!("{before}usersys = {}\n", usersys.display()));
+    fs::create_dir_all(sandbox.root().join("config")).expect("made");
+    fs::write(sandbox.root().join("config/bots.ini"), text).expect("written");
+    let result = sandbox.run(&["init-db"]);
+    match is_bots_3() {
+        true => one_fault(&result, 78, &[&format!("bots.ini:{line}: [directories] usersys = "), "usersys = usersys"]),
+        false => {
+            result.expect_code(0);
+        }
+    }
+}
+
+#[test]
+fn a_home_that_cannot_be_written_to_is_told_with_its_rights() {
+    let sandbox = Sandbox::new();
+    open_to_all(sandbox.home.path());
+    fs::set_permissions(sandbox.home.path(), fs::Permissions::from_mode(0o555)).expect("ours");
+    for command in ["init-db", "webserver"] {
+        let refused = finish(as_user(&sandbox.command(&[command])));
+        let home = sandbox.home.path().display().to_string();
+        one_fault(&refused, 78, &[&format!("{home}/.bots"), &format!("{home} belongs to "), "mode 0555", "fsGroup"]);
+        if nix::unistd::geteuid().is_root() {
+            assert_words(&refused.stderr, &["belongs to 0:0", "runs as 10001:10001"]);
+        }
+    }
+}
+
+#[test]
+fn a_directory_of_another_user_is_told_with_its_rights() {
+    let sandbox = Sandbox::new();
+    give_to_user(sandbox.home.path());
+    finish(as_user_of_bots(&sandbox.command(&["init-db"]))).expect_code(0);
+    for name in ["botssys", "usersys"] {
+        let dir = sandbox.root().join(name);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o500)).expect("ours");
+        let refused = finish(as_user(&sandbox.command(&["init-db"])));
+        one_fault(&refused, 78, &[&format!("cannot write to {}", dir.display()), "mode 0500", "fsGroup"]);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("ours");
+    }
+}
+
+#[test]
+fn without_a_usable_home_one_is_asked_for() {
+    let sandbox = Sandbox::new();
+    let mut at_root = sandbox.command(&["init-db"]);
+    at_root.env("HOME", "/");
+    one_fault(&finish(as_user(&at_root)), 78, &["/.bots", "/ belongs to", "HOME"]);
+    if nix::unistd::geteuid().is_root() {
+        for home in [None, Some(""), Some("relative/home")] {
+            let mut unset = sandbox.command(&["init-db"]);
+            match home {
+                Some(home) => unset.env("HOME", home),
+                None => unset.env_remove("HOME"),
+            };
+            one_fault(&finish(as_user(&unset)), 78, &["HOME", "10001", "set HOME to a writable directory"]);
+        }
+    }
+}
+
+#[test]
+fn a_read_only_volume_is_told() {
+    let sandbox = Sandbox::new();
+    let script = "mount --bind \"$HOME\" \"$HOME\" && mount -o remount,bind,ro \"$HOME\" && exec \"$0\" \"$@\"";
+    let refused = finish(in_mounts(script, &sandbox.command(&["init-db"])));
+    let words = format!("{}/.bots", sandbox.home.path().display());
+    one_fault(&refused, 78, &[&words, "Read-only file system", "mount a writable volume", "HOME"]);
+}
+
+#[test]
+fn a_volume_that_became_read_only_is_not_taken_for_missing_rights() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let script = "dir=\"$HOME/.bots/env/default/botssys\"; mount --bind \"$dir\" \"$dir\" && \
+                  mount -o remount,bind,ro \"$dir\" && exec \"$0\" \"$@\"";
+    let refused = finish(in_mounts(script, &sandbox.command(&["init-db"])));
+    let dir = sandbox.root().join("botssys").display().to_string();
+    one_fault(&refused, 78, &[&format!("cannot write to {dir}"), "ead-only file system", "mount a writable volume"]);
+}
+
+#[test]
+fn a_full_volume_is_told_and_made_use_of_once_there_is_room() {
+    let sandbox = Sandbox::new();
+    let script = "
+        mount -t tmpfs -o size=\"$SIZE\" tmpfs \"$HOME\" || exit 90
+        \"$0\" \"$@\"; code=$?
+        find \"$HOME\" -name '*.tmp' | grep . && exit 91
+        mount -o remount,size=200m \"$HOME\" || exit 92
+        \"$0\" \"$@\" >/dev/null 2>&1 || exit 93
+        exit $code";
+    let started_with = |size: &str| {
+        let mut command = in_mounts(script, &sandbox.command(&["init-db"]));
+        command.env("SIZE", size);
+        finish(command)
+    };
+    let root = sandbox.root().display().to_string();
+    one_fault(&started_with("12k"), 78, &["No space left on device", "make room", &root]);
+    // Enough for the files, and not for the database.
+    one_fault(&started_with("100k"), 1, &["database or disk is full", &root]);
+}
+
+#[test]
+fn a_configuration_directory_that_bots_cannot_import_is_refused() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CONFIG_DIR", "config");
+    one_fault(&sandbox.run(&["init-db"]), 78, &["BOTS_CONFIG_DIR: \"config\" is wrong: expected an absolute path"]);
+    let dotted = sandbox.home.path().join("env/my.config").display().to_string();
+    sandbox.set("BOTS_CONFIG_DIR", dotted.clone());
+    one_fault(&sandbox.run(&["init-db"]), 78, &[&dotted, "Python package", "BOTS_CONFIG_DIR"]);
+    sandbox.set("BOTS_CONFIG_DIR", "/");
+    one_fault(&sandbox.run(&["init-db"]), 78, &["Python package"]);
+    assert!(!sandbox.home.path().join("env").exists());
+    sandbox.set("BOTS_CONFIG_DIR", sandbox.home.path().join("env/my-config/").display().to_string());
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert!(sandbox.home.path().join("env/usersys/__init__.py").exists());
+}
+
+#[test]
+fn the_mount_point_of_configuration_is_no_configuration_directory() {
+    let mut sandbox = Sandbox::new();
+    give_to_user(sandbox.home.path());
+    sandbox.set("BOTS_CONFIG_DIR", "/config");
+    let refused = finish(as_user(&sandbox.command(&["init-db"])));
+    one_fault(&refused, 78, &["/config"]);
+    if package().join("config").is_dir() {
+        assert_words(&refused.stderr, &["BOTS_CONFIG_DIR=/config", "bots.config", "/srv/bots/config"]);
+    }
+}
+
+#[test]
+fn packages_of_the_same_names_elsewhere_are_never_used() {
+    let mut sandbox = Sandbox::new();
+    let elsewhere = tempfile::tempdir().expect("a temporary directory");
+    for name in ["config", "usersys"] {
+        fs::create_dir(elsewhere.path().join(name)).expect("made");
+        fs::write(elsewhere.path().join(name).join("__init__.py"), "").expect("written");
+    }
+    fs::write(elsewhere.path().join("config/settings.py"), own_settings()).expect("written");
+    sandbox.set("PYTHONPATH", elsewhere.path().display().to_string());
+    let started = sandbox.run(&["init-db"]);
+    if started.code() != 0 {
+        return one_fault(&started, 78, &[&elsewhere.path().display().to_string(), "PYTHONPATH"]);
+    }
+    let config_dir = sandbox.root().join("config").display().to_string();
+    let question = "import sys; from bots import botsinit, botsglobal; botsinit.generalinit(sys.argv[1]); \
+                    import usersys; from django.conf import settings; \
+                    print(sys.modules[settings.SETTINGS_MODULE].__file__, usersys.__file__, \
+                    botsglobal.ini.get('directories', 'usersysabs'), botsglobal.ini.get('directories', 'config'))";
+    let answer = sandbox.run(&["exec", "--", "python", "-c", question, &config_dir]);
+    answer.expect_code(0);
+    let root = sandbox.root().display().to_string();
+    for place in answer.stdout.split_whitespace() {
+        assert!(place.starts_with(&root), "{place} in {}", answer.stdout);
+    }
+}
+
+#[test]
+fn a_slip_in_a_command_is_told_with_the_right_one() {
+    let sandbox = Sandbox::new();
+    for (slip, meant) in [("websrver", "webserver"), ("healtcheck", "healthcheck"), ("initdb2", "initdb")] {
+        let words = format!("there is no command and no program named {slip}; did you mean {meant}?");
+        one_fault(&sandbox.run(&[slip]), 127, &[&words]);
+    }
+    let words = "there is no command and no program named nosuchprogram; see bots-ctl --help";
+    one_fault(&sandbox.run(&["nosuchprogram", "--flag"]), 127, &[words]);
+    one_fault(&sandbox.run(&["exec", "--", "nosuchprogram"]), 127, &["nosuchprogram"]);
+    let file = sandbox.home.path().join("file");
+    fs::write(&file, "just text\n").expect("written");
+    let file = file.display().to_string();
+    one_fault(&sandbox.run(&["exec", "--", &file]), 126, &[&file]);
+    one_fault(&sandbox.run(&[&file]), 126, &[&file]);
+}
+
+#[test]
+fn secrets_are_in_no_output_and_no_file() {
+    const SECRETS: [&str; 3] =
+        ["database-Pa55word", "django-Secr3t-key-of-fifty-characters-or-more-for-django", "superuser-Pa55word"];
+    let mut outputs = Vec::new();
+    let mut sandbox = Sandbox::new();
+    for (name, secret) in ["DB_PASSWORD", "DJANGO_SECRET_KEY", "SUPERUSER_PASSWORD"].into_iter().zip(SECRETS) {
+        sandbox.set(name, secret);
+    }
+    sandbox.set("LOG_LEVEL", "trace");
+    for command in
+        [&["config", "show"][..], &["config", "check"], &["init-db"], &["init-db"], &["healthcheck", "--standalone"]]
+    {
+        let done = sandbox.run(command);
+        done.expect_code(0);
+        outputs.push(done);
+    }
+    sandbox.set("DB_ENGINE", "mysql").set("DB_HOST", "127.0.0.1").set("DB_NAME", "edi").set("DB_USER", "bots");
+    outputs.push(sandbox.run(&["init-db"]));
+    sandbox.set("DB_ENGINE", "oracle");
+    outputs.push(sandbox.run(&["init-db"]));
+    sandbox.set("DB_PORT", "many").set("DB_PASSWORD_FILE", "/nowhere");
+    outputs.push(sandbox.run(&["config", "show"]));
+    for entry in WalkDir::new(sandbox.home.path()).into_iter().flatten().filter(|entry| entry.file_type().is_file()) {
+        let content = fs::read(entry.path()).unwrap_or_default();
+        let content = String::from_utf8_lossy(&content);
+        assert!(!SECRETS.iter().any(|secret| content.contains(secret)), "a secret in {}", entry.path().display());
+    }
+
+    let [password, key, superuser] = SECRETS;
+    for text in [
+        format!(
+            "[database]\npassword = \"{password}\"\n[django]\nsecret_key = [\"{key}\"]\n[superuser]\npasword = \"{superuser}\"\n"
+        ),
+        format!(
+            "[database]\npassword = {password}\n[django]\nsecret_key = \"{key}\n[superuser]\npassword = \"{superuser}\"x\n"
+        ),
+    ] {
+        let (sandbox, _) = with_toml(&text);
+        let refused = sandbox.run(&["config", "show", "--log-level", "trace"]);
+        refused.expect_code(78);
+        outputs.push(refused);
+    }
+    for Finished { stdout, stderr, .. } in outputs {
+        for secret in SECRETS {
+            assert!(!stdout.contains(secret) && !stderr.contains(secret), "{secret} in\n{stdout}\n{stderr}");
+        }
+    }
+}
+
+#[test]
+fn commands_of_later_versions_say_so() {
+    let sandbox = Sandbox::new();
+    let commands: [&[&str]; 12] = [
+        &["engine"],
+        &["engine", "--new", "my_route"],
+        &["jobqueue"],
+        &["jobqueueserver"],
+        &["dirmonitor"],
+        &["up"],
+        &["job", "add", "bots-engine"],
+        &["job", "list"],
+        &["job", "clear"],
+        &["status"],
+        &["jobqueue", "--", "--an-option"],
+        &["dirmonitor", "--", "--reload"],
+    ];
+    for command in commands {
+        let refused = sandbox.run(command);
+        one_fault(&refused, 70, &["not available in this version"]);
+        assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+    }
+    let link = sandbox.home.path().join("bots-engine");
+    symlink(binary(), &link).expect("linked");
+    let mut called = std::process::Command::new(&link);
+    called.arg("-c/somewhere").env_clear().env("HOME", sandbox.home.path());
+    one_fault(&finish(called), 70, &["bots-engine is not available in this version"]);
+    assert!(!sandbox.home.path().join(".bots").exists());
+}

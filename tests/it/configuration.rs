@@ -1,0 +1,350 @@
+//! `config show`, `config check`, help, completions, and the documentation of settings.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bots_ctl::config::Config;
+use walkdir::WalkDir;
+
+use crate::environment::{as_user_of_bots, finish, give_to_user, own_settings, package};
+use crate::sandbox::Sandbox;
+
+/// Everything below a directory that a write would change.
+fn state(dir: &Path) -> BTreeMap<PathBuf, (u32, u64, i64, i64)> {
+    let entries = WalkDir::new(dir).into_iter().map(|entry| entry.expect("readable"));
+    let look = |path: &Path| {
+        let meta = fs::symlink_metadata(path).expect("there");
+        (meta.mode(), meta.ino(), meta.mtime(), meta.mtime_nsec())
+    };
+    entries.map(|entry| (entry.path().to_path_buf(), look(entry.path()))).collect()
+}
+
+/// Runs `config check` and sees to it that HOME stays as it was.
+fn check_changes_nothing(sandbox: &Sandbox) {
+    let before = state(sandbox.home.path());
+    let checked = finish(sandbox.command(&["config", "check"]));
+    checked.expect_code(0);
+    assert_eq!(checked.stdout, "the configuration is valid\n");
+    let after = state(sandbox.home.path());
+    let of = |one: &BTreeMap<PathBuf, _>, other: &BTreeMap<PathBuf, _>| {
+        one.iter().filter(|(path, state)| other.get(*path) != Some(*state)).map(|(path, _)| path.clone()).collect()
+    };
+    let (changed, gone): (Vec<PathBuf>, Vec<PathBuf>) = (of(&after, &before), of(&before, &after));
+    assert!(changed.is_empty() && gone.is_empty(), "made or changed: {changed:#?}\ngone or changed: {gone:#?}");
+}
+
+/// The line of `config show` about a key, in words.
+fn shown(output: &str, key: &str) -> Vec<String> {
+    let line = output.lines().find(|line| line.split_whitespace().next() == Some(key));
+    line.unwrap_or_else(|| panic!("no {key} in\n{output}")).split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn show_tells_where_each_value_came_from() {
+    let mut sandbox = Sandbox::new();
+    let toml = sandbox.home.path().join("my.toml");
+    let text = "[stop]\ndrain = \"7s\"\n[health]\ninterval = 3\n[django]\nallowed_hosts = [\"a\", \"b\"]\n[database]\npassword_file = \"PW\"\n";
+    fs::write(sandbox.home.path().join("pw"), "hush\n").expect("written");
+    fs::write(&toml, text.replace("PW", &sandbox.home.path().join("pw").display().to_string())).expect("written");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "9s").set("DJANGO_SECRET_KEY", "hush-hush");
+    let args = ["config", "show", "--config", &toml.display().to_string(), "--log-level", "debug"];
+    let done = sandbox.run(&args);
+    done.expect_code(0);
+    let toml = toml.display();
+    let pw = sandbox.home.path().join("pw").display().to_string();
+    let expected = [
+        ("stop.drain", format!("7s {toml}:2")),
+        ("health.interval", format!("3 {toml}:4")),
+        ("django.allowed_hosts", format!("a,b {toml}:6")),
+        ("stop.timeout", "9s environment BOTS_CTL_STOP_TIMEOUT".to_owned()),
+        ("django.secret_key", "(hidden) environment DJANGO_SECRET_KEY".to_owned()),
+        ("database.password", format!("(hidden) database.password_file = {pw}")),
+        ("log.level", "debug --log-level".to_owned()),
+        ("environment.name", "default default".to_owned()),
+        ("database.host", "- default".to_owned()),
+        ("superuser.password", "- default".to_owned()),
+    ];
+    for (key, words) in expected {
+        assert_eq!(shown(&done.stdout, key)[1..].join(" "), words, "{key}");
+    }
+    assert!(!done.stdout.contains("hush"), "{}", done.stdout);
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let mut sandbox = Sandbox::new();
+    let dir = sandbox.home.path().join(".bots");
+    fs::create_dir(&dir).expect("made");
+    fs::write(
+        dir.join("bots-ctl.toml"),
+        "[log]\nlevel = \"error\"\n[environment]\nconfig_dir = \"/srv/toml/config\"\n",
+    )
+    .expect("written");
+    let show = |sandbox: &Sandbox, flags: &[&str]| {
+        let done = sandbox.run(&[&["config", "show"], flags].concat());
+        done.expect_code(0);
+        ["log.level", "environment.config_dir"].map(|key| shown(&done.stdout, key)[1].clone())
+    };
+    assert_eq!(show(&sandbox, &[]), ["error", "/srv/toml/config"]);
+    sandbox.set("LOG_LEVEL", "warn").set("BOTS_CONFIG_DIR", "/srv/variable/config");
+    assert_eq!(show(&sandbox, &[]), ["warn", "/srv/variable/config"]);
+    assert_eq!(
+        show(&sandbox, &["--log-level", "debug", "--config-dir", "/srv/flag/config"]),
+        ["debug", "/srv/flag/config"]
+    );
+    sandbox.unset("LOG_LEVEL").unset("BOTS_CONFIG_DIR");
+    fs::remove_file(dir.join("bots-ctl.toml")).expect("there");
+    sandbox.set("BOTSENV", "second");
+    let config_dir = sandbox.home.path().join(".bots/env/second/config").display().to_string();
+    assert_eq!(show(&sandbox, &[]), ["info", &config_dir]);
+}
+
+#[test]
+fn the_file_of_the_mounted_configuration_comes_before_that_of_home() {
+    let mut sandbox = Sandbox::new();
+    let mount = tempfile::tempdir().expect("a temporary directory");
+    fs::create_dir(sandbox.home.path().join(".bots")).expect("made");
+    fs::write(sandbox.home.path().join(".bots/bots-ctl.toml"), "[log]\nlevel = \"error\"\n").expect("written");
+    fs::write(mount.path().join("bots-ctl.toml"), "[log]\nlevel = \"warn\"\n").expect("written");
+    sandbox.set("BOTS_CTL_CONFIG_SOURCE", mount.path().display().to_string());
+    let done = sandbox.run(&["config", "show"]);
+    let place = format!("{}:2", mount.path().join("bots-ctl.toml").display());
+    assert_eq!(shown(&done.stdout, "log.level")[1..], ["warn".to_owned(), place]);
+}
+
+#[test]
+fn every_fault_of_every_layer_is_told_at_once() {
+    let mut sandbox = Sandbox::new();
+    let toml = sandbox.home.path().join("my.toml");
+    fs::write(&toml, "[stop]\ndrain = \"soon\"\ntimout = \"1s\"\n").expect("written");
+    sandbox.set("BOTS_CTL_HEALTH_ADDR", "here").set("DB_PORT", "tcp://10.0.0.1:3306").set("BOTSENV", "../up");
+    let refused = sandbox.run(&["config", "check", "--config", &toml.display().to_string(), "--log-level", "loud"]);
+    refused.expect_code(78);
+    let (drain, timeout) =
+        (format!("{}:2: stop.drain", toml.display()), format!("{}:3: unknown key stop.timout", toml.display()));
+    for words in [
+        &drain,
+        &timeout,
+        "stop.timeout?",
+        "BOTS_CTL_HEALTH_ADDR",
+        "DB_PORT",
+        "enableServiceLinks",
+        "BOTSENV",
+        "--log-level",
+    ] {
+        assert!(refused.stderr.contains(words), "no {words:?} in\n{}", refused.stderr);
+    }
+    assert_eq!(refused.stderr.lines().count(), 6, "{}", refused.stderr);
+}
+
+#[test]
+fn checking_an_empty_home_makes_nothing() {
+    check_changes_nothing(&Sandbox::new());
+}
+
+#[test]
+fn checking_a_used_home_changes_nothing() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    check_changes_nothing(&sandbox);
+    // What Bots makes for itself at every start.
+    for name in ["data", "logging"] {
+        let _ = fs::remove_dir_all(sandbox.root().join("botssys").join(name));
+    }
+    check_changes_nothing(&sandbox);
+}
+
+#[test]
+fn checking_leaves_a_users_own_usersys_alone() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.root().join("usersys/mappings")).expect("made");
+    fs::write(sandbox.root().join("usersys/mappings/mine.py"), "MINE = 1\n").expect("written");
+    check_changes_nothing(&sandbox);
+}
+
+#[test]
+fn checking_leaves_an_empty_usersys_empty() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.root().join("usersys")).expect("made");
+    check_changes_nothing(&sandbox);
+}
+
+#[test]
+fn a_check_needs_no_right_to_write() {
+    let sandbox = Sandbox::new();
+    give_to_user(sandbox.home.path());
+    finish(as_user_of_bots(&sandbox.command(&["init-db"]))).expect_code(0);
+    check_changes_nothing(&sandbox);
+    let made = fs::read_to_string(sandbox.root().join("config/settings.py")).expect("it was made");
+    let faulty = format!("FIRST = 1\n{made}").replace("# >>> bots-ctl", "import nothing_of_that_name\n# >>> bots-ctl");
+    fs::write(sandbox.root().join("config/settings.py"), &faulty).expect("written");
+    let before = state(sandbox.home.path());
+    finish(as_user_of_bots(&sandbox.command(&["config", "check"]))).expect_code(78);
+    assert_eq!(state(sandbox.home.path()), before);
+}
+
+#[test]
+fn faults_of_settings_and_bots_ini_are_told_together_with_the_users_paths() {
+    let sandbox = Sandbox::new();
+    let config = sandbox.root().join("config");
+    fs::create_dir_all(&config).expect("made");
+    let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
+    let line = template.lines().position(|line| line == "port = 28081").expect("it is there") + 1;
+    fs::write(config.join("bots.ini"), template.replace("port = 28081", "port = many")).expect("written");
+    fs::write(config.join("settings.py"), "import os\nimport nothing_of_that_name\n").expect("written");
+    let refused = finish(sandbox.command(&["config", "check"]));
+    refused.expect_code(78);
+    let ini = format!("bots-ctl: {}:{line}: [settings] port = many", config.join("bots.ini").display());
+    let settings = format!("bots-ctl: {}:2: ModuleNotFoundError", config.join("settings.py").display());
+    for words in [&ini, &settings] {
+        assert!(refused.stderr.contains(words), "no {words:?} in\n{}", refused.stderr);
+    }
+}
+
+#[test]
+fn each_faulty_file_is_told_with_the_users_path() {
+    let sandbox = Sandbox::new();
+    let config = sandbox.root().join("config");
+    fs::create_dir_all(&config).expect("made");
+    for (name, text, place) in [
+        ("settings.py", "A = 1\nB = (\n", "settings.py:2: SyntaxError"),
+        (
+            "settings.py",
+            "from config.local import B\n",
+            "settings.py:1: ModuleNotFoundError: No module named 'config.local'",
+        ),
+        ("bots.ini", "[settings]\nport 1\n x\nport = 1\nport = 1\n", "bots.ini:5: "),
+    ] {
+        fs::write(config.join(name), text).expect("written");
+        let refused = finish(sandbox.command(&["config", "check"]));
+        refused.expect_code(78);
+        let words = format!("bots-ctl: {}/{place}", config.display());
+        assert!(refused.stderr.contains(&words), "no {words:?} in\n{}", refused.stderr);
+        fs::remove_file(config.join(name)).expect("there");
+    }
+}
+
+/// It would be news to the user, and wrong: nothing of theirs was made.
+#[test]
+fn a_check_says_nothing_of_the_copy_it_works_on() {
+    let sandbox = Sandbox::new();
+    let valid = finish(sandbox.command(&["config", "check"]));
+    valid.expect_code(0);
+    assert_eq!(valid.stderr, "");
+    fs::create_dir_all(sandbox.root().join("config")).expect("made");
+    fs::write(sandbox.root().join("config/settings.py"), "import nothing_of_that_name\n").expect("written");
+    let refused = finish(sandbox.command(&["config", "check"]));
+    assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+}
+
+#[test]
+fn what_starts_is_valid() {
+    let sandbox = Sandbox::new();
+    let config = sandbox.root().join("config");
+    fs::create_dir_all(config.join("extra")).expect("made");
+    fs::write(config.join("extra/__init__.py"), "").expect("written");
+    fs::write(config.join("extra/values.py"), "ZONE = 'Asia/Tokyo'\n").expect("written");
+    fs::write(config.join("settings.py"), own_settings() + "from config.extra.values import ZONE as TIME_ZONE\n")
+        .expect("written");
+    sandbox.run(&["init-db"]).expect_code(0);
+    check_changes_nothing(&sandbox);
+}
+
+#[test]
+fn completions_are_scripts_for_their_shells() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let done = sandbox.run(&["completions", shell]);
+        done.expect_code(0);
+        assert!(done.stdout.contains("bots-ctl") && done.stdout.contains("healthcheck"), "{}", done.stdout);
+        assert_eq!(done.stderr, "");
+        let script = sandbox.home.path().join(shell);
+        fs::write(&script, done.stdout).expect("written");
+        if let Ok(checked) = Command::new(shell).arg("-n").arg(&script).output() {
+            assert!(checked.status.success(), "{shell}: {}", String::from_utf8_lossy(&checked.stderr));
+        }
+    }
+    assert!(!sandbox.home.path().join(".bots").exists());
+}
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let sandbox = Sandbox::new();
+    let overview = sandbox.run(&["--help"]);
+    overview.expect_code(0);
+    let listed = overview.stdout.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let listed =
+        listed.take_while(|line| !line.is_empty()).filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let mut commands: Vec<Vec<&str>> = listed.filter_map(|line| Some(vec![line.split_whitespace().next()?])).collect();
+    assert!(commands.len() >= 14, "{commands:?}");
+    commands.retain(|command| *command != ["shell"]);
+    commands.extend([
+        vec!["config", "show"],
+        vec!["config", "check"],
+        vec!["job", "add"],
+        vec!["job", "list"],
+        vec!["job", "clear"],
+    ]);
+    let helps = commands.iter().map(|command| (command.join(" "), sandbox.run(&[&command[..], &["--help"]].concat())));
+    let without: Vec<String> = helps
+        .filter(|(_, help)| help.code() != 0 || !is_help(&help.stdout))
+        .map(|(command, help)| format!("{command}: {}{}", help.stdout, help.stderr))
+        .collect();
+    assert!(without.is_empty(), "no help with an example:\n{}", without.join("\n"));
+    assert!(!sandbox.home.path().join(".bots").exists());
+}
+
+fn is_help(text: &str) -> bool {
+    text.contains("Usage: bots-ctl") && text.contains("Example:\n  bots-ctl ")
+}
+
+#[test]
+fn the_shell_command_has_help_of_its_own() {
+    let help = Sandbox::new().run(&["shell", "--help"]);
+    help.expect_code(0);
+    assert!(is_help(&help.stdout), "{}", help.stdout);
+}
+
+#[test]
+fn the_overview_lists_all_exit_codes() {
+    let sandbox = Sandbox::new();
+    let overview = sandbox.run(&["--help"]).stdout;
+    let words: Vec<&str> = overview.split_whitespace().collect();
+    for (kind, code, _) in bots_ctl::exit::CODES {
+        assert!(words.contains(&code.to_string().as_str()), "{kind:?} {code} is not in\n{overview}");
+    }
+}
+
+#[test]
+fn the_readme_has_every_setting_and_exit_code() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap_or_default();
+    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with('|')).collect();
+    let row_of =
+        |name: &str| rows.iter().find(|row| row.contains(&format!("`{name}`"))).map(|row| row.replace('`', ""));
+    let config = Config::load(&BTreeMap::new(), &[], None, Path::new("/nowhere")).expect("the defaults are valid");
+    let mut missing = Vec::new();
+    for setting in &config.shown {
+        match row_of(setting.env) {
+            None => missing.push(format!("{} ({})", setting.env, setting.help)),
+            Some(row) if !row.contains(setting.default) => {
+                missing.push(format!("{}: its default {}", setting.env, setting.default))
+            }
+            Some(_) => {}
+        }
+    }
+    if !readme.contains("`BOTS_CTL_CONFIG`") {
+        missing.push("BOTS_CTL_CONFIG".to_owned());
+    }
+    if !readme.contains("_FILE`") {
+        missing.push("the _FILE variants of secrets".to_owned());
+    }
+    for (_, code, meaning) in bots_ctl::exit::CODES {
+        if !rows.iter().any(|row| row.split(['|', ',']).any(|cell| cell.trim().trim_matches('`') == code.to_string())) {
+            missing.push(format!("exit code {code} ({meaning})"));
+        }
+    }
+    assert!(missing.is_empty(), "README.md has no table row for:\n{}", missing.join("\n"));
+}

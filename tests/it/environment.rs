@@ -1,0 +1,516 @@
+//! What bots-ctl makes of an empty or half-made HOME, a mounted `/config` and the variables of the environment.
+//!
+//! The helpers at the top are also those of the other modules about the command line from outside.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use walkdir::WalkDir;
+
+use crate::sandbox::{Finished, Running, Sandbox, free_port, python, wait_until};
+
+/// The user that containers run as.
+const USER: u32 = 10_001;
+
+/// What makes a command line run as that user.
+const AS_USER: [&str; 6] = ["setpriv", "--reuid", "10001", "--regid", "10001", "--clear-groups"];
+
+/// The same, with the right to read everything.
+const AS_READER: [&str; 10] = [
+    "setpriv",
+    "--reuid",
+    "10001",
+    "--regid",
+    "10001",
+    "--clear-groups",
+    "--inh-caps",
+    "+dac_read_search",
+    "--ambient-caps",
+    "+dac_read_search",
+];
+
+/// Runs a command to its end, with its output kept outside of HOME: some tests look at every file there.
+pub fn finish(command: Command) -> Finished {
+    let outside = tempfile::tempdir().expect("a temporary directory");
+    let mut running = Running::start(command, outside.path(), 0);
+    let status = running.wait();
+    Finished { status, stdout: running.stdout(), stderr: running.stderr() }
+}
+
+/// The same command line as arguments of another program.
+pub fn through(words: &[&str], inner: &Command) -> Command {
+    let mut outer = Command::new(words[0]);
+    outer.args(&words[1..]).arg(inner.get_program()).args(inner.get_args());
+    outer.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer.current_dir(inner.get_current_dir().unwrap_or(Path::new("/"))).stdin(std::process::Stdio::null());
+    outer
+}
+
+/// The same command line as uid 10001. Who is not root is an ordinary user already.
+pub fn as_user(inner: &Command) -> Command {
+    through(if nix::unistd::geteuid().is_root() { &AS_USER } else { &["env"] }, inner)
+}
+
+/// As [`as_user`], for what starts the Python of Bots: if that lies below a directory which is closed to others, as
+/// root's home is, the user also gets the right to read everything, and still none to write.
+pub fn as_user_of_bots(inner: &Command) -> Command {
+    match nix::unistd::geteuid().is_root() && is_closed(&python()) {
+        true => through(&AS_READER, inner),
+        false => as_user(inner),
+    }
+}
+
+/// Whether uid 10001 cannot get there.
+fn is_closed(path: &Path) -> bool {
+    let path = path.canonicalize().expect("it is there");
+    let mut above = path.ancestors().skip(1);
+    above.any(|dir| fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o001 == 0))
+}
+
+/// The same command line as `$0 "$@"` of a shell script in a mount namespace of its own.
+pub fn in_mounts(script: &str, inner: &Command) -> Command {
+    let unshare = if nix::unistd::geteuid().is_root() { "-m" } else { "-rm" };
+    through(&["unshare", unshare, "sh", "-c", script], inner)
+}
+
+/// Gives a directory and what is in it to uid 10001.
+pub fn give_to_user(dir: &Path) {
+    if nix::unistd::geteuid().is_root() {
+        for entry in WalkDir::new(dir) {
+            chown(entry.expect("readable").path(), Some(USER), Some(USER)).expect("root may");
+        }
+    }
+}
+
+/// Lets others in: a temporary directory is its owner's alone.
+pub fn open_to_all(dir: &Path) {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("it is ours");
+}
+
+/// The installed package of Bots.
+pub fn package() -> &'static Path {
+    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
+    PACKAGE.get_or_init(|| {
+        let question = "import bots, os; print(os.path.dirname(os.path.abspath(bots.__file__)))";
+        let answer = Command::new(python()).args(["-c", question]).current_dir("/").output().expect("Python starts");
+        PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim())
+    })
+}
+
+/// Whether the Bots under test is 3.3.1 or older.
+pub fn is_bots_3() -> bool {
+    !package().join("migrations").is_dir()
+}
+
+/// A settings.py that somebody wrote for themselves.
+pub fn own_settings() -> String {
+    let template = fs::read_to_string(package().join("install/settings.py")).expect("Bots ships a template");
+    let added = "
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DATABASES['default']['NAME'] = os.path.join(_ROOT, 'botssys', 'sqlitedb', 'botsdb')
+STATIC_ROOT = os.path.join(_ROOT, 'botssys', 'static')
+SECRET_KEY = 'written-by-hand-and-long-enough-for-everything-here'
+";
+    template + added
+}
+
+/// All files below a directory, without what Python compiles.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = WalkDir::new(dir).into_iter().map(|entry| entry.expect("readable"));
+    let plain =
+        entries.filter(|entry| entry.file_type().is_file() && entry.path().extension().is_none_or(|e| e != "pyc"));
+    let content = |path: &Path| fs::read(path).expect("readable");
+    plain.map(|e| (e.path().strip_prefix(dir).expect("below").to_path_buf(), content(e.path()))).collect()
+}
+
+/// What Django is configured with, asked through `bots-ctl exec`.
+fn django(sandbox: &Sandbox) -> Value {
+    let question = "import json; from django.conf import settings as s; print(json.dumps({'db': s.DATABASES['default'], \
+        'hosts': s.ALLOWED_HOSTS, 'origins': getattr(s, 'CSRF_TRUSTED_ORIGINS', None), 'debug': s.DEBUG, \
+        'zone': s.TIME_ZONE, 'key': s.SECRET_KEY, 'managers': s.MANAGERS}, default=str))";
+    let answer = sandbox.run(&["exec", "--", "python", "-c", question]);
+    answer.expect_code(0);
+    serde_json::from_str(&answer.stdout).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+}
+
+/// One number from the database.
+fn count(sandbox: &Sandbox, what: &str) -> i64 {
+    let script = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('select count(*) from ' + sys.argv[2]).fetchone()[0])";
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    let answer = Command::new(python()).args(["-c", script]).arg(database).arg(what).output().expect("Python starts");
+    let number = String::from_utf8_lossy(&answer.stdout).trim().parse();
+    number.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&answer.stderr)))
+}
+
+/// Runs the engine. Its lock is a port of the whole machine, so that every sandbox needs one of its own.
+fn run_engine(sandbox: &Sandbox) -> Finished {
+    let path = sandbox.root().join("config/bots.ini");
+    let ini = fs::read_to_string(&path).expect("it is there");
+    fs::write(&path, ini.replace("port = 28081", &format!("port = {}", free_port()))).expect("written");
+    let config_dir = format!("-c{}", sandbox.root().join("config").display());
+    sandbox.run(&["exec", "--", "bots-engine", &config_dir])
+}
+
+#[test]
+fn a_mounted_config_map_is_copied_and_followed() {
+    let mut sandbox = Sandbox::new();
+    let mount = tempfile::tempdir().expect("a temporary directory");
+    let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
+    let first = template.replace("maxdays = 30", "maxdays = 41");
+    for (version, ini) in
+        [("..2026_11_23", first.clone()), ("..2026_11_24", first.replace("maxdays = 41", "maxdays = 42"))]
+    {
+        fs::create_dir(mount.path().join(version)).expect("made");
+        fs::write(mount.path().join(version).join("bots.ini"), ini).expect("written");
+        fs::write(mount.path().join(version).join("settings.py"), own_settings()).expect("written");
+        fs::write(mount.path().join(version).join("extra.txt"), version).expect("written");
+    }
+    symlink("..2026_11_23", mount.path().join("..data")).expect("linked");
+    for name in ["bots.ini", "settings.py", "extra.txt"] {
+        symlink(Path::new("..data").join(name), mount.path().join(name)).expect("linked");
+    }
+    sandbox.set("BOTS_CTL_CONFIG_SOURCE", mount.path().display().to_string());
+    sandbox.run(&["init-db"]).expect_code(0);
+    let config = sandbox.root().join("config");
+    let copied = |name: &str| fs::read_to_string(config.join(name)).expect("it was copied");
+    assert!(copied("bots.ini").contains("maxdays = 41"));
+    assert_eq!((copied("settings.py"), copied("extra.txt").as_str()), (own_settings(), "..2026_11_23"));
+    let names = || fs::read_dir(&config).expect("readable").flatten().map(|entry| entry.file_name());
+    assert!(!names().any(|name| name.as_encoded_bytes().starts_with(b".")), "{:?}", names().collect::<Vec<_>>());
+    assert!(!fs::symlink_metadata(config.join("bots.ini")).expect("there").is_symlink());
+
+    // A kubelet brings a change by renaming a new link over the old one.
+    symlink("..2026_11_24", mount.path().join("..data_tmp")).expect("linked");
+    fs::rename(mount.path().join("..data_tmp"), mount.path().join("..data")).expect("renamed");
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert!(copied("bots.ini").contains("maxdays = 42"));
+    assert_eq!(copied("extra.txt"), "..2026_11_24");
+}
+
+#[test]
+fn a_mounted_file_that_cannot_be_read_is_an_error() {
+    let mut sandbox = Sandbox::new();
+    let mount = tempfile::tempdir().expect("a temporary directory");
+    open_to_all(mount.path());
+    give_to_user(sandbox.home.path());
+    fs::write(mount.path().join("settings.py"), own_settings()).expect("written");
+    fs::set_permissions(mount.path().join("settings.py"), fs::Permissions::from_mode(0o000)).expect("ours");
+    sandbox.set("BOTS_CTL_CONFIG_SOURCE", mount.path().display().to_string());
+    let refused = finish(as_user(&sandbox.command(&["init-db"])));
+    refused.expect_code(78);
+    let expected = format!("cannot read {}", mount.path().join("settings.py").display());
+    assert!(refused.stderr.contains(&expected) && refused.stderr.contains("mode 0000"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_mounted_file_behind_a_closed_door_is_not_overlooked() {
+    let mut sandbox = Sandbox::new();
+    let mount = tempfile::tempdir().expect("a temporary directory");
+    open_to_all(mount.path());
+    give_to_user(sandbox.home.path());
+    let data = mount.path().join("..data");
+    fs::create_dir(&data).expect("made");
+    fs::write(data.join("settings.py"), own_settings()).expect("written");
+    symlink("..data/settings.py", mount.path().join("settings.py")).expect("linked");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o000)).expect("ours");
+    sandbox.set("BOTS_CTL_CONFIG_SOURCE", mount.path().display().to_string());
+    let refused = finish(as_user(&sandbox.command(&["init-db"])));
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).expect("ours");
+    refused.expect_code(78);
+    let expected = mount.path().join("settings.py").display().to_string();
+    assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+}
+
+#[test]
+fn settings_written_by_the_user_are_never_touched() {
+    let mut sandbox = Sandbox::new();
+    let path = sandbox.root().join("config/settings.py");
+    fs::create_dir_all(path.parent().expect("it has one")).expect("made");
+    fs::write(&path, own_settings()).expect("written");
+    let state =
+        || fs::metadata(&path).map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.mode())).expect("there");
+    let before = state();
+    sandbox.run(&["init-db"]).expect_code(0);
+    sandbox.set("ALLOWED_HOSTS", "from.the.environment");
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert_eq!((state(), fs::read_to_string(&path).expect("there")), (before, own_settings()));
+    assert_eq!(django(&sandbox)["hosts"], serde_json::json!(["*"]));
+    run_engine(&sandbox).expect_code(0);
+}
+
+#[test]
+fn what_the_user_writes_above_the_managed_block_survives() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let path = sandbox.root().join("config/settings.py");
+    let made = fs::read_to_string(&path).expect("it was made");
+    let (above, block) = made.split_once("# >>> bots-ctl").expect("it has a managed block");
+    let mine =
+        format!("{above}TIME_ZONE = 'Asia/Tokyo'\nMANAGERS = (('me', 'me@example.com'),)\n# >>> bots-ctl{block}");
+    fs::write(&path, format!("{mine}TIME_ZONE = 'Mars/Olympus'\n")).expect("written");
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert_eq!(fs::read_to_string(&path).expect("there"), mine);
+    let django = django(&sandbox);
+    assert_eq!((&django["zone"], &django["managers"][0][0]), (&Value::from("Asia/Tokyo"), &Value::from("me")));
+}
+
+#[test]
+fn variables_reach_django() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let untouched = django(&sandbox);
+    let botsdb = sandbox.root().join("botssys/sqlitedb/botsdb").display().to_string();
+    assert_eq!(untouched["db"]["NAME"], Value::from(botsdb));
+    assert_eq!(untouched["key"], Value::from(fs::read_to_string(sandbox.root().join("secret-key")).expect("there")));
+
+    let secrets = tempfile::tempdir().expect("a temporary directory");
+    let file = |name: &str, text: &str| {
+        fs::write(secrets.path().join(name), text).expect("written");
+        secrets.path().join(name).display().to_string()
+    };
+    sandbox.set("DB_ENGINE", "mysql").set("DB_NAME", "edi").set("DB_USER", "bots").set("DB_HOST", "db.example.com");
+    sandbox.set("DB_PASSWORD_FILE", file("password", "pass word\n")).set("DJANGO_SECRET_KEY", "key-of-the-environment");
+    sandbox.set("ALLOWED_HOSTS", "edi.example.com, other.example.com").set("DEBUG", "true");
+    sandbox.set("CSRF_TRUSTED_ORIGINS", "https://edi.example.com").set("TZ", "Europe/Berlin");
+    let given = django(&sandbox);
+    let server = |d: &Value| {
+        ["ENGINE", "NAME", "USER", "PASSWORD", "HOST"].map(|key| d["db"][key].as_str().unwrap_or("-").to_owned())
+    };
+    assert_eq!(server(&given), ["django.db.backends.mysql", "edi", "bots", "pass word", "db.example.com"]);
+    assert_eq!(given["db"]["PORT"], 3306);
+    assert_eq!(given["key"], "key-of-the-environment");
+    assert_eq!(given["hosts"], serde_json::json!(["edi.example.com", "other.example.com"]));
+    assert_eq!(given["origins"], serde_json::json!(["https://edi.example.com"]));
+    assert_eq!((&given["debug"], &given["zone"]), (&Value::from(true), &Value::from("Europe/Berlin")));
+
+    sandbox.set("DB_ENGINE", "django.db.backends.postgresql").set("DB_PORT", "6432").set("DEBUG", "0");
+    sandbox.unset("DJANGO_SECRET_KEY").set("DJANGO_SECRET_KEY_FILE", file("key", "key-of-a-file\r\n"));
+    let given = django(&sandbox);
+    let engine = if is_bots_3() { "django.db.backends.postgresql_psycopg2" } else { "django.db.backends.postgresql" };
+    assert_eq!((&given["db"]["ENGINE"], &given["db"]["PORT"]), (&Value::from(engine), &Value::from(6432)));
+    assert_eq!((&given["key"], &given["debug"]), (&Value::from("key-of-a-file"), &Value::from(false)));
+}
+
+#[test]
+fn the_configuration_file_reaches_django() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let text = "[database]\nengine = \"mariadb\"\nname = \"edi\"\nhost = \"db\"\nport = 3307\npassword = \"from-toml\"\n\
+                [django]\nallowed_hosts = [\"a.example.com\", \"b.example.com\"]\ndebug = true\ntime_zone = \"Asia/Tokyo\"\n";
+    fs::write(sandbox.home.path().join(".bots/bots-ctl.toml"), text).expect("written");
+    let given = django(&sandbox);
+    assert_eq!(given["db"]["ENGINE"], "django.db.backends.mysql");
+    assert_eq!((&given["db"]["PORT"], &given["db"]["PASSWORD"]), (&Value::from(3307), &Value::from("from-toml")));
+    assert_eq!(given["hosts"], serde_json::json!(["a.example.com", "b.example.com"]));
+    assert_eq!((&given["debug"], &given["zone"]), (&Value::from(true), &Value::from("Asia/Tokyo")));
+}
+
+#[test]
+fn a_database_host_without_an_engine_is_refused() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("DB_HOST", "db.example.com");
+    let refused = sandbox.run(&["init-db"]);
+    refused.expect_code(78);
+    let settings = sandbox.root().join("config/settings.py").display().to_string();
+    for words in [settings.as_str(), "DB_ENGINE", "set it to mysql or postgresql"] {
+        assert!(refused.stderr.contains(words), "no {words:?} in\n{}", refused.stderr);
+    }
+    assert!(!refused.stderr.contains("Traceback"), "{}", refused.stderr);
+    assert!(!sandbox.root().join("botssys/sqlitedb/botsdb").exists(), "no SQLite database in place of the one meant");
+}
+
+#[test]
+fn port_is_written_to_bots_ini() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let ini = || fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("it was made");
+    assert!(ini().contains(&format!("port = {}\n", sandbox.web_port)), "{}", ini());
+    let before = ini();
+    sandbox.set("PORT", "8123");
+    sandbox.run(&["init-db"]).expect_code(0);
+    let ini = fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("it was made");
+    assert_eq!(ini, before.replace(&format!("port = {}\n", sandbox.web_port), "port = 8123\n"));
+}
+
+/// Directories with 20,000 files: 20 of usersys with 500 each, 20 of grammars with 500 each.
+struct Seeds {
+    dir: tempfile::TempDir,
+}
+
+impl Seeds {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (kind, extension) in [("usersys", "txt"), ("grammars", "py")] {
+            for folder in 0..20 {
+                let folder = dir.path().join(kind).join(format!("folder{folder:02}"));
+                fs::create_dir_all(&folder).expect("made");
+                for file in 0..500 {
+                    let name = folder.join(format!("file{file:03}.{extension}"));
+                    fs::write(&name, format!("# {}\n", name.display())).expect("written");
+                }
+            }
+        }
+        Self { dir }
+    }
+
+    fn sandbox(&self) -> Sandbox {
+        let mut sandbox = Sandbox::new();
+        sandbox.set("BOTS_CTL_SEED_USERSYS", self.dir.path().join("usersys").display().to_string());
+        sandbox.set("BOTS_CTL_SEED_GRAMMARS", self.dir.path().join("grammars").display().to_string());
+        sandbox
+    }
+
+    /// What usersys must hold afterwards: what Bots ships, and over that what the image brings.
+    fn expected(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let mut all = files(&package().join("usersys"));
+        all.entry("__init__.py".into()).or_default();
+        all.extend(files(&self.dir.path().join("usersys")));
+        let grammars = files(&self.dir.path().join("grammars"));
+        all.extend(grammars.into_iter().map(|(path, content)| (Path::new("grammars").join(path), content)));
+        all
+    }
+}
+
+/// Compared by name first: a difference in 20,000 files is not to be printed with their contents.
+fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, Vec<u8>>) {
+    assert_eq!(found.len(), expected.len());
+    let differing: Vec<_> = expected.iter().filter(|(path, content)| found.get(*path) != Some(content)).collect();
+    assert!(differing.is_empty(), "{} files differ, first {:?}", differing.len(), differing.first());
+}
+
+#[test]
+fn an_empty_usersys_is_filled_whatever_interrupts_it() {
+    let seeds = Seeds::new();
+    let expected = seeds.expected();
+    assert!(expected.len() > 20_000);
+    let mut interrupted = 0;
+    for moment in [1, 4, 12, 20] {
+        let sandbox = seeds.sandbox();
+        let usersys = sandbox.root().join("usersys");
+        let folders = || {
+            fs::read_dir(&usersys)
+                .map_or(0, |entries| entries.flatten().filter(|e| e.path().join("file000.txt").exists()).count())
+        };
+        let mut first = sandbox.start(&["init-db"]);
+        wait_until(&format!("{moment} folders are there"), || (folders() >= moment).then_some(()), || first.report());
+        first.signal(Signal::SIGKILL);
+        first.wait();
+        interrupted += usize::from(files(&usersys).len() < expected.len());
+        sandbox.run(&["init-db"]).expect_code(0);
+        assert_same(&files(&usersys), &expected);
+    }
+    assert!(interrupted > 0, "all four were killed too late to interrupt anything");
+}
+
+#[test]
+fn a_usersys_in_use_is_left_alone() {
+    let seeds = tempfile::tempdir().expect("a temporary directory");
+    fs::create_dir_all(seeds.path().join("usersys/mappings")).expect("made");
+    fs::write(seeds.path().join("usersys/mappings/theirs.py"), "THEIRS = 1\n").expect("written");
+    fs::create_dir_all(seeds.path().join("grammars/edifact")).expect("made");
+    fs::write(seeds.path().join("grammars/edifact/theirs.py"), "THEIRS = 1\n").expect("written");
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_SEED_USERSYS", seeds.path().join("usersys").display().to_string());
+    sandbox.set("BOTS_CTL_SEED_GRAMMARS", seeds.path().join("grammars").display().to_string());
+    let usersys = sandbox.root().join("usersys");
+    fs::create_dir_all(usersys.join("grammars/edifact")).expect("made");
+    fs::write(usersys.join("mine.py"), "MINE = 1\n").expect("written");
+    fs::write(usersys.join("grammars/edifact/mine.py"), "MINE = 1\n").expect("written");
+    sandbox.run(&["init-db"]).expect_code(0);
+    let names: Vec<PathBuf> = files(&usersys).into_keys().collect();
+    assert_eq!(names, ["__init__.py", "grammars/edifact/mine.py", "mine.py"].map(PathBuf::from));
+}
+
+#[test]
+fn replicas_on_one_volume_take_turns() {
+    let sandbox = Sandbox::new();
+    let mut all: Vec<Running> = (0..8).map(|_| sandbox.start(&["init-db"])).collect();
+    for one in &mut all {
+        assert_eq!(one.wait_code(), 0, "{}", one.report());
+    }
+    assert_eq!(count(&sandbox, "auth_user"), 1);
+    let password = sandbox.admin_password();
+    let told: usize = all.iter().map(|one| one.stderr().matches(&password).count()).sum();
+    assert_eq!(told, 1, "the password is shown once");
+    let question = "import django, sys; from bots import botsinit; botsinit.generalinit(sys.argv[1]); \
+        from django.contrib.auth import authenticate; print(bool(authenticate(username='admin', password=sys.argv[2])))";
+    let config_dir = sandbox.root().join("config").display().to_string();
+    let answer = sandbox.run(&["exec", "--", "python", "-c", question, &config_dir, &password]);
+    assert!(answer.stdout.ends_with("True\n"), "the password in the file is the user's: {answer:?}");
+    assert_eq!(
+        django(&sandbox)["key"],
+        Value::from(fs::read_to_string(sandbox.root().join("secret-key")).expect("there"))
+    );
+}
+
+/// The moments are spread over the whole of a first run, as long as an uninterrupted one takes here and now.
+#[test]
+fn a_first_run_killed_at_any_moment_is_completed_by_the_next() {
+    const MOMENTS: u32 = 20;
+    let started = Instant::now();
+    Sandbox::new().run(&["init-db"]).expect_code(0);
+    let whole = started.elapsed();
+    for moment in 1..=MOMENTS {
+        let sandbox = Sandbox::new();
+        let mut first = sandbox.start(&["init-db"]);
+        std::thread::sleep(whole * moment / (MOMENTS + 1));
+        first.signal(Signal::SIGKILL);
+        first.wait();
+        let second = sandbox.run(&["init-db"]);
+        assert_eq!(second.code(), 0, "killed at {moment}/{MOMENTS}\nfirst {}\nsecond {second:?}", first.report());
+        assert_eq!(count(&sandbox, "auth_user where is_superuser"), 1, "killed at {moment}/{MOMENTS}");
+        assert_eq!(sandbox.admin_password().len(), 20, "killed at {moment}/{MOMENTS}");
+        let engine = run_engine(&sandbox);
+        assert_eq!(engine.code(), 0, "killed at {moment}/{MOMENTS}\n{engine:?}");
+    }
+}
+
+#[test]
+fn an_ordinary_user_needs_nothing_but_a_home() {
+    let sandbox = Sandbox::new();
+    give_to_user(sandbox.home.path());
+    let logs = tempfile::tempdir().expect("a temporary directory");
+    let mut web = Running::start(as_user_of_bots(&sandbox.command(&["webserver"])), logs.path(), sandbox.health_port);
+    web.wait_ready();
+    let owner = |name: &str| fs::metadata(sandbox.root().join(name)).expect("it was made").uid();
+    let home = fs::metadata(sandbox.home.path()).expect("there").uid();
+    for name in ["config/settings.py", "botssys/sqlitedb/botsdb", "usersys/__init__.py", "secret-key"] {
+        assert_eq!(owner(name), home, "{name}");
+    }
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+/// HOME is the one place that can be written to: `/tmp` is read-only as well.
+const READ_ONLY: &str = "
+    mount --make-rprivate / || exit 90
+    cut -d' ' -f2 /proc/mounts | while read -r at; do mount -o remount,bind,ro \"$at\" 2>/dev/null; done
+    mount -t tmpfs -o mode=0755,size=200m,uid=10001,gid=10001 tmpfs \"$HOME\" || exit 91
+    ! touch /tmp/.bots-ctl-test 2>/dev/null || exit 92
+    exec \"$0\" \"$@\"";
+
+#[test]
+fn a_read_only_root_file_system_is_enough_with_a_writable_home() {
+    let sandbox = Sandbox::new();
+    let logs = tempfile::tempdir().expect("a temporary directory");
+    let command = in_mounts(READ_ONLY, &as_user_of_bots(&sandbox.command(&["webserver"])));
+    let mut web = Running::start(command, logs.path(), sandbox.health_port);
+    web.wait_ready();
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    assert!(!sandbox.home.path().join(".bots").exists(), "the test's own mount was used");
+}
+
+#[test]
+fn the_configuration_can_be_checked_on_a_read_only_root_file_system() {
+    let sandbox = Sandbox::new();
+    let checked = finish(in_mounts(READ_ONLY, &as_user_of_bots(&sandbox.command(&["config", "check"]))));
+    checked.expect_code(0);
+}

@@ -1,0 +1,446 @@
+//! `exec`, `shell` and unknown words: exit codes, streams, arguments, environment and signals of one program.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::sandbox::{Running, Sandbox, bots_bin_dir, python, wait_until};
+
+/// Signals that no program can receive from us: they cannot be caught, belong to the reaper or the terminal, are
+/// raised by a program's own fault, or are kept by the C library.
+const NOT_FORWARDED: [i32; 15] = [4, 5, 6, 7, 8, 9, 11, 13, 17, 19, 21, 22, 31, 32, 33];
+
+/// Signals whose default action does not end a process.
+const HARMLESS: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
+
+/// Signals 32 and 33, which the C library keeps to itself: its own posix_spawn leaves the first one ignored.
+const C_LIBRARY: u64 = 0x1_8000_0000;
+
+/// Writes `name number` to a file for each signal it and its child receive, until signal 64 ends both.
+const SIGNAL_LOG: &str = r#"
+import os, signal, sys
+wanted = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+child = os.fork()
+name = "child" if child else "grandchild"
+os.write(log, f"{name} ready\n".encode())
+while (number := signal.sigwait(wanted)) != 64:
+    os.write(log, f"{name} {int(number)}\n".encode())
+if child:
+    os.waitpid(child, 0)
+"#;
+
+/// A parent of the worst kind: starts its arguments with signals ignored and blocked.
+const BAD_PARENT: &str = r"
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGRTMIN + 1):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+/// The same command as the argument of another program, in the same environment.
+pub fn wrapped(command: &Command, program: impl AsRef<OsStr>, args: &[&str]) -> Command {
+    let mut wrapper = Command::new(program);
+    wrapper.args(args).arg(command.get_program()).args(command.get_args()).env_clear().stdin(Stdio::null());
+    wrapper.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    wrapper.current_dir(command.get_current_dir().expect("a sandbox has a directory"));
+    wrapper
+}
+
+/// Sends any signal, realtime ones included.
+pub fn send(pid: Pid, number: i32) {
+    let sent = Command::new("sh").args(["-c", "kill -$0 $1", &number.to_string(), &pid.to_string()]).status();
+    assert!(sent.expect("sh runs").success(), "signal {number} cannot be sent to {pid}");
+}
+
+/// Waits until a process below `running` has a command line that starts with these words.
+pub fn wait_descendant(running: &Running, words: &str) -> Pid {
+    let found = || running.descendants().into_iter().find(|(_, command)| command.starts_with(words));
+    wait_until(&format!("{words:?} runs"), found, || running.report()).0
+}
+
+/// A sandbox from which no Bots can be found.
+fn without_bots() -> Sandbox {
+    let mut sandbox = Sandbox::new();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).filter(|dir| !dir.join("bots-webserver").exists());
+    let path = std::env::join_paths(dirs).expect("parts of a path make a path");
+    sandbox.unset("BOTS_BIN_DIR").set("PATH", path.to_str().expect("PATH is text"));
+    sandbox
+}
+
+fn write_program(path: &Path, text: &str, mode: u32) {
+    fs::write(path, text).expect("written");
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("changed");
+}
+
+#[test]
+fn every_exit_code_is_passed_on() {
+    let sandbox = without_bots();
+    for code in 0..=255 {
+        let ended = sandbox.run(&["exec", "--", "sh", "-c", &format!("exit {code}")]);
+        ended.expect_code(code);
+        assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""));
+    }
+}
+
+#[test]
+fn a_signal_that_ends_the_program_is_128_plus_its_number() {
+    let sandbox = without_bots();
+    for number in (1..=64).filter(|number| !HARMLESS.contains(number) && ![32, 33].contains(number)) {
+        let script = format!("ulimit -c 0; kill -{number} $$");
+        let ended = sandbox.run(&["exec", "--", "sh", "-c", &script]);
+        assert_eq!(ended.status.code(), Some(128 + number), "signal {number}\n{}", ended.stderr);
+    }
+}
+
+#[test]
+fn what_cannot_be_executed_is_126_and_what_is_not_found_is_127() {
+    let mut sandbox = without_bots();
+    let home = sandbox.home.path().to_path_buf();
+    let bin = home.join("bin");
+    fs::create_dir(&bin).expect("made");
+    write_program(&bin.join("no-interpreter"), "#!/does/not/exist\n", 0o755);
+    write_program(&bin.join("not-executable"), "#!/bin/sh\n", 0o644);
+    write_program(&home.join("only-here"), "#!/bin/sh\n", 0o755);
+    write_program(&home.join("only-here-too"), "#!/does/not/exist\n", 0o755);
+    let path = std::env::var("PATH").unwrap_or_default();
+    sandbox.set("PATH", format!("{}:{path}", bin.display()));
+    let inside = |name: &str| bin.join(name).display().to_string();
+    let table = [
+        (inside("not-executable"), 126),
+        (inside("no-interpreter"), 126),
+        (inside(""), 126),
+        ("not-executable".into(), 126),
+        ("no-interpreter".into(), 126),
+        (inside("nothing"), 127),
+        ("/does/not/exist/either".into(), 127),
+        ("no-such-program".into(), 127),
+        ("only-here".into(), 127),
+        ("./only-here".into(), 0),
+        (String::new(), 127),
+    ];
+    for (program, code) in table {
+        let ended = sandbox.run(&["exec", "--", &program]);
+        assert_eq!(ended.code(), code, "{program:?}\n{}", ended.stderr);
+        assert_eq!(ended.stderr.lines().count(), usize::from(code != 0), "{program:?}\n{}", ended.stderr);
+        assert!(code == 0 || ended.stderr.contains(&program), "{program:?}\n{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_reader_of_the_error_that_has_gone_does_not_change_the_code() {
+    let sandbox = without_bots();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = sandbox.command(&["exec", "--", "/does/not/exist"]);
+    let status = command.stdout(writer.try_clone().expect("cloned")).stderr(writer).status().expect("it runs");
+    assert_eq!(status.code(), Some(127), "{status:?}");
+}
+
+#[test]
+fn standard_streams_pass_byte_for_byte() {
+    let sandbox = without_bots();
+    let bytes: Vec<u8> = (0..1_000_000_usize).map(|number| (number * number / 7).to_le_bytes()[0]).collect();
+    let mut command = sandbox.command(&["exec", "--", "sh", "-c", "tee /dev/stderr"]);
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let sent = bytes.clone();
+    let feeder = std::thread::spawn(move || stdin.write_all(&sent).expect("it reads everything"));
+    let output = child.wait_with_output().expect("it ends");
+    feeder.join().expect("all is sent");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout == bytes, "{} of {} bytes on stdout", output.stdout.len(), bytes.len());
+    assert!(output.stderr == bytes, "{} of {} bytes on stderr", output.stderr.len(), bytes.len());
+}
+
+#[test]
+fn a_program_ends_when_its_reader_goes_away() {
+    let sandbox = without_bots();
+    let mut child = sandbox.command(&["exec", "--", "yes"]).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut stdout = child.stdout.take().expect("piped");
+    stdout.read_exact(&mut [0; 2]).expect("yes says y");
+    drop(stdout);
+    assert_eq!(child.wait().expect("it ends").code(), Some(128 + 13));
+}
+
+#[test]
+fn arguments_arrive_as_they_were_given() {
+    let sandbox = without_bots();
+    let program = sandbox.home.path().join("show-arguments");
+    write_program(&program, "#!/bin/sh\n[ $# = 0 ] || printf '%s|' \"$@\"\n", 0o755);
+    let table: [&[&[u8]]; 10] = [
+        &[],
+        &[b"", b" ", b"*", b"$HOME", b"two\nlines"],
+        &[b"--help"],
+        &[b"-h", b"--version", b"-V"],
+        &[b"--config", b"/does/not/exist", b"--config-dir=x.y", b"--log-level", b"nonsense"],
+        &[b"--"],
+        &[b"a", b"--", b"b", b"--", b"--help"],
+        &[b"-", b"-x", b"--long=1"],
+        &[b"exec", b"--", b"shell"],
+        &[b"\xff\xfe", b"caf\xe9", b"--\xff"],
+    ];
+    for args in table {
+        let expected: Vec<u8> = args.iter().flat_map(|arg| [arg, b"|".as_slice()].concat()).collect();
+        for before in [&["exec", "--"][..], &["exec"], &["--log-level", "error", "exec", "--"], &[]] {
+            let mut command = sandbox.command(before);
+            let output = command.arg(&program).args(args.iter().map(|arg| OsStr::from_bytes(arg))).output();
+            let output = output.expect("it runs");
+            let shown = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(output.stdout, expected, "{before:?} {shown}\n{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn an_unknown_word_is_a_program_and_a_slip_is_told() {
+    let sandbox = without_bots();
+    let echo = sandbox.run(&["echo", "--help", "-n"]);
+    echo.expect_code(0);
+    assert!(echo.stdout.contains("echo") || echo.stdout == "--help -n\n", "{}", echo.stdout);
+    let slip = sandbox.run(&["webservr"]);
+    slip.expect_code(127);
+    assert!(slip.stderr.contains("did you mean webserver?"), "{}", slip.stderr);
+    sandbox.run(&["sh", "-c", "exit 9"]).expect_code(9);
+    sandbox.run(&["exec"]).expect_code(64);
+}
+
+#[test]
+fn a_program_gets_the_environment_of_bots_even_where_bots_is_missing() {
+    let mut sandbox = without_bots();
+    sandbox.set("PYTHONPATH", "/somewhere").set("KEPT", "as it is");
+    let root = sandbox.root().display().to_string();
+    let environment = variables(sandbox.command(&["exec", "--", "env", "-0"]));
+    let value = |name: &str| {
+        let found = environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        found.unwrap_or_else(|| panic!("{name} is missing in {environment:?}"))
+    };
+    assert_eq!(value("BOTS_CONFIG_DIR"), format!("{root}/config").as_str());
+    assert_eq!(value("DJANGO_SETTINGS_MODULE"), "config.settings");
+    assert_eq!(value("PYTHONPATH"), format!("{root}:/somewhere").as_str());
+    assert_eq!(value("BOTSENV"), "default");
+    assert_eq!(value("HOME"), sandbox.home.path().as_os_str());
+    assert_eq!(value("KEPT"), "as it is");
+    assert!(!sandbox.home.path().join(".bots").exists(), "running a program makes nothing");
+}
+
+#[test]
+fn variables_that_are_not_text_pass_unchanged() {
+    let sandbox = without_bots();
+    let odd = OsString::from_vec(b"caf\xe9 \xff".to_vec());
+    let mut command = sandbox.command(&["exec", "--", "env", "-0"]);
+    command.env("ODD", &odd).env(OsString::from_vec(b"N\xe4me".to_vec()), "x");
+    let environment = variables(command);
+    assert!(environment.contains(&("ODD".into(), odd)), "{environment:?}");
+    assert!(environment.iter().any(|(name, _)| name.as_bytes() == b"N\xe4me"), "{environment:?}");
+}
+
+/// An empty entry would be the current directory, from which Python would then import anything.
+#[test]
+fn an_empty_python_path_adds_nothing() {
+    let mut sandbox = without_bots();
+    sandbox.set("PYTHONPATH", "");
+    let environment = variables(sandbox.command(&["exec", "--", "env", "-0"]));
+    assert!(environment.contains(&("PYTHONPATH".into(), sandbox.root().into())), "{environment:?}");
+}
+
+fn variables(mut command: Command) -> Vec<(OsString, OsString)> {
+    let output = command.output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let split = |line: &[u8]| {
+        let at = line.iter().position(|byte| *byte == b'=')?;
+        Some((OsString::from_vec(line[..at].to_vec()), OsString::from_vec(line[at + 1..].to_vec())))
+    };
+    output.stdout.split(|byte| *byte == 0).filter_map(split).collect()
+}
+
+#[test]
+fn the_programs_of_bots_come_first_on_the_path() {
+    let sandbox = Sandbox::new();
+    let ended = sandbox.run(&["exec", "--", "sh", "-c", "echo $PATH; command -v python; command -v bots-engine"]);
+    ended.expect_code(0);
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    let bin_dir = bots_bin_dir().display();
+    assert!(lines[0].starts_with(&format!("{bin_dir}:")), "{}", lines[0]);
+    assert_eq!(lines[1..], [format!("{bin_dir}/python"), format!("{bin_dir}/bots-engine")]);
+}
+
+#[test]
+fn a_shell_runs_a_command_line_and_passes_its_code() {
+    let mut sandbox = without_bots();
+    let config = format!("{}\n", sandbox.root().join("config").display());
+    for shell in [None, Some("/bin/sh"), Some("/does/not/exist")] {
+        shell.map(|shell| sandbox.set("SHELL", shell));
+        for command in ["shell", "bash"] {
+            let told = sandbox.run(&[command, "-c", "echo $BOTS_CONFIG_DIR"]);
+            told.expect_code(0);
+            assert_eq!((told.stdout.as_str(), told.stderr.as_str()), (config.as_str(), ""), "{shell:?}");
+            sandbox.run(&[command, "-c", "exit 7"]).expect_code(7);
+            let words = sandbox.run(&[command, "-c", "echo $0 $2 $1", "zero", "--one", "--help"]);
+            assert_eq!(words.stdout, "zero --help --one\n", "{}", words.stderr);
+        }
+    }
+}
+
+#[test]
+fn django_just_works_in_a_shell() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let script = r#"python -c "
+import django; django.setup()
+from django.conf import settings
+from django.contrib.auth.models import User
+print(settings.DATABASES['default']['NAME'], User.objects.filter(is_superuser=True).count())""#;
+    let ended = sandbox.run(&["shell", "-c", script]);
+    ended.expect_code(0);
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    assert_eq!(ended.stdout, format!("{} 1\n", database.display()), "{}", ended.stderr);
+
+    let question = "from bots.models import routes; print('routes:', routes.objects.count())";
+    let module = sandbox.run(&["exec", "--", "python", "-m", "django", "shell", "-c", question]);
+    module.expect_code(0);
+    assert_eq!(module.stdout, "routes: 0\n", "{}", module.stderr);
+}
+
+#[test]
+fn every_signal_reaches_each_process_of_the_group_once() {
+    let sandbox = without_bots();
+    let log = sandbox.home.path().join("signals");
+    let mut running =
+        sandbox.start(&["exec", "--", &text(&python()), "-c", SIGNAL_LOG, log.to_str().expect("it is text")]);
+    let logged = || fs::read_to_string(&log).unwrap_or_default();
+    let wait_logged = |word: &str| {
+        let both = [format!("child {word}\n"), format!("grandchild {word}\n")];
+        let arrived = || logged().lines().filter(|line| both.contains(&format!("{line}\n"))).count() == 2;
+        wait_until(
+            &format!("{word} arrives"),
+            || arrived().then_some(()),
+            || format!("{}{}", logged(), running.report()),
+        );
+    };
+    wait_logged("ready");
+    let forwarded: Vec<i32> = (1..64).filter(|number| !NOT_FORWARDED.contains(number)).collect();
+    for number in &forwarded {
+        send(running.pid(), *number);
+        wait_logged(&number.to_string());
+    }
+    send(running.pid(), 64);
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    let mut numbers: Vec<String> = logged().lines().map(str::to_owned).collect();
+    numbers.sort();
+    let mut expected: Vec<String> = forwarded.iter().map(ToString::to_string).chain(["ready".into()]).collect();
+    expected = expected.iter().flat_map(|word| [format!("child {word}"), format!("grandchild {word}")]).collect();
+    expected.sort();
+    assert_eq!(numbers, expected);
+}
+
+#[test]
+fn a_signal_that_ends_the_program_is_not_taken_for_an_order_to_succeed() {
+    let sandbox = without_bots();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        let mut running = sandbox.start(&["exec", "--", "sleep", "1000"]);
+        wait_descendant(&running, "sleep 1000");
+        running.signal(signal);
+        assert_eq!(running.wait_code(), 128 + signal as i32, "{}", running.report());
+    }
+    let mut running =
+        sandbox.start(&["exec", "--", "sh", "-c", "trap 'exit 5' TERM; echo set; while :; do sleep 0.1; done"]);
+    wait_until("the trap is set", || running.stdout().contains("set").then_some(()), || running.report());
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait_code(), 5, "{}", running.report());
+}
+
+#[test]
+fn nothing_ignored_or_blocked_by_the_parent_reaches_the_program() {
+    let sandbox = without_bots();
+    let show = sandbox.command(&["exec", "--", "cat", "/proc/self/status"]);
+    let mut running =
+        Running::start(wrapped(&show, python(), &["-c", BAD_PARENT]), sandbox.home.path(), sandbox.health_port);
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    for name in ["SigBlk:", "SigIgn:", "SigCgt:"] {
+        let mask = running.stdout().lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+        let mask = u64::from_str_radix(mask.expect("it is shown").trim(), 16).expect("a number");
+        assert_eq!(mask & !C_LIBRARY, 0, "{name} {mask:#x}");
+    }
+}
+
+#[test]
+fn signals_are_forwarded_even_when_the_parent_has_them_blocked() {
+    let sandbox = without_bots();
+    let sleep = sandbox.command(&["exec", "--", "sleep", "1000"]);
+    let mut running =
+        Running::start(wrapped(&sleep, python(), &["-c", BAD_PARENT]), sandbox.home.path(), sandbox.health_port);
+    wait_descendant(&running, "sleep 1000");
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.wait_code(), 130, "{}", running.report());
+}
+
+#[test]
+fn a_program_inherits_what_its_caller_left_open_and_nothing_of_ours() {
+    let sandbox = without_bots();
+    let marker = sandbox.home.path().join("marker");
+    fs::write(&marker, "").expect("written");
+    let program = ["sh", "-c", "echo ready; sleep 1000"];
+    let seen = |command: &Command, is_ours: bool| {
+        let running = with_open_file(&sandbox, command, &marker);
+        wait_until("it is ready", || running.stdout().contains("ready").then_some(()), || running.report());
+        let pid = if is_ours { wait_descendant(&running, "sh -c echo") } else { running.pid() };
+        let mut seen = descriptors(pid);
+        seen.retain(|(number, _)| *number > 2);
+        seen.sort();
+        seen
+    };
+    let mut bare = Command::new(program[0]);
+    bare.args(&program[1..]).current_dir(sandbox.home.path()).env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    let expected = seen(&bare, false);
+    assert!(expected.contains(&(9, marker.clone())), "{expected:?}");
+    assert_eq!(seen(&sandbox.command(&[&["exec", "--"], &program[..]].concat()), true), expected);
+}
+
+#[test]
+fn a_service_inherits_no_descriptor() {
+    let sandbox = Sandbox::new();
+    let marker = sandbox.home.path().join("marker");
+    fs::write(&marker, "").expect("written");
+    let running = with_open_file(&sandbox, &sandbox.command(&["webserver"]), &marker);
+    running.wait_ready();
+    let ours = descriptors(running.pid());
+    assert!(ours.contains(&(9, marker.clone())), "{ours:?}");
+    let below = running.descendants();
+    assert!(!below.is_empty());
+    for (pid, command) in below {
+        for (number, target) in descriptors(pid) {
+            let named = !text(&target).starts_with("anon_inode:");
+            let shared = number > 2 && named && ours.iter().any(|(_, our)| *our == target);
+            assert!(!shared, "descriptor {number} of {command} is {}", target.display());
+        }
+    }
+}
+
+/// Starts a command whose caller has `file` open as descriptor 9.
+fn with_open_file(sandbox: &Sandbox, command: &Command, file: &Path) -> Running {
+    let shell = wrapped(command, "sh", &["-c", "exec 9<\"$0\"; exec \"$@\"", &text(file)]);
+    Running::start(shell, sandbox.home.path(), sandbox.health_port)
+}
+
+fn descriptors(pid: Pid) -> Vec<(i32, PathBuf)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there").flatten();
+    let target =
+        |entry: fs::DirEntry| Some((entry.file_name().to_str()?.parse().ok()?, fs::read_link(entry.path()).ok()?));
+    entries.filter_map(target).collect()
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}

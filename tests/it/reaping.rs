@@ -1,0 +1,216 @@
+//! What becomes of processes: orphans, zombies and leftovers, as PID 1 of a namespace and without one.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::process::{wait_descendant, wrapped};
+use crate::sandbox::{Finished, Running, Sandbox, descendants, processes_with, python, wait_until};
+
+/// Leaves a thousand orphans to whoever adopts them, and says when none of them is left, not even as a zombie.
+const ORPHANS: &str = r#"
+import os, sys, time
+
+def orphan():
+    middle = os.fork()
+    if middle == 0:
+        mother = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == mother:
+                time.sleep(0.001)
+        os._exit(0)
+    os.waitpid(middle, 0)
+
+def adopted(parent):
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fields = open(f"/proc/{name}/stat").read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and int(name) != os.getpid():
+            found.append((name, fields[0]))
+    return found
+
+for number in range(1000):
+    orphan()
+deadline = time.monotonic() + 60
+while (left := adopted(os.getppid())) and time.monotonic() < deadline:
+    time.sleep(0.01)
+print("adopted by", os.getppid(), "left", left)
+sys.exit(42 if not left else 1)
+"#;
+
+/// A command as PID 1 of a PID namespace of its own.
+fn as_pid_1(sandbox: &Sandbox, args: &[&str]) -> Running {
+    let command = wrapped(&sandbox.command(args), "unshare", &["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    Running::start(command, sandbox.home.path(), sandbox.health_port)
+}
+
+fn run_as_pid_1(sandbox: &Sandbox, args: &[&str]) -> Finished {
+    let mut running = as_pid_1(sandbox, args);
+    let status = running.wait();
+    Finished { status, stdout: running.stdout(), stderr: running.stderr() }
+}
+
+/// The process that is PID 1 inside, as it is called outside.
+fn pid_1(running: &Running) -> Pid {
+    let inside = || descendants(running.pid()).into_iter().find(|(pid, _)| innermost(*pid).as_deref() == Some("1"));
+    wait_until("the namespace has a PID 1", inside, || running.report()).0
+}
+
+/// A process's number in its own namespace.
+fn innermost(pid: Pid) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+    line.split_whitespace().last().map(str::to_owned)
+}
+
+fn exists(pid: &str) -> bool {
+    Path::new("/proc").join(pid).exists()
+}
+
+/// The first line a program printed: the number of a process it left.
+fn printed_pid(running: &Running) -> String {
+    let line = || running.stdout().split_once('\n').map(|(line, _)| line.to_owned());
+    wait_until("a number is printed", line, || running.report())
+}
+
+#[test]
+fn as_pid_1_exit_codes_are_those_of_the_program() {
+    let sandbox = Sandbox::new();
+    let table = [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -KILL $$", 137)];
+    for (script, code) in table {
+        let ended = run_as_pid_1(&sandbox, &["exec", "--", "sh", "-c", script]);
+        assert_eq!(ended.status.code(), Some(code), "{script}\n{}", ended.stderr);
+    }
+    run_as_pid_1(&sandbox, &["exec", "--", "no-such-program"]).expect_code(127);
+    let number = run_as_pid_1(&sandbox, &["exec", "--", "sh", "-c", "echo $PPID"]);
+    assert_eq!(number.stdout, "1\n", "bots-ctl is PID 1 in these tests");
+}
+
+#[test]
+fn as_pid_1_a_signal_reaches_the_program() {
+    let sandbox = Sandbox::new();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
+        let mut running = as_pid_1(&sandbox, &["exec", "--", "sleep", "1000"]);
+        wait_until("sleep runs", || in_namespace(&running, "sleep 1000"), || running.report());
+        kill(pid_1(&running), signal).expect("it is there");
+        assert_eq!(running.wait_code(), 128 + signal as i32, "{}", running.report());
+    }
+}
+
+fn in_namespace(running: &Running, words: &str) -> Option<Pid> {
+    running.descendants().into_iter().find(|(_, command)| command.starts_with(words)).map(|(pid, _)| pid)
+}
+
+#[test]
+fn as_pid_1_orphans_are_reaped_while_the_program_runs() {
+    let sandbox = Sandbox::new();
+    let python = python();
+    let ended = run_as_pid_1(&sandbox, &["exec", "--", &python.to_string_lossy(), "-c", ORPHANS]);
+    ended.expect_code(42);
+    assert_eq!(ended.stdout, "adopted by 1 left []\n");
+}
+
+#[test]
+fn as_pid_1_nothing_is_left_in_the_namespace() {
+    let sandbox = Sandbox::new();
+    let marker = format!("100{}", sandbox.web_port);
+    let script = format!("setsid sh -c 'trap \"\" TERM HUP; echo $$; exec sleep {marker}' & read line < pipe; exit 4");
+    nix::unistd::mkfifo(&sandbox.home.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe is made");
+    let mut running = as_pid_1(&sandbox, &["exec", "--", "sh", "-c", &script]);
+    wait_descendant(&running, &format!("sleep {marker}"));
+    fs::write(sandbox.home.path().join("pipe"), "\n").expect("written");
+    assert_eq!(running.wait_code(), 4, "{}", running.report());
+    assert_eq!(processes_with(&format!("sleep {marker}")), []);
+}
+
+#[test]
+fn orphans_of_a_program_are_reaped_without_a_namespace_too() {
+    let sandbox = Sandbox::new();
+    let mut running = sandbox.start(&["exec", "--", &python().to_string_lossy(), "-c", ORPHANS]);
+    assert_eq!(running.wait_code(), 42, "{}", running.report());
+    assert_eq!(running.stdout(), format!("adopted by {} left []\n", running.pid()));
+}
+
+#[test]
+fn what_a_program_leaves_in_its_group_is_ended_after_it() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let mut running = sandbox.start(&["exec", "--", "sh", "-c", "sleep 1000 & echo $!; exit 3"]);
+    assert_eq!(running.wait_code(), 3, "{}", running.report());
+    assert!(!exists(&printed_pid(&running)));
+    assert_eq!(running.stderr(), "");
+}
+
+#[test]
+fn a_leftover_has_the_time_it_needs_to_stop_in_order() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let leftover = "trap 'sleep 0.3; echo in order; exit' TERM; echo set > pipe; while :; do sleep 0.1; done";
+    let script = format!("mkfifo pipe; ({leftover}) & read line < pipe; exit 3");
+    let mut running = sandbox.start(&["exec", "--", "sh", "-c", &script]);
+    assert_eq!(running.wait_code(), 3, "{}", running.report());
+    assert_eq!(running.stdout(), "in order\n");
+}
+
+#[test]
+fn a_leftover_that_ignores_the_request_is_killed_at_the_deadline() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
+    let mut running = sandbox.start(&["exec", "--", "sh", "-c", "trap '' TERM; sleep 1000 & echo $!; exit 3"]);
+    assert_eq!(running.wait_code(), 3, "{}", running.report());
+    let left = printed_pid(&running);
+    assert!(!exists(&left), "{}", fs::read_to_string(format!("/proc/{left}/status")).unwrap_or_default());
+    assert!(running.stderr().contains("killing"), "{}", running.stderr());
+}
+
+/// A stopped process does not act on SIGTERM until it is continued.
+#[test]
+fn a_stopped_leftover_is_not_waited_for_until_the_deadline() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let mut running = sandbox.start(&["exec", "--", "sh", "-c", "sleep 1000 & kill -STOP $!; echo $!; exit 3"]);
+    assert_eq!(running.wait_code(), 3, "{}", running.report());
+    assert!(!exists(&printed_pid(&running)));
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_leftovers() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let script = "trap '' TERM INT; sleep 1000 & echo $$; echo $!; exit 3";
+        let mut running = sandbox.start(&["exec", "--", "sh", "-c", script]);
+        let program = printed_pid(&running);
+        wait_until("the program has ended", || (!exists(&program)).then_some(()), || running.report());
+        running.signal(signal);
+        assert_eq!(running.wait_code(), 3, "{}", running.report());
+        let left = running.stdout().lines().nth(1).expect("it is printed").to_owned();
+        assert!(!exists(&left));
+    }
+}
+
+#[test]
+fn as_pid_1_the_web_server_starts_answers_and_stops() {
+    let sandbox = Sandbox::new();
+    let mut running = as_pid_1(&sandbox, &["webserver"]);
+    running.wait_ready();
+    let inside = running.descendants();
+    assert!(inside.len() >= 2, "{inside:?}");
+    for check in ["live", "ready", "startup"] {
+        sandbox.run(&["healthcheck", "--check", check]).expect_code(0);
+    }
+    for (pid, command) in &inside {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it is there");
+        assert!(!stat.contains(") Z "), "{pid} {command} is a zombie");
+    }
+    kill(pid_1(&running), Signal::SIGTERM).expect("it is there");
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    for (pid, command) in inside {
+        assert!(!exists(&pid.to_string()), "{command} is still there");
+    }
+}

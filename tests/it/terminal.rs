@@ -1,0 +1,377 @@
+//! `exec` and `shell` on a real terminal: foreground group, Ctrl-C, Ctrl-Z, `fg` and `bg`.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
+
+use nix::fcntl::OFlag;
+use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, tcgetpgrp};
+
+use crate::process::wrapped;
+use crate::sandbox::{DEADLINE, Sandbox, binary, descendants, wait_until};
+
+const CTRL_C: &str = "\x03";
+const CTRL_Z: &str = "\x1a";
+
+/// A person at a terminal, and the session that runs on it.
+struct Terminal {
+    master: Arc<PtyMaster>,
+    child: Child,
+    screen: Arc<Mutex<Vec<u8>>>,
+    /// How much of the screen has been looked at.
+    seen: usize,
+}
+
+impl Terminal {
+    /// Runs a command as leader of a session whose controlling terminal this is.
+    fn start(command: &Command) -> Self {
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a pseudo-terminal");
+        grantpt(&master).expect("granted");
+        unlockpt(&master).expect("unlocked");
+        let name = ptsname_r(&master).expect("it has a name");
+        let slave = OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(name);
+        let slave = slave.expect("it opens");
+        let mut session = wrapped(command, "setsid", &["--ctty"]);
+        let again = || slave.try_clone().expect("cloned");
+        let child = session.stdin(again()).stdout(again()).stderr(again()).spawn().expect("setsid starts");
+        let (master, screen) = (Arc::new(master), Arc::new(Mutex::new(Vec::new())));
+        let (source, sink) = (Arc::clone(&master), Arc::clone(&screen));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // The end of the last program on the terminal is an error for its reader.
+            while let Ok(count @ 1..) = (&*source).read(&mut buffer) {
+                sink.lock().expect("not poisoned").extend_from_slice(&buffer[..count]);
+            }
+        });
+        Self { master, child, screen, seen: 0 }
+    }
+
+    /// An interactive shell with job control.
+    fn interactive(sandbox: &Sandbox) -> Self {
+        let mut bash = Command::new("bash");
+        let ours = sandbox.command(&[]);
+        bash.args(["--norc", "--noprofile", "-i"]).env("PS1", "outer> ").env("BOTS_CTL", binary());
+        bash.envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(sandbox.home.path());
+        let mut terminal = Self::start(&bash);
+        terminal.wait_for("outer> ");
+        terminal
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    fn keys(&self, keys: &str) {
+        (&*self.master).write_all(keys.as_bytes()).expect("typed");
+    }
+
+    fn line(&self, line: &str) {
+        self.keys(&format!("{line}\n"));
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.screen.lock().expect("not poisoned")).into_owned()
+    }
+
+    fn report(&self) -> String {
+        format!("foreground {:?}, below {:?}\n{}", self.foreground(), descendants(self.pid()), self.text())
+    }
+
+    /// Waits until a text is shown after what was waited for before. What is typed is shown as well.
+    fn wait_for(&mut self, text: &str) {
+        let found = || {
+            let screen = self.screen.lock().expect("not poisoned");
+            let rest = &screen[self.seen..];
+            rest.windows(text.len()).position(|window| window == text.as_bytes())
+        };
+        let at = wait_until(&format!("{text:?} is on the screen"), found, || self.report());
+        self.seen += at + text.len();
+    }
+
+    fn foreground(&self) -> Option<Pid> {
+        tcgetpgrp(&*self.master).ok()
+    }
+
+    fn wait_foreground(&self, pid: Pid) {
+        let there = || (self.foreground() == Some(pid)).then_some(());
+        wait_until(&format!("{pid} is in the foreground"), there, || self.report());
+    }
+
+    /// Waits for a program whose command line begins with these words.
+    fn wait_program(&self, words: &str) -> Pid {
+        let found = || descendants(self.pid()).into_iter().find(|(_, command)| command.starts_with(words));
+        wait_until(&format!("{words:?} runs"), found, || self.report()).0
+    }
+
+    /// Waits until a process is in one of these states, as `ps` names them.
+    fn wait_state(&self, pid: Pid, states: &str) {
+        let reached = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            states.contains(stat.rsplit_once(") ")?.1.chars().next()?).then_some(())
+        };
+        wait_until(&format!("{pid} is in state {states}"), reached, || self.report());
+    }
+
+    fn wait_gone(&self, pid: Pid) {
+        let gone = || (!Path::new(&format!("/proc/{pid}")).exists()).then_some(());
+        wait_until(&format!("{pid} is gone"), gone, || self.report());
+    }
+
+    fn wait_code(&mut self) -> i32 {
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while std::time::Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        panic!("gave up waiting for the end\n{}", self.report());
+    }
+
+    /// Leaves the interactive shell; a shell that lost its terminal cannot be left.
+    fn leave(mut self) {
+        self.line("exit 0");
+        assert_eq!(self.wait_code(), 0, "{}", self.report());
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        for (pid, _) in descendants(self.pid()) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_program_is_in_the_foreground_and_ctrl_c_reaches_it() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sleep", "1000"]));
+    let sleep = terminal.wait_program("sleep 1000");
+    terminal.wait_foreground(sleep);
+    terminal.keys(CTRL_C);
+    assert_eq!(terminal.wait_code(), 130, "{}", terminal.report());
+}
+
+#[test]
+fn the_program_reads_what_is_typed_and_its_code_is_passed_on() {
+    let sandbox = Sandbox::new();
+    let script = "read word; test -t 0 && test -t 1 && echo \"got $word\"; exit 6";
+    let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sh", "-c", script]));
+    terminal.line("hello");
+    terminal.wait_for("got hello");
+    assert_eq!(terminal.wait_code(), 6, "{}", terminal.report());
+}
+
+/// A shell without job control does not take the terminal back by itself, so this shows that we gave it back.
+#[test]
+fn the_terminal_is_given_back_however_the_program_ends() {
+    let sandbox = Sandbox::new();
+    for (program, code) in [("exit 4", 4), ("kill -KILL $$", 137), ("set -m; sleep 0 | sleep 0; kill -KILL $$", 137)] {
+        let command = sandbox.command(&["exec", "--", "bash", "-c", program]);
+        let script = "\"$@\"; echo \"code $?\"; read word; echo \"got $word\"";
+        let mut terminal = Terminal::start(&wrapped(&command, "sh", &["-c", script, "sh"]));
+        terminal.wait_for(&format!("code {code}"));
+        assert_eq!(terminal.foreground(), Some(terminal.pid()), "{program}\n{}", terminal.report());
+        terminal.line("hello");
+        terminal.wait_for("got hello");
+        assert_eq!(terminal.wait_code(), 0, "{}", terminal.report());
+    }
+}
+
+#[test]
+fn the_terminal_is_given_back_when_there_is_no_such_program() {
+    let sandbox = Sandbox::new();
+    let command = sandbox.command(&["exec", "--", "/does/not/exist"]);
+    let script = "\"$@\"; echo \"code $?\"; read word; echo \"got $word\"";
+    let mut terminal = Terminal::start(&wrapped(&command, "sh", &["-c", script, "sh"]));
+    terminal.wait_for("code 127");
+    terminal.line("hello");
+    terminal.wait_for("got hello");
+    assert_eq!(terminal.wait_code(), 0, "{}", terminal.report());
+}
+
+#[test]
+fn ctrl_c_in_a_shell_interrupts_its_program_and_not_the_shell() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("PS1", "inner> ");
+    for words in [&["shell", "--norc", "-i"][..], &["exec", "--", "bash", "--norc", "-i"]] {
+        let mut terminal = Terminal::start(&sandbox.command(words));
+        terminal.wait_for("inner> ");
+        terminal.line("sleep 1000");
+        let sleep = terminal.wait_program("sleep 1000");
+        terminal.wait_foreground(sleep);
+        terminal.keys(CTRL_C);
+        terminal.wait_gone(sleep);
+        terminal.line("echo alive-$((1 + 1))");
+        terminal.wait_for("alive-2");
+        terminal.line("exit 7");
+        assert_eq!(terminal.wait_code(), 7, "{}", terminal.report());
+    }
+}
+
+#[test]
+fn a_job_of_a_shell_is_stopped_and_continued() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("PS1", "inner> ");
+    let mut terminal = Terminal::start(&sandbox.command(&["shell", "--norc", "-i"]));
+    terminal.wait_for("inner> ");
+    terminal.line("sleep 1000");
+    let sleep = terminal.wait_program("sleep 1000");
+    terminal.wait_foreground(sleep);
+    terminal.keys(CTRL_Z);
+    terminal.wait_for("Stopped");
+    terminal.wait_state(sleep, "T");
+    terminal.line("fg");
+    terminal.wait_foreground(sleep);
+    terminal.wait_state(sleep, "S");
+    terminal.keys(CTRL_C);
+    terminal.wait_gone(sleep);
+    terminal.line("exit $((4 + 1))");
+    assert_eq!(terminal.wait_code(), 5, "{}", terminal.report());
+}
+
+#[test]
+fn a_program_is_a_job_of_the_shell_that_started_it() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::interactive(&sandbox);
+    terminal.line("\"$BOTS_CTL\" exec -- sleep 1000");
+    let sleep = terminal.wait_program("sleep 1000");
+    for _ in 0..3 {
+        terminal.wait_foreground(sleep);
+        terminal.wait_state(sleep, "S");
+        terminal.keys(CTRL_Z);
+        terminal.wait_for("Stopped");
+        terminal.wait_state(sleep, "T");
+        terminal.wait_foreground(terminal.pid());
+        terminal.line("echo alive-$((1 + 1))");
+        terminal.wait_for("alive-2");
+        terminal.line("fg");
+    }
+    terminal.wait_foreground(sleep);
+    terminal.wait_state(sleep, "S");
+    terminal.keys(CTRL_C);
+    terminal.wait_gone(sleep);
+    terminal.line("echo code-$?-$((1 + 1))");
+    terminal.wait_for("code-130-2");
+    terminal.leave();
+}
+
+#[test]
+fn a_job_that_goes_on_in_the_background_leaves_the_terminal_to_the_shell() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::interactive(&sandbox);
+    terminal.line("\"$BOTS_CTL\" exec -- sh -c 'read word; echo \"got $word\"; exit 8'");
+    let program = terminal.wait_program("sh -c");
+    terminal.wait_foreground(program);
+    terminal.keys(CTRL_Z);
+    terminal.wait_for("Stopped");
+    // It reads from a terminal that it does not have, which stops it again.
+    terminal.line("bg");
+    terminal.line("echo alive-$((1 + 1))");
+    terminal.wait_for("alive-2");
+    terminal.wait_state(program, "T");
+    assert_eq!(terminal.foreground(), Some(terminal.pid()), "{}", terminal.report());
+    terminal.line("fg");
+    terminal.wait_foreground(program);
+    terminal.wait_state(program, "S");
+    terminal.line("hello");
+    terminal.wait_for("got hello");
+    terminal.wait_gone(program);
+    terminal.line("echo code-$?-$((1 + 1))");
+    terminal.wait_for("code-8-2");
+    terminal.leave();
+}
+
+#[test]
+fn the_end_of_a_background_job_leaves_the_terminal_to_the_shell() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::interactive(&sandbox);
+    terminal.line("\"$BOTS_CTL\" exec -- sleep 1000");
+    let sleep = terminal.wait_program("sleep 1000");
+    terminal.wait_foreground(sleep);
+    terminal.keys(CTRL_Z);
+    terminal.wait_for("Stopped");
+    terminal.line("bg");
+    terminal.wait_state(sleep, "S");
+    kill(sleep, Signal::SIGTERM).expect("it is there");
+    terminal.wait_gone(sleep);
+    terminal.line("wait %1; echo code-$?-$((1 + 1))");
+    terminal.wait_for("code-143-2");
+    assert_eq!(terminal.foreground(), Some(terminal.pid()), "{}", terminal.report());
+    terminal.leave();
+}
+
+#[test]
+fn a_program_started_in_the_background_gets_the_terminal_with_fg() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::interactive(&sandbox);
+    terminal.line("\"$BOTS_CTL\" exec -- sh -c 'read word; echo \"got $word\"; exit 8' &");
+    let program = terminal.wait_program("sh -c");
+    terminal.wait_state(program, "T");
+    assert_eq!(terminal.foreground(), Some(terminal.pid()), "{}", terminal.report());
+    terminal.line("fg");
+    terminal.wait_foreground(program);
+    terminal.wait_state(program, "S");
+    terminal.line("hello");
+    terminal.wait_for("got hello");
+    terminal.wait_gone(program);
+    terminal.line("echo code-$?-$((1 + 1))");
+    terminal.wait_for("code-8-2");
+    terminal.leave();
+}
+
+/// As the first program on a terminal, as in `kubectl exec -it`, there is no shell that could continue us.
+#[test]
+fn ctrl_z_without_a_shell_does_not_freeze_the_terminal() {
+    let sandbox = Sandbox::new();
+    let script = "trap 'echo continued' CONT; echo ready; while :; do sleep 0.1; done";
+    let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sh", "-c", script]));
+    terminal.wait_for("ready");
+    terminal.keys(CTRL_Z);
+    terminal.wait_for("continued");
+    terminal.keys(CTRL_C);
+    assert_eq!(terminal.wait_code(), 130, "{}", terminal.report());
+}
+
+/// A script that starts us is part of the job: all of it stops and goes on.
+#[test]
+fn ctrl_z_stops_the_script_that_started_us_too() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::interactive(&sandbox);
+    terminal.line("sh -c '\"$BOTS_CTL\" exec -- sleep 1000; echo \"code $?\"'");
+    let sleep = terminal.wait_program("sleep 1000");
+    terminal.wait_foreground(sleep);
+    terminal.keys(CTRL_Z);
+    terminal.wait_for("Stopped");
+    terminal.wait_state(sleep, "T");
+    terminal.line("fg");
+    terminal.wait_foreground(sleep);
+    terminal.wait_state(sleep, "S");
+    kill(sleep, Signal::SIGTERM).expect("it is there");
+    terminal.wait_for("code 143");
+    terminal.leave();
+}
+
+#[test]
+fn a_terminal_that_closes_ends_the_program() {
+    let sandbox = Sandbox::new();
+    let log = sandbox.home.path().join("hung-up");
+    let script =
+        format!("trap 'echo hung up > {}; exit 1' HUP; echo ready; while :; do sleep 0.1; done", log.display());
+    let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sh", "-c", &script]));
+    terminal.wait_for("ready");
+    // The kernel tells the leader of the session and the foreground group when the other end is closed; a reader
+    // still holds it here, so the leader is told as the kernel would.
+    kill(terminal.pid(), Signal::SIGHUP).expect("it is there");
+    assert_eq!(terminal.wait_code(), 1, "{}", terminal.report());
+    assert!(log.exists());
+}
