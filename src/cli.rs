@@ -226,7 +226,7 @@ pub enum Job {
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Config {
     /// Print the effective values and where each came from; never a secret
-    #[command(after_help = "Example:\n  PORT=8081 bots-ctl config show")]
+    #[command(after_help = "Example:\n  bots-ctl config show")]
     Show,
     /// Check everything: these values, bots.ini, and that settings.py can be imported
     #[command(after_help = "Example:\n  bots-ctl config check && bots-ctl webserver")]

@@ -66,8 +66,8 @@ impl Environment {
         create_once(&environment.config.join("__init__.py"), b"", 0o644)?;
         environment.keep_secret_key()?;
         copy_config_source(&config.environment.config_source, &environment.config)?;
-        environment.write_settings(bots)?;
         let ini = environment.write_bots_ini(config, bots)?;
+        environment.write_settings(bots)?;
         environment.follow_bots_ini(&ini);
         make_dir(&environment.botssys.join("sqlitedb"))?;
         environment.seed_usersys(config, bots)?;

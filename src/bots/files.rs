@@ -88,7 +88,7 @@ fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 pub fn check_writable(path: &Path) -> Result<(), Error> {
     use nix::unistd::{AccessFlags, access};
     let allowed = access(path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
-    allowed.map_err(|error| explain("write to the directory", path, &error))
+    allowed.map_err(|error| explain("write to", path, &error))
 }
 
 /// Says what could not be done, to which path, and why: with owner and mode of the nearest directory that exists,

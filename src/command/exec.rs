@@ -13,7 +13,7 @@ use crate::bots::{bin_dir, service};
 use crate::cli::{Cli, Global};
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::process::Status;
-use crate::process::child::{Input, Output, Spec, group_exists, signal_group};
+use crate::process::child::{Input, Output, Spec, group_exists, is_stopped, signal_group};
 use crate::process::reaper::{Child, Reaper};
 use crate::process::signals::{Signals, asks_to_stop};
 use crate::process::terminal::Terminal;
@@ -104,8 +104,8 @@ async fn follow(session: &mut Session, spec: &Spec) -> Result<Outcome, Error> {
         tokio::select! {
             status = child.changed() => match status {
                 Status::Exited(exit) => break exit,
-                Status::Stopped => stop_with(terminal.as_mut(), &child),
-                Status::Running => {}
+                Status::Stopped if is_stopped(child.pid) => stop_with(terminal.as_mut(), &child),
+                Status::Stopped | Status::Running => {}
             },
             number = signals.next() => {
                 if let (libc::SIGCONT, Some(terminal)) = (number, &mut terminal) {

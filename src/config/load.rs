@@ -174,7 +174,10 @@ impl<'a> Reader<'a> {
                 None
             }
             (Some(text), None) => Some(Raw { text, shape: None, origin: Origin::Environment(key.env.to_owned()) }),
-            (None, Some(path)) => self.secret_file(format!("{}_FILE", key.env), PathBuf::from(path)),
+            (None, Some(path)) => {
+                let name = format!("{}_FILE", key.env);
+                self.secret_file(name.clone(), &name, PathBuf::from(path))
+            }
             (None, None) => None,
         }
     }
@@ -192,13 +195,14 @@ impl<'a> Reader<'a> {
         self.known.insert(name.clone());
         let value = values.get(&name)?;
         let (place, file) = (format!("{}:{}: {name}", path.display(), value.line), PathBuf::from(&value.text));
-        self.secret_file(place, file)
+        self.secret_file(name, &place, file)
     }
 
-    fn secret_file(&mut self, name: String, path: PathBuf) -> Option<Raw> {
+    /// `place` is where the file is named: for messages, where `name` would not say enough.
+    fn secret_file(&mut self, name: String, place: &str, path: PathBuf) -> Option<Raw> {
         match std::fs::read_to_string(&path) {
             Ok(text) if text.trim().is_empty() => {
-                self.fault(format!("{name}: {} is empty", path.display()));
+                self.fault(format!("{place}: {} is empty", path.display()));
                 None
             }
             Ok(text) => {
@@ -206,7 +210,7 @@ impl<'a> Reader<'a> {
                 Some(Raw { text, shape: None, origin: Origin::SecretFile(name, path) })
             }
             Err(error) => {
-                self.fault(format!("{name}: cannot read {}: {error}", path.display()));
+                self.fault(format!("{place}: cannot read {}: {error}", path.display()));
                 None
             }
         }

@@ -50,6 +50,10 @@ impl Terminal {
     /// Stops us, as `group` was stopped, so that the shell that started us shows its prompt. When we go on in the
     /// foreground, `group` has the terminal again, and the answer is true.
     pub fn stop_with(&mut self, group: Pid) -> bool {
+        // It stopped for want of the terminal, and a shell has given us that in the meantime.
+        if !self.held && self.lend(group) {
+            return true;
+        }
         self.take_back();
         stop_own_group();
         self.lend(group)

@@ -43,10 +43,7 @@ impl Demo {
 
     /// One engine run; its exit code.
     pub fn engine(&self, args: &[&str]) -> i32 {
-        let config = format!("-c{}", self.config_dir());
-        let command: Vec<&str> =
-            ["exec", "--", "bots-engine", &config].into_iter().chain(args.iter().copied()).collect();
-        self.sandbox.run(&command).code()
+        self.sandbox.engine(args).code()
     }
 }
 

@@ -149,15 +149,6 @@ fn count(sandbox: &Sandbox, what: &str) -> i64 {
     number.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&answer.stderr)))
 }
 
-/// Runs the engine. Its lock is a port of the whole machine, so that every sandbox needs one of its own.
-fn run_engine(sandbox: &Sandbox) -> Finished {
-    let path = sandbox.root().join("config/bots.ini");
-    let ini = fs::read_to_string(&path).expect("it is there");
-    fs::write(&path, ini.replace("port = 28081", &format!("port = {}", free_port()))).expect("written");
-    let config_dir = format!("-c{}", sandbox.root().join("config").display());
-    sandbox.run(&["exec", "--", "bots-engine", &config_dir])
-}
-
 #[test]
 fn a_mounted_config_map_is_copied_and_followed() {
     let mut sandbox = Sandbox::new();
@@ -242,7 +233,7 @@ fn settings_written_by_the_user_are_never_touched() {
     sandbox.run(&["init-db"]).expect_code(0);
     assert_eq!((state(), fs::read_to_string(&path).expect("there")), (before, own_settings()));
     assert_eq!(django(&sandbox)["hosts"], serde_json::json!(["*"]));
-    run_engine(&sandbox).expect_code(0);
+    sandbox.engine(&[]).expect_code(0);
 }
 
 #[test]
@@ -467,7 +458,7 @@ fn a_first_run_killed_at_any_moment_is_completed_by_the_next() {
         assert_eq!(second.code(), 0, "killed at {moment}/{MOMENTS}\nfirst {}\nsecond {second:?}", first.report());
         assert_eq!(count(&sandbox, "auth_user where is_superuser"), 1, "killed at {moment}/{MOMENTS}");
         assert_eq!(sandbox.admin_password().len(), 20, "killed at {moment}/{MOMENTS}");
-        let engine = run_engine(&sandbox);
+        let engine = sandbox.engine(&[]);
         assert_eq!(engine.code(), 0, "killed at {moment}/{MOMENTS}\n{engine:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -158,6 +158,17 @@ impl Sandbox {
         let running = self.start(&["webserver"]);
         running.wait_ready();
         running
+    }
+
+    /// One run of the engine, one at a time on this machine: its lock is a fixed port of loopback, and a second
+    /// engine ends with code 3 at once.
+    pub fn engine(&self, args: &[&str]) -> Finished {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = format!("-c{}", self.root().join("config").display());
+        let command: Vec<&str> =
+            ["exec", "--", "bots-engine", &config].into_iter().chain(args.iter().copied()).collect();
+        self.run(&command)
     }
 
     /// The password of the web user `admin`.
