@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use walkdir::WalkDir;
 
-use crate::sandbox::{Finished, Running, Sandbox, free_port, python, wait_until};
+use crate::sandbox::{Finished, Running, Sandbox, python, wait_until};
 
 /// The user that containers run as.
 const USER: u32 = 10_001;

@@ -75,9 +75,9 @@ pub fn python() -> PathBuf {
 /// A port nobody listens on at this moment, below the range from which the system takes ports for clients.
 pub fn free_port() -> u16 {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    let base = 20_000 + u16::try_from(std::process::id() % 100).expect("small") * 100;
+    let base = 20_000 + u16::try_from(std::process::id() % 10).expect("small") * 1000;
     loop {
-        let port = base + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 100;
+        let port = base + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 1000;
         if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
             return port;
         }
