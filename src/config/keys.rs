@@ -79,7 +79,7 @@ keys! {
     PYTHON: PathBuf = "bots.python", "BOTS_CTL_PYTHON", Text, program, "python3",
         "Python that install makes the private environment with";
     WEB_PORT: u16 = "webserver.port", "PORT", Integer, port, "",
-        "port of the web UI; written to [webserver] port in bots.ini, which decides when this is not set";
+        "port of the web UI; written to the port of section webserver in bots.ini, which decides when this is not set";
     DRAIN: Duration = "stop.drain", "BOTS_CTL_DRAIN", Duration, duration, "5s in Kubernetes, else 0s",
         "how long to stay up, no longer ready, before the stop signal";
     STOP_TIMEOUT: Duration = "stop.timeout", "BOTS_CTL_STOP_TIMEOUT", Duration, duration, "20s",
