@@ -17,5 +17,6 @@ mod layout;
 mod process;
 mod reaping;
 mod sandbox;
+mod stop;
 mod terminal;
 mod webserver;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -70,6 +70,12 @@ pub fn bots_bin_dir() -> &'static Path {
 /// The Python of that Bots.
 pub fn python() -> PathBuf {
     bots_bin_dir().join("python")
+}
+
+/// Held while an engine runs, see [`Sandbox::engine`].
+pub fn engine_turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A port nobody listens on at this moment, below the range from which the system takes ports for clients.
@@ -163,8 +169,7 @@ impl Sandbox {
     /// One run of the engine, one at a time on this machine: its lock is a fixed port of loopback, and a second
     /// engine ends with code 3 at once.
     pub fn engine(&self, args: &[&str]) -> Finished {
-        static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = engine_turn();
         let config = format!("-c{}", self.root().join("config").display());
         let command: Vec<&str> =
             ["exec", "--", "bots-engine", &config].into_iter().chain(args.iter().copied()).collect();

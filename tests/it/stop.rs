@@ -1,0 +1,120 @@
+//! A stop at an awkward moment: while something waits, hangs, or is being translated.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+
+use crate::demo::Demo;
+use crate::sandbox::{Running, Sandbox, engine_turn, python, wait_until};
+
+/// Logs in and starts the engine as the button in the UI does; on 4.x the answer comes when the engine has ended.
+const PRESS_RUN: &str = r#"
+import re, sys, urllib.parse, urllib.request
+from http.cookiejar import CookieJar
+base, password = sys.argv[1:]
+browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+page = browser.open(base + "/login/").read().decode()
+token = re.search(r'csrfmiddlewaretoken[^>]*value=["\']([^"\']+)', page).group(1)
+form = {"csrfmiddlewaretoken": token, "username": "admin", "password": password}
+home = browser.open(base + "/login/", urllib.parse.urlencode(form).encode()).geturl()
+prefix = "/bots" if "/bots/" in home else ""
+browser.open(base + prefix + "/runengine/?clparameter=--new")
+"#;
+
+/// Copies of one message, so that the engine is busy for a while.
+const MESSAGES: usize = 300;
+
+#[test]
+fn an_engine_that_the_web_ui_has_started_finishes_its_run() {
+    let _turn = engine_turn();
+    let demo = Demo::new();
+    let message = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo/input/single.edi");
+    for number in 0..MESSAGES {
+        fs::copy(message, demo.input().join(format!("{number}.edi"))).expect("copied");
+    }
+    let mut web = demo.sandbox.webserver();
+    let base = format!("http://127.0.0.1:{}", demo.sandbox.web_port);
+    let mut press = std::process::Command::new(python());
+    press.args(["-c", PRESS_RUN, &base, &demo.sandbox.admin_password()]);
+    let pressed = Running::start(press, demo.sandbox.home.path(), demo.sandbox.health_port);
+    let engine = || web.descendants().into_iter().find(|(_, command)| command.contains("bots-engine"));
+    wait_until(
+        "the engine has taken files",
+        || engine().filter(|_| taken(&demo)),
+        || format!("{}\n{}", web.report(), pressed.report()),
+    );
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    let output = demo.output().join("PO-1001.txt");
+    let once = fs::metadata(Path::new(message).with_file_name("../expected/PO-1001.txt")).expect("there").len();
+    let all = fs::metadata(output).expect("the engine has written").len();
+    assert_eq!(all, once * MESSAGES as u64, "every message went out once\n{}", web.report());
+    assert_eq!(locks(&demo), "0", "the engine has ended in order");
+}
+
+fn taken(demo: &Demo) -> bool {
+    fs::read_dir(demo.input()).is_ok_and(|left| left.count() < MESSAGES)
+}
+
+/// Rows of the engine's own lock: one stays behind when it is killed.
+fn locks(demo: &Demo) -> String {
+    let script =
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM mutex').fetchone()[0])";
+    let database = demo.sandbox.root().join("botssys/sqlitedb/botsdb");
+    let counted =
+        std::process::Command::new(python()).args(["-c", script]).arg(database).output().expect("Python runs");
+    String::from_utf8_lossy(&counted.stdout).trim().to_owned()
+}
+
+#[test]
+fn waiting_for_another_initialiser_can_be_stopped() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    fs::remove_file(&database).expect("it is there");
+    let lock = File::options().write(true).open(database.with_file_name("botsdb.init-lock")).expect("it is there");
+    lock.lock().expect("nobody else has it");
+    let mut waiting = sandbox.start(&["init-db"]);
+    waiting.wait_stderr("another bots-ctl initialises");
+    waiting.signal(Signal::SIGTERM);
+    assert_eq!(waiting.wait_code(), 143, "{}", waiting.report());
+    let mut web = sandbox.start(&["webserver"]);
+    web.wait_stderr("another bots-ctl initialises");
+    assert_eq!(web.wait_health("/health/startup", 503).status, 503);
+    assert_eq!(web.wait_health("/health/live", 200).status, 200);
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    drop(lock);
+    sandbox.run(&["init-db"]).expect_code(0);
+}
+
+#[test]
+fn settings_that_hang_can_be_stopped() {
+    let sandbox = Sandbox::new();
+    let config = sandbox.root().join("config");
+    fs::create_dir_all(&config).expect("made");
+    let reached = sandbox.home.path().join("reached");
+    let text = format!("import time\nopen({:?}, 'w').close()\ntime.sleep(3600)\n", reached.display().to_string());
+    fs::write(config.join("settings.py"), text).expect("written");
+    for (args, code) in [(vec!["webserver"], 0), (vec!["init-db"], 143), (vec!["config", "check"], 2)] {
+        let mut hanging = sandbox.start(&args);
+        wait_until("settings.py is being imported", || reached.exists().then_some(()), || hanging.report());
+        hanging.signal(Signal::SIGTERM);
+        assert_eq!(hanging.wait_code(), code, "{args:?}\n{}", hanging.report());
+        fs::remove_file(&reached).expect("it is there");
+    }
+}
+
+#[test]
+fn a_migration_is_finished_before_the_end() {
+    let sandbox = Sandbox::new();
+    let mut first = sandbox.start(&["init-db"]);
+    first.wait_stderr("running Django's migrate");
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.wait_code(), 143, "{}", first.report());
+    assert!(first.stderr().contains("the database is completed first"), "{}", first.stderr());
+    let second = sandbox.run(&["init-db"]);
+    second.expect_code(0);
+    assert!(second.stderr.is_empty() || second.stderr.contains("is complete"), "{}", second.stderr);
+}
