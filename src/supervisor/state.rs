@@ -8,11 +8,12 @@
 //!    '-------exited---------'------------'------------'------------'--> Sweeping --group empty--> Ended
 //! ```
 //! A service that has not answered yet has nothing to drain and nothing to finish: it is stopped by SIGTERM at once.
-//! Sweeping waits for what the service started and left behind, an engine for example, and kills it at the deadline.
+//! Sweeping waits for what the service started and left behind, an engine for example, and kills it at the deadline
+//! (Clearing). What even that does not end, a zombie that its own parent keeps for instance, is not waited for.
 
 use std::time::Duration;
 
-use State::{Draining, Ended, Killing, Running, Starting, Stopping, Sweeping};
+use State::{Clearing, Draining, Ended, Killing, Running, Starting, Stopping, Sweeping};
 
 use crate::exit::Exit;
 
@@ -53,6 +54,8 @@ pub enum State {
     Killing,
     /// It is gone; its group may not be.
     Sweeping(End),
+    /// It is gone; what was left of its group was sent SIGKILL.
+    Clearing(End),
     /// Nothing is left.
     Ended(End),
 }
@@ -88,6 +91,9 @@ pub enum Action {
 
 const SIGTERM: i32 = 15;
 
+/// How long the kernel may take to end what was sent SIGKILL.
+const CLEARING: Duration = Duration::from_secs(5);
+
 /// The next state, and what to do to get there.
 #[must_use]
 pub fn step(state: State, event: Event, plan: &Plan) -> (State, Vec<Action>) {
@@ -107,8 +113,8 @@ fn stop_requested(state: State, plan: &Plan) -> (State, Vec<Action>) {
         Running => (Draining, vec![Action::Unready, Action::Timer(plan.drain)]),
         Draining => stop(plan.stop_signal, plan),
         Stopping(_) => (Killing, vec![Action::Kill]),
-        Sweeping(end) => (Sweeping(end), vec![Action::Kill]),
-        Killing | Ended(_) => (state, Vec::new()),
+        Sweeping(end) => clear(end),
+        Killing | Clearing(_) | Ended(_) => (state, Vec::new()),
     }
 }
 
@@ -121,9 +127,14 @@ fn timer_elapsed(state: State, plan: &Plan) -> (State, Vec<Action>) {
     match state {
         Draining => stop(plan.stop_signal, plan),
         Stopping(_) => (Killing, vec![Action::Kill]),
-        Sweeping(end) => (Sweeping(end), vec![Action::Kill]),
+        Sweeping(end) => clear(end),
+        Clearing(end) => (Ended(end), Vec::new()),
         Starting | Running | Killing | Ended(_) => (state, Vec::new()),
     }
+}
+
+fn clear(end: End) -> (State, Vec<Action>) {
+    (Clearing(end), vec![Action::Kill, Action::Timer(CLEARING)])
 }
 
 fn exited(state: State, exit: Exit, plan: &Plan) -> (State, Vec<Action>) {
@@ -132,7 +143,7 @@ fn exited(state: State, exit: Exit, plan: &Plan) -> (State, Vec<Action>) {
         Stopping(signal) if in_order(exit, signal) => End::Stopped,
         Stopping(_) => End::Exited(exit),
         Killing => End::Killed,
-        Sweeping(_) | Ended(_) => return (state, Vec::new()),
+        Sweeping(_) | Clearing(_) | Ended(_) => return (state, Vec::new()),
     };
     (Sweeping(end), vec![Action::Unready, Action::Timer(plan.timeout)])
 }
@@ -148,7 +159,7 @@ fn in_order(exit: Exit, sent: i32) -> bool {
 
 fn group_empty(state: State) -> (State, Vec<Action>) {
     match state {
-        Sweeping(end) => (Ended(end), Vec::new()),
+        Sweeping(end) | Clearing(end) => (Ended(end), Vec::new()),
         Starting | Running | Draining | Stopping(_) | Killing | Ended(_) => (state, Vec::new()),
     }
 }
@@ -171,6 +182,7 @@ mod tests {
         let ask = vec![Unready, Signal(SIGINT), Timer(TIMEOUT)];
         let stopping = Stopping(SIGINT);
         let kill = vec![Kill];
+        let clear = vec![Kill, Timer(CLEARING)];
         let table = [
             (Starting, Answered, Running, vec![]),
             (Starting, StopRequested, Stopping(SIGTERM), vec![Unready, Signal(SIGTERM), Timer(TIMEOUT)]),
@@ -204,8 +216,13 @@ mod tests {
             (Killing, TimerElapsed, Killing, vec![]),
             (Killing, Exited(Exit::Signal(9)), Sweeping(End::Killed), sweep),
             (Killing, GroupEmpty, Killing, vec![]),
-            (Sweeping(crash), StopRequested, Sweeping(crash), kill.clone()),
-            (Sweeping(crash), TimerElapsed, Sweeping(crash), kill),
+            (Sweeping(crash), StopRequested, Clearing(crash), clear.clone()),
+            (Sweeping(crash), TimerElapsed, Clearing(crash), clear),
+            (Clearing(crash), Answered, Clearing(crash), vec![]),
+            (Clearing(crash), StopRequested, Clearing(crash), vec![]),
+            (Clearing(crash), TimerElapsed, Ended(crash), vec![]),
+            (Clearing(crash), Exited(Exit::Code(0)), Clearing(crash), vec![]),
+            (Clearing(crash), GroupEmpty, Ended(crash), vec![]),
             (Sweeping(crash), Exited(Exit::Code(0)), Sweeping(crash), vec![]),
             (Sweeping(crash), GroupEmpty, Ended(crash), vec![]),
             (Ended(crash), StopRequested, Ended(crash), vec![]),

@@ -38,7 +38,7 @@ pub async fn supervise(
     let mut state = State::Starting;
     let mut timer: Option<Instant> = None;
     loop {
-        let sweeping = matches!(state, State::Sweeping(_));
+        let sweeping = matches!(state, State::Sweeping(_) | State::Clearing(_));
         let event = tokio::select! {
             exit = child.exited(), if !sweeping => {
                 info!(service = name, pid = child.pid.as_raw(), "{name} ended: {exit}");
@@ -84,7 +84,7 @@ fn only_if_true(event: Event, child: &Child) -> Option<Event> {
 /// Most services leave nothing behind: then there is nothing to wait for.
 fn settle(state: State, child: &Child) -> State {
     match state {
-        State::Sweeping(end) if !group_exists(child.pid) => State::Ended(end),
+        State::Sweeping(end) | State::Clearing(end) if !group_exists(child.pid) => State::Ended(end),
         other => other,
     }
 }
@@ -109,7 +109,7 @@ fn tell(name: &str, from: State, to: State, late: bool, plan: &Plan) {
             warn!(service = name, "did not stop within {}: killing it", seconds(plan.timeout));
         }
         (_, State::Killing) => warn!(service = name, "asked to stop again: killing it"),
-        (State::Sweeping(_), State::Sweeping(_)) => warn!(service = name, "killing the processes it left behind"),
+        (State::Sweeping(_), State::Clearing(_)) => warn!(service = name, "killing the processes it left behind"),
         _ => {}
     }
 }
