@@ -310,7 +310,8 @@ print(settings.DATABASES['default']['NAME'], User.objects.filter(is_superuser=Tr
     let question = "from bots.models import routes; print('routes:', routes.objects.count())";
     let module = sandbox.run(&["exec", "--", "python", "-m", "django", "shell", "-c", question]);
     module.expect_code(0);
-    assert_eq!(module.stdout, "routes: 0\n", "{}", module.stderr);
+    // Newer Djangos say first what they have imported.
+    assert!(module.stdout.ends_with("routes: 0\n"), "{} {}", module.stdout, module.stderr);
 }
 
 #[test]

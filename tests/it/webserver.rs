@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use nix::sys::signal::Signal;
 
 use crate::browser::Browser;
+use crate::environment::is_bots_3;
 use crate::sandbox::{DEADLINE, Sandbox, descendants, http, wait_until};
 
 #[test]
@@ -199,11 +200,16 @@ fn a_request_in_progress_is_answered_before_the_end() {
     holder.stdout.as_mut().expect("piped").read_exact(&mut [0; 6]).expect("it says that it has the lock");
 
     // A session cookie makes Django ask the database, where the request then waits.
+    let home = if is_bots_3() { "/home" } else { "/bots/home" };
     let mut request = TcpStream::connect(("127.0.0.1", sandbox.web_port)).expect("it accepts");
     request.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let cookies = "sessionid=00000000000000000000000000000000; bots_sessionid_default=00000000000000000000000000000000";
-    write!(request, "GET /home HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\nConnection: close\r\n\r\n")
+    write!(request, "GET {home} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
         .expect("sent");
+    // This answer shows that a worker has taken the request; one that is only queued would be reset.
+    let mut taken = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    request.read_exact(&mut taken).expect("a worker takes it");
+    assert!(taken.starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&taken));
     request.set_nonblocking(true).expect("nonblocking");
     assert!(request.read(&mut [0; 1]).is_err(), "it waits for the lock");
     request.set_nonblocking(false).expect("blocking");
