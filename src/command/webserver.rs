@@ -135,14 +135,14 @@ async fn serve(
     let Session { config, reaper, signals, lines, .. } = &mut { session };
     let mut child = reaper.spawn(&service.spec)?;
     let output = carry_output(&mut child, &lines.of(service.name));
-    let port = targets.service.port;
+    let url = targets.service.url();
     tokio::spawn(checks::watch(targets, facts.clone()));
     let plan = Plan { drain: config.stop.drain, timeout: config.stop.timeout, stop_signal: service.stop_signal };
     let (sender, mut control) = mpsc::channel(16);
     let unready = || {
         facts.send_modify(|facts| facts.phase = Phase::Draining);
     };
-    let answered = answered(facts.subscribe(), port, started);
+    let answered = answered(facts.subscribe(), url, started);
     let supervised = supervise(service.name, child, &plan, reaper, &mut control, answered, unready);
     let end = tokio::select! {
         end = supervised => end,
@@ -181,11 +181,11 @@ async fn pass_on(signals: &mut signals::Signals, control: mpsc::Sender<Control>)
 }
 
 /// Resolves when the web UI has given its first sign of life, and never if it gives none.
-async fn answered(mut facts: watch::Receiver<Facts>, port: u16, started: Instant) {
+async fn answered(mut facts: watch::Receiver<Facts>, url: String, started: Instant) {
     if facts.wait_for(|facts| facts.phase == Phase::Running).await.is_err() {
         std::future::pending::<()>().await;
     }
-    info!("the web UI answers on port {port} after {:.2} s", started.elapsed().as_secs_f64());
+    info!("the web UI answers on {url} after {:.2} s", started.elapsed().as_secs_f64());
 }
 
 fn outcome(name: &str, end: End) -> Outcome {

@@ -28,6 +28,12 @@ pub struct HttpService {
 }
 
 impl HttpService {
+    /// Where a person on this machine finds it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://localhost:{}", if self.tls { "https" } else { "http" }, self.port)
+    }
+
     /// Asks once. The caller sets the time limit.
     ///
     /// # Errors
