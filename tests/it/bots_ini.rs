@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, iter};
 
+use crate::environment::package;
 use bots_ctl::config::bots_ini::{BotsIni, EditError, parse_boolean, parse_integer, remove_section, set_value};
 use serde_json::{Value, json};
 
@@ -102,12 +103,11 @@ fn fixtures_read_as_in_python() {
     assert!(valid >= 10 && cases.len() - valid >= 10, "{valid} valid");
 }
 
-/// The templates of installed Bots versions, if the run names some.
 #[test]
-fn templates_of_bots_read_as_in_python() {
-    let paths = env::var_os("BOTS_TEST_TEMPLATES").unwrap_or_default();
-    let paths = env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty());
-    let cases = read_files(&paths.collect::<Vec<_>>());
+fn the_files_that_bots_ships_read_as_in_python() {
+    let shipped = ["config/bots.ini", "install/bots.ini"].map(|name| package().join(name));
+    let cases = read_files(&shipped.into_iter().filter(|path| path.exists()).collect::<Vec<_>>());
+    assert!(!cases.is_empty());
     assert_eq!(assert_texts_agree(&cases), cases.len());
 }
 
