@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 /// Answers a JSON list of questions `[kind, argument, ...]` with a JSON list.
 const ORACLE: &str = r#"
-import configparser, io, json, sys
+import configparser, io, json, sys, unicodedata
 
 class Parser(configparser.RawConfigParser):
     def __init__(self):
@@ -50,7 +50,9 @@ def parse(text):
         fatal = getattr(error, "lineno", None)
         lines = parser.faults + ([fatal] if fatal else [])
         name = type(error).__name__
-        return {"error": name, "faults": sorted(set(lines)), "fatal": fatal}
+        # From 3.13 on Python gathers its faults where this cannot see them; that there is one still counts.
+        lines = sorted(set(lines)) if sys.version_info < (3, 13) else None
+        return {"error": name, "faults": lines, "fatal": fatal}
     return contents(parser)
 
 def set_value(text, section, key, value):
@@ -83,7 +85,11 @@ def digits():
     found = [(code, integer(chr(code))) for code in range(sys.maxunicode + 1)]
     return [pair for pair in found if pair[1] is not None]
 
+def assigned(codes):
+    return [code for code in codes if unicodedata.category(chr(code)) != "Cn"]
+
 KINDS = {
+    "assigned": assigned,
     "parse": parse,
     "set_value": set_value,
     "remove_section": remove_section,
@@ -132,8 +138,13 @@ fn values_convert_to_integers_as_in_python() {
 #[test]
 fn every_character_is_the_same_digit_as_in_python() {
     let digit = |c: char| Some((u32::from(c), parse_integer(&c.to_string())?));
-    let ours: Vec<_> = ('\0'..=char::MAX).filter_map(digit).collect();
-    assert_eq!(ask_python(&[json!(["digits"])]), [json!(ours)]);
+    let ours: Vec<(u32, i64)> = ('\0'..=char::MAX).filter_map(digit).collect();
+    // An older Python does not know the youngest digits at all.
+    let codes: Vec<u32> = ours.iter().map(|(code, _)| *code).collect();
+    let answers = ask_python(&[json!(["digits"]), json!(["assigned", codes])]);
+    let known: Vec<u64> = answers[1].as_array().expect("a list").iter().filter_map(Value::as_u64).collect();
+    let ours: Vec<_> = ours.into_iter().filter(|(code, _)| known.contains(&u64::from(*code))).collect();
+    assert_eq!(answers[0], json!(ours));
 }
 
 /// Python reads the new value from the edited text and everything else as from
@@ -206,6 +217,8 @@ fn assert_texts_agree(cases: &[Case]) -> usize {
     for ((name, text), python) in cases.iter().zip(ask_python(&questions)) {
         let ours = described(text, python["fatal"].as_u64());
         let (python, error) = without_error_class(python);
+        let lines_unknown = python["faults"].is_null() && !error.is_null() && ours.get("faults").is_some();
+        let ours = if lines_unknown { json!({"faults": null}) } else { ours };
         assert_eq!(ours, python, "{name} ({error}):\n{text}\nas a literal:\n{text:?}");
         valid += usize::from(error.is_null());
     }
