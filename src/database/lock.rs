@@ -22,6 +22,13 @@ pub struct InitLock(#[allow(dead_code, reason = "held for its drop")] File);
 /// When the lock file beside the database cannot be made.
 pub async fn for_initialisation(settings: &Settings) -> Result<InitLock, Error> {
     let Settings::Sqlite(database) = settings;
+    if let Some(missing) = database.parent().filter(|dir| !dir.is_dir()) {
+        return Err(Error::Unavailable(format!(
+            "cannot make the {}: the directory {} does not exist; make it, or change NAME in settings.py (DB_NAME)",
+            settings.describe(),
+            missing.display()
+        )));
+    }
     let path = beside(database);
     let failed = |error: std::io::Error| Error::Unavailable(format!("cannot lock {}: {error}", path.display()));
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;

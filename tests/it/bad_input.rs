@@ -596,3 +596,13 @@ fn commands_of_later_versions_say_so() {
     one_fault(&finish(called), 70, &["bots-engine is not available in this version"]);
     assert!(!sandbox.home.path().join(".bots").exists());
 }
+
+#[test]
+fn a_database_in_a_directory_that_does_not_exist_is_told() {
+    let mut sandbox = Sandbox::new();
+    let missing = sandbox.home.path().join("nowhere");
+    sandbox.set("DB_NAME", missing.join("botsdb").display().to_string());
+    let place = format!("the directory {} does not exist", missing.display());
+    one_fault(&sandbox.run(&["init-db"]), 1, &[&place, "DB_NAME"]);
+    one_fault(&sandbox.run(&["webserver"]), 69, &[&place, "DB_NAME"]);
+}
