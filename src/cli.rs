@@ -14,6 +14,15 @@ fn exit_codes() -> String {
     std::iter::once(first.to_owned()).chain(own).collect()
 }
 
+const EXEC_EXAMPLES: &str = "Examples:
+  bots-ctl exec -- bots-engine -c$HOME/.bots/env/default/config
+Instead of tini:
+  ENTRYPOINT [\"tini\", \"-g\", \"-e\", \"143\", \"--\"]          becomes
+  ENTRYPOINT [\"bots-ctl\", \"exec\", \"-g\", \"-e\", \"143\", \"--\"]
+Instead of dumb-init:
+  ENTRYPOINT [\"dumb-init\", \"--rewrite\", \"15:3\", \"--\"]     becomes
+  ENTRYPOINT [\"bots-ctl\", \"exec\", \"--rewrite\", \"15:3\", \"--\"]";
+
 /// Runs the Bots EDI translator: prepares its environment, supervises its services, answers health probes.
 ///
 /// Any first word that is no command is run as a program, as `exec` does.
@@ -57,9 +66,9 @@ pub enum Command {
     /// Run the directory monitor
     #[command(after_help = "Example:\n  bots-ctl dirmonitor")]
     Dirmonitor(Service),
-    /// Run all services in one container
-    #[command(after_help = "Example:\n  bots-ctl up")]
-    Up(Service),
+    /// Run all services in one process tree, for a laptop or a single host
+    #[command(after_help = "Example:\n  bots-ctl up --services webserver,engine\n  bots-ctl status")]
+    Up(Up),
     /// Make or complete the database, and the first web user
     #[command(alias = "initdb", after_help = "Example:\n  bots-ctl init-db && bots-ctl webserver")]
     InitDb,
@@ -71,7 +80,10 @@ pub enum Command {
     #[command(alias = "bash", after_help = "Example:\n  bots-ctl shell -c 'python -m django shell'")]
     Shell(Shell),
     /// Run a program with the environment of the services, and pass its exit code on
-    #[command(after_help = "Example:\n  bots-ctl exec -- bots-engine -c$HOME/.bots/env/default/config")]
+    ///
+    /// An init for containers: signals go to the program's process group, orphans are reaped, and the end is when no
+    /// process is left: what the program leaves behind is asked to stop and killed after BOTS_CTL_STOP_TIMEOUT.
+    #[command(after_help = EXEC_EXAMPLES)]
     Exec(Exec),
     /// Install Bots into a private virtual environment
     #[command(after_help = "Example:\n  bots-ctl install --with mysql,postgresql")]
@@ -80,8 +92,9 @@ pub enum Command {
     #[command(subcommand, after_help = "Example:\n  bots-ctl job list")]
     Job(Job),
     /// Show the services of this container
-    #[command(after_help = "Example:\n  bots-ctl status")]
-    Status,
+    #[command(after_help = "Exit codes: 0 all ready, 1 something is not, 69 no bots-ctl answers.\n\n\
+                      Example:\n  bots-ctl status --json")]
+    Status(Status),
     /// Show or check the configuration
     #[command(subcommand, after_help = "Example:\n  bots-ctl config show")]
     Config(Config),
@@ -113,9 +126,37 @@ pub struct Webserver {
     pub args: Vec<OsString>,
 }
 
+/// Flags of `up`.
+#[derive(Debug, Default, Args)]
+pub struct Up {
+    /// Install Bots first when none is found
+    #[arg(long)]
+    pub install: bool,
+    /// Which of webserver, jobqueue, dirmonitor and engine [default: those that bots.ini has in use]
+    #[arg(long, value_name = "NAMES")]
+    pub services: Option<String>,
+    /// Port of the web UI
+    #[arg(long)]
+    pub port: Option<String>,
+    /// Address of the health listener
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub health_addr: Option<String>,
+}
+
+/// Flags of `status`.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Status {
+    /// Print the listener's JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Flags of the other services.
 #[derive(Debug, Args)]
 pub struct Service {
+    /// Address of the health listener
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub health_addr: Option<String>,
     /// Arguments for the service
     #[arg(last = true)]
     pub args: Vec<OsString>,
@@ -183,9 +224,42 @@ pub struct Shell {
     pub args: Vec<OsString>,
 }
 
-/// Arguments of `exec`.
-#[derive(Debug, Args)]
+/// Flags of `exec`: those of tini and dumb-init, each with a long name. They stand before the program.
+#[derive(Debug, Default, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of tini or dumb-init")]
 pub struct Exec {
+    /// Adopt orphans when not PID 1 (always so)
+    #[arg(short, long)]
+    pub subreaper: bool,
+    /// Pass signals on to the program's whole process group (always so, but for --single-child)
+    #[arg(short, long, conflicts_with = "single_child")]
+    pub group: bool,
+    /// Pass signals on to the program alone
+    #[arg(short = 'c', long)]
+    pub single_child: bool,
+    /// Warn of every orphan that is reaped
+    #[arg(short, long)]
+    pub warn: bool,
+    /// Log more in this run: debug; twice: trace
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Exit with 0 when the program's code is this one; may be repeated
+    #[arg(short = 'e', long = "ok-exit", value_name = "CODE", value_delimiter = ',')]
+    pub ok_exits: Vec<u8>,
+    /// Get this signal when the parent of bots-ctl dies; KILL then kills the program as well
+    #[arg(short, long, value_name = "SIGNAL")]
+    pub parent_death_signal: Option<String>,
+    /// Pass a signal on as another one, 0 for not at all; may be repeated
+    #[arg(short, long = "rewrite", value_name = "FROM:TO")]
+    pub rewrites: Vec<String>,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
+    pub command: Vec<OsString>,
+}
+
+/// A command line to run later.
+#[derive(Debug, Args)]
+pub struct Words {
     /// The program and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub command: Vec<OsString>,
@@ -213,7 +287,7 @@ pub enum Driver {
 pub enum Job {
     /// Add a job
     #[command(after_help = "Example:\n  bots-ctl job add -- bots-engine --new")]
-    Add(Exec),
+    Add(Words),
     /// List waiting jobs
     #[command(after_help = "Example:\n  bots-ctl job list")]
     List,

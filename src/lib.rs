@@ -25,6 +25,10 @@ use exit::{Error, Kind, Outcome};
 /// # Errors
 /// What the user is to be told, with the exit code it stands for.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
+    if std::process::id() == 1 {
+        // PID 1 never hears of a signal that comes before there is somebody to hear it.
+        process::signals::hold();
+    }
     let args: Vec<OsString> = args.into_iter().collect();
     if is_engine_link(args.first()) {
         return Err(not_available("bots-engine"));
@@ -74,18 +78,18 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         Command::InitDb => command::init_db::run(global),
         Command::Healthcheck(flags) => command::healthcheck::run(global, flags),
         Command::Shell(flags) => command::exec::shell(global, flags.args),
-        Command::Exec(flags) => command::exec::run(global, flags.command),
+        Command::Exec(flags) => command::exec::run(global, flags),
         Command::Program(words) => command::exec::program(global, words),
         Command::Install(flags) => command::install::run(global, &flags),
         Command::Config(cli::Config::Show) => command::config::show(global),
         Command::Config(cli::Config::Check) => command::config::check(global),
         Command::Completions { shell } => Ok(command::completions::run(shell)),
-        Command::Engine(_) => Err(not_available("engine")),
-        Command::Jobqueue(_) => Err(not_available("jobqueue")),
-        Command::Dirmonitor(_) => Err(not_available("dirmonitor")),
-        Command::Up(_) => Err(not_available("up")),
+        Command::Engine(flags) => command::engine::run(global, &flags),
+        Command::Jobqueue(flags) => command::jobqueue::run(global, &flags),
+        Command::Dirmonitor(flags) => command::dirmonitor::run(global, &flags),
+        Command::Up(flags) => command::up::run(global, &flags),
+        Command::Status(flags) => command::status::run(global, &flags),
         Command::Job(_) => Err(not_available("job")),
-        Command::Status => Err(not_available("status")),
     }
 }
 

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use super::Error;
 use super::files::{explain, lock, make_dir, write_atomically};
 use crate::process::Exit;
+use crate::process::blocking;
 use crate::process::capture::{Captured, capture};
 use crate::process::child::Spec;
 use crate::process::reaper::Reaper;
@@ -88,8 +89,8 @@ pub async fn install(dir: &Path, python: &Path, drivers: &[Driver], reaper: &Rea
     make_dir(parent)?;
     let lock_file = parent.join(format!(".{}.lock", dir.file_name().unwrap_or_default().display()));
     // Waiting for another installation must not keep us from hearing a signal.
-    let locked = tokio::task::spawn_blocking(move || lock(&lock_file)).await;
-    let _lock = locked.map_err(|error| Error::fault(error.to_string()))??;
+    let locked = blocking::run(move || lock(&lock_file)).await;
+    let _lock = locked.map_err(|error| Error::Unavailable(error.to_string()))??;
     let files = requirement_files(drivers, dir);
     let stamp = stamp(&files);
     let current = fs::read_to_string(dir.join(STAMP)).unwrap_or_default();

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use secrecy::ExposeSecret;
 
-use super::Installation;
 use super::django::Facts;
-use super::environment::Environment;
-use crate::config::Config;
+use super::environment::{Environment, parse_ini};
+use super::{Error, Installation};
+use crate::config::bots_ini::{parse_boolean, parse_integer};
+use crate::config::{Config, ServiceName};
 use crate::process::child::Spec;
 
 /// Variables that everything of Bots gets, beside those bots-ctl itself has. Not `Debug`: some are secrets.
@@ -43,29 +44,125 @@ pub struct Inherited {
 /// A service as bots-ctl runs it.
 #[derive(Clone)]
 pub struct Service {
-    /// Its name in logs and health answers.
-    pub name: &'static str,
+    /// Which one.
+    pub name: ServiceName,
     /// How to start it.
     pub spec: Spec,
-    /// The signal that makes it stop in order.
-    pub stop_signal: i32,
+    /// The signal that makes it stop in order; none for the engine, which is let finish.
+    pub stop_signal: Option<i32>,
+    /// What shows that it lives.
+    pub sign: Sign,
 }
 
-/// The web UI. SIGINT makes it finish the requests it has; SIGTERM would cut them.
-#[must_use]
-pub fn webserver(bots: &Installation, environment: &Environment, variables: &Variables, args: &[OsString]) -> Service {
-    let mut config_dir = OsString::from("-c");
-    config_dir.push(&environment.config);
-    let mut spec = Spec::new(bots.program("bots-webserver")).arg(config_dir);
-    spec.args.extend_from_slice(args);
-    spec.directory = Some(environment.root.clone());
-    let spec = variables.apply(spec);
-    Service { name: "webserver", spec, stop_signal: libc::SIGINT }
+/// What shows that a service lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sign {
+    /// It answers this path on this port, with TLS or without.
+    #[allow(missing_docs)]
+    Web { port: u16, path: String, https: bool },
+    /// It answers XML-RPC on this port of loopback.
+    #[allow(missing_docs)]
+    JobQueue { port: u16 },
+    /// It waits for events of the file system.
+    Inotify,
+    /// Nothing: it ends by itself.
+    None,
+}
+
+/// What every service is made from.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// Which Bots.
+    pub bots: &'a Installation,
+    /// Which environment.
+    pub environment: &'a Environment,
+    /// Variables that the services get.
+    pub variables: &'a Variables,
+}
+
+impl Ground<'_> {
+    /// The web UI. SIGINT makes it finish the requests it has; SIGTERM would cut them.
+    #[must_use]
+    pub fn webserver(&self, facts: &Facts, args: &[OsString]) -> Service {
+        let sign = Sign::Web { port: facts.web_port, path: webserver_probe_path(facts), https: facts.web_https };
+        let spec = self.spec("bots-webserver", args);
+        Service { name: ServiceName::Webserver, spec, stop_signal: Some(libc::SIGINT), sign }
+    }
+
+    /// Bots's own job queue. SIGTERM ends it at once; SIGINT would close its port and leave it running (3.3.1). An
+    /// engine that it has started goes on in its group, and is waited for.
+    #[must_use]
+    pub fn jobqueue(&self, queue: &JobQueue, args: &[OsString]) -> Service {
+        let spec = self.spec("bots-jobqueueserver", args);
+        let sign = Sign::JobQueue { port: queue.port };
+        Service { name: ServiceName::Jobqueue, spec, stop_signal: Some(libc::SIGTERM), sign }
+    }
+
+    /// Bots's own directory monitor, which has nothing to finish.
+    #[must_use]
+    pub fn dirmonitor(&self, args: &[OsString]) -> Service {
+        let spec = self.spec("bots-dirmonitor", args);
+        Service { name: ServiceName::Dirmonitor, spec, stop_signal: Some(libc::SIGTERM), sign: Sign::Inotify }
+    }
+
+    /// One run of the engine. No signal stops it in order: SIGINT makes it drop the files it has taken, SIGTERM leaves
+    /// a crash for the next run to recover.
+    #[must_use]
+    pub fn engine(&self, args: &[OsString]) -> Service {
+        let spec = self.spec("bots-engine", args);
+        Service { name: ServiceName::Engine, spec, stop_signal: None, sign: Sign::None }
+    }
+
+    fn spec(&self, program: &str, args: &[OsString]) -> Spec {
+        let mut config_dir = OsString::from("-c");
+        config_dir.push(&self.environment.config);
+        let mut spec = Spec::new(self.bots.program(program)).arg(config_dir);
+        spec.args.extend_from_slice(args);
+        spec.directory = Some(self.environment.root.clone());
+        self.variables.apply(spec)
+    }
+}
+
+/// What bots.ini says of the job queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobQueue {
+    /// Whether it is in use.
+    pub enabled: bool,
+    /// Its port on loopback.
+    pub port: u16,
+    /// Directories that the monitor is told to watch.
+    pub monitored: usize,
+    /// The file that says so.
+    pub file: PathBuf,
+}
+
+impl JobQueue {
+    /// Reads the effective bots.ini.
+    ///
+    /// # Errors
+    /// When it cannot be read; each fault with file and line.
+    pub fn read(environment: &Environment) -> Result<Self, Error> {
+        const PORT: u16 = 28082;
+        let file = environment.config.join("bots.ini");
+        let text = std::fs::read_to_string(&file).map_err(|error| super::files::explain("read", &file, &error))?;
+        let ini = parse_ini(&file, &text)?;
+        let enabled = ini.get("jobqueue", "enabled").and_then(|entry| parse_boolean(entry.value)).unwrap_or(false);
+        let port = ini.get("jobqueue", "port").and_then(|entry| parse_integer(entry.value));
+        let port = port.and_then(|port| u16::try_from(port).ok()).unwrap_or(PORT);
+        let monitored = ini.sections().filter(|name| name.starts_with("dirmonitor") && *name != "dirmonitor").count();
+        Ok(Self { enabled, port, monitored, file })
+    }
+
+    /// The fault that keeps the queue, and whoever needs it, from running.
+    #[must_use]
+    pub fn disabled(&self, service: ServiceName) -> Error {
+        let (file, name) = (self.file.display(), service.as_str());
+        Error::fault(format!("{file}: [jobqueue] enabled is not True, so {name} would end at once: set enabled = True"))
+    }
 }
 
 /// What the web UI answers without asking the database: a static file, served beside Django.
-#[must_use]
-pub fn webserver_probe_path(facts: &Facts) -> String {
+fn webserver_probe_path(facts: &Facts) -> String {
     format!("/{}/", facts.static_url.trim_matches('/'))
 }
 

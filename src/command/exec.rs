@@ -2,36 +2,85 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 use clap::CommandFactory;
 use nix::libc;
-use tokio::time::{Instant, sleep_until};
+use nix::unistd::getppid;
 
 use crate::bots::{bin_dir, service};
-use crate::cli::{Cli, Global};
-use crate::exit::{Error, Exit, Kind, Outcome};
-use crate::process::Status;
-use crate::process::child::{Input, Output, Spec, group_exists, is_stopped, signal_group};
-use crate::process::reaper::{Child, Reaper};
-use crate::process::signals::{Signals, asks_to_stop};
+use crate::cli::{self, Cli, Global};
+use crate::config::Override;
+use crate::exit::{Error, Kind, Outcome};
+use crate::process::child::{Group, Input, Output, Spec, die_of, is_stopped, signal_group, signal_process};
+use crate::process::reaper::Child;
+use crate::process::rewrites::{Rewrites, known};
+use crate::process::signals::{self, Received, is_forwarded};
 use crate::process::terminal::Terminal;
+use crate::process::{Status, tree};
 
 use super::{Session, child_variables, load_config, with_session};
 
-/// How long a killed process may take to be gone; longer only when the kernel cannot end it.
-const LAST_BREATH: Duration = Duration::from_secs(5);
+/// What the flags of `exec` ask for, checked.
+#[derive(Default)]
+struct Options {
+    rewrites: Rewrites,
+    parent_death_signal: Option<i32>,
+    ok_exits: Vec<u8>,
+    single_child: bool,
+    warn: bool,
+    /// What the program leaves in the background goes on without us.
+    jobs_live_on: bool,
+}
 
 /// Runs a program.
 ///
 /// # Errors
 /// 126 and 127 as a shell gives them.
-pub fn run(global: &Global, command: Vec<OsString>) -> Result<Outcome, Error> {
-    with_session(load_config(global, Vec::new())?, async |mut session| {
-        let spec = spec(&session, command);
-        follow(&mut session, &spec).await
+pub fn run(global: &Global, flags: cli::Exec) -> Result<Outcome, Error> {
+    let level = match flags.verbose {
+        0 => None,
+        1 => Some("debug"),
+        _ => Some("trace"),
+    };
+    let level = level.map(|level| Override { path: "log.level", flag: "--verbose", value: level.to_owned() });
+    start(global, level, &options(&flags)?, flags.command)
+}
+
+fn start(
+    global: &Global,
+    level: Option<Override>,
+    options: &Options,
+    command: Vec<OsString>,
+) -> Result<Outcome, Error> {
+    // From here on a signal waits for the program.
+    signals::hold();
+    let parent = getppid();
+    with_session(load_config(global, level.into_iter().collect())?, async |mut session| {
+        if let Some(number) = options.parent_death_signal {
+            die_of(number, parent);
+        }
+        if options.warn {
+            session.reaper.warn_of_orphans();
+        }
+        let spec = spec(&session, options, command);
+        follow(&mut session, spec, options).await
     })
+}
+
+fn options(flags: &cli::Exec) -> Result<Options, Error> {
+    let wrong = |flag: &str, text: String| Error::new(Kind::Usage, format!("{flag} {text}; see exec --help"));
+    let rewrites = Rewrites::read(&flags.rewrites).map_err(|text| wrong("--rewrite", text))?;
+    let death = flags.parent_death_signal.as_deref().map(known).transpose();
+    let parent_death_signal = death.map_err(|text| wrong("--parent-death-signal", text))?;
+    if let Some(number) = parent_death_signal.filter(|number| *number != libc::SIGKILL && !is_forwarded(*number)) {
+        let text = format!("{}: it is never passed on; choose another, such as TERM or KILL", signals::name(number));
+        return Err(wrong("--parent-death-signal", text));
+    }
+    let (ok_exits, single_child, warn) = (flags.ok_exits.clone(), flags.single_child, flags.warn);
+    Ok(Options { rewrites, parent_death_signal, ok_exits, single_child, warn, jobs_live_on: false })
 }
 
 /// Runs a shell: `$SHELL`, else bash, else sh.
@@ -42,7 +91,10 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
     let preferred = std::env::var_os("SHELL").filter(|shell| Path::new(shell).is_file());
     let usual = || ["/bin/bash", "/usr/bin/bash"].into_iter().find(|shell| Path::new(shell).is_file());
     let shell = preferred.unwrap_or_else(|| usual().unwrap_or("/bin/sh").into());
-    run(global, std::iter::once(shell).chain(args).collect())
+    let types = args.iter().all(|arg| arg.as_bytes().starts_with(b"-") && arg != "-c") && io::stdin().is_terminal();
+    // A job that a person leaves in the background goes on, as it does behind any shell.
+    let options = Options { jobs_live_on: types && std::process::id() != 1, ..Options::default() };
+    start(global, None, &options, std::iter::once(shell).chain(args).collect())
 }
 
 /// Runs words that are no command of ours as a program, unless they look like a slip.
@@ -52,7 +104,7 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
 pub fn program(global: &Global, words: Vec<OsString>) -> Result<Outcome, Error> {
     let name = words.first().cloned().unwrap_or_default();
     let near = meant(&name);
-    match run(global, words) {
+    match start(global, None, &Options::default(), words) {
         Err(error) if error.kind() == Kind::NotFound => {
             let name = name.to_string_lossy();
             let hint = near.map_or_else(|| "see bots-ctl --help".to_owned(), |near| format!("did you mean {near}?"));
@@ -72,7 +124,7 @@ fn meant(word: &OsStr) -> Option<String> {
     crate::config::load::nearest(&word.to_string_lossy(), names.iter()).cloned()
 }
 
-fn spec(session: &Session, command: Vec<OsString>) -> Spec {
+fn spec(session: &Session, options: &Options, command: Vec<OsString>) -> Spec {
     let mut words = command.into_iter();
     let path = std::env::var_os("PATH");
     // Without Bots this is still a program to run: a shell to look why, for example.
@@ -84,79 +136,76 @@ fn spec(session: &Session, command: Vec<OsString>) -> Spec {
         environment,
         input: Input::Inherit,
         output: Output::Inherit,
-        foreground: Terminal::on_stdin().is_some_and(|terminal| terminal.is_held()),
+        // Any other signal would reach us, and we pass it on.
+        dies_with_us: options.parent_death_signal == Some(libc::SIGKILL),
         service: false,
         ..Spec::new(program)
     }
 }
 
+/// A program that runs, and how signals reach it.
+struct Program<'a> {
+    child: Child,
+    terminal: Option<Terminal>,
+    options: &'a Options,
+}
+
 /// Waits for the program, passing signals on, and then for what it left behind.
-async fn follow(session: &mut Session, spec: &Spec) -> Result<Outcome, Error> {
-    let mut terminal = Terminal::on_stdin();
+async fn follow(session: &mut Session, mut spec: Spec, options: &Options) -> Result<Outcome, Error> {
+    let mut terminal = Terminal::open();
+    spec.group = terminal.as_ref().map_or(Group::Own, Terminal::group);
     let Session { config, reaper, signals, .. } = session;
-    let spawned = reaper.spawn(spec);
+    let spawned = reaper.spawn(&spec);
     if let (Err(_), Some(terminal)) = (&spawned, &mut terminal) {
         // The child took the foreground before it found that there is nothing to run.
         terminal.take_back();
     }
-    let mut child = spawned?;
+    let mut program = Program { child: spawned?, terminal, options };
     let exit = loop {
         tokio::select! {
-            status = child.changed() => match status {
+            // A pid that was reaped may be another's: its end comes before any signal.
+            biased;
+            status = program.child.changed() => match status {
                 Status::Exited(exit) => break exit,
-                Status::Stopped if is_stopped(child.pid) => stop_with(terminal.as_mut(), &child),
+                Status::Stopped if is_stopped(program.child.pid) => program.stop_with(),
                 Status::Stopped | Status::Running => {}
             },
-            number = signals.next() => {
-                if let (libc::SIGCONT, Some(terminal)) = (number, &mut terminal) {
-                    terminal.lend(child.pid);
-                }
-                signal_group(child.pid, number);
-            }
+            received = signals.receive() => program.tell(received),
         }
     };
-    if let Some(terminal) = &mut terminal {
+    if let Some(terminal) = &mut program.terminal {
         terminal.take_back();
     }
-    sweep(&child, config.stop.timeout, reaper, signals).await;
-    Ok(outcome(exit))
+    if !options.jobs_live_on {
+        tree::end_all(reaper, signals, &[program.child.pid], config.stop.timeout).await;
+    }
+    let code = exit.code();
+    Ok(Outcome::Child(if options.ok_exits.contains(&code) { 0 } else { code }))
 }
 
-/// On a terminal a stopped program hands the terminal to whoever started us; when we go on, so does it.
-fn stop_with(terminal: Option<&mut Terminal>, child: &Child) {
-    if terminal.is_some_and(|terminal| terminal.stop_with(child.pid)) {
-        signal_group(child.pid, libc::SIGCONT);
-    }
-}
-
-/// Ends what the program left in its group: asked first, killed at the deadline or when we are asked to stop.
-async fn sweep(child: &Child, limit: Duration, reaper: &Reaper, signals: &mut Signals) {
-    let mut reaped = reaper.reaped();
-    if group_exists(child.pid) {
-        signal_group(child.pid, libc::SIGTERM);
-        // A stopped process acts on nothing but SIGKILL until it is continued.
-        signal_group(child.pid, libc::SIGCONT);
-    }
-    let mut deadline = Instant::now() + limit;
-    let mut killed = false;
-    while group_exists(child.pid) {
-        let now = tokio::select! {
-            _ = reaped.changed() => false,
-            () = sleep_until(deadline) => true,
-            number = signals.next() => asks_to_stop(number),
-        };
-        if now && killed {
-            tracing::warn!("a process that the program left behind does not end");
-            return;
+impl Program<'_> {
+    fn tell(&mut self, received: Received) {
+        let pid = self.child.pid;
+        if let (libc::SIGCONT, Some(terminal)) = (received.number, &mut self.terminal) {
+            terminal.lend(pid);
         }
-        if now {
-            tracing::warn!("killing the processes that the program left behind");
-            signal_group(child.pid, libc::SIGKILL);
-            (killed, deadline) = (true, Instant::now() + LAST_BREATH);
+        let Some(number) = self.options.rewrites.apply(received.number) else { return };
+        match &self.terminal {
+            Some(terminal) if terminal.is_shared() => {
+                if !terminal.has_told(received, pid) {
+                    signal_process(pid, number);
+                }
+            }
+            _ if self.options.single_child => signal_process(pid, number),
+            _ => signal_group(pid, number),
         }
     }
-}
 
-fn outcome(exit: Exit) -> Outcome {
-    Outcome::Child(exit.code())
+    /// On a terminal a stopped program hands the terminal to whoever started us; when we go on, so does it.
+    fn stop_with(&mut self) {
+        let pid = self.child.pid;
+        if self.terminal.as_mut().is_some_and(|terminal| terminal.stop_with(pid)) {
+            signal_group(pid, libc::SIGCONT);
+        }
+    }
 }

@@ -14,6 +14,7 @@ use crate::health::checks;
 use crate::health::client::{self, Answer};
 use crate::health::report::{Check, Fact, Facts, Report, report};
 use crate::health::server::to_json;
+use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
 use super::{Session, child_variables, find_bots, health_targets, load_config, print, until_stopped, with_session};
@@ -64,6 +65,8 @@ async fn look(config: &Config, reaper: &Reaper, check: Check) -> Result<Report, 
         Some(kept) => kept,
         None => DjangoFacts::ask(&context).await?,
     };
+    // The checks need a thread, and cannot do without.
+    blocking::run(|| ()).await.map_err(|error| Error::new(Kind::CheckNotRun, error.to_string()))?;
     let database_only = config.health.database_only;
     let facts = watch::Sender::new(Facts { config: Fact::Good, database_only, ..Facts::default() });
     checks::look_once(&health_targets(config, &django)?, &facts).await;

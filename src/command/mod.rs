@@ -2,31 +2,42 @@
 
 pub mod completions;
 pub mod config;
+pub mod dirmonitor;
+pub mod engine;
 pub mod exec;
 pub mod healthcheck;
 pub mod init_db;
 pub mod install;
+pub mod jobqueue;
+mod requests;
+mod services;
+pub mod status;
+pub mod up;
 pub mod webserver;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::bots::django::Facts;
 use crate::bots::environment::Environment;
-use crate::bots::service::{Inherited, Variables, variables, webserver_probe_path};
+use crate::bots::service::{Inherited, Variables, variables};
 use crate::bots::{self, Installation, files};
 use crate::cli::Global;
 use crate::config::{Config, Fault, Override};
 use crate::database;
 use crate::exit::{Error, Exit, Kind};
 use crate::health::checks::Targets;
-use crate::health::sign_of_life::HttpService;
+use crate::process::blocking;
 use crate::process::child::SpawnError;
 use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
 use crate::telemetry::lines::LineSink;
 use crate::telemetry::logging::{self, Guard};
+
+/// Longer than any process of ours lives.
+const THREAD_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Reads the configuration for a command line; `more` holds what its own flags set.
 fn load_config(global: &Global, more: Vec<Override>) -> Result<Config, Error> {
@@ -61,6 +72,12 @@ fn overrides(global: &Global, more: Vec<Override>) -> Vec<Override> {
     overrides
 }
 
+/// The flag `--health-addr`, where a command has it.
+fn health_override(value: Option<&String>) -> Vec<Override> {
+    let given = value.map(|value| Override { path: "health.addr", flag: "--health-addr", value: value.clone() });
+    given.into_iter().collect()
+}
+
 /// `HOME`, else what the user database says, as Bots itself does.
 fn home(variable: Option<&String>) -> Result<PathBuf, Error> {
     let named = variable.filter(|home| home.starts_with('/')).map(PathBuf::from);
@@ -86,7 +103,9 @@ struct Session {
 fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, Error>) -> Result<T, Error> {
     signals::hold();
     let (log, lines) = logging::init(config.log);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    // A thread for work that blocks is kept once there is one: in want of processes there may be no other.
+    let runtime = runtime.enable_io().enable_time().thread_keep_alive(THREAD_LIFE).build();
     let runtime = runtime.map_err(|error| internal(&error))?;
     let result = runtime.block_on(async {
         let signals = Signals::install().map_err(|error| internal(&error))?;
@@ -100,6 +119,7 @@ fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, 
 
 /// Does work until it is done or a signal asks to stop, and then says how the command ends. While `critical` is set
 /// the first such signal lets the work go on to its end, so that nothing is cut in the middle; a second one does not.
+/// Signals that ask for something else stay for what comes next.
 async fn until_stopped<T>(
     signals: &mut Signals,
     critical: &Cell<bool>,
@@ -110,10 +130,7 @@ async fn until_stopped<T>(
     loop {
         tokio::select! {
             done = &mut work => return stopped_by.map_or(Ok(done), |number| Err(Exit::Signal(number))),
-            number = signals.next() => {
-                if !signals::asks_to_stop(number) {
-                    continue;
-                }
+            number = signals.next_where(signals::asks_to_stop) => {
                 if !critical.get() || stopped_by.is_some() {
                     return Err(Exit::Signal(number));
                 }
@@ -152,18 +169,16 @@ fn temporary_directory(config: &Config) -> Option<PathBuf> {
 /// Prepares the environment off the runtime's thread: filling a volume may take a while, and probes come in.
 async fn prepare(config: &Config, bots: &Installation) -> Result<Environment, Error> {
     let (config, bots) = (config.clone(), bots.clone());
-    let prepared = tokio::task::spawn_blocking(move || Environment::prepare(&config, &bots)).await;
-    Ok(prepared.map_err(|error| internal(&error))??)
+    let prepared = blocking::run(move || Environment::prepare(&config, &bots)).await;
+    Ok(prepared.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))??)
 }
 
 /// What the health checks look at, in the places that Bots itself says.
 fn health_targets(config: &Config, django: &Facts) -> Result<Targets, Error> {
-    let service = HttpService { port: django.web_port, path: webserver_probe_path(django), tls: django.web_https };
     Ok(Targets {
         database: init_db::settings(django)?,
         botssys: django.directories.botssys.clone(),
         usersys: django.directories.usersys.clone(),
-        service,
         interval: config.health.interval,
     })
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::parse::{self, Parsed};
-use super::{LogFormat, LogLevel};
+use super::{ChildOutput, LogFormat, LogLevel, RestartPolicy, ServiceName};
 
 /// What a TOML value of this setting must be; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +84,38 @@ keys! {
         "how long to stay up, no longer ready, before the stop signal";
     STOP_TIMEOUT: Duration = "stop.timeout", "BOTS_CTL_STOP_TIMEOUT", Duration, duration, "20s",
         "how long a service may take to stop before it is killed";
+    GRACE_PERIOD: Duration = "stop.grace_period", "BOTS_CTL_GRACE_PERIOD", Duration, interval, "",
+        "how long the pod may take to stop (terminationGracePeriodSeconds); a start says so when the rest does not fit";
+    WEBSERVER_DRAIN: Duration = "webserver.drain", "BOTS_CTL_WEBSERVER_DRAIN", Duration, duration, "as BOTS_CTL_DRAIN",
+        "the web UI's own drain";
+    WEBSERVER_STOP_TIMEOUT: Duration = "webserver.stop_timeout", "BOTS_CTL_WEBSERVER_STOP_TIMEOUT", Duration, duration,
+        "as BOTS_CTL_STOP_TIMEOUT", "the web UI's own stop timeout";
+    JOBQUEUE_DRAIN: Duration = "jobqueue.drain", "BOTS_CTL_JOBQUEUE_DRAIN", Duration, duration, "0s",
+        "the job queue's own drain";
+    JOBQUEUE_STOP_TIMEOUT: Duration = "jobqueue.stop_timeout", "BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", Duration, duration,
+        "as BOTS_CTL_STOP_TIMEOUT", "the job queue's own stop timeout, in which a running job may finish";
+    DIRMONITOR_STOP_TIMEOUT: Duration = "dirmonitor.stop_timeout", "BOTS_CTL_DIRMONITOR_STOP_TIMEOUT", Duration, duration,
+        "as BOTS_CTL_STOP_TIMEOUT", "the directory monitor's own stop timeout";
+    ENGINE_STOP_TIMEOUT: Duration = "engine.stop_timeout", "BOTS_CTL_ENGINE_STOP_TIMEOUT", Duration, duration,
+        "as BOTS_CTL_STOP_TIMEOUT", "the engine's own stop timeout, in which a run may finish";
+    ENGINE_EVERY: Duration = "engine.every", "BOTS_CTL_ENGINE_EVERY", Duration, interval, "5m",
+        "time between the starts of two engine runs under up";
+    UP_SERVICES: Vec<ServiceName> = "up.services", "BOTS_CTL_UP_SERVICES", List, services, "",
+        "services that up runs: webserver, jobqueue, dirmonitor, engine; else those that bots.ini has in use";
+    RESTART: RestartPolicy = "restart.policy", "BOTS_CTL_RESTART", Text, restart_policy, "on-failure",
+        "when a service that ended by itself is started again: never, on-failure or always";
+    RESTART_LIMIT: u32 = "restart.limit", "BOTS_CTL_RESTART_LIMIT", Integer, count, "5",
+        "restarts in a row, after which bots-ctl ends with the service's exit code";
+    RESTART_DELAY: Duration = "restart.delay", "BOTS_CTL_RESTART_DELAY", Duration, interval, "1s",
+        "pause before the first restart; each further one takes twice as long";
+    RESTART_LONGEST_DELAY: Duration = "restart.longest_delay", "BOTS_CTL_RESTART_LONGEST_DELAY", Duration, interval, "30s",
+        "longest pause before a restart";
+    RESTART_RESET_AFTER: Duration = "restart.reset_after", "BOTS_CTL_RESTART_RESET_AFTER", Duration, interval, "1m",
+        "how long a service has to answer until its restarts are counted anew";
+    WATCHDOG_MISSES: u32 = "watchdog.misses", "BOTS_CTL_WATCHDOG_MISSES", Integer, positive, "3",
+        "signs of life that a service may miss in a row before it counts as hung";
+    WATCHDOG_RESTART: bool = "watchdog.restart", "BOTS_CTL_WATCHDOG_RESTART", Boolean, boolean, "true under up, else false",
+        "a hung service is restarted by bots-ctl itself; else it is not live, and whoever asks decides";
     HEALTH_ADDR: SocketAddr = "health.addr", "BOTS_CTL_HEALTH_ADDR", Text, address, "0.0.0.0:9180",
         "address of the health listener";
     HEALTH_INTERVAL: Duration = "health.interval", "BOTS_CTL_HEALTH_INTERVAL", Duration, interval, "2s",
@@ -94,6 +126,8 @@ keys! {
         "error, warn, info, debug or trace";
     LOG_FORMAT: LogFormat = "log.format", "LOG_FORMAT", Text, log_format, "auto",
         "text, json, or auto: text on a terminal and json elsewhere";
+    CHILD_OUTPUT: ChildOutput = "log.child_output", "BOTS_CTL_CHILD_OUTPUT", Text, child_output, "as LOG_FORMAT",
+        "what the output of services becomes: raw (passed on as it is), text or json";
     INIT_SKIP: bool = "database.init_skip", "DB_INIT_SKIP", Boolean, boolean, "false",
         "webserver does not run init-db first";
     DB_ENGINE: String = "database.engine", "DB_ENGINE", Text, text, "sqlite",

@@ -8,6 +8,7 @@ pub mod bots_ini;
 pub mod keys;
 pub mod load;
 pub mod parse;
+pub mod services;
 pub mod toml_file;
 
 use std::collections::BTreeMap;
@@ -19,9 +20,7 @@ use secrecy::SecretString;
 
 use load::Reader;
 pub use load::{Fault, Origin, Override, Shown};
-
-/// How long a service stays up, no longer ready, in Kubernetes: endpoints need some seconds to forget a pod.
-const DRAIN_IN_KUBERNETES: Duration = Duration::from_secs(5);
+pub use services::{Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -36,6 +35,12 @@ pub struct Config {
     pub web_port: Option<u16>,
     /// The stop sequence.
     pub stop: Stop,
+    /// When services are started again.
+    pub restart: Restart,
+    /// When a service counts as hung, and what then.
+    pub watchdog: Watchdog,
+    /// What `up` runs.
+    pub up: Up,
     /// The health listener.
     pub health: Health,
     /// Logs.
@@ -76,15 +81,6 @@ pub struct Bots {
     pub python: PathBuf,
 }
 
-/// How a service is stopped.
-#[derive(Debug, Clone, Copy)]
-pub struct Stop {
-    /// Time between "not ready" and the stop signal.
-    pub drain: Duration,
-    /// Time between the stop signal and SIGKILL.
-    pub timeout: Duration,
-}
-
 /// The health listener and its checks.
 #[derive(Debug, Clone, Copy)]
 pub struct Health {
@@ -103,6 +99,8 @@ pub struct Log {
     pub level: LogLevel,
     /// Shape of lines.
     pub format: LogFormat,
+    /// Shape of the lines of services, when it is not to follow `format`.
+    pub child_output: Option<ChildOutput>,
 }
 
 /// Severity of a log line.
@@ -124,6 +122,17 @@ pub enum LogFormat {
     /// Text for people.
     Text,
     /// One JSON object a line.
+    Json,
+}
+
+/// What the output of services becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildOutput {
+    /// Passed on as it is, each stream to ours.
+    Raw,
+    /// Lines with the service's name before them.
+    Text,
+    /// One JSON object a record.
     Json,
 }
 
@@ -190,9 +199,12 @@ impl Config {
             environment: read_environment(&mut reader, home),
             bots: read_bots(&mut reader, home),
             web_port: reader.optional(&keys::WEB_PORT),
-            stop: read_stop(&mut reader, in_kubernetes),
+            stop: services::read_stop(&mut reader, in_kubernetes),
+            restart: services::read_restart(&mut reader),
+            watchdog: services::read_watchdog(&mut reader),
+            up: services::read_up(&mut reader),
             health: read_health(&mut reader),
-            log: Log { level: reader.get(&keys::LOG_LEVEL), format: reader.get(&keys::LOG_FORMAT) },
+            log: read_log(&mut reader),
             database: read_database(&mut reader),
             django: read_django(&mut reader),
             superuser: read_superuser(&mut reader),
@@ -247,16 +259,19 @@ fn read_bots(reader: &mut Reader<'_>, home: &Path) -> Bots {
     }
 }
 
-fn read_stop(reader: &mut Reader<'_>, in_kubernetes: bool) -> Stop {
-    let (drain, shown) = if in_kubernetes { (DRAIN_IN_KUBERNETES, "5s") } else { (Duration::ZERO, "0s") };
-    Stop { drain: reader.or(&keys::DRAIN, drain, shown), timeout: reader.get(&keys::STOP_TIMEOUT) }
-}
-
 fn read_health(reader: &mut Reader<'_>) -> Health {
     Health {
         addr: reader.get(&keys::HEALTH_ADDR),
         interval: reader.get(&keys::HEALTH_INTERVAL),
         database_only: reader.get(&keys::HEALTH_DB_ONLY),
+    }
+}
+
+fn read_log(reader: &mut Reader<'_>) -> Log {
+    Log {
+        level: reader.get(&keys::LOG_LEVEL),
+        format: reader.get(&keys::LOG_FORMAT),
+        child_output: reader.optional(&keys::CHILD_OUTPUT),
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{LogFormat, LogLevel};
+use super::{ChildOutput, LogFormat, LogLevel, RestartPolicy, ServiceName};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
 pub type Parsed<T> = Result<T, String>;
@@ -124,6 +124,50 @@ pub fn log_format(value: &str) -> Parsed<LogFormat> {
     }
 }
 
+/// A number of times.
+pub fn count(value: &str) -> Parsed<u32> {
+    value.parse().map_err(|_| "expected a whole number, such as 5".to_owned())
+}
+
+/// A number of times that is not zero.
+pub fn positive(value: &str) -> Parsed<u32> {
+    match count(value)? {
+        0 => Err("expected a number of at least 1".to_owned()),
+        number => Ok(number),
+    }
+}
+
+/// After which ends a service is started again.
+pub fn restart_policy(value: &str) -> Parsed<RestartPolicy> {
+    match value.to_ascii_lowercase().as_str() {
+        "never" => Ok(RestartPolicy::Never),
+        "on-failure" => Ok(RestartPolicy::OnFailure),
+        "always" => Ok(RestartPolicy::Always),
+        _ => Err("expected never, on-failure or always".to_owned()),
+    }
+}
+
+/// Names of services, separated by commas; the order in which they are started is not the user's concern.
+pub fn services(value: &str) -> Parsed<Vec<ServiceName>> {
+    const EXPECTED: &str = "expected some of webserver, jobqueue, dirmonitor and engine, separated by commas";
+    let words: Vec<&str> = value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+    let is_known = |word: &&str| ServiceName::ALL.iter().any(|service| service.as_str() == *word);
+    if words.is_empty() || !words.iter().all(is_known) {
+        return Err(EXPECTED.to_owned());
+    }
+    Ok(ServiceName::ALL.into_iter().filter(|service| words.contains(&service.as_str())).collect())
+}
+
+/// What the output of services becomes.
+pub fn child_output(value: &str) -> Parsed<ChildOutput> {
+    match value.to_ascii_lowercase().as_str() {
+        "raw" => Ok(ChildOutput::Raw),
+        "text" => Ok(ChildOutput::Text),
+        "json" => Ok(ChildOutput::Json),
+        _ => Err("expected raw, text or json".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,6 +190,14 @@ mod tests {
         assert!(port("0").is_err());
         assert!(port("70000").is_err());
         assert!(port("tcp://10.0.0.1:3306").is_err_and(|e| e.contains("enableServiceLinks")));
+    }
+
+    #[test]
+    fn services_are_known_ones_in_the_order_of_their_start() {
+        assert_eq!(services("webserver, jobqueue"), Ok(vec![ServiceName::Jobqueue, ServiceName::Webserver]));
+        for wrong in ["", ",", "web", "webserver,web"] {
+            assert!(services(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ fn defaults_need_nothing() {
     let config = load(&[], "", &[]).expect("defaults are valid");
     assert_eq!(config.environment.config_dir, Path::new("/home/me/.bots/env/default/config"));
     assert_eq!(config.environment_root(), Path::new("/home/me/.bots/env/default"));
-    assert_eq!(config.stop.drain, Duration::ZERO);
+    assert_eq!(config.stop.webserver.drain, Duration::ZERO);
     assert_eq!(shown(&config, "health.addr").origin, Origin::Default);
 }
 
@@ -112,5 +112,5 @@ fn config_directories_bots_cannot_import_are_refused() {
 #[test]
 fn a_pod_drains_by_default() {
     let config = load(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")], "", &[]).expect("valid");
-    assert_eq!(config.stop.drain, DRAIN_IN_KUBERNETES);
+    assert_eq!(config.stop.webserver.drain, services::DRAIN_IN_KUBERNETES);
 }

@@ -1,34 +1,22 @@
-//! The background probes: database, tables, directories, and the service's sign of life.
+//! The background probes of what the services stand on: database, tables, directories.
 //!
 //! Each probe has a time limit. One that has not come back by then is left running and counts as failed until it
 //! does, so that nothing piles up on a hung server or volume, and nothing blocks the thread that answers requests.
 
-use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use super::report::{Fact, Facts, Phase};
-use super::sign_of_life::HttpService;
+use super::report::{Fact, Facts};
 use crate::database::connect::{Answer, Pinger};
 use crate::database::{self, Settings, schema};
 
 /// How long one probe may take.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How often to look for the first sign of life: its users wait for it.
-const STARTING_INTERVAL: Duration = Duration::from_millis(20);
-
-/// After this long a service that has never answered is looked at no more often than any other, and its silence
-/// counts against it. Bots itself needs a second or two.
-const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// A sign of life is asked for once in so many rounds: it costs the service a request.
-const ROUNDS_PER_SIGN_OF_LIFE: u32 = 3;
+pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -39,55 +27,17 @@ pub struct Targets {
     pub botssys: PathBuf,
     /// The user's scripts.
     pub usersys: PathBuf,
-    /// The service.
-    pub service: HttpService,
     /// Time between two rounds.
     pub interval: Duration,
 }
 
 /// Looks until the task is dropped.
 pub async fn watch(targets: Targets, facts: watch::Sender<Facts>) {
-    let first_sign = wait_for_first_sign(&targets, &facts);
-    let rounds = async {
-        let mut probes = Probes::new(&targets);
-        let mut round: u32 = 0;
-        loop {
-            probes.look(&targets, &facts).await;
-            let is_running = facts.borrow().phase == Phase::Running;
-            if is_running && round.is_multiple_of(ROUNDS_PER_SIGN_OF_LIFE) {
-                ask_for_sign_of_life(&targets, &facts).await;
-            }
-            round = round.wrapping_add(1);
-            sleep(targets.interval).await;
-        }
-    };
-    tokio::join!(first_sign, rounds);
-}
-
-/// Asks often while a service starts. When it takes too long, each further silence is a miss.
-async fn wait_for_first_sign(targets: &Targets, facts: &watch::Sender<Facts>) {
-    let started = Instant::now();
-    while facts.borrow().phase == Phase::Starting {
-        if started.elapsed() < START_LIMIT {
-            if answers(&targets.service).await {
-                publish(facts, |facts| note_sign_of_life(facts, true));
-            }
-            sleep(STARTING_INTERVAL).await;
-        } else {
-            ask_for_sign_of_life(targets, facts).await;
-            sleep(targets.interval).await;
-        }
+    let mut probes = Probes::new(&targets);
+    loop {
+        probes.look(&targets, &facts).await;
+        sleep(targets.interval).await;
     }
-    pending().await
-}
-
-async fn ask_for_sign_of_life(targets: &Targets, facts: &watch::Sender<Facts>) {
-    let alive = answers(&targets.service).await;
-    publish(facts, |facts| note_sign_of_life(facts, alive));
-}
-
-async fn answers(service: &HttpService) -> bool {
-    timeout(PROBE_TIMEOUT, service.answers()).await.is_ok_and(|answer| answer.unwrap_or(false))
 }
 
 /// One look at everything but the service.
@@ -121,7 +71,7 @@ impl Probes {
         publish(facts, |facts| {
             // Counted only while the database is no excuse for silence.
             if !matches!(ping, Some(Ok(Answer::Free))) {
-                facts.unexcused_misses = 0;
+                facts.services.iter_mut().for_each(|service| service.unexcused_misses = 0);
             }
             facts.database_busy = matches!(ping, Some(Ok(Answer::Busy)));
             facts.database = fact("the database", ping);
@@ -169,7 +119,7 @@ fn fact<T>(what: &str, answer: Option<Result<T, database::Error>>) -> Fact {
 }
 
 /// Only what differs from before is published.
-fn publish(facts: &watch::Sender<Facts>, change: impl FnOnce(&mut Facts)) {
+pub(super) fn publish(facts: &watch::Sender<Facts>, change: impl FnOnce(&mut Facts)) {
     facts.send_if_modified(|facts| {
         let before = facts.clone();
         change(facts);
@@ -191,28 +141,6 @@ fn log_changes(before: &Facts, after: &Facts) {
             (Fact::Bad(_), Fact::Good) => tracing::info!(check = name, "{name} is well again"),
             _ => {}
         }
-    }
-    match (before.misses, after.misses) {
-        (0, 1) => tracing::warn!("{} does not answer", after.service),
-        (1.., 0) => tracing::info!("{} answers again", after.service),
-        _ => {}
-    }
-}
-
-fn note_sign_of_life(facts: &mut Facts, alive: bool) {
-    match (facts.phase, alive) {
-        (Phase::Starting | Phase::Running, true) => {
-            facts.phase = Phase::Running;
-            facts.misses = 0;
-            facts.unexcused_misses = 0;
-        }
-        (Phase::Starting | Phase::Running, false) => {
-            facts.misses = facts.misses.saturating_add(1);
-            if facts.database == Fact::Good && !facts.database_busy {
-                facts.unexcused_misses = facts.unexcused_misses.saturating_add(1);
-            }
-        }
-        (Phase::Draining | Phase::Ended, _) => {}
     }
 }
 
@@ -240,26 +168,6 @@ fn directory(path: &Path) -> Fact {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn running() -> Facts {
-        Facts { phase: Phase::Running, database: Fact::Good, ..Facts::default() }
-    }
-
-    #[test]
-    fn silence_counts_against_a_service_only_while_the_database_is_no_excuse() {
-        let mut facts = running();
-        note_sign_of_life(&mut facts, false);
-        assert_eq!((facts.misses, facts.unexcused_misses), (1, 1));
-        for excused in
-            [Facts { database: Fact::Bad(String::new()), ..running() }, Facts { database_busy: true, ..running() }]
-        {
-            let mut facts = excused;
-            note_sign_of_life(&mut facts, false);
-            assert_eq!((facts.misses, facts.unexcused_misses), (1, 0));
-        }
-        note_sign_of_life(&mut facts, true);
-        assert_eq!((facts.misses, facts.unexcused_misses), (0, 0));
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_hung_probe_is_not_asked_again_until_it_has_answered() {

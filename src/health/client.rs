@@ -21,20 +21,31 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Asks the listener of this machine.
+/// Asks the listener of this machine a health question.
 ///
 /// # Errors
 /// When there is none, it does not answer in time, or what answers is not ours.
 pub fn ask(addr: SocketAddr, check: Check) -> io::Result<Answer> {
+    get(addr, &format!("/health/{}", check.path()), "{\"status\"")
+}
+
+/// Asks the listener of this machine how each service fares; the answer is the JSON of [`super::status::Status`].
+///
+/// # Errors
+/// As [`ask`].
+pub fn status(addr: SocketAddr) -> io::Result<String> {
+    Ok(get(addr, "/status", "{\"version\"")?.body)
+}
+
+fn get(addr: SocketAddr, path: &str, begins: &str) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&local(addr), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let path = check.path();
-    stream
-        .write_all(format!("GET /health/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
-    parse(&answer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers there is not bots-ctl"))
+    parse(&answer, begins)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers there is not bots-ctl"))
 }
 
 /// The address a listener on `addr` is reached at from here.
@@ -47,10 +58,10 @@ fn local(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, addr.port())
 }
 
-fn parse(answer: &str) -> Option<Answer> {
+fn parse(answer: &str, begins: &str) -> Option<Answer> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?;
-    let ours = body.starts_with("{\"status\"") && ["200", "503"].contains(&status);
+    let ours = body.starts_with(begins) && ["200", "503"].contains(&status);
     ours.then(|| Answer { healthy: status == "200", body: body.to_owned() })
 }
 
@@ -60,6 +71,7 @@ mod tests {
 
     #[test]
     fn only_our_own_answers_count() {
+        let parse = |answer| parse(answer, "{\"status\"");
         let ours = "HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\n{\"status\":\"not_ready\"}";
         assert_eq!(parse(ours).map(|a| a.healthy), Some(false));
         assert_eq!(parse("HTTP/1.1 200 OK\r\n\r\n<html>"), None);

@@ -8,3 +8,5 @@ pub mod client;
 pub mod report;
 pub mod server;
 pub mod sign_of_life;
+pub mod status;
+pub mod watchdog;

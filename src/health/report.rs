@@ -2,8 +2,9 @@
 //!
 //! Status words and names of checks are those of the health pages that Bots 4 has below `/bots/health`.
 
-/// How many sign-of-life probes in a row a service may miss before it counts as hung.
-pub const MISSES_ALLOWED: u32 = 3;
+use std::time::Instant;
+
+use crate::exit::Exit;
 
 /// What a check last told: not yet run, fine, or the reason why not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,7 +18,7 @@ pub enum Fact {
     Bad(String),
 }
 
-/// Where the service is in its life.
+/// Where a service is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
     /// Preparations, or the start of the service.
@@ -27,21 +28,67 @@ pub enum Phase {
     Running,
     /// It was asked to stop, or is about to be.
     Draining,
-    /// Its process is gone.
+    /// It has ended by itself and will be started again, or is being replaced.
+    Restarting,
+    /// Nothing of it runs until its next time has come.
+    Waiting,
+    /// It is gone.
     Ended,
+}
+
+/// What is known of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// Its name, as in `webserver`.
+    pub name: &'static str,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Whether it takes work, so that `ready` depends on it. One that only runs now and then does not.
+    pub takes_work: bool,
+    /// Its process, while there is one.
+    pub pid: Option<i32>,
+    /// When that was started.
+    pub started: Option<Instant>,
+    /// Whether that process has given a sign of life.
+    pub answered: bool,
+    /// Signs of life missed in a row.
+    pub misses: u32,
+    /// Those of them for which the database was no excuse.
+    pub unexcused_misses: u32,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How its last process ended.
+    pub last_exit: Option<Exit>,
+}
+
+impl Service {
+    /// A service that is about to be started.
+    #[must_use]
+    pub fn new(name: &'static str, takes_work: bool) -> Self {
+        Self {
+            name,
+            phase: Phase::Starting,
+            takes_work,
+            pid: None,
+            started: None,
+            answered: false,
+            misses: 0,
+            unexcused_misses: 0,
+            restarts: 0,
+            last_exit: None,
+        }
+    }
 }
 
 /// Everything the answers are made from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
-    /// Name of the service, as in `webserver`; empty where no service is looked at.
-    pub service: &'static str,
-    /// Where it is in its life.
-    pub phase: Phase,
-    /// Signs of life missed in a row.
-    pub misses: u32,
-    /// Those of them for which the database was no excuse.
-    pub unexcused_misses: u32,
+    /// The services, in the order of their start; none where no service is looked at.
+    pub services: Vec<Service>,
+    /// How many signs of life in a row a service may miss before it counts as hung.
+    pub misses_allowed: u32,
+    /// Everything was asked to stop.
+    pub stopping: bool,
     /// The database answers.
     pub database: Fact,
     /// It answers that another connection has it locked.
@@ -121,15 +168,20 @@ impl Check {
 #[must_use]
 pub fn report(check: Check, facts: &Facts) -> Report {
     let database_only = check == Check::Ready && facts.database_only;
-    let looked_at = match check {
-        Check::Live if facts.service.is_empty() => vec![config(facts)],
-        Check::Live => vec![live(facts)],
-        Check::Ready if database_only && facts.phase == Phase::Draining => vec![database(facts), service(facts)],
+    let mut looked_at = match check {
+        Check::Live if facts.services.is_empty() => vec![config(facts)],
+        Check::Live => Vec::new(),
         Check::Ready if database_only => vec![database(facts)],
-        Check::Ready if facts.service.is_empty() => vec![database(facts), botssys(facts), usersys(facts)],
-        Check::Ready => vec![database(facts), botssys(facts), usersys(facts), service(facts)],
+        Check::Ready => vec![database(facts), botssys(facts), usersys(facts)],
         Check::Startup => vec![database(facts), tables(facts), botssys(facts), usersys(facts), config(facts)],
     };
+    let services = facts.services.iter();
+    match check {
+        Check::Live => looked_at.extend(services.map(|service| live(service, facts))),
+        Check::Ready if database_only && !facts.stopping => {}
+        Check::Ready => looked_at.extend(services.filter(|s| s.takes_work).map(|service| ready(service, facts))),
+        Check::Startup => {}
+    }
     let healthy = looked_at.iter().all(|(_, error)| error.is_none());
     Report {
         healthy,
@@ -171,40 +223,52 @@ fn error(what: &str, fact: &Fact) -> Option<String> {
     }
 }
 
-/// Ready: it has answered, is not being stopped, and answered the last time it was asked.
-fn service(facts: &Facts) -> Looked {
-    let error = match facts.phase {
-        Phase::Running if facts.misses == 0 => None,
-        Phase::Running => Some(format!("{} does not answer", facts.service)),
-        Phase::Starting => Some(format!("{} is starting", facts.service)),
-        Phase::Draining => Some(format!("{} is stopping", facts.service)),
-        Phase::Ended => Some(format!("{} has ended", facts.service)),
-    };
-    (facts.service, error)
+/// Whether a service can be sent work.
+#[must_use]
+pub fn is_ready(service: &Service, facts: &Facts) -> bool {
+    ready(service, facts).1.is_none()
 }
 
-/// Alive: its process is there, and is not hung. Requests that wait for a database which is away or locked occupy the
-/// web server's workers, so silence at such a time is no evidence against the process.
-fn live(facts: &Facts) -> Looked {
-    let misses = facts.unexcused_misses;
-    let error = match facts.phase {
-        Phase::Ended => Some(format!("{} has ended", facts.service)),
-        _ if misses >= MISSES_ALLOWED => Some(format!("{} has not answered {misses} times in a row", facts.service)),
+/// Ready: it has answered, is not being stopped, and answered the last time it was asked.
+fn ready(service: &Service, facts: &Facts) -> Looked {
+    let name = service.name;
+    let error = match service.phase {
+        Phase::Ended => Some(format!("{name} has ended")),
+        Phase::Draining => Some(format!("{name} is stopping")),
+        _ if facts.stopping => Some(format!("{name} is stopping")),
+        Phase::Running | Phase::Waiting if service.misses == 0 => None,
+        Phase::Running | Phase::Waiting => Some(format!("{name} does not answer")),
+        Phase::Starting => Some(format!("{name} is starting")),
+        Phase::Restarting => Some(format!("{name} is being restarted")),
+    };
+    (name, error)
+}
+
+/// Alive: its process is there or will be again, and is not hung. Requests that wait for a database which is away or
+/// locked occupy the web server's workers, so silence at such a time is no evidence against the process.
+fn live(service: &Service, facts: &Facts) -> Looked {
+    let (name, misses) = (service.name, service.unexcused_misses);
+    let error = match service.phase {
+        Phase::Ended => Some(format!("{name} has ended")),
+        _ if misses >= facts.misses_allowed.max(1) => Some(format!("{name} has not answered {misses} times in a row")),
         _ => None,
     };
-    (facts.service, error)
+    (name, error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn healthy() -> Facts {
+    fn running() -> Service {
+        Service { phase: Phase::Running, answered: true, ..Service::new("webserver", true) }
+    }
+
+    fn with(service: Service) -> Facts {
         Facts {
-            service: "webserver",
-            phase: Phase::Running,
-            misses: 0,
-            unexcused_misses: 0,
+            services: vec![service],
+            misses_allowed: 3,
+            stopping: false,
             database: Fact::Good,
             database_busy: false,
             tables: Fact::Good,
@@ -213,6 +277,10 @@ mod tests {
             config: Fact::Good,
             database_only: false,
         }
+    }
+
+    fn healthy() -> Facts {
+        with(running())
     }
 
     #[test]
@@ -231,7 +299,7 @@ mod tests {
     #[test]
     fn a_database_outage_makes_unready_but_never_dead() {
         let away = Fact::Bad("connection refused".into());
-        let facts = Facts { database: away, misses: 100, ..healthy() };
+        let facts = Facts { database: away, ..with(Service { misses: 100, ..running() }) };
         let ready = report(Check::Ready, &facts);
         assert!(!ready.healthy && ready.errors.contains(&"connection refused".to_owned()));
         assert!(report(Check::Live, &facts).healthy);
@@ -239,33 +307,49 @@ mod tests {
 
     #[test]
     fn a_hung_service_is_unready_at_once_and_dead_after_some_misses() {
-        let once = Facts { misses: 1, unexcused_misses: 1, ..healthy() };
+        let missed = |misses| with(Service { misses, unexcused_misses: misses, ..running() });
+        let once = missed(1);
         assert!(!report(Check::Ready, &once).healthy);
         assert!(report(Check::Live, &once).healthy);
-        let often = Facts { misses: MISSES_ALLOWED, unexcused_misses: MISSES_ALLOWED, ..healthy() };
-        assert!(!report(Check::Live, &often).healthy);
+        assert!(!report(Check::Live, &missed(3)).healthy);
+        assert!(report(Check::Live, &Facts { misses_allowed: 4, ..missed(3) }).healthy);
     }
 
     #[test]
     fn the_life_of_a_service() {
-        let at = |phase, check| report(check, &Facts { phase, ..healthy() }).healthy;
+        let at = |phase, check| report(check, &with(Service { phase, ..running() })).healthy;
         assert!(at(Phase::Starting, Check::Live) && !at(Phase::Starting, Check::Ready));
         assert!(at(Phase::Draining, Check::Live) && !at(Phase::Draining, Check::Ready));
+        assert!(at(Phase::Restarting, Check::Live) && !at(Phase::Restarting, Check::Ready));
         assert!(!at(Phase::Ended, Check::Live) && !at(Phase::Ended, Check::Ready));
     }
 
     #[test]
+    fn each_service_has_its_own_check() {
+        let queue = Service { phase: Phase::Starting, ..Service::new("jobqueue", true) };
+        let engine = Service { phase: Phase::Waiting, ..Service::new("engine", false) };
+        let facts = Facts { services: vec![queue, running(), engine], ..healthy() };
+        let ready = report(Check::Ready, &facts);
+        assert_eq!(ready.checks[3..], [("jobqueue", false), ("webserver", true)]);
+        assert_eq!(ready.errors, ["jobqueue is starting"]);
+        let live = report(Check::Live, &facts);
+        assert_eq!(live.checks, [("jobqueue", true), ("webserver", true), ("engine", true)]);
+        let stopping = report(Check::Ready, &Facts { stopping: true, ..facts });
+        assert_eq!(stopping.checks[3..], [("jobqueue", false), ("webserver", false)]);
+    }
+
+    #[test]
     fn nothing_is_assumed_before_it_was_checked() {
-        let fresh = Facts { service: "webserver", ..Facts::default() };
+        let fresh = Facts { services: vec![Service::new("webserver", true)], ..Facts::default() };
         assert_eq!(report(Check::Startup, &fresh).checks.iter().filter(|(_, good)| *good).count(), 0);
         assert_eq!(report(Check::Startup, &fresh).status, "starting");
     }
 
     #[test]
     fn ready_may_be_about_the_database_alone() {
-        let facts = Facts { database_only: true, phase: Phase::Starting, ..healthy() };
+        let facts = Facts { database_only: true, ..with(Service::new("webserver", true)) };
         let ready = report(Check::Ready, &facts);
         assert_eq!((ready.checks, ready.mode), (vec![("database", true)], Some("database_only")));
-        assert!(!report(Check::Ready, &Facts { phase: Phase::Draining, ..facts }).healthy);
+        assert!(!report(Check::Ready, &Facts { stopping: true, ..facts }).healthy);
     }
 }

@@ -1,9 +1,9 @@
-//! The listener: `/health/{ping,live,ready,startup}` for GET and HEAD, with limits on what a client may cost.
+//! The listener: `/health/{ping,live,ready,startup}` and `/status` for GET and HEAD, with limits on what a client may cost.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::report::{Check, Facts, Report, report};
+use super::status::status;
 
 /// Connections served at once; a kubelet uses a handful, and more than this is somebody's mistake.
 const CONNECTIONS: usize = 256;
@@ -93,6 +94,10 @@ fn router(facts: watch::Receiver<Facts>) -> Router {
         .route("/health/live", answer(Check::Live))
         .route("/health/ready", answer(Check::Ready))
         .route("/health/startup", answer(Check::Startup))
+        .route(
+            "/status",
+            get(|State(facts): State<watch::Receiver<Facts>>| async move { status_json(&facts.borrow()) }),
+        )
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(facts)
@@ -101,6 +106,11 @@ fn router(facts: watch::Receiver<Facts>) -> Router {
 fn json(report: &Report) -> Response {
     let status = if report.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], to_json(report)).into_response()
+}
+
+fn status_json(facts: &Facts) -> Response {
+    let body = serde_json::to_string(&status(facts, Instant::now())).unwrap_or_default();
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 /// The answer's body, with the checks in the order they were made.
@@ -113,7 +123,7 @@ pub fn to_json(report: &Report) -> String {
 }
 
 async fn not_found(_request: Request<Body>) -> Result<Response, Infallible> {
-    const TEXT: &str = "not found; try /health/ping, /health/live, /health/ready or /health/startup\n";
+    const TEXT: &str = "not found; try /health/ping, /health/live, /health/ready, /health/startup or /status\n";
     Ok((StatusCode::NOT_FOUND, TEXT).into_response())
 }
 

@@ -15,6 +15,50 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 /// More than the headers of any answer to HEAD.
 const LONGEST_ANSWER: u64 = 64 * 1024;
 
+/// What shows that a service lives.
+#[derive(Debug, Clone)]
+pub enum SignOfLife {
+    /// It answers HTTP.
+    Http(HttpService),
+    /// It answers XML-RPC on this port of loopback. Only listing its jobs shows that the queue's own lock is free;
+    /// a queue without that method says so, which is an answer as well.
+    JobQueue(u16),
+    /// It waits for events of the file system: its process holds a descriptor for them.
+    Inotify,
+}
+
+impl SignOfLife {
+    /// Looks once for the sign that the service's process gives. The caller sets the time limit.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or breaks off.
+    pub async fn is_given(&self, pid: i32) -> io::Result<bool> {
+        match self {
+            Self::Http(service) => service.answers().await,
+            Self::JobQueue(port) => {
+                let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await?;
+                ask(stream, &list_jobs()).await
+            }
+            Self::Inotify => holds_inotify(pid),
+        }
+    }
+}
+
+fn list_jobs() -> String {
+    const CALL: &str = "<?xml version='1.0'?><methodCall><methodName>listjobs</methodName><params/></methodCall>";
+    let length = CALL.len();
+    format!(
+        "POST /RPC2 HTTP/1.0\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nContent-Type: text/xml\r\n\
+         Content-Length: {length}\r\n\r\n{CALL}"
+    )
+}
+
+fn holds_inotify(pid: i32) -> io::Result<bool> {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+    let mut targets = descriptors.filter_map(|descriptor| std::fs::read_link(descriptor.path()).ok());
+    Ok(targets.any(|target| target.to_string_lossy().contains("inotify")))
+}
+
 /// A service that answers HTTP on loopback. Any status line counts: it shows that a worker has taken the request.
 #[derive(Debug, Clone)]
 pub struct HttpService {
@@ -40,27 +84,27 @@ impl HttpService {
     /// When it cannot be reached, or breaks off.
     pub async fn answers(&self) -> io::Result<bool> {
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
-        if !self.tls {
-            return self.ask(stream).await;
-        }
-        let connector = TlsConnector::from(Arc::new(any_certificate()?));
-        let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
-        self.ask(connector.connect(name, stream).await?).await
-    }
-
-    async fn ask(&self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<bool> {
         let path = &self.path;
         let request =
             format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        stream.flush().await?;
-        // Read to the end: closing with unread bytes would be a reset, which the service may log.
-        let mut answer = Vec::new();
-        let ended = stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await;
-        let answered = answer.starts_with(b"HTTP/");
-        // Many servers leave TLS without saying goodbye, which is an error only where nothing was read.
-        if answered { Ok(true) } else { ended.map(|_| false) }
+        if !self.tls {
+            return ask(stream, &request).await;
+        }
+        let connector = TlsConnector::from(Arc::new(any_certificate()?));
+        let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        ask(connector.connect(name, stream).await?, &request).await
     }
+}
+
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<bool> {
+    stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
+    // Read to the end: closing with unread bytes would be a reset, which the service may log.
+    let mut answer = Vec::new();
+    let ended = stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await;
+    let answered = answer.starts_with(b"HTTP/");
+    // Many servers leave TLS without saying goodbye, which is an error only where nothing was read.
+    if answered { Ok(true) } else { ended.map(|_| false) }
 }
 
 fn any_certificate() -> io::Result<ClientConfig> {

@@ -2,15 +2,20 @@
 //!
 //! Theory of operation. [`reaper::Reaper`] owns every wait: on SIGCHLD it calls `waitpid(-1, WNOHANG)` until
 //! nothing is left and hands each status to whoever holds that pid's [`reaper::Child`]; a pid nobody holds is an
-//! orphan that was re-parented to us. Forking and registering happen under one lock, so a child that dies at
-//! once is never missed. Every child leads its own process group, so a signal to the group reaches what it
-//! started. The runtime has a single thread, because a parent-death signal is tied to the thread that forked.
+//! orphan that was re-parented to us. As long as there is any child, something below us is left ([`tree`]). Forking
+//! and registering happen under one lock, so a child that dies at once is never missed. Every child leads its own
+//! process group, but for a part of a pipeline, so a signal to the group reaches what it started. Signals are blocked
+//! in all threads and read ([`signals`]). The runtime has a single thread, because a parent-death signal is tied to
+//! the thread that forked.
 
+pub mod blocking;
 pub mod capture;
 pub mod child;
 pub mod reaper;
+pub mod rewrites;
 pub mod signals;
 pub mod terminal;
+pub mod tree;
 
 pub use crate::exit::Exit;
 

@@ -3,14 +3,21 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::libc;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::child::{self, SpawnError, Spawned, Spec};
-use super::{Exit, Status};
+use super::{Exit, Status, signals};
+
+/// After so many processes whatever else is ready has its turn: thousands may die together, and a signal or a probe
+/// must not wait for all of them.
+const BATCH: usize = 256;
 
 /// Starts and reaps. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -18,11 +25,13 @@ pub struct Reaper {
     table: Arc<Mutex<HashMap<Pid, watch::Sender<Status>>>>,
     /// Counts every process reaped, ours or orphaned; a change is the moment to look at a group again.
     reaped: Arc<watch::Sender<u64>>,
+    /// Whether the log warns of each orphan.
+    warns: Arc<AtomicBool>,
 }
 
 /// A child that was started. Dropping it leaves the process alone.
 pub struct Child {
-    /// Its pid, and the id of the group it leads.
+    /// Its pid, and the id of the group it leads, unless it is in ours.
     pub pid: Pid,
     /// Its standard input, if that is a pipe.
     pub stdin: Option<OwnedFd>,
@@ -37,17 +46,23 @@ impl Reaper {
     /// Starts to reap, in a task of the current runtime.
     ///
     /// # Errors
-    /// When the SIGCHLD handler cannot be installed.
+    /// When the system has no descriptor left.
     pub fn start() -> io::Result<Self> {
         child::become_subreaper();
-        let mut sigchld = signal(SignalKind::child())?;
-        let reaper = Self { table: Arc::default(), reaped: Arc::new(watch::Sender::new(0)) };
+        // Where it was inherited as ignored, the kernel itself would reap, and the exit statuses be lost.
+        child::use_default(libc::SIGCHLD);
+        let sigchld = SigSet::from(Signal::SIGCHLD);
+        sigchld.thread_block()?;
+        let deaths = child::signal_queue(&sigchld)?;
+        let reaper = Self { table: Arc::default(), reaped: Arc::new(watch::Sender::new(0)), warns: Arc::default() };
         let task = reaper.clone();
         tokio::spawn(async move {
             // The first look is for children that were there before us: an exec'd parent may leave some.
             loop {
-                task.reap_all();
-                if sigchld.recv().await.is_none() {
+                while task.reap_some() {
+                    tokio::task::yield_now().await;
+                }
+                if signals::read(&deaths).await.is_none() {
                     return;
                 }
             }
@@ -68,7 +83,18 @@ impl Reaper {
         Ok(Child { pid, stdin, stdout, stderr, status })
     }
 
-    /// A receiver that changes whenever a process has been reaped.
+    /// From now on the log warns of each orphan, and not only when it tells everything.
+    pub fn warn_of_orphans(&self) {
+        self.warns.store(true, Relaxed);
+    }
+
+    /// Whether there is any process to wait for: none below us is left when there is not.
+    #[must_use]
+    pub fn has_children(&self) -> bool {
+        child::has_children()
+    }
+
+    /// A receiver that changes whenever processes have been reaped.
     #[must_use]
     pub fn reaped(&self) -> watch::Receiver<u64> {
         self.reaped.subscribe()
@@ -78,20 +104,37 @@ impl Reaper {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reap_all(&self) {
-        let mut table = self.lock();
-        while let Some((pid, status)) = child::wait_any() {
+    /// Reaps a batch; says whether there may be more.
+    fn reap_some(&self) -> bool {
+        let (mut table, mut ended, mut more) = (self.lock(), 0, true);
+        for _ in 0..BATCH {
+            let Some((pid, status)) = child::wait_any() else {
+                more = false;
+                break;
+            };
             match (status, table.get(&pid)) {
                 (_, Some(holder)) => {
                     holder.send_replace(status);
                 }
-                (Status::Exited(exit), None) => tracing::debug!(pid = pid.as_raw(), "reaped an orphan: {exit}"),
+                (Status::Exited(exit), None) => self.tell_of_orphan(pid, exit),
                 (_, None) => {}
             }
             if matches!(status, Status::Exited(_)) {
                 table.remove(&pid);
-                self.reaped.send_modify(|count| *count += 1);
+                ended += 1;
             }
+        }
+        if ended > 0 {
+            self.reaped.send_modify(|count| *count += ended);
+        }
+        more
+    }
+
+    fn tell_of_orphan(&self, pid: Pid, exit: Exit) {
+        if self.warns.load(Relaxed) {
+            tracing::warn!(pid = pid.as_raw(), "reaped an orphan: {exit}");
+        } else {
+            tracing::debug!(pid = pid.as_raw(), "reaped an orphan: {exit}");
         }
     }
 }

@@ -1,81 +1,137 @@
-//! Signals that reach bots-ctl, as a stream. The only module that installs handlers, beside the reaper's own.
+//! Signals that reach bots-ctl, as a stream.
+//!
+//! They are never handled, only blocked, for the whole life of the process and in all its threads, and read from a
+//! descriptor. So the kernel queues them from the first moment on: none is lost before there is somebody to hear it,
+//! not even as PID 1, a realtime signal arrives as often as it was sent, and what is ignored arrives as well.
 
-use std::future::poll_fn;
+use std::collections::VecDeque;
 use std::io;
-use std::task::Poll;
 
 use nix::libc;
-use nix::sys::signal::SigSet;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SignalFd, siginfo};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-use super::child::is_ignored;
+use super::child::{is_ignored, signal_queue, use_default};
 
 /// The highest signal number on Linux.
 pub const LAST: i32 = 64;
 
-/// Not forwarded: what cannot be caught, what the terminal driver sends to background groups, what belongs to
-/// the reaper, and what a process raises by its own fault.
-const NOT_FORWARDED: [i32; 12] = [
-    libc::SIGKILL,
-    libc::SIGSTOP,
-    libc::SIGCHLD,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGILL,
-    libc::SIGFPE,
-    libc::SIGTRAP,
-    libc::SIGSYS,
-    libc::SIGABRT,
+/// Not forwarded: what cannot be caught, what belongs to the reaper, what the terminal driver sends to background
+/// groups, and what a process raises by its own fault.
+const NOT_FORWARDED: [Signal; 12] = [
+    Signal::SIGKILL,
+    Signal::SIGSTOP,
+    Signal::SIGCHLD,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
+    Signal::SIGTRAP,
+    Signal::SIGSYS,
+    Signal::SIGABRT,
 ];
 
-/// Written to when the reader may be gone: the default disposition would end us.
-const IGNORED: i32 = libc::SIGPIPE;
-
-/// The C library keeps the first two realtime signals to itself.
-const C_LIBRARY: [i32; 2] = [32, 33];
+/// A signal that has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Its number.
+    pub number: i32,
+    /// Whether the kernel sent it by itself, as it does for the keys of a terminal: then the whole group has it.
+    pub by_kernel: bool,
+}
 
 /// Holds signals back until there is somebody to hear them: PID 1 would lose those that come before.
 pub fn hold() {
     let _ = SigSet::all().thread_block();
 }
 
-/// All signals that are to be passed on, in the order they are found pending.
+/// All signals that are to be passed on, in the order the kernel gives them out.
 pub struct Signals {
-    listeners: Vec<(i32, Signal)>,
+    queue: AsyncFd<SignalFd>,
+    /// Read already, and still to be given out.
+    waiting: VecDeque<Received>,
 }
 
 impl Signals {
-    /// Installs the handlers, and lets go what [`hold`] held.
+    /// Begins to listen, and blocks what is listened to for good. To be called before there is another thread, since
+    /// threads inherit what is blocked.
     ///
     /// # Errors
-    /// When the system refuses a handler.
+    /// When the system has no descriptor left.
     pub fn install() -> io::Result<Self> {
-        let listen = |number| Ok((number, signal(SignalKind::from_raw(number))?));
-        // Under nohup the program is to survive its terminal, and so are we.
-        let wanted = |number: &i32| is_forwarded(*number) && !(*number == libc::SIGHUP && is_ignored(*number));
-        let listeners: io::Result<Vec<_>> = (1..=LAST).filter(wanted).map(listen).collect();
-        let _ = SigSet::all().thread_unblock();
-        Ok(Self { listeners: listeners? })
+        let mut wanted = forwarded();
+        if is_ignored(libc::SIGHUP) {
+            // Under nohup the program is to survive its terminal, and so are we.
+            wanted.remove(Signal::SIGHUP);
+        }
+        let queue = signal_queue(&wanted)?;
+        // The reaper has a descriptor of its own. A write to a terminal whose foreground is another's never stops us.
+        let mut blocked = wanted;
+        blocked.add(Signal::SIGCHLD);
+        blocked.add(Signal::SIGTTOU);
+        use_default(libc::SIGTSTP);
+        blocked.thread_set_mask()?;
+        Ok(Self { queue, waiting: VecDeque::new() })
     }
 
     /// The next signal's number.
     pub async fn next(&mut self) -> i32 {
-        poll_fn(|context| {
-            for (number, listener) in &mut self.listeners {
-                if listener.poll_recv(context).is_ready() {
-                    return Poll::Ready(*number);
-                }
+        self.receive().await.number
+    }
+
+    /// The next signal, and who sent it.
+    pub async fn receive(&mut self) -> Received {
+        match self.waiting.pop_front() {
+            Some(received) => received,
+            None => self.read().await,
+        }
+    }
+
+    /// The next signal that is `wanted`. All others stay, in their order, for whoever asks next.
+    pub async fn next_where(&mut self, wanted: impl Fn(i32) -> bool) -> i32 {
+        let mut looked_at = 0;
+        loop {
+            let found = self.waiting.iter().skip(looked_at).position(|received| wanted(received.number));
+            if let Some(received) = found.and_then(|at| self.waiting.remove(looked_at + at)) {
+                return received.number;
             }
-            Poll::Pending
-        })
-        .await
+            looked_at = self.waiting.len();
+            let received = self.read().await;
+            self.waiting.push_back(received);
+        }
+    }
+
+    async fn read(&self) -> Received {
+        loop {
+            if let Some(received) = read(&self.queue).await.as_ref().and_then(of_others) {
+                return received;
+            }
+        }
     }
 }
 
-fn is_forwarded(number: i32) -> bool {
-    !NOT_FORWARDED.contains(&number) && !C_LIBRARY.contains(&number) && number != IGNORED
+/// A write of our own to a pipe without a reader is an error where it is made, and no signal to pass on.
+fn of_others(info: &siginfo) -> Option<Received> {
+    let number = info.ssi_signo.cast_signed();
+    let own = number == libc::SIGPIPE && info.ssi_pid == std::process::id();
+    (!own).then_some(Received { number, by_kernel: info.ssi_code == libc::SI_KERNEL })
+}
+
+/// Waits for the next signal of a queue.
+pub(super) async fn read(queue: &AsyncFd<SignalFd>) -> Option<siginfo> {
+    let read = |descriptor: &SignalFd| descriptor.read_signal()?.ok_or(io::ErrorKind::WouldBlock.into());
+    queue.async_io(Interest::READABLE, read).await.ok()
+}
+
+/// What is passed on. The set has nothing of the two signals that the C library keeps to itself.
+fn forwarded() -> SigSet {
+    let mut set = SigSet::all();
+    NOT_FORWARDED.into_iter().for_each(|signal| set.remove(signal));
+    set
 }
 
 /// Whether the signal asks a service to stop. SIGHUP does: it is what a closing terminal sends.
@@ -87,10 +143,36 @@ pub fn asks_to_stop(number: i32) -> bool {
 /// The signal's name, such as `SIGTERM`.
 #[must_use]
 pub fn name(number: i32) -> String {
-    match nix::sys::signal::Signal::try_from(number) {
+    match Signal::try_from(number) {
         Ok(signal) => signal.as_str().to_owned(),
-        Err(_) => format!("SIGRTMIN+{}", number - 34),
+        Err(_) if number == libc::SIGRTMIN() => "SIGRTMIN".to_owned(),
+        Err(_) => format!("SIGRTMIN+{}", number - libc::SIGRTMIN()),
     }
+}
+
+/// The number of a signal that is given as `TERM`, `SIGTERM`, `RTMIN+1` or `15`.
+#[must_use]
+pub fn parse(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse() {
+        return (1..=LAST).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    (1..=LAST).filter(|number| ![32, 33].contains(number)).find(|number| {
+        let known = name(*number);
+        known.strip_prefix("SIG") == Some(short) || from_the_top(*number) == short
+    })
+}
+
+/// A realtime signal may also be counted from the last one.
+fn from_the_top(number: i32) -> String {
+    if number == LAST { "RTMAX".to_owned() } else { format!("RTMAX-{}", LAST - number) }
+}
+
+/// Whether this signal is one that is passed on.
+#[must_use]
+pub fn is_forwarded(number: i32) -> bool {
+    Signal::try_from(number).map_or(number >= libc::SIGRTMIN(), |signal| !NOT_FORWARDED.contains(&signal))
 }
 
 #[cfg(test)]
@@ -98,16 +180,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_catchable_is_forwarded() {
-        let forwarded: Vec<i32> = (1..=LAST).filter(|number| is_forwarded(*number)).collect();
-        assert!(forwarded.contains(&libc::SIGTERM) && forwarded.contains(&libc::SIGWINCH) && forwarded.contains(&64));
-        assert!(!forwarded.contains(&libc::SIGCHLD) && !forwarded.contains(&libc::SIGKILL));
-        assert_eq!(forwarded.len(), 64 - NOT_FORWARDED.len() - C_LIBRARY.len() - 1);
+    fn names_are_those_of_the_manual() {
+        assert_eq!(name(libc::SIGTERM), "SIGTERM");
+        assert_eq!(name(34), "SIGRTMIN");
+        assert_eq!(name(36), "SIGRTMIN+2");
     }
 
     #[test]
-    fn names_are_those_of_the_manual() {
-        assert_eq!(name(libc::SIGTERM), "SIGTERM");
-        assert_eq!(name(36), "SIGRTMIN+2");
+    fn a_name_or_a_number_is_understood() {
+        for number in (1..=LAST).filter(|number| ![32, 33].contains(number)) {
+            let full = name(number);
+            let short = full.strip_prefix("SIG").expect("it begins so");
+            for text in [&full, short, &short.to_lowercase(), &number.to_string()] {
+                assert_eq!(parse(text), Some(number), "{text}");
+            }
+        }
+        assert_eq!((parse("RTMAX"), parse("SIGRTMAX-14")), (Some(64), Some(50)));
+        for wrong in ["", "0", "65", "-1", "TERMINATE", "SIG", "RTMIN+31", "RTMAX-31"] {
+            assert_eq!(parse(wrong), None, "{wrong:?}");
+        }
     }
 }

@@ -1,40 +1,74 @@
 //! The terminal's foreground group: lent to a program a person types to, taken back when it stops or ends.
+//!
+//! It is the controlling terminal that has a foreground group, whatever standard input is: the keys of
+//! `bots-ctl exec program <file` go to the program. As a part of a pipeline, `bots-ctl exec program | less`, the
+//! foreground is not ours to give, since `less` reads the keys: there the program stays in our group.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
+use nix::libc;
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
-use super::child::stop_own_group;
+use super::child::{Group, is_stopped, stop_ourselves, stop_own_group};
+use super::signals::Received;
+use super::tree;
 
-/// The controlling terminal, if it is our standard input.
+/// Our controlling terminal.
 pub struct Terminal {
+    terminal: File,
     ours: Pid,
     /// Whether its foreground is ours to give: a shell that stops us, or goes on without us, takes it.
     held: bool,
+    /// Whether the program is in our group, beside others.
+    shared: bool,
 }
 
 impl Terminal {
-    /// The terminal on standard input, if that is our controlling terminal.
+    /// Our controlling terminal, if there is one.
     #[must_use]
-    pub fn on_stdin() -> Option<Self> {
-        let (stdin, ours) = (io::stdin(), getpgrp());
-        let foreground = tcgetpgrp(stdin.as_fd()).ok().filter(|_| stdin.is_terminal())?;
-        Some(Self { ours, held: foreground == ours })
+    pub fn open() -> Option<Self> {
+        let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
+        let (ours, foreground) = (getpgrp(), tcgetpgrp(&terminal).ok()?);
+        let held = foreground == ours;
+        let shared = is_piped() && (held || has_company(ours));
+        Some(Self { terminal, ours, held: held && !shared, shared })
     }
 
-    /// Whether we, or the program it was lent to, have the foreground.
+    /// The group for a program a person types to.
     #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.held
+    pub fn group(&self) -> Group {
+        match (self.shared, self.held) {
+            (true, _) => Group::Ours,
+            (false, true) => Group::Foreground,
+            (false, false) => Group::Own,
+        }
     }
 
-    /// Makes `group` the foreground group, if that is us now; says whether it was.
+    /// Whether the program is in our group, so that a signal to the group reaches others as well.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Whether the program, in our group, has this signal already: the terminal tells all of a group, and a shell
+    /// continues all. Only the leader of a session is told alone, namely that its terminal is gone.
+    #[must_use]
+    pub fn has_told(&self, received: Received, program: Pid) -> bool {
+        match received.number {
+            libc::SIGCONT => !is_stopped(program),
+            libc::SIGHUP if getsid(None) == Ok(getpid()) => false,
+            _ => received.by_kernel,
+        }
+    }
+
+    /// Makes `group` the foreground group, if that is us now and it has a group of its own; says whether it did.
     pub fn lend(&mut self, group: Pid) -> bool {
-        let lent = tcgetpgrp(io::stdin().as_fd()) == Ok(self.ours);
+        let lent = !self.shared && tcgetpgrp(&self.terminal) == Ok(self.ours);
         if lent {
-            set_foreground(group);
+            self.set_foreground(group);
             self.held = true;
         }
         lent
@@ -43,13 +77,18 @@ impl Terminal {
     /// Makes us the foreground group, unless a shell has it.
     pub fn take_back(&mut self) {
         if std::mem::take(&mut self.held) {
-            set_foreground(self.ours);
+            self.set_foreground(self.ours);
         }
     }
 
-    /// Stops us, as `group` was stopped, so that the shell that started us shows its prompt. When we go on in the
-    /// foreground, `group` has the terminal again, and the answer is true.
+    /// Stops us, as the program that leads `group` was stopped, so that the shell that started us shows its prompt.
+    /// When we go on in the foreground, `group` has the terminal again, and the answer is true.
     pub fn stop_with(&mut self, group: Pid) -> bool {
+        if self.shared {
+            // The shell waits for all of the pipeline, and continues all of it.
+            stop_ourselves();
+            return false;
+        }
         // It stopped for want of the terminal, and a shell has given us that in the meantime.
         if !self.held && self.lend(group) {
             return true;
@@ -58,12 +97,25 @@ impl Terminal {
         stop_own_group();
         self.lend(group)
     }
+
+    /// A background group that calls tcsetpgrp is sent SIGTTOU; we have it blocked.
+    fn set_foreground(&self, group: Pid) {
+        let _ = tcsetpgrp(&self.terminal, group);
+    }
 }
 
-/// A background group that calls tcsetpgrp is sent SIGTTOU, so it is blocked around the call.
-fn set_foreground(group: Pid) {
-    let mask = SigSet::from(Signal::SIGTTOU);
-    let _ = mask.thread_block();
-    let _ = tcsetpgrp(io::stdin().as_fd(), group);
-    let _ = mask.thread_unblock();
+/// Whether standard input or output is a pipe, as in a pipeline or where a shell collects what is printed.
+fn is_piped() -> bool {
+    is_pipe(io::stdin()) || is_pipe(io::stdout())
+}
+
+fn is_pipe(stream: impl AsFd) -> bool {
+    let kind = fstat(stream).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
+    kind.is_ok_and(|kind| kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK)
+}
+
+/// Whether somebody else is in our group. A supervisor gives us one for ourselves, and pipes as well.
+fn has_company(ours: Pid) -> bool {
+    let others = tree::all().unwrap_or_default();
+    others.iter().any(|process| process.group == ours && process.pid != getpid())
 }

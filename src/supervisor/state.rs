@@ -1,31 +1,62 @@
 //! The life cycle of one service as a pure function: no clock, no process, no runtime.
 //!
 //! ```text
-//!    .---------------stop---------------.
-//!    |                                  v
-//! Starting --answered--> Running --> Draining --> Stopping --> Killing
-//!    |                      |     stop   |   timer    |   timer    |
-//!    '-------exited---------'------------'------------'------------'--> Sweeping --group empty--> Ended
+//!            .-------------------- restart, after a pause --------------------.
+//!            v                                                                |
+//! (start) Starting --answered--> Running --> Draining --> Stopping --> Killing|
+//!            |                      |     stop   |   timer    |   timer    |  |
+//!            '-------exited---------'------------'------------'------------'->Sweeping --group empty--> Paused | Ended
 //! ```
 //! A service that has not answered yet has nothing to drain and nothing to finish: it is stopped by SIGTERM at once.
-//! Sweeping waits for what the service started and left behind, an engine for example, and kills it at the deadline
-//! (Clearing). What even that does not end, a zombie that its own parent keeps for instance, is not waited for.
+//! Sweeping waits for what the service started and left behind, an engine for example. Before an end it is killed at
+//! the deadline (Clearing); before a restart it is left to finish beside the next process. What even SIGKILL does not
+//! end, a zombie that its own parent keeps for instance, is not waited for.
 
 use std::time::Duration;
 
-use State::{Clearing, Draining, Ended, Killing, Running, Starting, Stopping, Sweeping};
+use State::{Clearing, Draining, Ended, Killing, Paused, Running, Starting, Stopping, Sweeping};
 
 use crate::exit::Exit;
 
-/// How a service is to be stopped.
+/// How a service is to be kept running, and to be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// How long it stays up, no longer ready.
     pub drain: Duration,
-    /// How long it may take after the stop signal, and its leftovers after theirs.
+    /// How long it may take after the stop signal, and its leftovers after its end.
     pub timeout: Duration,
-    /// Number of the signal that asks it to stop.
-    pub stop_signal: i32,
+    /// Number of the signal that asks it to stop; without one it is only waited for.
+    pub stop_signal: Option<i32>,
+    /// How long what a process has left behind may delay the start of the next one.
+    pub settle: Duration,
+    /// When it is started again.
+    pub restart: Restart,
+}
+
+/// When a service that has ended by itself is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restart {
+    /// After which ends.
+    pub policy: Policy,
+    /// How many times in a row, before its end is the end.
+    pub limit: u32,
+    /// The pause before the first restart; each further one takes twice as long.
+    pub delay: Duration,
+    /// The longest pause.
+    pub longest_delay: Duration,
+    /// How long it has to run well until the count begins anew.
+    pub reset_after: Duration,
+}
+
+/// After which ends a service is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// None.
+    Never,
+    /// All but exit code 0.
+    OnFailure,
+    /// All.
+    Always,
 }
 
 /// How the whole thing ended.
@@ -33,10 +64,30 @@ pub struct Plan {
 pub enum End {
     /// By itself.
     Exited(Exit),
+    /// It could not be started for want of processes or memory.
+    NotStarted,
     /// In order, after being asked to.
     Stopped,
     /// At the deadline, or because a second request to stop did not want to wait.
     Killed,
+}
+
+/// What comes after a process of the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Another one.
+    Restart,
+    /// Nothing.
+    End(End),
+}
+
+/// What a process is stopped for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// The service is to end.
+    End,
+    /// It does not answer, and another process is to take its place.
+    Replace,
 }
 
 /// Where a service is in its life. What exists only in a state lives in its variant.
@@ -48,16 +99,27 @@ pub enum State {
     Running,
     /// It runs, is no longer ready, and will be asked to stop.
     Draining,
-    /// It was sent this signal to stop.
-    Stopping(i32),
+    /// It was sent this signal to stop, if there is one.
+    Stopping(Option<i32>, Goal),
     /// It was sent SIGKILL.
-    Killing,
+    Killing(Goal),
     /// It is gone; its group may not be.
-    Sweeping(End),
+    Sweeping(Next),
     /// It is gone; what was left of its group was sent SIGKILL.
     Clearing(End),
+    /// Nothing runs; it will be started again.
+    Paused,
     /// Nothing is left.
     Ended(End),
+}
+
+/// A state, and how many times in a row the service has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// Where it is.
+    pub state: State,
+    /// Failures since it last ran well.
+    pub failures: u32,
 }
 
 /// What can happen.
@@ -65,12 +127,16 @@ pub enum State {
 pub enum Event {
     /// It has given its first sign of life.
     Answered,
+    /// It no longer answers, and is to be replaced.
+    Hung,
     /// A stop was asked for; a further one means "now".
     StopRequested,
     /// The timer that was started last has run out.
     TimerElapsed,
     /// The service's own process has ended.
     Exited(Exit),
+    /// There was no room for another process.
+    StartFailed,
     /// No process of the group is left.
     GroupEmpty,
 }
@@ -78,15 +144,21 @@ pub enum Event {
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
+    /// Start a process. If that is not possible, [`Event::StartFailed`] is the next event.
+    Start,
     /// Be no longer ready.
     Unready,
     /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
     /// started lose the files it has taken.
     Signal(i32),
+    /// Kill the service's own process; what it has started goes on.
+    KillOwn,
     /// Kill the whole group.
     Kill,
     /// Start the timer; it replaces an earlier one.
     Timer(Duration),
+    /// Start the timer with about this span, so that services which failed together do not come back together.
+    Pause(Duration),
 }
 
 const SIGTERM: i32 = 15;
@@ -94,152 +166,164 @@ const SIGTERM: i32 = 15;
 /// How long the kernel may take to end what was sent SIGKILL.
 const CLEARING: Duration = Duration::from_secs(5);
 
-/// The next state, and what to do to get there.
-#[must_use]
-pub fn step(state: State, event: Event, plan: &Plan) -> (State, Vec<Action>) {
-    match event {
-        Event::Answered => (if state == Starting { Running } else { state }, Vec::new()),
-        Event::StopRequested => stop_requested(state, plan),
-        Event::TimerElapsed => timer_elapsed(state, plan),
-        Event::Exited(exit) => exited(state, exit, plan),
-        Event::GroupEmpty => group_empty(state),
+impl Life {
+    /// The beginning, with its first action.
+    #[must_use]
+    pub fn begin() -> (Self, Action) {
+        (Self { state: Starting, failures: 0 }, Action::Start)
+    }
+
+    /// The next state, and what to do to get there.
+    #[must_use]
+    pub fn step(self, event: Event, plan: &Plan) -> (Self, Vec<Action>) {
+        match event {
+            Event::Answered => self.answered(plan),
+            Event::Hung => self.hung(plan),
+            Event::StopRequested => self.stop_requested(plan),
+            Event::TimerElapsed => self.timer_elapsed(plan),
+            Event::Exited(exit) => self.exited(exit, plan),
+            Event::StartFailed => self.start_failed(plan),
+            Event::GroupEmpty => self.group_empty(plan),
+        }
+    }
+
+    fn to(self, state: State, actions: Vec<Action>) -> (Self, Vec<Action>) {
+        (Self { state, ..self }, actions)
+    }
+
+    fn stays(self) -> (Self, Vec<Action>) {
+        (self, Vec::new())
+    }
+
+    fn answered(self, plan: &Plan) -> (Self, Vec<Action>) {
+        match self.state {
+            Starting => self.to(Running, vec![Action::Timer(plan.restart.reset_after)]),
+            Running | Draining | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => {
+                self.stays()
+            }
+        }
+    }
+
+    fn hung(self, plan: &Plan) -> (Self, Vec<Action>) {
+        match self.state {
+            Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), Goal::Replace, plan),
+            Running => self.stop(plan.stop_signal, Goal::Replace, plan),
+            Draining | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => self.stays(),
+        }
+    }
+
+    fn stop_requested(self, plan: &Plan) -> (Self, Vec<Action>) {
+        match self.state {
+            Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), Goal::End, plan),
+            Running if plan.drain.is_zero() => self.stop(plan.stop_signal, Goal::End, plan),
+            Running => self.to(Draining, vec![Action::Unready, Action::Timer(plan.drain)]),
+            Draining => self.stop(plan.stop_signal, Goal::End, plan),
+            // It has been asked already; from now on its end is the end.
+            Stopping(signal, Goal::Replace) => self.to(Stopping(signal, Goal::End), Vec::new()),
+            Stopping(_, Goal::End) => self.to(Killing(Goal::End), vec![Action::Kill]),
+            Killing(_) => self.to(Killing(Goal::End), Vec::new()),
+            Sweeping(Next::Restart) | Paused => {
+                self.to(Sweeping(Next::End(End::Stopped)), vec![Action::Unready, Action::Timer(plan.timeout)])
+            }
+            Sweeping(Next::End(end)) => self.clear(end),
+            Clearing(_) | Ended(_) => self.stays(),
+        }
+    }
+
+    fn stop(self, signal: Option<i32>, goal: Goal, plan: &Plan) -> (Self, Vec<Action>) {
+        let signalled = signal.map(Action::Signal);
+        let actions = [Some(Action::Unready), signalled, Some(Action::Timer(plan.timeout))];
+        self.to(Stopping(signal, goal), actions.into_iter().flatten().collect())
+    }
+
+    /// A timer that runs out in another state than the one that started it is late, which is normal.
+    fn timer_elapsed(self, plan: &Plan) -> (Self, Vec<Action>) {
+        match self.state {
+            Running => (Self { failures: 0, ..self }, Vec::new()),
+            Draining => self.stop(plan.stop_signal, Goal::End, plan),
+            Stopping(_, Goal::End) => self.to(Killing(Goal::End), vec![Action::Kill]),
+            Stopping(_, Goal::Replace) => self.to(Killing(Goal::Replace), vec![Action::KillOwn]),
+            Sweeping(Next::End(end)) => self.clear(end),
+            Sweeping(Next::Restart) => self.pause(plan),
+            Clearing(end) => self.to(Ended(end), Vec::new()),
+            Paused => self.to(Starting, vec![Action::Start]),
+            Starting | Killing(_) | Ended(_) => self.stays(),
+        }
+    }
+
+    fn clear(self, end: End) -> (Self, Vec<Action>) {
+        self.to(Clearing(end), vec![Action::Kill, Action::Timer(CLEARING)])
+    }
+
+    fn exited(self, exit: Exit, plan: &Plan) -> (Self, Vec<Action>) {
+        match self.state {
+            Starting | Running | Stopping(_, Goal::Replace) | Killing(Goal::Replace) => self.failed(exit, plan),
+            Draining => self.sweep(End::Exited(exit), plan),
+            Stopping(signal, Goal::End) if in_order(exit, signal) => self.sweep(End::Stopped, plan),
+            Stopping(_, Goal::End) => self.sweep(End::Exited(exit), plan),
+            Killing(Goal::End) => self.sweep(End::Killed, plan),
+            Sweeping(_) | Clearing(_) | Paused | Ended(_) => self.stays(),
+        }
+    }
+
+    /// It has ended without being asked to end.
+    fn failed(self, exit: Exit, plan: &Plan) -> (Self, Vec<Action>) {
+        let replaced = matches!(self.state, Stopping(..) | Killing(_));
+        let wanted = match plan.restart.policy {
+            Policy::Never => replaced,
+            Policy::OnFailure => replaced || exit != Exit::Code(0),
+            Policy::Always => true,
+        };
+        if !wanted || self.failures >= plan.restart.limit {
+            return self.sweep(End::Exited(exit), plan);
+        }
+        let failed = Self { failures: self.failures + 1, ..self };
+        failed.to(Sweeping(Next::Restart), vec![Action::Unready, Action::Timer(plan.settle)])
+    }
+
+    fn start_failed(self, plan: &Plan) -> (Self, Vec<Action>) {
+        match self.state {
+            Starting if self.failures >= plan.restart.limit => self.sweep(End::NotStarted, plan),
+            Starting => Self { failures: self.failures + 1, ..self }.pause(plan),
+            Running | Draining | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => {
+                self.stays()
+            }
+        }
+    }
+
+    fn sweep(self, end: End, plan: &Plan) -> (Self, Vec<Action>) {
+        self.to(Sweeping(Next::End(end)), vec![Action::Unready, Action::Timer(plan.timeout)])
+    }
+
+    fn pause(self, plan: &Plan) -> (Self, Vec<Action>) {
+        self.to(Paused, vec![Action::Pause(plan.restart.pause(self.failures))])
+    }
+
+    fn group_empty(self, plan: &Plan) -> (Self, Vec<Action>) {
+        match self.state {
+            Sweeping(Next::End(end)) | Clearing(end) => self.to(Ended(end), Vec::new()),
+            Sweeping(Next::Restart) => self.pause(plan),
+            Starting | Running | Draining | Stopping(..) | Killing(_) | Paused | Ended(_) => self.stays(),
+        }
     }
 }
 
-fn stop_requested(state: State, plan: &Plan) -> (State, Vec<Action>) {
-    match state {
-        Starting => stop(SIGTERM, plan),
-        Running if plan.drain.is_zero() => stop(plan.stop_signal, plan),
-        Running => (Draining, vec![Action::Unready, Action::Timer(plan.drain)]),
-        Draining => stop(plan.stop_signal, plan),
-        Stopping(_) => (Killing, vec![Action::Kill]),
-        Sweeping(end) => clear(end),
-        Killing | Clearing(_) | Ended(_) => (state, Vec::new()),
+impl Restart {
+    /// The pause after so many failures in a row.
+    fn pause(&self, failures: u32) -> Duration {
+        let doubled = self.delay.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        doubled.min(self.longest_delay)
     }
-}
-
-fn stop(signal: i32, plan: &Plan) -> (State, Vec<Action>) {
-    (Stopping(signal), vec![Action::Unready, Action::Signal(signal), Action::Timer(plan.timeout)])
-}
-
-/// A timer that runs out in another state than the one that started it is late, which is normal.
-fn timer_elapsed(state: State, plan: &Plan) -> (State, Vec<Action>) {
-    match state {
-        Draining => stop(plan.stop_signal, plan),
-        Stopping(_) => (Killing, vec![Action::Kill]),
-        Sweeping(end) => clear(end),
-        Clearing(end) => (Ended(end), Vec::new()),
-        Starting | Running | Killing | Ended(_) => (state, Vec::new()),
-    }
-}
-
-fn clear(end: End) -> (State, Vec<Action>) {
-    (Clearing(end), vec![Action::Kill, Action::Timer(CLEARING)])
-}
-
-fn exited(state: State, exit: Exit, plan: &Plan) -> (State, Vec<Action>) {
-    let end = match state {
-        Starting | Running | Draining => End::Exited(exit),
-        Stopping(signal) if in_order(exit, signal) => End::Stopped,
-        Stopping(_) => End::Exited(exit),
-        Killing => End::Killed,
-        Sweeping(_) | Clearing(_) | Ended(_) => return (state, Vec::new()),
-    };
-    (Sweeping(end), vec![Action::Unready, Action::Timer(plan.timeout)])
 }
 
 /// A service that ends by the very signal it was sent has done what it was asked; so has one that says so in a
 /// shell's way (128 + n). Any other code is news and is passed on.
-fn in_order(exit: Exit, sent: i32) -> bool {
+fn in_order(exit: Exit, sent: Option<i32>) -> bool {
     match exit {
-        Exit::Code(code) => code == 0 || i32::from(code) == 128 + sent,
-        Exit::Signal(signal) => signal == sent,
-    }
-}
-
-fn group_empty(state: State) -> (State, Vec<Action>) {
-    match state {
-        Sweeping(end) | Clearing(end) => (Ended(end), Vec::new()),
-        Starting | Running | Draining | Stopping(_) | Killing | Ended(_) => (state, Vec::new()),
+        Exit::Code(code) => code == 0 || sent.is_some_and(|sent| i32::from(code) == 128 + sent),
+        Exit::Signal(signal) => sent == Some(signal),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Event::{Answered, Exited, GroupEmpty, StopRequested, TimerElapsed};
-    use super::*;
-
-    const SIGINT: i32 = 2;
-    const DRAIN: Duration = Duration::from_secs(5);
-    const TIMEOUT: Duration = Duration::from_secs(20);
-    const PLAN: Plan = Plan { drain: DRAIN, timeout: TIMEOUT, stop_signal: SIGINT };
-
-    #[test]
-    fn every_state_knows_every_event() {
-        use Action::{Kill, Signal, Timer, Unready};
-        let crash = End::Exited(Exit::Code(5));
-        let sweep = vec![Unready, Timer(TIMEOUT)];
-        let ask = vec![Unready, Signal(SIGINT), Timer(TIMEOUT)];
-        let stopping = Stopping(SIGINT);
-        let kill = vec![Kill];
-        let clear = vec![Kill, Timer(CLEARING)];
-        let table = [
-            (Starting, Answered, Running, vec![]),
-            (Starting, StopRequested, Stopping(SIGTERM), vec![Unready, Signal(SIGTERM), Timer(TIMEOUT)]),
-            (Starting, TimerElapsed, Starting, vec![]),
-            (Starting, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
-            (Starting, GroupEmpty, Starting, vec![]),
-            (Running, Answered, Running, vec![]),
-            (Draining, Answered, Draining, vec![]),
-            (stopping, Answered, stopping, vec![]),
-            (Stopping(SIGTERM), Exited(Exit::Signal(SIGTERM)), Sweeping(End::Stopped), sweep.clone()),
-            (Killing, Answered, Killing, vec![]),
-            (Sweeping(crash), Answered, Sweeping(crash), vec![]),
-            (Ended(crash), Answered, Ended(crash), vec![]),
-            (Running, StopRequested, Draining, vec![Unready, Timer(DRAIN)]),
-            (Running, TimerElapsed, Running, vec![]),
-            (Running, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
-            (Running, GroupEmpty, Running, vec![]),
-            (Draining, StopRequested, stopping, ask.clone()),
-            (Draining, TimerElapsed, stopping, ask),
-            (Draining, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
-            (Draining, GroupEmpty, Draining, vec![]),
-            (stopping, StopRequested, Killing, kill.clone()),
-            (stopping, TimerElapsed, Killing, kill.clone()),
-            (stopping, Exited(Exit::Code(5)), Sweeping(crash), sweep.clone()),
-            (stopping, Exited(Exit::Code(0)), Sweeping(End::Stopped), sweep.clone()),
-            (stopping, Exited(Exit::Code(130)), Sweeping(End::Stopped), sweep.clone()),
-            (stopping, Exited(Exit::Signal(SIGINT)), Sweeping(End::Stopped), sweep.clone()),
-            (stopping, Exited(Exit::Signal(11)), Sweeping(End::Exited(Exit::Signal(11))), sweep.clone()),
-            (stopping, GroupEmpty, stopping, vec![]),
-            (Killing, StopRequested, Killing, vec![]),
-            (Killing, TimerElapsed, Killing, vec![]),
-            (Killing, Exited(Exit::Signal(9)), Sweeping(End::Killed), sweep),
-            (Killing, GroupEmpty, Killing, vec![]),
-            (Sweeping(crash), StopRequested, Clearing(crash), clear.clone()),
-            (Sweeping(crash), TimerElapsed, Clearing(crash), clear),
-            (Clearing(crash), Answered, Clearing(crash), vec![]),
-            (Clearing(crash), StopRequested, Clearing(crash), vec![]),
-            (Clearing(crash), TimerElapsed, Ended(crash), vec![]),
-            (Clearing(crash), Exited(Exit::Code(0)), Clearing(crash), vec![]),
-            (Clearing(crash), GroupEmpty, Ended(crash), vec![]),
-            (Sweeping(crash), Exited(Exit::Code(0)), Sweeping(crash), vec![]),
-            (Sweeping(crash), GroupEmpty, Ended(crash), vec![]),
-            (Ended(crash), StopRequested, Ended(crash), vec![]),
-            (Ended(crash), TimerElapsed, Ended(crash), vec![]),
-            (Ended(crash), Exited(Exit::Code(0)), Ended(crash), vec![]),
-            (Ended(crash), GroupEmpty, Ended(crash), vec![]),
-        ];
-        for (state, event, next, actions) in table {
-            assert_eq!(step(state, event, &PLAN), (next, actions), "{state:?} on {event:?}");
-        }
-    }
-
-    #[test]
-    fn without_a_drain_the_stop_signal_goes_out_at_once() {
-        let plan = Plan { drain: Duration::ZERO, ..PLAN };
-        let (state, actions) = step(Running, StopRequested, &plan);
-        assert_eq!(state, Stopping(SIGINT));
-        assert_eq!(actions[1], Action::Signal(SIGINT));
-    }
-}
+mod tests;

@@ -3,117 +3,269 @@
 use std::time::Duration;
 
 use nix::libc::SIGKILL;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use nix::unistd::Pid;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::state::{self, Action, End, Event, Plan, State};
-use crate::process::child::{group_exists, signal_group, signal_process};
+use super::narrate::narrate;
+use super::output::carry;
+use super::state::{Action, End, Event, Life, Next, Plan, State};
+use crate::exit::Exit;
+use crate::process::child::{SpawnError, Spec, group_exists, signal_group, signal_process};
 use crate::process::reaper::{Child, Reaper};
-use crate::process::signals;
+use crate::telemetry::lines::{LineSink, Stream};
+
+/// How long the last lines of a service may take to arrive after its end: they are in a pipe already.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// A service that is to be supervised.
+#[derive(Clone)]
+pub struct Service {
+    /// Its name in the log.
+    pub name: &'static str,
+    /// How each of its processes is started.
+    pub spec: Spec,
+    /// How it is kept running and stopped.
+    pub plan: Plan,
+    /// Where its output goes.
+    pub lines: LineSink,
+}
 
 /// What a running service is told from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// Stop in order; once more: stop now.
     Stop,
-    /// Pass this signal on.
+    /// Pass this signal on. Between two processes it is kept for the next one, until that has given a sign of life:
+    /// before, the default action of most signals would end it.
     Forward(i32),
+    /// This process has given its first sign of life.
+    Answered(Pid),
+    /// This process no longer answers and is to be replaced.
+    Hung(Pid),
 }
 
-/// Supervises `child` until nothing of its group is left.
+/// How a service fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Where it is in its life.
+    pub state: State,
+    /// Its process, while there is one.
+    pub pid: Option<Pid>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How its last process ended.
+    pub last_exit: Option<Exit>,
+}
+
+/// Supervises a service until nothing of it is left. `observe` is called at every change; `kept` are signals that came
+/// before there was a process to pass them on to.
 ///
-/// `answered` resolves at the service's first sign of life; `unready` is called when it is to be sent no more work.
+/// # Errors
+/// When its program is not there or cannot be executed. Want of processes or memory is waited for.
 pub async fn supervise(
-    name: &str,
-    mut child: Child,
-    plan: &Plan,
+    service: &Service,
     reaper: &Reaper,
     control: &mut mpsc::Receiver<Control>,
-    answered: impl Future<Output = ()>,
-    mut unready: impl FnMut(),
-) -> End {
-    let mut reaped = reaper.reaped();
-    tokio::pin!(answered);
-    let mut state = State::Starting;
-    let mut timer: Option<Instant> = None;
+    kept: Vec<i32>,
+    observe: impl FnMut(Snapshot),
+) -> Result<End, SpawnError> {
+    let mut driver = Driver::new(service, reaper, kept, observe);
+    let (mut life, first) = Life::begin();
+    let mut at_once = driver.perform(first)?;
     loop {
-        let sweeping = matches!(state, State::Sweeping(_) | State::Clearing(_));
-        let event = tokio::select! {
-            exit = child.exited(), if !sweeping => {
-                info!(service = name, pid = child.pid.as_raw(), "{name} ended: {exit}");
-                Event::Exited(exit)
-            }
-            () = &mut answered, if state == State::Starting => Event::Answered,
-            told = control.recv() => match told {
-                Some(Control::Stop) | None => Event::StopRequested,
-                Some(Control::Forward(number)) => {
-                    signal_group(child.pid, number);
-                    continue;
-                }
-            },
-            () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
-                timer = None;
-                Event::TimerElapsed
-            }
-            _ = reaped.changed(), if sweeping => Event::GroupEmpty,
+        driver.show(life.state);
+        let event = match at_once.take() {
+            Some(event) => event,
+            None => driver.next_event(life.state, control).await,
         };
-        let late = event == Event::TimerElapsed;
-        let Some(event) = only_if_true(event, &child) else { continue };
-        let (next, actions) = state::step(state, event, plan);
-        tell(name, state, next, late, plan);
+        let (next, actions) = life.step(event, &service.plan);
+        driver.narrate(life, next, event);
         for action in actions {
-            perform(action, &child, &mut timer, &mut unready);
+            at_once = driver.perform(action)?.or(at_once);
         }
-        state = settle(next, &child);
-        match state {
-            State::Ended(end) => return end,
-            State::Sweeping(_) if !sweeping => {
-                info!(service = name, "waiting for the processes it left, for at most {}", seconds(plan.timeout));
+        if event == Event::Answered {
+            driver.deliver_kept();
+        }
+        life = next;
+        if let State::Ended(end) = life.state {
+            driver.show(life.state);
+            driver.last_lines().await;
+            return Ok(end);
+        }
+    }
+}
+
+struct Driver<'a, F> {
+    service: &'a Service,
+    reaper: &'a Reaper,
+    observe: F,
+    reaped: watch::Receiver<u64>,
+    child: Option<Child>,
+    /// Groups of this and of earlier processes that may still have members.
+    groups: Vec<Pid>,
+    output: Vec<JoinHandle<()>>,
+    timer: Option<Instant>,
+    /// Signals that came while there was no process.
+    kept: Vec<i32>,
+    starts: u32,
+    last_exit: Option<Exit>,
+}
+
+impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
+    fn new(service: &'a Service, reaper: &'a Reaper, kept: Vec<i32>, observe: F) -> Self {
+        Self {
+            service,
+            reaper,
+            observe,
+            reaped: reaper.reaped(),
+            child: None,
+            groups: Vec::new(),
+            output: Vec::new(),
+            timer: None,
+            kept,
+            starts: 0,
+            last_exit: None,
+        }
+    }
+
+    fn show(&mut self, state: State) {
+        let pid = self.child.as_ref().map(|child| child.pid);
+        let restarts = self.starts.saturating_sub(1);
+        (self.observe)(Snapshot { state, pid, restarts, last_exit: self.last_exit });
+    }
+
+    async fn next_event(&mut self, state: State, control: &mut mpsc::Receiver<Control>) -> Event {
+        let sweeping = matches!(state, State::Sweeping(_) | State::Clearing(_));
+        loop {
+            // A reaped process is a reason to look at the groups, not yet a proof that they are empty.
+            if sweeping && self.is_swept() {
+                return Event::GroupEmpty;
             }
-            _ => {}
+            let timer = self.timer;
+            let event = tokio::select! {
+                exit = exited(&mut self.child) => Some(self.note_exit(exit)),
+                told = control.recv() => self.told(told),
+                () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
+                    self.timer = None;
+                    Some(Event::TimerElapsed)
+                }
+                _ = self.reaped.changed(), if sweeping => None,
+            };
+            if let Some(event) = event {
+                return event;
+            }
+        }
+    }
+
+    fn narrate(&mut self, from: Life, to: Life, event: Event) {
+        let plan = &self.service.plan;
+        narrate(self.service.name, from, to, event, plan);
+        let was_sweeping = matches!(from.state, State::Sweeping(_));
+        if matches!(to.state, State::Sweeping(Next::End(_))) && !was_sweeping && !self.is_swept() {
+            let limit = seconds(plan.timeout);
+            info!(service = self.service.name, "waiting for the processes it left, for at most {limit}");
+        }
+    }
+
+    fn note_exit(&mut self, exit: Exit) -> Event {
+        let pid = self.child.take().map_or(0, |child| child.pid.as_raw());
+        info!(service = self.service.name, pid, "{} ended: {exit}", self.service.name);
+        self.last_exit = Some(exit);
+        Event::Exited(exit)
+    }
+
+    fn told(&mut self, told: Option<Control>) -> Option<Event> {
+        let current = self.child.as_ref().map(|child| child.pid);
+        match told {
+            Some(Control::Stop) | None => Some(Event::StopRequested),
+            Some(Control::Forward(number)) => {
+                match current {
+                    Some(pid) => signal_group(pid, number),
+                    None => self.kept.push(number),
+                }
+                None
+            }
+            Some(Control::Answered(pid)) => (current == Some(pid)).then_some(Event::Answered),
+            Some(Control::Hung(pid)) => (current == Some(pid)).then_some(Event::Hung),
+        }
+    }
+
+    fn is_swept(&mut self) -> bool {
+        self.groups.retain(|group| group_exists(*group));
+        self.groups.is_empty()
+    }
+
+    /// Does it; the answer is an event that follows at once.
+    fn perform(&mut self, action: Action) -> Result<Option<Event>, SpawnError> {
+        let pid = self.child.as_ref().map(|child| child.pid);
+        match action {
+            Action::Start => return self.start(),
+            // Who watches learns it from the state.
+            Action::Unready => {}
+            Action::Signal(number) => pid.into_iter().for_each(|pid| signal_process(pid, number)),
+            Action::KillOwn => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
+            Action::Kill => self.groups.iter().for_each(|group| signal_group(*group, SIGKILL)),
+            Action::Timer(span) => self.timer = Some(Instant::now() + span),
+            Action::Pause(span) => {
+                let span = with_jitter(span);
+                info!(service = self.service.name, "starting it again in {}", seconds(span));
+                self.timer = Some(Instant::now() + span);
+            }
+        }
+        Ok(None)
+    }
+
+    fn start(&mut self) -> Result<Option<Event>, SpawnError> {
+        // A group's number may be given to others once it is empty.
+        self.groups.retain(|group| group_exists(*group));
+        let mut child = match self.reaper.spawn(&self.service.spec) {
+            Ok(child) => child,
+            Err(error @ SpawnError::NoResources(..)) => {
+                warn!(service = self.service.name, "{error}");
+                return Ok(Some(Event::StartFailed));
+            }
+            Err(error) => return Err(error),
+        };
+        let streams = [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)];
+        let lines = &self.service.lines;
+        let carried = streams.into_iter().filter_map(|(fd, stream)| Some(carry(fd?, stream, lines.clone())));
+        self.output = carried.collect();
+        self.starts += 1;
+        self.groups.push(child.pid);
+        self.child = Some(child);
+        Ok(None)
+    }
+
+    fn deliver_kept(&mut self) {
+        if let Some(child) = &self.child {
+            self.kept.drain(..).for_each(|number| signal_group(child.pid, number));
+        }
+    }
+
+    async fn last_lines(&mut self) {
+        for task in self.output.drain(..) {
+            let _ = timeout(LAST_LINES, task).await;
         }
     }
 }
 
-/// A reaped process is a reason to look at the group, not yet a proof that it is empty.
-fn only_if_true(event: Event, child: &Child) -> Option<Event> {
-    (event != Event::GroupEmpty || !group_exists(child.pid)).then_some(event)
-}
-
-/// Most services leave nothing behind: then there is nothing to wait for.
-fn settle(state: State, child: &Child) -> State {
-    match state {
-        State::Sweeping(end) | State::Clearing(end) if !group_exists(child.pid) => State::Ended(end),
-        other => other,
+/// Waits for the end of the process; for ever while there is none.
+async fn exited(child: &mut Option<Child>) -> Exit {
+    match child {
+        Some(child) => child.exited().await,
+        None => std::future::pending().await,
     }
 }
 
-fn perform(action: Action, child: &Child, timer: &mut Option<Instant>, unready: &mut impl FnMut()) {
-    match action {
-        Action::Unready => unready(),
-        Action::Signal(number) => signal_process(child.pid, number),
-        Action::Kill => signal_group(child.pid, SIGKILL),
-        Action::Timer(span) => *timer = Some(Instant::now() + span),
-    }
+/// About as long, between four and six fifths.
+fn with_jitter(span: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    span.mul_f64(0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX))
 }
 
-fn tell(name: &str, from: State, to: State, late: bool, plan: &Plan) {
-    match (from, to) {
-        (State::Running, State::Draining) => info!(service = name, "draining for {}", seconds(plan.drain)),
-        (State::Starting | State::Running | State::Draining, State::Stopping(signal)) => {
-            let signal = signals::name(signal);
-            info!(service = name, "stopping with {signal}, for at most {}", seconds(plan.timeout));
-        }
-        (_, State::Killing) if late => {
-            warn!(service = name, "did not stop within {}: killing it", seconds(plan.timeout));
-        }
-        (_, State::Killing) => warn!(service = name, "asked to stop again: killing it"),
-        (State::Sweeping(_), State::Clearing(_)) => warn!(service = name, "killing the processes it left behind"),
-        _ => {}
-    }
-}
-
-fn seconds(span: Duration) -> String {
-    format!("{} s", span.as_secs_f64())
+pub(super) fn seconds(span: Duration) -> String {
+    format!("{:.3}", span.as_secs_f64()).trim_end_matches('0').trim_end_matches('.').to_owned() + " s"
 }

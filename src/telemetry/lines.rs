@@ -1,17 +1,29 @@
-//! Lines of services: with service, stream and the level that Bots's own format tells.
+//! Lines of services: as they are, or as records with service, stream and the level that Bots's own format tells.
+//!
+//! A [`LineSink`] knows where lines go and how they look; the [`Records`] of one stream remember what the lines
+//! before the next one said. Many records are made in one buffer and queued at once.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use serde::Serialize;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
+use super::level::{level_name, level_of};
+use super::plain::is_plain;
 use super::queue::LineQueue;
-use crate::config::LogLevel;
+use super::traceback::{Assembler, Record};
+use crate::config::{ChildOutput, LogLevel};
+
+/// What is queued at once: enough to cost nothing, little enough to leave the queue room for others.
+const BATCH: usize = 64 * 1024;
+
+/// Ends a part of a line that was too long, as `"continues":true` does in JSON.
+const CONTINUES: &str = " [continues]";
 
 /// The stream a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.
     Stdout,
@@ -19,40 +31,62 @@ pub enum Stream {
     Stderr,
 }
 
-/// Writes lines of one service.
+/// Where the lines of services go, and in which shape.
 #[derive(Clone)]
 pub struct LineSink {
     service: &'static str,
-    json: bool,
+    shape: ChildOutput,
     least: LogLevel,
-    queue: LineQueue,
+    stdout: LineQueue,
+    stderr: LineQueue,
 }
 
-#[derive(Serialize)]
-struct Record<'a> {
-    timestamp: &'a str,
-    level: &'static str,
-    service: &'static str,
+/// The lines of one stream of one service on their way into the log.
+pub struct Records {
+    assembler: Assembler,
+    out: Out,
+    /// The next line is a further part of the one before.
+    in_parts: bool,
+}
+
+/// The shape of records, and those that are ready.
+struct Out {
+    sink: LineSink,
     stream: Stream,
-    message: &'a str,
+    /// That of the record before: a line that names none belongs to it.
+    level: LogLevel,
+    /// When the lines that are read now came.
+    now: String,
+    /// When the first line came that the assembler holds.
+    held_since: String,
+    /// What JSON records of now begin with, and the level it was made for: most have the one of the record before.
+    head: String,
+    head_level: Option<LogLevel>,
+    batch: Vec<u8>,
 }
 
 impl Stream {
     /// The level of a first line that names none: what goes to standard error without a level is rarely good news.
-    #[must_use]
-    pub fn first_level(self) -> LogLevel {
+    fn first_level(self) -> LogLevel {
         match self {
             Self::Stdout => LogLevel::Info,
             Self::Stderr => LogLevel::Warn,
         }
     }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
 }
 
 impl LineSink {
-    /// A sink for lines that belong to no service yet.
+    /// A sink for lines that belong to no service yet. Records go to `stdout`; raw output keeps its stream.
     #[must_use]
-    pub fn new(queue: LineQueue, json: bool, least: LogLevel) -> Self {
-        Self { service: "bots-ctl", json, least, queue }
+    pub fn new(stdout: LineQueue, stderr: LineQueue, shape: ChildOutput, least: LogLevel) -> Self {
+        Self { service: "bots-ctl", shape, least, stdout, stderr }
     }
 
     /// The same sink for a service.
@@ -61,87 +95,171 @@ impl LineSink {
         Self { service, ..self.clone() }
     }
 
-    /// Writes one line, unless its level is below what is wanted. Bytes that are not UTF-8 are replaced.
-    ///
-    /// `level` is that of the line before on the same stream: a line that names none belongs to that one.
-    pub fn write(&self, stream: Stream, line: &[u8], level: &mut LogLevel) {
-        let message = String::from_utf8_lossy(line);
-        *level = level_of(&message).unwrap_or(*level);
-        let level = *level;
-        if level > self.least {
+    /// Whether output is passed on as it is.
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        self.shape == ChildOutput::Raw
+    }
+
+    /// The records of one stream.
+    #[must_use]
+    pub fn records(self, stream: Stream) -> Records {
+        let level = stream.first_level();
+        let (now, held_since, head) = (String::new(), String::new(), String::new());
+        let out = Out { sink: self, stream, level, now, held_since, head, head_level: None, batch: Vec::new() };
+        Records { assembler: Assembler::default(), out, in_parts: false }
+    }
+}
+
+impl Records {
+    /// Takes the time for the lines that come next.
+    pub fn now(&mut self) {
+        self.out.now.clear();
+        let _ = Timestamp.format_time(&mut Writer::new(&mut self.out.now));
+        self.out.head_level = None;
+    }
+
+    /// Takes a line without its end, or a part of one that `continues`. Bytes that are not UTF-8 are replaced.
+    pub fn line(&mut self, line: &[u8], continues: bool) {
+        // Telling that it is valid takes a fraction of the time that replacing takes, even where there is nothing to replace.
+        let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
+        let is_part = continues || self.in_parts;
+        if self.out.sink.shape == ChildOutput::Json && !is_part {
+            return self.assemble(&text);
+        }
+        self.flush();
+        if !self.in_parts {
+            self.out.level = level_of(&text).unwrap_or(self.out.level);
+        }
+        self.in_parts = continues;
+        self.out.record(&text, continues, false);
+    }
+
+    /// Takes bytes as they are: whole lines, but for what has no end.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.out.batch.extend_from_slice(bytes);
+    }
+
+    fn assemble(&mut self, text: &str) {
+        let Self { assembler, out, .. } = self;
+        // What is given out first is what was held, if anything was.
+        let mut held = assembler.patience().is_some();
+        assembler.line(text, level_of(text), &mut |record| {
+            out.assembled(&record, held);
+            held = false;
+        });
+        if !held && assembler.patience().is_some() {
+            out.held_since.clone_from(&out.now);
+        }
+    }
+
+    /// Gives out the lines that are held because more may belong to them.
+    pub fn flush(&mut self) {
+        let Self { assembler, out, .. } = self;
+        assembler.flush(&mut |record| out.assembled(&record, true));
+    }
+
+    /// How long to wait for more lines before [`Self::flush`]; `None` when nothing is held.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        self.assembler.patience()
+    }
+
+    /// Whether it is time to [`Self::send`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.out.batch.len() >= BATCH
+    }
+
+    /// Whether a buffer is kept that nobody needs in quiet times.
+    #[must_use]
+    pub fn is_roomy(&self) -> bool {
+        self.out.batch.capacity() > 0
+    }
+
+    /// Gives the buffer back, after [`Self::send`].
+    pub fn rest(&mut self) {
+        self.out.batch = Vec::new();
+    }
+
+    /// Queues what is ready.
+    pub async fn send(&mut self) {
+        let Out { sink, stream, batch, .. } = &mut self.out;
+        let queue = if sink.is_raw() && *stream == Stream::Stderr { &sink.stderr } else { &sink.stdout };
+        queue.send(batch).await;
+        batch.clear();
+    }
+}
+
+impl Out {
+    fn assembled(&mut self, record: &Record<'_>, held: bool) {
+        self.level = record.level.unwrap_or(self.level);
+        self.record(record.text, record.continues, held);
+    }
+
+    /// Writes a record of the present level, unless that is below what is wanted.
+    fn record(&mut self, text: &str, continues: bool, held: bool) {
+        if self.level > self.sink.least {
             return;
         }
-        let mut text = if self.json { self.json_line(stream, level, &message) } else { self.text_line(&message) };
-        text.push('\n');
-        self.queue.push(text.as_bytes());
-    }
-
-    fn json_line(&self, stream: Stream, level: LogLevel, message: &str) -> String {
-        let mut timestamp = String::new();
-        let _ = Timestamp.format_time(&mut Writer::new(&mut timestamp));
-        let record = Record { timestamp: &timestamp, level: level_name(level), service: self.service, stream, message };
-        serde_json::to_string(&record).unwrap_or_default()
-    }
-
-    /// Control characters could move a terminal's cursor or forge lines, so they are shown instead of sent.
-    fn text_line(&self, message: &str) -> String {
-        let mut text = format!("{} | ", self.service);
-        for character in message.chars() {
-            match character {
-                '\t' => text.push('\t'),
-                c if c.is_control() => {
-                    let _ = write!(text, "{}", c.escape_default());
-                }
-                c => text.push(c),
-            }
+        match self.sink.shape {
+            ChildOutput::Json => self.json(text, continues, held),
+            ChildOutput::Text | ChildOutput::Raw => self.text(text, continues),
         }
-        text
+        self.batch.push(b'\n');
+    }
+
+    fn json(&mut self, message: &str, continues: bool, held: bool) {
+        if held {
+            let head = self.head_of(&self.held_since);
+            self.batch.extend_from_slice(head.as_bytes());
+        } else {
+            if self.head_level != Some(self.level) {
+                (self.head, self.head_level) = (self.head_of(&self.now), Some(self.level));
+            }
+            self.batch.extend_from_slice(self.head.as_bytes());
+        }
+        if is_plain(message) {
+            self.batch.push(b'"');
+            self.batch.extend_from_slice(message.as_bytes());
+            self.batch.push(b'"');
+        } else {
+            // Writing to memory does not fail.
+            let _ = serde_json::to_writer(&mut self.batch, message);
+        }
+        self.batch.extend_from_slice(if continues { b",\"continues\":true}" } else { b"}" });
+    }
+
+    /// The names among the values are our own and need no escapes.
+    fn head_of(&self, timestamp: &str) -> String {
+        let (level, service, stream) = (level_name(self.level), self.sink.service, self.stream.name());
+        format!(
+            "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"service\":\"{service}\",\
+             \"stream\":\"{stream}\",\"message\":"
+        )
+    }
+
+    fn text(&mut self, message: &str, continues: bool) {
+        for part in [self.sink.service, " | ", &shown(message), if continues { CONTINUES } else { "" }] {
+            self.batch.extend_from_slice(part.as_bytes());
+        }
     }
 }
 
-fn level_name(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Error => "ERROR",
-        LogLevel::Warn => "WARN",
-        LogLevel::Info => "INFO",
-        LogLevel::Debug => "DEBUG",
-        LogLevel::Trace => "TRACE",
+/// Control characters could move a terminal's cursor or forge lines, so they are shown instead of sent.
+fn shown(message: &str) -> Cow<'_, str> {
+    if is_plain(message) {
+        return Cow::Borrowed(message);
     }
-}
-
-/// The level named in one of the first three words, as in `2026.11.23 05:17:34 ERROR [bots.engine] …` (Bots 4),
-/// `20261123 05:17:40 STARTINFO: …` and `INFO     …` (3.3.1). A traceback is an error, whoever prints it.
-#[must_use]
-pub fn level_of(line: &str) -> Option<LogLevel> {
-    if line.starts_with("Traceback (most recent call last)") {
-        return Some(LogLevel::Error);
+    let mut text = String::with_capacity(message.len());
+    for character in message.chars() {
+        match character {
+            '\t' => text.push('\t'),
+            c if c.is_control() => {
+                let _ = write!(text, "{}", c.escape_default());
+            }
+            c => text.push(c),
+        }
     }
-    let mut words = line.split_ascii_whitespace().take(3);
-    words.find_map(|word| level_word(word.trim_end_matches(':')))
-}
-
-fn level_word(word: &str) -> Option<LogLevel> {
-    match word {
-        "CRITICAL" | "ERROR" => Some(LogLevel::Error),
-        "WARNING" | "STDERR" => Some(LogLevel::Warn),
-        "INFO" | "STARTINFO" | "START" | "DONE" | "COM" => Some(LogLevel::Info),
-        "DEBUG" | "STDOUT" => Some(LogLevel::Debug),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn levels_of_both_bots_formats() {
-        assert_eq!(level_of("2026.11.23 05:17:34 STARTINFO [bots.webserver] Starting"), Some(LogLevel::Info));
-        assert_eq!(level_of("2026.11.23 05:17:34 CRITICAL  [bots.engine] locked"), Some(LogLevel::Error));
-        assert_eq!(level_of("20261123 05:17:40 ERROR: text"), Some(LogLevel::Error));
-        assert_eq!(level_of("WARNING  text"), Some(LogLevel::Warn));
-        assert_eq!(level_of("Traceback (most recent call last):"), Some(LogLevel::Error));
-        assert_eq!(level_of("  File \"x.py\", line 1, in ERROR"), None);
-        assert_eq!(level_of(""), None);
-    }
+    Cow::Owned(text)
 }

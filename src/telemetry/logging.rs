@@ -1,39 +1,73 @@
 //! The set-up of `tracing`: coloured text on a terminal, one JSON object a line elsewhere.
 
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
 use super::lines::LineSink;
-use super::queue::{Flush, LineQueue};
-use crate::config::{Log, LogFormat, LogLevel};
+use super::queue::{FOR_A_DISK, FOR_A_READER, Flush, LineQueue};
+use super::standard::{Unbuffered, is_file, is_same};
+use crate::config::{ChildOutput, Log, LogFormat, LogLevel};
 
 /// Writes out what is buffered when it is dropped.
 #[must_use]
-pub struct Guard(#[allow(dead_code, reason = "held for its drop")] [Flush; 2]);
+pub struct Guard(#[allow(dead_code, reason = "held for its drop")] Vec<Flush>);
 
 /// Installs the log for the rest of the process, and makes the sink for the lines of services.
 pub fn init(log: Log) -> (Guard, LineSink) {
-    let (stderr, stderr_guard) = LineQueue::to(io::stderr());
-    let (stdout, stdout_guard) = LineQueue::to(io::stdout());
-    let subscriber = tracing_subscriber::fmt().with_max_level(filter(log.level)).with_writer(move || stderr.clone());
-    if is_json(log.format, &io::stderr()) {
+    let own_json = is_json(log.format, &io::stderr());
+    let shape = log.child_output.unwrap_or(match is_json(log.format, &io::stdout()) {
+        true => ChildOutput::Json,
+        false => ChildOutput::Text,
+    });
+    let (stderr, flush) = queue(io::stderr(), own_json);
+    let mut guard = vec![flush];
+    let mut stdout = stderr.clone();
+    if !is_same(&io::stdout(), &io::stderr()) {
+        let flush;
+        (stdout, flush) = queue(io::stdout(), shape == ChildOutput::Json);
+        guard.push(flush);
+    }
+    let own = stderr.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(filter(log.level)).with_writer(move || own.clone());
+    if own_json {
         subscriber.json().flatten_event(true).with_target(false).with_current_span(false).with_span_list(false).init();
     } else {
         subscriber.compact().with_target(false).with_ansi(io::stderr().is_terminal()).init();
     }
-    let json = is_json(log.format, &io::stdout());
-    (Guard([stderr_guard, stdout_guard]), LineSink::new(stdout, json, log.level))
+    (Guard(guard), LineSink::new(stdout, stderr, shape, log.level))
 }
 
 /// Whether lines to this stream are JSON.
-#[must_use]
-pub fn is_json(format: LogFormat, stream: &impl IsTerminal) -> bool {
+fn is_json(format: LogFormat, stream: &impl IsTerminal) -> bool {
     match format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !stream.is_terminal(),
     }
+}
+
+/// A queue whose notice of dropped lines has the shape of the other lines.
+fn queue(stream: impl AsFd + Send + 'static, json: bool) -> (LineQueue, Flush) {
+    let patience = if is_file(&stream) { FOR_A_DISK } else { FOR_A_READER };
+    LineQueue::to(Unbuffered(stream), patience, if json { json_notice } else { text_notice })
+}
+
+fn text_notice(lost: u64) -> String {
+    format!("bots-ctl | {lost} lines were dropped here: their reader is too slow, or was away, or its disk was full\n")
+}
+
+fn json_notice(lost: u64) -> String {
+    let mut timestamp = String::new();
+    let _ = Timestamp.format_time(&mut Writer::new(&mut timestamp));
+    let text = "lines were dropped here: their reader is too slow, or was away, or its disk was full";
+    format!(
+        "{{\"timestamp\":\"{timestamp}\",\"level\":\"WARN\",\"service\":\"bots-ctl\",\
+         \"message\":\"{lost} {text}\",\"dropped\":{lost}}}\n"
+    )
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

@@ -1,16 +1,41 @@
-//! Lines on their way out: bounded, written by a thread of their own, dropped when the reader is too slow.
+//! Lines on their way out: bounded, written by a thread of their own, dropped and counted when the reader is too slow.
 //!
-//! Nothing here ever blocks who logs, and the end waits for a reader only so long, then leaves it.
+//! Two ways in. [`LineQueue::push`] never waits: it is for our own log, which may speak from anywhere.
+//! [`LineQueue::send`] is for the output of services: where the buffer is full for a moment only, as it is with a file
+//! at full speed, it waits for room. A reader that does not make room in time costs lines from then on, and
+//! nobody waits for it again before it has caught up. When it has made room, one line tells how many are missing, in
+//! the place where they are missing.
+//!
+//! The thread starts with the first line, sleeps while there is nothing to write, and survives every failure to write.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, SigmaskHow};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
 /// What waits for a slow reader before further lines are dropped: some thousand lines of a usual length.
 const BUFFERED_BYTES: usize = 1024 * 1024;
 
+/// How long a full buffer may hold up a service for the sake of somebody who reads: a person would not notice.
+pub const FOR_A_READER: Duration = Duration::from_millis(100);
+
+/// As [`FOR_A_READER`], for a file: the kernel itself lets who writes to a slow disk wait for some tenths of a second.
+pub const FOR_A_DISK: Duration = Duration::from_secs(2);
+
 /// How long the end waits for a reader.
 const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Buffers above this size are given back once nothing was written for [`REST`].
+const KEPT_BYTES: usize = 16 * 1024;
+
+/// Short beside the life of a service, long beside the pauses of a busy one.
+const REST: Duration = Duration::from_secs(1);
+
+/// What is written in place of lost lines; told their number, it makes a whole line.
+pub type Notice = fn(u64) -> String;
 
 /// Takes whole lines. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -21,53 +46,183 @@ pub struct LineQueue(Arc<Shared>);
 pub struct Flush(LineQueue);
 
 struct Shared {
+    /// How long [`LineQueue::send`] waits for room.
+    patience: Duration,
     state: Mutex<State>,
+    /// There is something to write, or something was written.
     changed: Condvar,
+    /// There is room for those who wait in [`LineQueue::send`].
+    room: Notify,
 }
 
-#[derive(Default)]
 struct State {
+    /// The thread to be; gone once it was started.
+    writer: Option<Writer>,
     /// Whole lines, one after the other.
     waiting: Vec<u8>,
     writing: bool,
+    /// Lines dropped since the last notice. While there are any, every line is: the notice tells of one gap.
+    lost: u64,
+    /// Lines were dropped since the reader was last up to date.
+    strained: bool,
+}
+
+/// The thread's part.
+struct Writer {
+    target: Box<dyn Write + Send>,
+    notice: Notice,
+    /// Lines that could not be written.
+    lost: u64,
+    /// The last write ended in the middle of a line.
+    torn: bool,
 }
 
 impl LineQueue {
-    /// Starts the thread that writes to `target`.
-    pub fn to(mut target: impl Write + Send + 'static) -> (Self, Flush) {
-        let queue = Self(Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() }));
-        let source = queue.clone();
-        // Without a thread the lines are dropped, as they are for a reader that is gone.
-        let _ = std::thread::Builder::new().name("log".into()).spawn(move || {
-            loop {
-                let bytes = source.take();
-                let _ = target.write_all(&bytes).and_then(|()| target.flush());
-                source.lock().writing = false;
-                source.0.changed.notify_all();
-            }
-        });
+    /// A queue in front of `target`.
+    pub fn to(target: impl Write + Send + 'static, patience: Duration, notice: Notice) -> (Self, Flush) {
+        let writer = Writer { target: Box::new(target), notice, lost: 0, torn: false };
+        let state = State { writer: Some(writer), waiting: Vec::new(), writing: false, lost: 0, strained: false };
+        let (changed, room) = (Condvar::new(), Notify::new());
+        let queue = Self(Arc::new(Shared { patience, state: Mutex::new(state), changed, room }));
         (queue.clone(), Flush(queue))
     }
 
-    /// Queues a line, line end included, unless too much waits already.
-    pub fn push(&self, line: &[u8]) {
+    /// Queues whole lines, line ends included, unless too much waits already.
+    pub fn push(&self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
         let mut state = self.lock();
-        if state.waiting.len() + line.len() <= BUFFERED_BYTES {
-            state.waiting.extend_from_slice(line);
-            self.0.changed.notify_all();
+        if !state.has_room(lines.len()) {
+            state.lost += count(lines);
+            state.strained = true;
+            return;
+        }
+        state.waiting.extend_from_slice(lines);
+        if let Some(writer) = state.writer.take()
+            && self.start(writer).is_err()
+        {
+            // Without a thread the lines are dropped, as they are for a reader that is gone.
+            state.waiting = Vec::new();
+        }
+        self.0.changed.notify_all();
+    }
+
+    /// As [`Self::push`], after waiting a moment for room if there is none.
+    pub async fn send(&self, lines: &[u8]) {
+        let _ = timeout(self.0.patience, self.room_for(lines.len())).await;
+        self.push(lines);
+    }
+
+    async fn room_for(&self, length: usize) {
+        loop {
+            let room = self.0.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.strained || state.has_room(length) {
+                    return;
+                }
+            }
+            room.await;
         }
     }
 
-    fn take(&self) -> Vec<u8> {
-        let waited = self.0.changed.wait_while(self.lock(), |state| state.waiting.is_empty());
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+    /// Signals are for the threads of the runtime, so the new one is born with all of them blocked.
+    fn start(&self, mut writer: Writer) -> io::Result<()> {
+        let queue = self.clone();
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let started = std::thread::Builder::new().name("log".into()).spawn(move || {
+            let mut lines = Vec::new();
+            loop {
+                queue.take(&mut lines, writer.notice);
+                writer.write(&lines);
+            }
+        });
+        mask.thread_set_mask()?;
+        started.map(drop)
+    }
+
+    /// Waits for lines and takes all of them; `lines` is what was taken before and is written now.
+    fn take(&self, lines: &mut Vec<u8>, notice: Notice) {
+        lines.clear();
+        let mut state = self.lock();
+        state.writing = false;
+        self.0.changed.notify_all();
+        if state.waiting.is_empty() {
+            state.strained = false;
+            state = self.wait_for_lines(state, lines);
+        }
+        std::mem::swap(&mut state.waiting, lines);
         state.writing = true;
-        std::mem::take(&mut state.waiting)
+        if state.lost > 0 {
+            lines.extend_from_slice(notice(state.lost).as_bytes());
+            state.lost = 0;
+        }
+        drop(state);
+        self.0.room.notify_waiters();
+    }
+
+    fn wait_for_lines<'a>(&'a self, mut state: MutexGuard<'a, State>, spare: &mut Vec<u8>) -> MutexGuard<'a, State> {
+        let nothing = |state: &mut State| state.waiting.is_empty();
+        if spare.capacity().max(state.waiting.capacity()) > KEPT_BYTES {
+            let waited = self.0.changed.wait_timeout_while(state, REST, nothing);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if state.waiting.is_empty() {
+                (*spare, state.waiting) = (Vec::new(), Vec::new());
+            }
+        }
+        self.0.changed.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    /// Whatever its length, a line fits into an empty buffer.
+    fn has_room(&self, length: usize) -> bool {
+        self.lost == 0 && (self.waiting.is_empty() || self.waiting.len() + length <= BUFFERED_BYTES)
+    }
+}
+
+impl Writer {
+    /// Writes lines, after the notice of those that could not be written before.
+    fn write(&mut self, lines: &[u8]) {
+        if self.lost > 0 {
+            let line_end = if self.torn { "\n" } else { "" };
+            let notice = format!("{line_end}{}", (self.notice)(self.lost));
+            if self.put(notice.as_bytes()) < notice.len() {
+                self.lost += count(lines);
+                return;
+            }
+            self.lost = 0;
+        }
+        let written = self.put(lines);
+        self.lost += count(&lines[written..]);
+    }
+
+    /// Writes as much as can be written: everything, unless the reader has gone or the disk is full.
+    fn put(&mut self, bytes: &[u8]) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.target.write(&bytes[written..]) {
+                Ok(length @ 1..) => written += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+        if written > 0 {
+            self.torn = bytes[written - 1] != b'\n';
+        }
+        written
+    }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
 impl Write for LineQueue {
@@ -89,44 +244,4 @@ impl Drop for Flush {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::{Receiver, Sender, channel};
-
-    /// Writes only when it is allowed to.
-    struct Gate(Receiver<()>, Sender<Vec<u8>>);
-
-    impl Write for Gate {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.recv().map_err(io::Error::other)?;
-            self.1.send(bytes.to_vec()).map_err(io::Error::other)?;
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_reader_that_does_not_read_costs_lines_but_never_blocks() {
-        let ((open, gate), (sender, written)) = (channel(), channel());
-        let (queue, flush) = LineQueue::to(Gate(gate, sender));
-        let line = vec![b'x'; BUFFERED_BYTES / 4];
-        (0..100).for_each(|_| queue.push(&line));
-        assert!(queue.lock().waiting.len() <= BUFFERED_BYTES);
-        drop(flush);
-        open.send(()).expect("the writer waits");
-        assert!(!written.recv().expect("something was written").is_empty());
-    }
-
-    #[test]
-    fn the_end_waits_for_what_is_queued() {
-        let ((open, gate), (sender, written)) = (channel(), channel());
-        let (queue, flush) = LineQueue::to(Gate(gate, sender));
-        queue.push(b"last words\n");
-        open.send(()).expect("the writer waits");
-        drop(flush);
-        assert_eq!(written.try_recv().as_deref(), Ok(b"last words\n".as_slice()));
-    }
-}
+mod tests;

@@ -298,7 +298,8 @@ fn every_command_has_help_with_an_example() {
 }
 
 fn is_help(text: &str) -> bool {
-    text.contains("Usage: bots-ctl") && text.contains("Example:\n  bots-ctl ")
+    let has_example = ["Example:\n  bots-ctl ", "Examples:\n  bots-ctl "].iter().any(|start| text.contains(start));
+    text.contains("Usage: bots-ctl") && has_example
 }
 
 #[test]

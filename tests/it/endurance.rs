@@ -118,9 +118,10 @@ fn a_stop_in_the_first_start_leaves_what_the_next_one_can_use() {
     }
 }
 
+/// Signals are read from a descriptor, and blocked for that: from then on none is lost.
 fn catches_term(running: &Running) -> bool {
     let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-    caught & (1 << (Signal::SIGTERM as u32 - 1)) != 0
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let blocked = blocked.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    blocked & (1 << (Signal::SIGTERM as u32 - 1)) != 0
 }

@@ -69,7 +69,7 @@ fn unsafe_stands_in_one_module_and_gives_its_reasons() {
     for (path, text) in sources() {
         let lines: Vec<&str> = text.lines().collect();
         for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("unsafe {")) {
-            assert_eq!(path, "process/child.rs", "unsafe in line {}", number + 1);
+            assert!(path.starts_with("process/child"), "{path}: unsafe in line {}", number + 1);
             let reasoned = lines[number.saturating_sub(5)..number].iter().any(|line| line.contains("// SAFETY: "));
             assert!(reasoned, "{path}:{} has no SAFETY comment", number + 1);
         }

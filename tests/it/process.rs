@@ -11,11 +11,11 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::sandbox::{Running, Sandbox, bots_bin_dir, python, wait_until};
+use crate::sandbox::{Running, Sandbox, binary, bots_bin_dir, descendants, python, wait_until};
 
 /// Signals that no program can receive from us: they cannot be caught, belong to the reaper or the terminal, are
 /// raised by a program's own fault, or are kept by the C library.
-const NOT_FORWARDED: [i32; 15] = [4, 5, 6, 7, 8, 9, 11, 13, 17, 19, 21, 22, 31, 32, 33];
+const NOT_FORWARDED: [i32; 14] = [4, 5, 6, 7, 8, 9, 11, 17, 19, 21, 22, 31, 32, 33];
 
 /// Signals whose default action does not end a process.
 const HARMLESS: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
@@ -69,7 +69,7 @@ pub fn wait_descendant(running: &Running, words: &str) -> Pid {
 }
 
 /// A sandbox from which no Bots can be found.
-fn without_bots() -> Sandbox {
+pub fn without_bots() -> Sandbox {
     let mut sandbox = Sandbox::new();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).filter(|dir| !dir.join("bots-webserver").exists());
@@ -78,7 +78,7 @@ fn without_bots() -> Sandbox {
     sandbox
 }
 
-fn write_program(path: &Path, text: &str, mode: u32) {
+pub fn write_program(path: &Path, text: &str, mode: u32) {
     fs::write(path, text).expect("written");
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("changed");
 }
@@ -362,6 +362,115 @@ fn a_signal_that_ends_the_program_is_not_taken_for_an_order_to_succeed() {
     assert_eq!(running.wait_code(), 5, "{}", running.report());
 }
 
+/// The kernel queues realtime signals one by one, so none may be lost on the way, however fast they come.
+#[test]
+fn a_burst_of_realtime_signals_arrives_in_full_and_in_order() {
+    const COUNTER: &str = r#"
+import os, signal, sys
+wanted = {50, 51, 64}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+arrived = []
+while (number := int(signal.sigwait(wanted))) != 64:
+    arrived.append(number)
+print(len(arrived), arrived == sorted(arrived), flush=True)
+"#;
+    const BURST: &str =
+        "import os, sys\nfor number in [50] * 300 + [51] * 300 + [64]: os.kill(int(sys.argv[1]), number)";
+    let sandbox = without_bots();
+    let mut running = sandbox.start(&["exec", "--", &text(&python()), "-c", COUNTER]);
+    wait_until("it is ready", || running.stdout().contains("ready").then_some(()), || running.report());
+    let sent = Command::new(python()).args(["-c", BURST, &running.pid().to_string()]).status().expect("it runs");
+    assert!(sent.success());
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    assert_eq!(running.stdout(), "ready\n600 True\n");
+}
+
+/// What is pending when a program is executed stays pending: these signals are there before bots-ctl's first line.
+#[test]
+fn a_signal_that_comes_before_the_program_is_not_lost() {
+    let sandbox = without_bots();
+    for number in [1, 2, 10, 15, 40] {
+        let early = format!(
+            "import os, signal, sys\nsignal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n\
+             os.kill(os.getpid(), {number})\nos.execv(sys.argv[1], sys.argv[1:])"
+        );
+        let sleep = sandbox.command(&["exec", "--", "sleep", "1000"]);
+        for init in [&[][..], &["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]] {
+            let command = wrapped(&sleep, python(), &["-c", &early]);
+            let command = match init {
+                [] => command,
+                [program, args @ ..] => wrapped(&command, program, args),
+            };
+            let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
+            assert_eq!(running.wait_code(), 128 + number, "signal {number} {init:?}\n{}", running.report());
+        }
+    }
+}
+
+#[test]
+fn a_program_that_ignores_sigterm_is_left_alone() {
+    let sandbox = without_bots();
+    let script = "trap 'echo asked' TERM; trap 'exit 6' USR1; echo set; while :; do sleep 0.1; done";
+    let mut running = sandbox.start(&["exec", "--", "sh", "-c", script]);
+    let wait = |running: &Running, word: &str| {
+        wait_until(word, || running.stdout().contains(word).then_some(()), || running.report());
+    };
+    wait(&running, "set");
+    running.signal(Signal::SIGTERM);
+    wait(&running, "asked");
+    running.signal(Signal::SIGUSR1);
+    assert_eq!(running.wait_code(), 6, "{}", running.report());
+}
+
+#[test]
+fn streams_that_are_closed_or_stuck_change_nothing() {
+    let sandbox = without_bots();
+    let exit_5 = sandbox.command(&["exec", "--", "sh", "-c", "exit 5"]);
+    for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
+        let status = wrapped(&exit_5, "sh", &["-c", &format!("exec \"$@\" {closed}"), "sh"]).status();
+        assert_eq!(status.expect("it runs").code(), Some(5), "{closed}");
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut stuck = sandbox.command(&["exec", "-w", "--", "sh", "-c", "(sleep 0 &); exec yes"]);
+    stuck.stdout(writer.try_clone().expect("cloned")).stderr(writer);
+    let mut child = stuck.spawn().expect("it starts");
+    drop(stuck);
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let blocked = || {
+        let (yes, _) = descendants(pid).into_iter().find(|(_, command)| command.starts_with("yes"))?;
+        let waits = fs::read_to_string(format!("/proc/{yes}/wchan")).ok()?;
+        waits.contains("pipe").then_some(())
+    };
+    wait_until("the pipe is full", blocked, String::new);
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it is there");
+    assert_eq!(child.wait().expect("it ends").code(), Some(143));
+    drop(reader);
+}
+
+/// Root is above this limit, so it is another user who meets it.
+#[test]
+fn the_limit_on_processes_is_named() {
+    let sandbox = without_bots();
+    let (home, uid) = (sandbox.home.path(), 50_000 + std::process::id() % 10_000);
+    let program = home.join("bots-ctl");
+    fs::copy(binary(), &program).expect("copied");
+    let mut other = vec!["bash".to_owned()];
+    if nix::unistd::getuid().is_root() {
+        std::os::unix::fs::chown(home, Some(uid), Some(uid)).expect("changed");
+        other = ["setpriv", "--clear-groups", "--reuid", &uid.to_string(), "--regid", &uid.to_string(), "bash"]
+            .map(str::to_owned)
+            .into();
+    }
+    let mut command = Command::new(&other[0]);
+    command.args(&other[1..]).args(["-c", "ulimit -u 1; exec \"$@\"", "sh"]).arg(&program);
+    command.args(["exec", "--", "true"]).env_clear().env("HOME", home).env("PATH", "/usr/bin:/bin").current_dir(home);
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("cannot start true") && said.contains("ulimit -u, pids.max"), "{said}");
+}
+
 #[test]
 fn nothing_ignored_or_blocked_by_the_parent_reaches_the_program() {
     let sandbox = without_bots();
@@ -442,6 +551,6 @@ fn descriptors(pid: Pid) -> Vec<(i32, PathBuf)> {
     entries.filter_map(target).collect()
 }
 
-fn text(path: &Path) -> String {
+pub fn text(path: &Path) -> String {
     path.display().to_string()
 }

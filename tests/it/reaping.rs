@@ -143,7 +143,7 @@ fn what_a_program_leaves_in_its_group_is_ended_after_it() {
     let mut running = sandbox.start(&["exec", "--", "sh", "-c", "sleep 1000 & echo $!; exit 3"]);
     assert_eq!(running.wait_code(), 3, "{}", running.report());
     assert!(!exists(&printed_pid(&running)));
-    assert_eq!(running.stderr(), "");
+    assert!(!running.stderr().contains("killed"), "{}", running.stderr());
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_leftover_that_ignores_the_request_is_killed_at_the_deadline() {
     assert_eq!(running.wait_code(), 3, "{}", running.report());
     let left = printed_pid(&running);
     assert!(!exists(&left), "{}", fs::read_to_string(format!("/proc/{left}/status")).unwrap_or_default());
-    assert!(running.stderr().contains("killing"), "{}", running.stderr());
+    assert!(running.stderr().contains(&format!("killed sleep ({left})")), "{}", running.stderr());
 }
 
 /// A stopped process does not act on SIGTERM until it is continued.
@@ -191,6 +191,114 @@ fn a_signal_ends_the_wait_for_leftovers() {
         assert_eq!(running.wait_code(), 3, "{}", running.report());
         let left = running.stdout().lines().nth(1).expect("it is printed").to_owned();
         assert!(!exists(&left));
+    }
+}
+
+/// Leaves ten thousand orphans that all die at the same moment.
+const TOGETHER: &str = r#"
+import os, sys, time
+reader, writer = os.pipe()
+if os.fork() == 0:
+    os.close(writer)
+    for _ in range(10_000):
+        if os.fork() == 0:
+            os.read(reader, 1)
+            os._exit(0)
+    os._exit(0)
+os.wait()
+os.close(reader)
+others = lambda: [name for name in os.listdir("/proc") if name.isdigit() and int(name) not in (1, os.getpid())]
+print("adopted", len(others()))
+os.close(writer)
+deadline = time.monotonic() + 60
+while others() and time.monotonic() < deadline:
+    time.sleep(0.01)
+print("left", len(others()))
+sys.exit(43)
+"#;
+
+#[test]
+fn ten_thousand_orphans_that_die_together_are_reaped_and_the_program_is_not_mistaken() {
+    let sandbox = Sandbox::new();
+    let ended = run_as_pid_1(&sandbox, &["exec", "--", &python().to_string_lossy(), "-c", TOGETHER]);
+    ended.expect_code(43);
+    assert_eq!(ended.stdout, "adopted 10000\nleft 0\n");
+}
+
+/// A script that leaves `program` in a session of its own, and ends with code 3 when that runs.
+fn leaving(sandbox: &Sandbox, program: &str) -> String {
+    let pipe = sandbox.home.path().join("started");
+    let _ = nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU);
+    format!("setsid sh -c 'echo $$; {program}' & read line <started; exit 3").replace("GO", "echo >started")
+}
+
+#[test]
+fn what_has_a_session_of_its_own_is_asked_to_end_too() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let script = leaving(&sandbox, "trap \"sleep 0.2; echo in order; exit\" TERM; GO; while :; do sleep 0.1; done");
+    let mut running = sandbox.start(&["exec", "--", "sh", "-c", &script]);
+    assert_eq!(running.wait_code(), 3, "{}", running.report());
+    assert!(!exists(&printed_pid(&running)));
+    assert!(running.stdout().ends_with("in order\n"), "{}", running.report());
+}
+
+#[test]
+fn what_blocks_the_end_is_named_and_killed() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "2s");
+    let script = leaving(&sandbox, "trap \"\" TERM; GO; exec sleep 1000");
+    let mut running = sandbox.start(&["exec", "--", "sh", "-c", &script]);
+    assert_eq!(running.wait_code(), 3, "{}", running.report());
+    let left = printed_pid(&running);
+    assert!(!exists(&left));
+    for told in [format!("waiting for sleep ({left}) to end, for at most 2 s"), format!("killed sleep ({left})")] {
+        assert!(running.stderr().contains(&told), "{told}\n{}", running.stderr());
+    }
+}
+
+/// They are other processes at every moment, so one look at who is left is not enough.
+#[test]
+fn what_forks_on_and_on_is_killed_in_the_end() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
+    let runner = "import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for runner in range(3):
+    os.fork()
+open('started', 'w').write('\\n')
+while True:
+    if os.fork():
+        os._exit(0)
+    time.sleep(0.01)";
+    let marker = format!("{runner} # {}", sandbox.health_port);
+    fs::write(sandbox.home.path().join("runner.py"), &marker).expect("written");
+    let script = leaving(&sandbox, &format!("exec {} -c \"$(cat runner.py)\"", python().display()));
+    // Not as PID 1, but in a namespace of its own: nothing else would end what this test might leave.
+    let inside = ["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", "\"$@\"; exit $?", "sh"];
+    let command = wrapped(&sandbox.command(&["exec", "--", "sh", "-c", &script]), "unshare", &inside);
+    let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
+    assert_eq!(running.wait_code(), 3, "{}", running.report());
+    assert_eq!(processes_with(&marker), []);
+    assert!(running.stderr().contains("killed python"), "{}", running.stderr());
+}
+
+#[test]
+fn without_proc_nothing_is_left_behind_either() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
+    let marker = format!("100{}", sandbox.web_port);
+    let unmounted = ["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"];
+    let as_pid_1 = [&["unshare", "--mount", "--pid", "--fork", "--kill-child"], &unmounted[..]].concat();
+    let beside = [&["unshare", "--mount"], &unmounted[..]].concat();
+    for (init, session) in [(as_pid_1, "setsid"), (beside, "")] {
+        for ignored in ["", "trap \"\" TERM;"] {
+            let script = leaving(&sandbox, &format!("{ignored} GO; exec sleep {marker}")).replace("setsid", session);
+            let command = wrapped(&sandbox.command(&["exec", "--", "sh", "-c", &script]), init[0], &init[1..]);
+            let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
+            assert_eq!(running.wait_code(), 3, "{}", running.report());
+            assert_eq!(processes_with(&format!("sleep {marker}")), []);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -128,6 +129,38 @@ impl Sandbox {
         self
     }
 
+    /// Puts a script in the place of one program of Bots; all others stay the real ones. For services that have to
+    /// fail or hang in a certain way.
+    pub fn stand_in(&mut self, program: &str, script: &str) -> PathBuf {
+        let real = bots_bin_dir();
+        let venv = real.parent().expect("programs are in a directory of an environment");
+        let own = self.home.path().join("stand-in");
+        let bin = own.join("bin");
+        if !bin.exists() {
+            fs::create_dir_all(&bin).expect("made");
+            for name in ["lib", "lib64", "pyvenv.cfg"] {
+                symlink(venv.join(name), own.join(name)).expect("linked");
+            }
+            for entry in fs::read_dir(real).expect("readable").flatten() {
+                symlink(entry.path(), bin.join(entry.file_name())).expect("linked");
+            }
+        }
+        let place = bin.join(program);
+        fs::remove_file(&place).expect("Bots has this program");
+        fs::write(&place, script).expect("written");
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("changed");
+        self.set("BOTS_BIN_DIR", bin.display().to_string());
+        place
+    }
+
+    /// Sets a key of bots.ini.
+    pub fn set_ini(&self, section: &str, key: &str, value: &str) {
+        let path = self.root().join("config/bots.ini");
+        let text = fs::read_to_string(&path).expect("there is a bots.ini");
+        let text = bots_ctl::config::bots_ini::set_value(&text, section, key, value).expect("it can be set");
+        fs::write(path, text).expect("written");
+    }
+
     /// The environment's directory.
     pub fn root(&self) -> PathBuf {
         self.home.path().join(".bots/env/default")
@@ -215,11 +248,19 @@ impl Running {
     }
 
     pub fn stdout(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.stdout).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&self.stdout_bytes()).into_owned()
     }
 
     pub fn stderr(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.stderr).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&self.stderr_bytes()).into_owned()
+    }
+
+    pub fn stdout_bytes(&self) -> Vec<u8> {
+        fs::read(&self.stdout).unwrap_or_default()
+    }
+
+    pub fn stderr_bytes(&self) -> Vec<u8> {
+        fs::read(&self.stderr).unwrap_or_default()
     }
 
     /// What it has printed, for a failure report.

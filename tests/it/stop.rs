@@ -28,7 +28,8 @@ const MESSAGES: usize = 300;
 #[test]
 fn an_engine_that_the_web_ui_has_started_finishes_its_run() {
     let _turn = engine_turn();
-    let demo = Demo::new();
+    let mut demo = Demo::new();
+    demo.sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let message = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo/input/single.edi");
     for number in 0..MESSAGES {
         fs::copy(message, demo.input().join(format!("{number}.edi"))).expect("copied");

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -374,4 +375,120 @@ fn a_terminal_that_closes_ends_the_program() {
     kill(terminal.pid(), Signal::SIGHUP).expect("it is there");
     assert_eq!(terminal.wait_code(), 1, "{}", terminal.report());
     assert!(log.exists());
+}
+
+/// It is the controlling terminal that has a foreground, not standard input.
+#[test]
+fn a_program_that_reads_a_file_has_the_terminal_all_the_same() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::interactive(&sandbox);
+    for redirection in ["</dev/null", ">out", "2>out"] {
+        terminal.line(&format!("\"$BOTS_CTL\" exec -- sleep 1000 {redirection}"));
+        let sleep = terminal.wait_program("sleep 1000");
+        terminal.wait_foreground(sleep);
+        terminal.keys(CTRL_C);
+        terminal.wait_gone(sleep);
+        terminal.line("echo code-$?-$((1 + 1))");
+        terminal.wait_for("code-130-2");
+    }
+    terminal.leave();
+}
+
+/// As with `bots-ctl exec program | less`: the keys are for the other program, those of the driver for both.
+#[test]
+fn in_a_pipeline_the_other_program_reads_the_keyboard_and_signals_come_once() {
+    let sandbox = Sandbox::new();
+    let path = |name: &str| sandbox.home.path().join(name);
+    let program = "import os, signal
+wanted = {signal.SIGINT, signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print('page', flush=True)
+told = os.open('told', os.O_WRONLY | os.O_CREAT)
+os.write(told, b'\\n')
+while (number := signal.sigwait(wanted)) != signal.SIGUSR1:
+    os.write(told, b'int\\n')
+os.write(told, b'usr1\\n')
+os._exit(4)";
+    let pager = "trap '' INT; read page; echo \"shows $page\"; read word </dev/tty; echo \"read $word\"; cat";
+    std::fs::write(path("program"), program).expect("written");
+    std::fs::write(path("pager"), pager).expect("written");
+    let mut terminal = Terminal::interactive(&sandbox);
+    terminal.line("set -o pipefail; \"$BOTS_CTL\" exec -- python3 ./program | sh ./pager");
+    terminal.wait_for("shows page");
+    terminal.line("hello");
+    terminal.wait_for("read hello");
+    let program = terminal.wait_program("python3 ./program");
+    let told = || std::fs::read_to_string(path("told")).unwrap_or_default();
+    wait_until("it is ready", || told().starts_with('\n').then_some(()), || terminal.report());
+    // We are told later than the program, so that a second signal of the same kind is not merged with the first.
+    let ours = terminal.wait_program(&format!("{} exec", binary().display()));
+    kill(ours, Signal::SIGSTOP).expect("it is there");
+    terminal.wait_state(ours, "T");
+    terminal.keys(CTRL_C);
+    wait_until("Ctrl-C arrives", || told().contains("int").then_some(()), || terminal.report());
+    kill(ours, Signal::SIGCONT).expect("it is there");
+    kill(ours, Signal::SIGUSR1).expect("it is there");
+    terminal.wait_gone(program);
+    terminal.line("echo code-$?-$((1 + 1))");
+    terminal.wait_for("code-4-2");
+    assert_eq!(told(), "\nint\nusr1\n");
+    terminal.leave();
+}
+
+#[test]
+fn a_pipeline_is_stopped_and_continued_as_a_whole() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::interactive(&sandbox);
+    terminal.line("\"$BOTS_CTL\" exec -- sleep 1000 | cat");
+    let sleep = terminal.wait_program("sleep 1000");
+    let ours = terminal.wait_program(&format!("{} exec", binary().display()));
+    for _ in 0..2 {
+        terminal.wait_foreground(ours);
+        terminal.wait_state(sleep, "S");
+        terminal.keys(CTRL_Z);
+        terminal.wait_for("Stopped");
+        terminal.wait_state(sleep, "T");
+        terminal.wait_state(ours, "T");
+        terminal.line("echo alive-$((1 + 1))");
+        terminal.wait_for("alive-2");
+        terminal.line("fg");
+        terminal.wait_state(ours, "S");
+    }
+    terminal.keys(CTRL_C);
+    terminal.wait_gone(sleep);
+    terminal.line("echo codes-${PIPESTATUS[0]}-$((1 + 1))");
+    terminal.wait_for("codes-130-2");
+    terminal.leave();
+}
+
+#[test]
+fn the_size_of_the_window_reaches_the_program() {
+    let sandbox = Sandbox::new();
+    let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.1; done";
+    let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sh", "-c", script]));
+    terminal.wait_for("ready");
+    let master = terminal.master.as_fd().try_clone_to_owned().expect("cloned");
+    let resized = Command::new("stty").args(["rows", "33", "cols", "77"]).stdin(master).status();
+    assert!(resized.expect("stty runs").success());
+    terminal.wait_for("33 77");
+    terminal.keys(CTRL_C);
+    assert_eq!(terminal.wait_code(), 130, "{}", terminal.report());
+}
+
+/// As behind any shell; `exec` and a shell that runs a command line end what they leave.
+#[test]
+fn a_job_that_a_person_leaves_in_the_background_goes_on() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("PS1", "inner> ");
+    let mut terminal = Terminal::start(&sandbox.command(&["shell", "--norc", "-i"]));
+    terminal.wait_for("inner> ");
+    terminal.line("setsid sleep 1000 &");
+    let sleep = terminal.wait_program("sleep 1000");
+    terminal.line("exit 7");
+    assert_eq!(terminal.wait_code(), 7, "{}", terminal.report());
+    kill(sleep, Signal::SIGKILL).expect("it is still there");
+
+    let ended = sandbox.run(&["shell", "-c", "setsid sleep 1000 >&- 2>&- & echo $!; exit 7"]);
+    ended.expect_code(7);
+    assert!(!Path::new(&format!("/proc/{}", ended.stdout.trim())).exists());
 }

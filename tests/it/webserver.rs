@@ -101,7 +101,8 @@ fn a_second_term_does_not_wait() {
 
 #[test]
 fn a_web_server_that_dies_ends_bots_ctl_with_its_code() {
-    let sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_RESTART", "never");
     let mut web = sandbox.webserver();
     let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
     nix::sys::signal::kill(python, Signal::SIGKILL).expect("it can be killed");

@@ -1,0 +1,105 @@
+//! What a fleet of services is told: by signals, and by the signs of life that come in or stay away.
+
+use std::time::Instant;
+
+use nix::unistd::Pid;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::health::report::{Facts, Phase, Service};
+use crate::process::child::stop_own_group;
+use crate::process::signals::{self, Signals};
+use crate::supervisor::fleet::Request;
+use crate::supervisor::state::{Goal, Next, State};
+use crate::supervisor::task::{Control, Snapshot};
+
+/// The source of requests.
+pub(super) struct Requests<'a> {
+    signals: &'a mut Signals,
+    facts: watch::Receiver<Facts>,
+    /// For each service: what is said when it answers for the first time.
+    answers: Vec<String>,
+    /// For each service: the process whose first answer was told, and the one whose silence was.
+    told: Vec<(Option<i32>, Option<i32>)>,
+    restart_hung: bool,
+    started: Instant,
+}
+
+impl<'a> Requests<'a> {
+    pub fn new(
+        signals: &'a mut Signals,
+        facts: watch::Receiver<Facts>,
+        answers: Vec<String>,
+        restart_hung: bool,
+        started: Instant,
+    ) -> Self {
+        let told = vec![(None, None); answers.len()];
+        Self { signals, facts, answers, told, restart_hung, started }
+    }
+
+    /// The next request. Nothing is lost when the wait for it is given up.
+    pub async fn next(&mut self) -> Request {
+        loop {
+            if let Some(request) = self.take_news() {
+                return request;
+            }
+            tokio::select! {
+                number = self.signals.next() => match number {
+                    // Ctrl-Z gives the prompt back; the services go on.
+                    nix::libc::SIGTSTP => stop_own_group(),
+                    number if signals::asks_to_stop(number) => {
+                        info!("asked to stop by {}", signals::name(number));
+                        return Request::Stop;
+                    }
+                    number => return Request::Forward(number),
+                },
+                Ok(()) = self.facts.changed() => {}
+            }
+        }
+    }
+
+    fn take_news(&mut self) -> Option<Request> {
+        let facts = self.facts.borrow_and_update();
+        for (place, (service, told)) in facts.services.iter().zip(&mut self.told).enumerate() {
+            let Some(pid) = service.pid else { continue };
+            if service.answered && told.0 != Some(pid) {
+                let is_first = told.0.replace(pid).is_none();
+                let answer = &self.answers[place];
+                if is_first && !answer.is_empty() {
+                    info!("{answer} after {:.2} s", self.started.elapsed().as_secs_f64());
+                }
+                return Some(Request::Tell(place, Control::Answered(Pid::from_raw(pid))));
+            }
+            let is_hung = service.unexcused_misses >= facts.misses_allowed.max(1);
+            if self.restart_hung && is_hung && told.1 != Some(pid) {
+                told.1 = Some(pid);
+                return Some(Request::Tell(place, Control::Hung(Pid::from_raw(pid))));
+            }
+        }
+        None
+    }
+}
+
+/// Takes down how a service fares. One that is not watched counts as answering from its start.
+pub(super) fn note(service: &mut Service, snapshot: Snapshot, is_watched: bool, is_scheduled: bool) {
+    let pid = snapshot.pid.map(Pid::as_raw);
+    if pid != service.pid {
+        service.started = pid.map(|_| Instant::now());
+        service.answered = !is_watched && pid.is_some();
+        service.misses = 0;
+        service.unexcused_misses = 0;
+    }
+    service.pid = pid;
+    service.restarts = snapshot.restarts;
+    service.last_exit = snapshot.last_exit.or(service.last_exit);
+    service.phase = match snapshot.state {
+        State::Starting => Phase::Starting,
+        State::Running => Phase::Running,
+        State::Stopping(_, Goal::Replace) | State::Killing(Goal::Replace) => Phase::Restarting,
+        State::Sweeping(Next::Restart) | State::Paused => Phase::Restarting,
+        State::Draining | State::Stopping(..) | State::Killing(_) => Phase::Draining,
+        State::Sweeping(Next::End(_)) | State::Clearing(_) => Phase::Draining,
+        State::Ended(_) if is_scheduled => Phase::Waiting,
+        State::Ended(_) => Phase::Ended,
+    };
+}

@@ -1,0 +1,106 @@
+//! `status`: how the services of this container fare, as the running bots-ctl tells it.
+
+use std::fmt::Write as _;
+
+use crate::cli::{self, Global};
+use crate::exit::{Error, Kind, Outcome};
+use crate::health::client;
+use crate::health::status::{ServiceStatus, Status};
+
+use super::{load_config, print};
+
+/// Runs the command: 0 when all is ready, 1 when something is not.
+///
+/// # Errors
+/// When there is no bots-ctl to ask.
+pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
+    let addr = load_config(global, Vec::new())?.health.addr;
+    let unavailable = |error: &dyn std::fmt::Display| {
+        let text = format!("cannot ask bots-ctl on {addr}: {error}; is it running in this container?");
+        Error::new(Kind::Unavailable, format!("{text} BOTS_CTL_HEALTH_ADDR says where it listens"))
+    };
+    let json = client::status(addr).map_err(|error| unavailable(&error))?;
+    let status: Status = serde_json::from_str(&json).map_err(|error| unavailable(&error))?;
+    print(&if flags.json { format!("{json}\n") } else { table(&status) });
+    Ok(if status.ready { Outcome::Success } else { Outcome::Unhealthy })
+}
+
+fn table(status: &Status) -> String {
+    const HEAD: [&str; 7] = ["SERVICE", "STATE", "READY", "PID", "UPTIME", "RESTARTS", "LAST EXIT"];
+    let rows: Vec<[String; 7]> =
+        std::iter::once(HEAD.map(str::to_owned)).chain(status.services.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    for error in &status.errors {
+        let _ = writeln!(text, "not ready: {error}");
+    }
+    text
+}
+
+fn row(service: &ServiceStatus) -> [String; 7] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let ready = service.ready.map(|ready| if ready { "yes" } else { "no" }.to_owned());
+    [
+        service.name.clone(),
+        service.state.clone(),
+        or_dash(ready),
+        or_dash(service.pid.map(|pid| pid.to_string())),
+        or_dash(service.uptime.map(in_words)),
+        service.restarts.to_string(),
+        or_dash(service.last_exit.clone()),
+    ]
+}
+
+/// The two largest units: `3d 4h`, `12m 5s`.
+fn in_words(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units() {
+        let table = [(5, "5s"), (125, "2m 5s"), (7_260, "2h 1m"), (100_000, "1d 3h")];
+        for (seconds, words) in table {
+            assert_eq!(in_words(seconds), words);
+        }
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_names_what_is_wrong() {
+        let service = ServiceStatus {
+            name: "webserver".into(),
+            state: "restarting".into(),
+            pid: None,
+            uptime: None,
+            restarts: 2,
+            last_exit: Some("signal SIGKILL".into()),
+            ready: Some(false),
+        };
+        let status = Status {
+            version: "1".into(),
+            ready: false,
+            errors: vec!["webserver is being restarted".into()],
+            services: vec![service],
+        };
+        let expected = "\
+SERVICE    STATE       READY  PID  UPTIME  RESTARTS  LAST EXIT
+webserver  restarting  no     -    -       2         signal SIGKILL
+not ready: webserver is being restarted
+";
+        assert_eq!(table(&status), expected);
+    }
+}

@@ -1,0 +1,67 @@
+//! How each service fares, for `bots-ctl status`: what the listener tells, and the table a person reads.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::report::{Check, Facts, Phase, is_ready, report};
+
+/// Everything that is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of bots-ctl.
+    pub version: String,
+    /// Whether all is ready.
+    pub ready: bool,
+    /// Why not.
+    pub errors: Vec<String>,
+    /// The services, in the order of their start.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// `starting`, `running`, `stopping`, `restarting`, `waiting` or `ended`.
+    pub state: String,
+    /// Its process, while there is one.
+    pub pid: Option<i32>,
+    /// Seconds since that was started.
+    pub uptime: Option<u64>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How its last process ended: `exit code 1`, `signal SIGKILL`.
+    pub last_exit: Option<String>,
+    /// Whether it can be sent work; `None` for one that is not sent any.
+    pub ready: Option<bool>,
+}
+
+/// The facts as they are told.
+#[must_use]
+pub fn status(facts: &Facts, now: Instant) -> Status {
+    let whole = report(Check::Ready, facts);
+    let services = facts.services.iter().map(|service| ServiceStatus {
+        name: service.name.to_owned(),
+        state: state(service.phase).to_owned(),
+        pid: service.pid,
+        uptime: service.started.map(|started| now.duration_since(started).as_secs()),
+        restarts: service.restarts,
+        last_exit: service.last_exit.map(|exit| exit.to_string()),
+        ready: service.takes_work.then(|| is_ready(service, facts)),
+    });
+    let services = services.collect();
+    Status { version: env!("CARGO_PKG_VERSION").to_owned(), ready: whole.healthy, errors: whole.errors, services }
+}
+
+fn state(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Running => "running",
+        Phase::Draining => "stopping",
+        Phase::Restarting => "restarting",
+        Phase::Waiting => "waiting",
+        Phase::Ended => "ended",
+    }
+}

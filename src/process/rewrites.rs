@@ -1,0 +1,69 @@
+//! Signals that arrive under one number and are passed on under another, or not at all.
+
+use std::collections::HashMap;
+
+use super::signals::{is_forwarded, name, parse};
+
+/// What becomes of signals on their way.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Rewrites(HashMap<i32, Option<i32>>);
+
+impl Rewrites {
+    /// Reads `FROM:TO` pairs, as in `TERM:QUIT`; 0 instead of a signal drops it.
+    ///
+    /// # Errors
+    /// Which pair is wrong, and how it should be.
+    pub fn read(pairs: &[String]) -> Result<Self, String> {
+        pairs.iter().map(|pair| read(pair)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The number under which a signal is passed on; `None` when it is not.
+    #[must_use]
+    pub fn apply(&self, number: i32) -> Option<i32> {
+        self.0.get(&number).copied().unwrap_or(Some(number))
+    }
+}
+
+fn read(pair: &str) -> Result<(i32, Option<i32>), String> {
+    let Some((from, to)) = pair.split_once(':') else {
+        return Err(format!("{pair:?} is no FROM:TO pair of signals, such as TERM:QUIT"));
+    };
+    let from = known(from).map_err(|text| format!("{pair:?}: {text}"))?;
+    if !is_forwarded(from) {
+        return Err(format!("{pair:?}: {} is never passed on, so it cannot be rewritten", name(from)));
+    }
+    let to = if to == "0" { None } else { Some(known(to).map_err(|text| format!("{pair:?}: {text}, or 0 to drop"))?) };
+    Ok((from, to))
+}
+
+/// The signal's number.
+///
+/// # Errors
+/// When there is no such signal.
+pub fn known(text: &str) -> Result<i32, String> {
+    parse(text).ok_or_else(|| format!("{text:?} is no signal; give a name such as TERM, or a number from 1 to 64"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewrites(pairs: &[&str]) -> Result<Rewrites, String> {
+        Rewrites::read(&pairs.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn names_and_numbers_mix() {
+        let rewrites = rewrites(&["TERM:SIGQUIT", "1:0", "int:9", "RTMIN+1:USR1"]).expect("all are right");
+        let told: Vec<Option<i32>> = [15, 1, 2, 35, 12].map(|number| rewrites.apply(number)).into();
+        assert_eq!(told, [Some(3), None, Some(9), Some(10), Some(12)]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for wrong in ["TERM", "TERM:", ":TERM", "TERM:FOO", "FOO:TERM", "0:15", "15:99", "KILL:TERM", "CHLD:0"] {
+            let text = rewrites(&["1:2", wrong]).expect_err(wrong);
+            assert!(text.starts_with(&format!("{wrong:?}")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The processes below this one, and their end.
+//!
+//! As PID 1 or subreaper we inherit every process whose parent has died, also one that has a session of its own. So
+//! nobody is left exactly when there is no child to wait for, and `/proc` only has to say who they are.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::libc;
+use nix::unistd::{Pid, getpid, getsid};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::child::{signal_group, signal_process, stop_own_group};
+use super::reaper::Reaper;
+use super::signals::{Signals, asks_to_stop};
+
+/// A wait that is longer than this is explained in the log.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// After a death, how long until the rest is looked at: many die together, and a look reads all of `/proc`.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// How long a killed process may take to be gone; longer only when the kernel cannot end it.
+const LAST_BREATH: Duration = Duration::from_secs(5);
+
+/// So many processes are named in one line of the log.
+const NAMED: usize = 10;
+
+/// A process below this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: Pid,
+    /// Its parent's.
+    pub parent: Pid,
+    /// Its process group.
+    pub group: Pid,
+    /// Its session.
+    pub session: Pid,
+    /// Its state, as `ps` shows it; `Z` for one that has ended and waits to be reaped.
+    pub state: char,
+    /// The first characters of its program's name.
+    pub name: String,
+}
+
+/// All processes; `None` when `/proc` is not there, or is that of another PID namespace.
+#[must_use]
+pub fn all() -> Option<Vec<Process>> {
+    if fs::read_link("/proc/self").ok()? != Path::new(&getpid().to_string()) {
+        return None;
+    }
+    let names = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.file_name());
+    let pids = names.filter_map(|name| name.to_str()?.parse().ok());
+    // A process that ends meanwhile is none to tell of.
+    let stat = |pid| fs::read(format!("/proc/{pid}/stat")).ok();
+    Some(pids.filter_map(|pid| parse(pid, &String::from_utf8_lossy(&stat(pid)?))).collect())
+}
+
+/// All processes below this one; `None` as for [`all`].
+#[must_use]
+pub fn below_us() -> Option<Vec<Process>> {
+    let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
+    for process in all()? {
+        children.entry(process.parent).or_default().push(process);
+    }
+    let mut found = children.remove(&getpid()).unwrap_or_default();
+    let mut next = 0;
+    while let Some(process) = found.get(next) {
+        let below = children.remove(&process.pid).unwrap_or_default();
+        found.extend(below);
+        next += 1;
+    }
+    Some(found)
+}
+
+/// `pid (name) state parent group session …`, where the name may hold anything.
+fn parse(pid: i32, stat: &str) -> Option<Process> {
+    let (start, rest) = stat.rsplit_once(") ")?;
+    let (_, name) = start.split_once('(')?;
+    let mut words = rest.split(' ');
+    let state = words.next()?.chars().next()?;
+    let mut number = || Some(Pid::from_raw(words.next()?.parse().ok()?));
+    let (parent, group, session) = (number()?, number()?, number()?);
+    Some(Process { pid: Pid::from_raw(pid), parent, group, session, state, name: name.to_owned() })
+}
+
+/// Ends every process below this one: asked with SIGTERM first, killed at the `limit` or as soon as a signal asks us
+/// to stop. Returns when none is left, at once when there is none.
+///
+/// `groups` are the process groups to go by where `/proc` cannot be read.
+pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) {
+    let mut reaped = reaper.reaped();
+    if !reaper.has_children() {
+        return;
+    }
+    let begin = Instant::now();
+    let mut rest = Rest { groups, asked: HashSet::new(), killed: HashSet::new(), killing: false };
+    let (mut deadline, mut tell, mut look) = (begin + limit, Some(begin + MOMENT), Some(begin));
+    loop {
+        reaped.mark_unchanged();
+        if !reaper.has_children() {
+            return;
+        }
+        let kill = tokio::select! {
+            biased;
+            number = signals.next() => {
+                if number == libc::SIGTSTP {
+                    stop_own_group();
+                }
+                asks_to_stop(number)
+            }
+            () = sleep_until(deadline) => true,
+            () = at(look) => {
+                look = None;
+                rest.look();
+                false
+            }
+            () = at(tell) => {
+                tell = None;
+                info!("waiting for {} to end, for at most {} s", rest.names(), limit.as_secs_f64());
+                false
+            }
+            _ = reaped.changed() => {
+                look.get_or_insert(Instant::now() + SETTLE);
+                false
+            }
+        };
+        if kill && rest.killing {
+            warn!("{} cannot be ended: leaving it behind", rest.names());
+            return;
+        }
+        if kill {
+            (rest.killing, tell, look) = (true, None, Some(Instant::now()));
+            deadline = Instant::now() + LAST_BREATH;
+        }
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Who is left, and what they have been told.
+struct Rest<'a> {
+    groups: &'a [Pid],
+    asked: HashSet<Pid>,
+    killed: HashSet<Pid>,
+    killing: bool,
+}
+
+impl Rest<'_> {
+    /// Looks at who is left and tells them to end.
+    fn look(&mut self) {
+        match below_us() {
+            None => self.tell_groups(),
+            Some(left) if self.killing => self.kill(&left),
+            Some(left) => self.ask(&left),
+        }
+    }
+
+    /// Asks each process once: at first all of them, later those that have lost their parent since. What a process
+    /// starts while it ends in order is its own affair.
+    fn ask(&mut self, left: &[Process]) {
+        let (us, first) = (getpid(), self.asked.is_empty());
+        for process in left.iter().filter(|process| first || process.parent == us) {
+            if process.state != 'Z' && self.asked.insert(process.pid) {
+                signal_process(process.pid, libc::SIGTERM);
+                // A stopped process acts on nothing but SIGKILL until it is continued.
+                signal_process(process.pid, libc::SIGCONT);
+            }
+        }
+    }
+
+    fn kill(&mut self, left: &[Process]) {
+        let living = left.iter().filter(|process| process.state != 'Z');
+        let new: Vec<&Process> = living.filter(|process| self.killed.insert(process.pid)).collect();
+        let groups: HashSet<Pid> = new.iter().filter(|process| self.is_all_ours(process)).map(|p| p.group).collect();
+        // A group is killed as one: what forks faster than we can look is in it as well.
+        groups.iter().for_each(|group| signal_group(*group, libc::SIGKILL));
+        for process in new.iter().filter(|process| !groups.contains(&process.group)) {
+            signal_process(process.pid, libc::SIGKILL);
+        }
+        if !new.is_empty() {
+            warn!("killed {}", listed(new.iter().copied()));
+        }
+    }
+
+    /// Whether everything in its group is below us: a group of another session than ours was made there, and so were
+    /// those that we know of.
+    fn is_all_ours(&self, process: &Process) -> bool {
+        process.session != getsid(None).unwrap_or(process.session) || self.groups.contains(&process.group)
+    }
+
+    /// Without knowing who is left: as PID 1 everybody is, and `kill` knows them by the number -1.
+    fn tell_groups(&self) {
+        let everybody = [Pid::from_raw(1)];
+        for group in if getpid().as_raw() == 1 { &everybody } else { self.groups } {
+            signal_group(*group, if self.killing { libc::SIGKILL } else { libc::SIGTERM });
+            signal_group(*group, libc::SIGCONT);
+        }
+        if self.killing {
+            warn!("killed the processes that were left");
+        }
+    }
+
+    fn names(&self) -> String {
+        match below_us() {
+            Some(left) if !left.is_empty() => listed(left.iter()),
+            _ => "what was left behind".to_owned(),
+        }
+    }
+}
+
+/// `sleep (12), python (13) and 4 more`.
+fn listed<'a>(processes: impl ExactSizeIterator<Item = &'a Process>) -> String {
+    let (count, mut text) = (processes.len(), String::new());
+    for (number, process) in processes.take(NAMED).enumerate() {
+        let between = if number == 0 { "" } else { ", " };
+        let _ = write!(text, "{between}{} ({})", process.name, process.pid);
+    }
+    if count > NAMED {
+        let _ = write!(text, " and {} more", count - NAMED);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let process = parse(7, "7 (a ) Z 9 (b)) S 3 7 7 0 -1").expect("it is a line of /proc");
+        assert_eq!((process.name.as_str(), process.state, process.parent), ("a ) Z 9 (b)", 'S', Pid::from_raw(3)));
+        assert_eq!(parse(7, ""), None);
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let one = |pid| parse(pid, &format!("{pid} (sleep) S 1 1 1")).expect("it is a line of /proc");
+        let all: Vec<Process> = (1..=12).map(one).collect();
+        assert_eq!(listed(all[..2].iter()), "sleep (1), sleep (2)");
+        assert!(listed(all.iter()).ends_with("sleep (10) and 2 more"));
+    }
+}

@@ -1,0 +1,180 @@
+//! Cuts a stream of bytes into lines. Pure: bytes in, lines out.
+
+/// Longer lines are split, so that one without an end cannot take all memory.
+const LONGEST_LINE: usize = 64 * 1024;
+
+/// What is read at once: what a pipe usually holds.
+const CHUNK: usize = 64 * 1024;
+
+/// Bytes that were read, and where the lines in them begin.
+#[derive(Default)]
+pub struct Splitter {
+    bytes: Vec<u8>,
+    /// The beginning of what was not given yet.
+    start: usize,
+    /// No line ends between `start` and here.
+    searched: usize,
+}
+
+impl Splitter {
+    /// Where the next chunk goes, with room for it.
+    pub fn space(&mut self) -> &mut Vec<u8> {
+        self.bytes.reserve(CHUNK);
+        &mut self.bytes
+    }
+
+    /// The next line without its end, or a part of one that is too long, and whether it goes on.
+    pub fn next_line(&mut self) -> Option<(&[u8], bool)> {
+        let end = memchr::memchr(b'\n', &self.bytes[self.searched..]).map(|at| self.searched + at);
+        self.searched = end.unwrap_or(self.bytes.len());
+        let line = without_return(&self.bytes[self.start..self.searched]);
+        let (first, length) = (self.start, line.len());
+        if length > LONGEST_LINE {
+            let part = part(line);
+            self.start += part;
+            return Some((&self.bytes[first..first + part], true));
+        }
+        self.start = end? + 1;
+        self.searched = self.start;
+        Some((&self.bytes[first..first + length], false))
+    }
+
+    /// Everything up to the last line end, as it is; everything when the last line is too long.
+    pub fn whole(&mut self) -> &[u8] {
+        let rest = &self.bytes[self.start..];
+        let end = memchr::memrchr(b'\n', rest).map(|at| at + 1);
+        let length = if rest.len() - end.unwrap_or(0) > LONGEST_LINE { rest.len() } else { end.unwrap_or(0) };
+        let first = self.start;
+        self.start += length;
+        self.searched = self.start;
+        &self.bytes[first..self.start]
+    }
+
+    /// What is left, as it is.
+    pub fn rest(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// There will be no more bytes: the last line ends here.
+    pub fn end(&mut self) {
+        if !self.is_empty() {
+            self.bytes.push(b'\n');
+        }
+    }
+
+    /// Forgets what was given.
+    pub fn compact(&mut self) {
+        self.bytes.drain(..self.start);
+        self.searched -= self.start;
+        self.start = 0;
+    }
+
+    /// Whether everything was given.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+
+    /// Whether the buffer is larger than what is in it.
+    pub fn is_roomy(&self) -> bool {
+        self.bytes.capacity() > self.bytes.len()
+    }
+
+    /// Gives back what is not needed.
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+    }
+}
+
+/// A line that ends in CR LF ends before both; without a LF yet, a last CR may still turn out to belong to the end.
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// The length of the first part of a line that is too long: not within a character, if it is UTF-8.
+fn part(line: &[u8]) -> usize {
+    let is_inner = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
+    let starts = (LONGEST_LINE - 3..=LONGEST_LINE).rev();
+    starts.into_iter().find(|at| !is_inner(line[*at])).unwrap_or(LONGEST_LINE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All lines of what arrives in these chunks, and whether each goes on.
+    fn lines<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool)> {
+        let mut splitter = Splitter::default();
+        let mut found = Vec::new();
+        let mut collect = |splitter: &mut Splitter| {
+            while let Some((line, continues)) = splitter.next_line() {
+                found.push((line.to_vec(), continues));
+            }
+            splitter.compact();
+        };
+        for chunk in chunks {
+            splitter.space().extend_from_slice(chunk);
+            collect(&mut splitter);
+        }
+        splitter.end();
+        collect(&mut splitter);
+        assert!(splitter.is_empty());
+        found
+    }
+
+    /// However it arrives, the same bytes make the same lines.
+    fn check(input: &[u8], expected: &[(&[u8], bool)]) {
+        let expected: Vec<(Vec<u8>, bool)> = expected.iter().map(|(line, goes_on)| (line.to_vec(), *goes_on)).collect();
+        for size in [1, 7, 4096, LONGEST_LINE - 1, LONGEST_LINE, LONGEST_LINE + 1, usize::MAX] {
+            assert!(lines(input.chunks(size.min(input.len().max(1)))) == expected, "in chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn lines_end_in_lf_or_cr_lf_and_the_last_needs_no_end() {
+        check(b"", &[]);
+        check(b"a\n\nb\r\nc", &[(b"a", false), (b"", false), (b"b", false), (b"c", false)]);
+        check(b"a\rb\r\r\n\n", &[(b"a\rb\r", false), (b"", false)]);
+    }
+
+    #[test]
+    fn a_line_of_64_kib_is_whole_and_one_more_byte_is_a_part_of_its_own() {
+        let line = vec![b'x'; LONGEST_LINE];
+        for end in ["", "\n", "\r\n"] {
+            check(&[&line, end.as_bytes()].concat(), &[(&line, false)]);
+            check(&[&line, b"y".as_slice(), end.as_bytes()].concat(), &[(&line, true), (b"y", false)]);
+        }
+        check(&line.repeat(3), &[(&line, true), (&line, true), (&line, false)]);
+    }
+
+    #[test]
+    fn a_line_is_not_split_within_a_character() {
+        for character in ["\u{e4}", "\u{20ac}", "\u{1f600}"] {
+            for before in 0..4 {
+                let text = format!("{}{}", "x".repeat(before), character.repeat(LONGEST_LINE / character.len() + 1));
+                let parts = lines([text.as_bytes()]);
+                assert_eq!(parts.len(), 2);
+                let parts = parts.into_iter().map(|(part, _)| String::from_utf8(part).expect("whole characters"));
+                assert_eq!(parts.collect::<String>(), text);
+            }
+        }
+        let wild = vec![0x80; LONGEST_LINE + 1];
+        check(&wild, &[(&wild[..LONGEST_LINE], true), (&[0x80], false)]);
+    }
+
+    #[test]
+    fn raw_bytes_come_in_whole_lines_unless_a_line_is_too_long() {
+        let mut splitter = Splitter::default();
+        let mut whole = |bytes: &[u8]| {
+            splitter.space().extend_from_slice(bytes);
+            let whole = splitter.whole().to_vec();
+            splitter.compact();
+            whole
+        };
+        assert_eq!(whole(b"a\r\nb"), b"a\r\n");
+        assert_eq!(whole(b"c"), b"");
+        assert_eq!(whole(b"\n\nd"), b"bc\n\n");
+        assert_eq!(whole(&[b'x'; LONGEST_LINE - 1]), b"");
+        assert_eq!(whole(b"xy").len(), LONGEST_LINE + 2);
+        assert_eq!(splitter.rest(), b"");
+    }
+}

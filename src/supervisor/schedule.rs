@@ -1,0 +1,63 @@
+//! Runs a service that is meant to end again and again, a fixed time from start to start and never twice at once.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tracing::info;
+
+use super::state::{End, State};
+use super::task::{Control, Service, Snapshot, supervise};
+use crate::process::child::SpawnError;
+use crate::process::reaper::Reaper;
+
+/// Runs the service now and then `every` so often, until it is asked to stop. A run that takes longer delays the next.
+/// How a run ends is for the log and for `observe`; it does not end the schedule.
+///
+/// # Errors
+/// As [`supervise`].
+pub async fn run_every(
+    every: Duration,
+    service: &Service,
+    reaper: &Reaper,
+    control: &mut mpsc::Receiver<Control>,
+    mut observe: impl FnMut(Snapshot),
+) -> Result<End, SpawnError> {
+    let mut due = Instant::now();
+    loop {
+        if wait(due, control).await == Waited::Stopped {
+            return Ok(End::Stopped);
+        }
+        due = Instant::now() + every;
+        let mut stopping = false;
+        let run = supervise(service, reaper, control, Vec::new(), |snapshot| {
+            stopping |= matches!(snapshot.state, State::Draining | State::Stopping(..) | State::Killing(_));
+            observe(snapshot);
+        });
+        match run.await? {
+            End::Killed => return Ok(End::Killed),
+            _ if stopping => return Ok(End::Stopped),
+            _ => {}
+        }
+        info!(service = service.name, "next run in {} s", due.saturating_duration_since(Instant::now()).as_secs());
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Waited {
+    Due,
+    Stopped,
+}
+
+/// Between two runs there is no process for any other message.
+async fn wait(due: Instant, control: &mut mpsc::Receiver<Control>) -> Waited {
+    loop {
+        tokio::select! {
+            () = sleep_until(due) => return Waited::Due,
+            told = control.recv() => match told {
+                Some(Control::Stop) | None => return Waited::Stopped,
+                Some(Control::Forward(_) | Control::Answered(_) | Control::Hung(_)) => {}
+            },
+        }
+    }
+}

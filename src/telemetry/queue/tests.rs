@@ -1,0 +1,173 @@
+//! The queue before readers that are slow, gone, full, or fine again.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use super::*;
+
+/// A reader under the control of a test: each write waits for what it is to answer, and tells what it wrote.
+struct Gate {
+    answers: Receiver<io::Result<usize>>,
+    written: Sender<Vec<u8>>,
+}
+
+impl Write for Gate {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let most = self.answers.recv().map_err(io::Error::other)??;
+        let length = bytes.len().min(most);
+        self.written.send(bytes[..length].to_vec()).map_err(io::Error::other)?;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Reader {
+    answer: Sender<io::Result<usize>>,
+    written: Receiver<Vec<u8>>,
+}
+
+impl Reader {
+    /// Lets one write pass.
+    fn read(&self) -> Vec<u8> {
+        self.answer.send(Ok(usize::MAX)).expect("the writer lives");
+        self.written.recv().expect("the writer writes")
+    }
+
+    fn fail(&self, error: io::ErrorKind) {
+        self.answer.send(Err(error.into())).expect("the writer lives");
+    }
+}
+
+fn queue() -> (LineQueue, Flush, Reader) {
+    let ((answer, answers), (sender, written)) = (channel(), channel());
+    let gate = Gate { answers, written: sender };
+    let (queue, flush) = LineQueue::to(gate, FOR_A_READER, |lost| format!("lost {lost}\n"));
+    (queue, flush, Reader { answer, written })
+}
+
+/// Waits until the thread has taken what was pushed and is held up in writing it.
+fn wait_taken(queue: &LineQueue) {
+    wait_until(|| queue.lock().waiting.is_empty());
+}
+
+fn wait_until(done: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(std::time::Instant::now() < deadline, "gave up waiting for the thread");
+        std::thread::yield_now();
+    }
+}
+
+/// As many lines as given, of a quarter of the buffer each.
+fn push_quarters(queue: &LineQueue, lines: usize) {
+    let mut line = vec![b'x'; BUFFERED_BYTES / 4 - 1];
+    line.push(b'\n');
+    (0..lines).for_each(|_| queue.push(&line));
+}
+
+#[test]
+fn a_reader_that_does_not_read_costs_lines_but_never_blocks() {
+    let (queue, flush, reader) = queue();
+    queue.push(b"first\n");
+    wait_taken(&queue);
+    push_quarters(&queue, 104);
+    assert_eq!(queue.lock().waiting.len(), BUFFERED_BYTES);
+    drop(flush);
+    assert_eq!(reader.read(), b"first\n");
+    let rest = String::from_utf8(reader.read()).expect("text");
+    assert_eq!((rest.len(), &rest[BUFFERED_BYTES..]), (BUFFERED_BYTES + 9, "lost 100\n"));
+    queue.push(b"heard again\n");
+    assert_eq!(reader.read(), b"heard again\n");
+}
+
+#[test]
+fn after_a_loss_every_line_is_dropped_until_there_is_room() {
+    let (queue, _flush, reader) = queue();
+    queue.push(b"first\n");
+    wait_taken(&queue);
+    push_quarters(&queue, 5);
+    queue.push(b"short enough to fit, but it would stand before the notice\n");
+    reader.read();
+    assert!(reader.read().ends_with(b"x\nlost 2\n"));
+}
+
+#[test]
+fn the_end_waits_for_what_is_queued() {
+    let (queue, flush, reader) = queue();
+    queue.push(b"last words\n");
+    reader.answer.send(Ok(usize::MAX)).expect("the writer lives");
+    drop(flush);
+    assert_eq!(reader.written.try_recv().as_deref(), Ok(b"last words\n".as_slice()));
+}
+
+#[test]
+fn without_a_line_there_is_no_thread_and_nothing_to_wait_for() {
+    let (queue, flush, _reader) = queue();
+    drop(flush);
+    assert!(queue.lock().writer.is_some());
+}
+
+#[test]
+fn what_could_not_be_written_is_counted_and_told() {
+    let (queue, _flush, reader) = queue();
+    queue.push(b"a\nb\n");
+    wait_taken(&queue);
+    reader.fail(io::ErrorKind::BrokenPipe);
+    queue.push(b"c\n");
+    wait_taken(&queue);
+    reader.fail(io::ErrorKind::StorageFull);
+    queue.push(b"d\n");
+    assert_eq!(reader.read(), b"lost 3\n");
+    assert_eq!(reader.read(), b"d\n");
+}
+
+#[test]
+fn a_line_cut_by_a_full_disk_does_not_run_into_the_next() {
+    let (queue, _flush, reader) = queue();
+    queue.push(b"whole\ncut off\n");
+    reader.answer.send(Ok(9)).expect("the writer lives");
+    assert_eq!(reader.written.recv().expect("written"), b"whole\ncut");
+    reader.fail(io::ErrorKind::StorageFull);
+    queue.push(b"next\n");
+    assert_eq!(reader.read(), b"\nlost 1\n");
+    assert_eq!(reader.read(), b"next\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_buffer_is_waited_for_once_until_the_reader_is_up_to_date() {
+    let (queue, _flush, reader) = queue();
+    queue.push(b"first\n");
+    wait_taken(&queue);
+    push_quarters(&queue, 4);
+    let waited = async |queue: &LineQueue| {
+        let started = tokio::time::Instant::now();
+        queue.send(b"line\n").await;
+        started.elapsed()
+    };
+    assert_eq!(waited(&queue).await, FOR_A_READER);
+    assert_eq!(waited(&queue).await, Duration::ZERO);
+    reader.read();
+    wait_taken(&queue);
+    push_quarters(&queue, 4);
+    assert_eq!(waited(&queue).await, Duration::ZERO, "it has not caught up yet");
+    reader.read();
+    reader.read();
+    wait_until(|| !queue.lock().strained);
+    queue.push(b"first\n");
+    wait_taken(&queue);
+    push_quarters(&queue, 4);
+    assert_eq!(waited(&queue).await, FOR_A_READER);
+}
+
+#[tokio::test]
+async fn who_waits_for_room_gets_it() {
+    let (queue, _flush, reader) = queue();
+    queue.push(b"first\n");
+    wait_taken(&queue);
+    push_quarters(&queue, 4);
+    tokio::join!(queue.send(b"waits\n"), async { reader.read() });
+    reader.read();
+    assert_eq!(reader.read(), b"waits\n");
+}

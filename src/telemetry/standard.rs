@@ -1,0 +1,68 @@
+//! Standard output and error without the standard library's buffer: whole batches in one write.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::{SFlag, fstat};
+
+/// Writes straight to a descriptor.
+pub struct Unbuffered<T>(pub T);
+
+impl<T: AsFd> Write for Unbuffered<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match nix::unistd::write(&self.0, bytes) {
+                // Somebody who shares it with us has made it non-blocking.
+                Err(Errno::EAGAIN) => {
+                    poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
+                }
+                written => return Ok(written?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether both lead to the same place, as with `2>&1`: two writers there would write into each other's lines.
+#[must_use]
+pub fn is_same(one: &impl AsFd, other: &impl AsFd) -> bool {
+    let place = |fd: &dyn AsFd| fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    place(one).is_some_and(|known| Some(known) == place(other))
+}
+
+/// Whether it is a file on a disk.
+#[must_use]
+pub fn is_file(fd: &impl AsFd) -> bool {
+    fstat(fd).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFREG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    #[test]
+    fn a_full_pipe_is_waited_for_even_when_it_does_not_block() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("set");
+        let written = std::thread::spawn(move || Unbuffered(writer).write_all(&[b'x'; 1 << 20]));
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).expect("read");
+        written.join().expect("no panic").expect("everything is written");
+        assert_eq!(read.len(), 1 << 20);
+    }
+
+    #[test]
+    fn a_pipe_is_itself_and_no_other() {
+        let ((one, end), (other, _)) = (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
+        assert!(is_same(&one, &end));
+        assert!(!is_same(&one, &other));
+    }
+}

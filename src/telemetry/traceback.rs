@@ -1,0 +1,178 @@
+//! Puts the lines of a Python traceback together again, with the record that announces it. Pure: no clock, no output.
+//!
+//! A traceback is made of a heading, indented frames, and the exception with its message. What may follow it: another
+//! one that it caused, notes, further lines of the message. Where that ends cannot always be told. Lines belong to it
+//! while they are indented, and up to `LONGEST_TAIL` others as long as none begins a record and no empty line comes
+//! between; who holds an [`Assembler`] ends it after a while of silence, [`Assembler::patience`].
+
+use std::time::Duration;
+
+use super::level::{HEADING, is_cherrypy, starts_record};
+use crate::config::LogLevel;
+
+/// Longer records are given out in parts.
+const LONGEST_RECORD: usize = 64 * 1024;
+
+/// Lines without indentation after the exception's own: messages and notes of several lines.
+const LONGEST_TAIL: usize = 20;
+
+/// In the middle of a traceback more is sure to come, unless the process has been killed.
+const MORE_IS_SURE: Duration = Duration::from_secs(2);
+
+/// A record and its traceback are written at once, so this is long; nobody waits for an error record that keenly.
+const MORE_MAY_COME: Duration = Duration::from_millis(250);
+
+const CHAINS: [&str; 2] = [
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+];
+
+/// What Python itself prints before a traceback that nobody caught.
+const ANNOUNCEMENTS: [&str; 3] = ["Exception in ", "Exception ignored ", "--- Logging error ---"];
+
+/// Lines that make one record.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The lines, `\n` between them.
+    pub text: &'a str,
+    /// That of its first line; an error when there is a traceback.
+    pub level: Option<LogLevel>,
+    /// It was too long: the next record goes on with it.
+    pub continues: bool,
+}
+
+/// What the held lines are.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// None.
+    #[default]
+    Empty,
+    /// One that a traceback may follow.
+    Announced,
+    /// A traceback up to its frames.
+    Frames,
+    /// A whole traceback.
+    Whole { tail: usize, gap: bool },
+    /// A whole traceback, and that another follows.
+    Chained,
+}
+
+/// Takes the lines of one stream, and holds them while more may belong to them.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    state: State,
+    text: String,
+    level: Option<LogLevel>,
+}
+
+impl Assembler {
+    /// Takes a line with the level it names, and gives out the records that are complete.
+    pub fn line(&mut self, line: &str, level: Option<LogLevel>, emit: &mut impl FnMut(Record<'_>)) {
+        if let Some(next) = self.next(line) {
+            self.append(line, emit);
+            self.state = next;
+            self.level = Some(LogLevel::Error);
+            return;
+        }
+        self.flush(emit);
+        match begun_by(line, level) {
+            State::Empty => emit(Record { text: line, level, continues: false }),
+            begun => {
+                self.state = begun;
+                self.level = if begun == State::Announced { level } else { Some(LogLevel::Error) };
+                self.text.push_str(line);
+            }
+        }
+    }
+
+    /// Gives out what is held.
+    pub fn flush(&mut self, emit: &mut impl FnMut(Record<'_>)) {
+        if self.state != State::Empty {
+            emit(Record { text: self.text.trim_end_matches('\n'), level: self.level, continues: false });
+            self.state = State::Empty;
+            self.text = String::new();
+        }
+    }
+
+    /// How long to wait for the next line before [`Self::flush`]; `None` when nothing is held.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        match self.state {
+            State::Empty => None,
+            State::Frames | State::Chained => Some(MORE_IS_SURE),
+            State::Announced | State::Whole { .. } => Some(MORE_MAY_COME),
+        }
+    }
+
+    /// What is held when `line` belongs to it; `None` when it does not.
+    fn next(&self, line: &str) -> Option<State> {
+        let indented = line.starts_with([' ', '\t']);
+        let heading = line.ends_with(HEADING);
+        // Within an exception group, headings stand further in.
+        let another = heading && (!indented || line.starts_with("  + "));
+        match self.state {
+            State::Empty => None,
+            State::Announced => (heading && !begins(line)).then_some(State::Frames),
+            State::Chained if line.is_empty() => Some(State::Chained),
+            State::Chained if heading => Some(State::Frames),
+            State::Frames | State::Whole { .. } if another => None,
+            State::Frames if ends_group(line) => Some(State::Whole { tail: 0, gap: false }),
+            State::Frames if indented => Some(State::Frames),
+            State::Frames | State::Chained => (!begins(line)).then_some(State::Whole { tail: 0, gap: false }),
+            State::Whole { tail, .. } if line.is_empty() => Some(State::Whole { tail, gap: true }),
+            State::Whole { .. } if CHAINS.contains(&line) => Some(State::Chained),
+            State::Whole { tail, .. } if indented => Some(State::Whole { tail, gap: false }),
+            State::Whole { tail, gap } if gap || tail == LONGEST_TAIL || begins(line) => None,
+            State::Whole { tail, .. } => Some(State::Whole { tail: tail + 1, gap: false }),
+        }
+    }
+
+    fn append(&mut self, line: &str, emit: &mut impl FnMut(Record<'_>)) {
+        if self.text.len() + 1 + line.len() > LONGEST_RECORD {
+            emit(Record { text: &self.text, level: self.level, continues: true });
+            self.text.clear();
+        } else {
+            self.text.push('\n');
+        }
+        self.text.push_str(line);
+    }
+}
+
+/// What is held when a line comes that belongs to nothing before it.
+fn begun_by(line: &str, level: Option<LogLevel>) -> State {
+    // A script with a syntax error is reported without heading.
+    let is_frame = line.starts_with("  File \"") && line.contains("\", line ");
+    if line.ends_with(HEADING) || is_frame {
+        State::Frames
+    } else if CHAINS.contains(&line) {
+        State::Chained
+    } else if announces(line, level) {
+        State::Announced
+    } else {
+        State::Empty
+    }
+}
+
+/// Errors and warnings, and everything in CherryPy's log, which tells no levels.
+fn announces(line: &str, level: Option<LogLevel>) -> bool {
+    let unwell = level.is_some_and(|level| level <= LogLevel::Warn);
+    is_announcement(line) || is_cherrypy(line) || (unwell && starts_record(line))
+}
+
+fn is_announcement(line: &str) -> bool {
+    ANNOUNCEMENTS.iter().any(|start| line.starts_with(start))
+}
+
+/// Whether a line is no part of what came before it.
+fn begins(line: &str) -> bool {
+    starts_record(line) || is_announcement(line)
+}
+
+/// The frame of an exception group is closed by dashes that hold no number.
+fn ends_group(line: &str) -> bool {
+    let dashes = line.trim_start().strip_prefix('+').unwrap_or_default();
+    dashes.len() > 10 && dashes.bytes().all(|byte| byte == b'-')
+}
+
+#[cfg(test)]
+mod tests;

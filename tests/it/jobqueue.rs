@@ -1,0 +1,138 @@
+//! `jobqueue` and `dirmonitor`: Bots's own programs under supervision.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use nix::sys::signal::Signal;
+
+use crate::sandbox::{Sandbox, free_port, python, wait_until};
+
+/// A queue that has started an engine: something in its group that is not done until `done` lies beside it.
+const BUSY_QUEUE: &str = r#"#!/usr/bin/env python3
+import os, subprocess, sys, xmlrpc.server
+here = os.path.dirname(os.path.abspath(__file__))
+wait = f"while [ ! -e '{here}/done' ]; do sleep 0.05; done; echo finished > '{here}/finished'"
+subprocess.Popen(["sh", "-c", wait])
+server = xmlrpc.server.SimpleXMLRPCServer(("localhost", int(os.environ["QUEUE_PORT"])), logRequests=False)
+server.register_function(lambda: 0, "listjobs")
+server.serve_forever()
+"#;
+
+/// An environment whose job queue is in use, on a port of its own.
+pub fn with_queue() -> (Sandbox, u16) {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let port = free_port();
+    sandbox.set_ini("jobqueue", "enabled", "True");
+    sandbox.set_ini("jobqueue", "port", &port.to_string());
+    (sandbox, port)
+}
+
+#[test]
+fn the_queue_runs_answers_and_stops() {
+    let (sandbox, port) = with_queue();
+    for command in ["jobqueue", "jobqueueserver"] {
+        let mut queue = sandbox.start(&[command]);
+        queue.wait_ready();
+        let ready = queue.health("/health/ready").expect("it listens");
+        assert!(ready.body.contains("\"jobqueue\":true"), "{}", ready.body);
+        let script = format!(
+            "import xmlrpc.client; print(xmlrpc.client.ServerProxy('http://localhost:{port}').addjob(['bots-engine', 'x'], 5))"
+        );
+        let asked = std::process::Command::new(python()).args(["-c", &script]).output().expect("Python runs");
+        assert_eq!(String::from_utf8_lossy(&asked.stdout), "0\n", "{}", String::from_utf8_lossy(&asked.stderr));
+        queue.signal(Signal::SIGTERM);
+        assert_eq!(queue.wait_code(), 0, "{}", queue.report());
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
+    }
+}
+
+#[test]
+fn an_engine_of_the_queue_finishes_before_the_end() {
+    let (mut sandbox, port) = with_queue();
+    sandbox.stand_in("bots-jobqueueserver", BUSY_QUEUE);
+    sandbox.set("QUEUE_PORT", port.to_string()).set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "1h");
+    let mut queue = sandbox.start(&["jobqueue"]);
+    queue.wait_ready();
+    queue.signal(Signal::SIGTERM);
+    queue.wait_stderr("waiting for the processes it left");
+    let place = sandbox.home.path().join("stand-in/bin");
+    assert!(!place.join("finished").exists());
+    fs::write(place.join("done"), "").expect("written");
+    assert_eq!(queue.wait_code(), 0, "{}", queue.report());
+    assert!(place.join("finished").exists(), "{}", queue.report());
+}
+
+/// Another queue would start the next engine beside it, which Bots refuses, and the job would be lost.
+#[test]
+fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
+    let (mut sandbox, port) = with_queue();
+    sandbox.stand_in("bots-jobqueueserver", BUSY_QUEUE);
+    sandbox.set("QUEUE_PORT", port.to_string()).set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "1h");
+    sandbox.set("BOTS_CTL_RESTART_DELAY", "1ms");
+    let mut queue = sandbox.start(&["jobqueue"]);
+    queue.wait_ready();
+    let find = || queue.descendants().into_iter().find(|(_, command)| command.contains("bots-jobqueueserver"));
+    let (server, _) = find().expect("it runs");
+    nix::sys::signal::kill(server, Signal::SIGKILL).expect("it is there");
+    queue.wait_stderr("restart 1 of at most 5");
+    queue.wait_health("/health/ready", 503);
+    assert!(find().is_none());
+    assert!(!queue.stderr().contains("starting it again"), "{}", queue.stderr());
+    fs::write(sandbox.home.path().join("stand-in/bin/done"), "").expect("written");
+    queue.wait_stderr("starting it again");
+    queue.wait_ready();
+    queue.signal(Signal::SIGTERM);
+    assert_eq!(queue.wait_code(), 0, "{}", queue.report());
+}
+
+/// Bots's queue serves one client at a time: one that connects and stays silent blocks all others.
+#[test]
+fn a_queue_that_no_longer_answers_is_not_live() {
+    let (mut sandbox, port) = with_queue();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_MISSES", "1");
+    let queue = sandbox.start(&["jobqueue"]);
+    queue.wait_ready();
+    let silent = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
+    let answer = queue.wait_health("/health/live", 503);
+    assert!(answer.body.contains("jobqueue has not answered"), "{}", answer.body);
+    drop(silent);
+    queue.wait_health("/health/live", 200);
+}
+
+#[test]
+fn a_queue_that_is_not_in_use_names_the_key() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    for command in ["jobqueue", "dirmonitor"] {
+        let refused = sandbox.run(&[command]);
+        refused.expect_code(78);
+        let ini = sandbox.root().join("config/bots.ini");
+        let start = format!("bots-ctl: {}: [jobqueue] enabled is not True", ini.display());
+        assert!(refused.stderr.contains(&start), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_told_before_the_queue_starts() {
+    let (sandbox, port) = with_queue();
+    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("it is free");
+    let refused = sandbox.run(&["jobqueue"]);
+    refused.expect_code(69);
+    assert!(refused.stderr.contains(&format!("cannot serve the job queue on port {port}: another program")));
+}
+
+#[test]
+fn the_directory_monitor_runs_and_stops() {
+    let (sandbox, _) = with_queue();
+    let watched = sandbox.home.path().join("watched");
+    fs::create_dir(&watched).expect("made");
+    sandbox.set_ini("dirmonitor1", "path", &watched.display().to_string());
+    sandbox.set_ini("dirmonitor1", "route", "a_route");
+    let mut up = sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
+    up.wait_ready();
+    let monitor = || up.descendants().into_iter().find(|(_, command)| command.contains("bots-dirmonitor"));
+    wait_until("the monitor runs", monitor, || up.report());
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+}

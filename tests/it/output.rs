@@ -1,0 +1,316 @@
+//! What becomes of the output of a service: every line of it, in each shape, before readers of every kind.
+//!
+//! The service is a script in place of bots-webserver: what it prints, and not what it is, is under test.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use serde_json::Value;
+
+use crate::process::wrapped;
+use crate::sandbox::{Finished, Running, Sandbox, bots_bin_dir, wait_until};
+
+/// The longest line that is not split.
+const LONGEST: usize = 64 * 1024;
+
+/// Lines of each stream where many are needed.
+const MANY: usize = 100_000;
+
+/// A log that tells of errors, and errors that nobody caught: the second one while the first was handled.
+const FAILING: &str = r#"
+import logging
+logging.basicConfig(format="%(asctime)s %(levelname)s [bots.webserver] %(message)s", datefmt="%Y.%m.%d %H:%M:%S", level="INFO")
+logging.warning("before")
+try:
+    {}["key"]
+except KeyError:
+    logging.exception("cannot find it")
+logging.info("after")
+try:
+    1 / 0
+except ZeroDivisionError:
+    int("caf\u00e9\nsecond line")
+"#;
+
+/// A sandbox where the web server is this script, with the programs and packages of the real Bots around it.
+fn service(shape: &str, script: &str) -> Sandbox {
+    let mut sandbox = Sandbox::new();
+    let venv = sandbox.home.path().join("venv");
+    let bin = venv.join("bin");
+    fs::create_dir_all(&bin).expect("made");
+    for entry in fs::read_dir(bots_bin_dir()).expect("Bots is there").flatten() {
+        symlink(entry.path(), bin.join(entry.file_name())).expect("linked");
+    }
+    for name in ["lib", "pyvenv.cfg"] {
+        symlink(bots_bin_dir().with_file_name(name), venv.join(name)).expect("linked");
+    }
+    let program = bin.join("bots-webserver");
+    fs::remove_file(&program).expect("it was linked");
+    fs::write(&program, format!("#!/bin/sh\ncd \"$HOME\"\n{script}\n")).expect("written");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("changed");
+    let bin = bin.display().to_string();
+    sandbox.set("BOTS_BIN_DIR", bin).set("DB_INIT_SKIP", "true").set("BOTS_CTL_CHILD_OUTPUT", shape);
+    sandbox
+}
+
+/// Runs a service that prints these bytes and ends.
+fn printed(shape: &str, bytes: &[u8]) -> Finished {
+    let sandbox = service(shape, "cat payload");
+    fs::write(sandbox.home.path().join("payload"), bytes).expect("written");
+    let done = sandbox.run(&["webserver"]);
+    done.expect_code(0);
+    done
+}
+
+fn parse(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+/// The messages of JSON lines, and whether each goes on in the next one.
+fn messages(output: &str) -> Vec<(String, bool)> {
+    let record = |line: &str| {
+        let record = parse(line);
+        (record["message"].as_str().expect("a text").to_owned(), record["continues"] == true)
+    };
+    output.lines().map(record).collect()
+}
+
+fn exists(path: &Path) -> Option<()> {
+    path.exists().then_some(())
+}
+
+/// Starts the service with its output redirected, with a pipe as descriptor 3.
+fn into_a_pipe(sandbox: &Sandbox, redirect: &str) -> (Running, File) {
+    let fifo = sandbox.home.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a pipe is made");
+    let reader = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&fifo).expect("it opens");
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty())).expect("it blocks from now on");
+    let script = format!("exec 3>fifo; touch opened; exec \"$@\" {redirect} 3>&-");
+    let command = wrapped(&sandbox.command(&["webserver"]), "sh", &["-c", &script, "sh"]);
+    let running = Running::start(command, sandbox.home.path(), sandbox.health_port);
+    let opened = sandbox.home.path().join("opened");
+    wait_until("the pipe has a writer", || exists(&opened), || running.report());
+    (running, reader)
+}
+
+fn read_all(mut reader: File) -> String {
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("text");
+    text
+}
+
+/// Bytes without any order, and a stretch without a line end.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    let mut bytes: Vec<u8> = (0..length).map(|_| next()).collect();
+    bytes[length / 2..length / 2 + 5 * LONGEST].iter_mut().for_each(|byte| *byte |= 0x80);
+    bytes
+}
+
+#[test]
+fn a_long_line_is_whole_and_a_longer_one_is_split_and_marked() {
+    let line = "x".repeat(LONGEST);
+    let bytes = format!("{line}\n{line}\r\n{line}y\nlast, without an end");
+    let text = printed("text", bytes.as_bytes()).stdout;
+    let parts = [line.clone(), line.clone(), format!("{line} [continues]"), "y".into(), "last, without an end".into()];
+    assert!(text.lines().eq(parts.iter().map(|part| format!("webserver | {part}"))), "{} bytes", text.len());
+    let found = messages(&printed("json", bytes.as_bytes()).stdout);
+    let parts = [(&*line, false), (&*line, false), (&*line, true), ("y", false), ("last, without an end", false)];
+    assert!(found.iter().map(|(text, goes_on)| (text.as_str(), *goes_on)).eq(parts), "{} records", found.len());
+}
+
+#[test]
+fn any_bytes_become_lines() {
+    let bytes = b"caf\xc3\xa9 \xe2\x82\xac\r\n\ninvalid \xff\xc3(\nnul \0, escape \x1b[2J, bell \x07, tab \t.\nin\rside\n\xe2\x82";
+    let shown = [
+        "caf\u{e9} \u{20ac}",
+        "",
+        "invalid \u{fffd}\u{fffd}(",
+        "nul \\u{0}, escape \\u{1b}[2J, bell \\u{7}, tab \t.",
+        "in\\rside",
+        "\u{fffd}",
+    ];
+    let text = printed("text", bytes).stdout;
+    assert_eq!(text.split_terminator('\n').collect::<Vec<_>>(), shown.map(|line| format!("webserver | {line}")));
+    let found: Vec<String> = messages(&printed("json", bytes).stdout).into_iter().map(|(text, _)| text).collect();
+    let [first, empty, invalid, _, _, last] = shown;
+    assert_eq!(found, [first, empty, invalid, "nul \0, escape \u{1b}[2J, bell \u{7}, tab \t.", "in\rside", last]);
+}
+
+#[test]
+fn characters_survive_wherever_the_stream_is_cut() {
+    let lines: Vec<String> =
+        (0..5000).map(|number| format!("{number} {}", "\u{e4}\u{20ac}\u{1f600}".repeat(number % 60))).collect();
+    let output = printed("text", lines.join("\n").as_bytes()).stdout;
+    assert!(output.lines().eq(lines.iter().map(|line| format!("webserver | {line}"))), "{} bytes", output.len());
+}
+
+#[test]
+fn lines_of_two_streams_do_not_mix() {
+    let script = format!("seq -f 'o %.0f of the one' {MANY} & seq -f 'e %.0f of the other' {MANY} >&2; wait");
+    let done = service("json", &script).run(&["webserver"]);
+    done.expect_code(0);
+    let records: Vec<Value> = done.stdout.lines().map(parse).collect();
+    for (stream, name, end) in [("stdout", 'o', "one"), ("stderr", 'e', "other")] {
+        let lines = records.iter().filter(|record| record["stream"] == stream);
+        let expected = (1..=MANY).map(|number| format!("{name} {number} of the {end}"));
+        assert!(lines.map(|record| record["message"].as_str().expect("a text")).eq(expected), "{stream}");
+    }
+    assert_eq!(records.len(), 2 * MANY);
+}
+
+#[test]
+fn streams_that_lead_to_one_place_do_not_mix_there() {
+    let script = format!("seq -f 'o %.0f of the one' {MANY} & seq -f 'e %.0f of the other' {MANY} >&2; wait");
+    let mut sandbox = service("raw", &script);
+    sandbox.set("LOG_LEVEL", "error");
+    let (mut running, reader) = into_a_pipe(&sandbox, ">&3 2>&3");
+    let output = read_all(reader);
+    assert_eq!(running.wait_code(), 0);
+    assert!(!output.contains("dropped"), "a reader that reads loses nothing");
+    let whole = |line: &&str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        matches!(words[..], ["o", number, "of", "the", "one"] | ["e", number, "of", "the", "other"] if number.parse::<usize>().is_ok())
+    };
+    let broken: Vec<&str> = output.lines().filter(|line| !whole(line) && !line.contains(" ERROR ")).collect();
+    assert!(broken.is_empty(), "{broken:?}");
+    assert_eq!(output.lines().filter(whole).count(), 2 * MANY);
+}
+
+#[test]
+fn a_reader_that_sleeps_costs_lines_and_is_told_how_many() {
+    // Lines of this length need little more room as JSON, so that what is still in pipes then does not overflow again.
+    let rest = "x".repeat(200);
+    let script =
+        format!("seq -f '%.0f {rest}' {MANY}; touch finished; while [ ! -e go ]; do sleep 0.05; done; echo last");
+    let sandbox = service("json", &script);
+    let (mut running, reader) = into_a_pipe(&sandbox, ">&3");
+    let [finished, go] = ["finished", "go"].map(|name| sandbox.home.path().join(name));
+    wait_until("the service has printed everything", || exists(&finished), || running.report());
+    let output = std::thread::spawn(move || read_all(reader));
+    fs::write(&go, "").expect("written");
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    let output = output.join().expect("read");
+    let records: Vec<Value> = output.lines().map(parse).collect();
+    assert_eq!(records.iter().filter(|record| record["dropped"].is_u64()).count(), 1);
+    let mut next = 1;
+    for record in &records {
+        let message = record["message"].as_str().expect("a text");
+        match record["dropped"].as_u64() {
+            Some(dropped) => next += dropped,
+            None if message == "last" => {}
+            None => {
+                assert_eq!(message, format!("{next} {rest}"), "lines are missing only where a notice says so");
+                next += 1;
+            }
+        }
+    }
+    assert_eq!(next, MANY as u64 + 1);
+    assert_eq!(records.last().map(|record| &record["message"]), Some(&"last".into()));
+}
+
+#[test]
+fn a_service_survives_a_reader_that_has_gone_or_a_full_disk() {
+    for redirect in [">&3", ">&3 2>&3", ">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&-"] {
+        for shape in ["raw", "text", "json"] {
+            let sandbox = service(shape, &format!("seq {MANY}; seq {MANY} >&2; touch finished; exit 7"));
+            let (mut running, reader) = into_a_pipe(&sandbox, redirect);
+            drop(reader);
+            assert_eq!(running.wait_code(), 7, "{redirect} {shape}\n{}", running.report());
+            assert!(sandbox.home.path().join("finished").exists(), "{redirect} {shape}");
+        }
+    }
+}
+
+#[test]
+fn a_traceback_is_one_record() {
+    let sandbox = service("json", "venv/bin/python failing.py 2>errors; cat errors >&2; echo done");
+    fs::write(sandbox.home.path().join("failing.py"), FAILING).expect("written");
+    let done = sandbox.run(&["webserver"]);
+    done.expect_code(0);
+    let records: Vec<Value> = done.stdout.lines().map(parse).filter(|record| record["stream"] == "stderr").collect();
+    let found: Vec<(&str, &str)> = records
+        .iter()
+        .map(|record| (record["level"].as_str().expect("a level"), record["message"].as_str().expect("a text")))
+        .collect();
+    let [before, logged, after, uncaught] = found[..] else { panic!("four records, not {found:#?}") };
+    assert!(before.0 == "WARN" && before.1.ends_with("[bots.webserver] before"), "{before:?}");
+    assert!(after.0 == "INFO" && after.1.ends_with("[bots.webserver] after"), "{after:?}");
+    assert_eq!((logged.0, uncaught.0), ("ERROR", "ERROR"));
+    assert!(
+        logged.1.contains("ERROR [bots.webserver] cannot find it\nTraceback (most recent call last):\n"),
+        "{}",
+        logged.1
+    );
+    assert!(logged.1.ends_with("\nKeyError: 'key'"), "{}", logged.1);
+    assert!(uncaught.1.starts_with("Traceback (most recent call last):\n"), "{}", uncaught.1);
+    assert!(
+        uncaught.1.contains("\n\nDuring handling of the above exception, another exception occurred:\n\n"),
+        "{}",
+        uncaught.1
+    );
+    let text = fs::read_to_string(sandbox.home.path().join("errors")).expect("there");
+    assert!(text.trim_end().ends_with(uncaught.1), "{}", uncaught.1);
+}
+
+#[test]
+fn a_traceback_does_not_wait_for_what_comes_next() {
+    let script = "venv/bin/python -c 1/0; while [ ! -e go ]; do sleep 0.05; done; exit 0";
+    let sandbox = service("json", script);
+    let mut running = sandbox.start(&["webserver"]);
+    let logged = || running.stdout().contains("ZeroDivisionError").then_some(());
+    wait_until("the traceback is in the log", logged, || running.report());
+    fs::write(sandbox.home.path().join("go"), "").expect("written");
+    assert_eq!(running.wait_code(), 0);
+}
+
+#[test]
+fn in_text_the_lines_of_a_traceback_stay_lines() {
+    let text = "Traceback (most recent call last):\n  File \"a.py\", line 1, in b\nValueError: c\n";
+    let expected: String = text.lines().map(|line| format!("webserver | {line}\n")).collect();
+    assert_eq!(printed("text", text.as_bytes()).stdout, expected);
+}
+
+#[test]
+fn raw_output_is_passed_on_byte_for_byte() {
+    let mut sandbox = service("raw", "cat payload; cat payload >&2");
+    sandbox.set("LOG_LEVEL", "error");
+    let bytes = noise(10_000_000);
+    fs::write(sandbox.home.path().join("payload"), &bytes).expect("written");
+    let mut running = sandbox.start(&["webserver"]);
+    assert_eq!(running.wait_code(), 0);
+    let (stdout, stderr) = (running.stdout_bytes(), running.stderr_bytes());
+    assert!(stdout == bytes, "{} of {} bytes", stdout.len(), bytes.len());
+    assert!(stderr.windows(bytes.len()).any(|part| part == bytes), "{} bytes, of {}", stderr.len(), bytes.len());
+}
+
+#[test]
+fn the_shape_does_not_depend_on_that_of_our_own_log() {
+    for (own, shape, first) in [("json", "text", "webserver | "), ("text", "json", "{\""), ("json", "raw", "hello")] {
+        let mut sandbox = service(shape, "echo hello");
+        sandbox.set("LOG_FORMAT", own);
+        let done = sandbox.run(&["webserver"]);
+        done.expect_code(0);
+        assert!(done.stdout.starts_with(first), "{own} {shape}: {}", done.stdout);
+        assert!(done.stderr.lines().all(|line| line.starts_with('{') == (own == "json")), "{}", done.stderr);
+    }
+    let done = service("xml", "echo hello").run(&["webserver"]);
+    done.expect_code(78);
+    let text = "environment variable BOTS_CTL_CHILD_OUTPUT: \"xml\" is wrong: expected raw, text or json";
+    assert!(done.stderr.contains(text), "{}", done.stderr);
+}
+
+#[test]
+fn a_program_that_needs_no_log_costs_no_thread() {
+    let done = Sandbox::new().run(&["exec", "--", "sh", "-c", "ls /proc/$PPID/task | wc -l"]);
+    assert_eq!(done.expect_code(0).stdout.trim(), "1");
+}

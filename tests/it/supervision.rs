@@ -1,0 +1,358 @@
+//! Restarts, their limit, the watchdog, and signals at awkward moments.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::environment::{as_user, as_user_of_bots, finish, give_to_user, open_to_all, through};
+use crate::sandbox::{Running, Sandbox, wait_until};
+
+/// A web server that answers everything, and writes down the signals it gets. It fails while `fail` lies beside it.
+const WEB_SERVER: &str = r#"#!/usr/bin/env python3
+import http.server, os, signal, sys
+here = os.path.dirname(os.path.abspath(__file__))
+with open(os.path.join(here, "starts"), "a") as starts:
+    starts.write("start\n")
+if os.path.exists(os.path.join(here, "fail")):
+    sys.exit(3)
+log = os.open(os.path.join(here, "signals"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN + 3):
+    signal.signal(number, lambda number, frame: os.write(log, f"{int(number)}\n".encode()))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *arguments):
+        pass
+try:
+    http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+except KeyboardInterrupt:
+    pass
+"#;
+
+/// A sandbox whose web server is that one, with a database so that starts are quick.
+fn with_stand_in(script: &str) -> Sandbox {
+    let mut sandbox = Sandbox::new();
+    sandbox.stand_in("bots-webserver", script);
+    sandbox.set("BOTS_CTL_RESTART_DELAY", "1ms");
+    sandbox
+}
+
+fn beside(sandbox: &Sandbox, name: &str) -> std::path::PathBuf {
+    sandbox.home.path().join("stand-in/bin").join(name)
+}
+
+fn lines(path: &Path) -> usize {
+    fs::read_to_string(path).unwrap_or_default().lines().count()
+}
+
+/// The web server's process.
+pub fn web_process(running: &Running) -> Pid {
+    let found = || running.descendants().into_iter().find(|(_, command)| command.contains("bots-webserver"));
+    wait_until("the web server has a process", found, || running.report()).0
+}
+
+fn status(sandbox: &Sandbox) -> serde_json::Value {
+    let told = sandbox.run(&["status", "--json"]);
+    serde_json::from_str(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"))
+}
+
+#[test]
+fn a_web_server_that_dies_is_started_again() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_RESTART_DELAY", "50ms");
+    let mut web = sandbox.webserver();
+    let first = web_process(&web);
+    kill(first, Signal::SIGKILL).expect("it is there");
+    wait_until(
+        "it is ready with another process",
+        || {
+            let service = status(&sandbox)["services"][0].clone();
+            let replaced = service["pid"].is_i64() && service["pid"] != first.as_raw();
+            (replaced && service["ready"] == true).then_some(service)
+        },
+        || web.report(),
+    );
+    let service = status(&sandbox)["services"][0].clone();
+    assert_eq!(service["restarts"], 1);
+    assert_eq!(service["last_exit"], "signal SIGKILL");
+    assert_eq!(service["state"], "running");
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[test]
+fn a_crash_loop_ends_in_the_services_exit_code() {
+    let mut sandbox = with_stand_in("#!/bin/sh\necho start >> \"$(dirname \"$0\")/starts\"\nexit 9\n");
+    sandbox.set("BOTS_CTL_RESTART_LIMIT", "3");
+    let ended = sandbox.run(&["webserver"]);
+    ended.expect_code(9);
+    assert_eq!(lines(&beside(&sandbox, "starts")), 4, "{}", ended.stderr);
+    assert!(ended.stderr.contains("has failed 4 times in a row: giving up"), "{}", ended.stderr);
+}
+
+#[test]
+fn the_policy_decides_what_is_started_again() {
+    for (policy, code, starts) in [("never", 9, 1), ("on-failure", 0, 1), ("always", 0, 3), ("on-failure", 9, 3)] {
+        let script = format!("#!/bin/sh\necho start >> \"$(dirname \"$0\")/starts\"\nexit {code}\n");
+        let mut sandbox = with_stand_in(&script);
+        sandbox.set("BOTS_CTL_RESTART", policy).set("BOTS_CTL_RESTART_LIMIT", "2");
+        let ended = sandbox.run(&["webserver"]);
+        ended.expect_code(code);
+        assert_eq!(lines(&beside(&sandbox, "starts")), starts, "{policy} {code}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn running_well_for_a_while_resets_the_count() {
+    let mut sandbox = with_stand_in(WEB_SERVER);
+    sandbox.set("BOTS_CTL_RESTART_LIMIT", "1").set("BOTS_CTL_RESTART_RESET_AFTER", "1ms");
+    let mut web = sandbox.webserver();
+    for restarts in 1..=3 {
+        let first = web_process(&web);
+        kill(first, Signal::SIGKILL).expect("it is there");
+        wait_until(
+            "it has run well again",
+            || (web.stderr().matches("has run well").count() == restarts).then_some(()),
+            || web.report(),
+        );
+    }
+    assert_eq!(status(&sandbox)["services"][0]["restarts"], 3);
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[test]
+fn a_stop_during_the_pause_before_a_restart_is_obeyed_at_once() {
+    let mut sandbox = with_stand_in("#!/bin/sh\nexit 9\n");
+    sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
+        let mut web = sandbox.start(&["webserver"]);
+        web.wait_stderr("starting it again in");
+        assert_eq!(web.wait_health("/health/live", 200).status, 200);
+        assert_eq!(web.wait_health("/health/ready", 503).status, 503);
+        web.signal(signal);
+        assert_eq!(web.wait_code(), 0, "{}", web.report());
+    }
+}
+
+#[test]
+fn signals_that_come_between_two_processes_reach_the_next_one() {
+    let mut sandbox = with_stand_in(WEB_SERVER);
+    sandbox.set("BOTS_CTL_RESTART_DELAY", "1s");
+    fs::write(beside(&sandbox, "fail"), "").expect("written");
+    let mut web = sandbox.start(&["webserver"]);
+    web.wait_stderr("starting it again in");
+    fs::remove_file(beside(&sandbox, "fail")).expect("it is there");
+    let realtime = nix::libc::SIGRTMIN() + 3;
+    let sent = [Signal::SIGUSR1 as i32, realtime, realtime, Signal::SIGUSR2 as i32];
+    for number in sent {
+        crate::process::send(web.pid(), number);
+    }
+    web.wait_ready();
+    let log = beside(&sandbox, "signals");
+    wait_until(
+        "all have arrived",
+        || (lines(&log) >= sent.len()).then_some(()),
+        || format!("{:?}\n{}", fs::read_to_string(&log), web.report()),
+    );
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    let text = fs::read_to_string(&log).expect("it is there");
+    let mut arrived: Vec<i32> = text.lines().map(|line| line.parse().expect("a number")).collect();
+    arrived.sort_unstable();
+    let mut expected = sent.to_vec();
+    expected.sort_unstable();
+    assert_eq!(arrived, expected);
+}
+
+#[test]
+fn a_signal_that_comes_during_the_preparations_reaches_the_service() {
+    let sandbox = with_stand_in(WEB_SERVER);
+    sandbox.run(&["init-db"]).expect_code(0);
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    fs::remove_file(&database).expect("it is there");
+    let lock = fs::File::options().write(true).open(database.with_file_name("botsdb.init-lock"));
+    let lock = lock.expect("it is there");
+    lock.lock().expect("nobody else has it");
+    let mut web = sandbox.start(&["webserver"]);
+    web.wait_stderr("another bots-ctl initialises");
+    web.signal(Signal::SIGUSR1);
+    drop(lock);
+    let log = beside(&sandbox, "signals");
+    wait_until("it has arrived", || (lines(&log) == 1).then_some(()), || web.report());
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[test]
+fn a_web_server_that_hangs_is_not_live_and_left_alone_unless_configured() {
+    let mut sandbox = with_stand_in(WEB_SERVER);
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_MISSES", "2");
+    let web = sandbox.webserver();
+    let hung = web_process(&web);
+    kill(hung, Signal::SIGSTOP).expect("it is there");
+    let answer = web.wait_health("/health/live", 503);
+    assert!(answer.body.contains("has not answered 2 times in a row"), "{}", answer.body);
+    kill(hung, Signal::SIGCONT).expect("it is there");
+    web.wait_health("/health/live", 200);
+    web.wait_ready();
+    assert_eq!(web_process(&web), hung);
+    assert_eq!(status(&sandbox)["services"][0]["restarts"], 0);
+}
+
+#[test]
+fn a_web_server_that_hangs_is_replaced_when_so_configured() {
+    let mut sandbox = with_stand_in(WEB_SERVER);
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_RESTART", "true");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "500ms");
+    let mut web = sandbox.webserver();
+    let hung = web_process(&web);
+    kill(hung, Signal::SIGSTOP).expect("it is there");
+    web.wait_stderr("it will be replaced");
+    web.wait_stderr("did not stop within 0.5 s: killing it");
+    let replaced = || (status(&sandbox)["services"][0]["restarts"] == 1).then_some(());
+    wait_until("it is replaced", replaced, || web.report());
+    web.wait_ready();
+    web.wait_health("/health/live", 200);
+    assert_ne!(web_process(&web), hung);
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+/// What a web server has started is not part of what hangs: it goes on beside the next process.
+#[test]
+fn an_engine_survives_the_replacement_of_a_web_server_that_hangs() {
+    let script =
+        WEB_SERVER.replace("log = os.open", "import subprocess; subprocess.Popen(['sleep', '1000'])\nlog = os.open");
+    let mut sandbox = with_stand_in(&script);
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_RESTART", "true");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "500ms");
+    let mut web = sandbox.webserver();
+    let sleeps = || {
+        let mut all = web.descendants();
+        all.retain(|(_, command)| command.starts_with("sleep 1000"));
+        all
+    };
+    let first = sleeps();
+    assert_eq!(first.len(), 1);
+    kill(web_process(&web), Signal::SIGSTOP).expect("it is there");
+    wait_until("it is replaced", || (sleeps().len() == 2).then_some(()), || web.report());
+    assert!(sleeps().contains(&first[0]));
+    web.wait_ready();
+    let all = sleeps();
+    web.signal(Signal::SIGTERM);
+    // In the end whatever is left is killed at the deadline.
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    for (pid, _) in all {
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{}", web.report());
+    }
+}
+
+#[test]
+fn a_thousand_restarts_cost_no_descriptor_and_no_memory() {
+    let script = r#"#!/bin/sh
+starts="$(dirname "$0")/starts"
+echo start >> "$starts"
+case "$(wc -l < "$starts")" in
+    50|1000) echo waiting; read line < "$(dirname "$0")/gate" ;;
+esac
+exit 9
+"#;
+    let mut sandbox = with_stand_in(script);
+    sandbox.set("BOTS_CTL_RESTART_LIMIT", "1000").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1ms");
+    let gate = beside(&sandbox, "gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe is made");
+    let mut web = sandbox.start(&["webserver"]);
+    let mut seen = Vec::new();
+    for starts in [50, 1000] {
+        let reached = || (lines(&beside(&sandbox, "starts")) == starts).then_some(());
+        wait_until(&format!("start {starts}"), reached, || web.report());
+        wait_until("its output is carried", || web.stdout().contains("waiting").then_some(()), || web.report());
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", web.pid())).expect("it is there").count();
+        seen.push((descriptors, resident(web.pid())));
+        fs::write(&gate, "go\n").expect("written");
+    }
+    assert_eq!(web.wait_code(), 9, "{}", web.report());
+    assert_eq!(seen[0].0, seen[1].0, "descriptors");
+    let grown = seen[1].1.saturating_sub(seen[0].1);
+    assert!(grown < 1024, "{grown} kB more after 950 further restarts: {seen:?}");
+}
+
+/// Resident memory in kB.
+fn resident(pid: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is shown");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn a_service_that_turned_into_a_daemon_is_ended_too() {
+    let script = WEB_SERVER
+        .replace("log = os.open", "import subprocess; subprocess.Popen(['setsid', 'sleep', '1000'])\nlog = os.open");
+    let sandbox = with_stand_in(&script);
+    let mut web = sandbox.webserver();
+    let daemon = || web.descendants().into_iter().find(|(_, command)| command.starts_with("sleep 1000"));
+    let (pid, _) = wait_until("the daemon runs", daemon, || web.report());
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn a_stop_that_cannot_fit_the_grace_period_is_told_at_the_start() {
+    let mut sandbox = with_stand_in(WEB_SERVER);
+    sandbox.set("BOTS_CTL_GRACE_PERIOD", "30s").set("BOTS_CTL_WEBSERVER_DRAIN", "20s");
+    sandbox.set("BOTS_CTL_WEBSERVER_STOP_TIMEOUT", "11s");
+    let web = sandbox.webserver();
+    assert!(web.stderr().contains("stopping may take 31 s"), "{}", web.stderr());
+    drop(web);
+    sandbox.set("BOTS_CTL_GRACE_PERIOD", "31s");
+    let web = sandbox.webserver();
+    assert!(!web.stderr().contains("stopping may take"), "{}", web.stderr());
+}
+
+/// The limit counts for ordinary users alone, so the test becomes one.
+#[test]
+fn want_of_processes_is_told_and_waited_for() {
+    let mut sandbox = with_stand_in(WEB_SERVER);
+    sandbox.set("BOTS_CTL_RESTART_DELAY", "100ms").set("BOTS_CTL_RESTART_LIMIT", "1000");
+    give_to_user(sandbox.home.path());
+    open_to_all(sandbox.home.path());
+    let command = as_user_of_bots(&sandbox.command(&["webserver"]));
+    let mut web = Running::start(command, sandbox.home.path(), sandbox.health_port);
+    web.wait_ready();
+    limit_processes(web.pid(), "1");
+    kill(web_process(&web), Signal::SIGKILL).expect("it is there");
+    web.wait_stderr("the limit on processes (ulimit -u, pids.max) or memory is reached");
+    limit_processes(web.pid(), "4096");
+    web.wait_ready();
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[test]
+fn want_of_processes_at_the_start_is_one_clear_line() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    give_to_user(sandbox.home.path());
+    open_to_all(sandbox.home.path());
+    for args in [&["webserver"][..], &["init-db"], &["exec", "--", "true"]] {
+        let limited = through(&["prlimit", "--nproc=1:"], &sandbox.command(args));
+        let ended = finish(as_user_of_bots(&limited));
+        ended.expect_code(69);
+        assert!(ended.stderr.lines().last().is_some_and(|line| line.contains("(ulimit -u, pids.max)")), "{ended:?}");
+        assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+    }
+}
+
+fn limit_processes(pid: Pid, limit: &str) {
+    let pid = pid.to_string();
+    let limit = format!("--nproc={limit}:");
+    // The owner of a process may move its limit below the highest; root without all its rights may not.
+    let mut prlimit = std::process::Command::new("prlimit");
+    prlimit.args(["--pid", &pid, &limit]).current_dir("/");
+    assert!(as_user(&prlimit).status().expect("prlimit runs").success());
+}

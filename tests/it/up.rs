@@ -1,0 +1,126 @@
+//! `up` and `status`: several services in one process tree.
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::jobqueue::with_queue;
+use crate::sandbox::{Sandbox, engine_turn, processes_with, wait_until};
+
+/// Under Bots 3 the directory monitor ends at once when there is nothing to watch, so it has tests of its own.
+const SERVICES: &str = "engine,webserver,jobqueue";
+
+#[test]
+fn all_start_in_order_and_stop_in_reverse() {
+    let _turn = engine_turn();
+    let (mut sandbox, _) = with_queue();
+    sandbox.set("BOTS_CTL_UP_SERVICES", SERVICES).set("BOTS_CTL_DRAIN", "100ms");
+    let mut up = sandbox.start(&["up"]);
+    up.wait_ready();
+    let ready = up.health("/health/ready").expect("it listens").body;
+    assert!(ready.contains("\"jobqueue\":true,\"webserver\":true"), "{ready}");
+    assert!(up.health("/health/live").expect("it listens").body.contains("\"engine\":true"));
+    up.wait_stderr("next run in");
+    let table = sandbox.run(&["status"]);
+    table.expect_code(0);
+    let rows: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0][..3], ["SERVICE", "STATE", "READY"], "{}", table.stdout);
+    assert_eq!(rows[1][..3], ["jobqueue", "running", "yes"], "{}", table.stdout);
+    assert_eq!(rows[2][..3], ["webserver", "running", "yes"], "{}", table.stdout);
+    assert_eq!(rows[3], ["engine", "waiting", "-", "-", "-", "0", "exit", "code", "0"], "{}", table.stdout);
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+    let log = up.stderr();
+    let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} is not in\n{log}"));
+    assert!(at("the job queue answers") < at("the web UI answers"), "{log}");
+    assert!(at("the web UI answers") < at("engine ended"), "{log}");
+    assert!(at("draining for 0.1 s") < at("webserver ended") && at("webserver ended") < at("jobqueue ended"), "{log}");
+    assert_eq!(processes_with(&sandbox.home.path().display().to_string()), []);
+}
+
+#[test]
+fn a_service_that_ends_for_good_takes_the_others_with_it() {
+    let (mut sandbox, _) = with_queue();
+    sandbox.set("BOTS_CTL_RESTART", "never");
+    let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
+    up.wait_ready();
+    let queue = || up.descendants().into_iter().find(|(_, command)| command.contains("bots-jobqueueserver"));
+    let (queue, _) = wait_until("the queue runs", queue, || up.report());
+    kill(queue, Signal::SIGKILL).expect("it is there");
+    assert_eq!(up.wait_code(), 137, "{}", up.report());
+    assert!(up.stderr().contains("jobqueue ended by itself with signal SIGKILL"), "{}", up.stderr());
+    assert!(up.stderr().contains("webserver has stopped"), "{}", up.stderr());
+}
+
+#[test]
+fn what_is_not_in_use_is_left_out_and_told() {
+    let _turn = engine_turn();
+    let sandbox = Sandbox::new();
+    let mut up = sandbox.start(&["up"]);
+    up.wait_ready();
+    assert!(
+        up.stderr().contains("leaving out jobqueue and dirmonitor: [jobqueue] enabled is not True"),
+        "{}",
+        up.stderr()
+    );
+    let names: Vec<String> = sandbox
+        .run(&["status"])
+        .stdout
+        .lines()
+        .skip(1)
+        .filter_map(|l| l.split(' ').next().map(str::to_owned))
+        .collect();
+    assert_eq!(names, ["webserver", "engine"]);
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+    let refused = sandbox.run(&["up", "--services", "jobqueue"]);
+    refused.expect_code(78);
+    assert!(refused.stderr.contains("[jobqueue] enabled is not True"), "{}", refused.stderr);
+    sandbox.run(&["up", "--services", "web"]).expect_code(64);
+}
+
+#[test]
+fn the_engine_runs_again_and_again() {
+    let _turn = engine_turn();
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s");
+    let mut up = sandbox.start(&["up", "--services", "engine"]);
+    let runs = || (up.stderr().matches("engine ended: exit code 0").count() >= 2).then_some(());
+    wait_until("it has run twice", runs, || up.report());
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+}
+
+#[test]
+fn a_second_request_to_stop_waits_for_nobody() {
+    let (mut sandbox, _) = with_queue();
+    sandbox.set("BOTS_CTL_DRAIN", "1h");
+    let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
+    up.wait_ready();
+    up.signal(Signal::SIGTERM);
+    up.wait_stderr("draining for 3600 s");
+    up.wait_health("/health/ready", 503);
+    up.wait_health("/health/live", 200);
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+}
+
+#[test]
+fn a_killed_bots_ctl_leaves_no_service_behind() {
+    let (sandbox, _) = with_queue();
+    let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
+    up.wait_ready();
+    let below = up.descendants();
+    assert_eq!(below.len(), 2, "{below:?}");
+    up.signal(Signal::SIGKILL);
+    up.wait();
+    let gone = || processes_with(&sandbox.root().display().to_string()).is_empty().then_some(());
+    wait_until("all are gone", gone, || format!("{:?}", processes_with(&sandbox.root().display().to_string())));
+}
+
+#[test]
+fn status_without_a_running_bots_ctl_says_so() {
+    let sandbox = Sandbox::new();
+    let refused = sandbox.run(&["status"]);
+    refused.expect_code(69);
+    assert!(refused.stderr.starts_with("bots-ctl: cannot ask bots-ctl on 127.0.0.1:"), "{}", refused.stderr);
+    assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+}
