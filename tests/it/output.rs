@@ -52,7 +52,9 @@ fn service(shape: &str, script: &str) -> Sandbox {
     fs::write(&program, format!("#!/bin/sh\ncd \"$HOME\"\n{script}\n")).expect("written");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("changed");
     let bin = bin.display().to_string();
-    sandbox.set("BOTS_BIN_DIR", bin).set("DB_INIT_SKIP", "true").set("BOTS_CTL_CHILD_OUTPUT", shape);
+    // The end of the script is the end of the service.
+    sandbox.set("BOTS_BIN_DIR", bin).set("DB_INIT_SKIP", "true").set("BOTS_CTL_RESTART", "never");
+    sandbox.set("BOTS_CTL_CHILD_OUTPUT", shape);
     sandbox
 }
 

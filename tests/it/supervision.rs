@@ -147,7 +147,7 @@ fn signals_that_come_between_two_processes_reach_the_next_one() {
     web.wait_stderr("starting it again in");
     fs::remove_file(beside(&sandbox, "fail")).expect("it is there");
     let realtime = nix::libc::SIGRTMIN() + 3;
-    let sent = [Signal::SIGUSR1 as i32, realtime, realtime, Signal::SIGUSR2 as i32];
+    let sent = [Signal::SIGUSR1 as i32, realtime, Signal::SIGUSR2 as i32];
     for number in sent {
         crate::process::send(web.pid(), number);
     }
