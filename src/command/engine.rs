@@ -70,7 +70,7 @@ async fn follow(session: Session, service: service::Service) -> Result<Outcome, 
         settle: times.drain,
         restart: never(config),
     };
-    let service = Service { name, spec: service.spec, plan, lines: lines.of(name) };
+    let service = Service { name, spec: service.spec, plan, lines: lines.of(name), is_watched: false };
     let (sender, mut control) = mpsc::channel(64);
     let end = tokio::select! {
         end = supervise(&service, reaper, &mut control, Vec::new(), |_| {}) => end?,

@@ -213,7 +213,7 @@ fn member(index: usize, launch: Launch, config: &Config, lines: &LineSink, facts
     let mut turn = facts.subscribe();
     let facts = facts.clone();
     Member {
-        service: task::Service { name, spec: service.spec, plan, lines: lines.of(name) },
+        service: task::Service { name, spec: service.spec, plan, lines: lines.of(name), is_watched },
         every,
         turn: Box::pin(async move {
             let _ = turn.wait_for(|facts| facts.services[..index].iter().all(|service| service.answered)).await;

@@ -31,6 +31,8 @@ pub struct Service {
     pub plan: Plan,
     /// Where its output goes.
     pub lines: LineSink,
+    /// Whether its first sign of life will be told: signals that come before it are kept until then.
+    pub is_watched: bool,
 }
 
 /// What a running service is told from outside.
@@ -38,8 +40,8 @@ pub struct Service {
 pub enum Control {
     /// Stop in order; once more: stop now.
     Stop,
-    /// Pass this signal on. Between two processes it is kept for the next one, until that has given a sign of life:
-    /// before, the default action of most signals would end it.
+    /// Pass this signal on. Between two processes it is kept for the next one, and until a process that is watched has
+    /// given a sign of life: before, the default action of most signals would end it.
     Forward(i32),
     /// This process has given its first sign of life.
     Answered(Pid),
@@ -108,8 +110,10 @@ struct Driver<'a, F> {
     groups: Vec<Pid>,
     output: Vec<JoinHandle<()>>,
     timer: Option<Instant>,
-    /// Signals that came while there was no process.
+    /// Signals that came while there was no process to tell.
     kept: Vec<i32>,
+    /// Whether the present process has given its first sign of life.
+    answered: bool,
     starts: u32,
     last_exit: Option<Exit>,
 }
@@ -126,6 +130,7 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
             output: Vec::new(),
             timer: None,
             kept,
+            answered: false,
             starts: 0,
             last_exit: None,
         }
@@ -183,8 +188,8 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
             Some(Control::Stop) | None => Some(Event::StopRequested),
             Some(Control::Forward(number)) => {
                 match current {
-                    Some(pid) => signal_group(pid, number),
-                    None => self.kept.push(number),
+                    Some(pid) if self.answered || !self.service.is_watched => signal_group(pid, number),
+                    _ => self.kept.push(number),
                 }
                 None
             }
@@ -234,12 +239,14 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
         let carried = streams.into_iter().filter_map(|(fd, stream)| Some(carry(fd?, stream, lines.clone())));
         self.output = carried.collect();
         self.starts += 1;
+        self.answered = false;
         self.groups.push(child.pid);
         self.child = Some(child);
         Ok(None)
     }
 
     fn deliver_kept(&mut self) {
+        self.answered = true;
         if let Some(child) = &self.child {
             self.kept.drain(..).for_each(|number| signal_group(child.pid, number));
         }
