@@ -1,9 +1,11 @@
 //! `up` and `status`: several services in one process tree.
 
+use std::fs;
+
 use nix::sys::signal::{Signal, kill};
 
 use crate::jobqueue::with_queue;
-use crate::sandbox::{Sandbox, engine_turn, processes_with, wait_until};
+use crate::sandbox::{Sandbox, bots_bin_dir, engine_turn, processes_with, wait_until};
 
 /// Under Bots 3 the directory monitor ends at once when there is nothing to watch, so it has tests of its own.
 const SERVICES: &str = "engine,webserver,jobqueue";
@@ -34,6 +36,26 @@ fn all_start_in_order_and_stop_in_reverse() {
     assert!(at("the web UI answers") < at("engine ended"), "{log}");
     assert!(at("draining for 0.1 s") < at("webserver ended") && at("webserver ended") < at("jobqueue ended"), "{log}");
     assert_eq!(processes_with(&sandbox.home.path().display().to_string()), []);
+}
+
+#[test]
+fn a_service_starts_when_those_before_it_answer() {
+    let mut sandbox = Sandbox::new();
+    let web = "#!/bin/sh\necho waiting\nwhile [ ! -e \"$HOME/go\" ]; do sleep 0.05; done\nexec ";
+    let real = bots_bin_dir().join("bots-webserver");
+    sandbox.stand_in("bots-webserver", &format!("{web}{} \"$@\"\n", real.display()));
+    sandbox.stand_in("bots-engine", "#!/bin/sh\n[ -e \"$HOME/go\" ] && echo in turn || echo too early\n");
+    let mut up = sandbox.start(&["up", "--services", "engine,webserver"]);
+    wait_until("the web server has begun", || up.stdout().contains("waiting").then_some(()), || up.report());
+    let status = || serde_json::from_str::<serde_json::Value>(&sandbox.run(&["status", "--json"]).stdout).ok();
+    let has_web = |status: &serde_json::Value| status["services"][0]["pid"].is_i64();
+    let status = wait_until("its process is known", || status().filter(has_web), || up.report());
+    assert_eq!((&status["services"][1]["name"], &status["services"][1]["pid"]), (&"engine".into(), &().into()));
+    fs::write(sandbox.home.path().join("go"), "").expect("written");
+    wait_until("the engine has run", || up.stdout().contains("in turn").then_some(()), || up.report());
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+    assert!(!up.stdout().contains("too early"), "{}", up.report());
 }
 
 #[test]
