@@ -252,6 +252,24 @@ fn an_engine_survives_the_replacement_of_a_web_server_that_hangs() {
 }
 
 #[test]
+fn a_web_server_that_died_comes_back_beside_what_it_had_started() {
+    let script =
+        WEB_SERVER.replace("log = os.open", "import subprocess; subprocess.Popen(['sleep', '1000'])\nlog = os.open");
+    let mut sandbox = with_stand_in(&script);
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let mut web = sandbox.webserver();
+    kill(web_process(&web), Signal::SIGKILL).expect("it is there");
+    let is_back = || (status(&sandbox)["services"][0]["restarts"] == 1).then_some(());
+    wait_until("it is started again", is_back, || web.report());
+    web.wait_ready();
+    assert_eq!(web.descendants().iter().filter(|(_, command)| command.starts_with("sleep 1000")).count(), 2);
+    web.signal(Signal::SIGTERM);
+    web.wait_stderr("waiting for");
+    web.signal(Signal::SIGTERM);
+    web.wait();
+}
+
+#[test]
 fn a_thousand_restarts_cost_no_descriptor_and_no_memory() {
     let script = r#"#!/bin/sh
 starts="$(dirname "$0")/starts"
