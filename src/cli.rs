@@ -23,6 +23,15 @@ Instead of dumb-init:
   ENTRYPOINT [\"dumb-init\", \"--rewrite\", \"15:3\", \"--\"]     becomes
   ENTRYPOINT [\"bots-ctl\", \"exec\", \"--rewrite\", \"15:3\", \"--\"]";
 
+const INIT_DB_EXAMPLES: &str =
+    "Exit codes: 0 done, 1 failed, incomplete (--check) or something is left to a person, 64 usage,
+78 configuration.
+
+Examples:
+  bots-ctl init-db && bots-ctl webserver
+  bots-ctl init-db --check --json
+  SUPERUSER_PASSWORD_FILE=/run/secrets/admin bots-ctl init-db --superuser";
+
 /// Runs the Bots EDI translator: prepares its environment, supervises its services, answers health probes.
 ///
 /// Any first word that is no command is run as a program, as `exec` does.
@@ -70,8 +79,11 @@ pub enum Command {
     #[command(after_help = "Example:\n  bots-ctl up --services webserver,engine\n  bots-ctl status")]
     Up(Up),
     /// Make or complete the database, and the first web user
-    #[command(alias = "initdb", after_help = "Example:\n  bots-ctl init-db && bots-ctl webserver")]
-    InitDb,
+    ///
+    /// Safe at any moment and from any number of replicas: one at a time works on a database, the others wait and find
+    /// nothing left to do. What an earlier run has left half done is completed; rows are never touched.
+    #[command(alias = "initdb", after_help = INIT_DB_EXAMPLES)]
+    InitDb(InitDb),
     /// Ask the health listener of this container
     #[command(after_help = "Exit codes: 0 healthy, 1 unhealthy, 2 the check could not run.\n\n\
                       Example:\n  bots-ctl healthcheck --check ready --quiet")]
@@ -186,6 +198,23 @@ pub struct Engine {
     /// Arguments for bots-engine
     #[arg(last = true)]
     pub args: Vec<OsString>,
+}
+
+/// Flags of `init-db`.
+#[derive(Debug, Default, Args)]
+pub struct InitDb {
+    /// How long to try again while the server cannot be reached [default: 60, on a terminal 0]
+    #[arg(long, value_name = "SECONDS")]
+    pub wait: Option<String>,
+    /// Change nothing; say what is missing
+    #[arg(long, conflicts_with = "superuser")]
+    pub check: bool,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Make the web user of SUPERUSER_USERNAME, SUPERUSER_EMAIL and SUPERUSER_PASSWORD, or bring it up to date
+    #[arg(long)]
+    pub superuser: bool,
 }
 
 /// Flags of `healthcheck`.

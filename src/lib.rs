@@ -75,7 +75,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
     let global = &cli.global;
     match cli.command {
         Command::Webserver(flags) => command::webserver::run(global, &flags),
-        Command::InitDb => command::init_db::run(global),
+        Command::InitDb(flags) => command::init_db::run(global, &flags),
         Command::Healthcheck(flags) => command::healthcheck::run(global, flags),
         Command::Shell(flags) => command::exec::shell(global, flags.args),
         Command::Exec(flags) => command::exec::run(global, flags),

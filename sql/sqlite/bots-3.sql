@@ -1,6 +1,6 @@
 -- Tables that Bots 3.3.1 uses with its own SQL. Times are local, as the engine writes and compares them.
 
-CREATE TABLE IF NOT EXISTS ta (
+CREATE TABLE ta (
     idta INTEGER PRIMARY KEY AUTOINCREMENT,
     statust INTEGER DEFAULT 0,
     status INTEGER DEFAULT 0,
@@ -45,13 +45,13 @@ CREATE TABLE IF NOT EXISTS ta (
     rsrv5 VARCHAR(35) DEFAULT ''
 );
 
-CREATE TABLE IF NOT EXISTS mutex (
+CREATE TABLE mutex (
     mutexk INTEGER PRIMARY KEY NOT NULL,
     mutexer INTEGER DEFAULT 0,
     ts TIMESTAMP NOT NULL DEFAULT (datetime('now', 'localtime'))
 );
 
-CREATE TABLE IF NOT EXISTS persist (
+CREATE TABLE persist (
     domein VARCHAR(35),
     botskey VARCHAR(35),
     content TEXT,
@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS persist (
     PRIMARY KEY (domein, botskey)
 );
 
-CREATE TABLE IF NOT EXISTS uniek (
+CREATE TABLE uniek (
     domein VARCHAR(35) PRIMARY KEY NOT NULL,
     nummer INTEGER NOT NULL DEFAULT 1
 );

@@ -1,21 +1,18 @@
-//! What Bots and Django are configured with: one short Python run, whose answer is kept for the next start.
+//! What Bots and Django are configured with: the answer of one Python start, kept for the next one.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::environment::Environment;
 use super::fingerprint::fingerprint;
+use super::interpreter::Interpreter;
 use super::{Error, Installation, files, service};
-use crate::process::capture::capture_within;
-use crate::process::child::Spec;
 use crate::process::reaper::Reaper;
-
-const SCRIPT: &str = include_str!("python/facts.py");
 
 /// The answer of Bots's own start-up code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,15 +25,15 @@ pub struct Facts {
     pub static_url: String,
     pub web_port: u16,
     pub web_https: bool,
-    /// Tables that Django makes.
-    pub tables: Vec<String>,
+    /// Tables that Django makes, by name.
+    pub tables: BTreeMap<String, Table>,
     /// Migrations that the installed apps ship, by app.
     pub migrations: BTreeMap<String, Vec<String>>,
     /// Files the settings were made from, beside those in the configuration directory.
     pub sources: Vec<PathBuf>,
 }
 
-/// Django's `DATABASES['default']`, without the password.
+/// Django's `DATABASES['default']`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Database {
@@ -45,7 +42,19 @@ pub struct Database {
     pub user: String,
     pub host: String,
     pub port: String,
-    pub has_password: bool,
+    pub options: serde_json::Map<String, serde_json::Value>,
+    /// Never written to a file.
+    #[serde(skip_serializing, default)]
+    pub password: SecretString,
+}
+
+/// A table as its model has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Table {
+    /// Name, length and whether NULL is allowed.
+    pub columns: Vec<(String, Option<u32>, bool)>,
+    /// Columns, and whether they are unique.
+    pub keys: Vec<(Vec<String>, bool)>,
 }
 
 /// Where Bots itself says its directories are.
@@ -56,9 +65,6 @@ pub struct Directories {
     pub botssys: PathBuf,
     pub usersys: PathBuf,
 }
-
-/// Longer than any Python start on a busy machine with a cold disk; settings that hang must not hang us.
-const LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Deserialize)]
 struct Fault {
@@ -71,7 +77,21 @@ struct Fault {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     fingerprint: String,
+    password: PasswordPlace,
     facts: Facts,
+}
+
+/// Where the password of the database can be had without asking Django.
+#[derive(Serialize, Deserialize)]
+enum PasswordPlace {
+    /// There is none.
+    Nowhere,
+    /// The value of this variable.
+    Variable(String),
+    /// The file that this variable names.
+    File(String),
+    /// Only settings.py knows.
+    Settings,
 }
 
 /// Everything a question to Python needs.
@@ -87,12 +107,15 @@ pub struct Context<'a> {
 }
 
 impl Facts {
-    /// The answer kept from an earlier start, if everything it was made from is as it was then.
+    /// The answer kept from an earlier start, if everything it was made from is as it was then, and the database's
+    /// password is known without asking.
     #[must_use]
     pub fn kept(context: &Context<'_>) -> Option<Self> {
         let kept: Kept = serde_json::from_slice(&fs::read(context.environment.facts_file()).ok()?).ok()?;
         let current = fingerprint(context, &kept.facts.sources);
-        (kept.fingerprint == current).then_some(kept.facts)
+        let mut facts = (kept.fingerprint == current).then_some(kept.facts)?;
+        facts.database.password = kept.password.read(context)?;
+        Some(facts)
     }
 
     /// Asks Python, checks the answer, and keeps it.
@@ -100,9 +123,25 @@ impl Facts {
     /// # Errors
     /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
     pub async fn ask(context: &Context<'_>) -> Result<Self, Error> {
-        let before = fingerprint(context, &[]);
-        let answer = question(context, &[]).await?;
-        let facts: Self = serde_json::from_value(answer)
+        Ok(Interpreter::start(context).await?.1)
+    }
+
+    /// Imports settings.py alone, for a check of it where bots.ini is known to be faulty.
+    ///
+    /// # Errors
+    /// What is wrong with it, with file and line.
+    pub async fn try_settings(context: &Context<'_>) -> Result<(), Error> {
+        Interpreter::try_settings(context).await
+    }
+
+    /// What everything was like before a question.
+    pub(super) fn fingerprint(context: &Context<'_>) -> String {
+        fingerprint(context, &[])
+    }
+
+    /// Reads, checks and keeps an answer to a question that was asked when things were as `before` says.
+    pub(super) fn learn(context: &Context<'_>, answer: serde_json::Value, before: &str) -> Result<Self, Error> {
+        let facts: Self = serde_json::from_value(without_fault(answer)?)
             .map_err(|error| Error::fault(format!("cannot read what Bots says of its settings: {error}")))?;
         facts.check(context)?;
         // Something may have changed while Python ran; then the answer is of neither state for certain.
@@ -112,17 +151,10 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Imports settings.py alone, for a check of it where bots.ini is known to be faulty.
-    ///
-    /// # Errors
-    /// What is wrong with it, with file and line.
-    pub async fn try_settings(context: &Context<'_>) -> Result<(), Error> {
-        question(context, &["settings"]).await.map(|_| ())
-    }
-
     /// Kept for the next start; there is no password in it. A failure only costs time.
     fn keep(&self, context: &Context<'_>) {
-        let kept = Kept { fingerprint: fingerprint(context, &self.sources), facts: self.clone() };
+        let password = PasswordPlace::of(self.database.password.expose_secret(), context);
+        let kept = Kept { fingerprint: fingerprint(context, &self.sources), password, facts: self.clone() };
         let text = serde_json::to_vec(&kept).unwrap_or_default();
         if let Err(error) = files::write_atomically(&context.environment.facts_file(), &text, 0o600) {
             debug!("{error}");
@@ -162,28 +194,41 @@ impl Database {
     }
 }
 
-/// A Python of this Bots that runs `script`, with the same variables as a service.
-#[must_use]
-pub fn python(context: &Context<'_>, script: &str) -> Spec {
-    let mut spec = Spec::new(&context.bots.python).arg("-c").arg(script);
-    spec.directory = Some(context.environment.root.clone());
-    context.variables.apply(spec)
+impl PasswordPlace {
+    fn of(password: &str, context: &Context<'_>) -> Self {
+        if password.is_empty() {
+            return Self::Nowhere;
+        }
+        let variables = context.variables.effective();
+        let direct = variables.iter().find(|(_, value)| value.as_str() == password);
+        let named = || variables.iter().find(|(name, value)| name.ends_with("_FILE") && content(value) == password);
+        match direct {
+            Some((name, _)) => Self::Variable(name.clone()),
+            None => named().map_or(Self::Settings, |(name, _)| Self::File(name.clone())),
+        }
+    }
+
+    fn read(&self, context: &Context<'_>) -> Option<SecretString> {
+        let variable = |wanted: &str| {
+            let found = context.variables.effective().into_iter().find(|(name, _)| name == wanted);
+            found.map(|(_, value)| value)
+        };
+        match self {
+            Self::Nowhere => Some(SecretString::default()),
+            Self::Variable(name) => variable(name).map(SecretString::from),
+            Self::File(name) => variable(name).map(|path| SecretString::from(content(&path))),
+            Self::Settings => None,
+        }
+    }
 }
 
-async fn question(context: &Context<'_>, more: &[&str]) -> Result<serde_json::Value, Error> {
-    let spec = python(context, SCRIPT).arg(&context.environment.config).args(more.iter().copied());
-    let asked = capture_within(context.reaper, &spec, b"", Some(LIMIT)).await;
-    let captured = asked.map_err(|error| Error::fault(error.to_string()))?;
-    if captured.exit.is_none() {
-        let settings = context.environment.config.join("settings.py");
-        let text = format!("{}: was not loaded within {} s", settings.display(), LIMIT.as_secs());
-        return Err(Error::fault(text));
-    }
-    let Ok(mut answer) = serde_json::from_slice::<serde_json::Value>(&captured.stdout) else {
-        let reason = captured.stderr.trim().lines().last().unwrap_or("it printed nothing").to_owned();
-        let python = context.bots.python.display();
-        return Err(Error::fault(format!("cannot ask Bots for its settings with {python}: {reason}")));
-    };
+/// As secrets are written: with a line end that does not count.
+fn content(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim_end_matches(['\r', '\n']).to_owned()
+}
+
+/// An answer of Python, unless it is that something went wrong.
+pub(super) fn without_fault(mut answer: serde_json::Value) -> Result<serde_json::Value, Error> {
     match serde_json::from_value::<Fault>(answer["fault"].take()) {
         Ok(fault) => Err(explain(&fault)),
         Err(_) => Ok(answer),

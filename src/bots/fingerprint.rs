@@ -22,7 +22,7 @@ const VOLATILE: [&str; 8] = ["_", "SHLVL", "PWD", "OLDPWD", "HOSTNAME", "COLUMNS
 pub fn fingerprint(context: &Context<'_>, sources: &[PathBuf]) -> String {
     let mut hash = Sha256::new();
     add(&mut hash, env!("CARGO_PKG_VERSION").as_bytes());
-    add(&mut hash, include_bytes!("python/facts.py"));
+    add(&mut hash, super::interpreter::SCRIPT.as_bytes());
     for path in [&context.bots.python, &context.bots.package] {
         add_state(&mut hash, path);
     }

@@ -1,91 +1,133 @@
-//! What only Django can do to the database, in one start of Python: `migrate`, and the first web user.
+//! What only Django can do to the database, in the Python that has told the facts: `migrate`, and web users.
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
-use tracing::{debug, info, warn};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::{info, warn};
 
 use super::Error;
-use super::django::{Context, python};
+use super::django::without_fault;
 use super::environment::{Environment, random_text};
 use super::files::{create_once, explain};
+use super::interpreter::Interpreter;
 use crate::config::Superuser;
-use crate::process::Exit;
-use crate::process::capture::{Captured, capture};
-
-const SCRIPT: &str = include_str!("python/init_db.py");
 
 /// Length of a generated password: more than 110 bits.
 const PASSWORD_LENGTH: usize = 20;
 
-#[derive(Serialize)]
-struct Request<'a> {
-    migrate: bool,
-    superuser: Option<NewUser<'a>>,
+/// Passwords that everybody knows, in lower case.
+const WELL_KNOWN: [&str; 14] = [
+    "botsbots",
+    "bots",
+    "admin",
+    "administrator",
+    "password",
+    "passw0rd",
+    "secret",
+    "changeme",
+    "change-me",
+    "default",
+    "root",
+    "123456",
+    "12345678",
+    "adminadmin",
+];
+
+/// What Django is asked to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Work<'a> {
+    /// Run `migrate`.
+    pub migrate: Option<Migrate>,
+    /// See to this web user.
+    pub user: Option<(&'a Superuser, UserWork)>,
 }
 
-#[derive(Serialize)]
-struct NewUser<'a> {
-    username: &'a str,
-    email: &'a str,
-    password: &'a str,
+/// How `migrate` is to be run.
+#[derive(Debug, Clone, Copy)]
+pub struct Migrate {
+    /// An earlier run may have been cut off.
+    pub finish: bool,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Answer {
-    Fault { fault: String, traceback: String },
-    Done { superuser_created: bool },
+/// What is to be done about a web user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserWork {
+    /// Make it if there is no user at all.
+    First,
+    /// Make it, or give it this password and every right.
+    Update,
 }
 
-/// Runs `migrate` if asked to, and makes the first web user if there is none and `superuser` is given.
+/// What Django has done.
+#[derive(Debug, Deserialize)]
+pub struct Done {
+    /// Steps in their order, with the time each took.
+    pub steps: Vec<Step>,
+    #[serde(default)]
+    user: String,
+}
+
+/// One step.
+#[derive(Debug, Clone, Deserialize)]
+#[allow(missing_docs)]
+pub struct Step {
+    pub step: String,
+    pub seconds: f64,
+}
+
+/// Has the work done; what Django prints goes to our log.
 ///
 /// # Errors
 /// What Django says.
-pub async fn run(context: &Context<'_>, migrate: bool, superuser: Option<&Superuser>) -> Result<(), Error> {
-    let password = superuser.map(|user| first_password(user, context.environment)).transpose()?;
-    let new_user = superuser.zip(password.as_ref()).map(|(user, password)| NewUser {
-        username: &user.username,
-        email: user.email.as_deref().unwrap_or_default(),
-        password: password.expose_secret(),
+pub async fn run(python: &mut Interpreter, environment: &Environment, work: Work<'_>) -> Result<Done, Error> {
+    let password = work.user.map(|(user, _)| password(user, environment)).transpose()?;
+    let user = work.user.zip(password.as_ref()).map(|((user, what), password)| {
+        json!({
+            "username": user.username,
+            "email": user.email.as_deref().unwrap_or_default(),
+            "password": password.expose_secret(),
+            "update": what == UserWork::Update,
+        })
     });
-    if migrate {
-        info!("running Django's migrate");
+    let migrate = work.migrate.unwrap_or(Migrate { finish: false });
+    let request = json!({
+        "migrate": work.migrate.is_some(), "finish": migrate.finish, "user": user,
+    });
+    let answer = without_fault(python.work(&request).await?)
+        .map_err(|error| Error::Failed(format!("Django could not complete the database: {error}")))?;
+    let done: Done = serde_json::from_value(answer)
+        .map_err(|error| Error::Failed(format!("cannot read what Django says it did: {error}")))?;
+    if let Some(((user, _), password)) = work.user.zip(password) {
+        announce(user, &done.user, &password, environment);
     }
-    let created = ask(context, &Request { migrate, superuser: new_user }).await?;
-    if let Some((user, password)) = superuser.zip(password).filter(|_| created) {
-        announce(user, &password, context.environment);
+    Ok(done)
+}
+
+/// Refuses a password that gives everybody the web UI.
+///
+/// # Errors
+/// When the configured one is well known, or `must_be_set` and there is none.
+pub fn check_password(user: &Superuser, must_be_set: bool) -> Result<(), Error> {
+    let Some(password) = &user.password else {
+        return match must_be_set {
+            true => Err(Error::fault(
+                "--superuser needs a password: set SUPERUSER_PASSWORD, or SUPERUSER_PASSWORD_FILE to a file with it",
+            )),
+            false => Ok(()),
+        };
+    };
+    let password = password.expose_secret().trim().to_lowercase();
+    if password.is_empty() || password == user.username.to_lowercase() || WELL_KNOWN.contains(&password.as_str()) {
+        return Err(Error::fault(
+            "SUPERUSER_PASSWORD is empty, the user's name or a password that everybody tries first: choose another",
+        ));
     }
     Ok(())
 }
 
-/// Runs the request in Python; what it prints goes to our log. There is no time limit: a migration that is cut in
-/// the middle may leave a database that no later one can complete.
-async fn ask(context: &Context<'_>, request: &Request<'_>) -> Result<bool, Error> {
-    let input = serde_json::to_vec(request).map_err(|error| Error::Failed(error.to_string()))?;
-    let spec = python(context, SCRIPT).arg(&context.environment.config);
-    let captured = capture(context.reaper, &spec, &input).await.map_err(|error| Error::Failed(error.to_string()))?;
-    for line in captured.stderr.lines().filter(|line| !line.trim().is_empty()) {
-        info!("migrate: {}", line.trim());
-    }
-    match serde_json::from_slice(&captured.stdout) {
-        Ok(Answer::Done { superuser_created }) if captured.exit == Some(Exit::Code(0)) => Ok(superuser_created),
-        Ok(Answer::Fault { fault, traceback }) => {
-            debug!("{traceback}");
-            Err(Error::Failed(format!("Django could not complete the database: {fault}")))
-        }
-        _ => Err(Error::Failed(broken_off(&captured))),
-    }
-}
-
-fn broken_off(captured: &Captured) -> String {
-    let reason = captured.stderr.trim().lines().last().unwrap_or("it said nothing");
-    let end = captured.exit.map_or_else(|| "at a time limit".to_owned(), |exit| format!("with {exit}"));
-    format!("Django's migrate ended {end}: {reason}")
-}
-
 /// The configured password, else a random one. It is on disk before the user exists, so that a stop between the
 /// two leaves nobody locked out.
-fn first_password(superuser: &Superuser, environment: &Environment) -> Result<SecretString, Error> {
+fn password(superuser: &Superuser, environment: &Environment) -> Result<SecretString, Error> {
     if let Some(password) = &superuser.password {
         return Ok(password.clone());
     }
@@ -99,14 +141,36 @@ fn first_password(superuser: &Superuser, environment: &Environment) -> Result<Se
 }
 
 /// The one place where a secret is shown, and the one time: nobody could log in otherwise.
-fn announce(superuser: &Superuser, password: &SecretString, environment: &Environment) {
+fn announce(superuser: &Superuser, what: &str, password: &SecretString, environment: &Environment) {
     let name = &superuser.username;
-    match superuser.password {
-        Some(_) => info!("made the web user {name} with the configured password"),
-        None => warn!(
+    match (what, &superuser.password) {
+        ("made", Some(_)) => info!("made the web user {name} with the configured password"),
+        ("made", None) => warn!(
             "made the web user {name} with password {}; this is shown once and kept in {}",
             password.expose_secret(),
             environment.admin_password_file().display()
         ),
+        ("changed", _) => info!("brought the web user {name} up to date"),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(password: Option<&str>) -> Superuser {
+        let password = password.map(|password| SecretString::from(password.to_owned()));
+        Superuser { username: "Boss".to_owned(), email: None, password }
+    }
+
+    #[test]
+    fn passwords_that_everybody_knows_are_refused() {
+        for wrong in ["", " ", "botsbots", "BotsBots", "boss", "admin", "password "] {
+            assert!(check_password(&user(Some(wrong)), false).is_err(), "{wrong:?}");
+        }
+        assert!(check_password(&user(Some("b0ts-and-b0ts")), true).is_ok());
+        assert!(check_password(&user(None), false).is_ok());
+        assert!(check_password(&user(None), true).is_err());
     }
 }

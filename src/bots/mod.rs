@@ -5,6 +5,7 @@ pub mod environment;
 pub mod files;
 pub mod fingerprint;
 pub mod install;
+pub mod interpreter;
 pub mod migrate;
 pub mod seed;
 pub mod service;

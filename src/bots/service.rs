@@ -1,5 +1,6 @@
 //! The services of Bots as data: program, arguments, environment, stop signal, sign of life.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -25,10 +26,19 @@ impl Variables {
         spec.removed.extend(OURS_ALONE.map(str::to_owned));
         spec
     }
+
+    /// All that a process of Bots finds in its environment.
+    pub(super) fn effective(&self) -> BTreeMap<String, String> {
+        let text = |value: &OsString| value.to_string_lossy().into_owned();
+        let inherited = std::env::vars_os().map(|(name, value)| (text(&name), text(&value)));
+        let own = self.0.iter().map(|(name, value)| (name.clone(), text(value)));
+        inherited.chain(own).filter(|(name, _)| !OURS_ALONE.contains(&name.as_str())).collect()
+    }
 }
 
 /// Secrets that no service has a use for.
-const OURS_ALONE: [&str; 2] = ["SUPERUSER_PASSWORD", "SUPERUSER_PASSWORD_FILE"];
+const OURS_ALONE: [&str; 4] =
+    ["SUPERUSER_PASSWORD", "SUPERUSER_PASSWORD_FILE", "BOTS_CTL_DATABASE_URL", "BOTS_CTL_DATABASE_URL_FILE"];
 
 /// Variables of our own environment that the children's are built on.
 #[derive(Debug, Clone, Default)]
@@ -210,6 +220,7 @@ fn settings_variables(config: &Config) -> Vec<(String, OsString)> {
         ("DB_PASSWORD", secret(&database.password)),
         ("DB_HOST", database.host.clone()),
         ("DB_PORT", database.port.map(|port| port.to_string())),
+        ("DB_OPTIONS", database.options.as_ref().map(|options| serde_json::json!(options).to_string())),
         ("DJANGO_SECRET_KEY", secret(&django.secret_key)),
         ("ALLOWED_HOSTS", django.allowed_hosts.clone()),
         ("CSRF_TRUSTED_ORIGINS", django.csrf_trusted_origins.clone()),

@@ -118,7 +118,7 @@ fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, 
 }
 
 /// Does work until it is done or a signal asks to stop, and then says how the command ends. While `critical` is set
-/// the first such signal lets the work go on to its end, so that nothing is cut in the middle; a second one does not.
+/// such a signal lets the work go on to its end, so that nothing is cut in the middle; so does a second one.
 /// Signals that ask for something else stay for what comes next.
 async fn until_stopped<T>(
     signals: &mut Signals,
@@ -131,11 +131,11 @@ async fn until_stopped<T>(
         tokio::select! {
             done = &mut work => return stopped_by.map_or(Ok(done), |number| Err(Exit::Signal(number))),
             number = signals.next_where(signals::asks_to_stop) => {
-                if !critical.get() || stopped_by.is_some() {
-                    return Err(Exit::Signal(number));
+                if !critical.get() {
+                    return Err(Exit::Signal(stopped_by.unwrap_or(number)));
                 }
                 tracing::info!("asked to stop by {}: the database is completed first", signals::name(number));
-                stopped_by = Some(number);
+                stopped_by.get_or_insert(number);
             }
         }
     }
@@ -176,7 +176,7 @@ async fn prepare(config: &Config, bots: &Installation) -> Result<Environment, Er
 /// What the health checks look at, in the places that Bots itself says.
 fn health_targets(config: &Config, django: &Facts) -> Result<Targets, Error> {
     Ok(Targets {
-        database: init_db::settings(django)?,
+        database: init_db::settings(config, django)?,
         botssys: django.directories.botssys.clone(),
         usersys: django.directories.usersys.clone(),
         interval: config.health.interval,
@@ -201,8 +201,8 @@ impl From<bots::Error> for Error {
 impl From<database::Error> for Error {
     fn from(error: database::Error) -> Self {
         let kind = match error {
-            database::Error::Unsupported(_) => Kind::Configuration,
-            database::Error::Unavailable(_) => Kind::Unavailable,
+            database::Error::Unsupported(_) | database::Error::Disagreement(_) => Kind::Configuration,
+            database::Error::Unavailable(_) | database::Error::Refused(_) => Kind::Unavailable,
             database::Error::Failed(_) => Kind::Failed,
         };
         Self::new(kind, error.to_string())

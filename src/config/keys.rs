@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::database_url::DatabaseUrl;
 use super::parse::{self, Parsed};
 use super::{ChildOutput, LogFormat, LogLevel, RestartPolicy, ServiceName};
 
@@ -137,6 +138,12 @@ keys! {
     DB_USER: String = "database.user", "DB_USER", Text, text, "", "database user";
     DB_HOST: String = "database.host", "DB_HOST", Text, text, "", "database host, or the directory of its socket";
     DB_PORT: u16 = "database.port", "DB_PORT", Integer, port, "", "database port";
+    DB_OPTIONS: String = "database.options", "DB_OPTIONS", Text, json_object, "",
+        "Django's OPTIONS of the database as a JSON object, for TLS or a socket";
+    DB_WAIT: Duration = "database.wait", "BOTS_CTL_DB_WAIT", Duration, duration, "0s on a terminal, else 60s",
+        "how long to try again while the database server cannot be reached or is still starting";
+    ALLOW_DEFAULT_PASSWORD: bool = "database.allow_default_password", "BOTS_CTL_ALLOW_DEFAULT_PASSWORD", Boolean, boolean,
+        "false", "tolerates the account bots with its well-known password, which Bots's bundled database has";
     ALLOWED_HOSTS: String = "django.allowed_hosts", "ALLOWED_HOSTS", List, text, "",
         "host names the web UI answers to, separated by commas; else as Bots's template says (all)";
     CSRF_TRUSTED_ORIGINS: String = "django.csrf_trusted_origins", "CSRF_TRUSTED_ORIGINS", List, text, "",
@@ -156,6 +163,17 @@ secrets! {
     SUPERUSER_PASSWORD = "superuser.password", "SUPERUSER_PASSWORD",
         "the web user's password; else a random one is made, shown once and kept in admin-password";
 }
+
+/// The database in one URL, instead of the variables that begin with DB_; secret, since there is a password in it.
+pub const DATABASE_URL: Key<DatabaseUrl> = Key {
+    path: "database.url",
+    env: "BOTS_CTL_DATABASE_URL",
+    shape: Shape::Text,
+    default: "",
+    secret: true,
+    help: "the database in one URL, such as `postgresql://USER:PASSWORD@HOST:5432/NAME`, instead of DB_ENGINE to DB_PORT",
+    parse: DatabaseUrl::parse,
+};
 
 /// Variables that are read before any file is: they say where the files are.
 pub const CONFIG_FILE_ENV: &str = "BOTS_CTL_CONFIG";

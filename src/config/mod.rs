@@ -5,6 +5,8 @@
 //! environment or arguments: both are handed in, so that tests need neither.
 
 pub mod bots_ini;
+pub mod database;
+pub mod database_url;
 pub mod keys;
 pub mod load;
 pub mod parse;
@@ -18,6 +20,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use database::Database;
+pub use database_url::DatabaseUrl;
 use load::Reader;
 pub use load::{Fault, Origin, Override, Shown};
 pub use services::{Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
@@ -136,19 +140,6 @@ pub enum ChildOutput {
     Json,
 }
 
-/// Database settings that a generated `settings.py` reads, and whether `webserver` initialises the database.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct Database {
-    pub init_skip: bool,
-    pub engine: Option<String>,
-    pub name: Option<String>,
-    pub user: Option<String>,
-    pub password: Option<SecretString>,
-    pub host: Option<String>,
-    pub port: Option<u16>,
-}
-
 /// Django settings that a generated `settings.py` reads.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
@@ -205,7 +196,7 @@ impl Config {
             up: services::read_up(&mut reader),
             health: read_health(&mut reader),
             log: read_log(&mut reader),
-            database: read_database(&mut reader),
+            database: database::read(&mut reader),
             django: read_django(&mut reader),
             superuser: read_superuser(&mut reader),
             shown: Vec::new(),
@@ -272,18 +263,6 @@ fn read_log(reader: &mut Reader<'_>) -> Log {
         level: reader.get(&keys::LOG_LEVEL),
         format: reader.get(&keys::LOG_FORMAT),
         child_output: reader.optional(&keys::CHILD_OUTPUT),
-    }
-}
-
-fn read_database(reader: &mut Reader<'_>) -> Database {
-    Database {
-        init_skip: reader.get(&keys::INIT_SKIP),
-        engine: reader.optional(&keys::DB_ENGINE),
-        name: reader.optional(&keys::DB_NAME),
-        user: reader.optional(&keys::DB_USER),
-        password: reader.secret(&keys::DB_PASSWORD),
-        host: reader.optional(&keys::DB_HOST),
-        port: reader.optional(&keys::DB_PORT),
     }
 }
 

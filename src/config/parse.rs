@@ -158,6 +158,14 @@ pub fn services(value: &str) -> Parsed<Vec<ServiceName>> {
     Ok(ServiceName::ALL.into_iter().filter(|service| words.contains(&service.as_str())).collect())
 }
 
+/// A JSON object, which stays text.
+pub fn json_object(value: &str) -> Parsed<String> {
+    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(value) {
+        Ok(_) => Ok(value.to_owned()),
+        Err(_) => Err("expected a JSON object, such as {\"sslmode\": \"require\"}".to_owned()),
+    }
+}
+
 /// What the output of services becomes.
 pub fn child_output(value: &str) -> Parsed<ChildOutput> {
     match value.to_ascii_lowercase().as_str() {

@@ -114,3 +114,19 @@ fn a_pod_drains_by_default() {
     let config = load(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")], "", &[]).expect("valid");
     assert_eq!(config.stop.webserver.drain, services::DRAIN_IN_KUBERNETES);
 }
+
+#[test]
+fn a_database_url_stands_for_the_variables_and_must_agree_with_them() {
+    let url = "mysql://me:hush@db:3307/bots?ssl_mode=REQUIRED";
+    let config = load(&[("BOTS_CTL_DATABASE_URL", url), ("DB_HOST", "db"), ("DB_ENGINE", "mariadb")], "", &[]);
+    let config = config.expect("they agree");
+    let database = &config.database;
+    assert_eq!((database.engine.as_deref(), database.port), (Some("mysql"), Some(3307)));
+    assert_eq!(database.options.as_ref().expect("there is one")["ssl_mode"], "REQUIRED");
+    assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+    let faults = load(&[("BOTS_CTL_DATABASE_URL", url), ("DB_HOST", "other"), ("DB_PASSWORD", "x")], "", &[]);
+    let faults = faults.expect_err("they disagree");
+    assert!(faults[0].contains("\"other\"") && faults[0].contains("\"db\"") && faults[1].contains("DB_PASSWORD"));
+    let faults = load(&[("BOTS_CTL_DATABASE_URL", "oracle://me:hush@db/x")], "", &[]).expect_err("not supported");
+    assert!(faults[0].contains("BOTS_CTL_DATABASE_URL: (hidden) is wrong"), "{faults:?}");
+}

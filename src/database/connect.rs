@@ -1,19 +1,26 @@
-//! From settings to a connection.
+//! From settings to a connection, and what keeps one from being made.
 
-use std::os::unix::fs::MetadataExt;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlSslMode};
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::sqlite::SqliteConnectOptions;
+use tokio::time::timeout;
 
-use super::{Error, Settings};
+use super::connection::Connection;
+use super::settings::{Place, Server, Settings};
+use super::tls::Mode;
+use super::{Error, errors};
 
 /// How long to wait for a lock that a statement of Bots holds, while initialising.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Result code of SQLite for a database that another connection has locked.
-const SQLITE_BUSY: i32 = 5;
+/// How long a server may take to let us in. A host that drops packets would cost minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a connection is going to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +34,26 @@ pub enum Purpose {
 /// Opens the database.
 ///
 /// # Errors
-/// When it cannot be opened.
-pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<SqliteConnection, Error> {
-    let Settings::Sqlite(path) = settings;
+/// [`Error::Refused`] when it would be no use to try again, [`Error::Unavailable`] when it might.
+pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Connection, Error> {
+    let opening = async {
+        match settings {
+            Settings::Sqlite(path) => sqlite(path, purpose).await,
+            Settings::Mysql(server) => mysql(server).await,
+            Settings::Postgres(server) => postgres(server).await,
+        }
+    };
+    match timeout(CONNECT_TIMEOUT, opening).await {
+        Ok(opened) => opened.map_err(|error| explain(settings, &error)),
+        Err(_) => Err(Error::Unavailable(format!(
+            "cannot open the {}: it did not answer within {} s",
+            settings.describe(),
+            CONNECT_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+async fn sqlite(path: &Path, purpose: Purpose) -> Result<Connection, sqlx::Error> {
     let initialise = purpose == Purpose::Initialise;
     // A probe opens for writing as well: after a crash SQLite must roll back before anything can be read.
     let options = SqliteConnectOptions::new()
@@ -37,72 +61,140 @@ pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<SqliteConn
         .create_if_missing(initialise)
         .busy_timeout(if initialise { BUSY_TIMEOUT } else { Duration::ZERO })
         .disable_statement_logging();
-    options.connect().await.map_err(|error| unavailable(path, &error))
+    options.connect().await.map(Connection::Sqlite)
 }
 
-/// How a database answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// At once.
-    Free,
-    /// Another connection has it locked: it is reachable, and others wait for it.
-    Busy,
-}
-
-/// Asks the same database again and again. Its connection is kept, since each costs a thread and several wake-ups,
-/// until the file behind it is another one.
-pub struct Pinger {
-    settings: Settings,
-    kept: Option<(FileId, SqliteConnection)>,
-}
-
-/// Device and inode.
-type FileId = (u64, u64);
-
-impl Pinger {
-    /// Connects at the first question.
-    #[must_use]
-    pub fn new(settings: Settings) -> Self {
-        Self { settings, kept: None }
+async fn mysql(server: &Server) -> Result<Connection, sqlx::Error> {
+    // Nothing of what the driver sets by itself is needed here, and each costs an exchange with the server.
+    let mut options = MySqlConnectOptions::new()
+        .database(&server.name)
+        .timezone(None)
+        .pipes_as_concat(false)
+        .no_engine_substitution(false)
+        .disable_statement_logging();
+    if !server.user.is_empty() {
+        options = options.username(&server.user);
     }
-
-    /// Whether the database answers.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub async fn ping(&mut self) -> Result<Answer, Error> {
-        let Settings::Sqlite(path) = &self.settings;
-        let file = file_id(path);
-        let mut connection = match self.kept.take() {
-            Some((kept, connection)) if Some(kept) == file => connection,
-            _ => connect(&self.settings, Purpose::Probe).await?,
-        };
-        let answer = match sqlx::query("SELECT count(*) FROM sqlite_master").fetch_one(&mut connection).await {
-            Ok(_) => Answer::Free,
-            Err(error) if is_busy(&error) => Answer::Busy,
-            Err(error) => return Err(unavailable(path, &error)),
-        };
-        self.kept = file_id(path).map(|file| (file, connection));
-        Ok(answer)
+    if !server.password.expose_secret().is_empty() {
+        options = options.password(server.password.expose_secret());
     }
-}
-
-fn file_id(path: &Path) -> Option<FileId> {
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
-}
-
-/// Whether an error only says that another connection has the database locked.
-#[must_use]
-pub fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
-    code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
-}
-
-fn unavailable(path: &Path, error: &sqlx::Error) -> Error {
-    let reason = match error.as_database_error() {
-        _ if !path.exists() => "the file does not exist".to_owned(),
-        Some(error) => error.message().to_owned(),
-        None => error.to_string(),
+    options = match &server.place {
+        Place::Default => options,
+        Place::Tcp { host, port } => options.host(host).port(*port),
+        Place::Socket { path, .. } => options.socket(path),
     };
-    Error::Unavailable(format!("cannot open the SQLite database {}: {reason}", path.display()))
+    if let Some(ca) = &server.tls.ca {
+        options = options.ssl_ca(ca);
+    }
+    if let Some((certificate, key)) = server.tls.certificate.as_ref().zip(server.tls.key.as_ref()) {
+        options = options.ssl_client_cert(certificate).ssl_client_key(key);
+    }
+    let mode = match server.tls.mode {
+        // The client that Django uses does not encrypt either unless it is told to.
+        None if is_local(&server.place) => MySqlSslMode::Disabled,
+        Some(Mode::Disabled) => MySqlSslMode::Disabled,
+        None | Some(Mode::Preferred) => MySqlSslMode::Preferred,
+        Some(Mode::Required) => MySqlSslMode::Required,
+        Some(Mode::VerifyAuthority) => MySqlSslMode::VerifyCa,
+        Some(Mode::VerifyHost) => MySqlSslMode::VerifyIdentity,
+    };
+    let is_optional = matches!(mode, MySqlSslMode::Preferred);
+    let opened = match options.clone().ssl_mode(mode).connect().await {
+        Err(sqlx::Error::Tls(_)) if is_optional => options.ssl_mode(MySqlSslMode::Disabled).connect().await,
+        opened => opened,
+    };
+    opened.map(Connection::Mysql)
+}
+
+async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
+    // What the variables that begin with PG say holds here as it does for Django's client.
+    let mut options = PgConnectOptions::new().application_name("bots-ctl").disable_statement_logging();
+    options = match &server.place {
+        Place::Default => options,
+        Place::Tcp { host, port } => options.host(host).port(*port),
+        Place::Socket { path, port } => options.socket(path).port(*port),
+    };
+    if !server.user.is_empty() {
+        options = options.username(&server.user);
+    }
+    if !server.name.is_empty() {
+        options = options.database(&server.name);
+    }
+    if !server.password.expose_secret().is_empty() {
+        options = options.password(server.password.expose_secret());
+    }
+    if let Some(ca) = &server.tls.ca {
+        options = options.ssl_root_cert(ca);
+    }
+    if let Some((certificate, key)) = server.tls.certificate.as_ref().zip(server.tls.key.as_ref()) {
+        options = options.ssl_client_cert(certificate).ssl_client_key(key);
+    }
+    options = options.options(server.session.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    if let Some(mode) = server.tls.mode {
+        options = options.ssl_mode(match mode {
+            Mode::Disabled => PgSslMode::Disable,
+            Mode::Preferred => PgSslMode::Prefer,
+            Mode::Required => PgSslMode::Require,
+            Mode::VerifyAuthority => PgSslMode::VerifyCa,
+            Mode::VerifyHost => PgSslMode::VerifyFull,
+        });
+    }
+    let is_optional = matches!(options.get_ssl_mode(), PgSslMode::Prefer);
+    let opened = match options.clone().connect().await {
+        Err(sqlx::Error::Tls(_)) if is_optional => options.ssl_mode(PgSslMode::Disable).connect().await,
+        opened => opened,
+    };
+    opened.map(Connection::Postgres)
+}
+
+fn is_local(place: &Place) -> bool {
+    match place {
+        Place::Default | Place::Socket { .. } => true,
+        Place::Tcp { host, .. } => ["localhost", "127.0.0.1", "::1"].contains(&host.as_str()),
+    }
+}
+
+fn explain(settings: &Settings, error: &sqlx::Error) -> Error {
+    let reason = match (settings, errors::text(error)) {
+        (Settings::Sqlite(path), _) if path.parent().is_some_and(|dir| !dir.is_dir()) => {
+            let dir = path.parent().unwrap_or(path).display();
+            format!("the directory {dir} does not exist; make it, or change NAME in settings.py (DB_NAME)")
+        }
+        (Settings::Sqlite(path), _) if !path.exists() => "the file does not exist".to_owned(),
+        (_, text) => text,
+    };
+    let text = format!("cannot open the {}: {reason}", settings.describe());
+    if is_final(settings, error) { Error::Refused(format!("{text}{}", hint(error))) } else { Error::Unavailable(text) }
+}
+
+/// Whether trying again is no use: credentials, a name or a protocol does not become right by waiting.
+fn is_final(settings: &Settings, error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => match settings {
+            Settings::Sqlite(_) => false,
+            Settings::Mysql(_) => {
+                let number = database.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
+                // Access denied (in four forms), unknown database, plugin not supported.
+                number.is_some_and(|number| [1044, 1045, 1049, 1251, 1698, 1130, 3118].contains(&number))
+            }
+            // Of class 28 (authorisation) and 3D (no such database), and a client that is not welcome at all.
+            Settings::Postgres(_) => {
+                database.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D") || code == "42501")
+            }
+        },
+        sqlx::Error::Io(error) => matches!(error.kind(), ErrorKind::PermissionDenied),
+        sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => true,
+        _ => false,
+    }
+}
+
+fn hint(error: &sqlx::Error) -> &'static str {
+    let number = error.as_database_error().and_then(|error| error.try_downcast_ref::<MySqlDatabaseError>());
+    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    match (number.map(MySqlDatabaseError::number), code.as_ref()) {
+        (Some(1049), _) | (_, "3D000") => "; make it, or change its name (DB_NAME)",
+        (Some(_), _) | (_, "28P01" | "28000") => "; check the account (DB_USER) and its password (DB_PASSWORD)",
+        _ if matches!(error, sqlx::Error::Tls(_)) => "; check the TLS options (DB_OPTIONS) and the certificates",
+        _ => "",
+    }
 }

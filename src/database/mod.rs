@@ -1,55 +1,49 @@
 //! The database that Django is configured with, seen by bots-ctl itself. The only module that speaks SQL.
 //!
 //! Managed tables belong to Django, which makes them by `migrate`; here is what decides whether that is needed, and
-//! what makes the tables Bots uses with its own SQL. Nothing here drops or alters anything.
+//! what makes the tables Bots uses with its own SQL. Rows that are there are never touched.
 
+pub mod catalogue;
 pub mod connect;
+pub mod connection;
+pub mod difference;
+pub mod errors;
+pub mod expected;
 pub mod lock;
+pub mod notes;
+pub mod pinger;
+pub mod repair;
 pub mod schema;
+pub mod settings;
+pub mod tls;
+pub mod wait;
 
-use std::path::PathBuf;
-
-/// A database, in the terms of one kind of server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settings {
-    /// A SQLite file.
-    Sqlite(PathBuf),
-}
+pub use settings::Settings;
 
 /// What can go wrong with a database.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// This version of bots-ctl cannot talk to such a database.
+    /// bots-ctl cannot talk to such a database, or not in that way.
     #[error("{0}")]
     Unsupported(String),
-    /// It cannot be opened or does not answer.
+    /// Two places name two databases.
+    #[error("{0}")]
+    Disagreement(String),
+    /// It cannot be reached or does not answer; it may later.
     #[error("{0}")]
     Unavailable(String),
+    /// It has answered, and refuses us: to ask again is no use.
+    #[error("{0}")]
+    Refused(String),
     /// It answers, but what was asked of it failed.
     #[error("{0}")]
     Failed(String),
 }
 
-impl Settings {
-    /// From Django's `ENGINE` and `NAME`.
-    ///
-    /// # Errors
-    /// When this version of bots-ctl has no driver for the engine.
-    pub fn from_django(engine: &str, name: &str) -> Result<Self, Error> {
-        match engine.rsplit('.').next() {
-            Some("sqlite3") => Ok(Self::Sqlite(PathBuf::from(name))),
-            _ => Err(Error::Unsupported(format!(
-                "settings.py: DATABASES has ENGINE {engine}, which is not available in this version of bots-ctl: \
-                 it initialises and watches SQLite alone"
-            ))),
-        }
-    }
-
-    /// The database as a person would name it.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Sqlite(path) => format!("SQLite database {}", path.display()),
-        }
+impl Error {
+    /// A statement that failed.
+    pub(crate) fn failed(action: &str, settings: &Settings, error: &sqlx::Error) -> Self {
+        let text = format!("cannot {action} the {}: {}", settings.describe(), errors::text(error));
+        if errors::is_cut(error) { Self::Unavailable(text) } else { Self::Failed(text) }
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::report::{Fact, Facts};
-use crate::database::connect::{Answer, Pinger};
+use crate::database::pinger::{Answer, Pinger};
 use crate::database::{self, Settings, schema};
 
 /// How long one probe may take.

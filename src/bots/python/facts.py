@@ -1,26 +1,20 @@
-"""Prints what Bots and Django are configured with, as one JSON object.
+"""What Bots and Django are configured with. Bots's own start-up code is used, so that it is what the services get."""
 
-Run as `python -c <this> CONFIG_DIR` by bots-ctl. Bots's own start-up code is used, so that the answer is the one
-the services get. Whatever settings.py prints goes to standard error and cannot mix with the answer.
-"""
-
-import json
 import os
 import sys
 import traceback
 
-answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-os.dup2(2, 1)
+# What is opened while the settings are made: they may depend on it. None once they are.
 opened = set()
 
 
 def note(event, arguments):
-    """Remembers what is opened while the settings are made: they may depend on it."""
-    if event == "open" and isinstance(arguments[0], str):
+    if opened is not None and event == "open" and isinstance(arguments[0], str):
         opened.add(os.path.abspath(arguments[0]))
 
 
 def facts(config_dir):
+    global opened
     from bots import botsglobal, botsinit
 
     sys.addaudithook(note)
@@ -31,7 +25,7 @@ def facts(config_dir):
 
     ini = botsglobal.ini
     models = apps.get_models(include_auto_created=True)
-    return {
+    found = {
         "bots_version": str(botsglobal.version),
         "django_version": django.get_version(),
         "database": database(settings.DATABASES["default"]),
@@ -45,10 +39,12 @@ def facts(config_dir):
         "has_secret_key": bool(settings.SECRET_KEY),
         "web_port": ini.getint("webserver", "port", 8080),
         "web_https": bool(ini.get("webserver", "ssl_certificate", None) and ini.get("webserver", "ssl_private_key", None)),
-        "tables": sorted({model._meta.db_table for model in models if model._meta.managed and not model._meta.proxy}),
+        "tables": {model._meta.db_table: table(model) for model in models if is_managed(model)},
         "migrations": {app.label: migrations(app) for app in apps.get_app_configs()},
         "sources": sources(ini.get("directories", "botssys")),
     }
+    opened = None
+    return found
 
 
 def database(settings):
@@ -56,13 +52,41 @@ def database(settings):
     if settings["ENGINE"].endswith("sqlite3"):
         # Services run in this same directory.
         name = os.path.abspath(name)
+    options = plain(settings.get("OPTIONS") or {})
+    # The drivers' other names for it.
+    hidden = [options.pop(key, None) for key in ("password", "passwd", "sslpassword")]
     return {
         "engine": settings["ENGINE"],
         "name": name,
         "user": settings.get("USER") or "",
         "host": settings.get("HOST") or "",
         "port": str(settings.get("PORT") or ""),
-        "has_password": bool(settings.get("PASSWORD")),
+        "password": str(settings.get("PASSWORD") or hidden[0] or hidden[1] or ""),
+        "options": options,
+    }
+
+
+def plain(value):
+    """What JSON can say of an option; the rest is for Django alone."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+
+
+def is_managed(model):
+    return model._meta.managed and not model._meta.proxy
+
+
+def table(model):
+    """Columns as name, length and whether NULL is allowed; keys as columns and whether they are unique."""
+    meta = model._meta
+    fields = [field for field in meta.local_fields if field.column]
+    keys = [([field.column], field.unique) for field in fields if (field.unique or field.db_index) and not field.primary_key]
+    named = [(names, True) for names in meta.unique_together] + [(index.fields, False) for index in meta.indexes]
+    keys += [([meta.get_field(name.lstrip("-")).column for name in names], unique) for names, unique in named]
+    return {
+        "columns": [[field.column, getattr(field, "max_length", None), field.null] for field in fields],
+        "keys": [list(key) for key in keys],
     }
 
 
@@ -100,17 +124,3 @@ def settings_alone(config_dir):
 
     importlib.import_module(os.path.basename(config_dir) + ".settings")
     return {}
-
-
-def main(config_dir, question):
-    try:
-        found = question(config_dir)
-    except (Exception, SystemExit) as error:
-        found = {"fault": fault(error, config_dir)}
-    json.dump(found, answer)
-    answer.close()
-    # Without the interpreter's clean-up, which takes as long as everything Django loaded.
-    os._exit(0)
-
-
-main(sys.argv[1], settings_alone if sys.argv[2:] == ["settings"] else facts)

@@ -1,5 +1,6 @@
 def _bots_ctl(settings):
     import configparser
+    import json
     import os
 
     import bots
@@ -38,7 +39,15 @@ def _bots_ctl(settings):
             for name in ("init_command", "transaction_mode"):
                 database.get("OPTIONS", {}).pop(name, None)
 
-    def server(engine, options):
+    options = json.loads(value("DB_OPTIONS") or "{}")
+
+    def server(engine, defaults):
+        if "mysql" in engine:
+            # The client takes them in one group.
+            keys = [key for key in options if key in ("ssl_ca", "ssl_cert", "ssl_key", "ssl_capath", "ssl_cipher")]
+            group = {key[len("ssl_") :]: options.pop(key) for key in keys}
+            if group:
+                options["ssl"] = dict(options.get("ssl") or {}, **group)
         settings["DATABASES"] = {
             "default": {
                 "ENGINE": engine,
@@ -47,7 +56,7 @@ def _bots_ctl(settings):
                 "PASSWORD": value("DB_PASSWORD"),
                 "HOST": value("DB_HOST"),
                 "PORT": int(value("DB_PORT") or (3306 if "mysql" in engine else 5432)),
-                "OPTIONS": options,
+                "OPTIONS": dict(defaults, **options),
             }
         }
 

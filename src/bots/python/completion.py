@@ -1,0 +1,162 @@
+"""MariaDB and MySQL cannot take back what a migration has begun: a run that was cut off is completed by the next one.
+
+A statement that fails because what it makes is there already is compared with what is there. The same: it counts as
+done. Not provably the same: nothing is touched, and the statement is told, for a person to decide on.
+"""
+
+import re
+
+SHADOW = "botsctl_shadow"
+CODES_THERE = {1050, 1060, 1061, 1826, 1005, 1022, 121}
+CODES_GONE = {1091}
+
+
+class NotProven(Exception):
+    pass
+
+
+def let_statements_repeat(connection):
+    editor = connection.SchemaEditorClass
+    execute = editor.execute
+
+    def repeatable(self, sql, params=()):
+        from django.db import DatabaseError
+
+        try:
+            return execute(self, sql, params)
+        except DatabaseError as error:
+            code = error.args[0] if error.args else None
+            statement = str(sql)
+            if code in CODES_GONE and is_dropped(connection, statement):
+                return None
+            if code not in CODES_THERE:
+                raise
+            if not is_done(connection, statement):
+                raise NotProven(
+                    "%s; an earlier run was cut off here, and what is there is not provably what this statement "
+                    "makes: compare them, then run or skip it by hand: %s;" % (error.args[-1], statement)
+                ) from None
+            print("Already there: " + statement.split("(", 1)[0].strip())
+
+    editor.execute = repeatable
+
+
+def finish_tables_without_migrations(connection):
+    """Their keys come after all the tables, so a table that is there says nothing of its keys."""
+    from django.apps import apps
+    from django.db.migrations.loader import MigrationLoader
+
+    migrated = MigrationLoader(connection).migrated_apps
+    models = [model for model in apps.get_models() if is_managed(model) and model._meta.app_label not in migrated]
+    there = set(connection.introspection.table_names())
+    with connection.schema_editor() as editor:
+        for model in models:
+            if model._meta.db_table in there:
+                editor.create_model(model)
+
+
+def rows(connection, sql, *params):
+    with connection.cursor() as cursor:
+        cursor.execute(sql, params)
+        return cursor.fetchall()
+
+
+def run(connection, sql):
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def is_done(connection, statement):
+    """Whether what this statement makes is there, just as it would make it."""
+    made = re.match(r"CREATE TABLE `([^`]+)` (.*)", statement, re.S)
+    if made:
+        return same_table(connection, made.group(1), "CREATE TABLE `%s` %s" % (SHADOW, made.group(2)))
+    added = re.match(r"ALTER TABLE `([^`]+)` (ADD COLUMN `([^`]+)` .*)", statement, re.S)
+    if added and "CONSTRAINT" not in statement:
+        return same_column(connection, *added.groups())
+    key = re.match(
+        r"ALTER TABLE `([^`]+)` ADD CONSTRAINT `([^`]+)` (?:UNIQUE|FOREIGN KEY) \(([^)]*)\)"
+        r"(?: REFERENCES `([^`]+)` \(([^)]*)\))?",
+        statement,
+    )
+    if key:
+        return same_constraint(connection, *key.groups())
+    index = re.match(r"CREATE (?:UNIQUE )?INDEX `([^`]+)` ON `([^`]+)` ?\(([^)]*)\)", statement)
+    return bool(index) and same_index(connection, *index.groups(), unique="UNIQUE" in statement)
+
+
+def is_dropped(connection, statement):
+    """What was to go is not there: the server has said so."""
+    return bool(re.match(r"ALTER TABLE `[^`]+` DROP |DROP INDEX ", statement))
+
+
+def columns(connection, table):
+    found = rows(
+        connection,
+        "SELECT column_name, column_type, is_nullable, column_default, extra, column_key = 'PRI'"
+        " FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = %s",
+        table,
+    )
+    return {name: rest for name, *rest in found}
+
+
+def same_table(connection, table, create_shadow):
+    """Every wanted column is there as wanted; what was added later, or is wider, does not matter."""
+    run(connection, "DROP TABLE IF EXISTS `%s`" % SHADOW)
+    run(connection, create_shadow)
+    try:
+        wanted, found = columns(connection, SHADOW), columns(connection, table)
+    finally:
+        run(connection, "DROP TABLE `%s`" % SHADOW)
+    return all(name in found and fits(column, found[name]) for name, column in wanted.items())
+
+
+def same_column(connection, table, addition, column):
+    run(connection, "DROP TABLE IF EXISTS `%s`" % SHADOW)
+    run(connection, "CREATE TABLE `%s` LIKE `%s`" % (SHADOW, table))
+    try:
+        run(connection, "ALTER TABLE `%s` DROP COLUMN `%s`" % (SHADOW, column))
+        run(connection, "ALTER TABLE `%s` %s" % (SHADOW, addition))
+        wanted, found = columns(connection, SHADOW), columns(connection, table)
+    finally:
+        run(connection, "DROP TABLE `%s`" % SHADOW)
+    # A default that the next statement takes away again may be gone already.
+    return fits(wanted[column], found[column])
+
+
+def fits(wanted, found):
+    length = re.compile(r"varchar\((\d+)\)$")
+    ours, theirs = length.match(wanted[0]), length.match(found[0])
+    if ours and theirs:
+        same_type = int(ours.group(1)) <= int(theirs.group(1))
+    else:
+        same_type = wanted[0] == found[0]
+    # Where NULL is allowed nothing that is wanted can fail.
+    return same_type and (wanted[1] == found[1] or found[1] == "YES") and wanted[3:] == found[3:]
+
+
+def names(text):
+    return re.findall(r"`([^`]+)`", text or "")
+
+
+def same_constraint(connection, table, name, cols, other, other_cols):
+    found = rows(
+        connection,
+        "SELECT column_name, referenced_table_name, referenced_column_name FROM information_schema.key_column_usage"
+        " WHERE table_schema = DATABASE() AND table_name = %s AND constraint_name = %s ORDER BY ordinal_position",
+        table,
+        name,
+    )
+    others = names(other_cols) or [None] * len(names(cols))
+    return list(found) == [(column, other, target) for column, target in zip(names(cols), others)]
+
+
+def same_index(connection, name, table, cols, unique):
+    found = rows(
+        connection,
+        "SELECT column_name, non_unique FROM information_schema.statistics"
+        " WHERE table_schema = DATABASE() AND table_name = %s AND index_name = %s ORDER BY seq_in_index",
+        table,
+        name,
+    )
+    return [(column, bool(flag)) for column, flag in found] == [(column, not unique) for column in names(cols)]

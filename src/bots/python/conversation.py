@@ -1,0 +1,65 @@
+"""bots-ctl and one start of Python: first the facts, then, if asked to, work on the database.
+
+Run as `python -c <the scripts, this one last> CONFIG_DIR [settings]`. Requests come as a line of JSON on standard
+input, so that no password is ever an argument; the end of input means that there is nothing to do. Standard output has
+the answers alone, a line of JSON each; what Django and the settings print goes to standard error.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+
+answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+os.dup2(2, 1)
+
+
+def say(answer):
+    json.dump(answer, answers)
+    answers.write("\n")
+    answers.flush()
+
+
+def settings_alone(config_dir):
+    """For a check that has found faults in bots.ini, which Bots would stumble over before it sees the settings."""
+    import importlib
+
+    importlib.import_module(os.path.basename(config_dir) + ".settings")
+    return {}
+
+
+def work(request):
+    steps = []
+    done = {"steps": steps}
+
+    def step(name, task, *arguments):
+        begin = time.monotonic()
+        result = task(*arguments)
+        steps.append({"step": name, "seconds": round(time.monotonic() - begin, 3)})
+        return result
+
+    if request["migrate"]:
+        step("migrate", migrate, request["finish"])
+    user = request["user"]
+    if user:
+        done["user"] = step("superuser", superuser if user["update"] else first_user, user)
+    return done
+
+
+def attempt(task, *arguments):
+    try:
+        return task(*arguments)
+    except (Exception, SystemExit) as error:
+        return {"fault": fault(error, sys.argv[1])}
+
+
+found = attempt(settings_alone if sys.argv[2:] == ["settings"] else facts, sys.argv[1])
+say(found)
+if "fault" not in found:
+    line = sys.stdin.readline()
+    if line:
+        say(attempt(work, json.loads(line)))
+sys.stderr.flush()
+# Without the interpreter's clean-up, which takes as long as everything Django loaded.
+os._exit(0)

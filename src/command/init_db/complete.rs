@@ -1,0 +1,127 @@
+//! The way from what is there to what should be, under the lock: each step is noted in the database before it is taken.
+
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use crate::bots::interpreter::Interpreter;
+use crate::bots::migrate::{self, Migrate, UserWork, Work};
+use crate::database::difference::Difference;
+use crate::database::lock::Held;
+use crate::database::notes::{self, Note};
+use crate::database::schema::{self, Look};
+use crate::database::{Settings, repair};
+use crate::exit::Error;
+
+use super::Ground;
+use super::report::Report;
+
+/// Takes every step that is needed; the answer is what is left.
+pub(super) async fn complete(
+    ground: &Ground<'_>,
+    held: &mut Held,
+    mut python: Interpreter,
+    look: &Look,
+    user: Option<UserWork>,
+    report: &mut Report,
+) -> Result<Difference, Error> {
+    migrate::check_password(&ground.config.superuser, false)?;
+    let mut steps = Steps { ground, held, report, note: first_note(look), has_notes: look.has_notes };
+    steps.make_unmanaged(&look.difference).await?;
+    steps.migrate(&mut python, look, user).await?;
+    let left = steps.mend().await?;
+    steps.finish().await?;
+    Ok(left)
+}
+
+/// A run that begins with nothing is the first; so is one that goes on where such a run was cut off.
+fn first_note(look: &Look) -> Note {
+    let goes_on = look.note.as_ref().is_some_and(|note| note.first_run && !note.finished);
+    Note { first_run: look.difference.is_empty || goes_on, ..Note::default() }
+}
+
+struct Steps<'a> {
+    ground: &'a Ground<'a>,
+    held: &'a mut Held,
+    report: &'a mut Report,
+    note: Note,
+    has_notes: bool,
+}
+
+impl Steps<'_> {
+    fn settings(&self) -> &Settings {
+        &self.ground.settings
+    }
+
+    async fn write(&mut self, step: &str, finished: bool) -> Result<(), Error> {
+        step.clone_into(&mut self.note.step);
+        self.note.finished = finished;
+        notes::write(&mut self.held.connection, &self.ground.settings, self.has_notes, &self.note).await?;
+        self.has_notes = true;
+        Ok(())
+    }
+
+    /// Before Django's turn: with Bots 3.3.1 it would make them itself, without the defaults they need.
+    async fn make_unmanaged(&mut self, difference: &Difference) -> Result<(), Error> {
+        if difference.unmanaged.is_empty() {
+            return Ok(());
+        }
+        let begin = Instant::now();
+        self.write("tables", false).await?;
+        repair::make(&mut self.held.connection, &self.ground.settings, &difference.unmanaged).await?;
+        let names: Vec<&str> = difference.unmanaged.iter().map(|table| table.name.as_str()).collect();
+        self.report.step(&format!("making {}", names.join(", ")), begin);
+        Ok(())
+    }
+
+    async fn migrate(&mut self, python: &mut Interpreter, look: &Look, user: Option<UserWork>) -> Result<(), Error> {
+        let difference = &look.difference;
+        // Only a database that cannot take back what was begun can be left half-way.
+        let finish = !difference.is_empty && matches!(self.settings(), Settings::Mysql(_));
+        let migrate = difference.needs_migrate().then_some(Migrate { finish });
+        if migrate.is_none() && user.is_none() {
+            return Ok(());
+        }
+        if migrate.is_some() {
+            self.write("migrate", false).await?;
+            info!("running Django's migrate");
+        }
+        let user = user.map(|what| (&self.ground.config.superuser, what));
+        let done = migrate::run(python, self.ground.context.environment, Work { migrate, user }).await?;
+        for step in &done.steps {
+            self.report.step_of(&step.step, Duration::try_from_secs_f64(step.seconds).unwrap_or_default());
+        }
+        self.held.check(&self.ground.settings).await?;
+        Ok(())
+    }
+
+    /// Mends what can be mended; the answer is what is left. What fails does not keep the rest from being tried.
+    async fn mend(&mut self) -> Result<Difference, Error> {
+        let mut look = self.look().await?;
+        if look.difference.repairs.is_empty() {
+            return Ok(look.difference);
+        }
+        let begin = Instant::now();
+        self.write("repair", false).await?;
+        let mut failures = Vec::new();
+        for repair in &look.difference.repairs {
+            match repair::mend(&mut self.held.connection, &self.ground.settings, repair).await {
+                Ok(()) => info!("added the {}", repair.missing()),
+                Err(error) => failures.push(error.to_string()),
+            }
+        }
+        self.report.step("repair", begin);
+        look = self.look().await?;
+        look.difference.findings.extend(failures);
+        Ok(look.difference)
+    }
+
+    async fn look(&mut self) -> Result<Look, Error> {
+        let Ground { settings, expected, .. } = self.ground;
+        Ok(schema::inspect(&mut self.held.connection, settings, expected).await?)
+    }
+
+    async fn finish(&mut self) -> Result<(), Error> {
+        self.write("done", true).await
+    }
+}

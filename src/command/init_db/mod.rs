@@ -1,0 +1,265 @@
+//! `init-db`: makes or completes the database, and the web user.
+
+mod complete;
+mod report;
+
+use std::cell::Cell;
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info};
+
+use crate::bots::Generation;
+use crate::bots::django::{Context, Facts};
+use crate::bots::interpreter::Interpreter;
+use crate::bots::migrate::UserWork;
+use crate::cli::{self, Global};
+use crate::config::{Config, DatabaseUrl, Override};
+use crate::database::connect::{Purpose, connect};
+use crate::database::connection::Connection;
+use crate::database::expected::{Expected, ManagedTable, Variant};
+use crate::database::lock::{self, Held, Name};
+use crate::database::schema::{self, Look};
+use crate::database::settings::Django;
+use crate::database::{Settings, wait};
+use crate::exit::{Error, Kind, Outcome};
+use crate::process::tree;
+
+use super::{Session, child_variables, find_bots, load_config, prepare, print, until_stopped, with_session};
+use complete::complete;
+use report::Report;
+
+/// How long to try again while the server cannot be reached, where nobody sits and waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Task {
+    /// Look only.
+    check: bool,
+    /// Make or update the web user, whether there is one or not.
+    superuser: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What went wrong, with code 1 for the database and 78 for the configuration.
+pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
+    let wait = flags.wait.clone().map(|value| Override { path: "database.wait", flag: "--wait", value });
+    let task = Task { check: flags.check, superuser: flags.superuser };
+    with_session(load_config(global, wait.into_iter().collect())?, async |mut session| {
+        let Session { config, reaper, signals, .. } = &mut session;
+        let critical = Cell::new(false);
+        let mut report = Report::default();
+        let initialising = async {
+            let bots = find_bots(config, reaper).await?;
+            let variables = child_variables(config, Some(&bots.bin_dir));
+            let environment = prepare(config, &bots).await?;
+            let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+            settle_reporting(config, &context, &critical, task, &mut report).await.map(|_| ())
+        };
+        let settled = match until_stopped(signals, &critical, initialising).await {
+            Ok(settled) => settled.map_err(as_failed),
+            Err(exit) => {
+                // What was asked of Python no longer matters.
+                tree::end_all(reaper, signals, &[], config.stop.timeout).await;
+                return Ok(Outcome::Child(exit.code()));
+            }
+        };
+        conclude(flags.json, task, &report, settled)
+    })
+}
+
+fn conclude(json: bool, task: Task, report: &Report, settled: Result<(), Error>) -> Result<Outcome, Error> {
+    let is_incomplete = !report.missing.is_empty() || !report.findings.is_empty();
+    if json {
+        let status = match &settled {
+            Err(_) => "failed",
+            Ok(()) if is_incomplete => "incomplete",
+            Ok(()) if report.steps.is_empty() => "complete",
+            Ok(()) => "done",
+        };
+        print(&format!("{}\n", report.to_json(status, settled.as_ref().err())));
+    } else if task.check && settled.is_ok() {
+        let missing = report.missing.iter().map(|name| format!("missing: {name}\n"));
+        let findings = report.findings.iter().map(|finding| format!("finding: {finding}\n"));
+        print(&missing.chain(findings).collect::<String>());
+        if !is_incomplete {
+            print(&format!("the {} is complete\n", report.database));
+        }
+    }
+    settled?;
+    Ok(if is_incomplete { Outcome::Unhealthy } else { Outcome::Success })
+}
+
+/// The command's own code for a database that cannot be used is 1.
+fn as_failed(error: Error) -> Error {
+    match error.kind() {
+        Kind::Unavailable => Error::all(Kind::Failed, error.faults().to_vec()),
+        _ => error,
+    }
+}
+
+/// Learns what Django is configured with and sees to it that the database is complete.
+///
+/// An answer that is kept from an earlier start only ever leads to "nothing to do": before anything is changed,
+/// Python is asked anew. `critical` is set while the schema is being changed.
+///
+/// # Errors
+/// See [`run`]; also when something is left that a person must see to.
+pub(super) async fn settle(config: &Config, context: &Context<'_>, critical: &Cell<bool>) -> Result<Facts, Error> {
+    let mut report = Report::default();
+    let facts = settle_reporting(config, context, critical, Task::default(), &mut report).await?;
+    if report.missing.is_empty() && report.findings.is_empty() {
+        return Ok(facts);
+    }
+    let left = [report.missing, report.findings].concat().join("; ");
+    Err(Error::new(Kind::Failed, format!("the {} is not as Bots needs it: {left}", report.database)))
+}
+
+async fn settle_reporting(
+    config: &Config,
+    context: &Context<'_>,
+    critical: &Cell<bool>,
+    task: Task,
+    report: &mut Report,
+) -> Result<Facts, Error> {
+    if task.superuser {
+        crate::bots::migrate::check_password(&config.superuser, true)?;
+    }
+    if let Some(facts) = Facts::kept(context) {
+        let settings = settings(config, &facts)?;
+        if !task.superuser && is_complete(&settings, &expected(context, &facts)).await {
+            debug!("the {} is complete", settings.describe());
+            report.database = settings.describe();
+            return Ok(facts);
+        }
+    }
+    let (python, facts) = Interpreter::start(context).await?;
+    let settings = settings(config, &facts)?;
+    report.database = settings.describe();
+    let ground = Ground { config, context, settings, expected: expected(context, &facts) };
+    if task.check {
+        return ground.check(report).await.map(|()| facts);
+    }
+    ground.initialise(python, critical, task, report).await?;
+    Ok(facts)
+}
+
+/// Whether a look, which waits for nothing, finds everything in place.
+async fn is_complete(settings: &Settings, expected: &Expected) -> bool {
+    let looked = async {
+        let mut connection = connect(settings, Purpose::Probe).await?;
+        let look = schema::inspect(&mut connection, settings, expected).await;
+        connection.close().await;
+        look
+    };
+    looked.await.is_ok_and(|look| is_done(&look))
+}
+
+fn is_done(look: &Look) -> bool {
+    look.difference.is_schema_complete() && !look.difference.users && look.difference.findings.is_empty()
+}
+
+/// The database that Django is configured with, in the database module's terms.
+///
+/// # Errors
+/// When there is no driver for it, or the URL names another one.
+pub(super) fn settings(config: &Config, facts: &Facts) -> Result<Settings, Error> {
+    let database = &facts.database;
+    let django = Django {
+        engine: &database.engine,
+        name: &database.name,
+        user: &database.user,
+        password: &database.password,
+        host: &database.host,
+        port: &database.port,
+        options: &database.options,
+    };
+    let url: Option<&DatabaseUrl> = config.database.url.as_ref();
+    Ok(Settings::from_django(&django, url)?)
+}
+
+fn expected(context: &Context<'_>, facts: &Facts) -> Expected {
+    let variant = match context.bots.generation() {
+        Generation::Three => Variant::Bots3,
+        Generation::Four => Variant::Bots4,
+    };
+    let managed = facts
+        .tables
+        .iter()
+        .map(|(name, table)| (name.clone(), ManagedTable { columns: table.columns.clone(), keys: table.keys.clone() }));
+    Expected { variant, managed: managed.collect(), migrations: facts.migrations.clone() }
+}
+
+/// What an initialisation stands on.
+struct Ground<'a> {
+    config: &'a Config,
+    context: &'a Context<'a>,
+    settings: Settings,
+    expected: Expected,
+}
+
+impl Ground<'_> {
+    fn patience(&self) -> Duration {
+        let default = if stderr().is_terminal() { Duration::ZERO } else { PATIENCE };
+        self.config.database.wait.unwrap_or(default)
+    }
+
+    async fn check(&self, report: &mut Report) -> Result<(), Error> {
+        let mut connection = match &self.settings {
+            // A look must not make the file.
+            Settings::Sqlite(path) if !path.exists() => {
+                report.missing.push(format!("the file {}", path.display()));
+                return Ok(());
+            }
+            Settings::Sqlite(_) => connect(&self.settings, Purpose::Probe).await?,
+            _ => wait::for_connection(&self.settings, self.patience()).await?,
+        };
+        let look = schema::inspect(&mut connection, &self.settings, &self.expected).await;
+        connection.close().await;
+        let look = look?;
+        report.missing = look.difference.missing();
+        report.findings = look.difference.findings;
+        Ok(())
+    }
+
+    async fn initialise(
+        &self,
+        python: Interpreter,
+        critical: &Cell<bool>,
+        task: Task,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let connection = wait::for_connection(&self.settings, self.patience()).await?;
+        let mut held = self.lock(connection).await?;
+        let look = schema::inspect(&mut held.connection, &self.settings, &self.expected).await?;
+        if is_done(&look) && !task.superuser {
+            info!("the {} is complete", self.settings.describe());
+            held.connection.close().await;
+            return Ok(());
+        }
+        let begin = Instant::now();
+        let user = match (task.superuser, look.difference.users) {
+            (true, _) => Some(UserWork::Update),
+            (false, true) => Some(UserWork::First),
+            (false, false) => None,
+        };
+        critical.set(true);
+        let completed = complete(self, &mut held, python, &look, user, report).await;
+        critical.set(false);
+        let left = completed?;
+        report.missing = left.missing();
+        report.findings = left.findings;
+        held.connection.close().await;
+        if report.missing.is_empty() && report.findings.is_empty() {
+            info!("the {} is ready after {:.2} s", self.settings.describe(), begin.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    async fn lock(&self, connection: Connection) -> Result<Held, Error> {
+        Ok(lock::wait(&self.settings, Name::Initialisation, connection).await?)
+    }
+}

@@ -1,0 +1,104 @@
+//! The database, as configured beside Django: by one URL or by variables of its own, which must not disagree.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+
+use super::database_url::DatabaseUrl;
+use super::keys;
+use super::load::Reader;
+
+/// Database settings that a generated `settings.py` reads, and how the database is initialised.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct Database {
+    pub init_skip: bool,
+    pub engine: Option<String>,
+    pub name: Option<String>,
+    pub user: Option<String>,
+    pub password: Option<SecretString>,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    /// Django's `OPTIONS`.
+    pub options: Option<Map<String, Value>>,
+    /// What all of the above were taken from, when it was given.
+    pub url: Option<DatabaseUrl>,
+    /// How long to try again while the server cannot be reached; `None` leaves that to the command.
+    pub wait: Option<Duration>,
+    pub allow_default_password: bool,
+}
+
+pub(super) fn read(reader: &mut Reader<'_>) -> Database {
+    let options: Option<String> = reader.optional(&keys::DB_OPTIONS);
+    let mut database = Database {
+        init_skip: reader.get(&keys::INIT_SKIP),
+        engine: reader.optional(&keys::DB_ENGINE),
+        name: reader.optional(&keys::DB_NAME),
+        user: reader.optional(&keys::DB_USER),
+        password: reader.secret(&keys::DB_PASSWORD),
+        host: reader.optional(&keys::DB_HOST),
+        port: reader.optional(&keys::DB_PORT),
+        options: options.and_then(|text| serde_json::from_str(&text).ok()),
+        url: reader.optional(&keys::DATABASE_URL),
+        wait: reader.optional(&keys::DB_WAIT),
+        allow_default_password: reader.get(&keys::ALLOW_DEFAULT_PASSWORD),
+    };
+    if let Some(url) = database.url.clone() {
+        disagreements(&database, &url).into_iter().for_each(|fault| reader.fault(fault));
+        database.take_over(&url);
+    }
+    database
+}
+
+impl Database {
+    /// What the URL says reaches a generated `settings.py` as the variables would.
+    fn take_over(&mut self, url: &DatabaseUrl) {
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        self.engine = Some(url.engine.to_owned());
+        self.name = given(&url.name);
+        self.user = given(&url.user).or_else(|| self.user.take());
+        self.host = given(&url.host).or_else(|| self.host.take());
+        self.port = url.port.or(self.port);
+        self.password = url.password.clone().or_else(|| self.password.take());
+        let options = url.options.iter().map(|(key, value)| (key.clone(), Value::String(value.clone())));
+        let all: Map<String, Value> = self.options.take().into_iter().flatten().chain(options).collect();
+        self.options = Some(all).filter(|all| !all.is_empty());
+    }
+}
+
+/// The engine's family, by any of the names it goes by.
+#[must_use]
+pub fn family(engine: &str) -> &str {
+    match engine.rsplit('.').next().unwrap_or(engine) {
+        "sqlite" | "sqlite3" => "sqlite",
+        "mysql" | "mariadb" => "mysql",
+        "postgres" | "postgresql" | "postgresql_psycopg2" => "postgresql",
+        other => other,
+    }
+}
+
+fn disagreements(database: &Database, url: &DatabaseUrl) -> Vec<String> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let number = |port: Option<u16>| port.map(|port| port.to_string()).unwrap_or_default();
+    let engine = database.engine.as_deref().map(|engine| family(&engine.to_ascii_lowercase()).to_owned());
+    let pairs = [
+        ("DB_ENGINE", text(&engine), url.engine.to_owned()),
+        ("DB_NAME", text(&database.name), url.name.clone()),
+        ("DB_USER", text(&database.user), url.user.clone()),
+        ("DB_HOST", text(&database.host), url.host.clone()),
+        ("DB_PORT", number(database.port), number(url.port)),
+    ];
+    let mut faults: Vec<String> = pairs
+        .into_iter()
+        .filter(|(_, one, other)| !one.is_empty() && !other.is_empty() && one != other)
+        .map(|(name, one, other)| {
+            format!("{name} is {one:?}, but BOTS_CTL_DATABASE_URL says {other:?}: keep one of the two")
+        })
+        .collect();
+    let passwords = database.password.as_ref().zip(url.password.as_ref());
+    if passwords.is_some_and(|(one, other)| one.expose_secret() != other.expose_secret()) {
+        faults.push("DB_PASSWORD and BOTS_CTL_DATABASE_URL hold different passwords: keep one of the two".to_owned());
+    }
+    faults
+}

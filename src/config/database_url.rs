@@ -1,0 +1,194 @@
+//! `BOTS_CTL_DATABASE_URL`: `ENGINE://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE`, taken apart.
+//!
+//! A faulty URL is never quoted in a message: it usually holds a password.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use secrecy::SecretString;
+
+use super::parse::Parsed;
+
+/// The parts of a database URL; what it does not say is empty.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct DatabaseUrl {
+    /// `sqlite`, `mysql` or `postgresql`.
+    pub engine: &'static str,
+    pub user: String,
+    pub password: Option<SecretString>,
+    pub host: String,
+    pub port: Option<u16>,
+    /// The database; for SQLite an absolute path.
+    pub name: String,
+    /// What follows the question mark, in the words of Django's OPTIONS.
+    pub options: BTreeMap<String, String>,
+}
+
+impl DatabaseUrl {
+    /// Takes a URL apart.
+    ///
+    /// # Errors
+    /// What is wrong with it, without quoting it.
+    pub fn parse(url: &str) -> Parsed<Self> {
+        let expected = "expected sqlite:///FILE, mysql://USER:PASSWORD@HOST:PORT/NAME or postgresql://…";
+        let (scheme, rest) = url.split_once("://").ok_or(expected)?;
+        let engine = match scheme.to_ascii_lowercase().as_str() {
+            "sqlite" | "sqlite3" => "sqlite",
+            "mysql" | "mariadb" => "mysql",
+            "postgres" | "postgresql" => "postgresql",
+            _ => return Err(expected.to_owned()),
+        };
+        let (authority, path, query) = split(rest);
+        let (credentials, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (user, password) = match credentials.split_once(':') {
+            Some((user, password)) => (user, Some(password)),
+            None => (credentials, None),
+        };
+        let (host, port) = host_and_port(place)?;
+        let mut parsed = Self {
+            engine,
+            user: decode(user)?,
+            password: password.filter(|p| !p.is_empty()).map(decode).transpose()?.map(SecretString::from),
+            host: decode(host)?,
+            port,
+            name: decode(path)?,
+            options: options(query)?,
+        };
+        parsed.settle()?;
+        Ok(parsed)
+    }
+
+    /// Checks what belongs to one engine alone, and brings the rest to one form.
+    fn settle(&mut self) -> Parsed<()> {
+        if self.engine == "sqlite" {
+            let name = format!("/{}", self.name.trim_start_matches('/'));
+            let is_file = self.host.is_empty() && self.user.is_empty() && Path::new(&name).file_name().is_some();
+            self.name = name;
+            return is_file.then_some(()).ok_or_else(|| {
+                "expected sqlite:/// and the absolute path of a file, such as sqlite:///srv/bots/botsdb".to_owned()
+            });
+        }
+        if let Some(host) = self.options.remove("host") {
+            self.host = host;
+        }
+        if let Some(socket) = self.options.remove("socket") {
+            self.options.insert("unix_socket".to_owned(), socket);
+        }
+        for (key, place) in [("user", &mut self.user), ("dbname", &mut self.name)] {
+            if let Some(value) = self.options.remove(key) {
+                *place = value;
+            }
+        }
+        if let Some(password) = self.options.remove("password") {
+            self.password = Some(SecretString::from(password));
+        }
+        if self.name.is_empty() || self.name.contains('/') {
+            return Err("expected the name of the database after the host: …@HOST:PORT/NAME".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// User, host and port; path; query. A password may hold `/`, `?` and `#` as they are: everything up to the last `@`
+/// is credentials.
+fn split(rest: &str) -> (&str, &str, &str) {
+    let place = rest.rfind('@').map_or(0, |at| at + 1);
+    let end = place + rest[place..].find(['/', '?']).unwrap_or(rest.len() - place);
+    let (authority, tail) = rest.split_at(end);
+    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    (authority, path.strip_prefix('/').unwrap_or(path), query)
+}
+
+fn host_and_port(place: &str) -> Parsed<(&str, Option<u16>)> {
+    let number = |port: &str| match port {
+        "" => Ok(None),
+        port => super::parse::port(port).map(Some),
+    };
+    if let Some(bracketed) = place.strip_prefix('[') {
+        let (host, rest) = bracketed.split_once(']').ok_or("the bracket of an IPv6 address is not closed")?;
+        return Ok((host, number(rest.strip_prefix(':').unwrap_or(rest))?));
+    }
+    let (host, port) = place.rsplit_once(':').unwrap_or((place, ""));
+    Ok((host, number(port)?))
+}
+
+fn options(query: &str) -> Parsed<BTreeMap<String, String>> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (key, value) = pair.split_once('=').ok_or("an option after the question mark has no value")?;
+            Ok((decode(key)?.replace('-', "_"), decode(value)?))
+        })
+        .collect()
+}
+
+/// Percent-decoding. A `%` that begins no code stands for itself: not everybody encodes passwords.
+fn decode(text: &str) -> Parsed<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..2).filter(|_| *first == b'%');
+        match code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 once its %-codes are decoded".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    fn password(url: &str) -> String {
+        DatabaseUrl::parse(url).expect("valid").password.expect("given").expose_secret().to_owned()
+    }
+
+    #[test]
+    fn all_parts_are_found() {
+        let url = "postgresql://me:p%40ss@db.example.com:5433/bots?sslmode=verify-full&sslrootcert=/ca.pem";
+        let url = DatabaseUrl::parse(url).expect("valid");
+        assert_eq!((url.engine, url.user.as_str(), url.host.as_str()), ("postgresql", "me", "db.example.com"));
+        assert_eq!((url.port, url.name.as_str()), (Some(5433), "bots"));
+        assert_eq!(url.options["sslmode"], "verify-full");
+        assert_eq!(url.options["sslrootcert"], "/ca.pem");
+    }
+
+    #[test]
+    fn passwords_may_hold_anything() {
+        assert_eq!(password("mysql://me:a%3Ab@h/n"), "a:b");
+        assert_eq!(password("mysql://me:a:b/c?d#e@f@h/n"), "a:b/c?d#e@f");
+        assert_eq!(password("mysql://me:100%@h/n"), "100%");
+        assert_eq!(password("mysql://me:%C3%A9%20@h/n"), "é ");
+    }
+
+    #[test]
+    fn sockets_and_ipv6_have_their_forms() {
+        let url = DatabaseUrl::parse("postgres://me@%2Frun%2Fpostgresql/n").expect("valid");
+        assert_eq!(url.host, "/run/postgresql");
+        let url = DatabaseUrl::parse("postgres:///n?host=/run/pg&user=me").expect("valid");
+        assert_eq!((url.host.as_str(), url.user.as_str()), ("/run/pg", "me"));
+        let url = DatabaseUrl::parse("mariadb://me@/n?socket=/run/m.sock").expect("valid");
+        assert_eq!(url.options["unix_socket"], "/run/m.sock");
+        let url = DatabaseUrl::parse("mysql://me@[::1]:3307/n").expect("valid");
+        assert_eq!((url.host.as_str(), url.port), ("::1", Some(3307)));
+        assert_eq!(DatabaseUrl::parse("sqlite:///srv/b%20c").expect("valid").name, "/srv/b c");
+        assert_eq!(DatabaseUrl::parse("sqlite:////srv/b").expect("valid").name, "/srv/b");
+    }
+
+    #[test]
+    fn faults_do_not_quote_the_url() {
+        for wrong in ["secret", "oracle://u:secret@h/n", "mysql://u:secret@h", "mysql://u:secret@h:x/n", "sqlite://"] {
+            let fault = DatabaseUrl::parse(wrong).expect_err(wrong);
+            assert!(!fault.contains("secret"), "{fault}");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What is in a database against what should be: pure. What can be mended without risk is told apart from what is
+//! left to a person.
+
+use std::collections::BTreeSet;
+
+use super::catalogue::{Catalogue, Column, Default, Key, Kind, Table};
+use super::expected::{Expected, ManagedTable, OwnColumn, OwnTable, UNMANAGED};
+use super::{Settings, expected};
+
+/// What a look at the database told.
+#[derive(Debug, std::default::Default)]
+pub struct Difference {
+    /// Unmanaged tables that are not there.
+    pub unmanaged: Vec<OwnTable>,
+    /// Managed tables that are not there.
+    pub managed: Vec<String>,
+    /// Migrations that were not applied, as `app.name`.
+    pub migrations: Vec<String>,
+    /// What is not as it should be and can be mended without risk.
+    pub repairs: Vec<Repair>,
+    /// What is not as it should be and is left to a person.
+    pub findings: Vec<String>,
+    /// Whether there is no web user at all.
+    pub users: bool,
+    /// Whether the bundled account has its well-known password.
+    pub default_account: bool,
+    /// Whether there is none of the tables of Django or Bots.
+    pub is_empty: bool,
+    /// Whether the tables are those of a Bots that kept no migrations, under one that does.
+    pub is_foreign: bool,
+}
+
+/// A change that loses nothing, whatever rows there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// A column of an unmanaged table.
+    #[allow(missing_docs)]
+    AddColumn { table: String, column: String, definition: String },
+    /// A wider type, a default, NULL where nothing needs to be said.
+    #[allow(missing_docs)]
+    Reshape { table: String, from: Column, to: Column },
+    /// An index; with the statement that makes it where that is one of ours.
+    #[allow(missing_docs)]
+    AddIndex { table: String, columns: Vec<String>, unique: bool, statement: Option<String> },
+}
+
+impl Repair {
+    /// What was missing, by name.
+    #[must_use]
+    pub fn missing(&self) -> String {
+        match self {
+            Self::AddColumn { table, column, .. } => format!("column {table}.{column}"),
+            Self::AddIndex { table, columns, unique, .. } => {
+                format!("{}index on {table} ({})", if *unique { "unique " } else { "" }, columns.join(", "))
+            }
+            Self::Reshape { table, from, to } if from.default != to.default => {
+                format!("default of {table}.{}", from.name)
+            }
+            Self::Reshape { table, from, to } => {
+                format!("room in {table}.{} ({} to {})", from.name, from.own_type, to.own_type)
+            }
+        }
+    }
+
+    /// The table that it changes.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        match self {
+            Self::AddColumn { table, .. } | Self::Reshape { table, .. } | Self::AddIndex { table, .. } => table,
+        }
+    }
+}
+
+impl Difference {
+    /// Whether Django has something to do.
+    #[must_use]
+    pub fn needs_migrate(&self) -> bool {
+        !self.managed.is_empty() || !self.migrations.is_empty()
+    }
+
+    /// Whether nothing needs to be done to the schema.
+    #[must_use]
+    pub fn is_schema_complete(&self) -> bool {
+        !self.needs_migrate() && self.unmanaged.is_empty() && self.repairs.is_empty()
+    }
+
+    /// Names of everything that is missing.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let tables = self.unmanaged.iter().map(|table| format!("table {}", table.name));
+        let managed = self.managed.iter().map(|table| format!("table {table}"));
+        let migrations = self.migrations.iter().map(|name| format!("migration {name}"));
+        let users = self.users.then(|| "a web user".to_owned());
+        tables.chain(managed).chain(migrations).chain(self.repairs.iter().map(Repair::missing)).chain(users).collect()
+    }
+}
+
+/// Compares the schema; web users are no part of it.
+#[must_use]
+pub fn compare(
+    settings: &Settings,
+    catalogue: &Catalogue,
+    expected: &Expected,
+    applied: &BTreeSet<(String, String)>,
+) -> Difference {
+    let mut difference = Difference::default();
+    for own in expected::unmanaged(settings, expected.variant) {
+        match catalogue.tables.get(&own.name) {
+            None => difference.unmanaged.push(own),
+            Some(found) => compare_own(settings, &own, found, &mut difference),
+        }
+    }
+    let managed = || expected.managed.iter().filter(|(name, _)| !UNMANAGED.contains(&name.as_str()));
+    difference.managed = managed().filter(|(name, _)| !catalogue.has(name)).map(|(name, _)| name.clone()).collect();
+    difference.migrations = unapplied(expected, applied);
+    difference.is_empty =
+        difference.managed.len() == managed().count() && difference.unmanaged.len() == UNMANAGED.len();
+    let bots_is_migrated = applied.iter().any(|(app, _)| app == "bots");
+    let ships_migrations = expected.migrations.get("bots").is_some_and(|names| !names.is_empty());
+    difference.is_foreign =
+        ships_migrations && !bots_is_migrated && catalogue.has("channel") && catalogue.has("routes");
+    if !difference.needs_migrate() {
+        for (name, table) in managed() {
+            if let Some(found) = catalogue.tables.get(name) {
+                compare_managed(settings, name, table, found, &mut difference);
+            }
+        }
+    }
+    difference
+}
+
+fn unapplied(expected: &Expected, applied: &BTreeSet<(String, String)>) -> Vec<String> {
+    let all =
+        expected.migrations.iter().flat_map(|(app, names)| names.iter().map(move |name| (app.clone(), name.clone())));
+    all.filter(|migration| !applied.contains(migration)).map(|(app, name)| format!("{app}.{name}")).collect()
+}
+
+fn compare_own(settings: &Settings, own: &OwnTable, found: &Table, difference: &mut Difference) {
+    let table = own.name.clone();
+    for wanted in &own.columns {
+        let Some(column) = found.column(&wanted.name) else {
+            let (column, definition) = (wanted.name.clone(), wanted.definition.clone());
+            difference.repairs.push(Repair::AddColumn { table: table.clone(), column, definition });
+            continue;
+        };
+        compare_column(settings, &table, wanted, column, difference);
+    }
+    let known = |column: &&Column| own.columns.iter().any(|own| own.name.eq_ignore_ascii_case(&column.name));
+    extra_columns(&table, found.columns.iter().filter(|column| !known(column)), difference);
+    for (column, statement) in &own.indexes {
+        let columns = vec![column.clone()];
+        if !found.has_key(&columns, false) {
+            let (table, statement) = (table.clone(), Some(statement.clone()));
+            difference.repairs.push(Repair::AddIndex { table, columns, unique: false, statement });
+        }
+    }
+}
+
+fn compare_column(settings: &Settings, table: &str, wanted: &OwnColumn, found: &Column, difference: &mut Difference) {
+    let mut to = found.clone();
+    match (&wanted.kind, &found.kind) {
+        (Kind::Varchar(wanted), Kind::Varchar(found)) => {
+            if wanted > found && enforces_length(settings) {
+                to.kind = Kind::Varchar(*wanted);
+                to.own_type = format!("varchar({wanted})");
+            }
+        }
+        (wanted, found) if wanted == found => {}
+        // A text without a limit holds whatever one with a limit would.
+        (Kind::Varchar(_), Kind::Text) => {}
+        _ => {
+            let text = format!("{table}.{} is {}, expected {}", found.name, found.own_type, wanted.definition);
+            difference.findings.push(text);
+            return;
+        }
+    }
+    match (&wanted.default, &found.default) {
+        (wanted, found) if wanted == found => {}
+        (Default::None, _) => {}
+        (Default::Generated, _) => {
+            difference.findings.push(format!("{table}.{} does not number its rows by itself", found.name));
+            return;
+        }
+        (wanted, Default::None) => to.default = wanted.clone(),
+        (_, _) => {
+            let text = format!("{table}.{} has another default than expected: {}", found.name, wanted.definition);
+            difference.findings.push(text);
+        }
+    }
+    // Bots leaves out what it has no value for.
+    if wanted.nullable && wanted.default == Default::None && found.default == Default::None {
+        to.nullable = true;
+    }
+    if to != *found {
+        difference.repairs.push(Repair::Reshape { table: table.to_owned(), from: found.clone(), to });
+    }
+}
+
+/// SQLite stores what it is given.
+fn enforces_length(settings: &Settings) -> bool {
+    !matches!(settings, Settings::Sqlite(_))
+}
+
+/// Columns that this Bots does not know, of a newer one for instance: its INSERTs must not fail on them.
+fn extra_columns<'a>(table: &str, columns: impl Iterator<Item = &'a Column>, difference: &mut Difference) {
+    for from in columns.filter(|column| !column.nullable && column.default == Default::None) {
+        let default = match from.kind {
+            Kind::Integer | Kind::Boolean => "0",
+            Kind::Varchar(_) => "",
+            _ => {
+                let text = format!("{table}.{} is unknown to this Bots and must be given at every INSERT", from.name);
+                difference.findings.push(text);
+                continue;
+            }
+        };
+        let to = Column { default: Default::Constant(default.to_owned()), ..from.clone() };
+        difference.repairs.push(Repair::Reshape { table: table.to_owned(), from: from.clone(), to });
+    }
+}
+
+fn compare_managed(settings: &Settings, name: &str, wanted: &ManagedTable, found: &Table, difference: &mut Difference) {
+    for (column, length, _) in &wanted.columns {
+        match found.column(column) {
+            None => difference.findings.push(format!("column {name}.{column} is missing")),
+            Some(found) => {
+                if let (Some(wanted), Kind::Varchar(length)) = (length, &found.kind)
+                    && wanted > length
+                    && enforces_length(settings)
+                {
+                    let own_type = format!("varchar({wanted})");
+                    let to = Column { kind: Kind::Varchar(*wanted), own_type, ..found.clone() };
+                    difference.repairs.push(Repair::Reshape { table: name.to_owned(), from: found.clone(), to });
+                }
+            }
+        }
+    }
+    let known = |column: &&Column| wanted.columns.iter().any(|(name, ..)| name.eq_ignore_ascii_case(&column.name));
+    extra_columns(name, found.columns.iter().filter(|column| !known(column)), difference);
+    for (columns, unique) in &wanted.keys {
+        let is_there = columns.iter().all(|column| found.column(column).is_some());
+        if is_there && !found.has_key(columns, *unique) && !is_primary(found, columns) {
+            let (table, columns) = (name.to_owned(), columns.clone());
+            difference.repairs.push(Repair::AddIndex { table, columns, unique: *unique, statement: None });
+        }
+    }
+}
+
+/// SQLite lists no index for a number that is the primary key.
+fn is_primary(table: &Table, columns: &[String]) -> bool {
+    let generated = |name: &String| table.column(name).is_some_and(|column| column.default == Default::Generated);
+    columns.len() == 1 && columns.iter().all(generated) && !table.keys.iter().any(|key: &Key| key.columns == columns)
+}

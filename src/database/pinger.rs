@@ -1,0 +1,96 @@
+//! The same question to the same database again and again, for the health checks.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::connect::{Purpose, connect};
+use super::connection::Connection;
+use super::{Error, Settings, errors};
+
+/// How long an answer may take. A connection that is late is given up: on a server that hangs, or behind a network
+/// that drops packets, it would never come back.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// How a database answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// At once.
+    Free,
+    /// Another connection has it locked: it is reachable, and others wait for it.
+    Busy,
+}
+
+/// Keeps its connection between questions: each costs a server a process or a thread.
+pub struct Pinger {
+    settings: Settings,
+    kept: Option<(Option<FileId>, Connection)>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+impl Pinger {
+    /// Connects at the first question.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, kept: None }
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&mut self) -> Result<Answer, Error> {
+        // Taken for the time of the question: if it is not answered, the connection is dropped.
+        let kept = self.kept.take();
+        match timeout(LIMIT, self.ask(kept)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let (database, limit) = (self.settings.describe(), LIMIT.as_secs());
+                Err(Error::Unavailable(format!("the {database} did not answer within {limit} s")))
+            }
+        }
+    }
+
+    async fn ask(&mut self, kept: Option<(Option<FileId>, Connection)>) -> Result<Answer, Error> {
+        // A SQLite file that was replaced is another database.
+        let file = self.file_id();
+        if let Some((_, connection)) = kept.filter(|(kept, _)| *kept == file)
+            && let Ok(answer) = self.question(connection).await
+        {
+            return Ok(answer);
+        }
+        // The kept one may have been cut by a server that is well again.
+        let connection = connect(&self.settings, Purpose::Probe).await?;
+        let asked = self.question(connection).await;
+        asked.map_err(|error| Error::failed("ask", &self.settings, &error))
+    }
+
+    async fn question(&mut self, mut connection: Connection) -> Result<Answer, sqlx::Error> {
+        let question = match connection {
+            Connection::Sqlite(_) => "SELECT count(*) FROM sqlite_master",
+            Connection::Mysql(_) | Connection::Postgres(_) => "SELECT 1",
+        };
+        let answer = match connection.run(question).await {
+            Ok(()) => Answer::Free,
+            Err(error) if errors::is_busy(&error) => Answer::Busy,
+            Err(error) => return Err(error),
+        };
+        self.kept = Some((self.file_id(), connection));
+        Ok(answer)
+    }
+
+    fn file_id(&self) -> Option<FileId> {
+        match &self.settings {
+            Settings::Sqlite(path) => file_id(path),
+            Settings::Mysql(_) | Settings::Postgres(_) => None,
+        }
+    }
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}

@@ -1,0 +1,131 @@
+//! What is made and mended by our own statements: nothing that could lose a row.
+
+use super::catalogue::{Catalogue, Column, Default, Kind};
+use super::connection::{Connection, literal};
+use super::difference::Repair;
+use super::expected::OwnTable;
+use super::{Error, Settings};
+
+/// Makes the unmanaged tables that are missing: all of them or none, where the database can take back what it has begun.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn make(connection: &mut Connection, settings: &Settings, tables: &[OwnTable]) -> Result<(), Error> {
+    let indexes = |table: &OwnTable| table.indexes.iter().map(|(_, statement)| statement.clone()).collect::<Vec<_>>();
+    let statements = tables.iter().flat_map(|table| std::iter::once(table.statement.clone()).chain(indexes(table)));
+    together(connection, &statements.collect::<Vec<_>>())
+        .await
+        .map_err(|error| Error::failed("make tables in", settings, &error))
+}
+
+/// Mends one thing.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn mend(connection: &mut Connection, settings: &Settings, repair: &Repair) -> Result<(), Error> {
+    let statements = statements(connection, repair);
+    let failed = |error: sqlx::Error| Error::failed(&format!("add the {} to", repair.missing()), settings, &error);
+    together(connection, &statements).await.map_err(failed)
+}
+
+/// Begins a first initialisation again that was cut off: takes away the tables it has made. The caller has made sure
+/// that it was ours and that there is no row in any of them that somebody has written.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn clear(connection: &mut Connection, settings: &Settings, tables: &[String]) -> Result<(), Error> {
+    let drops: Vec<String> = tables.iter().map(|table| format!("DROP TABLE {}", connection.quote(table))).collect();
+    let all = format!("SET FOREIGN_KEY_CHECKS = 0; {}; SET FOREIGN_KEY_CHECKS = 1", drops.join("; "));
+    connection.run(all).await.map_err(|error| Error::failed("clear", settings, &error))
+}
+
+/// In one transaction, where the database has those for such statements.
+async fn together(connection: &mut Connection, statements: &[String]) -> Result<(), sqlx::Error> {
+    if matches!(connection, Connection::Mysql(_)) {
+        for statement in statements {
+            connection.run(statement.clone()).await?;
+        }
+        return Ok(());
+    }
+    let begin = if matches!(connection, Connection::Sqlite(_)) { "BEGIN IMMEDIATE" } else { "BEGIN" };
+    let done = connection.run(format!("{begin}; {}; COMMIT", statements.join("; "))).await;
+    if done.is_err() {
+        // It may have failed before it began, or the connection may be gone: then there is nothing to take back.
+        let _ = connection.run("ROLLBACK").await;
+    }
+    done
+}
+
+fn statements(connection: &Connection, repair: &Repair) -> Vec<String> {
+    match repair {
+        Repair::AddColumn { table, column, definition } => {
+            vec![format!("ALTER TABLE {} ADD COLUMN {column} {definition}", connection.quote(table))]
+        }
+        Repair::AddIndex { statement: Some(statement), .. } => vec![statement.clone()],
+        Repair::AddIndex { table, columns, unique, statement: None } => {
+            let quoted: Vec<String> = columns.iter().map(|column| connection.quote(column)).collect();
+            let name = format!("{table}_{}_botsctl", columns.join("_")).chars().take(60).collect::<String>();
+            let unique = if *unique { "UNIQUE " } else { "" };
+            let (name, table) = (connection.quote(&name), connection.quote(table));
+            vec![format!("CREATE {unique}INDEX {name} ON {table} ({})", quoted.join(", "))]
+        }
+        Repair::Reshape { table, from, to } => reshape(connection, table, from, to),
+    }
+}
+
+fn reshape(connection: &Connection, table: &str, from: &Column, to: &Column) -> Vec<String> {
+    let (table, column) = (connection.quote(table), connection.quote(&from.name));
+    let default = default(connection, to);
+    match connection {
+        Connection::Mysql(_) => {
+            let null = if to.nullable { "NULL" } else { "NOT NULL" };
+            let default = default.map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
+            vec![format!("ALTER TABLE {table} MODIFY COLUMN {column} {} {null}{default}", to.own_type)]
+        }
+        Connection::Postgres(_) => {
+            let mut changes = Vec::new();
+            if from.kind != to.kind {
+                changes.push(format!("ALTER COLUMN {column} TYPE {}", to.own_type));
+            }
+            if let Some(default) = default.filter(|_| from.default != to.default) {
+                changes.push(format!("ALTER COLUMN {column} SET DEFAULT {default}"));
+            }
+            if to.nullable && !from.nullable {
+                changes.push(format!("ALTER COLUMN {column} DROP NOT NULL"));
+            }
+            vec![format!("ALTER TABLE {table} {}", changes.join(", "))]
+        }
+        Connection::Sqlite(_) => Vec::new(),
+    }
+}
+
+fn default(connection: &Connection, column: &Column) -> Option<String> {
+    match &column.default {
+        Default::None | Default::Generated => None,
+        Default::Other(expression) => Some(expression.clone()),
+        Default::Now => Some(match connection {
+            Connection::Sqlite(_) => "(datetime('now', 'localtime'))".to_owned(),
+            // MySQL wants the same precision as the column's.
+            Connection::Mysql(_) => {
+                let precision = column.own_type.split_once('(').map(|(_, rest)| format!("({rest}")).unwrap_or_default();
+                format!("CURRENT_TIMESTAMP{precision}")
+            }
+            Connection::Postgres(_) => "CURRENT_TIMESTAMP".to_owned(),
+        }),
+        Default::Constant(text) => Some(match (&column.kind, connection) {
+            (Kind::Boolean, Connection::Postgres(_)) => if text == "0" { "false" } else { "true" }.to_owned(),
+            (Kind::Integer | Kind::Boolean, _) => text.clone(),
+            _ => literal(text),
+        }),
+    }
+}
+
+/// The tables of ours and Django's that are there.
+#[must_use]
+pub fn known_tables(catalogue: &Catalogue, managed: impl Iterator<Item = String>) -> Vec<String> {
+    let own = super::expected::UNMANAGED.iter().map(|name| (*name).to_owned());
+    let mut all: Vec<String> = managed.chain(own).chain(["django_migrations".to_owned()]).collect();
+    all.sort();
+    all.dedup();
+    all.into_iter().filter(|name| catalogue.has(name)).collect()
+}

@@ -1,0 +1,289 @@
+//! Which database, in the terms of each kind of server: from Django's words to ours.
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use super::Error;
+use super::tls::{self, Tls};
+use crate::config::DatabaseUrl;
+use crate::config::database::family;
+
+/// A database. The password in it is never shown.
+#[derive(Debug, Clone)]
+pub enum Settings {
+    /// A SQLite file.
+    Sqlite(PathBuf),
+    /// A database on a MySQL or MariaDB server.
+    Mysql(Server),
+    /// A database on a PostgreSQL server.
+    Postgres(Server),
+}
+
+/// A database on a server, and the way there. What is empty is left to the client's defaults.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where the server listens.
+    pub place: Place,
+    /// The account.
+    pub user: String,
+    /// Its password; empty for none.
+    pub password: SecretString,
+    /// The database.
+    pub name: String,
+    /// How the connection is protected.
+    pub tls: Tls,
+    /// PostgreSQL's own settings for the session, such as `search_path`.
+    pub session: Vec<(String, String)>,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Place {
+    /// As the client library decides.
+    Default,
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// For MySQL the socket itself, for PostgreSQL its directory.
+    Socket {
+        path: PathBuf,
+        port: u16,
+    },
+}
+
+/// `DATABASES['default']`, as Django has it.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub struct Django<'a> {
+    pub engine: &'a str,
+    pub name: &'a str,
+    pub user: &'a str,
+    pub password: &'a SecretString,
+    pub host: &'a str,
+    pub port: &'a str,
+    pub options: &'a Map<String, Value>,
+}
+
+/// Where Debian's, MariaDB's and MySQL's own packages put the socket that a client looks for by itself.
+const MYSQL_SOCKETS: [&str; 4] =
+    ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock"];
+
+/// Options that lead a client to settings bots-ctl does not see.
+const HIDDEN: [&str; 4] = ["read_default_file", "read_default_group", "service", "passfile"];
+
+impl Settings {
+    /// The database that Django is configured with. A URL given to bots-ctl must name the same one; it may add the
+    /// password and TLS options.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when bots-ctl has no driver for the engine or cannot follow an option;
+    /// [`Error::Disagreement`] when the URL names another database.
+    pub fn from_django(django: &Django<'_>, url: Option<&DatabaseUrl>) -> Result<Self, Error> {
+        if let Some(url) = url {
+            check_agreement(django, url)?;
+        }
+        let family = family(django.engine);
+        match family {
+            "sqlite" => Ok(Self::Sqlite(PathBuf::from(django.name))),
+            "mysql" => Ok(Self::Mysql(server(django, url, mysql_place)?)),
+            "postgresql" => Ok(Self::Postgres(server(django, url, postgres_place)?)),
+            _ => Err(Error::Unsupported(format!(
+                "settings.py: DATABASES has ENGINE {}, which bots-ctl does not know: use django.db.backends.sqlite3, \
+                 mysql or postgresql",
+                django.engine
+            ))),
+        }
+    }
+
+    /// The database as a person would name it, without the password.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Sqlite(path) => format!("SQLite database {}", path.display()),
+            Self::Mysql(server) => format!("MySQL database {}", server.describe(3306)),
+            Self::Postgres(server) => format!("PostgreSQL database {}", server.describe(5432)),
+        }
+    }
+}
+
+impl Server {
+    fn describe(&self, default_port: u16) -> String {
+        let user = if self.user.is_empty() { "the default user" } else { &self.user };
+        let place = match &self.place {
+            Place::Default => "the default server".to_owned(),
+            Place::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+            Place::Tcp { host, port } => format!("{host}:{port}"),
+            Place::Socket { path, port } if *port == default_port => path.display().to_string(),
+            Place::Socket { path, port } => format!("{} (port {port})", path.display()),
+        };
+        format!("{} at {place} as {user}", self.name)
+    }
+}
+
+fn server(
+    django: &Django<'_>,
+    url: Option<&DatabaseUrl>,
+    place: fn(&Django<'_>) -> Result<Place, Error>,
+) -> Result<Server, Error> {
+    let mut options = django.options.clone();
+    if let Some(hidden) = HIDDEN.iter().find(|name| options.contains_key(**name)).filter(|_| url.is_none()) {
+        return Err(Error::Unsupported(format!(
+            "settings.py: DATABASES has OPTIONS {hidden}, which bots-ctl does not follow: write host, port, user and \
+             password into DATABASES, or give BOTS_CTL_DATABASE_URL as well"
+        )));
+    }
+    let from_url = url.map(|url| url.options.clone()).unwrap_or_default();
+    options.extend(from_url.into_iter().map(|(key, value)| (key, Value::String(value))));
+    let own = |given: &str, of_url: fn(&DatabaseUrl) -> String| match given {
+        "" => url.map(of_url).unwrap_or_default(),
+        given => given.to_owned(),
+    };
+    let (user, name) = (own(django.user, |url| url.user.clone()), own(django.name, |url| url.name.clone()));
+    let host = own(django.host, |url| url.host.clone());
+    let port = own(django.port, |url| url.port.map(|port| port.to_string()).unwrap_or_default());
+    let complete = Django { host: &host, port: &port, options: &options, ..*django };
+    let password = url.and_then(|url| url.password.clone()).unwrap_or_else(|| django.password.clone());
+    Ok(Server {
+        place: place(&complete)?,
+        user,
+        password,
+        name,
+        tls: tls::from_options(&options)?,
+        session: session_settings(options.get("options").and_then(Value::as_str).unwrap_or_default()),
+    })
+}
+
+fn mysql_place(django: &Django<'_>) -> Result<Place, Error> {
+    let port = port(django.port, 3306)?;
+    let option = |name| django.options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if let Some(socket) = option("unix_socket") {
+        return Ok(Place::Socket { path: socket.into(), port });
+    }
+    let host = if django.host.is_empty() { option("host").unwrap_or("localhost") } else { django.host };
+    if host.starts_with('/') {
+        return Ok(Place::Socket { path: host.into(), port });
+    }
+    // The client library takes this name for its socket, whatever the port.
+    let socket = || MYSQL_SOCKETS.iter().map(Path::new).find(|path| path.exists());
+    match (host == "localhost").then(socket).flatten() {
+        Some(socket) => Ok(Place::Socket { path: socket.to_path_buf(), port: 3306 }),
+        None => Ok(Place::Tcp { host: host.to_owned(), port }),
+    }
+}
+
+fn postgres_place(django: &Django<'_>) -> Result<Place, Error> {
+    let port = port(django.port, 5432)?;
+    match django.host {
+        "" => Ok(Place::Default),
+        host if host.starts_with('/') => Ok(Place::Socket { path: host.into(), port }),
+        host => Ok(Place::Tcp { host: host.to_owned(), port }),
+    }
+}
+
+fn port(text: &str, default: u16) -> Result<u16, Error> {
+    match text.trim() {
+        "" => Ok(default),
+        text => text.parse().map_err(|_| {
+            Error::Unsupported(format!("settings.py: DATABASES has PORT {text:?}, which is no port number"))
+        }),
+    }
+}
+
+/// `-c name=value` and `--name=value`, as in PostgreSQL's own command line.
+fn session_settings(options: &str) -> Vec<(String, String)> {
+    let words = options.split_whitespace().filter(|word| *word != "-c");
+    let pairs = words.filter_map(|word| {
+        let word = word.strip_prefix("--").or_else(|| word.strip_prefix("-c")).unwrap_or(word);
+        word.split_once('=')
+    });
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// What Django leaves to its client is nothing to disagree with.
+fn check_agreement(django: &Django<'_>, url: &DatabaseUrl) -> Result<(), Error> {
+    let number = url.port.map(|port| port.to_string()).unwrap_or_default();
+    let local = |host: &str| if host == "127.0.0.1" { "localhost".to_owned() } else { host.to_owned() };
+    let mut pairs = vec![
+        ("ENGINE", family(django.engine).to_owned(), url.engine.to_owned()),
+        ("NAME", django.name.to_owned(), url.name.clone()),
+    ];
+    if url.engine != "sqlite" {
+        pairs.extend([
+            ("HOST", local(django.host), local(&url.host)),
+            ("PORT", django.port.to_owned(), number),
+            ("USER", django.user.to_owned(), url.user.clone()),
+        ]);
+    }
+    let differ = pairs.iter().filter(|(_, one, other)| !one.is_empty() && !other.is_empty() && one != other);
+    let texts: Vec<String> =
+        differ.map(|(name, one, other)| format!("{name} is {one:?} in settings.py and {other:?} in the URL")).collect();
+    match texts.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Disagreement(format!(
+            "BOTS_CTL_DATABASE_URL names another database than settings.py: {}; make them agree, or remove one",
+            texts.join(", ")
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(engine: &str, host: &str, port: &str, options: &str, url: Option<&str>) -> Result<Place, Error> {
+        let (password, options) = (SecretString::default(), serde_json::from_str(options).expect("an object"));
+        let django = Django { engine, name: "n", user: "u", password: &password, host, port, options: &options };
+        let url = url.map(|url| DatabaseUrl::parse(url).expect("valid"));
+        match Settings::from_django(&django, url.as_ref())? {
+            Settings::Mysql(server) | Settings::Postgres(server) => Ok(server.place),
+            Settings::Sqlite(path) => Ok(Place::Socket { path, port: 0 }),
+        }
+    }
+
+    #[test]
+    fn every_name_of_an_engine_is_known() {
+        let tcp = |port| Place::Tcp { host: "db".into(), port };
+        for engine in ["django.db.backends.postgresql", "django.db.backends.postgresql_psycopg2"] {
+            assert_eq!(place(engine, "db", "", "{}", None).expect("known"), tcp(5432));
+        }
+        assert_eq!(place("django.db.backends.mysql", "db", "3307", "{}", None).expect("known"), tcp(3307));
+        assert!(matches!(place("django.db.backends.oracle", "db", "", "{}", None), Err(Error::Unsupported(_))));
+    }
+
+    #[test]
+    fn sockets_are_found_where_each_client_looks() {
+        let socket = |path: &str, port| Place::Socket { path: path.into(), port };
+        let mysql = "django.db.backends.mysql";
+        let options = r#"{"unix_socket": "/x/m.sock"}"#;
+        assert_eq!(place(mysql, "db", "", options, None).expect("valid"), socket("/x/m.sock", 3306));
+        assert_eq!(place(mysql, "/x/m.sock", "", "{}", None).expect("valid"), socket("/x/m.sock", 3306));
+        let postgres = "django.db.backends.postgresql";
+        assert_eq!(place(postgres, "/x", "5433", "{}", None).expect("valid"), socket("/x", 5433));
+        assert_eq!(place(postgres, "", "", "{}", None).expect("valid"), Place::Default);
+    }
+
+    #[test]
+    fn a_url_that_names_another_database_is_refused_without_a_password() {
+        let postgres = "django.db.backends.postgresql";
+        let same = Some("postgres://u:hush@db:5432/n?sslmode=require");
+        assert!(place(postgres, "db", "5432", "{}", same).is_ok());
+        for other in ["mysql://u:hush@db/n", "postgres://u:hush@db/m", "postgres://u:hush@other/n", "postgres://v@db/n"]
+        {
+            let error = place(postgres, "db", "5432", "{}", Some(other)).expect_err(other);
+            assert!(matches!(&error, Error::Disagreement(text) if !text.contains("hush")), "{error}");
+        }
+        assert!(place(postgres, "db", "", r#"{"service": "x"}"#, None).is_err());
+        assert!(place(postgres, "db", "", r#"{"service": "x"}"#, same).is_ok());
+    }
+
+    #[test]
+    fn session_settings_are_read_in_each_spelling() {
+        let expected = vec![("search_path".to_owned(), "a,b".to_owned()), ("x.y".to_owned(), "1".to_owned())];
+        assert_eq!(session_settings("-c search_path=a,b --x.y=1"), expected);
+        assert_eq!(session_settings("-csearch_path=a,b -c x.y=1"), expected);
+    }
+}
