@@ -126,6 +126,13 @@ impl Facts {
         Ok(Interpreter::start(context).await?.1)
     }
 
+    /// Whether both say the same of the database and of what should be in it.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let passwords = [self, other].map(|facts| facts.database.password.expose_secret());
+        passwords[0] == passwords[1] && serde_json::json!(self) == serde_json::json!(other)
+    }
+
     /// Imports settings.py alone, for a check of it where bots.ini is known to be faulty.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Files and directories of the environment: written whole or not at all, with errors that help at three in the morning.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -130,6 +130,20 @@ fn permissions(path: &Path, error: &io::Error) -> String {
 pub fn lock(path: &Path) -> Result<File, Error> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
     file.and_then(|file| file.lock().map(|()| file)).map_err(|error| explain("lock", path, &error))
+}
+
+/// As [`lock`], without waiting: `None` when somebody else has it.
+///
+/// # Errors
+/// See [`explain`].
+pub fn try_lock(path: &Path) -> Result<Option<File>, Error> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+    let file = file.map_err(|error| explain("lock", path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(explain("lock", path, &error)),
+    }
 }
 
 #[cfg(test)]

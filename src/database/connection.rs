@@ -72,6 +72,16 @@ impl Connection {
             Self::Sqlite(_) | Self::Postgres(_) => format!("\"{}\"", name.replace('"', "\"\"")),
         }
     }
+
+    /// A text as it stands in a statement. MySQL takes backslashes for escapes.
+    #[must_use]
+    pub fn literal(&self, text: &str) -> String {
+        let text = text.replace('\'', "''");
+        match self {
+            Self::Mysql(_) => format!("'{}'", text.replace('\\', "\\\\")),
+            Self::Sqlite(_) | Self::Postgres(_) => format!("'{text}'"),
+        }
+    }
 }
 
 fn texts<'r, R: Row>(row: &'r R) -> Result<TextRow, sqlx::Error>
@@ -80,11 +90,4 @@ where
     Option<String>: Decode<'r, R::Database> + Type<R::Database>,
 {
     (0..row.len()).map(|place| row.try_get_unchecked(place)).collect()
-}
-
-/// A text as it stands in a statement. Backslashes are for MySQL, which takes them for escapes; nothing that is
-/// written here holds one.
-#[must_use]
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "/").replace('\'', "''"))
 }

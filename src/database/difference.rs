@@ -26,8 +26,6 @@ pub struct Difference {
     pub default_account: bool,
     /// Whether there is none of the tables of Django or Bots.
     pub is_empty: bool,
-    /// Whether the tables are those of a Bots that kept no migrations, under one that does.
-    pub is_foreign: bool,
 }
 
 /// A change that loses nothing, whatever rows there are.
@@ -84,6 +82,13 @@ impl Difference {
         !self.needs_migrate() && self.unmanaged.is_empty() && self.repairs.is_empty()
     }
 
+    /// Whether an unmanaged table was made without the defaults it needs.
+    #[must_use]
+    pub fn lacks_defaults(&self, name: &str) -> bool {
+        let is_default = |repair: &Repair| matches!(repair, Repair::Reshape { table, from, to } if table == name && from.default != to.default);
+        self.repairs.iter().any(is_default)
+    }
+
     /// Names of everything that is missing.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
@@ -115,10 +120,6 @@ pub fn compare(
     difference.migrations = unapplied(expected, applied);
     difference.is_empty =
         difference.managed.len() == managed().count() && difference.unmanaged.len() == UNMANAGED.len();
-    let bots_is_migrated = applied.iter().any(|(app, _)| app == "bots");
-    let ships_migrations = expected.migrations.get("bots").is_some_and(|names| !names.is_empty());
-    difference.is_foreign =
-        ships_migrations && !bots_is_migrated && catalogue.has("channel") && catalogue.has("routes");
     if !difference.needs_migrate() {
         for (name, table) in managed() {
             if let Some(found) = catalogue.tables.get(name) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::Settings;
-use super::catalogue::{Default, Kind};
+use super::catalogue::{Catalogue, Default, Kind};
 
 /// Tables that Bots uses with its own SQL.
 pub const UNMANAGED: [&str; 4] = ["ta", "mutex", "persist", "uniek"];
@@ -32,6 +32,18 @@ pub struct Expected {
     pub managed: BTreeMap<String, ManagedTable>,
     /// Migrations by app.
     pub migrations: BTreeMap<String, Vec<String>>,
+}
+
+impl Expected {
+    /// The tables of Bots and Django that are there.
+    #[must_use]
+    pub fn tables(&self, catalogue: &Catalogue) -> Vec<String> {
+        let managed = self.managed.keys().map(String::as_str);
+        let mut all: Vec<&str> = managed.chain(UNMANAGED).chain(["django_migrations"]).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().filter(|name| catalogue.has(name)).map(str::to_owned).collect()
+    }
 }
 
 /// A table that Django makes.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tracing::info;
 
-use super::connection::{Connection, literal};
+use super::connection::Connection;
 use super::{Error, Settings, errors};
 
 /// How often to look whether a file's lock has become free. Locking itself has no way to be given up again.
@@ -60,7 +60,7 @@ pub async fn wait(settings: &Settings, name: Name, connection: Connection) -> Re
             Ok(Held { connection, question: None, _file: Some(file) })
         }
         Settings::Mysql(server) => {
-            let lock = literal(&mysql_name(&server.name, name));
+            let lock = connection.literal(&mysql_name(&server.name, name));
             let question = format!("SELECT IS_USED_LOCK({lock}) = CONNECTION_ID()");
             let connection = on_mysql(settings, name, connection, &lock).await?;
             Ok(Held { connection, question: Some(question), _file: None })

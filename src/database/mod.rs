@@ -3,6 +3,7 @@
 //! Managed tables belong to Django, which makes them by `migrate`; here is what decides whether that is needed, and
 //! what makes the tables Bots uses with its own SQL. Rows that are there are never touched.
 
+mod accounts;
 pub mod catalogue;
 pub mod connect;
 pub mod connection;
@@ -15,6 +16,7 @@ pub mod pinger;
 pub mod repair;
 pub mod schema;
 pub mod settings;
+mod sqlite_schema;
 pub mod tls;
 pub mod wait;
 

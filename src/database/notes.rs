@@ -1,6 +1,6 @@
 //! Our own table: what `init-db` was doing, so that the next run knows of one that was cut off.
 
-use super::connection::{Connection, literal};
+use super::connection::Connection;
 use super::expected::{self, NOTES};
 use super::{Error, Settings};
 
@@ -40,10 +40,10 @@ pub async fn write(connection: &mut Connection, settings: &Settings, is_there: b
     let holder = format!("{} {}", std::process::id(), host());
     let values = format!(
         "1, {}, {}, {}, {}, CURRENT_TIMESTAMP",
-        literal(&note.step),
+        connection.literal(&note.step),
         u8::from(note.first_run),
         u8::from(note.finished),
-        literal(&holder)
+        connection.literal(&holder)
     );
     let columns = "id, step, first_run, finished, holder, ts";
     let statement = match settings {

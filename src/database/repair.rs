@@ -1,10 +1,10 @@
 //! What is made and mended by our own statements: nothing that could lose a row.
 
-use super::catalogue::{Catalogue, Column, Default, Kind};
-use super::connection::{Connection, literal};
+use super::catalogue::{Column, Default, Kind};
+use super::connection::Connection;
 use super::difference::Repair;
 use super::expected::OwnTable;
-use super::{Error, Settings};
+use super::{Error, Settings, sqlite_schema};
 
 /// Makes the unmanaged tables that are missing: all of them or none, where the database can take back what it has begun.
 ///
@@ -18,14 +18,44 @@ pub async fn make(connection: &mut Connection, settings: &Settings, tables: &[Ow
         .map_err(|error| Error::failed("make tables in", settings, &error))
 }
 
+/// Makes tables anew that hold no row, so that nothing is lost: those that Django has made, without the defaults.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn remake(connection: &mut Connection, settings: &Settings, tables: &[&OwnTable]) -> Result<(), Error> {
+    let again = |table: &&OwnTable| {
+        let indexes = table.indexes.iter().map(|(_, statement)| statement.clone());
+        let drop = format!("DROP TABLE {}", table.name);
+        [drop, table.statement.clone()].into_iter().chain(indexes).collect::<Vec<_>>()
+    };
+    let statements: Vec<String> = tables.iter().flat_map(again).collect();
+    together(connection, &statements).await.map_err(|error| Error::failed("make tables in", settings, &error))
+}
+
 /// Mends one thing.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn mend(connection: &mut Connection, settings: &Settings, repair: &Repair) -> Result<(), Error> {
-    let statements = statements(connection, repair);
-    let failed = |error: sqlx::Error| Error::failed(&format!("add the {} to", repair.missing()), settings, &error);
-    together(connection, &statements).await.map_err(failed)
+    let mended = match repair {
+        Repair::Reshape { table, from, to } if matches!(connection, Connection::Sqlite(_)) => {
+            let default = default(connection, to).filter(|_| from.default != to.default);
+            let nullable = to.nullable && !from.nullable;
+            sqlite_schema::change(connection, table, &from.name, default.as_deref(), nullable).await
+        }
+        _ => {
+            let statements = statements(connection, repair);
+            together(connection, &statements).await
+        }
+    };
+    mended.map_err(|error| {
+        let by_hand = statements(connection, repair).join("; ");
+        let hint = if by_hand.is_empty() { String::new() } else { format!("; to be run by hand: {by_hand};") };
+        match Error::failed(&format!("add the {} to", repair.missing()), settings, &error) {
+            Error::Failed(text) => Error::Failed(format!("{text}{hint}")),
+            other => other,
+        }
+    })
 }
 
 /// Begins a first initialisation again that was cut off: takes away the tables it has made. The caller has made sure
@@ -115,17 +145,7 @@ fn default(connection: &Connection, column: &Column) -> Option<String> {
         Default::Constant(text) => Some(match (&column.kind, connection) {
             (Kind::Boolean, Connection::Postgres(_)) => if text == "0" { "false" } else { "true" }.to_owned(),
             (Kind::Integer | Kind::Boolean, _) => text.clone(),
-            _ => literal(text),
+            _ => connection.literal(text),
         }),
     }
-}
-
-/// The tables of ours and Django's that are there.
-#[must_use]
-pub fn known_tables(catalogue: &Catalogue, managed: impl Iterator<Item = String>) -> Vec<String> {
-    let own = super::expected::UNMANAGED.iter().map(|name| (*name).to_owned());
-    let mut all: Vec<String> = managed.chain(own).chain(["django_migrations".to_owned()]).collect();
-    all.sort();
-    all.dedup();
-    all.into_iter().filter(|name| catalogue.has(name)).collect()
 }

@@ -8,7 +8,7 @@ use super::connection::Connection;
 use super::difference::{Difference, compare};
 use super::expected::{Expected, NOTES};
 use super::notes::{self, Note};
-use super::{Error, Settings, errors};
+use super::{Error, Settings, accounts, errors};
 
 /// Tables without which no service is of use; the names of Bots's own start-up check.
 pub const REQUIRED: [&str; 4] = ["channel", "routes", "ta", "mutex"];
@@ -47,6 +47,7 @@ async fn look(
     let applied = applied(connection, &catalogue).await?;
     let mut difference = compare(settings, &catalogue, expected, &applied);
     difference.users = !catalogue.has("auth_user") || !has_rows(connection, "auth_user").await?;
+    difference.default_account = !difference.users && accounts::is_open(connection).await?;
     Ok((difference, catalogue))
 }
 
@@ -65,11 +66,25 @@ async fn applied(
     Ok(pairs.collect())
 }
 
-/// Whether there is any row in a table.
+/// Whether there is a row in any of these tables, as far as they are there.
 ///
 /// # Errors
-/// What the database says.
-pub(super) async fn has_rows(connection: &mut Connection, table: &str) -> Result<bool, sqlx::Error> {
+/// When they cannot be read.
+pub async fn any_rows(
+    connection: &mut Connection,
+    settings: &Settings,
+    catalogue: &Catalogue,
+    tables: impl Iterator<Item = &str>,
+) -> Result<bool, Error> {
+    for table in tables.filter(|table| catalogue.has(table)) {
+        if has_rows(connection, table).await.map_err(|error| Error::failed("read", settings, &error))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn has_rows(connection: &mut Connection, table: &str) -> Result<bool, sqlx::Error> {
     let table = connection.quote(table);
     Ok(connection.value(format!("SELECT 1 FROM {table} LIMIT 1")).await?.is_some())
 }

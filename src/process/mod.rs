@@ -11,6 +11,7 @@
 pub mod blocking;
 pub mod capture;
 pub mod child;
+pub mod network;
 pub mod reaper;
 pub mod rewrites;
 pub mod signals;

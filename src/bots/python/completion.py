@@ -7,6 +7,8 @@ done. Not provably the same: nothing is touched, and the statement is told, for 
 import re
 
 SHADOW = "botsctl_shadow"
+# Made by bots-ctl: Django's own would lack the defaults.
+UNMANAGED = {"ta", "mutex", "persist", "uniek"}
 CODES_THERE = {1050, 1060, 1061, 1826, 1005, 1022, 121}
 CODES_GONE = {1091}
 
@@ -48,7 +50,7 @@ def finish_tables_without_migrations(connection):
 
     migrated = MigrationLoader(connection).migrated_apps
     models = [model for model in apps.get_models() if is_managed(model) and model._meta.app_label not in migrated]
-    there = set(connection.introspection.table_names())
+    there = set(connection.introspection.table_names()) - UNMANAGED
     with connection.schema_editor() as editor:
         for model in models:
             if model._meta.db_table in there:
@@ -71,12 +73,14 @@ def is_done(connection, statement):
     made = re.match(r"CREATE TABLE `([^`]+)` (.*)", statement, re.S)
     if made:
         return same_table(connection, made.group(1), "CREATE TABLE `%s` %s" % (SHADOW, made.group(2)))
-    added = re.match(r"ALTER TABLE `([^`]+)` (ADD COLUMN `([^`]+)` .*)", statement, re.S)
-    if added and "CONSTRAINT" not in statement:
-        return same_column(connection, *added.groups())
+    added = re.match(r"ALTER TABLE `([^`]+)` (ADD COLUMN `([^`]+)` .*?)(?: ?, (ADD CONSTRAINT .*))?$", statement, re.S)
+    if added:
+        table, addition, column, key = added.groups()
+        is_key_done = key is None or is_done(connection, "ALTER TABLE `%s` %s" % (table, key))
+        return is_key_done and same_column(connection, table, addition, column)
     key = re.match(
         r"ALTER TABLE `([^`]+)` ADD CONSTRAINT `([^`]+)` (?:UNIQUE|FOREIGN KEY) \(([^)]*)\)"
-        r"(?: REFERENCES `([^`]+)` \(([^)]*)\))?",
+        r"(?: REFERENCES `([^`]+)` ?\(([^)]*)\))?",
         statement,
     )
     if key:

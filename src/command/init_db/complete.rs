@@ -10,11 +10,14 @@ use crate::database::difference::Difference;
 use crate::database::lock::Held;
 use crate::database::notes::{self, Note};
 use crate::database::schema::{self, Look};
-use crate::database::{Settings, repair};
+use crate::database::{Settings, expected, repair};
 use crate::exit::Error;
 
 use super::Ground;
 use super::report::Report;
+
+/// Django's own books: what is in them says nothing of anybody's work.
+const BOOKKEEPING: [&str; 3] = ["django_migrations", "django_content_type", "auth_permission"];
 
 /// Takes every step that is needed; the answer is what is left.
 pub(super) async fn complete(
@@ -27,10 +30,12 @@ pub(super) async fn complete(
 ) -> Result<Difference, Error> {
     migrate::check_password(&ground.config.superuser, false)?;
     let mut steps = Steps { ground, held, report, note: first_note(look), has_notes: look.has_notes };
-    steps.make_unmanaged(&look.difference).await?;
-    steps.migrate(&mut python, look, user).await?;
+    let cleared = steps.clear_first_run(look).await?;
+    let difference = cleared.as_ref().map_or(&look.difference, |look| &look.difference);
+    steps.make_unmanaged(difference).await?;
+    steps.migrate(&mut python, difference, user).await?;
     let left = steps.mend().await?;
-    steps.finish().await?;
+    steps.write("done", true).await?;
     Ok(left)
 }
 
@@ -61,6 +66,26 @@ impl Steps<'_> {
         Ok(())
     }
 
+    /// A first run that was cut off on a server that cannot take back what it has begun: with no row in any of its
+    /// tables there is nothing to lose, and to begin again is surer than to go on. The answer is a new look.
+    async fn clear_first_run(&mut self, look: &Look) -> Result<Option<Look>, Error> {
+        let was_cut = look.note.as_ref().is_some_and(|note| note.first_run && !note.finished);
+        if !was_cut || !matches!(self.settings(), Settings::Mysql(_)) || !look.difference.needs_migrate() {
+            return Ok(None);
+        }
+        let Ground { settings, expected, .. } = self.ground;
+        let ours = expected.tables(&look.catalogue);
+        let business = ours.iter().map(String::as_str).filter(|name| !BOOKKEEPING.contains(name));
+        if schema::any_rows(&mut self.held.connection, settings, &look.catalogue, business).await? {
+            return Ok(None);
+        }
+        let begin = Instant::now();
+        self.write("clear", false).await?;
+        repair::clear(&mut self.held.connection, settings, &ours).await?;
+        self.report.step("clearing what an interrupted first run has left", begin);
+        self.look().await.map(Some)
+    }
+
     /// Before Django's turn: with Bots 3.3.1 it would make them itself, without the defaults they need.
     async fn make_unmanaged(&mut self, difference: &Difference) -> Result<(), Error> {
         if difference.unmanaged.is_empty() {
@@ -74,8 +99,12 @@ impl Steps<'_> {
         Ok(())
     }
 
-    async fn migrate(&mut self, python: &mut Interpreter, look: &Look, user: Option<UserWork>) -> Result<(), Error> {
-        let difference = &look.difference;
+    async fn migrate(
+        &mut self,
+        python: &mut Interpreter,
+        difference: &Difference,
+        user: Option<UserWork>,
+    ) -> Result<(), Error> {
         // Only a database that cannot take back what was begun can be left half-way.
         let finish = !difference.is_empty && matches!(self.settings(), Settings::Mysql(_));
         let migrate = difference.needs_migrate().then_some(Migrate { finish });
@@ -103,6 +132,9 @@ impl Steps<'_> {
         }
         let begin = Instant::now();
         self.write("repair", false).await?;
+        if self.remake(&look).await? {
+            look = self.look().await?;
+        }
         let mut failures = Vec::new();
         for repair in &look.difference.repairs {
             match repair::mend(&mut self.held.connection, &self.ground.settings, repair).await {
@@ -116,12 +148,30 @@ impl Steps<'_> {
         Ok(look.difference)
     }
 
+    /// Makes unmanaged tables anew that Django has made, without the defaults, and that hold no row.
+    async fn remake(&mut self, look: &Look) -> Result<bool, Error> {
+        let Ground { settings, expected, .. } = self.ground;
+        let all = expected::unmanaged(settings, expected.variant);
+        let mut empty = Vec::new();
+        for table in all.iter().filter(|table| look.difference.lacks_defaults(&table.name)) {
+            // Reports refer to the numbers of `ta`, which must not begin anew under them.
+            let filled =
+                if table.name == "ta" { vec!["ta", "report", "filereport"] } else { vec![table.name.as_str()] };
+            if !schema::any_rows(&mut self.held.connection, settings, &look.catalogue, filled.into_iter()).await? {
+                empty.push(table);
+            }
+        }
+        if empty.is_empty() {
+            return Ok(false);
+        }
+        repair::remake(&mut self.held.connection, settings, &empty).await?;
+        let names: Vec<&str> = empty.iter().map(|table| table.name.as_str()).collect();
+        info!("made {} anew, with the defaults that Bots needs", names.join(", "));
+        Ok(true)
+    }
+
     async fn look(&mut self) -> Result<Look, Error> {
         let Ground { settings, expected, .. } = self.ground;
         Ok(schema::inspect(&mut self.held.connection, settings, expected).await?)
-    }
-
-    async fn finish(&mut self) -> Result<(), Error> {
-        self.write("done", true).await
     }
 }

@@ -4,26 +4,28 @@ mod complete;
 mod report;
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, info};
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
 
-use crate::bots::Generation;
 use crate::bots::django::{Context, Facts};
 use crate::bots::interpreter::Interpreter;
-use crate::bots::migrate::UserWork;
+use crate::bots::migrate::{self, UserWork};
+use crate::bots::{Generation, files};
 use crate::cli::{self, Global};
 use crate::config::{Config, DatabaseUrl, Override};
 use crate::database::connect::{Purpose, connect};
-use crate::database::connection::Connection;
+use crate::database::difference::Difference;
 use crate::database::expected::{Expected, ManagedTable, Variant};
 use crate::database::lock::{self, Held, Name};
 use crate::database::schema::{self, Look};
 use crate::database::settings::Django;
 use crate::database::{Settings, wait};
 use crate::exit::{Error, Kind, Outcome};
-use crate::process::tree;
+use crate::process::{network, tree};
 
 use super::{Session, child_variables, find_bots, load_config, prepare, print, until_stopped, with_session};
 use complete::complete;
@@ -31,6 +33,14 @@ use report::Report;
 
 /// How long to try again while the server cannot be reached, where nobody sits and waits.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often to look whether another start in this environment has been told the facts.
+const TURN_RETRY: Duration = Duration::from_millis(20);
+
+const DEFAULT_ACCOUNT: &str = "the account bots with the password that Bots's bundled database has";
+
+const DEFAULT_ACCOUNT_REMEDY: &str = "whoever reaches the web UI could log in; change it with SUPERUSER_USERNAME=bots, \
+     SUPERUSER_PASSWORD and init-db --superuser, or set BOTS_CTL_ALLOW_DEFAULT_PASSWORD=true";
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -126,36 +136,58 @@ async fn settle_reporting(
     report: &mut Report,
 ) -> Result<Facts, Error> {
     if task.superuser {
-        crate::bots::migrate::check_password(&config.superuser, true)?;
+        migrate::check_password(&config.superuser, true)?;
     }
-    if let Some(facts) = Facts::kept(context) {
-        let settings = settings(config, &facts)?;
-        if !task.superuser && is_complete(&settings, &expected(context, &facts)).await {
-            debug!("the {} is complete", settings.describe());
-            report.database = settings.describe();
+    let (mut facts, mut python) = know(context).await?;
+    loop {
+        let ground =
+            Ground { config, context, settings: settings(config, &facts)?, expected: expected(context, &facts) };
+        report.database = ground.settings.describe();
+        if python.is_none() && !task.superuser && !task.check && ground.is_complete().await? {
+            debug!("the {} is complete", report.database);
             return Ok(facts);
         }
+        if task.check {
+            return ground.check(report).await.map(|()| facts);
+        }
+        let Some(work) = ground.begin(task).await? else { return Ok(facts) };
+        if python.is_none() {
+            let (started, asked) = Interpreter::start(context).await?;
+            python = Some(started);
+            if !asked.is_same(&facts) {
+                facts = asked;
+                continue;
+            }
+        }
+        if let Some(python) = python {
+            ground.initialise(python, work, critical, report).await?;
+        }
+        return Ok(facts);
     }
-    let (python, facts) = Interpreter::start(context).await?;
-    let settings = settings(config, &facts)?;
-    report.database = settings.describe();
-    let ground = Ground { config, context, settings, expected: expected(context, &facts) };
-    if task.check {
-        return ground.check(report).await.map(|()| facts);
-    }
-    ground.initialise(python, critical, task, report).await?;
-    Ok(facts)
 }
 
-/// Whether a look, which waits for nothing, finds everything in place.
-async fn is_complete(settings: &Settings, expected: &Expected) -> bool {
-    let looked = async {
-        let mut connection = connect(settings, Purpose::Probe).await?;
-        let look = schema::inspect(&mut connection, settings, expected).await;
-        connection.close().await;
-        look
-    };
-    looked.await.is_ok_and(|look| is_done(&look))
+/// What Django is configured with, and the Python that has told it if there had to be one. Of several that start at
+/// once in one environment only the first asks.
+async fn know(context: &Context<'_>) -> Result<(Facts, Option<Interpreter>), Error> {
+    if let Some(facts) = Facts::kept(context) {
+        return Ok((facts, None));
+    }
+    let _turn = turn(context).await?;
+    if let Some(facts) = Facts::kept(context) {
+        return Ok((facts, None));
+    }
+    let (python, facts) = Interpreter::start(context).await?;
+    Ok((facts, Some(python)))
+}
+
+async fn turn(context: &Context<'_>) -> Result<File, Error> {
+    let path = context.environment.root.join(".bots-ctl-facts.lock");
+    loop {
+        match files::try_lock(&path)? {
+            Some(file) => return Ok(file),
+            None => sleep(TURN_RETRY).await,
+        }
+    }
 }
 
 fn is_done(look: &Look) -> bool {
@@ -222,44 +254,83 @@ impl Ground<'_> {
         let look = look?;
         report.missing = look.difference.missing();
         report.findings = look.difference.findings;
+        if look.difference.default_account && !self.config.database.allow_default_password {
+            report.findings.push(DEFAULT_ACCOUNT.to_owned());
+        }
         Ok(())
     }
 
-    async fn initialise(
-        &self,
-        python: Interpreter,
-        critical: &Cell<bool>,
-        task: Task,
-        report: &mut Report,
-    ) -> Result<(), Error> {
+    /// Whether a look, which waits for nothing, finds everything in place.
+    async fn is_complete(&self) -> Result<bool, Error> {
+        let looked = async {
+            let mut connection = connect(&self.settings, Purpose::Probe).await?;
+            let look = schema::inspect(&mut connection, &self.settings, &self.expected).await;
+            connection.close().await;
+            look
+        };
+        match looked.await {
+            Ok(look) if is_done(&look) => self.refuse_default_account(&look.difference).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Gets the lock and looks under it; `None` when there is nothing left to do.
+    async fn begin(&self, task: Task) -> Result<Option<Begun>, Error> {
         let connection = wait::for_connection(&self.settings, self.patience()).await?;
-        let mut held = self.lock(connection).await?;
+        let mut held = lock::wait(&self.settings, Name::Initialisation, connection).await?;
         let look = schema::inspect(&mut held.connection, &self.settings, &self.expected).await?;
         if is_done(&look) && !task.superuser {
-            info!("the {} is complete", self.settings.describe());
             held.connection.close().await;
-            return Ok(());
+            info!("the {} is complete", self.settings.describe());
+            return self.refuse_default_account(&look.difference).map(|()| None);
         }
-        let begin = Instant::now();
         let user = match (task.superuser, look.difference.users) {
             (true, _) => Some(UserWork::Update),
             (false, true) => Some(UserWork::First),
             (false, false) => None,
         };
+        Ok(Some(Begun { held, look, user }))
+    }
+
+    async fn initialise(
+        &self,
+        python: Interpreter,
+        Begun { mut held, look, user }: Begun,
+        critical: &Cell<bool>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let begin = Instant::now();
         critical.set(true);
         let completed = complete(self, &mut held, python, &look, user, report).await;
         critical.set(false);
+        held.connection.close().await;
         let left = completed?;
         report.missing = left.missing();
+        self.refuse_default_account(&left)?;
         report.findings = left.findings;
-        held.connection.close().await;
         if report.missing.is_empty() && report.findings.is_empty() {
             info!("the {} is ready after {:.2} s", self.settings.describe(), begin.elapsed().as_secs_f64());
         }
         Ok(())
     }
 
-    async fn lock(&self, connection: Connection) -> Result<Held, Error> {
-        Ok(lock::wait(&self.settings, Name::Initialisation, connection).await?)
+    /// The web UI listens on every address: where others can reach this machine, they could log in.
+    fn refuse_default_account(&self, difference: &Difference) -> Result<(), Error> {
+        if !difference.default_account || self.config.database.allow_default_password {
+            return Ok(());
+        }
+        let database = self.settings.describe();
+        if !network::is_reachable() {
+            warn!("the {database} has {DEFAULT_ACCOUNT}; nobody else can reach this machine");
+            return Ok(());
+        }
+        Err(Error::new(Kind::Failed, format!("the {database} has {DEFAULT_ACCOUNT}: {DEFAULT_ACCOUNT_REMEDY}")))
     }
+}
+
+/// The lock is ours, and there is something to do.
+struct Begun {
+    held: Held,
+    look: Look,
+    user: Option<UserWork>,
 }

@@ -1,0 +1,17 @@
+//! Whether other machines can reach this one at all.
+
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
+/// Whether any network interface beside loopback is up. When that cannot be told, yes.
+#[must_use]
+pub fn is_reachable() -> bool {
+    let Ok(mut interfaces) = getifaddrs() else { return true };
+    interfaces.any(|interface| {
+        let is_up = interface.flags.contains(InterfaceFlags::IFF_UP);
+        let has_address = interface
+            .address
+            .is_some_and(|address| address.as_sockaddr_in().is_some() || address.as_sockaddr_in6().is_some());
+        is_up && has_address && !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK)
+    })
+}
