@@ -3,10 +3,9 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Error;
-use super::django::without_fault;
 use super::environment::{Environment, random_text};
 use super::files::{create_once, explain};
 use super::interpreter::Interpreter;
@@ -93,8 +92,11 @@ pub async fn run(python: &mut Interpreter, environment: &Environment, work: Work
     let request = json!({
         "migrate": work.migrate.is_some(), "finish": migrate.finish, "user": user,
     });
-    let answer = without_fault(python.work(&request).await?)
-        .map_err(|error| Error::Failed(format!("Django could not complete the database: {error}")))?;
+    let answer = python.work(&request).await?;
+    if let Some(fault) = answer["fault"]["text"].as_str() {
+        debug!("{}", answer["fault"]["traceback"].as_str().unwrap_or_default());
+        return Err(Error::Failed(format!("Django could not complete the database: {fault}")));
+    }
     let done: Done = serde_json::from_value(answer)
         .map_err(|error| Error::Failed(format!("cannot read what Django says it did: {error}")))?;
     if let Some(((user, _), password)) = work.user.zip(password) {

@@ -43,7 +43,7 @@ pub enum Repair {
 }
 
 impl Repair {
-    /// What was missing, by name.
+    /// What is missing, by name.
     #[must_use]
     pub fn missing(&self) -> String {
         match self {
@@ -51,20 +51,28 @@ impl Repair {
             Self::AddIndex { table, columns, unique, .. } => {
                 format!("{}index on {table} ({})", if *unique { "unique " } else { "" }, columns.join(", "))
             }
+            Self::Reshape { table, from, to } if from.kind != to.kind => {
+                format!("room in {table}.{}: it is {}, not {}", from.name, from.own_type, to.own_type)
+            }
             Self::Reshape { table, from, to } if from.default != to.default => {
                 format!("default of {table}.{}", from.name)
             }
-            Self::Reshape { table, from, to } => {
-                format!("room in {table}.{} ({} to {})", from.name, from.own_type, to.own_type)
-            }
+            Self::Reshape { table, from, .. } => format!("NULL in {table}.{}", from.name),
         }
     }
 
-    /// The table that it changes.
+    /// What has been done about it.
     #[must_use]
-    pub fn table(&self) -> &str {
+    pub fn done(&self) -> String {
         match self {
-            Self::AddColumn { table, .. } | Self::Reshape { table, .. } | Self::AddIndex { table, .. } => table,
+            Self::AddColumn { .. } | Self::AddIndex { .. } => format!("added the {}", self.missing()),
+            Self::Reshape { table, from, to } if from.kind != to.kind => {
+                format!("widened {table}.{} from {} to {}", from.name, from.own_type, to.own_type)
+            }
+            Self::Reshape { table, from, to } if from.default != to.default => {
+                format!("gave {table}.{} its default", from.name)
+            }
+            Self::Reshape { table, from, .. } => format!("allowed NULL in {table}.{}", from.name),
         }
     }
 }
@@ -250,4 +258,129 @@ fn compare_managed(settings: &Settings, name: &str, wanted: &ManagedTable, found
 fn is_primary(table: &Table, columns: &[String]) -> bool {
     let generated = |name: &String| table.column(name).is_some_and(|column| column.default == Default::Generated);
     columns.len() == 1 && columns.iter().all(generated) && !table.keys.iter().any(|key: &Key| key.columns == columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    use secrecy::SecretString;
+
+    use super::super::expected::Variant;
+    use super::super::settings::{Place, Server};
+    use super::super::tls::Tls;
+    use super::*;
+
+    fn sqlite() -> Settings {
+        Settings::Sqlite(PathBuf::new())
+    }
+
+    fn postgres() -> Settings {
+        let (name, password) = ("n".to_owned(), SecretString::default());
+        let (tls, session) = (Tls::default(), Vec::new());
+        Settings::Postgres(Server { place: Place::Default, user: String::new(), password, name, tls, session })
+    }
+
+    /// The unmanaged tables just as they are wanted.
+    fn whole(settings: &Settings, variant: Variant) -> Catalogue {
+        let column = |own: &OwnColumn| Column {
+            name: own.name.clone(),
+            kind: own.kind.clone(),
+            nullable: own.nullable,
+            default: own.default.clone(),
+            own_type: String::new(),
+        };
+        let key =
+            |(column, _): &(String, String)| Key { name: column.clone(), columns: vec![column.clone()], unique: false };
+        let tables = expected::unmanaged(settings, variant).into_iter().map(|own| {
+            let columns = own.columns.iter().map(column).collect();
+            (own.name, Table { columns, keys: own.indexes.iter().map(key).collect() })
+        });
+        Catalogue { tables: tables.collect() }
+    }
+
+    fn expected(variant: Variant) -> Expected {
+        Expected { variant, managed: BTreeMap::new(), migrations: BTreeMap::new() }
+    }
+
+    fn missing(settings: &Settings, catalogue: &Catalogue, expected: &Expected) -> Vec<String> {
+        compare(settings, catalogue, expected, &BTreeSet::new()).missing()
+    }
+
+    fn change<'a>(catalogue: &'a mut Catalogue, table: &str, column: &str) -> &'a mut Column {
+        let table = catalogue.tables.get_mut(table).expect("it is there");
+        table.columns.iter_mut().find(|found| found.name == column).expect("it is there")
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_not_mentioned() {
+        for variant in [Variant::Bots3, Variant::Bots4] {
+            let all = compare(&postgres(), &whole(&postgres(), variant), &expected(variant), &BTreeSet::new());
+            assert!(all.is_schema_complete() && all.findings.is_empty(), "{:?} {:?}", all.missing(), all.findings);
+        }
+    }
+
+    #[test]
+    fn a_database_of_the_older_bots_lacks_room_and_indexes() {
+        let (older, newer) = (whole(&postgres(), Variant::Bots3), expected(Variant::Bots4));
+        let found = missing(&postgres(), &older, &newer);
+        for part in ["room in ta.reference", "room in uniek.domein", "index on ta (parent)", "index on ta (reference)"]
+        {
+            assert!(found.iter().any(|name| name.starts_with(part)), "{part}: {found:?}");
+        }
+        // SQLite stores whatever it is given.
+        assert_eq!(missing(&sqlite(), &older, &newer), ["index on ta (parent)", "index on ta (reference)"]);
+    }
+
+    #[test]
+    fn a_database_of_the_newer_bots_lacks_a_column() {
+        let found = missing(&postgres(), &whole(&postgres(), Variant::Bots4), &expected(Variant::Bots3));
+        assert_eq!(found, ["column ta.statuse"]);
+    }
+
+    #[test]
+    fn defaults_that_are_missing_are_mended_and_others_are_told() {
+        let mut catalogue = whole(&postgres(), Variant::Bots4);
+        *change(&mut catalogue, "ta", "statust") =
+            Column { default: Default::None, nullable: false, ..change(&mut catalogue, "ta", "statust").clone() };
+        change(&mut catalogue, "ta", "errortext").nullable = false;
+        change(&mut catalogue, "mutex", "mutexer").default = Default::Constant("7".to_owned());
+        change(&mut catalogue, "uniek", "nummer").kind = Kind::Text;
+        let all = compare(&postgres(), &catalogue, &expected(Variant::Bots4), &BTreeSet::new());
+        assert_eq!(all.missing(), ["default of ta.statust", "NULL in ta.errortext"]);
+        assert!(all.lacks_defaults("ta") && !all.lacks_defaults("mutex"));
+        assert!(all.findings.iter().any(|text| text.contains("mutex.mutexer has another default")));
+        assert!(all.findings.iter().any(|text| text.contains("uniek.nummer is ")));
+    }
+
+    #[test]
+    fn columns_of_another_bots_must_not_make_an_insert_fail() {
+        let mut catalogue = whole(&postgres(), Variant::Bots3);
+        let column = |name: &str, kind: Kind| Column {
+            name: name.to_owned(),
+            kind,
+            nullable: false,
+            default: Default::None,
+            own_type: String::new(),
+        };
+        let columns = vec![column("dirmonitor", Kind::Boolean), column("odd", Kind::Other("uuid".to_owned()))];
+        catalogue.tables.insert("routes".to_owned(), Table { columns, keys: Vec::new() });
+        let mut expected = expected(Variant::Bots3);
+        expected.managed.insert("routes".to_owned(), ManagedTable { columns: Vec::new(), keys: Vec::new() });
+        let all = compare(&postgres(), &catalogue, &expected, &BTreeSet::new());
+        assert_eq!(all.missing(), ["default of routes.dirmonitor"]);
+        assert!(all.findings[0].contains("routes.odd"), "{:?}", all.findings);
+    }
+
+    #[test]
+    fn tables_and_migrations_that_are_missing_are_named() {
+        let mut expected = expected(Variant::Bots4);
+        expected.managed.insert("channel".to_owned(), ManagedTable { columns: Vec::new(), keys: Vec::new() });
+        expected.migrations.insert("bots".to_owned(), vec!["0001_initial".to_owned(), "0002".to_owned()]);
+        let applied = BTreeSet::from([("bots".to_owned(), "0001_initial".to_owned())]);
+        let all = compare(&sqlite(), &Catalogue::default(), &expected, &applied);
+        assert!(all.is_empty && all.needs_migrate());
+        assert_eq!(all.missing()[4..], ["table channel", "migration bots.0002"]);
+    }
 }

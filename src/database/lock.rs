@@ -13,7 +13,7 @@ use super::connection::Connection;
 use super::{Error, Settings, errors};
 
 /// How often to look whether a file's lock has become free. Locking itself has no way to be given up again.
-const RETRY: Duration = Duration::from_millis(50);
+const RETRY: Duration = Duration::from_millis(10);
 
 /// The longest name of a lock that MySQL takes.
 const LONGEST_NAME: usize = 64;

@@ -51,7 +51,7 @@ pub async fn mend(connection: &mut Connection, settings: &Settings, repair: &Rep
     mended.map_err(|error| {
         let by_hand = statements(connection, repair).join("; ");
         let hint = if by_hand.is_empty() { String::new() } else { format!("; to be run by hand: {by_hand};") };
-        match Error::failed(&format!("add the {} to", repair.missing()), settings, &error) {
+        match Error::failed(&format!("add what is missing ({}) to", repair.missing()), settings, &error) {
             Error::Failed(text) => Error::Failed(format!("{text}{hint}")),
             other => other,
         }

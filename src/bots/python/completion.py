@@ -117,9 +117,8 @@ def same_table(connection, table, create_shadow):
 
 def same_column(connection, table, addition, column):
     run(connection, "DROP TABLE IF EXISTS `%s`" % SHADOW)
-    run(connection, "CREATE TABLE `%s` LIKE `%s`" % (SHADOW, table))
+    run(connection, "CREATE TABLE `%s` (`botsctl` integer)" % SHADOW)
     try:
-        run(connection, "ALTER TABLE `%s` DROP COLUMN `%s`" % (SHADOW, column))
         run(connection, "ALTER TABLE `%s` %s" % (SHADOW, addition))
         wanted, found = columns(connection, SHADOW), columns(connection, table)
     finally:

@@ -39,11 +39,12 @@ def work(request):
         steps.append({"step": name, "seconds": round(time.monotonic() - begin, 3)})
         return result
 
+    user = request["user"]
+    password = Hash(user["password"]) if user else None
     if request["migrate"]:
         step("migrate", migrate, request["finish"])
-    user = request["user"]
     if user:
-        done["user"] = step("superuser", superuser if user["update"] else first_user, user)
+        done["user"] = step("superuser", superuser if user["update"] else first_user, user, password)
     return done
 
 

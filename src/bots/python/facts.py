@@ -113,6 +113,9 @@ def fault(error, config_dir):
         frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
         own = [frame for frame in frames if frame[0].startswith(os.path.dirname(config_dir))]
         place = (own or frames or [("", 0)])[-1]
+    if isinstance(error, NotProven):
+        # It says all there is to say.
+        return {"text": str(error), "file": "", "line": 0, "traceback": ""}
     text = " ".join(traceback.format_exception_only(type(error), error)[-1].split())
     return {"text": text, "file": place[0], "line": place[1], "traceback": "".join(
         traceback.format_exception(type(error), error, error.__traceback__))}

@@ -1,5 +1,7 @@
 """What only Django can do to the database: `migrate`, and web users."""
 
+import threading
+
 
 def migrate(finish):
     """`finish`: an earlier run may have been cut off, on a server that cannot take back what it has begun."""
@@ -15,25 +17,53 @@ def migrate(finish):
     call_command("migrate", interactive=False, run_syncdb=True, fake_initial=connection.vendor != "mysql", verbosity=1)
 
 
-def first_user(user):
-    from django.contrib.auth import get_user_model
+class Hash(threading.Thread):
+    """A password's hash takes as long as a small migration, and is made beside it."""
 
-    model = get_user_model()
-    if model.objects.exists():
-        return "kept"
-    model.objects.create_superuser(user["username"], user["email"], user["password"])
+    def __init__(self, password):
+        super().__init__(daemon=True)
+        self.password = password
+        self.made = None
+        self.start()
+
+    def run(self):
+        from django.contrib.auth.hashers import make_password
+
+        self.made = make_password(self.password)
+
+    def wait(self):
+        self.join()
+        if self.made is None:
+            raise RuntimeError("cannot hash the password")
+        return self.made
+
+
+def make_user(user, password):
+    from django.contrib.auth import get_user_model
+    from django.db import transaction
+
+    hashed = password.wait()
+    with transaction.atomic():
+        made = get_user_model().objects.create_superuser(user["username"], user["email"], None)
+        made.password = hashed
+        made.save()
     return "made"
 
 
-def superuser(user):
+def first_user(user, password):
+    from django.contrib.auth import get_user_model
+
+    return "kept" if get_user_model().objects.exists() else make_user(user, password)
+
+
+def superuser(user, password):
     """Makes the user, or brings what is there to what is asked for."""
     from django.contrib.auth import get_user_model
 
     model = get_user_model()
     found = model.objects.filter(**{model.USERNAME_FIELD: user["username"]}).first()
     if found is None:
-        model.objects.create_superuser(user["username"], user["email"], user["password"])
-        return "made"
+        return make_user(user, password)
     wanted = {"is_active": True, "is_staff": True, "is_superuser": True}
     if user["email"]:
         wanted["email"] = user["email"]
@@ -41,7 +71,7 @@ def superuser(user):
     for name in changed:
         setattr(found, name, wanted[name])
     if not found.check_password(user["password"]):
-        found.set_password(user["password"])
+        found.password = password.wait()
         changed.append("password")
     if not changed:
         return "kept"

@@ -138,7 +138,7 @@ impl Steps<'_> {
         let mut failures = Vec::new();
         for repair in &look.difference.repairs {
             match repair::mend(&mut self.held.connection, &self.ground.settings, repair).await {
-                Ok(()) => info!("added the {}", repair.missing()),
+                Ok(()) => info!("{}", repair.done()),
                 Err(error) => failures.push(error.to_string()),
             }
         }

@@ -35,7 +35,7 @@ use report::Report;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often to look whether another start in this environment has been told the facts.
-const TURN_RETRY: Duration = Duration::from_millis(20);
+const TURN_RETRY: Duration = Duration::from_millis(10);
 
 const DEFAULT_ACCOUNT: &str = "the account bots with the password that Bots's bundled database has";
 
