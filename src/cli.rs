@@ -203,7 +203,7 @@ pub struct Engine {
 /// Flags of `init-db`.
 #[derive(Debug, Default, Args)]
 pub struct InitDb {
-    /// How long to try again while the server cannot be reached [default: 60, on a terminal 0]
+    /// How long to try again while the server cannot be reached [default: 0 on a terminal, else 60]
     #[arg(long, value_name = "SECONDS")]
     pub wait: Option<String>,
     /// Change nothing; say what is missing

@@ -235,7 +235,7 @@ fn content(path: &str) -> String {
 }
 
 /// An answer of Python, unless it is that something went wrong.
-fn without_fault(mut answer: serde_json::Value) -> Result<serde_json::Value, Error> {
+pub(super) fn without_fault(mut answer: serde_json::Value) -> Result<serde_json::Value, Error> {
     match serde_json::from_value::<Fault>(answer["fault"].take()) {
         Ok(fault) => Err(explain(&fault)),
         Err(_) => Ok(answer),

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::Error;
-use super::django::{Context, Facts};
+use super::django::{Context, Facts, without_fault};
 use crate::process::capture::reader;
 use crate::process::child::{Input, Output, Spec, signal_group};
 use crate::process::reaper::Child;
@@ -57,7 +57,8 @@ impl Interpreter {
     /// # Errors
     /// What is wrong with it, with file and line.
     pub(super) async fn try_settings(context: &Context<'_>) -> Result<(), Error> {
-        Self::ask(context, &["settings"]).await.map(|_| ())
+        let (_, answer) = Self::ask(context, &["settings"]).await?;
+        without_fault(answer).map(|_| ())
     }
 
     async fn ask(context: &Context<'_>, more: &[&str]) -> Result<(Self, Value), Error> {

@@ -182,8 +182,9 @@ fn is_final(settings: &Settings, error: &sqlx::Error) -> bool {
                 database.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D") || code == "42501")
             }
         },
-        sqlx::Error::Io(error) => matches!(error.kind(), ErrorKind::PermissionDenied),
-        sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => true,
+        error if errors::is_tls(error) => true,
+        sqlx::Error::Io(error) => error.kind() == ErrorKind::PermissionDenied,
+        sqlx::Error::Configuration(_) => true,
         _ => false,
     }
 }
@@ -194,7 +195,7 @@ fn hint(error: &sqlx::Error) -> &'static str {
     match (number.map(MySqlDatabaseError::number), code.as_ref()) {
         (Some(1049), _) | (_, "3D000") => "; make it, or change its name (DB_NAME)",
         (Some(_), _) | (_, "28P01" | "28000") => "; check the account (DB_USER) and its password (DB_PASSWORD)",
-        _ if matches!(error, sqlx::Error::Tls(_)) => "; check the TLS options (DB_OPTIONS) and the certificates",
+        _ if errors::is_tls(error) => "; check the TLS options (DB_OPTIONS) and the certificates",
         _ => "",
     }
 }

@@ -1,5 +1,7 @@
 //! What a database says of a failure, and what that means.
 
+use std::io::ErrorKind;
+
 use sqlx::mysql::MySqlDatabaseError;
 
 /// Result code of SQLite for a database that another connection has locked.
@@ -10,10 +12,32 @@ const SQLITE_BUSY: i32 = 5;
 pub fn text(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
+        error if is_tls(error) => format!("TLS: {}", tls_reason(&error.to_string())),
         sqlx::Error::Io(error) => error.to_string(),
-        sqlx::Error::Tls(error) => format!("TLS: {error}"),
         other => other.to_string(),
     }
+}
+
+/// Whether the two sides cannot agree on how to protect the connection.
+#[must_use]
+pub fn is_tls(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        // A certificate that is refused in the middle of the handshake.
+        sqlx::Error::Io(error) => error.kind() == ErrorKind::InvalidData,
+        _ => false,
+    }
+}
+
+/// The library shows the insides of some of its errors.
+fn tls_reason(text: &str) -> String {
+    if text.contains("UnsupportedCertVersion") {
+        return "a certificate is of version 1 of X.509, which is not supported: make it anew as version 3".to_owned();
+    }
+    if text.contains("UnknownIssuer") {
+        return "the server's certificate is not signed by an authority that is trusted".to_owned();
+    }
+    text.replace("error occurred while attempting to establish a TLS connection: ", "")
 }
 
 /// Whether an error only says that another connection has a SQLite database locked.
