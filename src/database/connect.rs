@@ -139,9 +139,15 @@ async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
             Mode::VerifyHost => PgSslMode::VerifyFull,
         });
     }
+    // On one machine there is nobody to hide from, and a handshake costs more than all the rest.
     let is_optional = matches!(options.get_ssl_mode(), PgSslMode::Prefer);
-    let opened = match options.clone().connect().await {
-        Err(sqlx::Error::Tls(_)) if is_optional => options.ssl_mode(PgSslMode::Disable).connect().await,
+    let local = is_optional && server.tls.mode.is_none() && is_local(&server.place);
+    let (first, second) =
+        if local { (PgSslMode::Disable, PgSslMode::Prefer) } else { (options.get_ssl_mode(), PgSslMode::Disable) };
+    let opened = match options.clone().ssl_mode(first).connect().await {
+        Err(error) if is_optional && (errors::is_tls(&error) || local && errors::wants_tls(&error)) => {
+            options.ssl_mode(second).connect().await
+        }
         opened => opened,
     };
     opened.map(Connection::Postgres)

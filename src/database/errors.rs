@@ -29,6 +29,12 @@ pub fn is_tls(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether PostgreSQL lets nobody in whose connection is not protected, as far as it says.
+#[must_use]
+pub fn wants_tls(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "28000")
+}
+
 /// The library shows the insides of some of its errors.
 fn tls_reason(text: &str) -> String {
     if text.contains("UnsupportedCertVersion") {

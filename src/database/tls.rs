@@ -11,7 +11,7 @@ use super::Error;
 pub struct Tls {
     /// How strict; `None` leaves it to the client's default: encrypted where the server offers it.
     pub mode: Option<Mode>,
-    /// Certificates of the authorities to trust, instead of the system's.
+    /// Certificates of authorities to trust beside the system's.
     pub ca: Option<PathBuf>,
     /// Our own certificate.
     pub certificate: Option<PathBuf>,
