@@ -193,9 +193,12 @@ pub struct Engine {
     /// Remove old data
     #[arg(long)]
     pub cleanup: bool,
+    /// Exit with 0 when the engine's code is this one, such as 2: it ran, and some files had errors; may be repeated
+    #[arg(long = "ok-exit", value_name = "CODE", value_delimiter = ',')]
+    pub ok_exits: Vec<String>,
     /// Routes to run; all active ones by default
     pub routes: Vec<String>,
-    /// Arguments for bots-engine
+    /// More options and routes, in the words of Bots
     #[arg(last = true)]
     pub args: Vec<OsString>,
 }

@@ -12,11 +12,11 @@ pub mod supervisor;
 pub mod telemetry;
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
+use bots::engine_link;
 use cli::{Cli, Command};
 use exit::{Error, Kind, Outcome};
 
@@ -30,18 +30,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
         process::signals::hold();
     }
     let args: Vec<OsString> = args.into_iter().collect();
-    if is_engine_link(args.first()) {
-        return Err(not_available("bots-engine"));
+    if args.first().is_some_and(|name| engine_link::is_called_by(name)) {
+        return command::engine::as_bots_engine(args.get(1..).unwrap_or_default());
     }
     match Cli::try_parse_from(args) {
         Ok(cli) => dispatch(cli),
         Err(error) => usage(&error),
     }
-}
-
-/// A link named `bots-engine` is the engine command, with the argument syntax of Bots.
-fn is_engine_link(name: Option<&OsString>) -> bool {
-    name.is_some_and(|name| Path::new(name).file_name().is_some_and(|name| name == "bots-engine"))
 }
 
 /// Help and version are no errors; everything else about the command line is code 64.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tracing::info;
 
 use super::files::{check_writable, create_once, explain, lock, make_dir, mode_of, write_atomically};
-use super::{Error, Generation, Installation, seed, settings};
+use super::{Error, Generation, Installation, engine_link, seed, settings};
 use crate::config::Config;
 use crate::config::bots_ini::{BotsIni, EditError, remove_section, set_value};
 
@@ -72,6 +72,7 @@ impl Environment {
         make_dir(&environment.botssys.join("sqlitedb"))?;
         environment.seed_usersys(config, bots)?;
         environment.check_directories()?;
+        engine_link::make(&environment.root)?;
         Ok(environment)
     }
 

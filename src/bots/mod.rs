@@ -1,6 +1,8 @@
 //! The only place that knows Bots: where it is installed, its files, its programs, its versions.
 
+pub mod arguments;
 pub mod django;
+pub mod engine_link;
 pub mod environment;
 pub mod files;
 pub mod fingerprint;

@@ -9,8 +9,9 @@ use secrecy::ExposeSecret;
 
 use super::django::Facts;
 use super::environment::{Environment, parse_ini};
-use super::{Error, Installation};
+use super::{Error, Installation, engine_link};
 use crate::config::bots_ini::{parse_boolean, parse_integer};
+use crate::config::keys::CONFIG_FILE_ENV;
 use crate::config::{Config, ServiceName};
 use crate::process::child::Spec;
 
@@ -115,18 +116,29 @@ impl Ground<'_> {
         Service { name: ServiceName::Dirmonitor, spec, stop_signal: Some(libc::SIGTERM), sign: Sign::Inotify }
     }
 
-    /// One run of the engine. No signal stops it in order: SIGINT makes it drop the files it has taken, SIGTERM leaves
+    /// One run of Bots's engine. No signal stops it in order: SIGINT makes it drop the files it has taken, SIGTERM leaves
     /// a crash for the next run to recover.
     #[must_use]
     pub fn engine(&self, args: &[OsString]) -> Service {
-        let spec = self.spec("bots-engine", args);
+        let spec = self.spec(engine_link::NAME, args);
         Service { name: ServiceName::Engine, spec, stop_signal: None, sign: Sign::None }
     }
 
+    /// One run of the engine as everybody starts it who is not bots-ctl: through its link.
+    #[must_use]
+    pub fn engine_by_link(&self, args: &[OsString]) -> Service {
+        let link = engine_link::directory(&self.environment.root).join(engine_link::NAME);
+        Service { spec: self.spec_of(link.into(), args), ..self.engine(args) }
+    }
+
     fn spec(&self, program: &str, args: &[OsString]) -> Spec {
+        self.spec_of(self.bots.program(program), args)
+    }
+
+    fn spec_of(&self, program: OsString, args: &[OsString]) -> Spec {
         let mut config_dir = OsString::from("-c");
         config_dir.push(&self.environment.config);
-        let mut spec = Spec::new(self.bots.program(program)).arg(config_dir);
+        let mut spec = Spec::new(program).arg(config_dir);
         spec.args.extend_from_slice(args);
         spec.directory = Some(self.environment.root.clone());
         self.variables.apply(spec)
@@ -184,15 +196,21 @@ pub fn variables(config: &Config, bin_dir: Option<&Path>, inherited: &Inherited)
         ("BOTSENV".into(), config.environment.name.clone().into()),
         ("BOTS_CONFIG_DIR".into(), config_dir.into()),
         ("DJANGO_SETTINGS_MODULE".into(), settings_module(config_dir).into()),
-        ("PYTHONPATH".into(), prepend(config.environment_root(), inherited.python_path.as_ref())),
+        ("PYTHONPATH".into(), prepend(&[config.environment_root()], inherited.python_path.as_ref())),
         ("PYTHONUNBUFFERED".into(), "1".into()),
         ("HOME".into(), config.home.clone().into()),
     ];
     if let Some(bin_dir) = bin_dir {
-        all.push(("PATH".into(), prepend(bin_dir, inherited.path.as_ref())));
+        let links = engine_link::directory(config.environment_root());
+        all.push(("PATH".into(), prepend(&[&links, bin_dir], inherited.path.as_ref())));
     }
     if let Some(temporary) = &inherited.temporary {
         all.push(("TMPDIR".into(), temporary.into()));
+    }
+    if let Some(file) = &config.file {
+        // An engine that a service starts is bots-ctl again.
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        all.push((CONFIG_FILE_ENV.into(), file.into()));
     }
     all.extend(settings_variables(config));
     Variables(all)
@@ -203,10 +221,11 @@ fn settings_module(config_dir: &Path) -> String {
 }
 
 /// `first` before what is there; nothing twice.
-fn prepend(first: &Path, rest: Option<&OsString>) -> OsString {
-    let rest = rest.map(std::env::split_paths).into_iter().flatten().filter(|path| path != first);
-    let all = std::iter::once(first.to_path_buf()).chain(rest);
-    std::env::join_paths(all).unwrap_or_else(|_| first.into())
+fn prepend(first: &[&Path], rest: Option<&OsString>) -> OsString {
+    let rest = rest.map(std::env::split_paths).into_iter().flatten();
+    let rest = rest.filter(|path| !first.contains(&path.as_path()));
+    let all = first.iter().map(|path| path.to_path_buf()).chain(rest);
+    std::env::join_paths(all).unwrap_or_else(|_| first.iter().copied().next_back().map(Into::into).unwrap_or_default())
 }
 
 /// What bots-ctl.toml or a flag says reaches settings.py the way the environment always did.

@@ -9,8 +9,9 @@ use std::path::Path;
 use clap::CommandFactory;
 use nix::libc;
 use nix::unistd::getppid;
+use tracing::debug;
 
-use crate::bots::{bin_dir, service};
+use crate::bots::{bin_dir, engine_link, service};
 use crate::cli::{self, Cli, Global};
 use crate::config::Override;
 use crate::exit::{Error, Kind, Outcome};
@@ -129,6 +130,12 @@ fn spec(session: &Session, options: &Options, command: Vec<OsString>) -> Spec {
     let path = std::env::var_os("PATH");
     // Without Bots this is still a program to run: a shell to look why, for example.
     let bin_dir = bin_dir(&session.config.bots, path.as_deref()).ok();
+    let root = session.config.environment_root();
+    if root.is_dir()
+        && let Err(error) = engine_link::make(root)
+    {
+        debug!("{error}");
+    }
     let service::Variables(environment) = child_variables(&session.config, bin_dir.as_deref());
     let program = words.next().unwrap_or_default();
     Spec {

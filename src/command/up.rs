@@ -55,7 +55,7 @@ pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
 
 fn engine(config: &Config, ground: &Ground<'_>) -> Launch {
     let new = [OsString::from("--new")];
-    Launch { every: Some(config.up.engine_every), ..Launch::new(ground.engine(&new), config) }
+    Launch { every: Some(config.up.engine_every), ..Launch::new(ground.engine_by_link(&new), config) }
 }
 
 /// What bots.ini has in use. A queue that never runs a job, as that of Bots 3, would only keep jobs from being run.

@@ -99,6 +99,8 @@ keys! {
         "as BOTS_CTL_STOP_TIMEOUT", "the directory monitor's own stop timeout";
     ENGINE_STOP_TIMEOUT: Duration = "engine.stop_timeout", "BOTS_CTL_ENGINE_STOP_TIMEOUT", Duration, duration,
         "as BOTS_CTL_STOP_TIMEOUT", "the engine's own stop timeout, in which a run may finish";
+    ENGINE_OK_EXIT: Vec<u8> = "engine.ok_exit", "BOTS_CTL_OK_EXIT", List, exit_codes, "",
+        "exit codes of the engine that become 0, such as 2: it ran, and some files had errors";
     ENGINE_EVERY: Duration = "engine.every", "BOTS_CTL_ENGINE_EVERY", Duration, interval, "5m",
         "time between the starts of two engine runs under up";
     UP_SERVICES: Vec<ServiceName> = "up.services", "BOTS_CTL_UP_SERVICES", List, services, "",

@@ -24,13 +24,15 @@ pub use database::Database;
 pub use database_url::DatabaseUrl;
 use load::Reader;
 pub use load::{Fault, Origin, Override, Shown};
-pub use services::{Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
+pub use services::{Engine, Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Home directory of the user.
     pub home: PathBuf,
+    /// The `bots-ctl.toml` that was read.
+    pub file: Option<PathBuf>,
     /// Directories.
     pub environment: Environment,
     /// Where Bots is.
@@ -45,6 +47,8 @@ pub struct Config {
     pub watchdog: Watchdog,
     /// What `up` runs.
     pub up: Up,
+    /// How engines are run.
+    pub engine: Engine,
     /// The health listener.
     pub health: Health,
     /// Logs.
@@ -183,10 +187,12 @@ impl Config {
         file: Option<&Path>,
         home: &Path,
     ) -> (Self, Vec<Fault>) {
-        let mut reader = Reader::new(environment, overrides, load::file_path(environment, file, home));
+        let file = load::file_path(environment, file, home);
+        let mut reader = Reader::new(environment, overrides, file.clone());
         let in_kubernetes = environment.contains_key("KUBERNETES_SERVICE_HOST");
         let mut config = Self {
             home: home.to_path_buf(),
+            file,
             environment: read_environment(&mut reader, home),
             bots: read_bots(&mut reader, home),
             web_port: reader.optional(&keys::WEB_PORT),
@@ -194,6 +200,7 @@ impl Config {
             restart: services::read_restart(&mut reader),
             watchdog: services::read_watchdog(&mut reader),
             up: services::read_up(&mut reader),
+            engine: services::read_engine(&mut reader),
             health: read_health(&mut reader),
             log: read_log(&mut reader),
             database: database::read(&mut reader),

@@ -166,6 +166,13 @@ pub fn json_object(value: &str) -> Parsed<String> {
     }
 }
 
+/// Exit codes, separated by commas.
+pub fn exit_codes(value: &str) -> Parsed<Vec<u8>> {
+    let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let codes: Result<Vec<u8>, _> = words.map(str::parse).collect();
+    codes.map_err(|_| "expected exit codes from 0 to 255, such as 2, separated by commas".to_owned())
+}
+
 /// What the output of services becomes.
 pub fn child_output(value: &str) -> Parsed<ChildOutput> {
     match value.to_ascii_lowercase().as_str() {

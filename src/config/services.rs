@@ -76,6 +76,13 @@ pub struct Up {
     pub engine_every: Duration,
 }
 
+/// How engines are run.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// Exit codes that become 0.
+    pub ok_exits: Vec<u8>,
+}
+
 /// A service of Bots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -143,6 +150,10 @@ pub(super) fn read_restart(reader: &mut Reader<'_>) -> Restart {
 
 pub(super) fn read_watchdog(reader: &mut Reader<'_>) -> Watchdog {
     Watchdog { misses: reader.get(&keys::WATCHDOG_MISSES), restart: reader.optional(&keys::WATCHDOG_RESTART) }
+}
+
+pub(super) fn read_engine(reader: &mut Reader<'_>) -> Engine {
+    Engine { ok_exits: reader.optional(&keys::ENGINE_OK_EXIT).unwrap_or_default() }
 }
 
 pub(super) fn read_up(reader: &mut Reader<'_>) -> Up {

@@ -1,7 +1,7 @@
 //! Bad input gets one clear error on standard error, the right exit code, and leaves nothing half-written.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use walkdir::WalkDir;
@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 use crate::environment::{
     as_user, as_user_of_bots, finish, give_to_user, in_mounts, is_bots_3, open_to_all, own_settings, package,
 };
-use crate::sandbox::{Finished, Sandbox, binary};
+use crate::sandbox::{Finished, Sandbox};
 
 /// What a command that was refused says about each fault, after the rules that hold for all of them.
 fn faults(refused: &Finished, code: i32) -> Vec<&str> {
@@ -576,11 +576,6 @@ fn commands_of_later_versions_say_so() {
         one_fault(&refused, 70, &["not available in this version"]);
         assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
     }
-    let link = sandbox.home.path().join("bots-engine");
-    symlink(binary(), &link).expect("linked");
-    let mut called = std::process::Command::new(&link);
-    called.arg("-c/somewhere").env_clear().env("HOME", sandbox.home.path());
-    one_fault(&finish(called), 70, &["bots-engine is not available in this version"]);
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 

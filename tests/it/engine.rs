@@ -31,6 +31,61 @@ fn its_exit_codes_are_the_engines() {
 }
 
 #[test]
+fn a_code_that_is_fine_becomes_0() {
+    let mut demo = Demo::new();
+    demo.drop_in("bad");
+    run(&demo.sandbox, &["--ok-exit", "2,3"]).expect_code(0);
+    demo.drop_in("bad");
+    run(&demo.sandbox, &["--ok-exit", "3"]).expect_code(2);
+    demo.drop_in("bad");
+    demo.sandbox.set("BOTS_CTL_OK_EXIT", "2");
+    run(&demo.sandbox, &[]).expect_code(0);
+    let refused = run(&demo.sandbox, &["--ok-exit", "two"]).expect_code(64).stderr.clone();
+    assert!(refused.contains("--ok-exit: \"two\" is wrong: expected exit codes from 0 to 255"), "{refused}");
+}
+
+#[test]
+fn a_slip_is_told_before_python_starts() {
+    let sandbox = Sandbox::new();
+    for (words, said) in [
+        (["engine", "--newe"], "--newe"),
+        (["engine", "-c/somewhere"], "-c"),
+        (["engine", ""], "a route has an empty name"),
+    ] {
+        let refused = sandbox.run(&words);
+        refused.expect_code(64);
+        assert!(refused.stderr.contains(said), "{refused:?}");
+    }
+    let refused = sandbox.run(&["engine", "--", "--clean"]);
+    refused.expect_code(64);
+    assert_eq!(refused.stderr, "bots-ctl: --clean is no option of the engine; did you mean --cleanup?\n");
+    assert!(!sandbox.root().exists(), "nothing was made");
+}
+
+#[test]
+fn under_its_own_name_it_takes_what_bots_takes() {
+    let demo = Demo::new();
+    let shell = |line: &str| {
+        let _turn = engine_turn();
+        demo.sandbox.run(&["shell", "-c", line])
+    };
+    assert!(shell("readlink $(command -v bots-engine)").expect_code(0).stdout.contains("bots-ctl"));
+    assert!(shell("bots-engine --help").expect_code(0).stdout.contains("Usage: bots-engine [-cDIRECTORY]"));
+    demo.drop_in("input");
+    let done = shell("bots-engine -c$BOTS_CONFIG_DIR --new demo_orders");
+    done.expect_code(0);
+    assert!(fs::read_dir(demo.output()).expect("there").count() > 0, "{done:?}");
+    // Whoever starts an engine expects the lines of Bots, as they are.
+    let is_plain = |line: &str| !line.starts_with('{') && !line.starts_with("engine |");
+    assert!(done.stderr.lines().chain(done.stdout.lines()).all(is_plain), "{done:?}");
+    demo.drop_in("bad");
+    shell("bots-engine").expect_code(2);
+    shell("bots-engine --nwe").expect_code(64);
+    let refused = shell("bots-engine -c/nowhere");
+    assert!(refused.expect_code(78).stderr.contains("-c/nowhere: there is no such directory"), "{refused:?}");
+}
+
+#[test]
 fn a_run_is_finished_whatever_asks_to_stop() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let _turn = engine_turn();

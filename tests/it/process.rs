@@ -272,8 +272,11 @@ fn the_programs_of_bots_come_first_on_the_path() {
     ended.expect_code(0);
     let lines: Vec<&str> = ended.stdout.lines().collect();
     let bin_dir = bots_bin_dir().display();
-    assert!(lines[0].starts_with(&format!("{bin_dir}:")), "{}", lines[0]);
+    let links = sandbox.root().join(".bots-ctl-bin");
+    assert!(lines[0].starts_with(&format!("{}:{bin_dir}:", links.display())), "{}", lines[0]);
+    // Nothing is made in a home that holds no environment yet.
     assert_eq!(lines[1..], [format!("{bin_dir}/python"), format!("{bin_dir}/bots-engine")]);
+    assert!(!sandbox.root().exists());
 }
 
 #[test]

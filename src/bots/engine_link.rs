@@ -1,0 +1,72 @@
+//! A directory that comes first on the services' PATH, where `bots-engine` is bots-ctl: however an engine is started,
+//! by the web UI, a job queue or a person, it takes the same way.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::files::{explain, make_dir};
+
+/// The name under which bots-ctl is Bots's engine.
+pub const NAME: &str = "bots-engine";
+
+/// Whether this program was called as Bots's engine.
+#[must_use]
+pub fn is_called_by(program: &OsStr) -> bool {
+    Path::new(program).file_name().is_some_and(|name| name == NAME)
+}
+
+/// The directory of the link, in an environment.
+#[must_use]
+pub fn directory(environment_root: &Path) -> PathBuf {
+    environment_root.join(".bots-ctl-bin")
+}
+
+/// Sees to it that the link leads to this very program. Any number of replicas may do so at once.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make(environment_root: &Path) -> Result<(), Error> {
+    let program = std::env::current_exe().map_err(|error| explain("find", Path::new("/proc/self/exe"), &error))?;
+    let directory = directory(environment_root);
+    let link = directory.join(NAME);
+    if fs::read_link(&link).is_ok_and(|target| target == program) {
+        return Ok(());
+    }
+    make_dir(&directory)?;
+    // Never away for a moment: another pod may be starting an engine.
+    let new = directory.join(format!(".{NAME}.{}", std::process::id()));
+    let made = match symlink(&program, &new) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            fs::remove_file(&new).and_then(|()| symlink(&program, &new))
+        }
+        made => made,
+    };
+    made.and_then(|()| fs::rename(&new, &link)).map_err(|error| explain("make", &link, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_to_another_program_is_replaced() {
+        let root = tempfile::tempdir().expect("made");
+        let link = directory(root.path()).join(NAME);
+        fs::create_dir(directory(root.path())).expect("made");
+        symlink("/bin/false", &link).expect("made");
+        make(root.path()).expect("made");
+        assert_eq!(fs::read_link(&link).expect("it is a link"), std::env::current_exe().expect("we run"));
+        make(root.path()).expect("it is there");
+        assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn only_the_last_part_of_a_name_counts() {
+        assert!(is_called_by(OsStr::new("/x/bots-engine")) && is_called_by(OsStr::new("bots-engine")));
+        assert!(!is_called_by(OsStr::new("/bots-engine/bots-ctl")) && !is_called_by(OsStr::new("bots-engine2")));
+    }
+}
