@@ -196,6 +196,12 @@ pub struct Engine {
     /// Exit with 0 when the engine's code is this one, such as 2: it ran, and some files had errors; may be repeated
     #[arg(long = "ok-exit", value_name = "CODE", value_delimiter = ',')]
     pub ok_exits: Vec<String>,
+    /// How long to wait for an engine that runs already, in any pod; then the exit code is 3 [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    pub lease_wait: Option<String>,
+    /// Pass over routes that are not in the database or not active, as Bots does
+    #[arg(long)]
+    pub allow_unknown_routes: bool,
     /// Routes to run; all active ones by default
     pub routes: Vec<String>,
     /// More options and routes, in the words of Bots

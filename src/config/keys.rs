@@ -101,6 +101,10 @@ keys! {
         "as BOTS_CTL_STOP_TIMEOUT", "the engine's own stop timeout, in which a run may finish";
     ENGINE_OK_EXIT: Vec<u8> = "engine.ok_exit", "BOTS_CTL_OK_EXIT", List, exit_codes, "",
         "exit codes of the engine that become 0, such as 2: it ran, and some files had errors";
+    ENGINE_LEASE_WAIT: Duration = "engine.lease_wait", "BOTS_CTL_LEASE_WAIT", Duration, duration, "60s",
+        "how long an engine waits for another one to end, in any pod; then its exit code is 3";
+    ENGINE_UNKNOWN_ROUTES: bool = "engine.unknown_routes", "BOTS_CTL_ALLOW_UNKNOWN_ROUTES", Boolean, boolean, "false",
+        "routes that are not in the database, or not active, are passed over as Bots does, instead of being an error";
     ENGINE_EVERY: Duration = "engine.every", "BOTS_CTL_ENGINE_EVERY", Duration, interval, "5m",
         "time between the starts of two engine runs under up";
     UP_SERVICES: Vec<ServiceName> = "up.services", "BOTS_CTL_UP_SERVICES", List, services, "",

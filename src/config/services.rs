@@ -81,6 +81,10 @@ pub struct Up {
 pub struct Engine {
     /// Exit codes that become 0.
     pub ok_exits: Vec<u8>,
+    /// How long to wait for an engine that runs already.
+    pub lease_wait: Duration,
+    /// Whether routes need not be known.
+    pub unknown_routes: bool,
 }
 
 /// A service of Bots.
@@ -153,7 +157,11 @@ pub(super) fn read_watchdog(reader: &mut Reader<'_>) -> Watchdog {
 }
 
 pub(super) fn read_engine(reader: &mut Reader<'_>) -> Engine {
-    Engine { ok_exits: reader.optional(&keys::ENGINE_OK_EXIT).unwrap_or_default() }
+    Engine {
+        ok_exits: reader.optional(&keys::ENGINE_OK_EXIT).unwrap_or_default(),
+        lease_wait: reader.get(&keys::ENGINE_LEASE_WAIT),
+        unknown_routes: reader.get(&keys::ENGINE_UNKNOWN_ROUTES),
+    }
 }
 
 pub(super) fn read_up(reader: &mut Reader<'_>) -> Up {

@@ -29,6 +29,8 @@ pub enum Purpose {
     Initialise,
     /// To look: never makes a file, never waits.
     Probe,
+    /// To work on what is there: never makes a file, waits for locks.
+    Work,
 }
 
 /// Opens the database.
@@ -59,7 +61,7 @@ async fn sqlite(path: &Path, purpose: Purpose) -> Result<Connection, sqlx::Error
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(initialise)
-        .busy_timeout(if initialise { BUSY_TIMEOUT } else { Duration::ZERO })
+        .busy_timeout(if purpose == Purpose::Probe { Duration::ZERO } else { BUSY_TIMEOUT })
         .disable_statement_logging();
     options.connect().await.map(Connection::Sqlite)
 }

@@ -68,6 +68,16 @@ pub fn is_cut(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a table is not there.
+#[must_use]
+pub fn is_missing_table(error: &sqlx::Error) -> bool {
+    let Some(database) = error.as_database_error() else { return false };
+    let number = database.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
+    number == Some(1146)
+        || database.code().is_some_and(|code| code == "42P01")
+        || database.message().starts_with("no such table")
+}
+
 /// Whether PostgreSQL only says that a lock was not to be had in time.
 #[must_use]
 pub fn is_lock_timeout(error: &sqlx::Error) -> bool {

@@ -23,18 +23,22 @@ const LONGEST_NAME: usize = 64;
 pub enum Name {
     /// The initialiser.
     Initialisation,
+    /// The bots-ctl whose engine runs.
+    EngineLease,
 }
 
 impl Name {
     fn text(self) -> &'static str {
         match self {
             Self::Initialisation => "init",
+            Self::EngineLease => "engine",
         }
     }
 
     fn deed(self) -> &'static str {
         match self {
             Self::Initialisation => "initialises",
+            Self::EngineLease => "runs the engine on",
         }
     }
 }
@@ -112,7 +116,7 @@ async fn lock_file(settings: &Settings, database: &Path, name: Name) -> Result<F
 }
 
 /// Not the database itself: SQLite has locks of its own on that.
-fn beside(database: &Path, name: Name) -> PathBuf {
+pub(super) fn beside(database: &Path, name: Name) -> PathBuf {
     let mut file = database.as_os_str().to_owned();
     file.push(format!(".{}-lock", name.text()));
     PathBuf::from(file)
@@ -173,7 +177,7 @@ async fn on_postgres(
 }
 
 /// MySQL's names are those of the whole server.
-fn mysql_name(database: &str, name: Name) -> String {
+pub(super) fn mysql_name(database: &str, name: Name) -> String {
     let readable = format!("bots-ctl.{}.{database}", name.text());
     if readable.len() <= LONGEST_NAME && readable.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) {
         return readable;
@@ -184,7 +188,7 @@ fn mysql_name(database: &str, name: Name) -> String {
 }
 
 /// Advisory locks belong to one database. The key is 63 bits, so that it is no negative number.
-fn postgres_key(name: Name) -> (u32, u32) {
+pub(super) fn postgres_key(name: Name) -> (u32, u32) {
     let hash = Sha256::digest(format!("bots-ctl.{}", name.text()).as_bytes());
     let half = |at: usize| u32::from_be_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
     (half(0) & 0x7fff_ffff, half(4))

@@ -1,0 +1,235 @@
+//! One run of the engine under its lease: checks before, a summary after.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use tracing::{error, info, warn};
+
+use crate::bots::arguments::EngineArguments;
+use crate::bots::django::Context;
+use crate::bots::service::{self, Ground};
+use crate::config::Config;
+use crate::config::load::nearest;
+use crate::database::lease::{self, Acquired, Lease};
+use crate::database::{self, Settings, runs};
+use crate::exit::{Error, Exit, Kind, Outcome};
+use crate::process::reaper::Reaper;
+use crate::process::signals::{self, Signals};
+use crate::process::tree;
+use crate::supervisor::state::{End, Plan};
+use crate::supervisor::task::{Control, Service, supervise};
+use crate::telemetry::lines::LineSink;
+
+use super::super::services::{known_facts, never, outcome_of};
+use super::super::{Session, child_variables, find_bots, init_db, prepare, until_stopped};
+
+/// Bots's own code for an engine that finds another one running.
+const BUSY: u8 = 3;
+
+/// Everything that is settled before the engine starts.
+struct Ready {
+    service: service::Service,
+    lease: Box<Lease>,
+    /// The newest report before this run.
+    before: u64,
+}
+
+/// How the run ended, and whether the lease was lost meanwhile.
+struct Ended {
+    end: End,
+    lost: Option<String>,
+}
+
+/// Runs the engine once.
+pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Result<Outcome, Error> {
+    let Session { config, reaper, signals, lines, .. } = &mut session;
+    let preparing = prepare_run(config, reaper, arguments);
+    let prepared = match until_stopped(signals, &Cell::new(false), preparing).await {
+        Ok(prepared) => prepared?,
+        Err(exit) => {
+            tree::end_all(reaper, signals, &[], config.stop.timeout).await;
+            return Ok(Outcome::Child(exit.code()));
+        }
+    };
+    let Some(Ready { service, mut lease, before }) = prepared else { return Ok(Outcome::Child(BUSY)) };
+    let begin = Instant::now();
+    let ended = follow(config, reaper, signals, lines, service, &mut lease).await;
+    // Nothing of this run may go on when the next one begins.
+    let is_lost = ended.as_ref().is_ok_and(|ended| ended.lost.is_some());
+    let limit = if is_lost { Duration::ZERO } else { config.stop.engine.timeout };
+    tree::end_all(reaper, signals, &[], limit).await;
+    summarise(&mut lease, before, begin.elapsed()).await;
+    lease.release().await;
+    outcome(ended?)
+}
+
+/// Nothing when another engine runs.
+async fn prepare_run(config: &Config, reaper: &Reaper, arguments: &EngineArguments) -> Result<Option<Ready>, Error> {
+    let bots = find_bots(config, reaper).await?;
+    let variables = child_variables(config, Some(&bots.bin_dir));
+    let environment = prepare(config, &bots).await?;
+    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let settings = init_db::settings(config, &known_facts(&context).await?)?;
+    let mut lease = match lease::acquire(&settings, &our_name(), config.engine.lease_wait).await? {
+        Acquired::Taken(lease) => lease,
+        Acquired::Busy(holder) => {
+            let (since, silent) = (holder.since.as_secs(), holder.silent.as_secs());
+            error!(
+                "nothing was run: {} has run an engine for {since} s, its last sign of life is {silent} s old",
+                holder.name
+            );
+            return Ok(None);
+        }
+    };
+    match look_before(config, &settings, &mut lease, arguments).await {
+        Ok(before) => {
+            let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
+            Ok(Some(Ready { service: ground.engine(&arguments.words()), lease, before }))
+        }
+        Err(error) => {
+            lease.release().await;
+            Err(error)
+        }
+    }
+}
+
+/// Pod and process, for whoever waits for us.
+fn our_name() -> String {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("{} (process {})", host.to_string_lossy(), std::process::id())
+}
+
+async fn look_before(
+    config: &Config,
+    settings: &Settings,
+    lease: &mut Lease,
+    arguments: &EngineArguments,
+) -> Result<u64, Error> {
+    let connection = lease.connection().await?;
+    if !arguments.routes.is_empty() && !config.engine.unknown_routes {
+        check_routes(&runs::routes(connection, settings).await?, &arguments.routes)?;
+    }
+    if runs::was_cut_off(connection, settings).await? {
+        warn!("an earlier run of the engine was cut off: Bots recovers it first");
+    }
+    Ok(runs::newest_report(connection, settings).await?)
+}
+
+/// Bots runs nothing for a route that it does not know, and ends with code 0.
+fn check_routes(known: &[runs::Route], wanted: &[String]) -> Result<(), Error> {
+    let active: Vec<String> = known.iter().filter(|route| route.is_active).map(|route| route.name.clone()).collect();
+    let all = if active.is_empty() { "none".to_owned() } else { active.join(", ") };
+    let explain = |name: &String| match known.iter().find(|route| route.name == *name) {
+        Some(route) if route.is_active => None,
+        Some(_) => Some(format!("route {name} is not active; active routes: {all}")),
+        None => Some(match nearest(name, active.iter()) {
+            Some(near) => format!("there is no route {name}; did you mean {near}? Active routes: {all}"),
+            None => format!("there is no route {name}; active routes: {all}"),
+        }),
+    };
+    let faults: Vec<String> = wanted.iter().filter_map(explain).collect();
+    if faults.is_empty() { Ok(()) } else { Err(Error::all(Kind::Usage, faults)) }
+}
+
+async fn follow(
+    config: &Config,
+    reaper: &Reaper,
+    signals: &mut Signals,
+    lines: &LineSink,
+    service: service::Service,
+    lease: &mut Lease,
+) -> Result<Ended, Error> {
+    let name = service.name.as_str();
+    let times = config.stop.engine;
+    let plan = Plan {
+        drain: times.drain,
+        timeout: times.timeout,
+        stop_signal: service.stop_signal,
+        settle: times.drain,
+        restart: never(config),
+    };
+    let service = Service { name, spec: service.spec, plan, lines: lines.of(name), is_watched: false };
+    let (sender, mut control) = mpsc::channel(64);
+    let enough = Notify::new();
+    let fencing = fence(lease, &enough, sender.clone());
+    let running = async {
+        let end = tokio::select! {
+            end = supervise(&service, reaper, &mut control, Vec::new(), |_| {}) => end,
+            never = pass_on(signals, sender) => match never {},
+        };
+        enough.notify_one();
+        end
+    };
+    let (end, lost) = tokio::join!(running, fencing);
+    Ok(Ended { end: end?, lost })
+}
+
+/// Keeps the lease until it is `enough`. When it is lost the engine is killed at once, before another one may start.
+async fn fence(lease: &mut Lease, enough: &Notify, control: mpsc::Sender<Control>) -> Option<String> {
+    let lost = lease.keep(enough).await?;
+    error!("the engine lease is lost: {lost}; killing the engine");
+    for _ in 0..2 {
+        // The second one does not wait for the run to finish.
+        let _ = control.send(Control::Stop).await;
+    }
+    Some(lost)
+}
+
+/// Signals never end, so neither does passing them on. Of those that ask to stop, none reaches the engine: it would
+/// leave a crash behind, or lose the files it has taken.
+async fn pass_on(signals: &mut Signals, control: mpsc::Sender<Control>) -> Infallible {
+    loop {
+        let number = signals.next().await;
+        let told = if signals::asks_to_stop(number) { Control::Stop } else { Control::Forward(number) };
+        if told == Control::Stop {
+            info!("asked to stop by {}: the engine finishes its run", signals::name(number));
+        }
+        if control.send(told).await.is_err() {
+            std::future::pending::<Infallible>().await;
+        }
+    }
+}
+
+/// One line that says what came of the run, whatever Bots has printed.
+async fn summarise(lease: &mut Lease, before: u64, took: Duration) {
+    let seconds = (took.as_secs_f64() * 100.0).round() / 100.0;
+    let summed: Result<runs::Summary, database::Error> = async {
+        let settings = lease.settings().clone();
+        runs::summary_since(lease.connection().await?, &settings, before).await
+    }
+    .await;
+    match summed {
+        Ok(runs::Summary { reports, received, done, errors, sent, process_errors }) => info!(
+            reports,
+            received,
+            done,
+            errors,
+            sent,
+            process_errors,
+            seconds,
+            "the run received {received} files, finished {done}, had errors in {errors}, sent {sent}, in {seconds} s"
+        ),
+        Err(error) => warn!("cannot tell what came of the run: {error}"),
+    }
+}
+
+fn outcome(ended: Ended) -> Result<Outcome, Error> {
+    if let Some(lost) = ended.lost {
+        let text = format!(
+            "the engine was killed, since its lease was lost ({lost}); the next run recovers what it had begun"
+        );
+        return Err(Error::new(Kind::Unavailable, text));
+    }
+    match ended.end {
+        // The engine's own code is its answer, also when it was asked to stop.
+        End::Exited(exit) => Ok(Outcome::Child(exit.code())),
+        End::Stopped => Ok(Outcome::Child(Exit::Code(0).code())),
+        End::Killed => {
+            warn!("the engine was killed in the middle of its run: the next one recovers what it had begun");
+            outcome_of("engine", Ok(ended.end))
+        }
+        End::NotStarted => outcome_of("engine", Ok(ended.end)),
+    }
+}

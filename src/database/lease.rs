@@ -1,0 +1,233 @@
+//! The engine lease: which bots-ctl, of all pods, may run the engine.
+//!
+//! A lock of the session alone is lost too early, when its connection is cut while the engine still works, and too late,
+//! when a node vanishes without a word. So a row with a heartbeat stands beside it, and whoever wants the lease needs
+//! both: the lock, and a row that was released or has not been renewed for its lifetime. The server's clock counts.
+//! Beside SQLite the lock of a file is enough: the system frees it when its holder dies, and never before.
+
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::connection::Connection;
+use super::lease_row::{self, Holder};
+use super::lock::Name;
+use super::session::Session;
+use super::{Error, Settings};
+
+/// How long a row counts that nobody renews.
+pub const LIFETIME: Duration = Duration::from_secs(60);
+
+/// How often its holder renews it.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// Without a renewal for so long the holder gives the lease up: its engine is gone before the row has run out.
+const FENCE: Duration = Duration::from_secs(45);
+
+/// How often to try again, for the lease or for a connection.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How long one exchange with the server may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longer than a holder needs to let go of the lock after it has released its row.
+const AFTERGLOW: Duration = Duration::from_secs(5);
+
+/// What came of the wish for the lease.
+#[derive(Debug)]
+pub enum Acquired {
+    /// It is ours.
+    Taken(Box<Lease>),
+    /// It was not to be had in time.
+    Busy(Holder),
+}
+
+/// Held until it is given back, or lost.
+#[derive(Debug)]
+#[must_use]
+pub struct Lease {
+    settings: Settings,
+    owner: String,
+    /// None while there is no connection.
+    session: Option<Session>,
+    /// The server's number of the session that has the lock.
+    locked_by: Option<String>,
+    /// When the last renewal was begun that came through.
+    renewed: Duration,
+}
+
+/// Takes the lease, waiting for it at most for `limit`; `name` says who we are.
+///
+/// # Errors
+/// When the database is away, has no table for it, or cannot keep a lock for us.
+pub async fn acquire(settings: &Settings, name: &str, limit: Duration) -> Result<Acquired, Error> {
+    let owner = random_owner()?;
+    let mut session = Session::open(settings, Name::EngineLease).await?;
+    lease_row::ensure_table(&mut session.connection, settings).await?;
+    let (begin, mut told) = (Instant::now(), false);
+    loop {
+        let renewed = now();
+        let holder = attempt(settings, &mut session, &owner, name).await?;
+        if holder.owner == owner {
+            session.refuse_pooler().await?;
+            let locked_by = session.id().await?;
+            let settings = settings.clone();
+            let lease = Lease { settings, owner, session: Some(session), locked_by, renewed };
+            return Ok(Acquired::Taken(Box::new(lease)));
+        }
+        if !std::mem::replace(&mut told, true) && !limit.is_zero() {
+            info!("an engine runs already, that of {}: waiting for at most {} s", holder.name, limit.as_secs_f64());
+        }
+        // Who has missed two renewals will most likely be gone in a moment: that is worth a longer wait.
+        let is_fading = holder.silent >= RENEWAL * 2 && !limit.is_zero();
+        if begin.elapsed() >= limit && !is_fading {
+            return Ok(Acquired::Busy(holder));
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// One try; the answer is who has the lease now, perhaps we.
+async fn attempt(settings: &Settings, session: &mut Session, owner: &str, name: &str) -> Result<Holder, Error> {
+    let is_server = !matches!(settings, Settings::Sqlite(_));
+    if session.try_take().await? {
+        let lifetime = is_server.then_some(LIFETIME);
+        let holder = lease_row::take(&mut session.connection, settings, owner, name, lifetime).await?;
+        if holder.owner != owner {
+            // The row of one who has lost only its connection: it must be able to have the lock back.
+            session.give_back().await?;
+        }
+        return Ok(holder);
+    }
+    let Some(holder) = lease_row::read(&mut session.connection, settings).await? else {
+        return Ok(Holder::unknown());
+    };
+    if is_server
+        && holder.is_gone_since(AFTERGLOW)
+        && let Some(ghost) = session.holder().await?
+    {
+        session.end(&ghost).await?;
+        warn!("ended the session of {}, silent for {} s", holder.name, holder.silent.as_secs());
+    }
+    Ok(holder)
+}
+
+impl Lease {
+    /// The database it is for.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Its connection, for questions while nothing else is asked.
+    ///
+    /// # Errors
+    /// When it was cut, and another one cannot be had.
+    pub async fn connection(&mut self) -> Result<&mut Connection, Error> {
+        Ok(&mut self.session().await?.connection)
+    }
+
+    async fn session(&mut self) -> Result<&mut Session, Error> {
+        Ok(match &mut self.session {
+            Some(session) => session,
+            empty => empty.insert(Session::open(&self.settings, Name::EngineLease).await?),
+        })
+    }
+
+    /// Renews the lease until it is `enough`; the answer is why it was lost before.
+    pub async fn keep(&mut self, enough: &Notify) -> Option<String> {
+        if matches!(self.settings, Settings::Sqlite(_)) {
+            enough.notified().await;
+            return None;
+        }
+        let mut pause = RENEWAL;
+        loop {
+            // Never in the middle of an exchange.
+            if timeout(pause, enough.notified()).await.is_ok() {
+                return None;
+            }
+            let silent = now().saturating_sub(self.renewed);
+            if silent >= FENCE {
+                return Some(format!("it could not be renewed for {} s", silent.as_secs()));
+            }
+            let answer = match timeout(PATIENCE, self.renew()).await {
+                Ok(answer) => answer,
+                Err(_) => Err(Error::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()))),
+            };
+            match answer {
+                Ok(None) => pause = RENEWAL,
+                Ok(Some(other)) => return Some(format!("{} has it now", other.name)),
+                Err(error) => {
+                    if pause == RENEWAL {
+                        warn!("cannot renew the engine lease, trying again: {error}");
+                    }
+                    self.session = None;
+                    pause = RETRY;
+                }
+            }
+        }
+    }
+
+    /// The answer is whoever has taken it, if it is no longer ours.
+    async fn renew(&mut self) -> Result<Option<Holder>, Error> {
+        let begin = now();
+        let (settings, owner) = (self.settings.clone(), self.owner.clone());
+        let session = self.session().await?;
+        let holder = lease_row::renew(&mut session.connection, &settings, &owner).await?;
+        if holder.owner != owner || holder.released {
+            return Ok(Some(holder));
+        }
+        let id = session.id().await?;
+        self.renewed = begin;
+        if id != self.locked_by {
+            self.lock_again(id).await?;
+        }
+        Ok(None)
+    }
+
+    /// After a cut: the lock may be free, held for a moment by one who looks at the row, or held by our own old session,
+    /// of which the server does not know yet that nobody uses it.
+    async fn lock_again(&mut self, id: Option<String>) -> Result<(), Error> {
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let holder = session.holder().await?;
+        if holder.is_some() && holder == self.locked_by {
+            session.end(&holder.unwrap_or_default()).await?;
+        }
+        if session.try_take().await? {
+            info!("the engine lease has its lock back after a cut of its connection");
+            self.locked_by = id;
+        }
+        Ok(())
+    }
+
+    /// Gives it back; a database that is away learns of it when the row has run out.
+    pub async fn release(mut self) {
+        let released = timeout(PATIENCE, async {
+            let (settings, owner) = (self.settings.clone(), self.owner.clone());
+            lease_row::release(self.connection().await?, &settings, &owner).await?;
+            if let Some(session) = self.session.take() {
+                session.connection.close().await;
+            }
+            Ok::<(), Error>(())
+        });
+        match released.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!("cannot give the engine lease back, so it runs out: {error}"),
+            Err(_) => warn!("cannot give the engine lease back, so it runs out: the database does not answer"),
+        }
+    }
+}
+
+/// The clock that goes on while the machine sleeps: for everybody else the time has passed as well.
+fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+}
+
+fn random_owner() -> Result<String, Error> {
+    let random = getrandom::u64().and_then(|high| Ok((high, getrandom::u64()?)));
+    let (high, low) = random.map_err(|error| Error::Failed(format!("cannot get random numbers: {error}")))?;
+    Ok(format!("{high:016x}{low:016x}"))
+}

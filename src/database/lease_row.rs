@@ -1,0 +1,148 @@
+//! The row of the engine lease: who has it, since when, and its last sign of life, by the server's clock.
+
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::{Error, Settings, errors};
+
+/// Longest name of a holder that is kept.
+const LONGEST_NAME: usize = 200;
+
+/// Who holds the lease, or did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// What tells it from every other.
+    pub(super) owner: String,
+    /// Pod and process.
+    pub name: String,
+    /// Since when it has it, or had.
+    pub since: Duration,
+    /// How long ago it gave the last sign of life.
+    pub silent: Duration,
+    /// Whether it has given the lease back.
+    pub released: bool,
+}
+
+impl Holder {
+    /// For a lock whose holder has not written its row yet.
+    pub(super) fn unknown() -> Self {
+        let (owner, name) = (String::new(), "another bots-ctl".to_owned());
+        Self { owner, name, since: Duration::ZERO, silent: Duration::ZERO, released: false }
+    }
+
+    /// Whether its row was released, or ran out, so long ago.
+    pub(super) fn is_gone_since(&self, span: Duration) -> bool {
+        self.silent >= if self.released { span } else { super::lease::LIFETIME + span }
+    }
+}
+
+/// Makes the table if it is not there: `init-db` of an earlier version knew nothing of it.
+///
+/// # Errors
+/// When that is not allowed.
+pub async fn ensure_table(connection: &mut Connection, settings: &Settings) -> Result<(), Error> {
+    match connection.rows("SELECT name FROM botsctl_lease").await {
+        Err(error) if errors::is_missing_table(&error) => {}
+        // What else is wrong shows at the next statement.
+        _ => return Ok(()),
+    }
+    let statement = match settings {
+        Settings::Sqlite(_) => include_str!("../../sql/sqlite/lease.sql"),
+        Settings::Mysql(_) => include_str!("../../sql/mysql/lease.sql"),
+        Settings::Postgres(_) => include_str!("../../sql/postgresql/lease.sql"),
+    };
+    if let Err(error) = connection.run(statement).await {
+        // Somebody else may have made it in this moment, which PostgreSQL takes for a conflict.
+        if connection.rows("SELECT name FROM botsctl_lease").await.is_err() {
+            return Err(Error::failed("make the table botsctl_lease in", settings, &error));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the row ours if it was released, is not there, or has not been renewed for `lifetime`; without a lifetime in any
+/// case. The answer is whose it is then.
+///
+/// # Errors
+/// What the database says.
+pub async fn take(
+    connection: &mut Connection,
+    settings: &Settings,
+    owner: &str,
+    name: &str,
+    lifetime: Option<Duration>,
+) -> Result<Holder, Error> {
+    let failed = |error: sqlx::Error| Error::failed("take the engine lease in", settings, &error);
+    let (now, owner) = (clock(connection), connection.literal(owner));
+    let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
+    let values = [owner.clone(), connection.literal(&name), now.to_owned(), now.to_owned(), "0".to_owned()];
+    if read(connection, settings).await?.is_none() {
+        let insert = format!("INSERT INTO botsctl_lease (name, {COLUMNS}) VALUES ('engine', {})", values.join(", "));
+        connection.run(insert).await.map_err(failed)?;
+    } else {
+        let set: Vec<String> =
+            COLUMNS.split(", ").zip(&values).map(|(column, value)| format!("{column} = {value}")).collect();
+        let free = match lifetime {
+            Some(lifetime) => format!(" AND (released = 1 OR renewed < {now} - {})", lifetime.as_millis()),
+            None => String::new(),
+        };
+        let update = format!("UPDATE botsctl_lease SET {} WHERE name = 'engine'{free}", set.join(", "));
+        connection.run(update).await.map_err(failed)?;
+    }
+    Ok(read(connection, settings).await?.unwrap_or_else(Holder::unknown))
+}
+
+/// A sign of life. The answer is whose lease it is.
+///
+/// # Errors
+/// What the database says.
+pub async fn renew(connection: &mut Connection, settings: &Settings, owner: &str) -> Result<Holder, Error> {
+    write(connection, settings, owner, "").await?;
+    Ok(read(connection, settings).await?.unwrap_or_else(Holder::unknown))
+}
+
+/// Gives it back.
+///
+/// # Errors
+/// What the database says.
+pub async fn release(connection: &mut Connection, settings: &Settings, owner: &str) -> Result<(), Error> {
+    write(connection, settings, owner, ", released = 1").await
+}
+
+async fn write(connection: &mut Connection, settings: &Settings, owner: &str, more: &str) -> Result<(), Error> {
+    let (now, owner) = (clock(connection), connection.literal(owner));
+    let update = format!(
+        "UPDATE botsctl_lease SET renewed = {now}{more} WHERE name = 'engine' AND owner = {owner} AND released = 0"
+    );
+    let written = connection.run(update).await;
+    written.map_err(|error| Error::failed("renew the engine lease in", settings, &error))
+}
+
+/// Who has it, or had it last; nobody when it was never taken.
+///
+/// # Errors
+/// What the database says.
+pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Option<Holder>, Error> {
+    let now = clock(connection);
+    let query = format!(
+        "SELECT owner, holder, {now} - acquired, {now} - renewed, released FROM botsctl_lease WHERE name = 'engine'"
+    );
+    let rows = connection.rows(query).await;
+    let rows = rows.map_err(|error| Error::failed("read the engine lease in", settings, &error))?;
+    Ok(rows.into_iter().next().map(|row| {
+        let text = |place: usize| row.get(place).cloned().flatten().unwrap_or_default();
+        let span = |place| Duration::from_millis(text(place).parse().unwrap_or_default());
+        Holder { owner: text(0), name: text(1), since: span(2), silent: span(3), released: text(4) == "1" }
+    }))
+}
+
+const COLUMNS: &str = "owner, holder, acquired, renewed, released";
+
+/// Milliseconds since 1970, as the server counts them.
+fn clock(connection: &Connection) -> &'static str {
+    match connection {
+        Connection::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+        Connection::Mysql(_) => "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
+        Connection::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
+    }
+}
