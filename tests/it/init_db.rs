@@ -1,0 +1,227 @@
+//! `init-db` on each database: what it makes, what it says, and that Bots can work with it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::environment::finish;
+use crate::sandbox::{Finished, Sandbox, processes_with, python};
+use crate::schema::{complete, expect_right, facts, tables};
+use crate::servers::{Database, Engine, on_each_database};
+
+on_each_database!(
+    an_empty_database_is_completed_and_the_engine_runs,
+    the_web_ui_logs_in,
+    a_second_run_changes_nothing_and_starts_no_python,
+    a_check_names_what_is_missing_and_changes_nothing,
+    a_check_of_a_complete_database_is_content,
+    json_is_one_object,
+    the_superuser_is_made_and_updated,
+    a_superuser_without_a_password_of_its_own_is_refused,
+);
+
+/// Logs in as a browser does; prints where that led.
+const LOG_IN: &str = r#"
+import re, sys, urllib.parse, urllib.request
+from http.cookiejar import CookieJar
+base, user, password = sys.argv[1:]
+browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+page = browser.open(base + "/login/").read().decode()
+token = re.search(r'csrfmiddlewaretoken[^>]*value=["\']([^"\']+)', page).group(1)
+form = {"csrfmiddlewaretoken": token, "username": user, "password": password}
+print(browser.open(base + "/login/", urllib.parse.urlencode(form).encode()).geturl())
+"#;
+
+/// Writes down each start of Python.
+const COUNTING_PYTHON: &str = "#!/bin/sh\necho started >>\"$HOME/starts\"\nexec REAL \"$@\"\n";
+
+/// Whether this user can log in to the web UI that runs for this sandbox.
+pub fn can_log_in(sandbox: &Sandbox, user: &str, password: &str) -> bool {
+    let mut client = Command::new(python());
+    client.args(["-c", LOG_IN, &format!("http://127.0.0.1:{}", sandbox.web_port), user, password]);
+    finish(client).expect_code(0).stdout.trim().trim_end_matches('/').ends_with("home")
+}
+
+/// The answer of `--json`.
+pub fn json(finished: &Finished) -> Value {
+    serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
+}
+
+fn an_empty_database_is_completed_and_the_engine_runs(engine: Engine) {
+    let database = Database::fresh(engine);
+    let sandbox = database.sandbox();
+    let made = sandbox.run(&["init-db"]);
+    made.expect_code(0);
+    assert_eq!(made.stdout, "", "what it says is log");
+    expect_right(&database);
+    sandbox.engine(&["--new"]).expect_code(0);
+    assert_eq!(database.value("SELECT count(*) FROM mutex"), "0", "the engine has ended in order");
+    assert_eq!(database.value("SELECT count(*) FROM report"), "1", "the engine has written its report");
+}
+
+fn the_web_ui_logs_in(engine: Engine) {
+    let database = complete(engine);
+    let mut sandbox = database.sandbox();
+    sandbox.set("SUPERUSER_USERNAME", "second").set("SUPERUSER_PASSWORD", "a password with 8 words & more");
+    sandbox.run(&["init-db", "--superuser"]).expect_code(0);
+    let _web = sandbox.webserver();
+    assert!(can_log_in(&sandbox, "second", "a password with 8 words & more"));
+    assert!(!can_log_in(&sandbox, "second", "another password"));
+    assert!(!can_log_in(&sandbox, "bots", "botsbots"));
+}
+
+fn a_second_run_changes_nothing_and_starts_no_python(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let real = python().display().to_string();
+    sandbox.stand_in("python", &COUNTING_PYTHON.replace("REAL", &real));
+    sandbox.run(&["init-db"]).expect_code(0);
+    let starts = || fs::read_to_string(sandbox.home.path().join("starts")).unwrap_or_default();
+    let (first_starts, first) = (starts(), rows(&database));
+    assert!(!first_starts.is_empty(), "Python is not counted");
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert_eq!(starts(), first_starts, "Python was started to find that nothing is left to do");
+    assert_eq!(rows(&database), first);
+    expect_right(&database);
+}
+
+/// How many rows each table has, those of bots-ctl too.
+fn rows(database: &Database) -> BTreeMap<String, String> {
+    let names = tables(database).into_iter();
+    names.map(|name| (name.clone(), database.value(&format!("SELECT count(*) FROM {name}")))).collect()
+}
+
+fn a_check_names_what_is_missing_and_changes_nothing(engine: Engine) {
+    let database = Database::fresh(engine);
+    if engine == Engine::Sqlite {
+        database.sql("CREATE TABLE mine (number integer); INSERT INTO mine VALUES (1)");
+    }
+    let (before, files) = (facts(&database), content(&database));
+    let sandbox = database.sandbox();
+    let checked = sandbox.run(&["init-db", "--check", "--json"]);
+    checked.expect_code(1);
+    let answer = json(&checked);
+    assert_eq!(answer["status"], "incomplete", "{answer}");
+    let missing = answer["missing"].to_string();
+    for name in ["ta", "mutex", "persist", "uniek", "routes", "channel", "auth_user"] {
+        assert!(missing.contains(name), "{name} is missing, but not in {missing}");
+    }
+    let told = sandbox.run(&["init-db", "--check"]);
+    told.expect_code(1);
+    assert!(format!("{}{}", told.stdout, told.stderr).contains("mutex"), "{told:?}");
+    assert_eq!(facts(&database), before);
+    assert_eq!(content(&database), files);
+}
+
+fn a_check_of_a_complete_database_is_content(engine: Engine) {
+    let database = complete(engine);
+    let (sandbox, before) = (database.sandbox(), content(&database));
+    let checked = sandbox.run(&["init-db", "--check", "--json"]);
+    checked.expect_code(0);
+    let answer = json(&checked);
+    assert_eq!(answer["status"], "complete", "{answer}");
+    assert_eq!(answer["missing"], Value::Array(Vec::new()), "{answer}");
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+    assert_eq!(content(&database), before);
+}
+
+/// The bytes of all files of a SQLite database; nothing for a server.
+fn content(database: &Database) -> BTreeMap<String, Vec<u8>> {
+    if database.server.is_some() {
+        return BTreeMap::new();
+    }
+    let dir = Path::new(&database.name).parent().expect("it is in a directory");
+    let files = fs::read_dir(dir).expect("readable").flatten();
+    files
+        .map(|file| (file.file_name().to_string_lossy().into_owned(), fs::read(file.path()).expect("readable")))
+        .collect()
+}
+
+fn json_is_one_object(engine: Engine) {
+    let database = Database::fresh(engine);
+    let sandbox = database.sandbox();
+    let made = sandbox.run(&["init-db", "--json"]);
+    made.expect_code(0);
+    let answer = json(&made);
+    assert_eq!(answer["status"], "done", "{answer}");
+    let steps = answer["steps"].as_array().expect("a list of steps");
+    assert!(!steps.is_empty(), "{answer}");
+    for step in steps {
+        assert!(step["step"].is_string() && step["seconds"].is_number(), "{step}");
+    }
+    let about = answer["database"].as_str().expect("a text");
+    assert!(!made.stdout.contains("p@ss:w") && !made.stderr.contains("p@ss:w"), "{made:?}");
+    assert!(about.contains("bots") || about.contains("Bots"), "{about}");
+    let again = json(sandbox.run(&["init-db", "--json"]).expect_code(0));
+    assert_eq!(again["status"], "complete", "{again}");
+    for key in ["steps", "missing", "findings", "errors"] {
+        assert!(again[key].is_array() || answer[key].is_array(), "{key} in {again}");
+    }
+}
+
+fn the_superuser_is_made_and_updated(engine: Engine) {
+    let database = complete(engine);
+    let mut sandbox = database.sandbox();
+    let question = "SELECT email, password FROM auth_user WHERE username = 'Édi ''boss'''";
+    let superuser = |sandbox: &Sandbox| sandbox.run(&["init-db", "--superuser"]).expect_code(0).status;
+    sandbox.set("SUPERUSER_USERNAME", "edi.boss").set("SUPERUSER_EMAIL", "one@example.com");
+    sandbox.set("SUPERUSER_PASSWORD", "first long 'password'");
+    superuser(&sandbox);
+    let question = question.replace("Édi ''boss''", "edi.boss");
+    let first = database.value(&question);
+    assert!(first.contains("one@example.com") && first.contains("pbkdf2_"), "{first}");
+    superuser(&sandbox);
+    assert_eq!(database.value(&question), first, "a second time changes nothing");
+    let file = sandbox.home.path().join("password");
+    fs::write(&file, "second long \"password\"\n").expect("written");
+    sandbox.unset("SUPERUSER_PASSWORD").set("SUPERUSER_PASSWORD_FILE", file.display().to_string());
+    sandbox.set("SUPERUSER_EMAIL", "two@example.com");
+    superuser(&sandbox);
+    let second = database.value(&question);
+    assert!(second.contains("two@example.com") && second != first, "{second}");
+    assert_eq!(database.value("SELECT count(*) FROM auth_user WHERE username = 'edi.boss'"), "1");
+    assert_eq!(database.value("SELECT count(*) FROM auth_user WHERE is_superuser"), "2", "the first admin stays");
+}
+
+fn a_superuser_without_a_password_of_its_own_is_refused(engine: Engine) {
+    let database = complete(engine);
+    let mut sandbox = database.sandbox();
+    for password in ["", "botsbots", "admin", "changeme", "password"] {
+        sandbox.set("SUPERUSER_USERNAME", "weak").set("SUPERUSER_PASSWORD", password);
+        let refused = sandbox.run(&["init-db", "--superuser"]);
+        assert_eq!(refused.code(), 78, "{password:?}: {refused:?}");
+        assert!(refused.stderr.contains("SUPERUSER_PASSWORD"), "{refused:?}");
+    }
+    assert_eq!(database.value("SELECT count(*) FROM auth_user WHERE username = 'weak'"), "0");
+}
+
+#[test]
+fn a_web_ui_whose_database_fails_does_not_start() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("DB_NAME", "/nowhere/at/all/botsdb");
+    let failed = sandbox.run(&["webserver"]);
+    assert_ne!(failed.code(), 0, "{failed:?}");
+    assert!(failed.stderr.contains("/nowhere/at/all"), "{failed:?}");
+    assert!(processes_with(&sandbox.root().display().to_string()).is_empty(), "something is left of it");
+    assert!(crate::sandbox::http(sandbox.web_port, "GET", "/login/").is_none());
+}
+
+#[test]
+fn a_web_ui_that_is_told_so_leaves_the_database_alone() {
+    let database = complete(Engine::Sqlite);
+    database.sql("DROP TABLE persist");
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_INIT_SKIP", "true");
+    let web = sandbox.start(&["webserver"]);
+    web.wait_health("/health/live", 200);
+    let asked = || crate::sandbox::http(sandbox.web_port, "GET", "/login/").filter(|answer| answer.status == 200);
+    crate::sandbox::wait_until("the web UI answers", asked, || web.report());
+    assert!(!tables(&database).contains(&"persist".to_owned()), "{}", web.report());
+    drop(web);
+    sandbox.set("DB_INIT_SKIP", "false");
+    let _web = sandbox.webserver();
+    expect_right(&database);
+}

@@ -1,0 +1,305 @@
+//! `init-db` on databases that are not whole: each thing that can be missing is named, and made again.
+
+use std::collections::BTreeSet;
+
+use crate::environment::is_bots_3;
+use crate::sandbox::{Finished, Sandbox};
+use crate::schema::{UNMANAGED, complete, difference, expect_right, facts, reference, tables};
+use crate::servers::{Database, Engine, on_each_database};
+
+on_each_database!(
+    each_missing_table_is_named,
+    tables_of_the_engine_are_made_again,
+    a_missing_table_of_django_is_made_again_or_left_with_its_name,
+    each_missing_index_is_named_and_all_are_made_again,
+    each_missing_column_is_named,
+    columns_of_the_engine_are_added_again,
+    a_missing_column_of_django_is_added_again_or_left_with_its_name,
+    each_forgotten_migration_is_named_and_noted_again,
+    a_column_of_another_type_is_left_with_its_name,
+);
+
+/// How often a test repeats what differs from time to time, or how many of many like cases it takes.
+pub fn rounds(few: usize) -> usize {
+    std::env::var("BOTS_CTL_TEST_ROUNDS").map_or(few, |rounds| rounds.parse().expect("a number"))
+}
+
+/// Some of them, evenly spread.
+pub fn sample<T: Clone>(all: &[T], few: usize) -> Vec<T> {
+    let wanted = rounds(few).clamp(1, all.len().max(1));
+    (0..wanted.min(all.len())).map(|number| all[number * all.len() / wanted].clone()).collect()
+}
+
+/// A row that has to be there afterwards.
+pub fn leave_rows(database: &Database) {
+    database.sql(
+        "INSERT INTO ccodetrigger (ccodeid, ccodeid_desc) VALUES ('kept', 'a row of the user');\
+         INSERT INTO mutex (mutexk) VALUES (77)",
+    );
+}
+
+/// Checks that the rows are as they were.
+pub fn expect_rows(database: &Database) {
+    assert_eq!(database.value("SELECT ccodeid_desc FROM ccodetrigger WHERE ccodeid = 'kept'"), "a row of the user");
+    assert_eq!(database.value("SELECT mutexk FROM mutex WHERE mutexer = 0"), "77");
+}
+
+/// Checks that `--check` fails and names this.
+fn expect_named(sandbox: &Sandbox, name: &str) {
+    let checked = sandbox.run(&["init-db", "--check"]);
+    assert_eq!(checked.code(), 1, "{name} is missing: {checked:?}");
+    assert!(names(&checked, name), "{name} is missing, but not named: {checked:?}");
+}
+
+fn names(finished: &Finished, name: &str) -> bool {
+    finished.stdout.contains(name) || finished.stderr.contains(name)
+}
+
+/// Columns as (table, column), keys and columns of bots-ctl left out.
+fn columns(database: &Database) -> Vec<(String, String)> {
+    let column = |fact: &String| {
+        let words: Vec<&str> = fact.split('\t').collect();
+        let is_key = words[2].starts_with("id") || ["mutexk", "domein", "botskey"].contains(&words[2]);
+        (words[0] == "column" && !is_key).then(|| (words[1].to_owned(), words[2].to_owned()))
+    };
+    facts(database).iter().filter_map(column).collect()
+}
+
+fn is_unmanaged(table: &str) -> bool {
+    UNMANAGED.contains(&table)
+}
+
+fn rename_table(database: &Database, from: &str, to: &str) {
+    database.sql(&format!("ALTER TABLE {from} RENAME TO {to}"));
+}
+
+fn each_missing_table_is_named(engine: Engine) {
+    let database = complete(engine);
+    let sandbox = database.sandbox();
+    for table in tables(&database) {
+        rename_table(&database, &table, "put_away");
+        expect_named(&sandbox, &table);
+        rename_table(&database, "put_away", &table);
+    }
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+}
+
+fn tables_of_the_engine_are_made_again(engine: Engine) {
+    let database = complete(engine);
+    let sandbox = database.sandbox();
+    leave_rows(&database);
+    for table in UNMANAGED.into_iter().filter(|table| *table != "mutex") {
+        database.sql(&format!("DROP TABLE {table}"));
+        sandbox.run(&["init-db"]).expect_code(0);
+        expect_right(&database);
+    }
+    expect_rows(&database);
+    sandbox.engine(&["--new"]);
+    database.sql(&UNMANAGED.map(|table| format!("DROP TABLE {table}")).join(";"));
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    sandbox.engine(&["--new"]).expect_code(0);
+}
+
+/// The repair of what Django manages may be more than bots-ctl dares; then it says what, and touches nothing.
+fn expect_right_or_refused(database: &Database, sandbox: &Sandbox, name: &str) {
+    let before = facts(database);
+    let repaired = sandbox.run(&["init-db"]);
+    match repaired.code() {
+        0 => expect_right(database),
+        1 => {
+            assert!(repaired.stderr.contains(name), "{name}: {repaired:?}");
+            assert_eq!(difference(&facts(database), &before), "", "{name} was refused, but something was changed");
+        }
+        code => panic!("{name}: {code}: {repaired:?}"),
+    }
+}
+
+fn a_missing_table_of_django_is_made_again_or_left_with_its_name(engine: Engine) {
+    let database = complete(engine);
+    let original = complete(engine);
+    let sandbox = database.sandbox();
+    let all: Vec<String> = tables(&database).into_iter().filter(|table| !is_unmanaged(table)).collect();
+    for table in sample(&all, 3) {
+        match engine {
+            Engine::Sqlite => database.sql(&format!("DROP TABLE {table}")),
+            Engine::Mariadb => database.sql(&format!("SET FOREIGN_KEY_CHECKS = 0; DROP TABLE {table}")),
+            Engine::Postgresql => database.sql(&format!("DROP TABLE {table} CASCADE")),
+        };
+        expect_right_or_refused(&database, &sandbox, &table);
+        database.become_copy_of(&original);
+    }
+}
+
+/// Indexes that belong to no constraint, as (table, index).
+fn indexes(database: &Database) -> Vec<(String, String)> {
+    let question = match database.engine {
+        Engine::Sqlite => {
+            "SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name"
+        }
+        Engine::Mariadb => {
+            "SELECT DISTINCT s.table_name, s.index_name FROM information_schema.statistics s
+             WHERE s.table_schema = database() AND s.index_name <> 'PRIMARY' AND s.table_name NOT LIKE 'botsctl%'
+             AND NOT EXISTS (SELECT 1 FROM information_schema.key_column_usage k WHERE k.table_schema = database()
+                 AND k.table_name = s.table_name AND k.column_name = s.column_name
+                 AND k.referenced_table_name IS NOT NULL) ORDER BY 2"
+        }
+        Engine::Postgresql => {
+            "SELECT i.tablename, i.indexname FROM pg_indexes i WHERE schemaname = 'public'
+             AND NOT EXISTS (SELECT 1 FROM pg_constraint c WHERE c.conname = i.indexname) ORDER BY 2"
+        }
+    };
+    let pair = |line: String| line.split_once('\t').map(|(table, name)| (table.to_owned(), name.to_owned()));
+    database.sql(question).into_iter().filter_map(pair).filter(|(table, _)| !table.starts_with("botsctl")).collect()
+}
+
+/// Missing ones pile up, so that one repair has to make all of them.
+fn each_missing_index_is_named_and_all_are_made_again(engine: Engine) {
+    let database = complete(engine);
+    let sandbox = database.sandbox();
+    leave_rows(&database);
+    let all = indexes(&database);
+    assert!(all.len() > 5, "{all:?}");
+    for (table, index) in &all {
+        let name = engine.quoted(index);
+        database.sql(&match engine {
+            Engine::Mariadb => format!("ALTER TABLE {table} DROP INDEX {name}"),
+            _ => format!("DROP INDEX {name}"),
+        });
+        expect_named(&sandbox, index);
+    }
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_rows(&database);
+}
+
+fn rename_column(database: &Database, table: &str, from: &str, to: &str) {
+    let [from, to] = [from, to].map(|name| database.engine.quoted(name));
+    database.sql(&format!("ALTER TABLE {table} RENAME COLUMN {from} TO {to}"));
+}
+
+fn each_missing_column_is_named(engine: Engine) {
+    let database = complete(engine);
+    let sandbox = database.sandbox();
+    for (table, column) in sample(&columns(&database), 40) {
+        rename_column(&database, &table, &column, "put_away");
+        expect_named(&sandbox, &column);
+        rename_column(&database, &table, "put_away", &column);
+    }
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+}
+
+/// Takes a column away, and the indexes that hold it.
+fn drop_column(database: &Database, table: &str, column: &str) {
+    if database.engine == Engine::Sqlite {
+        let indexes = database.sql(&format!(
+            "SELECT m.name FROM sqlite_master m, pragma_index_info(m.name) i
+             WHERE m.type = 'index' AND m.sql IS NOT NULL AND m.tbl_name = '{table}' AND i.name = '{column}'"
+        ));
+        for index in indexes {
+            database.sql(&format!("DROP INDEX {index}"));
+        }
+    }
+    let column = database.engine.quoted(column);
+    database.sql(&format!("ALTER TABLE {table} DROP COLUMN {column}"));
+}
+
+fn columns_of_the_engine_are_added_again(engine: Engine) {
+    let database = complete(engine);
+    let sandbox = database.sandbox();
+    leave_rows(&database);
+    let all: Vec<_> =
+        columns(&database).into_iter().filter(|(table, column)| is_unmanaged(table) && column != "mutexer").collect();
+    assert!(all.len() > 40, "{all:?}");
+    for (table, column) in &all {
+        // SQLite cannot add a column whose default is the time.
+        if !(engine == Engine::Sqlite && column == "ts") {
+            drop_column(&database, table, column);
+        }
+    }
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_rows(&database);
+    database.sql("DELETE FROM mutex");
+    sandbox.engine(&["--new"]).expect_code(0);
+}
+
+fn a_missing_column_of_django_is_added_again_or_left_with_its_name(engine: Engine) {
+    let database = complete(engine);
+    let original = complete(engine);
+    let sandbox = database.sandbox();
+    let in_key: BTreeSet<String> = reference(engine)
+        .iter()
+        .filter(|fact| !fact.starts_with("column") && !fact.starts_with("table"))
+        .cloned()
+        .collect();
+    let free = |(table, column): &(String, String)| {
+        !is_unmanaged(table)
+            && !in_key.iter().any(|fact| fact.contains(table.as_str()) && fact.contains(column.as_str()))
+    };
+    let all: Vec<_> = columns(&database).into_iter().filter(free).collect();
+    for (table, column) in sample(&all, 3) {
+        drop_column(&database, &table, &column);
+        expect_right_or_refused(&database, &sandbox, &column);
+        database.become_copy_of(&original);
+    }
+}
+
+fn each_forgotten_migration_is_named_and_noted_again(engine: Engine) {
+    let database = complete(engine);
+    let original = complete(engine);
+    let sandbox = database.sandbox();
+    let all: Vec<(String, String)> = database
+        .sql("SELECT app, name FROM django_migrations ORDER BY id")
+        .iter()
+        .filter_map(|line| line.split_once('\t').map(|(app, name)| (app.to_owned(), name.to_owned())))
+        .collect();
+    for (app, name) in &all {
+        database.sql(&format!("DELETE FROM django_migrations WHERE app = '{app}' AND name = '{name}'"));
+        expect_named(&sandbox, name);
+        database.sql(&format!(
+            "INSERT INTO django_migrations (app, name, applied) VALUES ('{app}', '{name}', CURRENT_TIMESTAMP)"
+        ));
+    }
+    // Those that changed something; what they made is there.
+    let own: Vec<_> = all.iter().filter(|(app, _)| is_bots_3() || app == "bots").cloned().collect();
+    for (app, name) in sample(&own, 3) {
+        database.become_copy_of(&original);
+        leave_rows(&database);
+        database.sql(&format!("DELETE FROM django_migrations WHERE app = '{app}' AND name = '{name}'"));
+        sandbox.run(&["init-db"]).expect_code(0);
+        expect_right(&database);
+        expect_rows(&database);
+    }
+    for statement in [
+        "DELETE FROM django_migrations WHERE app = 'bots'",
+        "DELETE FROM django_migrations",
+        "DROP TABLE django_migrations",
+    ] {
+        database.become_copy_of(&original);
+        leave_rows(&database);
+        database.sql(statement);
+        sandbox.run(&["init-db"]).expect_code(0);
+        expect_right(&database);
+        expect_rows(&database);
+    }
+}
+
+fn a_column_of_another_type_is_left_with_its_name(engine: Engine) {
+    let database = complete(engine);
+    let sandbox = database.sandbox();
+    match engine {
+        Engine::Sqlite => database.sql(
+            "DROP TABLE persist; CREATE TABLE persist (domein VARCHAR(35), botskey INTEGER, content TEXT, \
+             ts timestamp NOT NULL DEFAULT (datetime('now','localtime')), PRIMARY KEY (domein, botskey))",
+        ),
+        Engine::Mariadb => database.sql("ALTER TABLE persist MODIFY botskey integer"),
+        Engine::Postgresql => database.sql("ALTER TABLE persist ALTER botskey TYPE integer USING 0"),
+    };
+    let before = facts(&database);
+    expect_named(&sandbox, "botskey");
+    let left = sandbox.run(&["init-db"]);
+    left.expect_code(1);
+    assert!(left.stderr.contains("persist") && left.stderr.contains("botskey"), "{left:?}");
+    assert_eq!(difference(&facts(&database), &before), "");
+}
