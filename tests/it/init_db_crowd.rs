@@ -1,1 +1,203 @@
-//! x
+//! `init-db` by many at once, and with an end at any moment.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::environment::is_bots_3;
+use crate::init_db_repair::{expect_rows, leave_rows, rounds, sample};
+use crate::interruption::Interruption;
+use crate::sandbox::Sandbox;
+use crate::schema::{UNMANAGED, difference, expect_right, facts, migrate_by_django, own_sql, reference};
+use crate::servers::{Database, Engine, on_each_database};
+
+on_each_database!(
+    eight_at_once_make_one_database,
+    one_that_waits_goes_on_when_the_other_is_killed,
+    a_kill_at_any_statement_is_mended_by_the_next_run,
+    a_kill_at_any_time_is_mended_by_the_next_run,
+    a_kill_after_any_line_of_the_log_is_mended_by_the_next_run,
+    an_upgrade_killed_at_any_statement_is_completed,
+    a_bare_migrate_killed_at_any_statement_is_completed_or_explained,
+    a_stop_lets_migrate_finish,
+);
+
+const REPLICAS: usize = 8;
+
+/// Sandboxes of replicas: a home each, one database, one configured password.
+fn replicas(database: &Database, count: usize) -> Vec<Sandbox> {
+    let sandbox = || {
+        let mut sandbox = database.sandbox();
+        sandbox.set("SUPERUSER_PASSWORD", "the same for 8 of them").set("BOTS_CTL_DB_WAIT", "60");
+        sandbox
+    };
+    (0..count).map(|_| sandbox()).collect()
+}
+
+fn eight_at_once_make_one_database(engine: Engine) {
+    for _ in 0..rounds(2) {
+        let database = Database::fresh(engine);
+        let sandboxes = replicas(&database, REPLICAS);
+        let mut running: Vec<_> = sandboxes.iter().map(|sandbox| sandbox.start(&["init-db"])).collect();
+        for replica in &mut running {
+            assert_eq!(replica.wait_code(), 0, "{}", replica.report());
+        }
+        expect_right(&database);
+    }
+}
+
+fn one_that_waits_goes_on_when_the_other_is_killed(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandboxes = replicas(&database, 2);
+    let interruption = Interruption::wait_after(&mut sandboxes[0], 9);
+    let first = sandboxes[0].start(&["init-db"]);
+    interruption.wait_reached(&first);
+    let mut second = sandboxes[1].start(&["init-db"]);
+    second.wait_stderr("another bots-ctl");
+    first.signal(Signal::SIGKILL);
+    assert_eq!(second.wait_code(), 0, "{}", second.report());
+    expect_right(&database);
+}
+
+fn a_kill_at_any_statement_is_mended_by_the_next_run(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let counting = Interruption::kill_after(&mut sandbox, 0);
+    sandbox.run(&["init-db"]).expect_code(0);
+    let all: Vec<usize> = (1..=counting.count()).collect();
+    assert!(all.len() > 30, "{} statements", all.len());
+    for statement in sample(&all, 4) {
+        let database = Database::fresh(engine);
+        let mut sandbox = database.sandbox();
+        let interruption = Interruption::kill_after(&mut sandbox, statement);
+        let killed = sandbox.run(&["init-db"]);
+        assert_eq!(killed.code(), 137, "statement {statement}: {killed:?}");
+        interruption.remove(&mut sandbox);
+        let next = sandbox.run(&["init-db"]);
+        assert_eq!(next.code(), 0, "after a kill at statement {statement}: {next:?}");
+        expect_right(&database);
+    }
+}
+
+fn a_kill_at_any_time_is_mended_by_the_next_run(engine: Engine) {
+    let started = Instant::now();
+    Database::fresh(engine).sandbox().run(&["init-db"]).expect_code(0);
+    let whole = started.elapsed();
+    let count = u32::try_from(rounds(4)).expect("few");
+    for round in 0..count {
+        let database = Database::fresh(engine);
+        let sandbox = database.sandbox();
+        let mut killed = sandbox.start(&["init-db"]);
+        // Not to wait for something, but to come at any moment.
+        std::thread::sleep(moment(whole, round, count));
+        killed.signal(Signal::SIGKILL);
+        killed.wait();
+        let next = sandbox.run(&["init-db"]);
+        assert_eq!(next.code(), 0, "round {round}: {next:?}\nbefore:\n{}", killed.report());
+        expect_right(&database);
+    }
+}
+
+/// The second half of a run is where the database is changed.
+fn moment(whole: Duration, round: u32, count: u32) -> Duration {
+    whole.mul_f64(0.3 + 0.7 * (f64::from(round) + 0.5) / f64::from(count))
+}
+
+fn a_kill_after_any_line_of_the_log_is_mended_by_the_next_run(engine: Engine) {
+    let whole = Database::fresh(engine).sandbox().run(&["init-db"]).expect_code(0).stderr.lines().count();
+    assert!(whole > 1, "it says what it does");
+    let all: Vec<usize> = (1..whole).collect();
+    for line in sample(&all, 4) {
+        let database = Database::fresh(engine);
+        let sandbox = database.sandbox();
+        let mut killed = sandbox.start(&["init-db"]);
+        let said = || (killed.stderr().lines().count() >= line).then_some(());
+        crate::sandbox::wait_until("it has said so much", said, || killed.report());
+        killed.signal(Signal::SIGKILL);
+        killed.wait();
+        let next = sandbox.run(&["init-db"]);
+        assert_eq!(next.code(), 0, "after line {line}: {next:?}\nbefore:\n{}", killed.report());
+        expect_right(&database);
+    }
+}
+
+/// A database of Bots 4.x as its first migration makes it, with rows.
+fn make_old(database: &Database) {
+    migrate_by_django(database, &["bots", "0001"]).expect_code(0);
+    for app in ["admin", "auth", "contenttypes", "sessions"] {
+        migrate_by_django(database, &[app]).expect_code(0);
+    }
+    for table in UNMANAGED {
+        database.sql(&own_sql(database.engine, table));
+    }
+    leave_rows(database);
+}
+
+fn an_upgrade_killed_at_any_statement_is_completed(engine: Engine) {
+    if is_bots_3() {
+        return;
+    }
+    let old = Database::fresh(engine);
+    make_old(&old);
+    let database = Database::fresh(engine);
+    database.become_copy_of(&old);
+    let mut sandbox = database.sandbox();
+    let interruption = Interruption::kill_after(&mut sandbox, 0);
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    let all: Vec<usize> = (1..=interruption.count()).collect();
+    for statement in sample(&all, 4) {
+        database.become_copy_of(&old);
+        let interruption = Interruption::kill_after(&mut sandbox, statement);
+        let killed = sandbox.run(&["init-db"]);
+        assert_eq!(killed.code(), 137, "statement {statement}: {killed:?}");
+        interruption.remove(&mut sandbox);
+        let next = sandbox.run(&["init-db"]);
+        assert_eq!(next.code(), 0, "after a kill at statement {statement}: {next:?}");
+        expect_right(&database);
+        expect_rows(&database);
+    }
+}
+
+/// No note of bots-ctl tells how it came about, so with a server that keeps half a migration it may ask a person.
+fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engine) {
+    let all: Vec<usize> = (1..30).collect();
+    for statement in sample(&all, 2) {
+        let database = Database::fresh(engine);
+        let mut sandbox = crate::schema::bare_django(&database);
+        let root = sandbox.root().display().to_string();
+        let interruption = Interruption::kill_after(&mut sandbox, statement);
+        let both = format!("{root}:{}", sandbox.home.path().join("interruption").display());
+        sandbox.set("PYTHONPATH", both);
+        let killed = crate::schema::migrate_in(&sandbox, &[]);
+        assert_eq!(killed.code(), 137, "statement {statement}: {killed:?}");
+        interruption.remove(&mut sandbox);
+        let before = facts(&database);
+        let next = sandbox.run(&["init-db"]);
+        match next.code() {
+            0 => expect_right(&database),
+            1 if engine == Engine::Mariadb => {
+                let told = ["CREATE TABLE", "ALTER TABLE", "DROP TABLE"].iter().any(|word| next.stderr.contains(word));
+                assert!(told, "statement {statement}: no statement that a person should run: {next:?}");
+                assert!(difference(&facts(&database), &before).lines().all(|fact| fact.starts_with('+')), "dropped");
+            }
+            code => panic!("statement {statement}: {code}: {next:?}"),
+        }
+    }
+}
+
+fn a_stop_lets_migrate_finish(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let interruption = Interruption::wait_after(&mut sandbox, 9);
+    let mut stopped = sandbox.start(&["init-db"]);
+    interruption.wait_reached(&stopped);
+    stopped.signal(Signal::SIGTERM);
+    stopped.wait_stderr("completed first");
+    interruption.let_go();
+    assert_eq!(stopped.wait_code(), 143, "{}", stopped.report());
+    assert_eq!(difference(&facts(&database), reference(engine)), "");
+    interruption.remove(&mut sandbox);
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+}

@@ -10,6 +10,7 @@ use crate::servers::{Database, Engine, on_each_database};
 on_each_database!(
     each_missing_table_is_named,
     tables_of_the_engine_are_made_again,
+    numbers_of_a_remade_table_go_on_after_those_of_the_reports,
     a_missing_table_of_django_is_made_again_or_left_with_its_name,
     each_missing_index_is_named_and_all_are_made_again,
     each_missing_column_is_named,
@@ -94,11 +95,21 @@ fn tables_of_the_engine_are_made_again(engine: Engine) {
         expect_right(&database);
     }
     expect_rows(&database);
-    sandbox.engine(&["--new"]);
     database.sql(&UNMANAGED.map(|table| format!("DROP TABLE {table}")).join(";"));
     sandbox.run(&["init-db"]).expect_code(0);
     expect_right(&database);
     sandbox.engine(&["--new"]).expect_code(0);
+}
+
+fn numbers_of_a_remade_table_go_on_after_those_of_the_reports(engine: Engine) {
+    let database = complete(engine);
+    let sandbox = database.sandbox();
+    sandbox.engine(&["--new"]).expect_code(0);
+    assert_eq!(database.value("SELECT count(*) FROM report"), "1");
+    database.sql("DROP TABLE ta");
+    sandbox.run(&["init-db"]).expect_code(0);
+    sandbox.engine(&["--new"]).expect_code(0);
+    assert_eq!(database.value("SELECT count(*) FROM report"), "2");
 }
 
 /// The repair of what Django manages may be more than bots-ctl dares; then it says what, and touches nothing.

@@ -20,6 +20,7 @@ mod init_db_crowd;
 mod init_db_repair;
 mod init_db_servers;
 mod install;
+mod interruption;
 mod jobqueue;
 mod layout;
 mod output;

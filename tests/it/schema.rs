@@ -124,9 +124,13 @@ pub fn make_by_bots(database: &Database) {
     }
 }
 
-/// Django's `migrate` alone, without bots-ctl taking part. Bots 3.3.1 has no migrations.
+/// Django's `migrate` alone, without bots-ctl taking part.
 pub fn migrate_by_django(database: &Database, more: &[&str]) -> Finished {
-    let sandbox = bare_django(database);
+    migrate_in(&bare_django(database), more)
+}
+
+/// As [`migrate_by_django`]. Bots 3.3.1 has no migrations.
+pub fn migrate_in(sandbox: &Sandbox, more: &[&str]) -> Finished {
     let python = python().display().to_string();
     let how: &[&str] = if is_bots_3() { &["--run-syncdb"] } else { &["--skip-checks"] };
     sandbox.run(&[&["exec", "--", &python, "-m", "django", "migrate", "--noinput"], how, more].concat())
@@ -153,25 +157,4 @@ pub fn own_sql(engine: Engine, table: &str) -> String {
     let mut files = names.iter().map(|name| format!("{table}.{name}.sql")).chain([format!("{table}.sql")]);
     let file = files.find_map(|name| Some(package().join("sql").join(name)).filter(|path| path.exists()));
     fs::read_to_string(file.expect("Bots ships it")).expect("readable")
-}
-
-#[test]
-fn x_reference() {
-    for engine in [Engine::Sqlite, Engine::Mariadb, Engine::Postgresql] {
-        let t = std::time::Instant::now();
-        let r = reference(engine);
-        println!("{engine:?} {} facts {:?}", r.len(), t.elapsed());
-        for f in r.iter().step_by(17) {
-            println!("  {f}");
-        }
-        for f in r.iter().filter(|f| f.contains("\tmutex")) {
-            println!("  {f}");
-        }
-        let copy = Database::fresh(engine);
-        let t = std::time::Instant::now();
-        let other = Database::fresh(engine);
-        copy.sql("CREATE TABLE a (b integer, c varchar(10)); INSERT INTO a VALUES (1, NULL), (2, 'é')");
-        other.become_copy_of(&copy);
-        println!("copy {:?} {:?}", t.elapsed(), other.sql("SELECT * FROM a; SELECT 3"));
-    }
 }
