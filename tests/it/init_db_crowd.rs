@@ -8,7 +8,7 @@ use crate::environment::is_bots_3;
 use crate::init_db_repair::{expect_rows, leave_rows, rounds, sample};
 use crate::interruption::Interruption;
 use crate::sandbox::Sandbox;
-use crate::schema::{UNMANAGED, difference, expect_right, facts, migrate_by_django, own_sql, reference};
+use crate::schema::{UNMANAGED, bare_django, difference, expect_right, facts, migrate_in, own_sql, reference};
 use crate::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
@@ -123,9 +123,9 @@ fn a_kill_after_any_line_of_the_log_is_mended_by_the_next_run(engine: Engine) {
 
 /// A database of Bots 4.x as its first migration makes it, with rows.
 fn make_old(database: &Database) {
-    migrate_by_django(database, &["bots", "0001"]).expect_code(0);
-    for app in ["admin", "auth", "contenttypes", "sessions"] {
-        migrate_by_django(database, &[app]).expect_code(0);
+    let sandbox = bare_django(database);
+    for what in [&["bots", "0001"][..], &["admin"], &["auth"], &["sessions"]] {
+        migrate_in(&sandbox, what).expect_code(0);
     }
     for table in UNMANAGED {
         database.sql(&own_sql(database.engine, table));
@@ -164,12 +164,12 @@ fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engi
     let all: Vec<usize> = (1..30).collect();
     for statement in sample(&all, 2) {
         let database = Database::fresh(engine);
-        let mut sandbox = crate::schema::bare_django(&database);
+        let mut sandbox = bare_django(&database);
         let root = sandbox.root().display().to_string();
         let interruption = Interruption::kill_after(&mut sandbox, statement);
         let both = format!("{root}:{}", sandbox.home.path().join("interruption").display());
         sandbox.set("PYTHONPATH", both);
-        let killed = crate::schema::migrate_in(&sandbox, &[]);
+        let killed = migrate_in(&sandbox, &[]);
         assert_eq!(killed.code(), 137, "statement {statement}: {killed:?}");
         interruption.remove(&mut sandbox);
         let before = facts(&database);

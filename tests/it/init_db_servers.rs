@@ -1,1 +1,285 @@
-//! x
+//! `init-db` and database servers: how they are reached, waited for, and what is said when that fails.
+
+use std::fs;
+use std::sync::Arc;
+
+use crate::init_db_repair::{expect_rows, leave_rows};
+use crate::interruption::Interruption;
+use crate::sandbox::{Finished, Sandbox};
+use crate::schema::{complete, expect_right, facts};
+use crate::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
+
+on_each_server!(
+    a_wrong_password_fails_at_once_without_telling_it,
+    a_password_from_a_file_is_taken,
+    an_unknown_database_fails_at_once_with_its_name,
+    a_user_who_may_not_create_tables_is_told_so,
+    a_user_who_may_only_read_is_enough_for_a_complete_database,
+    a_server_that_starts_later_is_waited_for,
+    a_server_that_is_away_is_named,
+    a_server_that_goes_away_in_the_middle_is_no_harm,
+    a_socket_is_as_good_as_a_port,
+    a_server_that_wants_tls_gets_it,
+    a_certificate_of_another_authority_is_refused,
+    engine_names_of_django_are_understood,
+    an_url_that_agrees_is_taken,
+    an_url_that_names_another_database_is_refused,
+    the_web_ui_does_not_start_without_its_server,
+);
+
+/// What fails for good is not tried again: with this, a second try would outlast every deadline.
+const FOR_EVER: &str = "100000";
+
+/// Checks that this failed, tells these words, and not the password.
+fn expect_failure(finished: &Finished, words: &[&str]) {
+    finished.expect_code(1);
+    for word in words {
+        assert!(finished.stderr.contains(word), "no {word:?} in {}", finished.stderr);
+    }
+    for secret in ["p@ss:w", "wrong-secret", "Traceback"] {
+        assert!(!finished.stderr.contains(secret) && !finished.stdout.contains(secret), "{finished:?}");
+    }
+}
+
+fn a_wrong_password_fails_at_once_without_telling_it(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_PASSWORD", "wrong-secret").set("BOTS_CTL_DB_WAIT", FOR_EVER);
+    expect_failure(&sandbox.run(&["init-db"]), &["o'Bots", "password"]);
+    expect_failure(&sandbox.run(&["init-db", "--check"]), &["password"]);
+    sandbox.unset("DB_PASSWORD");
+    expect_failure(&sandbox.run(&["init-db"]), &["password"]);
+}
+
+fn a_password_from_a_file_is_taken(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let file = sandbox.home.path().join("secret");
+    fs::write(&file, format!("{PASSWORD}\n")).expect("written");
+    sandbox.unset("DB_PASSWORD").set("DB_PASSWORD_FILE", file.display().to_string());
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+}
+
+fn an_unknown_database_fails_at_once_with_its_name(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let name = match engine {
+        // MariaDB tells only those about it who could see it.
+        Engine::Mariadb => database.name.replace("Bots-EDI", "Bots-EDI nowhere"),
+        _ => "nowhere at all".to_owned(),
+    };
+    sandbox.set("DB_NAME", &name).set("BOTS_CTL_DB_WAIT", FOR_EVER);
+    expect_failure(&sandbox.run(&["init-db"]), &["nowhere"]);
+    expect_failure(&sandbox.run(&["init-db", "--check"]), &["nowhere"]);
+}
+
+/// A user who can connect, with these rights on everything that is there.
+fn other_user(database: &Database, rights: &str) -> Sandbox {
+    let server = database.server();
+    let name = format!("reader {rights} of {}", database.name.split('"').nth(1).expect("numbered"));
+    server.create_user(&name, "another-secret");
+    database.grant(rights, &name);
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_USER", name).set("DB_PASSWORD", "another-secret").set("BOTS_CTL_DB_WAIT", FOR_EVER);
+    sandbox
+}
+
+fn a_user_who_may_not_create_tables_is_told_so(engine: Engine) {
+    let database = Database::fresh(engine);
+    let sandbox = other_user(&database, "SELECT, INSERT, UPDATE, DELETE");
+    let refused = sandbox.run(&["init-db"]);
+    expect_failure(&refused, &["denied"]);
+    assert!(facts(&database).is_empty(), "{:?}", facts(&database));
+}
+
+fn a_user_who_may_only_read_is_enough_for_a_complete_database(engine: Engine) {
+    let database = complete(engine);
+    let sandbox = other_user(&database, "SELECT");
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+    sandbox.run(&["init-db"]).expect_code(0);
+    database.sql("DROP TABLE persist");
+    let checked = sandbox.run(&["init-db", "--check"]);
+    checked.expect_code(1);
+    assert!(format!("{}{}", checked.stdout, checked.stderr).contains("persist"), "{checked:?}");
+    expect_failure(&sandbox.run(&["init-db"]), &["denied"]);
+}
+
+fn a_server_that_starts_later_is_waited_for(engine: Engine) {
+    let server = Arc::new(Server::start(engine));
+    let database = Database::on(&server);
+    server.stop();
+    let sandbox = database.sandbox();
+    let mut waiting = sandbox.start(&["init-db", "--wait", "100"]);
+    waiting.wait_stderr("waiting");
+    assert!(waiting.stderr().contains(&server.port.to_string()), "{}", waiting.stderr());
+    server.resume();
+    assert_eq!(waiting.wait_code(), 0, "{}", waiting.report());
+    expect_right(&database);
+}
+
+fn a_server_that_is_away_is_named(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let port = crate::sandbox::free_port().to_string();
+    sandbox.set("DB_PORT", &port);
+    expect_failure(&sandbox.run(&["init-db", "--wait", "0"]), &["127.0.0.1", &port]);
+    expect_failure(&sandbox.run(&["init-db", "--wait", "1"]), &["127.0.0.1", &port]);
+    sandbox.set("BOTS_CTL_DB_WAIT", "0");
+    expect_failure(&sandbox.run(&["init-db", "--check"]), &["127.0.0.1", &port]);
+    sandbox.set("DB_HOST", "no-such-host.invalid");
+    expect_failure(&sandbox.run(&["init-db"]), &["no-such-host.invalid"]);
+}
+
+fn a_server_that_goes_away_in_the_middle_is_no_harm(engine: Engine) {
+    let server = Arc::new(Server::start(engine));
+    let database = Database::on(&server);
+    let mut sandbox = database.sandbox();
+    let interruption = Interruption::wait_after(&mut sandbox, 20);
+    let mut broken = sandbox.start(&["init-db", "--wait", "100"]);
+    interruption.wait_reached(&broken);
+    server.stop();
+    interruption.let_go();
+    server.resume();
+    let code = broken.wait_code();
+    assert!([0, 1].contains(&code), "{code}: {}", broken.report());
+    interruption.remove(&mut sandbox);
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+}
+
+fn a_socket_is_as_good_as_a_port(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_HOST", database.server().socket());
+    if engine == Engine::Mariadb {
+        // There the name of the socket says all.
+        sandbox.unset("DB_PORT");
+    }
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    if engine == Engine::Mariadb {
+        let options = serde_json::json!({ "unix_socket": database.server().socket() });
+        sandbox.unset("DB_HOST").set("DB_OPTIONS", options.to_string());
+        database.sql("DROP TABLE persist");
+        sandbox.run(&["init-db"]).expect_code(0);
+        expect_right(&database);
+    }
+}
+
+/// The database's user may come by TLS only, from here on.
+fn want_tls(database: &Database) -> Sandbox {
+    let (engine, server) = (database.engine, database.server());
+    let user = engine.quoted(USER);
+    match engine {
+        Engine::Mariadb => server.sql(None, &format!("ALTER USER {user}@'%' REQUIRE SSL")),
+        _ => server.sql(None, &format!("GRANT needs_tls TO {user}")),
+    };
+    database.sandbox()
+}
+
+fn tls_options(engine: Engine, authority: &str) -> String {
+    match engine {
+        Engine::Mariadb => serde_json::json!({ "ssl": { "ca": authority } }).to_string(),
+        _ => serde_json::json!({ "sslmode": "verify-ca", "sslrootcert": authority }).to_string(),
+    }
+}
+
+fn a_server_that_wants_tls_gets_it(engine: Engine) {
+    let database = Database::on(&Arc::new(Server::start(engine)));
+    let mut sandbox = want_tls(&database);
+    let without = if engine == Engine::Mariadb { "{}" } else { r#"{"sslmode": "disable"}"# };
+    sandbox.set("DB_OPTIONS", without);
+    sandbox.set("BOTS_CTL_DB_WAIT", FOR_EVER);
+    expect_failure(&sandbox.run(&["init-db"]), &["o'Bots"]);
+    let authority = database.server().authority().display().to_string();
+    sandbox.set("DB_OPTIONS", tls_options(engine, &authority));
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+}
+
+fn a_certificate_of_another_authority_is_refused(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let other = if engine == Engine::Mariadb { Engine::Postgresql } else { Engine::Mariadb };
+    let authority = other.server().authority().display().to_string();
+    sandbox.set("DB_OPTIONS", tls_options(engine, &authority)).set("BOTS_CTL_DB_WAIT", FOR_EVER);
+    expect_failure(&sandbox.run(&["init-db"]), &["certificate"]);
+    assert!(facts(&database).is_empty());
+}
+
+fn engine_names_of_django_are_understood(engine: Engine) {
+    let database = complete(engine);
+    let mut sandbox = database.sandbox();
+    let names: &[&str] = match engine {
+        Engine::Mariadb => &["django.db.backends.mysql", "mariadb"],
+        _ => &["django.db.backends.postgresql", "django.db.backends.postgresql_psycopg2", "postgres"],
+    };
+    for name in names {
+        sandbox.set("DB_ENGINE", *name);
+        sandbox.run(&["init-db", "--check"]).expect_code(0);
+    }
+    sandbox.set("DB_ENGINE", "django.db.backends.oracle");
+    sandbox.run(&["init-db"]).expect_code(78);
+}
+
+/// Everything but letters and digits as %XX.
+fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn url(database: &Database, port: u16, name: &str) -> String {
+    let scheme = if database.engine == Engine::Mariadb { "mysql" } else { "postgresql" };
+    let (user, password) = (encoded(&database.user), encoded(&database.password));
+    format!("{scheme}://{user}:{password}@127.0.0.1:{port}/{}", encoded(name))
+}
+
+fn an_url_that_agrees_is_taken(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let file = sandbox.home.path().join("url");
+    fs::write(&file, url(&database, database.server().port, &database.name)).expect("written");
+    sandbox.set("BOTS_CTL_DATABASE_URL_FILE", file.display().to_string());
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+}
+
+fn an_url_that_names_another_database_is_refused(engine: Engine) {
+    let (database, other) = (Database::fresh(engine), Database::fresh(engine));
+    let mut sandbox = database.sandbox();
+    let port = database.server().port;
+    let sqlite = "sqlite:///somewhere/botsdb".to_owned();
+    for url in [url(&database, port, &other.name), url(&database, port + 1, &database.name), sqlite] {
+        sandbox.set("BOTS_CTL_DATABASE_URL", &url);
+        for args in [&["init-db"][..], &["init-db", "--check"], &["webserver"]] {
+            let refused = sandbox.run(args);
+            assert_eq!(refused.code(), 78, "{args:?} with {url}: {refused:?}");
+            assert!(refused.stderr.contains("BOTS_CTL_DATABASE_URL"), "{refused:?}");
+            assert!(!refused.stderr.contains("p%40ss") && !refused.stderr.contains("p@ss:w"), "{refused:?}");
+        }
+    }
+    assert!(facts(&database).is_empty() && facts(&other).is_empty());
+}
+
+fn the_web_ui_does_not_start_without_its_server(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_PASSWORD", "wrong-secret");
+    let failed = sandbox.run(&["webserver"]);
+    assert_ne!(failed.code(), 0, "{failed:?}");
+    assert!(failed.stderr.contains("password") && !failed.stderr.contains("wrong-secret"), "{failed:?}");
+    assert!(crate::sandbox::processes_with(&sandbox.root().display().to_string()).is_empty());
+    assert!(crate::sandbox::http(sandbox.web_port, "GET", "/login/").is_none());
+    // Rows of the user are never in the way.
+    sandbox.set("DB_PASSWORD", PASSWORD);
+    sandbox.run(&["init-db"]).expect_code(0);
+    leave_rows(&database);
+    let web = sandbox.webserver();
+    drop(web);
+    expect_rows(&database);
+}

@@ -167,12 +167,12 @@ impl Server {
                 .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M", &format!("--port={}", self.port)])
                 .args([format!("--datadir={dir}/data"), format!("--socket={dir}/socket")])
                 .args([format!("--pid-file={dir}/pid"), format!("--ssl-ca={dir}/ca.pem")])
-                .args([format!("--ssl-cert={dir}/ca.pem"), format!("--ssl-key={dir}/key.pem")]),
+                .args([format!("--ssl-cert={dir}/server.pem"), format!("--ssl-key={dir}/key.pem")]),
             _ => command.args(["-D", &format!("{dir}/data"), "-p", &self.port.to_string()]).args(
                 [
                     format!("listen_addresses=127.0.0.1"),
                     format!("unix_socket_directories={dir}"),
-                    format!("ssl_cert_file={dir}/ca.pem"),
+                    format!("ssl_cert_file={dir}/server.pem"),
                     format!("ssl_key_file={dir}/key.pem"),
                     "ssl=on".to_owned(),
                     "fsync=off".to_owned(),
@@ -213,8 +213,8 @@ impl Server {
         let _ = watcher.wait();
     }
 
-    /// The certificate, which is its own authority.
-    pub fn certificate(&self) -> PathBuf {
+    /// The authority of its certificate.
+    pub fn authority(&self) -> PathBuf {
         self.dir.join("ca.pem")
     }
 
@@ -425,20 +425,28 @@ fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// An authority, and a certificate of it for loopback.
 fn make_certificate(dir: &Path) {
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout"])
-        .args([&dir.join("key.pem"), Path::new("-out"), &dir.join("ca.pem")])
-        .output()
-        .expect("openssl is installed");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    const EC: [&str; 6] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-x509"];
+    let openssl = |args: &[&str]| {
+        let made = Command::new("openssl").current_dir(dir).arg("req").args(EC).args(args).output();
+        let made = made.expect("openssl is installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    };
+    openssl(&["-days", "2", "-subj", "/CN=Tests", "-keyout", "ca-key.pem", "-out", "ca.pem"]);
+    let names = "subjectAltName=IP:127.0.0.1,DNS:localhost";
+    openssl(
+        &["-days", "2", "-subj", "/CN=localhost", "-addext", names, "-addext", "basicConstraints=CA:FALSE"]
+            .into_iter()
+            .chain(["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-keyout", "key.pem", "-out", "server.pem"])
+            .collect::<Vec<_>>(),
+    );
     fs::set_permissions(dir.join("key.pem"), fs::Permissions::from_mode(0o600)).expect("changed");
 }
 
 fn hand_over(dir: &Path) {
     if Uid::effective().is_root() {
-        for path in [dir.to_owned(), dir.join("key.pem"), dir.join("ca.pem")] {
+        for path in [dir.to_owned(), dir.join("key.pem"), dir.join("ca.pem"), dir.join("server.pem")] {
             chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
         }
     }
