@@ -12,13 +12,26 @@ need chromium chromium
 need chromedriver chromium-driver
 need unshare util-linux
 need openssl openssl
+need /usr/sbin/mariadbd mariadb-server-core
+need mariadb-dump mariadb-client
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing+=(postgresql)
+need psql postgresql-client
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
+if [ -z "${BOTS_BIN_DIR:-}" ]; then
+    # To build the driver for MariaDB, which has no wheel.
+    need mariadb_config libmariadb-dev
+    need pkg-config pkg-config
+    headers='import os, sysconfig; exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+    python3 -c "$headers" >/dev/null 2>&1 || missing+=(python3-dev)
+fi
 if [ "${#missing[@]}" -gt 0 ]; then
     echo "installing: ${missing[*]}"
     as_root=()
     [ "$(id -u)" -eq 0 ] || as_root=(sudo)
     "${as_root[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    # Tests start servers of their own; RUNLEVEL keeps Debian's scripts from starting one now.
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi
 
 # Real processes, browsers and databases: as many tests at once as there are cores, and no more.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::environment::finish;
+use crate::environment::{finish, in_mounts};
 use crate::sandbox::{Finished, Sandbox, processes_with, python};
 use crate::schema::{complete, expect_right, facts, tables};
 use crate::servers::{Database, Engine, on_each_database};
@@ -223,4 +223,47 @@ fn a_web_ui_that_is_told_so_leaves_the_database_alone() {
     sandbox.set("DB_INIT_SKIP", "false");
     let _web = sandbox.webserver();
     expect_right(&database);
+}
+
+/// In a file system of its own that is too small, and then is not.
+#[test]
+fn a_full_disk_is_told_and_mended_when_there_is_room() {
+    const FULL_THEN_ROOM: &str = r#"mount -t tmpfs -o size=120k none "$VOLUME" || exit 99
+"$0" "$@"; first=$?
+echo "-- more room" >&2
+mount -o remount,size=50m "$VOLUME"
+"$0" "$@" || exit 98
+cp "$VOLUME/botsdb" "$VOLUME.copy"
+exit "$first""#;
+    let mut database = Database::fresh(Engine::Sqlite);
+    let mut sandbox = database.sandbox();
+    let volume = sandbox.home.path().join("volume");
+    fs::create_dir(&volume).expect("made");
+    sandbox.set("VOLUME", volume.display().to_string());
+    sandbox.set("DB_NAME", volume.join("botsdb").display().to_string());
+    let finished = finish(in_mounts(FULL_THEN_ROOM, &sandbox.command(&["init-db"])));
+    finished.expect_code(1);
+    let told = finished.stderr.split("-- more room").next().expect("the first part");
+    assert!(told.contains("full") && told.contains("botsdb"), "{told}");
+    assert!(!told.contains("Traceback"), "{told}");
+    database.name = volume.with_extension("copy").display().to_string();
+    expect_right(&database);
+}
+
+#[test]
+fn a_file_that_may_only_be_read_is_enough_when_it_is_complete() {
+    const READ_ONLY: &str = r#"mount --bind "$VOLUME" "$VOLUME" && mount -o remount,bind,ro "$VOLUME" || exit 99
+exec "$0" "$@""#;
+    let database = complete(Engine::Sqlite);
+    let mut sandbox = database.sandbox();
+    let volume = Path::new(&database.name).parent().expect("it is in a directory");
+    sandbox.set("VOLUME", volume.display().to_string());
+    let run = |args: &[&str]| finish(in_mounts(READ_ONLY, &sandbox.command(args)));
+    run(&["init-db", "--check"]).expect_code(0);
+    run(&["init-db"]).expect_code(0);
+    database.sql("DROP TABLE persist");
+    let refused = run(&["init-db"]);
+    refused.expect_code(1);
+    assert!(refused.stderr.contains("read-only") || refused.stderr.contains("Read-only"), "{refused:?}");
+    assert!(!refused.stderr.contains("Traceback"), "{refused:?}");
 }

@@ -1,1 +1,252 @@
-//! x
+//! `init-db` on databases that others have made: Bots's own means, its other version, an interrupted start.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::environment::{is_bots_3, package};
+use crate::init_db::{can_log_in, json};
+use crate::init_db_repair::{expect_rows, leave_rows};
+use crate::interruption::Interruption;
+use crate::schema::{
+    UNMANAGED, bare_django, complete, difference, expect_right, facts, make_by_bots, migrate_in, own_sql, reference,
+};
+use crate::servers::{Database, Engine, on_each_database};
+
+on_each_database!(
+    what_bots_itself_has_made_is_complete,
+    what_the_other_version_has_made_is_adopted,
+    tables_without_defaults_are_mended_while_they_are_empty,
+    migrations_that_are_noted_twice_do_no_harm,
+    tables_of_somebody_else_stay_when_a_first_start_is_begun_again,
+    rows_that_came_between_two_starts_stay,
+    the_well_known_account_is_a_finding,
+);
+
+fn what_bots_itself_has_made_is_complete(engine: Engine) {
+    let database = Database::fresh(engine);
+    make_by_bots(&database);
+    leave_rows(&database);
+    let sandbox = database.sandbox();
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_rows(&database);
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+}
+
+/// Differences of the engine's tables between 3.3.1 and 4.x, as (the one, the other).
+const OLD_AND_NEW: [(&str, &str); 5] = [
+    ("divtext varchar(35)", "divtext varchar(128)"),
+    ("rsrv1 varchar(35)", "rsrv1 varchar(128)"),
+    ("rsrv5 varchar(35)", "rsrv5 varchar(256)"),
+    ("reference varchar(70)", "reference varchar(256)"),
+    ("domein varchar(35) PRIMARY", "domein varchar(70) PRIMARY"),
+];
+const ONLY_OLD: &str = "statuse integer DEFAULT 0,";
+
+/// A table of the engine as the other version has it.
+fn other_sql(engine: Engine, table: &str) -> String {
+    let own = own_sql(engine, table);
+    let mut sql = own.split(';').find(|part| part.contains("CREATE TABLE")).expect("there is one").to_owned();
+    for (old, new) in OLD_AND_NEW {
+        sql = if is_bots_3() { sql.replace(old, new) } else { sql.replace(new, old) };
+    }
+    match (table, is_bots_3()) {
+        ("ta", true) => {
+            sql.replace(ONLY_OLD, "")
+                + "; CREATE INDEX ta_parent ON ta (parent); CREATE INDEX ta_reference ON ta (reference)"
+        }
+        ("ta", false) => sql.replace("retransmit", &format!("{ONLY_OLD} retransmit")),
+        _ => sql,
+    }
+}
+
+/// A database of the other version, with rows and an admin.
+fn make_other(database: &Database) {
+    let django = bare_django(database);
+    if is_bots_3() {
+        migrate_in(&django, &[]).expect_code(0);
+        database.sql(
+            "ALTER TABLE routes ADD COLUMN dirmonitor boolean DEFAULT false NOT NULL;\
+             ALTER TABLE channel ADD COLUMN debug integer;\
+             INSERT INTO django_migrations (app, name, applied) VALUES ('bots', '0001_initial', CURRENT_TIMESTAMP);\
+             INSERT INTO django_migrations (app, name, applied) VALUES ('bots', '0003_merge', CURRENT_TIMESTAMP)",
+        );
+        database.sql(&UNMANAGED.map(|table| format!("DROP TABLE {table}")).join(";"));
+    } else {
+        for what in [&["bots", "0001"][..], &["admin"], &["auth"], &["sessions"]] {
+            migrate_in(&django, what).expect_code(0);
+        }
+        database.sql("DROP TABLE django_migrations");
+    }
+    for table in UNMANAGED {
+        database.sql(&other_sql(database.engine, table));
+    }
+    leave_rows(database);
+    database.sql(&superuser("somebody", "no-password"));
+}
+
+fn what_the_other_version_has_made_is_adopted(engine: Engine) {
+    let database = Database::fresh(engine);
+    match std::env::var("BOTS_OTHER_BIN_DIR") {
+        // The other version itself, where it is at hand.
+        Ok(other) => {
+            let mut sandbox = database.sandbox();
+            sandbox.set("BOTS_BIN_DIR", other);
+            sandbox.run(&["init-db"]).expect_code(0);
+            leave_rows(&database);
+        }
+        Err(_) => make_other(&database),
+    }
+    let before: BTreeSet<_> = column_names(&facts(&database));
+    let users = database.sql("SELECT username, password FROM auth_user");
+    let sandbox = database.sandbox();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let found = facts(&database);
+    let lost: Vec<_> = before.difference(&column_names(&found)).cloned().collect();
+    assert!(lost.is_empty(), "dropped: {lost:?}");
+    let missing: Vec<_> = column_names(reference(engine)).difference(&column_names(&found)).cloned().collect();
+    assert!(missing.is_empty(), "still missing: {missing:?}");
+    if !is_bots_3() && engine != Engine::Sqlite {
+        // Shorter columns would refuse what 4.x writes.
+        let narrow: Vec<_> =
+            reference(engine).difference(&found).filter(|fact| fact.starts_with("column\tta\t")).collect();
+        assert!(narrow.is_empty(), "not as wide as Bots needs: {narrow:?}");
+    }
+    expect_rows(&database);
+    assert_eq!(database.sql("SELECT username, password FROM auth_user"), users);
+    let again = json(sandbox.run(&["init-db", "--json"]).expect_code(0));
+    assert_eq!(again["status"], "complete", "{again}");
+    database.sql("DELETE FROM mutex");
+    sandbox.engine(&["--new"]).expect_code(0);
+    sandbox.webserver();
+}
+
+/// Tables and columns by name alone.
+fn column_names(facts: &BTreeSet<String>) -> BTreeSet<String> {
+    let columns = facts.iter().filter(|fact| fact.starts_with("column\t"));
+    columns.map(|fact| fact.split('\t').skip(1).take(2).collect::<Vec<_>>().join(".")).collect()
+}
+
+/// What Django's `--run-syncdb` makes of 3.3.1's models, and an old script that was ended before it went on.
+fn tables_without_defaults_are_mended_while_they_are_empty(engine: Engine) {
+    let database = complete(engine);
+    database.sql("DROP TABLE ta");
+    let own = own_sql(engine, "ta");
+    let create = own.split(';').find(|part| part.contains("CREATE TABLE")).expect("there is one");
+    let bare = create.lines().map(without_default).collect::<Vec<_>>().join("\n");
+    assert!(!bare.contains("DEFAULT"), "{bare}");
+    database.sql(&bare);
+    let sandbox = database.sandbox();
+    let checked = sandbox.run(&["init-db", "--check"]);
+    checked.expect_code(1);
+    assert!(format!("{}{}", checked.stdout, checked.stderr).contains("ta"), "{checked:?}");
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    sandbox.engine(&["--new"]).expect_code(0);
+}
+
+fn without_default(line: &str) -> String {
+    match line.split_once(" DEFAULT ") {
+        Some((before, _)) => format!("{before}{}", if line.trim_end().ends_with(',') { "," } else { "" }),
+        None => line.to_owned(),
+    }
+}
+
+/// The old script, run by several replicas at once, left such rows.
+fn migrations_that_are_noted_twice_do_no_harm(engine: Engine) {
+    let database = complete(engine);
+    database.sql("INSERT INTO django_migrations (app, name, applied) SELECT app, name, applied FROM django_migrations");
+    let sandbox = database.sandbox();
+    sandbox.run(&["init-db"]).expect_code(0);
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+    assert_eq!(difference(&facts(&database), reference(engine)), "");
+}
+
+fn tables_of_somebody_else_stay_when_a_first_start_is_begun_again(engine: Engine) {
+    let database = Database::fresh(engine);
+    database.sql("CREATE TABLE mine (number integer)");
+    let before = facts(&database);
+    let mut sandbox = database.sandbox();
+    let interruption = Interruption::kill_after(&mut sandbox, 25);
+    assert_eq!(sandbox.run(&["init-db"]).code(), 137);
+    interruption.remove(&mut sandbox);
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert_eq!(difference(&before, &facts(&database)).lines().filter(|fact| fact.starts_with('+')).count(), 0);
+    database.sql("DROP TABLE mine");
+    expect_right(&database);
+}
+
+fn rows_that_came_between_two_starts_stay(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let interruption = Interruption::kill_after(&mut sandbox, 25);
+    assert_eq!(sandbox.run(&["init-db"]).code(), 137);
+    interruption.remove(&mut sandbox);
+    // The engine's tables are made at the beginning or at the end; where they are not there yet, somebody makes one.
+    database.sql("CREATE TABLE IF NOT EXISTS persist (domein varchar(35), botskey varchar(35), content text)");
+    database.sql("INSERT INTO persist (domein, botskey, content) VALUES ('kept', 'kept', 'a row of the user')");
+    let next = sandbox.run(&["init-db"]);
+    assert!([0, 1].contains(&next.code()), "{next:?}");
+    assert_eq!(database.value("SELECT content FROM persist WHERE domein = 'kept'"), "a row of the user", "{next:?}");
+}
+
+/// The statement that makes a superuser with this hash of a password.
+fn superuser(name: &str, hash: &str) -> String {
+    format!(
+        "INSERT INTO auth_user (username, password, is_superuser, is_staff, is_active, first_name, last_name, email, \
+         date_joined) VALUES ('{name}', '{hash}', true, true, true, '', '', '', '2020-01-01 00:00:00')"
+    )
+}
+
+/// The database that the installed Bots brings along, as a copy.
+fn bundled() -> Database {
+    let database = Database::fresh(Engine::Sqlite);
+    fs::copy(package().join("install/botsdb"), &database.name).expect("Bots ships one");
+    database
+}
+
+fn the_well_known_account_is_a_finding(engine: Engine) {
+    let hash = bundled().value("SELECT password FROM auth_user WHERE username = 'bots'");
+    let database = complete(engine);
+    database.sql(&superuser("bots", &hash));
+    let mut sandbox = database.sandbox();
+    let checked = sandbox.run(&["init-db", "--check", "--json"]);
+    checked.expect_code(1);
+    let answer = json(&checked);
+    assert!(answer["findings"].to_string().contains("bots"), "{answer}");
+    assert_eq!(answer["missing"], serde_json::json!([]), "{answer}");
+    let refused = sandbox.run(&["webserver"]);
+    assert_ne!(refused.code(), 0, "{refused:?}");
+    assert!(refused.stderr.contains("BOTS_CTL_ALLOW_DEFAULT_PASSWORD"), "{refused:?}");
+    sandbox.set("BOTS_CTL_ALLOW_DEFAULT_PASSWORD", "true");
+    let web = sandbox.webserver();
+    assert!(can_log_in(&sandbox, "bots", "botsbots"));
+    drop(web);
+    sandbox.unset("BOTS_CTL_ALLOW_DEFAULT_PASSWORD");
+    sandbox.set("SUPERUSER_USERNAME", "bots").set("SUPERUSER_PASSWORD", "not well known at all");
+    sandbox.run(&["init-db", "--superuser"]).expect_code(0);
+    let checked = sandbox.run(&["init-db", "--check", "--json"]);
+    assert_eq!(json(checked.expect_code(0))["findings"], serde_json::json!([]), "{checked:?}");
+    let _web = sandbox.webserver();
+    assert!(!can_log_in(&sandbox, "bots", "botsbots"));
+    assert!(can_log_in(&sandbox, "bots", "not well known at all"));
+}
+
+#[test]
+fn the_bundled_database_is_adopted() {
+    let database = bundled();
+    let users = database.sql("SELECT * FROM auth_user");
+    leave_rows(&database);
+    let mut sandbox = database.sandbox();
+    sandbox.set("BOTS_CTL_ALLOW_DEFAULT_PASSWORD", "true");
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert_eq!(database.sql("SELECT * FROM auth_user"), users);
+    expect_rows(&database);
+    let (found, wanted) = (column_names(&facts(&database)), column_names(reference(Engine::Sqlite)));
+    let missing: Vec<_> = wanted.difference(&found).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let again = json(sandbox.run(&["init-db", "--json"]).expect_code(0));
+    assert_eq!(again["status"], "complete", "{again}");
+    database.sql("DELETE FROM mutex");
+    sandbox.engine(&["--new"]).expect_code(0);
+}

@@ -61,7 +61,9 @@ pub fn bots_bin_dir() -> &'static Path {
             return dir.into();
         }
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bots");
-        let installed = Command::new(binary()).arg("install").env("BOTS_CTL_INSTALL_DIR", &dir).output();
+        let mut install = Command::new(binary());
+        install.args(["install", "--with", "mysql,postgresql"]).env("BOTS_CTL_INSTALL_DIR", &dir);
+        let installed = install.output();
         let installed = installed.expect("bots-ctl can be run");
         assert!(installed.status.success(), "bots-ctl install: {}", String::from_utf8_lossy(&installed.stderr));
         dir.join("bin")

@@ -157,7 +157,7 @@ impl Server {
     fn command(&self) -> Command {
         let dir = self.dir.display();
         let mut command = match self.engine {
-            Engine::Mariadb => as_nobody("mariadbd"),
+            Engine::Mariadb => as_nobody("/usr/sbin/mariadbd"),
             _ => as_nobody(postgresql_bin().join("postgres")),
         };
         match self.engine {
@@ -170,7 +170,7 @@ impl Server {
                 .args([format!("--ssl-cert={dir}/server.pem"), format!("--ssl-key={dir}/key.pem")]),
             _ => command.args(["-D", &format!("{dir}/data"), "-p", &self.port.to_string()]).args(
                 [
-                    format!("listen_addresses=127.0.0.1"),
+                    "listen_addresses=127.0.0.1".to_owned(),
                     format!("unix_socket_directories={dir}"),
                     format!("ssl_cert_file={dir}/server.pem"),
                     format!("ssl_key_file={dir}/key.pem"),
