@@ -29,9 +29,15 @@ if [ "${#missing[@]}" -gt 0 ]; then
     as_root=()
     [ "$(id -u)" -eq 0 ] || as_root=(sudo)
     "${as_root[@]}" apt-get update -qq
-    # Tests start servers of their own; RUNLEVEL keeps Debian's scripts from starting one now.
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+    # Tests start servers of their own: this keeps Debian's scripts from starting one.
+    policy=/usr/sbin/policy-rc.d
+    [ -e "$policy" ] || {
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin "$policy"
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+    }
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    [ -z "$(trap)" ] || { "${as_root[@]}" rm -f "$policy"; trap - EXIT; }
 fi
 
 # Real processes, browsers and databases: as many tests at once as there are cores, and no more.

@@ -104,6 +104,7 @@ fn tables_of_the_engine_are_made_again(engine: Engine) {
 fn numbers_of_a_remade_table_go_on_after_those_of_the_reports(engine: Engine) {
     let database = complete(engine);
     let sandbox = database.sandbox();
+    sandbox.run(&["init-db"]).expect_code(0);
     sandbox.engine(&["--new"]).expect_code(0);
     assert_eq!(database.value("SELECT count(*) FROM report"), "1");
     database.sql("DROP TABLE ta");
