@@ -225,6 +225,27 @@ fn a_web_ui_that_is_told_so_leaves_the_database_alone() {
     expect_right(&database);
 }
 
+#[test]
+fn what_makes_no_sense_is_refused_with_its_name() {
+    for args in [&["init-db", "--wait", "soon"][..], &["init-db", "--wait=-1"], &["init-db", "--nonsense"]] {
+        assert_eq!(Sandbox::new().run(args).code(), 64, "{args:?}");
+    }
+    let nonsense = [
+        ("DB_OPTIONS", "no JSON"),
+        ("DB_OPTIONS", "[1]"),
+        ("BOTS_CTL_DATABASE_URL", "no URL"),
+        ("BOTS_CTL_DATABASE_URL", "oracle://localhost/bots"),
+        ("BOTS_CTL_DB_WAIT", "soon"),
+        ("BOTS_CTL_ALLOW_DEFAULT_PASSWORD", "perhaps"),
+    ];
+    for (name, value) in nonsense {
+        let mut sandbox = Sandbox::new();
+        let refused = sandbox.set(name, value).run(&["init-db"]);
+        assert_eq!(refused.code(), 78, "{name}={value}: {refused:?}");
+        assert!(refused.stderr.contains(name), "{refused:?}");
+    }
+}
+
 /// In a file system of its own that is too small, and then is not.
 #[test]
 fn a_full_disk_is_told_and_mended_when_there_is_room() {

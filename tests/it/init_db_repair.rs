@@ -28,7 +28,7 @@ pub fn rounds(few: usize) -> usize {
 /// Some of them, evenly spread.
 pub fn sample<T: Clone>(all: &[T], few: usize) -> Vec<T> {
     let wanted = rounds(few).clamp(1, all.len().max(1));
-    (0..wanted.min(all.len())).map(|number| all[number * all.len() / wanted].clone()).collect()
+    (0..wanted.min(all.len())).map(|number| all[(2 * number + 1) * all.len() / (2 * wanted)].clone()).collect()
 }
 
 /// A row that has to be there afterwards.

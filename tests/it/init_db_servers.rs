@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
+use crate::environment::{is_bots_3, own_settings};
 use crate::init_db_repair::{expect_rows, leave_rows};
 use crate::interruption::Interruption;
 use crate::sandbox::{Finished, Sandbox};
@@ -22,6 +23,7 @@ on_each_server!(
     a_server_that_wants_tls_gets_it,
     a_certificate_of_another_authority_is_refused,
     engine_names_of_django_are_understood,
+    a_settings_py_of_ones_own_decides,
     an_url_that_agrees_is_taken,
     an_url_that_names_another_database_is_refused,
     the_web_ui_does_not_start_without_its_server,
@@ -223,6 +225,27 @@ fn engine_names_of_django_are_understood(engine: Engine) {
     }
     sandbox.set("DB_ENGINE", "django.db.backends.oracle");
     sandbox.run(&["init-db"]).expect_code(78);
+}
+
+fn a_settings_py_of_ones_own_decides(engine: Engine) {
+    let (database, other) = (Database::fresh(engine), Database::fresh(engine));
+    // What the variables name is another one.
+    let sandbox = other.sandbox();
+    let config = sandbox.root().join("config");
+    fs::create_dir_all(&config).expect("made");
+    let backend = if engine == Engine::Mariadb { "mysql" } else { "postgresql" };
+    let old_name = if is_bots_3() && engine == Engine::Postgresql { "_psycopg2" } else { "" };
+    let databases = serde_json::json!({"default": {
+        "ENGINE": format!("django.db.backends.{backend}{old_name}"),
+        "NAME": database.name, "USER": database.user, "PASSWORD": database.password,
+        "HOST": "127.0.0.1", "PORT": database.server().port,
+    }});
+    fs::write(config.join("settings.py"), format!("{}\nDATABASES = {databases}\n", own_settings())).expect("written");
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    assert!(facts(&other).is_empty());
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+    sandbox.engine(&["--new"]).expect_code(0);
 }
 
 /// Everything but letters and digits as %XX.
