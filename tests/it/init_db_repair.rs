@@ -79,7 +79,8 @@ fn each_missing_table_is_named(engine: Engine) {
     let sandbox = database.sandbox();
     for table in tables(&database) {
         rename_table(&database, &table, "put_away");
-        expect_named(&sandbox, &table);
+        // Where that table is missing, so is each migration.
+        expect_named(&sandbox, if table == "django_migrations" { "0001_initial" } else { &table });
         rename_table(&database, "put_away", &table);
     }
     sandbox.run(&["init-db", "--check"]).expect_code(0);
@@ -193,7 +194,7 @@ fn rename_column(database: &Database, table: &str, from: &str, to: &str) {
 fn each_missing_column_is_named(engine: Engine) {
     let database = complete(engine);
     let sandbox = database.sandbox();
-    for (table, column) in sample(&columns(&database), 40) {
+    for (table, column) in sample(&columns(&database), 16) {
         rename_column(&database, &table, &column, "put_away");
         expect_named(&sandbox, &column);
         rename_column(&database, &table, "put_away", &column);
