@@ -12,6 +12,8 @@ need chromium chromium
 need chromedriver chromium-driver
 need unshare util-linux
 need openssl openssl
+need ip iproute2
+need /usr/sbin/pgbouncer pgbouncer
 need /usr/sbin/mariadbd mariadb-server-core
 need mariadb-dump mariadb-client
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing+=(postgresql)

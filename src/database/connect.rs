@@ -131,7 +131,10 @@ async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
     if let Some((certificate, key)) = server.tls.certificate.as_ref().zip(server.tls.key.as_ref()) {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
-    options = options.options(server.session.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    if !server.session.is_empty() {
+        // Even when there is none, a pooler refuses whom it finds with this parameter.
+        options = options.options(server.session.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    }
     if let Some(mode) = server.tls.mode {
         options = options.ssl_mode(match mode {
             Mode::Disabled => PgSslMode::Disable,

@@ -72,7 +72,11 @@ pub async fn acquire(settings: &Settings, name: &str, limit: Duration) -> Result
         let renewed = now();
         let holder = attempt(settings, &mut session, &owner, name).await?;
         if holder.owner == owner {
-            session.refuse_pooler().await?;
+            if let Err(error) = session.refuse_pooler().await {
+                lease_row::release(&mut session.connection, settings, &owner).await?;
+                session.give_back().await?;
+                return Err(error);
+            }
             let locked_by = session.id().await?;
             let settings = settings.clone();
             let lease = Lease { settings, owner, session: Some(session), locked_by, renewed };

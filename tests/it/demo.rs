@@ -14,7 +14,11 @@ pub struct Demo {
 
 impl Demo {
     pub fn new() -> Self {
-        let sandbox = Sandbox::new();
+        Self::install(Sandbox::new())
+    }
+
+    /// With the database that the sandbox is configured with.
+    pub fn install(sandbox: Sandbox) -> Self {
         sandbox.run(&["init-db"]).expect_code(0);
         let demo = Self { sandbox };
         let (install, config) = (format!("{FIXTURE}/install.py"), demo.config_dir());

@@ -23,6 +23,7 @@ mod install;
 mod interruption;
 mod jobqueue;
 mod layout;
+mod lease;
 mod output;
 mod process;
 mod reaping;

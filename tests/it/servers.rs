@@ -415,7 +415,7 @@ fn postgresql_bin() -> PathBuf {
     versions.map(|entry| entry.path().join("bin")).max().expect("one version at least")
 }
 
-fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn as_nobody(program: impl AsRef<std::ffi::OsStr>) -> Command {
     if !Uid::effective().is_root() {
         return Command::new(program);
     }

@@ -1,0 +1,351 @@
+//! One engine at a time over all pods: network namespaces that share a database and a volume stand for the pods.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::demo::Demo;
+use crate::process::wrapped;
+use crate::sandbox::{Finished, Running, bots_bin_dir, free_port, wait_until};
+use crate::servers::{Database, Engine, Server, on_each_database};
+
+/// Copies of one message, so that the engine is busy for a while.
+const MESSAGES: usize = 300;
+
+const MESSAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo/input/single.edi");
+
+on_each_database! {
+    the_second_pod_waits_and_nothing_is_sent_twice,
+    who_does_not_wait_gets_code_3_and_a_name,
+    a_killed_engine_is_recovered_once,
+    an_engine_never_outlives_its_bots_ctl,
+    routes_are_checked_before_python_starts,
+}
+
+mod on_servers {
+    use super::{
+        a_cut_connection_lets_nobody_else_in, a_vanished_holder_is_waited_for_and_its_session_ended,
+        an_engine_whose_lease_was_taken_is_killed,
+    };
+
+    crate::servers::on_each_server! {
+        a_cut_connection_lets_nobody_else_in,
+        a_vanished_holder_is_waited_for_and_its_session_ended,
+        an_engine_whose_lease_was_taken_is_killed,
+    }
+}
+
+/// A system whose pods share a database, and a volume with a home directory.
+struct System {
+    demo: Demo,
+    database: Database,
+}
+
+impl System {
+    fn new(engine: Engine) -> Self {
+        Self::on(Database::fresh(engine))
+    }
+
+    fn on(database: Database) -> Self {
+        let mut sandbox = database.sandbox();
+        if let Some(server) = &database.server {
+            // Its port is on the loopback of another pod. Bots's engine takes the socket of MariaDB from here alone.
+            match server.engine {
+                Engine::Mariadb => sandbox
+                    .set("DB_HOST", "localhost")
+                    .set("DB_OPTIONS", format!("{{\"unix_socket\": \"{}\"}}", server.socket())),
+                _ => sandbox.set("DB_HOST", server.socket()),
+            };
+        }
+        Self { demo: Demo::install(sandbox), database }
+    }
+
+    fn busy(engine: Engine) -> Self {
+        let system = Self::new(engine);
+        system.fill();
+        system
+    }
+
+    fn fill(&self) {
+        for number in 0..MESSAGES {
+            fs::copy(MESSAGE, self.demo.input().join(format!("{number}.edi"))).expect("copied");
+        }
+    }
+
+    /// The command line in a pod of its own.
+    fn command(inner: &Command) -> Command {
+        wrapped(inner, "unshare", &["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "pod"])
+    }
+
+    fn start(&self, args: &[&str]) -> Running {
+        let command = Self::command(&self.demo.sandbox.command(args));
+        Running::start(command, self.demo.sandbox.home.path(), 0)
+    }
+
+    fn run(&self, args: &[&str]) -> Finished {
+        let mut running = self.start(args);
+        let status = running.wait();
+        Finished { status, stdout: running.stdout(), stderr: running.stderr() }
+    }
+
+    /// An engine that has taken files and works on them.
+    fn start_busy(&self) -> Running {
+        let engine = self.start(&["engine", "--new"]);
+        let taken = || fs::read_dir(self.demo.input()).is_ok_and(|left| left.count() < MESSAGES).then_some(());
+        wait_until("it has taken files", taken, || engine.report());
+        engine
+    }
+
+    /// How often every message has gone out.
+    fn sent(&self) -> f64 {
+        let once = fs::metadata(Path::new(MESSAGE).with_file_name("../expected/PO-1001.txt")).expect("there").len();
+        let all = fs::metadata(self.demo.output().join("PO-1001.txt")).map_or(0, |meta| meta.len());
+        all as f64 / (once * MESSAGES as u64) as f64
+    }
+
+    fn recoveries(&self) -> String {
+        self.database.value("SELECT count(*) FROM report WHERE type = 'crashrecovery'")
+    }
+
+    /// As if so much time had passed since the holder's last sign of life.
+    fn age_lease(&self, seconds: u32) {
+        self.database.sql(&format!("UPDATE botsctl_lease SET renewed = renewed - {seconds}000"));
+    }
+}
+
+fn the_second_pod_waits_and_nothing_is_sent_twice(engine: Engine) {
+    let rounds = std::env::var("BOTS_CTL_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+    for round in 0..rounds {
+        let system = System::busy(engine);
+        let mut first = system.start_busy();
+        let mut second = system.start(&["engine", "--new"]);
+        second.wait_stderr("an engine runs already, that of ");
+        assert_eq!(first.wait_code(), 0, "round {round}\n{}", first.report());
+        assert_eq!(second.wait_code(), 0, "round {round}\n{}", second.report());
+        assert_eq!(
+            (system.sent(), system.recoveries().as_str()),
+            (1.0, "0"),
+            "{}\n{}",
+            first.report(),
+            second.report()
+        );
+        assert!(first.stderr().contains(&format!("the run received {MESSAGES} files")), "{}", first.report());
+    }
+}
+
+/// What the others guard against is real: without the lease, Bots itself does it.
+#[test]
+fn without_the_lease_the_second_engine_takes_the_first_for_crashed() {
+    let system = System::busy(Engine::Sqlite);
+    let config = format!("-c{}", system.demo.config_dir());
+    let real = bots_bin_dir().join("bots-engine").display().to_string();
+    let engine = ["exec", "--", &real, &config];
+    let mut first = system.start(&engine);
+    let taken = || fs::read_dir(system.demo.input()).is_ok_and(|left| left.count() < MESSAGES).then_some(());
+    wait_until("it has taken files", taken, || first.report());
+    let second = system.run(&engine);
+    first.wait();
+    let told = format!("{}{}", second.stdout, second.stderr);
+    assert!(told.contains("crashrecovery"), "{told}");
+}
+
+fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
+    let system = System::busy(engine);
+    let mut first = system.start_busy();
+    let refused = system.run(&["engine", "--lease-wait", "0"]);
+    refused.expect_code(3);
+    assert!(refused.stderr.contains("nothing was run: "), "{refused:?}");
+    assert!(refused.stderr.contains(&format!("(process {})", first.pid())), "{refused:?}");
+    system.run(&["engine", "--lease-wait", "0", "--ok-exit", "3"]).expect_code(0);
+    assert_eq!(first.wait_code(), 0, "{}", first.report());
+    system.run(&["engine", "--lease-wait", "0"]).expect_code(0);
+}
+
+fn a_killed_engine_is_recovered_once(engine: Engine) {
+    let system = System::busy(engine);
+    let mut first = system.start_busy();
+    let real = || first.descendants().into_iter().find(|(_, command)| command.contains("bots-engine"));
+    let (real, _) = wait_until("the engine is there", real, || first.report());
+    kill(real, Signal::SIGKILL).expect("it is there");
+    assert_eq!(first.wait_code(), 137, "{}", first.report());
+    let second = system.run(&["engine", "--new"]);
+    assert!([0, 2].contains(&second.code()), "{second:?}");
+    assert!(second.stderr.contains("an earlier run of the engine was cut off: Bots recovers it first"), "{second:?}");
+    let third = system.run(&["engine", "--new"]);
+    third.expect_code(0);
+    assert!(!third.stderr.contains("was cut off"), "{third:?}");
+    assert_eq!(system.recoveries(), "1");
+}
+
+fn an_engine_never_outlives_its_bots_ctl(engine: Engine) {
+    let system = System::busy(engine);
+    let mut first = system.start_busy();
+    let real = || first.descendants().into_iter().find(|(_, command)| command.contains("bots-engine"));
+    let (real, _) = wait_until("the engine is there", real, || first.report());
+    first.signal(Signal::SIGKILL);
+    first.wait();
+    wait_until("the engine is gone", || kill(real, None).is_err().then_some(()), || first.report());
+    if engine != Engine::Sqlite {
+        // Nobody can know that it has gone for good before its time is over.
+        system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
+        system.age_lease(61);
+    }
+    let second = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    second.expect_code(0);
+    assert_eq!(system.recoveries(), "1", "{second:?}");
+}
+
+fn routes_are_checked_before_python_starts(engine: Engine) {
+    let system = System::new(engine);
+    system.database.sql("UPDATE routes SET idroute = 'dormant', active = (1 = 0) WHERE 1 = 0");
+    let refused = system.run(&["engine", "demo_order", "nonsense"]);
+    refused.expect_code(64);
+    let lines: Vec<&str> = refused.stderr.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "bots-ctl: there is no route demo_order; did you mean demo_orders? Active routes: demo_orders",
+            "bots-ctl: there is no route nonsense; active routes: demo_orders",
+        ]
+    );
+    system.run(&["engine", "--allow-unknown-routes", "nonsense"]).expect_code(0);
+    system.run(&["engine", "demo_orders"]).expect_code(0);
+    system.database.sql("UPDATE routes SET active = (1 = 0)");
+    let refused = system.run(&["engine", "demo_orders"]);
+    refused.expect_code(64);
+    assert_eq!(refused.stderr, "bots-ctl: route demo_orders is not active; active routes: none\n");
+    system.database.sql("DROP TABLE routes".to_owned().as_str());
+    let refused = system.run(&["engine", "demo_orders"]);
+    refused.expect_code(1);
+    assert!(refused.stderr.contains("lacks tables of Bots: run bots-ctl init-db first"), "{refused:?}");
+}
+
+/// The sessions of bots-ctl in this database that hold a lock, by the server's numbers.
+fn lock_holders(system: &System) -> Vec<String> {
+    let server = system.database.server();
+    match system.database.engine {
+        Engine::Mariadb => {
+            let query = "SELECT id FROM information_schema.processlist WHERE command = 'Sleep' AND db = ";
+            server.sql(None, &format!("{query}{}", system.database.engine.text(&system.database.name)))
+        }
+        _ => server.sql(
+            Some(&system.database.name),
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM \
+             pg_database WHERE datname = current_database())",
+        ),
+    }
+}
+
+fn cut(system: &System, session: &str) {
+    let server = system.database.server();
+    match system.database.engine {
+        Engine::Mariadb => server.sql(None, &format!("KILL {session}")),
+        _ => server.sql(None, &format!("SELECT pg_terminate_backend({session})")),
+    };
+}
+
+/// An engine that works for as long as it is wanted, whatever it is asked to do.
+fn endless(system: &mut System) -> Running {
+    let script = "#!/bin/sh\necho working\nexec sleep 1000\n";
+    system.demo.sandbox.stand_in("bots-engine", script);
+    let engine = system.start(&["engine"]);
+    wait_until("it works", || engine.stdout().contains("working").then_some(()), || engine.report());
+    engine
+}
+
+fn a_cut_connection_lets_nobody_else_in(engine: Engine) {
+    let mut system = System::new(engine);
+    let mut first = endless(&mut system);
+    let sessions = lock_holders(&system);
+    assert_eq!(sessions.len(), 1, "{sessions:?}");
+    cut(&system, &sessions[0]);
+    wait_until("it is cut", || lock_holders(&system).is_empty().then_some(()), || first.report());
+    system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
+    first.wait_stderr("has its lock back");
+    assert_eq!(lock_holders(&system).len(), 1, "{}", first.report());
+    system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
+    first.signal(Signal::SIGTERM);
+    first.signal(Signal::SIGTERM);
+    first.wait();
+}
+
+/// A node that is gone has not closed its connection: to the server, its session is as good as any.
+fn a_vanished_holder_is_waited_for_and_its_session_ended(engine: Engine) {
+    let mut system = System::new(engine);
+    let mut ghost = endless(&mut system);
+    let sessions = lock_holders(&system);
+    killpg(Pid::from_raw(ghost.pid().as_raw()), Signal::SIGSTOP).expect("it is there");
+    system.demo.sandbox.stand_in("bots-engine", "#!/bin/sh\necho done\n");
+    system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
+    system.age_lease(70);
+    let next = system.run(&["engine", "--lease-wait", "5"]);
+    next.expect_code(0);
+    assert!(next.stderr.contains("ended the session of "), "{next:?}");
+    assert!(!lock_holders(&system).contains(&sessions[0]));
+    // Back from the dead it finds that its lease is over, and ends its engine.
+    killpg(Pid::from_raw(ghost.pid().as_raw()), Signal::SIGCONT).expect("it is there");
+    assert_eq!(ghost.wait_code(), 69, "{}", ghost.report());
+    assert!(ghost.stderr().contains("killing the engine"), "{}", ghost.report());
+}
+
+fn an_engine_whose_lease_was_taken_is_killed(engine: Engine) {
+    let mut system = System::new(engine);
+    let mut first = endless(&mut system);
+    system.database.sql("UPDATE botsctl_lease SET owner = 'somebody', holder = 'somebody else'");
+    assert_eq!(first.wait_code(), 69, "{}", first.report());
+    assert!(first.stderr().contains("the engine lease is lost: somebody else has it now"), "{}", first.report());
+    assert_eq!(first.descendants(), []);
+}
+
+/// The server is there and says nothing more, as behind a network that drops everything.
+#[test]
+fn an_engine_is_killed_before_a_lease_that_cannot_be_renewed_runs_out() {
+    let server = Arc::new(Server::start(Engine::Mariadb));
+    let mut system = System::on(Database::on(&server));
+    let mut engine = endless(&mut system);
+    server.stop();
+    assert_eq!(engine.wait_code(), 69, "{}", engine.report());
+    assert!(engine.stderr().contains("it could not be renewed for 4"), "{}", engine.report());
+}
+
+#[test]
+fn a_proxy_that_pools_transactions_is_refused() {
+    let database = Database::fresh(Engine::Postgresql);
+    let server = database.server();
+    let (dir, port) = (tempfile::tempdir().expect("made"), free_port());
+    let plain = "plain";
+    server.sql(None, &format!("CREATE ROLE pooled LOGIN SUPERUSER PASSWORD '{plain}'"));
+    server.sql(None, "CREATE DATABASE pooled OWNER pooled");
+    let socket = server.socket();
+    for (mode, code) in [("transaction", 78), ("session", 0)] {
+        let config = format!(
+            "[databases]\npooled = host={socket} port={} user=pooled password={plain}\n[pgbouncer]\n\
+             listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n\
+             ignore_startup_parameters = extra_float_digits\n",
+            server.port
+        );
+        fs::write(dir.path().join("pgbouncer.ini"), config).expect("written");
+        let mut bouncer = crate::servers::as_nobody("/usr/sbin/pgbouncer");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("changed");
+        let mut bouncer = bouncer.arg(dir.path().join("pgbouncer.ini")).spawn().expect("see tests/run.sh");
+        let answers = || std::net::TcpStream::connect(("127.0.0.1", port)).ok();
+        wait_until("it listens", answers, String::new);
+        let mut sandbox = crate::sandbox::Sandbox::new();
+        sandbox.set("DB_ENGINE", "postgresql").set("DB_NAME", "pooled").set("DB_USER", "pooled");
+        sandbox.set("DB_PASSWORD", plain).set("DB_HOST", "127.0.0.1").set("DB_PORT", port.to_string());
+        if code == 0 {
+            sandbox.run(&["init-db"]).expect_code(0);
+        }
+        let _turn = crate::sandbox::engine_turn();
+        let done = sandbox.run(&["engine"]);
+        kill(Pid::from_raw(bouncer.id().try_into().expect("a pid")), Signal::SIGKILL).expect("it runs");
+        bouncer.wait().expect("it ends");
+        done.expect_code(code);
+        assert!(code == 0 || done.stderr.contains("behind a proxy that pools transactions"), "{done:?}");
+    }
+}
