@@ -115,7 +115,7 @@ fn a_server_that_starts_later_is_waited_for(engine: Engine) {
     server.stop();
     let sandbox = database.sandbox();
     let mut waiting = sandbox.start(&["init-db", "--wait", "100"]);
-    waiting.wait_stderr("waiting");
+    waiting.wait_stderr("trying again");
     assert!(waiting.stderr().contains(&server.port.to_string()), "{}", waiting.stderr());
     server.resume();
     assert_eq!(waiting.wait_code(), 0, "{}", waiting.report());
