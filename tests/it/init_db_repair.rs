@@ -152,7 +152,7 @@ fn indexes(database: &Database) -> Vec<(String, String)> {
         }
         Engine::Mariadb => {
             "SELECT DISTINCT s.table_name, s.index_name FROM information_schema.statistics s
-             WHERE s.table_schema = database() AND s.index_name <> 'PRIMARY' AND s.table_name NOT LIKE 'botsctl%'
+             WHERE s.table_schema = database() AND s.seq_in_index = 1 AND s.index_name <> 'PRIMARY' AND s.table_name NOT LIKE 'botsctl%'
              AND NOT EXISTS (SELECT 1 FROM information_schema.key_column_usage k WHERE k.table_schema = database()
                  AND k.table_name = s.table_name AND k.column_name = s.column_name
                  AND k.referenced_table_name IS NOT NULL) ORDER BY 2"
