@@ -36,6 +36,9 @@ fn table(status: &Status) -> String {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
+    if let Some(engine) = &status.engine {
+        let _ = writeln!(text, "an engine runs: {} for {}", engine.holder, in_words(engine.seconds));
+    }
     for error in &status.errors {
         let _ = writeln!(text, "not ready: {error}");
     }
@@ -70,6 +73,7 @@ fn in_words(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::status::EngineStatus;
 
     #[test]
     fn spans_have_two_units() {
@@ -95,10 +99,12 @@ mod tests {
             ready: false,
             errors: vec!["webserver is being restarted".into()],
             services: vec![service],
+            engine: Some(EngineStatus { holder: "bots-engine-1 (process 7)".into(), seconds: 65 }),
         };
         let expected = "\
 SERVICE    STATE       READY  PID  UPTIME  RESTARTS  LAST EXIT
 webserver  restarting  no     -    -       2         signal SIGKILL
+an engine runs: bots-engine-1 (process 7) for 1m 5s
 not ready: webserver is being restarted
 ";
         assert_eq!(table(&status), expected);

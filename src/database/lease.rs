@@ -5,6 +5,8 @@
 //! both: the lock, and a row that was released or has not been renewed for its lifetime. The server's clock counts.
 //! Beside SQLite the lock of a file is enough: the system frees it when its holder dies, and never before.
 
+use std::fs::{File, TryLockError};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -14,7 +16,7 @@ use tracing::{info, warn};
 
 use super::connection::Connection;
 use super::lease_row::{self, Holder};
-use super::lock::Name;
+use super::lock::{Name, beside};
 use super::session::Session;
 use super::{Error, Settings};
 
@@ -92,6 +94,24 @@ pub async fn acquire(settings: &Settings, name: &str, limit: Duration) -> Result
         }
         sleep(RETRY).await;
     }
+}
+
+/// Who runs an engine now, if anybody does.
+///
+/// # Errors
+/// What the database says, also when nobody has ever taken the lease.
+pub async fn current(connection: &mut Connection, settings: &Settings) -> Result<Option<Holder>, Error> {
+    let holder = lease_row::read(connection, settings).await?.filter(|holder| !holder.is_gone_since(Duration::ZERO));
+    Ok(match settings {
+        // The row of one that was killed is never renewed, but its lock is free.
+        Settings::Sqlite(database) => holder.filter(|_| is_locked(database)),
+        Settings::Mysql(_) | Settings::Postgres(_) => holder,
+    })
+}
+
+fn is_locked(database: &Path) -> bool {
+    let file = File::open(beside(database, Name::EngineLease));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// One try; the answer is who has the lease now, perhaps we.

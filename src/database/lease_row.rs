@@ -32,7 +32,7 @@ impl Holder {
 
     /// Whether its row was released, or ran out, so long ago.
     pub(super) fn is_gone_since(&self, span: Duration) -> bool {
-        self.silent >= if self.released { span } else { super::lease::LIFETIME + span }
+        if self.released { self.silent >= span } else { self.silent >= super::lease::LIFETIME + span }
     }
 }
 

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use super::connect::{Purpose, connect};
 use super::connection::Connection;
-use super::{Error, Settings, errors};
+use super::lease_row::Holder;
+use super::{Error, Settings, errors, lease};
 
 /// How long an answer may take. A connection that is late is given up: on a server that hangs, or behind a network
 /// that drops packets, it would never come back.
@@ -53,6 +54,14 @@ impl Pinger {
                 Err(Error::Unavailable(format!("the {database} did not answer within {limit} s")))
             }
         }
+    }
+
+    /// Who runs an engine, as far as the database knows. Asked after [`Self::ping`], on the same connection.
+    pub async fn engine(&mut self) -> Option<Holder> {
+        let (file, mut connection) = self.kept.take()?;
+        let holder = timeout(LIMIT, lease::current(&mut connection, &self.settings)).await.ok()?;
+        self.kept = Some((file, connection));
+        holder.ok().flatten()
     }
 
     async fn ask(&mut self, kept: Option<(Option<FileId>, Connection)>) -> Result<Answer, Error> {

@@ -1,6 +1,9 @@
 //! A session that may hold a lock: taken without waiting, given back, and ended from outside where its owner is gone.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::connect::{Purpose, connect};
 use super::connection::Connection;
@@ -62,13 +65,9 @@ impl Session {
     /// What the database says.
     pub async fn try_take(&mut self) -> Result<bool, Error> {
         match &self.lock {
-            Lock::File(file) => match file.try_lock() {
-                Ok(()) => Ok(true),
-                Err(TryLockError::WouldBlock) => Ok(false),
-                Err(TryLockError::Error(error)) => {
-                    Err(Error::Failed(format!("cannot lock beside the {}: {error}", self.settings.describe())))
-                }
-            },
+            Lock::File(file) => try_lock(file).await.map_err(|error| {
+                Error::Failed(format!("cannot lock beside the {}: {error}", self.settings.describe()))
+            }),
             Lock::Words(words) => {
                 let answer = self.connection.value(words.take.clone()).await;
                 Ok(answer.map_err(|error| Error::failed("lock", &self.settings, &error))?.as_deref() == Some("1"))
@@ -146,6 +145,19 @@ impl Session {
             self.settings.describe()
         )))
     }
+}
+
+/// Who only wants to know whether a lock is free has it for a moment.
+async fn try_lock(file: &File) -> std::io::Result<bool> {
+    const MOMENT: Duration = Duration::from_millis(5);
+    for _ in 0..3 {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => sleep(MOMENT).await,
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 fn on_mysql(name: &str) -> Words {

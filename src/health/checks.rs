@@ -5,13 +5,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::report::{Fact, Facts};
+use crate::database::lease_row::Holder;
 use crate::database::pinger::{Answer, Pinger};
 use crate::database::{self, Settings, schema};
 
@@ -49,7 +50,7 @@ pub async fn look_once(targets: &Targets, facts: &watch::Sender<Facts>) {
 struct Probes {
     /// Shared with the question that is under way, of which there is never more than one.
     pinger: Arc<Mutex<Pinger>>,
-    database: Probe<Result<Answer, database::Error>>,
+    database: Probe<(Result<Answer, database::Error>, Option<Holder>)>,
     tables: Probe<Result<(), database::Error>>,
     directories: Probe<[Fact; 2]>,
 }
@@ -62,11 +63,19 @@ impl Probes {
 
     async fn look(&mut self, targets: &Targets, facts: &watch::Sender<Facts>) {
         let pinger = Arc::clone(&self.pinger);
-        let ping = self.database.ask(|| tokio::spawn(async move { pinger.lock().await.ping().await }));
+        let ping = self.database.ask(|| {
+            tokio::spawn(async move {
+                let mut pinger = pinger.lock().await;
+                let answer = pinger.ping().await;
+                let engine = if matches!(answer, Ok(Answer::Free)) { pinger.engine().await } else { None };
+                (answer, engine)
+            })
+        });
         let (botssys, usersys) = (targets.botssys.clone(), targets.usersys.clone());
         let look = move || [directory(&botssys), directory(&usersys)];
         let directories = self.directories.ask(|| tokio::task::spawn_blocking(look));
         let (ping, directories) = tokio::join!(ping, directories);
+        let (ping, engine) = ping.map_or((None, None), |(answer, engine)| (Some(answer), engine));
         let tables = self.look_for_tables(targets, facts).await;
         publish(facts, |facts| {
             // Counted only while the database is no excuse for silence.
@@ -76,6 +85,7 @@ impl Probes {
             facts.database_busy = matches!(ping, Some(Ok(Answer::Busy)));
             facts.database = fact("the database", ping);
             facts.tables = tables;
+            facts.engine = engine.and_then(|holder| Some((holder.name, Instant::now().checked_sub(holder.since)?)));
             let late = || Fact::Bad(format!("the volume did not answer within {} s", PROBE_TIMEOUT.as_secs()));
             [facts.botssys, facts.usersys] = directories.unwrap_or_else(|| [late(), late()]);
         });

@@ -95,6 +95,8 @@ pub struct Facts {
     pub database_busy: bool,
     /// The tables that every service needs are there.
     pub tables: Fact,
+    /// Who runs an engine, here or in another pod, and since when.
+    pub engine: Option<(String, Instant)>,
     /// Bots's storage is there and writable.
     pub botssys: Fact,
     /// The user's scripts are there and writable.
@@ -272,6 +274,7 @@ mod tests {
             database: Fact::Good,
             database_busy: false,
             tables: Fact::Good,
+            engine: None,
             botssys: Fact::Good,
             usersys: Fact::Good,
             config: Fact::Good,

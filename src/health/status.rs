@@ -17,6 +17,18 @@ pub struct Status {
     pub errors: Vec<String>,
     /// The services, in the order of their start.
     pub services: Vec<ServiceStatus>,
+    /// Whose engine runs, here or in another pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineStatus>,
+}
+
+/// An engine that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Pod and process of its bots-ctl.
+    pub holder: String,
+    /// For how many seconds.
+    pub seconds: u64,
 }
 
 /// One service.
@@ -52,7 +64,12 @@ pub fn status(facts: &Facts, now: Instant) -> Status {
         ready: service.takes_work.then(|| is_ready(service, facts)),
     });
     let services = services.collect();
-    Status { version: env!("CARGO_PKG_VERSION").to_owned(), ready: whole.healthy, errors: whole.errors, services }
+    let engine = facts.engine.as_ref().map(|(holder, since)| EngineStatus {
+        holder: holder.clone(),
+        seconds: now.saturating_duration_since(*since).as_secs(),
+    });
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Status { version, ready: whole.healthy, errors: whole.errors, services, engine }
 }
 
 fn state(phase: Phase) -> &'static str {

@@ -25,6 +25,7 @@ on_each_database! {
     a_killed_engine_is_recovered_once,
     an_engine_never_outlives_its_bots_ctl,
     routes_are_checked_before_python_starts,
+    status_tells_whose_engine_runs,
 }
 
 mod on_servers {
@@ -223,6 +224,21 @@ fn routes_are_checked_before_python_starts(engine: Engine) {
     let refused = system.run(&["engine", "demo_orders"]);
     refused.expect_code(1);
     assert!(refused.stderr.contains("lacks tables of Bots: run bots-ctl init-db first"), "{refused:?}");
+}
+
+fn status_tells_whose_engine_runs(engine: Engine) {
+    let mut system = System::new(engine);
+    let _web = system.demo.sandbox.webserver();
+    let mut first = endless(&mut system);
+    let told = format!("(process {}) for ", first.pid());
+    let status = || system.demo.sandbox.run(&["status"]).stdout;
+    wait_until("status tells of it", || status().contains(&told).then_some(()), status);
+    first.signal(Signal::SIGKILL);
+    first.wait();
+    if engine != Engine::Sqlite {
+        system.age_lease(61);
+    }
+    wait_until("status forgets it", || (!status().contains("an engine runs")).then_some(()), status);
 }
 
 /// The sessions of bots-ctl in this database that hold a lock, by the server's numbers.
