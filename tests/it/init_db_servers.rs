@@ -13,6 +13,7 @@ use crate::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
 on_each_server!(
     a_wrong_password_fails_at_once_without_telling_it,
     a_password_from_a_file_is_taken,
+    a_user_with_the_signs_of_the_protocol_logs_in,
     an_unknown_database_fails_at_once_with_its_name,
     a_user_who_may_not_create_tables_is_told_so,
     a_user_who_may_only_read_is_enough_for_a_complete_database,
@@ -69,6 +70,16 @@ fn a_password_from_a_file_is_taken(engine: Engine) {
     expect_right(&database);
 }
 
+/// PostgreSQL's login puts names between commas and equal signs.
+fn a_user_with_the_signs_of_the_protocol_logs_in(engine: Engine) {
+    let database = complete(engine);
+    database.server().create_user("n=a,b=c", "another-secret");
+    database.grant("SELECT", "n=a,b=c");
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_USER", "n=a,b=c").set("DB_PASSWORD", "another-secret").set("BOTS_CTL_DB_WAIT", PATIENCE);
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+}
+
 fn an_unknown_database_fails_at_once_with_its_name(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
@@ -87,7 +98,7 @@ fn an_unknown_database_fails_at_once_with_its_name(engine: Engine) {
 /// A user who can connect, with these rights on everything that is there.
 fn other_user(database: &Database, rights: &str) -> Sandbox {
     let server = database.server();
-    let name = format!("reader {rights} of {}", database.name.split('"').nth(1).expect("numbered"));
+    let name = format!("reader of {}", database.name.split('"').nth(1).expect("numbered"));
     server.create_user(&name, "another-secret");
     database.grant(rights, &name);
     let mut sandbox = database.sandbox();
