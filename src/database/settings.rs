@@ -90,7 +90,7 @@ impl Settings {
         match family {
             "sqlite" => Ok(Self::Sqlite(PathBuf::from(django.name))),
             "mysql" => Ok(Self::Mysql(server(django, url, mysql_place)?)),
-            "postgresql" => Ok(Self::Postgres(server(django, url, postgres_place)?)),
+            "postgresql" => Ok(Self::Postgres(nameable(server(django, url, postgres_place)?)?)),
             _ => Err(Error::Unsupported(format!(
                 "settings.py: DATABASES has ENGINE {}, which bots-ctl does not know: use django.db.backends.sqlite3, \
                  mysql or postgresql",
@@ -182,6 +182,16 @@ fn postgres_place(django: &Django<'_>) -> Result<Place, Error> {
         host if host.starts_with('/') => Ok(Place::Socket { path: host.into(), port }),
         host => Ok(Place::Tcp { host: host.to_owned(), port }),
     }
+}
+
+/// The driver does not write these two signs as the authentication protocol wants them.
+fn nameable(server: Server) -> Result<Server, Error> {
+    if server.user.contains([',', '=']) {
+        let text =
+            format!("cannot log in to PostgreSQL as {}: use an account without comma and equals sign", server.user);
+        return Err(Error::Unsupported(format!("{text} (USER in settings.py, DB_USER)")));
+    }
+    Ok(server)
 }
 
 fn port(text: &str, default: u16) -> Result<u16, Error> {

@@ -166,7 +166,7 @@ impl Server {
                 .args(["--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"])
                 .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M", &format!("--port={}", self.port)])
                 .args([format!("--datadir={dir}/data"), format!("--socket={dir}/socket")])
-                .args([format!("--pid-file={dir}/pid"), format!("--ssl-ca={dir}/ca.pem")])
+                .args([format!("--pid-file={dir}/pid"), format!("--tmpdir={dir}"), format!("--ssl-ca={dir}/ca.pem")])
                 .args([format!("--ssl-cert={dir}/server.pem"), format!("--ssl-key={dir}/key.pem")]),
             _ => command.args(["-D", &format!("{dir}/data"), "-p", &self.port.to_string()]).args(
                 [
