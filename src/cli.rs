@@ -69,9 +69,12 @@ pub enum Command {
     /// Run the translation engine once
     #[command(after_help = "Example:\n  bots-ctl engine --new my_route")]
     Engine(Engine),
-    /// Run the job queue
-    #[command(alias = "jobqueueserver", after_help = "Example:\n  bots-ctl jobqueue")]
-    Jobqueue(Service),
+    /// Run the job queue, which keeps its jobs in the database
+    ///
+    /// One is active per database; another one stands by and takes over. Bots's programs reach it on the port that
+    /// bots.ini names; BOTS_CTL_JOBQUEUE_ADDR and BOTS_CTL_JOBQUEUE_TOKEN open it to other containers.
+    #[command(alias = "jobqueueserver", after_help = "Example:\n  bots-ctl jobqueue\n  bots-ctl job list")]
+    Jobqueue(Jobqueue),
     /// Run the directory monitor
     #[command(after_help = "Example:\n  bots-ctl dirmonitor")]
     Dirmonitor(Service),
@@ -100,7 +103,7 @@ pub enum Command {
     /// Install Bots into a private virtual environment
     #[command(after_help = "Example:\n  bots-ctl install --with mysql,postgresql")]
     Install(Install),
-    /// Add, list or clear jobs
+    /// Add, list, show or remove jobs
     #[command(subcommand, after_help = "Example:\n  bots-ctl job list")]
     Job(Job),
     /// Show the services of this container
@@ -161,6 +164,20 @@ pub struct Status {
     /// Print the listener's JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `jobqueue`.
+#[derive(Debug, Default, Args)]
+pub struct Jobqueue {
+    /// Who does the work: native (bots-ctl itself) or python (Bots's own server) [default: native]
+    #[arg(long, value_name = "BACKEND")]
+    pub backend: Option<String>,
+    /// Address of the health listener
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub health_addr: Option<String>,
+    /// Arguments for bots-jobqueueserver
+    #[arg(last = true)]
+    pub args: Vec<OsString>,
 }
 
 /// Flags of the other services.
@@ -295,14 +312,6 @@ pub struct Exec {
     pub command: Vec<OsString>,
 }
 
-/// A command line to run later.
-#[derive(Debug, Args)]
-pub struct Words {
-    /// The program and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
-    pub command: Vec<OsString>,
-}
-
 /// Flags of `install`.
 #[derive(Debug, Args)]
 pub struct Install {
@@ -323,15 +332,51 @@ pub enum Driver {
 /// What to do with jobs.
 #[derive(Debug, Subcommand)]
 pub enum Job {
-    /// Add a job
-    #[command(after_help = "Example:\n  bots-ctl job add -- bots-engine --new")]
-    Add(Words),
-    /// List waiting jobs
-    #[command(after_help = "Example:\n  bots-ctl job list")]
-    List,
-    /// Remove waiting jobs
+    /// Add a job: a run of the engine, or a task that bots.ini authorises
+    #[command(after_help = "Exit codes: 0 added, 1 refused, 69 no job queue answers; with --wait that of the job.\n\n\
+                      Example:\n  bots-ctl job add -p 1 --wait -- bots-engine --new my_route")]
+    Add(AddJob),
+    /// List the jobs that wait, the first in line first
+    #[command(after_help = "Example:\n  bots-ctl job list --json")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the jobs that wait
     #[command(after_help = "Example:\n  bots-ctl job clear")]
-    Clear,
+    Clear {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what became of a job, and the end of what it printed
+    #[command(after_help = "Example:\n  bots-ctl job show 12")]
+    Show {
+        /// Its number, as `job add` prints it
+        #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+        number: i32,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Flags of `job add`.
+#[derive(Debug, Args)]
+pub struct AddJob {
+    /// From 1, which runs first, to 9
+    #[arg(short, long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=9))]
+    pub priority: i32,
+    /// Wait for the end of the job, print the end of its output, and exit with its code
+    #[arg(long)]
+    pub wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub command: Vec<String>,
 }
 
 /// What to do with the configuration.

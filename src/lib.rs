@@ -7,6 +7,8 @@ pub mod config;
 pub mod database;
 pub mod exit;
 pub mod health;
+pub mod http;
+pub mod jobs;
 pub mod process;
 pub mod supervisor;
 pub mod telemetry;
@@ -84,10 +86,6 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         Command::Dirmonitor(flags) => command::dirmonitor::run(global, &flags),
         Command::Up(flags) => command::up::run(global, &flags),
         Command::Status(flags) => command::status::run(global, &flags),
-        Command::Job(_) => Err(not_available("job")),
+        Command::Job(job) => command::job::run(global, &job),
     }
-}
-
-fn not_available(command: &str) -> Error {
-    Error::new(Kind::Internal, format!("{command} is not available in this version"))
 }

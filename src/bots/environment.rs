@@ -116,6 +116,10 @@ impl Environment {
         if let Some(port) = config.web_port {
             text = edited(origin, set_value(&text, "webserver", "port", &port.to_string()))?;
         }
+        if config.jobqueue.url.is_some() {
+            // Without it no program of Bots would ask for the queue that we pass their jobs on to.
+            text = edited(origin, set_value(&text, "jobqueue", "enabled", "True"))?;
+        }
         let ini = parse_ini(&path, &text)?;
         let faults = ini_faults(origin, &ini, bots.generation());
         if !faults.is_empty() {

@@ -12,6 +12,7 @@ pub mod migrate;
 pub mod seed;
 pub mod service;
 pub mod settings;
+pub mod tasks;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

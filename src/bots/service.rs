@@ -38,8 +38,14 @@ impl Variables {
 }
 
 /// Secrets that no service has a use for.
-const OURS_ALONE: [&str; 4] =
-    ["SUPERUSER_PASSWORD", "SUPERUSER_PASSWORD_FILE", "BOTS_CTL_DATABASE_URL", "BOTS_CTL_DATABASE_URL_FILE"];
+const OURS_ALONE: [&str; 6] = [
+    "SUPERUSER_PASSWORD",
+    "SUPERUSER_PASSWORD_FILE",
+    "BOTS_CTL_DATABASE_URL",
+    "BOTS_CTL_DATABASE_URL_FILE",
+    "BOTS_CTL_JOBQUEUE_TOKEN",
+    "BOTS_CTL_JOBQUEUE_TOKEN_FILE",
+];
 
 /// Variables of our own environment that the children's are built on.
 #[derive(Debug, Clone, Default)]
@@ -152,27 +158,44 @@ pub struct JobQueue {
     pub enabled: bool,
     /// Its port on loopback.
     pub port: u16,
-    /// Directories that the monitor is told to watch.
-    pub monitored: usize,
+    /// How many jobs run at once.
+    pub threads: usize,
+    /// How many minutes a job may run.
+    pub longest_minutes: u64,
+    /// Whether it is ended then.
+    pub kills_overdue: bool,
+    /// First words of tasks that may be run beside the engine.
+    pub authorised: Vec<String>,
     /// The file that says so.
     pub file: PathBuf,
 }
 
 impl JobQueue {
+    /// The port where bots.ini names none.
+    pub const PORT: u16 = 28082;
+
     /// Reads the effective bots.ini.
     ///
     /// # Errors
     /// When it cannot be read; each fault with file and line.
     pub fn read(environment: &Environment) -> Result<Self, Error> {
-        const PORT: u16 = 28082;
         let file = environment.config.join("bots.ini");
         let text = std::fs::read_to_string(&file).map_err(|error| super::files::explain("read", &file, &error))?;
         let ini = parse_ini(&file, &text)?;
-        let enabled = ini.get("jobqueue", "enabled").and_then(|entry| parse_boolean(entry.value)).unwrap_or(false);
-        let port = ini.get("jobqueue", "port").and_then(|entry| parse_integer(entry.value));
-        let port = port.and_then(|port| u16::try_from(port).ok()).unwrap_or(PORT);
-        let monitored = ini.sections().filter(|name| name.starts_with("dirmonitor") && *name != "dirmonitor").count();
-        Ok(Self { enabled, port, monitored, file })
+        let value = |section, key| ini.get(section, key).map(|entry| entry.value);
+        let is_true = |key| value("jobqueue", key).and_then(parse_boolean).unwrap_or(false);
+        let number = |section, key| value(section, key).and_then(parse_integer);
+        let separators = [' ', ',', ';', '\t', '\n'];
+        let words = value("jobqueue", "authorized_tasks").unwrap_or_default().split(separators);
+        Ok(Self {
+            enabled: is_true("enabled"),
+            port: number("jobqueue", "port").and_then(|port| port.try_into().ok()).unwrap_or(Self::PORT),
+            threads: number("jobqueue", "nr_threads").and_then(|count| count.try_into().ok()).unwrap_or(1).max(1),
+            longest_minutes: number("settings", "maxruntime").map_or(60, |minutes| minutes.try_into().unwrap_or(0)),
+            kills_overdue: is_true("killjobsintimeout"),
+            authorised: words.filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+            file,
+        })
     }
 
     /// The fault that keeps the queue, and whoever needs it, from running.

@@ -11,6 +11,7 @@ use nix::libc;
 use nix::unistd::getppid;
 use tracing::debug;
 
+use crate::bots::environment::Environment;
 use crate::bots::{bin_dir, engine_link, service};
 use crate::cli::{self, Cli, Global};
 use crate::config::Override;
@@ -22,7 +23,7 @@ use crate::process::signals::{self, Received, is_forwarded};
 use crate::process::terminal::Terminal;
 use crate::process::{Status, tree};
 
-use super::{Session, child_variables, load_config, with_session};
+use super::{Session, child_variables, load_config, relay, with_session};
 
 /// What the flags of `exec` ask for, checked.
 #[derive(Default)]
@@ -34,6 +35,8 @@ struct Options {
     warn: bool,
     /// What the program leaves in the background goes on without us.
     jobs_live_on: bool,
+    /// Jobs that are submitted here are passed on to the queue of another container.
+    relays: bool,
 }
 
 /// Runs a program.
@@ -66,6 +69,9 @@ fn start(
         if options.warn {
             session.reaper.warn_of_orphans();
         }
+        if options.relays {
+            relay::start(&session.config, &Environment::layout(&session.config)).await;
+        }
         let spec = spec(&session, options, command);
         follow(&mut session, spec, options).await
     })
@@ -81,7 +87,7 @@ fn options(flags: &cli::Exec) -> Result<Options, Error> {
         return Err(wrong("--parent-death-signal", text));
     }
     let (ok_exits, single_child, warn) = (flags.ok_exits.clone(), flags.single_child, flags.warn);
-    Ok(Options { rewrites, parent_death_signal, ok_exits, single_child, warn, jobs_live_on: false })
+    Ok(Options { rewrites, parent_death_signal, ok_exits, single_child, warn, ..Options::default() })
 }
 
 /// Runs a shell: `$SHELL`, else bash, else sh.
@@ -94,7 +100,8 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
     let shell = preferred.unwrap_or_else(|| usual().unwrap_or("/bin/sh").into());
     let types = args.iter().all(|arg| arg.as_bytes().starts_with(b"-") && arg != "-c") && io::stdin().is_terminal();
     // A job that a person leaves in the background goes on, as it does behind any shell.
-    let options = Options { jobs_live_on: types && std::process::id() != 1, ..Options::default() };
+    let jobs_live_on = types && std::process::id() != 1;
+    let options = Options { jobs_live_on, relays: true, ..Options::default() };
     start(global, None, &options, std::iter::once(shell).chain(args).collect())
 }
 

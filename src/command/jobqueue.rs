@@ -1,25 +1,30 @@
-//! `jobqueue`: Bots's own job queue, supervised.
+//! `jobqueue`: the job queue, of our own or Bots's own.
 
-use tracing::warn;
+use std::ffi::OsString;
 
 use crate::bots::Generation;
+use crate::bots::django::Facts;
 use crate::bots::service::{Ground, JobQueue};
 use crate::cli::{self, Global};
-use crate::config::{Config, ServiceName};
-use crate::exit::{Error, Outcome};
+use crate::config::{Backend, Config, Override, ServiceName};
+use crate::exit::{Error, Kind, Outcome};
 
+use super::native_queue::NativeQueue;
 use super::services::{Choice, Launch, check_queue_port, serve};
-use super::{health_override, load_config, with_session};
+use super::{health_override, init_db, load_config, with_session};
 
 /// Runs the command.
 ///
 /// # Errors
 /// Whatever keeps the queue from starting.
-pub fn run(global: &Global, flags: &cli::Service) -> Result<Outcome, Error> {
-    with_session(load_config(global, health_override(flags.health_addr.as_ref()))?, async |session| {
+pub fn run(global: &Global, flags: &cli::Jobqueue) -> Result<Outcome, Error> {
+    let backend = flags.backend.clone();
+    let backend = backend.map(|value| Override { path: "jobqueue.backend", flag: "--backend", value });
+    let given = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
+    with_session(load_config(global, given)?, async |session| {
         let choice = Choice { expected: vec![ServiceName::Jobqueue], initialise: false, restart_hung: false };
-        serve(session, choice, |config, ground, _| {
-            Ok(vec![launch(config, ground, &JobQueue::read(ground.environment)?, &flags.args)?])
+        serve(session, choice, |config, ground, django| {
+            Ok(vec![launch(config, ground, django, &JobQueue::read(ground.environment)?, &flags.args)?])
         })
         .await
     })
@@ -29,15 +34,40 @@ pub fn run(global: &Global, flags: &cli::Service) -> Result<Outcome, Error> {
 pub(super) fn launch(
     config: &Config,
     ground: &Ground<'_>,
+    django: &Facts,
     queue: &JobQueue,
-    args: &[std::ffi::OsString],
+    args: &[OsString],
 ) -> Result<Launch, Error> {
     if !queue.enabled {
         return Err(queue.disabled(ServiceName::Jobqueue).into());
     }
-    check_queue_port(config, queue)?;
-    if ground.bots.generation() == Generation::Three {
-        warn!("the job queue of Bots 3 takes jobs and never runs them");
+    match config.jobqueue.backend {
+        Backend::Native if !args.is_empty() => {
+            let text = "arguments after -- are for bots-jobqueueserver, which --backend python runs";
+            Err(Error::new(Kind::Usage, text))
+        }
+        Backend::Native => {
+            let addr = config.jobqueue.guarded_addr().map_err(|text| Error::new(Kind::Configuration, text))?;
+            let database = init_db::settings(config, django)?;
+            Ok(Launch::queue(NativeQueue::new(config, ground, queue, database, addr), config))
+        }
+        Backend::Python => {
+            check_python(config, ground)?;
+            check_queue_port(config, queue)?;
+            Ok(Launch::new(ground.jobqueue(queue, args), config))
+        }
     }
-    Ok(Launch::new(ground.jobqueue(queue, args), config))
+}
+
+/// What Bots's own server cannot do, and would not say.
+fn check_python(config: &Config, ground: &Ground<'_>) -> Result<(), Error> {
+    const INSTEAD: &str = "use BOTS_CTL_JOBQUEUE_BACKEND=native";
+    let refused = |why: String| Err(Error::new(Kind::Configuration, format!("{why}; {INSTEAD}")));
+    if ground.bots.generation() == Generation::Three {
+        return refused("the job queue of Bots 3 takes jobs and never runs them".to_owned());
+    }
+    match config.jobqueue.addr {
+        Some(addr) => refused(format!("BOTS_CTL_JOBQUEUE_ADDR={addr}: Bots's own job queue serves loopback alone")),
+        None => Ok(()),
+    }
 }

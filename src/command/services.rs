@@ -23,6 +23,8 @@ use crate::supervisor::state::{End, Plan, Policy, Restart};
 use crate::supervisor::task;
 use crate::telemetry::lines::LineSink;
 
+use super::native_queue::NativeQueue;
+use super::relay;
 use super::requests::{Requests, note};
 use super::{Session, child_variables, find_bots, health_targets, init_db, prepare, until_stopped};
 
@@ -38,24 +40,66 @@ pub(super) struct Choice {
 
 /// A service and how this command runs it.
 pub(super) struct Launch {
-    pub service: Service,
+    pub name: ServiceName,
     pub times: StopTimes,
+    pub work: Work,
+}
+
+/// What a service is.
+pub(super) enum Work {
+    /// A process of Bots.
+    Process(Box<Process>),
+    /// The job queue of our own.
+    Queue(Box<NativeQueue>),
+}
+
+/// A service that is a process of Bots.
+pub(super) struct Process {
+    service: Service,
     /// How often, for a service that is meant to end.
-    pub every: Option<Duration>,
+    every: Option<Duration>,
     /// How long what it leaves may delay the next process: another job queue beside an engine would lose jobs.
-    pub settle: Duration,
+    settle: Duration,
 }
 
 impl Launch {
     pub fn new(service: Service, config: &Config) -> Self {
-        let times = match service.name {
-            ServiceName::Webserver => config.stop.webserver,
-            ServiceName::Jobqueue => config.stop.jobqueue,
-            ServiceName::Dirmonitor => config.stop.dirmonitor,
-            ServiceName::Engine => config.stop.engine,
-        };
-        let settle = if service.name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO };
-        Self { service, times, every: None, settle }
+        let (name, times) = (service.name, times(service.name, config));
+        let settle = if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO };
+        Self { name, times, work: Work::Process(Box::new(Process { service, every: None, settle })) }
+    }
+
+    /// A service that is meant to end, and is run so often.
+    pub fn every(service: Service, every: Duration, config: &Config) -> Self {
+        let (name, times) = (service.name, times(service.name, config));
+        let process = Process { service, every: Some(every), settle: Duration::ZERO };
+        Self { name, times, work: Work::Process(Box::new(process)) }
+    }
+
+    pub fn queue(queue: NativeQueue, config: &Config) -> Self {
+        let name = ServiceName::Jobqueue;
+        Self { name, times: times(name, config), work: Work::Queue(Box::new(queue)) }
+    }
+
+    fn sign(&self) -> &Sign {
+        match &self.work {
+            Work::Process(process) => &process.service.sign,
+            Work::Queue(_) => &Sign::None,
+        }
+    }
+
+    fn facts(&self) -> ServiceFacts {
+        let takes_work = matches!(self.work, Work::Queue(_)) || *self.sign() != Sign::None;
+        ServiceFacts::new(self.name.as_str(), takes_work)
+    }
+}
+
+fn times(name: ServiceName, config: &Config) -> StopTimes {
+    match name {
+        ServiceName::Webserver => config.stop.webserver,
+        ServiceName::Jobqueue => config.stop.jobqueue,
+        ServiceName::Dirmonitor => config.stop.dirmonitor,
+        ServiceName::Engine => config.stop.engine,
     }
 }
 
@@ -82,7 +126,7 @@ pub(super) async fn serve(
     let (launches, targets) = prepared?;
     facts.send_modify(|facts| {
         facts.config = Fact::Good;
-        facts.services = launches.iter().map(|launch| facts_of(&launch.service)).collect();
+        facts.services = launches.iter().map(Launch::facts).collect();
     });
     check_grace_period(config, &launches);
     tokio::spawn(checks::watch(targets, facts.clone()));
@@ -126,6 +170,9 @@ async fn prepare_all(
     };
     let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
     let launches = choose(config, &ground, &django)?;
+    if launches.iter().all(|launch| launch.name != ServiceName::Jobqueue) {
+        relay::start(config, &environment).await;
+    }
     Ok((launches, health_targets(config, &django)?))
 }
 
@@ -160,10 +207,6 @@ fn check_port(config: &Config, address: Ipv4Addr, port: u16, what: &str, place: 
     Err(Error::new(Kind::Unavailable, format!("cannot {what} on port {port}: {reason}; set {place}")))
 }
 
-fn facts_of(service: &Service) -> ServiceFacts {
-    ServiceFacts::new(service.name.as_str(), service.sign != Sign::None)
-}
-
 /// The kubelet kills what takes longer, however long it was told to wait here.
 fn check_grace_period(config: &Config, launches: &[Launch]) {
     let needed: Duration = launches.iter().map(|launch| launch.times.drain + launch.times.timeout).sum();
@@ -185,15 +228,15 @@ async fn run(
     started: Instant,
 ) -> Result<Outcome, Error> {
     let Session { config, reaper, signals, lines, .. } = &mut { session };
-    let names: Vec<&'static str> = launches.iter().map(|launch| launch.service.name.as_str()).collect();
-    let urls = launches.iter().map(|launch| place(&launch.service.sign)).collect();
+    let names: Vec<&'static str> = launches.iter().map(|launch| launch.name.as_str()).collect();
+    let urls = launches.iter().map(|launch| place(launch.sign())).collect();
     for (index, launch) in launches.iter().enumerate() {
-        if let Some(sign) = sign_of_life(&launch.service.sign) {
+        if let Some(sign) = sign_of_life(launch.sign()) {
             tokio::spawn(watchdog::watch(index, sign, config.health.interval, facts.clone()));
         }
     }
-    let members =
-        launches.into_iter().enumerate().map(|(index, launch)| member(index, launch, config, lines, &facts)).collect();
+    let members = launches.into_iter().enumerate();
+    let members = members.map(|(index, launch)| member(index, launch, config, reaper, lines, &facts)).collect();
     let mut requests = Requests::new(signals, facts.subscribe(), urls, restart_hung, started);
     let stopping = || {
         facts.send_modify(|facts| facts.stopping = true);
@@ -204,20 +247,46 @@ async fn run(
     outcome(&names, ends)
 }
 
-fn member(index: usize, launch: Launch, config: &Config, lines: &LineSink, facts: &watch::Sender<Facts>) -> Member {
-    let Launch { service, times, every, settle } = launch;
-    let name = service.name.as_str();
-    let restart = if every.is_some() { never(config) } else { restart(config) };
-    let plan = Plan { drain: times.drain, timeout: times.timeout, stop_signal: service.stop_signal, settle, restart };
-    let is_watched = service.sign != Sign::None;
+fn member(
+    index: usize,
+    launch: Launch,
+    config: &Config,
+    reaper: &Reaper,
+    lines: &LineSink,
+    facts: &watch::Sender<Facts>,
+) -> Member {
+    let name = launch.name.as_str();
+    let lines = lines.of(name);
     let mut turn = facts.subscribe();
-    let facts = facts.clone();
     Member {
-        service: task::Service { name, spec: service.spec, plan, lines: lines.of(name), is_watched },
-        every,
+        name,
+        work: match launch.work {
+            Work::Process(service) => {
+                fleet::Work::Process(Box::new(process(index, *service, launch.times, config, lines, facts.clone())))
+            }
+            Work::Queue(queue) => fleet::Work::Task(queue.task(index, reaper, &lines, facts)),
+        },
         turn: Box::pin(async move {
             let _ = turn.wait_for(|facts| facts.services[..index].iter().all(|service| service.answered)).await;
         }),
+    }
+}
+
+fn process(
+    index: usize,
+    process: Process,
+    times: StopTimes,
+    config: &Config,
+    lines: LineSink,
+    facts: watch::Sender<Facts>,
+) -> fleet::Process {
+    let Process { service, every, settle } = process;
+    let restart = if every.is_some() { never(config) } else { restart(config) };
+    let plan = Plan { drain: times.drain, timeout: times.timeout, stop_signal: service.stop_signal, settle, restart };
+    let is_watched = service.sign != Sign::None;
+    fleet::Process {
+        service: task::Service { name: service.name.as_str(), spec: service.spec, plan, lines, is_watched },
+        every,
         observe: Box::new(move |snapshot| {
             facts.send_modify(|facts| note(&mut facts.services[index], snapshot, is_watched, every.is_some()));
         }),

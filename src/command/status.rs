@@ -39,6 +39,9 @@ fn table(status: &Status) -> String {
     if let Some(engine) = &status.engine {
         let _ = writeln!(text, "an engine runs: {} for {}", engine.holder, in_words(engine.seconds));
     }
+    for (name, jobs) in status.services.iter().filter_map(|service| Some((&service.name, service.jobs?))) {
+        let _ = writeln!(text, "{name}: {} waiting, {} running", jobs.waiting, jobs.running);
+    }
     for error in &status.errors {
         let _ = writeln!(text, "not ready: {error}");
     }
@@ -73,7 +76,7 @@ fn in_words(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::status::EngineStatus;
+    use crate::health::status::{EngineStatus, JobsStatus};
 
     #[test]
     fn spans_have_two_units() {
@@ -93,17 +96,28 @@ mod tests {
             restarts: 2,
             last_exit: Some("signal SIGKILL".into()),
             ready: Some(false),
+            jobs: None,
+        };
+        let queue = ServiceStatus {
+            name: "jobqueue".into(),
+            state: "standby".into(),
+            restarts: 0,
+            last_exit: None,
+            jobs: Some(JobsStatus { waiting: 3, running: 1 }),
+            ..service.clone()
         };
         let status = Status {
             version: "1".into(),
             ready: false,
             errors: vec!["webserver is being restarted".into()],
-            services: vec![service],
+            services: vec![service, queue],
             engine: Some(EngineStatus { holder: "bots-engine-1 (process 7)".into(), seconds: 65 }),
         };
         let expected = "\
 SERVICE    STATE       READY  PID  UPTIME  RESTARTS  LAST EXIT
 webserver  restarting  no     -    -       2         signal SIGKILL
+jobqueue   standby     no     -    -       0         -
+jobqueue: 3 waiting, 1 running
 an engine runs: bots-engine-1 (process 7) for 1m 5s
 not ready: webserver is being restarted
 ";

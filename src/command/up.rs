@@ -4,7 +4,6 @@ use std::ffi::OsString;
 
 use tracing::info;
 
-use crate::bots::Generation;
 use crate::bots::service::{Ground, JobQueue};
 use crate::cli::{self, Global};
 use crate::config::{Config, Override, ServiceName};
@@ -36,9 +35,9 @@ pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
         let choice = Choice { expected, initialise: true, restart_hung: true };
         serve(session, choice, |config, ground, django| {
             let queue = JobQueue::read(ground.environment)?;
-            let chosen = config.up.services.clone().unwrap_or_else(|| in_use(ground, &queue));
+            let chosen = config.up.services.clone().unwrap_or_else(|| in_use(&queue));
             let launch = |name| match name {
-                ServiceName::Jobqueue => jobqueue::launch(config, ground, &queue, &[]),
+                ServiceName::Jobqueue => jobqueue::launch(config, ground, django, &queue, &[]),
                 ServiceName::Webserver => {
                     check_web_port(config, ground, django)?;
                     Ok(Launch::new(ground.webserver(django, &[]), config))
@@ -55,22 +54,19 @@ pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
 
 fn engine(config: &Config, ground: &Ground<'_>) -> Launch {
     let new = [OsString::from("--new")];
-    Launch { every: Some(config.up.engine_every), ..Launch::new(ground.engine_by_link(&new), config) }
+    Launch::every(ground.engine_by_link(&new), config.up.engine_every, config)
 }
 
-/// What bots.ini has in use. A queue that never runs a job, as that of Bots 3, would only keep jobs from being run.
-fn in_use(ground: &Ground<'_>, queue: &JobQueue) -> Vec<ServiceName> {
-    let has_queue = queue.enabled && ground.bots.generation() == Generation::Four;
+/// What bots.ini has in use.
+fn in_use(queue: &JobQueue) -> Vec<ServiceName> {
     let is_in_use = |name: &ServiceName| match name {
         ServiceName::Webserver | ServiceName::Engine => true,
-        ServiceName::Jobqueue | ServiceName::Dirmonitor => has_queue,
+        ServiceName::Jobqueue | ServiceName::Dirmonitor => queue.enabled,
     };
     let (chosen, left_out): (Vec<_>, Vec<_>) = ServiceName::ALL.into_iter().partition(is_in_use);
-    let names: Vec<&str> = left_out.iter().map(|name| name.as_str()).collect();
-    if !queue.enabled {
+    if !left_out.is_empty() {
+        let names: Vec<&str> = left_out.iter().map(|name| name.as_str()).collect();
         info!("leaving out {}: [jobqueue] enabled is not True in {}", names.join(" and "), queue.file.display());
-    } else if !has_queue {
-        info!("leaving out {}: the job queue of Bots 3 takes jobs and never runs them", names.join(" and "));
     }
     chosen
 }

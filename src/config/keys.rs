@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::database_url::DatabaseUrl;
 use super::parse::{self, Parsed};
-use super::{ChildOutput, LogFormat, LogLevel, RestartPolicy, ServiceName};
+use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, RestartPolicy, ServiceName};
 
 /// What a TOML value of this setting must be; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +95,12 @@ keys! {
         "the job queue's own drain";
     JOBQUEUE_STOP_TIMEOUT: Duration = "jobqueue.stop_timeout", "BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", Duration, duration,
         "as BOTS_CTL_STOP_TIMEOUT", "the job queue's own stop timeout, in which a running job may finish";
+    JOBQUEUE_BACKEND: Backend = "jobqueue.backend", "BOTS_CTL_JOBQUEUE_BACKEND", Text, backend, "native",
+        "who does the work of the job queue: native (bots-ctl itself) or python (Bots's own server)";
+    JOBQUEUE_ADDR: SocketAddr = "jobqueue.addr", "BOTS_CTL_JOBQUEUE_ADDR", Text, address, "",
+        "address on which the job queue serves other containers, such as 0.0.0.0:28083; needs the token";
+    JOBQUEUE_URL: QueueUrl = "jobqueue.url", "BOTS_CTL_JOBQUEUE_URL", Text, queue_url, "",
+        "job queue of another container, such as `http://bots-jobqueue:28083`; jobs of this container are passed on to it";
     DIRMONITOR_STOP_TIMEOUT: Duration = "dirmonitor.stop_timeout", "BOTS_CTL_DIRMONITOR_STOP_TIMEOUT", Duration, duration,
         "as BOTS_CTL_STOP_TIMEOUT", "the directory monitor's own stop timeout";
     ENGINE_STOP_TIMEOUT: Duration = "engine.stop_timeout", "BOTS_CTL_ENGINE_STOP_TIMEOUT", Duration, duration,
@@ -166,6 +172,8 @@ secrets! {
     DB_PASSWORD = "database.password", "DB_PASSWORD", "database password";
     SECRET_KEY = "django.secret_key", "DJANGO_SECRET_KEY",
         "Django's SECRET_KEY; else a random one is made and kept beside the configuration directory";
+    JOBQUEUE_TOKEN = "jobqueue.token", "BOTS_CTL_JOBQUEUE_TOKEN",
+        "what the job queue and those who use it from other containers know, and nobody else does";
     SUPERUSER_PASSWORD = "superuser.password", "SUPERUSER_PASSWORD",
         "the web user's password; else a random one is made, shown once and kept in admin-password";
 }

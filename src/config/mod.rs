@@ -7,6 +7,7 @@
 pub mod bots_ini;
 pub mod database;
 pub mod database_url;
+pub mod jobqueue;
 pub mod keys;
 pub mod load;
 pub mod parse;
@@ -22,6 +23,7 @@ use secrecy::SecretString;
 
 pub use database::Database;
 pub use database_url::DatabaseUrl;
+pub use jobqueue::{Backend, JobQueue, QueueUrl};
 use load::Reader;
 pub use load::{Fault, Origin, Override, Shown};
 pub use services::{Engine, Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
@@ -49,6 +51,8 @@ pub struct Config {
     pub up: Up,
     /// How engines are run.
     pub engine: Engine,
+    /// The job queue.
+    pub jobqueue: JobQueue,
     /// The health listener.
     pub health: Health,
     /// Logs.
@@ -201,6 +205,7 @@ impl Config {
             watchdog: services::read_watchdog(&mut reader),
             up: services::read_up(&mut reader),
             engine: services::read_engine(&mut reader),
+            jobqueue: jobqueue::read(&mut reader),
             health: read_health(&mut reader),
             log: read_log(&mut reader),
             database: database::read(&mut reader),

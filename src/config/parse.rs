@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ChildOutput, LogFormat, LogLevel, RestartPolicy, ServiceName};
+use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, RestartPolicy, ServiceName};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
 pub type Parsed<T> = Result<T, String>;
@@ -183,6 +183,30 @@ pub fn child_output(value: &str) -> Parsed<ChildOutput> {
     }
 }
 
+/// Who does the work of the job queue.
+pub fn backend(value: &str) -> Parsed<Backend> {
+    match value.to_ascii_lowercase().as_str() {
+        "native" => Ok(Backend::Native),
+        "python" => Ok(Backend::Python),
+        _ => Err("expected native or python".to_owned()),
+    }
+}
+
+/// `http://HOST:PORT`, with or without a path.
+pub fn queue_url(value: &str) -> Parsed<QueueUrl> {
+    const EXPECTED: &str = "expected a URL such as http://bots-jobqueue:28083";
+    let rest = value.strip_prefix("http://").ok_or(EXPECTED)?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (host, port) = authority.rsplit_once(':').ok_or(EXPECTED)?;
+    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '[' | ']' | ':');
+    let is_path = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#');
+    if host.is_empty() || !host.chars().all(is_host) || !path.chars().all(is_path) {
+        return Err(EXPECTED.to_owned());
+    }
+    self::port(port)?;
+    Ok(QueueUrl { authority: authority.to_owned(), path: format!("/{path}") })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,6 +229,18 @@ mod tests {
         assert!(port("0").is_err());
         assert!(port("70000").is_err());
         assert!(port("tcp://10.0.0.1:3306").is_err_and(|e| e.contains("enableServiceLinks")));
+    }
+
+    #[test]
+    fn a_queue_url_has_a_host_and_a_port() {
+        let url = |authority: &str, path: &str| Ok(QueueUrl { authority: authority.into(), path: path.into() });
+        assert_eq!(queue_url("http://bots-jobqueue:28083"), url("bots-jobqueue:28083", "/"));
+        assert_eq!(queue_url("http://[::1]:1/RPC2"), url("[::1]:1", "/RPC2"));
+        for wrong in
+            ["", "queue:1", "https://queue:1", "http://queue", "http://:1", "http://user@queue:1", "http://q:0"]
+        {
+            assert!(queue_url(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -19,6 +19,9 @@ use super::{Error, errors};
 /// How long to wait for a lock that a statement of Bots holds, while initialising.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The same while working: who waits for us gives up after five seconds.
+const WORK_TIMEOUT: Duration = Duration::from_secs(4);
+
 /// How long a server may take to let us in. A host that drops packets would cost minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,10 +30,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Purpose {
     /// To initialise: makes the file when it is missing, waits for locks.
     Initialise,
+    /// To work with rows: makes no file, and waits for a lock, though not as long as a client of ours waits for us.
+    Work,
     /// To look: never makes a file, never waits.
     Probe,
-    /// To work on what is there: never makes a file, waits for locks.
-    Work,
 }
 
 /// Opens the database.
@@ -61,7 +64,11 @@ async fn sqlite(path: &Path, purpose: Purpose) -> Result<Connection, sqlx::Error
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(initialise)
-        .busy_timeout(if purpose == Purpose::Probe { Duration::ZERO } else { BUSY_TIMEOUT })
+        .busy_timeout(match purpose {
+            Purpose::Initialise => BUSY_TIMEOUT,
+            Purpose::Work => WORK_TIMEOUT,
+            Purpose::Probe => Duration::ZERO,
+        })
         .disable_statement_logging();
     options.connect().await.map(Connection::Sqlite)
 }

@@ -139,7 +139,7 @@ pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Op
 const COLUMNS: &str = "owner, holder, acquired, renewed, released";
 
 /// Milliseconds since 1970, as the server counts them.
-fn clock(connection: &Connection) -> &'static str {
+pub(super) fn clock(connection: &Connection) -> &'static str {
     match connection {
         Connection::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
         Connection::Mysql(_) => "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",

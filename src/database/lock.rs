@@ -25,6 +25,8 @@ pub enum Name {
     Initialisation,
     /// The bots-ctl whose engine runs.
     EngineLease,
+    /// The job queue that runs the jobs.
+    ActiveQueue,
 }
 
 impl Name {
@@ -32,6 +34,7 @@ impl Name {
         match self {
             Self::Initialisation => "init",
             Self::EngineLease => "engine",
+            Self::ActiveQueue => "queue",
         }
     }
 
@@ -39,6 +42,7 @@ impl Name {
         match self {
             Self::Initialisation => "initialises",
             Self::EngineLease => "runs the engine on",
+            Self::ActiveQueue => "runs the jobs of",
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Phase {
     Restarting,
     /// Nothing of it runs until its next time has come.
     Waiting,
+    /// Another one does the work, and it takes over when that ends.
+    Standby,
     /// It is gone.
     Ended,
 }
@@ -59,6 +61,17 @@ pub struct Service {
     pub restarts: u32,
     /// How its last process ended.
     pub last_exit: Option<Exit>,
+    /// Its jobs, where it knows of any.
+    pub jobs: Option<Jobs>,
+}
+
+/// The jobs of a job queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Jobs {
+    /// How many wait.
+    pub waiting: u64,
+    /// How many run.
+    pub running: u64,
 }
 
 impl Service {
@@ -76,6 +89,7 @@ impl Service {
             unexcused_misses: 0,
             restarts: 0,
             last_exit: None,
+            jobs: None,
         }
     }
 }
@@ -242,6 +256,7 @@ fn ready(service: &Service, facts: &Facts) -> Looked {
         Phase::Running | Phase::Waiting => Some(format!("{name} does not answer")),
         Phase::Starting => Some(format!("{name} is starting")),
         Phase::Restarting => Some(format!("{name} is being restarted")),
+        Phase::Standby => Some(format!("{name} stands by: another one is active")),
     };
     (name, error)
 }
@@ -324,6 +339,7 @@ mod tests {
         assert!(at(Phase::Starting, Check::Live) && !at(Phase::Starting, Check::Ready));
         assert!(at(Phase::Draining, Check::Live) && !at(Phase::Draining, Check::Ready));
         assert!(at(Phase::Restarting, Check::Live) && !at(Phase::Restarting, Check::Ready));
+        assert!(at(Phase::Standby, Check::Live) && !at(Phase::Standby, Check::Ready));
         assert!(!at(Phase::Ended, Check::Live) && !at(Phase::Ended, Check::Ready));
     }
 

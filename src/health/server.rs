@@ -2,8 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -12,25 +11,14 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::report::{Check, Facts, Report, report};
 use super::status::status;
-
-/// Connections served at once; a kubelet uses a handful, and more than this is somebody's mistake.
-const CONNECTIONS: usize = 256;
-
-/// How long a client may take to send its request headers.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Bytes of request headers that are read at most.
-const HEADER_BYTES: usize = 8 * 1024;
-
-/// How long a connection may stay open altogether: probes are short, and slots are limited.
-const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+use crate::http;
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -52,37 +40,7 @@ pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves until the task is dropped.
 pub async fn serve(listener: TcpListener, facts: watch::Receiver<Facts>) {
-    let router = router(facts);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        // The slot comes first: while all are taken, further clients wait in the kernel's queue.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let connection = connection(stream, router.clone());
-                tokio::spawn(async move {
-                    let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
-                    drop(slot);
-                });
-            }
-            // Out of descriptors, most likely: the next attempt must not spin.
-            Err(error) => {
-                tracing::warn!("cannot accept a connection on the health listener: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn connection(stream: TcpStream, router: Router) {
-    let service = hyper_util::service::TowerToHyperService::new(router);
-    // A client that breaks off or sends rubbish is no event of ours.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    http::server::serve(listener, "health", TowerToHyperService::new(router(facts))).await;
 }
 
 fn router(facts: watch::Receiver<Facts>) -> Router {

@@ -36,7 +36,7 @@ pub struct EngineStatus {
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
-    /// `starting`, `running`, `stopping`, `restarting`, `waiting` or `ended`.
+    /// `starting`, `running`, `stopping`, `restarting`, `waiting`, `standby` or `ended`.
     pub state: String,
     /// Its process, while there is one.
     pub pid: Option<i32>,
@@ -48,6 +48,18 @@ pub struct ServiceStatus {
     pub last_exit: Option<String>,
     /// Whether it can be sent work; `None` for one that is not sent any.
     pub ready: Option<bool>,
+    /// Its jobs, where it knows of any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<JobsStatus>,
+}
+
+/// The jobs of a job queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobsStatus {
+    /// How many wait.
+    pub waiting: u64,
+    /// How many run.
+    pub running: u64,
 }
 
 /// The facts as they are told.
@@ -62,6 +74,7 @@ pub fn status(facts: &Facts, now: Instant) -> Status {
         restarts: service.restarts,
         last_exit: service.last_exit.map(|exit| exit.to_string()),
         ready: service.takes_work.then(|| is_ready(service, facts)),
+        jobs: service.jobs.map(|jobs| JobsStatus { waiting: jobs.waiting, running: jobs.running }),
     });
     let services = services.collect();
     let engine = facts.engine.as_ref().map(|(holder, since)| EngineStatus {
@@ -79,6 +92,7 @@ fn state(phase: Phase) -> &'static str {
         Phase::Draining => "stopping",
         Phase::Restarting => "restarting",
         Phase::Waiting => "waiting",
+        Phase::Standby => "standby",
         Phase::Ended => "ended",
     }
 }

@@ -18,15 +18,34 @@ const CONTROLS: usize = 64;
 
 /// One service of the fleet.
 pub struct Member {
+    /// Its name in the log.
+    pub name: &'static str,
+    /// What it does.
+    pub work: Work,
+    /// Resolves when its turn to start has come.
+    pub turn: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// What a service does, and where.
+pub enum Work {
+    /// It is a process.
+    Process(Box<Process>),
+    /// It is a part of this program, which is told the same things.
+    Task(Task),
+}
+
+/// A service that is a process.
+pub struct Process {
     /// What runs.
     pub service: Service,
     /// Set for a service that is meant to end, and is run so often.
     pub every: Option<Duration>,
-    /// Resolves when its turn to start has come.
-    pub turn: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Told at every change of its life.
     pub observe: Box<dyn FnMut(Snapshot) + Send>,
 }
+
+/// A service that is a part of this program.
+pub type Task = Box<dyn FnOnce(mpsc::Receiver<Control>) -> Pin<Box<dyn Future<Output = Ended> + Send>> + Send>;
 
 /// What the fleet is asked from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +111,7 @@ impl Fleet {
             Self { names: Vec::new(), controls: Vec::new(), tasks: JoinSet::new(), asked: Vec::new(), requests: 0 };
         for (place, member) in members.into_iter().enumerate() {
             let (sender, control) = mpsc::channel(CONTROLS);
-            fleet.names.push(member.service.name);
+            fleet.names.push(member.name);
             fleet.controls.push(sender);
             fleet.asked.push(false);
             let reaper = reaper.clone();
@@ -144,15 +163,22 @@ impl Fleet {
 /// One service from its turn to its end.
 async fn live(mut member: Member, reaper: &Reaper, mut control: mpsc::Receiver<Control>) -> Ended {
     let Some(kept) = turn(&mut member, &mut control).await else { return Ok(End::Stopped) };
-    let Member { service, every, mut observe, .. } = member;
-    let end = match every {
-        Some(every) => run_every(every, &service, reaper, &mut control, &mut observe).await,
-        None => supervise(&service, reaper, &mut control, kept, &mut observe).await,
+    let end = match member.work {
+        Work::Task(task) => task(control).await,
+        Work::Process(process) => run_process(*process, reaper, control, kept).await,
     };
     if let Err(error) = &end {
-        error!(service = service.name, "{error}");
+        error!(service = member.name, "{error}");
     }
     end
+}
+
+async fn run_process(process: Process, reaper: &Reaper, mut control: mpsc::Receiver<Control>, kept: Vec<i32>) -> Ended {
+    let Process { service, every, mut observe } = process;
+    match every {
+        Some(every) => run_every(every, &service, reaper, &mut control, &mut observe).await,
+        None => supervise(&service, reaper, &mut control, kept, &mut observe).await,
+    }
 }
 
 /// Waits for the turn. The answer is the signals that came meanwhile; none when a stop was asked for.

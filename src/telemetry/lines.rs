@@ -13,6 +13,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 use super::level::{level_name, level_of};
 use super::plain::is_plain;
 use super::queue::LineQueue;
+use super::tail::Tail;
 use super::traceback::{Assembler, Record};
 use crate::config::{ChildOutput, LogLevel};
 
@@ -35,6 +36,8 @@ pub enum Stream {
 #[derive(Clone)]
 pub struct LineSink {
     service: &'static str,
+    /// The job whose lines these are, and where the last of them are kept.
+    job: Option<(i64, Tail)>,
     shape: ChildOutput,
     least: LogLevel,
     stdout: LineQueue,
@@ -86,13 +89,19 @@ impl LineSink {
     /// A sink for lines that belong to no service yet. Records go to `stdout`; raw output keeps its stream.
     #[must_use]
     pub fn new(stdout: LineQueue, stderr: LineQueue, shape: ChildOutput, least: LogLevel) -> Self {
-        Self { service: "bots-ctl", shape, least, stdout, stderr }
+        Self { service: "bots-ctl", job: None, shape, least, stdout, stderr }
     }
 
     /// The same sink for a service.
     #[must_use]
     pub fn of(&self, service: &'static str) -> Self {
         Self { service, ..self.clone() }
+    }
+
+    /// The same sink for one job of a service; the end of what it prints is kept as well.
+    #[must_use]
+    pub fn of_job(&self, number: i64, tail: Tail) -> Self {
+        Self { job: Some((number, tail)), ..self.clone() }
     }
 
     /// Whether output is passed on as it is.
@@ -121,6 +130,9 @@ impl Records {
 
     /// Takes a line without its end, or a part of one that `continues`. Bytes that are not UTF-8 are replaced.
     pub fn line(&mut self, line: &[u8], continues: bool) {
+        if let Some((_, tail)) = &self.out.sink.job {
+            tail.push(line, if continues { b"" } else { b"\n" });
+        }
         // Telling that it is valid takes a fraction of the time that replacing takes, even where there is nothing to replace.
         let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let is_part = continues || self.in_parts;
@@ -137,6 +149,9 @@ impl Records {
 
     /// Takes bytes as they are: whole lines, but for what has no end.
     pub fn bytes(&mut self, bytes: &[u8]) {
+        if let Some((_, tail)) = &self.out.sink.job {
+            tail.push(bytes, b"");
+        }
         self.out.batch.extend_from_slice(bytes);
     }
 
@@ -233,14 +248,16 @@ impl Out {
     /// The names among the values are our own and need no escapes.
     fn head_of(&self, timestamp: &str) -> String {
         let (level, service, stream) = (level_name(self.level), self.sink.service, self.stream.name());
+        let job = self.sink.job.as_ref().map(|(number, _)| format!("\"job\":{number},")).unwrap_or_default();
         format!(
-            "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"service\":\"{service}\",\
+            "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"service\":\"{service}\",{job}\
              \"stream\":\"{stream}\",\"message\":"
         )
     }
 
     fn text(&mut self, message: &str, continues: bool) {
-        for part in [self.sink.service, " | ", &shown(message), if continues { CONTINUES } else { "" }] {
+        let job = self.sink.job.as_ref().map(|(number, _)| format!(" {number}")).unwrap_or_default();
+        for part in [self.sink.service, &job, " | ", &shown(message), if continues { CONTINUES } else { "" }] {
             self.batch.extend_from_slice(part.as_bytes());
         }
     }

@@ -9,4 +9,5 @@ pub mod logging;
 mod plain;
 pub mod queue;
 pub mod standard;
+pub mod tail;
 pub mod traceback;

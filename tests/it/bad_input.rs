@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 use crate::environment::{
     as_user, as_user_of_bots, finish, give_to_user, in_mounts, is_bots_3, open_to_all, own_settings, package,
 };
-use crate::sandbox::{Finished, Sandbox};
+use crate::sandbox::{Finished, Sandbox, free_port};
 
 /// What a command that was refused says about each fault, after the rules that hold for all of them.
 fn faults(refused: &Finished, code: i32) -> Vec<&str> {
@@ -568,14 +568,20 @@ fn secrets_are_in_no_output_and_no_file() {
 }
 
 #[test]
-fn commands_of_later_versions_say_so() {
-    let sandbox = Sandbox::new();
-    let commands: [&[&str]; 3] = [&["job", "add", "bots-engine"], &["job", "list"], &["job", "clear"]];
+fn a_job_queue_that_is_away_is_told() {
+    let mut sandbox = Sandbox::new();
+    let place = format!("127.0.0.1:{}", free_port());
+    sandbox.set("BOTS_CTL_JOBQUEUE_URL", format!("http://{place}"));
+    let commands: [&[&str]; 4] =
+        [&["job", "add", "bots-engine"], &["job", "list"], &["job", "clear"], &["job", "show", "1"]];
     for command in commands {
-        let refused = sandbox.run(command);
-        one_fault(&refused, 70, &["not available in this version"]);
-        assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+        one_fault(&sandbox.run(command), 69, &[&format!("cannot reach the job queue on {place}")]);
     }
+    for wrong in [&["job", "add"][..], &["job", "add", "-p", "10", "x"], &["job", "show", "0"], &["job", "show"]] {
+        sandbox.run(wrong).expect_code(64);
+    }
+    sandbox.set("BOTS_CTL_JOBQUEUE_URL", "bots-jobqueue:28083");
+    one_fault(&sandbox.run(&["job", "list"]), 78, &["BOTS_CTL_JOBQUEUE_URL", "http://bots-jobqueue:28083"]);
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 

@@ -287,6 +287,7 @@ fn every_command_has_help_with_an_example() {
         vec!["job", "add"],
         vec!["job", "list"],
         vec!["job", "clear"],
+        vec!["job", "show"],
     ]);
     let helps = commands.iter().map(|command| (command.join(" "), sandbox.run(&[&command[..], &["--help"]].concat())));
     let without: Vec<String> = helps

@@ -1,4 +1,4 @@
-//! `jobqueue` and `dirmonitor`: Bots's own programs under supervision.
+//! `jobqueue --backend python` and `dirmonitor`: Bots's own programs under supervision. Bots 3 has no queue that works.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -18,6 +18,18 @@ server.register_function(lambda: 0, "listjobs")
 server.serve_forever()
 "#;
 
+/// Whether the Bots under test has a job queue that runs jobs.
+fn has_working_queue() -> bool {
+    !crate::environment::is_bots_3()
+}
+
+/// An environment where Bots's own queue does the work.
+fn with_python_queue() -> (Sandbox, u16) {
+    let (mut sandbox, port) = with_queue();
+    sandbox.set("BOTS_CTL_JOBQUEUE_BACKEND", "python");
+    (sandbox, port)
+}
+
 /// An environment whose job queue is in use, on a port of its own.
 pub fn with_queue() -> (Sandbox, u16) {
     let sandbox = Sandbox::new();
@@ -30,7 +42,10 @@ pub fn with_queue() -> (Sandbox, u16) {
 
 #[test]
 fn the_queue_runs_answers_and_stops() {
-    let (sandbox, port) = with_queue();
+    if !has_working_queue() {
+        return;
+    }
+    let (sandbox, port) = with_python_queue();
     for command in ["jobqueue", "jobqueueserver"] {
         let mut queue = sandbox.start(&[command]);
         queue.wait_ready();
@@ -49,7 +64,10 @@ fn the_queue_runs_answers_and_stops() {
 
 #[test]
 fn an_engine_of_the_queue_finishes_before_the_end() {
-    let (mut sandbox, port) = with_queue();
+    if !has_working_queue() {
+        return;
+    }
+    let (mut sandbox, port) = with_python_queue();
     sandbox.stand_in("bots-jobqueueserver", BUSY_QUEUE);
     sandbox.set("QUEUE_PORT", port.to_string()).set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "1h");
     let mut queue = sandbox.start(&["jobqueue"]);
@@ -66,7 +84,10 @@ fn an_engine_of_the_queue_finishes_before_the_end() {
 /// Another queue would start the next engine beside it, which Bots refuses, and the job would be lost.
 #[test]
 fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
-    let (mut sandbox, port) = with_queue();
+    if !has_working_queue() {
+        return;
+    }
+    let (mut sandbox, port) = with_python_queue();
     sandbox.stand_in("bots-jobqueueserver", BUSY_QUEUE);
     sandbox.set("QUEUE_PORT", port.to_string()).set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "1h");
     sandbox.set("BOTS_CTL_RESTART_DELAY", "1ms");
@@ -89,7 +110,10 @@ fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
 /// Bots's queue serves one client at a time: one that connects and stays silent blocks all others.
 #[test]
 fn a_queue_that_no_longer_answers_is_not_live() {
-    let (mut sandbox, port) = with_queue();
+    if !has_working_queue() {
+        return;
+    }
+    let (mut sandbox, port) = with_python_queue();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_MISSES", "1");
     let queue = sandbox.start(&["jobqueue"]);
     queue.wait_ready();
@@ -111,6 +135,19 @@ fn a_queue_that_is_not_in_use_names_the_key() {
         let start = format!("bots-ctl: {}: [jobqueue] enabled is not True", ini.display());
         assert!(refused.stderr.contains(&start), "{}", refused.stderr);
     }
+}
+
+#[test]
+fn a_queue_that_never_runs_a_job_is_refused() {
+    if has_working_queue() {
+        return;
+    }
+    let (sandbox, _) = with_python_queue();
+    let refused = sandbox.run(&["jobqueue"]);
+    refused.expect_code(78);
+    assert!(refused.stderr.contains("takes jobs and never runs them; use BOTS_CTL_JOBQUEUE_BACKEND=native"));
+    sandbox.run(&["jobqueue", "--backend", "neither"]).expect_code(64);
+    sandbox.run(&["jobqueue", "--backend", "native", "--", "-x"]).expect_code(64);
 }
 
 #[test]

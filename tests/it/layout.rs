@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module, and what of this crate it may use beside itself. `exit` is plain data that everything may use.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     ("exit", &[]),
     ("cli", &[]),
     ("config", &[]),
@@ -14,8 +14,10 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("database", &["config"]),
     ("bots", &["config", "process"]),
     ("supervisor", &["process", "telemetry"]),
-    ("health", &["config", "database", "telemetry"]),
-    ("command", &["bots", "cli", "config", "database", "health", "process", "supervisor", "telemetry"]),
+    ("http", &[]),
+    ("health", &["config", "database", "http", "telemetry"]),
+    ("jobs", &["config", "database", "http", "process", "supervisor", "telemetry"]),
+    ("command", &["bots", "cli", "config", "database", "health", "http", "jobs", "process", "supervisor", "telemetry"]),
 ];
 
 /// Modules that are pure: nothing but the standard library and plain data.

@@ -34,7 +34,8 @@ fn all_start_in_order_and_stop_in_reverse() {
     let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} is not in\n{log}"));
     assert!(at("the job queue answers") < at("the web UI answers"), "{log}");
     assert!(at("the web UI answers") < at("engine ended"), "{log}");
-    assert!(at("draining for 0.1 s") < at("webserver ended") && at("webserver ended") < at("jobqueue ended"), "{log}");
+    assert!(at("draining for 0.1 s") < at("webserver ended"), "{log}");
+    assert!(at("webserver has stopped") < at("jobqueue has stopped"), "{log}");
     assert_eq!(processes_with(&sandbox.home.path().display().to_string()), []);
 }
 
@@ -64,12 +65,12 @@ fn a_service_that_ends_for_good_takes_the_others_with_it() {
     sandbox.set("BOTS_CTL_RESTART", "never");
     let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
     up.wait_ready();
-    let queue = || up.descendants().into_iter().find(|(_, command)| command.contains("bots-jobqueueserver"));
-    let (queue, _) = wait_until("the queue runs", queue, || up.report());
-    kill(queue, Signal::SIGKILL).expect("it is there");
+    let web = || up.descendants().into_iter().find(|(_, command)| command.contains("bots-webserver"));
+    let (web, _) = wait_until("the web UI runs", web, || up.report());
+    kill(web, Signal::SIGKILL).expect("it is there");
     assert_eq!(up.wait_code(), 137, "{}", up.report());
-    assert!(up.stderr().contains("jobqueue ended by itself with signal SIGKILL"), "{}", up.stderr());
-    assert!(up.stderr().contains("webserver has stopped"), "{}", up.stderr());
+    assert!(up.stderr().contains("webserver ended by itself with signal SIGKILL"), "{}", up.stderr());
+    assert!(up.stderr().contains("jobqueue has stopped"), "{}", up.stderr());
 }
 
 #[test]
@@ -131,7 +132,7 @@ fn a_killed_bots_ctl_leaves_no_service_behind() {
     let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
     up.wait_ready();
     let below = up.descendants();
-    assert_eq!(below.len(), 2, "{below:?}");
+    assert_eq!(below.len(), 1, "{below:?}");
     up.signal(Signal::SIGKILL);
     up.wait();
     let gone = || processes_with(&sandbox.root().display().to_string()).is_empty().then_some(());

@@ -23,7 +23,7 @@ use crate::supervisor::task::{Control, Service, supervise};
 use crate::telemetry::lines::LineSink;
 
 use super::super::services::{known_facts, never, outcome_of};
-use super::super::{Session, child_variables, find_bots, init_db, prepare, until_stopped};
+use super::super::{Session, child_variables, find_bots, init_db, prepare, relay, until_stopped};
 
 /// Bots's own code for an engine that finds another one running.
 const BUSY: u8 = 3;
@@ -70,6 +70,7 @@ async fn prepare_run(config: &Config, reaper: &Reaper, arguments: &EngineArgumen
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = prepare(config, &bots).await?;
+    relay::start(config, &environment).await;
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::settings(config, &known_facts(&context).await?)?;
     let mut lease = match lease::acquire(&settings, &our_name(), config.engine.lease_wait).await? {

@@ -23,7 +23,7 @@ use crate::database::expected::{Expected, ManagedTable, Variant};
 use crate::database::lock::{self, Held, Name};
 use crate::database::schema::{self, Look};
 use crate::database::settings::Django;
-use crate::database::{Settings, wait};
+use crate::database::{Settings, jobs, wait};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::{network, tree};
 
@@ -300,6 +300,7 @@ impl Ground<'_> {
         report: &mut Report,
     ) -> Result<(), Error> {
         let begin = Instant::now();
+        jobs::make(&self.settings, &mut held.connection).await?;
         critical.set(true);
         let completed = complete(self, &mut held, python, &look, user, report).await;
         critical.set(false);

@@ -1,0 +1,161 @@
+//! Tasks of the job queue: which may be run, and how.
+//!
+//! Bots's programs name the engine in several ways: `bots-engine`, its full path, and with Bots 3 the Python that runs
+//! it and its full path. All of them are the same engine, which is started by the name that PATH leads to.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::service::{Ground, Variables};
+use crate::process::child::Spec;
+
+/// The engine's program.
+const ENGINE: &str = "bots-engine";
+
+/// Which tasks may be run, and how. Outlives the preparations.
+#[derive(Clone)]
+pub struct Tasks {
+    bin_dir: PathBuf,
+    config: PathBuf,
+    root: PathBuf,
+    variables: Variables,
+    authorised: Vec<String>,
+}
+
+/// A task that may be run.
+#[derive(Debug, PartialEq, Eq)]
+enum Known<'a> {
+    /// The engine, with these arguments.
+    Engine(&'a [String]),
+    /// What bots.ini authorises.
+    Other(&'a String, &'a [String]),
+}
+
+impl Tasks {
+    /// Tasks of this environment. `authorised` are first words that bots.ini names.
+    #[must_use]
+    pub fn new(ground: &Ground<'_>, authorised: Vec<String>) -> Self {
+        Self {
+            bin_dir: ground.bots.bin_dir.clone(),
+            config: ground.environment.config.clone(),
+            root: ground.environment.root.clone(),
+            variables: ground.variables.clone(),
+            authorised,
+        }
+    }
+
+    /// How a task is started, and whether it is an engine; nothing for one that is not authorised.
+    #[must_use]
+    pub fn spec(&self, words: &[String]) -> Option<(Spec, bool)> {
+        let known = self.known(words)?;
+        let mut spec = match known {
+            Known::Engine(arguments) => self.engine(arguments),
+            Known::Other(program, arguments) => Spec::new(program).args(arguments.iter().map(String::as_str)),
+        };
+        spec.directory = Some(self.root.clone());
+        Some((self.variables.apply(spec), matches!(known, Known::Engine(_))))
+    }
+
+    fn known<'a>(&self, words: &'a [String]) -> Option<Known<'a>> {
+        match words {
+            [first, rest @ ..] if self.is_engine(first) => Some(Known::Engine(rest)),
+            [first, second, rest @ ..] if self.is_python(first) && self.is_engine(second) && second.contains('/') => {
+                Some(Known::Engine(rest))
+            }
+            [first, rest @ ..] if self.authorised.contains(first) => Some(Known::Other(first, rest)),
+            _ => None,
+        }
+    }
+
+    /// The name, or the path of one that is there: beside Bots's other programs, or where the engine's PATH leads.
+    fn is_engine(&self, word: &str) -> bool {
+        let path = Path::new(word);
+        let known = |dir: &Path| path.parent() == Some(dir);
+        word == ENGINE
+            || path.file_name() == Some(OsStr::new(ENGINE))
+                && path.is_file()
+                && (known(&self.bin_dir) || self.path().iter().any(|dir| known(dir)))
+    }
+
+    fn is_python(&self, word: &str) -> bool {
+        let path = Path::new(word);
+        let is_named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python"));
+        is_named && path.parent() == Some(&self.bin_dir) && path.is_file()
+    }
+
+    fn path(&self) -> Vec<PathBuf> {
+        let path = self.variables.0.iter().find(|(name, _)| name == "PATH");
+        path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default()
+    }
+
+    /// Without a configuration directory it would take the one of its own choice, which need not be this.
+    fn engine(&self, arguments: &[String]) -> Spec {
+        let mut spec = Spec::new(ENGINE);
+        if !arguments.iter().any(|argument| argument.starts_with("-c")) {
+            let mut config = std::ffi::OsString::from("-c");
+            config.push(&self.config);
+            spec = spec.arg(config);
+        }
+        spec.args(arguments.iter().map(String::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tasks(dir: &Path) -> Tasks {
+        for name in ["bots-engine", "python3", "other"] {
+            std::fs::write(dir.join(name), "").expect("written");
+        }
+        Tasks {
+            bin_dir: dir.to_path_buf(),
+            config: "/env/config".into(),
+            root: "/env".into(),
+            variables: Variables(vec![("PATH".into(), dir.into())]),
+            authorised: vec!["/bin/custom".into()],
+        }
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_submitter_names_the_same_engine() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (tasks, bin) = (tasks(dir.path()), dir.path().display());
+        for start in
+            ["bots-engine".to_owned(), format!("{bin}/bots-engine"), format!("{bin}/python3 {bin}/bots-engine")]
+        {
+            let task = words(&format!("{start} -c/c --new"));
+            let (spec, is_engine) = tasks.spec(&task).unwrap_or_else(|| panic!("{start} is authorised"));
+            assert!(is_engine && spec.program == "bots-engine", "{start}");
+            assert_eq!(spec.args, ["-c/c", "--new"], "{start}");
+        }
+        assert_eq!(tasks.spec(&words("bots-engine --new")).expect("authorised").0.args, ["-c/env/config", "--new"]);
+    }
+
+    #[test]
+    fn nothing_else_is_authorised_but_what_bots_ini_names() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (tasks, bin) = (tasks(dir.path()), dir.path().display());
+        let (spec, is_engine) = tasks.spec(&words("/bin/custom a")).expect("authorised");
+        assert!(!is_engine && spec.program == "/bin/custom" && spec.args == ["a"]);
+        let wrong = [
+            "",
+            "/bin/touch x",
+            "sh bots-engine",
+            "/tmp/bots-engine",
+            &format!("{bin}/other"),
+            &format!("{bin}/python3 -c print()"),
+            &format!("{bin}/python3 bots-engine"),
+            &format!("/usr/bin/python3 {bin}/bots-engine"),
+            &format!("{bin}/../bots-engine"),
+        ];
+        for wrong in wrong {
+            assert!(tasks.spec(&words(wrong)).is_none(), "{wrong}");
+        }
+        assert!(tasks.spec(&[]).is_none());
+    }
+}

@@ -1,0 +1,253 @@
+//! The job queue that bots-ctl runs itself: what it is made from, its listeners, and what the facts say of it.
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::gethostname;
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{error, info};
+
+use crate::bots::environment::random_text;
+use crate::bots::service::{Ground, JobQueue};
+use crate::bots::tasks::Tasks;
+use crate::config::Config;
+use crate::database::Settings;
+use crate::exit::{Exit, Kind};
+use crate::health::report::{Facts, Jobs, Phase, Service};
+use crate::jobs::listener::{bind, bind_loopback, serve};
+use crate::jobs::queue::{Activity, Launch, Launcher, Order, Queue, Setup, Status, queue};
+use crate::jobs::runner::Limits;
+use crate::process::reaper::Reaper;
+use crate::supervisor::fleet::{Ended, Task};
+use crate::supervisor::state::End;
+use crate::supervisor::task::Control;
+use crate::telemetry::lines::LineSink;
+
+/// How long a queue that takes over waits for its predecessor's ports.
+const PORT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is known before anything is started.
+pub(super) struct NativeQueue {
+    database: Settings,
+    slots: usize,
+    limits: Limits,
+    drain: Duration,
+    tasks: Tasks,
+    places: Places,
+}
+
+/// Its place among the facts.
+struct Place {
+    facts: watch::Sender<Facts>,
+    index: usize,
+}
+
+impl Place {
+    fn change(&self, change: impl FnOnce(&mut Service)) {
+        self.facts.send_modify(|facts| change(&mut facts.services[self.index]));
+    }
+}
+
+/// Where it listens.
+#[derive(Clone)]
+struct Places {
+    port: u16,
+    /// The file that says so.
+    file: PathBuf,
+    network: Option<(SocketAddr, Option<SecretString>)>,
+}
+
+/// A place where it cannot listen, and what to do.
+struct Taken(String);
+
+impl NativeQueue {
+    pub fn new(
+        config: &Config,
+        ground: &Ground<'_>,
+        queue: &JobQueue,
+        database: Settings,
+        addr: Option<SocketAddr>,
+    ) -> Self {
+        let times = config.stop.jobqueue;
+        let longest = Duration::from_secs(queue.longest_minutes.saturating_mul(60));
+        let network = addr.map(|addr| (addr, config.jobqueue.token.clone()));
+        Self {
+            database,
+            slots: queue.threads,
+            limits: Limits { longest, kill: queue.kills_overdue, grace: times.timeout },
+            drain: times.drain,
+            tasks: Tasks::new(ground, queue.authorised.clone()),
+            places: Places { port: queue.port, file: queue.file.clone(), network },
+        }
+    }
+
+    /// As a member of a fleet, whose facts are at `index`.
+    pub fn task(self, index: usize, reaper: &Reaper, lines: &LineSink, facts: &watch::Sender<Facts>) -> Task {
+        let (reaper, lines) = (reaper.clone(), lines.clone());
+        let place = Place { facts: facts.clone(), index };
+        Box::new(move |control| {
+            Box::pin(async move {
+                let ended = self.live(reaper, lines, control, &place).await;
+                place.change(|service| service.phase = Phase::Ended);
+                ended
+            })
+        })
+    }
+
+    async fn live(self, reaper: Reaper, lines: LineSink, control: mpsc::Receiver<Control>, place: &Place) -> Ended {
+        let (places, drain) = (self.places.clone(), self.drain);
+        let (orders, mut told) = mpsc::channel(8);
+        let (queue, mut status, worker) = queue(self.setup(reaper, lines));
+        let mut listeners = Listeners { places, queue, tasks: JoinSet::new(), was_standby: false };
+        let work = worker.run(&mut told);
+        let stop = pass_on(control, orders.clone(), drain, place);
+        tokio::pin!(work, stop);
+        loop {
+            tokio::select! {
+                end = &mut work => return Ok(end),
+                () = &mut stop => {}
+                Ok(()) = status.changed() => {
+                    let now = *status.borrow_and_update();
+                    place.change(|service| note(service, now));
+                    if let Err(Taken(why)) = listeners.follow(now.activity).await {
+                        error!("{why}");
+                        return Ok(End::Exited(Exit::Code(Kind::Unavailable.code())));
+                    }
+                    if now.activity == Activity::Active {
+                        place.change(|service| service.answered = true);
+                        let _ = orders.try_send(Order::Begin);
+                    }
+                }
+            }
+        }
+    }
+
+    fn setup(self, reaper: Reaper, lines: LineSink) -> Setup {
+        let host = gethostname().unwrap_or_default();
+        let tasks = self.tasks;
+        let launcher: Launcher =
+            Arc::new(move |words| tasks.spec(words).map(|(spec, is_engine)| Launch { spec, is_engine }));
+        Setup {
+            database: self.database,
+            owner: format!("{:.60}-{}-{}", host.to_string_lossy(), std::process::id(), random_text(8)),
+            slots: self.slots,
+            limits: self.limits,
+            stop_timeout: self.limits.grace,
+            launcher,
+            reaper,
+            lines,
+        }
+    }
+}
+
+/// The listeners are there while the queue is the active one, so that one that stands by leaves it the ports.
+struct Listeners {
+    places: Places,
+    queue: Queue,
+    tasks: JoinSet<()>,
+    was_standby: bool,
+}
+
+impl Listeners {
+    async fn follow(&mut self, activity: Activity) -> Result<(), Taken> {
+        match activity {
+            Activity::Active if self.tasks.is_empty() => self.listen().await,
+            Activity::Standby => {
+                self.was_standby = true;
+                self.tasks.shutdown().await;
+                Ok(())
+            }
+            Activity::Active | Activity::Starting | Activity::Unavailable => Ok(()),
+        }
+    }
+
+    async fn listen(&mut self) -> Result<(), Taken> {
+        let until = Instant::now() + PORT_PATIENCE;
+        let bound = loop {
+            match self.places.bind().await {
+                Err(_) if self.was_standby && Instant::now() < until => sleep(Duration::from_millis(100)).await,
+                bound => break bound?,
+            }
+        };
+        for (listener, token) in bound {
+            self.tasks.spawn(serve(listener, self.queue.clone(), token));
+        }
+        info!("the job queue answers on port {}", self.places.port);
+        if let Some((addr, _)) = &self.places.network {
+            info!("the job queue answers other containers on {addr}");
+        }
+        Ok(())
+    }
+}
+
+impl Places {
+    async fn bind(&self) -> Result<Vec<(TcpListener, Option<SecretString>)>, Taken> {
+        let taken = |on: String, error: &io::Error, place: &str| {
+            let reason = match error.kind() {
+                io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+                _ => error.to_string(),
+            };
+            Taken(format!("cannot serve the job queue on {on}: {reason}; set {place}"))
+        };
+        let place = format!("[jobqueue] port in {}", self.file.display());
+        let port = self.port;
+        let local = bind_loopback(port).await.map_err(|error| taken(format!("port {port}"), &error, &place))?;
+        let mut bound: Vec<_> = local.into_iter().map(|listener| (listener, None)).collect();
+        if let Some((addr, token)) = &self.network {
+            let listener =
+                bind(*addr).await.map_err(|error| taken(addr.to_string(), &error, "BOTS_CTL_JOBQUEUE_ADDR"))?;
+            bound.push((listener, token.clone()));
+        }
+        Ok(bound)
+    }
+}
+
+/// Passes on that the queue is to stop: after the drain, and at once when asked again.
+async fn pass_on(mut control: mpsc::Receiver<Control>, orders: mpsc::Sender<Order>, drain: Duration, place: &Place) {
+    asked_to_stop(&mut control).await;
+    place.change(|service| service.phase = Phase::Draining);
+    tokio::select! {
+        () = sleep(drain) => {}
+        () = asked_to_stop(&mut control) => {}
+    }
+    loop {
+        let _ = orders.send(Order::Stop).await;
+        asked_to_stop(&mut control).await;
+    }
+}
+
+async fn asked_to_stop(control: &mut mpsc::Receiver<Control>) {
+    loop {
+        match control.recv().await {
+            Some(Control::Stop) => return,
+            Some(Control::Forward(_) | Control::Answered(_) | Control::Hung(_)) => {}
+            None => pending().await,
+        }
+    }
+}
+
+/// Takes down how the queue fares. One that stands by has done all that others have to wait for.
+fn note(service: &mut Service, status: Status) {
+    service.jobs = Some(Jobs { waiting: status.waiting, running: status.running });
+    service.answered |= status.activity == Activity::Standby;
+    service.misses = u32::from(status.activity == Activity::Unavailable);
+    if service.phase == Phase::Draining {
+        return;
+    }
+    service.phase = match status.activity {
+        Activity::Starting => Phase::Starting,
+        Activity::Standby => Phase::Standby,
+        Activity::Active | Activity::Unavailable => Phase::Running,
+    };
+    if status.activity == Activity::Standby {
+        service.jobs = None;
+    }
+}

@@ -1,0 +1,39 @@
+//! The job queue's port where the queue is in another container.
+
+use std::io;
+use std::sync::Arc;
+
+use tracing::{debug, info, warn};
+
+use crate::bots::environment::Environment;
+use crate::bots::service::JobQueue;
+use crate::config::Config;
+use crate::http::client::Target;
+use crate::jobs::listener::bind_loopback;
+use crate::jobs::relay::{Relay, serve};
+
+/// Starts a relay to `BOTS_CTL_JOBQUEUE_URL`, if that is set.
+pub(super) async fn start(config: &Config, environment: &Environment) {
+    let Some(target) = target(config) else { return };
+    let port = JobQueue::read(environment).map_or(JobQueue::PORT, |queue| queue.port);
+    match bind_loopback(port).await {
+        Ok(listeners) => {
+            info!("jobs are passed on from port {port} to {}", target.authority);
+            let relay = Arc::new(Relay::new(target));
+            for listener in listeners {
+                tokio::spawn(serve(listener, Arc::clone(&relay)));
+            }
+        }
+        // Another bots-ctl of this pod does it already, most likely.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            debug!("jobs are not passed on from here: another program listens on port {port}");
+        }
+        Err(error) => warn!("jobs are not passed on from here: cannot listen on port {port}: {error}"),
+    }
+}
+
+/// The job queue of another container.
+pub(super) fn target(config: &Config) -> Option<Target> {
+    let url = config.jobqueue.url.clone()?;
+    Some(Target { authority: url.authority, path: url.path, token: config.jobqueue.token.clone() })
+}

@@ -1,0 +1,479 @@
+//! The rows of the job queue, for the one queue that is active: every change goes over the session that has the lock, so
+//! a queue that has lost the lock cannot change anything any more.
+//!
+//! A node that vanishes leaves a session behind which the server takes for a living one. So the active queue gives signs
+//! of life in a row of botsctl_lease, and one that stands by ends a session that has given none for a while.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::connection::Connection;
+use super::lease_row;
+use super::lock::Name;
+use super::session::Session;
+use super::statement::{Argument, Cell, execute, fetch};
+use super::{Error, Settings};
+use Argument::{Integer, Text};
+
+/// Without a sign of life for so many milliseconds a session is ended from outside. What it does not know of its end
+/// harms nobody: it cannot write any more.
+const LIFETIME: i64 = 7_000;
+
+/// How often one that stands by tries again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum State {
+    Waiting,
+    Running,
+    Done,
+    Failed,
+}
+
+/// A job that is to be kept.
+#[derive(Debug, Clone)]
+pub struct New {
+    /// The lowest runs first.
+    pub priority: i64,
+    /// What runs, as JSON.
+    pub task: String,
+    /// What equal tasks have in common.
+    pub digest: String,
+}
+
+/// What became of a job that was to be kept. Each has the number of the job that now waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It is kept.
+    New(i64),
+    /// The same task waited already, and now has this priority.
+    Changed(i64),
+    /// The same task waits already.
+    Duplicate(i64),
+}
+
+/// A job that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its number.
+    pub number: i64,
+    /// Its priority.
+    pub priority: i64,
+    /// What is to run, as JSON.
+    pub task: String,
+}
+
+/// Everything that is known of a job. Times are milliseconds since 1970.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Job {
+    pub number: i64,
+    pub state: State,
+    pub priority: i64,
+    pub task: String,
+    pub submitted: i64,
+    pub started: Option<i64>,
+    pub ended: Option<i64>,
+    pub attempts: i64,
+    pub exit_code: Option<i64>,
+    /// The end of what it printed.
+    pub output: Option<String>,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Done or failed.
+    pub state: State,
+    /// Its exit code, if it ran.
+    pub exit_code: Option<i64>,
+    /// The end of what it printed.
+    pub output: String,
+}
+
+/// The rows, and the right to change them.
+pub struct Jobs {
+    settings: Settings,
+    session: Session,
+    owner: String,
+    last_number: i64,
+}
+
+impl State {
+    /// The word in the table.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn of(word: &str) -> Self {
+        [Self::Waiting, Self::Running, Self::Done].into_iter().find(|s| s.as_str() == word).unwrap_or(Self::Failed)
+    }
+}
+
+impl Jobs {
+    /// Waits for the right to change the rows, and makes the table if there is none. `connected` is called when there
+    /// is nothing left to wait for but another queue that has that right. `owner` tells this process from all others.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn open(settings: &Settings, owner: &str, connected: impl FnOnce()) -> Result<Self, Error> {
+        let mut session = Session::open(settings, Name::ActiveQueue).await?;
+        connected();
+        lease_row::ensure_table(&mut session.connection, settings).await?;
+        make(settings, &mut session.connection).await?;
+        let mut jobs = Self { settings: settings.clone(), session, owner: owner.to_owned(), last_number: 0 };
+        jobs.take_over().await?;
+        jobs.session.refuse_pooler().await?;
+        let rows = jobs.rows("SELECT max(number) FROM botsctl_job", &[], "read").await?;
+        jobs.last_number = rows.first().and_then(|row| row.first()?.integer()).unwrap_or(0);
+        Ok(jobs)
+    }
+
+    /// Waits for the lock. A session that has it and gives no sign of life is ended.
+    async fn take_over(&mut self) -> Result<(), Error> {
+        let mut told = false;
+        while !self.session.try_take().await? {
+            if !std::mem::replace(&mut told, true) {
+                info!("another bots-ctl runs the jobs of the {}: standing by", self.settings.describe());
+            }
+            if self.silence().await?.is_some_and(|silence| silence > LIFETIME)
+                && let Some(ghost) = self.session.holder().await?
+            {
+                self.session.end(&ghost).await?;
+                warn!("ended the session of a job queue that gave no sign of life");
+            }
+            sleep(RETRY).await;
+        }
+        self.give_sign_of_life(true).await
+    }
+
+    /// How many milliseconds ago the active queue has given a sign of life, by the server's clock.
+    async fn silence(&mut self) -> Result<Option<i64>, Error> {
+        if matches!(self.settings, Settings::Sqlite(_)) {
+            return Ok(None);
+        }
+        let now = lease_row::clock(&self.session.connection);
+        let query = format!("SELECT {now} - renewed FROM botsctl_lease WHERE name = 'jobqueue'");
+        let silence = self.session.connection.value(query).await.map_err(|error| self.failed("read", &error))?;
+        Ok(silence.and_then(|silence| silence.parse().ok()))
+    }
+
+    /// Shows those who stand by that this queue lives. Beside SQLite the lock alone shows it.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn show_life(&mut self) -> Result<(), Error> {
+        match self.settings {
+            Settings::Sqlite(_) => Ok(()),
+            Settings::Mysql(_) | Settings::Postgres(_) => self.give_sign_of_life(false).await,
+        }
+    }
+
+    async fn give_sign_of_life(&mut self, is_first: bool) -> Result<(), Error> {
+        let connection = &mut self.session.connection;
+        let (now, owner) = (lease_row::clock(connection), connection.literal(&self.owner));
+        let acquired =
+            if is_first { format!("owner = {owner}, holder = {owner}, acquired = {now}, ") } else { String::new() };
+        let update =
+            format!("UPDATE botsctl_lease SET {acquired}renewed = {now}, released = 0 WHERE name = 'jobqueue'");
+        let insert = format!(
+            "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) \
+             SELECT 'jobqueue', {owner}, {owner}, {now}, {now}, 0 FROM (SELECT 1) AS one \
+             WHERE NOT EXISTS (SELECT 1 FROM botsctl_lease WHERE name = 'jobqueue')"
+        );
+        let written = async {
+            if is_first {
+                connection.run(insert).await?;
+            }
+            connection.run(update).await
+        };
+        written.await.map_err(|error| self.failed("give a sign of life in", &error))
+    }
+
+    /// Keeps jobs: all of them or none.
+    ///
+    /// # Errors
+    /// When the database refuses; nothing is kept then.
+    pub async fn add(&mut self, jobs: &[New], now: i64) -> Result<Vec<Added>, Error> {
+        let result = async {
+            self.session.connection.run(begin(&self.settings)).await?;
+            let mut added = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                added.push(self.add_one(job, now).await?);
+            }
+            self.session.connection.run("COMMIT").await.map(|()| added)
+        };
+        let result = result.await;
+        if result.is_err() {
+            let _ = self.session.connection.run("ROLLBACK").await;
+        }
+        result.map_err(|error| self.failed("keep a job in", &error))
+    }
+
+    async fn add_one(&mut self, job: &New, now: i64) -> Result<Added, sqlx::Error> {
+        const INSERT: &str = "INSERT INTO botsctl_job (number, state, priority, task, digest, submitted, attempts) \
+             SELECT ?, 'waiting', ?, ?, ?, ?, 0 FROM (SELECT 1) AS one WHERE NOT EXISTS \
+             (SELECT 1 FROM botsctl_job WHERE digest = ? AND state = 'waiting')";
+        let (number, digest) = (self.last_number + 1, Text(&job.digest));
+        let values = [Integer(number), Integer(job.priority), Text(&job.task), digest, Integer(now), digest];
+        if self.run(INSERT, &values).await? == 1 {
+            self.last_number = number;
+            return Ok(Added::New(number));
+        }
+        const SAME: &str = "SELECT number, priority FROM botsctl_job WHERE digest = ? AND state = 'waiting'";
+        let rows = fetch(&mut self.session.connection, SAME, &[digest]).await?;
+        let same = rows.first().and_then(|row| Some((row.first()?.integer()?, row.get(1)?.integer()?)));
+        let (same, priority) = same.ok_or(sqlx::Error::RowNotFound)?;
+        if priority == job.priority {
+            return Ok(Added::Duplicate(same));
+        }
+        const CHANGE: &str = "UPDATE botsctl_job SET priority = ? WHERE number = ?";
+        self.run(CHANGE, &[Integer(job.priority), Integer(same)]).await.map(|_| Added::Changed(same))
+    }
+
+    /// The job that is first in line.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn first(&mut self) -> Result<Option<Waiting>, Error> {
+        const FIRST: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
+             ORDER BY priority, number LIMIT 1";
+        Ok(self.rows(FIRST, &[], "read").await?.into_iter().find_map(waiting))
+    }
+
+    /// All that wait, the first in line first.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn list(&mut self) -> Result<Vec<Waiting>, Error> {
+        const ALL: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
+             ORDER BY priority, number";
+        Ok(self.rows(ALL, &[], "read").await?.into_iter().filter_map(waiting).collect())
+    }
+
+    /// How many wait.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn count(&mut self) -> Result<u64, Error> {
+        const COUNT: &str = "SELECT count(*) FROM botsctl_job WHERE state = 'waiting'";
+        let rows = self.rows(COUNT, &[], "read").await?;
+        Ok(rows.first().and_then(|row| u64::try_from(row.first()?.integer()?).ok()).unwrap_or(0))
+    }
+
+    /// Forgets all that wait; says how many those were.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn clear(&mut self) -> Result<u64, Error> {
+        self.change("DELETE FROM botsctl_job WHERE state = 'waiting'", &[], "remove jobs from").await
+    }
+
+    /// Notes that a job has been started.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn start(&mut self, number: i64, now: i64) -> Result<(), Error> {
+        const START: &str = "UPDATE botsctl_job SET state = 'running', started = ?, ended = NULL, exit_code = NULL, \
+             attempts = attempts + 1, owner = ? WHERE number = ? AND state = 'waiting'";
+        let owner = self.owner.clone();
+        self.change(START, &[Integer(now), Text(&owner), Integer(number)], "start a job of").await.map(|_| ())
+    }
+
+    /// Notes how a job has ended, unless another queue has taken it over meanwhile.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn end(&mut self, number: i64, ended: &Ended, now: i64) -> Result<(), Error> {
+        const END: &str = "UPDATE botsctl_job SET state = ?, ended = ?, exit_code = ?, output = ? \
+             WHERE number = ? AND owner = ? AND state = 'running'";
+        const END_WITHOUT_CODE: &str = "UPDATE botsctl_job SET state = ?, ended = ?, output = ? \
+             WHERE number = ? AND owner = ? AND state = 'running'";
+        let (state, output, owner) = (Text(ended.state.as_str()), Text(&ended.output), self.owner.clone());
+        let (now, number, owner) = (Integer(now), Integer(number), Text(&owner));
+        let changed = match ended.exit_code {
+            Some(code) => self.change(END, &[state, now, Integer(code), output, number, owner], "end a job of").await,
+            None => self.change(END_WITHOUT_CODE, &[state, now, output, number, owner], "end a job of").await,
+        };
+        changed.map(|_| ())
+    }
+
+    /// Puts a job that was running back to its place in the line.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn put_back(&mut self, number: i64) -> Result<(), Error> {
+        const BACK: &str = "UPDATE botsctl_job SET state = 'waiting', started = NULL, owner = NULL \
+             WHERE number = ? AND state = 'running'";
+        self.change(BACK, &[Integer(number)], "put back a job of").await.map(|_| ())
+    }
+
+    /// The numbers of all jobs that run, as far as the table knows.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn running(&mut self) -> Result<Vec<i64>, Error> {
+        let rows = self.rows("SELECT number FROM botsctl_job WHERE state = 'running'", &[], "read").await?;
+        Ok(rows.iter().filter_map(|row| row.first()?.integer()).collect())
+    }
+
+    /// Everything that is known of a job.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn show(&mut self, number: i64) -> Result<Option<Job>, Error> {
+        const SHOW: &str = "SELECT number, state, priority, task, submitted, started, ended, attempts, exit_code, \
+             output FROM botsctl_job WHERE number = ?";
+        Ok(self.rows(SHOW, &[Integer(number)], "read").await?.into_iter().find_map(job))
+    }
+
+    /// Forgets all but the newest of the jobs that have ended.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn prune(&mut self, keep: i64) -> Result<(), Error> {
+        const OLDEST: &str = "SELECT number FROM botsctl_job WHERE state IN ('done', 'failed') \
+             ORDER BY number DESC LIMIT 1 OFFSET ?";
+        const PRUNE: &str = "DELETE FROM botsctl_job WHERE state IN ('done', 'failed') AND number <= ?";
+        let rows = self.rows(OLDEST, &[Integer(keep)], "read").await?;
+        let Some(oldest) = rows.first().and_then(|row| row.first()?.integer()) else { return Ok(()) };
+        self.change(PRUNE, &[Integer(oldest)], "remove jobs from").await.map(|_| ())
+    }
+
+    async fn run(&mut self, statement: &'static str, arguments: &[Argument<'_>]) -> Result<u64, sqlx::Error> {
+        execute(&mut self.session.connection, statement, arguments).await
+    }
+
+    async fn change(
+        &mut self,
+        statement: &'static str,
+        arguments: &[Argument<'_>],
+        action: &str,
+    ) -> Result<u64, Error> {
+        self.run(statement, arguments).await.map_err(|error| self.failed(action, &error))
+    }
+
+    async fn rows(
+        &mut self,
+        query: &'static str,
+        arguments: &[Argument<'_>],
+        action: &str,
+    ) -> Result<Vec<Vec<Cell>>, Error> {
+        fetch(&mut self.session.connection, query, arguments).await.map_err(|error| self.failed(action, &error))
+    }
+
+    fn failed(&self, action: &str, error: &sqlx::Error) -> Error {
+        Error::failed(action, &self.settings, error)
+    }
+}
+
+/// Makes the table of jobs if there is none.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn make(settings: &Settings, connection: &mut Connection) -> Result<(), Error> {
+    // An account that may not make tables, or one that is told of each that is there, has no need to try.
+    if fetch(connection, "SELECT number FROM botsctl_job WHERE number < 0", &[]).await.is_ok() {
+        return Ok(());
+    }
+    let statements = match settings {
+        Settings::Sqlite(_) => include_str!("../../sql/sqlite/jobs.sql"),
+        Settings::Mysql(_) => include_str!("../../sql/mysql/jobs.sql"),
+        Settings::Postgres(_) => include_str!("../../sql/postgresql/jobs.sql"),
+    };
+    connection.run(statements).await.map_err(|error| Error::failed("make the table botsctl_job in", settings, &error))
+}
+
+/// SQLite would find out that another connection writes only at the end, when it is too late to wait.
+fn begin(settings: &Settings) -> &'static str {
+    match settings {
+        Settings::Sqlite(_) => "BEGIN IMMEDIATE",
+        Settings::Mysql(_) | Settings::Postgres(_) => "BEGIN",
+    }
+}
+
+fn waiting(row: Vec<Cell>) -> Option<Waiting> {
+    let mut cells = row.into_iter();
+    let (number, priority) = (cells.next()?.integer()?, cells.next()?.integer()?);
+    Some(Waiting { number, priority, task: cells.next()?.text()? })
+}
+
+fn job(row: Vec<Cell>) -> Option<Job> {
+    let mut cells = row.into_iter();
+    Some(Job {
+        number: cells.next()?.integer()?,
+        state: State::of(&cells.next()?.text()?),
+        priority: cells.next()?.integer()?,
+        task: cells.next()?.text()?,
+        submitted: cells.next()?.integer()?,
+        started: cells.next()?.integer(),
+        ended: cells.next()?.integer(),
+        attempts: cells.next()?.integer()?,
+        exit_code: cells.next()?.integer(),
+        output: cells.next()?.text(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(task: &str, priority: i64) -> New {
+        New { priority, task: task.to_owned(), digest: task.to_owned() }
+    }
+
+    async fn jobs(dir: &tempfile::TempDir) -> Jobs {
+        let settings = Settings::Sqlite(dir.path().join("db"));
+        std::fs::write(dir.path().join("db"), "").expect("made");
+        Jobs::open(&settings, "me", || {}).await.expect("opened")
+    }
+
+    #[tokio::test]
+    async fn the_line_is_ordered_and_holds_nothing_twice() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut jobs = jobs(&dir).await;
+        let wanted = [new("a", 5), new("b", 5), new("c", 1), new("b", 5), new("a", 9)];
+        let added = jobs.add(&wanted, 7).await.expect("added");
+        let expected = [Added::New(1), Added::New(2), Added::New(3), Added::Duplicate(2), Added::Changed(1)];
+        assert_eq!(added, expected);
+        let line: Vec<i64> = jobs.list().await.expect("listed").iter().map(|job| job.number).collect();
+        assert_eq!(line, [3, 2, 1]);
+        assert_eq!(jobs.first().await.expect("read").map(|job| job.task), Some("c".to_owned()));
+        jobs.start(3, 8).await.expect("started");
+        assert_eq!(jobs.add(&[new("c", 1)], 9).await.expect("added"), [Added::New(4)]);
+        assert_eq!((jobs.count().await.expect("counted"), jobs.clear().await.expect("cleared")), (3, 3));
+        assert_eq!(jobs.running().await.expect("read"), [3]);
+    }
+
+    #[tokio::test]
+    async fn a_job_is_known_from_its_submission_to_its_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut jobs = jobs(&dir).await;
+        jobs.add(&[new("a", 5)], 7).await.expect("added");
+        jobs.start(1, 8).await.expect("started");
+        jobs.put_back(1).await.expect("put back");
+        assert_eq!(jobs.first().await.expect("read").map(|job| job.number), Some(1));
+        jobs.start(1, 9).await.expect("started");
+        let ended = Ended { state: State::Failed, exit_code: Some(2), output: "the end".to_owned() };
+        jobs.end(1, &ended, 10).await.expect("ended");
+        let job = jobs.show(1).await.expect("read").expect("it is there");
+        assert_eq!((job.state, job.attempts, job.exit_code), (State::Failed, 2, Some(2)));
+        assert_eq!((job.submitted, job.started, job.ended), (7, Some(9), Some(10)));
+        assert_eq!(job.output.as_deref(), Some("the end"));
+        assert_eq!(jobs.show(2).await.expect("read"), None);
+        jobs.prune(1).await.expect("pruned");
+        assert!(jobs.show(1).await.expect("read").is_some());
+        jobs.prune(0).await.expect("pruned");
+        assert_eq!(jobs.show(1).await.expect("read"), None);
+    }
+}

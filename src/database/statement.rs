@@ -1,0 +1,127 @@
+//! Statements with arguments: values go over beside the text of a statement, never in it. A `?` stands for each.
+
+use sqlx::database::Database;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, ColumnIndex, Decode, Encode, IntoArguments, Row, Type};
+
+use super::connection::Connection;
+
+/// What a `?` in a statement stands for.
+#[derive(Debug, Clone, Copy)]
+pub enum Argument<'a> {
+    /// A whole number.
+    Integer(i64),
+    /// A text.
+    Text(&'a str),
+}
+
+/// A value that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cell {
+    /// Nothing.
+    Null,
+    /// A whole number.
+    Integer(i64),
+    /// A text.
+    Text(String),
+}
+
+impl Cell {
+    /// The number; none for anything else.
+    #[must_use]
+    pub fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Integer(number) => Some(*number),
+            Self::Null | Self::Text(_) => None,
+        }
+    }
+
+    /// The text; none for anything else.
+    #[must_use]
+    pub fn text(self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Null | Self::Integer(_) => None,
+        }
+    }
+}
+
+/// Runs a statement; says how many rows it has changed.
+///
+/// # Errors
+/// What the database says.
+pub async fn execute(
+    connection: &mut Connection,
+    statement: &'static str,
+    arguments: &[Argument<'_>],
+) -> Result<u64, sqlx::Error> {
+    Ok(match connection {
+        Connection::Sqlite(on) => bind(sqlx::query(statement), arguments).execute(on).await?.rows_affected(),
+        Connection::Mysql(on) => bind(sqlx::query(statement), arguments).execute(on).await?.rows_affected(),
+        Connection::Postgres(on) => {
+            bind(sqlx::query(AssertSqlSafe(numbered(statement))), arguments).execute(on).await?.rows_affected()
+        }
+    })
+}
+
+/// The rows that a query gives.
+///
+/// # Errors
+/// What the database says.
+pub async fn fetch(
+    connection: &mut Connection,
+    query: &'static str,
+    arguments: &[Argument<'_>],
+) -> Result<Vec<Vec<Cell>>, sqlx::Error> {
+    match connection {
+        Connection::Sqlite(on) => bind(sqlx::query(query), arguments).fetch_all(on).await?.iter().map(cells).collect(),
+        Connection::Mysql(on) => bind(sqlx::query(query), arguments).fetch_all(on).await?.iter().map(cells).collect(),
+        Connection::Postgres(on) => {
+            let query = sqlx::query(AssertSqlSafe(numbered(query)));
+            bind(query, arguments).fetch_all(on).await?.iter().map(cells).collect()
+        }
+    }
+}
+
+fn bind<'q, D: Database>(query: Query<'q, D, D::Arguments>, arguments: &[Argument<'_>]) -> Query<'q, D, D::Arguments>
+where
+    i64: Encode<'q, D> + Type<D>,
+    String: Encode<'q, D> + Type<D>,
+    D::Arguments: IntoArguments<D>,
+{
+    arguments.iter().fold(query, |query, argument| match argument {
+        Argument::Integer(number) => query.bind(*number),
+        Argument::Text(text) => query.bind((*text).to_owned()),
+    })
+}
+
+/// PostgreSQL numbers its arguments.
+fn numbered(statement: &str) -> String {
+    let mut parts = statement.split('?');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.enumerate().fold(first, |text, (index, part)| format!("{text}${}{part}", index + 1))
+}
+
+fn cells<'r, R: Row>(row: &'r R) -> Result<Vec<Cell>, sqlx::Error>
+where
+    usize: ColumnIndex<R>,
+    Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+    Option<String>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let cell = |place| match row.try_get::<Option<i64>, _>(place) {
+        Ok(number) => Ok(number.map_or(Cell::Null, Cell::Integer)),
+        Err(_) => Ok(row.try_get::<Option<String>, _>(place)?.map_or(Cell::Null, Cell::Text)),
+    };
+    (0..row.len()).map(cell).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_numbered_in_their_order() {
+        assert_eq!(numbered("SELECT ? WHERE a = ? AND b"), "SELECT $1 WHERE a = $2 AND b");
+        assert_eq!(numbered("SELECT 1"), "SELECT 1");
+    }
+}

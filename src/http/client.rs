@@ -1,0 +1,82 @@
+//! One request, one answer, then the connection is closed.
+
+use std::io;
+use std::net::SocketAddr;
+
+use axum::body::Body;
+use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use axum::http::{Request, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::{TcpStream, lookup_host};
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Host and port.
+    pub authority: String,
+    /// Path.
+    pub path: String,
+    /// What is shown as `Authorization: Bearer`.
+    pub token: Option<SecretString>,
+}
+
+/// Posts a body and reads the answer, of which at most `longest` bytes are taken. The caller sets the time limit.
+///
+/// # Errors
+/// When there is nobody to ask, or the answer is not whole.
+pub async fn post(target: &Target, body: Vec<u8>, longest: usize) -> io::Result<(StatusCode, Vec<u8>)> {
+    let stream = connect(&target.authority).await?;
+    let _ = stream.set_nodelay(true);
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // Ends with the sender, that is with this function.
+    let connection = tokio::spawn(connection);
+    let exchange = async {
+        let answer = sender.send_request(request(target, body)?).await.map_err(broken_off)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), longest).collect().await.map_err(io::Error::other)?;
+        Ok((status, body.to_bytes().to_vec()))
+    };
+    let answer = exchange.await;
+    connection.abort();
+    answer
+}
+
+/// Every address of the host is tried: `localhost` has two.
+async fn connect(authority: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "this host has no address");
+    for address in lookup_host(authority).await?.collect::<Vec<SocketAddr>>() {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn request(target: &Target, body: Vec<u8>) -> io::Result<Request<Body>> {
+    let mut request = Request::post(&target.path)
+        .header(HOST, &target.authority)
+        .header(USER_AGENT, "bots-ctl")
+        .header(CONTENT_TYPE, "text/xml")
+        .header(CONNECTION, "close");
+    if let Some(token) = &target.token {
+        let mut value =
+            HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())).map_err(io::Error::other)?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    request.body(Body::from(body)).map_err(io::Error::other)
+}
+
+fn broken_off(error: hyper::Error) -> io::Error {
+    if error.is_incomplete_message() {
+        return io::Error::new(
+            io::ErrorKind::ConnectionReset,
+            "the connection was closed without an answer; the log of whoever listens there says why",
+        );
+    }
+    io::Error::other(error)
+}

@@ -1,0 +1,52 @@
+//! Asking a job queue, ours or Bots's own.
+
+use std::io;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::time::timeout;
+
+use super::xmlrpc::{LONGEST_ANSWER, Value, read_answer, write_call};
+use crate::http::client::{Target, post};
+
+/// A queue answers within five seconds or not at all.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answers there, or nobody who is a queue.
+    #[error("cannot reach the job queue on {0}: {1}")]
+    Unreachable(String, String),
+    /// The token is not the queue's.
+    #[error("the job queue on {0} does not accept the token: BOTS_CTL_JOBQUEUE_TOKEN must be the same on both sides")]
+    WrongToken(String),
+    /// The queue does not understand what was asked.
+    #[error("the job queue on {0} says: {1}")]
+    Fault(String, String),
+}
+
+/// Calls a method.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn call(target: &Target, method: &str, arguments: Vec<Value>) -> Result<Value, Error> {
+    let body = forward(target, write_call(method, arguments).into_bytes()).await?;
+    let unreadable = |text: String| Error::Unreachable(target.authority.clone(), text);
+    read_answer(&body).map_err(unreadable)?.map_err(|fault| Error::Fault(target.authority.clone(), fault))
+}
+
+/// Passes a call on as it is; the answer is as it came.
+///
+/// # Errors
+/// See [`Error`]; a fault is an answer here.
+pub async fn forward(target: &Target, call: Vec<u8>) -> Result<Vec<u8>, Error> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", PATIENCE.as_secs()));
+    let unreachable = |text: String| Error::Unreachable(target.authority.clone(), text);
+    let answer = timeout(PATIENCE, post(target, call, LONGEST_ANSWER)).await.unwrap_or_else(|_| Err(late()));
+    match answer.map_err(|error| unreachable(error.to_string()))? {
+        (StatusCode::OK, body) => Ok(body),
+        (StatusCode::UNAUTHORIZED, _) => Err(Error::WrongToken(target.authority.clone())),
+        (status, _) => Err(unreachable(format!("it answers {status}, which no job queue does"))),
+    }
+}

@@ -1,0 +1,130 @@
+//! Where calls come in: loopback for the programs of this container, and an address of the network for those who know
+//! the token.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::methods::{Trouble, perform};
+use super::queue::Queue;
+use super::xmlrpc::{LONGEST_CALL, read_call, write_answer, write_fault};
+use crate::http::server;
+
+/// How long a client may take to send its call.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The paths of Python's server.
+const PATHS: [&str; 2] = ["/", "/RPC2"];
+
+/// No answer: the connection is closed.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("no answer")]
+pub struct NoAnswer;
+
+/// Binds a port of loopback for IPv4, and for IPv6 where there is such a thing.
+///
+/// # Errors
+/// When the port is in use.
+pub async fn bind_loopback(port: u16) -> io::Result<Vec<TcpListener>> {
+    let first = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let second = match TcpListener::bind((Ipv6Addr::LOCALHOST, first.local_addr()?.port())).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+        bound => bound.ok(),
+    };
+    Ok(std::iter::once(first).chain(second).collect())
+}
+
+/// Binds an address of the network.
+///
+/// # Errors
+/// When it is in use or is not ours.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Answers calls until the task is dropped; with a token, only to those who show it.
+pub async fn serve(listener: TcpListener, queue: Queue, token: Option<SecretString>) {
+    let token = token.map(Arc::new);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (queue, token) = (queue.clone(), token.clone());
+        async move {
+            if !is_welcome(&request, token.as_deref()) {
+                return Ok(refusal(StatusCode::UNAUTHORIZED));
+            }
+            match read_body(request).await {
+                Ok(body) => answer(&queue, &body).await,
+                Err(status) => Ok(refusal(status)),
+            }
+        }
+    });
+    server::serve(listener, "job queue", service).await;
+}
+
+async fn answer(queue: &Queue, body: &[u8]) -> Result<Response<Body>, NoAnswer> {
+    let answered = match read_call(body) {
+        Ok(call) => perform(queue, &call).await,
+        Err(text) => Err(Trouble::Fault(text)),
+    };
+    match answered {
+        Ok(value) => Ok(in_xml(write_answer(value))),
+        Err(Trouble::Fault(text)) => Ok(in_xml(write_fault(text))),
+        Err(Trouble::Unavailable) => Err(NoAnswer),
+    }
+}
+
+/// The body of a call.
+///
+/// # Errors
+/// The HTTP status for what is no call, or too much of one.
+pub(super) async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, StatusCode> {
+    if request.method() != Method::POST {
+        return Err(StatusCode::NOT_IMPLEMENTED);
+    }
+    if !PATHS.contains(&request.uri().path()) {
+        return Err(StatusCode::NOT_FOUND);
+    }
+    if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(StatusCode::NOT_IMPLEMENTED);
+    }
+    let body = Limited::new(request.into_body(), LONGEST_CALL).collect();
+    match timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}
+
+fn is_welcome(request: &Request<Incoming>, token: Option<&SecretString>) -> bool {
+    let Some(token) = token else { return true };
+    let shown = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    let shown = shown.strip_prefix(b"Bearer ").unwrap_or_default();
+    // In a time that says nothing about how much of it is right.
+    shown.ct_eq(token.expose_secret().as_bytes()).into()
+}
+
+pub(super) fn in_xml(text: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(text.into());
+    response.headers_mut().insert(CONTENT_TYPE, axum::http::HeaderValue::from_static("text/xml"));
+    response
+}
+
+/// What is left of the request is not read, so the connection cannot be used again.
+pub(super) fn refusal(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::from(format!("{}\n", status.canonical_reason().unwrap_or_default())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONNECTION, axum::http::HeaderValue::from_static("close"));
+    response
+}

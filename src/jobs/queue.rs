@@ -1,0 +1,619 @@
+//! The durable job queue: who asks gets an answer only when the database has it, jobs run in the documented order, and
+//! none is lost.
+//!
+//! One task owns the connection, the line and the running jobs; everybody else holds a [`Queue`] and asks. What is
+//! asked at the same time is kept in one transaction, so that many clients cost little more than one. A job is marked
+//! as running before it is started and as ended after it has: whatever happens in between, it is run again, by this
+//! queue or by the next one. A second run beside the first is kept apart by the engine's own lease.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, error, info, warn};
+
+use super::runner::{self, Ended, Limits};
+use super::task::Task;
+use crate::database::jobs::{self as rows, Added, Job, Jobs, New, State, Waiting};
+use crate::database::{Error, Settings};
+use crate::exit::Exit;
+use crate::process::child::Spec;
+use crate::process::reaper::Reaper;
+use crate::supervisor::state::End;
+use crate::telemetry::lines::LineSink;
+
+/// Requests that are kept in one transaction at most.
+const BATCH: usize = 256;
+
+/// How long the database may take for one thing.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often to look at the line without being told to, for what somebody else has written there; to notice a database
+/// that is gone; and to give a sign of life to those who stand by.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// How long a queue may take to become the active one until it counts as one that stands by.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// How long to wait before the database is tried again.
+const RECONNECT: Duration = Duration::from_secs(1);
+
+/// How long to wait before a job is tried again for which the engine had no time; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest of those pauses.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// How many jobs that have ended are remembered.
+const REMEMBERED: i64 = 1000;
+
+/// The engine's exit code for "another engine runs".
+const ENGINE_BUSY: u8 = 3;
+
+/// How a task is started.
+pub struct Launch {
+    /// The process.
+    pub spec: Spec,
+    /// Whether it is an engine, whose exit code 3 means "not now".
+    pub is_engine: bool,
+}
+
+/// Says how a task is started; nothing for one that is not authorised.
+pub type Launcher = Arc<dyn Fn(&[String]) -> Option<Launch> + Send + Sync>;
+
+/// What a queue is made from.
+pub struct Setup {
+    /// Where jobs are kept.
+    pub database: Settings,
+    /// Tells this process from all others.
+    pub owner: String,
+    /// How many jobs run at once.
+    pub slots: usize,
+    /// How long each may run.
+    pub limits: Limits,
+    /// How long running jobs may take at the end.
+    pub stop_timeout: Duration,
+    /// What may be run, and how.
+    pub launcher: Launcher,
+    /// Who starts processes.
+    pub reaper: Reaper,
+    /// Where their output goes.
+    pub lines: LineSink,
+}
+
+/// Whether this queue is the one that works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activity {
+    /// It is not known yet.
+    #[default]
+    Starting,
+    /// Another queue is active.
+    Standby,
+    /// This one is.
+    Active,
+    /// The database is away.
+    Unavailable,
+}
+
+/// How the queue fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// Whether it works.
+    pub activity: Activity,
+    /// Jobs that wait.
+    pub waiting: u64,
+    /// Jobs that run.
+    pub running: u64,
+}
+
+/// What a worker is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Run jobs: the queue can be reached.
+    Begin,
+    /// Stop; once more: do not wait for running jobs.
+    Stop,
+}
+
+/// Nothing can be kept or read at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the queue cannot reach its database")]
+pub struct Unavailable;
+
+type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
+
+enum Request {
+    Add(New, Reply<Added>),
+    List(Reply<Vec<Waiting>>),
+    Clear(Reply<u64>),
+    Take(Reply<Option<Waiting>>),
+    Show(i64, Reply<Option<Job>>),
+}
+
+/// A queue that can be asked. Cheap to clone.
+#[derive(Clone)]
+pub struct Queue {
+    requests: mpsc::Sender<Request>,
+    launcher: Launcher,
+}
+
+impl Queue {
+    /// Whether a task may be run.
+    #[must_use]
+    pub fn is_authorised(&self, task: &Task) -> bool {
+        (self.launcher)(task.words()).is_some()
+    }
+
+    /// Keeps a job. An answer means that it is kept.
+    ///
+    /// # Errors
+    /// When it is not, or nobody can say.
+    pub async fn add(&self, task: &Task, priority: i32) -> Result<Added, Unavailable> {
+        let new = New { priority: i64::from(priority), task: task.to_json(), digest: task.digest() };
+        self.ask(|reply| Request::Add(new, reply)).await
+    }
+
+    /// The jobs that wait, the first in line first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn list(&self) -> Result<Vec<Waiting>, Unavailable> {
+        self.ask(Request::List).await
+    }
+
+    /// Forgets the jobs that wait; says how many those were.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub async fn clear(&self) -> Result<u64, Unavailable> {
+        self.ask(Request::Clear).await
+    }
+
+    /// Takes the first job out of the line, for somebody else to run.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    pub async fn take(&self) -> Result<Option<Waiting>, Unavailable> {
+        self.ask(Request::Take).await
+    }
+
+    /// Everything that is known of a job.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn show(&self, number: i64) -> Result<Option<Job>, Unavailable> {
+        self.ask(|reply| Request::Show(number, reply)).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.requests.send(request(reply)).await.map_err(|_| Unavailable)?;
+            answer.await.unwrap_or(Err(Unavailable))
+        };
+        timeout(PATIENCE, asked).await.unwrap_or(Err(Unavailable))
+    }
+}
+
+/// Makes a queue: what can be asked, how it fares, and what does the work.
+#[must_use]
+pub fn queue(setup: Setup) -> (Queue, watch::Receiver<Status>, Worker) {
+    let (sender, requests) = mpsc::channel(BATCH);
+    let (status, seen) = watch::channel(Status::default());
+    let queue = Queue { requests: sender, launcher: Arc::clone(&setup.launcher) };
+    let worker = Worker {
+        link: open(&setup, &status),
+        setup,
+        requests,
+        status,
+        runs: JoinSet::new(),
+        running: BTreeSet::new(),
+        unrecorded: Vec::new(),
+        paused_until: None,
+        busy_in_a_row: 0,
+        ends_until_pruning: 0,
+        next_sweep: Instant::now() + SWEEP,
+        has_begun: false,
+        stopping: None,
+        kill: watch::Sender::new(false),
+        was_killed: false,
+    };
+    (queue, seen, worker)
+}
+
+/// The way to the database.
+enum Link {
+    Opening(Pin<Box<dyn Future<Output = Result<Jobs, Error>> + Send>>),
+    Up(Box<Jobs>),
+    /// Tried again at this moment.
+    Down(Instant),
+}
+
+/// What is to be written of a job that ran.
+#[derive(Debug, Clone)]
+enum Verdict {
+    /// And when that was.
+    Ended(rows::Ended, i64),
+    PutBack,
+}
+
+struct Finished {
+    number: i64,
+    is_engine: bool,
+    ended: Ended,
+    output: String,
+    took: Duration,
+}
+
+enum Event {
+    Asked(Vec<Request>),
+    Opened(Box<Result<Jobs, Error>>),
+    Reopen,
+    Finished(Finished),
+    Told(Option<Order>),
+    Overdue,
+    Tick,
+}
+
+/// Does the queue's work.
+pub struct Worker {
+    setup: Setup,
+    requests: mpsc::Receiver<Request>,
+    status: watch::Sender<Status>,
+    link: Link,
+    runs: JoinSet<Finished>,
+    running: BTreeSet<i64>,
+    /// What could not be written yet.
+    unrecorded: Vec<(i64, Verdict)>,
+    /// No job is started before.
+    paused_until: Option<Instant>,
+    busy_in_a_row: u32,
+    ends_until_pruning: i64,
+    next_sweep: Instant,
+    /// No job is started before.
+    has_begun: bool,
+    /// Set when the queue was asked to stop: until when running jobs are waited for.
+    stopping: Option<Instant>,
+    kill: watch::Sender<bool>,
+    was_killed: bool,
+}
+
+fn open(setup: &Setup, status: &watch::Sender<Status>) -> Link {
+    let (settings, owner, status) = (setup.database.clone(), setup.owner.clone(), status.clone());
+    Link::Opening(Box::pin(async move {
+        let (sender, connected) = oneshot::channel();
+        let opening = Jobs::open(&settings, &owner, || {
+            let _ = sender.send(());
+        });
+        let standing_by = async {
+            if connected.await.is_ok() {
+                sleep(MOMENT).await;
+                status.send_modify(|status| status.activity = Activity::Standby);
+            }
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            opened = opening => opened,
+            never = standing_by => match never {},
+        }
+    }))
+}
+
+impl Worker {
+    /// Works until it was asked to stop and no job runs any more.
+    pub async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> End {
+        while !self.is_done() {
+            match self.next(orders).await {
+                Event::Asked(requests) => self.answer(requests).await,
+                Event::Opened(opened) => match *opened {
+                    Ok(jobs) => self.activate(jobs).await,
+                    Err(error) => self.lose(&error),
+                },
+                Event::Reopen => self.link = open(&self.setup, &self.status),
+                Event::Finished(finished) => self.conclude(finished).await,
+                Event::Told(Some(Order::Begin)) => self.has_begun = true,
+                Event::Told(Some(Order::Stop) | None) => self.stop(),
+                Event::Overdue => self.cut_short(),
+                Event::Tick => self.sweep().await,
+            }
+            self.start_jobs().await;
+        }
+        if self.was_killed { End::Killed } else { End::Stopped }
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopping.is_some() && self.runs.is_empty()
+    }
+
+    async fn next(&mut self, orders: &mut mpsc::Receiver<Order>) -> Event {
+        let tick = self.paused_until.map_or(self.next_sweep, |until| until.min(self.next_sweep));
+        let deadline = self.stopping.filter(|_| !*self.kill.borrow());
+        let mut batch = Vec::new();
+        tokio::select! {
+            Some(Ok(finished)) = self.runs.join_next() => Event::Finished(finished),
+            event = change(&mut self.link) => event,
+            count = self.requests.recv_many(&mut batch, BATCH), if !self.requests.is_closed() => {
+                debug!("{count} requests at once");
+                Event::Asked(batch)
+            }
+            told = orders.recv() => Event::Told(told),
+            () = sleep_until(deadline.unwrap_or(tick)), if deadline.is_some() => Event::Overdue,
+            () = sleep_until(tick) => Event::Tick,
+        }
+    }
+
+    async fn answer(&mut self, requests: Vec<Request>) {
+        let (mut news, mut replies) = (Vec::new(), Vec::new());
+        for request in requests {
+            match request {
+                Request::Add(new, reply) => {
+                    news.push(new);
+                    replies.push(reply);
+                }
+                Request::List(reply) => tell(reply, self.with(async |jobs| jobs.list().await).await),
+                Request::Clear(reply) => {
+                    let cleared = self.with(async |jobs| jobs.clear().await).await;
+                    self.count(|status| status.waiting = 0, cleared.is_ok());
+                    tell(reply, cleared);
+                }
+                Request::Take(reply) => tell(reply, self.take().await),
+                Request::Show(number, reply) => tell(reply, self.with(async |jobs| jobs.show(number).await).await),
+            }
+        }
+        if !news.is_empty() {
+            self.add(news, replies).await;
+        }
+    }
+
+    async fn add(&mut self, news: Vec<New>, replies: Vec<Reply<Added>>) {
+        let now = milliseconds();
+        let Ok(added) = self.with(async |jobs| jobs.add(&news, now).await).await else {
+            replies.into_iter().for_each(|reply| tell(reply, Err(Unavailable)));
+            return;
+        };
+        for ((new, added), reply) in news.iter().zip(added).zip(replies) {
+            let (task, priority) = (Task::from_json(&new.task), new.priority);
+            match added {
+                Added::New(job) => info!(job, "job {job} with priority {priority}: {task}"),
+                Added::Changed(job) => info!(job, "job {job} now has priority {priority}: {task}"),
+                Added::Duplicate(job) => info!(job, "job {job} waits already and is not added again: {task}"),
+            }
+            self.count(|status| status.waiting += 1, matches!(added, Added::New(_)));
+            tell(reply, Ok(added));
+        }
+    }
+
+    async fn take(&mut self) -> Result<Option<Waiting>, Unavailable> {
+        let Some(first) = self.with(async |jobs| jobs.first().await).await? else { return Ok(None) };
+        let (number, now) = (first.number, milliseconds());
+        let ended = rows::Ended { state: State::Done, exit_code: None, output: "taken by getjob".to_owned() };
+        self.with(async |jobs| {
+            jobs.start(number, now).await?;
+            jobs.end(number, &ended, now).await
+        })
+        .await?;
+        info!(job = number, "job {number} was taken by getjob");
+        self.count(|status| status.waiting = status.waiting.saturating_sub(1), true);
+        Ok(Some(first))
+    }
+
+    /// Does something with the rows, if they can be reached.
+    async fn with<T>(&mut self, act: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>) -> Result<T, Unavailable> {
+        let Link::Up(jobs) = &mut self.link else { return Err(Unavailable) };
+        let late = || Error::Unavailable(format!("the database did not answer within {} s", PATIENCE.as_secs()));
+        match timeout(PATIENCE, act(jobs)).await.unwrap_or_else(|_| Err(late())) {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                self.lose(&error);
+                Err(Unavailable)
+            }
+        }
+    }
+
+    /// The connection is given up, and with it the right to change anything, until there is a new one.
+    fn lose(&mut self, error: &Error) {
+        let was = self.status.borrow().activity;
+        if was == Activity::Unavailable {
+            debug!("{error}");
+        } else {
+            error!("the job queue waits for its database: {error}");
+        }
+        self.status.send_modify(|status| status.activity = Activity::Unavailable);
+        self.link = Link::Down(Instant::now() + RECONNECT);
+    }
+
+    /// This queue is the active one from here on.
+    async fn activate(&mut self, jobs: Jobs) {
+        self.link = Link::Up(Box::new(jobs));
+        for (number, verdict) in std::mem::take(&mut self.unrecorded) {
+            self.record(number, verdict).await;
+        }
+        let running = self.running.clone();
+        let recovered = self.with(async |jobs| {
+            let mut recovered = Vec::new();
+            for number in jobs.running().await?.into_iter().filter(|number| !running.contains(number)) {
+                jobs.put_back(number).await?;
+                recovered.push(number);
+            }
+            jobs.prune(REMEMBERED).await?;
+            Ok((recovered, jobs.count().await?))
+        });
+        let Ok((recovered, waiting)) = recovered.await else { return };
+        for job in recovered {
+            warn!(job, "job {job} was running when its queue ended: it runs again");
+        }
+        info!("the job queue is active; {waiting} jobs wait");
+        self.status.send_modify(|status| {
+            status.activity = Activity::Active;
+            status.waiting = waiting;
+        });
+    }
+
+    async fn start_jobs(&mut self) {
+        if !self.has_begun || self.paused_until.is_some_and(|until| until > Instant::now()) {
+            return;
+        }
+        self.paused_until = None;
+        while self.stopping.is_none() && self.runs.len() < self.setup.slots && self.status.borrow().waiting > 0 {
+            let now = milliseconds();
+            let started = self.with(async |jobs| {
+                let Some(first) = jobs.first().await? else { return Ok(None) };
+                jobs.start(first.number, now).await?;
+                Ok(Some(first))
+            });
+            let Ok(first) = started.await else { return };
+            let left =
+                |status: &mut Status| status.waiting = first.as_ref().map_or(0, |_| status.waiting.saturating_sub(1));
+            self.count(left, true);
+            let Some(first) = first else { return };
+            // One that another queue had put back meanwhile, and that runs here still.
+            if self.running.insert(first.number) {
+                self.start(first).await;
+            }
+        }
+    }
+
+    async fn start(&mut self, first: Waiting) {
+        let (number, task) = (first.number, Task::from_json(&first.task));
+        let Some(Launch { spec, is_engine }) = (self.setup.launcher)(task.words()) else {
+            error!(job = number, "job {number} is not started: {task} is not authorised");
+            self.running.remove(&number);
+            let output = "not authorised".to_owned();
+            let ended = rows::Ended { state: State::Failed, exit_code: None, output };
+            return self.record(number, Verdict::Ended(ended, milliseconds())).await;
+        };
+        info!(job = number, "starting job {number}: {task}");
+        let Setup { limits, reaper, lines, .. } = &self.setup;
+        let (limits, reaper, lines, kill) = (*limits, reaper.clone(), lines.clone(), self.kill.subscribe());
+        self.runs.spawn(async move {
+            let started = Instant::now();
+            let (ended, output) = runner::run(number, &spec, limits, &reaper, &lines, kill).await;
+            Finished { number, is_engine, ended, output, took: started.elapsed() }
+        });
+        let running = self.running.len() as u64;
+        self.count(|status| status.running = running, true);
+    }
+
+    async fn conclude(&mut self, finished: Finished) {
+        let Finished { number, is_engine, ended, output, took } = finished;
+        self.running.remove(&number);
+        let running = self.running.len() as u64;
+        self.count(|status| status.running = running, true);
+        let took = took.as_secs_f64();
+        let verdict = match ended {
+            Ended::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine runs"),
+            Ended::NoRoom => self.postpone(number, "there is no room for another process"),
+            Ended::CutShort => {
+                warn!(job = number, "job {number} was killed after {took:.1} s; it runs again");
+                Verdict::PutBack
+            }
+            Ended::NotStarted(why) => {
+                error!(job = number, "job {number} cannot be started: {why}");
+                Verdict::Ended(rows::Ended { state: State::Failed, exit_code: None, output }, milliseconds())
+            }
+            Ended::Exited(exit) => {
+                self.busy_in_a_row = 0;
+                let is_good = exit == Exit::Code(0);
+                match is_good {
+                    true => info!(job = number, "job {number} has ended after {took:.1} s: {exit}"),
+                    false => warn!(job = number, "job {number} has ended after {took:.1} s: {exit}"),
+                }
+                let state = if is_good { State::Done } else { State::Failed };
+                let ended = rows::Ended { state, exit_code: Some(i64::from(exit.code())), output };
+                Verdict::Ended(ended, milliseconds())
+            }
+        };
+        self.record(number, verdict).await;
+    }
+
+    /// The job keeps its place, and nothing is started for a while.
+    fn postpone(&mut self, number: i64, why: &str) -> Verdict {
+        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.busy_in_a_row)).min(LONGEST_PAUSE);
+        self.busy_in_a_row = self.busy_in_a_row.saturating_add(1);
+        info!(job = number, "{why}: job {number} is tried again in {} s", pause.as_secs());
+        self.paused_until = Some(Instant::now() + pause);
+        Verdict::PutBack
+    }
+
+    /// Writes what became of a job, now or as soon as the database is back.
+    async fn record(&mut self, number: i64, verdict: Verdict) {
+        self.ends_until_pruning -= 1;
+        let is_time = self.ends_until_pruning < 0;
+        if is_time {
+            self.ends_until_pruning = REMEMBERED / 10;
+        }
+        let written = self.with(async |jobs| {
+            match &verdict {
+                Verdict::Ended(ended, at) => jobs.end(number, ended, *at).await?,
+                Verdict::PutBack => jobs.put_back(number).await?,
+            }
+            if is_time { jobs.prune(REMEMBERED).await } else { Ok(()) }
+        });
+        match (written.await, &verdict) {
+            (Ok(()), Verdict::PutBack) => self.count(|status| status.waiting += 1, true),
+            (Ok(()), Verdict::Ended(..)) => {}
+            (Err(Unavailable), _) => self.unrecorded.push((number, verdict)),
+        }
+    }
+
+    async fn sweep(&mut self) {
+        self.next_sweep = Instant::now() + SWEEP;
+        let looked = self.with(async |jobs| {
+            jobs.show_life().await?;
+            jobs.count().await
+        });
+        if let Ok(waiting) = looked.await {
+            self.count(|status| status.waiting = waiting, true);
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.stopping.is_some() {
+            return self.cut_short();
+        }
+        self.stopping = Some(Instant::now() + self.setup.stop_timeout);
+        if !self.runs.is_empty() {
+            let jobs: Vec<String> = self.running.iter().map(i64::to_string).collect();
+            let limit = self.setup.stop_timeout.as_secs_f64();
+            info!("waiting for job {} to end, for at most {limit} s", jobs.join(", "));
+        }
+    }
+
+    fn cut_short(&mut self) {
+        self.was_killed = !self.runs.is_empty();
+        self.kill.send_replace(true);
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Status), happened: bool) {
+        if happened {
+            self.status.send_modify(change);
+        }
+    }
+}
+
+/// What happens to the way to the database.
+async fn change(link: &mut Link) -> Event {
+    match link {
+        Link::Opening(opening) => Event::Opened(Box::new(opening.as_mut().await)),
+        Link::Up(_) => std::future::pending().await,
+        Link::Down(until) => {
+            sleep_until(*until).await;
+            Event::Reopen
+        }
+    }
+}
+
+/// Whoever has asked may have gone.
+fn tell<T>(reply: Reply<T>, answer: Result<T, Unavailable>) {
+    let _ = reply.send(answer);
+}
+
+fn milliseconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

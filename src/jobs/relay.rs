@@ -1,0 +1,78 @@
+//! The job queue's port in a container where the queue is not: what Bots's programs ask here is passed on to it.
+//!
+//! They only ever ask `localhost`, and know one way of being told that nobody is there: a connection that is refused
+//! or closed. So a queue that cannot be reached closes it at once, and the log says why.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use tokio::net::TcpListener;
+use tracing::{error, info};
+
+use super::client::forward;
+use super::listener::{NoAnswer, in_xml, read_body, refusal};
+use super::methods::{ADD, CLEAR, LIST};
+use super::xmlrpc::{read_call, write_fault};
+use crate::http::client::Target;
+use crate::http::server;
+
+/// What Bots's own programs use.
+const ALLOWED: [&str; 3] = [ADD, LIST, CLEAR];
+
+/// Passes calls on until the task is dropped.
+pub async fn serve(listener: TcpListener, relay: Arc<Relay>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let relay = Arc::clone(&relay);
+        async move {
+            match read_body(request).await {
+                Ok(body) => relay.answer(body).await,
+                Err(status) => Ok(refusal(status)),
+            }
+        }
+    });
+    server::serve(listener, "job queue relay", service).await;
+}
+
+/// The way to the queue.
+pub struct Relay {
+    target: Target,
+    /// Whether the last call found no queue: the log says it once each way.
+    is_lost: AtomicBool,
+}
+
+impl Relay {
+    /// A relay to a queue.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self { target, is_lost: AtomicBool::new(false) }
+    }
+
+    async fn answer(&self, body: Vec<u8>) -> Result<Response<Body>, NoAnswer> {
+        let call = match read_call(&body) {
+            Ok(call) => call,
+            Err(text) => return Ok(in_xml(write_fault(text))),
+        };
+        if !ALLOWED.contains(&call.method.as_str()) {
+            return Ok(in_xml(write_fault(format!("method {:?} is not supported", call.method))));
+        }
+        match forward(&self.target, body).await {
+            Ok(answer) => {
+                if self.is_lost.swap(false, Relaxed) {
+                    info!("the job queue on {} answers again", self.target.authority);
+                }
+                Ok(in_xml(answer))
+            }
+            Err(error) => {
+                self.is_lost.store(true, Relaxed);
+                // Each of these is something that did not happen: a run that was asked for, a file that came.
+                error!("{} was not passed on: {error}", call.method);
+                Err(NoAnswer)
+            }
+        }
+    }
+}

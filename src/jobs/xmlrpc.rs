@@ -1,0 +1,179 @@
+//! The wire format of Bots's job queue: calls and answers in XML-RPC, and nothing in a call that could cost more than
+//! it should: no document types, so no entities to expand, and no deeper nesting than a call needs.
+
+use dxr::{Fault, FaultResponse, MethodCall, MethodResponse};
+use quick_xml::Reader;
+use quick_xml::events::Event;
+
+pub use dxr::Value;
+
+/// Bytes of a call. A job is a command line.
+pub const LONGEST_CALL: usize = 64 * 1024;
+
+/// Bytes of an answer that are read: a list of very many jobs.
+pub const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
+
+/// Elements within each other. A string within an array needs eight, a value of a structure within an array eleven.
+const DEEPEST: usize = 16;
+
+/// The fault code of Python's server, whatever the fault.
+const FAULT: i32 = 1;
+
+/// What is called, with what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// The method.
+    pub method: String,
+    /// Its arguments.
+    pub arguments: Vec<Value>,
+}
+
+/// Reads a call.
+///
+/// # Errors
+/// Why it is none, in words for its sender.
+pub fn read_call(body: &[u8]) -> Result<Call, String> {
+    let text = checked(body)?;
+    let call = MethodCall::from_xml(text).map_err(|_| "this is not an XML-RPC call".to_owned())?;
+    Ok(Call { method: call.name.into_owned(), arguments: call.params })
+}
+
+/// Writes a call.
+#[must_use]
+pub fn write_call(method: &str, arguments: Vec<Value>) -> String {
+    in_xml(MethodCall { name: method.into(), params: arguments }.to_xml())
+}
+
+/// Writes an answer.
+#[must_use]
+pub fn write_answer(value: Value) -> String {
+    in_xml(MethodResponse { value }.to_xml())
+}
+
+/// Writes a fault.
+#[must_use]
+pub fn write_fault(text: impl Into<String>) -> String {
+    in_xml(FaultResponse { fault: Fault::new(FAULT, text.into()) }.to_xml())
+}
+
+/// Reads an answer, or what the fault says.
+///
+/// # Errors
+/// When it is neither.
+pub fn read_answer(body: &[u8]) -> Result<Result<Value, String>, String> {
+    let text = checked(body)?;
+    if let Ok(answer) = MethodResponse::from_xml(text) {
+        return Ok(Ok(answer.value));
+    }
+    let fault = FaultResponse::from_xml(text).map_err(|_| "this is not an XML-RPC answer".to_owned())?;
+    Ok(Err(fault.fault.string().to_owned()))
+}
+
+/// Values of ours are always representable.
+fn in_xml(written: Result<String, dxr::Error>) -> String {
+    format!("<?xml version='1.0'?>\n{}", written.unwrap_or_default())
+}
+
+/// The text, when it can be parsed without harm: the parser behind goes as deep as the elements do.
+fn checked(body: &[u8]) -> Result<&str, String> {
+    let text = std::str::from_utf8(body).map_err(|_| "this is not UTF-8 text".to_owned())?;
+    let mut reader = Reader::from_str(text);
+    let mut depth = 0_usize;
+    loop {
+        match reader.read_event() {
+            Ok(Event::Start(_)) if depth >= DEEPEST => return Err(format!("more than {DEEPEST} elements deep")),
+            Ok(Event::Start(_)) => depth += 1,
+            Ok(Event::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Event::DocType(_)) => return Err("document types and entities are not accepted".to_owned()),
+            Ok(Event::Eof) => return Ok(text),
+            Ok(_) => {}
+            Err(error) => return Err(format!("this is not XML: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: &str = "<?xml version=\"1.0\"?><methodCall><methodName>addjob</methodName><params>
+<param><value><array><data><value><string>bots-engine</string></value>
+<value>-c/path/config</value></data></array></value></param>
+<param><value><i4>5</i4></value></param></params></methodCall>";
+
+    #[test]
+    fn a_call_of_any_client_is_read() {
+        let words = ["bots-engine", "-c/path/config"].map(|word| Value::String(word.to_owned()));
+        let expected =
+            Call { method: "addjob".to_owned(), arguments: vec![Value::Array(words.to_vec()), Value::Integer(5)] };
+        assert_eq!(read_call(CALL.as_bytes()).as_ref(), Ok(&expected));
+        let with_int = CALL.replace("i4>", "int>");
+        assert_eq!(read_call(with_int.as_bytes()).as_ref(), Ok(&expected));
+        let again = write_call(&expected.method, expected.arguments.clone());
+        assert_eq!(read_call(again.as_bytes()), Ok(expected));
+        for none in ["<params></params>", "<params/>", ""] {
+            let call = format!("<methodCall><methodName>listjobs</methodName>{none}</methodCall>");
+            let expected = Call { method: "listjobs".to_owned(), arguments: Vec::new() };
+            assert_eq!(read_call(call.as_bytes()), Ok(expected));
+        }
+        let empty = CALL.replace("-c/path/config", "").replace("<string>bots-engine</string>", "<string></string>");
+        let Value::Array(words) = &read_call(empty.as_bytes()).expect("a call").arguments[0] else {
+            panic!("an array")
+        };
+        assert_eq!(words, &[Value::String(String::new()), Value::String(String::new())]);
+    }
+
+    #[test]
+    fn special_characters_survive() {
+        let words = "a<b>&\"c' ü 日本 ]]> \t end";
+        let written = write_call("m", vec![Value::String(words.to_owned())]);
+        assert_eq!(read_call(written.as_bytes()).expect("a call").arguments, [Value::String(words.to_owned())]);
+    }
+
+    #[test]
+    fn answers_and_faults_are_told_apart() {
+        let value = Value::Array(vec![Value::Integer(0)]);
+        assert_eq!(read_answer(write_answer(value.clone()).as_bytes()), Ok(Ok(value)));
+        assert_eq!(read_answer(write_fault("no <b>").as_bytes()), Ok(Err("no <b>".to_owned())));
+        assert!(read_answer(b"<html/>").is_err());
+    }
+
+    #[test]
+    fn document_types_and_depths_are_refused() {
+        let bomb = format!("<!DOCTYPE x [<!ENTITY a \"aaaa\">]>{}", CALL.replace("bots-engine", "&a;"));
+        assert!(read_call(bomb.as_bytes()).is_err_and(|text| text.contains("entities")));
+        assert!(read_call(CALL.replace("bots-engine", "&a;").as_bytes()).is_err());
+        let levels = LONGEST_CALL / "<value><array><data>".len();
+        let deep =
+            format!("<methodCall><methodName>m</methodName><params><param>{}", "<value><array><data>".repeat(levels));
+        assert!(read_call(deep.as_bytes()).is_err_and(|text| text.contains("deep")));
+    }
+
+    /// Every prefix, every byte changed, bytes doubled and dropped: an answer or an error, never a panic or a hang.
+    #[test]
+    fn rubbish_is_an_error() {
+        let original = CALL.as_bytes();
+        for end in 0..original.len() - 1 {
+            assert!(read_call(&original[..end]).is_err());
+        }
+        let mut seed = 1_u32;
+        let mut random = |below: usize| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            usize::try_from(seed >> 8).expect("24 bits fit") % below
+        };
+        for _ in 0..20_000 {
+            let mut body = original.to_vec();
+            for _ in 0..=random(4) {
+                let place = random(body.len());
+                match random(4) {
+                    0 => body[place] = u8::try_from(random(256)).expect("a byte"),
+                    1 => drop(body.remove(place)),
+                    2 => body.insert(place, b"<>&;/!?\"="[random(9)]),
+                    _ => body.extend_from_within(place..),
+                }
+            }
+            let _ = read_call(&body);
+            let _ = read_answer(&body);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The job queue of bots-ctl: Bots's own API and clients, an order that holds, and no job that is lost.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::environment::is_bots_3;
+use crate::jobqueue::with_queue;
+use crate::sandbox::{Finished, Running, Sandbox, bots_bin_dir, http, python, raw_http, wait_until};
+
+/// A task that bots.ini authorises: notes its argument; waits for a file when the argument is `wait`.
+const TASK: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+echo "$1" >> "$here/started"
+if [ "$1" = wait ]; then while [ ! -e "$here/go" ]; do sleep 0.02; done; fi
+echo "$1" >> "$here/ran"
+echo "this is $1"
+exit ${2:-0}
+"#;
+
+/// A queue with a task of its own.
+pub struct Queue {
+    pub sandbox: Sandbox,
+    pub port: u16,
+    task: PathBuf,
+}
+
+impl Queue {
+    pub fn new() -> Self {
+        let (sandbox, port) = with_queue();
+        let task = sandbox.home.path().join("task");
+        fs::write(&task, TASK).expect("written");
+        fs::set_permissions(&task, fs::Permissions::from_mode(0o755)).expect("changed");
+        sandbox.set_ini("jobqueue", "authorized_tasks", &task.display().to_string());
+        Self { sandbox, port, task }
+    }
+
+    /// Starts the queue and waits until it takes jobs.
+    pub fn start(&self) -> Running {
+        let running = self.sandbox.start(&["jobqueue"]);
+        running.wait_ready();
+        running
+    }
+
+    /// The words of the task as Python writes them.
+    fn task(&self, argument: &str) -> String {
+        format!("['{}', '{argument}']", self.task.display())
+    }
+
+    /// What Python's own client gets for an expression about `q`.
+    pub fn ask(&self, expression: &str) -> String {
+        ask(self.port, expression)
+    }
+
+    fn lines(&self, file: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.task.with_file_name(file)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn wait_lines(&self, file: &str, count: usize, running: &Running) -> Vec<String> {
+        let enough = || Some(self.lines(file)).filter(|lines| lines.len() >= count);
+        wait_until(&format!("{count} lines are in {file}"), enough, || running.report())
+    }
+
+    fn go(&self) {
+        fs::write(self.task.with_file_name("go"), "").expect("written");
+    }
+
+    fn job(&self, args: &[&str]) -> Finished {
+        let args: Vec<&str> = std::iter::once("job").chain(args.iter().copied()).collect();
+        self.sandbox.run(&args)
+    }
+}
+
+/// What Python's own client gets for an expression about `q`.
+pub fn ask(port: u16, expression: &str) -> String {
+    let script = format!(
+        "import xmlrpc.client\nq = xmlrpc.client.ServerProxy('http://localhost:{port}')\nprint(({expression}))"
+    );
+    let asked = Command::new(python()).args(["-c", &script]).output().expect("Python runs");
+    let errors = String::from_utf8_lossy(&asked.stderr).into_owned();
+    let last = errors.lines().last().unwrap_or_default().to_owned();
+    String::from_utf8_lossy(&asked.stdout).trim().to_owned() + &last
+}
+
+/// One call as any client makes it; nothing when there is no answer.
+fn add(port: u16, words: &[&str], priority: i32) -> Option<String> {
+    let words: String = words.iter().map(|word| format!("<value><string>{word}</string></value>")).collect();
+    let call = format!(
+        "<?xml version='1.0'?><methodCall><methodName>addjob</methodName><params><param><value><array><data>{words}\
+         </data></array></value></param><param><value><int>{priority}</int></value></param></params></methodCall>"
+    );
+    let length = call.len();
+    let request = format!(
+        "POST /RPC2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/xml\r\nContent-Length: {length}\r\n\r\n{call}"
+    );
+    let answer = raw_http(port, request.as_bytes())?;
+    let (_, rest) = answer.split_once("<i4>")?;
+    Some(rest.split_once("</i4>")?.0.to_owned())
+}
+
+/// What the queue of bots-ctl and that of Bots 4 agree about.
+#[test]
+fn both_backends_answer_as_bots_expects() {
+    for backend in ["native", "python"].into_iter().filter(|backend| *backend == "native" || !is_bots_3()) {
+        let mut queue = Queue::new();
+        queue.sandbox.set("BOTS_CTL_JOBQUEUE_BACKEND", backend);
+        let running = queue.start();
+        let (wait, one) = (queue.task("wait"), queue.task("one"));
+        assert_eq!(queue.ask(&format!("q.addjob({wait}, 5)")), "0");
+        queue.wait_lines("started", 1, &running);
+        assert_eq!(queue.ask("q.listjobs()"), "0");
+        let asked = queue.ask(&format!(
+            "q.addjob({one}, 5), q.addjob({one}, 5), q.addjob({one}, 3), q.addjob([], 5), q.addjob(['isup'], 5), \
+             q.addjob(['/bin/touch', 'x'], 5), q.addjob({wait}, 5), q.addjob({wait}, 5)"
+        ));
+        assert_eq!(asked, "(0, 4, 0, 2, 0, 3, 0, 4)", "{backend}");
+        let listed = queue.ask("sorted(q.listjobs())");
+        assert_eq!(listed, format!("[[3, 2, {one}], [5, 3, {wait}]]"), "{backend}");
+        assert_eq!(queue.ask("q.clearjobq(), q.listjobs()"), "(0, 0)", "{backend}");
+        for wrong in ["q.addjob(['bots-engine'])", "q.none()", "q.listjobs(1)"] {
+            assert!(queue.ask(wrong).starts_with("xmlrpc.client.Fault: <Fault 1: "), "{backend} {wrong}");
+        }
+        let malformed = "POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\n<call";
+        assert!(raw_http(queue.port, malformed.as_bytes()).is_some_and(|answer| answer.contains("faultCode")));
+        let status = |method, path| http(queue.port, method, path).map(|answer| answer.status);
+        assert_eq!((status("GET", "/RPC2"), status("POST", "/other")), (Some(501), Some(404)), "{backend}");
+        queue.go();
+        queue.wait_lines("ran", 1, &running);
+    }
+}
+
+#[test]
+fn jobs_run_in_the_documented_order() {
+    let queue = Queue::new();
+    let running = queue.start();
+    add(queue.port, &[&queue.task.display().to_string(), "wait"], 5);
+    queue.wait_lines("started", 1, &running);
+    for (argument, priority) in [("a", 9), ("b", 5), ("c", 1), ("d", 5), ("e", 9), ("f", 1)] {
+        assert_eq!(queue.ask(&format!("q.addjob({}, {priority})", queue.task(argument))), "0");
+    }
+    let taken = queue.ask("q.getjob()");
+    assert_eq!(taken, format!("[1, 4, {}]", queue.task("c")));
+    assert_eq!(queue.ask(&format!("q.addjob({}, 2)", queue.task("e"))), "0");
+    queue.go();
+    assert_eq!(queue.wait_lines("ran", 6, &running), ["wait", "f", "e", "b", "d", "a"]);
+    assert_eq!(queue.ask("q.getjob()"), "0");
+}
+
+/// With `BOTS_TEST_JOBS` and `BOTS_TEST_KILLS` as many as one likes.
+#[test]
+fn a_queue_that_is_killed_over_and_over_loses_no_job() {
+    let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
+    let (jobs, kills): (usize, usize) = (number("BOTS_TEST_JOBS", 160), number("BOTS_TEST_KILLS", 4));
+    let queue = Queue::new();
+    queue.sandbox.set_ini("jobqueue", "nr_threads", "4");
+    let task = queue.task.display().to_string();
+    let mut running = queue.start();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..8)
+            .map(|client| {
+                let (task, port) = (&task, queue.port);
+                scope.spawn(move || {
+                    for job in (client..jobs).step_by(8) {
+                        let name = format!("job-{job}");
+                        let kept = || add(port, &[task, &name], 5);
+                        let code = wait_until(&format!("{name} is kept"), kept, String::new);
+                        assert!(code == "0" || code == "4", "{name}: {code}");
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..kills {
+            std::thread::sleep(Duration::from_millis(300));
+            running.signal(Signal::SIGKILL);
+            running.wait();
+            running = queue.start();
+        }
+        clients.into_iter().for_each(|client| client.join().expect("the client is content"));
+        done.store(true, Relaxed);
+    });
+    let wanted: BTreeSet<String> = (0..jobs).map(|job| format!("job-{job}")).collect();
+    let ran = || {
+        let ran: BTreeSet<String> = queue.lines("ran").into_iter().collect();
+        (ran == wanted).then_some(())
+    };
+    wait_until("all jobs have run", ran, || format!("{} of {jobs}\n{}", queue.lines("ran").len(), running.report()));
+    assert!(done.load(Relaxed));
+    assert_eq!(queue.ask("q.listjobs()"), "0");
+}
+
+#[test]
+fn a_job_that_was_running_when_its_queue_was_killed_runs_again() {
+    let queue = Queue::new();
+    let mut running = queue.start();
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
+    queue.wait_lines("started", 1, &running);
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    let running = queue.start();
+    queue.wait_lines("started", 2, &running);
+    queue.go();
+    queue.wait_lines("ran", 1, &running);
+    running.wait_stderr("job 1 was running when its queue ended: it runs again");
+    let shown = queue.job(&["show", "1", "--json"]);
+    assert!(shown.expect_code(0).stdout.contains("\"attempts\":2"), "{}", shown.stdout);
+}
+
+#[test]
+fn a_stop_waits_for_the_running_job_and_keeps_the_others() {
+    let queue = Queue::new();
+    let mut running = queue.start();
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
+    queue.wait_lines("started", 1, &running);
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("later")));
+    running.signal(Signal::SIGTERM);
+    running.wait_stderr("waiting for job 1 to end");
+    running.wait_health("/health/ready", 503);
+    queue.go();
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    assert_eq!(queue.lines("ran"), ["wait"]);
+    let running = queue.start();
+    assert_eq!(queue.wait_lines("ran", 2, &running), ["wait", "later"]);
+}
+
+#[test]
+fn a_job_that_does_not_end_in_time_is_killed_and_runs_again() {
+    let mut queue = Queue::new();
+    queue.sandbox.set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "200ms");
+    let mut running = queue.start();
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
+    queue.wait_lines("started", 1, &running);
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait_code(), 137, "{}", running.report());
+    queue.go();
+    let running = queue.start();
+    assert_eq!(queue.wait_lines("ran", 1, &running), ["wait"]);
+}
+
+#[test]
+fn an_engine_that_has_no_time_is_tried_again() {
+    let mut queue = Queue::new();
+    let engine =
+        "#!/bin/sh\nhere=$(dirname \"$0\")\necho run >> $here/runs\n[ $(wc -l < $here/runs) -gt 1 ] || exit 3\n";
+    queue.sandbox.stand_in("bots-engine", engine);
+    let running = queue.start();
+    let added = queue.job(&["add", "--wait", "--", "bots-engine", "--new"]);
+    added.expect_code(0);
+    assert!(running.stderr().contains("another engine runs: job 1 is tried again in 1 s"), "{}", running.stderr());
+}
+
+#[test]
+fn a_job_past_its_time_is_an_error_and_ended_if_so_configured() {
+    let queue = Queue::new();
+    queue.sandbox.set_ini("settings", "maxruntime", "0");
+    queue.sandbox.set_ini("jobqueue", "killjobsintimeout", "True");
+    let running = queue.start();
+    let task = queue.task.display().to_string();
+    queue.job(&["add", "--wait", "--", &task, "wait"]).expect_code(143);
+    assert_eq!(running.stderr().matches("job 1 exceeded maxruntime").count(), 1, "{}", running.stderr());
+}
+
+#[test]
+fn one_that_stands_by_takes_over() {
+    let queue = Queue::new();
+    let mut first = queue.start();
+    let health_port = crate::sandbox::free_port();
+    let mut command = queue.sandbox.command(&["jobqueue"]);
+    command.env("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{health_port}"));
+    let second = Running::start(command, queue.sandbox.home.path(), health_port);
+    let standby = second.wait_health("/health/ready", 503);
+    second.wait_stderr("another bots-ctl runs the jobs of the SQLite database");
+    let standby = second.health("/health/ready").unwrap_or(standby);
+    assert!(standby.body.contains("jobqueue stands by: another one is active"), "{}", standby.body);
+    second.wait_health("/health/live", 200);
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
+    queue.wait_lines("started", 1, &first);
+    let begin = Instant::now();
+    first.signal(Signal::SIGKILL);
+    first.wait();
+    second.wait_ready();
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    queue.go();
+    queue.wait_lines("ran", 1, &second);
+}
+
+/// Bots's own server answers one client at a time; one that is silent blocks all others.
+#[test]
+fn clients_that_are_silent_slow_or_greedy_hold_nobody_up() {
+    let queue = Queue::new();
+    let running = queue.start();
+    let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, queue.port)).expect("it listens");
+    let silent: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
+    let mut slow = connect();
+    slow.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n<").expect("sent");
+    let begin = Instant::now();
+    assert_eq!(queue.ask("q.addjob(['isup'], 5), q.listjobs()"), "(0, 0)");
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    let huge = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    let refused = raw_http(queue.port, huge.as_bytes()).unwrap_or_default();
+    assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 413"), "{refused}");
+    let bomb = "<!DOCTYPE x [<!ENTITY a 'a'>]><methodCall><methodName>&a;</methodName></methodCall>";
+    let bomb = format!("POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{bomb}", bomb.len());
+    assert!(raw_http(queue.port, bomb.as_bytes()).is_some_and(|answer| answer.contains("entities")));
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut slow, &mut answer).expect("it ends");
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    drop(silent);
+    running.wait_ready();
+}
+
+#[test]
+fn the_job_commands_tell_everything() {
+    let queue = Queue::new();
+    let away = queue.job(&["list"]);
+    away.expect_code(69);
+    assert!(away.stderr.starts_with("bots-ctl: cannot reach the job queue on 127.0.0.1:"), "{}", away.stderr);
+    let running = queue.start();
+    let task = queue.task.display().to_string();
+    assert_eq!(queue.job(&["list"]).expect_code(0).stdout, "no job waits\n");
+    assert_eq!(queue.job(&["list", "--json"]).expect_code(0).stdout, "[]\n");
+    assert_eq!(queue.job(&["add", "-p", "1", "--", &task, "wait"]).expect_code(0).stdout, "job 1\n");
+    queue.wait_lines("started", 1, &running);
+    let added = queue.job(&["add", "--json", "--", &task, "two", "7"]);
+    assert_eq!(added.expect_code(0).stdout, "{\"code\":0,\"number\":2}\n");
+    let again = queue.job(&["add", "--", &task, "two", "7"]);
+    assert!(again.expect_code(1).stderr.contains("waits already, as job 2"), "{}", again.stderr);
+    let refused = queue.job(&["add", "--", "/bin/touch", "x"]);
+    assert!(refused.expect_code(1).stderr.contains("does not run /bin/touch"), "{}", refused.stderr);
+    queue.job(&["add", "-p", "0", "--", &task]).expect_code(64);
+    let list = queue.job(&["list"]).stdout;
+    assert_eq!(list, format!("NUMBER  PRIORITY  TASK\n2       5         {task} two 7\n"));
+    let status = queue.sandbox.run(&["status"]);
+    assert!(status.stdout.contains("jobqueue: 1 waiting, 1 running"), "{}", status.stdout);
+    queue.go();
+    let waited = queue.job(&["add", "--wait", "--", &task, "three", "9"]);
+    assert_eq!(waited.expect_code(9).stdout, "this is three\n");
+    let shown = queue.job(&["show", "2"]).expect_code(0).stdout.clone();
+    assert!(shown.contains("state      failed\n") && shown.contains("exit code  7\n"), "{shown}");
+    assert!(shown.ends_with("this is two\n"), "{shown}");
+    let shown = queue.job(&["show", "99"]);
+    assert!(shown.expect_code(1).stderr.contains("there is no job 99"), "{}", shown.stderr);
+    assert_eq!(queue.job(&["clear"]).expect_code(0).stdout, "no job waits any more\n");
+}
+
+#[test]
+fn the_queue_takes_jobs_from_bots_own_client() {
+    let queue = Queue::new();
+    let config = format!("-c{}", queue.sandbox.root().join("config").display());
+    let program = bots_bin_dir().join("bots-job2queue").display().to_string();
+    let task = queue.task.display().to_string();
+    let client = |argument: &str| queue.sandbox.run(&["exec", "--", &program, &config, "-p2", &task, argument]);
+    client("x").expect_code(1);
+    let running = queue.start();
+    client("wait").expect_code(0);
+    queue.wait_lines("started", 1, &running);
+    client("x").expect_code(0);
+    client("x").expect_code(4);
+    assert_eq!(queue.ask("q.listjobs()"), format!("[[2, 2, {}]]", queue.task("x")));
+    queue.go();
+    queue.wait_lines("ran", 2, &running);
+}

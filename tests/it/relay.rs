@@ -1,0 +1,95 @@
+//! The job queue's port in a container where the queue is not.
+
+use std::time::{Duration, Instant};
+
+use crate::jobqueue::with_queue;
+use crate::jobs::{Queue, ask};
+use crate::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_http};
+
+const TOKEN: &str = "a-token-that-nobody-knows";
+
+/// A queue that other containers can reach, and an environment of one of those.
+fn pods() -> (Queue, Sandbox, u16, u16) {
+    let mut queue = Queue::new();
+    let network_port = free_port();
+    queue.sandbox.set("BOTS_CTL_JOBQUEUE_ADDR", format!("0.0.0.0:{network_port}"));
+    queue.sandbox.set("BOTS_CTL_JOBQUEUE_TOKEN", TOKEN);
+    let (mut other, relay_port) = with_queue();
+    other.set_ini("jobqueue", "enabled", "False");
+    other.set("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{network_port}"));
+    other.set("BOTS_CTL_JOBQUEUE_TOKEN", TOKEN);
+    (queue, other, relay_port, network_port)
+}
+
+fn shell(sandbox: &Sandbox) -> Running {
+    let running = sandbox.start(&["shell", "-c", "sleep 600"]);
+    running.wait_stderr("jobs are passed on from port");
+    running
+}
+
+#[test]
+fn jobs_of_another_container_reach_the_queue() {
+    let (queue, other, relay_port, network_port) = pods();
+    let _queue = queue.start();
+    let web = other.webserver();
+    let ini = std::fs::read_to_string(other.root().join("config/bots.ini")).expect("readable");
+    assert!(ini.contains("enabled = True"), "{ini}");
+    let asked = ask(relay_port, "q.addjob(['isup'], 5), q.listjobs(), q.addjob(['/bin/touch'], 5), q.clearjobq()");
+    assert_eq!(asked, "(0, 0, 3, 0)", "{}", web.report());
+    let config = format!("-c{}", other.root().join("config").display());
+    let program = bots_bin_dir().join("bots-job2queue").display().to_string();
+    other.run(&["exec", "--", &program, &config, "bots-engine", "--cleanup"]).expect_code(0);
+    for not_relayed in ["q.getjob()", "q.botsctl.showjob(1)"] {
+        assert!(ask(relay_port, not_relayed).contains("is not supported"), "{not_relayed}");
+    }
+    // The network's listener wants the token, and `job` shows it.
+    assert!(ask(network_port, "q.listjobs()").contains("401"));
+    other.run(&["job", "list"]).expect_code(0);
+    let mut stranger = Sandbox::new();
+    stranger.set("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{network_port}"));
+    stranger.set("BOTS_CTL_JOBQUEUE_TOKEN", "another");
+    let refused = stranger.run(&["job", "list"]);
+    assert!(refused.expect_code(78).stderr.contains("does not accept the token"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("another\n"), "{}", refused.stderr);
+}
+
+/// Bots's own programs know one way of being told: the connection is refused or closed.
+#[test]
+fn a_queue_that_is_away_is_told_at_once() {
+    let (_queue, other, relay_port, network_port) = pods();
+    let running = shell(&other);
+    let begin = Instant::now();
+    let answer = ask(relay_port, "q.addjob(['bots-engine'], 5)");
+    assert!(answer.contains("RemoteDisconnected"), "{answer}");
+    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    let why = format!("addjob was not passed on: cannot reach the job queue on 127.0.0.1:{network_port}");
+    running.wait_stderr(&why);
+    other.set_ini("jobqueue", "enabled", "True");
+    let config = format!("-c{}", other.root().join("config").display());
+    let program = bots_bin_dir().join("bots-job2queue").display().to_string();
+    let told = other.run(&["exec", "--", &program, &config, "bots-engine", "--new"]);
+    told.expect_code(1);
+    assert!(told.stdout.to_lowercase().contains("contact jobqueue"), "{}", told.stdout);
+}
+
+#[test]
+fn a_relay_with_the_wrong_token_says_so() {
+    let (queue, mut other, relay_port, _) = pods();
+    other.set("BOTS_CTL_JOBQUEUE_TOKEN", "another");
+    let _queue = queue.start();
+    let running = shell(&other);
+    assert!(ask(relay_port, "q.listjobs()").contains("RemoteDisconnected"));
+    running.wait_stderr("does not accept the token: BOTS_CTL_JOBQUEUE_TOKEN must be the same on both sides");
+    let huge = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    let refused = raw_http(relay_port, huge.as_bytes()).unwrap_or_default();
+    assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 413"), "{refused}");
+}
+
+#[test]
+fn an_open_address_without_a_token_is_refused() {
+    let (mut sandbox, _) = with_queue();
+    sandbox.set("BOTS_CTL_JOBQUEUE_ADDR", format!("0.0.0.0:{}", free_port()));
+    let refused = sandbox.run(&["jobqueue"]);
+    refused.expect_code(78);
+    assert!(refused.stderr.contains("set BOTS_CTL_JOBQUEUE_TOKEN"), "{}", refused.stderr);
+}
