@@ -318,6 +318,16 @@ impl Jobs {
         self.change(BACK, &[Integer(number)], "put back a job of").await.map(|_| ())
     }
 
+    /// Takes charge of a job that runs here, and that another queue had started again meanwhile.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn adopt(&mut self, number: i64) -> Result<(), Error> {
+        const ADOPT: &str = "UPDATE botsctl_job SET owner = ? WHERE number = ? AND state = 'running'";
+        let owner = self.owner.clone();
+        self.change(ADOPT, &[Text(&owner), Integer(number)], "take over a job of").await.map(|_| ())
+    }
+
     /// The numbers of all jobs that run, as far as the table knows.
     ///
     /// # Errors

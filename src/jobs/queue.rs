@@ -436,9 +436,13 @@ impl Worker {
         let running = self.running.clone();
         let recovered = self.with(async |jobs| {
             let mut recovered = Vec::new();
-            for number in jobs.running().await?.into_iter().filter(|number| !running.contains(number)) {
-                jobs.put_back(number).await?;
-                recovered.push(number);
+            for number in jobs.running().await? {
+                if running.contains(&number) {
+                    jobs.adopt(number).await?;
+                } else {
+                    jobs.put_back(number).await?;
+                    recovered.push(number);
+                }
             }
             jobs.prune(REMEMBERED).await?;
             Ok((recovered, jobs.count().await?))

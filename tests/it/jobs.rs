@@ -7,14 +7,15 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::environment::is_bots_3;
 use crate::jobqueue::with_queue;
-use crate::sandbox::{Finished, Running, Sandbox, bots_bin_dir, http, python, raw_http, wait_until};
+use crate::sandbox::{Finished, Running, Sandbox, bots_bin_dir, free_port, http, python, raw_http, wait_until};
+use crate::servers::{Database, Engine, Server, on_each_database};
 
 /// A task that bots.ini authorises: notes its argument; waits for a file when the argument is `wait`.
 const TASK: &str = r#"#!/bin/sh
@@ -26,21 +27,52 @@ echo "this is $1"
 exit ${2:-0}
 "#;
 
+on_each_database! {
+    jobs_run_in_the_documented_order,
+    a_queue_that_is_killed_over_and_over_loses_no_job,
+    a_job_that_was_running_when_its_queue_was_killed_runs_again,
+    one_that_stands_by_takes_over,
+}
+
+mod on_servers {
+    use super::{a_database_that_is_away_loses_nothing, a_queue_that_gives_no_sign_of_life_is_replaced};
+
+    crate::servers::on_each_server! {
+        a_database_that_is_away_loses_nothing,
+        a_queue_that_gives_no_sign_of_life_is_replaced,
+    }
+}
+
 /// A queue with a task of its own.
 pub struct Queue {
     pub sandbox: Sandbox,
     pub port: u16,
     task: PathBuf,
+    /// Kept while the queue is there.
+    _database: Option<Database>,
 }
 
 impl Queue {
     pub fn new() -> Self {
         let (sandbox, port) = with_queue();
+        Self::of(sandbox, port, None)
+    }
+
+    fn on(database: Database) -> Self {
+        let sandbox = database.sandbox();
+        sandbox.run(&["init-db"]).expect_code(0);
+        let port = free_port();
+        sandbox.set_ini("jobqueue", "enabled", "True");
+        sandbox.set_ini("jobqueue", "port", &port.to_string());
+        Self::of(sandbox, port, Some(database))
+    }
+
+    fn of(sandbox: Sandbox, port: u16, database: Option<Database>) -> Self {
         let task = sandbox.home.path().join("task");
         fs::write(&task, TASK).expect("written");
         fs::set_permissions(&task, fs::Permissions::from_mode(0o755)).expect("changed");
         sandbox.set_ini("jobqueue", "authorized_tasks", &task.display().to_string());
-        Self { sandbox, port, task }
+        Self { sandbox, port, task, _database: database }
     }
 
     /// Starts the queue and waits until it takes jobs.
@@ -48,6 +80,22 @@ impl Queue {
         let running = self.sandbox.start(&["jobqueue"]);
         running.wait_ready();
         running
+    }
+
+    /// Another one on the same database, with another port.
+    fn start_second(&self) -> (Running, u16) {
+        let (config, port, health_port) = (self.sandbox.root().join("config"), free_port(), free_port());
+        let second = self.sandbox.home.path().join("second/config");
+        fs::create_dir_all(&second).expect("made");
+        for entry in fs::read_dir(config).expect("readable").flatten().filter(|entry| entry.path().is_file()) {
+            fs::copy(entry.path(), second.join(entry.file_name())).expect("copied");
+        }
+        let ini = fs::read_to_string(second.join("bots.ini")).expect("readable");
+        let ini = bots_ctl::config::bots_ini::set_value(&ini, "jobqueue", "port", &port.to_string()).expect("set");
+        fs::write(second.join("bots.ini"), ini).expect("written");
+        let mut command = self.sandbox.command(&["jobqueue"]);
+        command.env("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{health_port}")).env("BOTS_CONFIG_DIR", second);
+        (Running::start(command, self.sandbox.home.path(), health_port), port)
     }
 
     /// The words of the task as Python writes them.
@@ -138,9 +186,8 @@ fn both_backends_answer_as_bots_expects() {
     }
 }
 
-#[test]
-fn jobs_run_in_the_documented_order() {
-    let queue = Queue::new();
+fn jobs_run_in_the_documented_order(engine: Engine) {
+    let queue = Queue::on(Database::fresh(engine));
     let running = queue.start();
     add(queue.port, &[&queue.task.display().to_string(), "wait"], 5);
     queue.wait_lines("started", 1, &running);
@@ -156,15 +203,13 @@ fn jobs_run_in_the_documented_order() {
 }
 
 /// With `BOTS_TEST_JOBS` and `BOTS_TEST_KILLS` as many as one likes.
-#[test]
-fn a_queue_that_is_killed_over_and_over_loses_no_job() {
+fn a_queue_that_is_killed_over_and_over_loses_no_job(engine: Engine) {
     let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
     let (jobs, kills): (usize, usize) = (number("BOTS_TEST_JOBS", 160), number("BOTS_TEST_KILLS", 4));
-    let queue = Queue::new();
+    let queue = Queue::on(Database::fresh(engine));
     queue.sandbox.set_ini("jobqueue", "nr_threads", "4");
     let task = queue.task.display().to_string();
     let mut running = queue.start();
-    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..8)
             .map(|client| {
@@ -187,7 +232,6 @@ fn a_queue_that_is_killed_over_and_over_loses_no_job() {
             running = queue.start();
         }
         clients.into_iter().for_each(|client| client.join().expect("the client is content"));
-        done.store(true, Relaxed);
     });
     let wanted: BTreeSet<String> = (0..jobs).map(|job| format!("job-{job}")).collect();
     let ran = || {
@@ -195,13 +239,11 @@ fn a_queue_that_is_killed_over_and_over_loses_no_job() {
         (ran == wanted).then_some(())
     };
     wait_until("all jobs have run", ran, || format!("{} of {jobs}\n{}", queue.lines("ran").len(), running.report()));
-    assert!(done.load(Relaxed));
     assert_eq!(queue.ask("q.listjobs()"), "0");
 }
 
-#[test]
-fn a_job_that_was_running_when_its_queue_was_killed_runs_again() {
-    let queue = Queue::new();
+fn a_job_that_was_running_when_its_queue_was_killed_runs_again(engine: Engine) {
+    let queue = Queue::on(Database::fresh(engine));
     let mut running = queue.start();
     queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
     queue.wait_lines("started", 1, &running);
@@ -270,18 +312,13 @@ fn a_job_past_its_time_is_an_error_and_ended_if_so_configured() {
     assert_eq!(running.stderr().matches("job 1 exceeded maxruntime").count(), 1, "{}", running.stderr());
 }
 
-#[test]
-fn one_that_stands_by_takes_over() {
-    let queue = Queue::new();
+fn one_that_stands_by_takes_over(engine: Engine) {
+    let queue = Queue::on(Database::fresh(engine));
     let mut first = queue.start();
-    let health_port = crate::sandbox::free_port();
-    let mut command = queue.sandbox.command(&["jobqueue"]);
-    command.env("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{health_port}"));
-    let second = Running::start(command, queue.sandbox.home.path(), health_port);
-    let standby = second.wait_health("/health/ready", 503);
-    second.wait_stderr("another bots-ctl runs the jobs of the SQLite database");
-    let standby = second.health("/health/ready").unwrap_or(standby);
-    assert!(standby.body.contains("jobqueue stands by: another one is active"), "{}", standby.body);
+    let (second, port) = queue.start_second();
+    second.wait_stderr("another bots-ctl runs the jobs of the ");
+    let body = || second.health("/health/ready").filter(|ready| ready.body.contains("jobqueue stands by")).map(|_| ());
+    wait_until("it stands by", body, || second.report());
     second.wait_health("/health/live", 200);
     queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
     queue.wait_lines("started", 1, &first);
@@ -290,8 +327,57 @@ fn one_that_stands_by_takes_over() {
     first.wait();
     second.wait_ready();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    queue.wait_lines("started", 2, &second);
+    assert_eq!(ask(port, &format!("q.addjob({}, 5)", queue.task("later"))), "0");
     queue.go();
-    queue.wait_lines("ran", 1, &second);
+    assert_eq!(queue.wait_lines("ran", 2, &second), ["wait", "later"]);
+}
+
+/// A node that vanishes leaves a session behind that keeps the lock; a process that is stopped is as silent.
+fn a_queue_that_gives_no_sign_of_life_is_replaced(engine: Engine) {
+    let queue = Queue::on(Database::fresh(engine));
+    let first = queue.start();
+    let (second, port) = queue.start_second();
+    second.wait_stderr("another bots-ctl runs the jobs of the ");
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
+    queue.wait_lines("started", 1, &first);
+    first.signal(Signal::SIGSTOP);
+    second.wait_ready();
+    assert!(second.stderr().contains("ended the session of a job queue that gave no sign of life"));
+    queue.wait_lines("started", 2, &second);
+    first.signal(Signal::SIGCONT);
+    first.wait_stderr("another bots-ctl runs the jobs of the ");
+    first.wait_health("/health/ready", 503);
+    queue.go();
+    queue.wait_lines("ran", 2, &second);
+    assert_eq!(ask(port, "q.listjobs()"), "0");
+}
+
+fn a_database_that_is_away_loses_nothing(engine: Engine) {
+    let server = Arc::new(Server::start(engine));
+    if engine == Engine::Mariadb {
+        // The servers of these tests are told to be fast rather than safe.
+        server.sql(None, "SET GLOBAL innodb_flush_log_at_trx_commit = 1");
+    }
+    let queue = Queue::on(Database::on(&server));
+    let running = queue.start();
+    assert_eq!(queue.ask(&format!("q.addjob({}, 5)", queue.task("wait"))), "0");
+    queue.wait_lines("started", 1, &running);
+    assert_eq!(queue.ask(&format!("q.addjob({}, 5)", queue.task("later"))), "0");
+    server.stop();
+    let begin = Instant::now();
+    let answer = queue.ask(&format!("q.addjob({}, 5)", queue.task("lost")));
+    assert!(answer.contains("RemoteDisconnected"), "{answer}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    queue.go();
+    queue.wait_lines("ran", 1, &running);
+    running.wait_health("/health/ready", 503);
+    running.wait_health("/health/live", 200);
+    server.resume();
+    running.wait_ready();
+    assert_eq!(queue.wait_lines("ran", 2, &running), ["wait", "later"]);
+    let shown = queue.job(&["show", "1", "--json"]).stdout;
+    assert!(shown.contains("\"state\":\"done\"") && shown.contains("\"attempts\":1"), "{shown}");
 }
 
 /// Bots's own server answers one client at a time; one that is silent blocks all others.
