@@ -14,5 +14,5 @@ CREATE TABLE IF NOT EXISTS botsctl_job (
     output MEDIUMTEXT,
     owner VARCHAR(100),
     KEY botsctl_job_line (state, priority, number),
-    KEY botsctl_job_task (digest)
+    KEY botsctl_job_task (digest, state)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4;

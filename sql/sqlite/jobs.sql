@@ -15,4 +15,4 @@ CREATE TABLE IF NOT EXISTS botsctl_job (
     owner VARCHAR(100)
 );
 CREATE INDEX IF NOT EXISTS botsctl_job_line ON botsctl_job (state, priority, number);
-CREATE INDEX IF NOT EXISTS botsctl_job_task ON botsctl_job (digest);
+CREATE INDEX IF NOT EXISTS botsctl_job_task ON botsctl_job (digest, state);
