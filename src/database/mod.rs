@@ -15,6 +15,7 @@ pub mod lease;
 pub mod lease_row;
 pub mod lock;
 pub mod notes;
+mod numbering;
 pub mod pinger;
 pub mod repair;
 pub mod runs;

@@ -1,21 +1,31 @@
 //! What is made and mended by our own statements: nothing that could lose a row.
 
-use super::catalogue::{Column, Default, Kind};
+use super::catalogue::{Catalogue, Column, Default, Kind};
 use super::connection::Connection;
 use super::difference::Repair;
 use super::expected::OwnTable;
-use super::{Error, Settings, sqlite_schema};
+use super::{Error, Settings, numbering, sqlite_schema};
 
 /// Makes the unmanaged tables that are missing: all of them or none, where the database can take back what it has begun.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn make(connection: &mut Connection, settings: &Settings, tables: &[OwnTable]) -> Result<(), Error> {
-    let indexes = |table: &OwnTable| table.indexes.iter().map(|(_, statement)| statement.clone()).collect::<Vec<_>>();
-    let statements = tables.iter().flat_map(|table| std::iter::once(table.statement.clone()).chain(indexes(table)));
-    together(connection, &statements.collect::<Vec<_>>())
-        .await
-        .map_err(|error| Error::failed("make tables in", settings, &error))
+pub async fn make(
+    connection: &mut Connection,
+    settings: &Settings,
+    catalogue: &Catalogue,
+    tables: &[OwnTable],
+) -> Result<(), Error> {
+    let made = async {
+        let mut statements = Vec::new();
+        for table in tables {
+            let last = if table.name == numbering::TABLE { numbering::last(connection, catalogue).await? } else { 0 };
+            statements.extend(numbering::from(connection, &table.statement, last));
+            statements.extend(table.indexes.iter().map(|(_, statement)| statement.clone()));
+        }
+        together(connection, &statements).await
+    };
+    made.await.map_err(|error| Error::failed("make tables in", settings, &error))
 }
 
 /// Makes tables anew that hold no row, so that nothing is lost: those that Django has made, without the defaults.

@@ -31,9 +31,9 @@ pub(super) async fn complete(
     migrate::check_password(&ground.config.superuser, false)?;
     let mut steps = Steps { ground, held, report, note: first_note(look), has_notes: look.has_notes };
     let cleared = steps.clear_first_run(look).await?;
-    let difference = cleared.as_ref().map_or(&look.difference, |look| &look.difference);
-    steps.make_unmanaged(difference).await?;
-    steps.migrate(&mut python, difference, user).await?;
+    let look = cleared.as_ref().unwrap_or(look);
+    steps.make_unmanaged(look).await?;
+    steps.migrate(&mut python, &look.difference, user).await?;
     let left = steps.mend().await?;
     steps.write("done", true).await?;
     Ok(left)
@@ -87,14 +87,15 @@ impl Steps<'_> {
     }
 
     /// Before Django's turn: with Bots 3.3.1 it would make them itself, without the defaults they need.
-    async fn make_unmanaged(&mut self, difference: &Difference) -> Result<(), Error> {
-        if difference.unmanaged.is_empty() {
+    async fn make_unmanaged(&mut self, look: &Look) -> Result<(), Error> {
+        let tables = &look.difference.unmanaged;
+        if tables.is_empty() {
             return Ok(());
         }
         let begin = Instant::now();
         self.write("tables", false).await?;
-        repair::make(&mut self.held.connection, &self.ground.settings, &difference.unmanaged).await?;
-        let names: Vec<&str> = difference.unmanaged.iter().map(|table| table.name.as_str()).collect();
+        repair::make(&mut self.held.connection, &self.ground.settings, &look.catalogue, tables).await?;
+        let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
         self.report.step(&format!("making {}", names.join(", ")), begin);
         Ok(())
     }
