@@ -53,8 +53,21 @@ pub struct Database {
 pub struct Table {
     /// Name, length and whether NULL is allowed.
     pub columns: Vec<(String, Option<u32>, bool)>,
-    /// Columns, and whether they are unique.
-    pub keys: Vec<(Vec<String>, bool)>,
+    /// All but the primary one.
+    pub keys: Vec<Key>,
+}
+
+/// An index as Django makes it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Key {
+    /// Empty where the database finds one.
+    pub name: String,
+    /// In their order.
+    pub columns: Vec<String>,
+    /// Whether each row must differ from the others.
+    pub unique: bool,
+    /// PostgreSQL's class of operators, where it is not the usual one.
+    pub operators: Option<String>,
 }
 
 /// Where Bots itself says its directories are.

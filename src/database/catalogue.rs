@@ -145,13 +145,10 @@ impl Table {
         self.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name))
     }
 
-    /// Whether an index serves for these columns: it begins with them, or holds just them where they must be unique.
+    /// Whether an index serves to find rows by these columns: it begins with them.
     #[must_use]
-    pub fn has_key(&self, columns: &[String], unique: bool) -> bool {
-        self.keys.iter().any(|key| match unique {
-            true => key.unique && key.columns == columns,
-            false => key.columns.starts_with(columns),
-        })
+    pub fn has_key(&self, columns: &[String]) -> bool {
+        self.keys.iter().any(|key| key.columns.starts_with(columns))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::catalogue::{Catalogue, Column, Default, Key, Kind, Table};
-use super::expected::{Expected, ManagedTable, OwnColumn, OwnTable, UNMANAGED};
+use super::expected::{Expected, Index, ManagedTable, OwnColumn, OwnTable, UNMANAGED};
 use super::{Settings, expected};
 
 /// What a look at the database told.
@@ -37,9 +37,9 @@ pub enum Repair {
     /// A wider type, a default, NULL where nothing needs to be said.
     #[allow(missing_docs)]
     Reshape { table: String, from: Column, to: Column },
-    /// An index; with the statement that makes it where that is one of ours.
+    /// An index.
     #[allow(missing_docs)]
-    AddIndex { table: String, columns: Vec<String>, unique: bool, statement: Option<String> },
+    AddIndex { table: String, index: Index },
 }
 
 impl Repair {
@@ -48,8 +48,10 @@ impl Repair {
     pub fn missing(&self) -> String {
         match self {
             Self::AddColumn { table, column, .. } => format!("column {table}.{column}"),
-            Self::AddIndex { table, columns, unique, .. } => {
-                format!("{}index on {table} ({})", if *unique { "unique " } else { "" }, columns.join(", "))
+            Self::AddIndex { table, index } => {
+                let (unique, columns) = (if index.unique { "unique " } else { "" }, index.columns.join(", "));
+                let name = if index.name.is_empty() { String::new() } else { format!("{} ", index.name) };
+                format!("{unique}index {name}on {table} ({columns})")
             }
             Self::Reshape { table, from, to } if from.kind != to.kind => {
                 format!("room in {table}.{}: it is {}, not {}", from.name, from.own_type, to.own_type)
@@ -156,12 +158,8 @@ fn compare_own(settings: &Settings, own: &OwnTable, found: &Table, difference: &
     }
     let known = |column: &&Column| own.columns.iter().any(|own| own.name.eq_ignore_ascii_case(&column.name));
     extra_columns(&table, found.columns.iter().filter(|column| !known(column)), difference);
-    for (column, statement) in &own.indexes {
-        let columns = vec![column.clone()];
-        if !found.has_key(&columns, false) {
-            let (table, statement) = (table.clone(), Some(statement.clone()));
-            difference.repairs.push(Repair::AddIndex { table, columns, unique: false, statement });
-        }
+    for (index, _) in own.indexes.iter().filter(|(index, _)| !found.has_key(&index.columns)) {
+        difference.repairs.push(Repair::AddIndex { table: table.clone(), index: index.clone() });
     }
 }
 
@@ -245,19 +243,21 @@ fn compare_managed(settings: &Settings, name: &str, wanted: &ManagedTable, found
     }
     let known = |column: &&Column| wanted.columns.iter().any(|(name, ..)| name.eq_ignore_ascii_case(&column.name));
     extra_columns(name, found.columns.iter().filter(|column| !known(column)), difference);
-    for (columns, unique) in &wanted.keys {
-        let is_there = columns.iter().all(|column| found.column(column).is_some());
-        if is_there && !found.has_key(columns, *unique) && !is_primary(found, columns) {
-            let (table, columns) = (name.to_owned(), columns.clone());
-            difference.repairs.push(Repair::AddIndex { table, columns, unique: *unique, statement: None });
+    for index in missing_indexes(&wanted.indexes, found) {
+        if index.columns.iter().all(|column| found.column(column).is_some()) {
+            difference.repairs.push(Repair::AddIndex { table: name.to_owned(), index: index.clone() });
         }
     }
 }
 
-/// SQLite lists no index for a number that is the primary key.
-fn is_primary(table: &Table, columns: &[String]) -> bool {
-    let generated = |name: &String| table.column(name).is_some_and(|column| column.default == Default::Generated);
-    columns.len() == 1 && columns.iter().all(generated) && !table.keys.iter().any(|key: &Key| key.columns == columns)
+/// Each index serves for one: the one of its name, else one of the same columns. Older Djangos chose other names.
+fn missing_indexes<'a>(wanted: &'a [Index], found: &Table) -> Vec<&'a Index> {
+    let mut free: Vec<&Key> = found.keys.iter().collect();
+    let mut takes = |fits: &dyn Fn(&Key) -> bool| free.iter().position(|key| fits(key)).map(|at| free.remove(at));
+    let same = |index: &Index, key: &Key| key.columns == index.columns && key.unique == index.unique;
+    let nameless: Vec<&Index> =
+        wanted.iter().filter(|index| takes(&|key| key.name == index.name && same(index, key)).is_none()).collect();
+    nameless.into_iter().filter(|index| takes(&|key| same(index, key)).is_none()).collect()
 }
 
 #[cfg(test)]
@@ -291,8 +291,11 @@ mod tests {
             default: own.default.clone(),
             own_type: String::new(),
         };
-        let key =
-            |(column, _): &(String, String)| Key { name: column.clone(), columns: vec![column.clone()], unique: false };
+        let key = |(index, _): &(Index, String)| Key {
+            name: index.name.clone(),
+            columns: index.columns.clone(),
+            unique: false,
+        };
         let tables = expected::unmanaged(settings, variant).into_iter().map(|own| {
             let columns = own.columns.iter().map(column).collect();
             (own.name, Table { columns, keys: own.indexes.iter().map(key).collect() })
@@ -325,12 +328,12 @@ mod tests {
     fn a_database_of_the_older_bots_lacks_room_and_indexes() {
         let (older, newer) = (whole(&postgres(), Variant::Bots3), expected(Variant::Bots4));
         let found = missing(&postgres(), &older, &newer);
-        for part in ["room in ta.reference", "room in uniek.domein", "index on ta (parent)", "index on ta (reference)"]
-        {
+        let indexes = ["index ta_parent on ta (parent)", "index ta_reference on ta (reference)"];
+        for part in ["room in ta.reference", "room in uniek.domein", indexes[0], indexes[1]] {
             assert!(found.iter().any(|name| name.starts_with(part)), "{part}: {found:?}");
         }
         // SQLite stores whatever it is given.
-        assert_eq!(missing(&sqlite(), &older, &newer), ["index on ta (parent)", "index on ta (reference)"]);
+        assert_eq!(missing(&sqlite(), &older, &newer), indexes);
     }
 
     #[test]
@@ -367,16 +370,43 @@ mod tests {
         let columns = vec![column("dirmonitor", Kind::Boolean), column("odd", Kind::Other("uuid".to_owned()))];
         catalogue.tables.insert("routes".to_owned(), Table { columns, keys: Vec::new() });
         let mut expected = expected(Variant::Bots3);
-        expected.managed.insert("routes".to_owned(), ManagedTable { columns: Vec::new(), keys: Vec::new() });
+        expected.managed.insert("routes".to_owned(), ManagedTable { columns: Vec::new(), indexes: Vec::new() });
         let all = compare(&postgres(), &catalogue, &expected, &BTreeSet::new());
         assert_eq!(all.missing(), ["default of routes.dirmonitor"]);
         assert!(all.findings[0].contains("routes.odd"), "{:?}", all.findings);
     }
 
     #[test]
+    fn an_index_serves_for_one_and_a_longer_one_for_none() {
+        let key = |name: &str, columns: &[&str], unique| {
+            let columns = columns.iter().map(|&column| column.to_owned()).collect();
+            (name.to_owned(), columns, unique)
+        };
+        let index = |name, columns, unique| {
+            let (name, columns, unique) = key(name, columns, unique);
+            Index { name, columns, unique, operators: None }
+        };
+        let wanted = [
+            index("a_like", &["a"], false),
+            index("a", &["a"], false),
+            index("", &["b"], true),
+            index("c", &["c"], false),
+        ];
+        let keys = [("pk", &["a"][..], true), ("a", &["a"], false), ("b", &["b"], true), ("c_d", &["c", "d"], false)];
+        let keys = keys.map(|(name, columns, unique)| {
+            let (name, columns, unique) = key(name, columns, unique);
+            Key { name, columns, unique }
+        });
+        let mut found = Table { columns: Vec::new(), keys: keys.to_vec() };
+        assert_eq!(missing_indexes(&wanted, &found), [&wanted[0], &wanted[3]]);
+        found.keys.push(Key { name: "of_an_older_django".to_owned(), ..found.keys[1].clone() });
+        assert_eq!(missing_indexes(&wanted, &found), [&wanted[3]]);
+    }
+
+    #[test]
     fn tables_and_migrations_that_are_missing_are_named() {
         let mut expected = expected(Variant::Bots4);
-        expected.managed.insert("channel".to_owned(), ManagedTable { columns: Vec::new(), keys: Vec::new() });
+        expected.managed.insert("channel".to_owned(), ManagedTable { columns: Vec::new(), indexes: Vec::new() });
         expected.migrations.insert("bots".to_owned(), vec!["0001_initial".to_owned(), "0002".to_owned()]);
         let applied = BTreeSet::from([("bots".to_owned(), "0001_initial".to_owned())]);
         let all = compare(&sqlite(), &Catalogue::default(), &expected, &applied);

@@ -51,8 +51,21 @@ impl Expected {
 pub struct ManagedTable {
     /// Name, length and whether NULL is allowed.
     pub columns: Vec<(String, Option<u32>, bool)>,
-    /// Columns, and whether they are unique.
-    pub keys: Vec<(Vec<String>, bool)>,
+    /// All but that of the primary key.
+    pub indexes: Vec<Index>,
+}
+
+/// An index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// Empty where any will do.
+    pub name: String,
+    /// In their order.
+    pub columns: Vec<String>,
+    /// Whether each row must differ from the others.
+    pub unique: bool,
+    /// PostgreSQL's class of operators, where it is not the usual one.
+    pub operators: Option<String>,
 }
 
 /// A table of our statements.
@@ -64,8 +77,8 @@ pub struct OwnTable {
     pub statement: String,
     /// Its columns.
     pub columns: Vec<OwnColumn>,
-    /// Its indexes: the column of each, and the statement that makes it.
-    pub indexes: Vec<(String, String)>,
+    /// Its indexes, each with the statement that makes it.
+    pub indexes: Vec<(Index, String)>,
 }
 
 /// A column of our statements.
@@ -118,11 +131,13 @@ fn parse(text: &str) -> Vec<OwnTable> {
                 columns.iter_mut().filter(|column| column.name == name).for_each(|column| column.nullable = false);
             }
             tables.push(OwnTable { name, statement: statement.to_owned(), columns, indexes: Vec::new() });
-        } else if let Some((_, place)) = statement.split_once(" ON ")
+        } else if let Some((start, place)) = statement.split_once(" ON ")
+            && let Some(name) = start.strip_prefix("CREATE INDEX ")
             && let Some((table, column)) = place.trim_end_matches(')').split_once(" (")
             && let Some(table) = tables.iter_mut().find(|own| own.name == table)
         {
-            table.indexes.push((column.to_owned(), statement.to_owned()));
+            let (name, columns) = (name.to_owned(), vec![column.to_owned()]);
+            table.indexes.push((Index { name, columns, unique: false, operators: None }, statement.to_owned()));
         }
     }
     tables
@@ -158,7 +173,8 @@ mod tests {
         assert_eq!(names, UNMANAGED);
         assert_eq!(tables.iter().map(|table| table.columns.len()).collect::<Vec<_>>(), [41, 3, 4, 2]);
         let ta = &tables[0];
-        assert_eq!(ta.indexes.iter().map(|(column, _)| column.as_str()).collect::<Vec<_>>(), ["parent", "reference"]);
+        let indexes = ta.indexes.iter().map(|(index, _)| (index.name.as_str(), index.columns[0].as_str()));
+        assert_eq!(indexes.collect::<Vec<_>>(), [("ta_parent", "parent"), ("ta_reference", "reference")]);
         let column = |name: &str| ta.columns.iter().find(|column| column.name == name).expect(name);
         assert_eq!(column("idta").default, Default::Generated);
         assert_eq!(column("contenttype").default, Default::Constant("text/plain".to_owned()));

@@ -3,7 +3,7 @@
 use super::catalogue::{Catalogue, Column, Default, Kind};
 use super::connection::Connection;
 use super::difference::Repair;
-use super::expected::OwnTable;
+use super::expected::{Index, OwnTable};
 use super::{Error, Settings, numbering, sqlite_schema};
 
 /// Makes the unmanaged tables that are missing: all of them or none, where the database can take back what it has begun.
@@ -101,15 +101,24 @@ fn statements(connection: &Connection, repair: &Repair) -> Vec<String> {
         Repair::AddColumn { table, column, definition } => {
             vec![format!("ALTER TABLE {} ADD COLUMN {column} {definition}", connection.quote(table))]
         }
-        Repair::AddIndex { statement: Some(statement), .. } => vec![statement.clone()],
-        Repair::AddIndex { table, columns, unique, statement: None } => {
-            let quoted: Vec<String> = columns.iter().map(|column| connection.quote(column)).collect();
-            let name = format!("{table}_{}_botsctl", columns.join("_")).chars().take(60).collect::<String>();
-            let unique = if *unique { "UNIQUE " } else { "" };
-            let (name, table) = (connection.quote(&name), connection.quote(table));
-            vec![format!("CREATE {unique}INDEX {name} ON {table} ({})", quoted.join(", "))]
-        }
+        Repair::AddIndex { table, index } => vec![add_index(connection, table, index)],
         Repair::Reshape { table, from, to } => reshape(connection, table, from, to),
+    }
+}
+
+fn add_index(connection: &Connection, table: &str, index: &Index) -> String {
+    let operators = index.operators.as_ref().map(|operators| format!(" {operators}")).unwrap_or_default();
+    let column = |column: &String| format!("{}{operators}", connection.quote(column));
+    let columns = index.columns.iter().map(column).collect::<Vec<_>>().join(", ");
+    let name = match index.name.as_str() {
+        "" => format!("{table}_{}_botsctl", index.columns.join("_")).chars().take(60).collect(),
+        name => name.to_owned(),
+    };
+    let (name, table) = (connection.quote(&name), connection.quote(table));
+    match (connection, index.unique) {
+        // As Django has it: a later migration looks for a constraint of that name.
+        (Connection::Postgres(_), true) => format!("ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE ({columns})"),
+        (_, unique) => format!("CREATE {}INDEX {name} ON {table} ({columns})", if unique { "UNIQUE " } else { "" }),
     }
 }
 

@@ -78,16 +78,50 @@ def is_managed(model):
 
 
 def table(model):
-    """Columns as name, length and whether NULL is allowed; keys as columns and whether they are unique."""
-    meta = model._meta
-    fields = [field for field in meta.local_fields if field.column]
-    keys = [([field.column], field.unique) for field in fields if (field.unique or field.db_index) and not field.primary_key]
-    named = [(names, True) for names in meta.unique_together] + [(index.fields, False) for index in meta.indexes]
-    keys += [([meta.get_field(name.lstrip("-")).column for name in names], unique) for names, unique in named]
+    """Columns as name, length and whether NULL is allowed; and the keys."""
+    fields = [field for field in model._meta.local_fields if field.column]
     return {
         "columns": [[field.column, getattr(field, "max_length", None), field.null] for field in fields],
-        "keys": [list(key) for key in keys],
+        "keys": [dict(zip(("name", "columns", "unique", "operators"), key)) for key in keys(model, fields)],
     }
+
+
+def keys(model, fields):
+    """Every index but that of the primary key, as Django's schema editor names it; its own list wants a connection."""
+    from django.db import connection
+
+    meta = model._meta
+    editor = connection.SchemaEditorClass(connection, collect_sql=True)
+
+    def key(columns, unique, suffix="", operators=None):
+        return (editor._create_index_name(meta.db_table, columns, suffix=suffix), columns, unique, operators)
+
+    for field in fields:
+        columns, kind = [field.column], field.db_type(connection) or ""
+        if field.unique and not field.primary_key:
+            yield (name_of_unique(connection.vendor, meta.db_table, field.column), columns, True, None)
+        elif field.db_index and not field.primary_key and not has_index_anyway(connection.vendor, field, kind):
+            yield key(columns, False)
+        # For LIKE, where the collation is not that of C.
+        base = kind.partition("(")[0]
+        if connection.vendor == "postgresql" and (field.db_index or field.unique) and base in ("varchar", "text"):
+            yield key(columns, False, "_like", base + "_pattern_ops")
+    for names in meta.unique_together:
+        yield key([meta.get_field(name).column for name in names], True, "_uniq")
+    for index in meta.indexes:
+        if index.fields:
+            yield (index.name, [meta.get_field(name.lstrip("-")).column for name in index.fields], False, None)
+
+
+def name_of_unique(vendor, table, column):
+    """Declared with the column, so that the database gives the name; SQLite's are no names to use."""
+    return {"mysql": column, "postgresql": "%s_%s_key" % (table, column)}.get(vendor, "")
+
+
+def has_index_anyway(vendor, field, kind):
+    """On MySQL: that of the foreign key's constraint; and a long text has none."""
+    is_foreign = field.many_to_one and field.db_constraint
+    return vendor == "mysql" and (is_foreign or kind.endswith(("text", "blob")))
 
 
 def migrations(app):

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::bots::django::{Context, Facts};
+use crate::bots::django::{Context, Facts, Key};
 use crate::bots::interpreter::Interpreter;
 use crate::bots::migrate::{self, UserWork};
 use crate::bots::{Generation, files};
@@ -19,7 +19,7 @@ use crate::cli::{self, Global};
 use crate::config::{Config, DatabaseUrl, Override};
 use crate::database::connect::{Purpose, connect};
 use crate::database::difference::Difference;
-use crate::database::expected::{Expected, ManagedTable, Variant};
+use crate::database::expected::{Expected, Index, ManagedTable, Variant};
 use crate::database::lock::{self, Held, Name};
 use crate::database::schema::{self, Look};
 use crate::database::settings::Django;
@@ -218,10 +218,16 @@ fn expected(context: &Context<'_>, facts: &Facts) -> Expected {
         Generation::Three => Variant::Bots3,
         Generation::Four => Variant::Bots4,
     };
-    let managed = facts
-        .tables
-        .iter()
-        .map(|(name, table)| (name.clone(), ManagedTable { columns: table.columns.clone(), keys: table.keys.clone() }));
+    let index = |key: &Key| Index {
+        name: key.name.clone(),
+        columns: key.columns.clone(),
+        unique: key.unique,
+        operators: key.operators.clone(),
+    };
+    let managed = facts.tables.iter().map(|(name, table)| {
+        let indexes = table.keys.iter().map(index).collect();
+        (name.clone(), ManagedTable { columns: table.columns.clone(), indexes })
+    });
     Expected { variant, managed: managed.collect(), migrations: facts.migrations.clone() }
 }
 
