@@ -22,6 +22,7 @@ use crate::process::reaper::Child;
 pub(super) const SCRIPT: &str = concat!(
     include_str!("python/facts.py"),
     include_str!("python/completion.py"),
+    include_str!("python/history.py"),
     include_str!("python/migrate.py"),
     include_str!("python/conversation.py"),
 );

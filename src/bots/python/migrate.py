@@ -4,17 +4,29 @@ import threading
 
 
 def migrate(finish):
-    """`finish`: an earlier run may have been cut off, on a server that cannot take back what it has begun."""
+    """`finish`: an earlier run may have been cut off, on a server that cannot take back what it has begun. Then each
+    statement is compared when it is run, and only after that whole columns."""
     from django.core.management import call_command
     from django.db import connection
 
-    if connection.vendor == "mysql":
+    is_mysql = connection.vendor == "mysql"
+    note_forgotten(connection, by_columns=not finish)
+    if is_mysql:
         let_statements_repeat(connection)
         if finish:
             finish_tables_without_migrations(connection)
     # run_syncdb makes the tables of apps without migrations, which is all of Bots up to 3.3.1. Where there are such
     # tables already, the first migration of a newer Bots is as good as applied; on MySQL each statement is compared.
-    call_command("migrate", interactive=False, run_syncdb=True, fake_initial=connection.vendor != "mysql", verbosity=1)
+    def run():
+        call_command("migrate", interactive=False, run_syncdb=True, fake_initial=not is_mysql, verbosity=1)
+
+    try:
+        run()
+    except NotProven:
+        # A later migration may have changed what this one has made; nothing of that is noted.
+        if not note_forgotten(connection, by_columns=True):
+            raise
+        run()
 
 
 class Hash(threading.Thread):

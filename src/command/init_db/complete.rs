@@ -33,7 +33,7 @@ pub(super) async fn complete(
     let cleared = steps.clear_first_run(look).await?;
     let look = cleared.as_ref().unwrap_or(look);
     steps.make_unmanaged(look).await?;
-    steps.migrate(&mut python, &look.difference, user).await?;
+    steps.migrate(&mut python, look, user).await?;
     let left = steps.mend().await?;
     steps.write("done", true).await?;
     Ok(left)
@@ -100,14 +100,11 @@ impl Steps<'_> {
         Ok(())
     }
 
-    async fn migrate(
-        &mut self,
-        python: &mut Interpreter,
-        difference: &Difference,
-        user: Option<UserWork>,
-    ) -> Result<(), Error> {
+    async fn migrate(&mut self, python: &mut Interpreter, look: &Look, user: Option<UserWork>) -> Result<(), Error> {
+        let difference = &look.difference;
+        let was_finished = look.note.as_ref().is_some_and(|note| note.finished);
         // Only a database that cannot take back what was begun can be left half-way.
-        let finish = !difference.is_empty && matches!(self.settings(), Settings::Mysql(_));
+        let finish = !difference.is_empty && !was_finished && matches!(self.settings(), Settings::Mysql(_));
         let migrate = difference.needs_migrate().then_some(Migrate { finish });
         if migrate.is_none() && user.is_none() {
             return Ok(());
