@@ -74,11 +74,16 @@ pub struct Step {
     pub seconds: f64,
 }
 
-/// Has the work done; what Django prints goes to our log.
+/// Has the work done on the database that a person would call `database`; what Django prints goes to our log.
 ///
 /// # Errors
 /// What Django says.
-pub async fn run(python: &mut Interpreter, environment: &Environment, work: Work<'_>) -> Result<Done, Error> {
+pub async fn run(
+    python: &mut Interpreter,
+    environment: &Environment,
+    database: &str,
+    work: Work<'_>,
+) -> Result<Done, Error> {
     let password = work.user.map(|(user, _)| password(user, environment)).transpose()?;
     let user = work.user.zip(password.as_ref()).map(|((user, what), password)| {
         json!({
@@ -95,7 +100,7 @@ pub async fn run(python: &mut Interpreter, environment: &Environment, work: Work
     let answer = python.work(&request).await?;
     if let Some(fault) = answer["fault"]["text"].as_str() {
         debug!("{}", answer["fault"]["traceback"].as_str().unwrap_or_default());
-        return Err(Error::Failed(format!("Django could not complete the database: {fault}")));
+        return Err(Error::Failed(format!("Django could not complete the {database}: {fault}")));
     }
     let done: Done = serde_json::from_value(answer)
         .map_err(|error| Error::Failed(format!("cannot read what Django says it did: {error}")))?;

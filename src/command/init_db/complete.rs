@@ -114,7 +114,8 @@ impl Steps<'_> {
             info!("running Django's migrate");
         }
         let user = user.map(|what| (&self.ground.config.superuser, what));
-        let done = migrate::run(python, self.ground.context.environment, Work { migrate, user }).await?;
+        let environment = self.ground.context.environment;
+        let done = migrate::run(python, environment, &self.settings().describe(), Work { migrate, user }).await?;
         for step in &done.steps {
             self.report.step_of(&step.step, Duration::try_from_secs_f64(step.seconds).unwrap_or_default());
         }
