@@ -98,6 +98,8 @@ fn conclude(json: bool, task: Task, report: &Report, settled: Result<(), Error>)
         if !is_incomplete {
             print(&format!("the {} is complete\n", report.database));
         }
+    } else if settled.is_ok() {
+        report.warn_of_what_is_left();
     }
     settled?;
     Ok(if is_incomplete { Outcome::Unhealthy } else { Outcome::Success })

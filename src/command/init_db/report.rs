@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::exit::Error;
 
@@ -30,6 +30,19 @@ impl Report {
     pub fn step_of(&mut self, name: &str, took: Duration) {
         info!("{name} took {:.2} s", took.as_secs_f64());
         self.steps.push((name.to_owned(), took));
+    }
+
+    /// What this run could not do, for whoever reads the log.
+    pub fn warn_of_what_is_left(&self) {
+        for name in &self.missing {
+            warn!(
+                "the {} still lacks {name}: make it by hand, or restore a backup, then run init-db again",
+                self.database
+            );
+        }
+        for finding in &self.findings {
+            warn!("in the {} {finding}: see to it by hand, then run init-db again", self.database);
+        }
     }
 
     /// The object of `--json`; `status` says how it went.
