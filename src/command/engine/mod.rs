@@ -44,7 +44,7 @@ pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
 /// Runs the engine for whoever called us by its name. What it prints passes unchanged: the caller expects Bots.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub fn as_bots_engine(words: &[OsString]) -> Result<Outcome, Error> {
     let arguments = read(words)?;
     if arguments.help {
