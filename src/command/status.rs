@@ -117,8 +117,8 @@ mod tests {
 SERVICE    STATE       READY  PID  UPTIME  RESTARTS  LAST EXIT
 webserver  restarting  no     -    -       2         signal SIGKILL
 jobqueue   standby     no     -    -       0         -
-jobqueue: 3 waiting, 1 running
 an engine runs: bots-engine-1 (process 7) for 1m 5s
+jobqueue: 3 waiting, 1 running
 not ready: webserver is being restarted
 ";
         assert_eq!(table(&status), expected);
