@@ -89,6 +89,11 @@ impl Settings {
         let family = family(django.engine);
         match family {
             "sqlite" => Ok(Self::Sqlite(PathBuf::from(django.name))),
+            "mysql" if django.host.starts_with('/') => Err(Error::Unsupported(format!(
+                "settings.py: DATABASES has HOST {:?}: Django takes that for a socket, the engine of Bots for the name \
+                 of a host; write \"OPTIONS\": {{\"unix_socket\": {:?}}} and \"HOST\": \"localhost\" instead",
+                django.host, django.host
+            ))),
             "mysql" => Ok(Self::Mysql(server(django, url, mysql_place)?)),
             "postgresql" => Ok(Self::Postgres(nameable(server(django, url, postgres_place)?)?)),
             _ => Err(Error::Unsupported(format!(
@@ -216,6 +221,7 @@ fn session_settings(options: &str) -> Vec<(String, String)> {
 /// What Django leaves to its client is nothing to disagree with.
 fn check_agreement(django: &Django<'_>, url: &DatabaseUrl) -> Result<(), Error> {
     let number = url.port.map(|port| port.to_string()).unwrap_or_default();
+    let socket = django.options.get("unix_socket").and_then(Value::as_str).filter(|_| url.host.starts_with('/'));
     let local = |host: &str| if host == "127.0.0.1" { "localhost".to_owned() } else { host.to_owned() };
     let mut pairs = vec![
         ("ENGINE", family(django.engine).to_owned(), url.engine.to_owned()),
@@ -223,7 +229,7 @@ fn check_agreement(django: &Django<'_>, url: &DatabaseUrl) -> Result<(), Error> 
     ];
     if url.engine != "sqlite" {
         pairs.extend([
-            ("HOST", local(django.host), local(&url.host)),
+            ("HOST", local(socket.unwrap_or(django.host)), local(&url.host)),
             ("PORT", django.port.to_owned(), number),
             ("USER", django.user.to_owned(), url.user.clone()),
         ]);
@@ -270,7 +276,10 @@ mod tests {
         let mysql = "django.db.backends.mysql";
         let options = r#"{"unix_socket": "/x/m.sock"}"#;
         assert_eq!(place(mysql, "db", "", options, None).expect("valid"), socket("/x/m.sock", 3306));
-        assert_eq!(place(mysql, "/x/m.sock", "", "{}", None).expect("valid"), socket("/x/m.sock", 3306));
+        let error = place(mysql, "/x/m.sock", "", "{}", None).expect_err("the engine cannot follow");
+        assert!(error.to_string().contains(r#""unix_socket": "/x/m.sock""#), "{error}");
+        let url = Some("mysql://u@%2Fx%2Fm.sock/n");
+        assert_eq!(place(mysql, "localhost", "", options, url).expect("they agree"), socket("/x/m.sock", 3306));
         let postgres = "django.db.backends.postgresql";
         assert_eq!(place(postgres, "/x", "5433", "{}", None).expect("valid"), socket("/x", 5433));
         assert_eq!(place(postgres, "", "", "{}", None).expect("valid"), Place::Default);

@@ -185,6 +185,7 @@ fn a_socket_is_as_good_as_a_port(engine: Engine) {
     }
     sandbox.run(&["init-db"]).expect_code(0);
     expect_right(&database);
+    sandbox.engine(&["--new"]).expect_code(0);
     if engine == Engine::Mariadb {
         let options = serde_json::json!({ "unix_socket": database.server().socket() });
         sandbox.unset("DB_HOST").set("DB_OPTIONS", options.to_string());

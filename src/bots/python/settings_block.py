@@ -42,7 +42,12 @@ def _bots_ctl(settings):
     options = json.loads(value("DB_OPTIONS") or "{}")
 
     def server(engine, defaults):
+        host = value("DB_HOST")
         if "mysql" in engine:
+            if host.startswith("/"):
+                # Django takes that for a socket, the engine of Bots for the name of a host.
+                options.setdefault("unix_socket", host)
+                host = "localhost"
             # The client takes them in one group.
             keys = [key for key in options if key in ("ssl_ca", "ssl_cert", "ssl_key", "ssl_capath", "ssl_cipher")]
             group = {key[len("ssl_") :]: options.pop(key) for key in keys}
@@ -54,7 +59,7 @@ def _bots_ctl(settings):
                 "NAME": value("DB_NAME"),
                 "USER": value("DB_USER"),
                 "PASSWORD": value("DB_PASSWORD"),
-                "HOST": value("DB_HOST"),
+                "HOST": host,
                 "PORT": int(value("DB_PORT") or (3306 if "mysql" in engine else 5432)),
                 "OPTIONS": dict(defaults, **options),
             }
