@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::connection::Connection;
 use super::lease_row::{self, Holder};
@@ -67,32 +67,67 @@ pub struct Lease {
 /// When the database is away, has no table for it, or cannot keep a lock for us.
 pub async fn acquire(settings: &Settings, name: &str, limit: Duration) -> Result<Acquired, Error> {
     let owner = random_owner()?;
-    let mut session = Session::open(settings, Name::EngineLease).await?;
-    lease_row::ensure_table(&mut session.connection, settings).await?;
-    let (begin, mut told) = (Instant::now(), false);
+    let mut line = Line { settings, owner: &owner, name, limit, begin: Instant::now(), told: false, connected: false };
     loop {
-        let renewed = now();
-        let holder = attempt(settings, &mut session, &owner, name).await?;
-        if holder.owner == owner {
-            if let Err(error) = session.refuse_pooler().await {
-                lease_row::release(&mut session.connection, settings, &owner).await?;
+        match line.wait().await {
+            // Nobody else knows that we wait, so another connection waits as well as the one that was cut.
+            Err(Error::Unavailable(text)) if line.connected && line.begin.elapsed() < limit.max(PATIENCE) => {
+                debug!("waiting for the engine lease over another connection: {text}");
+                sleep(RETRY).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// A place among those who want the lease.
+struct Line<'a> {
+    settings: &'a Settings,
+    owner: &'a str,
+    name: &'a str,
+    limit: Duration,
+    begin: Instant,
+    told: bool,
+    connected: bool,
+}
+
+impl Line<'_> {
+    /// Over one connection.
+    async fn wait(&mut self) -> Result<Acquired, Error> {
+        let mut session = Session::open(self.settings, Name::EngineLease).await?;
+        self.connected = true;
+        lease_row::ensure_table(&mut session.connection, self.settings).await?;
+        loop {
+            let renewed = now();
+            let holder = attempt(self.settings, &mut session, self.owner, self.name).await?;
+            if holder.owner == self.owner {
+                return self.take(session, renewed).await;
+            }
+            if !std::mem::replace(&mut self.told, true) && !self.limit.is_zero() {
+                let limit = self.limit.as_secs_f64();
+                info!("an engine runs already, that of {}: waiting for at most {limit} s", holder.name);
+            }
+            // Who has missed two renewals will most likely be gone in a moment: that is worth a longer wait.
+            let is_fading = holder.silent >= RENEWAL * 2 && !self.limit.is_zero();
+            if self.begin.elapsed() >= self.limit && !is_fading {
+                return Ok(Acquired::Busy(holder));
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn take(&self, mut session: Session, renewed: Duration) -> Result<Acquired, Error> {
+        match session.refuse_pooler().await {
+            Err(Error::Unavailable(text)) => return Err(Error::Unavailable(text)),
+            Err(error) => {
+                lease_row::release(&mut session.connection, self.settings, self.owner).await?;
                 session.give_back().await?;
                 return Err(error);
             }
-            let locked_by = session.id().await?;
-            let settings = settings.clone();
-            let lease = Lease { settings, owner, session: Some(session), locked_by, renewed };
-            return Ok(Acquired::Taken(Box::new(lease)));
+            Ok(()) => {}
         }
-        if !std::mem::replace(&mut told, true) && !limit.is_zero() {
-            info!("an engine runs already, that of {}: waiting for at most {} s", holder.name, limit.as_secs_f64());
-        }
-        // Who has missed two renewals will most likely be gone in a moment: that is worth a longer wait.
-        let is_fading = holder.silent >= RENEWAL * 2 && !limit.is_zero();
-        if begin.elapsed() >= limit && !is_fading {
-            return Ok(Acquired::Busy(holder));
-        }
-        sleep(RETRY).await;
+        let (locked_by, settings, owner) = (session.id().await?, self.settings.clone(), self.owner.to_owned());
+        Ok(Acquired::Taken(Box::new(Lease { settings, owner, session: Some(session), locked_by, renewed })))
     }
 }
 
@@ -129,6 +164,13 @@ async fn attempt(settings: &Settings, session: &mut Session, owner: &str, name: 
     let Some(holder) = lease_row::read(&mut session.connection, settings).await? else {
         return Ok(Holder::unknown());
     };
+    if holder.owner == owner {
+        // Taken over a connection that was cut since: the server has not noticed yet.
+        if let Some(ghost) = session.holder().await? {
+            session.end(&ghost).await?;
+        }
+        return Err(Error::Unavailable("the lock is still with a connection that was cut".to_owned()));
+    }
     if is_server
         && holder.is_gone_since(AFTERGLOW)
         && let Some(ghost) = session.holder().await?
@@ -146,12 +188,31 @@ impl Lease {
         &self.settings
     }
 
-    /// Its connection, for questions while nothing else is asked.
+    /// Asks something over its connection, and again over another one when that was cut.
     ///
     /// # Errors
-    /// When it was cut, and another one cannot be had.
-    pub async fn connection(&mut self) -> Result<&mut Connection, Error> {
-        Ok(&mut self.session().await?.connection)
+    /// What the answer is, or that the database is away.
+    pub async fn ask<T>(
+        &mut self,
+        question: impl AsyncFn(&mut Connection, &Settings) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (settings, begin) = (self.settings.clone(), Instant::now());
+        if matches!(settings, Settings::Sqlite(_)) {
+            return question(&mut self.session().await?.connection, &settings).await;
+        }
+        loop {
+            let asked = async { question(&mut self.session().await?.connection, &settings).await };
+            match timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(late())) {
+                Err(Error::Unavailable(text)) => {
+                    self.session = None;
+                    if begin.elapsed() >= PATIENCE {
+                        return Err(Error::Unavailable(text));
+                    }
+                    sleep(RETRY).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     async fn session(&mut self) -> Result<&mut Session, Error> {
@@ -177,11 +238,7 @@ impl Lease {
             if silent >= FENCE {
                 return Some(format!("it could not be renewed for {} s", silent.as_secs()));
             }
-            let answer = match timeout(PATIENCE, self.renew()).await {
-                Ok(answer) => answer,
-                Err(_) => Err(Error::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()))),
-            };
-            match answer {
+            match timeout(PATIENCE, self.renew()).await.unwrap_or_else(|_| Err(late())) {
                 Ok(None) => pause = RENEWAL,
                 Ok(Some(other)) => return Some(format!("{} has it now", other.name)),
                 Err(error) => {
@@ -229,20 +286,19 @@ impl Lease {
 
     /// Gives it back; a database that is away learns of it when the row has run out.
     pub async fn release(mut self) {
-        let released = timeout(PATIENCE, async {
-            let (settings, owner) = (self.settings.clone(), self.owner.clone());
-            lease_row::release(self.connection().await?, &settings, &owner).await?;
-            if let Some(session) = self.session.take() {
-                session.connection.close().await;
-            }
-            Ok::<(), Error>(())
-        });
-        match released.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!("cannot give the engine lease back, so it runs out: {error}"),
-            Err(_) => warn!("cannot give the engine lease back, so it runs out: the database does not answer"),
+        let owner = self.owner.clone();
+        let released =
+            self.ask(async |connection, settings| lease_row::release(connection, settings, &owner).await).await;
+        if let Err(error) = released {
+            warn!("cannot give the engine lease back, so it runs out: {error}");
+        } else if let Some(session) = self.session {
+            let _ = timeout(PATIENCE, session.connection.close()).await;
         }
     }
+}
+
+fn late() -> Error {
+    Error::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()))
 }
 
 /// The clock that goes on while the machine sleeps: for everybody else the time has passed as well.

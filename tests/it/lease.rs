@@ -2,27 +2,20 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::demo::Demo;
-use crate::process::wrapped;
-use crate::sandbox::{Finished, Running, bots_bin_dir, free_port, wait_until};
+use crate::pods::{Amiss, System, real_engine};
+use crate::sandbox::{free_port, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_database};
 
-/// Copies of one message, so that the engine is busy for a while.
-const MESSAGES: usize = 300;
-
-const MESSAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo/input/single.edi");
+/// Enough to keep an engine busy for a while.
+const MESSAGES: usize = 200;
 
 on_each_database! {
-    the_second_pod_waits_and_nothing_is_sent_twice,
     who_does_not_wait_gets_code_3_and_a_name,
-    a_killed_engine_is_recovered_once,
     an_engine_never_outlives_its_bots_ctl,
     routes_are_checked_before_python_starts,
     status_tells_whose_engine_runs,
@@ -41,123 +34,10 @@ mod on_servers {
     }
 }
 
-/// A system whose pods share a database, and a volume with a home directory.
-struct System {
-    demo: Demo,
-    database: Database,
-}
-
-impl System {
-    fn new(engine: Engine) -> Self {
-        Self::on(Database::fresh(engine))
-    }
-
-    fn on(database: Database) -> Self {
-        let mut sandbox = database.sandbox();
-        if let Some(server) = &database.server {
-            // Its port is on the loopback of another pod. Bots's engine takes the socket of MariaDB from here alone.
-            match server.engine {
-                Engine::Mariadb => sandbox
-                    .set("DB_HOST", "localhost")
-                    .set("DB_OPTIONS", format!("{{\"unix_socket\": \"{}\"}}", server.socket())),
-                _ => sandbox.set("DB_HOST", server.socket()),
-            };
-        }
-        Self { demo: Demo::install(sandbox), database }
-    }
-
-    fn busy(engine: Engine) -> Self {
-        let system = Self::new(engine);
-        system.fill();
-        system
-    }
-
-    fn fill(&self) {
-        for number in 0..MESSAGES {
-            fs::copy(MESSAGE, self.demo.input().join(format!("{number}.edi"))).expect("copied");
-        }
-    }
-
-    /// The command line in a pod of its own.
-    fn command(inner: &Command) -> Command {
-        wrapped(inner, "unshare", &["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "pod"])
-    }
-
-    fn start(&self, args: &[&str]) -> Running {
-        let command = Self::command(&self.demo.sandbox.command(args));
-        Running::start(command, self.demo.sandbox.home.path(), 0)
-    }
-
-    fn run(&self, args: &[&str]) -> Finished {
-        let mut running = self.start(args);
-        let status = running.wait();
-        Finished { status, stdout: running.stdout(), stderr: running.stderr() }
-    }
-
-    /// An engine that has taken files and works on them.
-    fn start_busy(&self) -> Running {
-        let engine = self.start(&["engine", "--new"]);
-        let taken = || fs::read_dir(self.demo.input()).is_ok_and(|left| left.count() < MESSAGES).then_some(());
-        wait_until("it has taken files", taken, || engine.report());
-        engine
-    }
-
-    /// How often every message has gone out.
-    fn sent(&self) -> f64 {
-        let once = fs::metadata(Path::new(MESSAGE).with_file_name("../expected/PO-1001.txt")).expect("there").len();
-        let all = fs::metadata(self.demo.output().join("PO-1001.txt")).map_or(0, |meta| meta.len());
-        all as f64 / (once * MESSAGES as u64) as f64
-    }
-
-    fn recoveries(&self) -> String {
-        self.database.value("SELECT count(*) FROM report WHERE type = 'crashrecovery'")
-    }
-
-    /// As if so much time had passed since the holder's last sign of life.
-    fn age_lease(&self, seconds: u32) {
-        self.database.sql(&format!("UPDATE botsctl_lease SET renewed = renewed - {seconds}000"));
-    }
-}
-
-fn the_second_pod_waits_and_nothing_is_sent_twice(engine: Engine) {
-    let rounds = std::env::var("BOTS_CTL_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
-    for round in 0..rounds {
-        let system = System::busy(engine);
-        let mut first = system.start_busy();
-        let mut second = system.start(&["engine", "--new"]);
-        second.wait_stderr("an engine runs already, that of ");
-        assert_eq!(first.wait_code(), 0, "round {round}\n{}", first.report());
-        assert_eq!(second.wait_code(), 0, "round {round}\n{}", second.report());
-        assert_eq!(
-            (system.sent(), system.recoveries().as_str()),
-            (1.0, "0"),
-            "{}\n{}",
-            first.report(),
-            second.report()
-        );
-        assert!(first.stderr().contains(&format!("the run received {MESSAGES} files")), "{}", first.report());
-    }
-}
-
-/// What the others guard against is real: without the lease, Bots itself does it.
-#[test]
-fn without_the_lease_the_second_engine_takes_the_first_for_crashed() {
-    let system = System::busy(Engine::Sqlite);
-    let config = format!("-c{}", system.demo.config_dir());
-    let real = bots_bin_dir().join("bots-engine").display().to_string();
-    let engine = ["exec", "--", &real, &config];
-    let mut first = system.start(&engine);
-    let taken = || fs::read_dir(system.demo.input()).is_ok_and(|left| left.count() < MESSAGES).then_some(());
-    wait_until("it has taken files", taken, || first.report());
-    let second = system.run(&engine);
-    first.wait();
-    let told = format!("{}{}", second.stdout, second.stderr);
-    assert!(told.contains("crashrecovery"), "{told}");
-}
-
 fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
-    let system = System::busy(engine);
-    let mut first = system.start_busy();
+    let system = System::new(engine);
+    system.fill(MESSAGES);
+    let mut first = system.start_busy(MESSAGES);
     let refused = system.run(&["engine", "--lease-wait", "0"]);
     refused.expect_code(3);
     assert!(refused.stderr.contains("nothing was run: "), "{refused:?}");
@@ -167,27 +47,11 @@ fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
     system.run(&["engine", "--lease-wait", "0"]).expect_code(0);
 }
 
-fn a_killed_engine_is_recovered_once(engine: Engine) {
-    let system = System::busy(engine);
-    let mut first = system.start_busy();
-    let real = || first.descendants().into_iter().find(|(_, command)| command.contains("bots-engine"));
-    let (real, _) = wait_until("the engine is there", real, || first.report());
-    kill(real, Signal::SIGKILL).expect("it is there");
-    assert_eq!(first.wait_code(), 137, "{}", first.report());
-    let second = system.run(&["engine", "--new"]);
-    assert!([0, 2].contains(&second.code()), "{second:?}");
-    assert!(second.stderr.contains("an earlier run of the engine was cut off: Bots recovers it first"), "{second:?}");
-    let third = system.run(&["engine", "--new"]);
-    third.expect_code(0);
-    assert!(!third.stderr.contains("was cut off"), "{third:?}");
-    assert_eq!(system.recoveries(), "1");
-}
-
 fn an_engine_never_outlives_its_bots_ctl(engine: Engine) {
-    let system = System::busy(engine);
-    let mut first = system.start_busy();
-    let real = || first.descendants().into_iter().find(|(_, command)| command.contains("bots-engine"));
-    let (real, _) = wait_until("the engine is there", real, || first.report());
+    let system = System::new(engine);
+    system.fill(MESSAGES);
+    let mut first = system.start_busy(MESSAGES);
+    let real = wait_until("the engine is there", || real_engine(&first), || first.report());
     first.signal(Signal::SIGKILL);
     first.wait();
     wait_until("the engine is gone", || kill(real, None).is_err().then_some(()), || first.report());
@@ -198,7 +62,7 @@ fn an_engine_never_outlives_its_bots_ctl(engine: Engine) {
     }
     let second = system.run(&["engine", "--new", "--ok-exit", "2"]);
     second.expect_code(0);
-    assert_eq!(system.recoveries(), "1", "{second:?}");
+    assert_eq!((system.recoveries(), system.collect(MESSAGES)), (1, Amiss::default()), "{second:?}");
 }
 
 fn routes_are_checked_before_python_starts(engine: Engine) {
@@ -229,7 +93,7 @@ fn routes_are_checked_before_python_starts(engine: Engine) {
 fn status_tells_whose_engine_runs(engine: Engine) {
     let mut system = System::new(engine);
     let _web = system.demo.sandbox.webserver();
-    let mut first = endless(&mut system);
+    let mut first = system.endless();
     let told = format!("(process {}) for ", first.pid());
     let status = || system.demo.sandbox.run(&["status"]).stdout;
     wait_until("status tells of it", || status().contains(&told).then_some(()), status);
@@ -265,18 +129,9 @@ fn cut(system: &System, session: &str) {
     };
 }
 
-/// An engine that works for as long as it is wanted, whatever it is asked to do.
-fn endless(system: &mut System) -> Running {
-    let script = "#!/bin/sh\necho working\nexec sleep 1000\n";
-    system.demo.sandbox.stand_in("bots-engine", script);
-    let engine = system.start(&["engine"]);
-    wait_until("it works", || engine.stdout().contains("working").then_some(()), || engine.report());
-    engine
-}
-
 fn a_cut_connection_lets_nobody_else_in(engine: Engine) {
     let mut system = System::new(engine);
-    let mut first = endless(&mut system);
+    let mut first = system.endless();
     let sessions = lock_holders(&system);
     assert_eq!(sessions.len(), 1, "{sessions:?}");
     cut(&system, &sessions[0]);
@@ -293,7 +148,7 @@ fn a_cut_connection_lets_nobody_else_in(engine: Engine) {
 /// A node that is gone has not closed its connection: to the server, its session is as good as any.
 fn a_vanished_holder_is_waited_for_and_its_session_ended(engine: Engine) {
     let mut system = System::new(engine);
-    let mut ghost = endless(&mut system);
+    let mut ghost = system.endless();
     let sessions = lock_holders(&system);
     killpg(Pid::from_raw(ghost.pid().as_raw()), Signal::SIGSTOP).expect("it is there");
     system.demo.sandbox.stand_in("bots-engine", "#!/bin/sh\necho done\n");
@@ -311,7 +166,7 @@ fn a_vanished_holder_is_waited_for_and_its_session_ended(engine: Engine) {
 
 fn an_engine_whose_lease_was_taken_is_killed(engine: Engine) {
     let mut system = System::new(engine);
-    let mut first = endless(&mut system);
+    let mut first = system.endless();
     system.database.sql("UPDATE botsctl_lease SET owner = 'somebody', holder = 'somebody else'");
     assert_eq!(first.wait_code(), 69, "{}", first.report());
     assert!(first.stderr().contains("the engine lease is lost: somebody else has it now"), "{}", first.report());
@@ -323,7 +178,7 @@ fn an_engine_whose_lease_was_taken_is_killed(engine: Engine) {
 fn an_engine_is_killed_before_a_lease_that_cannot_be_renewed_runs_out() {
     let server = Arc::new(Server::start(Engine::Mariadb));
     let mut system = System::on(Database::on(&server));
-    let mut engine = endless(&mut system);
+    let mut engine = system.endless();
     server.stop();
     assert_eq!(engine.wait_code(), 69, "{}", engine.report());
     assert!(engine.stderr().contains("it could not be renewed for 4"), "{}", engine.report());

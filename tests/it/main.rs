@@ -26,6 +26,8 @@ mod jobs;
 mod layout;
 mod lease;
 mod output;
+mod overlap;
+mod pods;
 mod process;
 mod reaping;
 mod relay;

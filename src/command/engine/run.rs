@@ -13,7 +13,7 @@ use crate::bots::service::{self, Ground};
 use crate::config::Config;
 use crate::config::load::nearest;
 use crate::database::lease::{self, Acquired, Lease};
-use crate::database::{self, Settings, runs};
+use crate::database::runs;
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
@@ -84,7 +84,7 @@ async fn prepare_run(config: &Config, reaper: &Reaper, arguments: &EngineArgumen
             return Ok(None);
         }
     };
-    match look_before(config, &settings, &mut lease, arguments).await {
+    match look_before(config, &mut lease, arguments).await {
         Ok(before) => {
             let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
             Ok(Some(Ready { service: ground.engine(&arguments.words()), lease, before }))
@@ -102,20 +102,14 @@ fn our_name() -> String {
     format!("{} (process {})", host.to_string_lossy(), std::process::id())
 }
 
-async fn look_before(
-    config: &Config,
-    settings: &Settings,
-    lease: &mut Lease,
-    arguments: &EngineArguments,
-) -> Result<u64, Error> {
-    let connection = lease.connection().await?;
+async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArguments) -> Result<u64, Error> {
     if !arguments.routes.is_empty() && !config.engine.unknown_routes {
-        check_routes(&runs::routes(connection, settings).await?, &arguments.routes)?;
+        check_routes(&lease.ask(runs::routes).await?, &arguments.routes)?;
     }
-    if runs::was_cut_off(connection, settings).await? {
+    if lease.ask(runs::was_cut_off).await? {
         warn!("an earlier run of the engine was cut off: Bots recovers it first");
     }
-    Ok(runs::newest_report(connection, settings).await?)
+    Ok(lease.ask(runs::newest_report).await?)
 }
 
 /// Bots runs nothing for a route that it does not know, and ends with code 0.
@@ -196,12 +190,8 @@ async fn pass_on(signals: &mut Signals, control: mpsc::Sender<Control>) -> Infal
 /// One line that says what came of the run, whatever Bots has printed.
 async fn summarise(lease: &mut Lease, before: u64, took: Duration) {
     let seconds = (took.as_secs_f64() * 100.0).round() / 100.0;
-    let summed: Result<runs::Summary, database::Error> = async {
-        let settings = lease.settings().clone();
-        runs::summary_since(lease.connection().await?, &settings, before).await
-    }
-    .await;
-    match summed {
+    let summed = lease.ask(async |connection, settings| runs::summary_since(connection, settings, before).await);
+    match summed.await {
         Ok(runs::Summary { reports, received, done, errors, sent, process_errors }) => info!(
             reports,
             received,

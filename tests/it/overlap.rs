@@ -1,0 +1,121 @@
+//! Engines that meet: real Bots, in pods of their own, on each database. What goes in goes out exactly once.
+//!
+//! `BOTS_CTL_TEST_ROUNDS=100 tests/run.sh overlap::` is the long form, of about half an hour.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::pods::{Amiss, System, real_engine, rounds};
+use crate::sandbox::bots_bin_dir;
+use crate::servers::{Engine, on_each_database};
+
+/// For an engine that is held in the middle of one of them.
+const FEW: usize = 20;
+
+/// Enough to keep an engine busy for a moment that can be hit.
+const MESSAGES: usize = 60;
+
+on_each_database! {
+    the_second_pod_waits_and_nothing_is_sent_twice,
+    an_engine_that_is_killed_is_recovered_once_by_the_one_that_waits,
+    whenever_an_engine_is_killed_nothing_is_lost,
+    without_the_lease_the_second_engine_sends_twice,
+}
+
+fn the_second_pod_waits_and_nothing_is_sent_twice(engine: Engine) {
+    let system = System::new(engine);
+    system.can_be_held();
+    let mut random = Random(0);
+    for round in 0..rounds(2) {
+        system.fill(FEW);
+        let mut first = system.start_held(random.below(FEW), &["engine", "--new"]);
+        let mut second = system.start(&["engine", "--new"]);
+        second.wait_stderr("an engine runs already, that of ");
+        system.release();
+        let codes = (first.wait_code(), second.wait_code());
+        let report = || format!("round {round}\n{}\n{}", first.report(), second.report());
+        assert_eq!(codes, (0, 0), "{}", report());
+        assert_eq!(system.collect(FEW), Amiss::default(), "{}", report());
+        assert_eq!(system.recoveries(), 0, "{}", report());
+        let told = format!("the run received {FEW} files, finished {FEW}, had errors in 0, sent {FEW}, ");
+        assert!(first.stderr().contains(&told), "{}", report());
+    }
+}
+
+/// In the middle of a file each time, while another engine waits.
+fn an_engine_that_is_killed_is_recovered_once_by_the_one_that_waits(engine: Engine) {
+    let system = System::new(engine);
+    system.can_be_held();
+    let mut random = Random(1);
+    for round in 0..rounds(2) {
+        system.fill(FEW);
+        let mut first = system.start_held(random.below(FEW), &["engine", "--new"]);
+        let mut second = system.start(&["engine", "--new"]);
+        second.wait_stderr("an engine runs already, that of ");
+        kill(real_engine(&first).expect("it is held"), Signal::SIGKILL).expect("it is there");
+        system.release();
+        let codes = (first.wait_code(), second.wait_code());
+        let report = || format!("round {round}\n{}\n{}", first.report(), second.report());
+        // Bots tells of the file it was killed in as an error, or not, and sends it.
+        assert!(codes.0 == 137 && [0, 2].contains(&codes.1), "{codes:?}, {}", report());
+        assert!(second.stderr().contains("an earlier run of the engine was cut off: Bots recovers it first"));
+        assert_eq!(system.collect(FEW), Amiss::default(), "{}", report());
+        assert_eq!(system.recoveries(), round + 1, "{}", report());
+    }
+    system.run(&["engine", "--new"]).expect_code(0);
+    assert_eq!(system.recoveries(), rounds(2), "nothing is left to recover");
+}
+
+/// Also while it takes files in or sends them. Bots marks a file after it has done something with it: the one it has in
+/// hand at that moment may be taken in or sent again. None is lost.
+fn whenever_an_engine_is_killed_nothing_is_lost(engine: Engine) {
+    let system = System::new(engine);
+    let mut random = Random(2);
+    let mut killed = 0;
+    while killed < rounds(1) {
+        system.fill(MESSAGES);
+        let mut first = system.start_busy(MESSAGES);
+        std::thread::sleep(Duration::from_millis(random.below(500) as u64));
+        if let Some(real) = real_engine(&first) {
+            let _ = kill(real, Signal::SIGKILL);
+        }
+        // It may just have finished.
+        killed += usize::from(first.wait_code() == 137);
+        let next = system.run(&["engine", "--new"]);
+        let report = || format!("kill {killed}\n{}\n{next:?}", first.report());
+        assert!([0, 2].contains(&next.code()), "{}", report());
+        let amiss = system.collect(MESSAGES);
+        assert!(amiss.lost.is_empty() && amiss.damaged.is_empty(), "{amiss:?}, {}", report());
+        assert!(amiss.doubled.len() <= 1, "{amiss:?}, {}", report());
+        assert_eq!(system.recoveries(), killed, "{}", report());
+    }
+}
+
+/// What the others guard against is real: without bots-ctl, Bots itself does it.
+fn without_the_lease_the_second_engine_sends_twice(engine: Engine) {
+    let system = System::new(engine);
+    system.can_be_held();
+    let config = format!("-c{}", system.demo.config_dir());
+    let real = bots_bin_dir().join("bots-engine").display().to_string();
+    let bare = ["exec", "--", &real, &config];
+    system.fill(FEW);
+    let mut first = system.start_held(FEW / 2, &bare);
+    let second = system.run(&bare);
+    system.release();
+    first.wait();
+    let told = format!("{}{}", second.stdout, second.stderr);
+    assert!(told.contains("crashrecovery"), "{told}");
+    let amiss = system.collect(FEW);
+    assert!(!amiss.doubled.is_empty(), "{amiss:?}\n{}\n{told}", first.report());
+}
+
+/// Numbers that are the same in every run.
+struct Random(u32);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        usize::try_from(self.0 >> 8).expect("24 bits fit") % limit
+    }
+}

@@ -1,0 +1,220 @@
+//! Pods: network namespaces of their own that share a database, and a volume with the environment of Bots.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use nix::unistd::Pid;
+
+use crate::demo::Demo;
+use crate::process::wrapped;
+use crate::sandbox::{Finished, Running, wait_until};
+use crate::servers::{Database, Engine};
+
+const MESSAGE: &str = include_str!("../fixtures/demo/input/single.edi");
+const OUTPUT: &[u8] = include_bytes!("../fixtures/demo/expected/PO-1001.txt");
+
+/// The one order of [`MESSAGE`], and the one interchange.
+const ORDER: &str = "PO-1001";
+const INTERCHANGE: &str = "IC0001";
+
+/// What makes a mapping one that can be held.
+const HOLDING: &str = r"
+
+def main(inn, out, unheld=main):
+    import os
+    import time
+    try:
+        with open('PLACE') as file:
+            wanted = file.read()
+    except OSError:
+        wanted = ''
+    if wanted and wanted == inn.get({'BOTSID': 'UNH'}, {'BOTSID': 'BGM', '1004': None}):
+        os.rename('PLACE', 'PLACE.held')
+        while os.path.exists('PLACE.held'):
+            time.sleep(0.01)
+    unheld(inn, out)
+";
+
+/// A system whose pods share a database, and a volume with a home directory.
+pub struct System {
+    pub demo: Demo,
+    pub database: Database,
+}
+
+/// What became of orders that did not go out exactly once, byte for byte.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Amiss {
+    pub lost: Vec<String>,
+    pub doubled: Vec<String>,
+    pub damaged: Vec<String>,
+}
+
+impl System {
+    pub fn new(engine: Engine) -> Self {
+        Self::on(Database::fresh(engine))
+    }
+
+    pub fn on(database: Database) -> Self {
+        let socket = database.server.as_ref().map(|server| server.socket());
+        Self::through(database, socket.as_deref())
+    }
+
+    /// A server's port is on the loopback of another pod, so it is reached through a socket.
+    pub fn through(database: Database, socket: Option<&str>) -> Self {
+        let mut sandbox = database.sandbox();
+        match (socket, database.engine) {
+            // Bots's engine takes the socket of MariaDB from here alone.
+            (Some(socket), Engine::Mariadb) => sandbox
+                .set("DB_HOST", "localhost")
+                .set("DB_OPTIONS", format!("{{\"unix_socket\": \"{socket}\"}}")),
+            (Some(socket), _) => sandbox.set("DB_HOST", socket),
+            (None, _) => &mut sandbox,
+        };
+        Self { demo: Demo::install(sandbox), database }
+    }
+
+    /// Drops so many messages into the in-channel, of one order each.
+    pub fn fill(&self, messages: usize) {
+        for number in 0..messages {
+            let message = MESSAGE.replace(ORDER, &order(number)).replace(INTERCHANGE, &format!("IC{number:04}"));
+            fs::write(self.demo.input().join(format!("{number}.edi")), message).expect("written");
+        }
+    }
+
+    /// The command line in a pod of its own.
+    pub fn command(inner: &Command) -> Command {
+        wrapped(inner, "unshare", &["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "pod"])
+    }
+
+    pub fn start(&self, args: &[&str]) -> Running {
+        let command = Self::command(&self.demo.sandbox.command(args));
+        Running::start(command, self.demo.sandbox.home.path(), 0)
+    }
+
+    pub fn run(&self, args: &[&str]) -> Finished {
+        let mut running = self.start(args);
+        let status = running.wait();
+        Finished { status, stdout: running.stdout(), stderr: running.stderr() }
+    }
+
+    /// An engine that has taken files and works on them.
+    pub fn start_busy(&self, messages: usize) -> Running {
+        let engine = self.start(&["engine", "--new"]);
+        self.wait_taken(messages, &engine);
+        engine
+    }
+
+    /// Waits until some of so many messages have left the in-channel.
+    pub fn wait_taken(&self, messages: usize, engine: &Running) {
+        let taken = || fs::read_dir(self.demo.input()).is_ok_and(|left| left.count() < messages).then_some(());
+        wait_until("it has taken files", taken, || engine.report());
+    }
+
+    /// From now on the first engine to translate the order that is named in a file moves that file, and stops in the
+    /// middle of its work for as long as the file is there.
+    pub fn can_be_held(&self) {
+        let script = self.demo.sandbox.root().join("usersys/mappings/edifact/orders_d96a_to_flat.py");
+        let mapping = fs::read_to_string(&script).expect("the demo is installed");
+        fs::write(script, mapping + &HOLDING.replace("PLACE", &self.hold_file())).expect("written");
+    }
+
+    /// An engine that is in the middle of this message; `args` start it.
+    pub fn start_held(&self, message: usize, args: &[&str]) -> Running {
+        fs::write(self.hold_file(), order(message)).expect("written");
+        let engine = self.start(args);
+        let held = || Path::new(&self.held_file()).exists().then_some(());
+        wait_until("it is held", held, || engine.report());
+        engine
+    }
+
+    /// Lets it go on.
+    pub fn release(&self) {
+        fs::remove_file(self.held_file()).expect("it was held");
+    }
+
+    fn held_file(&self) -> String {
+        self.hold_file() + ".held"
+    }
+
+    fn hold_file(&self) -> String {
+        self.demo.sandbox.home.path().join("hold").display().to_string()
+    }
+
+    /// The orders of so many messages that did not go out exactly once. What went out is then removed.
+    pub fn collect(&self, messages: usize) -> Amiss {
+        let mut amiss = Amiss::default();
+        for order in (0..messages).map(order) {
+            let file = self.demo.output().join(format!("{order}.txt"));
+            let expected = String::from_utf8_lossy(OUTPUT).replace(ORDER, &order);
+            match fs::read(&file) {
+                Err(_) => amiss.lost.push(order),
+                Ok(sent) if sent == expected.as_bytes() => {}
+                Ok(sent) if sent == expected.repeat(2).as_bytes() => amiss.doubled.push(order),
+                Ok(_) => amiss.damaged.push(order),
+            }
+            let _ = fs::remove_file(file);
+        }
+        amiss
+    }
+
+    pub fn recoveries(&self) -> usize {
+        let count = self.database.value("SELECT count(*) FROM report WHERE type = 'crashrecovery'");
+        count.parse().expect("a number")
+    }
+
+    /// As if so much time had passed since the holder's last sign of life.
+    pub fn age_lease(&self, seconds: u32) {
+        self.database.sql(&format!("UPDATE botsctl_lease SET renewed = renewed - {seconds}000"));
+    }
+
+    /// An engine that works for as long as it is wanted, whatever it is asked to do. Two at once are noted.
+    pub fn endless(&mut self) -> Running {
+        self.stand_in_endless();
+        let engine = self.start(&["engine"]);
+        Self::wait_working(&engine);
+        engine
+    }
+
+    /// Has an endless engine run instead of the real one.
+    pub fn stand_in_endless(&mut self) {
+        let file = self.overlaps_file();
+        let script = format!(
+            "#!/bin/sh\nexec 9>'{file}.lock'\nflock -n 9 || echo two at once >>'{file}'\necho working\nexec sleep 1000\n"
+        );
+        self.demo.sandbox.stand_in("bots-engine", &script);
+    }
+
+    pub fn wait_working(engine: &Running) {
+        wait_until("it works", || engine.stdout().contains("working").then_some(()), || engine.report());
+    }
+
+    /// What endless engines have noted.
+    pub fn overlaps(&self) -> String {
+        fs::read_to_string(self.overlaps_file()).unwrap_or_default()
+    }
+
+    fn overlaps_file(&self) -> String {
+        self.demo.sandbox.home.path().join("overlaps").display().to_string()
+    }
+}
+
+/// The real engine, a Python process, under one of bots-ctl.
+pub fn real_engine(of: &Running) -> Option<Pid> {
+    let is_real = |command: &str| command.contains("python") && command.contains("bots-engine");
+    of.descendants().into_iter().find(|(_, command)| is_real(command)).map(|(pid, _)| pid)
+}
+
+fn order(number: usize) -> String {
+    format!("PO-{number:04}")
+}
+
+/// How often a test is to do what it does once or twice here; `BOTS_CTL_TEST_ROUNDS` says how often elsewhere.
+pub fn rounds(few: usize) -> usize {
+    std::env::var("BOTS_CTL_TEST_ROUNDS").map_or(few, |rounds| rounds.parse().expect("a number"))
+}
+
+/// The path of a socket has to be short.
+pub fn short_dir() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("pods").rand_bytes(4).tempdir_in(Path::new("/tmp")).expect("made")
+}
