@@ -1,5 +1,6 @@
 //! The database, as configured beside Django: by one URL or by variables of its own, which must not disagree.
 
+use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -8,6 +9,9 @@ use serde_json::{Map, Value};
 use super::database_url::DatabaseUrl;
 use super::keys;
 use super::load::Reader;
+
+/// How long to try again while the server cannot be reached, where nobody sits and waits.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Database settings that a generated `settings.py` reads, and how the database is initialised.
 #[derive(Debug, Clone)]
@@ -24,7 +28,7 @@ pub struct Database {
     pub options: Option<Map<String, Value>>,
     /// What all of the above were taken from, when it was given.
     pub url: Option<DatabaseUrl>,
-    /// How long to try again while the server cannot be reached; `None` leaves that to the command.
+    /// How long to try again while the server cannot be reached, if that was said.
     pub wait: Option<Duration>,
     pub allow_default_password: bool,
 }
@@ -52,6 +56,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Database {
 }
 
 impl Database {
+    /// How long to try again while the server cannot be reached.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.wait.unwrap_or(if stderr().is_terminal() { Duration::ZERO } else { PATIENCE })
+    }
+
     /// What the URL says reaches a generated `settings.py` as the variables would.
     fn take_over(&mut self, url: &DatabaseUrl) {
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());

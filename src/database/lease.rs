@@ -18,7 +18,7 @@ use super::connection::Connection;
 use super::lease_row::{self, Holder};
 use super::lock::{Name, beside};
 use super::session::Session;
-use super::{Error, Settings};
+use super::{Error, Settings, wait};
 
 /// How long a row counts that nobody renews.
 pub const LIFETIME: Duration = Duration::from_secs(60);
@@ -61,19 +61,23 @@ pub struct Lease {
     renewed: Duration,
 }
 
-/// Takes the lease, waiting for it at most for `limit`; `name` says who we are.
+/// Takes the lease, waiting for it at most for `limit`, and at most for `patience` for a server that cannot be reached;
+/// `name` says who we are.
 ///
 /// # Errors
 /// When the database is away, has no table for it, or cannot keep a lock for us.
-pub async fn acquire(settings: &Settings, name: &str, limit: Duration) -> Result<Acquired, Error> {
+pub async fn acquire(settings: &Settings, name: &str, limit: Duration, patience: Duration) -> Result<Acquired, Error> {
     let owner = random_owner()?;
-    let mut line = Line { settings, owner: &owner, name, limit, begin: Instant::now(), told: false, connected: false };
+    let mut line = Line { settings, owner: &owner, name, limit, begin: Instant::now(), told: false };
+    let mut patience = patience;
     loop {
-        match line.wait().await {
+        let session =
+            wait::until_open(settings, patience, async || Session::open(settings, Name::EngineLease).await).await?;
+        match line.wait(session).await {
             // Nobody else knows that we wait, so another connection waits as well as the one that was cut.
-            Err(Error::Unavailable(text)) if line.connected && line.begin.elapsed() < limit.max(PATIENCE) => {
+            Err(Error::Unavailable(text)) if line.begin.elapsed() < limit.max(PATIENCE) => {
                 debug!("waiting for the engine lease over another connection: {text}");
-                sleep(RETRY).await;
+                patience = patience.max(PATIENCE);
             }
             answer => return answer,
         }
@@ -88,14 +92,11 @@ struct Line<'a> {
     limit: Duration,
     begin: Instant,
     told: bool,
-    connected: bool,
 }
 
 impl Line<'_> {
     /// Over one connection.
-    async fn wait(&mut self) -> Result<Acquired, Error> {
-        let mut session = Session::open(self.settings, Name::EngineLease).await?;
-        self.connected = true;
+    async fn wait(&mut self, mut session: Session) -> Result<Acquired, Error> {
         lease_row::ensure_table(&mut session.connection, self.settings).await?;
         loop {
             let renewed = now();

@@ -20,11 +20,23 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// # Errors
 /// As [`connect`]; what no wait would mend, at once.
 pub async fn for_connection(settings: &Settings, patience: Duration) -> Result<Connection, Error> {
+    until_open(settings, patience, async || connect(settings, Purpose::Initialise).await).await
+}
+
+/// Opens something on the database, and tries again in the same way.
+///
+/// # Errors
+/// As [`for_connection`].
+pub async fn until_open<T>(
+    settings: &Settings,
+    patience: Duration,
+    open: impl AsyncFn() -> Result<T, Error>,
+) -> Result<T, Error> {
     let begin = Instant::now();
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     loop {
-        let error = match connect(settings, Purpose::Initialise).await {
+        let error = match open().await {
             Err(Error::Unavailable(text)) if !matches!(settings, Settings::Sqlite(_)) => text,
             opened => return opened,
         };

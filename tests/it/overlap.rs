@@ -111,10 +111,10 @@ fn without_the_lease_the_second_engine_sends_twice(engine: Engine) {
 }
 
 /// Numbers that are the same in every run.
-struct Random(u32);
+pub struct Random(pub u32);
 
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         usize::try_from(self.0 >> 8).expect("24 bits fit") % limit
     }

@@ -65,9 +65,9 @@ impl System {
         let mut sandbox = database.sandbox();
         match (socket, database.engine) {
             // Bots's engine takes the socket of MariaDB from here alone.
-            (Some(socket), Engine::Mariadb) => sandbox
-                .set("DB_HOST", "localhost")
-                .set("DB_OPTIONS", format!("{{\"unix_socket\": \"{socket}\"}}")),
+            (Some(socket), Engine::Mariadb) => {
+                sandbox.set("DB_HOST", "localhost").set("DB_OPTIONS", unix_socket(socket))
+            }
             (Some(socket), _) => sandbox.set("DB_HOST", socket),
             (None, _) => &mut sandbox,
         };
@@ -94,6 +94,18 @@ impl System {
 
     pub fn run(&self, args: &[&str]) -> Finished {
         let mut running = self.start(args);
+        let status = running.wait();
+        Finished { status, stdout: running.stdout(), stderr: running.stderr() }
+    }
+
+    /// The same over another socket of the server.
+    pub fn run_through(&self, socket: &str, args: &[&str]) -> Finished {
+        let mut command = self.demo.sandbox.command(args);
+        match self.database.engine {
+            Engine::Mariadb => command.env("DB_OPTIONS", unix_socket(socket)),
+            _ => command.env("DB_HOST", socket),
+        };
+        let mut running = Running::start(Self::command(&command), self.demo.sandbox.home.path(), 0);
         let status = running.wait();
         Finished { status, stdout: running.stdout(), stderr: running.stderr() }
     }
@@ -205,6 +217,10 @@ pub fn real_engine(of: &Running) -> Option<Pid> {
     of.descendants().into_iter().find(|(_, command)| is_real(command)).map(|(pid, _)| pid)
 }
 
+fn unix_socket(path: &str) -> String {
+    format!("{{\"unix_socket\": \"{path}\"}}")
+}
+
 fn order(number: usize) -> String {
     format!("PO-{number:04}")
 }
@@ -212,9 +228,4 @@ fn order(number: usize) -> String {
 /// How often a test is to do what it does once or twice here; `BOTS_CTL_TEST_ROUNDS` says how often elsewhere.
 pub fn rounds(few: usize) -> usize {
     std::env::var("BOTS_CTL_TEST_ROUNDS").map_or(few, |rounds| rounds.parse().expect("a number"))
-}
-
-/// The path of a socket has to be short.
-pub fn short_dir() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("pods").rand_bytes(4).tempdir_in(Path::new("/tmp")).expect("made")
 }

@@ -73,6 +73,7 @@ pub enum Engine {
 pub struct Server {
     pub engine: Engine,
     pub port: u16,
+    addresses: String,
     dir: PathBuf,
     watcher: Mutex<Option<(Child, ChildStdin)>>,
 }
@@ -121,8 +122,14 @@ impl Engine {
 impl Server {
     /// A server of one's own, for tests that stop it. It ends when it is dropped.
     pub fn start(engine: Engine) -> Self {
+        Self::start_for(engine, "127.0.0.1")
+    }
+
+    /// One that listens on this address, and on loopback as well.
+    pub fn start_for(engine: Engine, address: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory").keep();
-        let server = Self { engine, port: free_port(), dir, watcher: Mutex::default() };
+        let addresses = if address == "127.0.0.1" { address.to_owned() } else { format!("127.0.0.1,{address}") };
+        let server = Self { engine, port: free_port(), addresses, dir, watcher: Mutex::default() };
         make_certificate(&server.dir);
         hand_over(&server.dir);
         server.initialise();
@@ -149,7 +156,7 @@ impl Server {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         if self.engine == Engine::Postgresql {
             let rules = "local all postgres trust\nlocal all all scram-sha-256\n\
-                         hostnossl all +needs_tls all reject\nhost all all 127.0.0.1/32 scram-sha-256\n";
+                         hostnossl all +needs_tls all reject\nhost all all samenet scram-sha-256\n";
             fs::write(Path::new(&data).join("pg_hba.conf"), rules).expect("written");
         }
     }
@@ -162,7 +169,8 @@ impl Server {
         };
         match self.engine {
             Engine::Mariadb => command
-                .args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--max-connections=300"])
+                .args(["--no-defaults", "--skip-name-resolve", "--max-connections=300"])
+                .arg(format!("--bind-address={}", self.addresses))
                 .args(["--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"])
                 .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M", &format!("--port={}", self.port)])
                 .args([format!("--datadir={dir}/data"), format!("--socket={dir}/socket")])
@@ -170,7 +178,7 @@ impl Server {
                 .args([format!("--ssl-cert={dir}/server.pem"), format!("--ssl-key={dir}/key.pem")]),
             _ => command.args(["-D", &format!("{dir}/data"), "-p", &self.port.to_string()]).args(
                 [
-                    "listen_addresses=127.0.0.1".to_owned(),
+                    format!("listen_addresses={}", self.addresses),
                     format!("unix_socket_directories={dir}"),
                     format!("ssl_cert_file={dir}/server.pem"),
                     format!("ssl_key_file={dir}/key.pem"),
@@ -216,6 +224,11 @@ impl Server {
     /// The authority of its certificate.
     pub fn authority(&self) -> PathBuf {
         self.dir.join("ca.pem")
+    }
+
+    /// The directory of its socket.
+    pub fn dir_of_socket(&self) -> String {
+        self.dir.display().to_string()
     }
 
     /// The socket as Django's `HOST` takes it.

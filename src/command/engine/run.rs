@@ -73,7 +73,8 @@ async fn prepare_run(config: &Config, reaper: &Reaper, arguments: &EngineArgumen
     relay::start(config, &environment).await;
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::settings(config, &known_facts(&context).await?)?;
-    let mut lease = match lease::acquire(&settings, &our_name(), config.engine.lease_wait).await? {
+    let (limit, patience) = (config.engine.lease_wait, config.database.patience());
+    let mut lease = match lease::acquire(&settings, &our_name(), limit, patience).await? {
         Acquired::Taken(lease) => lease,
         Acquired::Busy(holder) => {
             let (since, silent) = (holder.since.as_secs(), holder.silent.as_secs());

@@ -5,7 +5,6 @@ mod report;
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -30,9 +29,6 @@ use crate::process::{network, tree};
 use super::{Session, child_variables, find_bots, load_config, prepare, print, until_stopped, with_session};
 use complete::complete;
 use report::Report;
-
-/// How long to try again while the server cannot be reached, where nobody sits and waits.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often to look whether another start in this environment has been told the facts.
 const TURN_RETRY: Duration = Duration::from_millis(10);
@@ -242,11 +238,6 @@ struct Ground<'a> {
 }
 
 impl Ground<'_> {
-    fn patience(&self) -> Duration {
-        let default = if stderr().is_terminal() { Duration::ZERO } else { PATIENCE };
-        self.config.database.wait.unwrap_or(default)
-    }
-
     async fn check(&self, report: &mut Report) -> Result<(), Error> {
         let mut connection = match &self.settings {
             // A look must not make the file.
@@ -255,7 +246,7 @@ impl Ground<'_> {
                 return Ok(());
             }
             Settings::Sqlite(_) => connect(&self.settings, Purpose::Probe).await?,
-            _ => wait::for_connection(&self.settings, self.patience()).await?,
+            _ => wait::for_connection(&self.settings, self.config.database.patience()).await?,
         };
         let look = schema::inspect(&mut connection, &self.settings, &self.expected).await;
         connection.close().await;
@@ -284,7 +275,7 @@ impl Ground<'_> {
 
     /// Gets the lock and looks under it; `None` when there is nothing left to do.
     async fn begin(&self, task: Task) -> Result<Option<Begun>, Error> {
-        let connection = wait::for_connection(&self.settings, self.patience()).await?;
+        let connection = wait::for_connection(&self.settings, self.config.database.patience()).await?;
         let mut held = lock::wait(&self.settings, Name::Initialisation, connection).await?;
         let look = schema::inspect(&mut held.connection, &self.settings, &self.expected).await?;
         if is_done(&look) && !task.superuser {

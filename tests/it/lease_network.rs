@@ -1,0 +1,180 @@
+//! The engine lease where the network fails: connections that are cut at random moments, and a node that is gone.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::overlap::Random;
+use crate::pods::{Amiss, System, rounds};
+use crate::process::wrapped;
+use crate::proxy::{Cut, Proxy};
+use crate::sandbox::{Running, wait_until};
+use crate::servers::{Database, Engine, Server, on_each_server};
+
+const FEW: usize = 20;
+
+on_each_server! {
+    a_lease_whose_connection_is_cut_is_taken_again_and_by_nobody_else,
+    engines_meet_while_their_connections_are_cut,
+    a_node_that_is_gone_is_followed_within_90_seconds_and_never_doubled,
+}
+
+/// An engine under a proxy, and the same database without it.
+fn behind_a_proxy(engine: Engine) -> (System, Arc<Proxy>, String) {
+    let database = Database::fresh(engine);
+    let (proxy, direct) = (Arc::new(Proxy::before(database.server())), database.server().socket());
+    (System::through(database, Some(&proxy.socket())), proxy, direct)
+}
+
+fn a_lease_whose_connection_is_cut_is_taken_again_and_by_nobody_else(engine: Engine) {
+    let (mut system, proxy, direct) = behind_a_proxy(engine);
+    let mut first = system.endless();
+    let mut random = Random(3);
+    for round in 1..=rounds(2) {
+        let cut = if round % 2 == 1 { Cut::Both } else { Cut::ClientAlone };
+        std::thread::sleep(Duration::from_millis(random.below(2000) as u64));
+        assert!(proxy.cut(cut) > 0, "{}", first.report());
+        let again = || {
+            system.run_through(&direct, &["engine", "--lease-wait", "0"]).expect_code(3);
+            (first.stderr().matches("has its lock back").count() >= round).then_some(())
+        };
+        wait_until("it has its lock again", again, || first.report());
+        system.run_through(&direct, &["engine", "--lease-wait", "0"]).expect_code(3);
+    }
+    for _ in 0..2 {
+        first.signal(Signal::SIGTERM);
+    }
+    assert_eq!(first.wait_code(), 137, "{}", first.report());
+    assert_eq!(system.overlaps(), "");
+}
+
+/// Whatever they are doing at that moment: wait, look, hold, tell what came of it, or give back.
+fn engines_meet_while_their_connections_are_cut(engine: Engine) {
+    let (system, proxy, _) = behind_a_proxy(engine);
+    system.can_be_held();
+    let mut random = Random(4);
+    for round in 0..rounds(1) {
+        system.fill(FEW);
+        let cutter = Cutter::start(&proxy, u32::try_from(round).expect("small"));
+        let mut first = system.start_held(random.below(FEW), &["engine", "--new"]);
+        let mut second = system.start(&["engine", "--new"]);
+        second.wait_stderr("an engine runs already, that of ");
+        system.release();
+        let codes = (first.wait_code(), second.wait_code());
+        drop(cutter);
+        let report = || format!("round {round}\n{}\n{}", first.report(), second.report());
+        assert_eq!(codes, (0, 0), "{}", report());
+        assert_eq!(system.collect(FEW), Amiss::default(), "{}", report());
+        assert_eq!(system.recoveries(), 0, "{}", report());
+    }
+}
+
+/// Cuts connections at random moments until it is dropped.
+struct Cutter(Arc<AtomicBool>);
+
+impl Cutter {
+    fn start(proxy: &Arc<Proxy>, seed: u32) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (told, proxy, mut random) = (Arc::clone(&is_over), Arc::clone(proxy), Random(seed));
+        std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50 + random.below(400) as u64));
+                proxy.cut([Cut::Both, Cut::ClientAlone][random.below(2)]);
+            }
+        });
+        Self(is_over)
+    }
+}
+
+impl Drop for Cutter {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The cable of a pod is pulled while its engine works: its session stays where it is on the server.
+fn a_node_that_is_gone_is_followed_within_90_seconds_and_never_doubled(engine: Engine) {
+    let node = Node::new();
+    let server = Arc::new(Server::start_for(engine, &node.gateway()));
+    let mut system = System::on(Database::on(&server));
+    system.stand_in_endless();
+    let mut there = system.demo.sandbox.command(&["engine"]);
+    there.env("DB_HOST", node.gateway()).env("DB_PORT", server.port.to_string()).env_remove("DB_OPTIONS");
+    let mut gone = Running::start(node.command(&there), system.demo.sandbox.home.path(), 0);
+    System::wait_working(&gone);
+    node.unplug();
+    let unplugged = Instant::now();
+    let mut next = system.start(&["engine", "--lease-wait", "2m"]);
+    next.wait_stderr("an engine runs already, that of ");
+    // Each has a minute.
+    gone.wait_stderr("killing the engine");
+    System::wait_working(&next);
+    assert!(unplugged.elapsed() < Duration::from_secs(90), "{:?}\n{}", unplugged.elapsed(), next.report());
+    assert!(next.stderr().contains("ended the session of "), "{}", next.report());
+    assert_eq!(system.overlaps(), "", "{}\n{}", gone.report(), next.report());
+    assert_eq!(gone.wait_code(), 69, "{}", gone.report());
+    for _ in 0..2 {
+        next.signal(Signal::SIGTERM);
+    }
+    next.wait();
+}
+
+/// A network namespace with a cable to this one.
+struct Node {
+    name: String,
+    subnet: String,
+}
+
+impl Node {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Test processes that run at the same time must not take each other's.
+        let own = std::process::id();
+        let node = Self {
+            name: format!("bc{own}n{number}"),
+            subnet: format!("10.{}.{}.", 64 + own % 64, (own / 64 % 64) * 4 + u32::try_from(number).expect("small")),
+        };
+        let (name, cable) = (&node.name, node.cable());
+        run(&format!(
+            "ip netns add {name} && ip link add {cable} type veth peer name eth0 netns {name} && \
+             ip addr add {subnet}1/24 dev {cable} && ip link set {cable} up && \
+             ip -n {name} addr add {subnet}2/24 dev eth0 && ip -n {name} link set eth0 up && ip -n {name} link set lo up",
+            subnet = node.subnet
+        ));
+        node
+    }
+
+    fn cable(&self) -> String {
+        self.name.clone() + "c"
+    }
+
+    /// This side's address, for a server.
+    fn gateway(&self) -> String {
+        self.subnet.clone() + "1"
+    }
+
+    fn command(&self, inner: &Command) -> Command {
+        wrapped(inner, "nsenter", &[&format!("--net=/run/netns/{}", self.name), "--"])
+    }
+
+    /// Nothing comes through any more, and nobody is told.
+    fn unplug(&self) {
+        run(&format!("ip link set {} down", self.cable()));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.cable()]).status();
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+fn run(line: &str) {
+    let done = Command::new("sh").args(["-c", line]).output().expect("sh runs");
+    assert!(done.status.success(), "{line}\n{}", String::from_utf8_lossy(&done.stderr));
+}
