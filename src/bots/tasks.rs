@@ -59,7 +59,7 @@ impl Tasks {
     fn known<'a>(&self, words: &'a [String]) -> Option<Known<'a>> {
         match words {
             [first, rest @ ..] if self.is_engine(first) => Some(Known::Engine(rest)),
-            [first, second, rest @ ..] if self.is_python(first) && self.is_engine(second) && second.contains('/') => {
+            [first, second, rest @ ..] if is_python(first) && self.is_engine(second) && second.contains('/') => {
                 Some(Known::Engine(rest))
             }
             [first, rest @ ..] if self.authorised.contains(first) => Some(Known::Other(first, rest)),
@@ -77,12 +77,6 @@ impl Tasks {
                 && (known(&self.bin_dir) || self.path().iter().any(|dir| known(dir)))
     }
 
-    fn is_python(&self, word: &str) -> bool {
-        let path = Path::new(word);
-        let is_named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python"));
-        is_named && path.parent() == Some(&self.bin_dir) && path.is_file()
-    }
-
     fn path(&self) -> Vec<PathBuf> {
         let path = self.variables.0.iter().find(|(name, _)| name == "PATH");
         path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default()
@@ -98,6 +92,12 @@ impl Tasks {
         }
         spec.args(arguments.iter().map(String::as_str))
     }
+}
+
+/// Whichever it is: the engine that is named beside it is started by the name that PATH leads to. A virtual environment
+/// can be reached by several paths, and of another one Bots says where Python is, not where its own programs are.
+fn is_python(word: &str) -> bool {
+    Path::new(word).file_name().is_some_and(|name| name.to_string_lossy().starts_with("python"))
 }
 
 #[cfg(test)]
@@ -125,9 +125,12 @@ mod tests {
     fn every_submitter_names_the_same_engine() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (tasks, bin) = (tasks(dir.path()), dir.path().display());
-        for start in
-            ["bots-engine".to_owned(), format!("{bin}/bots-engine"), format!("{bin}/python3 {bin}/bots-engine")]
-        {
+        for start in [
+            "bots-engine".to_owned(),
+            format!("{bin}/bots-engine"),
+            format!("{bin}/python3 {bin}/bots-engine"),
+            format!("/usr/bin/python3.11 {bin}/bots-engine"),
+        ] {
             let task = words(&format!("{start} -c/c --new"));
             let (spec, is_engine) = tasks.spec(&task).unwrap_or_else(|| panic!("{start} is authorised"));
             assert!(is_engine && spec.program == "bots-engine", "{start}");
@@ -150,7 +153,8 @@ mod tests {
             &format!("{bin}/other"),
             &format!("{bin}/python3 -c print()"),
             &format!("{bin}/python3 bots-engine"),
-            &format!("/usr/bin/python3 {bin}/bots-engine"),
+            &format!("/usr/bin/python3 {bin}/other"),
+            &format!("/usr/bin/perl {bin}/bots-engine"),
             &format!("{bin}/../bots-engine"),
         ];
         for wrong in wrong {

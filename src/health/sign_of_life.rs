@@ -20,8 +20,8 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 pub enum SignOfLife {
     /// It answers HTTP.
     Http(HttpService),
-    /// It answers XML-RPC on this port of loopback. Only listing its jobs shows that the queue's own lock is free;
-    /// a queue without that method says so, which is an answer as well.
+    /// It answers XML-RPC on this port of loopback, and has a child process while jobs wait. Only listing its jobs shows
+    /// that the queue's own lock is free; a queue without that method says so, which is an answer as well.
     JobQueue(u16),
     /// It waits for events of the file system: its process holds a descriptor for them.
     Inotify,
@@ -31,17 +31,35 @@ impl SignOfLife {
     /// Looks once for the sign that the service's process gives. The caller sets the time limit.
     ///
     /// # Errors
-    /// When it cannot be reached, or breaks off.
-    pub async fn is_given(&self, pid: i32) -> io::Result<bool> {
+    /// When it cannot be reached, breaks off, or gives none.
+    pub async fn look(&self, pid: i32) -> io::Result<()> {
         match self {
-            Self::Http(service) => service.answers().await,
+            Self::Http(service) => service.look().await,
             Self::JobQueue(port) => {
                 let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await?;
-                ask(stream, &list_jobs()).await
+                let answer = ask(stream, &list_jobs()).await?;
+                if lists_jobs(&answer) && has_no_child(pid) {
+                    return Err(io::Error::other("jobs wait and none is run"));
+                }
+                Ok(())
             }
-            Self::Inotify => holds_inotify(pid),
+            Self::Inotify if holds_inotify(pid)? => Ok(()),
+            Self::Inotify => Err(io::Error::other("it does not watch anything")),
         }
     }
+}
+
+/// An empty list is the number 0.
+fn lists_jobs(answer: &[u8]) -> bool {
+    memchr::memmem::find(answer, b"<array>").is_some()
+}
+
+/// Whether this process has no child. Between two jobs that is so for a moment.
+fn has_no_child(pid: i32) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
+    let parent = |stat: &str| stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok();
+    let mut stats = processes.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    !stats.any(|stat| parent(&stat) == Some(pid))
 }
 
 fn list_jobs() -> String {
@@ -81,30 +99,33 @@ impl HttpService {
     /// Asks once. The caller sets the time limit.
     ///
     /// # Errors
-    /// When it cannot be reached, or breaks off.
-    pub async fn answers(&self) -> io::Result<bool> {
+    /// When it cannot be reached, breaks off, or says what is no answer.
+    pub async fn look(&self) -> io::Result<()> {
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
         let path = &self.path;
         let request =
             format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
         if !self.tls {
-            return ask(stream, &request).await;
+            return ask(stream, &request).await.map(drop);
         }
         let connector = TlsConnector::from(Arc::new(any_certificate()?));
         let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
-        ask(connector.connect(name, stream).await?, &request).await
+        ask(connector.connect(name, stream).await?, &request).await.map(drop)
     }
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<bool> {
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<Vec<u8>> {
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     // Read to the end: closing with unread bytes would be a reset, which the service may log.
     let mut answer = Vec::new();
     let ended = stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await;
-    let answered = answer.starts_with(b"HTTP/");
     // Many servers leave TLS without saying goodbye, which is an error only where nothing was read.
-    if answered { Ok(true) } else { ended.map(|_| false) }
+    if answer.starts_with(b"HTTP/") {
+        return Ok(answer);
+    }
+    ended?;
+    Err(io::Error::other("what it says is no HTTP"))
 }
 
 fn any_certificate() -> io::Result<ClientConfig> {

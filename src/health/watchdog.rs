@@ -51,8 +51,8 @@ async fn wait_for_first_sign(
     let is_waited_for = |service: &Service| service.pid == Some(pid) && !service.answered;
     while is_waited_for(&facts.borrow().services[index]) {
         if started.elapsed() < START_LIMIT {
-            if answers(sign, pid).await {
-                publish(facts, |facts| note(facts, index, pid, true));
+            if silence(sign, pid).await.is_none() {
+                publish(facts, |facts| note(facts, index, pid, None));
             }
             sleep(STARTING_INTERVAL).await;
         } else {
@@ -68,28 +68,32 @@ async fn changed_process(index: usize, pid: i32, changes: &mut watch::Receiver<F
 }
 
 async fn ask(index: usize, pid: i32, sign: &SignOfLife, facts: &watch::Sender<Facts>) {
-    let alive = answers(sign, pid).await;
-    publish(facts, |facts| note(facts, index, pid, alive));
+    let silence = silence(sign, pid).await;
+    publish(facts, |facts| note(facts, index, pid, silence));
 }
 
-async fn answers(sign: &SignOfLife, pid: i32) -> bool {
-    timeout(PROBE_TIMEOUT, sign.is_given(pid)).await.is_ok_and(|answer| answer.unwrap_or(false))
+/// Why there is no sign of life, if there is none.
+async fn silence(sign: &SignOfLife, pid: i32) -> Option<String> {
+    match timeout(PROBE_TIMEOUT, sign.look(pid)).await {
+        Ok(looked) => looked.err().map(|error| error.to_string()),
+        Err(_) => Some(format!("nothing within {} s", PROBE_TIMEOUT.as_secs())),
+    }
 }
 
 /// Takes an answer, or its absence, down for the process that was asked.
-fn note(facts: &mut Facts, index: usize, pid: i32, alive: bool) {
+fn note(facts: &mut Facts, index: usize, pid: i32, silence: Option<String>) {
     let is_excused = facts.database != Fact::Good || facts.database_busy;
     let service = &mut facts.services[index];
     let is_asked = matches!(service.phase, Phase::Starting | Phase::Running) && service.pid == Some(pid);
     if !is_asked {
         return;
     }
-    match (alive, service.misses) {
-        (false, 0) => tracing::warn!(service = service.name, "{} does not answer", service.name),
-        (true, 1..) => tracing::info!(service = service.name, "{} answers again", service.name),
+    match (&silence, service.misses) {
+        (Some(why), 0) => tracing::warn!(service = service.name, "{} does not answer: {why}", service.name),
+        (None, 1..) => tracing::info!(service = service.name, "{} answers again", service.name),
         _ => {}
     }
-    if alive {
+    if silence.is_none() {
         service.answered = true;
         service.misses = 0;
         service.unexcused_misses = 0;
@@ -112,6 +116,10 @@ mod tests {
         Facts { services: vec![service], database: Fact::Good, ..Facts::default() }
     }
 
+    fn silent() -> Option<String> {
+        Some("nothing".to_owned())
+    }
+
     fn misses(facts: &Facts) -> (u32, u32) {
         (facts.services[0].misses, facts.services[0].unexcused_misses)
     }
@@ -119,26 +127,26 @@ mod tests {
     #[test]
     fn silence_counts_against_a_service_only_while_the_database_is_no_excuse() {
         let mut facts = running();
-        note(&mut facts, 0, PID, false);
+        note(&mut facts, 0, PID, silent());
         assert_eq!(misses(&facts), (1, 1));
         for mut excused in
             [Facts { database: Fact::Bad(String::new()), ..running() }, Facts { database_busy: true, ..running() }]
         {
-            note(&mut excused, 0, PID, false);
+            note(&mut excused, 0, PID, silent());
             assert_eq!(misses(&excused), (1, 0));
         }
-        note(&mut facts, 0, PID, true);
+        note(&mut facts, 0, PID, None);
         assert_eq!(misses(&facts), (0, 0));
     }
 
     #[test]
     fn an_answer_counts_for_the_process_that_was_asked() {
         let mut facts = running();
-        note(&mut facts, 0, PID + 1, true);
-        note(&mut facts, 0, PID + 1, false);
+        note(&mut facts, 0, PID + 1, None);
+        note(&mut facts, 0, PID + 1, silent());
         assert!(!facts.services[0].answered);
         assert_eq!(misses(&facts), (0, 0));
-        note(&mut facts, 0, PID, true);
+        note(&mut facts, 0, PID, None);
         assert!(facts.services[0].answered);
     }
 }

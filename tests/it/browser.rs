@@ -64,6 +64,8 @@ const LOG_OUT: &str = "a[href^='/logout'], form[action^='/logout']";
 const LOGIN_REFUSED: &str = ".errornote";
 /// The menu's link to the list of routes. Its menu is folded, so it can be read but not clicked.
 const ROUTES_LINK: &str = "a[href$='/admin/bots/routes/']";
+/// The menu's link that runs the engine for new files.
+const RUN_NEW_LINK: &str = "a[href*='clparameter=--new']";
 /// The list on a page of Django's admin.
 const ADMIN_LIST: &str = "#changelist";
 
@@ -121,6 +123,21 @@ impl Browser {
             wait_for(client, ADMIN_LIST).await
         })
         .unwrap_or_else(|error| panic!("cannot open the routes: {error}\n{}", self.describe()));
+        self.text()
+    }
+
+    /// Follows the menu's link that runs the engine for new files; returns the text of the page it leads to.
+    ///
+    /// Needs a logged-in user who may run the engine.
+    pub fn run_new(&mut self, base_url: &str) -> String {
+        self.step(async |client| {
+            client.goto(base_url).await?;
+            let link = client.find(Locator::Css(RUN_NEW_LINK)).await?;
+            let address = link.prop("href").await?.unwrap_or_default();
+            client.goto(&address).await?;
+            wait_for(client, LOG_OUT).await
+        })
+        .unwrap_or_else(|error| panic!("cannot run the engine: {error}\n{}", self.describe()));
         self.text()
     }
 

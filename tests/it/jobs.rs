@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
-use std::net::{Ipv4Addr, TcpStream};
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::environment::is_bots_3;
 use crate::jobqueue::with_queue;
-use crate::sandbox::{Finished, Running, Sandbox, bots_bin_dir, free_port, http, python, raw_http, wait_until};
+use crate::sandbox::{Finished, Running, Sandbox, free_port, python, raw_http, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_database};
 
 /// A task that bots.ini authorises: notes its argument; waits for a file when the argument is `wait`.
@@ -47,7 +45,7 @@ mod on_servers {
 pub struct Queue {
     pub sandbox: Sandbox,
     pub port: u16,
-    task: PathBuf,
+    pub task: PathBuf,
     /// Kept while the queue is there.
     _database: Option<Database>,
 }
@@ -99,7 +97,7 @@ impl Queue {
     }
 
     /// The words of the task as Python writes them.
-    fn task(&self, argument: &str) -> String {
+    pub fn task(&self, argument: &str) -> String {
         format!("['{}', '{argument}']", self.task.display())
     }
 
@@ -108,21 +106,21 @@ impl Queue {
         ask(self.port, expression)
     }
 
-    fn lines(&self, file: &str) -> Vec<String> {
+    pub fn lines(&self, file: &str) -> Vec<String> {
         let text = fs::read_to_string(self.task.with_file_name(file)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
-    fn wait_lines(&self, file: &str, count: usize, running: &Running) -> Vec<String> {
+    pub fn wait_lines(&self, file: &str, count: usize, running: &Running) -> Vec<String> {
         let enough = || Some(self.lines(file)).filter(|lines| lines.len() >= count);
         wait_until(&format!("{count} lines are in {file}"), enough, || running.report())
     }
 
-    fn go(&self) {
+    pub fn go(&self) {
         fs::write(self.task.with_file_name("go"), "").expect("written");
     }
 
-    fn job(&self, args: &[&str]) -> Finished {
+    pub fn job(&self, args: &[&str]) -> Finished {
         let args: Vec<&str> = std::iter::once("job").chain(args.iter().copied()).collect();
         self.sandbox.run(&args)
     }
@@ -140,7 +138,7 @@ pub fn ask(port: u16, expression: &str) -> String {
 }
 
 /// One call as any client makes it; nothing when there is no answer.
-fn add(port: u16, words: &[&str], priority: i32) -> Option<String> {
+pub fn add(port: u16, words: &[&str], priority: i32) -> Option<String> {
     let words: String = words.iter().map(|word| format!("<value><string>{word}</string></value>")).collect();
     let call = format!(
         "<?xml version='1.0'?><methodCall><methodName>addjob</methodName><params><param><value><array><data>{words}\
@@ -153,37 +151,6 @@ fn add(port: u16, words: &[&str], priority: i32) -> Option<String> {
     let answer = raw_http(port, request.as_bytes())?;
     let (_, rest) = answer.split_once("<i4>")?;
     Some(rest.split_once("</i4>")?.0.to_owned())
-}
-
-/// What the queue of bots-ctl and that of Bots 4 agree about.
-#[test]
-fn both_backends_answer_as_bots_expects() {
-    for backend in ["native", "python"].into_iter().filter(|backend| *backend == "native" || !is_bots_3()) {
-        let mut queue = Queue::new();
-        queue.sandbox.set("BOTS_CTL_JOBQUEUE_BACKEND", backend);
-        let running = queue.start();
-        let (wait, one) = (queue.task("wait"), queue.task("one"));
-        assert_eq!(queue.ask(&format!("q.addjob({wait}, 5)")), "0");
-        queue.wait_lines("started", 1, &running);
-        assert_eq!(queue.ask("q.listjobs()"), "0");
-        let asked = queue.ask(&format!(
-            "q.addjob({one}, 5), q.addjob({one}, 5), q.addjob({one}, 3), q.addjob([], 5), q.addjob(['isup'], 5), \
-             q.addjob(['/bin/touch', 'x'], 5), q.addjob({wait}, 5), q.addjob({wait}, 5)"
-        ));
-        assert_eq!(asked, "(0, 4, 0, 2, 0, 3, 0, 4)", "{backend}");
-        let listed = queue.ask("sorted(q.listjobs())");
-        assert_eq!(listed, format!("[[3, 2, {one}], [5, 3, {wait}]]"), "{backend}");
-        assert_eq!(queue.ask("q.clearjobq(), q.listjobs()"), "(0, 0)", "{backend}");
-        for wrong in ["q.addjob(['bots-engine'])", "q.none()", "q.listjobs(1)"] {
-            assert!(queue.ask(wrong).starts_with("xmlrpc.client.Fault: <Fault 1: "), "{backend} {wrong}");
-        }
-        let malformed = "POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\n<call";
-        assert!(raw_http(queue.port, malformed.as_bytes()).is_some_and(|answer| answer.contains("faultCode")));
-        let status = |method, path| http(queue.port, method, path).map(|answer| answer.status);
-        assert_eq!((status("GET", "/RPC2"), status("POST", "/other")), (Some(501), Some(404)), "{backend}");
-        queue.go();
-        queue.wait_lines("ran", 1, &running);
-    }
 }
 
 fn jobs_run_in_the_documented_order(engine: Engine) {
@@ -380,31 +347,6 @@ fn a_database_that_is_away_loses_nothing(engine: Engine) {
     assert!(shown.contains("\"state\":\"done\"") && shown.contains("\"attempts\":1"), "{shown}");
 }
 
-/// Bots's own server answers one client at a time; one that is silent blocks all others.
-#[test]
-fn clients_that_are_silent_slow_or_greedy_hold_nobody_up() {
-    let queue = Queue::new();
-    let running = queue.start();
-    let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, queue.port)).expect("it listens");
-    let silent: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
-    let mut slow = connect();
-    slow.write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n<").expect("sent");
-    let begin = Instant::now();
-    assert_eq!(queue.ask("q.addjob(['isup'], 5), q.listjobs()"), "(0, 0)");
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
-    let huge = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
-    let refused = raw_http(queue.port, huge.as_bytes()).unwrap_or_default();
-    assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 413"), "{refused}");
-    let bomb = "<!DOCTYPE x [<!ENTITY a 'a'>]><methodCall><methodName>&a;</methodName></methodCall>";
-    let bomb = format!("POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{bomb}", bomb.len());
-    assert!(raw_http(queue.port, bomb.as_bytes()).is_some_and(|answer| answer.contains("entities")));
-    let mut answer = String::new();
-    std::io::Read::read_to_string(&mut slow, &mut answer).expect("it ends");
-    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
-    drop(silent);
-    running.wait_ready();
-}
-
 #[test]
 fn the_job_commands_tell_everything() {
     let queue = Queue::new();
@@ -437,22 +379,4 @@ fn the_job_commands_tell_everything() {
     let shown = queue.job(&["show", "99"]);
     assert!(shown.expect_code(1).stderr.contains("there is no job 99"), "{}", shown.stderr);
     assert_eq!(queue.job(&["clear"]).expect_code(0).stdout, "no job waits any more\n");
-}
-
-#[test]
-fn the_queue_takes_jobs_from_bots_own_client() {
-    let queue = Queue::new();
-    let config = format!("-c{}", queue.sandbox.root().join("config").display());
-    let program = bots_bin_dir().join("bots-job2queue").display().to_string();
-    let task = queue.task.display().to_string();
-    let client = |argument: &str| queue.sandbox.run(&["exec", "--", &program, &config, "-p2", &task, argument]);
-    client("x").expect_code(1);
-    let running = queue.start();
-    client("wait").expect_code(0);
-    queue.wait_lines("started", 1, &running);
-    client("x").expect_code(0);
-    client("x").expect_code(4);
-    assert_eq!(queue.ask("q.listjobs()"), format!("[[2, 2, {}]]", queue.task("x")));
-    queue.go();
-    queue.wait_lines("ran", 2, &running);
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::job_wire::ask_v6;
 use crate::jobqueue::with_queue;
 use crate::jobs::{Queue, ask};
 use crate::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_http};
@@ -9,7 +10,7 @@ use crate::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_http};
 const TOKEN: &str = "a-token-that-nobody-knows";
 
 /// A queue that other containers can reach, and an environment of one of those.
-fn pods() -> (Queue, Sandbox, u16, u16) {
+pub fn pods() -> (Queue, Sandbox, u16, u16) {
     let mut queue = Queue::new();
     let network_port = free_port();
     queue.sandbox.set("BOTS_CTL_JOBQUEUE_ADDR", format!("0.0.0.0:{network_port}"));
@@ -34,6 +35,9 @@ fn jobs_of_another_container_reach_the_queue() {
     let web = other.webserver();
     let ini = std::fs::read_to_string(other.root().join("config/bots.ini")).expect("readable");
     assert!(ini.contains("enabled = True"), "{ini}");
+    let call = "<methodCall><methodName>listjobs</methodName></methodCall>";
+    let request = format!("POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{call}", call.len());
+    assert!(ask_v6(relay_port, &request).contains("<i4>0</i4>"), "{}", web.report());
     let asked = ask(relay_port, "q.addjob(['isup'], 5), q.listjobs(), q.addjob(['/bin/touch'], 5), q.clearjobq()");
     assert_eq!(asked, "(0, 0, 3, 0)", "{}", web.report());
     let config = format!("-c{}", other.root().join("config").display());

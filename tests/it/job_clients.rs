@@ -1,0 +1,82 @@
+//! Bots's own programs as clients of the job queue: its command line, its web UI in a browser, its directory monitor.
+
+use std::fs;
+
+use crate::browser::Browser;
+use crate::demo::Demo;
+use crate::jobs::{Queue, ask};
+use crate::relay::pods;
+use crate::sandbox::{Sandbox, bots_bin_dir, engine_turn, free_port, wait_until};
+
+#[test]
+fn the_queue_takes_jobs_from_bots_own_client() {
+    let queue = Queue::new();
+    let config = format!("-c{}", queue.sandbox.root().join("config").display());
+    let program = bots_bin_dir().join("bots-job2queue").display().to_string();
+    let task = queue.task.display().to_string();
+    let client = |argument: &str| queue.sandbox.run(&["exec", "--", &program, &config, "-p2", &task, argument]);
+    client("x").expect_code(1);
+    let running = queue.start();
+    client("wait").expect_code(0);
+    queue.wait_lines("started", 1, &running);
+    client("x").expect_code(0);
+    client("x").expect_code(4);
+    assert_eq!(queue.ask("q.listjobs()"), format!("[[2, 2, {}]]", queue.task("x")));
+    queue.go();
+    queue.wait_lines("ran", 2, &running);
+}
+
+/// In another container, through the relay.
+#[test]
+fn run_in_the_web_ui_reaches_the_queue() {
+    let _turn = engine_turn();
+    let (queue, other, _, _) = pods();
+    let running = queue.start();
+    let web = other.webserver();
+    let base_url = format!("http://127.0.0.1:{}", other.web_port);
+    let mut browser = Browser::start();
+    browser.log_in(&base_url, "admin", &other.admin_password()).unwrap_or_else(|e| panic!("{e}\n{}", web.report()));
+    let said = browser.run_new(&base_url);
+    assert!(said.contains("added to queue") || said.contains("added to jobqueue"), "{said}\n{}", web.report());
+    let config = other.root().join("config").display().to_string();
+    running.wait_stderr(&format!("job 1 with priority 5: bots-engine -c{config} --new"));
+    let shown = || Some(queue.job(&["show", "1"]).stdout).filter(|shown| shown.contains("exit code  0"));
+    wait_until("it has run", shown, || format!("{}\n{}", running.report(), web.report()));
+}
+
+/// It asks the queue for a run of its route for each file that comes, and the queue's engine sends what was in it.
+#[test]
+fn a_file_that_the_directory_monitor_sees_is_translated() {
+    let _turn = engine_turn();
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms");
+    let demo = Demo::install(sandbox);
+    let port = free_port();
+    demo.sandbox.set_ini("jobqueue", "enabled", "True");
+    demo.sandbox.set_ini("jobqueue", "port", &port.to_string());
+    demo.sandbox.set_ini("dirmonitor1", "path", &demo.input().display().to_string());
+    demo.sandbox.set_ini("dirmonitor1", "route", "demo_orders");
+    let queue = demo.sandbox.start(&["jobqueue"]);
+    queue.wait_ready();
+    let config = format!("-c{}", demo.config_dir());
+    let program = bots_bin_dir().join("bots-dirmonitor").display().to_string();
+    let monitor = demo.sandbox.start(&["exec", "--", &program, &config]);
+    let holds = |pid| fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let watches = || {
+        let (pid, _) = monitor.descendants().into_iter().next()?;
+        holds(pid).find(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().contains("inotify")))
+    };
+    wait_until("it watches", watches, || monitor.report());
+    // The descriptor is there a moment before the watch: what comes in between is not seen.
+    let sent = || {
+        demo.drop_in("input");
+        let sent = || demo.output().join("PO-1001.txt").exists().then_some(());
+        (0..250).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            sent()
+        })
+    };
+    wait_until("the order has gone out", sent, || format!("{}\n{}", queue.report(), monitor.report()));
+    assert!(queue.stderr().contains(&format!("{config} demo_orders")), "{}", queue.report());
+    assert_eq!(ask(port, "q.listjobs()"), "0");
+}
