@@ -75,9 +75,13 @@ pub enum Command {
     /// bots.ini names; BOTS_CTL_JOBQUEUE_ADDR and BOTS_CTL_JOBQUEUE_TOKEN open it to other containers.
     #[command(alias = "jobqueueserver", after_help = "Example:\n  bots-ctl jobqueue\n  bots-ctl job list")]
     Jobqueue(Jobqueue),
-    /// Run the directory monitor
-    #[command(after_help = "Example:\n  bots-ctl dirmonitor")]
-    Dirmonitor(Service),
+    /// Run the directory monitor: files that come start their routes
+    ///
+    /// Watches the directories that bots.ini names in its sections dirmonitor1 and so on, and with Bots 4 those of routes
+    /// that ask for it. The kernel tells of new files where it can; elsewhere, as on NFS, directories are looked at in short
+    /// intervals.
+    #[command(after_help = "Example:\n  bots-ctl dirmonitor --dry-run\n  bots-ctl dirmonitor")]
+    Dirmonitor(Dirmonitor),
     /// Run all services in one process tree, for a laptop or a single host
     #[command(after_help = "Example:\n  bots-ctl up --services webserver,engine\n  bots-ctl status")]
     Up(Up),
@@ -180,13 +184,25 @@ pub struct Jobqueue {
     pub args: Vec<OsString>,
 }
 
-/// Flags of the other services.
-#[derive(Debug, Args)]
-pub struct Service {
+/// Flags of `dirmonitor`.
+#[derive(Debug, Default, Args)]
+pub struct Dirmonitor {
+    /// Who does the work: native (bots-ctl itself) or python (Bots's own monitor) [default: native]
+    #[arg(long, value_name = "BACKEND")]
+    pub backend: Option<String>,
+    /// Say what would be watched and which routes would be started now, and end
+    #[arg(long, conflicts_with = "reload")]
+    pub dry_run: bool,
+    /// Print JSON, with --dry-run
+    #[arg(long, requires = "dry_run")]
+    pub json: bool,
+    /// Ask the running monitor of this environment to look at everything anew, and end
+    #[arg(long)]
+    pub reload: bool,
     /// Address of the health listener
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub health_addr: Option<String>,
-    /// Arguments for the service
+    /// Arguments for bots-dirmonitor
     #[arg(last = true)]
     pub args: Vec<OsString>,
 }

@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod process;
 pub mod supervisor;
 pub mod telemetry;
+pub mod watch;
 
 use std::ffi::OsString;
 

@@ -14,6 +14,8 @@ need unshare util-linux
 need openssl openssl
 need ip iproute2
 need /usr/sbin/pgbouncer pgbouncer
+need bindfs bindfs
+need fusermount3 fuse3
 need /usr/sbin/mariadbd mariadb-server-core
 need mariadb-dump mariadb-client
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing+=(postgresql)

@@ -40,6 +40,26 @@ impl Environment {
         }
     }
 
+    /// An environment that was prepared before, with the directories that its bots.ini names.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn prepared(config: &Config) -> Result<Self, Error> {
+        let mut environment = Self::layout(config);
+        let file = environment.config.join("bots.ini");
+        environment.follow_bots_ini(&parse_ini(&file, &read(&file)?)?);
+        Ok(environment)
+    }
+
+    /// Takes over a bots.ini that has changed where it is mounted.
+    ///
+    /// # Errors
+    /// Everything that this version of Bots would trip over; then the one that is there stays.
+    pub fn renew_bots_ini(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
+        let _lock = lock(&self.root.join(".bots-ctl.lock"))?;
+        self.write_bots_ini(config, bots).map(|_| ())
+    }
+
     /// Where the password of the first web user is kept.
     #[must_use]
     pub fn admin_password_file(&self) -> PathBuf {

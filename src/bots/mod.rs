@@ -9,6 +9,7 @@ pub mod fingerprint;
 pub mod install;
 pub mod interpreter;
 pub mod migrate;
+pub mod monitored;
 pub mod seed;
 pub mod service;
 pub mod settings;

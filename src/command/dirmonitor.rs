@@ -1,27 +1,156 @@
-//! `dirmonitor`: Bots's own directory monitor, supervised.
+//! `dirmonitor`: the directory monitor, of our own or Bots's own.
 
-use crate::bots::service::JobQueue;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::bots::django::{Context, Facts};
+use crate::bots::environment::Environment;
+use crate::bots::monitored::trigger_file;
+use crate::bots::service::{Ground, JobQueue};
 use crate::cli::{self, Global};
-use crate::config::ServiceName;
-use crate::exit::{Error, Outcome};
+use crate::config::{Backend, Config, Override, ServiceName};
+use crate::exit::{Error, Kind, Outcome};
+use crate::process::blocking;
+use crate::watch::directories::{Condition, Directories, Extent, Found};
+use crate::watch::entry::Entry;
+use crate::watch::events::Events;
 
-use super::services::{Choice, Launch, serve};
-use super::{health_override, load_config, with_session};
+use super::monitor_entries::Sources;
+use super::native_monitor::NativeMonitor;
+use super::services::{Choice, Launch, known_facts, serve};
+use super::{Session, child_variables, find_bots, health_override, init_db, load_config, prepare, print, with_session};
 
 /// Runs the command.
 ///
 /// # Errors
 /// Whatever keeps the monitor from starting.
-pub fn run(global: &Global, flags: &cli::Service) -> Result<Outcome, Error> {
-    with_session(load_config(global, health_override(flags.health_addr.as_ref()))?, async |session| {
+pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
+    let backend = flags.backend.clone();
+    let backend = backend.map(|value| Override { path: "dirmonitor.backend", flag: "--backend", value });
+    let given = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
+    let config = load_config(global, given)?;
+    if flags.reload {
+        return reload(&config);
+    }
+    with_session(config, async |session| {
+        if flags.dry_run {
+            return rehearse(session, flags.json).await;
+        }
         let choice = Choice { expected: vec![ServiceName::Dirmonitor], initialise: false, restart_hung: false };
-        serve(session, choice, |config, ground, _| {
-            let queue = JobQueue::read(ground.environment)?;
-            if !queue.enabled {
-                return Err(queue.disabled(ServiceName::Dirmonitor).into());
-            }
-            Ok(vec![Launch::new(ground.dirmonitor(&flags.args), config)])
+        serve(session, choice, |config, ground, django| {
+            Ok(vec![launch(config, ground, django, &JobQueue::read(ground.environment)?, &flags.args)?])
         })
         .await
     })
+}
+
+/// The monitor, when it can work.
+pub(super) fn launch(
+    config: &Config,
+    ground: &Ground<'_>,
+    django: &Facts,
+    queue: &JobQueue,
+    args: &[OsString],
+) -> Result<Launch, Error> {
+    if !queue.enabled {
+        return Err(queue.disabled(ServiceName::Dirmonitor).into());
+    }
+    match config.dirmonitor.backend {
+        Backend::Native if !args.is_empty() => {
+            let text = "arguments after -- are for bots-dirmonitor, which --backend python runs";
+            Err(Error::new(Kind::Usage, text))
+        }
+        Backend::Native => {
+            let database = init_db::settings(config, django)?;
+            Ok(Launch::monitor(NativeMonitor::new(config, ground, queue, database)?, config))
+        }
+        Backend::Python => Ok(Launch::new(ground.dirmonitor(args), config)),
+    }
+}
+
+/// Asks a running monitor, in this container or in another one on the same volume, to look at everything anew.
+fn reload(config: &Config) -> Result<Outcome, Error> {
+    let trigger = trigger_file(&Environment::prepared(config)?);
+    std::fs::write(&trigger, "reload").map_err(|error| {
+        let text = format!("cannot ask the directory monitor to reload: cannot write {}: {error}", trigger.display());
+        Error::new(Kind::Failed, text)
+    })?;
+    print("the directory monitor of this environment reads its configuration and looks at all files anew\n");
+    Ok(Outcome::Success)
+}
+
+/// One entry, and what a first look at it shows.
+struct Rehearsed {
+    entry: Entry,
+    found: Found,
+    unfinished: usize,
+}
+
+/// Says what would be watched and which routes would be started now.
+async fn rehearse(session: Session, json: bool) -> Result<Outcome, Error> {
+    let Session { config, reaper, .. } = &session;
+    let bots = find_bots(config, reaper).await?;
+    let variables = child_variables(config, Some(&bots.bin_dir));
+    let environment = prepare(config, &bots).await?;
+    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let database = init_db::settings(config, &known_facts(&context).await?)?;
+    let mut sources = Sources::new(config, &bots, &environment, database)?;
+    sources.read_database().await?;
+    let (entries, sweep) = (sources.entries(), config.dirmonitor.sweep);
+    let look = move || {
+        let events = Arc::new(Events::start().0);
+        let look = |(place, entry): (u64, Entry)| {
+            let mut directories = Directories::new(Arc::new(entry.clone()), place, Arc::clone(&events), sweep);
+            let found = directories.look(Vec::new(), Extent::All);
+            Rehearsed { entry, found, unfinished: directories.unfinished() }
+        };
+        (0..).zip(entries).map(look).collect::<Vec<_>>()
+    };
+    let rehearsed = blocking::run(look).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))?;
+    print(&if json { format!("{}\n", in_json(&rehearsed)) } else { rehearsed.iter().map(in_words).collect() });
+    Ok(Outcome::Success)
+}
+
+fn in_words(rehearsed: &Rehearsed) -> String {
+    let Rehearsed { entry, found, unfinished } = rehearsed;
+    let mut text = format!("{} for route {}, by {}\n", entry.files(), entry.route, entry.origin);
+    let _ = match found.condition.as_ref() {
+        Some(Condition::Watched { directories, backend, .. }) => {
+            writeln!(text, "  watched: {directories} directories, by {} ({})", backend.name(), backend.why)
+        }
+        Some(Condition::Trouble { why, .. }) => writeln!(text, "  not watched: {why}"),
+        None => Ok(()),
+    };
+    if let Some(example) = &found.example {
+        let _ = writeln!(text, "  starts the route now: {} files, such as {}", found.count, example.display());
+    }
+    if *unfinished > 0 {
+        let _ = writeln!(text, "  not complete yet: {unfinished} files");
+    }
+    text
+}
+
+fn in_json(rehearsed: &[Rehearsed]) -> serde_json::Value {
+    let one = |Rehearsed { entry, found, unfinished }: &Rehearsed| {
+        let (watched, trouble) = match found.condition.as_ref() {
+            Some(Condition::Watched { directories, backend, .. }) => {
+                (Some(json!({ "directories": directories, "by": backend.name(), "why": backend.why })), None)
+            }
+            Some(Condition::Trouble { why, .. }) => (None, Some(why)),
+            None => (None, None),
+        };
+        json!({
+            "files": entry.files(),
+            "route": entry.route,
+            "origin": entry.origin,
+            "watched": watched,
+            "trouble": trouble,
+            "complete": found.count,
+            "unfinished": unfinished,
+        })
+    };
+    rehearsed.iter().map(one).collect()
 }

@@ -48,10 +48,8 @@ pub fn run(global: &Global, job: &cli::Job) -> Result<Outcome, Error> {
 
 /// The queue of another container, else the one on this machine.
 fn target(config: &Config) -> Target {
-    relay::target(config).unwrap_or_else(|| {
-        let port = JobQueue::read(&Environment::layout(config)).map_or(JobQueue::PORT, |queue| queue.port);
-        Target { authority: format!("127.0.0.1:{port}"), path: "/RPC2".to_owned(), token: None }
-    })
+    let port = JobQueue::read(&Environment::layout(config)).map_or(JobQueue::PORT, |queue| queue.port);
+    relay::queue(config, port)
 }
 
 async fn add(target: &Target, flags: &AddJob) -> Result<Outcome, Error> {

@@ -1,6 +1,5 @@
 //! The job queue that bots-ctl runs itself: what it is made from, its listeners, and what the facts say of it.
 
-use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +30,8 @@ use crate::supervisor::state::End;
 use crate::supervisor::task::Control;
 use crate::telemetry::lines::LineSink;
 
+use super::own_service::{Place, asked_to_stop};
+
 /// How long a queue that takes over waits for its predecessor's ports.
 const PORT_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,18 +43,6 @@ pub(super) struct NativeQueue {
     drain: Duration,
     tasks: Tasks,
     places: Places,
-}
-
-/// Its place among the facts.
-struct Place {
-    facts: watch::Sender<Facts>,
-    index: usize,
-}
-
-impl Place {
-    fn change(&self, change: impl FnOnce(&mut Service)) {
-        self.facts.send_modify(|facts| change(&mut facts.services[self.index]));
-    }
 }
 
 /// Where it listens.
@@ -221,16 +210,6 @@ async fn pass_on(mut control: mpsc::Receiver<Control>, orders: mpsc::Sender<Orde
     loop {
         let _ = orders.send(Order::Stop).await;
         asked_to_stop(&mut control).await;
-    }
-}
-
-async fn asked_to_stop(control: &mut mpsc::Receiver<Control>) {
-    loop {
-        match control.recv().await {
-            Some(Control::Stop) => return,
-            Some(Control::Forward(_) | Control::Answered(_) | Control::Hung(_)) => {}
-            None => pending().await,
-        }
     }
 }
 

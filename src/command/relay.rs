@@ -33,7 +33,16 @@ pub(super) async fn start(config: &Config, environment: &Environment) {
 }
 
 /// The job queue of another container.
-pub(super) fn target(config: &Config) -> Option<Target> {
+fn target(config: &Config) -> Option<Target> {
     let url = config.jobqueue.url.clone()?;
     Some(Target { authority: url.authority, path: url.path, token: config.jobqueue.token.clone() })
+}
+
+/// The job queue that jobs are for: the one of another container, else the one on this machine.
+pub(super) fn queue(config: &Config, port: u16) -> Target {
+    target(config).unwrap_or_else(|| Target {
+        authority: format!("127.0.0.1:{port}"),
+        path: "/RPC2".to_owned(),
+        token: None,
+    })
 }

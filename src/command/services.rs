@@ -23,6 +23,7 @@ use crate::supervisor::state::{End, Plan, Policy, Restart};
 use crate::supervisor::task;
 use crate::telemetry::lines::LineSink;
 
+use super::native_monitor::NativeMonitor;
 use super::native_queue::NativeQueue;
 use super::relay;
 use super::requests::{Requests, note};
@@ -51,6 +52,8 @@ pub(super) enum Work {
     Process(Box<Process>),
     /// The job queue of our own.
     Queue(Box<NativeQueue>),
+    /// The directory monitor of our own.
+    Monitor(Box<NativeMonitor>),
 }
 
 /// A service that is a process of Bots.
@@ -81,15 +84,20 @@ impl Launch {
         Self { name, times: times(name, config), work: Work::Queue(Box::new(queue)) }
     }
 
+    pub fn monitor(monitor: NativeMonitor, config: &Config) -> Self {
+        let name = ServiceName::Dirmonitor;
+        Self { name, times: times(name, config), work: Work::Monitor(Box::new(monitor)) }
+    }
+
     fn sign(&self) -> &Sign {
         match &self.work {
             Work::Process(process) => &process.service.sign,
-            Work::Queue(_) => &Sign::None,
+            Work::Queue(_) | Work::Monitor(_) => &Sign::None,
         }
     }
 
     fn facts(&self) -> ServiceFacts {
-        let takes_work = matches!(self.work, Work::Queue(_)) || *self.sign() != Sign::None;
+        let takes_work = !matches!(self.work, Work::Process(_)) || *self.sign() != Sign::None;
         ServiceFacts::new(self.name.as_str(), takes_work)
     }
 }
@@ -265,6 +273,7 @@ fn member(
                 fleet::Work::Process(Box::new(process(index, *service, launch.times, config, lines, facts.clone())))
             }
             Work::Queue(queue) => fleet::Work::Task(queue.task(index, reaper, &lines, facts)),
+            Work::Monitor(monitor) => fleet::Work::Task(monitor.task(index, facts)),
         },
         turn: Box::pin(async move {
             let _ = turn.wait_for(|facts| facts.services[..index].iter().all(|service| service.answered)).await;

@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Kind, Outcome};
 use crate::health::client;
-use crate::health::status::{ServiceStatus, Status};
+use crate::health::status::{DirectoryStatus, MonitorStatus, ServiceStatus, Status};
 
 use super::{load_config, print};
+
+/// Directories that are named although they are well.
+const NAMED: usize = 20;
 
 /// Runs the command: 0 when all is ready, 1 when something is not.
 ///
@@ -42,8 +45,30 @@ fn table(status: &Status) -> String {
     for (name, jobs) in status.services.iter().filter_map(|service| Some((&service.name, service.jobs?))) {
         let _ = writeln!(text, "{name}: {} waiting, {} running", jobs.waiting, jobs.running);
     }
+    text.push_str(&status.monitor.as_ref().map(directories).unwrap_or_default());
     for error in &status.errors {
         let _ = writeln!(text, "not ready: {error}");
+    }
+    text
+}
+
+/// What is watched. Where that is much, what is well is only counted.
+fn directories(monitor: &MonitorStatus) -> String {
+    let (troubled, well): (Vec<_>, Vec<_>) =
+        monitor.directories.iter().partition(|directory| directory.trouble.is_some());
+    let mut text = String::new();
+    for DirectoryStatus { files, route, by, .. } in well.iter().take(NAMED) {
+        let _ = writeln!(text, "watched: {files} for route {route}, by {by}");
+    }
+    if let Some(more) = well.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        let _ = writeln!(text, "watched: {more} more");
+    }
+    for DirectoryStatus { files, route, trouble, .. } in troubled {
+        let why = trouble.as_deref().unwrap_or_default();
+        let _ = writeln!(text, "not watched: {files} for route {route}: {why}");
+    }
+    if monitor.marked > 0 {
+        let _ = writeln!(text, "waiting for the job queue: {} routes", monitor.marked);
     }
     text
 }
@@ -112,6 +137,7 @@ mod tests {
             errors: vec!["webserver is being restarted".into()],
             services: vec![service, queue],
             engine: Some(EngineStatus { holder: "bots-engine-1 (process 7)".into(), seconds: 65 }),
+            monitor: None,
         };
         let expected = "\
 SERVICE    STATE       READY  PID  UPTIME  RESTARTS  LAST EXIT
@@ -122,5 +148,26 @@ jobqueue: 3 waiting, 1 running
 not ready: webserver is being restarted
 ";
         assert_eq!(table(&status), expected);
+    }
+
+    #[test]
+    fn directories_that_are_well_are_only_counted_where_there_are_many() {
+        let directory = |trouble: Option<&str>| DirectoryStatus {
+            files: "/in/*".into(),
+            route: "r".into(),
+            by: "inotify (ext4)".into(),
+            trouble: trouble.map(str::to_owned),
+        };
+        let mut all = vec![directory(Some("/in is not there"))];
+        all.extend(vec![directory(None); NAMED + 2]);
+        let text = directories(&MonitorStatus { directories: all, marked: 1 });
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "watched: /in/* for route r, by inotify (ext4)");
+        let expected = [
+            "watched: 2 more",
+            "not watched: /in/* for route r: /in is not there",
+            "waiting for the job queue: 1 routes",
+        ];
+        assert_eq!(lines[NAMED..], expected);
     }
 }

@@ -11,7 +11,7 @@ use crate::exit::{Error, Outcome};
 
 use super::services::{Choice, Launch, check_web_port, serve};
 use super::webserver::install_if_missing;
-use super::{jobqueue, load_config, with_session};
+use super::{dirmonitor, jobqueue, load_config, with_session};
 
 /// Runs the command.
 ///
@@ -42,8 +42,7 @@ pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
                     check_web_port(config, ground, django)?;
                     Ok(Launch::new(ground.webserver(django, &[]), config))
                 }
-                ServiceName::Dirmonitor if !queue.enabled => Err(queue.disabled(name).into()),
-                ServiceName::Dirmonitor => Ok(Launch::new(ground.dirmonitor(&[]), config)),
+                ServiceName::Dirmonitor => dirmonitor::launch(config, ground, django, &queue, &[]),
                 ServiceName::Engine => Ok(engine(config, ground)),
             };
             chosen.into_iter().map(launch).collect()

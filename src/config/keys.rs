@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::database_url::DatabaseUrl;
 use super::parse::{self, Parsed};
-use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, RestartPolicy, ServiceName};
+use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, RestartPolicy, ServiceName, WatchBy};
 
 /// What a TOML value of this setting must be; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,16 @@ keys! {
         "address on which the job queue serves other containers, such as 0.0.0.0:28083; needs the token";
     JOBQUEUE_URL: QueueUrl = "jobqueue.url", "BOTS_CTL_JOBQUEUE_URL", Text, queue_url, "",
         "job queue of another container, such as `http://bots-jobqueue:28083`; jobs of this container are passed on to it";
+    DIRMONITOR_BACKEND: Backend = "dirmonitor.backend", "BOTS_CTL_DIRMONITOR_BACKEND", Text, backend, "native",
+        "who watches directories: native (bots-ctl itself) or python (Bots's own monitor)";
+    DIRMONITOR_WATCH: WatchBy = "dirmonitor.watch", "BOTS_CTL_DIRMONITOR_WATCH", Text, watch_by, "auto",
+        "how new files are found: inotify, poll, or auto: as the file system allows; also watch in bots.ini";
+    DIRMONITOR_POLL_INTERVAL: Duration = "dirmonitor.poll_interval", "BOTS_CTL_DIRMONITOR_POLL_INTERVAL", Duration, interval,
+        "1s", "time between two looks at a directory that is polled; also poll_interval in bots.ini";
+    DIRMONITOR_SETTLE: Duration = "dirmonitor.settle", "BOTS_CTL_DIRMONITOR_SETTLE", Duration, duration, "1s",
+        "how long a file has to stay as it is to be complete, if nobody was seen to close it; also settle in bots.ini";
+    DIRMONITOR_SWEEP: Duration = "dirmonitor.sweep", "BOTS_CTL_DIRMONITOR_SWEEP", Duration, interval, "1m",
+        "time between two looks at everything where events are had, in case one was missed";
     DIRMONITOR_STOP_TIMEOUT: Duration = "dirmonitor.stop_timeout", "BOTS_CTL_DIRMONITOR_STOP_TIMEOUT", Duration, duration,
         "as BOTS_CTL_STOP_TIMEOUT", "the directory monitor's own stop timeout";
     ENGINE_STOP_TIMEOUT: Duration = "engine.stop_timeout", "BOTS_CTL_ENGINE_STOP_TIMEOUT", Duration, duration,

@@ -7,6 +7,7 @@
 pub mod bots_ini;
 pub mod database;
 pub mod database_url;
+pub mod dirmonitor;
 pub mod jobqueue;
 pub mod keys;
 pub mod load;
@@ -23,6 +24,7 @@ use secrecy::SecretString;
 
 pub use database::Database;
 pub use database_url::DatabaseUrl;
+pub use dirmonitor::{Dirmonitor, WatchBy};
 pub use jobqueue::{Backend, JobQueue, QueueUrl};
 use load::Reader;
 pub use load::{Fault, Origin, Override, Shown};
@@ -53,6 +55,8 @@ pub struct Config {
     pub engine: Engine,
     /// The job queue.
     pub jobqueue: JobQueue,
+    /// The directory monitor.
+    pub dirmonitor: Dirmonitor,
     /// The health listener.
     pub health: Health,
     /// Logs.
@@ -206,6 +210,7 @@ impl Config {
             up: services::read_up(&mut reader),
             engine: services::read_engine(&mut reader),
             jobqueue: jobqueue::read(&mut reader),
+            dirmonitor: dirmonitor::read(&mut reader),
             health: read_health(&mut reader),
             log: read_log(&mut reader),
             database: database::read(&mut reader),

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, RestartPolicy, ServiceName};
+use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, RestartPolicy, ServiceName, WatchBy};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
 pub type Parsed<T> = Result<T, String>;
@@ -134,6 +134,16 @@ pub fn positive(value: &str) -> Parsed<u32> {
     match count(value)? {
         0 => Err("expected a number of at least 1".to_owned()),
         number => Ok(number),
+    }
+}
+
+/// How new files are found.
+pub fn watch_by(value: &str) -> Parsed<WatchBy> {
+    match value.to_ascii_lowercase().as_str() {
+        "auto" => Ok(WatchBy::Auto),
+        "inotify" => Ok(WatchBy::Inotify),
+        "poll" => Ok(WatchBy::Poll),
+        _ => Err("expected auto, inotify or poll".to_owned()),
     }
 }
 

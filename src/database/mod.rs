@@ -14,6 +14,7 @@ pub mod jobs;
 pub mod lease;
 pub mod lease_row;
 pub mod lock;
+pub mod monitored;
 pub mod notes;
 mod numbering;
 pub mod pinger;

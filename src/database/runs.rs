@@ -78,7 +78,7 @@ pub async fn summary_since(connection: &mut Connection, settings: &Settings, num
     Ok(Summary { reports, received, done, errors, sent, process_errors })
 }
 
-fn failed(settings: &Settings, error: &sqlx::Error) -> Error {
+pub(super) fn failed(settings: &Settings, error: &sqlx::Error) -> Error {
     if errors::is_missing_table(error) {
         let text = format!("the {} lacks tables of Bots: run bots-ctl init-db first", settings.describe());
         return Error::Failed(text);

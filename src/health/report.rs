@@ -2,6 +2,7 @@
 //!
 //! Status words and names of checks are those of the health pages that Bots 4 has below `/bots/health`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::exit::Exit;
@@ -74,6 +75,28 @@ pub struct Jobs {
     pub running: u64,
 }
 
+/// What the directory monitor knows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Monitor {
+    /// What it watches.
+    pub directories: Arc<[Directory]>,
+    /// Routes whose files have come and which the job queue does not have yet.
+    pub marked: usize,
+}
+
+/// Files that start a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// Directory and mask.
+    pub files: String,
+    /// The route.
+    pub route: String,
+    /// How they are found, in words.
+    pub by: String,
+    /// Why they are not.
+    pub trouble: Option<String>,
+}
+
 impl Service {
     /// A service that is about to be started.
     #[must_use]
@@ -111,6 +134,8 @@ pub struct Facts {
     pub tables: Fact,
     /// Who runs an engine, here or in another pod, and since when.
     pub engine: Option<(String, Instant)>,
+    /// What the directory monitor knows, where bots-ctl is that itself.
+    pub monitor: Option<Monitor>,
     /// Bots's storage is there and writable.
     pub botssys: Fact,
     /// The user's scripts are there and writable.
@@ -290,6 +315,7 @@ mod tests {
             database_busy: false,
             tables: Fact::Good,
             engine: None,
+            monitor: None,
             botssys: Fact::Good,
             usersys: Fact::Good,
             config: Fact::Good,

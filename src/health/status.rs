@@ -20,6 +20,33 @@ pub struct Status {
     /// Whose engine runs, here or in another pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineStatus>,
+    /// What the directory monitor knows, where bots-ctl is that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<MonitorStatus>,
+}
+
+/// What the directory monitor knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitorStatus {
+    /// What it watches.
+    pub directories: Vec<DirectoryStatus>,
+    /// Routes whose files have come and which the job queue does not have yet.
+    pub marked: usize,
+}
+
+/// Files that start a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryStatus {
+    /// Directory and mask.
+    pub files: String,
+    /// The route.
+    pub route: String,
+    /// How they are found.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// Why they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// An engine that runs.
@@ -81,8 +108,17 @@ pub fn status(facts: &Facts, now: Instant) -> Status {
         holder: holder.clone(),
         seconds: now.saturating_duration_since(*since).as_secs(),
     });
+    let monitor = facts.monitor.as_ref().map(|monitor| {
+        let directories = monitor.directories.iter().map(|directory| DirectoryStatus {
+            files: directory.files.clone(),
+            route: directory.route.clone(),
+            by: directory.by.clone(),
+            trouble: directory.trouble.clone(),
+        });
+        MonitorStatus { directories: directories.collect(), marked: monitor.marked }
+    });
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Status { version, ready: whole.healthy, errors: whole.errors, services, engine }
+    Status { version, ready: whole.healthy, errors: whole.errors, services, engine, monitor }
 }
 
 fn state(phase: Phase) -> &'static str {

@@ -1,11 +1,11 @@
-//! `jobqueue --backend python` and `dirmonitor`: Bots's own programs under supervision. Bots 3 has no queue that works.
+//! `jobqueue --backend python`: Bots's own program under supervision. Bots 3 has no queue that works.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
-use crate::sandbox::{Sandbox, free_port, python, wait_until};
+use crate::sandbox::{Sandbox, free_port, python};
 
 /// A queue that has started an engine: something in its group that is not done until `done` lies beside it.
 const BUSY_QUEUE: &str = r#"#!/usr/bin/env python3
@@ -157,19 +157,4 @@ fn a_port_in_use_is_told_before_the_queue_starts() {
     let refused = sandbox.run(&["jobqueue"]);
     refused.expect_code(69);
     assert!(refused.stderr.contains(&format!("cannot serve the job queue on port {port}: another program")));
-}
-
-#[test]
-fn the_directory_monitor_runs_and_stops() {
-    let (sandbox, _) = with_queue();
-    let watched = sandbox.home.path().join("watched");
-    fs::create_dir(&watched).expect("made");
-    sandbox.set_ini("dirmonitor1", "path", &watched.display().to_string());
-    sandbox.set_ini("dirmonitor1", "route", "a_route");
-    let mut up = sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
-    up.wait_ready();
-    let monitor = || up.descendants().into_iter().find(|(_, command)| command.contains("bots-dirmonitor"));
-    wait_until("the monitor runs", monitor, || up.report());
-    up.signal(Signal::SIGTERM);
-    assert_eq!(up.wait_code(), 0, "{}", up.report());
 }

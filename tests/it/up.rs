@@ -7,8 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use crate::jobqueue::with_queue;
 use crate::sandbox::{Sandbox, bots_bin_dir, engine_turn, processes_with, wait_until};
 
-/// Under Bots 3 the directory monitor ends at once when there is nothing to watch, so it has tests of its own.
-const SERVICES: &str = "engine,webserver,jobqueue";
+const SERVICES: &str = "engine,dirmonitor,webserver,jobqueue";
 
 #[test]
 fn all_start_in_order_and_stop_in_reverse() {
@@ -18,7 +17,7 @@ fn all_start_in_order_and_stop_in_reverse() {
     let mut up = sandbox.start(&["up"]);
     up.wait_ready();
     let ready = up.health("/health/ready").expect("it listens").body;
-    assert!(ready.contains("\"jobqueue\":true,\"webserver\":true"), "{ready}");
+    assert!(ready.contains("\"jobqueue\":true,\"webserver\":true,\"dirmonitor\":true"), "{ready}");
     assert!(up.health("/health/live").expect("it listens").body.contains("\"engine\":true"));
     up.wait_stderr("next run in");
     let table = sandbox.run(&["status"]);
@@ -27,7 +26,8 @@ fn all_start_in_order_and_stop_in_reverse() {
     assert_eq!(rows[0][..3], ["SERVICE", "STATE", "READY"], "{}", table.stdout);
     assert_eq!(rows[1][..3], ["jobqueue", "running", "yes"], "{}", table.stdout);
     assert_eq!(rows[2][..3], ["webserver", "running", "yes"], "{}", table.stdout);
-    assert_eq!(rows[3], ["engine", "waiting", "-", "-", "-", "0", "exit", "code", "0"], "{}", table.stdout);
+    assert_eq!(rows[3][..3], ["dirmonitor", "running", "yes"], "{}", table.stdout);
+    assert_eq!(rows[4], ["engine", "waiting", "-", "-", "-", "0", "exit", "code", "0"], "{}", table.stdout);
     up.signal(Signal::SIGTERM);
     assert_eq!(up.wait_code(), 0, "{}", up.report());
     let log = up.stderr();

@@ -1,0 +1,253 @@
+//! What is to be watched: the sections of bots.ini, routes of the database, and every change of both.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::bots::environment::Environment;
+use crate::bots::monitored::{Files, Monitored, Way};
+use crate::bots::service::JobQueue;
+use crate::bots::{self, Generation, Installation};
+use crate::config::Config;
+use crate::database::connect::{Purpose, connect};
+use crate::database::connection::Connection;
+use crate::database::monitored::{self, ChannelLock, MonitoredRoute};
+use crate::database::runs::{self, Route};
+use crate::database::{self, Settings};
+use crate::watch::entry::{Entry, Pattern};
+use crate::watch::fnmatch::Mask;
+
+/// How long the database may take to answer.
+const DATABASE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Where entries come from.
+pub(super) struct Sources {
+    config: Config,
+    bots: Installation,
+    environment: Environment,
+    database: Settings,
+    connection: Option<Connection>,
+    monitored: Monitored,
+    /// Nothing until the database has answered for the first time.
+    known: Option<Known>,
+    /// What the log was told of last, so that it is told once.
+    told: Vec<String>,
+}
+
+/// What the database says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Known {
+    monitored: Vec<MonitoredRoute>,
+    locks: Vec<ChannelLock>,
+    routes: Vec<Route>,
+}
+
+/// What a file was like when it was read.
+pub(super) type FileState = Option<(u64, u64, i64, i64)>;
+
+impl Sources {
+    /// Reads bots.ini; the database comes later.
+    ///
+    /// # Errors
+    /// What is wrong with bots.ini.
+    pub fn new(
+        config: &Config,
+        bots: &Installation,
+        environment: &Environment,
+        database: Settings,
+    ) -> Result<Self, bots::Error> {
+        let monitored = Monitored::read(environment, bots)?;
+        Ok(Self {
+            config: config.clone(),
+            bots: bots.clone(),
+            environment: environment.clone(),
+            database,
+            connection: None,
+            monitored,
+            known: None,
+            told: Vec::new(),
+        })
+    }
+
+    /// The file by which Bots's programs make themselves heard.
+    pub fn trigger(&self) -> &Path {
+        &self.monitored.trigger
+    }
+
+    /// Files that decide what bots.ini says: the one that is mounted, and the one in use.
+    pub fn files(&self) -> [PathBuf; 2] {
+        [&self.config.environment.config_source, &self.environment.config].map(|directory| directory.join("bots.ini"))
+    }
+
+    /// Reads bots.ini again. `is_mounted` says that the one that is mounted has changed.
+    ///
+    /// # Errors
+    /// What is wrong with it; then the entries stay.
+    pub fn read_ini(&mut self, is_mounted: bool) -> Result<(), bots::Error> {
+        if is_mounted {
+            self.environment.renew_bots_ini(&self.config, &self.bots)?;
+        }
+        self.monitored = Monitored::read(&self.environment, &self.bots)?;
+        Ok(())
+    }
+
+    /// Which job queue bots.ini names.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn job_queue(&self) -> Result<JobQueue, bots::Error> {
+        JobQueue::read(&self.environment)
+    }
+
+    /// Asks the database again.
+    ///
+    /// # Errors
+    /// When it does not answer; then the entries stay.
+    pub async fn read_database(&mut self) -> Result<(), database::Error> {
+        let kept = self.connection.take();
+        let is_4 = self.bots.generation() == Generation::Four;
+        let asking = ask(kept, &self.database, is_4);
+        let late = |_| {
+            let text = format!("the {} did not answer within {} s", self.database.describe(), DATABASE_LIMIT.as_secs());
+            Err(database::Error::Unavailable(text))
+        };
+        let (connection, known) = timeout(DATABASE_LIMIT, asking).await.unwrap_or_else(late)?;
+        self.connection = Some(connection);
+        self.known = Some(known);
+        Ok(())
+    }
+
+    /// Everything that is to be watched. What looks like a mistake is told, once.
+    pub fn entries(&mut self) -> Vec<Entry> {
+        let mut doubts = Vec::new();
+        let monitored = self.known.iter().flat_map(|known| &known.monitored);
+        let of_sections = self.monitored.directories.iter().map(|directory| {
+            let way = directory.way.or(self.monitored.way);
+            let (origin, route) = (directory.origin.clone(), directory.route.clone());
+            let entry = self.entry(origin, route, &directory.files, way);
+            Entry { is_recursive: directory.is_recursive, ..entry }
+        });
+        let mut entries: Vec<Entry> = of_sections.collect();
+        for route in monitored {
+            match self.monitored.files(&route.path, &route.filename) {
+                Some(files) => {
+                    let origin = format!("channel {} of route {}", route.channel, route.route);
+                    let entry = self.entry(origin, route.route.clone(), &files, self.monitored.way);
+                    // What a channel leaves where it is would be read again at every start.
+                    entries.push(Entry { takes_existing: entry.takes_existing && route.removes, ..entry });
+                }
+                None => doubts.push(format!("channel {} of route {} names no files", route.channel, route.route)),
+            }
+        }
+        doubts.extend(self.doubts(&entries));
+        for doubt in doubts.iter().filter(|doubt| !self.told.contains(doubt)) {
+            warn!("{doubt}");
+        }
+        self.told = doubts;
+        entries
+    }
+
+    fn entry(&self, origin: String, route: String, files: &Files, way: Way) -> Entry {
+        let defaults = self.config.dirmonitor;
+        let is_lock_here = |lock: &&ChannelLock| {
+            self.monitored.files(&lock.path, &lock.name).is_some_and(|lock| lock.directory == files.directory)
+        };
+        let locks = self.known.iter().flat_map(|known| &known.locks);
+        Entry {
+            origin,
+            route,
+            directory: Pattern::new(&files.directory),
+            mask: Mask::new(&files.mask),
+            is_recursive: false,
+            takes_existing: self.monitored.process_existing,
+            locks: locks.filter(is_lock_here).map(|lock| lock.name.clone()).collect(),
+            watch_by: way.watch_by.unwrap_or(defaults.watch_by),
+            poll_interval: way.poll_interval.unwrap_or(defaults.poll_interval),
+            settle: way.settle.unwrap_or(defaults.settle),
+        }
+    }
+
+    fn doubts(&self, entries: &[Entry]) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let is_inactive = |name: &str| {
+            let mut routes = self.known.iter().map(|known| &known.routes);
+            routes.any(|routes| !routes.iter().any(|route| route.name == name && route.is_active))
+        };
+        let mut first: HashMap<String, &Entry> = HashMap::new();
+        for entry in entries {
+            if is_inactive(&entry.route) {
+                doubts.push(format!(
+                    "{}: there is no active route {}, so its files are not taken until there is",
+                    entry.origin, entry.route
+                ));
+            }
+            let files = entry.files();
+            match first.get(&files) {
+                Some(other) if other.route != entry.route => doubts.push(format!(
+                    "{} and {} watch the same files, {files}: both routes are started, and the first takes them",
+                    other.origin, entry.origin
+                )),
+                Some(_) => {}
+                None => {
+                    first.insert(files, entry);
+                }
+            }
+        }
+        if entries.is_empty() && self.known.is_some() {
+            let file = self.environment.config.join("bots.ini");
+            let routes = match self.bots.generation() {
+                Generation::Three => "",
+                Generation::Four => ", and no active route asks for it",
+            };
+            doubts.push(format!("nothing is watched: no section [dirmonitor1] is in {}{routes}", file.display()));
+        }
+        doubts
+    }
+}
+
+async fn ask(
+    kept: Option<Connection>,
+    settings: &Settings,
+    is_4: bool,
+) -> Result<(Connection, Known), database::Error> {
+    if let Some(mut connection) = kept
+        && let Ok(known) = question(&mut connection, settings, is_4).await
+    {
+        return Ok((connection, known));
+    }
+    // The kept one may have been cut by a server that is well again.
+    let mut connection = connect(settings, Purpose::Probe).await?;
+    let known = question(&mut connection, settings, is_4).await?;
+    Ok((connection, known))
+}
+
+async fn question(connection: &mut Connection, settings: &Settings, is_4: bool) -> Result<Known, database::Error> {
+    let routes = runs::routes(connection, settings).await?;
+    let monitored = if is_4 { monitored::routes(connection, settings).await? } else { Vec::new() };
+    Ok(Known { monitored, locks: monitored::locks(connection, settings).await?, routes })
+}
+
+/// What a file is like now; nothing when it is not there. May wait for a file system.
+pub(super) fn state(path: &Path) -> FileState {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// Takes what was written to the trigger file, and removes it. May wait for a file system.
+pub(super) fn take_trigger(file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    match std::fs::remove_file(file) {
+        Ok(()) => {
+            info!("{} asks for: {}", file.display(), text.trim());
+            Some(text)
+        }
+        Err(error) => {
+            warn!("cannot remove {}: {error}; what it asks for is not done", file.display());
+            None
+        }
+    }
+}

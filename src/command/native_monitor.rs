@@ -1,0 +1,188 @@
+//! The directory monitor as a service of bots-ctl itself: where its entries come from, and what becomes of its news.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, interval};
+use tracing::{error, info, warn};
+
+use crate::bots::service::{Ground, JobQueue};
+use crate::config::Config;
+use crate::database::Settings;
+use crate::exit::Error;
+use crate::health::report::{Directory, Facts, Phase};
+use crate::jobs::submitter::Submitter;
+use crate::process::blocking;
+use crate::supervisor::fleet::{Ended, Task};
+use crate::supervisor::state::End;
+use crate::supervisor::task::Control;
+use crate::watch::directories::Condition;
+use crate::watch::monitor::{self, Order};
+use crate::watch::overview::{Overview, Report};
+
+use super::monitor_entries::{FileState, Sources, state, take_trigger};
+use super::own_service::{Place, asked_to_stop};
+use super::relay;
+
+/// How often it is looked whether bots.ini has changed or somebody asks for something.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often the database is asked for routes.
+const ASK: Duration = Duration::from_secs(10);
+
+/// What is known before anything is started.
+pub(super) struct NativeMonitor {
+    sources: Sources,
+    submitter: Submitter,
+    config: Config,
+    sweep: Duration,
+}
+
+impl NativeMonitor {
+    /// Reads what is to be watched.
+    ///
+    /// # Errors
+    /// What is wrong with bots.ini.
+    pub fn new(config: &Config, ground: &Ground<'_>, queue: &JobQueue, database: Settings) -> Result<Self, Error> {
+        let sources = Sources::new(config, ground.bots, ground.environment, database)?;
+        let target = relay::queue(config, queue.port);
+        let submitter = Submitter::new(target, ground.environment.config.clone());
+        Ok(Self { sources, submitter, config: config.clone(), sweep: config.dirmonitor.sweep })
+    }
+
+    /// As a member of a fleet, whose facts are at `index`.
+    pub fn task(self, index: usize, facts: &watch::Sender<Facts>) -> Task {
+        let place = Place { facts: facts.clone(), index };
+        Box::new(move |control| {
+            Box::pin(async move {
+                let ended = self.live(control, &place).await;
+                place.change(|service| service.phase = Phase::Ended);
+                ended
+            })
+        })
+    }
+
+    async fn live(self, mut control: mpsc::Receiver<Control>, place: &Place) -> Ended {
+        let Self { sources, submitter, config, sweep } = self;
+        let (orders, asked) = mpsc::channel(4);
+        let arrived = |arrival: monitor::Arrival| submitter.mark(&arrival.route, arrival.files, arrival.example);
+        let watching = monitor::run(asked, sweep, arrived, |overview| note(place, &overview));
+        let following = follow(sources, &orders, &submitter, &config);
+        let submitting = submitter.run(|marked| {
+            place.facts.send_modify(|facts| facts.monitor.get_or_insert_default().marked = marked);
+        });
+        tokio::select! {
+            () = watching => {}
+            () = following => {}
+            () = submitting => {}
+            () = asked_to_stop(&mut control) => {}
+        }
+        place.change(|service| service.phase = Phase::Draining);
+        let left = submitter.finish().await;
+        if !left.is_empty() {
+            let names = left.join(", ");
+            warn!("the job queue does not answer: files of {names} are found again at the next start");
+        }
+        Ok(End::Stopped)
+    }
+}
+
+/// Tells the monitor what to watch, now and whenever that changes.
+async fn follow(mut sources: Sources, orders: &mpsc::Sender<Order>, submitter: &Submitter, config: &Config) {
+    let mut look = interval(LOOK);
+    let mut seen: Option<[FileState; 2]> = None;
+    let mut next_ask = Instant::now();
+    let mut was_away = false;
+    let mut watched = None;
+    loop {
+        look.tick().await;
+        let (files, trigger) = (sources.files(), sources.trigger().to_owned());
+        let Ok((states, asked)) = blocking::run(move || (files.map(|file| state(&file)), take_trigger(&trigger))).await
+        else {
+            continue;
+        };
+        let is_asked = asked.is_some_and(|text| is_reload(&text));
+        let before = seen.replace(states);
+        if is_asked || before.is_some_and(|before| before != states) {
+            let is_mounted = before.is_some_and(|before| before[0] != states[0]);
+            sources = read_again(sources, is_mounted, submitter, config).await;
+        }
+        if is_asked || next_ask <= Instant::now() {
+            next_ask = Instant::now() + ASK;
+            match sources.read_database().await {
+                Ok(()) if std::mem::take(&mut was_away) => info!("the routes were read from the database again"),
+                Ok(()) => {}
+                Err(error) if std::mem::replace(&mut was_away, true) => tracing::debug!("{error}"),
+                Err(error) => warn!("{error}; going on with the routes that are known"),
+            }
+        }
+        let entries = sources.entries();
+        if watched.as_ref() != Some(&entries) {
+            watched = Some(entries.clone());
+            let _ = orders.send(Order::Watch(entries)).await;
+        }
+        if is_asked {
+            let _ = orders.send(Order::LookAnew).await;
+        }
+    }
+}
+
+/// Reads bots.ini again, on a thread that may wait for it.
+async fn read_again(mut sources: Sources, is_mounted: bool, submitter: &Submitter, config: &Config) -> Sources {
+    let read = move || {
+        let read = sources.read_ini(is_mounted).and_then(|()| sources.job_queue());
+        (sources, read)
+    };
+    let (sources, read) = match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read,
+        // A panic aborts the process, and nothing cancels this.
+        Err(_) => std::future::pending().await,
+    };
+    match read {
+        Ok(queue) => {
+            info!("read {} again", queue.file.display());
+            if !queue.enabled {
+                error!("{}", queue.disabled(crate::config::ServiceName::Dirmonitor));
+            }
+            submitter.aim(relay::queue(config, queue.port));
+        }
+        Err(error) => error!("{error}; going on with what was read before"),
+    }
+    sources
+}
+
+/// As Bots's monitor understands it: words, of which it knows one.
+fn is_reload(text: &str) -> bool {
+    let (known, unknown): (Vec<&str>, Vec<&str>) = text.split_whitespace().partition(|word| *word == "reload");
+    if !unknown.is_empty() {
+        warn!("asked for what is not known: {}; known is: reload", unknown.join(" "));
+    }
+    !known.is_empty()
+}
+
+/// Takes down how the monitor fares. It takes work once each entry is watched or known to be in trouble.
+fn note(place: &Place, overview: &Overview) {
+    let directories: Arc<[Directory]> = overview.reports.iter().map(directory).collect();
+    place.facts.send_modify(|facts| {
+        facts.monitor.get_or_insert_default().directories = directories;
+        let service = &mut facts.services[place.index];
+        if overview.is_complete && service.phase == Phase::Starting {
+            (service.phase, service.answered) = (Phase::Running, true);
+            info!("the directory monitor watches");
+        }
+    });
+}
+
+fn directory(report: &Report) -> Directory {
+    let entry = &report.entry;
+    let (by, trouble) = match &report.condition {
+        Some(Condition::Watched { directories, backend, .. }) => {
+            let places = if *directories == 1 { String::new() } else { format!(", {directories} directories") };
+            (format!("{} ({}){places}", backend.name(), backend.why), None)
+        }
+        Some(Condition::Trouble { why, .. }) => (String::new(), Some(why.clone())),
+        None => ("not looked at yet".to_owned(), None),
+    };
+    Directory { files: entry.files(), route: entry.route.clone(), by, trouble }
+}

@@ -1,0 +1,61 @@
+//! What the database says of files that start routes: routes that ask to be monitored, and the locks of channels.
+
+use super::connection::Connection;
+use super::{Error, Settings, runs};
+
+/// A route that runs when a file comes to its channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitoredRoute {
+    /// Its name.
+    pub route: String,
+    /// Its channel.
+    pub channel: String,
+    /// The directory of the channel, as it is written.
+    pub path: String,
+    /// The mask of its files.
+    pub filename: String,
+    /// Whether the channel removes what it has read.
+    pub removes: bool,
+}
+
+/// A file by which channels keep each other out of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelLock {
+    /// The directory, as it is written.
+    pub path: String,
+    /// The file.
+    pub name: String,
+}
+
+/// Active routes whose files are to be monitored. Only Bots 4 has such.
+///
+/// # Errors
+/// When the database cannot be read, or was never initialised.
+pub async fn routes(connection: &mut Connection, settings: &Settings) -> Result<Vec<MonitoredRoute>, Error> {
+    const QUERY: &str = "SELECT r.idroute, c.idchannel, c.path, c.filename, CASE WHEN c.remove THEN 1 ELSE 0 END \
+                         FROM routes r JOIN channel c ON c.idchannel = r.fromchannel_id \
+                         WHERE r.active AND r.dirmonitor AND c.type = 'file' ORDER BY r.idroute, r.seq";
+    let rows = connection.rows(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
+    let route = |row: Vec<Option<String>>| {
+        let mut row = row.into_iter();
+        let mut next = || row.next().flatten();
+        let (route, channel) = (next()?, next()?);
+        let (path, filename) = (next().unwrap_or_default(), next().unwrap_or_default());
+        Some(MonitoredRoute { route, channel, path, filename, removes: next().as_deref() == Some("1") })
+    };
+    Ok(rows.into_iter().filter_map(route).collect())
+}
+
+/// The locks of all channels that have one.
+///
+/// # Errors
+/// As [`routes`].
+pub async fn locks(connection: &mut Connection, settings: &Settings) -> Result<Vec<ChannelLock>, Error> {
+    const QUERY: &str = "SELECT path, lockname FROM channel WHERE type = 'file' AND lockname <> '' ORDER BY idchannel";
+    let rows = connection.rows(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
+    let lock = |row: Vec<Option<String>>| {
+        let mut row = row.into_iter();
+        Some(ChannelLock { path: row.next()??, name: row.next()?? })
+    };
+    Ok(rows.into_iter().filter_map(lock).collect())
+}

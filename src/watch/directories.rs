@@ -1,0 +1,420 @@
+//! The directories of one entry, as they were found: a look at all of them, or at what was told of some.
+//!
+//! Everything here may wait for a file system, so it runs on a thread for such work. A directory is watched before it is
+//! listed: what comes in between is told twice and counts once.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::entry::{Entry, leads_to};
+use super::events::{Event, Events, News, PlaceId};
+use super::filesystem::{Backend, Identity, identity};
+use super::settle::{Files, Patience, Stamp, Verdict};
+
+/// How much is looked at, beside what was told and files that were not complete the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// Nothing more.
+    Told,
+    /// Everything.
+    All,
+    /// Everything, as if for the first time.
+    Anew,
+}
+
+/// What a look has shown.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Files that are complete, and were not before.
+    pub count: usize,
+    /// One of them.
+    pub example: Option<PathBuf>,
+    /// When the next file may be complete that is not yet.
+    pub check_at: Option<Instant>,
+    /// How the directories are watched; nothing where only a part was looked at and nothing has changed.
+    pub condition: Option<Condition>,
+}
+
+/// How the directories of an entry are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// As many, in this way.
+    #[allow(missing_docs)]
+    Watched { directories: usize, backend: Backend, root: Identity },
+    /// They are not all watched, for a reason that time or a person may mend.
+    #[allow(missing_docs)]
+    Trouble { why: String, root: Option<Identity> },
+}
+
+/// The directories of one entry.
+pub struct Directories {
+    entry: Arc<Entry>,
+    place: PlaceId,
+    events: Arc<Events>,
+    patience: Patience,
+    /// By their real paths.
+    known: HashMap<PathBuf, Directory>,
+    root: Option<Identity>,
+    round: u32,
+    is_first: bool,
+    /// Files that may be complete soon.
+    settling: HashSet<(PathBuf, OsString)>,
+}
+
+struct Directory {
+    identity: Identity,
+    /// How many names of the pattern lead here.
+    level: usize,
+    is_watched: bool,
+    backend: Backend,
+    files: Files,
+    /// The last round in which it was there.
+    round: u32,
+}
+
+/// What is gathered during a look.
+#[derive(Default)]
+struct Gathered {
+    found: Found,
+    trouble: Option<String>,
+}
+
+impl Directories {
+    /// Nothing is looked at yet. `sweep` is how long a file that somebody writes may stay as it is.
+    #[must_use]
+    pub fn new(entry: Arc<Entry>, place: PlaceId, events: Arc<Events>, sweep: Duration) -> Self {
+        let patience = Patience { settle: entry.settle, writer: sweep.max(entry.settle) };
+        let (known, settling) = (HashMap::new(), HashSet::new());
+        Self { entry, place, events, patience, known, root: None, round: 0, is_first: true, settling }
+    }
+
+    /// Looks at what was told, and as much more as is asked for.
+    pub fn look(&mut self, told: Vec<Event>, extent: Extent) -> Found {
+        let mut gathered = Gathered::default();
+        let before = self.known.len();
+        let is_doubtful = self.look_at_told(told, &mut gathered);
+        self.look_at_settling(&mut gathered.found);
+        if extent == Extent::Anew {
+            self.known.values_mut().for_each(|directory| directory.files = Files::default());
+            self.is_first = true;
+        }
+        if is_doubtful || extent != Extent::Told {
+            self.look_at_all(&mut gathered);
+        } else if self.known.len() != before || gathered.trouble.is_some() {
+            gathered.found.condition = Some(self.condition(gathered.trouble));
+        }
+        gathered.found
+    }
+
+    /// Files that are there and not known to be complete.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.settling.len()
+    }
+
+    /// Nobody watches for this entry any more.
+    pub fn leave(mut self) {
+        self.forget_where(|_, _| true);
+    }
+
+    fn look_at_all(&mut self, gathered: &mut Gathered) {
+        self.round = self.round.wrapping_add(1);
+        self.settling.clear();
+        let mut all = Gathered::default();
+        let root = &self.entry.directory.root;
+        self.root = identity(root);
+        match (self.root, fs::canonicalize(root)) {
+            (Some(_), Ok(real)) => self.visit(real, 0, &mut all),
+            _ => all.trouble = Some(why_not_there(root)),
+        }
+        self.forget_where(|directory, round| directory.round != round);
+        if !self.is_first || self.entry.takes_existing {
+            gathered.found.count += all.found.count;
+            gathered.found.example = gathered.found.example.take().or(all.found.example);
+        }
+        self.is_first = false;
+        gathered.found.check_at = all.found.check_at;
+        gathered.found.condition = Some(self.condition(all.trouble));
+    }
+
+    fn condition(&self, trouble: Option<String>) -> Condition {
+        // One that is polled says how fast news are found.
+        let polled = self.known.values().find(|directory| directory.backend.polls);
+        let typical = polled.or(self.known.values().next());
+        match (trouble, typical, self.root) {
+            (None, Some(directory), Some(root)) => {
+                Condition::Watched { directories: self.targets(), backend: directory.backend.clone(), root }
+            }
+            (trouble, _, root) => {
+                let why = trouble.unwrap_or_else(|| why_not_there(&self.entry.directory.root));
+                Condition::Trouble { why, root }
+            }
+        }
+    }
+
+    fn targets(&self) -> usize {
+        let level = self.entry.directory.rest.len();
+        self.known.values().filter(|directory| directory.level == level).count()
+    }
+
+    /// Looks at a directory, by its real path, and those below it that belong to the entry.
+    fn visit(&mut self, real: PathBuf, level: usize, gathered: &mut Gathered) {
+        let mut open = vec![(real, level)];
+        while let Some((real, level)) = open.pop() {
+            if let Err(error) = self.visit_one(&real, level, &mut open, &mut gathered.found) {
+                // What is gone again was never there.
+                if error.kind() != io::ErrorKind::NotFound {
+                    let trouble = || format!("cannot read {}: {}", real.display(), plain(&error));
+                    gathered.trouble.get_or_insert_with(trouble);
+                }
+            }
+        }
+    }
+
+    fn visit_one(
+        &mut self,
+        real: &Path,
+        level: usize,
+        open: &mut Vec<(PathBuf, usize)>,
+        found: &mut Found,
+    ) -> io::Result<()> {
+        let Some(identity) = identity(real) else { return Ok(()) };
+        let before = self.known.remove(real).filter(|known| known.identity == identity);
+        let backend = Backend::of(real, self.entry.watch_by)?;
+        let is_watched = before.as_ref().is_some_and(|known| known.is_watched);
+        let (is_watched, backend) = self.watch(real, is_watched, before.is_some(), backend);
+        let files = before.map(|known| known.files).unwrap_or_default();
+        let mut directory = Directory { identity, level, is_watched, backend, files, round: self.round };
+        let entry = Arc::clone(&self.entry);
+        let listed = match entry.directory.rest.get(level) {
+            Some(mask) if !mask.is_pattern() => {
+                open.extend(fs::canonicalize(real.join(mask.as_str())).ok().map(|below| (below, level + 1)));
+                Ok(())
+            }
+            Some(mask) => list(real, |item| {
+                if leads_to(mask, &item.file_name()) {
+                    open.extend(real_directory(item).map(|below| (below, level + 1)));
+                }
+            }),
+            None => self.list_files(real, level, &mut directory, open, found),
+        };
+        self.known.insert(real.to_owned(), directory);
+        listed
+    }
+
+    /// Watches a directory if its file system allows it and it is not watched yet.
+    fn watch(&self, real: &Path, is_watched: bool, is_known: bool, backend: Backend) -> (bool, Backend) {
+        if !backend.events {
+            if is_watched {
+                self.events.forget(real, self.place);
+            }
+            return (false, backend);
+        }
+        if is_watched {
+            return (true, backend);
+        }
+        match self.events.watch(real, self.place, !is_known) {
+            Ok(()) => (true, backend),
+            Err(why) => (false, backend.without_events(&why)),
+        }
+    }
+
+    fn list_files(
+        &mut self,
+        real: &Path,
+        level: usize,
+        directory: &mut Directory,
+        open: &mut Vec<(PathBuf, usize)>,
+        found: &mut Found,
+    ) -> io::Result<()> {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let (entry, patience) = (Arc::clone(&self.entry), self.patience);
+        directory.files.begin_round();
+        let listed = list(real, |item| {
+            let name = item.file_name();
+            if item.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.is_recursive {
+                    open.push((item.path(), level));
+                }
+                return;
+            }
+            let Some(meta) = entry.takes(&name).then(|| file(&item.path())).flatten() else { return };
+            let quiet = quiet(&meta, wall, &directory.backend);
+            let verdict = directory.files.look(&name, stamp(&meta), quiet, now, patience);
+            self.note(verdict, real, name, found);
+        });
+        if listed.is_ok() {
+            directory.files.end_round();
+        }
+        listed
+    }
+
+    fn note(&mut self, verdict: Verdict, directory: &Path, name: OsString, found: &mut Found) {
+        match verdict {
+            Verdict::Counts => count(found, directory, &name),
+            Verdict::WaitUntil(when) => {
+                found.check_at = Some(found.check_at.map_or(when, |known| known.min(when)));
+                self.settling.insert((directory.to_owned(), name));
+            }
+            Verdict::Nothing => {}
+        }
+    }
+
+    /// Whether it takes a look at everything to know how things are.
+    fn look_at_told(&mut self, told: Vec<Event>, gathered: &mut Gathered) -> bool {
+        let mut is_doubtful = false;
+        for Event { path, news } in told {
+            let is_other = matches!(news, News::Gone | News::Changed);
+            match self.known.get_mut(&path).filter(|_| is_other) {
+                // The watch may be gone with it; a look at everything sets it again.
+                Some(directory) => (directory.is_watched, is_doubtful) = (false, true),
+                None => self.look_at(&path, news, gathered),
+            }
+        }
+        is_doubtful
+    }
+
+    fn look_at(&mut self, path: &Path, news: News, gathered: &mut Gathered) {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
+        let Some(level) = self.known.get(parent).map(|directory| directory.level) else { return };
+        let may_be_directory = matches!(news, News::DirectoryAppeared | News::Arrived | News::Appeared);
+        match self.entry.directory.rest.get(level) {
+            Some(mask) => {
+                if may_be_directory
+                    && leads_to(mask, name)
+                    && let Ok(real) = fs::canonicalize(path)
+                {
+                    self.visit(real, level + 1, gathered);
+                }
+            }
+            None if self.entry.is_recursive && may_be_directory && is_real_directory(path) => {
+                self.visit(path.to_owned(), level, gathered);
+            }
+            None if self.entry.takes(name) => self.look_at_file(path, parent, name, news, &mut gathered.found),
+            None => {}
+        }
+    }
+
+    fn look_at_file(&mut self, path: &Path, parent: &Path, name: &OsStr, news: News, found: &mut Found) {
+        let now = Instant::now();
+        let Some(directory) = self.known.get_mut(parent) else { return };
+        let begins = matches!(news, News::Appeared | News::Written);
+        if begins && directory.files.counted(name).is_some_and(|known| file(path).is_some_and(|m| stamp(&m) == known)) {
+            // An earlier look was faster than this event.
+            return;
+        }
+        match news {
+            News::Closed | News::Arrived => match file(path) {
+                Some(meta) => {
+                    let verdict = directory.files.completed(name, stamp(&meta));
+                    self.note(verdict, parent, name.to_owned(), found);
+                }
+                // The engine was faster.
+                None => directory.files.vanished(name),
+            },
+            News::Appeared => {
+                directory.files.appeared(name, now);
+                self.settling.insert((parent.to_owned(), name.to_owned()));
+            }
+            News::Written => directory.files.written(name, now),
+            News::Opened => directory.files.opened(name, now),
+            News::Gone => directory.files.vanished(name),
+            News::DirectoryAppeared | News::Changed => {}
+        }
+    }
+
+    fn look_at_settling(&mut self, found: &mut Found) {
+        let (now, wall, patience) = (Instant::now(), SystemTime::now(), self.patience);
+        for (parent, name) in std::mem::take(&mut self.settling) {
+            let Some(directory) = self.known.get_mut(&parent) else { continue };
+            match file(&parent.join(&name)) {
+                Some(meta) => {
+                    let quiet = quiet(&meta, wall, &directory.backend);
+                    let verdict = directory.files.look(&name, stamp(&meta), quiet, now, patience);
+                    self.note(verdict, &parent, name, found);
+                }
+                None => directory.files.vanished(&name),
+            }
+        }
+    }
+
+    fn forget_where(&mut self, is_gone: impl Fn(&Directory, u32) -> bool) {
+        let (round, place, events) = (self.round, self.place, &self.events);
+        self.known.retain(|path, directory| {
+            let is_gone = is_gone(directory, round);
+            if is_gone && directory.is_watched {
+                events.forget(path, place);
+            }
+            !is_gone
+        });
+    }
+}
+
+fn count(found: &mut Found, directory: &Path, name: &OsStr) {
+    found.count += 1;
+    found.example.get_or_insert_with(|| directory.join(name));
+}
+
+fn list(directory: &Path, mut each: impl FnMut(&fs::DirEntry)) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        each(&entry?);
+    }
+    Ok(())
+}
+
+/// The real path of a directory, also of one behind a link.
+fn real_directory(entry: &fs::DirEntry) -> Option<PathBuf> {
+    match entry.file_type() {
+        Ok(kind) if kind.is_dir() => Some(entry.path()),
+        Ok(kind) if kind.is_symlink() => fs::canonicalize(entry.path()).ok().filter(|real| real.is_dir()),
+        _ => None,
+    }
+}
+
+fn is_real_directory(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
+}
+
+/// What is known of a file, also of one behind a link; nothing for what is no file.
+fn file(path: &Path) -> Option<Metadata> {
+    fs::metadata(path).ok().filter(Metadata::is_file)
+}
+
+fn stamp(meta: &Metadata) -> Stamp {
+    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    Stamp {
+        size: meta.size(),
+        modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
+        changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+        inode: meta.ino(),
+    }
+}
+
+/// How long a file is known not to have changed. The clock of another machine tells nothing.
+fn quiet(meta: &Metadata, now: SystemTime, backend: &Backend) -> Duration {
+    let modified = meta.modified().ok().filter(|_| backend.is_local);
+    modified.and_then(|modified| now.duration_since(modified).ok()).unwrap_or_default()
+}
+
+fn why_not_there(root: &Path) -> String {
+    match fs::metadata(root) {
+        Ok(meta) if meta.is_dir() => format!("{} was not there a moment ago", root.display()),
+        Ok(_) => {
+            format!("{} is no directory: path names one, and filemask the files in it", root.display())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => format!("{} is not there", root.display()),
+        Err(error) => format!("cannot look at {}: {}", root.display(), plain(&error)),
+    }
+}
+
+/// Without the number that the standard library appends.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}

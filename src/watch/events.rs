@@ -1,0 +1,221 @@
+//! Events of the kernel, by the crate `notify`: which directories are watched for whom, and what is told of them.
+//!
+//! The watcher has a thread of its own, which puts what it hears into a channel and never waits. What does not fit, and
+//! what the kernel itself had to drop, is made up for by a look at everything.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, Flag, ModifyKind, RenameMode};
+use notify::{Config, ErrorKind, INotifyWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+/// What is told before anybody has listened; as many as the kernel keeps by default.
+const CAPACITY: usize = 16_384;
+
+/// For whom a directory is watched.
+pub type PlaceId = u64;
+
+/// Something that happened in a watched directory, or to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What happened to it.
+    pub news: News,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// A file was made, or linked.
+    Appeared,
+    /// A directory was made.
+    DirectoryAppeared,
+    /// Something was renamed to this name.
+    Arrived,
+    /// A file was closed by one who could write it.
+    Closed,
+    /// A file was written.
+    Written,
+    /// A file was opened, to be written or read.
+    Opened,
+    /// It was removed, or has another name now.
+    Gone,
+    /// Who may do what with it has changed, or it is another one of the same name.
+    Changed,
+}
+
+/// The watcher, if there can be one.
+pub struct Events {
+    watcher: Mutex<Result<INotifyWatcher, String>>,
+    users: Mutex<HashMap<PathBuf, Vec<PlaceId>>>,
+    sender: Sender,
+}
+
+/// What happened, in the order in which it did.
+pub struct Heard {
+    receiver: mpsc::Receiver<Event>,
+    is_incomplete: Arc<AtomicBool>,
+}
+
+#[derive(Clone)]
+struct Sender {
+    sender: mpsc::Sender<Event>,
+    is_incomplete: Arc<AtomicBool>,
+}
+
+impl Events {
+    /// Starts the watcher. Where that fails, each try to watch a directory says why.
+    #[must_use]
+    pub fn start() -> (Self, Heard) {
+        let (sender, receiver) = mpsc::channel(CAPACITY);
+        let is_incomplete = Arc::new(AtomicBool::new(false));
+        let sender = Sender { sender, is_incomplete: Arc::clone(&is_incomplete) };
+        let teller = sender.clone();
+        let tell = move |event: notify::Result<notify::Event>| match event {
+            Ok(event) => teller.tell(event),
+            Err(_) => teller.miss(),
+        };
+        let watcher = INotifyWatcher::new(tell, Config::default()).map_err(|error| explain(&error));
+        let events = Self { watcher: Mutex::new(watcher), users: Mutex::default(), sender };
+        (events, Heard { receiver, is_incomplete })
+    }
+
+    /// Watches a directory, by its real path, for a place. `is_new` says that it is another one than before, if there was
+    /// one before; all others who watch it are told so.
+    ///
+    /// # Errors
+    /// Why it cannot be watched, in a few words.
+    pub fn watch(&self, directory: &Path, place: PlaceId, is_new: bool) -> Result<(), String> {
+        let mut watcher = lock(&self.watcher);
+        let watcher = watcher.as_mut().map_err(|why| why.clone())?;
+        let others = self.add_user(directory, place);
+        if is_new && others {
+            let _ = watcher.unwatch(directory);
+        }
+        let watched = watcher.watch(directory, RecursiveMode::NonRecursive);
+        if is_new && others {
+            // What happened in between was not heard.
+            self.sender.send(Event { path: directory.to_owned(), news: News::Changed });
+        }
+        watched.map_err(|error| {
+            self.remove_user(directory, place);
+            explain(&error)
+        })
+    }
+
+    /// A place no longer needs a directory.
+    pub fn forget(&self, directory: &Path, place: PlaceId) {
+        if self.remove_user(directory, place)
+            && let Ok(watcher) = lock(&self.watcher).as_mut()
+        {
+            // It may be gone already, and with it the watch.
+            let _ = watcher.unwatch(directory);
+        }
+    }
+
+    /// For whom a directory is watched.
+    #[must_use]
+    pub fn users(&self, directory: &Path) -> Vec<PlaceId> {
+        lock(&self.users).get(directory).cloned().unwrap_or_default()
+    }
+
+    /// Whether anybody had it before.
+    fn add_user(&self, directory: &Path, place: PlaceId) -> bool {
+        let mut users = lock(&self.users);
+        let Some(known) = users.get_mut(directory) else {
+            users.insert(directory.to_owned(), vec![place]);
+            return false;
+        };
+        if !known.contains(&place) {
+            known.push(place);
+        }
+        true
+    }
+
+    /// Whether it was the last one.
+    fn remove_user(&self, directory: &Path, place: PlaceId) -> bool {
+        let mut users = lock(&self.users);
+        let Some(known) = users.get_mut(directory) else { return false };
+        known.retain(|user| *user != place);
+        let is_last = known.is_empty();
+        if is_last {
+            users.remove(directory);
+        }
+        is_last
+    }
+}
+
+impl Heard {
+    /// The next events; never none.
+    pub async fn next(&mut self, events: &mut Vec<Event>) {
+        if self.receiver.recv_many(events, 1024).await == 0 {
+            // Nobody is left who could tell anything.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether something was missed since the last time this was asked.
+    pub fn was_incomplete(&self) -> bool {
+        self.is_incomplete.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Sender {
+    fn tell(&self, event: notify::Event) {
+        if event.flag() == Some(Flag::Rescan) {
+            self.miss();
+        }
+        let Some(news) = news(event.kind) else { return };
+        for path in event.paths {
+            self.send(Event { path, news });
+        }
+    }
+
+    fn send(&self, event: Event) {
+        if self.sender.try_send(event).is_err() {
+            self.miss();
+        }
+    }
+
+    fn miss(&self) {
+        self.is_incomplete.store(true, Ordering::Release);
+        // Whoever waits has to wake up. If this does not fit, there is enough to wake up for.
+        let _ = self.sender.try_send(Event { path: PathBuf::new(), news: News::Changed });
+    }
+}
+
+fn news(kind: EventKind) -> Option<News> {
+    match kind {
+        EventKind::Create(CreateKind::Folder) => Some(News::DirectoryAppeared),
+        EventKind::Create(_) => Some(News::Appeared),
+        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(News::Arrived),
+        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Some(News::Gone),
+        // Both names, each of which has had its own event.
+        EventKind::Modify(ModifyKind::Name(_)) => None,
+        EventKind::Modify(ModifyKind::Metadata(_)) => Some(News::Changed),
+        EventKind::Modify(_) => Some(News::Written),
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Closed),
+        EventKind::Access(AccessKind::Open(_)) => Some(News::Opened),
+        EventKind::Access(_) | EventKind::Any | EventKind::Other => None,
+    }
+}
+
+fn explain(error: &notify::Error) -> String {
+    const TOO_MANY_FILES: i32 = nix::libc::EMFILE;
+    match &error.kind {
+        ErrorKind::MaxFilesWatch => "the limit fs.inotify.max_user_watches is reached".to_owned(),
+        ErrorKind::Io(error) if error.raw_os_error() == Some(TOO_MANY_FILES) => {
+            "the limit fs.inotify.max_user_instances is reached".to_owned()
+        }
+        ErrorKind::Io(error) => error.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,133 @@
+//! Where events of the kernel tell everything: on file systems that only this machine writes to.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sys::statfs::statfs;
+
+use crate::config::WatchBy;
+
+/// File systems of this machine alone, by the magic numbers of `statfs(2)`. All others may be written to by another
+/// machine, which gives no event here; what is not in this list is looked at again and again.
+const LOCAL: [(i64, &str); 12] = [
+    (0xef53, "ext4"),
+    (0x5846_5342, "xfs"),
+    (0x9123_683e, "btrfs"),
+    (0x0102_1994, "tmpfs"),
+    (0x8584_58f6, "ramfs"),
+    (0x2fc1_2fc1, "zfs"),
+    (0xf2f5_2010, "f2fs"),
+    (0x3153_464a, "jfs"),
+    (0x5265_4973, "reiserfs"),
+    (0x4d44, "vfat"),
+    (0x2011_bab0, "exfat"),
+    (0xca45_1a4e, "bcachefs"),
+];
+
+/// Names for those that are met most often.
+const REMOTE: [(i64, &str); 10] = [
+    (0x6969, "nfs"),
+    (0xff53_4d42, "cifs"),
+    (0xfe53_4d42, "smb2"),
+    (0x6573_5546, "fuse"),
+    (0x0102_1997, "9p"),
+    (0x00c3_6400, "ceph"),
+    (0x0bd0_0bd0, "lustre"),
+    (0x0116_1970, "gfs2"),
+    (0x7461_636f, "ocfs2"),
+    (0x5346_414f, "afs"),
+];
+
+/// Layers over directories that may be written to directly, without an event here.
+const OVERLAY: i64 = 0x794c_7630;
+
+/// How news in a directory are found, and why in this way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Whether events are asked for.
+    pub events: bool,
+    /// Whether it is looked at in short intervals.
+    pub polls: bool,
+    /// Whether its clock is the one of this machine.
+    pub is_local: bool,
+    /// The kind of file system, or what was configured.
+    pub why: String,
+}
+
+impl Backend {
+    /// Decides for a directory. May hang where the file system does.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn of(directory: &Path, wanted: WatchBy) -> nix::Result<Self> {
+        // The type differs between machines, and so does the sign; the numbers have 32 bits.
+        #[allow(clippy::unnecessary_cast, reason = "it is one elsewhere")]
+        let magic = statfs(directory)?.filesystem_type().0 as i64 & 0xffff_ffff;
+        Ok(Self::on(magic, wanted))
+    }
+
+    fn on(magic: i64, wanted: WatchBy) -> Self {
+        let named =
+            |table: &[(i64, &'static str)]| table.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name);
+        let (is_local, is_overlay) = (named(&LOCAL).is_some() || magic == OVERLAY, magic == OVERLAY);
+        let name = named(&LOCAL).or(named(&REMOTE)).or(is_overlay.then_some("overlay"));
+        let name = name.map_or_else(|| format!("file system 0x{magic:x}"), str::to_owned);
+        match wanted {
+            WatchBy::Auto => Self { events: is_local, polls: !is_local || is_overlay, is_local, why: name },
+            WatchBy::Inotify => Self { events: true, polls: false, is_local, why: "watch = inotify".into() },
+            WatchBy::Poll => Self { events: false, polls: true, is_local, why: "watch = poll".into() },
+        }
+    }
+
+    /// The same without events, for a reason.
+    #[must_use]
+    pub fn without_events(self, why: &str) -> Self {
+        Self { events: false, polls: true, why: why.to_owned(), ..self }
+    }
+
+    /// In a word.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match (self.events, self.polls) {
+            (true, false) => "inotify",
+            (true, true) => "inotify and poll",
+            (false, _) => "poll",
+        }
+    }
+}
+
+/// What tells one directory from another of the same name: device and number.
+pub type Identity = (u64, u64);
+
+/// Which directory a path leads to; none where it leads to no directory.
+#[must_use]
+pub fn identity(path: &Path) -> Option<Identity> {
+    let meta = std::fs::metadata(path).ok()?;
+    meta.is_dir().then(|| (meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_trusted_on_local_file_systems_alone() {
+        let auto = |magic| {
+            let backend = Backend::on(magic, WatchBy::Auto);
+            (backend.name(), backend.why)
+        };
+        assert_eq!(auto(0xef53), ("inotify", "ext4".into()));
+        assert_eq!(auto(0x6969), ("poll", "nfs".into()));
+        assert_eq!(auto(0x6573_5546), ("poll", "fuse".into()));
+        assert_eq!(auto(OVERLAY), ("inotify and poll", "overlay".into()));
+        assert_eq!(auto(0x1234), ("poll", "file system 0x1234".into()));
+        assert!(!Backend::on(0x6969, WatchBy::Poll).is_local && Backend::on(OVERLAY, WatchBy::Auto).is_local);
+    }
+
+    #[test]
+    fn what_is_configured_wins() {
+        assert_eq!(Backend::on(0x6969, WatchBy::Inotify).name(), "inotify");
+        assert_eq!(Backend::on(0xef53, WatchBy::Poll).name(), "poll");
+        assert_eq!(Backend::on(0xef53, WatchBy::Auto).without_events("the limit").name(), "poll");
+    }
+}

@@ -1,0 +1,423 @@
+//! `dirmonitor` with real Bots and a real job queue: files come, routes run, and none is forgotten.
+//!
+//! `FILES=10000 tests/run.sh dirmonitor::every_file` is the long form of the test with the kills.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::demo::Demo;
+use crate::environment::is_bots_3;
+use crate::jobqueue::with_queue;
+use crate::sandbox::{Running, Sandbox, binary, free_port, python, wait_until};
+
+/// Makes a route that passes files on as they are, from a channel with masks in its path.
+const PASS_ON: &str = "
+import sys
+from bots import botsinit, botsglobal
+botsinit.generalinit(sys.argv[1])
+from bots import models
+def channel(name, way, path, filename, remove):
+    made, _ = models.channel.objects.update_or_create(idchannel=name, defaults=dict(
+        inorout=way, type='file', path=path, filename=filename, remove=remove))
+    return made
+models.routes.objects.update_or_create(idroute='pass_on', seq=1, defaults=dict(
+    active=True, fromchannel=channel('pass_in', 'in', sys.argv[2] + '/*', '*.txt', True), fromeditype='raw',
+    frommessagetype='raw', tochannel=channel('pass_out', 'out', sys.argv[3], '*', False), translateind=2))
+";
+
+/// A directory for each route of bots.ini, and the queue that the routes are handed to.
+struct Monitored {
+    sandbox: Sandbox,
+    watched: PathBuf,
+}
+
+impl Monitored {
+    /// Watches one directory for a route that does not exist: its jobs are real, and end at once.
+    fn new() -> Self {
+        let (sandbox, _) = with_queue();
+        let watched = sandbox.home.path().join("watched");
+        fs::create_dir(&watched).expect("made");
+        let monitored = Self { sandbox, watched };
+        monitored.add("dirmonitor1", &monitored.watched, "a_route");
+        monitored
+    }
+
+    fn add(&self, section: &str, path: &Path, route: &str) {
+        self.sandbox.set_ini(section, "path", &path.display().to_string());
+        self.sandbox.set_ini(section, "route", route);
+    }
+
+    /// A service of its own, with a health port of its own.
+    fn start(&self, service: &str) -> Running {
+        let health_port = free_port();
+        let mut command = self.sandbox.command(&[service]);
+        command.env("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{health_port}"));
+        let running = Running::start(command, self.sandbox.home.path(), health_port);
+        running.wait_ready();
+        running
+    }
+
+    fn up(&self) -> Running {
+        let up = self.sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
+        up.wait_ready();
+        up
+    }
+
+    fn drop_in(&self, name: &str) {
+        fs::write(self.watched.join(name), "content").expect("written");
+    }
+
+    /// Waits until a job of this route has ended.
+    fn wait_job(&self, route: &str, running: &Running) {
+        let has_run = || jobs(&self.sandbox).into_iter().find(|job| job["task"][2] == route && job["ended"].is_f64());
+        wait_until(&format!("a job of {route} has ended"), has_run, || {
+            format!("{:#?}\n{}", jobs(&self.sandbox), running.report())
+        });
+    }
+}
+
+/// All jobs the queue knows of.
+fn jobs(sandbox: &Sandbox) -> Vec<Value> {
+    let show = |number: usize| {
+        let shown = sandbox.run(&["job", "show", &number.to_string(), "--json"]);
+        (shown.code() == 0).then(|| serde_json::from_str(&shown.stdout).expect("JSON"))
+    };
+    (1..).map_while(show).collect()
+}
+
+/// What the monitor says of itself.
+fn status(running: &Running) -> Value {
+    let body = running.health("/status").map(|answer| answer.body).unwrap_or_default();
+    serde_json::from_str::<Value>(&body).map(|status| status["monitor"].clone()).unwrap_or_default()
+}
+
+fn wait_status(running: &Running, what: &str, is: impl Fn(&Value) -> bool) {
+    let look = || Some(status(running)).filter(&is);
+    wait_until(what, look, || format!("{:#}\n{}", status(running), running.report()));
+}
+
+/// Runs a script with Bots's Python in the environment.
+fn python_in(sandbox: &Sandbox, script: &str, arguments: &[&str]) {
+    let (python, config) = (python().display().to_string(), sandbox.root().join("config").display().to_string());
+    let command = ["exec", "--", &python, "-c", script, &config].into_iter().chain(arguments.iter().copied());
+    sandbox.run(&command.collect::<Vec<_>>()).expect_code(0);
+}
+
+/// The demo's route, its channel's directory watched, with a queue in use.
+fn demo() -> Demo {
+    let demo = Demo::install(with_queue().0);
+    demo.sandbox.set_ini("dirmonitor1", "path", &demo.input().display().to_string());
+    demo.sandbox.set_ini("dirmonitor1", "route", "demo_orders");
+    demo
+}
+
+fn wait_output(demo: &Demo, running: &Running) {
+    let has_all = || (names(&demo.output()).len() == 5).then_some(());
+    wait_until("five orders are out", has_all, || format!("{:?}\n{}", names(&demo.output()), running.report()));
+}
+
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).expect("readable").flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn an_order_that_is_dropped_in_is_translated() {
+    let demo = demo();
+    let mut up = demo.sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
+    up.wait_ready();
+    demo.drop_in("input");
+    wait_output(&demo, &up);
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+    assert!(names(&demo.input()).is_empty());
+}
+
+/// The engine makes the lock of a channel in the very directory that is watched.
+#[test]
+fn the_lock_of_a_channel_does_not_start_its_route_again() {
+    const LOCK: &str = "
+import sys
+from bots import botsinit
+botsinit.generalinit(sys.argv[1])
+from bots import models
+models.channel.objects.filter(idchannel='demo_in').update(lockname='channel.lock')
+";
+    let demo = demo();
+    python_in(&demo.sandbox, LOCK, &[]);
+    let marker = demo.sandbox.home.path().join("marker");
+    fs::create_dir(&marker).expect("made");
+    demo.sandbox.set_ini("dirmonitor2", "path", &marker.display().to_string());
+    demo.sandbox.set_ini("dirmonitor2", "route", "a_route");
+    let up = demo.sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
+    up.wait_ready();
+    demo.drop_in("input");
+    wait_output(&demo, &up);
+    // A job that comes after the run, and after whatever that has started.
+    fs::write(marker.join("file"), "content").expect("written");
+    let ended = || jobs(&demo.sandbox).into_iter().find(|job| job["task"][2] == "a_route" && job["ended"].is_f64());
+    wait_until("the other job has ended", ended, || up.report());
+    let runs = jobs(&demo.sandbox).iter().filter(|job| job["task"][2] == "demo_orders").count();
+    assert!(runs <= 2, "{runs} runs: the files may come in two bursts, no more\n{}", up.report());
+}
+
+#[test]
+fn a_route_that_asks_for_it_is_monitored_from_then_on() {
+    const FLAG: &str = "
+import sys
+from bots import botsinit
+botsinit.generalinit(sys.argv[1])
+from bots import models
+models.routes.objects.filter(idroute='demo_orders').update(dirmonitor=sys.argv[2] == 'on')
+";
+    if is_bots_3() {
+        return;
+    }
+    let demo = Demo::install(with_queue().0);
+    let up = demo.sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
+    up.wait_ready();
+    let watches =
+        |count| move |monitor: &Value| monitor["directories"].as_array().is_some_and(|all| all.len() == count);
+    wait_status(&up, "nothing is watched", watches(0));
+    demo.drop_in("input");
+    python_in(&demo.sandbox, FLAG, &["on"]);
+    // Nobody has asked for a reload.
+    wait_status(&up, "the route's directory is watched", watches(1));
+    wait_output(&demo, &up);
+    python_in(&demo.sandbox, FLAG, &["off"]);
+    demo.sandbox.run(&["dirmonitor", "--reload"]).expect_code(0);
+    wait_status(&up, "nothing is watched again", watches(0));
+    let trigger = demo.sandbox.root().join("botssys/.dirmonitor.trigger");
+    assert!(!trigger.exists());
+}
+
+#[test]
+fn a_reload_looks_at_files_anew() {
+    let monitored = Monitored::new();
+    monitored.drop_in("stays");
+    let up = monitored.up();
+    monitored.wait_job("a_route", &up);
+    let count = || jobs(&monitored.sandbox).len();
+    let before = count();
+    monitored.sandbox.run(&["dirmonitor", "--reload"]).expect_code(0);
+    wait_until("it runs again", || (count() > before).then_some(()), || up.report());
+}
+
+#[test]
+fn changes_of_bots_ini_are_taken_over_and_faulty_ones_refused() {
+    let mut monitored = Monitored::new();
+    let source = monitored.sandbox.home.path().join("mounted");
+    fs::create_dir(&source).expect("made");
+    monitored.sandbox.set("BOTS_CTL_CONFIG_SOURCE", source.display().to_string());
+    let up = monitored.up();
+    let second = monitored.sandbox.home.path().join("second");
+    fs::create_dir(&second).expect("made");
+    monitored.add("dirmonitor2", &second, "b_route");
+    let watches = |path: &Path| {
+        let start = path.join("*").display().to_string();
+        move |monitor: &Value| {
+            let all = monitor["directories"].as_array().cloned().unwrap_or_default();
+            all.iter().any(|directory| directory["files"] == start.as_str() && directory["trouble"].is_null())
+        }
+    };
+    wait_status(&up, "the second directory is watched", watches(&second));
+    fs::write(second.join("file"), "content").expect("written");
+    monitored.wait_job("b_route", &up);
+
+    monitored.sandbox.set_ini("dirmonitor3", "path", "/nowhere");
+    let fault = || up.stderr().contains("[dirmonitor3] route names no route").then_some(());
+    wait_until("the fault is told", fault, || up.report());
+    assert!(watches(&second)(&status(&up)), "{:#}", status(&up));
+    monitored.add("dirmonitor3", &monitored.watched.join("deeper"), "c_route");
+    wait_status(&up, "the third is known", |monitor| {
+        monitor["directories"].as_array().is_some_and(|all| all.len() == 3)
+    });
+
+    // As Kubernetes replaces a ConfigMap that is mounted as a directory.
+    let mut text = fs::read_to_string(monitored.sandbox.root().join("config/bots.ini")).expect("readable");
+    text.push_str(&format!("[dirmonitor4]\npath = {}\nroute = d_route\n", source.display()));
+    fs::write(source.join("bots.ini.new"), text).expect("written");
+    fs::rename(source.join("bots.ini.new"), source.join("bots.ini")).expect("renamed");
+    wait_status(&up, "the mounted one is in use", watches(&source));
+}
+
+#[test]
+fn a_queue_that_is_away_gets_the_jobs_when_it_is_back() {
+    let monitored = Monitored::new();
+    let mut monitor = monitored.start("dirmonitor");
+    monitored.drop_in("one");
+    wait_status(&monitor, "the route is marked", |monitor| monitor["marked"] == 1);
+    let table = monitor.health("/health/ready").expect("it listens");
+    assert_eq!(table.status, 200, "the queue is no part of it: {}", table.body);
+    let queue = monitored.start("jobqueue");
+    monitored.wait_job("a_route", &queue);
+    wait_status(&monitor, "no route is marked", |monitor| monitor["marked"] == 0);
+    drop(queue);
+
+    // Nobody knows of the second file but a monitor that is killed, and one that is stopped.
+    for (name, signal) in [("two", Signal::SIGKILL), ("three", Signal::SIGTERM)] {
+        monitored.drop_in(name);
+        wait_status(&monitor, "the route is marked", |monitor| monitor["marked"] == 1);
+        monitor.signal(signal);
+        monitor.wait();
+        monitor = monitored.start("dirmonitor");
+        wait_status(&monitor, "the route is marked again", |monitor| monitor["marked"] == 1);
+    }
+    let before = jobs(&monitored.sandbox).len();
+    let queue = monitored.start("jobqueue");
+    let comes = || (jobs(&monitored.sandbox).len() > before).then_some(());
+    wait_until("the job comes", comes, || format!("{}\n{}", monitor.report(), queue.report()));
+}
+
+/// Files come all the time, while the monitor and the queue, with its engine, are killed over and over.
+#[test]
+fn every_file_is_processed_whatever_is_killed() {
+    const DIRECTORIES: usize = 100;
+    let files: usize = std::env::var("FILES").map_or(300, |count| count.parse().expect("a number"));
+    let (sandbox, _) = with_queue();
+    let [input, output] = ["in", "out"].map(|name| sandbox.home.path().join(name));
+    for number in 0..DIRECTORIES {
+        fs::create_dir_all(input.join(number.to_string())).expect("made");
+    }
+    fs::create_dir(&output).expect("made");
+    python_in(&sandbox, PASS_ON, &[&input.display().to_string(), &output.display().to_string()]);
+    let monitored = Monitored { sandbox, watched: input.clone() };
+    monitored.add("dirmonitor1", &input.join("*"), "pass_on");
+    monitored.sandbox.set_ini("dirmonitor1", "filemask", "*.txt");
+
+    let (mut monitor, mut queue) = (monitored.start("dirmonitor"), monitored.start("jobqueue"));
+    let file = |number: usize| input.join((number % DIRECTORIES).to_string()).join(format!("{number}.txt"));
+    for number in 0..files {
+        let (part, whole) = (file(number).with_extension("part"), file(number));
+        fs::write(&part, format!("content of {number}\n")).expect("written");
+        fs::rename(part, whole).expect("renamed");
+        match number % (files / 6).max(1) {
+            0 if number > 0 => {
+                monitor.signal(Signal::SIGKILL);
+                monitor.wait();
+                monitor = monitored.start("dirmonitor");
+            }
+            1 if number > 1 => {
+                queue.signal(Signal::SIGKILL);
+                queue.wait();
+                queue = monitored.start("jobqueue");
+            }
+            _ => {}
+        }
+    }
+    let left = || (0..files).filter(|number| file(*number).exists()).count();
+    let mut last = (files, 0);
+    let report = || format!("{}\n{}", monitor.report(), queue.report());
+    // Ten thousand files take the engine minutes: it only must not stand still.
+    while last.0 > 0 {
+        let moves = || Some((left(), names(&output).len())).filter(|now| *now != last);
+        last = wait_until(&format!("{} files are taken", last.0), moves, report);
+    }
+    let contents = || -> BTreeSet<String> {
+        let read = |entry: fs::DirEntry| fs::read_to_string(entry.path()).expect("readable");
+        fs::read_dir(&output).expect("readable").flatten().map(read).collect()
+    };
+    let expected: BTreeSet<String> = (0..files).map(|number| format!("content of {number}\n")).collect();
+    wait_until("all are out", || (contents() == expected).then_some(()), report);
+}
+
+/// In a user namespace of its own, where the limit is for it alone.
+#[test]
+fn without_room_for_watches_directories_are_polled() {
+    for (limit, number, why) in [
+        ("max_inotify_watches", "0", "the limit fs.inotify.max_user_watches is reached"),
+        ("max_inotify_instances", "0", "the limit fs.inotify.max_user_instances is reached"),
+    ] {
+        let monitored = Monitored::new();
+        let plain = monitored.sandbox.command(&["up", "--services", "jobqueue,dirmonitor"]);
+        let script = format!("echo {number} > /proc/sys/user/{limit} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["-U", "-r", "sh", "-c", &script]).arg(binary()).args(plain.get_args());
+        command.env_clear().current_dir(monitored.sandbox.home.path());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let up = Running::start(command, monitored.sandbox.home.path(), monitored.sandbox.health_port);
+        up.wait_ready();
+        wait_status(&up, "it is polled, and why", |monitor| {
+            monitor["directories"][0]["by"] == format!("poll ({why})").as_str()
+        });
+        monitored.drop_in("file");
+        monitored.wait_job("a_route", &up);
+    }
+}
+
+#[test]
+fn a_directory_that_is_missing_is_told_and_keeps_nobody_from_being_ready() {
+    let monitored = Monitored::new();
+    fs::remove_dir(&monitored.watched).expect("removed");
+    let up = monitored.up();
+    let why = format!("{} is not there", monitored.watched.display());
+    wait_status(&up, "it is told", |monitor| monitor["directories"][0]["trouble"] == why.as_str());
+    let table = monitored.sandbox.run(&["status"]);
+    table.expect_code(0);
+    let line = format!("not watched: {}/* for route a_route: {why}\n", monitored.watched.display());
+    assert!(table.stdout.contains(&line), "{}", table.stdout);
+    fs::create_dir(&monitored.watched).expect("made");
+    wait_status(&up, "it is watched", |monitor| monitor["directories"][0]["trouble"].is_null());
+    monitored.drop_in("file");
+    monitored.wait_job("a_route", &up);
+}
+
+#[test]
+fn what_would_start_no_route_is_refused_with_file_and_line() {
+    let monitored = Monitored::new();
+    monitored.sandbox.set_ini("dirmonitor1", "route", "");
+    monitored.sandbox.set_ini("dirmonitor2", "filemask", "*");
+    for command in [vec!["dirmonitor"], vec!["dirmonitor", "--dry-run"], vec!["up", "--services", "dirmonitor"]] {
+        let refused = monitored.sandbox.run(&command);
+        refused.expect_code(78);
+        for part in ["[dirmonitor1] route =", "names no route", "[dirmonitor2] path names no directory"] {
+            assert!(refused.stderr.contains(part), "{part} is not in {}", refused.stderr);
+        }
+    }
+    monitored.sandbox.run(&["dirmonitor", "--backend", "neither"]).expect_code(64);
+    monitored.sandbox.run(&["dirmonitor", "--", "-x"]).expect_code(64);
+    monitored.sandbox.run(&["dirmonitor", "--json"]).expect_code(64);
+}
+
+#[test]
+fn a_rehearsal_says_what_would_be_watched_and_started() {
+    let monitored = Monitored::new();
+    monitored.drop_in("one");
+    monitored.drop_in("two.tmp");
+    monitored.add("dirmonitor2", Path::new("/nowhere"), "b_route");
+    let rehearsed = monitored.sandbox.run(&["dirmonitor", "--dry-run"]);
+    rehearsed.expect_code(0);
+    let files = monitored.watched.join("*").display().to_string();
+    for part in [format!("{files} for route a_route, by [dirmonitor1]").as_str(), "not watched: /nowhere is not there"]
+    {
+        assert!(rehearsed.stdout.contains(part), "{part} is not in {}", rehearsed.stdout);
+    }
+    assert!(rehearsed.stderr.contains("there is no active route b_route"), "{}", rehearsed.stderr);
+    let json = monitored.sandbox.run(&["dirmonitor", "--dry-run", "--json"]);
+    let rehearsed: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    // The file may be too new to be complete.
+    let seen = |key: &str| rehearsed[0][key].as_u64().unwrap_or_default();
+    assert_eq!((&rehearsed[0]["files"], seen("complete") + seen("unfinished")), (&files.as_str().into(), 1));
+    assert_eq!(rehearsed[1]["trouble"], "/nowhere is not there");
+    assert!(monitored.watched.join("one").exists());
+}
+
+#[test]
+fn botss_own_monitor_runs_under_supervision() {
+    let mut monitored = Monitored::new();
+    monitored.sandbox.set("BOTS_CTL_DIRMONITOR_BACKEND", "python");
+    let mut up = monitored.up();
+    let monitor = || up.descendants().into_iter().find(|(_, command)| command.contains("bots-dirmonitor"));
+    wait_until("the monitor runs", monitor, || up.report());
+    monitored.drop_in("file");
+    let names_route = |job: &Value| job["task"].as_array().is_some_and(|words| words.last() == Some(&"a_route".into()));
+    let comes = || jobs(&monitored.sandbox).into_iter().find(names_route);
+    wait_until("its job comes", comes, || up.report());
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+}

@@ -1,0 +1,600 @@
+//! The directory monitor on real file systems: events, polling, and directories that come, go and hang.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bots_ctl::config::WatchBy;
+use bots_ctl::watch::directories::Condition;
+use bots_ctl::watch::entry::{Entry, Pattern};
+use bots_ctl::watch::fnmatch::Mask;
+use bots_ctl::watch::monitor::{self, Order};
+use bots_ctl::watch::overview::{Arrival, Overview};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::sandbox::{DEADLINE, wait_until};
+
+/// Long enough that nothing in these tests is found by it.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Short, so that tests need not wait long.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// A monitor that runs, and what it tells.
+struct Monitor {
+    orders: tokio::sync::mpsc::Sender<Order>,
+    arrivals: Receiver<Arrival>,
+    overview: Arc<Mutex<Overview>>,
+    /// Held while the monitor may not go on.
+    pause: Arc<Mutex<()>>,
+    _end: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Monitor {
+    /// Watches, and waits until each entry has been looked at.
+    fn start(entries: Vec<Entry>, sweep: Duration) -> Self {
+        let (orders, asked) = tokio::sync::mpsc::channel(4);
+        let (sender, arrivals) = channel();
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let (overview, pause) = (Arc::new(Mutex::new(Overview::default())), Arc::new(Mutex::new(())));
+        let (observed, paused) = (Arc::clone(&overview), Arc::clone(&pause));
+        std::thread::spawn(move || run(asked, sweep, &sender, &observed, &paused, ended));
+        let monitor = Self { orders, arrivals, overview, pause, _end: end };
+        monitor.watch(entries);
+        monitor
+    }
+
+    fn watch(&self, entries: Vec<Entry>) {
+        let count = entries.len();
+        self.orders.blocking_send(Order::Watch(entries)).expect("it runs");
+        let is_complete = |overview: &Overview| overview.is_complete && overview.reports.len() == count;
+        self.wait("everything has been looked at", is_complete);
+    }
+
+    fn wait(&self, what: &str, is: impl Fn(&Overview) -> bool) {
+        let look = || is(&self.overview.lock().expect("no panic")).then_some(());
+        wait_until(what, look, || format!("{:?}", self.overview.lock().expect("no panic")));
+    }
+
+    fn wait_condition(&self, place: usize, what: &str, is: impl Fn(&Condition) -> bool) {
+        self.wait(what, |overview| overview.reports[place].condition.as_ref().is_some_and(&is));
+    }
+
+    fn wait_trouble(&self, place: usize, text: &str) {
+        self.wait_condition(place, text, |condition| match condition {
+            Condition::Trouble { why, .. } => why.contains(text),
+            Condition::Watched { .. } => false,
+        });
+    }
+
+    fn wait_watched(&self, place: usize, by: &str) {
+        self.wait_condition(place, by, |condition| match condition {
+            Condition::Watched { backend, .. } => backend.name() == by,
+            Condition::Trouble { .. } => false,
+        });
+    }
+
+    /// The next files that come are this one alone.
+    fn expect(&self, file: &Path) {
+        let arrival = self.next();
+        assert_eq!((arrival.files, arrival.example.as_path()), (1, file));
+    }
+
+    fn next(&self) -> Arrival {
+        self.arrivals.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("nothing came\n{:?}", self.overview))
+    }
+
+    /// All files that come, until there are so many.
+    fn expect_count(&self, count: usize) {
+        let mut sum = 0;
+        while sum < count {
+            sum += self.next().files;
+        }
+        assert_eq!(sum, count);
+    }
+
+    fn expect_nothing_yet(&self) {
+        let come = self.arrivals.try_recv();
+        assert!(come.is_err(), "{come:?}");
+    }
+}
+
+fn run(
+    asked: tokio::sync::mpsc::Receiver<Order>,
+    sweep: Duration,
+    sender: &Sender<Arrival>,
+    overview: &Mutex<Overview>,
+    pause: &Mutex<()>,
+    ended: tokio::sync::oneshot::Receiver<()>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let arrived = |arrival| {
+        let _ = sender.send(arrival);
+        drop(pause.lock());
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            () = monitor::run(asked, sweep, arrived, |new| *overview.lock().expect("no panic") = new) => {}
+            _ = ended => {}
+        }
+    });
+    // A look may hang with its file system.
+    runtime.shutdown_background();
+}
+
+fn entry(directory: &Path, mask: &str) -> Entry {
+    Entry {
+        origin: "[dirmonitor1]".into(),
+        route: "r".into(),
+        directory: Pattern::new(directory),
+        mask: Mask::new(mask),
+        is_recursive: false,
+        takes_existing: true,
+        locks: Vec::new(),
+        watch_by: WatchBy::Auto,
+        poll_interval: Duration::from_millis(100),
+        settle: SETTLE,
+    }
+}
+
+fn polled(entry: Entry) -> Entry {
+    Entry { watch_by: WatchBy::Poll, ..entry }
+}
+
+/// A directory whose real path is known, on a file system where events are had.
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().canonicalize().expect("it is there");
+    (dir, path)
+}
+
+/// Puts a file in place.
+type Put = Box<dyn Fn(&Path)>;
+
+/// Each way to put a file in place, by a name.
+fn ways(dir: &Path) -> HashMap<&'static str, Put> {
+    let (outside, here) = (dir.parent().expect("a parent").to_owned(), dir.to_owned());
+    let prepared = move |name: &str| {
+        let file = outside.join(format!("outside-{name}"));
+        fs::write(&file, "content").expect("written");
+        file
+    };
+    let (one, two, three) = (prepared.clone(), prepared.clone(), prepared);
+    let mut ways: HashMap<&'static str, Put> = HashMap::new();
+    ways.insert("write", Box::new(|file| fs::write(file, "content").expect("written")));
+    ways.insert("touch", Box::new(|file| drop(File::create(file).expect("made"))));
+    ways.insert("rename", Box::new(move |file| fs::rename(one("rename"), file).expect("renamed")));
+    ways.insert("link", Box::new(move |file| fs::hard_link(two("link"), file).expect("linked")));
+    ways.insert("symlink", Box::new(move |file| symlink(three("symlink"), file).expect("linked")));
+    ways.insert(
+        "rename of a file that does not count",
+        Box::new(move |file| {
+            fs::write(here.join("hidden.tmp"), "content").expect("written");
+            fs::rename(here.join("hidden.tmp"), file).expect("renamed");
+        }),
+    );
+    ways
+}
+
+fn each_way_counts_once(change: fn(Entry) -> Entry) {
+    let (_kept, dir) = directory();
+    let watched = dir.join("in");
+    fs::create_dir(&watched).expect("made");
+    let monitor = Monitor::start(vec![change(entry(&watched, "*"))], NEVER);
+    for (name, put) in ways(&watched) {
+        let file = watched.join(name.replace(' ', "-"));
+        put(&file);
+        monitor.expect(&file);
+    }
+    // Written again it counts again.
+    let again = watched.join("write");
+    fs::write(&again, "other content").expect("written");
+    monitor.expect(&again);
+}
+
+#[test]
+fn every_way_to_put_a_file_in_place_counts_once_by_events() {
+    each_way_counts_once(|entry| entry);
+}
+
+#[test]
+fn every_way_to_put_a_file_in_place_counts_once_by_polling() {
+    each_way_counts_once(polled);
+}
+
+#[test]
+fn what_does_not_match_or_is_not_finished_does_not_count() {
+    let (_kept, dir) = directory();
+    for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
+        let watched = dir.join(number.to_string());
+        fs::create_dir(&watched).expect("made");
+        let entry = Entry { locks: vec!["channel.lock".into()], ..change(entry(&watched, "*.*")) };
+        let monitor = Monitor::start(vec![entry], NEVER);
+        for name in [".hidden.xml", "a.tmp", "a.part", "a.filepart", "channel.lock", "no-dot"] {
+            fs::write(watched.join(name), "content").expect("written");
+        }
+        fs::create_dir(watched.join("a.directory")).expect("made");
+        symlink("nowhere", watched.join("a.broken-link")).expect("linked");
+        nix::unistd::mkfifo(&watched.join("a.fifo"), nix::sys::stat::Mode::S_IRWXU).expect("made");
+        let counts = watched.join("a.xml");
+        fs::write(&counts, "content").expect("written");
+        monitor.expect(&counts);
+    }
+}
+
+#[test]
+fn a_slow_writer_counts_once_at_the_end() {
+    let (_kept, dir) = directory();
+    let monitor = Monitor::start(vec![entry(&dir, "*")], NEVER);
+    let path = dir.join("slow");
+    let mut file = File::create(&path).expect("made");
+    for _ in 0..5 {
+        // Longer than a file has to settle: this writer is known, and waited for.
+        std::thread::sleep(SETTLE * 2);
+        file.write_all(b"a part").expect("written");
+        monitor.expect_nothing_yet();
+    }
+    drop(file);
+    monitor.expect(&path);
+}
+
+#[test]
+fn a_slow_writer_counts_once_where_nothing_tells_of_its_end() {
+    let (_kept, dir) = directory();
+    // With room for a machine that is busy.
+    let entry = Entry { settle: Duration::from_secs(3), ..polled(entry(&dir, "*")) };
+    let monitor = Monitor::start(vec![entry], NEVER);
+    let path = dir.join("slow");
+    let mut file = File::create(&path).expect("made");
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(200));
+        file.write_all(b"a part").expect("written");
+        monitor.expect_nothing_yet();
+    }
+    monitor.expect(&path);
+    drop(file);
+}
+
+#[test]
+fn files_that_are_there_count_if_that_is_wanted() {
+    let (_kept, dir) = directory();
+    fs::write(dir.join("old"), "content").expect("written");
+    std::thread::sleep(SETTLE);
+    let monitor = Monitor::start(vec![entry(&dir, "*")], NEVER);
+    monitor.expect(&dir.join("old"));
+    monitor.orders.blocking_send(Order::LookAnew).expect("it runs");
+    monitor.expect(&dir.join("old"));
+
+    let monitor = Monitor::start(vec![Entry { takes_existing: false, ..entry(&dir, "*") }], NEVER);
+    monitor.expect_nothing_yet();
+    fs::write(dir.join("new"), "content").expect("written");
+    monitor.expect(&dir.join("new"));
+}
+
+#[test]
+fn an_entry_that_stays_keeps_what_it_knows() {
+    let (_kept, dir) = directory();
+    let (one, two) = (dir.join("one"), dir.join("two"));
+    for watched in [&one, &two] {
+        fs::create_dir(watched).expect("made");
+        fs::write(watched.join("old"), "content").expect("written");
+    }
+    std::thread::sleep(SETTLE);
+    let monitor = Monitor::start(vec![entry(&one, "*")], NEVER);
+    monitor.expect(&one.join("old"));
+    monitor.watch(vec![entry(&two, "*"), entry(&one, "*")]);
+    monitor.expect(&two.join("old"));
+    fs::write(one.join("new"), "content").expect("written");
+    monitor.expect(&one.join("new"));
+    monitor.watch(vec![entry(&two, "*")]);
+    fs::write(one.join("nobody-looks"), "content").expect("written");
+    fs::write(two.join("new"), "content").expect("written");
+    monitor.expect(&two.join("new"));
+}
+
+#[test]
+fn directories_below_count_if_that_is_wanted_and_new_ones_too() {
+    let (_kept, dir) = directory();
+    for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
+        let watched = dir.join(number.to_string());
+        fs::create_dir_all(watched.join("a/b")).expect("made");
+        let elsewhere = dir.join(format!("elsewhere-{number}"));
+        fs::create_dir(&elsewhere).expect("made");
+        symlink(&elsewhere, watched.join("link")).expect("linked");
+        let entry = Entry { is_recursive: true, ..change(entry(&watched, "*.xml")) };
+        let monitor = Monitor::start(vec![entry], NEVER);
+        // As Bots does it, links to directories are not followed.
+        fs::write(elsewhere.join("not.xml"), "content").expect("written");
+        for place in ["", "a", "a/b", ".hidden", "new/deep/er"] {
+            fs::create_dir_all(watched.join(place)).expect("made");
+            let file = watched.join(place).join("f.xml");
+            fs::write(&file, "content").expect("written");
+            monitor.expect(&file);
+        }
+        // A whole tree arrives at once.
+        let tree = dir.join(format!("tree-{number}"));
+        fs::create_dir_all(tree.join("x/y")).expect("made");
+        fs::write(tree.join("x/y/f.xml"), "content").expect("written");
+        fs::rename(&tree, watched.join("tree")).expect("renamed");
+        monitor.expect(&watched.join("tree/x/y/f.xml"));
+    }
+}
+
+#[test]
+fn masks_in_the_path_find_directories_that_come_later() {
+    let (_kept, dir) = directory();
+    for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
+        let watched = dir.join(number.to_string());
+        fs::create_dir_all(watched.join("customer1/orders")).expect("made");
+        let pattern = watched.join("customer*/orders");
+        let monitor = Monitor::start(vec![change(entry(&pattern, "*.xml"))], NEVER);
+        for place in ["customer1/orders", "customer2/orders"] {
+            fs::create_dir_all(watched.join(place)).expect("made");
+            let file = watched.join(place).join("f.xml");
+            fs::write(&file, "content").expect("written");
+            monitor.expect(&file);
+        }
+        fs::write(watched.join("customer1/not.xml"), "content").expect("written");
+        fs::create_dir_all(watched.join("other/orders")).expect("made");
+        fs::write(watched.join("other/orders/not.xml"), "content").expect("written");
+        // What a link leads to counts, as for Bots's channels.
+        let elsewhere = dir.join(format!("elsewhere-{number}"));
+        fs::create_dir_all(elsewhere.join("orders")).expect("made");
+        symlink(&elsewhere, watched.join("customer3")).expect("linked");
+        fs::write(elsewhere.join("orders/f.xml"), "content").expect("written");
+        monitor.expect(&elsewhere.join("orders/f.xml"));
+        monitor.wait_condition(0, "three directories", |condition| {
+            matches!(condition, Condition::Watched { directories: 3, .. })
+        });
+    }
+}
+
+#[test]
+fn a_directory_that_is_missing_vanishes_or_is_another_one_is_watched_when_it_can_be() {
+    let (_kept, dir) = directory();
+    let watched = dir.join("in");
+    let monitor = Monitor::start(vec![entry(&watched, "*")], NEVER);
+    monitor.wait_trouble(0, "in is not there");
+    let come = || {
+        monitor.wait_watched(0, "inotify");
+        let file = watched.join("f");
+        fs::write(&file, "content").expect("written");
+        monitor.expect(&file);
+    };
+    fs::create_dir(&watched).expect("made");
+    come();
+    // Moved away, and made anew with a file in it.
+    fs::rename(&watched, dir.join("away")).expect("renamed");
+    monitor.wait_trouble(0, "in is not there");
+    fs::create_dir(dir.join("next")).expect("made");
+    fs::write(dir.join("next/was-there"), "content").expect("written");
+    fs::rename(dir.join("next"), &watched).expect("renamed");
+    monitor.expect(&watched.join("was-there"));
+    come();
+    // A link that leads elsewhere from one moment to the next.
+    fs::rename(&watched, dir.join("first")).expect("renamed");
+    fs::create_dir(dir.join("second")).expect("made");
+    symlink(dir.join("first"), &watched).expect("linked");
+    monitor.expect_count(2);
+    symlink(dir.join("second"), dir.join("link")).expect("linked");
+    fs::rename(dir.join("link"), &watched).expect("renamed");
+    let second = dir.join("second/f");
+    fs::write(&second, "content").expect("written");
+    monitor.expect(&second);
+    // A file where a directory should be.
+    fs::remove_file(&watched).expect("removed");
+    fs::write(&watched, "content").expect("written");
+    monitor.wait_trouble(0, "is no directory");
+}
+
+#[test]
+fn a_directory_that_is_mounted_over_is_watched_again() {
+    let (_kept, dir) = directory();
+    let watched = dir.join("in");
+    fs::create_dir(&watched).expect("made");
+    let monitor = Monitor::start(vec![entry(&watched, "*")], NEVER);
+    let mount = Mount::new(&["-t", "tmpfs", "none"], &watched);
+    let file = watched.join("on-the-mount");
+    fs::write(&file, "content").expect("written");
+    monitor.expect(&file);
+    let file = watched.join("another");
+    fs::write(&file, "content").expect("written");
+    monitor.expect(&file);
+    drop(mount);
+    let file = watched.join("below");
+    fs::write(&file, "content").expect("written");
+    monitor.expect(&file);
+}
+
+#[test]
+fn names_that_are_no_text_count() {
+    let (_kept, dir) = directory();
+    let monitor = Monitor::start(vec![entry(&dir, "a?b")], NEVER);
+    let file = dir.join(std::ffi::OsString::from_vec(b"a\xffb".to_vec()));
+    fs::write(&file, "content").expect("written");
+    monitor.expect(&file);
+}
+
+#[test]
+fn two_entries_on_one_directory_are_both_told() {
+    let (_kept, dir) = directory();
+    let watched = dir.join("in");
+    fs::create_dir(&watched).expect("made");
+    symlink(&watched, dir.join("link")).expect("linked");
+    let other = |entry| Entry { route: "s".into(), ..entry };
+    let monitor = Monitor::start(vec![entry(&watched, "*"), other(entry(&dir.join("link"), "*.xml"))], NEVER);
+    fs::write(watched.join("f.xml"), "content").expect("written");
+    let mut routes = [monitor.next().route, monitor.next().route];
+    routes.sort();
+    assert_eq!(routes, ["r", "s"]);
+    // The directory is replaced: both find it again.
+    fs::rename(&watched, dir.join("away")).expect("renamed");
+    fs::create_dir(&watched).expect("made");
+    fs::write(watched.join("g.xml"), "content").expect("written");
+    let mut routes = [monitor.next().route, monitor.next().route];
+    routes.sort();
+    assert_eq!(routes, ["r", "s"]);
+}
+
+/// The monitor is held up while more happens than the kernel and it can keep together.
+#[test]
+fn more_files_than_there_is_room_for_events_are_all_found() {
+    const FILES: usize = 6000;
+    let (_kept, dir) = directory();
+    let monitor = Monitor::start(vec![entry(&dir, "*")], NEVER);
+    let held_up = monitor.pause.lock().expect("no panic");
+    fs::write(dir.join("first"), "content").expect("written");
+    monitor.expect(&dir.join("first"));
+    for number in 0..FILES {
+        fs::write(dir.join(number.to_string()), "content").expect("written");
+    }
+    drop(held_up);
+    monitor.expect_count(FILES);
+}
+
+/// What is written to a lower layer of an overlay gives no event.
+#[test]
+fn what_gives_no_event_is_found_by_polling() {
+    let (_kept, dir) = directory();
+    // An overlay cannot lie on an overlay.
+    let _tmpfs = Mount::new(&["-t", "tmpfs", "none"], &dir);
+    let dirs = ["lower", "upper", "work", "merged"].map(|name| dir.join(name));
+    dirs.iter().for_each(|dir| fs::create_dir(dir).expect("made"));
+    let [lower, upper, work, merged] = dirs;
+    fs::create_dir(lower.join("in")).expect("made");
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let _overlay = Mount::new(&["-t", "overlay", "-o", &options, "overlay"], &merged);
+    let watched = merged.join("in");
+    let monitor = Monitor::start(vec![entry(&watched, "*")], NEVER);
+    monitor.wait_watched(0, "inotify and poll");
+    fs::write(lower.join("in/f"), "content").expect("written");
+    monitor.expect(&watched.join("f"));
+    fs::write(watched.join("g"), "content").expect("written");
+    monitor.expect(&watched.join("g"));
+}
+
+#[test]
+fn a_network_file_system_is_polled() {
+    let (_kept, dir) = directory();
+    let fuse = Fuse::mount(&dir);
+    let monitor = Monitor::start(vec![entry(&fuse.mounted, "*")], NEVER);
+    monitor.wait_watched(0, "poll");
+    fuse.write_from_elsewhere("f");
+    monitor.expect(&fuse.mounted.join("f"));
+}
+
+/// Events are forced where they tell nothing; the look at everything finds what they do not tell.
+#[test]
+fn a_lost_event_delays_a_file_and_does_not_lose_it() {
+    let (_kept, dir) = directory();
+    let fuse = Fuse::mount(&dir);
+    let entry = Entry { watch_by: WatchBy::Inotify, ..entry(&fuse.mounted, "*") };
+    let monitor = Monitor::start(vec![entry], Duration::from_millis(500));
+    monitor.wait_watched(0, "inotify");
+    fuse.write_from_elsewhere("f");
+    monitor.expect(&fuse.mounted.join("f"));
+}
+
+#[test]
+fn a_file_system_that_hangs_or_dies_keeps_no_other_waiting() {
+    let (_kept, dir) = directory();
+    let mut fuse = Fuse::mount(&dir);
+    let local = dir.join("local");
+    fs::create_dir(&local).expect("made");
+    let monitor = Monitor::start(vec![entry(&fuse.mounted, "*"), entry(&local, "*")], NEVER);
+    fuse.signal(Signal::SIGSTOP);
+    monitor.wait_trouble(0, "has not answered");
+    fs::write(local.join("f"), "content").expect("written");
+    monitor.expect(&local.join("f"));
+    fuse.signal(Signal::SIGCONT);
+    monitor.wait_watched(0, "poll");
+    fuse.write_from_elsewhere("f");
+    monitor.expect(&fuse.mounted.join("f"));
+    fuse.kill();
+    monitor.wait_trouble(0, "Transport endpoint is not connected");
+    fuse.remount();
+    fuse.write_from_elsewhere("g");
+    // The file that was there is counted again, since it may be another one.
+    monitor.expect_count(2);
+}
+
+/// A mount that ends with the test.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(arguments: &[&str], on: &Path) -> Self {
+        let mounted = Command::new("mount").args(arguments).arg(on).output().expect("mount runs");
+        assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+        Self(on.to_owned())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A directory seen through a file system of a process, which knows nothing of what others write to it.
+struct Fuse {
+    behind: PathBuf,
+    mounted: PathBuf,
+    process: Child,
+}
+
+impl Fuse {
+    fn mount(dir: &Path) -> Self {
+        let (behind, mounted) = (dir.join("behind"), dir.join("mounted"));
+        for place in [&behind, &mounted] {
+            fs::create_dir(place).expect("made");
+        }
+        let process = Self::start(&behind, &mounted);
+        Self { behind, mounted, process }
+    }
+
+    fn start(behind: &Path, mounted: &Path) -> Child {
+        // Nothing is cached, so that what others write is seen at once.
+        let options = ["-f", "-o", "attr_timeout=0,entry_timeout=0"];
+        let process = Command::new("bindfs").args(options).arg(behind).arg(mounted).spawn().expect("bindfs runs");
+        let is_mounted = || {
+            let mounts = fs::read_to_string("/proc/self/mounts").expect("readable");
+            mounts.contains(&format!(" {} fuse", mounted.display())).then_some(())
+        };
+        wait_until("it is mounted", is_mounted, String::new);
+        process
+    }
+
+    fn write_from_elsewhere(&self, name: &str) {
+        fs::write(self.behind.join(name), "content").expect("written");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().cast_signed()), signal).expect("it is there");
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.process.wait().expect("it ends");
+    }
+
+    fn remount(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
+        self.process = Self::start(&self.behind, &self.mounted);
+    }
+}
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
