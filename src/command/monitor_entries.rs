@@ -103,11 +103,11 @@ impl Sources {
         JobQueue::read(&self.environment)
     }
 
-    /// Asks the database again.
+    /// Asks the database again; says whether it answers something else than before.
     ///
     /// # Errors
     /// When it does not answer; then the entries stay.
-    pub async fn read_database(&mut self) -> Result<(), database::Error> {
+    pub async fn read_database(&mut self) -> Result<bool, database::Error> {
         let kept = self.connection.take();
         let is_4 = self.bots.generation() == Generation::Four;
         let asking = ask(kept, &self.database, is_4);
@@ -117,8 +117,9 @@ impl Sources {
         };
         let (connection, known) = timeout(DATABASE_LIMIT, asking).await.unwrap_or_else(late)?;
         self.connection = Some(connection);
+        let is_other = self.known.as_ref() != Some(&known);
         self.known = Some(known);
-        Ok(())
+        Ok(is_other)
     }
 
     /// Everything that is to be watched. What looks like a mistake is told, once.

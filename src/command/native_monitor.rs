@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::bots::service::{Ground, JobQueue};
 use crate::config::Config;
@@ -94,7 +94,6 @@ async fn follow(mut sources: Sources, orders: &mpsc::Sender<Order>, submitter: &
     let mut seen: Option<[FileState; 2]> = None;
     let mut next_ask = Instant::now();
     let mut was_away = false;
-    let mut watched = None;
     loop {
         look.tick().await;
         let (files, trigger) = (sources.files(), sources.trigger().to_owned());
@@ -103,27 +102,42 @@ async fn follow(mut sources: Sources, orders: &mpsc::Sender<Order>, submitter: &
             continue;
         };
         let is_asked = asked.is_some_and(|text| is_reload(&text));
+        // Also the first time: it may have changed since the start has read it.
         let before = seen.replace(states);
-        if is_asked || before.is_some_and(|before| before != states) {
-            let is_mounted = before.is_some_and(|before| before[0] != states[0]);
+        let mut has_changed = is_asked || before != Some(states);
+        if has_changed {
+            let is_mounted = before.is_none_or(|before| before[0] != states[0]);
             sources = read_again(sources, is_mounted, submitter, config).await;
         }
         if is_asked || next_ask <= Instant::now() {
             next_ask = Instant::now() + ASK;
-            match sources.read_database().await {
-                Ok(()) if std::mem::take(&mut was_away) => info!("the routes were read from the database again"),
-                Ok(()) => {}
-                Err(error) if std::mem::replace(&mut was_away, true) => tracing::debug!("{error}"),
-                Err(error) => warn!("{error}; going on with the routes that are known"),
-            }
+            has_changed |= read_database(&mut sources, &mut was_away).await;
         }
-        let entries = sources.entries();
-        if watched.as_ref() != Some(&entries) {
-            watched = Some(entries.clone());
-            let _ = orders.send(Order::Watch(entries)).await;
+        if has_changed {
+            let _ = orders.send(Order::Watch(sources.entries())).await;
         }
         if is_asked {
             let _ = orders.send(Order::LookAnew).await;
+        }
+    }
+}
+
+/// Whether the database says something else than before. One that is away is told once each way.
+async fn read_database(sources: &mut Sources, was_away: &mut bool) -> bool {
+    match sources.read_database().await {
+        Ok(is_other) => {
+            if std::mem::take(was_away) {
+                info!("the routes were read from the database again");
+            }
+            is_other
+        }
+        Err(error) => {
+            if std::mem::replace(was_away, true) {
+                debug!("{error}");
+            } else {
+                warn!("{error}; going on with the routes that are known");
+            }
+            false
         }
     }
 }
@@ -141,7 +155,7 @@ async fn read_again(mut sources: Sources, is_mounted: bool, submitter: &Submitte
     };
     match read {
         Ok(queue) => {
-            info!("read {} again", queue.file.display());
+            debug!("read {} again", queue.file.display());
             if !queue.enabled {
                 error!("{}", queue.disabled(crate::config::ServiceName::Dirmonitor));
             }

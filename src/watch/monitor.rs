@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::directories::{Condition, Extent};
 use super::entry::Entry;
@@ -312,6 +312,10 @@ impl<A: Fn(Arrival), O: Fn(Overview)> Monitor<A, O> {
         };
         if let Some(example) = found.example {
             (self.arrived)(Arrival { route: place.entry.route.clone(), files: found.count, example });
+        }
+        if found.condition.is_some() {
+            let took = look.took.as_secs_f64();
+            debug!("a look at everything of {} took {took:.3} s", place.entry.files());
         }
         if was_slow {
             place.wants = place.wants.max(Extent::All);
