@@ -87,7 +87,8 @@ def table(model):
 
 
 def keys(model, fields):
-    """Every index but that of the primary key, as Django's schema editor names it; its own list wants a connection."""
+    """Every index but that of the primary key, as Django's schema editor names it; its own list wants a connection,
+    and so does MySQL's for the type of a column."""
     from django.db import connection
 
     meta = model._meta
@@ -97,15 +98,16 @@ def keys(model, fields):
         return (editor._create_index_name(meta.db_table, columns, suffix=suffix), columns, unique, operators)
 
     for field in fields:
-        columns, kind = [field.column], field.db_type(connection) or ""
+        columns = [field.column]
         if field.unique and not field.primary_key:
             yield (name_of_unique(connection.vendor, meta.db_table, field.column), columns, True, None)
-        elif field.db_index and not field.primary_key and not has_index_anyway(connection.vendor, field, kind):
+        elif field.db_index and not field.primary_key and not has_index_anyway(connection.vendor, field):
             yield key(columns, False)
         # For LIKE, where the collation is not that of C.
-        base = kind.partition("(")[0]
-        if connection.vendor == "postgresql" and (field.db_index or field.unique) and base in ("varchar", "text"):
-            yield key(columns, False, "_like", base + "_pattern_ops")
+        if connection.vendor == "postgresql" and (field.db_index or field.unique):
+            kind = (field.db_type(connection) or "").partition("(")[0]
+            if kind in ("varchar", "text"):
+                yield key(columns, False, "_like", kind + "_pattern_ops")
     for names in meta.unique_together:
         yield key([meta.get_field(name).column for name in names], True, "_uniq")
     for index in meta.indexes:
@@ -118,10 +120,10 @@ def name_of_unique(vendor, table, column):
     return {"mysql": column, "postgresql": "%s_%s_key" % (table, column)}.get(vendor, "")
 
 
-def has_index_anyway(vendor, field, kind):
+def has_index_anyway(vendor, field):
     """On MySQL: that of the foreign key's constraint; and a long text has none."""
     is_foreign = field.many_to_one and field.db_constraint
-    return vendor == "mysql" and (is_foreign or kind.endswith(("text", "blob")))
+    return vendor == "mysql" and (is_foreign or field.get_internal_type() in ("TextField", "BinaryField", "JSONField"))
 
 
 def migrations(app):
