@@ -30,7 +30,7 @@ def let_statements_repeat(connection):
             return execute(self, sql, params)
         except DatabaseError as error:
             code = error.args[0] if error.args else None
-            statement = str(sql)
+            statement = with_values(self, sql, params)
             if code in CODES_GONE and is_dropped(connection, statement):
                 return None
             is_there = code in CODES_THERE or code == CODE_CANNOT_CREATE and "errno: 121" in str(error)
@@ -44,6 +44,17 @@ def let_statements_repeat(connection):
             print("Already there: " + statement.split("(", 1)[0].strip())
 
     editor.execute = repeatable
+
+
+def with_values(editor, sql, params):
+    """A column's default comes beside the statement."""
+
+    def quoted(value):
+        text = editor.quote_value(value)
+        # Django doubles the sign, for a statement that gets values after this.
+        return (text.decode() if isinstance(text, bytes) else str(text)).replace("%%", "%")
+
+    return str(sql) % tuple(map(quoted, params)) if params else str(sql)
 
 
 def finish_tables_without_migrations(connection):
