@@ -152,6 +152,10 @@ fn server(
     let port = own(django.port, |url| url.port.map(|port| port.to_string()).unwrap_or_default());
     let complete = Django { host: &host, port: &port, options: &options, ..*django };
     let password = url.and_then(|url| url.password.clone()).unwrap_or_else(|| django.password.clone());
+    if name.is_empty() {
+        let text = "settings.py: DATABASES has no NAME: write the database's there, or set DB_NAME";
+        return Err(Error::Unsupported(text.to_owned()));
+    }
     Ok(Server {
         place: place(&complete)?,
         user,
@@ -297,6 +301,16 @@ mod tests {
         }
         assert!(place(postgres, "db", "", r#"{"service": "x"}"#, None).is_err());
         assert!(place(postgres, "db", "", r#"{"service": "x"}"#, same).is_ok());
+    }
+
+    #[test]
+    fn a_server_without_a_database_is_refused() {
+        for engine in ["django.db.backends.mysql", "django.db.backends.postgresql"] {
+            let (password, options) = (SecretString::default(), Map::new());
+            let django =
+                Django { engine, name: "", user: "u", password: &password, host: "db", port: "", options: &options };
+            assert!(matches!(Settings::from_django(&django, None), Err(Error::Unsupported(_))));
+        }
     }
 
     #[test]
