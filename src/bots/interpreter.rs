@@ -103,15 +103,15 @@ impl Interpreter {
     /// plain `migrate` cannot complete.
     ///
     /// # Errors
-    /// When Python ends without an answer.
-    pub(super) async fn work(&mut self, request: &Value) -> Result<Value, Error> {
+    /// How Python ended without an answer.
+    pub(super) async fn work(&mut self, request: &Value) -> Result<Value, String> {
         // If it does not listen any more, it does not answer either.
         let _ = self.requests.write_all(format!("{request}\n").as_bytes()).await;
         match self.answer(true).await {
             Some(answer) => Ok(answer),
             None => {
                 let end = self.child.exited().await;
-                Err(Error::Failed(format!("Django's migrate ended with {end}: {}", self.last_words())))
+                Err(format!("Python ended with {end}: {}", self.last_words()))
             }
         }
     }

@@ -97,7 +97,11 @@ pub async fn run(
     let request = json!({
         "migrate": work.migrate.is_some(), "finish": migrate.finish, "user": user,
     });
-    let answer = python.work(&request).await?;
+    let answer = python.work(&request).await.map_err(|end| {
+        Error::Failed(format!(
+            "Django could not complete the {database}: {end}; init-db goes on from there when it is run again"
+        ))
+    })?;
     if let Some(fault) = answer["fault"]["text"].as_str() {
         debug!("{}", answer["fault"]["traceback"].as_str().unwrap_or_default());
         return Err(Error::Failed(format!("Django could not complete the {database}: {fault}")));
