@@ -22,7 +22,7 @@ use crate::database::expected::{Expected, Index, ManagedTable, Variant};
 use crate::database::lock::{self, Held, Name};
 use crate::database::schema::{self, Look};
 use crate::database::settings::Django;
-use crate::database::{Settings, jobs, wait};
+use crate::database::{self, Settings, jobs, wait};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::{network, tree};
 
@@ -32,6 +32,9 @@ use report::Report;
 
 /// How often to look whether another start in this environment has been told the facts.
 const TURN_RETRY: Duration = Duration::from_millis(10);
+
+/// How long to wait before a server is asked again that has just gone away.
+const LOST_RETRY: Duration = Duration::from_millis(500);
 
 const DEFAULT_ACCOUNT: &str = "the account bots with the password that Bots's bundled database has";
 
@@ -245,7 +248,7 @@ impl Ground<'_> {
                 report.missing.push(format!("the file {}", path.display()));
                 return Ok(());
             }
-            Settings::Sqlite(_) => connect(&self.settings, Purpose::Probe).await?,
+            Settings::Sqlite(_) => connect(&self.settings, Purpose::Work).await?,
             _ => wait::for_connection(&self.settings, self.config.database.patience()).await?,
         };
         let look = schema::inspect(&mut connection, &self.settings, &self.expected).await;
@@ -273,10 +276,26 @@ impl Ground<'_> {
         }
     }
 
+    /// Waits for the lock; a server that goes away meanwhile is waited for like one that is not there yet.
+    async fn lock(&self) -> Result<Held, Error> {
+        let mut lost = None;
+        loop {
+            let connection = wait::for_connection(&self.settings, self.config.database.patience()).await?;
+            let text = match lock::wait(&self.settings, Name::Initialisation, connection).await {
+                Err(database::Error::Unavailable(text)) => text,
+                locked => return Ok(locked?),
+            };
+            if lost.get_or_insert_with(Instant::now).elapsed() >= self.config.database.patience() {
+                return Err(Error::new(Kind::Unavailable, text));
+            }
+            info!("{text}; trying again for {} s", self.config.database.patience().as_secs_f64());
+            sleep(LOST_RETRY).await;
+        }
+    }
+
     /// Gets the lock and looks under it; `None` when there is nothing left to do.
     async fn begin(&self, task: Task) -> Result<Option<Begun>, Error> {
-        let connection = wait::for_connection(&self.settings, self.config.database.patience()).await?;
-        let mut held = lock::wait(&self.settings, Name::Initialisation, connection).await?;
+        let mut held = self.lock().await?;
         let look = schema::inspect(&mut held.connection, &self.settings, &self.expected).await?;
         if is_done(&look) && !task.superuser {
             held.connection.close().await;
