@@ -97,11 +97,14 @@ pub fn open_to_all(dir: &Path) {
 /// The installed package of Bots.
 pub fn package() -> &'static Path {
     static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| {
-        let question = "import bots, os; print(os.path.dirname(os.path.abspath(bots.__file__)))";
-        let answer = Command::new(python()).args(["-c", question]).current_dir("/").output().expect("Python starts");
-        PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim())
-    })
+    PACKAGE.get_or_init(|| package_of(&python()))
+}
+
+/// The package of the Bots that this Python has.
+pub fn package_of(python: &Path) -> PathBuf {
+    let question = "import bots, os; print(os.path.dirname(os.path.abspath(bots.__file__)))";
+    let answer = Command::new(python).args(["-c", question]).current_dir("/").output().expect("Python starts");
+    PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim())
 }
 
 /// Whether the Bots under test is 3.3.1 or older.

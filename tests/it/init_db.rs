@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::environment::{finish, in_mounts};
 use crate::sandbox::{Finished, Sandbox, processes_with, python};
-use crate::schema::{complete, expect_right, facts, tables};
+use crate::schema::{ADMIN_PASSWORD, complete, expect_right, facts, tables};
 use crate::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
@@ -45,6 +46,13 @@ pub fn can_log_in(sandbox: &Sandbox, user: &str, password: &str) -> bool {
     finish(client).expect_code(0).stdout.trim().trim_end_matches('/').ends_with("home")
 }
 
+/// Bots itself proves that a database is good: the engine runs, and the web UI lets its admin in.
+pub fn expect_bots_works(sandbox: &Sandbox, password: &str) {
+    sandbox.engine(&["--new"]).expect_code(0);
+    let web = sandbox.webserver();
+    assert!(can_log_in(sandbox, "admin", password), "the admin cannot log in: {}", web.report());
+}
+
 /// The answer of `--json`.
 pub fn json(finished: &Finished) -> Value {
     serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
@@ -57,7 +65,7 @@ fn an_empty_database_is_completed_and_the_engine_runs(engine: Engine) {
     made.expect_code(0);
     assert_eq!(made.stdout, "", "what it says is log");
     expect_right(&database);
-    sandbox.engine(&["--new"]).expect_code(0);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
     assert_eq!(database.value("SELECT count(*) FROM mutex"), "0", "the engine has ended in order");
     assert_eq!(database.value("SELECT count(*) FROM report"), "1", "the engine has written its report");
 }
@@ -86,6 +94,7 @@ fn a_second_run_changes_nothing_and_starts_no_python(engine: Engine) {
     assert_eq!(starts(), first_starts, "Python was started to find that nothing is left to do");
     assert_eq!(rows(&database), first);
     expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
 /// How many rows each table has, those of bots-ctl too.
@@ -246,29 +255,56 @@ fn what_makes_no_sense_is_refused_with_its_name() {
     }
 }
 
-/// In a file system of its own that is too small, and then is not.
+/// In a file system of its own that is too small for the beginning, the middle or the end, and then is not.
 #[test]
 fn a_full_disk_is_told_and_mended_when_there_is_room() {
-    const FULL_THEN_ROOM: &str = r#"mount -t tmpfs -o size=120k none "$VOLUME" || exit 99
+    const FULL_THEN_ROOM: &str = r#"mount -t tmpfs -o size="$SIZE" none "$VOLUME" || exit 99
 "$0" "$@"; first=$?
 echo "-- more room" >&2
 mount -o remount,size=50m "$VOLUME"
 "$0" "$@" || exit 98
 cp "$VOLUME/botsdb" "$VOLUME.copy"
 exit "$first""#;
-    let mut database = Database::fresh(Engine::Sqlite);
-    let mut sandbox = database.sandbox();
-    let volume = sandbox.home.path().join("volume");
-    fs::create_dir(&volume).expect("made");
-    sandbox.set("VOLUME", volume.display().to_string());
-    sandbox.set("DB_NAME", volume.join("botsdb").display().to_string());
-    let finished = finish(in_mounts(FULL_THEN_ROOM, &sandbox.command(&["init-db"])));
-    finished.expect_code(1);
-    let told = finished.stderr.split("-- more room").next().expect("the first part");
-    assert!(told.contains("full") && told.contains("botsdb"), "{told}");
-    assert!(!told.contains("Traceback"), "{told}");
-    database.name = volume.with_extension("copy").display().to_string();
-    expect_right(&database);
+    for size in ["8k", "32k", "120k", "240k"] {
+        let mut database = Database::fresh(Engine::Sqlite);
+        let mut sandbox = database.sandbox();
+        let volume = sandbox.home.path().join("volume");
+        fs::create_dir(&volume).expect("made");
+        sandbox.set("VOLUME", volume.display().to_string()).set("SIZE", size);
+        sandbox.set("DB_NAME", volume.join("botsdb").display().to_string());
+        let finished = finish(in_mounts(FULL_THEN_ROOM, &sandbox.command(&["init-db"])));
+        assert_eq!(finished.code(), 1, "{size}: {finished:?}");
+        let told = finished.stderr.split("-- more room").next().expect("the first part");
+        assert!(told.contains("full") && told.contains("botsdb"), "{size}: {told}");
+        assert!(!told.contains("Traceback"), "{size}: {told}");
+        database.name = volume.with_extension("copy").display().to_string();
+        expect_right(&database);
+        sandbox.set("DB_NAME", &database.name);
+        expect_bots_works(&sandbox, &sandbox.admin_password());
+    }
+}
+
+/// As the engine locks it for each of its transactions.
+#[test]
+fn a_check_waits_for_a_file_that_is_locked() {
+    const LOCKED: &str = "import sqlite3, sys\n\
+         connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+         connection.execute('BEGIN EXCLUSIVE')\n\
+         print('locked', flush=True)\n\
+         sys.stdin.read()\n\
+         connection.execute('COMMIT')\n";
+    let database = complete(Engine::Sqlite);
+    let sandbox = database.sandbox();
+    let mut locking = Command::new(python());
+    locking.args(["-c", LOCKED, &database.name]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut locking = locking.spawn().expect("Python starts");
+    let mut line = String::new();
+    BufReader::new(locking.stdout.take().expect("piped")).read_line(&mut line).expect("it is locked");
+    sandbox.run(&["init-db", "--check"]).expect_code(1).stderr.find("locked").expect("told so");
+    let mut checking = sandbox.start(&["init-db", "--check"]);
+    drop(locking.stdin.take());
+    assert_eq!(checking.wait_code(), 0, "{}", checking.report());
+    assert!(locking.wait().expect("it ends").success());
 }
 
 #[test]
@@ -287,4 +323,7 @@ exec "$0" "$@""#;
     refused.expect_code(1);
     assert!(refused.stderr.contains("read-only") || refused.stderr.contains("Read-only"), "{refused:?}");
     assert!(!refused.stderr.contains("Traceback"), "{refused:?}");
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_bots_works(&sandbox, ADMIN_PASSWORD);
 }

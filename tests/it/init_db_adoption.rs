@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
-use crate::environment::{is_bots_3, package};
-use crate::init_db::{can_log_in, json};
+use crate::environment::{finish, is_bots_3, package, package_of, through};
+use crate::init_db::{can_log_in, expect_bots_works, json};
 use crate::init_db_repair::{expect_rows, leave_rows};
 use crate::interruption::Interruption;
 use crate::schema::{
-    UNMANAGED, bare_django, complete, difference, expect_right, facts, make_by_bots, migrate_in, own_sql, reference,
+    ADMIN_PASSWORD, UNMANAGED, bare_django, complete, difference, expect_right, facts, make_by_bots, migrate_in,
+    own_sql, reference,
 };
 use crate::servers::{Database, Engine, on_each_database};
 
@@ -32,6 +34,8 @@ fn what_bots_itself_has_made_is_complete(engine: Engine) {
     expect_right(&database);
     expect_rows(&database);
     sandbox.run(&["init-db", "--check"]).expect_code(0);
+    database.sql("DELETE FROM mutex");
+    expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
 /// Differences of the engine's tables between 3.3.1 and 4.x, as (the one, the other).
@@ -214,9 +218,34 @@ fn superuser(name: &str, hash: &str) -> String {
 
 /// The database that the installed Bots brings along, as a copy.
 fn bundled() -> Database {
+    copy_of(&package().join("install/botsdb"))
+}
+
+fn copy_of(file: &Path) -> Database {
     let database = Database::fresh(Engine::Sqlite);
-    fs::copy(package().join("install/botsdb"), &database.name).expect("Bots ships one");
+    fs::copy(file, &database.name).expect("Bots ships one");
     database
+}
+
+/// Where Bots's own bundled database differs from its own SQL files, by which it makes all others.
+fn differences_of_bundled() -> [&'static str; 2] {
+    if is_bots_3() {
+        ["+ column\tta\tbotskey\tVARCHAR(64)\t0\t''\t0", "- column\tta\tbotskey\tVARCHAR(35)\t0\t''\t0"]
+    } else {
+        ["+ column\tuniek\tdomein\tVARCHAR(70)\t1\tNULL\t1", "- column\tuniek\tdomein\tVARCHAR(35)\t1\tNULL\t1"]
+    }
+}
+
+#[test]
+fn the_bundled_database_has_the_same_columns() {
+    // Django's own tables in the one of 3.3.1 are those of a much older Django.
+    let of_bots = |fact: &String| {
+        let mut words = fact.split('\t');
+        words.next() == Some("column") && words.next().is_some_and(|table| !table.starts_with(['d', 'a']))
+    };
+    let columns = |database: &Database| facts(database).into_iter().filter(of_bots).collect::<BTreeSet<_>>();
+    let found = difference(&columns(&complete(Engine::Sqlite)), &columns(&bundled()));
+    assert_eq!(found.lines().collect::<Vec<_>>(), differences_of_bundled());
 }
 
 fn the_well_known_account_is_a_finding(engine: Engine) {
@@ -246,21 +275,49 @@ fn the_well_known_account_is_a_finding(engine: Engine) {
     assert!(can_log_in(&sandbox, "bots", "not well known at all"));
 }
 
+/// In a network namespace of its own: a machine with nothing but loopback.
+#[test]
+fn the_well_known_account_is_tolerated_where_nobody_else_can_reach_it() {
+    const ALONE: &str = "ip link set lo up && exec \"$0\" \"$@\"";
+    let hash = bundled().value("SELECT password FROM auth_user WHERE username = 'bots'");
+    let database = complete(Engine::Sqlite);
+    database.sql(&superuser("bots", &hash));
+    let sandbox = database.sandbox();
+    let refused = sandbox.run(&["init-db"]);
+    assert!(refused.expect_code(1).stderr.contains("BOTS_CTL_ALLOW_DEFAULT_PASSWORD"), "{refused:?}");
+    let alone = |args: &[&str]| {
+        let unshare = if nix::unistd::geteuid().is_root() { "-n" } else { "-rn" };
+        finish(through(&["unshare", unshare, "sh", "-c", ALONE], &sandbox.command(args)))
+    };
+    let tolerated = alone(&["init-db"]);
+    assert!(tolerated.expect_code(0).stderr.contains("nobody else can reach this machine"), "{tolerated:?}");
+    assert!(alone(&["init-db", "--check"]).expect_code(1).stdout.contains("finding: "));
+}
+
+/// Also that of the other version, where it is at hand.
 #[test]
 fn the_bundled_database_is_adopted() {
-    let database = bundled();
+    expect_bundled_adopted(&bundled());
+    if let Ok(other) = std::env::var("BOTS_OTHER_BIN_DIR") {
+        let package = package_of(&Path::new(&other).join("python"));
+        expect_bundled_adopted(&copy_of(&package.join("install/botsdb")));
+    }
+}
+
+fn expect_bundled_adopted(database: &Database) {
     let users = database.sql("SELECT username, password, email, date_joined FROM auth_user");
-    leave_rows(&database);
+    leave_rows(database);
     let mut sandbox = database.sandbox();
     sandbox.set("BOTS_CTL_ALLOW_DEFAULT_PASSWORD", "true");
     sandbox.run(&["init-db"]).expect_code(0);
     assert_eq!(database.sql("SELECT username, password, email, date_joined FROM auth_user"), users);
-    expect_rows(&database);
-    let (found, wanted) = (column_names(&facts(&database)), column_names(reference(Engine::Sqlite)));
+    expect_rows(database);
+    let (found, wanted) = (column_names(&facts(database)), column_names(reference(Engine::Sqlite)));
     let missing: Vec<_> = wanted.difference(&found).collect();
     assert!(missing.is_empty(), "{missing:?}");
     let again = json(sandbox.run(&["init-db", "--json"]).expect_code(0));
     assert_eq!(again["status"], "complete", "{again}");
     database.sql("DELETE FROM mutex");
-    sandbox.engine(&["--new"]).expect_code(0);
+    sandbox.set("SUPERUSER_PASSWORD", ADMIN_PASSWORD).run(&["init-db", "--superuser"]).expect_code(0);
+    expect_bots_works(&sandbox, ADMIN_PASSWORD);
 }

@@ -1,4 +1,7 @@
 //! `init-db` by many at once, and with an end at any moment.
+//!
+//! What differs from time to time is done a few times. `BOTS_CTL_TEST_ROUNDS=20 tests/run.sh init_db_crowd` starts eight at
+//! once 20 times and kills 60 first initialisations per database, in about half an hour; 50 kills at each step.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -6,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::environment::is_bots_3;
+use crate::init_db::expect_bots_works;
 use crate::init_db_repair::{expect_rows, leave_rows, rounds, sample};
 use crate::interruption::Interruption;
 use crate::sandbox::{Finished, Sandbox, wait_until};
@@ -18,25 +22,33 @@ on_each_database!(
     a_kill_at_any_statement_is_mended_by_the_next_run,
     a_kill_at_any_time_is_mended_by_the_next_run,
     a_kill_after_any_line_of_the_log_is_mended_by_the_next_run,
+    a_python_that_is_killed_alone_is_told_and_the_next_run_goes_on,
     an_upgrade_killed_at_any_statement_is_completed,
     a_bare_migrate_killed_at_any_statement_is_completed_or_explained,
     a_stop_lets_migrate_finish,
+    a_web_ui_that_is_stopped_lets_migrate_finish,
 );
 
 const REPLICAS: usize = 8;
+
+/// How often they start together when the rounds are many.
+const MOST_STARTS: usize = 20;
+
+/// What replicas have in common.
+const PASSWORD: &str = "the same for 8 of them";
 
 /// Sandboxes of replicas: a home each, one database, one configured password.
 fn replicas(database: &Database, count: usize) -> Vec<Sandbox> {
     let sandbox = || {
         let mut sandbox = database.sandbox();
-        sandbox.set("SUPERUSER_PASSWORD", "the same for 8 of them").set("BOTS_CTL_DB_WAIT", "60");
+        sandbox.set("SUPERUSER_PASSWORD", PASSWORD).set("BOTS_CTL_DB_WAIT", "60");
         sandbox
     };
     (0..count).map(|_| sandbox()).collect()
 }
 
 fn eight_at_once_make_one_database(engine: Engine) {
-    for _ in 0..rounds(1) {
+    for _ in 0..rounds(3).min(MOST_STARTS) {
         let database = Database::fresh(engine);
         let sandboxes = replicas(&database, REPLICAS);
         let mut running: Vec<_> = sandboxes.iter().map(|sandbox| sandbox.start(&["init-db"])).collect();
@@ -44,6 +56,7 @@ fn eight_at_once_make_one_database(engine: Engine) {
             assert_eq!(replica.wait_code(), 0, "{}", replica.report());
         }
         expect_right(&database);
+        expect_bots_works(&sandboxes[REPLICAS - 1], PASSWORD);
     }
 }
 
@@ -58,6 +71,7 @@ fn one_that_waits_goes_on_when_the_other_is_killed(engine: Engine) {
     first.signal(Signal::SIGKILL);
     assert_eq!(second.wait_code(), 0, "{}", second.report());
     expect_right(&database);
+    expect_bots_works(&sandboxes[1], PASSWORD);
 }
 
 /// What a first initialisation is made of.
@@ -95,6 +109,7 @@ fn kill_and_mend(engine: Engine, how: &str, kill: impl FnOnce(&mut Sandbox) -> F
     let next = sandbox.run(&["init-db"]);
     assert_eq!(next.code(), 0, "after a kill {how}:\n{next:?}\nbefore:\n{killed:?}");
     expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
 fn a_kill_at_any_statement_is_mended_by_the_next_run(engine: Engine) {
@@ -173,26 +188,47 @@ fn an_upgrade_killed_at_any_statement_is_completed(engine: Engine) {
         assert_eq!(next.code(), 0, "after a kill at statement {statement}: {next:?}");
         expect_right(&database);
         expect_rows(&database);
+        expect_bots_works(&sandbox, &sandbox.admin_password());
     }
+}
+
+/// Kills a `migrate` without bots-ctl, whose settings are found by PYTHONPATH as well.
+fn interrupt_bare(sandbox: &mut Sandbox, statement: usize) -> Interruption {
+    let root = sandbox.root().display().to_string();
+    let interruption = Interruption::kill_after(sandbox, statement);
+    let both = format!("{root}:{}", sandbox.home.path().join("interruption").display());
+    sandbox.set("PYTHONPATH", both);
+    interruption
+}
+
+fn statements_of_bare_migrate(engine: Engine) -> usize {
+    static COUNTED: [OnceLock<usize>; 3] = [const { OnceLock::new() }; 3];
+    *COUNTED[engine as usize].get_or_init(|| {
+        let database = Database::fresh(engine);
+        let mut sandbox = bare_django(&database);
+        let interruption = interrupt_bare(&mut sandbox, 0);
+        migrate_in(&sandbox, &[]).expect_code(0);
+        interruption.count()
+    })
 }
 
 /// No note of bots-ctl tells how it came about, so with a server that keeps half a migration it may ask a person.
 fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engine) {
-    let all: Vec<usize> = (1..30).collect();
-    for statement in sample(&all, 2) {
+    let all: Vec<usize> = (1..=statements_of_bare_migrate(engine)).collect();
+    for statement in sample(&all, kills(engine)) {
         let database = Database::fresh(engine);
         let mut sandbox = bare_django(&database);
-        let root = sandbox.root().display().to_string();
-        let interruption = Interruption::kill_after(&mut sandbox, statement);
-        let both = format!("{root}:{}", sandbox.home.path().join("interruption").display());
-        sandbox.set("PYTHONPATH", both);
+        let interruption = interrupt_bare(&mut sandbox, statement);
         let killed = migrate_in(&sandbox, &[]);
         assert_eq!(killed.code(), 137, "statement {statement}: {killed:?}");
         interruption.remove(&mut sandbox);
         let before = facts(&database);
         let next = sandbox.run(&["init-db"]);
         match next.code() {
-            0 => expect_right(&database),
+            0 => {
+                expect_right(&database);
+                expect_bots_works(&sandbox, &sandbox.admin_password());
+            }
             1 if engine == Engine::Mariadb => {
                 let told = ["CREATE TABLE", "ALTER TABLE", "DROP TABLE"].iter().any(|word| next.stderr.contains(word));
                 assert!(told, "statement {statement}: no statement that a person should run: {next:?}");
@@ -203,18 +239,49 @@ fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engi
     }
 }
 
-fn a_stop_lets_migrate_finish(engine: Engine) {
+/// By the kernel, for want of memory.
+fn a_python_that_is_killed_alone_is_told_and_the_next_run_goes_on(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
-    let interruption = Interruption::wait_after(&mut sandbox, 9);
-    let mut stopped = sandbox.start(&["init-db"]);
-    interruption.wait_reached(&stopped);
-    stopped.signal(Signal::SIGTERM);
-    stopped.wait_stderr("completed first");
-    interruption.let_go();
-    assert_eq!(stopped.wait_code(), 143, "{}", stopped.report());
-    assert_eq!(difference(&facts(&database), reference(engine)), "");
+    let interruption = Interruption::end_python_after(&mut sandbox, 30);
+    let failed = sandbox.run(&["init-db"]);
+    failed.expect_code(1);
+    let last = failed.stderr.lines().last().unwrap_or_default();
+    for word in ["Django could not complete the", "SIGKILL", "run again"] {
+        assert!(last.contains(word), "{last}");
+    }
     interruption.remove(&mut sandbox);
     sandbox.run(&["init-db"]).expect_code(0);
     expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
+}
+
+/// Stops a command twice while Django migrates, which goes on nevertheless; gives its exit code.
+fn stop_while_migrating(engine: Engine, command: &str) -> i32 {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    let interruption = Interruption::wait_after(&mut sandbox, 9);
+    let mut stopped = sandbox.start(&[command]);
+    interruption.wait_reached(&stopped);
+    stopped.signal(Signal::SIGTERM);
+    stopped.wait_stderr("asked to stop by SIGTERM: the database is completed first");
+    stopped.signal(Signal::SIGINT);
+    stopped.wait_stderr("asked to stop by SIGINT: the database is completed first");
+    interruption.let_go();
+    let code = stopped.wait_code();
+    assert_eq!(difference(&facts(&database), reference(engine)), "", "{}", stopped.report());
+    interruption.remove(&mut sandbox);
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
+    code
+}
+
+fn a_stop_lets_migrate_finish(engine: Engine) {
+    assert_eq!(stop_while_migrating(engine, "init-db"), 143);
+}
+
+/// A service that ends in order when it is asked to has done what it should.
+fn a_web_ui_that_is_stopped_lets_migrate_finish(engine: Engine) {
+    assert_eq!(stop_while_migrating(engine, "webserver"), 0);
 }

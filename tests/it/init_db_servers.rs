@@ -3,11 +3,12 @@
 use std::fs;
 use std::sync::Arc;
 
-use crate::environment::{is_bots_3, own_settings};
+use crate::environment::{finish, is_bots_3, own_settings, through};
+use crate::init_db::expect_bots_works;
 use crate::init_db_repair::{expect_rows, leave_rows};
 use crate::interruption::Interruption;
-use crate::sandbox::{Finished, Sandbox};
-use crate::schema::{complete, expect_right, facts};
+use crate::sandbox::{Finished, Sandbox, python};
+use crate::schema::{ADMIN_PASSWORD, complete, expect_right, facts};
 use crate::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
 
 on_each_server!(
@@ -19,10 +20,12 @@ on_each_server!(
     a_user_who_may_only_read_is_enough_for_a_complete_database,
     a_server_that_starts_later_is_waited_for,
     a_server_that_is_away_is_named,
+    who_sits_at_a_terminal_does_not_wait,
     a_server_that_goes_away_in_the_middle_is_no_harm,
     a_socket_is_as_good_as_a_port,
     a_server_that_wants_tls_gets_it,
     a_certificate_of_another_authority_is_refused,
+    a_certificate_for_another_host_is_refused,
     engine_names_of_django_are_understood,
     a_settings_py_of_ones_own_decides,
     an_url_that_agrees_is_taken,
@@ -58,6 +61,10 @@ fn a_wrong_password_fails_at_once_without_telling_it(engine: Engine) {
     expect_failure_at_once(&sandbox.run(&["init-db", "--check"]), &["password"]);
     sandbox.unset("DB_PASSWORD");
     expect_failure_at_once(&sandbox.run(&["init-db"]), &["password"]);
+    sandbox.set("DB_PASSWORD", PASSWORD);
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
 fn a_password_from_a_file_is_taken(engine: Engine) {
@@ -68,6 +75,7 @@ fn a_password_from_a_file_is_taken(engine: Engine) {
     sandbox.unset("DB_PASSWORD").set("DB_PASSWORD_FILE", file.display().to_string());
     sandbox.run(&["init-db"]).expect_code(0);
     expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
 /// PostgreSQL's login puts names between commas and equal signs, which its driver does not escape.
@@ -89,7 +97,10 @@ fn a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused(engine: Engine) {
 fn an_unknown_database_fails_at_once_with_its_name(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
-    sandbox.set("DB_NAME", "nowhere at all").set("BOTS_CTL_DB_WAIT", PATIENCE);
+    sandbox.set("DB_NAME", "").set("BOTS_CTL_DB_WAIT", PATIENCE);
+    let nameless = sandbox.run(&["init-db"]);
+    assert!(nameless.expect_code(78).stderr.contains("DB_NAME"), "{nameless:?}");
+    sandbox.set("DB_NAME", "nowhere at all");
     expect_failure_at_once(&sandbox.run(&["init-db"]), &["nowhere at all"]);
     expect_failure_at_once(&sandbox.run(&["init-db", "--check"]), &["nowhere at all"]);
     if engine == Engine::Mariadb {
@@ -118,6 +129,10 @@ fn a_user_who_may_not_create_tables_is_told_so(engine: Engine) {
     let refused = sandbox.run(&["init-db"]);
     expect_failure_at_once(&refused, &["denied"]);
     assert!(facts(&database).is_empty(), "{:?}", facts(&database));
+    let owner = database.sandbox();
+    owner.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_bots_works(&owner, &owner.admin_password());
 }
 
 fn a_user_who_may_only_read_is_enough_for_a_complete_database(engine: Engine) {
@@ -130,6 +145,10 @@ fn a_user_who_may_only_read_is_enough_for_a_complete_database(engine: Engine) {
     checked.expect_code(1);
     assert!(format!("{}{}", checked.stdout, checked.stderr).contains("persist"), "{checked:?}");
     expect_failure_at_once(&sandbox.run(&["init-db"]), &["denied"]);
+    let owner = database.sandbox();
+    owner.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_bots_works(&owner, ADMIN_PASSWORD);
 }
 
 fn a_server_that_starts_later_is_waited_for(engine: Engine) {
@@ -143,6 +162,7 @@ fn a_server_that_starts_later_is_waited_for(engine: Engine) {
     server.resume();
     assert_eq!(waiting.wait_code(), 0, "{}", waiting.report());
     expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
 fn a_server_that_is_away_is_named(engine: Engine) {
@@ -158,21 +178,45 @@ fn a_server_that_is_away_is_named(engine: Engine) {
     expect_failure(&sandbox.run(&["init-db"]), &["no-such-host.invalid"]);
 }
 
+/// Runs a command on a terminal; what it prints there comes as one text.
+const ON_TERMINAL: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+
+fn who_sits_at_a_terminal_does_not_wait(engine: Engine) {
+    let mut sandbox = Database::fresh(engine).sandbox();
+    sandbox.set("DB_PORT", crate::sandbox::free_port().to_string());
+    let python = python().display().to_string();
+    let shown = finish(through(&[&python, "-c", ON_TERMINAL], &sandbox.command(&["init-db"])));
+    assert!(shown.expect_code(1).stdout.contains("cannot open the"), "{shown:?}");
+    assert!(!shown.stdout.contains("trying again"), "{shown:?}");
+    let waiting = sandbox.start(&["init-db"]);
+    waiting.wait_stderr("trying again for 60 s");
+}
+
+/// Neither to the one who works nor to the one who waits, wherever the first one is.
 fn a_server_that_goes_away_in_the_middle_is_no_harm(engine: Engine) {
     let server = Arc::new(Server::start(engine));
-    let database = Database::on(&server);
-    let mut sandbox = database.sandbox();
-    let interruption = Interruption::wait_after(&mut sandbox, 20);
-    let mut broken = sandbox.start(&["init-db", "--wait", "100"]);
-    interruption.wait_reached(&broken);
-    server.stop();
-    interruption.let_go();
-    server.resume();
-    let code = broken.wait_code();
-    assert!([0, 1].contains(&code), "{code}: {}", broken.report());
-    interruption.remove(&mut sandbox);
-    sandbox.run(&["init-db"]).expect_code(0);
-    expect_right(&database);
+    for statement in [2, 20, 60] {
+        let database = Database::on(&server);
+        let [mut working, mut other] = [database.sandbox(), database.sandbox()];
+        working.set("SUPERUSER_PASSWORD", ADMIN_PASSWORD);
+        other.set("SUPERUSER_PASSWORD", ADMIN_PASSWORD);
+        let interruption = Interruption::wait_after(&mut working, statement);
+        let mut broken = working.start(&["init-db", "--wait", "100"]);
+        interruption.wait_reached(&broken);
+        let mut waiting = other.start(&["init-db", "--wait", "100"]);
+        waiting.wait_stderr("another bots-ctl");
+        server.stop();
+        waiting.wait_stderr("trying again");
+        interruption.let_go();
+        server.resume();
+        let code = broken.wait_code();
+        assert!([0, 1].contains(&code), "{code}: {}", broken.report());
+        assert_eq!(waiting.wait_code(), 0, "statement {statement}: {}", waiting.report());
+        interruption.remove(&mut working);
+        working.run(&["init-db"]).expect_code(0);
+        expect_right(&database);
+        expect_bots_works(&working, ADMIN_PASSWORD);
+    }
 }
 
 fn a_socket_is_as_good_as_a_port(engine: Engine) {
@@ -185,7 +229,7 @@ fn a_socket_is_as_good_as_a_port(engine: Engine) {
     }
     sandbox.run(&["init-db"]).expect_code(0);
     expect_right(&database);
-    sandbox.engine(&["--new"]).expect_code(0);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
     if engine == Engine::Mariadb {
         let options = serde_json::json!({ "unix_socket": database.server().socket() });
         sandbox.unset("DB_HOST").set("DB_OPTIONS", options.to_string());
@@ -213,6 +257,23 @@ fn tls_options(engine: Engine, authority: &str) -> String {
     }
 }
 
+/// The server's certificate names 127.0.0.1; it listens on another address as well.
+fn a_certificate_for_another_host_is_refused(engine: Engine) {
+    let database = complete(engine);
+    let authority = database.server().authority().display().to_string();
+    let strict = match engine {
+        Engine::Mariadb => serde_json::json!({ "ssl_mode": "VERIFY_IDENTITY", "ssl": { "ca": authority } }),
+        _ => serde_json::json!({ "sslmode": "verify-full", "sslrootcert": authority }),
+    };
+    let mut sandbox = database.sandbox();
+    sandbox.set("BOTS_CTL_DB_WAIT", PATIENCE).set("DB_OPTIONS", strict.to_string());
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+    sandbox.set("DB_HOST", "127.0.0.2");
+    expect_failure_at_once(&sandbox.run(&["init-db", "--check"]), &["certificate", "DB_OPTIONS"]);
+    sandbox.set("DB_OPTIONS", tls_options(engine, &authority));
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
+}
+
 fn a_server_that_wants_tls_gets_it(engine: Engine) {
     let database = Database::on(&Arc::new(Server::start(engine)));
     let mut sandbox = want_tls(&database);
@@ -224,6 +285,7 @@ fn a_server_that_wants_tls_gets_it(engine: Engine) {
     sandbox.set("DB_OPTIONS", tls_options(engine, &authority));
     sandbox.run(&["init-db"]).expect_code(0);
     expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
 fn a_certificate_of_another_authority_is_refused(engine: Engine) {
@@ -296,6 +358,7 @@ fn an_url_that_agrees_is_taken(engine: Engine) {
     sandbox.set("BOTS_CTL_DATABASE_URL_FILE", file.display().to_string());
     sandbox.run(&["init-db"]).expect_code(0);
     expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
 fn an_url_that_names_another_database_is_refused(engine: Engine) {

@@ -18,6 +18,11 @@ impl Interruption {
         Self::install(sandbox, statement, "kill")
     }
 
+    /// Kills Python alone after this statement.
+    pub fn end_python_after(sandbox: &mut Sandbox, statement: usize) -> Self {
+        Self::install(sandbox, statement, "end")
+    }
+
     /// Stops in Python after this statement, until [`Self::let_go`].
     pub fn wait_after(sandbox: &mut Sandbox, statement: usize) -> Self {
         Self::install(sandbox, statement, "wait")

@@ -21,6 +21,7 @@ SELECT 'index', m.name, CASE i.origin WHEN 'c' THEN i.name ELSE i.origin END, i.
     FROM sqlite_master m, pragma_index_list(m.name) i, pragma_index_info(i.name) c WHERE m.type = 'table';
 SELECT 'foreign key', m.name, k."from", k."table", k."to", k.on_update, k.on_delete
     FROM sqlite_master m, pragma_foreign_key_list(m.name) k WHERE m.type = 'table';
+SELECT type, name, tbl_name FROM sqlite_master WHERE type IN ('trigger', 'view');
 "#;
 const MARIADB: &str = r"
 SELECT 'table', table_name, engine, table_collation FROM information_schema.tables WHERE table_schema = database();
@@ -84,12 +85,16 @@ pub fn expect_right(database: &Database) {
     assert_eq!(different, applied(database.engine).iter().collect(), "all migrations are noted");
 }
 
+/// The password of the admin of [`complete`].
+pub const ADMIN_PASSWORD: &str = "the admin's own 8 words";
+
 /// A complete database, made once by `init-db`; tests work on copies of it.
 pub fn complete(engine: Engine) -> Database {
     static MADE: [OnceLock<Database>; 3] = [const { OnceLock::new() }; 3];
     let made = MADE[engine as usize].get_or_init(|| {
         let database = Database::fresh(engine);
-        database.sandbox().run(&["init-db"]).expect_code(0);
+        let mut sandbox = database.sandbox();
+        sandbox.set("SUPERUSER_PASSWORD", ADMIN_PASSWORD).run(&["init-db"]).expect_code(0);
         database
     });
     let copy = Database::fresh(engine);

@@ -128,7 +128,8 @@ impl Server {
     /// One that listens on this address, and on loopback as well.
     pub fn start_for(engine: Engine, address: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory").keep();
-        let addresses = if address == "127.0.0.1" { address.to_owned() } else { format!("127.0.0.1,{address}") };
+        let local = "127.0.0.1,127.0.0.2";
+        let addresses = if address == "127.0.0.1" { local.to_owned() } else { format!("{local},{address}") };
         let server = Self { engine, port: free_port(), addresses, dir, watcher: Mutex::default() };
         make_certificate(&server.dir);
         hand_over(&server.dir);
