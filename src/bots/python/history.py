@@ -15,7 +15,6 @@ def note_forgotten(connection, by_columns):
     """`by_columns`: where nothing builds on a migration yet, columns and keys are proof enough. The answer is whether
     any was noted."""
     from django.db.migrations.loader import MigrationLoader
-    from django.db.migrations.recorder import MigrationRecorder
 
     there = Columns(connection)
     if not there.tables:
@@ -27,8 +26,7 @@ def note_forgotten(connection, by_columns):
     if not missing:
         return False
     needed = {key for leaf in noted & set(loader.graph.nodes) for key in loader.graph.forwards_plan(leaf)}
-    models, before, lost = loader.project_state().apps, noted.copy(), set()
-    recorder = MigrationRecorder(connection)
+    models, found, lost = loader.project_state().apps, [], set()
     for key in missing:
         migration = loader.graph.nodes[key]
         if key in needed:
@@ -42,11 +40,26 @@ def note_forgotten(connection, by_columns):
         elif not (by_columns and is_lost(migration, noted, lost) and is_applied(loader, migration, models, there)):
             continue
         lost.add(key[0])
-        recorder.ensure_schema()
-        recorder.record_applied(*key)
         noted.add(key)
+        found.append(key)
+    record(connection, found)
+    return bool(found)
+
+
+def record(connection, found):
+    """All or none: a part of them would be no proof for the next run that the rest is there."""
+    from django.db import transaction
+    from django.db.migrations.recorder import MigrationRecorder
+
+    if not found:
+        return
+    recorder = MigrationRecorder(connection)
+    recorder.ensure_schema()
+    with transaction.atomic(using=connection.alias):
+        for key in found:
+            recorder.record_applied(*key)
+    for key in found:
         print("Already there, noted again: %s.%s" % key)
-    return noted != before
 
 
 def is_lost(migration, noted, lost):
