@@ -4,7 +4,6 @@
 //! is generous: the whole environment, every file of the configuration directory, every file that was imported or
 //! opened while the settings were made, and the files that `*_FILE` variables name. A needless change only costs one Python start.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -26,14 +25,14 @@ pub fn fingerprint(context: &Context<'_>, sources: &[PathBuf]) -> String {
     for path in [&context.bots.python, &context.bots.package] {
         add_state(&mut hash, path);
     }
-    let mut variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    variables.extend(context.variables.0.iter().map(|(name, value)| (name.into(), value.clone())));
-    variables.retain(|(name, _)| !VOLATILE.iter().any(|volatile| name == volatile));
-    variables.sort();
-    for (name, value) in variables {
+    // As Python finds them: a bots-ctl that a service starts must come to the same.
+    for (name, value) in context.variables.effective() {
+        if VOLATILE.contains(&name.as_str()) {
+            continue;
+        }
         add(&mut hash, name.as_bytes());
         add(&mut hash, value.as_bytes());
-        if name.as_bytes().ends_with(b"_FILE") {
+        if name.ends_with("_FILE") {
             add_state(&mut hash, Path::new(&value));
         }
     }

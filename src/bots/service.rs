@@ -25,7 +25,15 @@ impl Variables {
     pub fn apply(&self, mut spec: Spec) -> Spec {
         spec.environment.clone_from(&self.0);
         spec.removed.extend(OURS_ALONE.map(str::to_owned));
+        spec.removed.extend(self.files_of_secrets());
         spec
+    }
+
+    /// Variables that name the file of a secret which is given as well: bots-ctl, started by what it has started, would
+    /// find two answers.
+    pub fn files_of_secrets(&self) -> impl Iterator<Item = String> {
+        let given = self.0.iter().filter(|(name, _)| SECRETS.contains(&name.as_str()));
+        given.map(|(name, _)| format!("{name}_FILE"))
     }
 
     /// All that a process of Bots finds in its environment.
@@ -33,7 +41,8 @@ impl Variables {
         let text = |value: &OsString| value.to_string_lossy().into_owned();
         let inherited = std::env::vars_os().map(|(name, value)| (text(&name), text(&value)));
         let own = self.0.iter().map(|(name, value)| (name.clone(), text(value)));
-        inherited.chain(own).filter(|(name, _)| !OURS_ALONE.contains(&name.as_str())).collect()
+        let kept_back: Vec<String> = self.files_of_secrets().chain(OURS_ALONE.map(str::to_owned)).collect();
+        inherited.chain(own).filter(|(name, _)| !kept_back.contains(name)).collect()
     }
 }
 
@@ -46,6 +55,9 @@ const OURS_ALONE: [&str; 6] = [
     "BOTS_CTL_JOBQUEUE_TOKEN",
     "BOTS_CTL_JOBQUEUE_TOKEN_FILE",
 ];
+
+/// Secrets that settings.py reads.
+const SECRETS: [&str; 2] = ["DB_PASSWORD", "DJANGO_SECRET_KEY"];
 
 /// Variables of our own environment that the children's are built on.
 #[derive(Debug, Clone, Default)]

@@ -12,7 +12,7 @@ use nix::unistd::getppid;
 use tracing::debug;
 
 use crate::bots::environment::Environment;
-use crate::bots::{bin_dir, engine_link, service};
+use crate::bots::{bin_dir, engine_link};
 use crate::cli::{self, Cli, Global};
 use crate::config::Override;
 use crate::exit::{Error, Kind, Outcome};
@@ -143,11 +143,12 @@ fn spec(session: &Session, options: &Options, command: Vec<OsString>) -> Spec {
     {
         debug!("{error}");
     }
-    let service::Variables(environment) = child_variables(&session.config, bin_dir.as_deref());
+    let variables = child_variables(&session.config, bin_dir.as_deref());
     let program = words.next().unwrap_or_default();
     Spec {
         args: words.collect(),
-        environment,
+        removed: variables.files_of_secrets().collect(),
+        environment: variables.0,
         input: Input::Inherit,
         output: Output::Inherit,
         // Any other signal would reach us, and we pass it on.
