@@ -3,7 +3,7 @@
 
     cargo build --release && python3 -B tests/bench/init_db.py
 
-Takes about three minutes. SQLite, and MariaDB and PostgreSQL where their servers are installed: each is started in a
+Takes about five minutes. SQLite, and MariaDB and PostgreSQL where their servers are installed: each is started in a
 temporary directory. Bots is that of BOTS_BIN_DIR, else the one in ~/.bots/venv; BOTS_CTL_BIN names another binary.
 """
 
@@ -41,6 +41,10 @@ class Sqlite:
 
     def create(self, name):
         return {"DB_ENGINE": self.word, "DB_NAME": str(self.directory / name)}
+
+    def drop(self, name):
+        for file in self.directory.glob(name + "*"):
+            file.unlink()
 
     def stop(self):
         pass
@@ -80,6 +84,9 @@ class Server:
             self.sql(statement.format(name))
         place = {"DB_HOST": "127.0.0.1", "DB_PORT": str(self.port)}
         return {"DB_ENGINE": self.word, "DB_NAME": name, "DB_USER": "bots", "DB_PASSWORD": "a password", **place}
+
+    def drop(self, name):
+        self.sql(f"DROP DATABASE {name}")
 
     def stop(self):
         self.process.terminate()
@@ -139,6 +146,8 @@ class Bench:
         self.directory = directory / f"homes-{server.word}"
         self.count = 0
         self.rows = []
+        self.migrate = [str(bots / "python"), "-m", "django", "migrate", "--noinput", "-v0"]
+        self.migrate += ["--skip-checks"] if is_bots_4(bots) else ["--run-syncdb"]
 
     def row(self, what, ours, beside, target, limit):
         self.rows.append((self.server.title, what, ours, beside, target, "yes" if limit else "**no**"))
@@ -148,18 +157,22 @@ class Bench:
         self.count += 1
         return self.server.create(f"bots{self.count}")
 
+    def again(self):
+        """The last one, empty once more."""
+        self.server.drop(f"bots{self.count}")
+        self.server.create(f"bots{self.count}")
+
     def home(self, name, database):
-        """An environment whose files are there, and that knows nothing of its settings yet."""
+        """An environment, whose files are there when it has been used before; other settings are not known yet."""
         home = self.directory / name
         home.mkdir(parents=True, exist_ok=True)
-        env = {
+        return {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": str(home),
             "BOTS_BIN_DIR": str(self.bots),
             "SUPERUSER_PASSWORD": "not so well known",
             **database,
         }
-        return env
 
     def root(self, env):
         return pathlib.Path(env["HOME"]) / ".bots/env/default"
@@ -175,17 +188,15 @@ class Bench:
         variables = dict(entry.split("=", 1) for entry in printed.split("\0") if entry)
         return {**variables, "PYTHONPATH": str(self.root(env)), "DJANGO_SETTINGS_MODULE": "config.settings"}
 
-    def migrate(self):
-        how = "--skip-checks" if is_bots_4(self.bots) else "--run-syncdb"
-        return [str(self.bots / "python"), "-m", "django", "migrate", "--noinput", how, "-v0"]
-
     def run(self):
         env = self.home("one", self.fresh())
         self.once(env)
         self.nothing_to_do(env)
         self.first()
-        self.replicas("in an environment each", lambda number: f"replica-{number}")
-        self.replicas("in one environment", lambda _: "shared")
+        shared, own = lambda _: "shared", lambda number: f"replica-{number}"
+        self.replicas("in one environment", shared, known=False)
+        self.replicas("in an environment each, settings known", own, known=True)
+        self.replicas("in an environment each, settings not known", own, known=False)
 
     def once(self, env):
         took, code = measure.wall([self.binary, "init-db"], env)
@@ -201,7 +212,7 @@ class Bench:
             self.forget(env)
             unknown.append(self.once(env))
             started.append(measure.alternating(1, (python, bare))[0].median)
-            migrated.append(measure.alternating(1, (self.migrate(), bare))[0].median)
+            migrated.append(measure.alternating(1, (self.migrate, bare))[0].median)
         known, unknown, started, migrated = map(Times, (known, unknown, started, migrated))
         beside = f"`django migrate` {milli(migrated)}"
         self.row("nothing to do, settings known", milli(known), beside, "≤ 20 ms", known.median <= 0.020)
@@ -215,34 +226,50 @@ class Bench:
             env = self.home("one", self.fresh())
             ours.append(self.once(env))
             bare = self.bare(self.home("one", self.fresh()))
-            theirs.append(measure.alternating(1, (self.migrate(), bare))[0].median)
+            theirs.append(measure.alternating(1, (self.migrate, bare))[0].median)
         ours, theirs = Times(ours), Times(theirs)
         times = ours.median / theirs.median
         beside = f"`django migrate` {milli(theirs)}; × {times:.2f}"
         self.row("first initialisation", milli(ours), beside, "≤ 1.15 ×", times <= 1.15)
 
-    def replicas(self, where, name):
-        """Until the last of them has ended."""
-        together, alone = [], []
+    def replicas(self, where, name, known):
+        """On an empty database, until the last of them has ended; beside one alone, and the same number of Pythons,
+        each of which does no more than to load Bots's settings."""
+        together, alone, pythons = [], [], []
         for number in range(REPLICAS):
             self.once(self.home(name(number), self.fresh()))
         for _ in range(self.rounds):
-            alone.append(self.once(self.home(name(0), self.fresh())))
+            alone.append(self.empty_again([self.home(name(0), self.fresh())], known))
             database = self.fresh()
             homes = [self.home(name(number), database) for number in range(REPLICAS)]
-            begin = time.perf_counter()
-            running = [subprocess.Popen([self.binary, "init-db"], env=env, **QUIET) for env in homes]
-            codes = [process.wait() for process in running]
-            together.append(time.perf_counter() - begin)
-            if any(codes):
-                raise BenchError(f"{REPLICAS} at once on {self.server.title} ended with {codes}")
-        together, alone = Times(together), Times(alone)
+            together.append(self.empty_again(homes, known))
+            bare = self.bare(homes[0])
+            pythons.append(at_once([str(self.bots / "python"), "-c", BARE_PYTHON], [bare] * REPLICAS))
+        together, alone, pythons = map(Times, (together, alone, pythons))
         times = together.median / alone.median
-        beside = f"one {milli(alone)}; × {times:.2f}"
+        beside = f"one {milli(alone)}; × {times:.2f}; {REPLICAS} bare Python starts {milli(pythons)}"
         self.row(f"{REPLICAS} at once {where}", milli(together), beside, "≤ 1.3 ×", times <= 1.3)
+
+    def empty_again(self, homes, known):
+        if known:
+            for env in homes:
+                self.once(env)
+            self.again()
+        return at_once([self.binary, "init-db"], homes)
 
 
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+def at_once(command, environments):
+    """Seconds until the last of them has ended."""
+    begin = time.perf_counter()
+    running = [subprocess.Popen(command, env=env, **QUIET) for env in environments]
+    codes = [process.wait() for process in running]
+    took = time.perf_counter() - begin
+    if any(codes):
+        raise BenchError(f"{' '.join(command)}, {len(codes)} at once, ended with {codes}")
+    return took
 
 
 def is_bots_4(bots):

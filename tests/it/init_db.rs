@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::environment::{finish, in_mounts};
-use crate::sandbox::{Finished, Sandbox, processes_with, python};
+use crate::sandbox::{Finished, Sandbox, binary, free_port, processes_with, python};
 use crate::schema::{ADMIN_PASSWORD, complete, expect_right, facts, tables};
 use crate::servers::{Database, Engine, on_each_database};
 
@@ -48,6 +48,8 @@ pub fn can_log_in(sandbox: &Sandbox, user: &str, password: &str) -> bool {
 
 /// Bots itself proves that a database is good: the engine runs, and the web UI lets its admin in.
 pub fn expect_bots_works(sandbox: &Sandbox, password: &str) {
+    // The engine's lock is a port of this machine, and other tests may run on it.
+    sandbox.set_ini("settings", "port", &free_port().to_string());
     sandbox.engine(&["--new"]).expect_code(0);
     let web = sandbox.webserver();
     assert!(can_log_in(sandbox, "admin", password), "the admin cannot log in: {}", web.report());
@@ -85,6 +87,7 @@ fn a_second_run_changes_nothing_and_starts_no_python(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     let real = python().display().to_string();
+    sandbox.set("SUPERUSER_PASSWORD", ADMIN_PASSWORD);
     sandbox.stand_in("python3", &COUNTING_PYTHON.replace("REAL", &real));
     sandbox.run(&["init-db"]).expect_code(0);
     let starts = || fs::read_to_string(sandbox.home.path().join("starts")).unwrap_or_default();
@@ -92,9 +95,12 @@ fn a_second_run_changes_nothing_and_starts_no_python(engine: Engine) {
     assert!(!first_starts.is_empty(), "Python is not counted");
     sandbox.run(&["init-db"]).expect_code(0);
     assert_eq!(starts(), first_starts, "Python was started to find that nothing is left to do");
+    // As a service would start it, with a secret in its environment that services do not get.
+    sandbox.run(&["exec", "--", &binary().display().to_string(), "init-db"]).expect_code(0);
+    assert_eq!(starts(), first_starts, "Python was started for what is known one process further up");
     assert_eq!(rows(&database), first);
     expect_right(&database);
-    expect_bots_works(&sandbox, &sandbox.admin_password());
+    expect_bots_works(&sandbox, ADMIN_PASSWORD);
 }
 
 /// How many rows each table has, those of bots-ctl too.

@@ -66,7 +66,7 @@ fn other_sql(engine: Engine, table: &str) -> String {
 }
 
 /// A database of the other version, with rows and an admin.
-fn make_other(database: &Database) {
+pub fn make_other(database: &Database) {
     let django = bare_django(database);
     if is_bots_3() {
         migrate_in(&django, &[]).expect_code(0);
@@ -102,7 +102,7 @@ fn what_the_other_version_has_made_is_adopted(engine: Engine) {
         }
         Err(_) => make_other(&database),
     }
-    expect_adopted(&database);
+    adopt(&database);
 }
 
 /// As in the database that 3.3.1 brings along.
@@ -110,15 +110,22 @@ fn what_the_other_version_has_made_without_a_note_is_adopted(engine: Engine) {
     let database = Database::fresh(engine);
     make_other(&database);
     database.sql("DROP TABLE django_migrations");
-    expect_adopted(&database);
+    adopt(&database);
 }
 
-fn expect_adopted(database: &Database) {
+fn adopt(database: &Database) {
+    let old = Database::fresh(database.engine);
+    old.become_copy_of(database);
+    database.sandbox().run(&["init-db"]).expect_code(0);
+    expect_adopted(database, &old);
+}
+
+/// Checks that nothing of the old one was lost, and that this Bots can work with it.
+pub fn expect_adopted(database: &Database, old: &Database) {
     let engine = database.engine;
-    let before: BTreeSet<_> = column_names(&facts(database));
-    let users = database.sql("SELECT username, password FROM auth_user");
+    let before: BTreeSet<_> = column_names(&facts(old));
+    let users = old.sql("SELECT username, password FROM auth_user");
     let sandbox = database.sandbox();
-    sandbox.run(&["init-db"]).expect_code(0);
     let found = facts(database);
     let lost: Vec<_> = before.difference(&column_names(&found)).cloned().collect();
     assert!(lost.is_empty(), "dropped: {lost:?}");

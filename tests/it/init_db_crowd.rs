@@ -3,6 +3,8 @@
 //! What differs from time to time is done a few times. `BOTS_CTL_TEST_ROUNDS=20 tests/run.sh init_db_crowd` starts eight at
 //! once 20 times and kills 60 first initialisations per database, in about half an hour; 50 kills at each step.
 
+use std::fs;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::environment::is_bots_3;
 use crate::init_db::expect_bots_works;
+use crate::init_db_adoption::{expect_adopted, make_other};
 use crate::init_db_repair::{expect_rows, leave_rows, rounds, sample};
 use crate::interruption::Interruption;
 use crate::sandbox::{Finished, Sandbox, wait_until};
@@ -21,9 +24,11 @@ on_each_database!(
     one_that_waits_goes_on_when_the_other_is_killed,
     a_kill_at_any_statement_is_mended_by_the_next_run,
     a_kill_at_any_time_is_mended_by_the_next_run,
+    a_kill_before_the_first_table_is_mended_by_the_next_run,
     a_kill_after_any_line_of_the_log_is_mended_by_the_next_run,
     a_python_that_is_killed_alone_is_told_and_the_next_run_goes_on,
     an_upgrade_killed_at_any_statement_is_completed,
+    an_adoption_killed_at_any_statement_is_completed,
     a_bare_migrate_killed_at_any_statement_is_completed_or_explained,
     a_stop_lets_migrate_finish,
     a_web_ui_that_is_stopped_lets_migrate_finish,
@@ -125,6 +130,21 @@ fn a_kill_at_any_statement_is_mended_by_the_next_run(engine: Engine) {
     }
 }
 
+fn a_kill_before_the_first_table_is_mended_by_the_next_run(engine: Engine) {
+    let database = Database::fresh(engine);
+    let directory = if engine == Engine::Mariadb { "mysql" } else { engine.word() };
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(directory).join("own.sql");
+    database.sql(&fs::read_to_string(own).expect("readable"));
+    database.sql(
+        "INSERT INTO botsctl_init (id, step, first_run, finished, holder, ts) \
+         VALUES (1, 'tables', 1, 0, '', CURRENT_TIMESTAMP)",
+    );
+    let sandbox = database.sandbox();
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_right(&database);
+    expect_bots_works(&sandbox, &sandbox.admin_password());
+}
+
 fn a_kill_at_any_time_is_mended_by_the_next_run(engine: Engine) {
     let count = rounds(kills(engine));
     for round in 0..count {
@@ -171,24 +191,38 @@ fn an_upgrade_killed_at_any_statement_is_completed(engine: Engine) {
     }
     let old = Database::fresh(engine);
     make_old(&old);
-    let database = Database::fresh(engine);
-    database.become_copy_of(&old);
+    kill_at_statements(&old, |database, sandbox| {
+        expect_right(database);
+        expect_rows(database);
+        expect_bots_works(sandbox, &sandbox.admin_password());
+    });
+}
+
+fn an_adoption_killed_at_any_statement_is_completed(engine: Engine) {
+    let old = Database::fresh(engine);
+    make_other(&old);
+    old.sql("DROP TABLE django_migrations");
+    kill_at_statements(&old, |database, _| expect_adopted(database, &old));
+}
+
+/// Completes copies of a database, and kills that at statements of Django; the next run has to complete it.
+fn kill_at_statements(old: &Database, expect: impl Fn(&Database, &Sandbox)) {
+    let database = Database::fresh(old.engine);
+    database.become_copy_of(old);
     let mut sandbox = database.sandbox();
     let interruption = Interruption::kill_after(&mut sandbox, 0);
     sandbox.run(&["init-db"]).expect_code(0);
-    expect_right(&database);
+    expect(&database, &sandbox);
     let all: Vec<usize> = (1..=interruption.count()).collect();
-    for statement in sample(&all, kills(engine)) {
-        database.become_copy_of(&old);
+    for statement in sample(&all, kills(old.engine)) {
+        database.become_copy_of(old);
         let interruption = Interruption::kill_after(&mut sandbox, statement);
         let killed = sandbox.run(&["init-db"]);
         assert_eq!(killed.code(), 137, "statement {statement}: {killed:?}");
         interruption.remove(&mut sandbox);
         let next = sandbox.run(&["init-db"]);
         assert_eq!(next.code(), 0, "after a kill at statement {statement}: {next:?}");
-        expect_right(&database);
-        expect_rows(&database);
-        expect_bots_works(&sandbox, &sandbox.admin_password());
+        expect(&database, &sandbox);
     }
 }
 

@@ -148,6 +148,7 @@ impl Server {
             Engine::Mariadb => as_nobody("mariadb-install-db")
                 .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
                 .args(["--innodb-log-file-size=8M", "--innodb-flush-method=nosync", &format!("--datadir={data}")])
+                .arg(format!("--tmpdir={}", self.dir.display()))
                 .output(),
             _ => as_nobody(postgresql_bin().join("initdb"))
                 .args(["--no-sync", "--no-locale", "--encoding=UTF8", "--auth=trust", "-U", "postgres", "-D", &data])
