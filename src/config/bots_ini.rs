@@ -15,6 +15,7 @@ mod tests;
 
 use std::iter;
 
+use indexmap::IndexMap;
 use thiserror::Error;
 
 pub use edit::{EditError, remove_section, set_value};
@@ -26,7 +27,7 @@ const DEFAULT: &str = "DEFAULT";
 #[derive(Debug, Clone, Default)]
 pub struct BotsIni {
     /// In order of first appearance, with `[DEFAULT]` as one of them.
-    sections: Vec<Section>,
+    sections: IndexMap<String, Section>,
 }
 
 /// One value and where it was set, so that a complaint about it can say so.
@@ -89,7 +90,7 @@ impl BotsIni {
 
     /// Whether there is such a section. `[DEFAULT]` is none, as in Python.
     pub fn has_section(&self, section: &str) -> bool {
-        self.sections().any(|name| name == section)
+        section != DEFAULT && self.sections.contains_key(section)
     }
 
     /// The line of the section's header, for `[DEFAULT]` that of its first one.
@@ -99,7 +100,7 @@ impl BotsIni {
 
     /// The names of the sections in the order of the file, without `[DEFAULT]`.
     pub fn sections(&self) -> impl Iterator<Item = &str> {
-        let names = self.sections.iter().map(|section| section.name.as_str());
+        let names = self.sections.keys().map(String::as_str);
         names.filter(|name| *name != DEFAULT)
     }
 
@@ -115,7 +116,7 @@ impl BotsIni {
     }
 
     fn section(&self, name: &str) -> Option<&Section> {
-        self.sections.iter().find(|section| section.name == name)
+        self.sections.get(name)
     }
 }
 
@@ -193,14 +194,14 @@ impl Reader {
 
     fn read_header(&mut self, number: usize, name: &str) {
         self.open = false;
-        let known = self.ini.sections.iter().position(|it| it.name == name);
+        let known = self.ini.sections.get_index_of(name);
         if let Some(index) = known.filter(|_| name != DEFAULT) {
             let first = self.ini.sections[index].line;
             self.fault(number, duplicate_section(name, first));
         }
         self.section = known.or_else(|| {
-            self.ini.sections.push(Section { name: name.to_owned(), line: number, settings: Vec::new() });
-            self.ini.sections.len().checked_sub(1)
+            let section = Section { name: name.to_owned(), line: number, settings: Vec::new() };
+            Some(self.ini.sections.insert_full(name.to_owned(), section).0)
         });
     }
 
@@ -242,7 +243,7 @@ impl Reader {
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
-        let sections = self.ini.sections.iter_mut();
+        let sections = self.ini.sections.values_mut();
         for setting in sections.flat_map(|section| &mut section.settings) {
             let stripped = setting.value.trim_end_matches(is_space).len();
             setting.value.truncate(stripped);

@@ -63,11 +63,10 @@ pub fn set_value(text: &str, section: &str, key: &str, value: &str) -> Result<St
 /// If the text has faults.
 pub fn remove_section(text: &str, section: &str) -> Result<String, EditError> {
     let mut ini = BotsIni::parse(text).map_err(EditError::Unreadable)?;
-    let removable = |it: &Section| it.name == section && it.name != DEFAULT;
-    let Some(index) = ini.sections.iter().position(removable) else {
+    let removable = Some(section).filter(|name| *name != DEFAULT);
+    let Some(gone) = removable.and_then(|name| ini.sections.shift_remove(name)) else {
         return Ok(text.to_owned());
     };
-    let gone = ini.sections.remove(index);
     let edited = without(text, &gone, str::to_owned);
     if reads_as(&edited, &ini) {
         return Ok(edited);
@@ -88,19 +87,15 @@ fn reads_as(text: &str, wanted: &BotsIni) -> bool {
 
 fn contents<'a>(ini: &'a BotsIni) -> Vec<(&'a str, Vec<(&'a str, &'a str)>)> {
     let pairs = |it: &'a Section| it.settings.iter().map(Setting::pair).collect();
-    let sections = ini.sections.iter();
+    let sections = ini.sections.values();
     sections.map(|it| (it.name.as_str(), pairs(it))).collect()
 }
 
 fn with_value(before: &BotsIni, section: &str, key: &str, value: &str) -> BotsIni {
     let mut ini = before.clone();
     let key = key.to_lowercase();
-    let place = ini.sections.iter().position(|it| it.name == section);
-    let place = place.unwrap_or_else(|| {
-        ini.sections.push(Section { name: section.to_owned(), line: 0, settings: Vec::new() });
-        ini.sections.len() - 1
-    });
-    let settings = &mut ini.sections[place].settings;
+    let made = || Section { name: section.to_owned(), line: 0, settings: Vec::new() };
+    let settings = &mut ini.sections.entry(section.to_owned()).or_insert_with(made).settings;
     match settings.iter_mut().find(|setting| setting.key == key) {
         Some(setting) => value.clone_into(&mut setting.value),
         None => settings.push(Setting { key, value: value.to_owned(), line: 0, end: 0 }),
