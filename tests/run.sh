@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Passes every test on a Debian machine with Rust and Python: installs the packages the tests use, then runs them.
-# Arguments go to the test runner: tests/run.sh health::
+# Arguments go to the test runner: tests/run.sh health:: --skip workloads::
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,6 +20,14 @@ need /usr/sbin/mariadbd mariadb-server-core
 need mariadb-dump mariadb-client
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing+=(postgresql)
 need psql postgresql-client
+# For the image and the pods; without root the tests that need them say so.
+need podman podman
+need runc runc
+need catatonit catatonit
+need debootstrap debootstrap
+need iptables iptables
+[ -x /usr/lib/podman/netavark ] || missing+=(netavark)
+[ -x /usr/lib/podman/aardvark-dns ] || missing+=(aardvark-dns)
 python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
 if [ -z "${BOTS_BIN_DIR:-}" ]; then
     # To build the driver for MariaDB, which has no wheel.
@@ -45,4 +53,4 @@ if [ "${#missing[@]}" -gt 0 ]; then
 fi
 
 # Real processes, browsers and databases: as many tests at once as there are cores, and no more.
-exec cargo test --locked --lib --test it "$@" -- --test-threads "$(nproc)"
+exec cargo test --locked --lib --test it -- --test-threads "$(nproc)" "$@"

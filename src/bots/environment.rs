@@ -87,7 +87,7 @@ impl Environment {
         environment.keep_secret_key()?;
         copy_config_source(&config.environment.config_source, &environment.config)?;
         let ini = environment.write_bots_ini(config, bots)?;
-        environment.write_settings(bots)?;
+        environment.write_settings(config, bots)?;
         environment.follow_bots_ini(&ini);
         make_dir(&environment.botssys.join("sqlitedb"))?;
         environment.seed_usersys(config, bots)?;
@@ -158,12 +158,17 @@ impl Environment {
         set_value(&text, "directories", "botssys", &self.botssys.display().to_string())
     }
 
-    fn write_settings(&self, bots: &Installation) -> Result<(), Error> {
+    /// The effective settings.py: the one that is mounted, else the one that is there, else the template; with our block
+    /// where it is not the user's own. It is written once, as bots.ini is.
+    fn write_settings(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
         let path = self.config.join("settings.py");
-        let current = read_if_there(&path)?;
+        let mounted = config.environment.config_source.join("settings.py");
+        let given = read_if_there(&mounted)?;
+        let current = if given.is_some() { given.clone() } else { read_if_there(&path)? };
         let template = read(&bots.package.join("install/settings.py"))?;
-        let Some(text) = settings::effective(current.as_deref(), &template) else { return Ok(()) };
-        if write_atomically(&path, text.as_bytes(), mode_of(&path).unwrap_or(0o644))? {
+        let Some(text) = settings::effective(current.as_deref(), &template).or(given.clone()) else { return Ok(()) };
+        let mode = if given.is_some() { mode_of(&mounted).map(|mode| mode | 0o600) } else { mode_of(&path) };
+        if write_atomically(&path, text.as_bytes(), mode.unwrap_or(0o644))? {
             info!("wrote {}", path.display());
         }
         Ok(())
@@ -208,7 +213,8 @@ fn check_config_dir(config_dir: &Path, bots: &Installation) -> Result<(), Error>
 }
 
 /// Copies every plain file of the source. Kubernetes mounts a ConfigMap as links through `..data`: links are
-/// followed, names that begin with a dot are left out. bots.ini is not copied as it is, see `write_bots_ini`.
+/// followed, names that begin with a dot are left out. bots.ini and settings.py are not copied as they are, see
+/// `write_bots_ini` and `write_settings`.
 fn copy_config_source(source: &Path, config_dir: &Path) -> Result<(), Error> {
     if !source.is_dir() || source == config_dir {
         return Ok(());
@@ -218,7 +224,7 @@ fn copy_config_source(source: &Path, config_dir: &Path) -> Result<(), Error> {
         let entry = entry.map_err(|error| explain("read the directory", source, &error))?;
         let from = entry.path();
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") || name == "bots.ini" {
+        if name.as_encoded_bytes().starts_with(b".") || name == "bots.ini" || name == "settings.py" {
             continue;
         }
         let meta = fs::metadata(&from).map_err(|error| explain("read", &from, &error))?;
@@ -353,12 +359,12 @@ mod tests {
         let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         fs::create_dir_all(source.join("..2026_11_23")).expect("made");
         fs::create_dir_all(&target).expect("made");
-        fs::write(source.join("..2026_11_23/settings.py"), "DEBUG = False\n").expect("written");
+        fs::write(source.join("..2026_11_23/bots-ctl.toml"), "[log]\n").expect("written");
         std::os::unix::fs::symlink("..2026_11_23", source.join("..data")).expect("linked");
-        std::os::unix::fs::symlink("..data/settings.py", source.join("settings.py")).expect("linked");
+        std::os::unix::fs::symlink("..data/bots-ctl.toml", source.join("bots-ctl.toml")).expect("linked");
         copy_config_source(&source, &target).expect("copied");
         let names: Vec<_> = fs::read_dir(&target).expect("readable").flatten().map(|e| e.file_name()).collect();
-        assert_eq!(names, ["settings.py"]);
-        assert!(!fs::symlink_metadata(target.join("settings.py")).expect("there").is_symlink());
+        assert_eq!(names, ["bots-ctl.toml"]);
+        assert!(!fs::symlink_metadata(target.join("bots-ctl.toml")).expect("there").is_symlink());
     }
 }

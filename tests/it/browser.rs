@@ -82,12 +82,21 @@ pub struct Browser {
 impl Browser {
     /// Starts chromedriver and opens a session. Panics with the reason when that is impossible.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A browser for which this host name leads to this address.
+    pub fn resolving(host: &str, address: &str) -> Self {
+        Self::start_with(&[format!("--host-resolver-rules=MAP {host} {address}")])
+    }
+
+    fn start_with(flags: &[String]) -> Self {
         let driver = Driver::start();
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().expect("a current-thread runtime can be built");
         let session = async {
             let mut builder = ClientBuilder::new(HttpConnector::new());
-            builder.capabilities(driver.capabilities());
+            builder.capabilities(driver.capabilities(flags));
             within_deadline(builder.connect(&driver.url())).await
         };
         let client = runtime
@@ -124,6 +133,11 @@ impl Browser {
         })
         .unwrap_or_else(|error| panic!("cannot open the routes: {error}\n{}", self.describe()));
         self.text()
+    }
+
+    /// Opens an address.
+    pub fn visit(&self, address: &str) {
+        self.ask("content", async |client| client.goto(address).await);
     }
 
     /// Follows the menu's link that runs the engine for new files; returns the text of the page it leads to.
@@ -226,10 +240,11 @@ impl Driver {
     }
 
     /// What this session asks of chromedriver: our Chromium, our flags, an empty profile.
-    fn capabilities(&self) -> Capabilities {
+    fn capabilities(&self, flags: &[String]) -> Capabilities {
         let profile = self.directory.path().join("profile");
         let mut arguments = CHROMIUM_FLAGS.map(String::from).to_vec();
         arguments.push(format!("--user-data-dir={}", profile.display()));
+        arguments.extend_from_slice(flags);
         let options = json!({ "binary": CHROMIUM, "args": arguments });
         Capabilities::from_iter([("goog:chromeOptions".to_owned(), options)])
     }

@@ -1,0 +1,221 @@
+//! The whole story in pods: from nothing to translated orders, and on through restarts and changes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::browser::Browser;
+use crate::cluster::{Cluster, Pod, SUPERUSER_PASSWORD, get};
+use crate::sandbox::wait_until;
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo");
+/// The host name of the overlay; the web UI answers to no other.
+const HOST: &str = "edi-dev.example.com";
+const ENVIRONMENT: &str = "/home/bots/.bots/env/default";
+
+/// Names and contents of a directory's files.
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut files: Vec<_> = entries
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("readable")))
+        .collect();
+    files.sort();
+    files
+}
+
+/// The demo route's directories on the data volume.
+struct Demo {
+    input: PathBuf,
+    output: PathBuf,
+}
+
+impl Demo {
+    /// Sets the route up from inside a pod, as its users would.
+    fn install(cluster: &Cluster, pod: &Pod) -> Self {
+        let target = format!("{ENVIRONMENT}/botssys/demo-fixture");
+        pod.copy_in(Path::new(FIXTURE), &target);
+        let (script, config) = (format!("{target}/install.py"), format!("{ENVIRONMENT}/config"));
+        let installed = pod.container.exec(&["bots-ctl", "exec", "--", "/opt/bots/bin/python", &script, &config]);
+        assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+        let data = cluster.volume("bots-data");
+        Self { input: data.join("infile/demo"), output: data.join("outfile/demo") }
+    }
+
+    fn drop_in(&self) {
+        for (name, content) in files(&Path::new(FIXTURE).join("input")) {
+            // The channel takes whole files only.
+            fs::write(self.input.join(format!("{name}.part")), content).expect("written");
+            fs::rename(self.input.join(format!("{name}.part")), self.input.join(name)).expect("renamed");
+        }
+    }
+
+    /// Waits for the orders, compares each byte, and clears the way for the next ones.
+    fn expect_orders(&self, who: &str, report: impl Fn() -> String) {
+        let expected = files(&Path::new(FIXTURE).join("expected"));
+        let done = || (files(&self.output).len() >= expected.len() && files(&self.input).is_empty()).then_some(());
+        wait_until(&format!("{who} has translated the orders"), done, &report);
+        assert_eq!(files(&self.output), expected, "{who}\n{}", report());
+        for (name, _) in expected {
+            fs::remove_file(self.output.join(name)).expect("removed");
+        }
+    }
+}
+
+fn log_in(pod: &Pod) -> (Browser, String) {
+    let base = format!("http://{HOST}:{}", pod.port("http"));
+    let mut browser = Browser::resolving(HOST, &pod.container.address());
+    let logged_in = browser.log_in(&base, "admin", SUPERUSER_PASSWORD);
+    logged_in.unwrap_or_else(|why| panic!("{why}\n{}", pod.container.logs()));
+    (browser, base)
+}
+
+#[test]
+#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+fn from_nothing_to_translated_orders() {
+    let mut cluster = Cluster::new();
+    // A job that is made again finds nothing left to do.
+    for _ in 0..2 {
+        let init = cluster.create_job("bots-init-db");
+        assert_eq!(init.container.wait(), 0, "{}", init.container.logs());
+    }
+    let (first, second) = (cluster.deploy("bots-webserver"), cluster.deploy("bots-webserver"));
+    let queue = cluster.deploy("bots-jobqueue");
+    for pod in [&first, &second, &queue] {
+        pod.wait_ready();
+    }
+    let demo = Demo::install(&cluster, &first);
+    for pod in [&first, &second] {
+        let (mut browser, base) = log_in(pod);
+        assert!(browser.open_routes(&base).contains("demo_orders"), "{}", browser.text());
+    }
+
+    demo.drop_in();
+    let engine = cluster.create_job("bots-engine");
+    assert_eq!(engine.container.wait(), 0, "{}", engine.container.logs());
+    demo.expect_orders("the engine's CronJob", || engine.container.logs());
+
+    demo.drop_in();
+    let (browser, base) = log_in(&first);
+    browser.visit(&format!("{base}/runengine/?clparameter=--new"));
+    demo.expect_orders("Run in the web UI", || format!("{}\n{}", first.container.logs(), queue.container.logs()));
+    assert!(queue.container.logs().contains("5 files"), "the queue's pod ran it: {}", queue.container.logs());
+
+    // A changed ConfigMap has another name, so the pods are replaced.
+    cluster.change_config("bots.ini", |ini| {
+        let watched =
+            format!("[dirmonitor1]\npath = {ENVIRONMENT}/botssys/infile/demo\nfilemask = *.edi\nroute = demo_orders\n");
+        ini.replace("environment_text =", "environment_text = changed-by-the-test") + &watched
+    });
+    assert_eq!(second.delete(), 0);
+    let replaced = cluster.deploy("bots-webserver");
+    let monitor = cluster.deploy("bots-dirmonitor");
+    for pod in [&replaced, &monitor] {
+        pod.wait_ready();
+    }
+    let (mut browser, base) = log_in(&replaced);
+    assert!(browser.open_routes(&base).contains("demo_orders"), "what was there before is there");
+    browser.visit(&base);
+    assert!(browser.text().contains("changed-by-the-test"), "{}", browser.text());
+
+    demo.drop_in();
+    demo.expect_orders("the directory monitor", || format!("{}\n{}", monitor.container.logs(), queue.container.logs()));
+    for pod in [monitor, queue, first, replaced] {
+        let logs = pod.container.logs();
+        assert_eq!(pod.delete(), 0, "{logs}");
+    }
+}
+
+/// A balancer as a cluster has one: it sends requests to pods that were ready a moment ago.
+struct Balancer {
+    pods: Mutex<Vec<(String, u16, u16, bool)>>,
+    failed: Mutex<Vec<String>>,
+    served: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Balancer {
+    fn add(&self, pod: &Pod) {
+        let (web, health) = (pod.port("http"), pod.port("health"));
+        self.pods.lock().expect("fine").push((pod.container.address(), web, health, true));
+    }
+
+    /// Asks for readiness until the end.
+    fn look(&self) {
+        while !self.is_over.load(Ordering::Relaxed) {
+            let known = self.pods.lock().expect("fine").clone();
+            for (address, _, health, _) in known {
+                let is_ready = get((&address, health), HOST, "/health/ready", Duration::from_secs(2)) == Ok(200);
+                let mut pods = self.pods.lock().expect("fine");
+                pods.iter_mut().filter(|pod| pod.0 == address).for_each(|pod| pod.3 = is_ready);
+            }
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+
+    /// Sends one request after the other until the end.
+    fn send(&self) {
+        let (mut number, begin) = (0, Instant::now());
+        while !self.is_over.load(Ordering::Relaxed) {
+            number += 1;
+            let ready: Vec<_> = self.pods.lock().expect("fine").iter().filter(|pod| pod.3).cloned().collect();
+            let Some((address, web, ..)) = ready.get(number % ready.len().max(1)) else {
+                self.failed.lock().expect("fine").push("no pod is ready".into());
+                thread::sleep(Duration::from_millis(100));
+                continue;
+            };
+            match get((address, *web), HOST, "/login/", Duration::from_secs(30)) {
+                Ok(200) => drop(self.served.fetch_add(1, Ordering::Relaxed)),
+                other => self.failed.lock().expect("fine").push(format!("{:?} {address}: {other:?}", begin.elapsed())),
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+fn a_rolling_restart_under_load_fails_no_request() {
+    let mut cluster = Cluster::new();
+    let old = [cluster.deploy("bots-webserver"), cluster.deploy("bots-webserver")];
+    let balancer = Balancer {
+        pods: Mutex::default(),
+        failed: Mutex::default(),
+        served: AtomicUsize::new(0),
+        is_over: AtomicBool::new(false),
+    };
+    for pod in &old {
+        pod.wait_ready();
+        balancer.add(pod);
+    }
+    let mut replaced = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| balancer.look());
+        for _ in 0..3 {
+            scope.spawn(|| balancer.send());
+        }
+        // However this ends, so do the threads.
+        let over = Over(&balancer);
+        for pod in old {
+            let before = balancer.served.load(Ordering::Relaxed);
+            let new = cluster.deploy("bots-webserver");
+            new.wait_ready();
+            balancer.add(&new);
+            assert_eq!(pod.delete(), 0);
+            let goes_on = || (balancer.served.load(Ordering::Relaxed) > before + 20).then_some(());
+            wait_until("requests are served", goes_on, || format!("{:?}", balancer.failed));
+            replaced.push(new);
+        }
+        drop(over);
+    });
+    assert_eq!(*balancer.failed.lock().expect("fine"), [""; 0], "of {} requests", balancer.served.into_inner());
+}
+
+struct Over<'a>(&'a Balancer);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Relaxed);
+    }
+}
