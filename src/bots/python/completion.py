@@ -106,6 +106,27 @@ def is_done(connection, statement):
     return bool(index) and same_index(connection, *index.groups(), unique="UNIQUE" in statement)
 
 
+def add_lost_keys(connection):
+    """Foreign keys of noted migrations that are not there. Django up to 3.0 notes a migration before it makes its keys, so
+    one that was killed in between is past for every later run."""
+    import django
+    from django.apps import apps
+    from django.db.migrations.loader import MigrationLoader
+
+    if django.VERSION >= (3, 1):
+        return
+    labels = MigrationLoader(connection).migrated_apps
+    models = [model for model in apps.get_models(include_auto_created=True) if model._meta.app_label in labels]
+    for model in models:
+        with connection.cursor() as cursor:
+            there = connection.introspection.get_relations(cursor, model._meta.db_table)
+        for field in model._meta.local_fields:
+            if field.remote_field and field.db_constraint and field.column not in there:
+                with connection.schema_editor() as editor:
+                    editor.execute(editor._create_fk_sql(model, field, "_fk_%(to_table)s_%(to_column)s"))
+                print("Made the foreign key that was lost: %s.%s" % (model._meta.db_table, field.column))
+
+
 def is_dropped(connection, statement):
     """What was to go is not there: the server has said so."""
     return bool(re.match(r"ALTER TABLE `[^`]+` DROP |DROP INDEX ", statement))

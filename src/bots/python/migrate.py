@@ -10,6 +10,7 @@ def migrate(finish):
     from django.db import connection
 
     is_mysql = connection.vendor == "mysql"
+    was_begun = bool(connection.introspection.table_names())
     note_forgotten(connection, by_columns=not finish)
     if is_mysql:
         let_statements_repeat(connection)
@@ -27,6 +28,8 @@ def migrate(finish):
         if not note_forgotten(connection, by_columns=True):
             raise
         run()
+    if is_mysql and was_begun:
+        add_lost_keys(connection)
 
 
 class Hash(threading.Thread):
