@@ -240,7 +240,8 @@ pub(super) fn state(path: &Path) -> FileState {
 
 /// Takes what was written to the trigger file, and removes it. May wait for a file system.
 pub(super) fn take_trigger(file: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(file).ok()?;
+    // Who writes to it makes it first: while it is empty the words are yet to come.
+    let text = std::fs::read_to_string(file).ok().filter(|text| !text.trim().is_empty())?;
     match std::fs::remove_file(file) {
         Ok(()) => {
             info!("{} asks for: {}", file.display(), text.trim());
@@ -250,5 +251,22 @@ pub(super) fn take_trigger(file: &Path) -> Option<String> {
             warn!("cannot remove {}: {error}; what it asks for is not done", file.display());
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trigger_is_taken_when_its_words_are_there() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("trigger");
+        assert_eq!(take_trigger(&file), None);
+        std::fs::write(&file, "").expect("written");
+        assert_eq!(take_trigger(&file), None);
+        std::fs::write(&file, "reload").expect("its writer still has it");
+        assert_eq!(take_trigger(&file).as_deref(), Some("reload"));
+        assert!(!file.exists());
     }
 }

@@ -27,14 +27,16 @@ pub struct ChannelLock {
     pub name: String,
 }
 
-/// Active routes whose files are to be monitored. Only Bots 4 has such.
+/// Active routes whose files are to be monitored, each with each of its channels. Only Bots 4 has such.
 ///
 /// # Errors
 /// When the database cannot be read, or was never initialised.
 pub async fn routes(connection: &mut Connection, settings: &Settings) -> Result<Vec<MonitoredRoute>, Error> {
-    const QUERY: &str = "SELECT r.idroute, c.idchannel, c.path, c.filename, CASE WHEN c.remove THEN 1 ELSE 0 END \
+    // A route of several parts may name a channel more than once.
+    const QUERY: &str = "SELECT DISTINCT r.idroute, c.idchannel, c.path, c.filename, \
+                         CASE WHEN c.remove THEN 1 ELSE 0 END \
                          FROM routes r JOIN channel c ON c.idchannel = r.fromchannel_id \
-                         WHERE r.active AND r.dirmonitor AND c.type = 'file' ORDER BY r.idroute, r.seq";
+                         WHERE r.active AND r.dirmonitor AND c.type = 'file' ORDER BY r.idroute, c.idchannel";
     let rows = connection.rows(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
     let route = |row: Vec<Option<String>>| {
         let mut row = row.into_iter();

@@ -42,7 +42,7 @@ const OVERVIEW_INTERVAL: Duration = Duration::from_millis(200);
 /// What the monitor is asked.
 #[derive(Debug)]
 pub enum Order {
-    /// Watch these entries, and no others.
+    /// Watch these entries, of which no two are alike, and no others.
     Watch(Vec<Entry>),
     /// Look at all files as if for the first time.
     LookAnew,
