@@ -11,8 +11,8 @@ use crate::pods::{Amiss, System, real_engine};
 use crate::sandbox::{free_port, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_database};
 
-/// Enough to keep an engine busy for a while.
-const MESSAGES: usize = 200;
+/// For an engine that is held in the middle of one of them.
+const MESSAGES: usize = 20;
 
 on_each_database! {
     who_does_not_wait_gets_code_3_and_a_name,
@@ -36,21 +36,25 @@ mod on_servers {
 
 fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
     let system = System::new(engine);
+    system.can_be_held();
     system.fill(MESSAGES);
-    let mut first = system.start_busy(MESSAGES);
+    let mut first = system.start_held(MESSAGES / 2, &["engine", "--new"]);
     let refused = system.run(&["engine", "--lease-wait", "0"]);
     refused.expect_code(3);
     assert!(refused.stderr.contains("nothing was run: "), "{refused:?}");
     assert!(refused.stderr.contains(&format!("(process {})", first.pid())), "{refused:?}");
     system.run(&["engine", "--lease-wait", "0", "--ok-exit", "3"]).expect_code(0);
+    system.release();
     assert_eq!(first.wait_code(), 0, "{}", first.report());
     system.run(&["engine", "--lease-wait", "0"]).expect_code(0);
 }
 
 fn an_engine_never_outlives_its_bots_ctl(engine: Engine) {
     let system = System::new(engine);
+    system.can_be_held();
     system.fill(MESSAGES);
-    let mut first = system.start_busy(MESSAGES);
+    // Held: Bots sends the file again that it was killed with between sending and noting that.
+    let mut first = system.start_held(MESSAGES / 2, &["engine", "--new"]);
     let real = wait_until("the engine is there", || real_engine(&first), || first.report());
     first.signal(Signal::SIGKILL);
     first.wait();
