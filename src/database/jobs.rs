@@ -4,6 +4,8 @@
 //! A node that vanishes leaves a session behind which the server takes for a living one. So the active queue gives signs
 //! of life in a row of botsctl_lease, and one that stands by ends a session that has given none for a while.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -207,11 +209,10 @@ impl Jobs {
     pub async fn add(&mut self, jobs: &[New], now: i64) -> Result<Vec<Added>, Error> {
         let result = async {
             self.session.connection.run(begin(&self.settings)).await?;
-            let mut added = Vec::with_capacity(jobs.len());
-            for job in jobs {
-                added.push(self.add_one(job, now).await?);
-            }
-            self.session.connection.run("COMMIT").await.map(|()| added)
+            let (added, last_number) = self.add_all(jobs, now).await?;
+            self.session.connection.run("COMMIT").await?;
+            self.last_number = last_number;
+            Ok(added)
         };
         let result = result.await;
         if result.is_err() {
@@ -220,25 +221,61 @@ impl Jobs {
         result.map_err(|error| self.failed("keep a job in", &error))
     }
 
-    async fn add_one(&mut self, job: &New, now: i64) -> Result<Added, sqlx::Error> {
-        const INSERT: &str = "INSERT INTO botsctl_job (number, state, priority, task, digest, submitted, attempts) \
-             SELECT ?, 'waiting', ?, ?, ?, ?, 0 FROM (SELECT 1) AS one WHERE NOT EXISTS \
-             (SELECT 1 FROM botsctl_job WHERE digest = ? AND state = 'waiting')";
-        let (number, digest) = (self.last_number + 1, Text(&job.digest));
-        let values = [Integer(number), Integer(job.priority), Text(&job.task), digest, Integer(now), digest];
-        if self.run(INSERT, &values).await? == 1 {
-            self.last_number = number;
-            return Ok(Added::New(number));
+    /// A few statements for any number of jobs: each costs an exchange with the server. Also gives the number of the
+    /// last job.
+    async fn add_all(&mut self, jobs: &[New], now: i64) -> Result<(Vec<Added>, i64), sqlx::Error> {
+        let mut waiting = self.waiting_like(jobs).await?;
+        let (mut last_number, mut fresh, mut changed) = (self.last_number, Vec::new(), BTreeMap::new());
+        let added = jobs.iter().map(|job| match waiting.entry(job.digest.clone()) {
+            Entry::Vacant(place) => {
+                last_number += 1;
+                place.insert((last_number, job.priority));
+                fresh.push((last_number, job));
+                Added::New(last_number)
+            }
+            Entry::Occupied(same) if same.get().1 == job.priority => Added::Duplicate(same.get().0),
+            Entry::Occupied(mut same) => {
+                same.get_mut().1 = job.priority;
+                changed.insert(same.get().0, job.priority);
+                Added::Changed(same.get().0)
+            }
+        });
+        let added = added.collect();
+        self.insert(&fresh, now).await?;
+        for (number, priority) in changed {
+            const CHANGE: &str = "UPDATE botsctl_job SET priority = ? WHERE number = ?";
+            self.run(CHANGE, &[Integer(priority), Integer(number)]).await?;
         }
-        const SAME: &str = "SELECT number, priority FROM botsctl_job WHERE digest = ? AND state = 'waiting'";
-        let rows = fetch(&mut self.session.connection, SAME, &[digest]).await?;
-        let same = rows.first().and_then(|row| Some((row.first()?.integer()?, row.get(1)?.integer()?)));
-        let (same, priority) = same.ok_or(sqlx::Error::RowNotFound)?;
-        if priority == job.priority {
-            return Ok(Added::Duplicate(same));
+        Ok((added, last_number))
+    }
+
+    /// Number and priority of the jobs that wait and have the same task as one of these, by its digest.
+    async fn waiting_like(&mut self, jobs: &[New]) -> Result<BTreeMap<String, (i64, i64)>, sqlx::Error> {
+        let query = format!(
+            "SELECT digest, number, priority FROM botsctl_job WHERE state = 'waiting' AND digest IN ({})",
+            repeated("?", jobs.len())
+        );
+        let digests: Vec<Argument<'_>> = jobs.iter().map(|job| Text(&job.digest)).collect();
+        let rows = fetch(&mut self.session.connection, query, &digests).await?;
+        let entry = |row: Vec<Cell>| {
+            let mut cells = row.into_iter();
+            Some((cells.next()?.text()?, (cells.next()?.integer()?, cells.next()?.integer()?)))
+        };
+        Ok(rows.into_iter().filter_map(entry).collect())
+    }
+
+    async fn insert(&mut self, jobs: &[(i64, &New)], now: i64) -> Result<(), sqlx::Error> {
+        if jobs.is_empty() {
+            return Ok(());
         }
-        const CHANGE: &str = "UPDATE botsctl_job SET priority = ? WHERE number = ?";
-        self.run(CHANGE, &[Integer(job.priority), Integer(same)]).await.map(|_| Added::Changed(same))
+        let statement = format!(
+            "INSERT INTO botsctl_job (number, state, priority, task, digest, submitted, attempts) VALUES {}",
+            repeated("(?, 'waiting', ?, ?, ?, ?, 0)", jobs.len())
+        );
+        let values = jobs.iter().flat_map(|(number, job)| {
+            [Integer(*number), Integer(job.priority), Text(&job.task), Text(&job.digest), Integer(now)]
+        });
+        execute(&mut self.session.connection, statement, &values.collect::<Vec<_>>()).await.map(|_| ())
     }
 
     /// The job that is first in line.
@@ -412,6 +449,11 @@ fn begin(settings: &Settings) -> &'static str {
     }
 }
 
+/// The same so many times, as a list.
+fn repeated(part: &str, times: usize) -> String {
+    vec![part; times].join(", ")
+}
+
 fn waiting(row: Vec<Cell>) -> Option<Waiting> {
     let mut cells = row.into_iter();
     let (number, priority) = (cells.next()?.integer()?, cells.next()?.integer()?);
@@ -435,55 +477,4 @@ fn job(row: Vec<Cell>) -> Option<Job> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn new(task: &str, priority: i64) -> New {
-        New { priority, task: task.to_owned(), digest: task.to_owned() }
-    }
-
-    async fn jobs(dir: &tempfile::TempDir) -> Jobs {
-        let settings = Settings::Sqlite(dir.path().join("db"));
-        std::fs::write(dir.path().join("db"), "").expect("made");
-        Jobs::open(&settings, "me", || {}).await.expect("opened")
-    }
-
-    #[tokio::test]
-    async fn the_line_is_ordered_and_holds_nothing_twice() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut jobs = jobs(&dir).await;
-        let wanted = [new("a", 5), new("b", 5), new("c", 1), new("b", 5), new("a", 9)];
-        let added = jobs.add(&wanted, 7).await.expect("added");
-        let expected = [Added::New(1), Added::New(2), Added::New(3), Added::Duplicate(2), Added::Changed(1)];
-        assert_eq!(added, expected);
-        let line: Vec<i64> = jobs.list().await.expect("listed").iter().map(|job| job.number).collect();
-        assert_eq!(line, [3, 2, 1]);
-        assert_eq!(jobs.first().await.expect("read").map(|job| job.task), Some("c".to_owned()));
-        jobs.start(3, 8).await.expect("started");
-        assert_eq!(jobs.add(&[new("c", 1)], 9).await.expect("added"), [Added::New(4)]);
-        assert_eq!((jobs.count().await.expect("counted"), jobs.clear().await.expect("cleared")), (3, 3));
-        assert_eq!(jobs.running().await.expect("read"), [3]);
-    }
-
-    #[tokio::test]
-    async fn a_job_is_known_from_its_submission_to_its_end() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut jobs = jobs(&dir).await;
-        jobs.add(&[new("a", 5)], 7).await.expect("added");
-        jobs.start(1, 8).await.expect("started");
-        jobs.put_back(1).await.expect("put back");
-        assert_eq!(jobs.first().await.expect("read").map(|job| job.number), Some(1));
-        jobs.start(1, 9).await.expect("started");
-        let ended = Ended { state: State::Failed, exit_code: Some(2), output: "the end".to_owned() };
-        jobs.end(1, &ended, 10).await.expect("ended");
-        let job = jobs.show(1).await.expect("read").expect("it is there");
-        assert_eq!((job.state, job.attempts, job.exit_code), (State::Failed, 2, Some(2)));
-        assert_eq!((job.submitted, job.started, job.ended), (7, Some(9), Some(10)));
-        assert_eq!(job.output.as_deref(), Some("the end"));
-        assert_eq!(jobs.show(2).await.expect("read"), None);
-        jobs.prune(1).await.expect("pruned");
-        assert!(jobs.show(1).await.expect("read").is_some());
-        jobs.prune(0).await.expect("pruned");
-        assert_eq!(jobs.show(1).await.expect("read"), None);
-    }
-}
+mod tests;

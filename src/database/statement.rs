@@ -46,39 +46,38 @@ impl Cell {
     }
 }
 
-/// Runs a statement; says how many rows it has changed.
+/// Runs a statement, which is never made of anything a user has written; says how many rows it has changed.
 ///
 /// # Errors
 /// What the database says.
 pub async fn execute(
     connection: &mut Connection,
-    statement: &'static str,
+    statement: impl Into<String>,
     arguments: &[Argument<'_>],
 ) -> Result<u64, sqlx::Error> {
+    let query = AssertSqlSafe(numbered(connection, statement.into()));
     Ok(match connection {
-        Connection::Sqlite(on) => bind(sqlx::query(statement), arguments).execute(on).await?.rows_affected(),
-        Connection::Mysql(on) => bind(sqlx::query(statement), arguments).execute(on).await?.rows_affected(),
-        Connection::Postgres(on) => {
-            bind(sqlx::query(AssertSqlSafe(numbered(statement))), arguments).execute(on).await?.rows_affected()
-        }
+        Connection::Sqlite(on) => bind(sqlx::query(query), arguments).execute(on).await?.rows_affected(),
+        Connection::Mysql(on) => bind(sqlx::query(query), arguments).execute(on).await?.rows_affected(),
+        Connection::Postgres(on) => bind(sqlx::query(query), arguments).execute(on).await?.rows_affected(),
     })
 }
 
-/// The rows that a query gives.
+/// The rows that a query gives. As for [`execute`], it is never made of anything a user has written.
 ///
 /// # Errors
 /// What the database says.
 pub async fn fetch(
     connection: &mut Connection,
-    query: &'static str,
+    query: impl Into<String>,
     arguments: &[Argument<'_>],
 ) -> Result<Vec<Vec<Cell>>, sqlx::Error> {
+    let query = AssertSqlSafe(numbered(connection, query.into()));
     match connection {
         Connection::Sqlite(on) => bind(sqlx::query(query), arguments).fetch_all(on).await?.iter().map(cells).collect(),
         Connection::Mysql(on) => bind(sqlx::query(query), arguments).fetch_all(on).await?.iter().map(cells).collect(),
         Connection::Postgres(on) => {
-            let query = sqlx::query(AssertSqlSafe(numbered(query)));
-            bind(query, arguments).fetch_all(on).await?.iter().map(cells).collect()
+            bind(sqlx::query(query), arguments).fetch_all(on).await?.iter().map(cells).collect()
         }
     }
 }
@@ -96,7 +95,14 @@ where
 }
 
 /// PostgreSQL numbers its arguments.
-fn numbered(statement: &str) -> String {
+fn numbered(connection: &Connection, statement: String) -> String {
+    match connection {
+        Connection::Postgres(_) => with_numbers(&statement),
+        Connection::Sqlite(_) | Connection::Mysql(_) => statement,
+    }
+}
+
+fn with_numbers(statement: &str) -> String {
     let mut parts = statement.split('?');
     let first = parts.next().unwrap_or_default().to_owned();
     parts.enumerate().fold(first, |text, (index, part)| format!("{text}${}{part}", index + 1))
@@ -121,7 +127,7 @@ mod tests {
 
     #[test]
     fn arguments_are_numbered_in_their_order() {
-        assert_eq!(numbered("SELECT ? WHERE a = ? AND b"), "SELECT $1 WHERE a = $2 AND b");
-        assert_eq!(numbered("SELECT 1"), "SELECT 1");
+        assert_eq!(with_numbers("SELECT ? WHERE a = ? AND b"), "SELECT $1 WHERE a = $2 AND b");
+        assert_eq!(with_numbers("SELECT 1"), "SELECT 1");
     }
 }
