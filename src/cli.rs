@@ -110,9 +110,9 @@ pub enum Command {
     /// Add, list, show or remove jobs
     #[command(subcommand, after_help = "Example:\n  bots-ctl job list")]
     Job(Job),
-    /// Show the services of this container
+    /// Show the services of this container, the last engine runs and what came of each route
     #[command(after_help = "Exit codes: 0 all ready, 1 something is not, 69 no bots-ctl answers.\n\n\
-                      Example:\n  bots-ctl status --json")]
+                      Example:\n  bots-ctl status --watch --interval 5s")]
     Status(Status),
     /// Show or check the configuration
     #[command(subcommand, after_help = "Example:\n  bots-ctl config show")]
@@ -163,11 +163,17 @@ pub struct Up {
 }
 
 /// Flags of `status`.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Status {
     /// Print the listener's JSON
     #[arg(long)]
     pub json: bool,
+    /// Go on until Ctrl-C: redrawn on a terminal; elsewhere what has changed, each time as a block, or a line of JSON
+    #[arg(long)]
+    pub watch: bool,
+    /// Time between two looks with --watch
+    #[arg(long, value_name = "DURATION", default_value = "2s", requires = "watch")]
+    pub interval: String,
 }
 
 /// Flags of `jobqueue`.

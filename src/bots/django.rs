@@ -22,6 +22,8 @@ pub struct Facts {
     pub django_version: String,
     pub database: Database,
     pub directories: Directories,
+    /// The zone of its local times; `None` for the machine's.
+    pub time_zone: Option<String>,
     pub static_url: String,
     pub web_port: u16,
     pub web_https: bool,

@@ -185,6 +185,7 @@ fn health_targets(config: &Config, django: &Facts) -> Result<Targets, Error> {
         database: init_db::settings(config, django)?,
         botssys: django.directories.botssys.clone(),
         usersys: django.directories.usersys.clone(),
+        time_zone: django.time_zone.clone(),
         interval: config.health.interval,
     })
 }

@@ -15,7 +15,7 @@ use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::health::checks;
 use crate::health::report::{Fact, Facts, Service as ServiceFacts};
 use crate::health::sign_of_life::{HttpService, SignOfLife};
-use crate::health::{server, watchdog};
+use crate::health::{results, server, watchdog};
 use crate::process::reaper::Reaper;
 use crate::process::tree;
 use crate::supervisor::fleet::{self, Ended, Member};
@@ -137,6 +137,8 @@ pub(super) async fn serve(
         facts.services = launches.iter().map(Launch::facts).collect();
     });
     check_grace_period(config, &launches);
+    let (database, time_zone) = (targets.database.clone(), targets.time_zone.clone());
+    tokio::spawn(results::watch(database, time_zone, config.health.results_interval, facts.clone()));
     tokio::spawn(checks::watch(targets, facts.clone()));
     let restart_hung = config.watchdog.restart.unwrap_or(choice.restart_hung);
     run(session, launches, facts, restart_hung, started).await

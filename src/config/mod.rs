@@ -104,6 +104,8 @@ pub struct Health {
     pub addr: SocketAddr,
     /// Time between two rounds of checks.
     pub interval: Duration,
+    /// Time between two readings of what came of the EDI files.
+    pub results_interval: Duration,
     /// `ready` looks at the database alone.
     pub database_only: bool,
 }
@@ -271,6 +273,7 @@ fn read_health(reader: &mut Reader<'_>) -> Health {
     Health {
         addr: reader.get(&keys::HEALTH_ADDR),
         interval: reader.get(&keys::HEALTH_INTERVAL),
+        results_interval: reader.get(&keys::RESULTS_INTERVAL),
         database_only: reader.get(&keys::HEALTH_DB_ONLY),
     }
 }

@@ -19,6 +19,7 @@ pub mod notes;
 mod numbering;
 pub mod pinger;
 pub mod repair;
+pub mod results;
 pub mod runs;
 pub mod schema;
 pub mod session;

@@ -28,6 +28,8 @@ pub struct Targets {
     pub botssys: PathBuf,
     /// The user's scripts.
     pub usersys: PathBuf,
+    /// Django's time zone, in which Bots notes times where the database does not.
+    pub time_zone: Option<String>,
     /// Time between two rounds.
     pub interval: Duration,
 }

@@ -12,6 +12,9 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer answers than ours are not from our listener.
 const LONGEST_ANSWER: u64 = 64 * 1024;
 
+/// Of status: runs, routes, directories.
+const LONGEST_STATUS: u64 = 4 * 1024 * 1024;
+
 /// What the listener said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -26,7 +29,7 @@ pub struct Answer {
 /// # Errors
 /// When there is none, it does not answer in time, or what answers is not ours.
 pub fn ask(addr: SocketAddr, check: Check) -> io::Result<Answer> {
-    get(addr, &format!("/health/{}", check.path()), "{\"status\"")
+    get(addr, &format!("/health/{}", check.path()), "{\"status\"", LONGEST_ANSWER)
 }
 
 /// Asks the listener of this machine how each service fares; the answer is the JSON of [`super::status::Status`].
@@ -34,16 +37,16 @@ pub fn ask(addr: SocketAddr, check: Check) -> io::Result<Answer> {
 /// # Errors
 /// As [`ask`].
 pub fn status(addr: SocketAddr) -> io::Result<String> {
-    Ok(get(addr, "/status", "{\"version\"")?.body)
+    Ok(get(addr, "/status", "{\"version\"", LONGEST_STATUS)?.body)
 }
 
-fn get(addr: SocketAddr, path: &str, begins: &str) -> io::Result<Answer> {
+fn get(addr: SocketAddr, path: &str, begins: &str, longest: u64) -> io::Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&local(addr), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
+    stream.take(longest).read_to_string(&mut answer)?;
     parse(&answer, begins)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers there is not bots-ctl"))
 }

@@ -6,7 +6,10 @@
 pub mod checks;
 pub mod client;
 pub mod report;
+pub mod results;
 pub mod server;
 pub mod sign_of_life;
 pub mod status;
+pub mod status_results;
+pub mod status_text;
 pub mod watchdog;

@@ -136,6 +136,8 @@ pub struct Facts {
     pub engine: Option<(String, Instant)>,
     /// What the directory monitor knows, where bots-ctl is that itself.
     pub monitor: Option<Monitor>,
+    /// What came of the EDI files, once it was read.
+    pub results: Option<Arc<super::results::Results>>,
     /// Bots's storage is there and writable.
     pub botssys: Fact,
     /// The user's scripts are there and writable.
@@ -316,6 +318,7 @@ mod tests {
             tables: Fact::Good,
             engine: None,
             monitor: None,
+            results: None,
             botssys: Fact::Good,
             usersys: Fact::Good,
             config: Fact::Good,

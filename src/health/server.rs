@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::report::{Check, Facts, Report, report};
-use super::status::status;
+use super::status::{Status, status};
 use crate::http;
 
 #[derive(Serialize)]
@@ -67,8 +67,13 @@ fn json(report: &Report) -> Response {
 }
 
 fn status_json(facts: &Facts) -> Response {
-    let body = serde_json::to_string(&status(facts, Instant::now())).unwrap_or_default();
+    let body = serde_json::to_string(&status_now(facts)).unwrap_or_default();
     ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+fn status_now(facts: &Facts) -> Status {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    status(facts, Instant::now(), unix)
 }
 
 /// The answer's body, with the checks in the order they were made.

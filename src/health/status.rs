@@ -1,10 +1,11 @@
-//! How each service fares, for `bots-ctl status`: what the listener tells, and the table a person reads.
+//! How everything fares, as the listener tells it: for `bots-ctl status`, and for the status page.
 
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Check, Facts, Phase, is_ready, report};
+use super::report::{Check, Fact, Facts, Phase, is_ready, report};
+use super::status_results::{ResultsStatus, results};
 
 /// Everything that is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +16,15 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub errors: Vec<String>,
+    /// Whether everything was asked to stop.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
+    /// The time here, in seconds since 1970: times below are told by the same clock, or by the database's.
+    #[serde(default)]
+    pub now: u64,
+    /// What the services stand on.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
     /// The services, in the order of their start.
     pub services: Vec<ServiceStatus>,
     /// Whose engine runs, here or in another pod.
@@ -23,6 +33,21 @@ pub struct Status {
     /// What the directory monitor knows, where bots-ctl is that itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<MonitorStatus>,
+    /// What came of the EDI files, once it was read from the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results: Option<ResultsStatus>,
+}
+
+/// Something the services stand on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it is as it should be; `None` before it was looked at.
+    pub good: Option<bool>,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// What the directory monitor knows.
@@ -89,9 +114,9 @@ pub struct JobsStatus {
     pub running: u64,
 }
 
-/// The facts as they are told.
+/// The facts as they are told; `unix` is the same moment as `now`, in seconds since 1970.
 #[must_use]
-pub fn status(facts: &Facts, now: Instant) -> Status {
+pub fn status(facts: &Facts, now: Instant, unix: u64) -> Status {
     let whole = report(Check::Ready, facts);
     let services = facts.services.iter().map(|service| ServiceStatus {
         name: service.name.to_owned(),
@@ -117,8 +142,37 @@ pub fn status(facts: &Facts, now: Instant) -> Status {
         });
         MonitorStatus { directories: directories.collect(), marked: monitor.marked }
     });
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    Status { version, ready: whole.healthy, errors: whole.errors, services, engine, monitor }
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ready: whole.healthy,
+        errors: whole.errors,
+        stopping: facts.stopping,
+        now: unix,
+        checks: checks(facts),
+        services,
+        engine,
+        monitor,
+        results: facts.results.as_ref().map(|last| results(last, now)),
+    }
+}
+
+fn checks(facts: &Facts) -> Vec<CheckStatus> {
+    let all = [
+        ("database", &facts.database),
+        ("tables", &facts.tables),
+        ("botssys", &facts.botssys),
+        ("usersys", &facts.usersys),
+        ("config", &facts.config),
+    ];
+    let told = all.into_iter().map(|(name, fact)| {
+        let (good, why) = match fact {
+            Fact::Unknown => (None, None),
+            Fact::Good => (Some(true), None),
+            Fact::Bad(why) => (Some(false), Some(why.clone())),
+        };
+        CheckStatus { name: name.to_owned(), good, why }
+    });
+    told.collect()
 }
 
 fn state(phase: Phase) -> &'static str {

@@ -44,6 +44,7 @@ mod process;
 mod proxy;
 mod reaping;
 mod relay;
+mod results;
 mod sandbox;
 mod schema;
 mod servers;

@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 
 use crate::jobqueue::with_queue;
-use crate::sandbox::{Sandbox, bots_bin_dir, engine_turn, processes_with, wait_until};
+use crate::sandbox::{Running, Sandbox, bots_bin_dir, engine_turn, processes_with, wait_until};
 
 const SERVICES: &str = "engine,dirmonitor,webserver,jobqueue";
 
@@ -88,6 +88,7 @@ fn what_is_not_in_use_is_left_out_and_told() {
         .run(&["status"])
         .stdout
         .lines()
+        .take_while(|line| !line.is_empty())
         .skip(1)
         .filter_map(|l| l.split(' ').next().map(str::to_owned))
         .collect();
@@ -146,4 +147,32 @@ fn status_without_a_running_bots_ctl_says_so() {
     refused.expect_code(69);
     assert!(refused.stderr.starts_with("bots-ctl: cannot ask bots-ctl on 127.0.0.1:"), "{}", refused.stderr);
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
+}
+
+#[test]
+fn status_goes_on_and_tells_what_changes() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms");
+    sandbox.run(&["status", "--watch", "--interval", "0s"]).expect_code(64);
+    let mut watch = sandbox.start(&["status", "--watch", "--interval", "50ms"]);
+    let says = |watch: &Running, text: &str| {
+        wait_until(&format!("{text} is told"), || watch.stdout().contains(text).then_some(()), || watch.report());
+    };
+    says(&watch, "cannot ask bots-ctl on 127.0.0.1:");
+    let web = sandbox.webserver();
+    says(&watch, "webserver  running  yes");
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    fs::rename(&database, database.with_extension("away")).expect("the file is there");
+    says(&watch, "\nnot ready: cannot open the SQLite database");
+    drop(web);
+    wait_until(
+        "its end is told",
+        || watch.stdout().trim_end().ends_with("where it listens").then_some(()),
+        || watch.report(),
+    );
+    // One block a change, not one a look.
+    let blocks = watch.stdout().matches("SERVICE ").count();
+    assert!(blocks < 20, "{}", watch.stdout());
+    watch.signal(Signal::SIGINT);
+    assert_eq!(watch.wait_code(), 130, "{}", watch.report());
 }

@@ -34,6 +34,7 @@ def facts(config_dir):
             "botssys": ini.get("directories", "botssys"),
             "usersys": os.path.abspath(ini.get("directories", "usersysabs")),
         },
+        "time_zone": settings.TIME_ZONE,
         "static_url": settings.STATIC_URL,
         # Newer Djangos only notice that it is missing when the first request comes in.
         "has_secret_key": bool(settings.SECRET_KEY),

@@ -1,0 +1,181 @@
+//! What came of EDI files, from Bots's own tables to `/status` and the terminal, for each database.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::demo::Demo;
+use crate::sandbox::{Running, Sandbox, wait_until};
+use crate::servers::{Database, Engine, on_each_database};
+
+on_each_database! {
+    real_runs_are_told_with_their_times,
+    a_long_history_is_read_in_steps,
+}
+
+/// What `/status` says of results, once it is as it should be.
+pub fn wait_results(running: &Running, what: &str, is_right: impl Fn(&Value) -> bool) -> Value {
+    let asked = || {
+        let status: Value = serde_json::from_str(&running.health("/status")?.body).ok()?;
+        Some(status["results"].clone()).filter(|results| is_right(results))
+    };
+    wait_until(what, asked, || format!("{:?}\n{}", running.health("/status"), running.report()))
+}
+
+/// Reads results so often that a test need not wait for them.
+pub fn eager(sandbox: &mut Sandbox) {
+    sandbox.set("BOTS_CTL_RESULTS_INTERVAL", "100ms").set("BOTS_CTL_HEALTH_INTERVAL", "200ms");
+}
+
+/// A statement that inserts a row of `filereport`, whose columns have no defaults.
+pub fn file_row(number: i64, report: i64, state: i64, route: &str, at: &str) -> String {
+    const EMPTY: [&str; 16] = [
+        "fromchannel",
+        "tochannel",
+        "frompartner",
+        "topartner",
+        "frommail",
+        "tomail",
+        "ineditype",
+        "inmessagetype",
+        "outeditype",
+        "outmessagetype",
+        "incontenttype",
+        "outcontenttype",
+        "infilename",
+        "outfilename",
+        "divtext",
+        "errortext",
+    ];
+    let (names, values) = (EMPTY.join(", "), ["''"; EMPTY.len()].join(", "));
+    format!(
+        "INSERT INTO filereport (idta, reportidta, statust, idroute, ts, retransmit, nrmessages, outidta, {names}) \
+         VALUES ({number}, {report}, {state}, '{route}', {at}, 0, 1, 0, {values});\n"
+    )
+}
+
+/// A statement that inserts a row of `report`: files that went all the way, and files with errors.
+pub fn run_row(number: i64, kind: &str, done: i64, errors: i64, at: &str, no_and_yes: [&str; 2]) -> String {
+    let (received, failed) = (done + errors, no_and_yes[usize::from(errors > 0)]);
+    format!(
+        "INSERT INTO report (idta, lastreceived, lastdone, lastopen, lastok, lasterror, send, processerrors, ts, type, status) \
+         VALUES ({number}, {received}, {done}, 0, 0, {errors}, {done}, 0, {at}, '{kind}', {failed});\n"
+    )
+}
+
+/// False and true.
+pub fn no_and_yes(engine: Engine) -> [&'static str; 2] {
+    if engine == Engine::Postgresql { ["false", "true"] } else { ["0", "1"] }
+}
+
+fn real_runs_are_told_with_their_times(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    eager(&mut sandbox);
+    let demo = Demo::install(sandbox);
+    let web = demo.sandbox.webserver();
+    let empty = wait_results(&web, "the tables were read", Value::is_object);
+    assert_eq!((&empty["runs"], &empty["routes"][0]["name"]), (&serde_json::json!([]), &"demo_orders".into()));
+    let begin = seconds_now();
+    demo.drop_in("input");
+    assert_eq!(demo.engine(&[]), 0);
+    let first = wait_results(&web, "the run is told", |results| results["routes"][0]["sent"] == 5);
+    let run = &first["runs"][0];
+    assert_eq!(
+        (&run["kind"], &run["received"], &run["done"], &run["sent"]),
+        (&"new".into(), &3.into(), &3.into(), &5.into())
+    );
+    // Whatever the zone in which Bots notes times. Databases cut fractions off.
+    let started = run["started"].as_u64().expect("a time");
+    assert!((begin - 1..=seconds_now()).contains(&started), "{begin} {run}");
+    assert!(run["seconds"].as_u64().is_some_and(|took| took <= seconds_now() - begin + 1), "{run}");
+    demo.drop_in("bad");
+    assert_eq!(demo.engine(&[]), 2);
+    let failed = wait_results(&web, "the error is told", |results| results["routes"][0]["received"] == 4);
+    let (run, route) = (&failed["runs"][0], &failed["routes"][0]);
+    assert_eq!(
+        (&run["errors"], &run["failed"], &failed["locked"]),
+        (&1.into(), &true.into(), &false.into()),
+        "{failed}"
+    );
+    assert_eq!(
+        (&route["state"], &route["errors"], &route["done"]),
+        (&"error".into(), &1.into(), &3.into()),
+        "{failed}"
+    );
+    let table = demo.sandbox.run(&["status"]).expect_code(0).stdout.clone();
+    let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let line = words.iter().find(|line| line.first() == Some(&"demo_orders")).unwrap_or_else(|| panic!("{table}"));
+    assert_eq!(line[line.len() - 5..], ["error", "4", "5", "1", "0"], "{table}");
+}
+
+fn a_long_history_is_read_in_steps(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    eager(&mut sandbox);
+    sandbox.run(&["init-db"]).expect_code(0);
+    let (now, no_and_yes) = ("CURRENT_TIMESTAMP", no_and_yes(engine));
+    let mut rows = String::new();
+    for (run, route) in [(10, "far"), (300_000, "early"), (345_000, "late"), (450_000, "late")] {
+        rows += &run_row(run, "new", 1, 0, now, no_and_yes);
+        rows += &file_row(run + 1, run, 3, route, now);
+        rows += &format!(
+            "INSERT INTO ta (idta, status, statust, script, idroute) VALUES ({run}, 1, 3, 0, ''), \
+                          ({}, 520, 3, 5, '{route}');\n",
+            run + 2
+        );
+    }
+    // A run that was broken off, and left no lock.
+    rows += "INSERT INTO ta (idta, status, statust, script) VALUES (455000, 1, 0, 0);\n";
+    database.sql(&rows);
+    let web = sandbox.webserver();
+    let told = wait_results(&web, "it was read", Value::is_object);
+    let route =
+        |name: &str| told["routes"].as_array().expect("a list").iter().find(|route| route["name"] == name).cloned();
+    let expected = serde_json::json!({"received": 2, "done": 2, "sent": 2, "inactive": true, "state": "done"});
+    let late = route("late").unwrap_or_else(|| panic!("{told}"));
+    for name in ["received", "done", "sent", "inactive", "state"] {
+        assert_eq!(late[name], expected[name], "{told}");
+    }
+    assert!(route("early").is_some() && route("far").is_none(), "{told}");
+    assert_eq!((&told["lost_runs"], told["runs"].as_array().map(Vec::len)), (&1.into(), Some(4)), "{told}");
+    // While an engine runs, what it has begun is not counted.
+    database.sql(&format!(
+        "INSERT INTO mutex (mutexk) VALUES (1);\n{}{}",
+        run_row(460_000, "new", 0, 2, now, no_and_yes),
+        file_row(460_001, 460_000, 1, "late", now) + &file_row(460_002, 460_000, 2, "late", now)
+    ));
+    let locked = wait_results(&web, "the lock is told", |results| results["locked"] == true);
+    assert_eq!(locked["runs"].as_array().map(Vec::len), Some(5), "{locked}");
+    database.sql("INSERT INTO ta (idta, status, statust, script) VALUES (460003, 220, 3, 1); DELETE FROM mutex;");
+    let over =
+        |results: &Value| results["routes"].as_array().is_some_and(|all| all.iter().any(|route| route["stuck"] == 1));
+    let told = wait_results(&web, "the run is over", over);
+    let late = told["routes"].as_array().expect("a list").iter().find(|route| route["name"] == "late").cloned();
+    let late = late.expect("it is there");
+    assert_eq!((&late["errors"], &late["received"], &late["state"]), (&1.into(), &4.into(), &"stuck".into()), "{told}");
+}
+
+#[test]
+fn a_database_that_is_away_leaves_what_was_read() {
+    let mut sandbox = Sandbox::new();
+    eager(&mut sandbox);
+    sandbox.run(&["init-db"]).expect_code(0);
+    let file = sandbox.root().join("botssys/sqlitedb/botsdb");
+    let web = sandbox.webserver();
+    wait_results(&web, "it was read", |results| results["trouble"].is_null() && results.is_object());
+    let away = file.with_extension("away");
+    fs::rename(&file, &away).expect("the file is there");
+    let told = wait_results(&web, "the trouble is told", |results| results["trouble"].is_string());
+    assert!(told["trouble"].as_str().is_some_and(|why| why.contains("the file does not exist")), "{told}");
+    assert_eq!(web.health("/health/live").expect("it listens").status, 200);
+    let table = sandbox.run(&["status"]).expect_code(1).stdout.clone();
+    assert!(table.contains("runs and routes are as of ") && table.contains("not ready: "), "{table}");
+    fs::rename(&away, &file).expect("the file is there");
+    wait_results(&web, "it was read again", |results| results["trouble"].is_null());
+}
+
+fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+}
