@@ -158,7 +158,7 @@ async fn start_health(config: &Config, expected: &[ServiceName]) -> Result<watch
         let text = format!("cannot listen on {} for health probes: {error}", health.addr);
         Error::new(Kind::Unavailable, format!("{text}; set BOTS_CTL_HEALTH_ADDR to a free address"))
     })?;
-    tokio::spawn(server::serve(listener, sender.subscribe()));
+    tokio::spawn(server::serve(listener, sender.subscribe(), health.status_page));
     Ok(sender)
 }
 

@@ -145,6 +145,8 @@ keys! {
         "how often the checks behind the health endpoints run";
     RESULTS_INTERVAL: Duration = "health.results_interval", "BOTS_CTL_RESULTS_INTERVAL", Duration, interval, "30s",
         "how often the results of engine runs and routes are read from the database";
+    STATUS_PAGE: bool = "health.status_page", "BOTS_CTL_STATUS_PAGE", Boolean, boolean, "true",
+        "the health listener has a status page, on /";
     HEALTH_DB_ONLY: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, boolean, "false",
         "ready looks at the database alone";
     LOG_LEVEL: LogLevel = "log.level", "LOG_LEVEL", Text, log_level, "info",

@@ -106,6 +106,8 @@ pub struct Health {
     pub interval: Duration,
     /// Time between two readings of what came of the EDI files.
     pub results_interval: Duration,
+    /// Whether the listener has a status page.
+    pub status_page: bool,
     /// `ready` looks at the database alone.
     pub database_only: bool,
 }
@@ -274,6 +276,7 @@ fn read_health(reader: &mut Reader<'_>) -> Health {
         addr: reader.get(&keys::HEALTH_ADDR),
         interval: reader.get(&keys::HEALTH_INTERVAL),
         results_interval: reader.get(&keys::RESULTS_INTERVAL),
+        status_page: reader.get(&keys::STATUS_PAGE),
         database_only: reader.get(&keys::HEALTH_DB_ONLY),
     }
 }

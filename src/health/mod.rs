@@ -10,6 +10,7 @@ pub mod results;
 pub mod server;
 pub mod sign_of_life;
 pub mod status;
+mod status_page;
 pub mod status_results;
 pub mod status_text;
 pub mod watchdog;

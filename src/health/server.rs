@@ -1,4 +1,5 @@
-//! The listener: `/health/{ping,live,ready,startup}` and `/status` for GET and HEAD, with limits on what a client may cost.
+//! The listener: `/health/{ping,live,ready,startup}`, `/status` and the status page for GET and HEAD, with limits on what a
+//! client may cost.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 use super::report::{Check, Facts, Report, report};
 use super::status::{Status, status};
+use super::status_page;
 use crate::http;
 
 #[derive(Serialize)]
@@ -38,16 +40,21 @@ pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(addr).await
 }
 
-/// Serves until the task is dropped.
-pub async fn serve(listener: TcpListener, facts: watch::Receiver<Facts>) {
-    http::server::serve(listener, "health", TowerToHyperService::new(router(facts))).await;
+/// Serves until the task is dropped; the status page only where it is wanted.
+pub async fn serve(listener: TcpListener, facts: watch::Receiver<Facts>, has_page: bool) {
+    http::server::serve(listener, "health", TowerToHyperService::new(router(facts, has_page))).await;
 }
 
-fn router(facts: watch::Receiver<Facts>) -> Router {
+fn router(facts: watch::Receiver<Facts>, has_page: bool) -> Router {
     let answer = |check: Check| {
         get(move |State(facts): State<watch::Receiver<Facts>>| async move { json(&report(check, &facts.borrow())) })
     };
-    Router::new()
+    let page = get(|State(facts): State<watch::Receiver<Facts>>| async move {
+        let status = status_now(&facts.borrow());
+        status_page::answer(&status)
+    });
+    let router = if has_page { Router::new().route("/", page) } else { Router::new() };
+    router
         .route("/health/ping", get(|| async { ([(CACHE_CONTROL, "no-store")], "ok") }))
         .route("/health/live", answer(Check::Live))
         .route("/health/ready", answer(Check::Ready))

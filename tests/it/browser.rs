@@ -90,13 +90,26 @@ impl Browser {
         Self::start_with(&[format!("--host-resolver-rules=MAP {host} {address}")])
     }
 
+    /// A telephone's browser, or a desktop's, whose user likes it dark or light.
+    pub fn looking(telephone: bool, dark: bool) -> Self {
+        let scheme = format!("--blink-settings=preferredColorScheme={}", u8::from(!dark));
+        Self::start_as(
+            &[scheme],
+            telephone.then(|| json!({ "deviceMetrics": { "width": 390, "height": 844, "pixelRatio": 2 } })),
+        )
+    }
+
     fn start_with(flags: &[String]) -> Self {
+        Self::start_as(flags, None)
+    }
+
+    fn start_as(flags: &[String], device: Option<serde_json::Value>) -> Self {
         let driver = Driver::start();
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().expect("a current-thread runtime can be built");
         let session = async {
             let mut builder = ClientBuilder::new(HttpConnector::new());
-            builder.capabilities(driver.capabilities(flags));
+            builder.capabilities(driver.capabilities(flags, device));
             within_deadline(builder.connect(&driver.url())).await
         };
         let client = runtime
@@ -170,6 +183,11 @@ impl Browser {
         self.ask("text", async |client| client.find(Locator::Css("body")).await?.text().await)
     }
 
+    /// What a script says of the page.
+    pub fn script(&self, script: &str) -> serde_json::Value {
+        self.ask("answer of a script", async |client| client.execute(script, Vec::new()).await)
+    }
+
     /// Writes what the window shows as a PNG file.
     pub fn screenshot(&self, path: &Path) {
         let image = self.ask("picture", async |client| client.screenshot().await);
@@ -240,12 +258,15 @@ impl Driver {
     }
 
     /// What this session asks of chromedriver: our Chromium, our flags, an empty profile.
-    fn capabilities(&self, flags: &[String]) -> Capabilities {
+    fn capabilities(&self, flags: &[String], device: Option<serde_json::Value>) -> Capabilities {
         let profile = self.directory.path().join("profile");
         let mut arguments = CHROMIUM_FLAGS.map(String::from).to_vec();
         arguments.push(format!("--user-data-dir={}", profile.display()));
         arguments.extend_from_slice(flags);
-        let options = json!({ "binary": CHROMIUM, "args": arguments });
+        let mut options = json!({ "binary": CHROMIUM, "args": arguments });
+        if let Some(device) = device {
+            options["mobileEmulation"] = device;
+        }
         Capabilities::from_iter([("goog:chromeOptions".to_owned(), options)])
     }
 

@@ -32,7 +32,7 @@ fn endpoints_answer_as_documented() {
     let post = http(sandbox.health_port, "POST", "/health/live").expect("it listens");
     assert_eq!(post.status, 405);
     assert!(post.head.to_lowercase().contains("allow: get,head"), "{}", post.head);
-    for path in ["/", "/health", "/health/", "/health/anything", "/health/ready/x", "/metrics"] {
+    for path in ["/health", "/health/", "/health/anything", "/health/ready/x", "/metrics"] {
         assert_eq!(web.health(path).expect("it listens").status, 404, "{path}");
     }
 }

@@ -48,6 +48,7 @@ mod results;
 mod sandbox;
 mod schema;
 mod servers;
+mod status_page;
 mod stop;
 mod supervision;
 mod terminal;

@@ -37,7 +37,7 @@ pub struct Running {
     child: Child,
     stdout: PathBuf,
     stderr: PathBuf,
-    health_port: u16,
+    pub health_port: u16,
 }
 
 /// An HTTP answer.

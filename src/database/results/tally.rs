@@ -8,6 +8,9 @@ use crate::database::connection::TextRow;
 /// Hours that are remembered: a day and the hour that has begun.
 const HOURS: i64 = 24;
 
+/// Stands for the route where Bots has noted none.
+const NO_ROUTE: &str = "(none)";
+
 /// What was read of a range of numbers.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
@@ -92,7 +95,8 @@ impl Tally {
     }
 
     fn count(&mut self, row: &TextRow, counts: Counts, is_new: bool) -> usize {
-        let (place, hour) = (self.place(&text(row, 0)), number(row, 1));
+        let name = Some(text(row, 0)).filter(|name| !name.is_empty()).unwrap_or_else(|| NO_ROUTE.to_owned());
+        let (place, hour) = (self.place(&name), number(row, 1));
         self.first_hour = Some(self.first_hour.map_or(hour, |first| first.min(hour)));
         self.hours.entry(hour).or_default().entry(place).or_default().add(counts);
         if is_new {

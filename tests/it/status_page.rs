@@ -1,0 +1,182 @@
+//! The status page in a real browser: what a person sees of each state, on a desktop and on a telephone.
+//!
+//! With `STATUS_PAGE_PICTURES=DIRECTORY` each state is also left there as pictures, light and dark, wide and narrow.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+
+use crate::browser::Browser;
+use crate::results::{eager, file_row, run_row, wait_results};
+use crate::sandbox::{Running, Sandbox, http, wait_until};
+use crate::servers::{Database, Engine};
+
+/// The page of a bots-ctl, in as many browsers as are wanted.
+struct Page {
+    browsers: Vec<(String, Browser)>,
+    pictures: Option<PathBuf>,
+}
+
+impl Page {
+    fn open(running: &Running) -> Self {
+        let pictures = std::env::var_os("STATUS_PAGE_PICTURES").map(PathBuf::from);
+        let looks: &[(bool, bool)] = match pictures {
+            Some(_) => &[(false, false), (false, true), (true, false), (true, true)],
+            None => &[(true, true)],
+        };
+        let look = |&(telephone, dark): &(bool, bool)| {
+            let browser = Browser::looking(telephone, dark);
+            browser.visit(&format!("http://127.0.0.1:{}/", running.health_port));
+            let name = format!("{}-{}", if telephone { "narrow" } else { "wide" }, if dark { "dark" } else { "light" });
+            (name, browser)
+        };
+        Self { browsers: looks.iter().map(look).collect(), pictures }
+    }
+
+    /// Waits until each shows these texts; then nothing sticks out to the side, and nothing was refused by the policy.
+    fn wait(&self, state: &str, texts: &[&str]) {
+        for (name, browser) in &self.browsers {
+            let shown = || texts.iter().all(|text| browser.text().contains(text)).then_some(());
+            wait_until(&format!("{state} is shown"), shown, || format!("{texts:?} in\n{}", browser.text()));
+            let [wide, screen, styled] = [
+                "return document.documentElement.scrollWidth",
+                "return window.innerWidth",
+                "return getComputedStyle(document.body).fontVariantLigatures && document.styleSheets[0].cssRules.length",
+            ]
+            .map(|script| browser.script(script).as_u64().expect("a number"));
+            assert!(wide <= screen && styled > 0, "{state}: {wide} > {screen}, {styled}");
+            if let Some(directory) = &self.pictures {
+                fs::create_dir_all(directory).expect("made");
+                browser.screenshot(&directory.join(format!("{state}-{name}.png")));
+                browser.script("window.scrollTo(0, 700)");
+                browser.screenshot(&directory.join(format!("{state}-{name}-below.png")));
+                browser.script("window.scrollTo(0, 0)");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_healthy_system_with_500_routes_that_stops() {
+    let database = Database::fresh(Engine::Sqlite);
+    let mut sandbox = database.sandbox();
+    eager(&mut sandbox);
+    sandbox.set("BOTS_CTL_DRAIN", "1h");
+    sandbox.run(&["init-db"]).expect_code(0);
+    database.sql(&history());
+    let mut web = sandbox.webserver();
+    wait_results(&web, "it was read", |results| results["routes"].as_array().is_some_and(|all| all.len() == 500));
+    let status = web.health("/status").expect("it listens").body;
+    assert!(status.len() < 100_000, "{}", status.len());
+    let page = Page::open(&web);
+    let healthy =
+        ["● Ready", "● running", "✓ database", "500 routes, 3 with trouble", "None of the last", "Show all 500"];
+    page.wait("routes", &["✕ error, ", "▲ stuck, "]);
+    page.wait("healthy", &healthy[..4]);
+    let (_, browser) = &page.browsers[0];
+    let rows = || browser.script("return document.querySelectorAll('#routes tr').length");
+    assert_eq!(rows(), 50);
+    let first = browser.script("return document.querySelector('#routes th').textContent");
+    assert!(first.as_str().is_some_and(|name| name.starts_with("bad_")), "{first}");
+    browser
+        .script("const e = document.getElementById('wanted'); e.value = 'R0017'; e.dispatchEvent(new Event('input'))");
+    assert_eq!(rows(), 1);
+    browser.script("const e = document.getElementById('wanted'); e.value = ''; e.dispatchEvent(new Event('input'))");
+    browser.script("document.getElementById('more').click()");
+    assert_eq!(rows(), 500);
+    // A name is a text, whatever it looks like.
+    assert_eq!(browser.script("return document.querySelectorAll('#routes img').length"), 0);
+    web.signal(Signal::SIGTERM);
+    page.wait("draining", &["▽ Stopping", "webserver is stopping"]);
+    web.signal(Signal::SIGTERM);
+    web.wait();
+    page.wait("lost", &["✕ Connection lost. What is shown is "]);
+}
+
+#[test]
+fn an_empty_system_whose_database_goes_away() {
+    let mut sandbox = Sandbox::new();
+    eager(&mut sandbox);
+    let web = sandbox.webserver();
+    wait_results(&web, "it was read", |results| results.is_object());
+    let page = Page::open(&web);
+    page.wait("empty", &["● Ready", "No engine has run yet.", "No route is active."]);
+    let file = sandbox.root().join("botssys/sqlitedb/botsdb");
+    fs::rename(&file, file.with_extension("away")).expect("the file is there");
+    page.wait("database-down", &["▲ Not ready", "✕ database: ", "the file does not exist", "As of "]);
+}
+
+#[test]
+fn a_service_that_crashes_again_and_again() {
+    let mut sandbox = Sandbox::new();
+    eager(&mut sandbox);
+    sandbox.stand_in("bots-webserver", "#!/bin/sh\necho 'ERROR cannot start'\nexit 3\n");
+    sandbox.set("BOTS_CTL_RESTART_LIMIT", "100").set("BOTS_CTL_RESTART_DELAY", "200ms");
+    let web = sandbox.start(&["webserver"]);
+    web.wait_health("/health/startup", 200);
+    let page = Page::open(&web);
+    page.wait("crash-loop", &["▲ Not ready", "↻ restarting", "exit code 3", "webserver is being restarted"]);
+}
+
+#[test]
+fn the_page_is_safe_and_can_be_switched_off() {
+    let mut sandbox = Sandbox::new();
+    let web = sandbox.webserver();
+    let [first, second] = [0, 1].map(|_| web.health("/").expect("it listens"));
+    assert_eq!((first.status, http(sandbox.health_port, "POST", "/").map(|answer| answer.status)), (200, Some(405)));
+    let head = first.head.to_lowercase();
+    for header in [
+        "content-type: text/html; charset=utf-8",
+        "content-security-policy: default-src 'none'; script-src 'nonce-",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+        "cache-control: no-store",
+        "x-content-type-options: nosniff",
+    ] {
+        assert!(head.contains(header), "{head}");
+    }
+    assert_ne!(first.body, second.body, "a nonce is good for one answer");
+    // What a browser without JavaScript shows.
+    assert!(first.body.contains(": ready\n\nSERVICE") && first.body.contains("webserver"), "{}", first.body);
+    drop(web);
+    sandbox.set("BOTS_CTL_STATUS_PAGE", "off");
+    let web = sandbox.webserver();
+    assert_eq!(web.health("/").map(|answer| answer.status), Some(404));
+    assert_eq!(web.health("/status").map(|answer| answer.status), Some(200));
+}
+
+/// 500 active routes and a day of runs, three routes of which had trouble.
+fn history() -> String {
+    let mut rows = String::new();
+    for number in 0..497 {
+        rows += &route_row(&format!("r{number:04}"));
+    }
+    let bad = ["bad_<img src=x onerror=alert(1)>", "bad_orders", "bad_desadv"];
+    for name in bad {
+        rows += &route_row(name);
+    }
+    for run in 0..60 {
+        let (number, minutes) = (1000 + run * 100, (60 - run) * 20);
+        let at = format!("datetime('now', '-{minutes} minutes')");
+        let kind = if run == 40 { "crashrecovery" } else { "new" };
+        let (files, errors) = (run * run % 23, i64::from(run % 19 == 7) * 2);
+        rows += &run_row(number, kind, files, errors, &at, ["0", "1"]);
+        for file in 0..files {
+            rows += &file_row(number + 1 + file, number, 3, &format!("r{:04}", run * 7 + file), &at);
+        }
+        for file in 0..errors {
+            rows += &file_row(number + 50 + file, number, 1 + file, bad[usize::from(file == 1)], &at);
+        }
+    }
+    rows + &file_row(9000, 8000, 1, bad[2], "datetime('now', '-5 minutes')")
+        + "INSERT INTO ta (idta, idroute, status, statust, script, ts) VALUES (9001, 'r0000', 520, 3, 1, datetime('now'))"
+}
+
+fn route_row(name: &str) -> String {
+    format!(
+        "INSERT INTO routes (idroute, seq, active, fromeditype, frommessagetype, toeditype, tomessagetype, alt, testindicator, \
+         translateind, defer, zip_incoming, zip_outgoing, notindefaultrun) \
+         VALUES ('{name}', 1, 1, '', '', '', '', '', '', 1, 0, 0, 0, 0);\n"
+    )
+}
