@@ -1,4 +1,5 @@
 //! HTTP/1 as the listeners and clients of bots-ctl use it: with limits on what the other side may cost.
 
 pub mod client;
+mod crowd;
 pub mod server;

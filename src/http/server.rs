@@ -1,17 +1,18 @@
 //! A listener that no client can hold up: connections, headers and time are limited.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::service::Service;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
-/// Connections served at once; a handful are usual, and more than this is somebody's mistake.
+use super::crowd::{Crowd, Guest};
+
+/// Connections served at once; a handful are usual, and more than this is somebody's mistake. Tokio accepts half as many
+/// before it serves those, so nobody is sent away who asks at once.
 const CONNECTIONS: usize = 256;
 
 /// How long a client may take to send its request headers.
@@ -20,27 +21,26 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of request headers that are read at most.
 const HEADER_BYTES: usize = 8 * 1024;
 
-/// How long a connection may stay open altogether: requests are short, and slots are limited.
+/// How long a connection may stay open altogether: requests are short, and there is not room for everybody.
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 
 /// Serves until the task is dropped. A request that the service answers with an error ends its connection without an
-/// answer.
+/// answer. When there is no room left, who asks nothing makes room, so that nobody waits for those.
 pub async fn serve<S, E>(listener: TcpListener, name: &'static str, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E> + Clone + Send + 'static,
     S::Future: Send,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowd = Crowd::new(CONNECTIONS);
     loop {
-        // The slot comes first: while all are taken, further clients wait in the kernel's queue.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let connection = connection(stream, service.clone());
-                tokio::spawn(async move {
-                    let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
-                    drop(slot);
+                // While everybody's answer is being made, further clients wait in the kernel's queue.
+                crowd.make_room().await;
+                let service = service.clone();
+                crowd.admit(|guest| async move {
+                    let _ = tokio::time::timeout(CONNECTION_LIFE, connection(stream, service, guest)).await;
                 });
             }
             // Out of descriptors, most likely: the next attempt must not spin.
@@ -52,13 +52,22 @@ where
     }
 }
 
-async fn connection<S, E>(stream: TcpStream, service: S)
+async fn connection<S, E>(stream: TcpStream, service: S, guest: Guest)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E>,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     // Answers are small: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let busy = guest.begin();
+        let answered = service.call(request);
+        async move {
+            let answer = answered.await;
+            drop(busy);
+            answer
+        }
+    });
     // A client that breaks off or sends rubbish is no event of ours.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
