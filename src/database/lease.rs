@@ -189,6 +189,12 @@ impl Lease {
         &self.settings
     }
 
+    /// What tells it from every other one, now and later.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.owner
+    }
+
     /// Asks something over its connection, and again over another one when that was cut.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod connection;
 pub mod difference;
 pub mod errors;
 pub mod expected;
+
 pub mod jobs;
 pub mod lease;
 pub mod lease_row;
@@ -26,6 +27,7 @@ pub mod session;
 pub mod settings;
 mod sqlite_schema;
 pub mod statement;
+pub mod sums;
 pub mod tls;
 pub mod wait;
 

@@ -46,6 +46,8 @@ fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
     system.run(&["engine", "--lease-wait", "0", "--ok-exit", "3"]).expect_code(0);
     system.release();
     assert_eq!(first.wait_code(), 0, "{}", first.report());
+    let sums = "SELECT value FROM botsctl_total WHERE name IN ('run_busy', 'run_success') ORDER BY name";
+    assert_eq!(system.database.sql(sums), ["2", "1"], "each run is counted");
     system.run(&["engine", "--lease-wait", "0"]).expect_code(0);
 }
 
@@ -67,6 +69,8 @@ fn an_engine_never_outlives_its_bots_ctl(engine: Engine) {
     let second = system.run(&["engine", "--new", "--ok-exit", "2"]);
     second.expect_code(0);
     assert_eq!((system.recoveries(), system.collect(MESSAGES)), (1, Amiss::default()), "{second:?}");
+    let sums = "SELECT value FROM botsctl_total WHERE name IN ('recoveries', 'run_cut_off') ORDER BY name";
+    assert_eq!(system.database.sql(sums), ["1", "1"], "the next run has counted it");
 }
 
 fn routes_are_checked_before_python_starts(engine: Engine) {

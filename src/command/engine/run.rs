@@ -13,7 +13,7 @@ use crate::bots::service::{self, Ground};
 use crate::config::Config;
 use crate::config::load::nearest;
 use crate::database::lease::{self, Acquired, Lease};
-use crate::database::runs;
+use crate::database::{self, runs};
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
@@ -24,22 +24,32 @@ use crate::telemetry::lines::LineSink;
 
 use super::super::services::{known_facts, never, outcome_of};
 use super::super::{Session, child_variables, find_bots, init_db, prepare, relay, until_stopped};
+use super::sums;
 
 /// Bots's own code for an engine that finds another one running.
-const BUSY: u8 = 3;
+pub(super) const BUSY: u8 = 3;
 
 /// Everything that is settled before the engine starts.
 struct Ready {
     service: service::Service,
     lease: Box<Lease>,
-    /// The newest report before this run.
-    before: u64,
+    before: Before,
+    /// Whether the database knows that it runs.
+    is_noted: bool,
+}
+
+/// What the database said before this run.
+struct Before {
+    /// The newest report.
+    report: u64,
+    /// An earlier run was cut off.
+    recovers: bool,
 }
 
 /// How the run ended, and whether the lease was lost meanwhile.
-struct Ended {
-    end: End,
-    lost: Option<String>,
+pub(super) struct Ended {
+    pub end: End,
+    pub lost: Option<String>,
 }
 
 /// Runs the engine once.
@@ -53,14 +63,18 @@ pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Re
             return Ok(Outcome::Child(exit.code()));
         }
     };
-    let Some(Ready { service, mut lease, before }) = prepared else { return Ok(Outcome::Child(BUSY)) };
+    let Some(Ready { service, mut lease, before, is_noted }) = prepared else { return Ok(Outcome::Child(BUSY)) };
     let begin = Instant::now();
     let ended = follow(config, reaper, signals, lines, service, &mut lease).await;
     // Nothing of this run may go on when the next one begins.
     let is_lost = ended.as_ref().is_ok_and(|ended| ended.lost.is_some());
     let limit = if is_lost { Duration::ZERO } else { config.stop.engine.timeout };
     tree::end_all(reaper, signals, &[], limit).await;
-    summarise(&mut lease, before, begin.elapsed()).await;
+    let took = begin.elapsed();
+    // A database that is away is waited for once.
+    if summarise(&mut lease, before.report, took).await && is_noted {
+        sums::end(&mut lease, &ended, took).await;
+    }
     lease.release().await;
     outcome(ended?)
 }
@@ -74,9 +88,11 @@ async fn prepare_run(config: &Config, reaper: &Reaper, arguments: &EngineArgumen
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::settings(config, &known_facts(&context).await?)?;
     let (limit, patience) = (config.engine.lease_wait, config.database.patience());
-    let mut lease = match lease::acquire(&settings, &our_name(), limit, patience).await? {
+    let (name, begin) = (our_name(), Instant::now());
+    let mut lease = match lease::acquire(&settings, &name, limit, patience).await? {
         Acquired::Taken(lease) => lease,
         Acquired::Busy(holder) => {
+            sums::add_busy(&settings, begin.elapsed()).await;
             let (since, silent) = (holder.since.as_secs(), holder.silent.as_secs());
             error!(
                 "nothing was run: {} has run an engine for {since} s, its last sign of life is {silent} s old",
@@ -85,10 +101,12 @@ async fn prepare_run(config: &Config, reaper: &Reaper, arguments: &EngineArgumen
             return Ok(None);
         }
     };
+    let waited = begin.elapsed();
     match look_before(config, &mut lease, arguments).await {
         Ok(before) => {
+            let is_noted = sums::begin(&mut lease, &name, waited, before.recovers).await;
             let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
-            Ok(Some(Ready { service: ground.engine(&arguments.words()), lease, before }))
+            Ok(Some(Ready { service: ground.engine(&arguments.words()), lease, before, is_noted }))
         }
         Err(error) => {
             lease.release().await;
@@ -103,14 +121,15 @@ fn our_name() -> String {
     format!("{} (process {})", host.to_string_lossy(), std::process::id())
 }
 
-async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArguments) -> Result<u64, Error> {
+async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArguments) -> Result<Before, Error> {
     if !arguments.routes.is_empty() && !config.engine.unknown_routes {
         check_routes(&lease.ask(runs::routes).await?, &arguments.routes)?;
     }
-    if lease.ask(runs::was_cut_off).await? {
+    let recovers = lease.ask(runs::was_cut_off).await?;
+    if recovers {
         warn!("an earlier run of the engine was cut off: Bots recovers it first");
     }
-    Ok(lease.ask(runs::newest_report).await?)
+    Ok(Before { report: lease.ask(runs::newest_report).await?, recovers })
 }
 
 /// Bots runs nothing for a route that it does not know, and ends with code 0.
@@ -188,11 +207,13 @@ async fn pass_on(signals: &mut Signals, control: mpsc::Sender<Control>) -> Infal
     }
 }
 
-/// One line that says what came of the run, whatever Bots has printed.
-async fn summarise(lease: &mut Lease, before: u64, took: Duration) {
+/// One line that says what came of the run, whatever Bots has printed. The answer is whether the database was there.
+async fn summarise(lease: &mut Lease, before: u64, took: Duration) -> bool {
     let seconds = (took.as_secs_f64() * 100.0).round() / 100.0;
     let summed = lease.ask(async |connection, settings| runs::summary_since(connection, settings, before).await);
-    match summed.await {
+    let summed = summed.await;
+    let is_there = !matches!(summed, Err(database::Error::Unavailable(_)));
+    match summed {
         Ok(runs::Summary { reports, received, done, errors, sent, process_errors }) => info!(
             reports,
             received,
@@ -205,6 +226,7 @@ async fn summarise(lease: &mut Lease, before: u64, took: Duration) {
         ),
         Err(error) => warn!("cannot tell what came of the run: {error}"),
     }
+    is_there
 }
 
 fn outcome(ended: Ended) -> Result<Outcome, Error> {

@@ -22,7 +22,7 @@ use crate::database::expected::{Expected, Index, ManagedTable, Variant};
 use crate::database::lock::{self, Held, Name};
 use crate::database::schema::{self, Look};
 use crate::database::settings::Django;
-use crate::database::{self, Settings, jobs, wait};
+use crate::database::{self, Settings, jobs, sums, wait};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::{network, tree};
 
@@ -319,9 +319,14 @@ impl Ground<'_> {
     ) -> Result<(), Error> {
         let begin = Instant::now();
         jobs::make(&self.settings, &mut held.connection).await?;
+        sums::make(&mut held.connection, &self.settings).await?;
         critical.set(true);
         let completed = complete(self, &mut held, python, &look, user, report).await;
         critical.set(false);
+        let is_success = completed.as_ref().is_ok_and(|left| left.is_schema_complete() && left.findings.is_empty());
+        if let Err(error) = sums::add_initialisation(&mut held.connection, &self.settings, is_success).await {
+            debug!("{error}");
+        }
         held.connection.close().await;
         let left = completed?;
         report.missing = left.missing();

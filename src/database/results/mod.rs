@@ -18,6 +18,7 @@ use self::tally::{Rows, Tally};
 use self::zone::Zone;
 use super::connect::{Purpose, connect};
 use super::connection::{Connection, TextRow};
+use super::sums::{self, Sums};
 use super::{Error, Settings, errors, runs};
 
 /// Runs that are told.
@@ -49,6 +50,8 @@ pub struct Figures {
     pub lost_runs: u64,
     /// Whether Bots's own lock is set: an engine runs, or was cut off and the next one recovers what it had begun.
     pub is_locked: bool,
+    /// What runs have left of themselves, if they have.
+    pub sums: Option<Sums>,
 }
 
 /// A run of the engine that is over.
@@ -213,7 +216,8 @@ impl Reader {
         self.catch_up(connection, done_to).await?;
         self.time(connection, &mut runs, done_to).await?;
         self.tally.forget(end.now);
-        Ok(self.figures(runs, &active, &end))
+        let sums = sums::read(connection).await?;
+        Ok(Figures { sums, ..self.figures(runs, &active, &end) })
     }
 
     /// All three at one moment: with the lock gone, every run has ended that took one of the numbers.
@@ -330,6 +334,7 @@ impl Reader {
             counted_since: self.tally.counted_since(),
             lost_runs: self.tally.lost_runs(),
             is_locked: end.is_locked,
+            sums: None,
         }
     }
 }

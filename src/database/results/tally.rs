@@ -45,7 +45,8 @@ struct Seen {
 }
 
 impl Counts {
-    fn add(&mut self, other: Self) {
+    /// Both together.
+    pub fn add(&mut self, other: Self) {
         self.received += other.received;
         self.done += other.done;
         self.errors += other.errors;
