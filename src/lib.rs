@@ -9,6 +9,7 @@ pub mod exit;
 pub mod health;
 pub mod http;
 pub mod jobs;
+pub mod metrics;
 pub mod process;
 pub mod supervisor;
 pub mod telemetry;

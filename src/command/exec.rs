@@ -70,7 +70,7 @@ fn start(
             session.reaper.warn_of_orphans();
         }
         if options.relays {
-            relay::start(&session.config, &Environment::layout(&session.config)).await;
+            relay::start(&session.config, &Environment::layout(&session.config), &session.counters).await;
         }
         let spec = spec(&session, options, command);
         follow(&mut session, spec, options).await

@@ -24,6 +24,7 @@ pub mod webserver;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bots::django::Facts;
@@ -39,6 +40,7 @@ use crate::process::blocking;
 use crate::process::child::SpawnError;
 use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
+use crate::telemetry::counters::Counters;
 use crate::telemetry::lines::LineSink;
 use crate::telemetry::logging::{self, Guard};
 
@@ -101,6 +103,7 @@ struct Session {
     reaper: Reaper,
     signals: Signals,
     lines: LineSink,
+    counters: Arc<Counters>,
     /// Declared last: flushed after everything else is gone.
     _log: Guard,
 }
@@ -116,7 +119,7 @@ fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, 
     let result = runtime.block_on(async {
         let signals = Signals::install().map_err(|error| internal(&error))?;
         let reaper = Reaper::start().map_err(|error| internal(&error))?;
-        body(Session { config, reaper, signals, lines, _log: log }).await
+        body(Session { config, reaper, signals, lines, counters: Arc::default(), _log: log }).await
     });
     // Whatever still runs in the background must not hold up the end.
     runtime.shutdown_background();

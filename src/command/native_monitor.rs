@@ -17,6 +17,7 @@ use crate::process::blocking;
 use crate::supervisor::fleet::{Ended, Task};
 use crate::supervisor::state::End;
 use crate::supervisor::task::Control;
+use crate::telemetry::counters::Counters;
 use crate::watch::directories::Condition;
 use crate::watch::monitor::{self, Order};
 use crate::watch::overview::{Overview, Report};
@@ -52,23 +53,24 @@ impl NativeMonitor {
     }
 
     /// As a member of a fleet, whose facts are at `index`.
-    pub fn task(self, index: usize, facts: &watch::Sender<Facts>) -> Task {
+    pub fn task(self, index: usize, facts: &watch::Sender<Facts>, counters: &Arc<Counters>) -> Task {
+        let counters = Arc::clone(counters);
         let place = Place { facts: facts.clone(), index };
         Box::new(move |control| {
             Box::pin(async move {
-                let ended = self.live(control, &place).await;
+                let ended = self.live(control, &place, &counters).await;
                 place.change(|service| service.phase = Phase::Ended);
                 ended
             })
         })
     }
 
-    async fn live(self, mut control: mpsc::Receiver<Control>, place: &Place) -> Ended {
+    async fn live(self, mut control: mpsc::Receiver<Control>, place: &Place, counters: &Counters) -> Ended {
         let Self { sources, submitter, config, sweep } = self;
         let (orders, asked) = mpsc::channel(4);
         let arrived = |arrival: monitor::Arrival| submitter.mark(&arrival.route, arrival.files, arrival.example);
-        let watching = monitor::run(asked, sweep, arrived, |overview| note(place, &overview));
-        let following = follow(sources, &orders, &submitter, &config);
+        let watching = monitor::run(asked, sweep, counters, arrived, |overview| note(place, &overview));
+        let following = follow(sources, &orders, &submitter, &config, counters);
         let submitting = submitter.run(|marked| {
             place.facts.send_modify(|facts| facts.monitor.get_or_insert_default().marked = marked);
         });
@@ -89,7 +91,13 @@ impl NativeMonitor {
 }
 
 /// Tells the monitor what to watch, now and whenever that changes.
-async fn follow(mut sources: Sources, orders: &mpsc::Sender<Order>, submitter: &Submitter, config: &Config) {
+async fn follow(
+    mut sources: Sources,
+    orders: &mpsc::Sender<Order>,
+    submitter: &Submitter,
+    config: &Config,
+    counters: &Counters,
+) {
     let mut look = interval(LOOK);
     let mut seen: Option<[FileState; 2]> = None;
     let mut next_ask = Instant::now();
@@ -107,7 +115,12 @@ async fn follow(mut sources: Sources, orders: &mpsc::Sender<Order>, submitter: &
         let mut has_changed = is_asked || before != Some(states);
         if has_changed {
             let is_mounted = before.is_none_or(|before| before[0] != states[0]);
-            sources = read_again(sources, is_mounted, submitter, config).await;
+            let is_read;
+            (sources, is_read) = read_again(sources, is_mounted, submitter, config).await;
+            // What is read at the start is no change, unless it is wrong by now.
+            if before.is_some() || !is_read {
+                counters.count_reload(is_read);
+            }
         }
         if is_asked || next_ask <= Instant::now() {
             next_ask = Instant::now() + ASK;
@@ -142,8 +155,8 @@ async fn read_database(sources: &mut Sources, was_away: &mut bool) -> bool {
     }
 }
 
-/// Reads bots.ini again, on a thread that may wait for it.
-async fn read_again(mut sources: Sources, is_mounted: bool, submitter: &Submitter, config: &Config) -> Sources {
+/// Reads bots.ini again, on a thread that may wait for it; says whether what it says now is in force.
+async fn read_again(mut sources: Sources, is_mounted: bool, submitter: &Submitter, config: &Config) -> (Sources, bool) {
     let read = move || {
         let read = sources.read_ini(is_mounted).and_then(|()| sources.job_queue());
         (sources, read)
@@ -153,6 +166,7 @@ async fn read_again(mut sources: Sources, is_mounted: bool, submitter: &Submitte
         // A panic aborts the process, and nothing cancels this.
         Err(_) => std::future::pending().await,
     };
+    let is_read = read.is_ok();
     match read {
         Ok(queue) => {
             debug!("read {} again", queue.file.display());
@@ -163,7 +177,7 @@ async fn read_again(mut sources: Sources, is_mounted: bool, submitter: &Submitte
         }
         Err(error) => error!("{error}; going on with what was read before"),
     }
-    sources
+    (sources, is_read)
 }
 
 /// As Bots's monitor understands it: words, of which it knows one.
@@ -190,13 +204,18 @@ fn note(place: &Place, overview: &Overview) {
 
 fn directory(report: &Report) -> Directory {
     let entry = &report.entry;
-    let (by, trouble) = match &report.condition {
+    let (backend, by, trouble) = match &report.condition {
         Some(Condition::Watched { directories, backend, .. }) => {
             let places = if *directories == 1 { String::new() } else { format!(", {directories} directories") };
-            (format!("{} ({}){places}", backend.name(), backend.why), None)
+            let word = match (backend.events, backend.polls) {
+                (true, true) => "both",
+                (true, false) => "inotify",
+                (false, _) => "poll",
+            };
+            (word, format!("{} ({}){places}", backend.name(), backend.why), None)
         }
-        Some(Condition::Trouble { why, .. }) => (String::new(), Some(why.clone())),
-        None => ("not looked at yet".to_owned(), None),
+        Some(Condition::Trouble { why, .. }) => ("none", String::new(), Some(why.clone())),
+        None => ("none", "not looked at yet".to_owned(), None),
     };
-    Directory { files: entry.files(), route: entry.route.clone(), by, trouble }
+    Directory { files: entry.files(), route: entry.route.clone(), backend, by, trouble, oldest: report.oldest }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use nix::unistd::gethostname;
 use secrecy::SecretString;
@@ -215,7 +215,15 @@ async fn pass_on(mut control: mpsc::Receiver<Control>, orders: mpsc::Sender<Orde
 
 /// Takes down how the queue fares. One that stands by has done all that others have to wait for.
 fn note(service: &mut Service, status: Status) {
-    service.jobs = Some(Jobs { waiting: status.waiting, running: status.running });
+    let oldest = status.oldest.filter(|_| status.waiting > 0).and_then(|oldest| u64::try_from(oldest).ok());
+    service.jobs = Some(Jobs {
+        waiting: status.waiting,
+        running: status.running,
+        oldest: oldest.map(|oldest| UNIX_EPOCH + Duration::from_millis(oldest)),
+        done: status.done,
+        failed: status.failed,
+        repeated: status.repeated,
+    });
     service.answered |= status.activity == Activity::Standby;
     service.misses = u32::from(status.activity == Activity::Unavailable);
     if service.phase == Phase::Draining {

@@ -11,15 +11,16 @@ use crate::config::Config;
 use crate::http::client::Target;
 use crate::jobs::listener::bind_loopback;
 use crate::jobs::relay::{Relay, serve};
+use crate::telemetry::counters::Counters;
 
 /// Starts a relay to `BOTS_CTL_JOBQUEUE_URL`, if that is set.
-pub(super) async fn start(config: &Config, environment: &Environment) {
+pub(super) async fn start(config: &Config, environment: &Environment, counters: &Arc<Counters>) {
     let Some(target) = target(config) else { return };
     let port = JobQueue::read(environment).map_or(JobQueue::PORT, |queue| queue.port);
     match bind_loopback(port).await {
         Ok(listeners) => {
             info!("jobs are passed on from port {port} to {}", target.authority);
-            let relay = Arc::new(Relay::new(target));
+            let relay = Arc::new(Relay::new(target, Arc::clone(counters)));
             for listener in listeners {
                 tokio::spawn(serve(listener, Arc::clone(&relay)));
             }

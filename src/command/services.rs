@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -14,13 +15,16 @@ use crate::config::{Config, RestartPolicy, ServiceName, StopTimes};
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::health::checks;
 use crate::health::report::{Fact, Facts, Service as ServiceFacts};
+use crate::health::server::{self, Pages, Scrape};
 use crate::health::sign_of_life::{HttpService, SignOfLife};
-use crate::health::{results, server, watchdog};
+use crate::health::{results, watchdog};
+use crate::metrics::Exporter;
 use crate::process::reaper::Reaper;
 use crate::process::tree;
 use crate::supervisor::fleet::{self, Ended, Member};
 use crate::supervisor::state::{End, Plan, Policy, Restart};
 use crate::supervisor::task;
+use crate::telemetry::counters::Counters;
 use crate::telemetry::lines::LineSink;
 
 use super::native_monitor::NativeMonitor;
@@ -121,10 +125,11 @@ pub(super) async fn serve(
     choose: impl FnOnce(&Config, &Ground<'_>, &DjangoFacts) -> Result<Vec<Launch>, Error>,
 ) -> Result<Outcome, Error> {
     let started = Instant::now();
-    let facts = start_health(&session.config, &choice.expected).await?;
+    let facts = start_health(&session, &choice.expected).await?;
     let critical = Cell::new(false);
-    let Session { config, reaper, signals, .. } = &mut session;
-    let preparing = prepare_all(config, reaper, choice.initialise, &critical, choose);
+    let Session { config, reaper, signals, counters, .. } = &mut session;
+    let preparation = Preparation { config, reaper, counters, facts: &facts, initialise: choice.initialise };
+    let preparing = preparation.run(&critical, choose);
     let Ok(prepared) = until_stopped(signals, &critical, preparing).await else {
         // What was asked of Python no longer matters.
         tree::end_all(reaper, signals, &[], config.stop.timeout).await;
@@ -139,13 +144,14 @@ pub(super) async fn serve(
     check_grace_period(config, &launches);
     let (database, time_zone) = (targets.database.clone(), targets.time_zone.clone());
     tokio::spawn(results::watch(database, time_zone, config.health.results_interval, facts.clone()));
-    tokio::spawn(checks::watch(targets, facts.clone()));
+    tokio::spawn(checks::watch(targets, Arc::clone(counters), facts.clone()));
     let restart_hung = config.watchdog.restart.unwrap_or(choice.restart_hung);
     run(session, launches, facts, restart_hung, started).await
 }
 
 /// Binds and serves the health listener. It comes first: from here on probes see how far the start has come.
-async fn start_health(config: &Config, expected: &[ServiceName]) -> Result<watch::Sender<Facts>, Error> {
+async fn start_health(session: &Session, expected: &[ServiceName]) -> Result<watch::Sender<Facts>, Error> {
+    let Session { config, counters, lines, .. } = session;
     let health = config.health;
     let facts = Facts {
         services: expected.iter().map(|name| ServiceFacts::new(name.as_str(), *name != ServiceName::Engine)).collect(),
@@ -158,32 +164,58 @@ async fn start_health(config: &Config, expected: &[ServiceName]) -> Result<watch
         let text = format!("cannot listen on {} for health probes: {error}", health.addr);
         Error::new(Kind::Unavailable, format!("{text}; set BOTS_CTL_HEALTH_ADDR to a free address"))
     })?;
-    tokio::spawn(server::serve(listener, sender.subscribe(), health.status_page));
+    let exporter = Arc::new(Exporter::new(Arc::clone(counters), lines.clone(), config.metrics.names as usize));
+    let metrics: Scrape = Arc::new(move |facts, accept| {
+        let exporter = Arc::clone(&exporter);
+        Box::pin(async move { exporter.page(facts, &accept).await })
+    });
+    let pages = Pages { metrics, has_status: health.status_page };
+    tokio::spawn(server::serve(listener, sender.subscribe(), Arc::clone(counters), pages));
     Ok(sender)
 }
 
-async fn prepare_all(
-    config: &Config,
-    reaper: &Reaper,
+/// What comes before any service is started.
+struct Preparation<'a> {
+    config: &'a Config,
+    reaper: &'a Reaper,
+    counters: &'a Arc<Counters>,
+    facts: &'a watch::Sender<Facts>,
+    /// Whether the database is completed.
     initialise: bool,
-    critical: &Cell<bool>,
-    choose: impl FnOnce(&Config, &Ground<'_>, &DjangoFacts) -> Result<Vec<Launch>, Error>,
-) -> Result<(Vec<Launch>, checks::Targets), Error> {
-    let bots = find_bots(config, reaper).await?;
-    let variables = child_variables(config, Some(&bots.bin_dir));
-    let environment = prepare(config, &bots).await?;
-    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
-    let django = if initialise && !config.database.init_skip {
-        init_db::settle(config, &context, critical).await?
-    } else {
-        known_facts(&context).await?
-    };
-    let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
-    let launches = choose(config, &ground, &django)?;
-    if launches.iter().all(|launch| launch.name != ServiceName::Jobqueue) {
-        relay::start(config, &environment).await;
+}
+
+impl Preparation<'_> {
+    async fn run(
+        self,
+        critical: &Cell<bool>,
+        choose: impl FnOnce(&Config, &Ground<'_>, &DjangoFacts) -> Result<Vec<Launch>, Error>,
+    ) -> Result<(Vec<Launch>, checks::Targets), Error> {
+        let Self { config, reaper, counters, .. } = self;
+        let bots = find_bots(config, reaper).await?;
+        let variables = child_variables(config, Some(&bots.bin_dir));
+        let environment = prepare(config, &bots).await?;
+        let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+        let django = if self.initialise && !config.database.init_skip {
+            self.initialise(&context, critical).await?
+        } else {
+            known_facts(&context).await?
+        };
+        self.facts.send_modify(|facts| facts.bots_version = Some(django.bots_version.clone()));
+        let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
+        let launches = choose(config, &ground, &django)?;
+        if launches.iter().all(|launch| launch.name != ServiceName::Jobqueue) {
+            relay::start(config, &environment, counters).await;
+        }
+        Ok((launches, health_targets(config, &django)?))
     }
-    Ok((launches, health_targets(config, &django)?))
+
+    async fn initialise(&self, context: &Context<'_>, critical: &Cell<bool>) -> Result<DjangoFacts, Error> {
+        let begin = Instant::now();
+        let settled = init_db::settle(self.config, context, critical).await;
+        let is_success = settled.is_ok();
+        self.facts.send_modify(|facts| facts.initialised = Some((begin.elapsed(), is_success)));
+        settled
+    }
 }
 
 /// What Django is configured with, from an earlier start if nothing has changed since.
@@ -237,7 +269,7 @@ async fn run(
     restart_hung: bool,
     started: Instant,
 ) -> Result<Outcome, Error> {
-    let Session { config, reaper, signals, lines, .. } = &mut { session };
+    let Session { config, reaper, signals, lines, counters, .. } = &mut { session };
     let names: Vec<&'static str> = launches.iter().map(|launch| launch.name.as_str()).collect();
     let urls = launches.iter().map(|launch| place(launch.sign())).collect();
     for (index, launch) in launches.iter().enumerate() {
@@ -246,7 +278,8 @@ async fn run(
         }
     }
     let members = launches.into_iter().enumerate();
-    let members = members.map(|(index, launch)| member(index, launch, config, reaper, lines, &facts)).collect();
+    let members =
+        members.map(|(index, launch)| member(index, launch, config, reaper, lines, counters, &facts)).collect();
     let mut requests = Requests::new(signals, facts.subscribe(), urls, restart_hung, started);
     let stopping = || {
         facts.send_modify(|facts| facts.stopping = true);
@@ -263,6 +296,7 @@ fn member(
     config: &Config,
     reaper: &Reaper,
     lines: &LineSink,
+    counters: &Arc<Counters>,
     facts: &watch::Sender<Facts>,
 ) -> Member {
     let name = launch.name.as_str();
@@ -275,7 +309,7 @@ fn member(
                 fleet::Work::Process(Box::new(process(index, *service, launch.times, config, lines, facts.clone())))
             }
             Work::Queue(queue) => fleet::Work::Task(queue.task(index, reaper, &lines, facts)),
-            Work::Monitor(monitor) => fleet::Work::Task(monitor.task(index, facts)),
+            Work::Monitor(monitor) => fleet::Work::Task(monitor.task(index, facts, counters)),
         },
         turn: Box::pin(async move {
             let _ = turn.wait_for(|facts| facts.services[..index].iter().all(|service| service.answered)).await;

@@ -147,6 +147,8 @@ keys! {
         "how often the results of engine runs and routes are read from the database";
     STATUS_PAGE: bool = "health.status_page", "BOTS_CTL_STATUS_PAGE", Boolean, boolean, "true",
         "the health listener has a status page, on /";
+    METRICS_NAMES: u32 = "metrics.names", "BOTS_CTL_METRICS_NAMES", Integer, positive, "100",
+        "how many routes, and how many watched directories, metrics tell by name; the rest is told as other";
     HEALTH_DB_ONLY: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, boolean, "false",
         "ready looks at the database alone";
     LOG_LEVEL: LogLevel = "log.level", "LOG_LEVEL", Text, log_level, "info",

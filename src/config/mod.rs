@@ -59,6 +59,8 @@ pub struct Config {
     pub dirmonitor: Dirmonitor,
     /// The health listener.
     pub health: Health,
+    /// What metrics tell.
+    pub metrics: Metrics,
     /// Logs.
     pub log: Log,
     /// Database settings for the `settings.py` that bots-ctl makes.
@@ -110,6 +112,13 @@ pub struct Health {
     pub status_page: bool,
     /// `ready` looks at the database alone.
     pub database_only: bool,
+}
+
+/// What metrics tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Metrics {
+    /// How many routes, and how many directories, go by their own names.
+    pub names: u32,
 }
 
 /// Logs.
@@ -216,6 +225,7 @@ impl Config {
             jobqueue: jobqueue::read(&mut reader),
             dirmonitor: dirmonitor::read(&mut reader),
             health: read_health(&mut reader),
+            metrics: Metrics { names: reader.get(&keys::METRICS_NAMES) },
             log: read_log(&mut reader),
             database: database::read(&mut reader),
             django: read_django(&mut reader),

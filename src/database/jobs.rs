@@ -298,14 +298,17 @@ impl Jobs {
         Ok(self.rows(ALL, &[], "read").await?.into_iter().filter_map(waiting).collect())
     }
 
-    /// How many wait.
+    /// How many wait, and when the one was submitted that waits longest.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn count(&mut self) -> Result<u64, Error> {
-        const COUNT: &str = "SELECT count(*) FROM botsctl_job WHERE state = 'waiting'";
+    pub async fn count(&mut self) -> Result<(u64, Option<i64>), Error> {
+        // Numbers grow with time, and an index has those of the jobs that wait.
+        const COUNT: &str = "SELECT count(*), (SELECT submitted FROM botsctl_job WHERE number = \
+             (SELECT min(number) FROM botsctl_job WHERE state = 'waiting')) FROM botsctl_job WHERE state = 'waiting'";
         let rows = self.rows(COUNT, &[], "read").await?;
-        Ok(rows.first().and_then(|row| u64::try_from(row.first()?.integer()?).ok()).unwrap_or(0))
+        let cell = |place: usize| rows.first().and_then(|row| row.get(place)?.integer());
+        Ok((cell(0).and_then(|count| u64::try_from(count).ok()).unwrap_or(0), cell(1)))
     }
 
     /// Forgets all that wait; says how many those were.

@@ -15,6 +15,7 @@ use super::report::{Fact, Facts};
 use crate::database::lease_row::Holder;
 use crate::database::pinger::{Answer, Pinger};
 use crate::database::{self, Settings, schema};
+use crate::telemetry::counters::{self, Counters};
 
 /// How long one probe may take.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,9 +35,9 @@ pub struct Targets {
     pub interval: Duration,
 }
 
-/// Looks until the task is dropped.
-pub async fn watch(targets: Targets, facts: watch::Sender<Facts>) {
-    let mut probes = Probes::new(&targets);
+/// Looks until the task is dropped, and notes how long that takes.
+pub async fn watch(targets: Targets, counters: Arc<Counters>, facts: watch::Sender<Facts>) {
+    let mut probes = Probes::new(&targets, counters);
     loop {
         probes.look(&targets, &facts).await;
         sleep(targets.interval).await;
@@ -45,7 +46,7 @@ pub async fn watch(targets: Targets, facts: watch::Sender<Facts>) {
 
 /// One look at everything but the service.
 pub async fn look_once(targets: &Targets, facts: &watch::Sender<Facts>) {
-    Probes::new(targets).look(targets, facts).await;
+    Probes::new(targets, Arc::default()).look(targets, facts).await;
 }
 
 /// The probes, which may still be under way from an earlier round.
@@ -55,12 +56,14 @@ struct Probes {
     database: Probe<(Result<Answer, database::Error>, Option<Holder>)>,
     tables: Probe<Result<(), database::Error>>,
     directories: Probe<[Fact; 2]>,
+    counters: Arc<Counters>,
 }
 
 impl Probes {
-    fn new(targets: &Targets) -> Self {
+    fn new(targets: &Targets, counters: Arc<Counters>) -> Self {
         let pinger = Arc::new(Mutex::new(Pinger::new(targets.database.clone())));
-        Self { pinger, database: Probe::default(), tables: Probe::default(), directories: Probe::default() }
+        let (database, tables, directories) = (Probe::default(), Probe::default(), Probe::default());
+        Self { pinger, database, tables, directories, counters }
     }
 
     async fn look(&mut self, targets: &Targets, facts: &watch::Sender<Facts>) {
@@ -76,7 +79,10 @@ impl Probes {
         let (botssys, usersys) = (targets.botssys.clone(), targets.usersys.clone());
         let look = move || [directory(&botssys), directory(&usersys)];
         let directories = self.directories.ask(|| tokio::task::spawn_blocking(look));
-        let (ping, directories) = tokio::join!(ping, directories);
+        let (ping, directories) = tokio::join!(
+            timed(&self.counters, counters::Probe::Database, ping),
+            timed(&self.counters, counters::Probe::Directories, directories)
+        );
         let (ping, engine) = ping.map_or((None, None), |(answer, engine)| (Some(answer), engine));
         let tables = self.look_for_tables(targets, facts).await;
         publish(facts, |facts| {
@@ -99,8 +105,17 @@ impl Probes {
             return Fact::Good;
         }
         let database = targets.database.clone();
-        fact("the database", self.tables.ask(|| tokio::spawn(async move { tables(&database).await })).await)
+        let looking = self.tables.ask(|| tokio::spawn(async move { tables(&database).await }));
+        fact("the database", timed(&self.counters, counters::Probe::Tables, looking).await)
     }
+}
+
+/// Takes down how long a probe takes, or is waited for.
+async fn timed<T>(counters: &Counters, probe: counters::Probe, asked: impl Future<Output = T>) -> T {
+    let begin = Instant::now();
+    let answer = asked.await;
+    counters.note_probe(probe, begin.elapsed());
+    answer
 }
 
 /// A question that is asked again only when the last one has been answered.

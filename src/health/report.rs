@@ -3,7 +3,7 @@
 //! Status words and names of checks are those of the health pages that Bots 4 has below `/bots/health`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::exit::Exit;
 
@@ -73,6 +73,14 @@ pub struct Jobs {
     pub waiting: u64,
     /// How many run.
     pub running: u64,
+    /// When the one was submitted that waits longest.
+    pub oldest: Option<SystemTime>,
+    /// How many have ended well since the queue was started.
+    pub done: u64,
+    /// How many have not.
+    pub failed: u64,
+    /// How often one had to be put back, to run again.
+    pub repeated: u64,
 }
 
 /// What the directory monitor knows.
@@ -91,10 +99,14 @@ pub struct Directory {
     pub files: String,
     /// The route.
     pub route: String,
-    /// How they are found, in words.
+    /// By what they are found, in a word.
+    pub backend: &'static str,
+    /// The same in words.
     pub by: String,
     /// Why they are not.
     pub trouble: Option<String>,
+    /// Since when the file is there that came first and still waits.
+    pub oldest: Option<SystemTime>,
 }
 
 impl Service {
@@ -138,6 +150,10 @@ pub struct Facts {
     pub monitor: Option<Monitor>,
     /// What came of the EDI files, once it was read.
     pub results: Option<Arc<super::results::Results>>,
+    /// The version of Bots, once it is known.
+    pub bots_version: Option<String>,
+    /// How long the database was looked at and completed at this start, and whether it is complete.
+    pub initialised: Option<(Duration, bool)>,
     /// Bots's storage is there and writable.
     pub botssys: Fact,
     /// The user's scripts are there and writable.
@@ -319,6 +335,8 @@ mod tests {
             engine: None,
             monitor: None,
             results: None,
+            bots_version: None,
+            initialised: None,
             botssys: Fact::Good,
             usersys: Fact::Good,
             config: Fact::Good,

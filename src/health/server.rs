@@ -1,17 +1,22 @@
-//! The listener: `/health/{ping,live,ready,startup}`, `/status` and the status page for GET and HEAD, with limits on what a
-//! client may cost.
+//! The listener: `/health/{ping,live,ready,startup}`, `/status`, the status page and `/metrics` for GET and HEAD, with limits on
+//! what a client may cost.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{Request, StatusCode};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -21,6 +26,27 @@ use super::report::{Check, Facts, Report, report};
 use super::status::{Status, status};
 use super::status_page;
 use crate::http;
+use crate::telemetry::counters::{Counters, place_of};
+
+/// Makes the page of metrics from the facts, in a format that an `Accept` header is satisfied with.
+pub type Scrape = Arc<dyn Fn(Facts, String) -> Pin<Box<dyn Future<Output = io::Result<Page>> + Send>> + Send + Sync>;
+
+/// What the listener has beside its answers to probes.
+pub struct Pages {
+    /// Who makes the page of metrics.
+    pub metrics: Scrape,
+    /// Whether there is a status page.
+    pub has_status: bool,
+}
+
+/// A page that somebody else has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The value of `Content-Type`.
+    pub content_type: &'static str,
+    /// What it says.
+    pub body: String,
+}
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -40,12 +66,27 @@ pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(addr).await
 }
 
-/// Serves until the task is dropped; the status page only where it is wanted.
-pub async fn serve(listener: TcpListener, facts: watch::Receiver<Facts>, has_page: bool) {
-    http::server::serve(listener, "health", TowerToHyperService::new(router(facts, has_page))).await;
+/// Serves until the task is dropped, and counts what is answered.
+pub async fn serve(listener: TcpListener, facts: watch::Receiver<Facts>, counters: Arc<Counters>, pages: Pages) {
+    let router = TowerToHyperService::new(router(facts, pages));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (path, counters) = (place_of(request.uri().path()), Arc::clone(&counters));
+        let answered = router.call(request);
+        async move {
+            let answer = answered.await?;
+            counters.count_answer(path, answer.status().as_u16());
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    http::server::serve(listener, "health", service).await;
 }
 
-fn router(facts: watch::Receiver<Facts>, has_page: bool) -> Router {
+fn router(facts: watch::Receiver<Facts>, Pages { metrics: scrape, has_status }: Pages) -> Router {
+    let metrics = |State(facts): State<watch::Receiver<Facts>>, headers: HeaderMap| async move {
+        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default().to_owned();
+        let facts = facts.borrow().clone();
+        made(scrape(facts, accept).await)
+    };
     let answer = |check: Check| {
         get(move |State(facts): State<watch::Receiver<Facts>>| async move { json(&report(check, &facts.borrow())) })
     };
@@ -53,7 +94,7 @@ fn router(facts: watch::Receiver<Facts>, has_page: bool) -> Router {
         let status = status_now(&facts.borrow());
         status_page::answer(&status)
     });
-    let router = if has_page { Router::new().route("/", page) } else { Router::new() };
+    let router = if has_status { Router::new().route("/", page) } else { Router::new() };
     router
         .route("/health/ping", get(|| async { ([(CACHE_CONTROL, "no-store")], "ok") }))
         .route("/health/live", answer(Check::Live))
@@ -63,6 +104,7 @@ fn router(facts: watch::Receiver<Facts>, has_page: bool) -> Router {
             "/status",
             get(|State(facts): State<watch::Receiver<Facts>>| async move { status_json(&facts.borrow()) }),
         )
+        .route("/metrics", get(metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(facts)
@@ -71,6 +113,15 @@ fn router(facts: watch::Receiver<Facts>, has_page: bool) -> Router {
 fn json(report: &Report) -> Response {
     let status = if report.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], to_json(report)).into_response()
+}
+
+fn made(page: io::Result<Page>) -> Response {
+    match page {
+        Ok(Page { content_type, body }) => {
+            ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response()
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
 }
 
 fn status_json(facts: &Facts) -> Response {
@@ -93,7 +144,8 @@ pub fn to_json(report: &Report) -> String {
 }
 
 async fn not_found(_request: Request<Body>) -> Result<Response, Infallible> {
-    const TEXT: &str = "not found; try /health/ping, /health/live, /health/ready, /health/startup or /status\n";
+    const TEXT: &str =
+        "not found; try /health/ping, /health/live, /health/ready, /health/startup, /status or /metrics\n";
     Ok((StatusCode::NOT_FOUND, TEXT).into_response())
 }
 

@@ -109,6 +109,14 @@ pub struct Status {
     pub waiting: u64,
     /// Jobs that run.
     pub running: u64,
+    /// When the job was submitted that waits longest, in milliseconds since 1970.
+    pub oldest: Option<i64>,
+    /// Jobs that this queue has seen end well.
+    pub done: u64,
+    /// Those that have not.
+    pub failed: u64,
+    /// Those that have to run again.
+    pub repeated: u64,
 }
 
 /// What a worker is told.
@@ -447,14 +455,14 @@ impl Worker {
             jobs.prune(REMEMBERED).await?;
             Ok((recovered, jobs.count().await?))
         });
-        let Ok((recovered, waiting)) = recovered.await else { return };
+        let Ok((recovered, (waiting, oldest))) = recovered.await else { return };
         for job in recovered {
             warn!(job, "job {job} was running when its queue ended: it runs again");
         }
         info!("the job queue is active; {waiting} jobs wait");
         self.status.send_modify(|status| {
             status.activity = Activity::Active;
-            status.waiting = waiting;
+            (status.waiting, status.oldest) = (waiting, oldest);
         });
     }
 
@@ -532,6 +540,12 @@ impl Worker {
                 Verdict::Ended(ended, milliseconds())
             }
         };
+        let outcome = |status: &mut Status| match &verdict {
+            Verdict::Ended(rows::Ended { state: State::Done, .. }, _) => status.done += 1,
+            Verdict::Ended(..) => status.failed += 1,
+            Verdict::PutBack => status.repeated += 1,
+        };
+        self.count(outcome, true);
         self.record(number, verdict).await;
     }
 
@@ -571,8 +585,8 @@ impl Worker {
             jobs.show_life().await?;
             jobs.count().await
         });
-        if let Ok(waiting) = looked.await {
-            self.count(|status| status.waiting = waiting, true);
+        if let Ok(looked) = looked.await {
+            self.count(|status| (status.waiting, status.oldest) = looked, true);
         }
     }
 

@@ -20,6 +20,7 @@ use super::methods::{ADD, CLEAR, LIST};
 use super::xmlrpc::{read_call, write_fault};
 use crate::http::client::Target;
 use crate::http::server;
+use crate::telemetry::counters::{Counters, Event};
 
 /// What Bots's own programs use.
 const ALLOWED: [&str; 3] = [ADD, LIST, CLEAR];
@@ -43,31 +44,39 @@ pub struct Relay {
     target: Target,
     /// Whether the last call found no queue: the log says it once each way.
     is_lost: AtomicBool,
+    counters: Arc<Counters>,
 }
 
 impl Relay {
-    /// A relay to a queue.
+    /// A relay to a queue, which counts what becomes of calls.
     #[must_use]
-    pub fn new(target: Target) -> Self {
-        Self { target, is_lost: AtomicBool::new(false) }
+    pub fn new(target: Target, counters: Arc<Counters>) -> Self {
+        Self { target, is_lost: AtomicBool::new(false), counters }
+    }
+
+    fn refuse(&self, why: String) -> Response<Body> {
+        self.counters.count(Event::RelayRefused);
+        in_xml(write_fault(why))
     }
 
     async fn answer(&self, body: Vec<u8>) -> Result<Response<Body>, NoAnswer> {
         let call = match read_call(&body) {
             Ok(call) => call,
-            Err(text) => return Ok(in_xml(write_fault(text))),
+            Err(text) => return Ok(self.refuse(text)),
         };
         if !ALLOWED.contains(&call.method.as_str()) {
-            return Ok(in_xml(write_fault(format!("method {:?} is not supported", call.method))));
+            return Ok(self.refuse(format!("method {:?} is not supported", call.method)));
         }
         match forward(&self.target, body).await {
             Ok(answer) => {
+                self.counters.count(Event::RelayPassed);
                 if self.is_lost.swap(false, Relaxed) {
                     info!("the job queue on {} answers again", self.target.authority);
                 }
                 Ok(in_xml(answer))
             }
             Err(error) => {
+                self.counters.count(Event::RelayUnreachable);
                 self.is_lost.store(true, Relaxed);
                 // Each of these is something that did not happen: a run that was asked for, a file that came.
                 error!("{} was not passed on: {error}", call.method);

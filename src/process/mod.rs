@@ -17,6 +17,7 @@ pub mod rewrites;
 pub mod signals;
 pub mod terminal;
 pub mod tree;
+pub mod usage;
 
 pub use crate::exit::Exit;
 

@@ -45,6 +45,10 @@ pub struct Process {
     pub state: char,
     /// The first characters of its program's name.
     pub name: String,
+    /// Its CPU time and that of its children that have ended, in ticks of the clock.
+    pub ticks: u64,
+    /// Its pages in memory.
+    pub pages: u64,
 }
 
 /// All processes; `None` when `/proc` is not there, or is that of another PID namespace.
@@ -56,8 +60,14 @@ pub fn all() -> Option<Vec<Process>> {
     let names = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.file_name());
     let pids = names.filter_map(|name| name.to_str()?.parse().ok());
     // A process that ends meanwhile is none to tell of.
-    let stat = |pid| fs::read(format!("/proc/{pid}/stat")).ok();
-    Some(pids.filter_map(|pid| parse(pid, &String::from_utf8_lossy(&stat(pid)?))).collect())
+    Some(pids.filter_map(|pid| read(Pid::from_raw(pid))).collect())
+}
+
+/// One process, if it is there.
+#[must_use]
+pub fn read(pid: Pid) -> Option<Process> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse(pid.as_raw(), &String::from_utf8_lossy(&stat))
 }
 
 /// All processes below this one; `None` as for [`all`].
@@ -77,7 +87,7 @@ pub fn below_us() -> Option<Vec<Process>> {
     Some(found)
 }
 
-/// `pid (name) state parent group session …`, where the name may hold anything.
+/// `pid (name) state parent group session …`, where the name may hold anything. Words that are missing count for nothing.
 fn parse(pid: i32, stat: &str) -> Option<Process> {
     let (start, rest) = stat.rsplit_once(") ")?;
     let (_, name) = start.split_once('(')?;
@@ -85,7 +95,11 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let state = words.next()?.chars().next()?;
     let mut number = || Some(Pid::from_raw(words.next()?.parse().ok()?));
     let (parent, group, session) = (number()?, number()?, number()?);
-    Some(Process { pid: Pid::from_raw(pid), parent, group, session, state, name: name.to_owned() })
+    // From the seventh word on: two sums of its own and of its children after seven others, the pages after eight more.
+    let rest: Vec<u64> = words.map(|word| word.trim().parse().unwrap_or_default()).collect();
+    let ticks = rest.get(7..11).map_or(0, |times| times.iter().sum());
+    let pages = rest.get(17).copied().unwrap_or_default();
+    Some(Process { pid: Pid::from_raw(pid), parent, group, session, state, name: name.to_owned(), ticks, pages })
 }
 
 /// Ends every process below this one: asked with SIGTERM first, killed at the `limit` or as soon as a signal asks us

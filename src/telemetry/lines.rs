@@ -104,6 +104,13 @@ impl LineSink {
         Self { job: Some((number, tail)), ..self.clone() }
     }
 
+    /// How many lines were dropped so far, of services and of our own log.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        let stderr = if self.stdout.is(&self.stderr) { 0 } else { self.stderr.dropped() };
+        self.stdout.dropped() + stderr
+    }
+
     /// Whether output is passed on as it is.
     #[must_use]
     pub fn is_raw(&self) -> bool {

@@ -3,6 +3,7 @@
 //! Its own log goes to standard error through `tracing`; lines of services go to standard output. Both pass a
 //! bounded buffer with a writer of its own, so a reader that is slow or gone blocks neither a service nor a probe.
 
+pub mod counters;
 pub mod level;
 pub mod lines;
 pub mod logging;

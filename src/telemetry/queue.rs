@@ -9,6 +9,8 @@
 //! The thread starts with the first line, sleeps while there is nothing to write, and survives every failure to write.
 
 use std::io::{self, Write};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +48,8 @@ pub struct LineQueue(Arc<Shared>);
 pub struct Flush(LineQueue);
 
 struct Shared {
+    /// Lines dropped so far.
+    dropped: AtomicU64,
     /// How long [`LineQueue::send`] waits for room.
     patience: Duration,
     state: Mutex<State>,
@@ -83,8 +87,26 @@ impl LineQueue {
         let writer = Writer { target: Box::new(target), notice, lost: 0, torn: false };
         let state = State { writer: Some(writer), waiting: Vec::new(), writing: false, lost: 0, strained: false };
         let (changed, room) = (Condvar::new(), Notify::new());
-        let queue = Self(Arc::new(Shared { patience, state: Mutex::new(state), changed, room }));
+        let queue =
+            Self(Arc::new(Shared { dropped: AtomicU64::new(0), patience, state: Mutex::new(state), changed, room }));
         (queue.clone(), Flush(queue))
+    }
+
+    /// How many lines were dropped so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Relaxed)
+    }
+
+    /// Whether it is the same queue.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn drop_lines(&self, count: u64) -> u64 {
+        self.0.dropped.fetch_add(count, Relaxed);
+        count
     }
 
     /// Queues whole lines, line ends included, unless too much waits already.
@@ -94,7 +116,7 @@ impl LineQueue {
         }
         let mut state = self.lock();
         if !state.has_room(lines.len()) {
-            state.lost += count(lines);
+            state.lost += self.drop_lines(count(lines));
             state.strained = true;
             return;
         }
@@ -103,6 +125,7 @@ impl LineQueue {
             && self.start(writer).is_err()
         {
             // Without a thread the lines are dropped, as they are for a reader that is gone.
+            self.drop_lines(count(&state.waiting));
             state.waiting = Vec::new();
         }
         self.0.changed.notify_all();
@@ -137,7 +160,7 @@ impl LineQueue {
             let mut lines = Vec::new();
             loop {
                 queue.take(&mut lines, writer.notice);
-                writer.write(&lines);
+                queue.drop_lines(writer.write(&lines));
             }
         });
         mask.thread_set_mask()?;
@@ -189,19 +212,20 @@ impl State {
 }
 
 impl Writer {
-    /// Writes lines, after the notice of those that could not be written before.
-    fn write(&mut self, lines: &[u8]) {
+    /// Writes lines, after the notice of those that could not be written before; says how many could not be this time.
+    fn write(&mut self, lines: &[u8]) -> u64 {
         if self.lost > 0 {
             let line_end = if self.torn { "\n" } else { "" };
             let notice = format!("{line_end}{}", (self.notice)(self.lost));
             if self.put(notice.as_bytes()) < notice.len() {
                 self.lost += count(lines);
-                return;
+                return count(lines);
             }
             self.lost = 0;
         }
         let written = self.put(lines);
         self.lost += count(&lines[written..]);
+        self.lost
     }
 
     /// Writes as much as can be written: everything, unless the reader has gone or the disk is full.

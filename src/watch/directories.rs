@@ -39,6 +39,8 @@ pub struct Found {
     pub check_at: Option<Instant>,
     /// How the directories are watched; nothing where only a part was looked at and nothing has changed.
     pub condition: Option<Condition>,
+    /// Where everything was looked at: since when the file is there that came first.
+    pub oldest: Option<SystemTime>,
 }
 
 /// How the directories of an entry are watched.
@@ -141,6 +143,12 @@ impl Directories {
         self.is_first = false;
         gathered.found.check_at = all.found.check_at;
         gathered.found.condition = Some(self.condition(all.trouble));
+        gathered.found.oldest = self.oldest();
+    }
+
+    fn oldest(&self) -> Option<SystemTime> {
+        let oldest = self.known.values().filter_map(|directory| directory.files.oldest()).min()?;
+        Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(oldest).ok()?))
     }
 
     fn condition(&self, trouble: Option<String>) -> Condition {

@@ -19,6 +19,7 @@ use super::filesystem::{Identity, identity};
 pub use super::overview::Arrival;
 use super::overview::{Overview, Report, tell_change};
 use super::place::{Look, Place};
+use crate::telemetry::counters::{Counters, Event as Happened};
 
 /// Looks that are under way at once: enough to use the time one waits for a disk, too few to be felt.
 const AT_ONCE: usize = 2;
@@ -49,14 +50,16 @@ pub enum Order {
 }
 
 /// Watches until the task is dropped. `sweep` is the time between two looks at everything where events are had.
+/// What happens is added to the counters.
 pub async fn run(
     mut orders: mpsc::Receiver<Order>,
     sweep: Duration,
+    counters: &Counters,
     arrived: impl Fn(Arrival),
     observe: impl Fn(Overview),
 ) {
     let (events, mut heard) = Events::start();
-    let mut monitor = Monitor::new(events, sweep, arrived, observe);
+    let mut monitor = Monitor::new(events, sweep, counters, arrived, observe);
     let mut told = Vec::new();
     loop {
         let wake = monitor.next_wake();
@@ -102,9 +105,10 @@ impl Cost {
     }
 }
 
-struct Monitor<A, O> {
+struct Monitor<'a, A, O> {
     events: Arc<Events>,
     sweep: Duration,
+    counters: &'a Counters,
     arrived: A,
     observe: O,
     places: HashMap<PlaceId, Place>,
@@ -128,12 +132,13 @@ struct Monitor<A, O> {
     next_overview: Instant,
 }
 
-impl<A: Fn(Arrival), O: Fn(Overview)> Monitor<A, O> {
-    fn new(events: Events, sweep: Duration, arrived: A, observe: O) -> Self {
+impl<'a, A: Fn(Arrival), O: Fn(Overview)> Monitor<'a, A, O> {
+    fn new(events: Events, sweep: Duration, counters: &'a Counters, arrived: A, observe: O) -> Self {
         let now = Instant::now();
         Self {
             events: Arc::new(events),
             sweep,
+            counters,
             arrived,
             observe,
             places: HashMap::new(),
@@ -209,6 +214,7 @@ impl<A: Fn(Arrival), O: Fn(Overview)> Monitor<A, O> {
 
     fn hear(&mut self, told: &mut Vec<Event>, heard: &Heard) {
         self.has_lost |= heard.was_incomplete();
+        self.counters.add(Happened::WatchTold, told.len() as u64);
         for event in told.drain(..) {
             let its_own = self.events.users(&event.path);
             let of_parent = event.path.parent().map(|parent| self.events.users(parent)).unwrap_or_default();
@@ -267,6 +273,7 @@ impl<A: Fn(Arrival), O: Fn(Overview)> Monitor<A, O> {
 
     fn make_up_for_loss(&mut self, now: Instant) {
         warn!("more happened at once than could be told; looking at everything");
+        self.counters.count(Happened::WatchLost);
         self.has_lost = false;
         self.next_loss = now + LOSS_INTERVAL.max((self.cost.polled + self.cost.others) * 10);
         for id in self.order.clone() {
@@ -316,6 +323,9 @@ impl<A: Fn(Arrival), O: Fn(Overview)> Monitor<A, O> {
         if found.condition.is_some() {
             let took = look.took.as_secs_f64();
             debug!("a look at everything of {} took {took:.3} s", place.entry.files());
+            self.counters.count(Happened::WatchSwept);
+            self.has_changed |= place.oldest != found.oldest;
+            place.oldest = found.oldest;
         }
         if was_slow {
             place.wants = place.wants.max(Extent::All);
@@ -378,7 +388,7 @@ impl<A: Fn(Arrival), O: Fn(Overview)> Monitor<A, O> {
     fn overview(&self) -> Overview {
         let report = |id: &PlaceId| {
             let place = self.places.get(id)?;
-            Some(Report { entry: Arc::clone(&place.entry), condition: place.condition.clone() })
+            Some(Report { entry: Arc::clone(&place.entry), condition: place.condition.clone(), oldest: place.oldest })
         };
         let reports: Vec<Report> = self.order.iter().filter_map(report).collect();
         let is_complete = reports.iter().all(|report| report.condition.is_some());

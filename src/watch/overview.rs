@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tracing::{debug, info, warn};
 
@@ -29,6 +30,8 @@ pub struct Report {
     pub entry: Arc<Entry>,
     /// How; nothing before the first look.
     pub condition: Option<Condition>,
+    /// Since when the file is there that came first and still waits.
+    pub oldest: Option<SystemTime>,
 }
 
 /// How all entries fare.

@@ -1,7 +1,7 @@
 //! One entry on the monitor's list: what is known of it, and when it is due.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ pub struct Place {
     pub is_queued: bool,
     /// How it fares; nothing before the first look.
     pub condition: Option<Condition>,
+    /// Since when the file is there that came first, as of the last look at everything.
+    pub oldest: Option<SystemTime>,
 }
 
 /// A look that has ended.
@@ -75,6 +77,7 @@ impl Place {
             due: now,
             is_queued: false,
             condition: None,
+            oldest: None,
         }
     }
 

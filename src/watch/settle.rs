@@ -147,6 +147,16 @@ impl Files {
         }
     }
 
+    /// When the file came, or was touched last, for which that is longest ago.
+    #[must_use]
+    pub fn oldest(&self) -> Option<i64> {
+        let stamps = self.known.values().filter_map(|known| match known.state {
+            State::Counted(stamp) | State::Settling { stamp: Some(stamp), .. } => Some(stamp),
+            State::Settling { stamp: None, .. } => None,
+        });
+        stamps.map(|stamp| stamp.changed).min()
+    }
+
     /// Files that are known.
     #[must_use]
     pub fn count(&self) -> usize {

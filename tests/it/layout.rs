@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module, and what of this crate it may use beside itself. `exit` is plain data that everything may use.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("exit", &[]),
     ("cli", &[]),
     ("config", &[]),
@@ -16,11 +16,25 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     ("supervisor", &["process", "telemetry"]),
     ("http", &[]),
     ("health", &["config", "database", "http", "telemetry"]),
+    ("metrics", &["database", "health", "process", "telemetry"]),
     ("jobs", &["config", "database", "http", "process", "supervisor", "telemetry"]),
-    ("watch", &["config"]),
+    ("watch", &["config", "telemetry"]),
     (
         "command",
-        &["bots", "cli", "config", "database", "health", "http", "jobs", "process", "supervisor", "telemetry", "watch"],
+        &[
+            "bots",
+            "cli",
+            "config",
+            "database",
+            "health",
+            "http",
+            "jobs",
+            "metrics",
+            "process",
+            "supervisor",
+            "telemetry",
+            "watch",
+        ],
     ),
 ];
 

@@ -36,6 +36,8 @@ mod layout;
 mod lease;
 mod lease_network;
 mod manifests;
+mod metrics;
+mod monitoring;
 mod output;
 mod overlap;
 mod podman;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bots_ctl::config::WatchBy;
+use bots_ctl::telemetry::counters::Counters;
 use bots_ctl::watch::directories::Condition;
 use bots_ctl::watch::entry::{Entry, Pattern};
 use bots_ctl::watch::fnmatch::Mask;
@@ -120,9 +121,10 @@ fn run(
         let _ = sender.send(arrival);
         drop(pause.lock());
     };
+    let counters = Counters::default();
     runtime.block_on(async {
         tokio::select! {
-            () = monitor::run(asked, sweep, arrived, |new| *overview.lock().expect("no panic") = new) => {}
+            () = monitor::run(asked, sweep, &counters, arrived, |new| *overview.lock().expect("no panic") = new) => {}
             _ = ended => {}
         }
     });

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
@@ -20,6 +21,7 @@ use crate::process::signals::{self, Signals};
 use crate::process::tree;
 use crate::supervisor::state::{End, Plan};
 use crate::supervisor::task::{Control, Service, supervise};
+use crate::telemetry::counters::Counters;
 use crate::telemetry::lines::LineSink;
 
 use super::super::services::{known_facts, never, outcome_of};
@@ -54,8 +56,8 @@ pub(super) struct Ended {
 
 /// Runs the engine once.
 pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Result<Outcome, Error> {
-    let Session { config, reaper, signals, lines, .. } = &mut session;
-    let preparing = prepare_run(config, reaper, arguments);
+    let Session { config, reaper, signals, lines, counters, .. } = &mut session;
+    let preparing = prepare_run(config, reaper, counters, arguments);
     let prepared = match until_stopped(signals, &Cell::new(false), preparing).await {
         Ok(prepared) => prepared?,
         Err(exit) => {
@@ -80,11 +82,16 @@ pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Re
 }
 
 /// Nothing when another engine runs.
-async fn prepare_run(config: &Config, reaper: &Reaper, arguments: &EngineArguments) -> Result<Option<Ready>, Error> {
+async fn prepare_run(
+    config: &Config,
+    reaper: &Reaper,
+    counters: &Arc<Counters>,
+    arguments: &EngineArguments,
+) -> Result<Option<Ready>, Error> {
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = prepare(config, &bots).await?;
-    relay::start(config, &environment).await;
+    relay::start(config, &environment, counters).await;
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::settings(config, &known_facts(&context).await?)?;
     let (limit, patience) = (config.engine.lease_wait, config.database.patience());

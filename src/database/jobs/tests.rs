@@ -25,7 +25,9 @@ async fn the_line_is_ordered_and_holds_nothing_twice() {
     assert_eq!(jobs.first().await.expect("read").map(|job| job.task), Some("c".to_owned()));
     jobs.start(3, 8).await.expect("started");
     assert_eq!(jobs.add(&[new("c", 1)], 9).await.expect("added"), [Added::New(4)]);
-    assert_eq!((jobs.count().await.expect("counted"), jobs.clear().await.expect("cleared")), (3, 3));
+    assert_eq!(jobs.count().await.expect("counted"), (3, Some(7)));
+    assert_eq!(jobs.clear().await.expect("cleared"), 3);
+    assert_eq!(jobs.count().await.expect("counted"), (0, None));
     assert_eq!(jobs.running().await.expect("read"), [3]);
 }
 

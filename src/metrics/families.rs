@@ -1,0 +1,158 @@
+//! Every metric by name, with its type, labels and meaning. `docs/metrics.md` says the same, and a test compares the two.
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A number that only grows while its process lives.
+    Counter,
+    /// A number that goes up and down.
+    Gauge,
+    /// Spans of time, sorted into classes.
+    Histogram,
+    /// Nothing but labels.
+    Info,
+}
+
+/// A metric with its labels.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// Its whole name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// The names of its labels, in their order.
+    pub labels: &'static [&'static str],
+    /// What it tells, in a sentence without a full stop.
+    pub help: &'static str,
+}
+
+impl Kind {
+    /// The word of the formats.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Info => "info",
+        }
+    }
+}
+
+impl Family {
+    /// The name without what the formats themselves put at its end.
+    pub(super) fn stem(&self) -> &'static str {
+        let end = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        self.name.strip_suffix(end).unwrap_or(self.name)
+    }
+}
+
+macro_rules! families {
+    ($($constant:ident = $name:literal $kind:ident [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Family =
+                Family { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };
+        )*
+
+        /// All of them, in the order of the documentation.
+        pub const ALL: &[Family] = &[$($constant),*];
+    };
+}
+
+families! {
+    BUILD = "botsctl_build_info" Info ["version"] "The version of bots-ctl";
+    BOTS = "botsctl_bots_info" Info ["version"] "The version of the Bots that it runs";
+    PROCESS_START = "process_start_time_seconds" Gauge [] "When bots-ctl itself was started, in seconds since 1970";
+    PROCESS_MEMORY = "process_resident_memory_bytes" Gauge [] "Resident memory of bots-ctl itself";
+    PROCESS_CPU = "process_cpu_seconds_total" Counter [] "CPU time of bots-ctl itself and of children that have ended";
+
+    UP = "botsctl_service_up" Gauge ["service"]
+        "1 while a service runs, stands by or waits for its next time; 0 while it starts, is replaced or is gone";
+    RESTARTS = "botsctl_service_restarts_total" Counter ["service"] "How often a service was started again after it had ended";
+    LAST_EXIT = "botsctl_service_last_exit_code" Gauge ["service"]
+        "The exit code of a service's last process that has ended; 128 + n for signal n";
+    STARTED = "botsctl_service_start_time_seconds" Gauge ["service"]
+        "When the process of a service was started, in seconds since 1970";
+    PROCESSES = "botsctl_service_processes" Gauge ["service"] "Processes of a service, with all that it has started";
+    MEMORY = "botsctl_service_resident_memory_bytes" Gauge ["service"]
+        "Resident memory of a service with all that it has started; shared memory counts for each process";
+    CPU = "botsctl_service_cpu_seconds_total" Counter ["service"] "CPU time of a service with all that it has started";
+
+    HEALTH = "botsctl_health_status" Gauge ["probe"] "1 when a probe of this kind is answered with 200, else 0";
+    CHECK = "botsctl_check_success" Gauge ["check"] "1 when the last background check was good, else 0";
+    CHECK_DURATION = "botsctl_check_duration_seconds" Gauge ["check"] "How long the last background check took";
+    CHECK_TIME = "botsctl_check_timestamp_seconds" Gauge ["check"]
+        "When the last background check ended, in seconds since 1970";
+    PROBES = "botsctl_probes_total" Counter ["path", "code"] "Requests that the health listener has answered";
+
+    INIT_DURATION = "botsctl_init_duration_seconds" Gauge [] "How long the database was looked at and completed at this start";
+    INIT_SUCCESS = "botsctl_init_success" Gauge [] "1 when the database was complete at this start or was completed, else 0";
+    INIT_RUNS = "botsctl_init_runs_total" Counter ["outcome"]
+        "Runs of init-db that had something to do, by outcome: success or failed";
+
+    ENGINE_RUNNING = "botsctl_engine_running" Gauge [] "1 while an engine runs, in whatever pod, else 0";
+    ENGINE_RUNS = "botsctl_engine_runs_total" Counter ["outcome"]
+        "Runs of the engine, by outcome: success, errors, failed, busy, killed, lost or cut_off";
+    ENGINE_DURATION = "botsctl_engine_run_duration_seconds" Histogram [] "How long runs of the engine took that were ended";
+    ENGINE_SUCCESS = "botsctl_engine_last_success_timestamp_seconds" Gauge []
+        "When the engine ran through last, with or without errors in files, in seconds since 1970";
+    ENGINE_WAIT = "botsctl_engine_lease_wait_seconds_total" Counter [] "Time that runs of the engine have waited for another one";
+    ENGINE_RECOVERIES = "botsctl_engine_recoveries_total" Counter []
+        "Runs of the engine that recovered an earlier one which was cut off";
+
+    EDI_RECEIVED = "botsctl_edi_files_received_total" Counter ["route"] "EDI files that were taken in";
+    EDI_SENT = "botsctl_edi_files_sent_total" Counter ["route"] "EDI files that went out";
+    EDI_ERRORS = "botsctl_edi_file_errors_total" Counter ["route"] "EDI files that were taken in and had errors";
+    EDI_STUCK = "botsctl_edi_files_stuck" Gauge ["route"]
+        "EDI files of the last day that are in an unfinished state though their run is over";
+    EDI_LOST = "botsctl_edi_lost_runs" Gauge []
+        "Runs of the last day that were broken off in a way that keeps Bots from recovering them";
+    EDI_READ = "botsctl_edi_read_timestamp_seconds" Gauge []
+        "When the figures of engine and EDI were last read from the database, in seconds since 1970";
+
+    JOBS = "botsctl_jobs" Gauge ["state"] "Jobs in the queue: waiting or running";
+    OLDEST_JOB = "botsctl_job_oldest_age_seconds" Gauge [] "How long the job that was submitted first has waited; 0 when none waits";
+    JOBS_ENDED = "botsctl_jobs_ended_total" Counter ["outcome"] "Jobs that were run, by outcome: done, failed or repeated";
+
+    DIRECTORIES = "botsctl_dirmonitor_directories" Gauge ["backend"]
+        "Entries of the directory monitor by how files are found: inotify, poll, both or none";
+    TROUBLED = "botsctl_dirmonitor_directories_in_trouble" Gauge [] "Entries of the directory monitor that cannot be watched";
+    OLDEST_FILE = "botsctl_dirmonitor_oldest_file_age_seconds" Gauge ["files", "route"]
+        "How long the file is there that came first and was not taken; 0 when there is none";
+    MARKED = "botsctl_dirmonitor_marked_routes" Gauge [] "Routes whose files have come and which the job queue does not have yet";
+    WATCH_EVENTS = "botsctl_dirmonitor_events_total" Counter [] "What the kernel has told of watched directories";
+    WATCH_SWEEPS = "botsctl_dirmonitor_sweeps_total" Counter [] "Looks at all files of an entry of the directory monitor";
+    WATCH_LOSSES = "botsctl_dirmonitor_overflows_total" Counter []
+        "How often the kernel told of more than could be taken in, so that everything was looked at";
+
+    RELAY = "botsctl_relay_requests_total" Counter ["outcome"]
+        "Calls for the job queue of another container, by outcome: passed, unreachable or refused";
+    RELOADS = "botsctl_config_reloads_total" Counter ["outcome"]
+        "Changes of the configuration while it was in use, by outcome: applied or refused";
+    RELOAD_SUCCESS = "botsctl_config_last_reload_success" Gauge []
+        "0 while the configuration was changed and the change is refused, else 1";
+    DROPPED = "botsctl_log_lines_dropped_total" Counter [] "Lines of services and of bots-ctl that nobody took in time";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_to_the_conventions() {
+        for (place, family) in ALL.iter().enumerate() {
+            let Family { name, kind, labels, help } = family;
+            assert!(name.starts_with("botsctl_") || name.starts_with("process_"), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+            assert_eq!(name.ends_with("_info"), *kind == Kind::Info, "{name}");
+            assert!(ALL[..place].iter().all(|other| other.stem() != family.stem()), "{name} twice");
+            assert!(!help.ends_with('.') && !labels.contains(&"le"), "{name}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What a Prometheus server may read of this pod: everything that is known already, written down when it asks.
+//!
+//! # Theory of operation
+//!
+//! A scrape asks nobody. It takes the facts that the health checks have gathered, the counters, and what the kernel says of
+//! our processes, and writes them down in the format that is wanted; so it costs the database nothing, and one that is away
+//! changes nothing but the values. What a run of the engine in another pod has left in the database is among the facts.
+//!
+//! [`families`] is the list of all metrics. Each module beside it writes those of one theme.
+
+mod edi;
+pub mod families;
+mod health;
+mod names;
+mod own;
+mod page;
+mod services;
+mod usage;
+mod work;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
+use prometheus_client::registry::Registry;
+use tokio::sync::Mutex;
+
+use crate::health::report::Facts;
+use crate::health::server::Page;
+use crate::process::blocking;
+use crate::telemetry::counters::Counters;
+use crate::telemetry::lines::LineSink;
+
+use names::Names;
+use page::Writer;
+use usage::{Meters, Readings};
+
+/// A format in which metrics can be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' own text format.
+    Text,
+    /// Its successor, which newer servers ask for.
+    OpenMetrics,
+}
+
+impl Format {
+    /// What an `Accept` header wants: OpenMetrics only where it is named, and not less than the other.
+    #[must_use]
+    pub fn wanted(accept: &str) -> Self {
+        let open = weight(accept, "application/openmetrics-text");
+        let text = weight(accept, "text/plain").or(weight(accept, "*/*")).unwrap_or_default();
+        if open.is_some_and(|open| open > 0.0 && open >= text) { Self::OpenMetrics } else { Self::Text }
+    }
+
+    /// The value of `Content-Type`.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => prometheus_text::CONTENT_TYPE,
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// The highest weight with which a header names a type.
+fn weight(accept: &str, wanted: &str) -> Option<f32> {
+    let ranges = accept.split(',').filter_map(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        if !parts.next()?.eq_ignore_ascii_case(wanted) {
+            return None;
+        }
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q=")));
+        Some(weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)))
+    });
+    ranges.fold(None, |highest, weight| Some(highest.map_or(weight, |highest: f32| highest.max(weight))))
+}
+
+/// Writes metrics down. What it has to remember between two scrapes is in here.
+pub struct Exporter {
+    counters: Arc<Counters>,
+    lines: LineSink,
+    routes: Names,
+    directories: Names,
+    meters: Meters,
+    turn: Mutex<()>,
+}
+
+impl Exporter {
+    /// Names at most `limit` routes, and as many directories.
+    #[must_use]
+    pub fn new(counters: Arc<Counters>, lines: LineSink, limit: usize) -> Self {
+        let (routes, directories, meters) = (Names::new(limit), Names::new(limit), Meters::default());
+        Self { counters, lines, routes, directories, meters, turn: Mutex::default() }
+    }
+
+    /// The page of metrics for who wants it like this. It is made on another thread, so that no probe waits for it, and one
+    /// at a time.
+    ///
+    /// # Errors
+    /// When there is no room for a thread.
+    pub async fn page(self: Arc<Self>, facts: Facts, accept: &str) -> io::Result<Page> {
+        let format = Format::wanted(accept);
+        let exporter = Arc::clone(&self);
+        let _turn = self.turn.lock().await;
+        let body = blocking::run(move || exporter.scrape(facts, format)).await?;
+        Ok(Page { content_type: format.content_type(), body })
+    }
+
+    /// All metrics as of now.
+    fn scrape(self: &Arc<Self>, facts: Facts, format: Format) -> String {
+        let readings = self.meters.read(&facts.services);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Scrape { exporter: Arc::clone(self), facts, readings }));
+        let mut body = String::new();
+        let written = match format {
+            Format::Text => prometheus_text::encode(&mut body, &registry),
+            Format::OpenMetrics => text::encode(&mut body, &registry),
+        };
+        // Nothing can fail that writes into memory.
+        debug_assert!(written.is_ok());
+        body
+    }
+}
+
+/// Everything that one scrape is made from.
+struct Scrape {
+    exporter: Arc<Exporter>,
+    facts: Facts,
+    readings: Readings,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scrape").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (page, facts, Exporter { counters, lines, routes, directories, .. }) =
+            (&mut Writer::new(encoder), &self.facts, &*self.exporter);
+        own::write(page, facts, counters, lines, &self.readings)?;
+        services::write(page, facts, &self.readings)?;
+        health::write(page, facts, counters)?;
+        edi::write(page, facts, routes)?;
+        work::write(page, facts, counters, directories)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_what_the_server_wants() {
+        let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                          text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for (accept, format) in [
+            (prometheus, Format::OpenMetrics),
+            ("Application/OpenMetrics-Text", Format::OpenMetrics),
+            ("", Format::Text),
+            ("*/*", Format::Text),
+            ("text/html, */*;q=0.8", Format::Text),
+            ("application/openmetrics-text;q=0", Format::Text),
+            ("application/openmetrics-text; q=0.2, text/plain; q=0.9", Format::Text),
+            ("application/openmetrics-text;q=nonsense", Format::Text),
+        ] {
+            assert_eq!(Format::wanted(accept), format, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Names that become labels, of which there may be too many: the first ones keep theirs, all others share one.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+/// What stands for all names that are too many.
+pub(super) const OTHER: &str = "other";
+
+/// Who has a name of its own keeps it as long as the process lives. So no sum ever changes hands, and none goes down.
+#[derive(Debug)]
+pub(super) struct Names {
+    limit: usize,
+    known: Mutex<HashSet<String>>,
+}
+
+impl Names {
+    pub fn new(limit: usize) -> Self {
+        Self { limit, known: Mutex::default() }
+    }
+
+    /// The values by the names they go under, those of the same name made one by `join`; `rest` has none.
+    pub fn sort<V>(
+        &self,
+        values: impl IntoIterator<Item = (String, V)>,
+        rest: Option<V>,
+        join: impl Fn(&mut V, V),
+    ) -> BTreeMap<String, V> {
+        let mut sorted: BTreeMap<String, V> = rest.map(|rest| (OTHER.to_owned(), rest)).into_iter().collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, value) in values {
+            if !known.contains(&name) && known.len() < self.limit {
+                known.insert(name.clone());
+            }
+            let name = if known.contains(&name) { name } else { OTHER.to_owned() };
+            match sorted.get_mut(&name) {
+                Some(sum) => join(sum, value),
+                None => drop(sorted.insert(name, value)),
+            }
+        }
+        sorted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_came_first_keeps_its_name() {
+        let names = Names::new(2);
+        let sort = |values: &[(&str, u32)]| -> Vec<(String, u32)> {
+            let values = values.iter().map(|(name, value)| ((*name).to_owned(), *value));
+            names.sort(values, None, |sum, more| *sum += more).into_iter().collect()
+        };
+        let expected = |values: &[(&str, u32)]| -> Vec<(String, u32)> {
+            values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+        };
+        assert_eq!(sort(&[("b", 1), ("c", 2)]), expected(&[("b", 1), ("c", 2)]));
+        assert_eq!(sort(&[("a", 3), ("b", 1), ("c", 2), ("d", 4)]), expected(&[("b", 1), ("c", 2), ("other", 7)]));
+        assert_eq!(sort(&[("a", 3), ("c", 2)]), expected(&[("c", 2), ("other", 3)]));
+    }
+}

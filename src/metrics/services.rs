@@ -1,0 +1,34 @@
+//! Metrics of each service: whether it is up, how often it was started, and what it uses.
+
+use std::fmt;
+use std::time::{Instant, SystemTime};
+
+use crate::health::report::{Facts, Phase, Service};
+
+use super::families as f;
+use super::page::{Writer, moment, number};
+use super::usage::Readings;
+
+pub(super) fn write(page: &mut Writer<'_>, facts: &Facts, readings: &Readings) -> fmt::Result {
+    let services = || facts.services.iter();
+    let of = |service: &Service| [service.name.into()];
+    page.all(&f::UP, services().map(|service| (of(service), f64::from(u8::from(is_up(service.phase))))))?;
+    page.all(&f::RESTARTS, services().map(|service| (of(service), f64::from(service.restarts))))?;
+    let ended = services().filter_map(|service| Some((of(service), f64::from(service.last_exit?.code()))));
+    page.all(&f::LAST_EXIT, ended)?;
+    let (now, wall) = (Instant::now(), SystemTime::now());
+    let begin = |started: Instant| moment(wall.checked_sub(now.duration_since(started)).unwrap_or(wall));
+    page.all(&f::STARTED, services().filter_map(|service| Some((of(service), begin(service.started?)))))?;
+    let used = || readings.services.iter();
+    page.all(&f::PROCESSES, used().map(|(name, usage)| ([(*name).into()], number(usage.processes as u64))))?;
+    page.all(&f::MEMORY, used().map(|(name, usage)| ([(*name).into()], number(usage.resident))))?;
+    page.all(&f::CPU, used().map(|(name, usage)| ([(*name).into()], usage.cpu)))
+}
+
+/// Whether it does what it is there for.
+fn is_up(phase: Phase) -> bool {
+    match phase {
+        Phase::Running | Phase::Draining | Phase::Waiting | Phase::Standby => true,
+        Phase::Starting | Phase::Restarting | Phase::Ended => false,
+    }
+}

@@ -1,0 +1,121 @@
+//! What processes use: memory and time of a service with all that it has started.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::unistd::{Pid, SysconfVar, getpid, sysconf};
+
+use super::tree::{self, Process};
+
+/// What some processes use together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Usage {
+    /// How many they are.
+    pub processes: usize,
+    /// Resident memory, in bytes. What they share counts for each.
+    pub resident: u64,
+    /// CPU time in seconds, with that of children that have ended.
+    pub cpu: f64,
+}
+
+/// What this process uses alone.
+#[must_use]
+pub fn of_this() -> Option<Usage> {
+    Some(Units::of_system().of(std::slice::from_ref(&tree::read(getpid())?)))
+}
+
+/// What each of these processes uses with all below it and in its group, and last what the other ones below this process
+/// use.
+#[must_use]
+pub fn of_each(roots: &[Pid]) -> Vec<Usage> {
+    let mut shares: Vec<Vec<Process>> = vec![Vec::new(); roots.len() + 1];
+    let mut owners: HashMap<Pid, usize> = HashMap::new();
+    // A parent comes before its children.
+    for process in below_us() {
+        let is_root = roots.iter().position(|root| *root == process.pid);
+        let in_group = || roots.iter().position(|root| *root == process.group);
+        let owner = is_root.or_else(|| owners.get(&process.parent).copied()).or_else(in_group).unwrap_or(roots.len());
+        if owner < roots.len() {
+            owners.insert(process.pid, owner);
+        }
+        shares[owner].push(process);
+    }
+    let units = Units::of_system();
+    shares.iter().map(|share| units.of(share)).collect()
+}
+
+/// By the kernel's lists of children, so that it costs nothing how many others there are; where there are no such lists, by
+/// all that is in `/proc`.
+fn below_us() -> Vec<Process> {
+    walk().or_else(|_| tree::below_us().ok_or(io::ErrorKind::NotFound.into())).unwrap_or_else(|_: io::Error| Vec::new())
+}
+
+fn walk() -> io::Result<Vec<Process>> {
+    let mut found: Vec<Process> = Vec::new();
+    let mut open = children(getpid())?;
+    while let Some(pid) = open.pop() {
+        // What ends meanwhile uses nothing any more.
+        let Some(process) = tree::read(pid) else { continue };
+        open.extend(children(pid).unwrap_or_default());
+        found.push(process);
+    }
+    Ok(found)
+}
+
+fn children(pid: Pid) -> io::Result<Vec<Pid>> {
+    let mut all = Vec::new();
+    for thread in fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"))? {
+        let listed = fs::read_to_string(thread?.path().join("children"))?;
+        all.extend(listed.split_ascii_whitespace().filter_map(|word| word.parse().ok()).map(Pid::from_raw));
+    }
+    Ok(all)
+}
+
+/// What the numbers of `/proc` count in.
+struct Units {
+    page: u64,
+    tick: f64,
+}
+
+impl Units {
+    fn of_system() -> Self {
+        let ask = |what| sysconf(what).ok().flatten().and_then(|value| u32::try_from(value).ok());
+        let tick = 1.0 / f64::from(ask(SysconfVar::CLK_TCK).unwrap_or(100));
+        Self { page: u64::from(ask(SysconfVar::PAGE_SIZE).unwrap_or(4096)), tick }
+    }
+
+    fn of(&self, processes: &[Process]) -> Usage {
+        let sum = |value: fn(&Process) -> u64| processes.iter().map(value).sum::<u64>();
+        #[allow(clippy::cast_precision_loss, reason = "a float tells ticks apart for a million years")]
+        let ticks = sum(|process| process.ticks) as f64;
+        Usage { processes: processes.len(), resident: sum(|process| process.pages) * self.page, cpu: ticks * self.tick }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "there is no reaper here")]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn a_service_is_its_process_and_all_that_it_has_started() {
+        let mut shell = Command::new("sh");
+        // It says when its child is there.
+        shell.args(["-c", "sleep 1000 & echo there; read -r _; kill $!"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().expect("sh starts");
+        let mut there = [0; 5];
+        io::Read::read_exact(shell.stdout.as_mut().expect("piped"), &mut there).expect("it says so");
+        let root = Pid::from_raw(shell.id().cast_signed());
+        let used = of_each(&[root]);
+        let [one, _] = used.as_slice() else { panic!("{used:?}") };
+        assert!(one.processes == 2 && one.resident > 0 && one.cpu < 60.0, "{used:?}");
+        let walked = walk().map(|all| all.iter().filter(|process| process.parent == root).count());
+        assert!(walked.is_ok_and(|count| count == 1));
+        drop(shell.stdin.take());
+        shell.wait().expect("it ends");
+        assert!(of_this().is_some_and(|usage| usage.processes == 1 && usage.resident > 1_000_000));
+    }
+}

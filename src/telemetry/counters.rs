@@ -1,0 +1,171 @@
+//! What has happened since the start, as numbers that only grow. Whoever counts never waits, and whoever reads them either.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The paths of the health listener that are counted by name; every other one is `other`.
+pub const PATHS: [&str; 8] =
+    ["/health/ping", "/health/live", "/health/ready", "/health/startup", "/status", "/metrics", "/", "other"];
+
+/// The answers that the health listener gives.
+pub const CODES: [u16; 4] = [200, 404, 405, 503];
+
+/// The place of a path in [`PATHS`].
+#[must_use]
+pub fn place_of(path: &str) -> usize {
+    PATHS.iter().position(|known| *known == path).unwrap_or(PATHS.len() - 1)
+}
+
+/// Something that happens again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The kernel told of something in a watched directory.
+    WatchTold,
+    /// Everything of an entry of the directory monitor was looked at.
+    WatchSwept,
+    /// The kernel told of more than could be taken in.
+    WatchLost,
+    /// The relay passed a call on to the job queue.
+    RelayPassed,
+    /// The relay could not reach the job queue.
+    RelayUnreachable,
+    /// What the relay was asked is no call for the job queue.
+    RelayRefused,
+    /// A changed configuration was taken over.
+    ReloadApplied,
+    /// A changed configuration was not taken over, since something is wrong with it.
+    ReloadRefused,
+}
+
+const EVENTS: usize = Event::ReloadRefused as usize + 1;
+
+/// One of the background probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// Does the database answer?
+    Database,
+    /// Are the tables there that every service needs?
+    Tables,
+    /// Are botssys and usersys there, and can they be written to?
+    Directories,
+}
+
+const PROBES: usize = Probe::Directories as usize + 1;
+
+/// All counters of this process.
+#[derive(Debug)]
+pub struct Counters {
+    started: SystemTime,
+    events: [AtomicU64; EVENTS],
+    answers: [[AtomicU64; CODES.len()]; PATHS.len()],
+    /// For each probe: how many microseconds the last one took, and when it ended, in milliseconds since 1970.
+    probes: [(AtomicU64, AtomicU64); PROBES],
+    is_refused: AtomicBool,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            started: SystemTime::now(),
+            events: Default::default(),
+            answers: Default::default(),
+            probes: Default::default(),
+            is_refused: AtomicBool::default(),
+        }
+    }
+}
+
+impl Counters {
+    /// When counting began, which is when the process did.
+    #[must_use]
+    pub fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// Something happened once more.
+    pub fn count(&self, event: Event) {
+        self.add(event, 1);
+    }
+
+    /// Something happened so many times more.
+    pub fn add(&self, event: Event, times: u64) {
+        self.events[event as usize].fetch_add(times, Relaxed);
+    }
+
+    /// How often it has happened.
+    #[must_use]
+    pub fn of(&self, event: Event) -> u64 {
+        self.events[event as usize].load(Relaxed)
+    }
+
+    /// A changed configuration was taken over, or refused.
+    pub fn count_reload(&self, is_applied: bool) {
+        self.count(if is_applied { Event::ReloadApplied } else { Event::ReloadRefused });
+        self.is_refused.store(!is_applied, Relaxed);
+    }
+
+    /// Whether the last change of the configuration was refused.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.is_refused.load(Relaxed)
+    }
+
+    /// The health listener has answered a request for a path, which is a place in [`PATHS`].
+    pub fn count_answer(&self, path: usize, code: u16) {
+        if let Some(code) = CODES.iter().position(|known| *known == code) {
+            self.answers[path.min(PATHS.len() - 1)][code].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The answers that were given at least once: path, code and how often.
+    pub fn answers(&self) -> impl Iterator<Item = (&'static str, u16, u64)> {
+        let of_path = |(path, codes): (&'static str, &'_ [AtomicU64; CODES.len()])| {
+            let counts: [u64; CODES.len()] = std::array::from_fn(|place| codes[place].load(Relaxed));
+            CODES.into_iter().zip(counts).map(move |(code, count)| (path, code, count))
+        };
+        PATHS.into_iter().zip(&self.answers).flat_map(of_path).filter(|(_, _, count)| *count > 0)
+    }
+
+    /// A probe has ended.
+    pub fn note_probe(&self, probe: Probe, took: Duration) {
+        let (duration, ended) = &self.probes[probe as usize];
+        duration.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        ended.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// How long the last such probe took, and when it ended; nothing before the first one.
+    #[must_use]
+    pub fn probe(&self, probe: Probe) -> Option<(Duration, SystemTime)> {
+        let (duration, ended) = &self.probes[probe as usize];
+        let ended = Some(ended.load(Relaxed)).filter(|ended| *ended > 0)?;
+        Some((Duration::from_micros(duration.load(Relaxed)), UNIX_EPOCH + Duration::from_millis(ended)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_counted_by_path_and_code() {
+        let counters = Counters::default();
+        for (path, code) in [("/health/ready", 503), ("/health/ready", 503), ("/etc/passwd", 404), ("/health/x", 404)] {
+            counters.count_answer(place_of(path), code);
+        }
+        let answers: Vec<_> = counters.answers().collect();
+        assert_eq!(answers, [("/health/ready", 503, 2), ("other", 404, 2)]);
+    }
+
+    #[test]
+    fn the_last_reload_decides() {
+        let counters = Counters::default();
+        assert!(!counters.is_refused());
+        counters.count_reload(false);
+        assert!(counters.is_refused());
+        counters.count_reload(true);
+        assert!(!counters.is_refused());
+        assert_eq!((counters.of(Event::ReloadApplied), counters.of(Event::ReloadRefused)), (1, 1));
+    }
+}
