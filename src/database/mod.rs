@@ -19,6 +19,7 @@ pub mod monitored;
 pub mod notes;
 mod numbering;
 pub mod pinger;
+pub mod recovery;
 pub mod repair;
 pub mod results;
 pub mod runs;

@@ -45,6 +45,7 @@ mod pods;
 mod process;
 mod proxy;
 mod reaping;
+mod recovery;
 mod relay;
 mod results;
 mod sandbox;

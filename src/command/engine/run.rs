@@ -10,11 +10,11 @@ use tracing::{error, info, warn};
 
 use crate::bots::arguments::EngineArguments;
 use crate::bots::django::Context;
-use crate::bots::service::{self, Ground};
+use crate::bots::service;
 use crate::config::Config;
 use crate::config::load::nearest;
 use crate::database::lease::{self, Acquired, Lease};
-use crate::database::{self, runs};
+use crate::database::{self, recovery, runs};
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
@@ -31,8 +31,17 @@ use super::sums;
 /// Bots's own code for an engine that finds another one running.
 pub(super) const BUSY: u8 = 3;
 
+/// Bots's own code for a run in which files or channels had errors.
+pub(super) const ERRORS: u8 = 2;
+
+/// Asks the engine for nothing but the recovery of a run that was cut off, and the cleaning up that every run ends with.
+/// Without this, Bots recovers only those routes that the next run is for, and forgets the files of all others.
+const RECOVER: &str = "--cleanup";
+
 /// Everything that is settled before the engine starts.
 struct Ready {
+    /// What recovers an earlier run first, where the engine itself would not recover all of it.
+    recovery: Option<service::Service>,
     service: service::Service,
     lease: Box<Lease>,
     before: Before,
@@ -52,6 +61,17 @@ struct Before {
 pub(super) struct Ended {
     pub end: End,
     pub lost: Option<String>,
+    /// Whether it was asked to stop.
+    was_asked: bool,
+}
+
+/// What a run is followed with.
+struct Ground<'a> {
+    config: &'a Config,
+    reaper: &'a Reaper,
+    signals: &'a mut Signals,
+    lines: &'a LineSink,
+    lease: &'a mut Lease,
 }
 
 /// Runs the engine once.
@@ -65,13 +85,11 @@ pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Re
             return Ok(Outcome::Child(exit.code()));
         }
     };
-    let Some(Ready { service, mut lease, before, is_noted }) = prepared else { return Ok(Outcome::Child(BUSY)) };
+    let Some(ready) = prepared else { return Ok(Outcome::Child(BUSY)) };
+    let Ready { recovery, service, mut lease, before, is_noted } = ready;
     let begin = Instant::now();
-    let ended = follow(config, reaper, signals, lines, service, &mut lease).await;
-    // Nothing of this run may go on when the next one begins.
-    let is_lost = ended.as_ref().is_ok_and(|ended| ended.lost.is_some());
-    let limit = if is_lost { Duration::ZERO } else { config.stop.engine.timeout };
-    tree::end_all(reaper, signals, &[], limit).await;
+    let ground = Ground { config, reaper, signals, lines, lease: &mut lease };
+    let ended = ground.run(recovery, service).await;
     let took = begin.elapsed();
     // A database that is away is waited for once.
     if summarise(&mut lease, before.report, took).await && is_noted {
@@ -112,8 +130,9 @@ async fn prepare_run(
     match look_before(config, &mut lease, arguments).await {
         Ok(before) => {
             let is_noted = sums::begin(&mut lease, &name, waited, before.recovers).await;
-            let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
-            Ok(Some(Ready { service: ground.engine(&arguments.words()), lease, before, is_noted }))
+            let ground = service::Ground { bots: &bots, environment: &environment, variables: &variables };
+            let recovery = (before.recovers && !arguments.routes.is_empty()).then(|| ground.engine(&[RECOVER.into()]));
+            Ok(Some(Ready { recovery, service: ground.engine(&arguments.words()), lease, before, is_noted }))
         }
         Err(error) => {
             lease.release().await;
@@ -134,7 +153,11 @@ async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArgum
     }
     let recovers = lease.ask(runs::was_cut_off).await?;
     if recovers {
-        warn!("an earlier run of the engine was cut off: Bots recovers it first");
+        let of = if arguments.routes.is_empty() { "" } else { ", of all routes" };
+        warn!("an earlier run of the engine was cut off: Bots recovers it first{of}");
+        if lease.ask(recovery::prepare).await? {
+            warn!("its recovery was cut off as well, and is begun again");
+        }
     }
     Ok(Before { report: lease.ask(runs::newest_report).await?, recovers })
 }
@@ -155,37 +178,66 @@ fn check_routes(known: &[runs::Route], wanted: &[String]) -> Result<(), Error> {
     if faults.is_empty() { Ok(()) } else { Err(Error::all(Kind::Usage, faults)) }
 }
 
-async fn follow(
-    config: &Config,
-    reaper: &Reaper,
-    signals: &mut Signals,
-    lines: &LineSink,
-    service: service::Service,
-    lease: &mut Lease,
-) -> Result<Ended, Error> {
-    let name = service.name.as_str();
-    let times = config.stop.engine;
-    let plan = Plan {
-        drain: times.drain,
-        timeout: times.timeout,
-        stop_signal: service.stop_signal,
-        settle: times.drain,
-        restart: never(config),
-    };
-    let service = Service { name, spec: service.spec, plan, lines: lines.of(name), is_watched: false };
-    let (sender, mut control) = mpsc::channel(64);
-    let enough = Notify::new();
-    let fencing = fence(lease, &enough, sender.clone());
-    let running = async {
-        let end = tokio::select! {
-            end = supervise(&service, reaper, &mut control, Vec::new(), |_| {}) => end,
-            never = pass_on(signals, sender) => match never {},
+impl Ground<'_> {
+    /// What was asked for, after the recovery of an earlier run where there is one.
+    async fn run(mut self, recovery: Option<service::Service>, service: service::Service) -> Result<Ended, Error> {
+        let Some(recovery) = recovery else { return self.follow(service).await };
+        let first = self.follow(recovery).await?;
+        let code = match first.end {
+            End::Exited(Exit::Code(code @ (0 | ERRORS))) => code,
+            End::Stopped => 0,
+            End::Exited(_) | End::Killed | End::NotStarted => return Ok(first),
         };
-        enough.notify_one();
-        end
-    };
-    let (end, lost) = tokio::join!(running, fencing);
-    Ok(Ended { end: end?, lost })
+        if first.lost.is_some() {
+            return Ok(first);
+        }
+        if first.was_asked {
+            // Whoever has asked for the routes must not take them for done.
+            info!("the earlier run is recovered; the routes were not run, since a stop was asked for");
+            return Ok(Ended { end: End::Exited(Exit::Code(BUSY)), ..first });
+        }
+        let second = self.follow(service).await?;
+        // As if both had been one run of Bots.
+        Ok(match second.end {
+            End::Exited(Exit::Code(0)) => Ended { end: End::Exited(Exit::Code(code)), ..second },
+            _ => second,
+        })
+    }
+
+    async fn follow(&mut self, service: service::Service) -> Result<Ended, Error> {
+        let ended = self.supervise(service).await;
+        // Nothing of this run may go on when the next one begins.
+        let is_lost = ended.as_ref().is_ok_and(|ended| ended.lost.is_some());
+        let limit = if is_lost { Duration::ZERO } else { self.config.stop.engine.timeout };
+        tree::end_all(self.reaper, self.signals, &[], limit).await;
+        ended
+    }
+
+    async fn supervise(&mut self, service: service::Service) -> Result<Ended, Error> {
+        let name = service.name.as_str();
+        let times = self.config.stop.engine;
+        let plan = Plan {
+            drain: times.drain,
+            timeout: times.timeout,
+            stop_signal: service.stop_signal,
+            settle: times.drain,
+            restart: never(self.config),
+        };
+        let service = Service { name, spec: service.spec, plan, lines: self.lines.of(name), is_watched: false };
+        let (sender, mut control) = mpsc::channel(64);
+        let (enough, was_asked) = (Notify::new(), Cell::new(false));
+        let fencing = fence(self.lease, &enough, sender.clone());
+        let running = async {
+            let end = tokio::select! {
+                end = supervise(&service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
+                never = pass_on(self.signals, sender, &was_asked) => match never {},
+            };
+            enough.notify_one();
+            end
+        };
+        let (end, lost) = tokio::join!(running, fencing);
+        Ok(Ended { end: end?, lost, was_asked: was_asked.get() })
+    }
 }
 
 /// Keeps the lease until it is `enough`. When it is lost the engine is killed at once, before another one may start.
@@ -201,11 +253,12 @@ async fn fence(lease: &mut Lease, enough: &Notify, control: mpsc::Sender<Control
 
 /// Signals never end, so neither does passing them on. Of those that ask to stop, none reaches the engine: it would
 /// leave a crash behind, or lose the files it has taken.
-async fn pass_on(signals: &mut Signals, control: mpsc::Sender<Control>) -> Infallible {
+async fn pass_on(signals: &mut Signals, control: mpsc::Sender<Control>, was_asked: &Cell<bool>) -> Infallible {
     loop {
         let number = signals.next().await;
         let told = if signals::asks_to_stop(number) { Control::Stop } else { Control::Forward(number) };
         if told == Control::Stop {
+            was_asked.set(true);
             info!("asked to stop by {}: the engine finishes its run", signals::name(number));
         }
         if control.send(told).await.is_err() {

@@ -12,10 +12,7 @@ use crate::database::{Error, Settings};
 use crate::exit::{self, Exit};
 use crate::supervisor::state::End;
 
-use super::run::{BUSY, Ended};
-
-/// Bots's own code for a run with which not all was well.
-const ERRORS: u8 = 2;
+use super::run::{BUSY, ERRORS, Ended};
 
 /// A run begins; says whether that was written.
 pub(super) async fn begin(lease: &mut Lease, holder: &str, waited: Duration, recovers: bool) -> bool {

@@ -1,0 +1,89 @@
+//! Files that a killed engine had taken, and that Bots's own recovery would forget. Real Bots, on each database.
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::pods::{Amiss, System, real_engine};
+use crate::sandbox::{Finished, Running, wait_until};
+use crate::servers::{Engine, on_each_database};
+
+/// For an engine that is held in the middle of one of them.
+const FEW: usize = 12;
+
+on_each_database! {
+    a_run_of_other_routes_recovers_all_routes_first,
+    a_recovery_that_is_killed_is_recovered_too,
+}
+
+/// Bots would recover the routes alone that the next run is for, and forget the others for good.
+fn a_run_of_other_routes_recovers_all_routes_first(engine: Engine) {
+    let system = System::new(engine);
+    system.can_be_held();
+    system.fill(FEW);
+    let mut first = system.start_held(FEW / 2, &["engine", "demo_orders"]);
+    kill_engine(&mut first);
+    system.release();
+    let next = other_routes(&system);
+    assert_eq!((next.code(), system.collect(FEW)), (0, Amiss::default()), "{next:?}");
+    assert_eq!(system.recoveries(), 1, "{next:?}");
+    assert!(next.stderr.contains("of all routes"), "{next:?}");
+    let told = format!("the run received {FEW} files, finished {FEW}, ");
+    assert!(next.stderr.contains(&told), "{next:?}");
+    // Nothing is left to recover, so the next one is as short as ever.
+    let last = other_routes(&system);
+    assert!(last.code() == 0 && !last.stderr.contains("cut off"), "{last:?}");
+}
+
+/// Bots marks the run that it recovers as done before it begins: another recovery would take up that recovery alone.
+fn a_recovery_that_is_killed_is_recovered_too(engine: Engine) {
+    let system = System::new(engine);
+    system.can_be_held();
+    system.fill(FEW);
+    let mut running = system.start_held(2, &["engine", "--new"]);
+    for message in [5, 8] {
+        kill_engine(&mut running);
+        system.release();
+        running = system.start_held(message, &["engine", "--new"]);
+    }
+    kill_engine(&mut running);
+    system.release();
+    let last = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
+    assert_eq!(system.recoveries(), 1, "{last:?}");
+
+    // What comes later is recovered by itself.
+    system.fill(FEW);
+    let mut running = system.start_held(3, &["engine", "--new"]);
+    kill_engine(&mut running);
+    system.release();
+    let last = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
+    assert_eq!(system.recoveries(), 2, "{last:?}");
+}
+
+/// Asked to stop while it recovers, it does not begin with what it was asked for, and does not say that it was done.
+#[test]
+fn a_stop_during_the_recovery_leaves_the_routes_for_later() {
+    let system = System::new(Engine::Sqlite);
+    system.can_be_held();
+    system.fill(FEW);
+    let mut first = system.start_held(2, &["engine", "demo_orders"]);
+    kill_engine(&mut first);
+    system.release();
+    let mut second = system.start_held(5, &["engine", "demo_orders"]);
+    second.signal(Signal::SIGTERM);
+    second.wait_stderr("the engine finishes its run");
+    system.release();
+    assert_eq!(second.wait_code(), 3, "{}", second.report());
+    assert!(second.stderr().contains("the routes were not run"), "{}", second.report());
+    assert_eq!((system.recoveries(), system.collect(FEW)), (1, Amiss::default()), "{}", second.report());
+}
+
+fn other_routes(system: &System) -> Finished {
+    system.run(&["engine", "--allow-unknown-routes", "--ok-exit", "2", "another"])
+}
+
+fn kill_engine(engine: &mut Running) {
+    kill(real_engine(engine).expect("it is held"), Signal::SIGKILL).expect("it is there");
+    assert_eq!(engine.wait_code(), 137, "{}", engine.report());
+    wait_until("all of it is gone", || engine.descendants().is_empty().then_some(()), || engine.report());
+}
