@@ -300,7 +300,7 @@ fn member(
     facts: &watch::Sender<Facts>,
 ) -> Member {
     let name = launch.name.as_str();
-    let lines = lines.of(name);
+    let lines = if launch.name == ServiceName::Engine { lines.of_runs(name) } else { lines.of(name) };
     let mut turn = facts.subscribe();
     Member {
         name,

@@ -24,6 +24,8 @@ pub struct Summary {
     pub sent: u64,
     /// Errors that belong to no file, such as a channel that cannot be reached.
     pub process_errors: u64,
+    /// The number of the last run that wrote one.
+    pub newest: u64,
 }
 
 /// All routes, by name. One of several parts counts as active when any of them is.
@@ -65,7 +67,8 @@ pub async fn newest_report(connection: &mut Connection, settings: &Settings) -> 
 /// As [`routes`].
 pub async fn summary_since(connection: &mut Connection, settings: &Settings, number: u64) -> Result<Summary, Error> {
     let query = format!(
-        "SELECT count(*), SUM(lastreceived), SUM(lastdone), SUM(lasterror), SUM(send), SUM(processerrors) FROM report \
+        "SELECT count(*), SUM(lastreceived), SUM(lastdone), SUM(lasterror), SUM(send), SUM(processerrors), MAX(idta) \
+         FROM report \
          WHERE idta > {number}"
     );
     let rows = connection.rows(query).await.map_err(|error| failed(settings, &error))?;
@@ -74,8 +77,8 @@ pub async fn summary_since(connection: &mut Connection, settings: &Settings, num
         let text = row.get(place).cloned().flatten().unwrap_or_default();
         text.parse().unwrap_or_default()
     };
-    let [reports, received, done, errors, sent, process_errors] = [0, 1, 2, 3, 4, 5].map(count);
-    Ok(Summary { reports, received, done, errors, sent, process_errors })
+    let [reports, received, done, errors, sent, process_errors, newest] = [0, 1, 2, 3, 4, 5, 6].map(count);
+    Ok(Summary { reports, received, done, errors, sent, process_errors, newest })
 }
 
 pub(super) fn failed(settings: &Settings, error: &sqlx::Error) -> Error {

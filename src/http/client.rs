@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
-use axum::http::{Request, StatusCode};
+use axum::http::{HeaderName, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
@@ -22,11 +22,16 @@ pub struct Target {
     pub token: Option<SecretString>,
 }
 
-/// Posts a body and reads the answer, of which at most `longest` bytes are taken. The caller sets the time limit.
+/// Posts a body, with one more header, and reads the answer, of which at most `longest` bytes are taken. The caller sets the time limit.
 ///
 /// # Errors
 /// When there is nobody to ask, or the answer is not whole.
-pub async fn post(target: &Target, body: Vec<u8>, longest: usize) -> io::Result<(StatusCode, Vec<u8>)> {
+pub async fn post(
+    target: &Target,
+    body: Vec<u8>,
+    header: (HeaderName, HeaderValue),
+    longest: usize,
+) -> io::Result<(StatusCode, Vec<u8>)> {
     let stream = connect(&target.authority).await?;
     let _ = stream.set_nodelay(true);
     let (mut sender, connection) =
@@ -34,7 +39,7 @@ pub async fn post(target: &Target, body: Vec<u8>, longest: usize) -> io::Result<
     // Ends with the sender, that is with this function.
     let connection = tokio::spawn(connection);
     let exchange = async {
-        let answer = sender.send_request(request(target, body)?).await.map_err(broken_off)?;
+        let answer = sender.send_request(request(target, body, header)?).await.map_err(broken_off)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), longest).collect().await.map_err(io::Error::other)?;
         Ok((status, body.to_bytes().to_vec()))
@@ -56,12 +61,13 @@ async fn connect(authority: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn request(target: &Target, body: Vec<u8>) -> io::Result<Request<Body>> {
+fn request(target: &Target, body: Vec<u8>, (name, value): (HeaderName, HeaderValue)) -> io::Result<Request<Body>> {
     let mut request = Request::post(&target.path)
         .header(HOST, &target.authority)
         .header(USER_AGENT, "bots-ctl")
         .header(CONTENT_TYPE, "text/xml")
-        .header(CONNECTION, "close");
+        .header(CONNECTION, "close")
+        .header(name, value);
     if let Some(token) = &target.token {
         let mut value =
             HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())).map_err(io::Error::other)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use tokio::time::timeout;
 
+use super::request_id::{self, RequestId};
 use super::xmlrpc::{LONGEST_ANSWER, Value, read_answer, write_call};
 use crate::http::client::{Target, post};
 
@@ -31,7 +32,7 @@ pub enum Error {
 /// # Errors
 /// See [`Error`].
 pub async fn call(target: &Target, method: &str, arguments: Vec<Value>) -> Result<Value, Error> {
-    let body = forward(target, write_call(method, arguments).into_bytes()).await?;
+    let body = forward(target, write_call(method, arguments).into_bytes(), &RequestId::fresh()).await?;
     let unreadable = |text: String| Error::Unreachable(target.authority.clone(), text);
     read_answer(&body).map_err(unreadable)?.map_err(|fault| Error::Fault(target.authority.clone(), fault))
 }
@@ -40,10 +41,11 @@ pub async fn call(target: &Target, method: &str, arguments: Vec<Value>) -> Resul
 ///
 /// # Errors
 /// See [`Error`]; a fault is an answer here.
-pub async fn forward(target: &Target, call: Vec<u8>) -> Result<Vec<u8>, Error> {
+pub async fn forward(target: &Target, call: Vec<u8>, name: &RequestId) -> Result<Vec<u8>, Error> {
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", PATIENCE.as_secs()));
     let unreachable = |text: String| Error::Unreachable(target.authority.clone(), text);
-    let answer = timeout(PATIENCE, post(target, call, LONGEST_ANSWER)).await.unwrap_or_else(|_| Err(late()));
+    let header = (request_id::HEADER, name.to_header());
+    let answer = timeout(PATIENCE, post(target, call, header, LONGEST_ANSWER)).await.unwrap_or_else(|_| Err(late()));
     match answer.map_err(|error| unreachable(error.to_string()))? {
         (StatusCode::OK, body) => Ok(body),
         (StatusCode::UNAUTHORIZED, _) => Err(Error::WrongToken(target.authority.clone())),

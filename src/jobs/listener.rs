@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::methods::{Trouble, perform};
 use super::queue::Queue;
+use super::request_id::RequestId;
 use super::xmlrpc::{LONGEST_CALL, read_call, write_answer, write_fault};
 use crate::http::server;
 
@@ -63,8 +64,9 @@ pub async fn serve(listener: TcpListener, queue: Queue, token: Option<SecretStri
             if !is_welcome(&request, token.as_deref()) {
                 return Ok(refusal(StatusCode::UNAUTHORIZED));
             }
+            let request_id = RequestId::of(&request);
             match read_body(request).await {
-                Ok(body) => answer(&queue, &body).await,
+                Ok(body) => answer(&queue, &body, &request_id).await,
                 Err(status) => Ok(refusal(status)),
             }
         }
@@ -72,9 +74,9 @@ pub async fn serve(listener: TcpListener, queue: Queue, token: Option<SecretStri
     server::serve(listener, "job queue", service).await;
 }
 
-async fn answer(queue: &Queue, body: &[u8]) -> Result<Response<Body>, NoAnswer> {
+async fn answer(queue: &Queue, body: &[u8], request_id: &RequestId) -> Result<Response<Body>, NoAnswer> {
     let answered = match read_call(body) {
-        Ok(call) => perform(queue, &call).await,
+        Ok(call) => perform(queue, &call, request_id).await,
         Err(text) => Err(Trouble::Fault(text)),
     };
     match answered {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use tracing::{debug, warn};
 
 use super::queue::{Queue, Unavailable};
+use super::request_id::RequestId;
 use super::task::Task;
 use super::xmlrpc::{Call, Value};
 use crate::database::jobs::{Added, Job, Waiting};
@@ -52,18 +53,18 @@ impl From<Unavailable> for Trouble {
     }
 }
 
-/// Does what is asked.
+/// Does what is asked, and names the request in the log.
 ///
 /// # Errors
 /// See [`Trouble`].
-pub async fn perform(queue: &Queue, call: &Call) -> Result<Value, Trouble> {
+pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Result<Value, Trouble> {
     match (call.method.as_str(), call.arguments.as_slice()) {
-        (ADD, [task, priority]) => Ok(Value::Integer(add(queue, task, priority).await?.0)),
-        (ADD_NUMBERED, [task, priority]) => Ok(numbered(add(queue, task, priority).await?)),
+        (ADD, [task, priority]) => Ok(Value::Integer(add(queue, task, priority, request_id).await?.0)),
+        (ADD_NUMBERED, [task, priority]) => Ok(numbered(add(queue, task, priority, request_id).await?)),
         (LIST, []) => Ok(list(&queue.list().await?)),
         (CLEAR, []) => {
             let cleared = queue.clear().await?;
-            tracing::info!("the job queue was cleared of {cleared} jobs");
+            tracing::info!(%request_id, "the job queue was cleared of {cleared} jobs");
             Ok(Value::Integer(0))
         }
         (TAKE, []) => Ok(queue.take().await?.as_ref().map_or(Value::Integer(0), waiting)),
@@ -77,27 +78,32 @@ pub async fn perform(queue: &Queue, call: &Call) -> Result<Value, Trouble> {
     }
 }
 
-async fn add(queue: &Queue, task: &Value, priority: &Value) -> Result<(i32, Option<i64>), Trouble> {
+async fn add(
+    queue: &Queue,
+    task: &Value,
+    priority: &Value,
+    request_id: &RequestId,
+) -> Result<(i32, Option<i64>), Trouble> {
     let Value::Integer(priority) = priority else {
         return Err(Trouble::Fault("the priority is not an integer".to_owned()));
     };
     let task = Task::from_value(task).map_err(Trouble::Fault)?;
     match task.words() {
         [] => {
-            warn!("a job without a task was submitted");
+            warn!(%request_id, "a job without a task was submitted");
             return Ok((code::EMPTY, None));
         }
         [first, ..] if first == IS_UP => {
-            debug!("asked whether the job queue is up");
+            debug!(%request_id, "asked whether the job queue is up");
             return Ok((code::ADDED, None));
         }
         _ if !queue.is_authorised(&task) => {
-            warn!("a job that is not authorised was submitted: {task}");
+            warn!(%request_id, "a job that is not authorised was submitted: {task}");
             return Ok((code::NOT_AUTHORISED, None));
         }
         _ => {}
     }
-    Ok(match queue.add(&task, *priority).await? {
+    Ok(match queue.add(&task, *priority, request_id.clone()).await? {
         Added::New(number) | Added::Changed(number) => (code::ADDED, Some(number)),
         Added::Duplicate(number) => (code::DUPLICATE, Some(number)),
     })

@@ -10,6 +10,7 @@ pub mod listener;
 pub mod methods;
 pub mod queue;
 pub mod relay;
+pub mod request_id;
 pub mod runner;
 pub mod submitter;
 pub mod task;

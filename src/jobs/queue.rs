@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use super::request_id::RequestId;
 use super::runner::{self, Ended, Limits};
 use super::task::Task;
 use crate::database::jobs::{self as rows, Added, Job, Jobs, New, State, Waiting};
@@ -25,6 +26,7 @@ use crate::exit::Exit;
 use crate::process::child::Spec;
 use crate::process::reaper::Reaper;
 use crate::supervisor::state::End;
+use crate::telemetry::ids;
 use crate::telemetry::lines::LineSink;
 
 /// Requests that are kept in one transaction at most.
@@ -135,8 +137,11 @@ pub struct Unavailable;
 
 type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 
+/// Who waits for a job to be kept.
+type Asker = (RequestId, Reply<Added>);
+
 enum Request {
-    Add(New, Reply<Added>),
+    Add(New, Asker),
     List(Reply<Vec<Waiting>>),
     Clear(Reply<u64>),
     Take(Reply<Option<Waiting>>),
@@ -161,9 +166,9 @@ impl Queue {
     ///
     /// # Errors
     /// When it is not, or nobody can say.
-    pub async fn add(&self, task: &Task, priority: i32) -> Result<Added, Unavailable> {
+    pub async fn add(&self, task: &Task, priority: i32, request: RequestId) -> Result<Added, Unavailable> {
         let new = New { priority: i64::from(priority), task: task.to_json(), digest: task.digest() };
-        self.ask(|reply| Request::Add(new, reply)).await
+        self.ask(|reply| Request::Add(new, (request, reply))).await
     }
 
     /// The jobs that wait, the first in line first.
@@ -252,6 +257,7 @@ enum Verdict {
 
 struct Finished {
     number: i64,
+    run: String,
     is_engine: bool,
     ended: Ended,
     output: String,
@@ -356,12 +362,12 @@ impl Worker {
     }
 
     async fn answer(&mut self, requests: Vec<Request>) {
-        let (mut news, mut replies) = (Vec::new(), Vec::new());
+        let (mut news, mut askers) = (Vec::new(), Vec::new());
         for request in requests {
             match request {
-                Request::Add(new, reply) => {
+                Request::Add(new, asker) => {
                     news.push(new);
-                    replies.push(reply);
+                    askers.push(asker);
                 }
                 Request::List(reply) => tell(reply, self.with(async |jobs| jobs.list().await).await),
                 Request::Clear(reply) => {
@@ -374,22 +380,24 @@ impl Worker {
             }
         }
         if !news.is_empty() {
-            self.add(news, replies).await;
+            self.add(news, askers).await;
         }
     }
 
-    async fn add(&mut self, news: Vec<New>, replies: Vec<Reply<Added>>) {
+    async fn add(&mut self, news: Vec<New>, askers: Vec<Asker>) {
         let now = milliseconds();
         let Ok(added) = self.with(async |jobs| jobs.add(&news, now).await).await else {
-            replies.into_iter().for_each(|reply| tell(reply, Err(Unavailable)));
+            askers.into_iter().for_each(|(_, reply)| tell(reply, Err(Unavailable)));
             return;
         };
-        for ((new, added), reply) in news.iter().zip(added).zip(replies) {
+        for ((new, added), (request_id, reply)) in news.iter().zip(added).zip(askers) {
             let (task, priority) = (Task::from_json(&new.task), new.priority);
             match added {
-                Added::New(job) => info!(job, "job {job} with priority {priority}: {task}"),
-                Added::Changed(job) => info!(job, "job {job} now has priority {priority}: {task}"),
-                Added::Duplicate(job) => info!(job, "job {job} waits already and is not added again: {task}"),
+                Added::New(job) => info!(job, %request_id, "job {job} with priority {priority}: {task}"),
+                Added::Changed(job) => info!(job, %request_id, "job {job} now has priority {priority}: {task}"),
+                Added::Duplicate(job) => {
+                    info!(job, %request_id, "job {job} waits already and is not added again: {task}");
+                }
             }
             self.count(|status| status.waiting += 1, matches!(added, Added::New(_)));
             tell(reply, Ok(added));
@@ -499,20 +507,21 @@ impl Worker {
             let ended = rows::Ended { state: State::Failed, exit_code: None, output };
             return self.record(number, Verdict::Ended(ended, milliseconds())).await;
         };
-        info!(job = number, "starting job {number}: {task}");
+        let run = ids::fresh();
+        info!(job = number, run_id = run, "starting job {number}: {task}");
         let Setup { limits, reaper, lines, .. } = &self.setup;
         let (limits, reaper, lines, kill) = (*limits, reaper.clone(), lines.clone(), self.kill.subscribe());
         self.runs.spawn(async move {
             let started = Instant::now();
-            let (ended, output) = runner::run(number, &spec, limits, &reaper, &lines, kill).await;
-            Finished { number, is_engine, ended, output, took: started.elapsed() }
+            let (ended, output) = runner::run(number, &run, &spec, limits, &reaper, &lines, kill).await;
+            Finished { number, run, is_engine, ended, output, took: started.elapsed() }
         });
         let running = self.running.len() as u64;
         self.count(|status| status.running = running, true);
     }
 
     async fn conclude(&mut self, finished: Finished) {
-        let Finished { number, is_engine, ended, output, took } = finished;
+        let Finished { number, run, is_engine, ended, output, took } = finished;
         self.running.remove(&number);
         let running = self.running.len() as u64;
         self.count(|status| status.running = running, true);
@@ -521,19 +530,19 @@ impl Worker {
             Ended::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine runs"),
             Ended::NoRoom => self.postpone(number, "there is no room for another process"),
             Ended::CutShort => {
-                warn!(job = number, "job {number} was killed after {took:.1} s; it runs again");
+                warn!(job = number, run_id = run, "job {number} was killed after {took:.1} s; it runs again");
                 Verdict::PutBack
             }
             Ended::NotStarted(why) => {
-                error!(job = number, "job {number} cannot be started: {why}");
+                error!(job = number, run_id = run, "job {number} cannot be started: {why}");
                 Verdict::Ended(rows::Ended { state: State::Failed, exit_code: None, output }, milliseconds())
             }
             Ended::Exited(exit) => {
                 self.busy_in_a_row = 0;
                 let is_good = exit == Exit::Code(0);
                 match is_good {
-                    true => info!(job = number, "job {number} has ended after {took:.1} s: {exit}"),
-                    false => warn!(job = number, "job {number} has ended after {took:.1} s: {exit}"),
+                    true => info!(job = number, run_id = run, "job {number} has ended after {took:.1} s: {exit}"),
+                    false => warn!(job = number, run_id = run, "job {number} has ended after {took:.1} s: {exit}"),
                 }
                 let state = if is_good { State::Done } else { State::Failed };
                 let ended = rows::Ended { state, exit_code: Some(i64::from(exit.code())), output };

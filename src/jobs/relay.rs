@@ -12,11 +12,12 @@ use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::net::TcpListener;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::client::forward;
 use super::listener::{NoAnswer, in_xml, read_body, refusal};
 use super::methods::{ADD, CLEAR, LIST};
+use super::request_id::RequestId;
 use super::xmlrpc::{read_call, write_fault};
 use crate::http::client::Target;
 use crate::http::server;
@@ -30,8 +31,9 @@ pub async fn serve(listener: TcpListener, relay: Arc<Relay>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let relay = Arc::clone(&relay);
         async move {
+            let request_id = RequestId::of(&request);
             match read_body(request).await {
-                Ok(body) => relay.answer(body).await,
+                Ok(body) => relay.answer(body, &request_id).await,
                 Err(status) => Ok(refusal(status)),
             }
         }
@@ -59,7 +61,7 @@ impl Relay {
         in_xml(write_fault(why))
     }
 
-    async fn answer(&self, body: Vec<u8>) -> Result<Response<Body>, NoAnswer> {
+    async fn answer(&self, body: Vec<u8>, request_id: &RequestId) -> Result<Response<Body>, NoAnswer> {
         let call = match read_call(&body) {
             Ok(call) => call,
             Err(text) => return Ok(self.refuse(text)),
@@ -67,9 +69,10 @@ impl Relay {
         if !ALLOWED.contains(&call.method.as_str()) {
             return Ok(self.refuse(format!("method {:?} is not supported", call.method)));
         }
-        match forward(&self.target, body).await {
+        match forward(&self.target, body, request_id).await {
             Ok(answer) => {
                 self.counters.count(Event::RelayPassed);
+                debug!(%request_id, "{} was passed on", call.method);
                 if self.is_lost.swap(false, Relaxed) {
                     info!("the job queue on {} answers again", self.target.authority);
                 }
@@ -79,7 +82,7 @@ impl Relay {
                 self.counters.count(Event::RelayUnreachable);
                 self.is_lost.store(true, Relaxed);
                 // Each of these is something that did not happen: a run that was asked for, a file that came.
-                error!("{} was not passed on: {error}", call.method);
+                error!(%request_id, "{} was not passed on: {error}", call.method);
                 Err(NoAnswer)
             }
         }

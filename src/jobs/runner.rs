@@ -44,9 +44,10 @@ pub enum Ended {
     NotStarted(String),
 }
 
-/// Runs a job to its end. `kill` turns true when there is no more time to wait.
+/// Runs a job to its end, under this name. `kill` turns true when there is no more time to wait.
 pub async fn run(
     number: i64,
+    run: &str,
     spec: &Spec,
     limits: Limits,
     reaper: &Reaper,
@@ -57,23 +58,23 @@ pub async fn run(
     let mut child = match reaper.spawn(spec) {
         Ok(child) => child,
         Err(error @ SpawnError::NoResources(..)) => {
-            warn!(job = number, "{error}");
+            warn!(job = number, run_id = run, "{error}");
             return (Ended::NoRoom, String::new());
         }
         Err(error) => return (Ended::NotStarted(error.to_string()), error.to_string()),
     };
-    let sink = lines.of_job(number, tail.clone());
+    let sink = lines.of_job(number, run, tail.clone());
     let streams = [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)];
     let output: Vec<JoinHandle<()>> =
         streams.into_iter().filter_map(|(fd, stream)| Some(carry(fd?, stream, sink.clone()))).collect();
-    let ended = follow(number, &mut child, limits, kill).await;
+    let ended = follow(number, run, &mut child, limits, kill).await;
     for task in output {
         let _ = timeout(LAST_LINES, task).await;
     }
     (ended, tail.text())
 }
 
-async fn follow(number: i64, child: &mut Child, limits: Limits, mut kill: watch::Receiver<bool>) -> Ended {
+async fn follow(number: i64, run: &str, child: &mut Child, limits: Limits, mut kill: watch::Receiver<bool>) -> Ended {
     let mut overdue = Some(Instant::now() + limits.longest);
     let mut deadline = None;
     loop {
@@ -87,16 +88,16 @@ async fn follow(number: i64, child: &mut Child, limits: Limits, mut kill: watch:
             }
             () = at(overdue) => {
                 overdue = None;
-                error!(job = number, "job {number} exceeded maxruntime of {} minutes", limits.longest.as_secs() / 60);
+                error!(job = number, run_id = run, "job {number} exceeded maxruntime of {} minutes", limits.longest.as_secs() / 60);
                 if limits.kill {
-                    info!(job = number, "stopping job {number}, as [jobqueue] killjobsintimeout says");
+                    info!(job = number, run_id = run, "stopping job {number}, as [jobqueue] killjobsintimeout says");
                     signal_group(child.pid, SIGTERM);
                     deadline = Some(Instant::now() + limits.grace);
                 }
             }
             () = at(deadline) => {
                 deadline = None;
-                warn!(job = number, "job {number} did not stop within {} s: killing it", limits.grace.as_secs_f64());
+                warn!(job = number, run_id = run, "job {number} did not stop within {} s: killing it", limits.grace.as_secs_f64());
                 signal_group(child.pid, SIGKILL);
             }
         }

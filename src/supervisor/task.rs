@@ -235,7 +235,7 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
             Err(error) => return Err(error),
         };
         let streams = [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)];
-        let lines = &self.service.lines;
+        let lines = self.service.lines.of_process();
         let carried = streams.into_iter().filter_map(|(fd, stream)| Some(carry(fd?, stream, lines.clone())));
         self.output = carried.collect();
         self.starts += 1;

@@ -44,6 +44,18 @@ pub fn level_name(level: LogLevel) -> &'static str {
     }
 }
 
+/// A level as OpenTelemetry numbers it: of the four numbers that each has, the first.
+#[must_use]
+pub fn severity_number(level: LogLevel) -> u8 {
+    match level {
+        LogLevel::Error => 17,
+        LogLevel::Warn => 13,
+        LogLevel::Info => 9,
+        LogLevel::Debug => 5,
+        LogLevel::Trace => 1,
+    }
+}
+
 /// Whether a record begins with this line: a level or a time comes first, or it is a line of an access log or a
 /// Python warning.
 #[must_use]

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
-use super::level::{level_name, level_of};
+use super::ids;
+use super::level::{level_name, level_of, severity_number};
 use super::plain::is_plain;
 use super::queue::LineQueue;
 use super::tail::Tail;
@@ -38,6 +39,10 @@ pub struct LineSink {
     service: &'static str,
     /// The job whose lines these are, and where the last of them are kept.
     job: Option<(i64, Tail)>,
+    /// The run whose lines these are, if not that of the whole process.
+    run: Option<String>,
+    /// Each process of the service is a run.
+    has_runs: bool,
     shape: ChildOutput,
     least: LogLevel,
     stdout: LineQueue,
@@ -89,7 +94,7 @@ impl LineSink {
     /// A sink for lines that belong to no service yet. Records go to `stdout`; raw output keeps its stream.
     #[must_use]
     pub fn new(stdout: LineQueue, stderr: LineQueue, shape: ChildOutput, least: LogLevel) -> Self {
-        Self { service: "bots-ctl", job: None, shape, least, stdout, stderr }
+        Self { service: "bots-ctl", job: None, run: None, has_runs: false, shape, least, stdout, stderr }
     }
 
     /// The same sink for a service.
@@ -98,10 +103,22 @@ impl LineSink {
         Self { service, ..self.clone() }
     }
 
-    /// The same sink for one job of a service; the end of what it prints is kept as well.
+    /// The same sink for a service each process of which is a run.
     #[must_use]
-    pub fn of_job(&self, number: i64, tail: Tail) -> Self {
-        Self { job: Some((number, tail)), ..self.clone() }
+    pub fn of_runs(&self, service: &'static str) -> Self {
+        Self { service, has_runs: true, ..self.clone() }
+    }
+
+    /// The same sink for a process of the service.
+    #[must_use]
+    pub fn of_process(&self) -> Self {
+        Self { run: self.has_runs.then(ids::fresh), ..self.clone() }
+    }
+
+    /// The same sink for one run of a job of a service; the end of what it prints is kept as well.
+    #[must_use]
+    pub fn of_job(&self, number: i64, run: &str, tail: Tail) -> Self {
+        Self { job: Some((number, tail)), run: Some(run.to_owned()), ..self.clone() }
     }
 
     /// How many lines were dropped so far, of services and of our own log.
@@ -255,10 +272,13 @@ impl Out {
     /// The names among the values are our own and need no escapes.
     fn head_of(&self, timestamp: &str) -> String {
         let (level, service, stream) = (level_name(self.level), self.sink.service, self.stream.name());
+        let number = severity_number(self.level);
         let job = self.sink.job.as_ref().map(|(number, _)| format!("\"job\":{number},")).unwrap_or_default();
+        let run =
+            self.sink.run.as_deref().or(ids::run()).map(|run| format!("\"run_id\":\"{run}\",")).unwrap_or_default();
         format!(
-            "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"service\":\"{service}\",{job}\
-             \"stream\":\"{stream}\",\"message\":"
+            "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"severity_number\":{number},\
+             \"service\":\"{service}\",{job}{run}\"stream\":\"{stream}\",\"message\":"
         )
     }
 

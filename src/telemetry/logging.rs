@@ -7,6 +7,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
+use super::json::Json;
+use super::level::{level_name, severity_number};
 use super::lines::LineSink;
 use super::queue::{FOR_A_DISK, FOR_A_READER, Flush, LineQueue};
 use super::standard::{Unbuffered, is_file, is_same};
@@ -34,7 +36,7 @@ pub fn init(log: Log) -> (Guard, LineSink) {
     let own = stderr.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(filter(log.level)).with_writer(move || own.clone());
     if own_json {
-        subscriber.json().flatten_event(true).with_target(false).with_current_span(false).with_span_list(false).init();
+        subscriber.event_format(Json).init();
     } else {
         subscriber.compact().with_target(false).with_ansi(io::stderr().is_terminal()).init();
     }
@@ -64,8 +66,9 @@ fn json_notice(lost: u64) -> String {
     let mut timestamp = String::new();
     let _ = Timestamp.format_time(&mut Writer::new(&mut timestamp));
     let text = "lines were dropped here: their reader is too slow, or was away, or its disk was full";
+    let (level, number) = (level_name(LogLevel::Warn), severity_number(LogLevel::Warn));
     format!(
-        "{{\"timestamp\":\"{timestamp}\",\"level\":\"WARN\",\"service\":\"bots-ctl\",\
+        "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"severity_number\":{number},\"service\":\"bots-ctl\",\
          \"message\":\"{lost} {text}\",\"dropped\":{lost}}}\n"
     )
 }

@@ -4,6 +4,8 @@
 //! bounded buffer with a writer of its own, so a reader that is slow or gone blocks neither a service nor a probe.
 
 pub mod counters;
+pub mod ids;
+mod json;
 pub mod level;
 pub mod lines;
 pub mod logging;

@@ -35,6 +35,7 @@ mod kustomize;
 mod layout;
 mod lease;
 mod lease_network;
+mod log_ids;
 mod manifests;
 mod metrics;
 mod monitoring;

@@ -492,3 +492,15 @@ fn a_job_that_a_person_leaves_in_the_background_goes_on() {
     ended.expect_code(7);
     assert!(!Path::new(&format!("/proc/{}", ended.stdout.trim())).exists());
 }
+
+#[test]
+fn a_status_that_is_watched_is_drawn_over_and_ends_with_ctrl_c() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::start(&sandbox.command(&["status", "--watch", "--interval", "50ms"]));
+    for _ in 0..3 {
+        terminal.wait_for("\x1b[Hcannot ask bots-ctl on 127.0.0.1:");
+        terminal.wait_for("\x1b[K\r\n\x1b[J");
+    }
+    terminal.keys(CTRL_C);
+    assert_eq!(terminal.wait_code(), 130, "{}", terminal.report());
+}

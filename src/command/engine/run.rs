@@ -22,6 +22,7 @@ use crate::process::tree;
 use crate::supervisor::state::{End, Plan};
 use crate::supervisor::task::{Control, Service, supervise};
 use crate::telemetry::counters::Counters;
+use crate::telemetry::ids;
 use crate::telemetry::lines::LineSink;
 
 use super::super::services::{known_facts, never, outcome_of};
@@ -77,6 +78,7 @@ struct Ground<'a> {
 /// Runs the engine once.
 pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Result<Outcome, Error> {
     let Session { config, reaper, signals, lines, counters, .. } = &mut session;
+    ids::begin_run();
     let preparing = prepare_run(config, reaper, counters, arguments);
     let prepared = match until_stopped(signals, &Cell::new(false), preparing).await {
         Ok(prepared) => prepared?,
@@ -274,7 +276,9 @@ async fn summarise(lease: &mut Lease, before: u64, took: Duration) -> bool {
     let summed = summed.await;
     let is_there = !matches!(summed, Err(database::Error::Unavailable(_)));
     match summed {
-        Ok(runs::Summary { reports, received, done, errors, sent, process_errors }) => info!(
+        Ok(runs::Summary { reports, received, done, errors, sent, process_errors, newest }) => info!(
+            // As in Bots's own reports, and in the names of its logs.
+            bots_run = (newest > 0).then_some(newest),
             reports,
             received,
             done,

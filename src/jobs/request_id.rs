@@ -1,0 +1,64 @@
+//! The name of a call, in the log of whoever passes it on and of the queue alike.
+
+use std::fmt;
+
+use axum::http::{HeaderName, HeaderValue, Request};
+
+use crate::telemetry::ids;
+
+/// Where a call says its name.
+pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest name that is taken from a caller.
+const LONGEST: usize = 64;
+
+/// The name of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// A name of our own.
+    #[must_use]
+    pub fn fresh() -> Self {
+        Self(ids::fresh())
+    }
+
+    /// The name that a call has, if it is one that can stand in a log; else a new one.
+    #[must_use]
+    pub fn of<B>(request: &Request<B>) -> Self {
+        let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
+        given.filter(|given| is_fit(given)).map_or_else(Self::fresh, |given| Self(given.to_owned()))
+    }
+
+    /// As a header's value.
+    #[must_use]
+    pub fn to_header(&self) -> HeaderValue {
+        HeaderValue::from_str(&self.0).unwrap_or(HeaderValue::from_static("-"))
+    }
+}
+
+fn is_fit(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=LONGEST).contains(&name.len()) && name.bytes().all(fits)
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_name_is_kept_where_it_is_fit_to_be_logged() {
+        let named = |name: &str| RequestId::of(&Request::builder().header(HEADER, name).body(()).expect("a request")).0;
+        assert_eq!(named("a-1_b.2"), "a-1_b.2");
+        for unfit in ["", "a b", "\"},{", &"x".repeat(65)] {
+            assert_ne!(named(unfit), unfit);
+        }
+        assert_ne!(RequestId::fresh(), RequestId::fresh());
+    }
+}

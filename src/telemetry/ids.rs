@@ -1,0 +1,25 @@
+//! Names for what lines have in common: a run of the engine, a request. Whoever reads the log finds all of it by that.
+
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The run that this process is for, where it is for one.
+static RUN: OnceLock<String> = OnceLock::new();
+
+/// A name that nothing else has.
+#[must_use]
+pub fn fresh() -> String {
+    // Want of random numbers must not keep an engine from running: two names at one moment are good enough then.
+    let moment = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().subsec_nanos().into();
+    format!("{:016x}", getrandom::u64().unwrap_or_else(|_| moment()))
+}
+
+/// From now on every line of this process is about one run.
+pub fn begin_run() {
+    RUN.get_or_init(fresh);
+}
+
+/// The run that this process is for.
+pub(super) fn run() -> Option<&'static str> {
+    RUN.get().map(String::as_str)
+}

@@ -1,0 +1,95 @@
+//! Lines that belong together say so: those of one run of the engine, and those of one request.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::demo::Demo;
+use crate::job_wire::ask_v6;
+use crate::relay::pods;
+use crate::sandbox::{Sandbox, engine_turn, raw_http, wait_until};
+
+/// The lines of a JSON log.
+fn records(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+#[test]
+fn all_lines_of_an_engine_run_have_its_name() {
+    let mut demo = Demo::new();
+    demo.sandbox.set("LOG_FORMAT", "json");
+    let _turn = engine_turn();
+    let runs = ["input", "bad"].map(|folder| {
+        demo.drop_in(folder);
+        let done = demo.sandbox.run(&["engine"]);
+        let (own, bots) = (records(&done.stderr), records(&done.stdout));
+        let names: BTreeSet<String> = own.iter().chain(&bots).map(|line| line["run_id"].to_string()).collect();
+        assert!(names.len() == 1 && !names.contains("null"), "{names:?}\n{done:?}");
+        assert!(bots.iter().all(|line| line["service"] == "engine") && !bots.is_empty(), "{bots:?}");
+        let summary = own.iter().find(|line| line["reports"] == 1).unwrap_or_else(|| panic!("{own:?}"));
+        let level = (&summary["level"], &summary["severity_number"], &summary["service"]);
+        assert_eq!(level, (&"INFO".into(), &9.into(), &"bots-ctl".into()), "{summary}");
+        let error = bots.iter().find(|line| line["level"] == "ERROR");
+        assert!(error.is_none_or(|line| line["severity_number"] == 17), "{error:?}");
+        (names, summary["bots_run"].as_u64().expect("the number of Bots's report"))
+    });
+    assert!(runs[0].0 != runs[1].0 && runs[0].1 < runs[1].1, "{runs:?}");
+}
+
+#[test]
+fn each_run_of_a_scheduled_engine_has_a_name_of_its_own() {
+    let _turn = engine_turn();
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s").set("LOG_FORMAT", "json");
+    let up = sandbox.start(&["up", "--services", "engine"]);
+    let names = || -> BTreeSet<String> {
+        // The last line may not be whole yet.
+        let text = up.stdout();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        records(whole).iter().map(|line| line["run_id"].as_str().expect("a name").to_owned()).collect()
+    };
+    wait_until("it has run twice", || (names().len() >= 2).then_some(()), || up.report());
+}
+
+#[test]
+fn a_request_has_one_name_in_both_pods() {
+    let (mut queue, mut other, relay_port, _) = pods();
+    queue.sandbox.set("LOG_FORMAT", "json");
+    other.set("LOG_FORMAT", "json").set("LOG_LEVEL", "debug");
+    let queue = (queue.start(), queue);
+    let web = other.webserver();
+    let call = |task: &str| {
+        let call = format!(
+            "<methodCall><methodName>addjob</methodName><params><param><value><array><data><value><string>{task}</string>\
+             </value></data></array></value></param><param><value><int>5</int></value></param></params></methodCall>"
+        );
+        let length = call.len();
+        move |header: &str| format!("POST / HTTP/1.0\r\nContent-Length: {length}\r\n{header}\r\n{call}")
+    };
+    let task = queue.1.task.display().to_string();
+    let answer = ask_v6(relay_port, &call(&task)(""));
+    assert!(answer.contains("<i4>0</i4>"), "{answer}");
+    let name_of = |text: &str, message: &str| {
+        let line =
+            records(text).into_iter().find(|line| line["message"].as_str().is_some_and(|m| m.starts_with(message)));
+        line.and_then(|line| Some(line["request_id"].as_str()?.to_owned()))
+    };
+    let passed_on = name_of(&web.stderr(), "addjob was passed on").unwrap_or_else(|| panic!("{}", web.report()));
+    assert_eq!(name_of(&queue.0.stderr(), "job 1 with priority 5"), Some(passed_on), "{}", queue.0.report());
+    // The name that a caller gives is kept.
+    let refused = raw_http(relay_port, call("/bin/touch")("X-Request-Id: from-outside\r\n").as_bytes());
+    assert!(refused.is_some_and(|answer| answer.contains("<i4>3</i4>")), "{}", queue.0.report());
+    let told = name_of(&queue.0.stderr(), "a job that is not authorised");
+    assert_eq!(told.as_deref(), Some("from-outside"), "{}", queue.0.report());
+    let started = || {
+        let lines = records(&queue.0.stderr());
+        let about = |what: &str| {
+            lines.iter().find(|line| line["message"].as_str().is_some_and(|m| m.starts_with(what))).cloned()
+        };
+        Some((about("starting job 1")?, about("job 1 has ended")?))
+    };
+    let (started, ended) = wait_until("the job has run", started, || queue.0.report());
+    assert!(started["run_id"].is_string() && started["run_id"] == ended["run_id"], "{started} {ended}");
+    let output = records(&queue.0.stdout());
+    assert!(output.iter().any(|line| line["job"] == 1 && line["run_id"] == started["run_id"]), "{output:?}");
+}
