@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::browser::Browser;
+use crate::jobqueue::with_queue;
 use crate::results::{eager, file_row, run_row, wait_results};
 use crate::sandbox::{Running, Sandbox, http, wait_until};
 use crate::servers::{Database, Engine};
@@ -96,12 +97,19 @@ fn a_healthy_system_with_500_routes_that_stops() {
 
 #[test]
 fn an_empty_system_whose_database_goes_away() {
-    let mut sandbox = Sandbox::new();
+    let (mut sandbox, _) = with_queue();
     eager(&mut sandbox);
-    let web = sandbox.webserver();
-    wait_results(&web, "it was read", |results| results.is_object());
-    let page = Page::open(&web);
-    page.wait("empty", &["● Ready", "No engine has run yet.", "No route is active."]);
+    for (section, path) in [("dirmonitor1", sandbox.home.path().to_owned()), ("dirmonitor2", "/nowhere/in".into())] {
+        sandbox.set_ini(section, "path", &path.display().to_string());
+        sandbox.set_ini(section, "route", "orders");
+    }
+    let up = sandbox.start(&["up", "--services", "jobqueue,webserver,dirmonitor"]);
+    up.wait_ready();
+    wait_results(&up, "it was read", |results| results.is_object());
+    let page = Page::open(&up);
+    let directories = ["1 directory watched, 1 with trouble.", "✕ /nowhere/in/* for route orders: "];
+    page.wait("empty", &["● Ready", "Queue: 0 waiting, 0 running", "No engine has run yet.", "No route is active."]);
+    page.wait("directories", &directories);
     let file = sandbox.root().join("botssys/sqlitedb/botsdb");
     fs::rename(&file, file.with_extension("away")).expect("the file is there");
     page.wait("database-down", &["▲ Not ready", "✕ database: ", "the file does not exist", "As of "]);
