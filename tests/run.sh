@@ -22,7 +22,6 @@ ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing+=(postgresql)
 need psql postgresql-client
 # For /metrics and the alerts; no server is started that is not ours.
 need prometheus prometheus
-need promtool prometheus
 # For the image and the pods; without root the tests that need them say so.
 need podman podman
 need runc runc
