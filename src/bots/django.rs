@@ -144,8 +144,7 @@ impl Facts {
     /// Whether both say the same of the database and of what should be in it.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        let passwords = [self, other].map(|facts| facts.database.password.expose_secret());
-        passwords[0] == passwords[1] && serde_json::json!(self) == serde_json::json!(other)
+        self.database.is_same(&other.database) && serde_json::json!(self) == serde_json::json!(other)
     }
 
     /// Imports settings.py alone, for a check of it where bots.ini is known to be faulty.
@@ -213,6 +212,13 @@ impl Database {
     #[must_use]
     pub fn is_sqlite(&self) -> bool {
         self.engine.ends_with("sqlite3")
+    }
+
+    /// Whether both are the same database, reached in the same way.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let passwords = [self, other].map(|database| database.password.expose_secret());
+        passwords[0] == passwords[1] && serde_json::json!(self) == serde_json::json!(other)
     }
 }
 

@@ -4,9 +4,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use tracing::info;
-
-use super::files::{check_writable, create_once, explain, lock, make_dir, mode_of, write_atomically};
+use super::files::{Batch, check_writable, create_once, explain, lock, make_dir, mode_of};
+use super::source::Source;
 use super::{Error, Generation, Installation, engine_link, seed, settings};
 use crate::config::Config;
 use crate::config::bots_ini::{BotsIni, EditError, remove_section, set_value};
@@ -51,15 +50,6 @@ impl Environment {
         Ok(environment)
     }
 
-    /// Takes over a bots.ini that has changed where it is mounted.
-    ///
-    /// # Errors
-    /// Everything that this version of Bots would trip over; then the one that is there stays.
-    pub fn renew_bots_ini(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
-        let _lock = lock(&self.root.join(".bots-ctl.lock"))?;
-        self.write_bots_ini(config, bots).map(|_| ())
-    }
-
     /// Where the password of the first web user is kept.
     #[must_use]
     pub fn admin_password_file(&self) -> PathBuf {
@@ -72,25 +62,23 @@ impl Environment {
         self.root.join(".bots-ctl-facts.json")
     }
 
-    /// Makes what is missing, takes over what `/config` holds, and checks the result.
+    /// Makes what is missing, takes over what is mounted, and checks the result. `tell` hears what has changed.
     ///
     /// May be run by several replicas on one volume at once: they take turns.
     ///
     /// # Errors
     /// Everything that cannot be made or read, and everything this version of Bots would trip over.
-    pub fn prepare(config: &Config, bots: &Installation) -> Result<Self, Error> {
+    pub fn prepare(config: &Config, bots: &Installation, source: &Source, tell: &dyn Fn(&str)) -> Result<Self, Error> {
         let mut environment = Self::layout(config);
         check_config_dir(&environment.config, bots)?;
         make_dir(&environment.config)?;
         let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
         create_once(&environment.config.join("__init__.py"), b"", 0o644)?;
         environment.keep_secret_key()?;
-        copy_config_source(&config.environment.config_source, &environment.config)?;
-        let ini = environment.write_bots_ini(config, bots)?;
-        environment.write_settings(config, bots)?;
+        let ini = environment.write_config(config, bots, source, tell)?;
         environment.follow_bots_ini(&ini);
         make_dir(&environment.botssys.join("sqlitedb"))?;
-        environment.seed_usersys(config, bots)?;
+        environment.seed_usersys(config, bots, tell)?;
         environment.check_directories()?;
         engine_link::make(&environment.root)?;
         Ok(environment)
@@ -106,6 +94,33 @@ impl Environment {
         }
     }
 
+    /// Brings the configuration directory up to date: all files, or none where one of them is at fault or has no room.
+    fn write_config(
+        &self,
+        config: &Config,
+        bots: &Installation,
+        source: &Source,
+        tell: &dyn Fn(&str),
+    ) -> Result<BotsIni, Error> {
+        let mut edition = Edition::default();
+        for (name, file) in source.but(&["bots.ini", "settings.py"]) {
+            edition.add(&self.config.join(name), &file.content, file.mode | 0o600, &file.path)?;
+        }
+        let ini = self.write_bots_ini(config, bots, source, &mut edition)?;
+        self.write_settings(bots, source, &mut edition)?;
+        edition.commit(tell)?;
+        Ok(ini)
+    }
+
+    /// Puts files back that were there before, see [`Source::restore`].
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn restore(&self, before: &Source) -> Result<(), Error> {
+        let _lock = lock(&self.root.join(".bots-ctl.lock"))?;
+        before.restore()
+    }
+
     /// The user's bots.ini may have its directories elsewhere; relative ones are below the environment.
     fn follow_bots_ini(&mut self, ini: &BotsIni) {
         let place = |key| ini.get("directories", key).map(|entry| entry.value).filter(|value| !value.is_empty());
@@ -115,12 +130,17 @@ impl Environment {
 
     /// The effective bots.ini: the one that is mounted, else the one that is there, else the template; with what the
     /// environment decides. It is written once, so that no other pod ever reads a state in between.
-    fn write_bots_ini(&self, config: &Config, bots: &Installation) -> Result<BotsIni, Error> {
+    fn write_bots_ini(
+        &self,
+        config: &Config,
+        bots: &Installation,
+        source: &Source,
+        edition: &mut Edition,
+    ) -> Result<BotsIni, Error> {
         let path = self.config.join("bots.ini");
-        let mounted = config.environment.config_source.join("bots.ini");
         let template = bots.package.join("install/bots.ini");
-        let (origin, mut text) = if let Some(text) = read_if_there(&mounted)? {
-            (&mounted, text)
+        let (origin, mut text) = if let Some(mounted) = source.file("bots.ini") {
+            (&mounted.path, as_text(&mounted.path, mounted.content.clone())?)
         } else if let Some(text) = read_if_there(&path)? {
             (&path, text)
         } else {
@@ -146,9 +166,7 @@ impl Environment {
             return Err(Error::Faults(faults));
         }
         let mode = if origin == &template { 0o644 } else { mode_of(origin).unwrap_or(0o644) };
-        if write_atomically(&path, text.as_bytes(), mode)? {
-            info!("wrote {}, from {}", path.display(), origin.display());
-        }
+        edition.add(&path, text.as_bytes(), mode, origin)?;
         Ok(ini)
     }
 
@@ -160,32 +178,33 @@ impl Environment {
 
     /// The effective settings.py: the one that is mounted, else the one that is there, else the template; with our block
     /// where it is not the user's own. It is written once, as bots.ini is.
-    fn write_settings(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
+    fn write_settings(&self, bots: &Installation, source: &Source, edition: &mut Edition) -> Result<(), Error> {
         let path = self.config.join("settings.py");
-        let mounted = config.environment.config_source.join("settings.py");
-        let given = read_if_there(&mounted)?;
+        let mounted = source.file("settings.py");
+        let given = mounted.map(|mounted| as_text(&mounted.path, mounted.content.clone())).transpose()?;
         let current = if given.is_some() { given.clone() } else { read_if_there(&path)? };
-        let template = read(&bots.package.join("install/settings.py"))?;
+        let template_file = bots.package.join("install/settings.py");
+        let template = read(&template_file)?;
         let Some(text) = settings::effective(current.as_deref(), &template).or(given.clone()) else { return Ok(()) };
-        let mode = if given.is_some() { mode_of(&mounted).map(|mode| mode | 0o600) } else { mode_of(&path) };
-        if write_atomically(&path, text.as_bytes(), mode.unwrap_or(0o644))? {
-            info!("wrote {}", path.display());
-        }
-        Ok(())
+        let (origin, mode) = match mounted {
+            Some(mounted) => (&mounted.path, Some(mounted.mode | 0o600)),
+            None => (&template_file, mode_of(&path)),
+        };
+        edition.add(&path, text.as_bytes(), mode.unwrap_or(0o644), origin)
     }
 
-    fn seed_usersys(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
+    fn seed_usersys(&self, config: &Config, bots: &Installation, tell: &dyn Fn(&str)) -> Result<(), Error> {
         let own = bots.package.join("usersys");
         let (below, grammars_below) = (Path::new(""), Path::new("grammars"));
         let (from_image, grammars) = (&config.environment.seed_usersys, &config.environment.seed_grammars);
         let present = |source: &&(&Path, &Path)| source.0.is_dir();
         if seed::needs_seeding(&self.usersys)? {
             let sources = [(own.as_path(), below), (from_image.as_path(), below), (grammars.as_path(), grammars_below)];
-            fill(&self.usersys, &sources.iter().filter(present).copied().collect::<Vec<_>>())?;
+            fill(&self.usersys, &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
         } else if grammars.is_dir() && seed::needs_seeding(&self.usersys.join("grammars"))? {
             let own_grammars = own.join("grammars");
             let sources = [(own_grammars.as_path(), below), (grammars.as_path(), below)];
-            fill(&self.usersys.join("grammars"), &sources.iter().filter(present).copied().collect::<Vec<_>>())?;
+            fill(&self.usersys.join("grammars"), &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
         }
         // Bots 3.3.1 fails to import a usersys without it.
         create_once(&self.usersys.join("__init__.py"), b"", 0o644).map(|_| ())
@@ -195,6 +214,29 @@ impl Environment {
         let dirs = [&self.botssys, &self.usersys].into_iter();
         let faults: Vec<String> = dirs.filter_map(|dir| check_writable(dir).err()).map(|e| e.to_string()).collect();
         if faults.is_empty() { Ok(()) } else { Err(Error::Faults(faults)) }
+    }
+}
+
+/// Files of the configuration directory that are brought up to date together.
+#[derive(Default)]
+struct Edition {
+    batch: Batch,
+    /// What is told once it is true.
+    news: Vec<String>,
+}
+
+impl Edition {
+    fn add(&mut self, path: &Path, content: &[u8], mode: u32, origin: &Path) -> Result<(), Error> {
+        if self.batch.add(path, content, mode)? {
+            self.news.push(format!("wrote {}, from {}", path.display(), origin.display()));
+        }
+        Ok(())
+    }
+
+    fn commit(self, tell: &dyn Fn(&str)) -> Result<(), Error> {
+        self.batch.commit()?;
+        self.news.iter().for_each(|line| tell(line));
+        Ok(())
     }
 }
 
@@ -212,37 +254,9 @@ fn check_config_dir(config_dir: &Path, bots: &Installation) -> Result<(), Error>
     Ok(())
 }
 
-/// Copies every plain file of the source. Kubernetes mounts a ConfigMap as links through `..data`: links are
-/// followed, names that begin with a dot are left out. bots.ini and settings.py are not copied as they are, see
-/// `write_bots_ini` and `write_settings`.
-fn copy_config_source(source: &Path, config_dir: &Path) -> Result<(), Error> {
-    if !source.is_dir() || source == config_dir {
-        return Ok(());
-    }
-    let entries = fs::read_dir(source).map_err(|error| explain("read the directory", source, &error))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| explain("read the directory", source, &error))?;
-        let from = entry.path();
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(b".") || name == "bots.ini" || name == "settings.py" {
-            continue;
-        }
-        let meta = fs::metadata(&from).map_err(|error| explain("read", &from, &error))?;
-        if !meta.is_file() {
-            continue;
-        }
-        let content = fs::read(&from).map_err(|error| explain("read", &from, &error))?;
-        let target = config_dir.join(&name);
-        if write_atomically(&target, &content, mode_of(&from).unwrap_or(0o600) | 0o600)? {
-            info!("copied {} to {}", from.display(), config_dir.display());
-        }
-    }
-    Ok(())
-}
-
-fn fill(target: &Path, sources: &[(&Path, &Path)]) -> Result<(), Error> {
+fn fill(target: &Path, sources: &[(&Path, &Path)], tell: &dyn Fn(&str)) -> Result<(), Error> {
     let files = seed::seed(target, sources)?;
-    info!("filled {} with {files} files", target.display());
+    tell(&format!("filled {} with {files} files", target.display()));
     Ok(())
 }
 
@@ -309,8 +323,11 @@ pub fn parse_ini(path: &Path, text: &str) -> Result<BotsIni, Error> {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    let bytes = fs::read(path).map_err(|error| explain("read", path, &error))?;
-    String::from_utf8(bytes).map_err(|error| {
+    as_text(path, fs::read(path).map_err(|error| explain("read", path, &error))?)
+}
+
+fn as_text(path: &Path, content: Vec<u8>) -> Result<String, Error> {
+    String::from_utf8(content).map_err(|error| {
         let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count() + 1;
         Error::fault(format!("{}:{line}: the file is not UTF-8 text; save it as UTF-8", path.display()))
     })
@@ -351,20 +368,5 @@ mod tests {
         let (one, two) = (random_text(50), random_text(50));
         assert_ne!(one, two);
         assert!(one.len() == 50 && one.chars().all(|c| c.is_ascii_alphanumeric()));
-    }
-
-    #[test]
-    fn a_mounted_config_map_is_copied_through_its_links() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
-        fs::create_dir_all(source.join("..2026_11_23")).expect("made");
-        fs::create_dir_all(&target).expect("made");
-        fs::write(source.join("..2026_11_23/bots-ctl.toml"), "[log]\n").expect("written");
-        std::os::unix::fs::symlink("..2026_11_23", source.join("..data")).expect("linked");
-        std::os::unix::fs::symlink("..data/bots-ctl.toml", source.join("bots-ctl.toml")).expect("linked");
-        copy_config_source(&source, &target).expect("copied");
-        let names: Vec<_> = fs::read_dir(&target).expect("readable").flatten().map(|e| e.file_name()).collect();
-        assert_eq!(names, ["bots-ctl.toml"]);
-        assert!(!fs::symlink_metadata(target.join("bots-ctl.toml")).expect("there").is_symlink());
     }
 }

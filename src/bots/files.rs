@@ -23,16 +23,57 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// See [`explain`].
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
-    if fs::read(path).is_ok_and(|current| current == content) && mode_of(path) == Some(mode) {
-        return Ok(false);
+    let mut batch = Batch::default();
+    let differs = batch.add(path, content, mode)?;
+    batch.commit()?;
+    Ok(differs)
+}
+
+/// Files that are replaced together. All of them are written under other names first: when there is no room for one, none
+/// is replaced.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Where each is, and where it belongs.
+    written: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Batch {
+    /// Writes a file that [`Batch::commit`] puts in its place, unless it is there already with that content and mode.
+    ///
+    /// Returns whether it differs.
+    ///
+    /// # Errors
+    /// See [`explain`].
+    pub fn add(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
+        if fs::read(path).is_ok_and(|current| current == content) && mode_of(path) == Some(mode) {
+            return Ok(false);
+        }
+        let temporary = temporary_name(path);
+        let written = write_whole(&temporary, content, mode);
+        self.written.push((temporary, path.to_owned()));
+        written.map_err(|error| explain("write", path, &error))?;
+        Ok(true)
     }
-    let temporary = temporary_name(path);
-    let written = write_whole(&temporary, content, mode).and_then(|()| fs::rename(&temporary, path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        explain("write", path, &error)
-    })?;
-    Ok(true)
+
+    /// Puts all files in their places.
+    ///
+    /// # Errors
+    /// See [`explain`].
+    pub fn commit(mut self) -> Result<(), Error> {
+        for (temporary, path) in &self.written {
+            fs::rename(temporary, path).map_err(|error| explain("write", path, &error))?;
+        }
+        self.written.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        for (temporary, _) in &self.written {
+            let _ = fs::remove_file(temporary);
+        }
+    }
 }
 
 /// A file's permission bits.
@@ -159,6 +200,19 @@ mod tests {
         assert!(write_atomically(&path, b"two", 0o600).expect("written"));
         assert_eq!(fs::read(&path).expect("readable"), b"two");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn of_a_batch_all_files_are_replaced_or_none() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (one, two) = (dir.path().join("one"), dir.path().join("missing/two"));
+        fs::write(&one, b"old").expect("written");
+        let mut batch = Batch::default();
+        assert!(batch.add(&one, b"new", 0o600).expect("there is room"));
+        assert!(batch.add(&two, b"new", 0o600).is_err());
+        drop(batch);
+        assert_eq!(fs::read(&one).expect("readable"), b"old");
         assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
     }
 

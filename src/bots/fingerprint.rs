@@ -13,8 +13,19 @@ use sha2::{Digest, Sha256};
 
 use super::django::Context;
 
-/// Variables that change from shell to shell or pod to pod and say nothing about settings.
-const VOLATILE: [&str; 8] = ["_", "SHLVL", "PWD", "OLDPWD", "HOSTNAME", "COLUMNS", "LINES", "BOTS_CTL_HEALTH_ADDR"];
+/// Variables that change from shell to shell, pod to pod or with who has started us, and say nothing about settings.
+const VOLATILE: [&str; 10] = [
+    "_",
+    "SHLVL",
+    "PWD",
+    "OLDPWD",
+    "HOSTNAME",
+    "COLUMNS",
+    "LINES",
+    "BOTS_CTL_HEALTH_ADDR",
+    "BOTS_CTL_CONFIG_SOURCE",
+    "BOTS_CTL_CONFIG",
+];
 
 /// The fingerprint of everything that `context`'s settings are made from.
 #[must_use]

@@ -10,9 +10,11 @@ pub mod install;
 pub mod interpreter;
 pub mod migrate;
 pub mod monitored;
+pub mod mount;
 pub mod seed;
 pub mod service;
 pub mod settings;
+pub mod source;
 pub mod tasks;
 
 use std::ffi::{OsStr, OsString};

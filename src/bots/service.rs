@@ -29,6 +29,12 @@ impl Variables {
         spec
     }
 
+    /// Sets one of them.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value.into()));
+    }
+
     /// Variables that name the file of a secret which is given as well: bots-ctl, started by what it has started, would
     /// find two answers.
     pub fn files_of_secrets(&self) -> impl Iterator<Item = String> {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::bots::django::{Context, Facts};
+use crate::bots::django::Context;
 use crate::bots::environment::Environment;
 use crate::bots::monitored::trigger_file;
-use crate::bots::service::{Ground, JobQueue};
 use crate::cli::{self, Global};
 use crate::config::{Backend, Config, Override, ServiceName};
 use crate::exit::{Error, Kind, Outcome};
@@ -18,10 +17,14 @@ use crate::watch::directories::{Condition, Directories, Extent, Found};
 use crate::watch::entry::Entry;
 use crate::watch::events::Events;
 
+use super::launch::{Launch, Scene};
 use super::monitor_entries::Sources;
 use super::native_monitor::NativeMonitor;
-use super::services::{Choice, Launch, known_facts, serve};
-use super::{Session, child_variables, find_bots, health_override, init_db, load_config, prepare, print, with_session};
+use super::services::{Choice, known_facts, serve};
+use super::{
+    Session, child_variables, find_bots, health_override, init_db, load_config, prepare, print, read_config,
+    with_session,
+};
 
 /// Runs the command.
 ///
@@ -30,8 +33,8 @@ use super::{Session, child_variables, find_bots, health_override, init_db, load_
 pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
     let backend = flags.backend.clone();
     let backend = backend.map(|value| Override { path: "dirmonitor.backend", flag: "--backend", value });
-    let given = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
-    let config = load_config(global, given)?;
+    let given: Vec<Override> = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
+    let config = load_config(global, given.clone())?;
     if flags.reload {
         return reload(&config);
     }
@@ -39,22 +42,20 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
         if flags.dry_run {
             return rehearse(session, flags.json).await;
         }
-        let choice = Choice { expected: vec![ServiceName::Dirmonitor], initialise: false, restart_hung: false };
-        serve(session, choice, |config, ground, django| {
-            Ok(vec![launch(config, ground, django, &JobQueue::read(ground.environment)?, &flags.args)?])
-        })
-        .await
+        let choice = Choice {
+            expected: vec![ServiceName::Dirmonitor],
+            initialise: false,
+            restart_hung: false,
+            read: &|| read_config(global, given.clone()),
+            choose: &|scene| Ok(vec![launch(scene, &flags.args)?]),
+        };
+        serve(session, choice).await
     })
 }
 
 /// The monitor, when it can work.
-pub(super) fn launch(
-    config: &Config,
-    ground: &Ground<'_>,
-    django: &Facts,
-    queue: &JobQueue,
-    args: &[OsString],
-) -> Result<Launch, Error> {
+pub(super) fn launch(scene: &Scene<'_>, args: &[OsString]) -> Result<Launch, Error> {
+    let Scene { config, ground, django, queue, .. } = scene;
     if !queue.enabled {
         return Err(queue.disabled(ServiceName::Dirmonitor).into());
     }

@@ -17,7 +17,9 @@ use crate::health::server::to_json;
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
-use super::{Session, child_variables, find_bots, health_targets, load_config, print, until_stopped, with_session};
+use super::{
+    Session, child_variables, find_bots, health_addr, health_targets, load_config, print, until_stopped, with_session,
+};
 
 /// Runs the command.
 ///
@@ -35,8 +37,11 @@ pub fn run(global: &Global, flags: Healthcheck) -> Result<Outcome, Error> {
 }
 
 fn ask(global: &Global, check: Check) -> Result<Answer, Error> {
-    let addr = load_config(global, Vec::new()).map_err(not_run)?.health.addr;
+    let (addr, faulty) = health_addr(global).map_err(not_run)?;
     client::ask(addr, check).map_err(|error| {
+        if let Some(faulty) = faulty {
+            return not_run(faulty);
+        }
         let text = format!("cannot ask the health listener on {addr}: {error}; is bots-ctl running in this container?");
         Error::new(Kind::CheckNotRun, format!("{text} --standalone needs no listener"))
     })

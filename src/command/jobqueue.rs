@@ -3,15 +3,15 @@
 use std::ffi::OsString;
 
 use crate::bots::Generation;
-use crate::bots::django::Facts;
-use crate::bots::service::{Ground, JobQueue};
+use crate::bots::service::Ground;
 use crate::cli::{self, Global};
 use crate::config::{Backend, Config, Override, ServiceName};
 use crate::exit::{Error, Kind, Outcome};
 
+use super::launch::{Launch, Scene, check_queue_port};
 use super::native_queue::NativeQueue;
-use super::services::{Choice, Launch, check_queue_port, serve};
-use super::{health_override, init_db, load_config, with_session};
+use super::services::{Choice, serve};
+use super::{health_override, init_db, load_config, read_config, with_session};
 
 /// Runs the command.
 ///
@@ -20,24 +20,22 @@ use super::{health_override, init_db, load_config, with_session};
 pub fn run(global: &Global, flags: &cli::Jobqueue) -> Result<Outcome, Error> {
     let backend = flags.backend.clone();
     let backend = backend.map(|value| Override { path: "jobqueue.backend", flag: "--backend", value });
-    let given = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
-    with_session(load_config(global, given)?, async |session| {
-        let choice = Choice { expected: vec![ServiceName::Jobqueue], initialise: false, restart_hung: false };
-        serve(session, choice, |config, ground, django| {
-            Ok(vec![launch(config, ground, django, &JobQueue::read(ground.environment)?, &flags.args)?])
-        })
-        .await
+    let given: Vec<Override> = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
+    with_session(load_config(global, given.clone())?, async |session| {
+        let choice = Choice {
+            expected: vec![ServiceName::Jobqueue],
+            initialise: false,
+            restart_hung: false,
+            read: &|| read_config(global, given.clone()),
+            choose: &|scene| Ok(vec![launch(scene, &flags.args)?]),
+        };
+        serve(session, choice).await
     })
 }
 
 /// The queue, when it can work.
-pub(super) fn launch(
-    config: &Config,
-    ground: &Ground<'_>,
-    django: &Facts,
-    queue: &JobQueue,
-    args: &[OsString],
-) -> Result<Launch, Error> {
+pub(super) fn launch(scene: &Scene<'_>, args: &[OsString]) -> Result<Launch, Error> {
+    let Scene { config, ground, django, queue, .. } = scene;
     if !queue.enabled {
         return Err(queue.disabled(ServiceName::Jobqueue).into());
     }
@@ -48,12 +46,16 @@ pub(super) fn launch(
         }
         Backend::Native => {
             let addr = config.jobqueue.guarded_addr().map_err(|text| Error::new(Kind::Configuration, text))?;
+            if !scene.held.is_empty() {
+                // Nothing is taken over that the queue could not do.
+                check_queue_port(scene)?;
+            }
             let database = init_db::settings(config, django)?;
             Ok(Launch::queue(NativeQueue::new(config, ground, queue, database, addr), config))
         }
         Backend::Python => {
             check_python(config, ground)?;
-            check_queue_port(config, queue)?;
+            check_queue_port(scene)?;
             Ok(Launch::new(ground.jobqueue(queue, args), config))
         }
     }

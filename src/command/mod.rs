@@ -10,12 +10,16 @@ pub mod init_db;
 pub mod install;
 pub mod job;
 pub mod jobqueue;
+mod launch;
 mod monitor_entries;
 mod native_monitor;
 mod native_queue;
 mod own_service;
+mod rehearsal;
 mod relay;
+mod reload;
 mod requests;
+mod seat;
 mod services;
 pub mod status;
 pub mod up;
@@ -23,6 +27,7 @@ pub mod webserver;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +35,10 @@ use std::time::Duration;
 use crate::bots::django::Facts;
 use crate::bots::environment::Environment;
 use crate::bots::service::{Inherited, Variables, variables};
+use crate::bots::source::Source;
 use crate::bots::{self, Installation, files};
 use crate::cli::Global;
+use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE};
 use crate::config::{Config, Fault, Override};
 use crate::database;
 use crate::exit::{Error, Exit, Kind};
@@ -66,6 +73,14 @@ fn read_config(global: &Global, more: Vec<Override>) -> Result<(Config, Vec<Faul
     let home = home(environment.get("HOME"))?;
     let (config, faults) = Config::read(&environment, &overrides, global.config.as_deref(), &home);
     Ok((config, faults))
+}
+
+/// Where the listener of this container is, and what is wrong with the configuration. Whoever runs may have refused that and
+/// go on with the one before, so it is told only when nobody answers.
+fn health_addr(global: &Global) -> Result<(SocketAddr, Option<Error>), Error> {
+    let (config, faults) = read_config(global, Vec::new())?;
+    let faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
+    Ok((config.health.addr, (!faults.is_empty()).then(|| Error::all(Kind::Configuration, faults))))
 }
 
 fn overrides(global: &Global, more: Vec<Override>) -> Vec<Override> {
@@ -166,6 +181,19 @@ fn child_variables(config: &Config, bin_dir: Option<&Path>) -> Variables {
     variables(config, bin_dir, &inherited)
 }
 
+/// The variables of services. What they start, engines for instance, is bots-ctl again and takes over nothing: what is
+/// mounted is taken over here, once it was found valid.
+fn service_variables(config: &Config, bots: &Installation) -> Variables {
+    let mut variables = child_variables(config, Some(&bots.bin_dir));
+    let places = &config.environment;
+    variables.set(CONFIG_SOURCE.env, &places.config_dir);
+    let own_file = config.file.as_ref().and_then(|file| file.strip_prefix(&places.config_source).ok());
+    if let Some(name) = own_file {
+        variables.set(CONFIG_FILE_ENV, places.config_dir.join(name));
+    }
+    variables
+}
+
 /// With a read-only root file system the usual place for temporary files cannot be written to.
 fn temporary_directory(config: &Config) -> Option<PathBuf> {
     if files::check_writable(&std::env::temp_dir()).is_ok() {
@@ -178,8 +206,21 @@ fn temporary_directory(config: &Config) -> Option<PathBuf> {
 /// Prepares the environment off the runtime's thread: filling a volume may take a while, and probes come in.
 async fn prepare(config: &Config, bots: &Installation) -> Result<Environment, Error> {
     let (config, bots) = (config.clone(), bots.clone());
-    let prepared = blocking::run(move || Environment::prepare(&config, &bots)).await;
-    Ok(prepared.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))??)
+    let prepare = move || {
+        let source = Source::mounted(&config.environment.config_source, &config.environment.config_dir)?;
+        prepare_from(&config, &bots, &source)
+    };
+    Ok(blocking(prepare).await??)
+}
+
+/// The same on this thread, with what is mounted.
+fn prepare_from(config: &Config, bots: &Installation, source: &Source) -> Result<Environment, bots::Error> {
+    Environment::prepare(config, bots, source, &|line| tracing::info!("{line}"))
+}
+
+/// Does what may wait for a volume off the runtime's thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    blocking::run(work).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))
 }
 
 /// What the health checks look at, in the places that Bots itself says.

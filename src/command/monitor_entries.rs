@@ -78,19 +78,16 @@ impl Sources {
         &self.monitored.trigger
     }
 
-    /// Files that decide what bots.ini says: the one that is mounted, and the one in use.
-    pub fn files(&self) -> [PathBuf; 2] {
-        [&self.config.environment.config_source, &self.environment.config].map(|directory| directory.join("bots.ini"))
+    /// The bots.ini that is in use. One that is mounted becomes that once it was found valid.
+    pub fn file(&self) -> PathBuf {
+        self.environment.config.join("bots.ini")
     }
 
-    /// Reads bots.ini again. `is_mounted` says that the one that is mounted has changed.
+    /// Reads bots.ini again.
     ///
     /// # Errors
     /// What is wrong with it; then the entries stay.
-    pub fn read_ini(&mut self, is_mounted: bool) -> Result<(), bots::Error> {
-        if is_mounted {
-            self.environment.renew_bots_ini(&self.config, &self.bots)?;
-        }
+    pub fn read_ini(&mut self) -> Result<(), bots::Error> {
         self.monitored = Monitored::read(&self.environment, &self.bots)?;
         Ok(())
     }

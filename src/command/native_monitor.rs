@@ -14,7 +14,7 @@ use crate::exit::Error;
 use crate::health::report::{Directory, Facts, Phase};
 use crate::jobs::submitter::Submitter;
 use crate::process::blocking;
-use crate::supervisor::fleet::{Ended, Task};
+use crate::supervisor::fleet::Task;
 use crate::supervisor::state::End;
 use crate::supervisor::task::Control;
 use crate::telemetry::counters::Counters;
@@ -23,7 +23,7 @@ use crate::watch::monitor::{self, Order};
 use crate::watch::overview::{Overview, Report};
 
 use super::monitor_entries::{FileState, Sources, state, take_trigger};
-use super::own_service::{Place, asked_to_stop};
+use super::own_service::{Place, Successor, asked_to_stop};
 use super::relay;
 
 /// How often it is looked whether bots.ini has changed or somebody asks for something.
@@ -52,20 +52,37 @@ impl NativeMonitor {
         Ok(Self { sources, submitter, config: config.clone(), sweep: config.dirmonitor.sweep })
     }
 
-    /// As a member of a fleet, whose facts are at `index`.
-    pub fn task(self, index: usize, facts: &watch::Sender<Facts>, counters: &Arc<Counters>) -> Task {
+    /// As a member of a fleet, whose facts are at `index`, until there is a successor.
+    pub fn task(
+        self,
+        index: usize,
+        facts: &watch::Sender<Facts>,
+        counters: &Arc<Counters>,
+        successor: Successor<Self>,
+    ) -> Task {
         let counters = Arc::clone(counters);
         let place = Place { facts: facts.clone(), index };
-        Box::new(move |control| {
+        Box::new(move |mut control| {
             Box::pin(async move {
-                let ended = self.live(control, &place, &counters).await;
+                let mut monitor = self;
+                while monitor.live(&mut control, &place, &counters, &successor).await == Left::ToSuccessor
+                    && let Some(next) = successor.take()
+                {
+                    monitor = next;
+                }
                 place.change(|service| service.phase = Phase::Ended);
-                ended
+                Ok(End::Stopped)
             })
         })
     }
 
-    async fn live(self, mut control: mpsc::Receiver<Control>, place: &Place, counters: &Counters) -> Ended {
+    async fn live(
+        self,
+        control: &mut mpsc::Receiver<Control>,
+        place: &Place,
+        counters: &Counters,
+        successor: &Successor<Self>,
+    ) -> Left {
         let Self { sources, submitter, config, sweep } = self;
         let (orders, asked) = mpsc::channel(4);
         let arrived = |arrival: monitor::Arrival| submitter.mark(&arrival.route, arrival.files, arrival.example);
@@ -74,20 +91,30 @@ impl NativeMonitor {
         let submitting = submitter.run(|marked| {
             place.facts.send_modify(|facts| facts.monitor.get_or_insert_default().marked = marked);
         });
-        tokio::select! {
-            () = watching => {}
-            () = following => {}
-            () = submitting => {}
-            () = asked_to_stop(&mut control) => {}
+        let left = tokio::select! {
+            () = watching => Left::ForGood,
+            () = following => Left::ForGood,
+            () = submitting => Left::ForGood,
+            () = asked_to_stop(control) => Left::ForGood,
+            () = successor.is_named() => Left::ToSuccessor,
+        };
+        if left == Left::ForGood {
+            place.change(|service| service.phase = Phase::Draining);
         }
-        place.change(|service| service.phase = Phase::Draining);
-        let left = submitter.finish().await;
-        if !left.is_empty() {
-            let names = left.join(", ");
+        let names = submitter.finish().await;
+        if !names.is_empty() {
+            let names = names.join(", ");
             warn!("the job queue does not answer: files of {names} are found again at the next start");
         }
-        Ok(End::Stopped)
+        left
     }
+}
+
+/// How a monitor has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    ForGood,
+    ToSuccessor,
 }
 
 /// Tells the monitor what to watch, now and whenever that changes.
@@ -99,24 +126,20 @@ async fn follow(
     counters: &Counters,
 ) {
     let mut look = interval(LOOK);
-    let mut seen: Option<[FileState; 2]> = None;
+    let mut seen: Option<FileState> = None;
     let mut next_ask = Instant::now();
     let mut was_away = false;
     loop {
         look.tick().await;
-        let (files, trigger) = (sources.files(), sources.trigger().to_owned());
-        let Ok((states, asked)) = blocking::run(move || (files.map(|file| state(&file)), take_trigger(&trigger))).await
-        else {
-            continue;
-        };
+        let (file, trigger) = (sources.file(), sources.trigger().to_owned());
+        let Ok((state, asked)) = blocking::run(move || (state(&file), take_trigger(&trigger))).await else { continue };
         let is_asked = asked.is_some_and(|text| is_reload(&text));
         // Also the first time: it may have changed since the start has read it.
-        let before = seen.replace(states);
-        let mut has_changed = is_asked || before != Some(states);
+        let before = seen.replace(state);
+        let mut has_changed = is_asked || before != Some(state);
         if has_changed {
-            let is_mounted = before.is_none_or(|before| before[0] != states[0]);
             let is_read;
-            (sources, is_read) = read_again(sources, is_mounted, submitter, config).await;
+            (sources, is_read) = read_again(sources, submitter, config).await;
             // What is read at the start is no change, unless it is wrong by now.
             if before.is_some() || !is_read {
                 counters.count_reload(is_read);
@@ -156,9 +179,9 @@ async fn read_database(sources: &mut Sources, was_away: &mut bool) -> bool {
 }
 
 /// Reads bots.ini again, on a thread that may wait for it; says whether what it says now is in force.
-async fn read_again(mut sources: Sources, is_mounted: bool, submitter: &Submitter, config: &Config) -> (Sources, bool) {
+async fn read_again(mut sources: Sources, submitter: &Submitter, config: &Config) -> (Sources, bool) {
     let read = move || {
-        let read = sources.read_ini(is_mounted).and_then(|()| sources.job_queue());
+        let read = sources.read_ini().and_then(|()| sources.job_queue());
         (sources, read)
     };
     let (sources, read) = match tokio::task::spawn_blocking(read).await {

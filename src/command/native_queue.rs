@@ -30,7 +30,7 @@ use crate::supervisor::state::End;
 use crate::supervisor::task::Control;
 use crate::telemetry::lines::LineSink;
 
-use super::own_service::{Place, asked_to_stop};
+use super::own_service::{Place, Successor, asked_to_stop};
 
 /// How long a queue that takes over waits for its predecessor's ports.
 const PORT_PATIENCE: Duration = Duration::from_secs(10);
@@ -78,37 +78,64 @@ impl NativeQueue {
         }
     }
 
-    /// As a member of a fleet, whose facts are at `index`.
-    pub fn task(self, index: usize, reaper: &Reaper, lines: &LineSink, facts: &watch::Sender<Facts>) -> Task {
+    /// As a member of a fleet, whose facts are at `index`, until there is a successor.
+    pub fn task(
+        self,
+        index: usize,
+        reaper: &Reaper,
+        lines: &LineSink,
+        facts: &watch::Sender<Facts>,
+        successor: Successor<Self>,
+    ) -> Task {
         let (reaper, lines) = (reaper.clone(), lines.clone());
         let place = Place { facts: facts.clone(), index };
-        Box::new(move |control| {
+        Box::new(move |mut control| {
             Box::pin(async move {
-                let ended = self.live(reaper, lines, control, &place).await;
+                let (mut queue, mut is_stopping) = (self, false);
+                let ended = loop {
+                    let parts = (reaper.clone(), lines.clone());
+                    let ended = queue.live(parts, &mut control, &place, &successor, &mut is_stopping).await;
+                    match successor.take() {
+                        Some(next) if !is_stopping && matches!(ended, Ok(End::Stopped)) => queue = next,
+                        _ => break ended,
+                    }
+                };
                 place.change(|service| service.phase = Phase::Ended);
                 ended
             })
         })
     }
 
-    async fn live(self, reaper: Reaper, lines: LineSink, control: mpsc::Receiver<Control>, place: &Place) -> Ended {
+    async fn live(
+        self,
+        (reaper, lines): (Reaper, LineSink),
+        control: &mut mpsc::Receiver<Control>,
+        place: &Place,
+        successor: &Successor<Self>,
+        is_stopping: &mut bool,
+    ) -> Ended {
         let (places, drain) = (self.places.clone(), self.drain);
         let (orders, mut told) = mpsc::channel(8);
         let (queue, mut status, worker) = queue(self.setup(reaper, lines));
         let mut listeners = Listeners { places, queue, tasks: JoinSet::new(), was_standby: false };
         let work = worker.run(&mut told);
-        let stop = pass_on(control, orders.clone(), drain, place);
+        let stop = pass_on(control, orders.clone(), drain, place, is_stopping);
         tokio::pin!(work, stop);
-        loop {
+        let mut is_finishing = false;
+        let ended = loop {
             tokio::select! {
-                end = &mut work => return Ok(end),
+                end = &mut work => break Ok(end),
                 () = &mut stop => {}
+                () = successor.is_named(), if !is_finishing => {
+                    is_finishing = true;
+                    let _ = orders.send(Order::Finish).await;
+                }
                 Ok(()) = status.changed() => {
                     let now = *status.borrow_and_update();
                     place.change(|service| note(service, now));
                     if let Err(Taken(why)) = listeners.follow(now.activity).await {
                         error!("{why}");
-                        return Ok(End::Exited(Exit::Code(Kind::Unavailable.code())));
+                        break Ok(End::Exited(Exit::Code(Kind::Unavailable.code())));
                     }
                     if now.activity == Activity::Active {
                         place.change(|service| service.answered = true);
@@ -116,7 +143,10 @@ impl NativeQueue {
                     }
                 }
             }
-        }
+        };
+        // Whoever takes this one's place may need the ports.
+        listeners.tasks.shutdown().await;
+        ended
     }
 
     fn setup(self, reaper: Reaper, lines: LineSink) -> Setup {
@@ -200,16 +230,23 @@ impl Places {
 }
 
 /// Passes on that the queue is to stop: after the drain, and at once when asked again.
-async fn pass_on(mut control: mpsc::Receiver<Control>, orders: mpsc::Sender<Order>, drain: Duration, place: &Place) {
-    asked_to_stop(&mut control).await;
+async fn pass_on(
+    control: &mut mpsc::Receiver<Control>,
+    orders: mpsc::Sender<Order>,
+    drain: Duration,
+    place: &Place,
+    is_stopping: &mut bool,
+) {
+    asked_to_stop(control).await;
+    *is_stopping = true;
     place.change(|service| service.phase = Phase::Draining);
     tokio::select! {
         () = sleep(drain) => {}
-        () = asked_to_stop(&mut control) => {}
+        () = asked_to_stop(control) => {}
     }
     loop {
         let _ = orders.send(Order::Stop).await;
-        asked_to_stop(&mut control).await;
+        asked_to_stop(control).await;
     }
 }
 

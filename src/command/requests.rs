@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use nix::unistd::Pid;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::health::report::{Facts, Phase, Service};
@@ -11,30 +11,42 @@ use crate::process::child::stop_own_group;
 use crate::process::signals::{self, Signals};
 use crate::supervisor::fleet::Request;
 use crate::supervisor::state::{Goal, Next, State};
-use crate::supervisor::task::{Control, Snapshot};
+use crate::supervisor::task::{self, Control, Snapshot};
+
+/// Another process that is to take a service's place.
+pub(super) struct Renewal {
+    /// Which service.
+    pub place: usize,
+    /// What runs from now on.
+    pub service: Box<task::Service>,
+    /// What is said when it answers.
+    pub answer: String,
+}
 
 /// The source of requests.
 pub(super) struct Requests<'a> {
     signals: &'a mut Signals,
     facts: watch::Receiver<Facts>,
-    /// For each service: what is said when it answers for the first time.
-    answers: Vec<String>,
+    renewals: mpsc::Receiver<Renewal>,
+    /// For each service: what is said when it answers next, and since when that is waited for.
+    answers: Vec<Option<(String, Instant)>>,
     /// For each service: the process whose first answer was told, and the one whose silence was.
     told: Vec<(Option<i32>, Option<i32>)>,
     restart_hung: bool,
-    started: Instant,
 }
 
 impl<'a> Requests<'a> {
     pub fn new(
         signals: &'a mut Signals,
         facts: watch::Receiver<Facts>,
+        renewals: mpsc::Receiver<Renewal>,
         answers: Vec<String>,
         restart_hung: bool,
         started: Instant,
     ) -> Self {
         let told = vec![(None, None); answers.len()];
-        Self { signals, facts, answers, told, restart_hung, started }
+        let answers = answers.into_iter().map(|answer| Some((answer, started))).collect();
+        Self { signals, facts, renewals, answers, told, restart_hung }
     }
 
     /// The next request. Nothing is lost when the wait for it is given up.
@@ -54,6 +66,10 @@ impl<'a> Requests<'a> {
                     number => return Request::Forward(number),
                 },
                 Ok(()) = self.facts.changed() => {}
+                Some(Renewal { place, service, answer }) = self.renewals.recv() => {
+                    self.answers[place] = Some((answer, Instant::now()));
+                    return Request::Tell(place, Control::Renew(service));
+                }
             }
         }
     }
@@ -63,10 +79,10 @@ impl<'a> Requests<'a> {
         for (place, (service, told)) in facts.services.iter().zip(&mut self.told).enumerate() {
             let Some(pid) = service.pid else { continue };
             if service.answered && told.0 != Some(pid) {
-                let is_first = told.0.replace(pid).is_none();
-                let answer = &self.answers[place];
-                if is_first && !answer.is_empty() {
-                    info!("{answer} after {:.2} s", self.started.elapsed().as_secs_f64());
+                told.0 = Some(pid);
+                let answer = self.answers[place].take().filter(|(answer, _)| !answer.is_empty());
+                if let Some((answer, since)) = answer {
+                    info!("{answer} after {:.2} s", since.elapsed().as_secs_f64());
                 }
                 return Some(Request::Tell(place, Control::Answered(Pid::from_raw(pid))));
             }
@@ -95,9 +111,12 @@ pub(super) fn note(service: &mut Service, snapshot: Snapshot, is_watched: bool, 
     service.phase = match snapshot.state {
         State::Starting => Phase::Starting,
         State::Running => Phase::Running,
-        State::Stopping(_, Goal::Replace) | State::Killing(Goal::Replace) => Phase::Restarting,
-        State::Sweeping(Next::Restart) | State::Paused => Phase::Restarting,
-        State::Draining | State::Stopping(..) | State::Killing(_) => Phase::Draining,
+        State::Draining(Goal::Replace | Goal::Renew) | State::Stopping(_, Goal::Replace | Goal::Renew) => {
+            Phase::Restarting
+        }
+        State::Killing(Goal::Replace | Goal::Renew) => Phase::Restarting,
+        State::Sweeping(Next::Restart | Next::Renewal) | State::Paused => Phase::Restarting,
+        State::Draining(Goal::End) | State::Stopping(_, Goal::End) | State::Killing(Goal::End) => Phase::Draining,
         State::Sweeping(Next::End(_)) | State::Clearing(_) => Phase::Draining,
         State::Ended(_) if is_scheduled => Phase::Waiting,
         State::Ended(_) => Phase::Ended,

@@ -1,152 +1,87 @@
 //! What `webserver`, `jobqueue`, `dirmonitor` and `up` have in common: prepare, start, watch, stop, and say how it went.
 
 use std::cell::Cell;
-use std::io;
-use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
+use crate::bots::Installation;
 use crate::bots::django::{Context, Facts as DjangoFacts};
-use crate::bots::service::{Ground, JobQueue, Service, Sign};
-use crate::config::{Config, RestartPolicy, ServiceName, StopTimes};
+use crate::bots::environment::Environment;
+use crate::bots::service::{Ground, JobQueue};
+use crate::bots::source::{Contents, Source};
+use crate::config::{Config, Fault, ServiceName};
 use crate::exit::{Error, Exit, Kind, Outcome};
-use crate::health::checks;
+use crate::health::checks::Targets;
 use crate::health::report::{Fact, Facts, Service as ServiceFacts};
 use crate::health::server::{self, Pages, Scrape};
-use crate::health::sign_of_life::{HttpService, SignOfLife};
-use crate::health::{results, watchdog};
 use crate::metrics::Exporter;
 use crate::process::reaper::Reaper;
 use crate::process::tree;
-use crate::supervisor::fleet::{self, Ended, Member};
-use crate::supervisor::state::{End, Plan, Policy, Restart};
-use crate::supervisor::task;
-use crate::telemetry::counters::Counters;
-use crate::telemetry::lines::LineSink;
+use crate::supervisor::fleet::{self, Ended};
+use crate::supervisor::state::End;
 
-use super::native_monitor::NativeMonitor;
-use super::native_queue::NativeQueue;
-use super::relay;
-use super::requests::{Requests, note};
-use super::{Session, child_variables, find_bots, health_targets, init_db, prepare, until_stopped};
+use super::launch::{Launch, Scene};
+use super::relay::Relays;
+use super::reload::{Reloader, Running};
+use super::requests::Requests;
+use super::seat::{House, Seat};
+use super::{Session, blocking, find_bots, health_targets, init_db, prepare_from, service_variables, until_stopped};
+
+/// Renewals that may wait; they are passed on at once.
+const RENEWALS: usize = 8;
 
 /// What a command asks for before it knows what is configured.
-pub(super) struct Choice {
+pub(super) struct Choice<'a> {
     /// The services that probes are told of until the real ones are known.
     pub expected: Vec<ServiceName>,
     /// Whether the database is completed first.
     pub initialise: bool,
     /// Whether a hung service is replaced, unless the configuration says otherwise.
     pub restart_hung: bool,
+    /// Reads the configuration of bots-ctl again.
+    pub read: &'a dyn Fn() -> Result<(Config, Vec<Fault>), Error>,
+    /// Says which services run, once it is known what Bots is configured with.
+    pub choose: &'a dyn Fn(&Scene<'_>) -> Result<Vec<Launch>, Error>,
 }
 
-/// A service and how this command runs it.
-pub(super) struct Launch {
-    pub name: ServiceName,
-    pub times: StopTimes,
-    pub work: Work,
+/// What a configuration has led to.
+pub(super) struct Ready {
+    pub bots: Installation,
+    pub environment: Environment,
+    pub django: DjangoFacts,
+    pub queue: JobQueue,
+    /// What was mounted.
+    pub contents: Contents,
+    pub launches: Vec<Launch>,
+    pub targets: Targets,
 }
 
-/// What a service is.
-pub(super) enum Work {
-    /// A process of Bots.
-    Process(Box<Process>),
-    /// The job queue of our own.
-    Queue(Box<NativeQueue>),
-    /// The directory monitor of our own.
-    Monitor(Box<NativeMonitor>),
-}
-
-/// A service that is a process of Bots.
-pub(super) struct Process {
-    service: Service,
-    /// How often, for a service that is meant to end.
-    every: Option<Duration>,
-    /// How long what it leaves may delay the next process: another job queue beside an engine would lose jobs.
-    settle: Duration,
-}
-
-impl Launch {
-    pub fn new(service: Service, config: &Config) -> Self {
-        let (name, times) = (service.name, times(service.name, config));
-        let settle = if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO };
-        Self { name, times, work: Work::Process(Box::new(Process { service, every: None, settle })) }
-    }
-
-    /// A service that is meant to end, and is run so often.
-    pub fn every(service: Service, every: Duration, config: &Config) -> Self {
-        let (name, times) = (service.name, times(service.name, config));
-        let process = Process { service, every: Some(every), settle: Duration::ZERO };
-        Self { name, times, work: Work::Process(Box::new(process)) }
-    }
-
-    pub fn queue(queue: NativeQueue, config: &Config) -> Self {
-        let name = ServiceName::Jobqueue;
-        Self { name, times: times(name, config), work: Work::Queue(Box::new(queue)) }
-    }
-
-    pub fn monitor(monitor: NativeMonitor, config: &Config) -> Self {
-        let name = ServiceName::Dirmonitor;
-        Self { name, times: times(name, config), work: Work::Monitor(Box::new(monitor)) }
-    }
-
-    fn sign(&self) -> &Sign {
-        match &self.work {
-            Work::Process(process) => &process.service.sign,
-            Work::Queue(_) | Work::Monitor(_) => &Sign::None,
-        }
-    }
-
-    fn facts(&self) -> ServiceFacts {
-        let takes_work = !matches!(self.work, Work::Process(_)) || *self.sign() != Sign::None;
-        ServiceFacts::new(self.name.as_str(), takes_work)
-    }
-}
-
-fn times(name: ServiceName, config: &Config) -> StopTimes {
-    match name {
-        ServiceName::Webserver => config.stop.webserver,
-        ServiceName::Jobqueue => config.stop.jobqueue,
-        ServiceName::Dirmonitor => config.stop.dirmonitor,
-        ServiceName::Engine => config.stop.engine,
-    }
-}
-
-/// Runs services from the preparations to the end: `choose` says which, once it is known what Bots is configured with.
+/// Runs services from the preparations to the end.
 ///
 /// # Errors
 /// Whatever keeps them from starting.
-pub(super) async fn serve(
-    mut session: Session,
-    choice: Choice,
-    choose: impl FnOnce(&Config, &Ground<'_>, &DjangoFacts) -> Result<Vec<Launch>, Error>,
-) -> Result<Outcome, Error> {
+pub(super) async fn serve(mut session: Session, choice: Choice<'_>) -> Result<Outcome, Error> {
     let started = Instant::now();
     let facts = start_health(&session, &choice.expected).await?;
     let critical = Cell::new(false);
-    let Session { config, reaper, signals, counters, .. } = &mut session;
-    let preparation = Preparation { config, reaper, counters, facts: &facts, initialise: choice.initialise };
-    let preparing = preparation.run(&critical, choose);
+    let Session { config, reaper, signals, .. } = &mut session;
+    let preparing = prepare_all(config, reaper, &choice, &critical, &facts);
     let Ok(prepared) = until_stopped(signals, &critical, preparing).await else {
         // What was asked of Python no longer matters.
         tree::end_all(reaper, signals, &[], config.stop.timeout).await;
         info!("stopped before anything was started");
         return Ok(Outcome::Success);
     };
-    let (launches, targets) = prepared?;
+    let ready = prepared?;
     facts.send_modify(|facts| {
         facts.config = Fact::Good;
-        facts.services = launches.iter().map(Launch::facts).collect();
+        facts.services = ready.launches.iter().map(Launch::facts).collect();
     });
-    check_grace_period(config, &launches);
-    let (database, time_zone) = (targets.database.clone(), targets.time_zone.clone());
-    tokio::spawn(results::watch(database, time_zone, config.health.results_interval, facts.clone()));
-    tokio::spawn(checks::watch(targets, Arc::clone(counters), facts.clone()));
-    let restart_hung = config.watchdog.restart.unwrap_or(choice.restart_hung);
-    run(session, launches, facts, restart_hung, started).await
+    check_grace_period(config, &ready.launches);
+    run(session, ready, &choice, &critical, facts, started).await
 }
 
 /// Binds and serves the health listener. It comes first: from here on probes see how far the start has come.
@@ -174,48 +109,37 @@ async fn start_health(session: &Session, expected: &[ServiceName]) -> Result<wat
     Ok(sender)
 }
 
-/// What comes before any service is started.
-struct Preparation<'a> {
-    config: &'a Config,
-    reaper: &'a Reaper,
-    counters: &'a Arc<Counters>,
-    facts: &'a watch::Sender<Facts>,
-    /// Whether the database is completed.
-    initialise: bool,
-}
-
-impl Preparation<'_> {
-    async fn run(
-        self,
-        critical: &Cell<bool>,
-        choose: impl FnOnce(&Config, &Ground<'_>, &DjangoFacts) -> Result<Vec<Launch>, Error>,
-    ) -> Result<(Vec<Launch>, checks::Targets), Error> {
-        let Self { config, reaper, counters, .. } = self;
-        let bots = find_bots(config, reaper).await?;
-        let variables = child_variables(config, Some(&bots.bin_dir));
-        let environment = prepare(config, &bots).await?;
-        let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
-        let django = if self.initialise && !config.database.init_skip {
-            self.initialise(&context, critical).await?
-        } else {
-            known_facts(&context).await?
-        };
-        self.facts.send_modify(|facts| facts.bots_version = Some(django.bots_version.clone()));
-        let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
-        let launches = choose(config, &ground, &django)?;
-        if launches.iter().all(|launch| launch.name != ServiceName::Jobqueue) {
-            relay::start(config, &environment, counters).await;
-        }
-        Ok((launches, health_targets(config, &django)?))
-    }
-
-    async fn initialise(&self, context: &Context<'_>, critical: &Cell<bool>) -> Result<DjangoFacts, Error> {
+async fn prepare_all(
+    config: &Config,
+    reaper: &Reaper,
+    choice: &Choice<'_>,
+    critical: &Cell<bool>,
+    facts: &watch::Sender<Facts>,
+) -> Result<Ready, Error> {
+    let bots = find_bots(config, reaper).await?;
+    let variables = service_variables(config, &bots);
+    let (own, installed) = (config.clone(), bots.clone());
+    let prepare = move || {
+        let source = Source::mounted(&own.environment.config_source, &own.environment.config_dir)?;
+        prepare_from(&own, &installed, &source).map(|environment| (environment, source.contents()))
+    };
+    let (environment, contents) = blocking(prepare).await??;
+    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let django = if choice.initialise && !config.database.init_skip {
         let begin = Instant::now();
-        let settled = init_db::settle(self.config, context, critical).await;
+        let settled = init_db::settle(config, &context, critical).await;
         let is_success = settled.is_ok();
-        self.facts.send_modify(|facts| facts.initialised = Some((begin.elapsed(), is_success)));
-        settled
-    }
+        facts.send_modify(|facts| facts.initialised = Some((begin.elapsed(), is_success)));
+        settled?
+    } else {
+        known_facts(&context).await?
+    };
+    facts.send_modify(|facts| facts.bots_version = Some(django.bots_version.clone()));
+    let queue = JobQueue::read(&environment)?;
+    let ground = Ground { bots: &bots, environment: &environment, variables: &variables };
+    let launches = (choice.choose)(&Scene { config, ground, django: &django, queue: &queue, held: &[] })?;
+    let targets = health_targets(config, &django)?;
+    Ok(Ready { bots, environment, django, queue, contents, launches, targets })
 }
 
 /// What Django is configured with, from an earlier start if nothing has changed since.
@@ -224,29 +148,6 @@ pub(super) async fn known_facts(context: &Context<'_>) -> Result<DjangoFacts, Er
         Some(kept) => Ok(kept),
         None => Ok(DjangoFacts::ask(context).await?),
     }
-}
-
-/// Bots itself would only find out after its start-up, and print a traceback.
-pub(super) fn check_web_port(config: &Config, ground: &Ground<'_>, django: &DjangoFacts) -> Result<(), Error> {
-    let ini = ground.environment.config.join("bots.ini");
-    let place = format!("[webserver] port in {}, or PORT, or --port", ini.display());
-    check_port(config, Ipv4Addr::UNSPECIFIED, django.web_port, "serve the web UI", &place)
-}
-
-/// Bots's job queue would print a traceback and stay alive without a listener.
-pub(super) fn check_queue_port(config: &Config, queue: &JobQueue) -> Result<(), Error> {
-    let place = format!("[jobqueue] port in {}", queue.file.display());
-    check_port(config, Ipv4Addr::LOCALHOST, queue.port, "serve the job queue", &place)
-}
-
-fn check_port(config: &Config, address: Ipv4Addr, port: u16, what: &str, place: &str) -> Result<(), Error> {
-    let Err(error) = StdListener::bind((address, port)) else { return Ok(()) };
-    let reason = match error.kind() {
-        io::ErrorKind::AddrInUse if port == config.health.addr.port() => "the health listener has it".to_owned(),
-        io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
-        _ => error.to_string(),
-    };
-    Err(Error::new(Kind::Unavailable, format!("cannot {what} on port {port}: {reason}; set {place}")))
 }
 
 /// The kubelet kills what takes longer, however long it was told to wait here.
@@ -264,117 +165,37 @@ fn check_grace_period(config: &Config, launches: &[Launch]) {
 
 async fn run(
     session: Session,
-    launches: Vec<Launch>,
+    mut ready: Ready,
+    choice: &Choice<'_>,
+    critical: &Cell<bool>,
     facts: watch::Sender<Facts>,
-    restart_hung: bool,
     started: Instant,
 ) -> Result<Outcome, Error> {
     let Session { config, reaper, signals, lines, counters, .. } = &mut { session };
-    let names: Vec<&'static str> = launches.iter().map(|launch| launch.name.as_str()).collect();
-    let urls = launches.iter().map(|launch| place(launch.sign())).collect();
-    for (index, launch) in launches.iter().enumerate() {
-        if let Some(sign) = sign_of_life(launch.sign()) {
-            tokio::spawn(watchdog::watch(index, sign, config.health.interval, facts.clone()));
-        }
+    let launches = std::mem::take(&mut ready.launches);
+    let mut relays = Relays::default();
+    if launches.iter().all(|launch| launch.name != ServiceName::Jobqueue) {
+        relays.begin(config, ready.queue.port, counters).await;
     }
-    let members = launches.into_iter().enumerate();
-    let members =
-        members.map(|(index, launch)| member(index, launch, config, reaper, lines, counters, &facts)).collect();
-    let mut requests = Requests::new(signals, facts.subscribe(), urls, restart_hung, started);
+    let names: Vec<&'static str> = launches.iter().map(|launch| launch.name.as_str()).collect();
+    let answers = launches.iter().map(Launch::place).collect();
+    let house = House { config, reaper, lines, counters, facts: &facts };
+    let checking = house.check(&ready.targets);
+    let launches = launches.into_iter().enumerate();
+    let (seats, members): (Vec<_>, _) = launches.map(|(index, launch)| Seat::fill(index, launch, &house)).unzip();
+    let (sender, renewals) = mpsc::channel(RENEWALS);
+    let restart_hung = config.watchdog.restart.unwrap_or(choice.restart_hung);
+    let mut requests = Requests::new(signals, facts.subscribe(), renewals, answers, restart_hung, started);
     let stopping = || {
         facts.send_modify(|facts| facts.stopping = true);
     };
-    let ends = fleet::run(members, reaper, async || requests.next().await, stopping).await;
+    let changeable = Running { seats, relays, checking, renewals: sender };
+    let reloading = Reloader::new(house, choice, critical, ready, changeable).follow();
+    let running = fleet::run(members, reaper, async || requests.next().await, stopping);
+    let (ends, ()) = tokio::join!(running, reloading);
     // What has left the groups of the services, a daemon for instance, is below us all the same.
     tree::end_all(reaper, signals, &[], config.stop.timeout).await;
     outcome(&names, ends)
-}
-
-fn member(
-    index: usize,
-    launch: Launch,
-    config: &Config,
-    reaper: &Reaper,
-    lines: &LineSink,
-    counters: &Arc<Counters>,
-    facts: &watch::Sender<Facts>,
-) -> Member {
-    let name = launch.name.as_str();
-    let lines = if launch.name == ServiceName::Engine { lines.of_runs(name) } else { lines.of(name) };
-    let mut turn = facts.subscribe();
-    Member {
-        name,
-        work: match launch.work {
-            Work::Process(service) => {
-                fleet::Work::Process(Box::new(process(index, *service, launch.times, config, lines, facts.clone())))
-            }
-            Work::Queue(queue) => fleet::Work::Task(queue.task(index, reaper, &lines, facts)),
-            Work::Monitor(monitor) => fleet::Work::Task(monitor.task(index, facts, counters)),
-        },
-        turn: Box::pin(async move {
-            let _ = turn.wait_for(|facts| facts.services[..index].iter().all(|service| service.answered)).await;
-        }),
-    }
-}
-
-fn process(
-    index: usize,
-    process: Process,
-    times: StopTimes,
-    config: &Config,
-    lines: LineSink,
-    facts: watch::Sender<Facts>,
-) -> fleet::Process {
-    let Process { service, every, settle } = process;
-    let restart = if every.is_some() { never(config) } else { restart(config) };
-    let plan = Plan { drain: times.drain, timeout: times.timeout, stop_signal: service.stop_signal, settle, restart };
-    let is_watched = service.sign != Sign::None;
-    fleet::Process {
-        service: task::Service { name: service.name.as_str(), spec: service.spec, plan, lines, is_watched },
-        every,
-        observe: Box::new(move |snapshot| {
-            facts.send_modify(|facts| note(&mut facts.services[index], snapshot, is_watched, every.is_some()));
-        }),
-    }
-}
-
-/// The restart rules of the configuration, in the supervisor's terms.
-pub(super) fn restart(config: &Config) -> Restart {
-    let policy = match config.restart.policy {
-        RestartPolicy::Never => Policy::Never,
-        RestartPolicy::OnFailure => Policy::OnFailure,
-        RestartPolicy::Always => Policy::Always,
-    };
-    let crate::config::Restart { limit, delay, longest_delay, reset_after, .. } = config.restart;
-    Restart { policy, limit, delay, longest_delay, reset_after }
-}
-
-/// For a service that ends by itself. Want of processes is waited for all the same.
-pub(super) fn never(config: &Config) -> Restart {
-    Restart { policy: Policy::Never, ..restart(config) }
-}
-
-fn sign_of_life(sign: &Sign) -> Option<SignOfLife> {
-    match sign {
-        Sign::Web { port, path, https } => {
-            Some(SignOfLife::Http(HttpService { port: *port, path: path.clone(), tls: *https }))
-        }
-        Sign::JobQueue { port } => Some(SignOfLife::JobQueue(*port)),
-        Sign::Inotify => Some(SignOfLife::Inotify),
-        Sign::None => None,
-    }
-}
-
-/// Where a person on this machine finds it.
-fn place(sign: &Sign) -> String {
-    match sign {
-        Sign::Web { port, https, .. } => {
-            format!("the web UI answers on {}://localhost:{port}", if *https { "https" } else { "http" })
-        }
-        Sign::JobQueue { port } => format!("the job queue answers on port {port}"),
-        Sign::Inotify => "the directory monitor watches".to_owned(),
-        Sign::None => String::new(),
-    }
 }
 
 /// How the command ends: as the first service did that did not stop as it was asked to.

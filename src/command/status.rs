@@ -11,7 +11,7 @@ use crate::health::client;
 use crate::health::status::Status;
 use crate::health::status_text::text;
 
-use super::{load_config, print};
+use super::{health_addr, print};
 
 /// Where to begin anew, the end of each line, and what is below the last one.
 const HOME: &str = "\x1b[H";
@@ -23,11 +23,11 @@ const REST_OF_SCREEN: &str = "\x1b[J";
 /// # Errors
 /// When there is no bots-ctl to ask.
 pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
-    let addr = load_config(global, Vec::new())?.health.addr;
+    let (addr, faulty) = health_addr(global)?;
     if flags.watch {
         return watch(addr, flags);
     }
-    let (json, status) = ask(addr)?;
+    let (json, status) = ask(addr).map_err(|error| faulty.unwrap_or(error))?;
     print(&if flags.json { format!("{json}\n") } else { text(&status) });
     Ok(if status.ready { Outcome::Success } else { Outcome::Unhealthy })
 }

@@ -9,9 +9,10 @@ use crate::cli::{self, Global};
 use crate::config::{Config, Override, ServiceName};
 use crate::exit::{Error, Outcome};
 
-use super::services::{Choice, Launch, check_web_port, serve};
+use super::launch::{Launch, Scene};
+use super::services::{Choice, serve};
 use super::webserver::install_if_missing;
-use super::{dirmonitor, jobqueue, load_config, with_session};
+use super::{dirmonitor, jobqueue, load_config, read_config, webserver, with_session};
 
 /// Runs the command.
 ///
@@ -25,30 +26,33 @@ pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
     ];
     let given =
         given.into_iter().filter_map(|(path, flag, value)| Some(Override { path, flag, value: value.clone()? }));
-    with_session(load_config(global, given.collect())?, async |mut session| {
+    let given: Vec<Override> = given.collect();
+    with_session(load_config(global, given.clone())?, async |mut session| {
         if flags.install
             && let Some(interrupted) = install_if_missing(&mut session).await?
         {
             return Ok(interrupted);
         }
-        let expected = session.config.up.services.clone().unwrap_or_else(|| ServiceName::ALL.to_vec());
-        let choice = Choice { expected, initialise: true, restart_hung: true };
-        serve(session, choice, |config, ground, django| {
-            let queue = JobQueue::read(ground.environment)?;
-            let chosen = config.up.services.clone().unwrap_or_else(|| in_use(&queue));
-            let launch = |name| match name {
-                ServiceName::Jobqueue => jobqueue::launch(config, ground, django, &queue, &[]),
-                ServiceName::Webserver => {
-                    check_web_port(config, ground, django)?;
-                    Ok(Launch::new(ground.webserver(django, &[]), config))
-                }
-                ServiceName::Dirmonitor => dirmonitor::launch(config, ground, django, &queue, &[]),
-                ServiceName::Engine => Ok(engine(config, ground)),
-            };
-            chosen.into_iter().map(launch).collect()
-        })
-        .await
+        let choice = Choice {
+            expected: session.config.up.services.clone().unwrap_or_else(|| ServiceName::ALL.to_vec()),
+            initialise: true,
+            restart_hung: true,
+            read: &|| read_config(global, given.clone()),
+            choose: &choose,
+        };
+        serve(session, choice).await
     })
+}
+
+fn choose(scene: &Scene<'_>) -> Result<Vec<Launch>, Error> {
+    let chosen = scene.config.up.services.clone().unwrap_or_else(|| in_use(scene.queue));
+    let launch = |name| match name {
+        ServiceName::Jobqueue => jobqueue::launch(scene, &[]),
+        ServiceName::Webserver => webserver::launch(scene, &[]),
+        ServiceName::Dirmonitor => dirmonitor::launch(scene, &[]),
+        ServiceName::Engine => Ok(engine(scene.config, &scene.ground)),
+    };
+    chosen.into_iter().map(launch).collect()
 }
 
 fn engine(config: &Config, ground: &Ground<'_>) -> Launch {

@@ -1,12 +1,15 @@
 //! `webserver`: everything from an empty machine to a web UI that answers, and its orderly end.
 
+use std::ffi::OsString;
+
 use crate::bots;
 use crate::cli::{self, Global};
 use crate::config::{Override, ServiceName};
 use crate::exit::{Error, Outcome};
 
-use super::services::{Choice, Launch, check_web_port, serve};
-use super::{Session, find_bots, install, load_config, with_session};
+use super::launch::{Launch, Scene, check_web_port};
+use super::services::{Choice, serve};
+use super::{Session, find_bots, install, load_config, read_config, with_session};
 
 /// Runs the command.
 ///
@@ -16,19 +19,28 @@ pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
     let given = [("webserver.port", "--port", &flags.port), ("health.addr", "--health-addr", &flags.health_addr)];
     let given =
         given.into_iter().filter_map(|(path, flag, value)| Some(Override { path, flag, value: value.clone()? }));
-    with_session(load_config(global, given.collect())?, async |mut session| {
+    let given: Vec<Override> = given.collect();
+    with_session(load_config(global, given.clone())?, async |mut session| {
         if flags.install
             && let Some(interrupted) = install_if_missing(&mut session).await?
         {
             return Ok(interrupted);
         }
-        let choice = Choice { expected: vec![ServiceName::Webserver], initialise: true, restart_hung: false };
-        serve(session, choice, |config, ground, django| {
-            check_web_port(config, ground, django)?;
-            Ok(vec![Launch::new(ground.webserver(django, &flags.args), config)])
-        })
-        .await
+        let choice = Choice {
+            expected: vec![ServiceName::Webserver],
+            initialise: true,
+            restart_hung: false,
+            read: &|| read_config(global, given.clone()),
+            choose: &|scene| Ok(vec![launch(scene, &flags.args)?]),
+        };
+        serve(session, choice).await
     })
+}
+
+/// The web UI, when it can listen.
+pub(super) fn launch(scene: &Scene<'_>, args: &[OsString]) -> Result<Launch, Error> {
+    check_web_port(scene)?;
+    Ok(Launch::new(scene.ground.webserver(scene.django, args), scene.config))
 }
 
 /// Installs Bots when none is found; the answer is how the command ends if that was interrupted.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::database_url::DatabaseUrl;
 use super::parse::{self, Parsed};
-use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, RestartPolicy, ServiceName, WatchBy};
+use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, RestartPolicy, ServiceName, WatchBy};
 
 /// What a TOML value of this setting must be; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +135,15 @@ keys! {
         "longest pause before a restart";
     RESTART_RESET_AFTER: Duration = "restart.reset_after", "BOTS_CTL_RESTART_RESET_AFTER", Duration, interval, "1m",
         "how long a service has to answer until its restarts are counted anew";
+    RELOAD: ReloadPolicy = "reload.policy", "BOTS_CTL_RELOAD", Text, reload_policy, "restart",
+        "what a change of the mounted configuration does: restart (services are restarted with it) or off (nothing)";
+    RELOAD_INTERVAL: Duration = "reload.interval", "BOTS_CTL_RELOAD_INTERVAL", Duration, interval, "2s",
+        "time between two looks at the mounted configuration; a change has to be seen twice";
+    RELOAD_JITTER: Duration = "reload.jitter", "BOTS_CTL_RELOAD_JITTER", Duration, duration, "10s in Kubernetes, else 0s",
+        "longest pause before a change is taken over; its length is random, so that replicas do not do it together";
+    RELOAD_DRAIN: Duration = "reload.drain", "BOTS_CTL_RELOAD_DRAIN", Duration, duration,
+        "15s in Kubernetes, else as BOTS_CTL_WEBSERVER_DRAIN",
+        "how long the web UI stays up, no longer ready, before it is restarted with a change";
     WATCHDOG_MISSES: u32 = "watchdog.misses", "BOTS_CTL_WATCHDOG_MISSES", Integer, positive, "3",
         "signs of life that a service may miss in a row before it counts as hung";
     WATCHDOG_RESTART: bool = "watchdog.restart", "BOTS_CTL_WATCHDOG_RESTART", Boolean, boolean, "true under up, else false",

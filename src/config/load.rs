@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
@@ -55,6 +56,8 @@ pub struct Shown {
     pub value: String,
     /// Where it came from.
     pub origin: Origin,
+    /// Changes with the value, also where that is a secret.
+    pub mark: u64,
     /// The setting's meaning.
     pub help: &'static str,
     /// The default, in words.
@@ -92,7 +95,7 @@ impl<'a> Reader<'a> {
     pub fn or<T: Clone + fmt::Debug>(&mut self, key: &Key<T>, default: T, default_text: &str) -> T {
         match self.layered(key) {
             Some((value, raw)) => {
-                self.show(key, shown_value(key, &raw), raw.origin);
+                self.show(key, raw.text, raw.origin);
                 value
             }
             None => {
@@ -117,7 +120,7 @@ impl<'a> Reader<'a> {
             self.show(key, String::new(), Origin::Default);
             return None;
         };
-        self.show(key, shown_value(key, &raw), raw.origin);
+        self.show(key, raw.text, raw.origin);
         Some(value)
     }
 
@@ -217,8 +220,10 @@ impl<'a> Reader<'a> {
     }
 
     fn show<T>(&mut self, key: &Key<T>, value: String, origin: Origin) {
-        let Key { path, env, help, default, .. } = *key;
-        self.shown.push(Shown { path, env, value, origin, help, default });
+        let Key { path, env, help, default, secret, .. } = *key;
+        let mark = mark(&value);
+        let value = if secret && !value.is_empty() { "(hidden)".to_owned() } else { value };
+        self.shown.push(Shown { path, env, value, origin, mark, help, default });
     }
 
     fn report_unknown_keys(&mut self) {
@@ -278,8 +283,10 @@ fn read_file(path: PathBuf, faults: &mut Vec<String>) -> Option<(PathBuf, BTreeM
     }
 }
 
-fn shown_value<T>(key: &Key<T>, raw: &Raw) -> String {
-    if key.secret { "(hidden)".to_owned() } else { raw.text.clone() }
+fn mark(value: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Text from the environment (`None`) fits everything; so does a TOML string, which the parser then judges.

@@ -12,7 +12,9 @@ pub mod jobqueue;
 pub mod keys;
 pub mod load;
 pub mod parse;
+pub mod reload;
 pub mod services;
+pub mod successor;
 pub mod toml_file;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,7 @@ pub use dirmonitor::{Dirmonitor, WatchBy};
 pub use jobqueue::{Backend, JobQueue, QueueUrl};
 use load::Reader;
 pub use load::{Fault, Origin, Override, Shown};
+pub use reload::{Reload, ReloadPolicy};
 pub use services::{Engine, Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
 
 /// The effective configuration.
@@ -47,6 +50,8 @@ pub struct Config {
     pub stop: Stop,
     /// When services are started again.
     pub restart: Restart,
+    /// What a change of the mounted configuration does.
+    pub reload: Reload,
     /// When a service counts as hung, and what then.
     pub watchdog: Watchdog,
     /// What `up` runs.
@@ -211,14 +216,19 @@ impl Config {
         let file = load::file_path(environment, file, home);
         let mut reader = Reader::new(environment, overrides, file.clone());
         let in_kubernetes = environment.contains_key("KUBERNETES_SERVICE_HOST");
+        let environment = read_environment(&mut reader, home);
+        let bots = read_bots(&mut reader, home);
+        let web_port = reader.optional(&keys::WEB_PORT);
+        let stop = services::read_stop(&mut reader, in_kubernetes);
         let mut config = Self {
             home: home.to_path_buf(),
             file,
-            environment: read_environment(&mut reader, home),
-            bots: read_bots(&mut reader, home),
-            web_port: reader.optional(&keys::WEB_PORT),
-            stop: services::read_stop(&mut reader, in_kubernetes),
+            environment,
+            bots,
+            web_port,
+            stop,
             restart: services::read_restart(&mut reader),
+            reload: reload::read(&mut reader, in_kubernetes, stop.webserver.drain),
             watchdog: services::read_watchdog(&mut reader),
             up: services::read_up(&mut reader),
             engine: services::read_engine(&mut reader),

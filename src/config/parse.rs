@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, RestartPolicy, ServiceName, WatchBy};
+use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, RestartPolicy, ServiceName, WatchBy};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
 pub type Parsed<T> = Result<T, String>;
@@ -154,6 +154,15 @@ pub fn restart_policy(value: &str) -> Parsed<RestartPolicy> {
         "on-failure" => Ok(RestartPolicy::OnFailure),
         "always" => Ok(RestartPolicy::Always),
         _ => Err("expected never, on-failure or always".to_owned()),
+    }
+}
+
+/// What a change of the mounted configuration does.
+pub fn reload_policy(value: &str) -> Parsed<ReloadPolicy> {
+    match value.to_ascii_lowercase().as_str() {
+        "restart" => Ok(ReloadPolicy::Restart),
+        "off" => Ok(ReloadPolicy::Off),
+        _ => Err("expected restart or off".to_owned()),
     }
 }
 

@@ -160,6 +160,8 @@ pub struct Facts {
     pub usersys: Fact,
     /// The configuration was found valid.
     pub config: Fact,
+    /// What is wrong with a configuration that is mounted and was not taken over.
+    pub refused: Arc<[String]>,
     /// `ready` is to look at the database alone.
     pub database_only: bool,
 }
@@ -340,6 +342,7 @@ mod tests {
             botssys: Fact::Good,
             usersys: Fact::Good,
             config: Fact::Good,
+            refused: Arc::default(),
             database_only: false,
         }
     }

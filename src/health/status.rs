@@ -36,6 +36,9 @@ pub struct Status {
     /// What came of the EDI files, once it was read from the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<ResultsStatus>,
+    /// What is wrong with a configuration that is mounted and was not taken over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
 /// Something the services stand on.
@@ -153,6 +156,7 @@ pub fn status(facts: &Facts, now: Instant, unix: u64) -> Status {
         engine,
         monitor,
         results: facts.results.as_ref().map(|last| results(last, now)),
+        refused: facts.refused.to_vec(),
     }
 }
 

@@ -30,6 +30,9 @@ pub fn text(status: &Status) -> String {
     for error in &status.errors {
         let _ = writeln!(text, "not ready: {error}");
     }
+    for fault in &status.refused {
+        let _ = writeln!(text, "mounted configuration refused: {fault}");
+    }
     text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
 }
 
@@ -206,6 +209,7 @@ mod tests {
             errors: vec!["webserver is being restarted".into()],
             services: vec![service, queue],
             engine: Some(EngineStatus { holder: "bots-engine-1 (process 7)".into(), seconds: 65 }),
+            refused: vec!["/config/bots.ini:3: no section".into()],
             ..empty()
         };
         let expected = "\
@@ -215,6 +219,7 @@ jobqueue   standby     no     -    -       0         -
 an engine runs: bots-engine-1 (process 7) for 1m 5s
 jobqueue: 3 waiting, 1 running
 not ready: webserver is being restarted
+mounted configuration refused: /config/bots.ini:3: no section
 ";
         assert_eq!(text(&status), expected);
     }

@@ -126,6 +126,8 @@ pub struct Status {
 pub enum Order {
     /// Run jobs: the queue can be reached.
     Begin,
+    /// Start no more jobs, and end when those that run have ended, however long that takes.
+    Finish,
     /// Stop; once more: do not wait for running jobs.
     Stop,
 }
@@ -232,6 +234,7 @@ pub fn queue(setup: Setup) -> (Queue, watch::Receiver<Status>, Worker) {
         ends_until_pruning: 0,
         next_sweep: Instant::now() + SWEEP,
         has_begun: false,
+        is_finishing: false,
         stopping: None,
         kill: watch::Sender::new(false),
         was_killed: false,
@@ -291,6 +294,8 @@ pub struct Worker {
     next_sweep: Instant,
     /// No job is started before.
     has_begun: bool,
+    /// Another queue takes this one's place once no job runs any more.
+    is_finishing: bool,
     /// Set when the queue was asked to stop: until when running jobs are waited for.
     stopping: Option<Instant>,
     kill: watch::Sender<bool>,
@@ -331,6 +336,7 @@ impl Worker {
                 Event::Reopen => self.link = open(&self.setup, &self.status),
                 Event::Finished(finished) => self.conclude(finished).await,
                 Event::Told(Some(Order::Begin)) => self.has_begun = true,
+                Event::Told(Some(Order::Finish)) => self.finish(),
                 Event::Told(Some(Order::Stop) | None) => self.stop(),
                 Event::Overdue => self.cut_short(),
                 Event::Tick => self.sweep().await,
@@ -341,7 +347,9 @@ impl Worker {
     }
 
     fn is_done(&self) -> bool {
-        self.stopping.is_some() && self.runs.is_empty()
+        // Who takes this one's place would run a job again whose end was not written yet.
+        let is_finished = self.is_finishing && self.unrecorded.is_empty();
+        (self.stopping.is_some() || is_finished) && self.runs.is_empty()
     }
 
     async fn next(&mut self, orders: &mut mpsc::Receiver<Order>) -> Event {
@@ -475,7 +483,7 @@ impl Worker {
     }
 
     async fn start_jobs(&mut self) {
-        if !self.has_begun || self.paused_until.is_some_and(|until| until > Instant::now()) {
+        if !self.has_begun || self.is_finishing || self.paused_until.is_some_and(|until| until > Instant::now()) {
             return;
         }
         self.paused_until = None;
@@ -599,15 +607,25 @@ impl Worker {
         }
     }
 
+    fn finish(&mut self) {
+        self.is_finishing = true;
+        if !self.runs.is_empty() {
+            info!("waiting for job {} to end, and starting no other one", self.in_words());
+        }
+    }
+
+    fn in_words(&self) -> String {
+        self.running.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     fn stop(&mut self) {
         if self.stopping.is_some() {
             return self.cut_short();
         }
         self.stopping = Some(Instant::now() + self.setup.stop_timeout);
         if !self.runs.is_empty() {
-            let jobs: Vec<String> = self.running.iter().map(i64::to_string).collect();
             let limit = self.setup.stop_timeout.as_secs_f64();
-            info!("waiting for job {} to end, for at most {limit} s", jobs.join(", "));
+            info!("waiting for job {} to end, for at most {limit} s", self.in_words());
         }
     }
 

@@ -48,7 +48,6 @@ pub struct Process {
 pub type Task = Box<dyn FnOnce(mpsc::Receiver<Control>) -> Pin<Box<dyn Future<Output = Ended> + Send>> + Send>;
 
 /// What the fleet is asked from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// Stop everything in order; once more: all at once; and once more: now.
     Stop,
@@ -77,8 +76,9 @@ pub async fn run(
     while !fleet.tasks.is_empty() {
         let is_stop = tokio::select! {
             request = next() => {
+                let is_stop = matches!(request, Request::Stop);
                 fleet.pass(request).await;
-                request == Request::Stop
+                is_stop
             }
             Some(joined) = fleet.tasks.join_next() => {
                 // A panic aborts the process, and nothing cancels these tasks.
@@ -174,10 +174,10 @@ async fn live(mut member: Member, reaper: &Reaper, mut control: mpsc::Receiver<C
 }
 
 async fn run_process(process: Process, reaper: &Reaper, mut control: mpsc::Receiver<Control>, kept: Vec<i32>) -> Ended {
-    let Process { service, every, mut observe } = process;
+    let Process { mut service, every, mut observe } = process;
     match every {
-        Some(every) => run_every(every, &service, reaper, &mut control, &mut observe).await,
-        None => supervise(&service, reaper, &mut control, kept, &mut observe).await,
+        Some(every) => run_every(every, &mut service, reaper, &mut control, &mut observe).await,
+        None => supervise(&mut service, reaper, &mut control, kept, &mut observe).await,
     }
 }
 
@@ -189,6 +189,11 @@ async fn turn(member: &mut Member, control: &mut mpsc::Receiver<Control>) -> Opt
             () = &mut member.turn => return Some(kept),
             told = control.recv() => match told {
                 Some(Control::Forward(number)) => kept.push(number),
+                Some(Control::Renew(next)) => {
+                    if let Work::Process(process) = &mut member.work {
+                        process.service = *next;
+                    }
+                }
                 Some(Control::Answered(_) | Control::Hung(_)) => {}
                 Some(Control::Stop) | None => return None,
             },

@@ -10,8 +10,13 @@ use crate::process::signals;
 pub fn narrate(name: &'static str, from: Life, to: Life, event: Event, plan: &Plan) {
     let timeout = seconds(plan.timeout);
     match (from.state, to.state) {
-        (State::Running, State::Draining) => info!(service = name, "draining for {}", seconds(plan.drain)),
-        (State::Starting | State::Running | State::Draining, State::Stopping(signal, goal)) => {
+        (State::Running, State::Draining(Goal::Renew)) => {
+            info!(service = name, "draining for {} before it is restarted", seconds(plan.renewal_drain));
+        }
+        (State::Running | State::Draining(_), State::Draining(_)) if event == Event::StopRequested => {
+            info!(service = name, "draining for {}", seconds(plan.drain));
+        }
+        (State::Starting | State::Running | State::Draining(_), State::Stopping(signal, goal)) => {
             stopping(name, signal, goal, &timeout);
         }
         (State::Stopping(..), State::Killing(_)) if event == Event::TimerElapsed => {
@@ -24,6 +29,10 @@ pub fn narrate(name: &'static str, from: Life, to: Life, event: Event, plan: &Pl
         }
         (_, State::Sweeping(Next::End(End::Exited(_)))) if from.failures > 0 && from.failures >= plan.restart.limit => {
             error!(service = name, "{name} has failed {} times in a row: giving up", from.failures + 1);
+        }
+        (State::Sweeping(Next::Renewal), State::Starting) => info!(service = name, "starting it with the new settings"),
+        (State::Paused, State::Starting) if event == Event::Renewed => {
+            info!(service = name, "starting it at once with the new settings");
         }
         (State::Running, State::Running) if from.failures > to.failures => {
             info!(service = name, "{name} has run well for {}", seconds(plan.restart.reset_after));

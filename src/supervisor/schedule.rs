@@ -18,20 +18,20 @@ use crate::process::reaper::Reaper;
 /// As [`supervise`].
 pub async fn run_every(
     every: Duration,
-    service: &Service,
+    service: &mut Service,
     reaper: &Reaper,
     control: &mut mpsc::Receiver<Control>,
     mut observe: impl FnMut(Snapshot),
 ) -> Result<End, SpawnError> {
     let mut due = Instant::now();
     loop {
-        if wait(due, control).await == Waited::Stopped {
+        if wait(due, service, control).await == Waited::Stopped {
             return Ok(End::Stopped);
         }
         due = Instant::now() + every;
         let mut stopping = false;
         let run = supervise(service, reaper, control, Vec::new(), |snapshot| {
-            stopping |= matches!(snapshot.state, State::Draining | State::Stopping(..) | State::Killing(_));
+            stopping |= matches!(snapshot.state, State::Draining(_) | State::Stopping(..) | State::Killing(_));
             observe(snapshot);
         });
         match run.await? {
@@ -50,12 +50,13 @@ enum Waited {
 }
 
 /// Between two runs there is no process for any other message.
-async fn wait(due: Instant, control: &mut mpsc::Receiver<Control>) -> Waited {
+async fn wait(due: Instant, service: &mut Service, control: &mut mpsc::Receiver<Control>) -> Waited {
     loop {
         tokio::select! {
             () = sleep_until(due) => return Waited::Due,
             told = control.recv() => match told {
                 Some(Control::Stop) | None => return Waited::Stopped,
+                Some(Control::Renew(next)) => *service = *next,
                 Some(Control::Forward(_) | Control::Answered(_) | Control::Hung(_)) => {}
             },
         }

@@ -11,6 +11,9 @@
 //! Sweeping waits for what the service started and left behind, an engine for example. Before an end it is killed at
 //! the deadline (Clearing); before a restart it is left to finish beside the next process. What even SIGKILL does not
 //! end, a zombie that its own parent keeps for instance, is not waited for.
+//!
+//! A service is *renewed* when it is to run with other settings: it is stopped in order, drain included, and started at once.
+//! That is no failure of its. What only is waited for, an engine, goes on: its next run has the other settings.
 
 use std::time::Duration;
 
@@ -23,6 +26,8 @@ use crate::exit::Exit;
 pub struct Plan {
     /// How long it stays up, no longer ready.
     pub drain: Duration,
+    /// The same before it is renewed.
+    pub renewal_drain: Duration,
     /// How long it may take after the stop signal, and its leftovers after its end.
     pub timeout: Duration,
     /// Number of the signal that asks it to stop; without one it is only waited for.
@@ -75,8 +80,10 @@ pub enum End {
 /// What comes after a process of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Another one.
+    /// Another one, after a pause.
     Restart,
+    /// Another one at once, with other settings.
+    Renewal,
     /// Nothing.
     End(End),
 }
@@ -88,6 +95,8 @@ pub enum Goal {
     End,
     /// It does not answer, and another process is to take its place.
     Replace,
+    /// Another process with other settings is to take its place.
+    Renew,
 }
 
 /// Where a service is in its life. What exists only in a state lives in its variant.
@@ -98,7 +107,7 @@ pub enum State {
     /// It runs.
     Running,
     /// It runs, is no longer ready, and will be asked to stop.
-    Draining,
+    Draining(Goal),
     /// It was sent this signal to stop, if there is one.
     Stopping(Option<i32>, Goal),
     /// It was sent SIGKILL.
@@ -131,6 +140,8 @@ pub enum Event {
     Hung,
     /// A stop was asked for; a further one means "now".
     StopRequested,
+    /// There are other settings for it, with which the next process is started.
+    Renewed,
     /// The timer that was started last has run out.
     TimerElapsed,
     /// The service's own process has ended.
@@ -180,6 +191,7 @@ impl Life {
             Event::Answered => self.answered(plan),
             Event::Hung => self.hung(plan),
             Event::StopRequested => self.stop_requested(plan),
+            Event::Renewed => self.renewed(plan),
             Event::TimerElapsed => self.timer_elapsed(plan),
             Event::Exited(exit) => self.exited(exit, plan),
             Event::StartFailed => self.start_failed(plan),
@@ -198,7 +210,7 @@ impl Life {
     fn answered(self, plan: &Plan) -> (Self, Vec<Action>) {
         match self.state {
             Starting => self.to(Running, vec![Action::Timer(plan.restart.reset_after)]),
-            Running | Draining | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => {
+            Running | Draining(_) | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => {
                 self.stays()
             }
         }
@@ -208,7 +220,7 @@ impl Life {
         match self.state {
             Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), Goal::Replace, plan),
             Running => self.stop(plan.stop_signal, Goal::Replace, plan),
-            Draining | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => self.stays(),
+            Draining(_) | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => self.stays(),
         }
     }
 
@@ -216,17 +228,35 @@ impl Life {
         match self.state {
             Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), Goal::End, plan),
             Running if plan.drain.is_zero() => self.stop(plan.stop_signal, Goal::End, plan),
-            Running => self.to(Draining, vec![Action::Unready, Action::Timer(plan.drain)]),
-            Draining => self.stop(plan.stop_signal, Goal::End, plan),
+            Running => self.to(Draining(Goal::End), vec![Action::Unready, Action::Timer(plan.drain)]),
+            Draining(Goal::End) => self.stop(plan.stop_signal, Goal::End, plan),
+            // From here on this is an end, with the drain of one.
+            Draining(_) => self.to(Draining(Goal::End), vec![Action::Timer(plan.drain)]),
             // It has been asked already; from now on its end is the end.
-            Stopping(signal, Goal::Replace) => self.to(Stopping(signal, Goal::End), Vec::new()),
+            Stopping(signal, Goal::Replace | Goal::Renew) => self.to(Stopping(signal, Goal::End), Vec::new()),
             Stopping(_, Goal::End) => self.to(Killing(Goal::End), vec![Action::Kill]),
             Killing(_) => self.to(Killing(Goal::End), Vec::new()),
-            Sweeping(Next::Restart) | Paused => {
+            Sweeping(Next::Restart | Next::Renewal) | Paused => {
                 self.to(Sweeping(Next::End(End::Stopped)), vec![Action::Unready, Action::Timer(plan.timeout)])
             }
             Sweeping(Next::End(end)) => self.clear(end),
             Clearing(_) | Ended(_) => self.stays(),
+        }
+    }
+
+    /// A failure before was one of the old settings.
+    fn renewed(self, plan: &Plan) -> (Self, Vec<Action>) {
+        let anew = Self { failures: 0, ..self };
+        match self.state {
+            Starting | Running if plan.stop_signal.is_none() => self.stays(),
+            Starting => anew.stop(Some(SIGTERM), Goal::Renew, plan),
+            Running if plan.renewal_drain.is_zero() => anew.stop(plan.stop_signal, Goal::Renew, plan),
+            Running => anew.to(Draining(Goal::Renew), vec![Action::Unready, Action::Timer(plan.renewal_drain)]),
+            Stopping(signal, Goal::Replace) => anew.to(Stopping(signal, Goal::Renew), Vec::new()),
+            Killing(Goal::Replace) => anew.to(Killing(Goal::Renew), Vec::new()),
+            Sweeping(Next::Restart) => anew.to(Sweeping(Next::Renewal), Vec::new()),
+            Paused => anew.to(Starting, vec![Action::Start]),
+            Draining(_) | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Ended(_) => self.stays(),
         }
     }
 
@@ -240,11 +270,12 @@ impl Life {
     fn timer_elapsed(self, plan: &Plan) -> (Self, Vec<Action>) {
         match self.state {
             Running => (Self { failures: 0, ..self }, Vec::new()),
-            Draining => self.stop(plan.stop_signal, Goal::End, plan),
+            Draining(goal) => self.stop(plan.stop_signal, goal, plan),
             Stopping(_, Goal::End) => self.to(Killing(Goal::End), vec![Action::Kill]),
-            Stopping(_, Goal::Replace) => self.to(Killing(Goal::Replace), vec![Action::KillOwn]),
+            Stopping(_, goal) => self.to(Killing(goal), vec![Action::KillOwn]),
             Sweeping(Next::End(end)) => self.clear(end),
             Sweeping(Next::Restart) => self.pause(plan),
+            Sweeping(Next::Renewal) => self.to(Starting, vec![Action::Start]),
             Clearing(end) => self.to(Ended(end), Vec::new()),
             Paused => self.to(Starting, vec![Action::Start]),
             Starting | Killing(_) | Ended(_) => self.stays(),
@@ -258,7 +289,10 @@ impl Life {
     fn exited(self, exit: Exit, plan: &Plan) -> (Self, Vec<Action>) {
         match self.state {
             Starting | Running | Stopping(_, Goal::Replace) | Killing(Goal::Replace) => self.failed(exit, plan),
-            Draining => self.sweep(End::Exited(exit), plan),
+            Draining(Goal::Renew) | Stopping(_, Goal::Renew) | Killing(Goal::Renew) => {
+                self.to(Sweeping(Next::Renewal), vec![Action::Unready, Action::Timer(plan.settle)])
+            }
+            Draining(_) => self.sweep(End::Exited(exit), plan),
             Stopping(signal, Goal::End) if in_order(exit, signal) => self.sweep(End::Stopped, plan),
             Stopping(_, Goal::End) => self.sweep(End::Exited(exit), plan),
             Killing(Goal::End) => self.sweep(End::Killed, plan),
@@ -285,7 +319,7 @@ impl Life {
         match self.state {
             Starting if self.failures >= plan.restart.limit => self.sweep(End::NotStarted, plan),
             Starting => Self { failures: self.failures + 1, ..self }.pause(plan),
-            Running | Draining | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => {
+            Running | Draining(_) | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => {
                 self.stays()
             }
         }
@@ -303,7 +337,8 @@ impl Life {
         match self.state {
             Sweeping(Next::End(end)) | Clearing(end) => self.to(Ended(end), Vec::new()),
             Sweeping(Next::Restart) => self.pause(plan),
-            Starting | Running | Draining | Stopping(..) | Killing(_) | Paused | Ended(_) => self.stays(),
+            Sweeping(Next::Renewal) => self.to(Starting, vec![Action::Start]),
+            Starting | Running | Draining(_) | Stopping(..) | Killing(_) | Paused | Ended(_) => self.stays(),
         }
     }
 }

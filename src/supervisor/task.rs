@@ -36,7 +36,6 @@ pub struct Service {
 }
 
 /// What a running service is told from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// Stop in order; once more: stop now.
     Stop,
@@ -47,6 +46,8 @@ pub enum Control {
     Answered(Pid),
     /// This process no longer answers and is to be replaced.
     Hung(Pid),
+    /// The next process is to be this one, and its time has come. What only is waited for finishes first.
+    Renew(Box<Service>),
 }
 
 /// How a service fares.
@@ -63,12 +64,12 @@ pub struct Snapshot {
 }
 
 /// Supervises a service until nothing of it is left. `observe` is called at every change; `kept` are signals that came
-/// before there was a process to pass them on to.
+/// before there was a process to pass them on to. When it is renewed, `service` becomes another one.
 ///
 /// # Errors
 /// When its program is not there or cannot be executed. Want of processes or memory is waited for.
 pub async fn supervise(
-    service: &Service,
+    service: &mut Service,
     reaper: &Reaper,
     control: &mut mpsc::Receiver<Control>,
     kept: Vec<i32>,
@@ -83,7 +84,7 @@ pub async fn supervise(
             Some(event) => event,
             None => driver.next_event(life.state, control).await,
         };
-        let (next, actions) = life.step(event, &service.plan);
+        let (next, actions) = life.step(event, &driver.service.plan);
         driver.narrate(life, next, event);
         for action in actions {
             at_once = driver.perform(action)?.or(at_once);
@@ -95,13 +96,16 @@ pub async fn supervise(
         if let State::Ended(end) = life.state {
             driver.show(life.state);
             driver.last_lines().await;
+            driver.succeed();
             return Ok(end);
         }
     }
 }
 
 struct Driver<'a, F> {
-    service: &'a Service,
+    service: &'a mut Service,
+    /// What the next process is to be.
+    successor: Option<Box<Service>>,
     reaper: &'a Reaper,
     observe: F,
     reaped: watch::Receiver<u64>,
@@ -115,13 +119,16 @@ struct Driver<'a, F> {
     /// Whether the present process has given its first sign of life.
     answered: bool,
     starts: u32,
+    /// Starts that had no failure before them.
+    renewals: u32,
     last_exit: Option<Exit>,
 }
 
 impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
-    fn new(service: &'a Service, reaper: &'a Reaper, kept: Vec<i32>, observe: F) -> Self {
+    fn new(service: &'a mut Service, reaper: &'a Reaper, kept: Vec<i32>, observe: F) -> Self {
         Self {
             service,
+            successor: None,
             reaper,
             observe,
             reaped: reaper.reaped(),
@@ -132,13 +139,14 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
             kept,
             answered: false,
             starts: 0,
+            renewals: 0,
             last_exit: None,
         }
     }
 
     fn show(&mut self, state: State) {
         let pid = self.child.as_ref().map(|child| child.pid);
-        let restarts = self.starts.saturating_sub(1);
+        let restarts = self.starts.saturating_sub(1 + self.renewals);
         (self.observe)(Snapshot { state, pid, restarts, last_exit: self.last_exit });
     }
 
@@ -166,8 +174,11 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
     }
 
     fn narrate(&mut self, from: Life, to: Life, event: Event) {
-        let plan = &self.service.plan;
-        narrate(self.service.name, from, to, event, plan);
+        let is_renewal =
+            matches!((from.state, event), (State::Sweeping(Next::Renewal), _) | (State::Paused, Event::Renewed));
+        self.renewals += u32::from(is_renewal && to.state == State::Starting);
+        let plan = self.service.plan;
+        narrate(self.service.name, from, to, event, &plan);
         let was_sweeping = matches!(from.state, State::Sweeping(_));
         if matches!(to.state, State::Sweeping(Next::End(_))) && !was_sweeping && !self.is_swept() {
             let limit = seconds(plan.timeout);
@@ -195,6 +206,10 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
             }
             Some(Control::Answered(pid)) => (current == Some(pid)).then_some(Event::Answered),
             Some(Control::Hung(pid)) => (current == Some(pid)).then_some(Event::Hung),
+            Some(Control::Renew(service)) => {
+                self.successor = Some(service);
+                Some(Event::Renewed)
+            }
         }
     }
 
@@ -224,6 +239,7 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
     }
 
     fn start(&mut self) -> Result<Option<Event>, SpawnError> {
+        self.succeed();
         // A group's number may be given to others once it is empty.
         self.groups.retain(|group| group_exists(*group));
         let mut child = match self.reaper.spawn(&self.service.spec) {
@@ -243,6 +259,12 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
         self.groups.push(child.pid);
         self.child = Some(child);
         Ok(None)
+    }
+
+    fn succeed(&mut self) {
+        if let Some(next) = self.successor.take() {
+            *self.service = *next;
+        }
     }
 
     fn deliver_kept(&mut self) {

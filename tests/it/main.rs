@@ -48,6 +48,7 @@ mod proxy;
 mod reaping;
 mod recovery;
 mod relay;
+mod reload;
 mod results;
 mod sandbox;
 mod schema;

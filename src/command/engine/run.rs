@@ -25,7 +25,8 @@ use crate::telemetry::counters::Counters;
 use crate::telemetry::ids;
 use crate::telemetry::lines::LineSink;
 
-use super::super::services::{known_facts, never, outcome_of};
+use super::super::launch::never;
+use super::super::services::{known_facts, outcome_of};
 use super::super::{Session, child_variables, find_bots, init_db, prepare, relay, until_stopped};
 use super::sums;
 
@@ -220,18 +221,19 @@ impl Ground<'_> {
         let times = self.config.stop.engine;
         let plan = Plan {
             drain: times.drain,
+            renewal_drain: times.drain,
             timeout: times.timeout,
             stop_signal: service.stop_signal,
             settle: times.drain,
             restart: never(self.config),
         };
-        let service = Service { name, spec: service.spec, plan, lines: self.lines.of(name), is_watched: false };
+        let mut service = Service { name, spec: service.spec, plan, lines: self.lines.of(name), is_watched: false };
         let (sender, mut control) = mpsc::channel(64);
         let (enough, was_asked) = (Notify::new(), Cell::new(false));
         let fencing = fence(self.lease, &enough, sender.clone());
         let running = async {
             let end = tokio::select! {
-                end = supervise(&service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
+                end = supervise(&mut service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
                 never = pass_on(self.signals, sender, &was_asked) => match never {},
             };
             enough.notify_one();
@@ -259,7 +261,7 @@ async fn pass_on(signals: &mut Signals, control: mpsc::Sender<Control>, was_aske
     loop {
         let number = signals.next().await;
         let told = if signals::asks_to_stop(number) { Control::Stop } else { Control::Forward(number) };
-        if told == Control::Stop {
+        if matches!(told, Control::Stop) {
             was_asked.set(true);
             info!("asked to stop by {}: the engine finishes its run", signals::name(number));
         }

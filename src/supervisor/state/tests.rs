@@ -4,6 +4,7 @@ use super::*;
 
 const SIGINT: i32 = 2;
 const DRAIN: Duration = Duration::from_secs(5);
+const RENEWAL_DRAIN: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(3);
 const STEADY: Duration = Duration::from_secs(60);
@@ -14,7 +15,14 @@ const RESTART: Restart = Restart {
     longest_delay: Duration::from_secs(3),
     reset_after: STEADY,
 };
-const PLAN: Plan = Plan { drain: DRAIN, timeout: TIMEOUT, stop_signal: Some(SIGINT), settle: SETTLE, restart: RESTART };
+const PLAN: Plan = Plan {
+    drain: DRAIN,
+    renewal_drain: RENEWAL_DRAIN,
+    timeout: TIMEOUT,
+    stop_signal: Some(SIGINT),
+    settle: SETTLE,
+    restart: RESTART,
+};
 const CODE: Exit = Exit::Code(5);
 
 fn life(state: State, failures: u32) -> Life {
@@ -24,7 +32,7 @@ fn life(state: State, failures: u32) -> Life {
 /// Every state with every event: the next state and the actions; where a pair is missing, nothing happens.
 fn table() -> Vec<(State, Event, Life, Vec<Action>)> {
     use Action::{Kill, KillOwn, Pause, Signal, Start, Timer, Unready};
-    use Event::{Answered, Exited, GroupEmpty, Hung, StartFailed, StopRequested, TimerElapsed};
+    use Event::{Answered, Exited, GroupEmpty, Hung, Renewed, StartFailed, StopRequested, TimerElapsed};
     let term = Some(SIGTERM);
     let int = Some(SIGINT);
     let crash = End::Exited(CODE);
@@ -32,25 +40,31 @@ fn table() -> Vec<(State, Event, Life, Vec<Action>)> {
     let ask = |signal| vec![Unready, Signal(signal), Timer(TIMEOUT)];
     let again = vec![Unready, Timer(SETTLE)];
     let pause = vec![Pause(Duration::from_secs(1))];
-    let (end, replace) = (Goal::End, Goal::Replace);
+    let (end, replace, renew) = (Goal::End, Goal::Replace, Goal::Renew);
     let last = |state| life(state, 0);
     let failed = |state| life(state, 1);
     let to_restart = failed(Sweeping(Next::Restart));
+    let to_renewal = last(Sweeping(Next::Renewal));
     let stopped = last(Sweeping(Next::End(End::Stopped)));
     let crashed = last(Sweeping(Next::End(crash)));
     vec![
         (Starting, Answered, last(Running), vec![Timer(STEADY)]),
         (Starting, Hung, last(Stopping(term, replace)), ask(SIGTERM)),
         (Starting, StopRequested, last(Stopping(term, end)), ask(SIGTERM)),
+        (Starting, Renewed, last(Stopping(term, renew)), ask(SIGTERM)),
         (Starting, Exited(CODE), to_restart, again.clone()),
         (Starting, StartFailed, failed(Paused), pause.clone()),
         (Running, Hung, last(Stopping(int, replace)), ask(SIGINT)),
-        (Running, StopRequested, last(Draining), vec![Unready, Timer(DRAIN)]),
+        (Running, StopRequested, last(Draining(end)), vec![Unready, Timer(DRAIN)]),
+        (Running, Renewed, last(Draining(renew)), vec![Unready, Timer(RENEWAL_DRAIN)]),
         (Running, TimerElapsed, last(Running), vec![]),
         (Running, Exited(CODE), to_restart, again.clone()),
-        (Draining, StopRequested, last(Stopping(int, end)), ask(SIGINT)),
-        (Draining, TimerElapsed, last(Stopping(int, end)), ask(SIGINT)),
-        (Draining, Exited(CODE), crashed, sweep.clone()),
+        (Draining(end), StopRequested, last(Stopping(int, end)), ask(SIGINT)),
+        (Draining(end), TimerElapsed, last(Stopping(int, end)), ask(SIGINT)),
+        (Draining(end), Exited(CODE), crashed, sweep.clone()),
+        (Draining(renew), StopRequested, last(Draining(end)), vec![Timer(DRAIN)]),
+        (Draining(renew), TimerElapsed, last(Stopping(int, renew)), ask(SIGINT)),
+        (Draining(renew), Exited(CODE), to_renewal, again.clone()),
         (Stopping(int, end), StopRequested, last(Killing(end)), vec![Kill]),
         (Stopping(int, end), TimerElapsed, last(Killing(end)), vec![Kill]),
         (Stopping(int, end), Exited(CODE), crashed, sweep.clone()),
@@ -58,21 +72,34 @@ fn table() -> Vec<(State, Event, Life, Vec<Action>)> {
         (Stopping(int, end), Exited(Exit::Code(130)), stopped, sweep.clone()),
         (Stopping(int, end), Exited(Exit::Signal(SIGINT)), stopped, sweep.clone()),
         (Stopping(int, replace), StopRequested, last(Stopping(int, end)), vec![]),
+        (Stopping(int, replace), Renewed, last(Stopping(int, renew)), vec![]),
         (Stopping(int, replace), TimerElapsed, last(Killing(replace)), vec![KillOwn]),
         (Stopping(int, replace), Exited(CODE), to_restart, again.clone()),
         (Stopping(int, replace), Exited(Exit::Code(0)), to_restart, again.clone()),
+        (Stopping(int, renew), StopRequested, last(Stopping(int, end)), vec![]),
+        (Stopping(int, renew), TimerElapsed, last(Killing(renew)), vec![KillOwn]),
+        (Stopping(int, renew), Exited(CODE), to_renewal, again.clone()),
+        (Stopping(int, renew), Exited(Exit::Code(0)), to_renewal, again.clone()),
         (Killing(end), Exited(CODE), last(Sweeping(Next::End(End::Killed))), sweep.clone()),
         (Killing(replace), StopRequested, last(Killing(end)), vec![]),
-        (Killing(replace), Exited(CODE), to_restart, again),
+        (Killing(replace), Renewed, last(Killing(renew)), vec![]),
+        (Killing(replace), Exited(CODE), to_restart, again.clone()),
+        (Killing(renew), StopRequested, last(Killing(end)), vec![]),
+        (Killing(renew), Exited(CODE), to_renewal, again),
         (Sweeping(Next::Restart), StopRequested, stopped, sweep.clone()),
+        (Sweeping(Next::Restart), Renewed, to_renewal, vec![]),
         (Sweeping(Next::Restart), TimerElapsed, last(Paused), pause.clone()),
         (Sweeping(Next::Restart), GroupEmpty, last(Paused), pause),
+        (Sweeping(Next::Renewal), StopRequested, stopped, sweep.clone()),
+        (Sweeping(Next::Renewal), TimerElapsed, last(Starting), vec![Start]),
+        (Sweeping(Next::Renewal), GroupEmpty, last(Starting), vec![Start]),
         (Sweeping(Next::End(crash)), StopRequested, last(Clearing(crash)), vec![Kill, Timer(CLEARING)]),
         (Sweeping(Next::End(crash)), TimerElapsed, last(Clearing(crash)), vec![Kill, Timer(CLEARING)]),
         (Sweeping(Next::End(crash)), GroupEmpty, last(Ended(crash)), vec![]),
         (Clearing(crash), TimerElapsed, last(Ended(crash)), vec![]),
         (Clearing(crash), GroupEmpty, last(Ended(crash)), vec![]),
         (Paused, StopRequested, stopped, sweep),
+        (Paused, Renewed, last(Starting), vec![Start]),
         (Paused, TimerElapsed, last(Starting), vec![Start]),
     ]
 }
@@ -84,18 +111,22 @@ fn every_state_knows_every_event() {
     let states = [
         Starting,
         Running,
-        Draining,
+        Draining(Goal::End),
+        Draining(Goal::Renew),
         Stopping(int, Goal::End),
         Stopping(int, Goal::Replace),
+        Stopping(int, Goal::Renew),
         Killing(Goal::End),
         Killing(Goal::Replace),
+        Killing(Goal::Renew),
         Sweeping(Next::Restart),
+        Sweeping(Next::Renewal),
         Sweeping(Next::End(crash)),
         Clearing(crash),
         Paused,
         Ended(crash),
     ];
-    let mut events = vec![Event::Answered, Event::Hung, Event::StopRequested, Event::TimerElapsed];
+    let mut events = vec![Event::Answered, Event::Hung, Event::StopRequested, Event::Renewed, Event::TimerElapsed];
     events.extend([Event::StartFailed, Event::GroupEmpty]);
     events.extend([CODE, Exit::Code(0), Exit::Code(130), Exit::Signal(SIGINT)].map(Event::Exited));
     let table = table();
@@ -115,10 +146,12 @@ fn every_state_knows_every_event() {
 
 #[test]
 fn without_a_drain_the_stop_signal_goes_out_at_once() {
-    let plan = Plan { drain: Duration::ZERO, ..PLAN };
-    let (next, actions) = life(Running, 0).step(Event::StopRequested, &plan);
-    assert_eq!(next.state, Stopping(Some(SIGINT), Goal::End));
-    assert_eq!(actions[1], Action::Signal(SIGINT));
+    let plan = Plan { drain: Duration::ZERO, renewal_drain: Duration::ZERO, ..PLAN };
+    for (event, goal) in [(Event::StopRequested, Goal::End), (Event::Renewed, Goal::Renew)] {
+        let (next, actions) = life(Running, 0).step(event, &plan);
+        assert_eq!(next.state, Stopping(Some(SIGINT), goal));
+        assert_eq!(actions[1], Action::Signal(SIGINT));
+    }
 }
 
 #[test]
@@ -130,6 +163,14 @@ fn what_must_not_be_signalled_is_only_waited_for() {
         assert_eq!(actions, [Action::Unready, Action::Timer(TIMEOUT)]);
         let (next, _) = next.step(Event::Exited(Exit::Code(2)), &plan);
         assert_eq!(next.state, Sweeping(Next::End(End::Exited(Exit::Code(2)))));
+        assert_eq!(life(state, 0).step(Event::Renewed, &plan), (life(state, 0), vec![]), "it finishes its run");
+    }
+}
+
+#[test]
+fn failures_of_the_old_settings_are_forgotten() {
+    for state in [Starting, Running, Paused, Sweeping(Next::Restart)] {
+        assert_eq!(life(state, 3).step(Event::Renewed, &PLAN).0.failures, 0, "{state:?}");
     }
 }
 

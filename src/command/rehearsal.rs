@@ -1,0 +1,170 @@
+//! A start rehearsed in a copy of the environment: for `config check`, and before a changed configuration is taken over.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::bots::django::{Context, Facts};
+use crate::bots::environment::{Environment, random_text};
+use crate::bots::source::Source;
+use crate::bots::{self, Installation, files, seed};
+use crate::config::Config;
+use crate::config::bots_ini::{BotsIni, set_value};
+use crate::exit::Error;
+use crate::process::reaper::Reaper;
+
+use super::{blocking, child_variables, find_bots, temporary_directory};
+
+/// Looks for everything that a start would trip over, without changing the environment. Faults of one part do not keep the
+/// others from being looked at. `source` is what is mounted, where that was read already; `has_faults` says that there is
+/// something to tell anyway.
+///
+/// # Errors
+/// When there can be no rehearsal.
+pub(super) async fn rehearse(
+    config: &Config,
+    reaper: &Reaper,
+    source: Option<&Source>,
+    has_faults: bool,
+) -> Result<Vec<String>, Error> {
+    let bots = match find_bots(config, reaper).await {
+        Ok(bots) => bots,
+        // Without Bots there is nothing to rehearse with, and the code says so unless there is more to say.
+        Err(error) if !has_faults => return Err(error.into()),
+        Err(error) => return Ok(Error::from(error).faults().to_vec()),
+    };
+    let (real, installed, mounted) = (config.clone(), bots.clone(), source.cloned());
+    let (staging, prepared) = blocking(move || stage(&real, &installed, mounted.as_ref())).await??;
+    let (environment, mut faults) = match prepared {
+        Ok(environment) => (environment, Vec::new()),
+        Err(error) => (Environment::layout(&staging.config), Error::from(error).faults().to_vec()),
+    };
+    let mut variables = child_variables(&staging.config, Some(&bots.bin_dir));
+    // Through a link to the user's own packages, bytecode would end up beside them.
+    variables.0.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
+    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let settings = match faults.is_empty() {
+        true => Facts::ask(&context).await.map(|_| ()),
+        false if environment.config.join("settings.py").exists() => Facts::try_settings(&context).await,
+        false => Ok(()),
+    };
+    if let Err(error) = settings {
+        faults.extend(Error::from(error).faults().to_vec());
+    }
+    Ok(faults.into_iter().map(|fault| staging.in_users_terms(&fault)).collect())
+}
+
+/// Makes the copy and prepares it. What happens to a copy is told nobody.
+fn stage(
+    config: &Config,
+    bots: &Installation,
+    source: Option<&Source>,
+) -> Result<(Staging, Result<Environment, bots::Error>), Error> {
+    let staging = Staging::new(config, source)?;
+    let places = &staging.config.environment;
+    let source = Source::mounted(&places.config_source, &places.config_dir);
+    let prepared = source.and_then(|source| Environment::prepare(&staging.config, bots, &source, &|_| {}));
+    Ok((staging, prepared))
+}
+
+/// A copy of the environment in which a start is rehearsed: its configuration files, a storage of its own, and links
+/// to the rest.
+struct Staging {
+    root: PathBuf,
+    real: PathBuf,
+    real_source: PathBuf,
+    config: Config,
+}
+
+impl Staging {
+    fn new(config: &Config, source: Option<&Source>) -> Result<Self, Error> {
+        let real = config.environment_root().to_path_buf();
+        let temporary = temporary_directory(config).unwrap_or_else(std::env::temp_dir);
+        let root = temporary.join(format!("bots-ctl-check-{}", random_text(12)));
+        let real_config = &config.environment.config_dir;
+        let mut staged = config.clone();
+        staged.environment.config_dir = root.join(real_config.file_name().unwrap_or_default());
+        // Nothing is filled through a link: what a check finds empty stays so.
+        staged.environment.seed_grammars = PathBuf::from("/nonexistent");
+        let real_source = std::mem::replace(&mut staged.environment.config_source, root.join("config-source"));
+        let staging = Self { root, real, real_source, config: staged };
+        let (staged_config, staged_source) =
+            (&staging.config.environment.config_dir, &staging.config.environment.config_source);
+        for dir in [&staging.root, staged_config, staged_source] {
+            // Configuration may hold passwords.
+            let made = DirBuilder::new().mode(0o700).create(dir);
+            made.map_err(|error| files::explain("create the directory", dir, &error))?;
+        }
+        link_all(&staging.real, &staging.root, |name, _| ["usersys", "botssys"].contains(&name))?;
+        link_all(real_config, staged_config, |_, path| path.is_file())?;
+        copy_files(real_config, staged_config)?;
+        match source {
+            Some(source) => source.write_to(staged_source)?,
+            None => copy_files(&staging.real_source, staged_source)?,
+        }
+        for directory in [staged_config, staged_source] {
+            staging.redirect_storage(&directory.join("bots.ini"))?;
+        }
+        staging.link_usersys()?;
+        Ok(staging)
+    }
+
+    /// Bots makes directories in its storage as soon as it reads its settings.
+    fn redirect_storage(&self, bots_ini: &Path) -> Result<(), Error> {
+        let Ok(text) = fs::read_to_string(bots_ini) else { return Ok(()) };
+        let own = self.root.join("botssys").display().to_string();
+        let is_set = BotsIni::parse(&text).is_ok_and(|ini| ini.get("directories", "botssys").is_some());
+        if let (true, Ok(text)) = (is_set, set_value(&text, "directories", "botssys", &own)) {
+            files::write_atomically(bots_ini, text.as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// One link for each entry, so that the directory itself is the copy's own: Bots's start adds files to it.
+    fn link_usersys(&self) -> Result<(), Error> {
+        let (real, staged) = (self.real.join("usersys"), self.root.join("usersys"));
+        if seed::needs_seeding(&real)? {
+            return Ok(());
+        }
+        files::make_dir(&staged)?;
+        link_all(&real, &staged, |_, _| false)
+    }
+
+    /// The user knows nothing of the copy.
+    fn in_users_terms(&self, fault: &str) -> String {
+        let source = self.config.environment.config_source.display().to_string();
+        let fault = fault.replace(&source, &self.real_source.display().to_string());
+        fault.replace(&self.root.display().to_string(), &self.real.display().to_string())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn link_all(from: &Path, to: &Path, leave_out: impl Fn(&str, &Path) -> bool) -> Result<(), Error> {
+    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let target = to.join(&name);
+        let own = name.as_encoded_bytes().starts_with(b".bots-ctl") || name == "__pycache__";
+        if own || target.exists() || leave_out(&name.to_string_lossy(), &entry.path()) {
+            continue;
+        }
+        std::os::unix::fs::symlink(entry.path(), &target).map_err(|error| files::explain("link", &target, &error))?;
+    }
+    Ok(())
+}
+
+/// What cannot be read in the original is linked to, so that the rehearsal meets it as a start would.
+fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
+    for file in fs::read_dir(from).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let target = to.join(file.file_name().unwrap_or_default());
+        let is_other = fs::metadata(&file).is_ok_and(|meta| !meta.is_file());
+        if !is_other && fs::copy(&file, &target).is_err() {
+            std::os::unix::fs::symlink(&file, &target).map_err(|error| files::explain("link", &target, &error))?;
+        }
+    }
+    Ok(())
+}

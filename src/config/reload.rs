@@ -1,0 +1,48 @@
+//! What a change of the mounted configuration does while services run.
+
+use std::time::Duration;
+
+use super::keys;
+use super::load::Reader;
+
+/// The longest pause before a change is taken over, in Kubernetes, where there may be replicas.
+const JITTER_IN_KUBERNETES: Duration = Duration::from_secs(10);
+
+/// How long probes and endpoints may take to notice that a pod is not ready: two periods of 5 s, and a reserve. A pod that
+/// is deleted is forgotten sooner, so its drain is a shorter one.
+const DRAIN_IN_KUBERNETES: Duration = Duration::from_secs(15);
+
+/// What a change of the mounted configuration does.
+#[derive(Debug, Clone, Copy)]
+pub struct Reload {
+    /// Anything at all?
+    pub policy: ReloadPolicy,
+    /// Time between two looks.
+    pub interval: Duration,
+    /// The longest pause before a change is taken over.
+    pub jitter: Duration,
+    /// How long the web UI stays up, no longer ready, before it is restarted.
+    pub drain: Duration,
+}
+
+/// What a change of the mounted configuration does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReloadPolicy {
+    /// Services are restarted with it.
+    Restart,
+    /// Nothing.
+    Off,
+}
+
+/// `drain` is the web UI's own.
+pub(super) fn read(reader: &mut Reader<'_>, in_kubernetes: bool, drain: Duration) -> Reload {
+    let (jitter, drain) =
+        if in_kubernetes { (JITTER_IN_KUBERNETES, DRAIN_IN_KUBERNETES) } else { (Duration::ZERO, drain) };
+    let text = |span: Duration| format!("{}s", span.as_secs_f64());
+    Reload {
+        policy: reader.get(&keys::RELOAD),
+        interval: reader.get(&keys::RELOAD_INTERVAL),
+        jitter: reader.or(&keys::RELOAD_JITTER, jitter, &text(jitter)),
+        drain: reader.or(&keys::RELOAD_DRAIN, drain, &text(drain)),
+    }
+}

@@ -1,0 +1,420 @@
+//! A mounted configuration that changes while services run: taken over when it is valid, refused when it is not.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use crate::browser::Browser;
+use crate::environment::{in_mounts, own_settings};
+use crate::jobqueue::with_queue;
+use crate::jobs::Queue;
+use crate::pods::System;
+use crate::process::wrapped;
+use crate::sandbox::{Running, Sandbox, free_port, http, wait_until};
+use crate::supervision::web_process;
+
+/// A directory that is changed as a kubelet changes a mounted ConfigMap: all files at once.
+struct Mount {
+    dir: tempfile::TempDir,
+    version: std::cell::Cell<u32>,
+}
+
+impl Mount {
+    /// The mount of this sandbox, with no files.
+    fn of(sandbox: &mut Sandbox) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        sandbox.set("BOTS_CTL_CONFIG_SOURCE", dir.path().display().to_string());
+        sandbox.set("BOTS_CTL_RELOAD_INTERVAL", "20ms").set("LOG_LEVEL", "debug");
+        Self { dir, version: std::cell::Cell::new(0) }
+    }
+
+    /// Mounts these files in the place of those that are there.
+    fn mount(&self, files: &[(&str, &str)]) {
+        self.version.set(self.version.get() + 1);
+        let version = format!("..version_{}", self.version.get());
+        fs::create_dir(self.dir.path().join(&version)).expect("made");
+        for (name, content) in files {
+            fs::write(self.dir.path().join(&version).join(name), content).expect("written");
+        }
+        symlink(version, self.dir.path().join("..data_tmp")).expect("linked");
+        fs::rename(self.dir.path().join("..data_tmp"), self.dir.path().join("..data")).expect("renamed");
+        for (name, _) in files {
+            let _ = symlink(Path::new("..data").join(name), self.dir.path().join(name));
+        }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+}
+
+/// The bots.ini of a sandbox with other values.
+fn ini(sandbox: &Sandbox, changes: &[(&str, &str, &str)]) -> String {
+    let text = fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there is one");
+    changes.iter().fold(text, |text, (section, key, value)| {
+        bots_ctl::config::bots_ini::set_value(&text, section, key, value).expect("it can be set")
+    })
+}
+
+fn status(running: &Running) -> Value {
+    let body = running.health("/status").map(|answer| answer.body).unwrap_or_default();
+    serde_json::from_str(&body).unwrap_or_default()
+}
+
+/// Waits until a service has another process than this one, and is ready.
+fn wait_renewed(running: &Running, service: usize, before: &Value) -> Value {
+    let renewed = || {
+        let now = status(running)["services"][service].clone();
+        (now["pid"].is_i64() && now["pid"] != before["pid"] && now["ready"] == true).then_some(now)
+    };
+    wait_until("it is ready with another process", renewed, || format!("{:#}\n{}", status(running), running.report()))
+}
+
+fn wait_refused(running: &Running, fault: &str) {
+    let refused = || status(running)["refused"].to_string().contains(fault).then_some(());
+    wait_until(&format!("{fault} is refused"), refused, || format!("{:#}\n{}", status(running), running.report()));
+}
+
+/// What a page of the web UI says of the environment.
+fn environment_text(sandbox: &Sandbox) -> String {
+    let mut browser = Browser::start();
+    let base = format!("http://localhost:{}", sandbox.web_port);
+    browser.log_in(&base, "admin", &sandbox.admin_password()).unwrap_or_else(|why| panic!("{why}"));
+    browser.visit(&base);
+    browser.text()
+}
+
+#[test]
+fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let mount = Mount::of(&mut sandbox);
+    let named = |text: &str| ini(&sandbox, &[("webserver", "environment_text", text)]);
+    let (first, second) = (named("the first one"), named("the second one"));
+    mount.mount(&[("bots.ini", &first)]);
+    let mut web = sandbox.webserver();
+    let before = status(&web)["services"][0].clone();
+
+    // The same content in another version is no change.
+    web.wait_stderr("what is mounted is in use");
+    mount.mount(&[("bots.ini", &first)]);
+    let judged = || (web.stderr().matches("what is mounted is in use").count() == 2).then_some(());
+    wait_until("it was looked at again", judged, || web.report());
+    assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
+
+    // Each fault is told with its place, once, and changes nothing.
+    let broken = first.replacen("[settings]", "[settings", 1);
+    let line = 1 + first.lines().position(|line| line == "[settings]").expect("it has this section");
+    let toml = "[stop]\ntimeout = \"never\"\n";
+    for (files, fault) in [
+        (vec![("bots.ini", broken.as_str())], format!("{}:{line}: ", mount.file("bots.ini"))),
+        (vec![("bots.ini", first.as_str()), ("settings.py", "x = (\n")], "config/settings.py:1: ".to_owned()),
+        (vec![("bots.ini", first.as_str()), ("bots-ctl.toml", toml)], format!("{}:2: ", mount.file("bots-ctl.toml"))),
+    ] {
+        mount.mount(&files);
+        wait_refused(&web, &fault);
+        assert_eq!(web.health("/health/ready").expect("it listens").status, 200);
+        let told = sandbox.run(&["status"]);
+        told.expect_code(0);
+        assert!(told.stdout.contains("mounted configuration refused: ") && told.stdout.contains(&fault), "{told:?}");
+        let errors = web.stderr().lines().filter(|line| line.contains("ERROR") && line.contains(&fault)).count();
+        assert_eq!(errors, 1, "{}", web.report());
+        for name in ["settings.py", "bots-ctl.toml"] {
+            let _ = fs::remove_file(mount.dir.path().join(name));
+        }
+    }
+    assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
+    assert_eq!(fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there"), first);
+
+    // Mended it is picked up, by another process of the web UI and the same one of bots-ctl.
+    mount.mount(&[("bots.ini", &second)]);
+    let after = wait_renewed(&web, 0, &before);
+    assert_eq!((&after["restarts"], &after["last_exit"]), (&0.into(), &"exit code 0".into()), "{after:#}");
+    assert_eq!(status(&web)["refused"], Value::Null);
+    assert!(environment_text(&sandbox).contains("the second one"));
+
+    // Gone it is not missed.
+    for name in ["bots.ini", "..data"] {
+        fs::remove_file(mount.dir.path().join(name)).expect("it is there");
+    }
+    web.wait_stderr("nothing is mounted at");
+    assert_eq!(status(&web)["services"][0]["pid"], after["pid"]);
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[test]
+fn what_only_a_new_bots_ctl_can_do_is_told_and_the_rest_is_done() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let mount = Mount::of(&mut sandbox);
+    let mut web = sandbox.webserver();
+    let before = status(&web)["services"][0].clone();
+    mount.mount(&[("bots-ctl.toml", "[watchdog]\nmisses = 7\n[up]\nservices = [\"webserver\"]\n")]);
+    web.wait_stderr("takes effect when bots-ctl itself is started again: watchdog.misses, up.services");
+    web.wait_stderr("to be restarted with it: nothing");
+    assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
+
+    mount.mount(&[("bots-ctl.toml", "[watchdog]\nmisses = 7\n[django]\nallowed_hosts = [\"edi.example.com\"]\n")]);
+    wait_renewed(&web, 0, &before);
+    let answer = http(sandbox.web_port, "GET", "/login/").expect("it answers");
+    assert_eq!(answer.status, 400, "localhost is no longer among the hosts: {}", answer.body);
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[test]
+fn another_port_is_taken_over_unless_it_is_in_use() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let mount = Mount::of(&mut sandbox);
+    let web = {
+        let mut command = sandbox.command(&["webserver"]);
+        command.env_remove("PORT");
+        Running::start(command, sandbox.home.path(), sandbox.health_port)
+    };
+    web.wait_ready();
+    let before = status(&web)["services"][0].clone();
+    let taken = std::net::TcpListener::bind(("0.0.0.0", 0)).expect("there is a free one");
+    let port = taken.local_addr().expect("bound").port();
+    let other = ini(&sandbox, &[("webserver", "port", &port.to_string())]);
+    mount.mount(&[("bots.ini", &other)]);
+    wait_refused(&web, &format!("cannot serve the web UI on port {port}: another program listens there"));
+    assert_ne!(fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there"), other, "it was put back");
+    assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
+    drop(taken);
+    mount.mount(&[("bots.ini", &(other + "\n"))]);
+    wait_renewed(&web, 0, &before);
+    assert_eq!(http(port, "GET", "/login/").expect("it answers").status, 200);
+    web.wait_stderr(&format!("the web UI answers on http://localhost:{port} after"));
+}
+
+/// The environment has the new configuration from the moment of the copy: whoever starts then finds it.
+#[test]
+fn an_end_between_copying_and_restart_loses_nothing() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let mount = Mount::of(&mut sandbox);
+    sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1h");
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut web = sandbox.webserver();
+        let before = web_process(&web);
+        mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", signal.as_str())]))]);
+        web.wait_stderr("draining for 3600 s before it is restarted");
+        let answer = web.wait_health("/health/ready", 503);
+        assert!(answer.body.contains("webserver is being restarted"), "{}", answer.body);
+        assert_eq!(web.health("/health/live").expect("it listens").status, 200);
+        assert_eq!(http(sandbox.web_port, "GET", "/login/").expect("it serves still").status, 200);
+        assert_eq!(web_process(&web), before);
+        web.signal(signal);
+        let code = web.wait_code();
+        assert!(code == 0 || signal == Signal::SIGKILL, "{}", web.report());
+        drop(web);
+        let _next = sandbox.webserver();
+        let page = environment_text(&sandbox);
+        assert!(page.contains(signal.as_str()), "{page}");
+    }
+}
+
+#[test]
+fn a_change_during_the_start_and_two_in_a_row_end_in_the_last_one() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let mount = Mount::of(&mut sandbox);
+    let named = |text: &str| ini(&sandbox, &[("webserver", "environment_text", text)]);
+    let versions: Vec<String> = ["one", "two", "three", "four"].iter().map(|name| named(name)).collect();
+    mount.mount(&[("bots.ini", &versions[0])]);
+    let mut web = sandbox.start(&["webserver"]);
+    web.wait_health("/health/ping", 200);
+    mount.mount(&[("bots.ini", &versions[1])]);
+    web.wait_ready();
+    let in_use = |version: &String| {
+        let is_in_use =
+            || fs::read_to_string(sandbox.root().join("config/bots.ini")).is_ok_and(|text| text == *version);
+        wait_until("it was taken over", || is_in_use().then_some(()), || web.report());
+    };
+    in_use(&versions[1]);
+    mount.mount(&[("bots.ini", &versions[2])]);
+    mount.mount(&[("bots.ini", &versions[3]), ("last.txt", "the fourth one")]);
+    let is_started = || {
+        let log = web.stderr();
+        let (_, after) = log.split_once("/last.txt")?;
+        let (_, after) = after.split_once("has changed and was taken over")?;
+        after.contains("starting it with the new settings").then_some(())
+    };
+    wait_until("it is started with the last one", is_started, || web.report());
+    web.wait_ready();
+    in_use(&versions[3]);
+    assert_eq!(status(&web)["services"][0]["restarts"], 0);
+    assert!(environment_text(&sandbox).contains("four"), "{}", web.report());
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[test]
+fn a_web_ui_that_fails_again_and_again_is_started_at_once_with_what_mends_it() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    sandbox.stand_in("bots-webserver", "#!/bin/sh\n[ -e \"$HOME/mended\" ] || exit 9\nexec sleep 1000\n");
+    let mount = Mount::of(&mut sandbox);
+    sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
+    let web = sandbox.start(&["webserver"]);
+    web.wait_stderr("starting it again in");
+    fs::write(sandbox.home.path().join("mended"), "").expect("written");
+    mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", "mended")]))]);
+    web.wait_stderr("starting it at once with the new settings");
+    let runs = || status(&web)["services"][0]["pid"].is_i64().then_some(());
+    wait_until("it runs", runs, || web.report());
+}
+
+#[test]
+fn the_job_queue_finishes_its_job_and_keeps_the_others() {
+    let mut queue = Queue::new();
+    let mount = Mount::of(&mut queue.sandbox);
+    let running = queue.start();
+    let waiting = queue.task("wait");
+    assert_eq!(queue.ask(&format!("q.addjob({waiting}, 5)")), "0");
+    wait_until("it runs", || (queue.lines("started") == ["wait"]).then_some(()), || running.report());
+    let port = free_port();
+    let changed = ini(&queue.sandbox, &[("jobqueue", "port", &port.to_string()), ("settings", "maxruntime", "7")]);
+    mount.mount(&[("bots.ini", &changed)]);
+    running.wait_stderr("waiting for job 1 to end, and starting no other one");
+    // It takes jobs meanwhile.
+    assert_eq!(queue.ask(&format!("q.addjob({}, 5)", queue.task("after"))), "0");
+    assert_eq!(running.health("/health/ready").expect("it listens").status, 200);
+    assert_eq!(queue.lines("started"), ["wait"]);
+    fs::write(queue.task.with_file_name("go"), "").expect("written");
+    wait_until("both have run", || (queue.lines("ran") == ["wait", "after"]).then_some(()), || running.report());
+    running.wait_stderr(&format!("the job queue answers on port {port}"));
+    running.wait_ready();
+    let mut running = running;
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    assert_eq!(queue.lines("started"), ["wait", "after"], "each ran once");
+}
+
+/// What a queue starts is bots-ctl again, which would take over what is mounted at its own start.
+#[test]
+fn engines_go_on_with_the_configuration_in_use_while_another_one_is_refused() {
+    let mut queue = Queue::new();
+    let mount = Mount::of(&mut queue.sandbox);
+    let running = queue.start();
+    mount.mount(&[("bots.ini", "no section\n"), ("bots-ctl.toml", "[engine]\nlease_wait = \"never\"\n")]);
+    for fault in ["bots.ini:1: ", "bots-ctl.toml:2: engine.lease_wait"] {
+        wait_refused(&running, &mount.file(fault));
+    }
+    let config = format!("-c{}", queue.sandbox.root().join("config").display());
+    assert_eq!(queue.ask(&format!("q.addjob(['bots-engine', '{config}', '--new'], 5)")), "0");
+    running.wait_stderr("job 1 has ended after");
+    assert!(running.stderr().contains("exit code 0"), "{}", running.report());
+    queue.sandbox.run(&["healthcheck"]).expect_code(0);
+}
+
+/// The monitor reads bots.ini by itself, and a queue of which nothing has changed goes on.
+#[test]
+fn what_does_not_depend_on_a_change_is_not_restarted() {
+    let (mut sandbox, _) = with_queue();
+    let mount = Mount::of(&mut sandbox);
+    sandbox.set("BOTS_CTL_UP_SERVICES", "jobqueue,webserver,dirmonitor");
+    let mut up = sandbox.start(&["up"]);
+    up.wait_ready();
+    let before = status(&up);
+    let watched = sandbox.home.path().display().to_string();
+    let changed = ini(&sandbox, &[("dirmonitor7", "path", &watched), ("dirmonitor7", "route", "a_route")]);
+    mount.mount(&[("bots.ini", &changed), ("settings.py", &own_settings())]);
+    up.wait_stderr("to be restarted with it: webserver\n");
+    wait_renewed(&up, 1, &before["services"][1]);
+    let watches = || status(&up)["monitor"]["directories"].to_string().contains(&watched).then_some(());
+    wait_until("the directory is watched", watches, || up.report());
+    assert_eq!(up.stderr().matches("the directory monitor watches").count(), 1, "{}", up.report());
+    assert_eq!(up.stderr().matches("the job queue is active").count(), 1, "{}", up.report());
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+}
+
+#[test]
+fn a_change_is_left_alone_when_that_is_wanted() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let mount = Mount::of(&mut sandbox);
+    sandbox.set("BOTS_CTL_RELOAD", "off");
+    let web = sandbox.webserver();
+    mount.mount(&[("bots.ini", "nothing that could be read")]);
+    let uptime = || status(&web)["services"][0]["uptime"].as_u64().filter(|seconds| *seconds >= 2);
+    wait_until("a hundred looks could have been made", uptime, || web.report());
+    assert_eq!(status(&web)["refused"], Value::Null);
+    kill(web_process(&web), Signal::SIGTERM).expect("it is there");
+}
+
+/// All files that are mounted are taken over, or none of them.
+#[test]
+fn a_volume_without_room_keeps_the_configuration_before_whole() {
+    let (mut sandbox, _) = with_queue();
+    let mount = Mount::of(&mut sandbox);
+    let own_volume = "cd \"$HOME/.bots/env/default\" && cp -a config kept && mount -t tmpfs -o size=128k none config \
+                      && cp -a kept/. config && exec \"$0\" \"$@\"";
+    let command = in_mounts(own_volume, &sandbox.command(&["dirmonitor"]));
+    let mut monitor = Running::start(command, sandbox.home.path(), sandbox.health_port);
+    monitor.wait_ready();
+    let config = Path::new("/proc").join(monitor.pid().to_string()).join("root");
+    let config = config.join(sandbox.root().join("config").strip_prefix("/").expect("it is absolute"));
+    let in_use = || fs::read_to_string(config.join("bots.ini")).expect("it is there");
+    let before = in_use();
+    let small = "one page";
+    fs::write(config.join("a.txt"), small).expect("there is room");
+    // Room for the small file, and for no other one.
+    let mut filler = fs::File::create(config.join("filler")).expect("there is room");
+    while filler.write_all(&[0; 4096]).is_ok() {}
+    fs::remove_file(config.join("a.txt")).expect("it is there");
+    let changed = before.replace("[settings]", "[settings]\n# changed");
+    mount.mount(&[("a.txt", small), ("bots.ini", &changed)]);
+    wait_refused(&monitor, "No space left on device");
+    assert_eq!(in_use(), before);
+    assert!(!config.join("a.txt").exists());
+    fs::remove_file(config.join("filler")).expect("it is there");
+    drop(filler);
+    mount.mount(&[("a.txt", small), ("bots.ini", &(changed.clone() + "\n"))]);
+    wait_until("it is taken over", || (in_use() == changed.clone() + "\n").then_some(()), || monitor.report());
+    assert_eq!(fs::read_to_string(config.join("a.txt")).expect("it is there"), small);
+    monitor.signal(Signal::SIGTERM);
+    assert_eq!(monitor.wait_code(), 0, "{}", monitor.report());
+}
+
+/// Two pods on one volume: at every moment one of them takes requests.
+#[test]
+fn web_uis_that_share_an_environment_are_restarted_one_after_the_other() {
+    let mut sandbox = Sandbox::new();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let mount = Mount::of(&mut sandbox);
+    sandbox.set("BOTS_CTL_RELOAD_DRAIN", "2s").set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
+    // Each has ports of its own by a network of its own, so it is asked from within.
+    let start = || {
+        let command = System::command(&sandbox.command(&["webserver"]));
+        Running::start(command, sandbox.home.path(), sandbox.health_port)
+    };
+    let pods = [start(), start()];
+    let ask = |pod: &Running| {
+        let within = ["-t", &pod.pid().to_string(), "-n"].map(str::to_owned);
+        let command = sandbox.command(&["status", "--json"]);
+        let within: Vec<&str> = within.iter().map(String::as_str).collect();
+        let told = wrapped(&command, "nsenter", &within).output().expect("it can be run");
+        serde_json::from_slice::<Value>(&told.stdout).map(|status| status["services"][0].clone()).unwrap_or_default()
+    };
+    let report = || format!("{}\n{}", pods[0].report(), pods[1].report());
+    for pod in &pods {
+        wait_until("it is ready", || (ask(pod)["ready"] == true).then_some(()), report);
+    }
+    let before = [ask(&pods[0]), ask(&pods[1])];
+    mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", "changed")]))]);
+    let renewed = || {
+        let now = [ask(&pods[0]), ask(&pods[1])];
+        assert!(now.iter().any(|pod| pod["ready"] == true), "{now:#?}\n{}", report());
+        let is_renewed = |(now, before): (&Value, &Value)| now["ready"] == true && now["pid"] != before["pid"];
+        now.iter().zip(&before).all(is_renewed).then_some(())
+    };
+    wait_until("both are ready again", renewed, report);
+}
