@@ -230,6 +230,20 @@ impl Pod {
         code
     }
 
+    /// What its bots-ctl says of it.
+    pub fn status(&self) -> Value {
+        let told = self.container.exec(&["bots-ctl", "status", "--json"]);
+        serde_json::from_slice(&told.stdout).unwrap_or_default()
+    }
+
+    /// Changes a file of the ConfigMap where it is mounted, as a kubelet does.
+    pub fn edit_mounted(&self, name: &str, change: impl Fn(String) -> String) {
+        let template = "{{range .Mounts}}{{if eq .Destination \"/config\"}}{{.Source}}{{end}}{{end}}";
+        let file = PathBuf::from(self.container.inspect(template)).join(name);
+        let text = change(fs::read_to_string(&file).expect("it is mounted"));
+        fs::write(&file, text).expect("written");
+    }
+
     /// Copies a directory into a place of one of its volumes.
     pub fn copy_in(&self, source: &Path, target: &str) {
         expect(&["cp", &source.display().to_string(), &format!("{}:{target}", self.container.name)]);

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,20 @@ fn from_nothing_to_translated_orders() {
     browser.visit(&base);
     assert!(browser.text().contains("changed-by-the-test"), "{}", browser.text());
 
+    // One that is changed in place is taken over by the running pod.
+    let pid = || replaced.status()["services"][0]["pid"].clone();
+    let before = pid();
+    replaced.edit_mounted("bots.ini", |ini| ini.replace("changed-by-the-test", "changed-in-place"));
+    wait_until(
+        "the web UI has another process",
+        || (pid().is_i64() && pid() != before).then_some(()),
+        || replaced.container.logs(),
+    );
+    replaced.wait_ready();
+    let (browser, base) = log_in(&replaced);
+    browser.visit(&base);
+    assert!(browser.text().contains("changed-in-place"), "{}", browser.text());
+
     demo.drop_in();
     demo.expect_orders("the directory monitor", || format!("{}\n{}", monitor.container.logs(), queue.container.logs()));
     for pod in [monitor, queue, first, replaced] {
@@ -128,29 +142,38 @@ fn from_nothing_to_translated_orders() {
     }
 }
 
-/// A balancer as a cluster has one: it sends requests to pods that were ready a moment ago.
+/// A balancer as a cluster has one: it sends requests to pods that were ready a moment ago. Each pod is asked for that by itself,
+/// as by its kubelet, so that one that is gone holds up no other.
+#[derive(Default)]
 struct Balancer {
-    pods: Mutex<Vec<(String, u16, u16, bool)>>,
+    pods: Mutex<Vec<Backend>>,
     failed: Mutex<Vec<String>>,
     served: AtomicUsize,
     is_over: AtomicBool,
 }
 
+#[derive(Clone)]
+struct Backend {
+    address: String,
+    web: u16,
+    health: u16,
+    is_ready: Arc<AtomicBool>,
+}
+
 impl Balancer {
-    fn add(&self, pod: &Pod) {
+    fn add<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>, pod: &Pod) {
         let (web, health) = (pod.port("http"), pod.port("health"));
-        self.pods.lock().expect("fine").push((pod.container.address(), web, health, true));
+        let is_ready = Arc::new(AtomicBool::new(true));
+        let backend = Backend { address: pod.container.address(), web, health, is_ready };
+        self.pods.lock().expect("fine").push(backend.clone());
+        scope.spawn(move || self.look(&backend));
     }
 
     /// Asks for readiness until the end.
-    fn look(&self) {
+    fn look(&self, Backend { address, health, is_ready, .. }: &Backend) {
         while !self.is_over.load(Ordering::Relaxed) {
-            let known = self.pods.lock().expect("fine").clone();
-            for (address, _, health, _) in known {
-                let is_ready = get((&address, health), HOST, "/health/ready", Duration::from_secs(2)) == Ok(200);
-                let mut pods = self.pods.lock().expect("fine");
-                pods.iter_mut().filter(|pod| pod.0 == address).for_each(|pod| pod.3 = is_ready);
-            }
+            let answer = get((address, *health), HOST, "/health/ready", Duration::from_secs(2));
+            is_ready.store(answer == Ok(200), Ordering::Relaxed);
             thread::sleep(Duration::from_millis(500));
         }
     }
@@ -160,8 +183,9 @@ impl Balancer {
         let (mut number, begin) = (0, Instant::now());
         while !self.is_over.load(Ordering::Relaxed) {
             number += 1;
-            let ready: Vec<_> = self.pods.lock().expect("fine").iter().filter(|pod| pod.3).cloned().collect();
-            let Some((address, web, ..)) = ready.get(number % ready.len().max(1)) else {
+            let is_ready = |pod: &&Backend| pod.is_ready.load(Ordering::Relaxed);
+            let ready: Vec<_> = self.pods.lock().expect("fine").iter().filter(is_ready).cloned().collect();
+            let Some(Backend { address, web, .. }) = ready.get(number % ready.len().max(1)) else {
                 self.failed.lock().expect("fine").push("no pod is ready".into());
                 thread::sleep(Duration::from_millis(100));
                 continue;
@@ -179,29 +203,23 @@ impl Balancer {
 fn a_rolling_restart_under_load_fails_no_request() {
     let mut cluster = Cluster::new();
     let old = [cluster.deploy("bots-webserver"), cluster.deploy("bots-webserver")];
-    let balancer = Balancer {
-        pods: Mutex::default(),
-        failed: Mutex::default(),
-        served: AtomicUsize::new(0),
-        is_over: AtomicBool::new(false),
-    };
     for pod in &old {
         pod.wait_ready();
-        balancer.add(pod);
     }
+    let balancer = Balancer::default();
     let mut replaced = Vec::new();
     thread::scope(|scope| {
-        scope.spawn(|| balancer.look());
+        // However this ends, so do the threads.
+        let over = Over(&balancer);
+        old.iter().for_each(|pod| balancer.add(scope, pod));
         for _ in 0..3 {
             scope.spawn(|| balancer.send());
         }
-        // However this ends, so do the threads.
-        let over = Over(&balancer);
         for pod in old {
             let before = balancer.served.load(Ordering::Relaxed);
             let new = cluster.deploy("bots-webserver");
             new.wait_ready();
-            balancer.add(&new);
+            balancer.add(scope, &new);
             assert_eq!(pod.delete(), 0);
             let goes_on = || (balancer.served.load(Ordering::Relaxed) > before + 20).then_some(());
             wait_until("requests are served", goes_on, || format!("{:?}", balancer.failed));
