@@ -104,7 +104,7 @@ fn real_runs_are_told_with_their_times(engine: Engine) {
         (&"error".into(), &1.into(), &3.into()),
         "{failed}"
     );
-    let table = demo.sandbox.run(&["status"]).expect_code(0).stdout.clone();
+    let table = demo.sandbox.run(&["status"]).stdout;
     let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     let line = words.iter().find(|line| line.first() == Some(&"demo_orders")).unwrap_or_else(|| panic!("{table}"));
     assert_eq!(line[line.len() - 5..], ["error", "4", "5", "1", "0"], "{table}");
@@ -170,6 +170,7 @@ fn a_database_that_is_away_leaves_what_was_read() {
     let told = wait_results(&web, "the trouble is told", |results| results["trouble"].is_string());
     assert!(told["trouble"].as_str().is_some_and(|why| why.contains("the file does not exist")), "{told}");
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
+    web.wait_health("/health/ready", 503);
     let table = sandbox.run(&["status"]).expect_code(1).stdout.clone();
     assert!(table.contains("runs and routes are as of ") && table.contains("not ready: "), "{table}");
     fs::rename(&away, &file).expect("the file is there");
