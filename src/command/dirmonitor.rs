@@ -13,6 +13,7 @@ use crate::cli::{self, Global};
 use crate::config::{Backend, Config, Override, ServiceName};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::blocking;
+use crate::telemetry::plain::shown;
 use crate::watch::directories::{Condition, Directories, Extent, Found};
 use crate::watch::entry::Entry;
 use crate::watch::events::Events;
@@ -126,7 +127,8 @@ fn in_words(rehearsed: &Rehearsed) -> String {
         None => Ok(()),
     };
     if let Some(example) = &found.example {
-        let _ = writeln!(text, "  starts the route now: {} files, such as {}", found.count, example.display());
+        let example = example.to_string_lossy();
+        let _ = writeln!(text, "  starts the route now: {} files, such as {}", found.count, shown(&example));
     }
     if *unfinished > 0 {
         let _ = writeln!(text, "  not complete yet: {unfinished} files");

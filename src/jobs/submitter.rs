@@ -17,6 +17,7 @@ use super::methods::{ADD, code};
 use super::task::Task;
 use super::xmlrpc::Value;
 use crate::http::client::Target;
+use crate::telemetry::plain::shown;
 
 /// The priority that all of Bots's programs ask for.
 const PRIORITY: i32 = 5;
@@ -175,7 +176,9 @@ impl Submitter {
     fn settle(&self, route: &str, mark: &Mark, answer: i32, has_refused: bool) -> bool {
         let Mark { files, example, .. } = mark;
         let such_as = if *files == 1 { "" } else { "such as " };
-        let example = example.display();
+        // Partners name files.
+        let example = example.to_string_lossy();
+        let example = shown(&example);
         let now = Instant::now();
         match answer {
             code::ADDED => info!("route {route} is to run: {files} new, {such_as}{example}"),

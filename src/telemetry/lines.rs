@@ -4,7 +4,6 @@
 //! before the next one said. Many records are made in one buffer and queued at once.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use tracing_subscriber::fmt::format::Writer;
@@ -12,7 +11,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
 use super::ids;
 use super::level::{level_name, level_of, severity_number};
-use super::plain::is_plain;
+use super::plain::{is_plain, shown};
 use super::queue::LineQueue;
 use super::tail::Tail;
 use super::traceback::{Assembler, Record};
@@ -288,22 +287,4 @@ impl Out {
             self.batch.extend_from_slice(part.as_bytes());
         }
     }
-}
-
-/// Control characters could move a terminal's cursor or forge lines, so they are shown instead of sent.
-fn shown(message: &str) -> Cow<'_, str> {
-    if is_plain(message) {
-        return Cow::Borrowed(message);
-    }
-    let mut text = String::with_capacity(message.len());
-    for character in message.chars() {
-        match character {
-            '\t' => text.push('\t'),
-            c if c.is_control() => {
-                let _ = write!(text, "{}", c.escape_default());
-            }
-            c => text.push(c),
-        }
-    }
-    Cow::Owned(text)
 }

@@ -9,7 +9,7 @@ mod json;
 pub mod level;
 pub mod lines;
 pub mod logging;
-mod plain;
+pub mod plain;
 pub mod queue;
 pub mod standard;
 pub mod tail;

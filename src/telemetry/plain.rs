@@ -1,4 +1,7 @@
-//! The quick look that most lines pass: nothing in them needs an escape, on a terminal or in JSON.
+//! The quick look that most lines pass: nothing in them needs an escape, on a terminal or in JSON. And the escapes.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
 
 const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
 const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
@@ -12,6 +15,26 @@ pub fn is_plain(text: &str) -> bool {
     let rest = words.remainder();
     last[..rest.len()].copy_from_slice(rest);
     (special | self::special(&last)) & HIGH == 0
+}
+
+/// Control characters could move a terminal's cursor or forge lines, so they are shown instead of sent: for what others
+/// have named.
+#[must_use]
+pub fn shown(message: &str) -> Cow<'_, str> {
+    if is_plain(message) {
+        return Cow::Borrowed(message);
+    }
+    let mut text = String::with_capacity(message.len());
+    for character in message.chars() {
+        match character {
+            '\t' => text.push('\t'),
+            c if c.is_control() => {
+                let _ = write!(text, "{}", c.escape_default());
+            }
+            c => text.push(c),
+        }
+    }
+    Cow::Owned(text)
 }
 
 /// A word with its high bits set if any of these eight bytes is special; which of them, it does not tell.

@@ -435,6 +435,21 @@ fn a_rehearsal_says_what_would_be_watched_and_started() {
 }
 
 #[test]
+fn names_of_files_and_tasks_cannot_forge_log_lines() {
+    let mut monitored = Monitored::new();
+    monitored.sandbox.set("LOG_FORMAT", "text");
+    monitored.drop_in("file\n2026-01-01T00:00:00Z ERROR forged \u{1b}[31m");
+    let rehearsed = monitored.sandbox.run(&["dirmonitor", "--dry-run"]);
+    let up = monitored.up();
+    up.wait_stderr("route a_route is to run");
+    monitored.sandbox.run(&["job", "add", "--", "no\n2026-01-01T00:00:00Z ERROR forged"]);
+    up.wait_stderr("a job that is not authorised was submitted");
+    for text in [rehearsed.stdout, up.stderr()] {
+        assert!(!text.contains("\n2026-01-01T00") && !text.contains('\u{1b}'), "{text}");
+    }
+}
+
+#[test]
 fn botss_own_monitor_runs_under_supervision() {
     let mut monitored = Monitored::new();
     monitored.sandbox.set("BOTS_CTL_DIRMONITOR_BACKEND", "python");
