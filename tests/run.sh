@@ -12,6 +12,7 @@ need chromium chromium
 need chromedriver chromium-driver
 need unshare util-linux
 need openssl openssl
+need curl curl
 need ip iproute2
 need /usr/sbin/pgbouncer pgbouncer
 need bindfs bindfs

@@ -217,6 +217,17 @@ mod tests {
     }
 
     #[test]
+    fn a_link_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        fs::write(&target, b"somebody else's").expect("written");
+        std::os::unix::fs::symlink(&target, &link).expect("linked");
+        write_atomically(&link, b"ours", 0o600).expect("written");
+        assert_eq!(fs::read(&target).expect("readable"), b"somebody else's");
+        assert!(!fs::symlink_metadata(&link).expect("there").is_symlink());
+    }
+
+    #[test]
     fn of_many_who_create_a_file_one_wins() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("key");

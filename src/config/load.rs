@@ -62,6 +62,10 @@ pub struct Shown {
     pub help: &'static str,
     /// The default, in words.
     pub default: &'static str,
+    /// What its value must be.
+    pub shape: Shape,
+    /// Its value is never shown, and may be given in a file.
+    pub secret: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -220,10 +224,10 @@ impl<'a> Reader<'a> {
     }
 
     fn show<T>(&mut self, key: &Key<T>, value: String, origin: Origin) {
-        let Key { path, env, help, default, secret, .. } = *key;
+        let Key { path, env, help, default, shape, secret, .. } = *key;
         let mark = mark(&value);
         let value = if secret && !value.is_empty() { "(hidden)".to_owned() } else { value };
-        self.shown.push(Shown { path, env, value, origin, mark, help, default });
+        self.shown.push(Shown { path, env, value, origin, mark, help, default, shape, secret });
     }
 
     fn report_unknown_keys(&mut self) {

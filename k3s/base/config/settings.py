@@ -1,7 +1,7 @@
 """Settings of Django for Bots 3.3.1 and 4.x: the template of the Bots in the image, then what differs here.
 
 bots-ctl completes this file at every start, from the last line on: database, keys, host names, time zone and directories
-come from the variables in the table of its README. Here is only what they do not cover.
+come from the variables in its docs/configuration.md. Here is only what they do not cover.
 """
 
 import os

@@ -1,0 +1,310 @@
+//! The documentation: its pages as data, and what holds for all of them: links lead somewhere, and names exist.
+//!
+//! What the pages tell to run is in `documented_commands`, what other programs say of them in `documentation_tools`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Variables that clients of databases read.
+const OF_CLIENTS: [&str; 1] = ["MYSQL_PWD"];
+
+/// Names of the program that bots-ctl replaces are no names of ours.
+const OF_OTHERS: [&str; 1] = ["docs/migrating-from-entrypoint-sh.md"];
+
+/// A page of the documentation.
+pub struct Page {
+    /// Its place in the project.
+    pub path: String,
+    pub text: String,
+}
+
+/// A fenced block.
+pub struct Block {
+    /// The words after the fence: the language first.
+    pub info: Vec<String>,
+    pub text: String,
+    pub line: usize,
+    /// The heading above it.
+    pub heading: String,
+}
+
+/// Every page.
+pub fn pages() -> Vec<Page> {
+    let mut found = Vec::new();
+    for place in ["README.md", "docs", "sql/README.md", "tests/fixtures/demo/README.md"] {
+        for entry in walkdir::WalkDir::new(Path::new(PROJECT).join(place)).sort_by_file_name() {
+            let path = entry.expect("readable").into_path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                found.push(page(&path.strip_prefix(PROJECT).expect("below it").to_string_lossy()));
+            }
+        }
+    }
+    assert!(found.len() > 20, "the pages are not found");
+    found
+}
+
+/// One page, by its place in the project.
+pub fn page(path: &str) -> Page {
+    let text = fs::read_to_string(Path::new(PROJECT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    Page { path: path.to_owned(), text }
+}
+
+impl Page {
+    /// Its fenced blocks.
+    pub fn blocks(&self) -> Vec<Block> {
+        let (mut blocks, mut heading, mut is_inside) = (Vec::<Block>::new(), String::new(), false);
+        for (number, line) in self.text.lines().enumerate() {
+            if let Some(info) = line.strip_prefix("```") {
+                if !is_inside {
+                    let info = info.split_whitespace().map(str::to_owned).collect();
+                    blocks.push(Block { info, text: String::new(), line: number + 1, heading: heading.clone() });
+                }
+                is_inside = !is_inside;
+            } else if is_inside {
+                let block = blocks.last_mut().expect("it has begun");
+                block.text.push_str(line);
+                block.text.push('\n');
+            } else if let Some(title) = line.strip_prefix('#') {
+                heading = title.trim_start_matches('#').trim().to_owned();
+            }
+        }
+        assert!(!is_inside, "{}: a block does not end", self.path);
+        blocks
+    }
+
+    /// Its lines outside of blocks.
+    fn prose(&self) -> Vec<&str> {
+        let mut is_inside = false;
+        let mut prose = Vec::new();
+        for line in self.text.lines() {
+            if line.starts_with("```") {
+                is_inside = !is_inside;
+            } else if !is_inside {
+                prose.push(line);
+            }
+        }
+        prose
+    }
+
+    /// What stands between backticks, line ends as blanks.
+    pub fn spans(&self) -> Vec<String> {
+        let prose = self.prose().join("\n");
+        prose.split('`').skip(1).step_by(2).map(|span| span.replace('\n', " ").replace("\\|", "|")).collect()
+    }
+
+    /// Where its links lead.
+    fn links(&self) -> Vec<String> {
+        let prose = self.prose().join("\n");
+        let ends = prose.match_indices("](").map(|(at, _)| &prose[at + 2..]);
+        ends.filter_map(|rest| rest.split_once(')').map(|(target, _)| target.to_owned())).collect()
+    }
+
+    /// Names of its headings, as links have them.
+    fn anchors(&self) -> BTreeSet<String> {
+        let titles = self.prose().into_iter().filter(|line| line.starts_with('#'));
+        titles.map(|line| slug(line.trim_start_matches('#').trim())).collect()
+    }
+
+    /// The rows of its tables, as cells, with the heading above them; without the lines of dashes.
+    pub fn rows(&self) -> Vec<(String, Vec<String>)> {
+        let (mut rows, mut heading) = (Vec::new(), String::new());
+        for line in self.prose() {
+            if line.starts_with('#') {
+                heading = line.trim_start_matches('#').trim().to_owned();
+            } else if line.starts_with('|') && !line.starts_with("|---") {
+                let escaped = line.trim().trim_matches('|').replace("\\|", "\u{0}");
+                rows.push((heading.clone(), escaped.split('|').map(|c| c.trim().replace('\u{0}', "|")).collect()));
+            }
+        }
+        rows
+    }
+}
+
+fn slug(title: &str) -> String {
+    let kept = title.to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// All text of the project below these places.
+fn sources(places: &[&str]) -> String {
+    let mut all = String::new();
+    for place in places {
+        for entry in walkdir::WalkDir::new(Path::new(PROJECT).join(place)).sort_by_file_name() {
+            let entry = entry.expect("readable");
+            if entry.file_type().is_file() && entry.path().extension().is_none_or(|extension| extension != "md") {
+                all.push_str(&String::from_utf8_lossy(&fs::read(entry.path()).expect("readable")));
+            }
+        }
+    }
+    all
+}
+
+/// Fails with everything that was found.
+fn expect_none(what: &str, wrong: Vec<String>) {
+    assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for link in page.links().into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let here = Path::new(PROJECT).join(&page.path);
+            let target = if file.is_empty() { here } else { here.parent().expect("a directory").join(file) };
+            let Ok(target) = target.canonicalize() else {
+                wrong.push(format!("{}: there is no {link}", page.path));
+                continue;
+            };
+            if !anchor.is_empty() {
+                let inside = target.strip_prefix(Path::new(PROJECT).canonicalize().expect("there")).expect("ours");
+                if !self::page(&inside.to_string_lossy()).anchors().contains(anchor) {
+                    wrong.push(format!("{}: {link} has no such heading", page.path));
+                }
+            }
+        }
+    }
+    expect_none("links", wrong);
+}
+
+#[test]
+fn the_index_leads_to_every_page() {
+    let index = page("docs/README.md").links();
+    let is_missing = |page: &Page| {
+        let place = page.path.strip_prefix("docs/").filter(|place| *place != "README.md");
+        place.is_some_and(|place| !index.iter().any(|link| link.split('#').next() == Some(place)))
+    };
+    expect_none("pages", pages().into_iter().filter(is_missing).map(|page| page.path).collect());
+}
+
+#[test]
+fn every_variable_metric_and_table_that_is_named_exists() {
+    let known = sources(&["src", "sql", "k3s", "tests/it", "tests/bench", "tests/run.sh", "Dockerfile"]);
+    let is_known = |name: &str| {
+        OF_CLIENTS.contains(&name)
+            || known.contains(name)
+            || name.strip_suffix("_FILE").is_some_and(|base| base == "NAME" || known.contains(base))
+    };
+    let mut wrong = Vec::new();
+    for page in pages().into_iter().filter(|page| !OF_OTHERS.contains(&page.path.as_str())) {
+        let words = page.text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        let is_variable = |word: &&str| {
+            let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+            let is_capital = word.starts_with(|c: char| c.is_ascii_uppercase());
+            word.starts_with("botsctl_") || (word.contains('_') && is_capital && word.chars().all(is_name))
+        };
+        let unknown = words.filter(is_variable).filter(|word| !is_known(word.trim_end_matches('_')));
+        wrong.extend(unknown.map(|word| format!("{}: {word}", page.path)));
+    }
+    expect_none("names that the code does not have", wrong);
+}
+
+#[test]
+fn every_exit_code_that_is_named_exists() {
+    let own = bots_ctl::exit::CODES.iter().map(|(_, code, _)| u32::from(*code));
+    // The engine's, and those of signals.
+    let known: BTreeSet<u32> = own.chain(0..=3).chain(129..=128 + 64).collect();
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let words: Vec<&str> = page.text.split_whitespace().collect();
+        for pair in words.windows(2).filter(|pair| ["exit", "code", "codes"].contains(&pair[0].to_lowercase().as_str()))
+        {
+            let number = pair[1].trim_matches(|c: char| !c.is_ascii_digit()).parse();
+            if number.is_ok_and(|number: u32| !known.contains(&number)) {
+                wrong.push(format!("{}: {} {}", page.path, pair[0], pair[1]));
+            }
+        }
+    }
+    expect_none("exit codes that nothing ends with", wrong);
+}
+
+#[test]
+fn every_file_of_the_project_that_is_named_is_there() {
+    let tops = ["src/", "tests/", "docs/", "k3s/", "sql/", ".ci/"];
+    let mut wrong = Vec::new();
+    for page in pages() {
+        for span in page.spans().into_iter().filter(|span| tops.iter().any(|top| span.starts_with(top))) {
+            let path = span.split_whitespace().next().expect("it is not empty").to_owned();
+            // A word in capitals stands for any name.
+            let parts = path.split('/').map(|part| {
+                if !part.is_empty() && part.chars().all(|c| c.is_ascii_uppercase()) { "dev" } else { part }
+            });
+            let real: PathBuf = Path::new(PROJECT).join(parts.collect::<PathBuf>());
+            // The secrets of an environment are made by a person.
+            if !real.exists() && !path.ends_with("/secrets.env") {
+                wrong.push(format!("{}: {path}", page.path));
+            }
+        }
+    }
+    expect_none("files that are not there", wrong);
+}
+
+#[test]
+fn what_there_is_is_documented() {
+    let all: String = pages().into_iter().map(|page| page.text).collect();
+    let guide = page("docs/kubernetes-deployment.md").text;
+    let layout = page("docs/development.md").text;
+    let names = |place: &str| -> Vec<String> {
+        let entries = fs::read_dir(Path::new(PROJECT).join(place)).expect("readable");
+        entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect()
+    };
+    let mut missing = Vec::new();
+    missing.extend(names("k3s/components").into_iter().filter(|name| !guide.contains(&format!("`{name}`"))));
+    missing.extend(names("k3s/overlays").into_iter().filter(|name| !guide.contains(name.as_str())));
+    missing.extend(names("src").into_iter().filter(|name| !layout.contains(&format!("src/{name}"))));
+    // These two are parts of others.
+    let helpers = ["bench.py", "measure.py", "__pycache__"];
+    let scripts = names("tests/bench").into_iter().filter(|name| !helpers.contains(&name.as_str()));
+    missing.extend(scripts.filter(|name| !all.contains(&format!("tests/bench/{name}"))));
+    let alerts = sources(&["k3s/components"]);
+    let runbook = page("docs/operations-runbook.md").text;
+    let alerts = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    missing.extend(alerts.filter(|alert| !runbook.contains(&format!("`{alert}`"))).map(str::to_owned));
+    expect_none("not documented", missing);
+}
+
+#[test]
+fn every_log_line_of_the_runbook_is_in_the_code() {
+    // As one line, however the code breaks it.
+    let code = sources(&["src"]).replace("\\\n", "");
+    let code = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut wrong = Vec::new();
+    for (_, cells) in page("docs/operations-runbook.md").rows() {
+        let quoted =
+            cells[0].split('`').skip(1).step_by(2).filter(|span| span.contains(' ') && !span.contains("kubectl"));
+        for line in quoted {
+            if !line.split('…').map(str::trim).all(|part| code.contains(part)) {
+                wrong.push(line.to_owned());
+            }
+        }
+    }
+    expect_none("log lines that nothing writes", wrong);
+}
+
+#[test]
+fn every_test_that_is_named_exists() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let names = page.spans().into_iter().filter(|span| span.contains("::") && !span.contains(' '));
+        for name in names.filter(|name| !name.ends_with("::") && name.chars().next().is_some_and(char::is_lowercase)) {
+            let (module, test) = name.rsplit_once("::").expect("it has one");
+            let file = module.split("::").next().expect("it is not empty");
+            if Path::new(PROJECT).join("src").join(name.replace("::", "/")).with_extension("rs").exists() {
+                continue;
+            }
+            let places = [format!("tests/it/{file}.rs"), format!("src/{file}.rs"), format!("src/bots/{file}.rs")];
+            let has = |place: &String| {
+                let text = fs::read_to_string(Path::new(PROJECT).join(place)).unwrap_or_default();
+                text.contains(&format!("fn {test}("))
+            };
+            if !places.iter().any(has) {
+                wrong.push(format!("{}: {name}", page.path));
+            }
+        }
+    }
+    expect_none("tests that are not there", wrong);
+}
