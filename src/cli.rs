@@ -120,11 +120,13 @@ pub enum Command {
     /// Show or check the configuration
     #[command(subcommand, after_help = "Example:\n  bots-ctl config show")]
     Config(Config),
-    /// Print a completion script
-    #[command(after_help = "Example:\n  bots-ctl completions bash > /etc/bash_completion.d/bots-ctl")]
+    /// Print a completion script, or the manual
+    #[command(after_help = "Examples:\n  bots-ctl completions bash > /etc/bash_completion.d/bots-ctl\n  \
+                      bots-ctl completions man | man --local-file -")]
     Completions {
-        /// For which shell
-        shell: clap_complete::Shell,
+        /// For which shell, or man
+        #[arg(value_name = "SHELL")]
+        script: Script,
     },
     /// Any other word is a program to run
     #[command(external_subcommand)]
@@ -352,6 +354,23 @@ pub enum Driver {
     Mysql,
     /// PostgreSQL
     Postgresql,
+}
+
+/// A text that other programs read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Script {
+    /// Completions for bash
+    Bash,
+    /// Completions for elvish
+    Elvish,
+    /// Completions for fish
+    Fish,
+    /// Completions for PowerShell
+    Powershell,
+    /// Completions for zsh
+    Zsh,
+    /// The manual
+    Man,
 }
 
 /// What to do with jobs.

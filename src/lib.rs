@@ -82,7 +82,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         Command::Install(flags) => command::install::run(global, &flags),
         Command::Config(cli::Config::Show) => command::config::show(global),
         Command::Config(cli::Config::Check) => command::config::check(global),
-        Command::Completions { shell } => Ok(command::completions::run(shell)),
+        Command::Completions { script } => Ok(command::completions::run(script)),
         Command::Engine(flags) => command::engine::run(global, &flags),
         Command::Jobqueue(flags) => command::jobqueue::run(global, &flags),
         Command::Dirmonitor(flags) => command::dirmonitor::run(global, &flags),

@@ -272,6 +272,15 @@ fn completions_are_scripts_for_their_shells() {
 }
 
 #[test]
+fn the_manual_has_a_page_for_every_command() {
+    let manual = Sandbox::new().run(&["completions", "man"]);
+    manual.expect_code(0);
+    for page in ["bots-ctl", "bots-ctl-engine", "bots-ctl-init-db", "bots-ctl-job-add", "bots-ctl-config-check"] {
+        assert!(manual.stdout.contains(&format!(".TH {page} 1")), "{page} is not in {}", manual.stdout);
+    }
+}
+
+#[test]
 fn every_command_has_help_with_an_example() {
     let sandbox = Sandbox::new();
     let overview = sandbox.run(&["--help"]);
