@@ -5,6 +5,7 @@
 //! next, which has the lease and so knows that nobody works on it any more. Every change can be made twice and counts
 //! once: whoever lost the connection before the answer came tries again.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -118,14 +119,12 @@ pub struct Sums {
 /// # Errors
 /// When the database refuses.
 pub async fn make(connection: &mut Connection, settings: &Settings) -> Result<(), Error> {
-    const COUNT: &str = "SELECT count(*) FROM botsctl_total";
     let failed = |error: sqlx::Error| Error::failed("make the tables of sums in", settings, &error);
-    let names = names();
-    let known = match connection.value(COUNT).await {
-        Err(error) if errors::is_missing_table(&error) => None,
-        known => known.map_err(failed)?.and_then(|count| count.parse::<usize>().ok()),
+    let lacking = match lacking(connection).await {
+        Err(error) if errors::is_missing_table(&error) => names(),
+        lacking => lacking.map_err(failed)?,
     };
-    if known.is_some_and(|known| known >= names.len()) {
+    if lacking.is_empty() {
         return Ok(());
     }
     let statements = match settings {
@@ -133,17 +132,22 @@ pub async fn make(connection: &mut Connection, settings: &Settings) -> Result<()
         Settings::Mysql(_) => include_str!("../../sql/mysql/sums.sql"),
         Settings::Postgres(_) => include_str!("../../sql/postgresql/sums.sql"),
     };
-    let mut made = connection.run(statements).await;
-    for name in &names {
-        let row = format!("'{name}', 0 FROM (SELECT 1) AS one WHERE NOT EXISTS");
-        let insert = format!(
-            "INSERT INTO botsctl_total (name, value) SELECT {row} (SELECT 1 FROM botsctl_total WHERE name = '{name}')"
-        );
-        made = made.and(connection.run(insert).await);
-    }
+    let rows: Vec<String> = lacking.iter().map(|name| format!("('{name}', 0)")).collect();
+    let insert = format!("INSERT INTO botsctl_total (name, value) VALUES {}", rows.join(", "));
+    let made = connection.run(statements).await;
+    let Err(error) = made.and(connection.run(insert).await) else { return Ok(()) };
     // Somebody else may have made the same in this moment, which is taken for a conflict.
-    let count = connection.value(COUNT).await.map_err(failed)?.and_then(|count| count.parse::<usize>().ok());
-    if count.is_some_and(|count| count >= names.len()) { Ok(()) } else { made.map_err(failed) }
+    match self::lacking(connection).await {
+        Ok(lacking) if lacking.is_empty() => Ok(()),
+        _ => Err(failed(error)),
+    }
+}
+
+/// The sums that have no row.
+async fn lacking(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
+    let rows = connection.rows("SELECT name FROM botsctl_total").await?;
+    let there: BTreeSet<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+    Ok(names().into_iter().filter(|name| !there.contains(name)).collect())
 }
 
 /// A run has the lease and begins.
