@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::environment::is_bots_3;
 use crate::init_db::expect_bots_works;
-use crate::sandbox::{Finished, Sandbox};
+use crate::sandbox::{Finished, Sandbox, rounds};
 use crate::schema::{ADMIN_PASSWORD, UNMANAGED, complete, difference, expect_right, facts, reference, tables};
 use crate::servers::{Database, Engine, on_each_database};
 
@@ -20,11 +20,6 @@ on_each_database!(
     each_forgotten_migration_is_named_and_noted_again,
     a_column_of_another_type_is_left_with_its_name,
 );
-
-/// How often a test repeats what differs from time to time, or how many of many like cases it takes.
-pub fn rounds(few: usize) -> usize {
-    std::env::var("BOTS_CTL_TEST_ROUNDS").map_or(few, |rounds| rounds.parse().expect("a number"))
-}
 
 /// Some of them, evenly spread.
 pub fn sample<T: Clone>(all: &[T], few: usize) -> Vec<T> {

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::overlap::Random;
-use crate::pods::{Amiss, System, rounds};
+use crate::pods::{Amiss, System};
 use crate::process::wrapped;
 use crate::proxy::{Cut, Proxy};
-use crate::sandbox::{Running, wait_until};
+use crate::sandbox::{Running, rounds, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_server};
 
 const FEW: usize = 20;

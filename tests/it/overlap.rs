@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::pods::{Amiss, System, real_engine, rounds};
-use crate::sandbox::bots_bin_dir;
+use crate::pods::{Amiss, System, real_engine};
+use crate::sandbox::{bots_bin_dir, rounds};
 use crate::servers::{Engine, on_each_database};
 
 /// For an engine that is held in the middle of one of them.

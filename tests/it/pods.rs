@@ -224,8 +224,3 @@ fn unix_socket(path: &str) -> String {
 fn order(number: usize) -> String {
     format!("PO-{number:04}")
 }
-
-/// How often a test is to do what it does once or twice here; `BOTS_CTL_TEST_ROUNDS` says how often elsewhere.
-pub fn rounds(few: usize) -> usize {
-    std::env::var("BOTS_CTL_TEST_ROUNDS").map_or(few, |rounds| rounds.parse().expect("a number"))
-}

@@ -93,6 +93,12 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// How often a test repeats what differs from time to time, or how many of many like cases it takes;
+/// `BOTS_CTL_TEST_ROUNDS` says so for the long form.
+pub fn rounds(few: usize) -> usize {
+    std::env::var("BOTS_CTL_TEST_ROUNDS").map_or(few, |rounds| rounds.parse().expect("a number"))
+}
+
 /// Waits until `done` gives something.
 ///
 /// # Panics
