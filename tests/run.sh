@@ -55,5 +55,6 @@ if [ "${#missing[@]}" -gt 0 ]; then
     [ -z "$(trap)" ] || { "${as_root[@]}" rm -f "$policy"; trap - EXIT; }
 fi
 
-# Real processes, browsers and databases: as many tests at once as there are cores, and no more.
-exec cargo test --locked --lib --test it -- --test-threads "$(nproc)" "$@"
+# Real processes, browsers and databases: as many tests at once as there are cores, and no more. What nohup and background
+# jobs have ignored is what some tests send.
+exec env --default-signal cargo test --locked --lib --test it -- --test-threads "$(nproc)" "$@"
