@@ -7,11 +7,12 @@ use serde_json::Value;
 use crate::demo::Demo;
 use crate::job_wire::ask_v6;
 use crate::relay::pods;
-use crate::sandbox::{Sandbox, engine_turn, raw_http, wait_until};
+use crate::sandbox::{Running, Sandbox, engine_turn, raw_http, wait_until};
 
-/// The lines of a JSON log.
+/// The lines of a JSON log that are there so far; the last one may not be whole yet.
 fn records(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
 #[test]
@@ -43,10 +44,7 @@ fn each_run_of_a_scheduled_engine_has_a_name_of_its_own() {
     sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s").set("LOG_FORMAT", "json");
     let up = sandbox.start(&["up", "--services", "engine"]);
     let names = || -> BTreeSet<String> {
-        // The last line may not be whole yet.
-        let text = up.stdout();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        records(whole).iter().map(|line| line["run_id"].as_str().expect("a name").to_owned()).collect()
+        records(&up.stdout()).iter().map(|line| line["run_id"].as_str().expect("a name").to_owned()).collect()
     };
     wait_until("it has run twice", || (names().len() >= 2).then_some(()), || up.report());
 }
@@ -74,13 +72,12 @@ fn a_request_has_one_name_in_both_pods() {
             records(text).into_iter().find(|line| line["message"].as_str().is_some_and(|m| m.starts_with(message)));
         line.and_then(|line| Some(line["request_id"].as_str()?.to_owned()))
     };
-    let passed_on = name_of(&web.stderr(), "addjob was passed on").unwrap_or_else(|| panic!("{}", web.report()));
-    assert_eq!(name_of(&queue.0.stderr(), "job 1 with priority 5"), Some(passed_on), "{}", queue.0.report());
+    let told = |by: &Running, message: &str| wait_until(message, || name_of(&by.stderr(), message), || by.report());
+    assert_eq!(told(&queue.0, "job 1 with priority 5"), told(&web, "addjob was passed on"), "{}", queue.0.report());
     // The name that a caller gives is kept.
     let refused = raw_http(relay_port, call("/bin/touch")("X-Request-Id: from-outside\r\n").as_bytes());
     assert!(refused.is_some_and(|answer| answer.contains("<i4>3</i4>")), "{}", queue.0.report());
-    let told = name_of(&queue.0.stderr(), "a job that is not authorised");
-    assert_eq!(told.as_deref(), Some("from-outside"), "{}", queue.0.report());
+    assert_eq!(told(&queue.0, "a job that is not authorised"), "from-outside", "{}", queue.0.report());
     let started = || {
         let lines = records(&queue.0.stderr());
         let about = |what: &str| {
@@ -90,6 +87,7 @@ fn a_request_has_one_name_in_both_pods() {
     };
     let (started, ended) = wait_until("the job has run", started, || queue.0.report());
     assert!(started["run_id"].is_string() && started["run_id"] == ended["run_id"], "{started} {ended}");
-    let output = records(&queue.0.stdout());
-    assert!(output.iter().any(|line| line["job"] == 1 && line["run_id"] == started["run_id"]), "{output:?}");
+    let is_named = |line: &Value| line["job"] == 1 && line["run_id"] == started["run_id"];
+    let printed = || records(&queue.0.stdout()).iter().any(is_named).then_some(());
+    wait_until("what it has printed has its name", printed, || queue.0.report());
 }
