@@ -4,6 +4,8 @@
 //! A node that vanishes leaves a session behind which the server takes for a living one. So the active queue gives signs
 //! of life in a row of botsctl_lease, and one that stands by ends a session that has given none for a while.
 
+mod job;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use super::session::Session;
 use super::statement::{Argument, Cell, execute, fetch};
 use super::{Error, Settings};
 use Argument::{Integer, Text};
+pub use job::{Added, Ended, Job, New, State, Waiting};
 
 /// Without a sign of life for so many milliseconds a session is ended from outside. What it does not know of its end
 /// harms nobody: it cannot write any more.
@@ -26,100 +29,12 @@ const LIFETIME: i64 = 7_000;
 /// How often one that stands by tries again.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Where a job is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum State {
-    Waiting,
-    Running,
-    Done,
-    Failed,
-}
-
-/// A job that is to be kept.
-#[derive(Debug, Clone)]
-pub struct New {
-    /// The lowest runs first.
-    pub priority: i64,
-    /// What runs, as JSON.
-    pub task: String,
-    /// What equal tasks have in common.
-    pub digest: String,
-}
-
-/// What became of a job that was to be kept. Each has the number of the job that now waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Added {
-    /// It is kept.
-    New(i64),
-    /// The same task waited already, and now has this priority.
-    Changed(i64),
-    /// The same task waits already.
-    Duplicate(i64),
-}
-
-/// A job that waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// Its number.
-    pub number: i64,
-    /// Its priority.
-    pub priority: i64,
-    /// What is to run, as JSON.
-    pub task: String,
-}
-
-/// Everything that is known of a job. Times are milliseconds since 1970.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Job {
-    pub number: i64,
-    pub state: State,
-    pub priority: i64,
-    pub task: String,
-    pub submitted: i64,
-    pub started: Option<i64>,
-    pub ended: Option<i64>,
-    pub attempts: i64,
-    pub exit_code: Option<i64>,
-    /// The end of what it printed.
-    pub output: Option<String>,
-}
-
-/// How a job ended.
-#[derive(Debug, Clone)]
-pub struct Ended {
-    /// Done or failed.
-    pub state: State,
-    /// Its exit code, if it ran.
-    pub exit_code: Option<i64>,
-    /// The end of what it printed.
-    pub output: String,
-}
-
 /// The rows, and the right to change them.
 pub struct Jobs {
     settings: Settings,
     session: Session,
     owner: String,
     last_number: i64,
-}
-
-impl State {
-    /// The word in the table.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Done => "done",
-            Self::Failed => "failed",
-        }
-    }
-
-    fn of(word: &str) -> Self {
-        [Self::Waiting, Self::Running, Self::Done].into_iter().find(|s| s.as_str() == word).unwrap_or(Self::Failed)
-    }
 }
 
 impl Jobs {
