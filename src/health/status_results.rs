@@ -24,7 +24,7 @@ pub struct ResultsStatus {
     /// How many routes are not told by name.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub more_routes: u64,
-    /// Runs that were broken off in a way that keeps Bots from recovering them.
+    /// Runs that were broken off, and not recovered or given up.
     #[serde(default, skip_serializing_if = "is_nothing")]
     pub lost_runs: u64,
     /// Whether Bots's own lock is set: an engine runs, or the next one recovers what one had begun.

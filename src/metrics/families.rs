@@ -111,7 +111,7 @@ families! {
     EDI_STUCK = "botsctl_edi_files_stuck" Gauge ["route"]
         "EDI files of the last day that are in an unfinished state though their run is over";
     EDI_LOST = "botsctl_edi_lost_runs" Gauge []
-        "Runs of the last day that were broken off in a way that keeps Bots from recovering them";
+        "Runs of the last day that were broken off, and not recovered or given up";
     EDI_READ = "botsctl_edi_read_timestamp_seconds" Gauge []
         "When the figures of engine and EDI were last read from the database, in seconds since 1970";
 

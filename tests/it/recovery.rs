@@ -1,9 +1,11 @@
 //! Files that a killed engine had taken, and that Bots's own recovery would forget. Real Bots, on each database.
 
+use std::process::Command;
+
 use nix::sys::signal::{Signal, kill};
 
 use crate::pods::{Amiss, System, real_engine};
-use crate::sandbox::{Finished, Running, wait_until};
+use crate::sandbox::{Finished, Running, python, wait_until};
 use crate::servers::{Engine, on_each_database};
 
 /// For an engine that is held in the middle of one of them.
@@ -58,6 +60,63 @@ fn a_recovery_that_is_killed_is_recovered_too(engine: Engine) {
     let last = system.run(&["engine", "--new", "--ok-exit", "2"]);
     assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
     assert_eq!(system.recoveries(), 2, "{last:?}");
+}
+
+/// As with a disk that fills up in the middle of a run: from some row on nothing can be written to the database, and Bots
+/// ends in order.
+#[test]
+fn a_run_that_the_database_fails_is_recovered() {
+    let system = System::new(Engine::Sqlite);
+    system.fill(FEW);
+    let is_full = "BEGIN SELECT RAISE(ABORT, 'disk is full'); END";
+    let triggers = [
+        format!("CREATE TRIGGER full_ta BEFORE INSERT ON ta WHEN (SELECT MAX(idta) FROM ta) > 40 {is_full}"),
+        format!("CREATE TRIGGER full_report BEFORE INSERT ON report {is_full}"),
+    ];
+    triggers.iter().for_each(|trigger| make(&system, trigger));
+    let failed = system.run(&["engine", "--new"]);
+    failed.expect_code(2);
+    assert_eq!(system.database.value("SELECT count(*) FROM mutex"), "0", "Bots would not recover it: {failed:?}");
+    system.database.sql("DROP TRIGGER full_ta; DROP TRIGGER full_report");
+    let next = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    assert_eq!(next.code(), 0, "{next:?}");
+    // Bots itself tells of the file that it had in hand.
+    let errors = system.database.value("SELECT infilename FROM filereport WHERE statust = 1");
+    assert!(errors.ends_with("/9.edi"), "{errors}");
+    let amiss = Amiss { lost: vec!["PO-0009".to_owned()], ..Amiss::default() };
+    assert_eq!(system.collect(FEW), amiss, "{next:?}");
+    assert!(next.stderr.contains("an earlier run of the engine failed before its end: Bots recovers it first"));
+    let last = system.run(&["engine", "--new"]);
+    assert!(last.code() == 0 && !last.stderr.contains("recovers it first"), "{last:?}");
+}
+
+/// What is new must not wait for ever.
+#[test]
+fn a_run_whose_recovery_fails_again_and_again_is_given_up_and_told() {
+    let system = System::new(Engine::Sqlite);
+    make(&system, "CREATE TRIGGER broken BEFORE INSERT ON report BEGIN SELECT RAISE(ABORT, 'no'); END");
+    system.fill(FEW);
+    for recovery in 0..=3 {
+        let failed = system.run(&["engine", "--new"]);
+        failed.expect_code(2);
+        assert_eq!(failed.stderr.contains("recovers it first"), recovery > 0, "{failed:?}");
+    }
+    let given_up = system.run(&["engine", "--new"]);
+    assert!(given_up.stderr.contains("failed, and so did 3 recoveries of it: it is left as it is"), "{given_up:?}");
+    assert!(!given_up.stderr.contains("recovers it first"), "{given_up:?}");
+    system.database.sql("DROP TRIGGER broken");
+    let next = system.run(&["engine", "--new"]);
+    assert!(next.code() == 0 && !next.stderr.contains("recover"), "{next:?}");
+    assert_eq!(system.collect(FEW), Amiss::default(), "what was sent is not sent again");
+    let open = "SELECT count(*) FROM ta WHERE script = 0 AND status = 1 AND statust = 0";
+    assert_eq!(system.database.value(open), "1", "status and figures tell of it");
+}
+
+/// Makes a trigger, whose text has more than one statement in it.
+fn make(system: &System, trigger: &str) {
+    let script = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute(sys.argv[2])";
+    let made = Command::new(python()).args(["-c", script, &system.database.name, trigger]).output().expect("it runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
 /// Asked to stop while it recovers, it does not begin with what it was asked for, and does not say that it was done.

@@ -14,7 +14,8 @@ use crate::bots::service;
 use crate::config::Config;
 use crate::config::load::nearest;
 use crate::database::lease::{self, Acquired, Lease};
-use crate::database::{self, recovery, runs};
+use crate::database::recovery::{self, Earlier};
+use crate::database::{self, runs};
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
@@ -154,12 +155,20 @@ async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArgum
     if !arguments.routes.is_empty() && !config.engine.unknown_routes {
         check_routes(&lease.ask(runs::routes).await?, &arguments.routes)?;
     }
-    let recovers = lease.ask(runs::was_cut_off).await?;
+    let earlier = lease.ask(recovery::find).await?;
+    let recovers = matches!(earlier, Earlier::CutOff | Earlier::Failed);
+    if let Earlier::GivenUp { run, failures } = earlier {
+        error!(
+            "run {run} of the engine failed, and so did {failures} recoveries of it: it is left as it is, and new files are \
+             processed; look in Bots's web UI for files that it had taken and not sent, and send those again"
+        );
+    }
     if recovers {
+        let how = if earlier == Earlier::Failed { "failed before its end" } else { "was cut off" };
         let of = if arguments.routes.is_empty() { "" } else { ", of all routes" };
-        warn!("an earlier run of the engine was cut off: Bots recovers it first{of}");
+        warn!("an earlier run of the engine {how}: Bots recovers it first{of}");
         if lease.ask(recovery::prepare).await? {
-            warn!("its recovery was cut off as well, and is begun again");
+            warn!("its recovery did not come to its end, and is begun again");
         }
     }
     Ok(Before { report: lease.ask(runs::newest_report).await?, recovers })

@@ -46,7 +46,7 @@ pub struct Figures {
     pub recent_since: i64,
     /// When counting the totals began.
     pub counted_since: i64,
-    /// Runs of the last day that were broken off in a way that keeps Bots from recovering them.
+    /// Runs of the last day that were broken off, and not recovered or given up.
     pub lost_runs: u64,
     /// Whether Bots's own lock is set: an engine runs, or was cut off and the next one recovers what it had begun.
     pub is_locked: bool,
