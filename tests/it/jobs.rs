@@ -139,6 +139,11 @@ pub fn ask(port: u16, expression: &str) -> String {
 
 /// One call as any client makes it; nothing when there is no answer.
 pub fn add(port: u16, words: &[&str], priority: i32) -> Option<String> {
+    add_with("", port, words, priority)
+}
+
+/// The same with a token.
+pub fn add_with(token: &str, port: u16, words: &[&str], priority: i32) -> Option<String> {
     let words: String = words.iter().map(|word| format!("<value><string>{word}</string></value>")).collect();
     let call = format!(
         "<?xml version='1.0'?><methodCall><methodName>addjob</methodName><params><param><value><array><data>{words}\
@@ -146,7 +151,8 @@ pub fn add(port: u16, words: &[&str], priority: i32) -> Option<String> {
     );
     let length = call.len();
     let request = format!(
-        "POST /RPC2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/xml\r\nContent-Length: {length}\r\n\r\n{call}"
+        "POST /RPC2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/xml\r\n\
+         Authorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{call}"
     );
     let answer = raw_http(port, request.as_bytes())?;
     let (_, rest) = answer.split_once("<i4>")?;

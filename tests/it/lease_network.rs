@@ -1,15 +1,14 @@
 //! The engine lease where the network fails: connections that are cut at random moments, and a node that is gone.
 
-use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::network::Node;
 use crate::overlap::Random;
 use crate::pods::{Amiss, System};
-use crate::process::wrapped;
 use crate::proxy::{Cut, Proxy};
 use crate::sandbox::{Running, rounds, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_server};
@@ -98,7 +97,7 @@ impl Drop for Cutter {
 /// The cable of a pod is pulled while its engine works: its session stays where it is on the server.
 fn a_node_that_is_gone_is_followed_within_90_seconds_and_never_doubled(engine: Engine) {
     let node = Node::new();
-    let server = Arc::new(Server::start_for(engine, &node.gateway()));
+    let server = Arc::new(Server::start_for(engine, node.gateway()));
     let mut system = System::on(Database::on(&server));
     system.stand_in_endless();
     let mut there = system.demo.sandbox.command(&["engine"]);
@@ -120,61 +119,4 @@ fn a_node_that_is_gone_is_followed_within_90_seconds_and_never_doubled(engine: E
         next.signal(Signal::SIGTERM);
     }
     next.wait();
-}
-
-/// A network namespace with a cable to this one.
-struct Node {
-    name: String,
-    subnet: String,
-}
-
-impl Node {
-    fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        // Test processes that run at the same time must not take each other's.
-        let own = std::process::id();
-        let node = Self {
-            name: format!("bc{own}n{number}"),
-            subnet: format!("10.{}.{}.", 64 + own % 64, (own / 64 % 64) * 4 + u32::try_from(number).expect("small")),
-        };
-        let (name, cable) = (&node.name, node.cable());
-        run(&format!(
-            "ip netns add {name} && ip link add {cable} type veth peer name eth0 netns {name} && \
-             ip addr add {subnet}1/24 dev {cable} && ip link set {cable} up && \
-             ip -n {name} addr add {subnet}2/24 dev eth0 && ip -n {name} link set eth0 up && ip -n {name} link set lo up",
-            subnet = node.subnet
-        ));
-        node
-    }
-
-    fn cable(&self) -> String {
-        self.name.clone() + "c"
-    }
-
-    /// This side's address, for a server.
-    fn gateway(&self) -> String {
-        self.subnet.clone() + "1"
-    }
-
-    fn command(&self, inner: &Command) -> Command {
-        wrapped(inner, "nsenter", &[&format!("--net=/run/netns/{}", self.name), "--"])
-    }
-
-    /// Nothing comes through any more, and nobody is told.
-    fn unplug(&self) {
-        run(&format!("ip link set {} down", self.cable()));
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "del", &self.cable()]).status();
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
-    }
-}
-
-fn run(line: &str) {
-    let done = Command::new("sh").args(["-c", line]).output().expect("sh runs");
-    assert!(done.status.success(), "{line}\n{}", String::from_utf8_lossy(&done.stderr));
 }

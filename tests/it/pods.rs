@@ -77,8 +77,7 @@ impl System {
     /// Drops so many messages into the in-channel, of one order each.
     pub fn fill(&self, messages: usize) {
         for number in 0..messages {
-            let message = MESSAGE.replace(ORDER, &order(number)).replace(INTERCHANGE, &format!("IC{number:04}"));
-            fs::write(self.demo.input().join(format!("{number}.edi")), message).expect("written");
+            fs::write(self.demo.input().join(format!("{number}.edi")), message(number)).expect("written");
         }
     }
 
@@ -158,7 +157,7 @@ impl System {
         let mut amiss = Amiss::default();
         for order in (0..messages).map(order) {
             let file = self.demo.output().join(format!("{order}.txt"));
-            let expected = String::from_utf8_lossy(OUTPUT).replace(ORDER, &order);
+            let expected = expected(&order);
             match fs::read(&file) {
                 Err(_) => amiss.lost.push(order),
                 Ok(sent) if sent == expected.as_bytes() => {}
@@ -221,6 +220,17 @@ fn unix_socket(path: &str) -> String {
     format!("{{\"unix_socket\": \"{path}\"}}")
 }
 
-fn order(number: usize) -> String {
+/// An interchange of one order.
+pub fn message(number: usize) -> String {
+    MESSAGE.replace(ORDER, &order(number)).replace(INTERCHANGE, &format!("IC{number:04}"))
+}
+
+/// What an order is translated to.
+pub fn expected(order: &str) -> String {
+    String::from_utf8_lossy(OUTPUT).replace(ORDER, order)
+}
+
+/// The name of an order, and of the file that it goes out in.
+pub fn order(number: usize) -> String {
     format!("PO-{number:04}")
 }

@@ -226,7 +226,7 @@ impl Sandbox {
 
 impl Finished {
     pub fn code(&self) -> i32 {
-        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or_default())
+        code(self.status)
     }
 
     /// Checks the exit code and shows everything when it is another.
@@ -290,8 +290,12 @@ impl Running {
 
     /// Its exit code; 128 + n for signal n.
     pub fn wait_code(&mut self) -> i32 {
-        let status = self.wait();
-        status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+        code(self.wait())
+    }
+
+    /// The same, if it has ended.
+    pub fn try_code(&mut self) -> Option<i32> {
+        self.child.try_wait().expect("it can be waited for").map(code)
     }
 
     /// One question to its health listener; `None` while it does not listen.
@@ -320,6 +324,10 @@ impl Running {
     pub fn descendants(&self) -> Vec<(Pid, String)> {
         descendants(self.pid())
     }
+}
+
+fn code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
 impl Drop for Running {

@@ -74,6 +74,8 @@ pub struct Server {
     pub engine: Engine,
     pub port: u16,
     addresses: String,
+    /// Whether it loses nothing when it is killed; the others are fast instead.
+    is_durable: bool,
     dir: PathBuf,
     watcher: Mutex<Option<(Child, ChildStdin)>>,
 }
@@ -125,12 +127,21 @@ impl Server {
         Self::start_for(engine, "127.0.0.1")
     }
 
+    /// One that loses nothing when it is killed.
+    pub fn start_durable(engine: Engine) -> Self {
+        Self::start_with(engine, "127.0.0.1", true)
+    }
+
     /// One that listens on this address, and on loopback as well.
     pub fn start_for(engine: Engine, address: &str) -> Self {
+        Self::start_with(engine, address, false)
+    }
+
+    fn start_with(engine: Engine, address: &str, is_durable: bool) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory").keep();
         let local = "127.0.0.1,127.0.0.2";
         let addresses = if address == "127.0.0.1" { local.to_owned() } else { format!("{local},{address}") };
-        let server = Self { engine, port: free_port(), addresses, dir, watcher: Mutex::default() };
+        let server = Self { engine, port: free_port(), addresses, is_durable, dir, watcher: Mutex::default() };
         make_certificate(&server.dir);
         hand_over(&server.dir);
         server.initialise();
@@ -173,7 +184,9 @@ impl Server {
             Engine::Mariadb => command
                 .args(["--no-defaults", "--skip-name-resolve", "--max-connections=300"])
                 .arg(format!("--bind-address={}", self.addresses))
-                .args(["--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin"])
+                .args(["--innodb-flush-method=nosync", "--skip-log-bin"])
+                // With 2 what is committed is the system's, and outlives the server.
+                .arg(format!("--innodb-flush-log-at-trx-commit={}", if self.is_durable { 2 } else { 0 }))
                 .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M", &format!("--port={}", self.port)])
                 .args([format!("--datadir={dir}/data"), format!("--socket={dir}/socket")])
                 .args([format!("--pid-file={dir}/pid"), format!("--tmpdir={dir}"), format!("--ssl-ca={dir}/ca.pem")])

@@ -1,0 +1,233 @@
+//! Pods of Bots on one volume, looked after as by a kubelet: each in a PID and a network namespace of its own.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::get;
+use crate::network::{Node, run};
+use crate::process::wrapped;
+use crate::sandbox::{Running, Sandbox, binary};
+
+/// The port of every pod's health listener.
+const HEALTH_PORT: u16 = 9180;
+
+/// Loaded before all else, makes a process see a time of day that is so many seconds off as a file says.
+const CLOCK: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const volatile int64_t *offset;
+
+__attribute__((constructor)) static void load(void) {
+    const char *name = getenv("CLOCK_OFFSET");
+    int fd = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0) return;
+    void *place = mmap(0, sizeof *offset, PROT_READ, MAP_SHARED, fd, 0);
+    if (place != MAP_FAILED) offset = place;
+    close(fd);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int failed = (int)syscall(SYS_clock_gettime, clock, now);
+    if (!failed && clock == CLOCK_REALTIME && offset) now->tv_sec += *offset;
+    return failed;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec precise;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &precise);
+    now->tv_sec = precise.tv_sec;
+    now->tv_usec = precise.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *now) {
+    struct timespec precise;
+    clock_gettime(CLOCK_REALTIME, &precise);
+    if (now) *now = precise.tv_sec;
+    return precise.tv_sec;
+}
+"#;
+
+/// A pod that ended sooner is not started again at once.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// How long a service may take to answer again.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A pod, whether it runs at the moment or not.
+pub struct Pod {
+    pub name: &'static str,
+    pub node: Node,
+    args: Vec<&'static str>,
+    /// What its clock is told.
+    clock: PathBuf,
+    running: Mutex<Option<(Running, Instant)>>,
+    is_ready: AtomicBool,
+    is_live: AtomicBool,
+    /// Until then it may be not live, since something was done to it.
+    excused: Mutex<Instant>,
+}
+
+impl Pod {
+    pub fn new(sandbox: &Sandbox, name: &'static str, args: &[&'static str]) -> Self {
+        let clock = sandbox.home.path().join(format!("clock-{name}"));
+        fs::write(&clock, 0_i64.to_ne_bytes()).expect("written");
+        Self {
+            name,
+            node: Node::new(),
+            args: args.to_vec(),
+            clock,
+            running: Mutex::default(),
+            is_ready: AtomicBool::new(false),
+            is_live: AtomicBool::new(false),
+            excused: Mutex::new(Instant::now() + PATIENCE),
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<(Running, Instant)>> {
+        self.running.lock().expect("not poisoned")
+    }
+
+    /// Starts it; whoever was in its place is gone.
+    pub fn start(&self, sandbox: &Sandbox) {
+        let mut command = sandbox.command(&self.args);
+        command.env("BOTS_CTL_HEALTH_ADDR", format!("0.0.0.0:{HEALTH_PORT}")).env("PORT", "8080");
+        command.env("HOSTNAME", self.name).env("BOTS_CTL_JOBQUEUE_URL", self.queue_url());
+        if sandbox_has_server(sandbox) {
+            command.env("DB_HOST", self.node.gateway());
+        }
+        command.env("LD_PRELOAD", clock_library()).env("CLOCK_OFFSET", &self.clock);
+        let inside = wrapped(&command, "unshare", &["--pid", "--fork", "--mount-proc", "--kill-child"]);
+        let started = Running::start(self.node.command(&inside), sandbox.home.path(), HEALTH_PORT);
+        *self.running() = Some((started, Instant::now()));
+    }
+
+    fn queue_url(&self) -> String {
+        match self.args.first() {
+            Some(&"jobqueue") => String::new(),
+            _ => format!("http://{}:28083", self.node.gateway()),
+        }
+    }
+
+    /// Its exit code if it has ended since it was asked last.
+    pub fn ended(&self) -> Option<i32> {
+        let mut running = self.running();
+        let (started, since) = running.as_mut()?;
+        if since.elapsed() < SHORT {
+            return None;
+        }
+        let code = started.try_code()?;
+        *running = None;
+        Some(code)
+    }
+
+    /// Ends it at once.
+    pub fn end(&self) {
+        *self.running() = None;
+    }
+
+    pub fn is_there(&self) -> bool {
+        self.running().is_some()
+    }
+
+    /// bots-ctl, which is PID 1 inside.
+    pub fn init(&self) -> Option<Pid> {
+        let ours = fs::canonicalize(binary()).expect("it is built");
+        let is_ours = |pid: &Pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == ours);
+        self.processes().into_iter().map(|(pid, _)| pid).find(is_ours)
+    }
+
+    /// All processes of the pod, the wrappers of the namespaces included.
+    pub fn processes(&self) -> Vec<(Pid, String)> {
+        self.running().as_ref().map(|(running, _)| running.descendants()).unwrap_or_default()
+    }
+
+    /// What bots-ctl has started, and what that has.
+    pub fn services(&self) -> Vec<(Pid, String)> {
+        self.init().map(crate::sandbox::descendants).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        if let Some(init) = self.init() {
+            let _ = kill(init, signal);
+        }
+    }
+
+    /// One question to its health listener.
+    pub fn ask(&self, path: &str) -> Result<u16, String> {
+        let answer = get((self.node.address(), HEALTH_PORT), "localhost", path, Duration::from_secs(2));
+        let last = if path == "/health/ready" { &self.is_ready } else { &self.is_live };
+        last.store(answer == Ok(200), Ordering::Relaxed);
+        answer
+    }
+
+    /// What the last question found.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
+    }
+
+    /// What the last question found.
+    pub fn is_live(&self) -> bool {
+        self.is_live.load(Ordering::Relaxed)
+    }
+
+    /// Something is done to it for so long.
+    pub fn excuse(&self, time: Duration) {
+        let mut excused = self.excused.lock().expect("not poisoned");
+        *excused = (*excused).max(Instant::now() + time + PATIENCE);
+    }
+
+    /// Whether it may be not live, since something was done to it.
+    pub fn is_excused(&self) -> bool {
+        *self.excused.lock().expect("not poisoned") > Instant::now()
+    }
+
+    /// Moves its clock away from everybody else's.
+    pub fn set_clock(&self, seconds: i64) {
+        // In place: it is mapped.
+        let file = fs::OpenOptions::new().write(true).open(&self.clock).expect("it is there");
+        file.write_all_at(&seconds.to_ne_bytes(), 0).expect("written");
+    }
+
+    pub fn report(&self) -> String {
+        let running = self.running();
+        let report = running.as_ref().map(|(running, _)| running.report());
+        format!("=== {}\n{}", self.name, report.unwrap_or_else(|| "has ended".to_owned()))
+    }
+}
+
+/// Where [`CLOCK`] is, compiled once.
+fn clock_library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("made").keep();
+        let (source, library) = (directory.join("clock.c"), Path::new(env!("CARGO_TARGET_TMPDIR")).join("clock.so"));
+        fs::write(&source, CLOCK).expect("written");
+        let made = directory.join("clock.so").display().to_string();
+        run(&format!("cc -shared -fPIC -O2 -o '{made}' '{}'", source.display()));
+        fs::rename(made, &library).expect("renamed");
+        fs::remove_dir_all(directory).expect("removed");
+        library
+    })
+}
+
+/// Beside SQLite there is none.
+fn sandbox_has_server(sandbox: &Sandbox) -> bool {
+    sandbox.command(&[]).get_envs().any(|(name, _)| name == "DB_HOST")
+}
