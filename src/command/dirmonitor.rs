@@ -21,7 +21,7 @@ use crate::watch::events::Events;
 use super::launch::{Launch, Scene};
 use super::monitor_entries::Sources;
 use super::native_monitor::NativeMonitor;
-use super::services::{Choice, known_facts, serve};
+use super::services::{known_facts, serve_one};
 use super::{
     Session, child_variables, find_bots, health_override, init_db, load_config, prepare, print, read_config,
     with_session,
@@ -43,14 +43,8 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
         if flags.dry_run {
             return rehearse(session, flags.json).await;
         }
-        let choice = Choice {
-            expected: vec![ServiceName::Dirmonitor],
-            initialise: false,
-            restart_hung: false,
-            read: &|| read_config(global, given.clone()),
-            choose: &|scene| Ok(vec![launch(scene, &flags.args)?]),
-        };
-        serve(session, choice).await
+        let read = || read_config(global, given.clone());
+        serve_one(session, ServiceName::Dirmonitor, &read, &|scene| launch(scene, &flags.args)).await
     })
 }
 

@@ -10,7 +10,7 @@ use crate::exit::{Error, Kind, Outcome};
 
 use super::launch::{Launch, Scene, check_queue_port};
 use super::native_queue::NativeQueue;
-use super::services::{Choice, serve};
+use super::services::serve_one;
 use super::{health_override, init_db, load_config, read_config, with_session};
 
 /// Runs the command.
@@ -22,14 +22,8 @@ pub fn run(global: &Global, flags: &cli::Jobqueue) -> Result<Outcome, Error> {
     let backend = backend.map(|value| Override { path: "jobqueue.backend", flag: "--backend", value });
     let given: Vec<Override> = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
     with_session(load_config(global, given.clone())?, async |session| {
-        let choice = Choice {
-            expected: vec![ServiceName::Jobqueue],
-            initialise: false,
-            restart_hung: false,
-            read: &|| read_config(global, given.clone()),
-            choose: &|scene| Ok(vec![launch(scene, &flags.args)?]),
-        };
-        serve(session, choice).await
+        let read = || read_config(global, given.clone());
+        serve_one(session, ServiceName::Jobqueue, &read, &|scene| launch(scene, &flags.args)).await
     })
 }
 

@@ -47,6 +47,27 @@ pub(super) struct Choice<'a> {
     pub choose: &'a dyn Fn(&Scene<'_>) -> Result<Vec<Launch>, Error>,
 }
 
+/// Runs one service that has a container of its own: when it is hung, the kubelet replaces that.
+///
+/// # Errors
+/// As [`serve`].
+pub(super) async fn serve_one(
+    session: Session,
+    service: ServiceName,
+    read: &dyn Fn() -> Result<(Config, Vec<Fault>), Error>,
+    launch: &dyn Fn(&Scene<'_>) -> Result<Launch, Error>,
+) -> Result<Outcome, Error> {
+    let choice = Choice {
+        expected: vec![service],
+        // The web UI brings its database along.
+        initialise: service == ServiceName::Webserver,
+        restart_hung: false,
+        read,
+        choose: &|scene| Ok(vec![launch(scene)?]),
+    };
+    serve(session, choice).await
+}
+
 /// What a configuration has led to.
 pub(super) struct Ready {
     pub bots: Installation,

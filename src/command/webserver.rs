@@ -8,7 +8,7 @@ use crate::config::{Override, ServiceName};
 use crate::exit::{Error, Outcome};
 
 use super::launch::{Launch, Scene, check_web_port};
-use super::services::{Choice, serve};
+use super::services::serve_one;
 use super::{Session, find_bots, install, load_config, read_config, with_session};
 
 /// Runs the command.
@@ -26,14 +26,8 @@ pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
         {
             return Ok(interrupted);
         }
-        let choice = Choice {
-            expected: vec![ServiceName::Webserver],
-            initialise: true,
-            restart_hung: false,
-            read: &|| read_config(global, given.clone()),
-            choose: &|scene| Ok(vec![launch(scene, &flags.args)?]),
-        };
-        serve(session, choice).await
+        let read = || read_config(global, given.clone());
+        serve_one(session, ServiceName::Webserver, &read, &|scene| launch(scene, &flags.args)).await
     })
 }
 

@@ -102,7 +102,7 @@ impl Round {
 
     fn play(mut self) {
         let mut threads: Vec<_> = (0..self.world.pods.len() - 1).map(|pod| self.world.observe(pod)).collect();
-        self.wait("all are well at the begin", WELL, Self::unwell);
+        self.wait("all are well at the begin", DONE, Self::unwell);
         threads.push(self.world.add_jobs());
         let (mut next, end) = (Instant::now(), Instant::now() + ROUND);
         for tick in 0_usize.. {
