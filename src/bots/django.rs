@@ -160,10 +160,18 @@ impl Facts {
         fingerprint(context, &[])
     }
 
+    /// Reads an answer of Python.
+    ///
+    /// # Errors
+    /// What is wrong with the settings, with file and line, or that this is no answer.
+    pub fn from_answer(answer: serde_json::Value) -> Result<Self, Error> {
+        serde_json::from_value(without_fault(answer)?)
+            .map_err(|error| Error::fault(format!("cannot read what Bots says of its settings: {error}")))
+    }
+
     /// Reads, checks and keeps an answer to a question that was asked when things were as `before` says.
     pub(super) fn learn(context: &Context<'_>, answer: serde_json::Value, before: &str) -> Result<Self, Error> {
-        let facts: Self = serde_json::from_value(without_fault(answer)?)
-            .map_err(|error| Error::fault(format!("cannot read what Bots says of its settings: {error}")))?;
+        let facts = Self::from_answer(answer)?;
         facts.check(context)?;
         // Something may have changed while Python ran; then the answer is of neither state for certain.
         if fingerprint(context, &[]) == before {
@@ -257,7 +265,8 @@ fn content(path: &str) -> String {
 
 /// An answer of Python, unless it is that something went wrong.
 pub(super) fn without_fault(mut answer: serde_json::Value) -> Result<serde_json::Value, Error> {
-    match serde_json::from_value::<Fault>(answer["fault"].take()) {
+    let fault = answer.get_mut("fault").map(serde_json::Value::take).unwrap_or_default();
+    match serde_json::from_value::<Fault>(fault) {
         Ok(fault) => Err(explain(&fault)),
         Err(_) => Ok(answer),
     }
@@ -292,5 +301,22 @@ fn same_place(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
         _ => one == other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_answer_is_refused_in_words() {
+        for wrong in ["null", "5", "[]", "[{\"fault\": {}}]", "\"text\"", "{}", "{\"fault\": 5}"] {
+            let answer = serde_json::from_str(wrong).expect("JSON");
+            let told = Facts::from_answer(answer).expect_err("no facts").to_string();
+            assert!(told.starts_with("cannot read what Bots says of its settings: "), "{told}");
+        }
+        let fault = r#"{"fault": {"text": "no", "file": "/c/settings.py", "line": 3, "traceback": ""}}"#;
+        let told = Facts::from_answer(serde_json::from_str(fault).expect("JSON")).expect_err("a fault").to_string();
+        assert_eq!(told, "/c/settings.py:3: no");
     }
 }

@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
 use super::keys::{self, Key, Shape};
 use super::toml_file::{self, Value};
+
+/// Bytes of a file that holds a secret.
+const LONGEST_SECRET: u64 = 64 * 1024;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +142,9 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub fn finish(mut self) -> (Vec<Shown>, Vec<Fault>) {
         self.report_unknown_keys();
+        for fault in &mut self.faults {
+            fault.text = on_one_line(&fault.text);
+        }
         (self.shown, self.faults)
     }
 
@@ -207,7 +215,7 @@ impl<'a> Reader<'a> {
 
     /// `place` is where the file is named: for messages, where `name` would not say enough.
     fn secret_file(&mut self, name: String, place: &str, path: PathBuf) -> Option<Raw> {
-        match std::fs::read_to_string(&path) {
+        match read_secret(&path) {
             Ok(text) if text.trim().is_empty() => {
                 self.fault(format!("{place}: {} is empty", path.display()));
                 None
@@ -244,6 +252,29 @@ impl<'a> Reader<'a> {
             .collect();
         faults.into_iter().for_each(|fault| self.fault(fault));
     }
+}
+
+/// Names of keys and files may hold line ends and what moves a cursor.
+fn on_one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// Some files never end.
+fn read_secret(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let length = File::open(path)?.take(LONGEST_SECRET + 1).read_to_string(&mut text)?;
+    if length as u64 > LONGEST_SECRET {
+        return Err(io::Error::other(format!("it holds more than {} KiB, which no secret has", LONGEST_SECRET / 1024)));
+    }
+    Ok(text)
 }
 
 /// The candidate most like `name`, if one is alike enough to be what was meant.

@@ -69,8 +69,9 @@ pub fn address(value: &str) -> Parsed<SocketAddr> {
     if let Ok(address) = value.parse() {
         return Ok(address);
     }
-    let is_localhost = value.starts_with("localhost:");
-    let resolved = is_localhost.then(|| value.to_socket_addrs().ok()?.find(SocketAddr::is_ipv4)).flatten();
+    // No other name is looked up: that could take long, and give another address tomorrow.
+    let port = value.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok());
+    let resolved = port.and_then(|port| ("localhost", port).to_socket_addrs().ok()?.find(SocketAddr::is_ipv4));
     resolved.ok_or_else(|| EXPECTED.to_owned())
 }
 
@@ -291,6 +292,8 @@ mod tests {
         assert_eq!(address("127.0.0.1:9180").map(|a| a.port()), Ok(9180));
         assert!(address("[::1]:9180").is_ok());
         assert!(address("localhost:9180").is_ok());
-        assert!(address("9180").is_err());
+        for wrong in ["9180", "localhost:", "localhost:x:1", "localhost:1:2", "localhost.example.com:1"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! The layers, their order, and every kind of fault.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 use secrecy::ExposeSecret;
 
@@ -66,6 +69,24 @@ fn broken_toml_names_its_line() {
     assert!(faults[0].contains("bots-ctl.toml:2: "), "{faults:?}");
 }
 
+/// Keys of TOML may hold anything, and so may names of files.
+#[test]
+fn a_fault_is_one_line_whatever_it_names() {
+    let toml = "\"a\\nforged\\u001b[2J\" = 1\n[database]\npassword_file = \"/a\\nb\"\n";
+    let faults = load(&[("DJANGO_SECRET_KEY_FILE", "/c\nd")], toml, &[]).expect_err("three faults");
+    assert!(faults.iter().all(|fault| !fault.contains(char::is_control)), "{faults:?}");
+    let text = faults.join("\n");
+    for part in ["bots-ctl.toml:1: unknown key a\\nforged\\u{1b}[2J", "cannot read /a\\nb", "cannot read /c\\nd"] {
+        assert!(text.contains(part), "{part} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn a_secret_in_a_file_without_end_is_refused() {
+    let faults = load(&[("DB_PASSWORD_FILE", "/dev/zero")], "", &[]).expect_err("it never ends");
+    assert!(faults[0].contains("DB_PASSWORD_FILE: cannot read /dev/zero: it holds more than 64 KiB"), "{faults:?}");
+}
+
 #[test]
 fn secrets_come_from_files_and_are_never_shown() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -129,4 +150,50 @@ fn a_database_url_stands_for_the_variables_and_must_agree_with_them() {
     assert!(faults[0].contains("\"other\"") && faults[0].contains("\"db\"") && faults[1].contains("DB_PASSWORD"));
     let faults = load(&[("BOTS_CTL_DATABASE_URL", "oracle://me:hush@db/x")], "", &[]).expect_err("not supported");
     assert!(faults[0].contains("BOTS_CTL_DATABASE_URL: (hidden) is wrong"), "{faults:?}");
+}
+
+/// Settings of each kind, whose values are numbers.
+const NUMBERS: [(&str, &str); 4] = [
+    ("webserver.port", "PORT"),
+    ("restart.limit", "BOTS_CTL_RESTART_LIMIT"),
+    ("stop.timeout", "BOTS_CTL_STOP_TIMEOUT"),
+    ("health.interval", "BOTS_CTL_HEALTH_INTERVAL"),
+];
+
+proptest! {
+    /// The last layer that has a value decides, setting by setting, and is named.
+    #[test]
+    fn each_setting_comes_from_its_last_layer(layers in vec(prop::array::uniform3(prop::option::of(1..60_000_u16)), 4)) {
+        let (mut toml, mut environment, mut flags) = (String::new(), BTreeMap::new(), Vec::new());
+        for ((path, variable), [file, own, flag]) in NUMBERS.iter().zip(&layers) {
+            if let Some(value) = file {
+                toml.push_str(&format!("{path} = {value}\n"));
+            }
+            own.map(|value| environment.insert((*variable).to_owned(), value.to_string()));
+            flags.extend(flag.map(|value| Override { path, flag: "--flag", value: value.to_string() }));
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("bots-ctl.toml");
+        std::fs::write(&file, &toml).expect("the file is written");
+        let config = Config::load(&environment, &flags, Some(&file), Path::new("/home/me")).expect("valid");
+        let default = Config::load(&BTreeMap::new(), &[], Some(Path::new("/dev/null")), Path::new("/home/me"));
+        let default = default.expect("valid");
+        for ((path, variable), [in_file, own, flag]) in NUMBERS.iter().zip(&layers) {
+            let line = toml.lines().position(|line| line.starts_with(path)).map_or(0, |at| at + 1);
+            let (value, origin) = match (flag, own, in_file) {
+                (Some(value), _, _) => (value.to_string(), Origin::Flag("--flag")),
+                (None, Some(value), _) => (value.to_string(), Origin::Environment((*variable).to_owned())),
+                (None, None, Some(value)) => (value.to_string(), Origin::File(file.clone(), line)),
+                (None, None, None) => (shown(&default, path).value.clone(), Origin::Default),
+            };
+            prop_assert_eq!(&shown(&config, path).value, &value);
+            prop_assert_eq!(&shown(&config, path).origin, &origin);
+        }
+        let given = |layers: &[Option<u16>; 3]| layers.iter().rev().flatten().next().copied();
+        prop_assert_eq!(config.web_port, given(&layers[0]));
+        prop_assert_eq!(config.restart.limit, given(&layers[1]).map_or(default.restart.limit, u32::from));
+        let seconds = |layers, default| given(layers).map_or(default, |value| Duration::from_secs(value.into()));
+        prop_assert_eq!(config.stop.timeout, seconds(&layers[2], default.stop.timeout));
+        prop_assert_eq!(config.health.interval, seconds(&layers[3], default.health.interval));
+    }
 }

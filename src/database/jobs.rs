@@ -166,8 +166,10 @@ impl Jobs {
 
     /// Number and priority of the jobs that wait and have the same task as one of these, by its digest.
     async fn waiting_like(&mut self, jobs: &[New]) -> Result<BTreeMap<String, (i64, i64)>, sqlx::Error> {
+        // A job that was put back may wait beside another of the same task: the older one is meant, which is read last.
         let query = format!(
-            "SELECT digest, number, priority FROM botsctl_job WHERE state = 'waiting' AND digest IN ({})",
+            "SELECT digest, number, priority FROM botsctl_job WHERE state = 'waiting' AND digest IN ({}) \
+             ORDER BY number DESC",
             repeated("?", jobs.len())
         );
         let digests: Vec<Argument<'_>> = jobs.iter().map(|job| Text(&job.digest)).collect();

@@ -68,17 +68,25 @@ pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves until the task is dropped, and counts what is answered.
 pub async fn serve(listener: TcpListener, facts: watch::Receiver<Facts>, counters: Arc<Counters>, pages: Pages) {
+    http::server::serve(listener, "health", service(facts, counters, pages)).await;
+}
+
+/// What answers the requests, whatever they come in by.
+pub fn service(
+    facts: watch::Receiver<Facts>,
+    counters: Arc<Counters>,
+    pages: Pages,
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static {
     let router = TowerToHyperService::new(router(facts, pages));
-    let service = service_fn(move |request: Request<Incoming>| {
+    service_fn(move |request: Request<Incoming>| {
         let (path, counters) = (place_of(request.uri().path()), Arc::clone(&counters));
         let answered = router.call(request);
         async move {
             let answer = answered.await?;
             counters.count_answer(path, answer.status().as_u16());
-            Ok::<_, Infallible>(answer)
+            Ok(answer)
         }
-    });
-    http::server::serve(listener, "health", service).await;
+    })
 }
 
 fn router(facts: watch::Receiver<Facts>, Pages { metrics: scrape, has_status }: Pages) -> Router {

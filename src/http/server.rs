@@ -7,6 +7,7 @@ use axum::http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::crowd::{Crowd, Guest};
@@ -68,6 +69,17 @@ where
             answer
         }
     });
+    answer(stream, service).await;
+}
+
+/// Answers the requests of one client until it leaves or must go; its own limits are those of time for a request's headers
+/// and of their size.
+pub async fn answer<T, S, E>(stream: T, service: S)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = E>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+{
     // A client that breaks off or sends rubbish is no event of ours.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,6 +1,6 @@
 //! What a service prints, into our log: never blocks the service, bounded per line, any encoding.
 
-mod splitter;
+pub mod splitter;
 
 use std::io;
 use std::os::fd::OwnedFd;

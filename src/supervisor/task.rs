@@ -298,3 +298,18 @@ fn with_jitter(span: Duration) -> Duration {
 pub(super) fn seconds(span: Duration) -> String {
     format!("{:.3}", span.as_secs_f64()).trim_end_matches('0').trim_end_matches('.').to_owned() + " s"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn jitter_stays_within_a_fifth(milliseconds in 0..1_000_000_000_u64) {
+            let span = Duration::from_millis(milliseconds);
+            let about = with_jitter(span);
+            prop_assert!(span.mul_f64(0.799) <= about && about <= span.mul_f64(1.201));
+        }
+    }
+}

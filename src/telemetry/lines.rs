@@ -203,10 +203,16 @@ impl Records {
         self.assembler.patience()
     }
 
+    /// What is ready: whole lines as they will be written, unless they are raw.
+    #[must_use]
+    pub fn ready(&self) -> &[u8] {
+        &self.out.batch
+    }
+
     /// Whether it is time to [`Self::send`].
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.out.batch.len() >= BATCH
+        self.ready().len() >= BATCH
     }
 
     /// Whether a buffer is kept that nobody needs in quiet times.

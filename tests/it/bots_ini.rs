@@ -3,13 +3,15 @@
 //! Every test asks one Python process about all of its cases. The oracle opens
 //! each text as Bots opens its file, so line ends and white space are Python's
 //! too. Random cases come from a seed that a failure prints; `random_text(seed)`
-//! brings the text back.
+//! brings the text back. `BOTS_CTL_TEST_ROUNDS=20 tests/run.sh bots_ini::` compares twenty times as many.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, iter};
 
 use crate::environment::package;
+use crate::fuzzing::corpus;
+use crate::sandbox::rounds;
 use bots_ctl::config::bots_ini::{BotsIni, EditError, parse_boolean, parse_integer, remove_section, set_value};
 use serde_json::{Value, json};
 
@@ -101,6 +103,9 @@ with open(sys.argv[1], encoding="utf-8") as questions:
     json.dump([KINDS[kind](*args) for kind, *args in json.load(questions)], sys.stdout)
 "#;
 
+/// More than the seeds of one round.
+const ROUND: usize = 100_000;
+
 #[test]
 fn fixtures_read_as_in_python() {
     let cases = read_files(&fixtures());
@@ -119,9 +124,20 @@ fn the_files_that_bots_ships_read_as_in_python() {
 
 #[test]
 fn random_texts_read_as_in_python() {
-    let cases: Vec<_> = (1..=8000).map(seeded_text).collect();
-    let valid = assert_texts_agree(&cases);
-    assert!(valid > 1500 && cases.len() - valid > 1500, "{valid} valid");
+    for round in (0..).step_by(ROUND).take(rounds(1)) {
+        let cases: Vec<_> = (1..=8000).map(|seed| seeded_text(round + seed)).collect();
+        let valid = assert_texts_agree(&cases);
+        assert!(valid > 1500 && cases.len() - valid > 1500, "{valid} valid");
+    }
+}
+
+/// What a fuzzer has found, too: `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus tests/run.sh bots_ini::`
+#[test]
+fn the_corpus_of_the_fuzzer_reads_as_in_python() {
+    let text = |bytes: &[u8]| bytes.split(|byte| *byte == 0xff).next().map(String::from_utf8_lossy).map(Into::into);
+    let inputs = corpus("bots_ini").into_iter();
+    let cases: Vec<Case> = inputs.filter_map(|(name, input)| Some((name, text(&input)?))).collect();
+    assert_texts_agree(&cases);
 }
 
 #[test]
@@ -151,16 +167,22 @@ fn every_character_is_the_same_digit_as_in_python() {
 /// the old one, in the same order. Comments and line ends survive.
 #[test]
 fn set_value_changes_one_value_for_python() {
+    for round in (0..).step_by(ROUND).take(rounds(1)) {
+        set_values(&editable_texts(round)).assert_read_as_wanted(2000);
+    }
+}
+
+fn set_values(texts: &[(u64, String, String)]) -> Edits {
     let mut edits = Edits::default();
-    for (seed, name, text) in editable_texts() {
+    for (seed, name, text) in texts {
         let mut random = Random::new(seed ^ 0x5e7);
         for _ in 0..4 {
-            let target = random_target(&mut random, &text);
+            let target = random_target(&mut random, text);
             let [section, key, value] = target.each_ref().map(String::as_str);
             let edit = format!("set {target:?} in {name}");
-            match set_value(&text, section, key, value) {
+            match set_value(text, section, key, value) {
                 Ok(edited) => {
-                    assert_untouched(&text, &edited, &edit);
+                    assert_untouched(text, &edited, &edit);
                     edits.add(edit, &edited, json!(["set_value", text, section, key, value]));
                 }
                 Err(EditError::Unwritable { .. }) => {
@@ -171,13 +193,14 @@ fn set_value_changes_one_value_for_python() {
             }
         }
     }
-    edits.assert_read_as_wanted(2000);
+    edits
 }
 
 #[test]
 fn remove_section_removes_one_section_for_python() {
     let mut edits = Edits::default();
-    for (seed, name, text) in editable_texts() {
+    let texts = (0..).step_by(ROUND).take(rounds(1)).flat_map(editable_texts);
+    for (seed, name, text) in texts {
         let mut random = Random::new(seed ^ 0xde1);
         let section = random_section(&mut random, &text);
         let edit = format!("remove {section:?} from {name}");
@@ -345,11 +368,11 @@ fn read_files(paths: &[PathBuf]) -> Vec<Case> {
 }
 
 /// Valid texts to edit: seed, name, text.
-fn editable_texts() -> Vec<(u64, String, String)> {
-    let random = (10_001..=16_000).map(seeded_text);
+fn editable_texts(round: u64) -> Vec<(u64, String, String)> {
+    let random = (10_001..=16_000).map(|seed| seeded_text(round + seed));
     let cases = read_files(&fixtures()).into_iter().chain(random);
     let valid = cases.filter(|(_, text)| BotsIni::parse(text).is_ok());
-    let numbered = (1..).zip(valid);
+    let numbered = (round + 1..).zip(valid);
     numbered.map(|(seed, (name, text))| (seed, name, text)).collect()
 }
 

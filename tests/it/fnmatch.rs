@@ -1,4 +1,6 @@
 //! Our file masks against Python's own: whatever is random here is the same in every run.
+//!
+//! `BOTS_CTL_TEST_ROUNDS=20 tests/run.sh fnmatch::` compares 1.2 million.
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -7,7 +9,8 @@ use std::process::{Command, Stdio};
 
 use bots_ctl::watch::fnmatch::Mask;
 
-use crate::sandbox::python;
+use crate::fuzzing::corpus;
+use crate::sandbox::{python, rounds};
 
 /// Reads masks and names, both in hex, one pair a line; says for each whether it matches.
 const ORACLE: &str = "
@@ -50,6 +53,24 @@ fn ask(pairs: &[(String, Vec<u8>)]) -> Vec<bool> {
 #[test]
 fn masks_mean_what_they_mean_in_python() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    for _ in 0..rounds(1) {
+        let matching = compare(&random_pairs(&mut random));
+        assert!(matching > 2000, "{matching} of them match: too few to mean something");
+    }
+}
+
+/// What a fuzzer has found, too: `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus tests/run.sh fnmatch::`
+#[test]
+fn the_corpus_of_the_fuzzer_means_what_it_means_in_python() {
+    let pair = |(_, input): (String, Vec<u8>)| {
+        let (length, rest) = input.split_first()?;
+        let (mask, name) = rest.split_at(usize::from(*length).min(rest.len()));
+        Some((String::from_utf8_lossy(mask).into_owned(), name.to_vec()))
+    };
+    compare(&corpus("fnmatch").into_iter().filter_map(pair).collect::<Vec<_>>());
+}
+
+fn random_pairs(random: &mut Random) -> Vec<(String, Vec<u8>)> {
     let in_masks =
         ["*", "?", "[", "]", "!", "-", "^", "\\", "a", "b", "c", "z", ".", "ü", "&&", "||", "~~", "[a-c]", "[!"];
     let in_names: [&[u8]; 14] =
@@ -60,11 +81,16 @@ fn masks_mean_what_they_mean_in_python() {
         let name: Vec<u8> = (0..random.below(4)).flat_map(|_| random.pick(&in_names)).copied().collect();
         pairs.push((mask, name));
     }
-    let expected = ask(&pairs);
+    pairs
+}
+
+/// Says how many of them match.
+fn compare(pairs: &[(String, Vec<u8>)]) -> usize {
+    let expected = ask(pairs);
     assert_eq!(expected.len(), pairs.len());
     let matching = expected.iter().filter(|matches| **matches).count();
-    assert!(matching > 2000, "{matching} of them match: too few to mean something");
     for ((mask, name), expected) in pairs.iter().zip(expected) {
         assert_eq!(Mask::new(mask).matches(OsStr::from_bytes(name)), expected, "{mask:?} {name:?}");
     }
+    matching
 }

@@ -1,5 +1,8 @@
 //! The line, and the life of a job.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 
 fn new(task: &str, priority: i64) -> New {
@@ -51,4 +54,111 @@ async fn a_job_is_known_from_its_submission_to_its_end() {
     assert!(jobs.show(1).await.expect("read").is_some());
     jobs.prune(0).await.expect("pruned");
     assert_eq!(jobs.show(1).await.expect("read"), None);
+}
+
+#[tokio::test]
+async fn of_two_equal_jobs_one_of_which_was_put_back_the_older_one_is_meant() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut jobs = jobs(&dir).await;
+    jobs.add(&[new("a", 5)], 7).await.expect("added");
+    jobs.start(1, 8).await.expect("started");
+    jobs.add(&[new("a", 5)], 9).await.expect("added");
+    jobs.put_back(1).await.expect("put back");
+    assert_eq!(jobs.add(&[new("a", 5)], 10).await.expect("added"), [Added::Duplicate(1)]);
+    assert_eq!(jobs.add(&[new("a", 4)], 10).await.expect("added"), [Added::Changed(1)]);
+}
+
+/// What can be done with the line.
+#[derive(Debug, Clone)]
+enum Step {
+    Add(Vec<(u8, i64)>),
+    Start,
+    PutBack(prop::sample::Index),
+    Clear,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => vec((0..6_u8, 0..10_i64), 1..4).prop_map(Step::Add),
+        2 => Just(Step::Start),
+        1 => any::<prop::sample::Index>().prop_map(Step::PutBack),
+        1 => Just(Step::Clear),
+    ]
+}
+
+/// The line as it should be: the priority and the task of each job by its number.
+#[derive(Default)]
+struct Line {
+    waiting: BTreeMap<i64, (i64, String)>,
+    running: BTreeMap<i64, (i64, String)>,
+    last: i64,
+}
+
+impl Line {
+    fn add(&mut self, job: &New) -> Added {
+        match self.waiting.iter_mut().find(|(_, (_, task))| *task == job.task) {
+            Some((number, (priority, _))) if *priority == job.priority => Added::Duplicate(*number),
+            Some((number, (priority, _))) => {
+                *priority = job.priority;
+                Added::Changed(*number)
+            }
+            None => {
+                self.last += 1;
+                self.waiting.insert(self.last, (job.priority, job.task.clone()));
+                Added::New(self.last)
+            }
+        }
+    }
+
+    fn order(&self) -> Vec<(i64, i64, String)> {
+        let mut order: Vec<_> = self.waiting.iter().map(|(number, (p, task))| (*p, *number, task.clone())).collect();
+        order.sort();
+        order
+    }
+}
+
+proptest! {
+    /// The lowest priority first, the oldest of the same priority first, each task once: whatever was done before.
+    #[test]
+    fn the_line_is_in_order_whatever_is_done(steps in vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let (mut jobs, mut line) = (jobs(&dir).await, Line::default());
+            for step in steps {
+                match step {
+                    Step::Add(wanted) => {
+                        let wanted: Vec<New> =
+                            wanted.iter().map(|(task, priority)| new(&format!("task {task}"), *priority)).collect();
+                        let added = jobs.add(&wanted, 7).await.expect("added");
+                        let expected: Vec<Added> = wanted.iter().map(|job| line.add(job)).collect();
+                        prop_assert_eq!(added, expected);
+                    }
+                    Step::Start => {
+                        let first = jobs.first().await.expect("read");
+                        let expected = line.order().into_iter().next().map(|(_, number, _)| number);
+                        prop_assert_eq!(first.map(|job| job.number), expected);
+                        if let Some((number, job)) = expected.and_then(|number| line.waiting.remove_entry(&number)) {
+                            jobs.start(number, 8).await.expect("started");
+                            line.running.insert(number, job);
+                        }
+                    }
+                    Step::PutBack(index) if !line.running.is_empty() => {
+                        let number = *index.get(&line.running.keys().copied().collect::<Vec<_>>());
+                        jobs.put_back(number).await.expect("put back");
+                        line.waiting.extend(line.running.remove_entry(&number));
+                    }
+                    Step::PutBack(_) => {}
+                    Step::Clear => {
+                        prop_assert_eq!(jobs.clear().await.expect("cleared"), line.waiting.len() as u64);
+                        line.waiting.clear();
+                    }
+                }
+                let found = jobs.list().await.expect("listed");
+                let found: Vec<_> = found.into_iter().map(|job| (job.priority, job.number, job.task)).collect();
+                prop_assert_eq!(found, line.order());
+            }
+            Ok(())
+        })?;
+    }
 }

@@ -7,8 +7,8 @@ const LONGEST_LINE: usize = 64 * 1024;
 const CHUNK: usize = 64 * 1024;
 
 /// Bytes that were read, and where the lines in them begin.
-#[derive(Default)]
 pub struct Splitter {
+    longest: usize,
     bytes: Vec<u8>,
     /// The beginning of what was not given yet.
     start: usize,
@@ -16,7 +16,19 @@ pub struct Splitter {
     searched: usize,
 }
 
+impl Default for Splitter {
+    fn default() -> Self {
+        Self::with_longest(LONGEST_LINE)
+    }
+}
+
 impl Splitter {
+    /// For lines of at most so many bytes. There must be room for a character of UTF-8.
+    #[must_use]
+    pub fn with_longest(longest: usize) -> Self {
+        Self { longest: longest.max(4), bytes: Vec::new(), start: 0, searched: 0 }
+    }
+
     /// Where the next chunk goes, with room for it.
     pub fn space(&mut self) -> &mut Vec<u8> {
         self.bytes.reserve(CHUNK);
@@ -29,8 +41,8 @@ impl Splitter {
         self.searched = end.unwrap_or(self.bytes.len());
         let line = without_return(&self.bytes[self.start..self.searched]);
         let (first, length) = (self.start, line.len());
-        if length > LONGEST_LINE {
-            let part = part(line);
+        if length > self.longest {
+            let part = part(line, self.longest);
             self.start += part;
             return Some((&self.bytes[first..first + part], true));
         }
@@ -43,7 +55,7 @@ impl Splitter {
     pub fn whole(&mut self) -> &[u8] {
         let rest = &self.bytes[self.start..];
         let end = memchr::memrchr(b'\n', rest).map(|at| at + 1);
-        let length = if rest.len() - end.unwrap_or(0) > LONGEST_LINE { rest.len() } else { end.unwrap_or(0) };
+        let length = if rest.len() - end.unwrap_or(0) > self.longest { rest.len() } else { end.unwrap_or(0) };
         let first = self.start;
         self.start += length;
         self.searched = self.start;
@@ -91,19 +103,25 @@ fn without_return(line: &[u8]) -> &[u8] {
 }
 
 /// The length of the first part of a line that is too long: not within a character, if it is UTF-8.
-fn part(line: &[u8]) -> usize {
+fn part(line: &[u8], longest: usize) -> usize {
     let is_inner = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
-    let starts = (LONGEST_LINE - 3..=LONGEST_LINE).rev();
-    starts.into_iter().find(|at| !is_inner(line[*at])).unwrap_or(LONGEST_LINE)
+    let starts = (longest - 3..=longest).rev();
+    starts.into_iter().find(|at| !is_inner(line[*at])).unwrap_or(longest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     /// All lines of what arrives in these chunks, and whether each goes on.
     fn lines<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool)> {
-        let mut splitter = Splitter::default();
+        lines_of(LONGEST_LINE, chunks)
+    }
+
+    fn lines_of<'a>(longest: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool)> {
+        let mut splitter = Splitter::with_longest(longest);
         let mut found = Vec::new();
         let mut collect = |splitter: &mut Splitter| {
             while let Some((line, continues)) = splitter.next_line() {
@@ -176,5 +194,62 @@ mod tests {
         assert_eq!(whole(&[b'x'; LONGEST_LINE - 1]), b"");
         assert_eq!(whole(b"xy").len(), LONGEST_LINE + 2);
         assert_eq!(splitter.rest(), b"");
+    }
+
+    /// Line ends, characters of every length, and bytes that are none.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            3 => vec(any::<u8>(), 0..20),
+            2 => prop::sample::select(vec!["\n", "\r\n", "\r", "\u{e4}", "\u{20ac}", "\u{1f600}"])
+                .prop_map(|text| text.as_bytes().to_vec()),
+        ];
+        vec(piece, 0..30).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn however_bytes_arrive_the_lines_are_the_same(
+            bytes in bytes(), sizes in vec(1..40_usize, 1..6), longest in 4..30_usize,
+        ) {
+            let mut arrived = Vec::new();
+            let mut left = bytes.as_slice();
+            for size in sizes.iter().cycle().take_while(|_| !bytes.is_empty()) {
+                let (chunk, rest) = left.split_at((*size).min(left.len()));
+                arrived.push(chunk);
+                left = rest;
+                if left.is_empty() {
+                    break;
+                }
+            }
+            let found = lines_of(longest, arrived);
+            prop_assert_eq!(&found, &lines_of(longest, [bytes.as_slice()]));
+            // Nothing is lost but line ends.
+            let joined = found.iter().flat_map(|(line, goes_on)| [line.as_slice(), if *goes_on { b"" } else { b"\n" }]);
+            let text = joined.collect::<Vec<_>>().concat();
+            let mut ended = bytes.clone();
+            if !bytes.is_empty() && !bytes.ends_with(b"\n") {
+                ended.push(b'\n');
+            }
+            let expected = ended.split_inclusive(|byte| *byte == b'\n').flat_map(|line| {
+                let content = &line[..line.len() - 1];
+                [content.strip_suffix(b"\r").unwrap_or(content), b"\n"]
+            });
+            prop_assert_eq!(text, expected.collect::<Vec<_>>().concat());
+            prop_assert!(found.iter().all(|(line, _)| line.len() <= longest));
+        }
+
+        #[test]
+        fn raw_bytes_arrive_as_they_were(bytes in bytes(), size in 1..40_usize, longest in 4..30_usize) {
+            let mut splitter = Splitter::with_longest(longest);
+            let mut arrived = Vec::new();
+            for chunk in bytes.chunks(size) {
+                splitter.space().extend_from_slice(chunk);
+                arrived.extend_from_slice(splitter.whole());
+                splitter.compact();
+                prop_assert!(splitter.rest().len() <= longest);
+            }
+            arrived.extend_from_slice(splitter.rest());
+            prop_assert_eq!(arrived, bytes);
+        }
     }
 }

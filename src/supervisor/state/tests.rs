@@ -1,5 +1,8 @@
 //! The table of the life cycle, and the rules that it follows.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 
 const SIGINT: i32 = 2;
@@ -223,4 +226,60 @@ fn the_policy_decides_which_ends_are_failures() {
 fn too_few_processes_are_waited_for_up_to_the_limit() {
     let (next, _) = life(Starting, RESTART.limit).step(Event::StartFailed, &PLAN);
     assert_eq!(next.state, Sweeping(Next::End(End::NotStarted)));
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let exit = prop_oneof![Just(Exit::Code(0)), Just(CODE), Just(Exit::Signal(SIGTERM))];
+    prop_oneof![
+        1 => Just(Event::Answered),
+        1 => Just(Event::Hung),
+        1 => Just(Event::StopRequested),
+        1 => Just(Event::Renewed),
+        4 => Just(Event::TimerElapsed),
+        4 => exit.prop_map(Event::Exited),
+        1 => Just(Event::StartFailed),
+        2 => Just(Event::GroupEmpty),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn pauses_never_shrink_and_never_exceed_the_longest(delay in 1..100_000_u64, longest in 1..1_000_000_u64, failures in 1..=u32::MAX) {
+        let restart =
+            Restart { delay: Duration::from_millis(delay), longest_delay: Duration::from_millis(longest), ..RESTART };
+        let (first, pause, next) = (restart.pause(1), restart.pause(failures), restart.pause(failures.saturating_add(1)));
+        prop_assert_eq!(first, restart.delay.min(restart.longest_delay));
+        prop_assert!(first <= pause && pause <= next && next <= restart.longest_delay);
+        prop_assert!(next == (pause * 2).min(restart.longest_delay) || failures == u32::MAX);
+    }
+
+    /// Whatever happens in whatever order.
+    #[test]
+    fn no_life_has_more_failures_in_a_row_than_allowed(events in vec(event(), 0..60), limit in 0..5_u32) {
+        let plan = Plan { restart: Restart { limit, ..RESTART }, ..PLAN };
+        let (mut life, _) = Life::begin();
+        for event in events {
+            let before = life;
+            let actions;
+            (life, actions) = life.step(event, &plan);
+            prop_assert!(life.failures <= limit);
+            for action in &actions {
+                prop_assert!(!matches!(action, Action::Pause(span) if *span > plan.restart.longest_delay || limit == 0));
+            }
+            prop_assert!(!matches!(before.state, Ended(_)) || (life == before && actions.is_empty()));
+            let starts = actions.contains(&Action::Start);
+            prop_assert_eq!(starts, life.state == Starting && before.state != Starting);
+        }
+    }
+
+    /// Two stops and the end of its process end it, wherever it is.
+    #[test]
+    fn who_is_asked_to_stop_comes_to_an_end(events in vec(event(), 0..60)) {
+        let (mut life, _) = Life::begin();
+        let stop = [Event::StopRequested, Event::StopRequested, Event::StopRequested, Event::Exited(CODE), Event::GroupEmpty];
+        for event in events.into_iter().chain(stop) {
+            life = life.step(event, &PLAN).0;
+        }
+        prop_assert!(matches!(life.state, Ended(_)), "{:?}", life);
+    }
 }

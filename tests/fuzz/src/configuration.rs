@@ -1,0 +1,125 @@
+//! The layers of configuration: each value comes from the layer that decides, each fault says where it is, and no secret is
+//! told.
+//!
+//! The input is lines `NAME=value` of the environment, an empty line, and `bots-ctl.toml`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use bots_ctl::config::toml_file::{self, Value};
+use bots_ctl::config::{Config, Fault, Origin, Shown};
+use tempfile::TempDir;
+
+/// Where the input has this as a secret alone, nothing that is told may hold it.
+const SECRET: &str = "hush-7Kq";
+
+thread_local! {
+    static PLACE: TempDir = {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        fs::write(place.path().join("secret"), SECRET).expect("written");
+        place
+    };
+}
+
+/// Reads all layers.
+pub fn check(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (lines, toml) = text.split_once("\n\n").unwrap_or((&text, ""));
+    // A secret may be in any file that can be read; some never end.
+    if ["/dev", "/proc", "/sys", "/."].iter().any(|place| text.contains(place)) {
+        return;
+    }
+    PLACE.with(|place| {
+        let environment = environment(lines, place.path());
+        let file = place.path().join("bots-ctl.toml");
+        fs::write(&file, toml).expect("written");
+        let (config, faults) = Config::read(&environment, &[], Some(&file), Path::new("/home/me"));
+        let values = toml_file::parse(toml);
+        for fault in &faults {
+            check_fault(fault, &config.shown, &file);
+        }
+        if let Ok(values) = &values {
+            for shown in &config.shown {
+                check_origin(shown, &environment, values, &faults);
+            }
+        }
+        if is_secret_alone(&environment, values.as_ref().ok(), toml, &config.shown) {
+            check_secrecy(&config, &faults, data.len() % 16 == 0);
+        }
+    });
+}
+
+/// `NAME_FILE` names the file that is there, or one that is not.
+fn environment(lines: &str, place: &Path) -> BTreeMap<String, String> {
+    let pairs = lines.lines().filter_map(|line| line.split_once('='));
+    let file = |value: &str| place.join(if value.is_empty() { "nothing" } else { "secret" }).display().to_string();
+    let value = |name: &str, value: &str| if name.ends_with("_FILE") { file(value) } else { value.to_owned() };
+    pairs.map(|(name, text)| (name.to_owned(), value(name, text))).collect()
+}
+
+fn check_fault(fault: &Fault, shown: &[Shown], file: &Path) {
+    let text = &fault.text;
+    assert!(!super::has_control(text), "{text:?}");
+    let names_key = shown.iter().any(|key| text.contains(key.env) || text.contains(key.path));
+    let names_line = text.contains(&format!("{}:", file.display()));
+    assert!(names_key || names_line || text.contains("BOTS_CONFIG_DIR"), "{text:?} is nowhere");
+    assert!(!fault.is_usage, "{text:?}: there are no flags");
+}
+
+/// The environment decides before the file does, and the file before the default, unless what they say is refused.
+fn check_origin(
+    shown: &Shown,
+    environment: &BTreeMap<String, String>,
+    values: &BTreeMap<String, Value>,
+    faults: &[Fault],
+) {
+    let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
+    let refused = |name: &str| faults.iter().any(|fault| fault.text.contains(name));
+    let file_variable = format!("{}_FILE", shown.env);
+    let is_fine = match &shown.origin {
+        Origin::Environment(name) => name == shown.env && set(name),
+        Origin::SecretFile(name, _) => {
+            shown.secret && !set(shown.env) && (*name == file_variable || name.ends_with("_file"))
+        }
+        Origin::File(_, line) => !set(shown.env) && values.get(shown.path).is_some_and(|value| value.line == *line),
+        Origin::Default => {
+            (!set(shown.env) || refused(shown.env))
+                && (!values.contains_key(shown.path) || set(shown.env) || refused(shown.path))
+        }
+        Origin::Flag(_) => false,
+    };
+    assert!(is_fine, "{} comes from {:?}: {faults:?}", shown.path, shown.origin);
+}
+
+/// Whether it stands where secrets do, and nowhere else.
+fn is_secret_alone(
+    environment: &BTreeMap<String, String>,
+    values: Option<&BTreeMap<String, Value>>,
+    toml: &str,
+    shown: &[Shown],
+) -> bool {
+    // The parts of the URL are told where they disagree with others.
+    let secret = |key: &&Shown| key.secret && key.path != "database.url";
+    let of_secrets = |name: &str| shown.iter().filter(secret).any(|key| key.env == name || key.path == name);
+    let variables =
+        environment.iter().all(|(name, value)| !name.contains(SECRET) && (!value.contains(SECRET) || of_secrets(name)));
+    let in_file = match values {
+        Some(values) => values
+            .iter()
+            .all(|(name, value)| !name.contains(SECRET) && (!value.text.contains(SECRET) || of_secrets(name))),
+        // What is not TOML has it in a string, at least.
+        None => toml.matches(SECRET).count() == toml.matches(&format!("= \"{SECRET}\"\n")).count(),
+    };
+    variables && in_file
+}
+
+fn check_secrecy(config: &Config, faults: &[Fault], also_debug: bool) {
+    for fault in faults {
+        assert!(!fault.text.contains(SECRET), "{}", fault.text);
+    }
+    for shown in &config.shown {
+        assert!(!shown.value.contains(SECRET), "{} shows it", shown.path);
+    }
+    assert!(!also_debug || !format!("{config:?}").contains(SECRET));
+}

@@ -1,0 +1,100 @@
+//! Requests to the health listener, as bytes on a connection: each is answered as documented or refused, and the connection
+//! ends in time.
+//!
+//! The first byte says what is known, how the client leaves, and in which sizes its bytes arrive.
+
+use std::cell::LazyCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bots_ctl::health::report::{Fact, Facts};
+use bots_ctl::health::server::{Page, Pages, service};
+use bots_ctl::http::server::answer;
+use bots_ctl::metrics::Format;
+use bots_ctl::telemetry::counters::Counters;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+/// As the listener's own limit for a connection; time does not pass but jumps when nothing is left to do.
+const LIFE: Duration = Duration::from_secs(60);
+
+/// Ours, and hyper's for what is no request.
+const STATUSES: [&str; 7] = ["200", "400", "404", "405", "414", "431", "503"];
+
+thread_local! {
+    static RUNTIME: LazyCell<Runtime> = LazyCell::new(|| {
+        Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
+    });
+}
+
+/// Asks, and looks at the answers.
+pub fn check(data: &[u8]) {
+    let Some((&kind, requests)) = data.split_first() else { return };
+    let is_well = kind & 1 == 0;
+    let database = if is_well { Fact::Good } else { Fact::Bad("it is away".to_owned()) };
+    let facts = Facts { database, stopping: kind & 2 != 0, ..Facts::default() };
+    let size = if kind & 4 == 0 { requests.len().max(1) } else { 1 + usize::from(kind >> 4) };
+    let answers = RUNTIME.with(|runtime| runtime.block_on(converse(facts, requests, size, kind & 8 == 0)));
+    check_answers(&answers, requests);
+}
+
+async fn converse(facts: Facts, requests: &[u8], size: usize, leaves: bool) -> Vec<u8> {
+    let (ours, theirs) = duplex(64 * 1024);
+    let metrics = Arc::new(|_, accept: String| {
+        let page = Page { content_type: Format::wanted(&accept).content_type(), body: "up 1\n".to_owned() };
+        Box::pin(async { Ok(page) }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
+    });
+    let service = service(watch::channel(facts).1, Arc::<Counters>::default(), Pages { metrics, has_status: true });
+    let (mut reader, mut writer) = split(theirs);
+    let ask = async move {
+        for chunk in requests.chunks(size) {
+            if writer.write_all(chunk).await.is_err() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if leaves {
+            let _ = writer.shutdown().await;
+        }
+        writer
+    };
+    let listen = async move {
+        let mut answers = Vec::new();
+        let _ = reader.read_to_end(&mut answers).await;
+        answers
+    };
+    let all = async { tokio::join!(answer(ours, service), listen, ask).1 };
+    tokio::time::timeout(LIFE, all).await.expect("the connection ends")
+}
+
+/// Heads and bodies one after the other, as many as were asked for and no more.
+fn check_answers(mut left: &[u8], requests: &[u8]) {
+    while !left.is_empty() {
+        let head = left.windows(4).position(|end| end == b"\r\n\r\n").expect("the head ends");
+        let (head, rest) = left.split_at(head + 4);
+        let head = std::str::from_utf8(head).expect("heads are text");
+        let status = head.strip_prefix("HTTP/1.").and_then(|line| line.get(2..5)).expect("a status");
+        if status == "100" {
+            left = rest;
+            continue;
+        }
+        assert!(STATUSES.contains(&status), "{head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+        let length: usize = length.parse().expect("a number");
+        // Only an answer to HEAD has no body.
+        let is_bare = rest.len() < length || rest.starts_with(b"HTTP/1.");
+        assert!(!is_bare || length == 0 || requests.windows(4).any(|word| word == b"HEAD"), "{head}");
+        let (body, rest) = rest.split_at(if is_bare { 0 } else { length });
+        check_body(status, head, body);
+        left = rest;
+    }
+}
+
+fn check_body(status: &str, head: &str, body: &[u8]) {
+    let is_json = head.contains("content-type: application/json\r\n");
+    if is_json && !body.is_empty() {
+        serde_json::from_slice::<serde_json::Value>(body).expect("it is JSON");
+    }
+    assert!(status != "503" || is_json, "{head}");
+}

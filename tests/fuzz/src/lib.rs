@@ -1,0 +1,24 @@
+//! What holds for any input, a module for each target. `tests/it/fuzzing.rs` tries the corpora with them on every run.
+//!
+//! Each `check` panics when something does not hold.
+
+pub mod bots_ini;
+pub mod configuration;
+pub mod fnmatch;
+pub mod health_request;
+pub mod log_lines;
+pub mod settings_json;
+pub mod xmlrpc;
+
+use std::borrow::Cow;
+
+/// Parts a byte parts that no text holds; what is missing is empty.
+fn parts<const COUNT: usize>(data: &[u8]) -> [Cow<'_, str>; COUNT] {
+    let mut parts = data.splitn(COUNT, |byte| *byte == 0xff);
+    std::array::from_fn(|_| String::from_utf8_lossy(parts.next().unwrap_or_default()))
+}
+
+/// What could move a cursor or forge a line.
+fn has_control(text: &str) -> bool {
+    text.chars().any(char::is_control)
+}

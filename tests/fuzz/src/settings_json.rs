@@ -1,0 +1,82 @@
+//! What Python says of Bots's settings: read or refused, and the way to the database is told without the password.
+//!
+//! The input is the JSON, and behind a byte 0xff a URL of the database.
+
+use bots_ctl::bots::django::Facts;
+use bots_ctl::config::DatabaseUrl;
+use bots_ctl::database::Settings;
+use bots_ctl::database::settings::Django;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, from_str, json};
+
+/// Where the input has this as the password, nothing that is told may hold it.
+const PASSWORD: &str = "hush-7Kq";
+
+/// Reads facts, and makes settings of them.
+pub fn check(data: &[u8]) {
+    let [answer, url] = super::parts::<2>(data);
+    let url = (!url.is_empty()).then(|| check_url(&url)).flatten();
+    let Ok(answer) = from_str::<Value>(&answer) else { return };
+    let is_secret = is_in_the_password_alone(&answer);
+    let facts = match Facts::from_answer(answer.clone()) {
+        Ok(facts) => facts,
+        Err(error) => {
+            let told = error.to_string();
+            assert!(!told.is_empty());
+            assert!(!is_secret || !told.contains(PASSWORD), "{told}");
+            return;
+        }
+    };
+    assert!(facts.is_same(&facts));
+    let kept = json!(facts);
+    assert!(kept["database"].get("password").is_none());
+    let mut again = Facts::from_answer(kept).expect("what is kept can be read");
+    again.database.password = SecretString::from(facts.database.password.expose_secret());
+    assert!(facts.is_same(&again));
+    check_settings(&facts, url.as_ref(), is_secret);
+}
+
+fn check_url(text: &str) -> Option<DatabaseUrl> {
+    match DatabaseUrl::parse(text) {
+        Ok(url) => {
+            assert!(url.engine == "sqlite" || !url.name.is_empty());
+            Some(url)
+        }
+        Err(fault) => {
+            assert!(!fault.contains(PASSWORD) && !super::has_control(&fault), "{fault}");
+            None
+        }
+    }
+}
+
+fn is_in_the_password_alone(answer: &Value) -> bool {
+    let mut rest = answer.clone();
+    let password = rest.get_mut("database").and_then(|database| database.get_mut("password")).map(Value::take);
+    password == Some(Value::from(PASSWORD)) && !rest.to_string().contains(PASSWORD)
+}
+
+fn check_settings(facts: &Facts, url: Option<&DatabaseUrl>, is_secret: bool) {
+    let database = &facts.database;
+    let django = Django {
+        engine: &database.engine,
+        name: &database.name,
+        user: &database.user,
+        password: &database.password,
+        host: &database.host,
+        port: &database.port,
+        options: &database.options,
+    };
+    let has_url = url.is_some();
+    let told = match Settings::from_django(&django, url) {
+        Ok(settings) => {
+            assert!(
+                has_url
+                    || database.is_sqlite() == matches!(settings, Settings::Sqlite(_))
+                    || !database.engine.contains('.')
+            );
+            format!("{} {settings:?} {facts:?}", settings.describe())
+        }
+        Err(error) => error.to_string(),
+    };
+    assert!(!is_secret || has_url || !told.contains(PASSWORD), "{told}");
+}

@@ -1,0 +1,56 @@
+//! The inputs of the fuzzer, tried by its own targets: what holds for any input holds for these on every run.
+//!
+//! `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus` takes what a run of it has found instead of the few that are kept.
+
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+const TARGETS: [(&str, fn(&[u8])); 7] = [
+    ("bots_ini", targets::bots_ini::check),
+    ("configuration", targets::configuration::check),
+    ("fnmatch", targets::fnmatch::check),
+    ("health_request", targets::health_request::check),
+    ("log_lines", targets::log_lines::check),
+    ("settings_json", targets::settings_json::check),
+    ("xmlrpc", targets::xmlrpc::check),
+];
+
+#[test]
+fn what_holds_for_any_input_holds_for_the_corpora() {
+    for (target, check) in TARGETS {
+        let inputs = corpus(target);
+        assert!(inputs.len() >= 5, "{target} has too few");
+        for (name, input) in inputs {
+            // Printed if it fails.
+            println!("{name}");
+            check(&input);
+        }
+    }
+}
+
+/// Each has a program, a dictionary and a corpus.
+#[test]
+fn every_target_is_complete() {
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let read = |name: &str| fs::read_to_string(place.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let (manifest, script) = (read("Cargo.toml"), read("run.sh"));
+    for (target, _) in TARGETS {
+        read(&format!("dictionaries/{target}.dict"));
+        assert!(read(&format!("fuzz_targets/{target}.rs")).contains(&format!("{target}::check")));
+        assert!(manifest.contains(&format!("name = \"{target}\"")) && script.contains(target), "{target}");
+    }
+    let programs = fs::read_dir(place.join("fuzz_targets")).expect("it is there");
+    assert_eq!(programs.count(), TARGETS.len());
+}
+
+/// The inputs of a target with the names of their files.
+pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let place = env::var_os("BOTS_CTL_TEST_CORPUS").map_or_else(|| PathBuf::from("tests/fuzz/corpus"), PathBuf::from);
+    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join(place).join(target);
+    let files = fs::read_dir(&place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
+    let read = |path: PathBuf| (path.display().to_string(), fs::read(&path).expect("readable"));
+    files.map(|entry| read(entry.expect("an entry").path())).collect()
+}
