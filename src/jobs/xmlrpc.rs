@@ -87,7 +87,8 @@ fn checked(body: &[u8]) -> Result<&str, String> {
             Ok(Event::DocType(_)) => return Err("document types and entities are not accepted".to_owned()),
             Ok(Event::Eof) => return Ok(text),
             Ok(_) => {}
-            Err(error) => return Err(format!("this is not XML: {error}")),
+            // What stands there may hold what no answer can.
+            Err(_) => return Err(format!("this is not XML from byte {} on", reader.error_position())),
         }
     }
 }
@@ -147,6 +148,13 @@ mod tests {
         let deep =
             format!("<methodCall><methodName>m</methodName><params><param>{}", "<value><array><data>".repeat(levels));
         assert!(read_call(deep.as_bytes()).is_err_and(|text| text.contains("deep")));
+    }
+
+    /// A fault is an answer: what XML cannot hold must not come back in it.
+    #[test]
+    fn a_fault_does_not_repeat_what_is_wrong() {
+        let fault = read_call(b"<methodCall><a\x01\xef\xbf\xbe></b></methodCall>").expect_err("it is not XML");
+        assert_eq!(fault, "this is not XML from byte 18 on");
     }
 
     /// Every prefix, every byte changed, bytes doubled and dropped: an answer or an error, never a panic or a hang.

@@ -8,7 +8,9 @@ mod targets;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-const TARGETS: [(&str, fn(&[u8])); 7] = [
+type Check = fn(&[u8]);
+
+const TARGETS: [(&str, Check); 7] = [
     ("bots_ini", targets::bots_ini::check),
     ("configuration", targets::configuration::check),
     ("fnmatch", targets::fnmatch::check),

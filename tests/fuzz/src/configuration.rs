@@ -45,7 +45,7 @@ pub fn check(data: &[u8]) {
             }
         }
         if is_secret_alone(&environment, values.as_ref().ok(), toml, &config.shown) {
-            check_secrecy(&config, &faults, data.len() % 16 == 0);
+            check_secrecy(&config, &faults, data.len().is_multiple_of(16));
         }
     });
 }
@@ -76,11 +76,11 @@ fn check_origin(
 ) {
     let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
     let refused = |name: &str| faults.iter().any(|fault| fault.text.contains(name));
-    let file_variable = format!("{}_FILE", shown.env);
+    let is_file_variable = |name: &str| name.strip_suffix("_FILE") == Some(shown.env);
     let is_fine = match &shown.origin {
         Origin::Environment(name) => name == shown.env && set(name),
         Origin::SecretFile(name, _) => {
-            shown.secret && !set(shown.env) && (*name == file_variable || name.ends_with("_file"))
+            shown.secret && !set(shown.env) && (is_file_variable(name) || name.ends_with("_file"))
         }
         Origin::File(_, line) => !set(shown.env) && values.get(shown.path).is_some_and(|value| value.line == *line),
         Origin::Default => {

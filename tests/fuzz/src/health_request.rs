@@ -3,7 +3,7 @@
 //!
 //! The first byte says what is known, how the client leaves, and in which sizes its bytes arrive.
 
-use std::cell::LazyCell;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +12,12 @@ use bots_ctl::health::server::{Page, Pages, service};
 use bots_ctl::http::server::answer;
 use bots_ctl::metrics::Format;
 use bots_ctl::telemetry::counters::Counters;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
+use tokio::join;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 /// As the listener's own limit for a connection; time does not pass but jumps when nothing is left to do.
 const LIFE: Duration = Duration::from_secs(60);
@@ -22,50 +25,58 @@ const LIFE: Duration = Duration::from_secs(60);
 /// Ours, and hyper's for what is no request.
 const STATUSES: [&str; 7] = ["200", "400", "404", "405", "414", "431", "503"];
 
+/// One side of a connection with the listener; who has it talks to the other.
+type Serve = Box<dyn Fn(DuplexStream) -> Pin<Box<dyn Future<Output = ()>>>>;
+
 thread_local! {
-    static RUNTIME: LazyCell<Runtime> = LazyCell::new(|| {
-        Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
-    });
+    static RUNTIME: Runtime =
+        Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    /// As much is known as two bits can say.
+    static LISTENERS: [Serve; 4] = [0, 1, 2, 3].map(listener);
 }
 
 /// Asks, and looks at the answers.
 pub fn check(data: &[u8]) {
     let Some((&kind, requests)) = data.split_first() else { return };
-    let is_well = kind & 1 == 0;
-    let database = if is_well { Fact::Good } else { Fact::Bad("it is away".to_owned()) };
-    let facts = Facts { database, stopping: kind & 2 != 0, ..Facts::default() };
     let size = if kind & 4 == 0 { requests.len().max(1) } else { 1 + usize::from(kind >> 4) };
-    let answers = RUNTIME.with(|runtime| runtime.block_on(converse(facts, requests, size, kind & 8 == 0)));
-    check_answers(&answers, requests);
+    let (ours, theirs) = duplex(64 * 1024);
+    let served = LISTENERS.with(|listeners| listeners[usize::from(kind & 3)](ours));
+    let talk = converse(theirs, requests, size, kind & 8 == 0);
+    let all = async { timeout(LIFE, async { join!(served, talk).1 }).await.expect("the connection ends") };
+    check_answers(&RUNTIME.with(|runtime| runtime.block_on(all)), requests);
 }
 
-async fn converse(facts: Facts, requests: &[u8], size: usize, leaves: bool) -> Vec<u8> {
-    let (ours, theirs) = duplex(64 * 1024);
+fn listener(kind: u8) -> Serve {
+    let database = if kind & 1 == 0 { Fact::Good } else { Fact::Bad("it is away".to_owned()) };
+    let facts = Facts { database, stopping: kind & 2 != 0, ..Facts::default() };
     let metrics = Arc::new(|_, accept: String| {
         let page = Page { content_type: Format::wanted(&accept).content_type(), body: "up 1\n".to_owned() };
-        Box::pin(async { Ok(page) }) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>
+        Box::pin(async { Ok(page) }) as Pin<Box<dyn Future<Output = _> + Send>>
     });
     let service = service(watch::channel(facts).1, Arc::<Counters>::default(), Pages { metrics, has_status: true });
-    let (mut reader, mut writer) = split(theirs);
-    let ask = async move {
+    Box::new(move |stream| Box::pin(answer(stream, service.clone())))
+}
+
+/// Sends the bytes, and hears what comes back until the other side leaves.
+async fn converse(stream: DuplexStream, requests: &[u8], size: usize, leaves: bool) -> Vec<u8> {
+    let (mut reader, mut writer) = split(stream);
+    let ask = async {
         for chunk in requests.chunks(size) {
             if writer.write_all(chunk).await.is_err() {
                 break;
             }
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
         if leaves {
             let _ = writer.shutdown().await;
         }
-        writer
     };
-    let listen = async move {
+    let listen = async {
         let mut answers = Vec::new();
         let _ = reader.read_to_end(&mut answers).await;
         answers
     };
-    let all = async { tokio::join!(answer(ours, service), listen, ask).1 };
-    tokio::time::timeout(LIFE, all).await.expect("the connection ends")
+    join!(ask, listen).1
 }
 
 /// Heads and bodies one after the other, as many as were asked for and no more.

@@ -17,7 +17,7 @@ pub fn check(data: &[u8]) {
     let value = Recipe(data).value(DEEPEST_WRITTEN);
     let written = write_call("m", vec![value.clone()]);
     let read = read_call(written.as_bytes()).unwrap_or_else(|fault| panic!("{fault}: {written}"));
-    assert!(same(&read.arguments, &[value.clone()]), "{read:?} {value:?}");
+    assert!(same(&read.arguments, std::slice::from_ref(&value)), "{read:?} {value:?}");
     let read = read_answer(write_answer(value.clone()).as_bytes()).expect("it is one").expect("no fault");
     assert!(same(&[read], &[value]));
 }
