@@ -164,9 +164,12 @@ async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArgum
         );
     }
     if recovers {
-        let how = if earlier == Earlier::Failed { "failed before its end" } else { "was cut off" };
         let of = if arguments.routes.is_empty() { "" } else { ", of all routes" };
-        warn!("an earlier run of the engine {how}: Bots recovers it first{of}");
+        if earlier == Earlier::Failed {
+            warn!("an earlier run of the engine failed before its end: Bots recovers it first{of}");
+        } else {
+            warn!("an earlier run of the engine was cut off: Bots recovers it first{of}");
+        }
         if lease.ask(recovery::prepare).await? {
             warn!("its recovery did not come to its end, and is begun again");
         }
