@@ -126,12 +126,17 @@ impl Recipe<'_> {
         String::from_utf8_lossy(text).chars().filter(|c| Task::new(vec![c.to_string()]).is_ok()).collect()
     }
 
+    /// As ours are; one without any is not read again.
+    fn name(&mut self) -> String {
+        self.text().chars().filter(char::is_ascii_alphanumeric).chain(['n']).collect()
+    }
+
     /// The kinds that we send.
     fn value(&mut self, depth: usize) -> Value {
         match self.byte() % 5 {
             0 if depth > 0 => Value::Array((0..self.byte() % 4).map(|_| self.value(depth - 1)).collect()),
             1 if depth > 0 => {
-                Value::Struct((0..self.byte() % 4).map(|_| (self.text(), self.value(depth - 1))).collect())
+                Value::Struct((0..self.byte() % 4).map(|_| (self.name(), self.value(depth - 1))).collect())
             }
             2 => Value::Integer(i32::from_le_bytes(std::array::from_fn(|_| self.byte()))),
             3 => Value::Double(f64::from(u32::from_le_bytes(std::array::from_fn(|_| self.byte()))) / 1000.0),
