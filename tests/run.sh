@@ -14,6 +14,8 @@ need unshare util-linux
 need openssl openssl
 need curl curl
 need ip iproute2
+# Counts instructions.
+need valgrind valgrind
 need /usr/sbin/pgbouncer pgbouncer
 need bindfs bindfs
 need fusermount3 fuse3

@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""Measures `bots-ctl init-db` beside `python -m django migrate` on the same databases in one run; prints a table.
+"""Measures `bots-ctl init-db` beside `python -m django migrate` on the same databases.
 
     cargo build --release && python3 -B tests/bench/init_db.py
 
 Takes about five minutes. SQLite, and MariaDB and PostgreSQL where their servers are installed: each is started in a
-temporary directory. Bots is that of BOTS_BIN_DIR, else the one in ~/.bots/venv; BOTS_CTL_BIN names another binary.
+temporary directory. Options of all scripts: a binary, --bots DIRECTORY, --quick.
 """
 
-import argparse
 import contextlib
 import os
 import pathlib
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
 
 import measure
+import place
 from measure import BenchError, Times
+from place import Place
+from table import Table, least
 
 # Servers refuse to run as root; this user is on every system.
 NOBODY = 65534
@@ -34,7 +34,11 @@ FACTS = ".bots-ctl-facts.json"
 class Sqlite:
     """A file below one directory for each database."""
 
-    title, word = "SQLite", "sqlite"
+    title, word, drivers = "SQLite", "sqlite", []
+
+    @staticmethod
+    def installed():
+        return True
 
     def __init__(self, directory):
         self.directory = directory
@@ -95,7 +99,7 @@ class Server:
 
 
 class Mariadb(Server):
-    title, word = "MariaDB", "mysql"
+    title, word, drivers = "MariaDB", "mysql", ["MySQLdb"]
     account = "CREATE USER bots@'%' IDENTIFIED BY 'a password'"
     database = ["CREATE DATABASE {0} CHARACTER SET utf8mb4", "GRANT ALL ON {0}.* TO bots@'%'"]
 
@@ -117,7 +121,7 @@ class Mariadb(Server):
 
 
 class Postgresql(Server):
-    title, word = "PostgreSQL", "postgresql"
+    title, word, drivers = "PostgreSQL", "postgresql", ["psycopg2", "psycopg"]
     account = "CREATE ROLE bots LOGIN PASSWORD 'a password'"
     database = ["CREATE DATABASE {0} OWNER bots"]
     programs = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))
@@ -139,19 +143,17 @@ class Postgresql(Server):
 
 
 class Bench:
-    """One kind of database, environments of Bots, and the rows of the table."""
+    """One kind of database, environments of Bots, and the table."""
 
-    def __init__(self, binary, bots, rounds, server, directory):
-        self.binary, self.bots, self.rounds, self.server = str(binary), bots, rounds, server
+    def __init__(self, given, server, directory):
+        self.given, self.server, self.rounds = given, server, 2 if given.quick else 10
         self.directory = directory / f"homes-{server.word}"
         self.count = 0
-        self.rows = []
-        self.migrate = [str(bots / "python"), "-m", "django", "migrate", "--noinput", "-v0"]
-        self.migrate += ["--skip-checks"] if is_bots_4(bots) else ["--run-syncdb"]
-
-    def row(self, what, ours, beside, target, limit):
-        self.rows.append((self.server.title, what, ours, beside, target, "yes" if limit else "**no**"))
-        print(f"  {self.rows[-1]}", file=sys.stderr)
+        self.table = Table(f"init-db on {server.title}")
+        bots_4 = Place(given.binary, given.bots, self.directory / "question").is_bots_4()
+        self.migrate = [str(given.bots / "python"), "-m", "django", "migrate", "--noinput", "-v0"]
+        self.migrate += ["--skip-checks"] if bots_4 else ["--run-syncdb"]
+        self.bare_python = [str(given.bots / "python"), "-c", BARE_PYTHON]
 
     def fresh(self):
         self.count += 1
@@ -164,73 +166,50 @@ class Bench:
 
     def home(self, name, database):
         """An environment, whose files are there when it has been used before; other settings are not known yet."""
-        home = self.directory / name
-        home.mkdir(parents=True, exist_ok=True)
-        return {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(home),
-            "BOTS_BIN_DIR": str(self.bots),
-            "SUPERUSER_PASSWORD": "not so well known",
-            **database,
-        }
+        variables = {"SUPERUSER_PASSWORD": "not so well known", **database}
+        return Place(self.given.binary, self.given.bots, self.directory / name, variables)
 
-    def root(self, env):
-        return pathlib.Path(env["HOME"]) / ".bots/env/default"
-
-    def forget(self, env):
-        (self.root(env) / FACTS).unlink(missing_ok=True)
-
-    def bare(self, env):
+    def bare(self, here):
         """What Django's own command line needs."""
-        printed = subprocess.run(
-            [self.binary, "exec", "--", "env", "-0"], env=env, stdout=subprocess.PIPE, check=True
-        ).stdout.decode()
-        variables = dict(entry.split("=", 1) for entry in printed.split("\0") if entry)
-        return {**variables, "PYTHONPATH": str(self.root(env)), "DJANGO_SETTINGS_MODULE": "config.settings"}
+        return {**here.bare_env(), "PYTHONPATH": str(here.root), "DJANGO_SETTINGS_MODULE": "config.settings"}
 
     def run(self):
-        env = self.home("one", self.fresh())
-        self.once(env)
-        self.nothing_to_do(env)
+        here = self.home("one", self.fresh())
+        self.once(here)
+        self.nothing_to_do(here)
         self.first()
         shared, own = lambda _: "shared", lambda number: f"replica-{number}"
         self.replicas("in one environment", shared, known=False)
         self.replicas("in an environment each, settings known", own, known=True)
         self.replicas("in an environment each, settings not known", own, known=False)
 
-    def once(self, env):
-        took, code = measure.wall([self.binary, "init-db"], env)
-        if code != 0:
-            raise BenchError(f"init-db on {self.server.title} ended with {code}")
-        return took
+    def once(self, here):
+        return measure.alternating(1, ([here.binary, "init-db"], here.env))[0].median
 
-    def nothing_to_do(self, env):
-        bare, python = self.bare(env), [str(self.bots / "python"), "-c", BARE_PYTHON]
+    def nothing_to_do(self, here):
+        bare = self.bare(here)
         known, unknown, started, migrated = [], [], [], []
         for _ in range(self.rounds):
-            known.append(self.once(env))
-            self.forget(env)
-            unknown.append(self.once(env))
-            started.append(measure.alternating(1, (python, bare))[0].median)
+            known.append(self.once(here))
+            (here.root / FACTS).unlink(missing_ok=True)
+            unknown.append(self.once(here))
+            started.append(measure.alternating(1, (self.bare_python, bare))[0].median)
             migrated.append(measure.alternating(1, (self.migrate, bare))[0].median)
         known, unknown, started, migrated = map(Times, (known, unknown, started, migrated))
-        beside = f"`django migrate` {milli(migrated)}"
-        self.row("nothing to do, settings known", milli(known), beside, "≤ 20 ms", known.median <= 0.020)
-        over = unknown.median - started.median
-        beside = f"a bare Python start {milli(started)}; {over * 1e3:+.0f} ms"
-        self.row("nothing to do, settings not known", milli(unknown), beside, "≤ a start + 30 ms", over <= 0.030)
+        migrate = {"`django migrate`": least(migrated)}
+        self.table.row(f"nothing to do, settings known, median of {self.rounds}", least(known), migrate, "≤ 20 ms")
+        start = {"a bare Python start": least(started), **migrate}
+        over = f"≤ a start + 30 ms: {(unknown.median - started.median) * 1e3:+.0f} ms"
+        self.table.row("nothing to do, settings not known", least(unknown), start, over)
 
     def first(self):
         ours, theirs = [], []
         for _ in range(self.rounds):
-            env = self.home("one", self.fresh())
-            ours.append(self.once(env))
+            ours.append(self.once(self.home("one", self.fresh())))
             bare = self.bare(self.home("one", self.fresh()))
             theirs.append(measure.alternating(1, (self.migrate, bare))[0].median)
-        ours, theirs = Times(ours), Times(theirs)
-        times = ours.median / theirs.median
-        beside = f"`django migrate` {milli(theirs)}; × {times:.2f}"
-        self.row("first initialisation", milli(ours), beside, "≤ 1.15 ×", times <= 1.15)
+        beside = {"`django migrate`": least(Times(theirs))}
+        self.table.row("first initialisation", least(Times(ours)), beside, "≤ 1.15 ×")
 
     def replicas(self, where, name, known):
         """On an empty database, until the last of them has ended; beside one alone, and the same number of Pythons,
@@ -244,21 +223,29 @@ class Bench:
             homes = [self.home(name(number), database) for number in range(REPLICAS)]
             together.append(self.empty_again(homes, known))
             bare = self.bare(homes[0])
-            pythons.append(at_once([str(self.bots / "python"), "-c", BARE_PYTHON], [bare] * REPLICAS))
-        together, alone, pythons = map(Times, (together, alone, pythons))
-        times = together.median / alone.median
-        beside = f"one {milli(alone)}; × {times:.2f}; {REPLICAS} bare Python starts {milli(pythons)}"
-        self.row(f"{REPLICAS} at once {where}", milli(together), beside, "≤ 1.3 ×", times <= 1.3)
+            pythons.append(at_once(self.bare_python, [bare] * REPLICAS))
+        beside = {"one alone": least(Times(alone)), f"{REPLICAS} bare Python starts": least(Times(pythons))}
+        self.table.row(f"{REPLICAS} at once {where}", least(Times(together)), beside, "≤ 1.3 × one alone")
 
     def empty_again(self, homes, known):
         if known:
-            for env in homes:
-                self.once(env)
+            for here in homes:
+                self.once(here)
             self.again()
-        return at_once([self.binary, "init-db"], homes)
+        return at_once([homes[0].binary, "init-db"], [here.env for here in homes])
 
 
 QUIET = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+def missing(kind, bots):
+    """Why it cannot be measured."""
+    if not kind.installed():
+        return "its server is not installed"
+    tries = " and ".join(f"not find_spec({driver!r})" for driver in kind.drivers)
+    if tries and place.output([bots / "python", "-c", f"from importlib.util import find_spec; print({tries})"]) == "True\n":
+        return "Bots has no driver for it"
+    return None
 
 
 def at_once(command, environments):
@@ -272,46 +259,20 @@ def at_once(command, environments):
     return took
 
 
-def is_bots_4(bots):
-    question = "import bots, os; print(os.path.isdir(os.path.join(os.path.dirname(bots.__file__), 'migrations')))"
-    return subprocess.run([bots / "python", "-c", question], stdout=subprocess.PIPE, check=True).stdout == b"True\n"
-
-
-def milli(times):
-    return f"{times.median * 1e3:.0f} ms ({times.least * 1e3:.0f})"
-
-
-def main():
-    root = pathlib.Path(__file__).resolve().parents[2]
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
-    default = os.environ.get("BOTS_CTL_BIN", target / "release/bots-ctl")
-    bots = os.environ.get("BOTS_BIN_DIR", pathlib.Path.home() / ".bots/venv/bin")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binary", type=pathlib.Path, nargs="?", default=default, help="the bots-ctl to measure")
-    parser.add_argument("--bots", type=pathlib.Path, default=bots, help="directory of bots-webserver")
-    parser.add_argument("--rounds", type=int, default=10, help="how often each is run")
-    options = parser.parse_args()
-    if not pathlib.Path(options.binary).is_file():
-        sys.exit(f"bench: there is no {options.binary}: run 'cargo build --release', or set BOTS_CTL_BIN")
-    if not (pathlib.Path(options.bots) / "bots-webserver").exists():
-        sys.exit(f"bench: there is no bots-webserver in {options.bots}: run 'bots-ctl install', or set BOTS_BIN_DIR")
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="bots-ctl-bench-") as name, contextlib.ExitStack() as stack:
-        directory = pathlib.Path(name)
-        directory.chmod(0o755)
-        for kind in (Sqlite, *(kind for kind in (Mariadb, Postgresql) if kind.installed())):
-            server = kind(directory)
+def measured(given, home):
+    with contextlib.ExitStack() as stack:
+        for kind in (Sqlite, Mariadb, Postgresql):
+            table = Table(f"init-db on {kind.title}")
+            if why := missing(kind, given.bots):
+                table.note(f"Left out: {why}.")
+                yield table
+                continue
+            server = kind(home)
             stack.callback(server.stop)
-            bench = Bench(pathlib.Path(options.binary).absolute(), options.bots, options.rounds, server, directory)
-            try:
-                bench.run()
-            except (BenchError, subprocess.CalledProcessError) as error:
-                sys.exit(f"bench: {error}")
-            rows += bench.rows
-    print(f"load average at the end: {os.getloadavg()[0]:.1f}; median (least) of {options.rounds}\n")
-    print("| database | measured | `init-db` | beside it | to reach | reached |\n|---|---|---|---|---|---|")
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
+            bench = Bench(given, server, home)
+            bench.run()
+            yield bench.table
 
 
-main()
+if __name__ == "__main__":
+    place.bench(place.options(__doc__), measured)

@@ -1,36 +1,30 @@
 #!/usr/bin/env python3
-"""Measures the job queue of bots-ctl beside Bots 4's own server, in one run, and prints a Markdown table.
+"""Measures the job queue of bots-ctl beside Bots 4's own server.
 
-    cargo build --release && python3 -B tests/bench/jobs.py --bots /path/to/bots4/bin target/release/bots-ctl
+    cargo build --release && python3 -B tests/bench/jobs.py --bots /path/to/bots4/bin
 
 Takes about three minutes. Both keep the same jobs in the same environment, one after the other; while one job holds the queue
-up, all others wait. Calls are those of Python's xmlrpc.client, byte for byte, from as many processes as there are
-clients; each keeps its connection where the server lets it, which Bots's does not. The database is SQLite, or the one of
-DB_ENGINE, DB_NAME and so on. The durable queue answers when the database has the job; Bots's keeps it in memory.
+up, all others wait. Calls are those of Python's xmlrpc.client, byte for byte: from wrk where it is installed, since clients in
+Python need a core for themselves, else from as many processes as there are clients. Each connection is kept where the server
+lets it, which Bots's does not. The database is SQLite, or the one of DB_ENGINE, DB_NAME and so on. The durable queue answers
+when the database has the job; Bots's keeps it in memory. Options of all scripts: a binary, --bots DIRECTORY, --quick.
 """
 
-import argparse
 import multiprocessing
 import os
 import pathlib
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 
 import measure
-from measure import BenchError, Service, Times
+import place
+from measure import BenchError, Times
+from place import Place
+from table import Table, duration, megabytes, rate, spread
 
-SECONDS = 4
-CLIENTS = (1, 8, 32)
-STARTS = 30
-WAITING = 10_000
-AT_LENGTH = 200
-LEASES = 60
+WRK_SCRIPT = pathlib.Path(__file__).with_name("jobs.lua")
 
 CALL = (
     "<?xml version='1.0'?>\n<methodCall>\n<methodName>{method}</methodName>\n<params>\n{params}</params>\n</methodCall>\n"
@@ -91,199 +85,158 @@ def hammer(port, name, task, seconds, results):
 
 
 class Bench:
-    def __init__(self, binary, bots, home):
-        self.binary, self.bots, self.home = str(binary), bots, home
-        self.root, self.log = home / ".bots/env/default", home / "services.log"
-        self.port = measure.free_port(20000 + os.getpid() % 1000 * 10)
-        self.health_port = measure.free_port(self.port + 1)
-        self.env = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(home),
-            "BOTS_BIN_DIR": str(bots),
-            "BOTS_CTL_HEALTH_ADDR": f"127.0.0.1:{self.health_port}",
-            **{name: value for name, value in os.environ.items() if name.startswith("DB_")},
-        }
-        self.rows = []
-
-    def row(self, what, ours, theirs="", target=""):
-        self.rows.append((what, ours, theirs, target))
-        print(f"  {what}: {ours}; {theirs}", file=sys.stderr)
+    def __init__(self, given, home):
+        database = {name: value for name, value in os.environ.items() if name.startswith("DB_")}
+        self.here = Place(given.binary, given.bots, home, database)
+        self.title = f"Job queue, on {database.get('DB_ENGINE', 'SQLite')}, beside Bots 4's server, in memory"
+        self.seconds, self.starts = (1, 5) if given.quick else (4, 30)
+        self.waiting, self.at_length, self.leases = (500, 20, 10) if given.quick else (10_000, 200, 60)
+        self.wrk = shutil.which("wrk")
+        self.clients = (1, 8, 32, 128) if self.wrk else (1, 8, 32)
 
     def prepare(self):
-        subprocess.run([self.binary, "init-db"], env=self.env, check=True, capture_output=True)
-        self.task = self.home / "task"
+        self.here.init_db()
+        self.task = self.here.home / "task"
         self.task.write_text(TASK)
         self.task.chmod(0o755)
-        ini = self.root / "config/bots.ini"
-        text = re.sub(r"(?ms)^\[jobqueue\].*?(?=^\[)", "", ini.read_text())
-        ini.write_text(
-            f"{text}\n[jobqueue]\nenabled = True\nport = {self.port}\nauthorized_tasks = {self.task}\nnr_threads = 1\n"
-        )
+        self.here.use_queue(f"authorized_tasks = {self.task}", "nr_threads = 1")
+
+    def client(self):
+        return Client(self.here.queue_port)
 
     def queue(self, backend):
-        command = [self.binary, "jobqueue", "--backend", backend]
-        if backend == "python":
-            # The bare server: what bots-ctl adds to it is no part of this.
-            command = [str(self.bots / "bots-jobqueueserver"), f"-c{self.root / 'config'}"]
-        service = Service(command, self.env, self.root, self.log)
-        deadline = time.perf_counter() + measure.DEADLINE
-        while time.perf_counter() < deadline:
-            try:
-                Client(self.port).call("listjobs")
-                return service
-            except OSError:
-                time.sleep(0.02)
-        raise BenchError(f"{backend} does not answer")
+        # The bare server: what bots-ctl adds to it is no part of this.
+        is_ours = backend == "native"
+        service = self.here.start("jobqueue") if is_ours else self.here.start_bare("bots-jobqueueserver")
+        place.wait_for(f"the {backend} queue answers", self.answers, 0.02)
+        return service
+
+    def answers(self):
+        try:
+            return self.client().call("listjobs")
+        except OSError:
+            return None
 
     def end(self, service):
-        (self.home / "go").touch()
-        os.killpg(service.pid, signal.SIGKILL)
-        service.process.wait()
-        service.running.remove(service)
-        (self.home / "go").unlink()
-        (self.home / "started").unlink(missing_ok=True)
+        (self.here.home / "go").touch()
+        service.kill()
+        (self.here.home / "go").unlink()
+        (self.here.home / "started").unlink(missing_ok=True)
 
     def started(self):
         try:
-            return [float(line) for line in (self.home / "started").read_text().split()]
+            return [float(line) for line in (self.here.home / "started").read_text().split()]
         except FileNotFoundError:
             return []
 
     def wait_started(self, count):
-        deadline = time.perf_counter() + measure.DEADLINE
-        while len(self.started()) < count:
-            if time.perf_counter() > deadline:
-                raise BenchError("a job was not started")
-            time.sleep(0.005)
+        place.wait_for("a job is started", lambda: len(self.started()) >= count)
         return self.started()[count - 1]
 
     def hold(self):
         """From here on everything waits."""
         before = len(self.started())
-        Client(self.port).add(str(self.task), "hold")
+        self.client().add(str(self.task), "hold")
         self.wait_started(before + 1)
 
     def one_backend(self, backend):
         found = {}
         service = self.queue(backend)
         time.sleep(3)
-        found["idle"] = measure.idle(service.pid, 5).rss
+        found["idle"] = measure.memory(service.pid).rss
         found["start"] = self.start_times()
         self.hold()
-        for clients in CLIENTS:
-            Client(self.port).call("clearjobq")
-            found[clients] = self.rate(backend, clients)
-        self.at_length(service, found)
+        for clients in self.clients:
+            self.client().call("clearjobq")
+            found[clients] = (self.by_wrk if self.wrk else self.by_python)(backend, clients)
+        self.behind_many(service, found)
         self.end(service)
         return found
 
     def start_times(self):
-        client, taken = Client(self.port), []
-        for number in range(STARTS):
-            client.add(str(self.task), f"start-{number}")
+        client, taken = self.client(), []
+        for number in range(self.starts):
             submitted = time.time()
+            client.add(str(self.task), f"start-{number}")
             taken.append(self.wait_started(number + 1) - submitted)
             # Its end is a moment after its start.
             time.sleep(0.05)
         return Times(taken)
 
-    def rate(self, backend, clients):
+    def by_wrk(self, backend, clients):
+        """Jobs per second, and the latency as shown."""
+        command = [self.wrk, "-t1", f"-c{clients}", f"-d{self.seconds}s", "--timeout", "30s", "-s", WRK_SCRIPT]
+        said = place.output([*command, f"http://127.0.0.1:{self.here.queue_port}", "--", self.task, f"{backend}-{clients}"])
+        told = re.search(r"^told (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)$", said, re.M)
+        if not told:
+            raise BenchError(f"wrk says: {said}")
+        requests, took, refused, failed, p50, p95 = map(int, told.groups())
+        if refused or failed:
+            raise BenchError(f"{refused} jobs were refused and {failed} calls failed, of {requests}, by the {backend} queue")
+        return requests / took * 1e6, duration(p50 / 1e6).also(f"p95 {duration(p95 / 1e6).text}")
+
+    def by_python(self, backend, clients):
         results, begin = multiprocessing.Queue(), time.perf_counter()
-        arguments = [(self.port, f"{backend}-{clients}-{n}", str(self.task), SECONDS, results) for n in range(clients)]
-        processes = [multiprocessing.Process(target=hammer, args=args) for args in arguments]
+        arguments = (str(self.task), self.seconds, results)
+        names = [f"{backend}-{clients}-{number}" for number in range(clients)]
+        processes = [multiprocessing.Process(target=hammer, args=(self.here.queue_port, name, *arguments)) for name in names]
         for process in processes:
             process.start()
         taken = [time for _ in processes for time in results.get()]
         for process in processes:
             process.join()
-        return len(taken) / (time.perf_counter() - begin), Times(taken)
+        return len(taken) / (time.perf_counter() - begin), spread(Times(taken))
 
-    def at_length(self, service, found):
-        client = Client(self.port)
+    def behind_many(self, service, found):
+        client = self.client()
         client.call("clearjobq")
-        before = measure.kilobytes(f"/proc/{service.pid}/status")["VmRSS"]
-        for number in range(WAITING):
+        before = measure.memory(service.pid).rss
+        for number in range(self.waiting):
             client.add(str(self.task), f"long-{number}")
         taken = []
-        for number in range(AT_LENGTH):
+        for number in range(self.at_length):
             begin = time.perf_counter()
             client.add(str(self.task), f"longer-{number}")
             taken.append(time.perf_counter() - begin)
         found["long"] = Times(taken)
-        found["growth"] = measure.kilobytes(f"/proc/{service.pid}/status")["VmRSS"] - before
+        found["growth"] = measure.memory(service.pid).rss - before
         client.call("clearjobq")
 
     def run(self):
         self.prepare()
+        if not self.here.is_bots_4():
+            raise BenchError(f"the job queue of Bots 3.3.1 in {self.here.bots} runs no jobs: give --bots the programs of Bots 4")
         ours, theirs = self.one_backend("native"), self.one_backend("python")
-        self.row("idle: RSS", megabytes(ours["idle"]), megabytes(theirs["idle"]), "≤ 12 MB")
-        spread = lambda times: f"{milliseconds(times.median)} ({milliseconds(times.percentile(0.95))})"
-        self.row(
-            f"start of a job that is first in line after `addjob` has answered, median (p95) of {STARTS}",
-            spread(ours["start"]), spread(theirs["start"]), "≤ 50 ms",
-        )
-        for clients in CLIENTS:
-            (rate, times), (their_rate, their_times) = ours[clients], theirs[clients]
-            self.row(
-                f"`addjob` from {clients} clients for {SECONDS} s: jobs per second",
-                f"{rate:,.0f}", f"{their_rate:,.0f}", f"20 ×: is {rate / their_rate:.1f} ×",
-            )
-            self.row("… latency, median (p95)", spread(times), spread(their_times), "no more")
-        self.row(f"`addjob` behind {WAITING:,} waiting jobs, median (p95)", spread(ours["long"]), spread(theirs["long"]), "< 5 ms")
-        self.row("… growth of RSS by those jobs", megabytes(ours["growth"]), megabytes(theirs["growth"]), "flat")
-        self.lease()
+        table = Table(self.title)
+        row = lambda what, show, key, target: table.row(what, show(ours[key]), {"Bots": show(theirs[key])}, target)
+        row("idle: RSS", megabytes, "idle", "≤ 12 MB")
+        what = f"from the call of `addjob` to the start of a job that is first in line, median of {self.starts}"
+        row(what, spread, "start", "≤ 50 ms")
+        source = "wrk" if self.wrk else "Python"
+        for clients in self.clients:
+            what = f"`addjob` from {clients} clients ({source}) for {self.seconds} s: jobs"
+            row(what, lambda found: rate(found[0]), clients, "20 ×")
+            row("… latency, median", lambda found: found[1], clients, "no more")
+        row(f"`addjob` behind {self.waiting:,} waiting jobs, median of {self.at_length}", spread, "long", "< 5 ms")
+        row("… growth of RSS by those jobs", megabytes, "growth", "flat")
+        self.lease(table)
+        return table
 
-    def lease(self):
+    def lease(self, table):
         """An engine that does nothing, with the lease; and the same program under the same preparations without."""
-        venv = self.home / "venv"
-        shutil.copytree(self.bots, venv / "bin", symlinks=True)
-        for name in ("lib", "lib64", "pyvenv.cfg"):
-            (venv / name).symlink_to(self.bots.parent / name)
-        engine = venv / "bin/bots-engine"
-        engine.unlink()
-        engine.symlink_to("/bin/true")
-        env = {**self.env, "BOTS_BIN_DIR": str(venv / "bin"), "LOG_LEVEL": "error"}
-        subprocess.run([self.binary, "engine"], env=env, check=True)
-        commands = [([self.binary, *words], env) for words in (["engine"], ["exec", "--", str(engine)])]
-        with_lease, without = measure.alternating(LEASES, *commands)
-        self.row(
-            f"`engine` with an engine that does nothing, median of {LEASES}",
-            milliseconds(with_lease.median),
-            f"`exec` of the same: {milliseconds(without.median)}",
-            f"lease ≤ 10 ms: with all checks {milliseconds(with_lease.median - without.median)}",
-        )
-
-    def print(self):
-        database = self.env.get("DB_ENGINE", "SQLite")
-        print(f"\n{os.cpu_count()} CPUs, {database}; load average at the end: {os.getloadavg()[0]:.1f}\n")
-        print("| measured | bots-ctl, durable | Bots 4's server, in memory | to reach |\n|---|---|---|---|")
-        for row in self.rows:
-            print("| " + " | ".join(row) + " |")
+        programs = self.here.stand_in("bots-engine", "/bin/true")
+        env = {**self.here.env, "BOTS_BIN_DIR": str(programs), "LOG_LEVEL": "error"}
+        place.output([self.here.binary, "engine"], env)
+        commands = [([self.here.binary, *words], env) for words in (["engine"], ["exec", "--", str(programs / "bots-engine")])]
+        with_lease, without = measure.alternating(self.leases, *commands)
+        cost = f"lease and all checks ≤ 10 ms: {(with_lease.median - without.median) * 1e3:.1f} ms"
+        beside = {"`exec` of the same": spread(without)}
+        table.row(f"`engine` with an engine that does nothing, median of {self.leases}", spread(with_lease), beside, cost)
 
 
-def milliseconds(value):
-    return f"{value * 1000:.{2 if abs(value) < 0.01 else 1}f} ms"
+def measured(given, home):
+    yield Bench(given, home).run()
 
 
-def megabytes(value):
-    return f"{value / 1e6:.1f} MB"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binary", type=pathlib.Path, help="the bots-ctl to measure")
-    parser.add_argument("--bots", type=pathlib.Path, required=True, help="directory of the programs of Bots 4")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bots-ctl-bench-") as home:
-        bench = Bench(options.binary.absolute(), options.bots.absolute(), pathlib.Path(home))
-        try:
-            bench.run()
-        except (BenchError, subprocess.CalledProcessError) as error:
-            print(bench.log.read_text(errors="replace")[-4000:] if bench.log.exists() else "", file=sys.stderr)
-            sys.exit(f"bench: {error}")
-        finally:
-            Service.kill_all()
-        bench.print()
-
-
-main()
+if __name__ == "__main__":
+    place.bench(place.options(__doc__), measured)

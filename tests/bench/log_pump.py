@@ -1,22 +1,23 @@
-"""How fast the output of a service reaches a file through bots-ctl: MB/s of 100-byte lines, beside `cat` alone.
+#!/usr/bin/env python3
+"""Measures how fast the output of a service reaches a file through bots-ctl, in 100-byte lines, beside `cat` and the loggers of
+s6 and runit.
 
-    BOTS_BIN_DIR=… python3 tests/bench/log_pump.py target/release/bots-ctl [MEGABYTES]
+    cargo build --release && python3 -B tests/bench/log_pump.py
 
-The web server's place is taken by a script that prints as fast as it can. What is measured ends when the last line is
-in the file; lines that are missing there fail the measurement.
+Takes about two minutes. The web server's place is taken by a script that prints as fast as it can. What is measured ends when
+the last line is in the file; lines that are missing there fail the measurement. Options of all scripts: a binary,
+--bots DIRECTORY, --quick.
 """
 
-import os
-import pathlib
-import statistics
+import shutil
 import subprocess
-import sys
-import tempfile
 import time
 
-import measure
+import place
+from measure import BenchError, Times
+from place import Place
+from table import Figure, Table
 
-ROUNDS = 5
 LINE = b"x" * 99 + b"\n"
 
 SERVICE = """#!/bin/sh
@@ -24,47 +25,31 @@ date +%s.%N >"$HOME/begin"
 head -c {size} "$HOME/lines"
 """
 
-
-def prepare(home, bots, size):
-    """A virtual environment like the real one, with another program in place of bots-webserver."""
-    for name in ("lib", "pyvenv.cfg"):
-        (home / "venv").mkdir(exist_ok=True)
-        (home / "venv" / name).symlink_to(bots.parent / name)
-    programs = home / "venv/bin"
-    programs.mkdir()
-    for program in bots.iterdir():
-        if program.name != "bots-webserver":
-            (programs / program.name).symlink_to(program)
-    script = programs / "bots-webserver"
-    script.write_text(SERVICE.format(size=size))
-    script.chmod(0o755)
-    (home / "lines").write_bytes(LINE * (size // len(LINE)))
+# Into a directory of their own, in one file that is large enough.
+LOGGERS = {
+    "cat": "cat >out",
+    "s6-log": "s6-log n2 s1000000000 t ./logged",
+    "svlogd": "mkdir -p logged && printf 's1000000000\\n' >logged/config && svlogd -tt ./logged",
+}
 
 
-def through(binary, home, shape):
+def through(here, shape):
     """Seconds from the service's first byte to the end of bots-ctl, and the lines that arrived."""
-    env = {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "HOME": str(home),
-        "BOTS_BIN_DIR": str(home / "venv/bin"),
-        "BOTS_CTL_CHILD_OUTPUT": shape,
-        "BOTS_CTL_HEALTH_ADDR": f"127.0.0.1:{measure.free_port(20000 + os.getpid() % 1000 * 10)}",
-        "PORT": str(measure.free_port(30000 + os.getpid() % 100 * 10)),
-        "DB_INIT_SKIP": "true",
-        "LOG_LEVEL": "info",
-    }
-    with open(home / "out", "wb") as out, open(home / "err", "wb") as err:
-        subprocess.run([binary, "webserver"], env=env, stdout=out, stderr=err, check=True)
-    took = time.time() - float((home / "begin").read_text())
-    return took, count(home / "out")
+    env = {**here.env, "BOTS_CTL_CHILD_OUTPUT": shape, "DB_INIT_SKIP": "true", "LOG_LEVEL": "info"}
+    with open(here.home / "out", "wb") as out, open(here.log, "wb") as err:
+        subprocess.run([here.binary, "webserver"], env=env, stdout=out, stderr=err, check=True)
+    took = time.time() - float((here.home / "begin").read_text())
+    return took, count(here.home / "out")
 
 
-def alone(home, size):
-    """The same bytes through a pipe and `cat` into the same place."""
-    with open(home / "out", "wb") as out:
-        begin = time.time()
-        subprocess.run(f"head -c {size} lines | cat", shell=True, cwd=home, stdout=out, check=True)
-    return time.time() - begin, count(home / "out")
+def alone(here, size, logger):
+    """The same bytes through a pipe and another program into the same place."""
+    shutil.rmtree(here.home / "logged", ignore_errors=True)
+    begin = time.time()
+    subprocess.run(["sh", "-c", f"head -c {size} lines | {{ {logger}; }}"], cwd=here.home, check=True)
+    took = time.time() - begin
+    file = here.home / ("logged/current" if "logged" in logger else "out")
+    return took, count(file)
 
 
 def count(path):
@@ -72,25 +57,36 @@ def count(path):
         return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
-def main():
-    binary, megabytes = os.path.abspath(sys.argv[1]), int((sys.argv + ["500"])[2])
+def measured(given, home):
+    megabytes, rounds = (20, 2) if given.quick else (500, 5)
     size = megabytes * 1_000_000
-    with tempfile.TemporaryDirectory() as directory:
-        home = pathlib.Path(directory)
-        prepare(home, pathlib.Path(os.environ["BOTS_BIN_DIR"]), size)
-        commands = {shape: (lambda shape=shape: through(binary, home, shape)) for shape in ("text", "json", "raw")}
-        commands["cat alone"] = lambda: alone(home, size)
-        speeds = {name: [] for name in commands}
-        for _ in range(ROUNDS):
-            for name, command in commands.items():
-                took, lines = command()
-                if lines != size // len(LINE):
-                    raise measure.BenchError(f"{name}: {lines} of {size // len(LINE)} lines arrived")
-                speeds[name].append(megabytes / took)
-        print(f"| {megabytes} MB of 100-byte lines to a file | MB/s, median (least, most) of {ROUNDS} |\n|---|---|")
-        for name, all_of_it in speeds.items():
-            print(f"| {name} | {statistics.median(all_of_it):.0f} ({min(all_of_it):.0f}, {max(all_of_it):.0f}) |")
+    (home / "lines").write_bytes(LINE * (size // len(LINE)))
+    script = home / "service"
+    script.write_text(SERVICE.format(size=size))
+    script.chmod(0o755)
+    here = Place(given.binary, given.bots, home)
+    here.env["BOTS_BIN_DIR"] = str(here.stand_in("bots-webserver", script))
+    others = {name: logger for name, logger in LOGGERS.items() if shutil.which(name)}
+    commands = {shape: (lambda shape=shape: through(here, shape)) for shape in ("text", "json", "raw")}
+    commands |= {name: (lambda logger=logger: alone(here, size, logger)) for name, logger in others.items()}
+    taken = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, command in commands.items():
+            took, lines = command()
+            if lines != size // len(LINE):
+                raise BenchError(f"{name}: {lines} of {size // len(LINE)} lines arrived")
+            taken[name].append(took)
+    speeds = {name: speed(megabytes, Times(times)) for name, times in taken.items()}
+    table = Table("Log pump")
+    for shape in ("text", "json", "raw"):
+        what = f"{megabytes} MB of 100-byte lines to a file, `{shape}`, median of {rounds}"
+        table.row(what, speeds[shape], {f"`{name}`": speeds[name] for name in others})
+    yield table
+
+
+def speed(megabytes, times):
+    return Figure(megabytes / times.median, f"{megabytes / times.median:,.0f} MB/s")
 
 
 if __name__ == "__main__":
-    main()
+    place.bench(place.options(__doc__), measured)

@@ -1,8 +1,11 @@
 """What a run costs, what an idle process costs, and when somebody answers."""
 
+import contextlib
 import ctypes
 import dataclasses
 import os
+import re
+import resource
 import shutil
 import signal
 import socket
@@ -50,6 +53,10 @@ def wall(argv, env):
     return time.perf_counter() - begin, os.waitstatus_to_exitcode(status)
 
 
+def now():
+    return time.perf_counter()
+
+
 def alternating(runs, *commands):
     """Runs several programs in turns, so that a busy moment of the machine meets all of them."""
     times = [[] for _ in commands]
@@ -78,6 +85,14 @@ def peak_memory(argv, env):
     if code != 0:
         raise BenchError(f"{' '.join(argv)} ended with {code}")
     return usage.ru_maxrss * 1024
+
+
+def cpu_of_runs(argv, env, runs):
+    """CPU time of one run on average, in seconds, with what its children used."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    alternating(runs, (argv, env))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / runs
 
 
 class Service:
@@ -118,13 +133,19 @@ class Service:
         self.running.remove(self)
         return time.perf_counter() - begin
 
+    def kill(self):
+        """Ends it with everything below it, at once. What it started has groups of its own."""
+        for pid in [*below(self.pid), self.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.running.remove(self)
+
     @classmethod
     def kill_all(cls):
         """Whatever was interrupted leaves no process behind."""
-        for service in cls.running:
-            if service.process.poll() is None:
-                os.killpg(service.pid, signal.SIGKILL)
-                service.process.wait()
+        for service in list(cls.running):
+            service.kill()
 
 
 def first_line(port, request):
@@ -138,6 +159,19 @@ def first_line(port, request):
             return answer.split(b"\r\n", 1)[0]
     except OSError:
         return b""
+
+
+def wrk(port, path, connections, seconds):
+    """Requests per second of a path, and the latency: median and p99. With one thread, so that on two cores nobody waits
+    for a core."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", f"http://127.0.0.1:{port}{path}"]
+    said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+    answered = re.search(r"Requests/sec:\s+([\d.]+)", said)
+    latency = [re.search(rf"{share}%\s+([\d.]+)(us|ms|s|m)\b", said) for share in (50, 99)]
+    if not answered or not all(latency):
+        raise BenchError(f"wrk says: {said}")
+    units = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60}
+    return float(answered[1]), [float(found[1]) * units[found[2]] for found in latency]
 
 
 def free_port(first):
@@ -184,6 +218,60 @@ def wakeups(pid):
         with open(f"/proc/{pid}/task/{thread}/status", encoding="ascii") as lines:
             total += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
     return total
+
+
+def below(pid):
+    """All processes below one."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as listed:
+            children = [int(child) for child in listed.read().split()]
+    except OSError:
+        return []
+    return children + [grandchild for child in children for grandchild in below(child)]
+
+
+def has_inotify(pid):
+    """Whether a process watches anything."""
+    for descriptor in os.listdir(f"/proc/{pid}/fdinfo"):
+        # It may close one meanwhile.
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as info:
+            if "inotify wd" in info.read():
+                return True
+    return False
+
+
+@dataclasses.dataclass
+class Memory:
+    """What processes hold together. Of what several share, each has a part in `pss`; in `rss` it counts each time."""
+
+    rss: int = 0
+    pss: int = 0
+
+
+def memory(*pids):
+    total = Memory()
+    for pid in pids:
+        try:
+            sizes = kilobytes(f"/proc/{pid}/smaps_rollup")
+        except OSError:
+            continue
+        total.rss += sizes.get("Rss", 0)
+        total.pss += sizes.get("Pss", 0)
+    return total
+
+
+def peak_of_tree(argv, env, log):
+    """The most that a program and everything below it hold together at any moment of its run; its code as well."""
+    with open(log, "ab") as output:
+        process = subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    most = Memory()
+    while process.poll() is None:
+        held = memory(process.pid, *below(process.pid))
+        most = Memory(max(most.rss, held.rss), max(most.pss, held.pss))
+        time.sleep(POLL)
+    if process.returncode:
+        raise BenchError(f"{' '.join(argv)} ended with {process.returncode}; see {log}")
+    return most
 
 
 def all_switches(pid, seconds):

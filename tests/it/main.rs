@@ -31,6 +31,7 @@ mod init_db_crowd;
 mod init_db_repair;
 mod init_db_servers;
 mod install;
+mod instructions;
 mod interruption;
 mod job_backends;
 mod job_clients;

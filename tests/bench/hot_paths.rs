@@ -1,0 +1,191 @@
+//! Runs one of the paths that bots-ctl takes all the time, as often as is asked for: `hot-paths PATH ROUNDS ADDRESS`.
+//!
+//! `tests/it/instructions.rs` builds it and counts what a round costs. Each path is what the released program does, on input as
+//! it comes in practice (`tests/fixtures/hot_paths`), without anything that waits for the clock.
+//!
+//! It takes in modules of bots-ctl instead of the library: of a program only what it uses is translated, and the whole
+//! library takes minutes.
+#![allow(dead_code, unused_imports, reason = "most of these modules is of no use here")]
+#![allow(clippy::disallowed_methods, reason = "the modules have their own reasons")]
+
+#[path = "../../src/config/mod.rs"]
+mod config;
+#[path = "../../src/database/mod.rs"]
+mod database;
+#[path = "../../src/exit.rs"]
+mod exit;
+#[path = "../../src/health/mod.rs"]
+mod health;
+#[path = "../../src/http/mod.rs"]
+mod http;
+#[path = "../../src/jobs/mod.rs"]
+mod jobs;
+#[path = "../../src/process/mod.rs"]
+mod process;
+#[path = "../../src/supervisor/mod.rs"]
+mod supervisor;
+#[path = "../../src/telemetry/mod.rs"]
+mod telemetry;
+
+use std::hint::black_box;
+use std::io::{self, PipeWriter, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::time::{Duration, Instant};
+
+use config::bots_ini::BotsIni;
+use config::{ChildOutput, LogLevel};
+use health::client::ask;
+use health::report::{Check, Fact, Facts, Phase, Service};
+use health::server::{Page, Pages, Scrape, service};
+use http::server;
+use jobs::task::Task;
+use jobs::xmlrpc::{Value, read_call, write_answer};
+use supervisor::output::carry;
+use telemetry::counters::Counters;
+use telemetry::lines::{LineSink, Stream};
+use telemetry::queue::{FOR_A_DISK, LineQueue};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
+
+const BOTS_INI: &str = include_str!("../fixtures/hot_paths/bots.ini");
+const CALL: &[u8] = include_bytes!("../fixtures/hot_paths/addjob.xml");
+const LINES: &[u8] = include_bytes!("../fixtures/hot_paths/engine.log");
+const REQUEST: &[u8] = b"GET /health/ready HTTP/1.1\r\nHost: 10.42.0.17:9180\r\nUser-Agent: kube-probe/1.35\r\n\
+    Accept: */*\r\nConnection: close\r\n\r\n";
+
+/// Records that come of [`LINES`]: a traceback is one, and what is below the level is none.
+const RECORDS: usize = 147;
+
+/// Longer than records take to arrive on the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [path, rounds, listener] = arguments.as_slice() else {
+        return failed(&"tell path, rounds and a health listener");
+    };
+    let done = rounds.parse().map_err(Failure::from).and_then(|rounds| run(path, rounds, listener));
+    done.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("hot-paths: {error}");
+    ExitCode::FAILURE
+}
+
+fn run(path: &str, rounds: u32, listener: &str) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match path {
+        "probe" => probe(rounds, listener.parse()?),
+        "health" => runtime.block_on(health(rounds)),
+        "log" => runtime.block_on(log(rounds)),
+        "xmlrpc" => (0..rounds).try_for_each(|_| call()),
+        "bots_ini" => (0..rounds).try_for_each(|_| bots_ini()),
+        _ => Err("there is no such path".into()),
+    }
+}
+
+/// The client of the listener.
+fn probe(rounds: u32, listener: SocketAddr) -> Result<(), Failure> {
+    for _ in 0..rounds {
+        if !ask(listener, Check::Ready)?.healthy {
+            return Err("the listener says no".into());
+        }
+    }
+    Ok(())
+}
+
+/// One connection with one request, as a kubelet makes them.
+async fn health(rounds: u32) -> Result<(), Failure> {
+    let (_facts, facts) = watch::channel(facts());
+    let scrape: Scrape =
+        Arc::new(|_, _| Box::pin(async { Ok(Page { content_type: "text/plain", body: String::new() }) }));
+    let service = service(facts, Arc::new(Counters::default()), Pages { metrics: scrape, has_status: true });
+    let mut answer = String::new();
+    for _ in 0..rounds {
+        let (mut client, theirs) = tokio::io::duplex(16 * 1024);
+        client.write_all(REQUEST).await?;
+        server::answer(theirs, service.clone()).await;
+        answer.clear();
+        client.read_to_string(&mut answer).await?;
+        if !answer.starts_with("HTTP/1.1 200") {
+            return Err(format!("the listener answered {answer}").into());
+        }
+    }
+    Ok(())
+}
+
+/// What is known while the web UI works.
+fn facts() -> Facts {
+    let mut webserver = Service::new("webserver", true);
+    (webserver.phase, webserver.pid, webserver.answered) = (Phase::Running, Some(17), true);
+    webserver.started = Some(Instant::now());
+    Facts {
+        services: vec![webserver],
+        misses_allowed: 3,
+        database: Fact::Good,
+        tables: Fact::Good,
+        botssys: Fact::Good,
+        usersys: Fact::Good,
+        config: Fact::Good,
+        bots_version: Some("3.3.1".to_owned()),
+        initialised: Some((Duration::from_millis(12), true)),
+        ..Facts::default()
+    }
+}
+
+/// Tells how many lines have arrived where lines go.
+struct Arrival(Sender<usize>);
+
+impl Write for Arrival {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.0.send(memchr::memchr_iter(b'\n', lines).count()).map_err(io::Error::other)?;
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What an engine prints, from its pipe into records. The thread that writes them has no turn of its own to choose: each round
+/// waits for it.
+async fn log(rounds: u32) -> Result<(), Failure> {
+    let (sender, arrived) = mpsc::channel();
+    let (queue, _flush) = LineQueue::to(Arrival(sender), FOR_A_DISK, |lost| format!("{lost} lines were dropped\n"));
+    let sink = LineSink::new(queue.clone(), queue, ChildOutput::Json, LogLevel::Info).of("engine");
+    for _ in 0..rounds {
+        let (reader, mut writer): (_, PipeWriter) = io::pipe()?;
+        writer.write_all(LINES)?;
+        drop(writer);
+        carry(OwnedFd::from(reader), Stream::Stderr, sink.clone()).await?;
+        let mut missing = RECORDS;
+        while missing > 0 {
+            missing = missing.checked_sub(arrived.recv_timeout(PATIENCE)?).ok_or("there are too many records")?;
+        }
+    }
+    Ok(())
+}
+
+/// A job that comes in, and the answer to it.
+fn call() -> Result<(), Failure> {
+    let call = read_call(black_box(CALL))?;
+    let [task, Value::Integer(5)] = call.arguments.as_slice() else { return Err("no job".into()) };
+    let task = Task::from_value(task)?;
+    black_box((task.to_json(), task.digest(), write_answer(Value::Integer(0))));
+    Ok(())
+}
+
+fn bots_ini() -> Result<(), Failure> {
+    let ini = BotsIni::parse(black_box(BOTS_INI)).map_err(|_| "bots.ini is faulty")?;
+    match ini.get("jobqueue", "port").map(|entry| entry.value) {
+        Some("28082") => Ok(()),
+        _ => Err("the port of the job queue is another one".into()),
+    }
+}

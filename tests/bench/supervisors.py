@@ -1,0 +1,89 @@
+"""Programs that look after one program of ours: how each is told to."""
+
+import shlex
+import shutil
+import signal
+
+import measure
+
+
+class Supervising:
+    """Runs a program that it is told of by files; told to end, it ends the program and then itself."""
+
+    stop_signal = signal.SIGTERM
+
+    def script(self, directory, argv, name="program"):
+        """The program as a script without arguments."""
+        script = directory / name
+        script.parent.mkdir(parents=True, exist_ok=True)
+        script.write_text("#!/bin/sh\nexec " + " ".join(shlex.quote(word) for word in argv) + "\n")
+        script.chmod(0o755)
+        return script
+
+
+class S6(Supervising):
+    """s6-svscan, which looks after one s6-supervise, which looks after the program."""
+
+    name, program = "s6", "s6-svscan"
+
+    def command(self, argv, directory):
+        self.script(directory, argv, "scan/program/run")
+        # Once: a program that has ended is not started again.
+        self.script(directory, ["sh", "-c", "exit 125"], "scan/program/finish")
+        return [self.program, str(directory / "scan")]
+
+
+class Runit(Supervising):
+    """runsvdir, which looks after one runsv, which looks after the program."""
+
+    name, program = "runit", "runsvdir"
+    # SIGTERM would leave the program behind.
+    stop_signal = signal.SIGHUP
+
+    def command(self, argv, directory):
+        self.script(directory, argv, "services/program/run")
+        self.script(directory, ["sv", "once", str(directory / "services/program")], "services/program/finish")
+        return [self.program, str(directory / "services")]
+
+
+class Supervisor(Supervising):
+    """supervisord with one program."""
+
+    name, program = "supervisor", "supervisord"
+
+    def command(self, argv, directory):
+        config = directory / "supervisord.conf"
+        config.write_text(
+            f"[supervisord]\nnodaemon=true\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={directory}/pid\n"
+            f"user=root\n[program:program]\ncommand={self.script(directory, argv)}\nautorestart=false\nstartsecs=0\n"
+        )
+        return [self.program, "-c", str(config)]
+
+
+class Circus(Supervising):
+    """circusd with one watcher."""
+
+    name, program = "circus", "circusd"
+
+    def command(self, argv, directory):
+        config = directory / "circus.ini"
+        ports = [measure.free_port(28000), measure.free_port(29000)]
+        config.write_text(
+            f"[circus]\nendpoint = tcp://127.0.0.1:{ports[0]}\npubsub_endpoint = tcp://127.0.0.1:{ports[1]}\n"
+            f"[watcher:program]\ncmd = {self.script(directory, argv)}\nrespawn = False\n"
+        )
+        return [shutil.which(self.program), "--log-level", "critical", str(config)]
+
+
+class Honcho(Supervising):
+    """honcho with one line of a Procfile."""
+
+    name, program = "honcho", "honcho"
+
+    def command(self, argv, directory):
+        (directory / "Procfile").write_text(f"program: exec {self.script(directory, argv)}\n")
+        return [shutil.which(self.program), "-f", str(directory / "Procfile"), "start"]
+
+
+def installed():
+    return [kind() for kind in (S6, Runit, Supervisor, Circus, Honcho) if shutil.which(kind.program)]
