@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_fault_does_not_repeat_what_is_wrong() {
         let fault = read_call(b"<methodCall><a\x01\xef\xbf\xbe></b></methodCall>").expect_err("it is not XML");
-        assert_eq!(fault, "this is not XML from byte 18 on");
+        assert_eq!(fault, "this is not XML from byte 19 on");
     }
 
     /// Every prefix, every byte changed, bytes doubled and dropped: an answer or an error, never a panic or a hang.
