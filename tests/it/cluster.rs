@@ -2,7 +2,8 @@
 //!
 //! `podman play kube` runs each pod with its own command, arguments, variables and mounts. What a cluster has and podman has not
 //! is made up here, and nothing else: a Service is an alias on the network, a CronJob is run by taking its pod, a secret is
-//! mounted as a ConfigMap is, ports are not published, and the probes are asked as the kubelet asks them.
+//! mounted as a ConfigMap is, the database's name is in /etc/hosts, ports are not published, and the probes are asked as the
+//! kubelet asks them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,6 +27,9 @@ const SECRETS: &str = "db-password=p@ss w/o?r#d%20&'\"$HOME\ndjango-secret-key=n
                        jobqueue-token=a-token-that-nobody-knows\nsuperuser-password=Sup3r!user\n";
 pub const SUPERUSER_PASSWORD: &str = "Sup3r!user";
 
+/// The name of the server in the manifests.
+const DATABASE: &str = "mariadb.example.com";
+
 /// A MariaDB server from this machine's packages, as the pods' manifests expect it.
 const SERVER: &str = r#"set -e
 mariadb-install-db --no-defaults --user=root --datadir=/data --auth-root-authentication-method=normal --skip-test-db
@@ -40,7 +44,7 @@ pub struct Cluster {
     manifests: TempDir,
     objects: Vec<Value>,
     pods: Vec<String>,
-    _database: Container,
+    database: Container,
     _setup: TempDir,
     network: Network,
     // Volumes have the names that the claims have, so there is one cluster at a time.
@@ -69,15 +73,8 @@ impl Cluster {
         fs::write(manifests.path().join("secrets/dev/secrets.env"), SECRETS).expect("written");
         let network = Network::new();
         let (database, setup) = start_database(&network);
-        let mut cluster = Self {
-            manifests,
-            objects: Vec::new(),
-            pods: Vec::new(),
-            _database: database,
-            _setup: setup,
-            network,
-            _turn: turn,
-        };
+        let mut cluster =
+            Self { manifests, objects: Vec::new(), pods: Vec::new(), database, _setup: setup, network, _turn: turn };
         cluster.apply();
         cluster
     }
@@ -117,6 +114,9 @@ impl Cluster {
                 volume["configMap"] = json!({"name": secret["secretName"], "items": secret["items"]});
             }
         }
+        // Podman's own resolver drops questions while it adds pods to the network.
+        let database = json!({"ip": self.database.address(), "hostnames": [DATABASE]});
+        pod["spec"]["hostAliases"] = json!([database]);
         // Podman would publish them on this machine.
         pod["spec"]["containers"][0].as_object_mut().expect("an object").remove("ports");
         // Claims are kept from the first pod on.
@@ -172,7 +172,7 @@ fn start_database(network: &Network) -> (Container, TempDir) {
     fs::write(setup.path().join("init.sql"), INIT).expect("written");
     fs::write(setup.path().join("run.sh"), SERVER).expect("written");
     let mount = format!("{}:/setup:ro", setup.path().display());
-    let options = ["--network-alias", "mariadb.example.com", "--tmpfs", "/data", "-v", &mount];
+    let options = ["--network-alias", DATABASE, "--tmpfs", "/data", "-v", &mount];
     let program = ["--rootfs", "/:O", "bash", "/setup/run.sh"];
     let database = Container::start(Some(network), &[&options[..], &program].concat());
     let ready = || database.logs().contains("ready for connections").then_some(());

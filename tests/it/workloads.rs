@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::browser::Browser;
 use crate::cluster::{Cluster, Pod, SUPERUSER_PASSWORD, get};
+use crate::podman::run;
 use crate::sandbox::wait_until;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo");
@@ -154,6 +155,7 @@ struct Balancer {
 
 #[derive(Clone)]
 struct Backend {
+    container: String,
     address: String,
     web: u16,
     health: u16,
@@ -164,7 +166,8 @@ impl Balancer {
     fn add<'scope>(&'scope self, scope: &'scope thread::Scope<'scope, '_>, pod: &Pod) {
         let (web, health) = (pod.port("http"), pod.port("health"));
         let is_ready = Arc::new(AtomicBool::new(true));
-        let backend = Backend { address: pod.container.address(), web, health, is_ready };
+        let (container, address) = (pod.container.name.clone(), pod.container.address());
+        let backend = Backend { container, address, web, health, is_ready };
         self.pods.lock().expect("fine").push(backend.clone());
         scope.spawn(move || self.look(&backend));
     }
@@ -185,14 +188,18 @@ impl Balancer {
             number += 1;
             let is_ready = |pod: &&Backend| pod.is_ready.load(Ordering::Relaxed);
             let ready: Vec<_> = self.pods.lock().expect("fine").iter().filter(is_ready).cloned().collect();
-            let Some(Backend { address, web, .. }) = ready.get(number % ready.len().max(1)) else {
+            let Some(Backend { container, address, web, .. }) = ready.get(number % ready.len().max(1)) else {
                 self.failed.lock().expect("fine").push("no pod is ready".into());
                 thread::sleep(Duration::from_millis(100));
                 continue;
             };
             match get((address, *web), HOST, "/login/", Duration::from_secs(30)) {
                 Ok(200) => drop(self.served.fetch_add(1, Ordering::Relaxed)),
-                other => self.failed.lock().expect("fine").push(format!("{:?} {address}: {other:?}", begin.elapsed())),
+                other => {
+                    let said = String::from_utf8_lossy(&run(&["logs", "--tail", "30", container]).stdout).into_owned();
+                    let failure = format!("{:?} {address}: {other:?}\n{said}", begin.elapsed());
+                    self.failed.lock().expect("fine").push(failure);
+                }
             }
         }
     }
