@@ -70,26 +70,32 @@ impl Pinger {
         if let Some((_, connection)) = kept.filter(|(kept, _)| *kept == file)
             && let Ok(answer) = self.question(connection).await
         {
-            return Ok(answer);
+            return answer;
         }
         // The kept one may have been cut by a server that is well again.
         let connection = connect(&self.settings, Purpose::Probe).await?;
         let asked = self.question(connection).await;
-        asked.map_err(|error| Error::failed("ask", &self.settings, &error))
+        asked.map_err(|error| Error::failed("ask", &self.settings, &error))?
     }
 
-    async fn question(&mut self, mut connection: Connection) -> Result<Answer, sqlx::Error> {
+    /// The outer error is one of the connection, the inner one what the database itself tells.
+    async fn question(&mut self, mut connection: Connection) -> Result<Result<Answer, Error>, sqlx::Error> {
         let question = match connection {
             Connection::Sqlite(_) => "SELECT count(*) FROM sqlite_master",
             Connection::Mysql(_) | Connection::Postgres(_) => "SELECT 1",
         };
-        let answer = match connection.run(question).await {
-            Ok(()) => Answer::Free,
+        let answer = match connection.value(question).await {
+            // Whoever opens a SQLite file that is gone makes an empty one in its place, Bots for one.
+            Ok(count) if count.as_deref() == Some("0") => {
+                let text = format!("the {} is empty: it was removed, or never made", self.settings.describe());
+                return Ok(Err(Error::Unavailable(text)));
+            }
+            Ok(_) => Answer::Free,
             Err(error) if errors::is_busy(&error) => Answer::Busy,
             Err(error) => return Err(error),
         };
         self.kept = Some((self.file_id(), connection));
-        Ok(answer)
+        Ok(Ok(answer))
     }
 
     fn file_id(&self) -> Option<FileId> {

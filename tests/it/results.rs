@@ -171,6 +171,14 @@ fn a_database_that_is_away_leaves_what_was_read() {
     assert!(told["trouble"].as_str().is_some_and(|why| why.contains("the file does not exist")), "{told}");
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     web.wait_health("/health/ready", 503);
+    // Whoever opens it now makes an empty one.
+    fs::write(&file, "").expect("written");
+    let is_told = || {
+        let ready = web.health("/health/ready")?;
+        (ready.status == 503 && ready.body.contains("is empty: it was removed, or never made")).then_some(())
+    };
+    wait_until("an empty one is none", is_told, || web.report());
+    fs::remove_file(&file).expect("it is there");
     let table = sandbox.run(&["status"]).expect_code(1).stdout.clone();
     assert!(table.contains("runs and routes are as of ") && table.contains("not ready: "), "{table}");
     fs::rename(&away, &file).expect("the file is there");
