@@ -14,6 +14,10 @@ use super::{Error, Settings, lease_row, runs};
 /// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.
 const FAILURES: u32 = 3;
 
+/// Has Bots recover the newest run. Written before it is counted: who dies in between has tried once too often, and given
+/// nothing up.
+const LOCK: &str = "INSERT INTO mutex (mutexk) VALUES (1)";
+
 /// What is to be done about an earlier run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Earlier {
@@ -55,19 +59,17 @@ async fn reopen(connection: &mut Connection) -> Result<Earlier, sqlx::Error> {
     if begun.is_none() && connection.value(failed).await?.is_none() {
         return Ok(Earlier::Done);
     }
-    if let Some(run) = begun {
-        let failures = "SELECT holder FROM botsctl_lease WHERE name = 'recovery'";
-        let failures = connection.value(failures).await?.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
-        if failures >= FAILURES {
-            // Bots's own mark of a run that is open, which figures and status count as lost.
-            connection.run(format!("UPDATE ta SET statust = 0 WHERE idta = {run}")).await?;
-            connection.run("UPDATE botsctl_lease SET owner = '', holder = '' WHERE name = 'recovery'").await?;
-            return Ok(Earlier::GivenUp { run, failures });
-        }
-        let count = format!("UPDATE botsctl_lease SET holder = '{failures}' WHERE name = 'recovery'");
-        connection.run(count).await?;
+    let Some(run) = begun else { return connection.run(LOCK).await.map(|()| Earlier::Failed) };
+    let failures = "SELECT holder FROM botsctl_lease WHERE name = 'recovery'";
+    let failures = connection.value(failures).await?.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
+    if failures >= FAILURES {
+        // Bots's own mark of a run that is open, which figures and status count as lost.
+        connection.run(format!("UPDATE ta SET statust = 0 WHERE idta = {run}")).await?;
+        connection.run("UPDATE botsctl_lease SET owner = '', holder = '' WHERE name = 'recovery'").await?;
+        return Ok(Earlier::GivenUp { run, failures });
     }
-    connection.run("INSERT INTO mutex (mutexk) VALUES (1)").await?;
+    connection.run(LOCK).await?;
+    connection.run(format!("UPDATE botsctl_lease SET holder = '{failures}' WHERE name = 'recovery'")).await?;
     Ok(Earlier::Failed)
 }
 
