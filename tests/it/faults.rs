@@ -212,10 +212,15 @@ impl Round {
             world.is_amiss(overlaps);
         }
         for pod in world.services() {
-            let zombies: Vec<_> = pod.services().into_iter().filter(|(pid, _)| is_zombie(*pid)).collect();
-            std::thread::sleep(TICK);
-            if zombies.iter().any(|(pid, _)| is_zombie(*pid)) {
-                world.is_amiss(format!("{} has zombies", pod.name));
+            let ended =
+                pod.services().into_iter().map(|(pid, _)| pid).filter(|pid| is_zombie(*pid)).collect::<Vec<_>>();
+            let begin = Instant::now();
+            while ended.iter().any(|pid| is_zombie(*pid)) {
+                if begin.elapsed() > WELL {
+                    world.is_amiss(format!("{} has zombies", pod.name));
+                    break;
+                }
+                std::thread::sleep(TICK);
             }
         }
         if !world.amiss().is_empty() {
