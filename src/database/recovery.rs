@@ -18,6 +18,14 @@ const FAILURES: u32 = 3;
 /// nothing up.
 const LOCK: &str = "INSERT INTO mutex (mutexk) VALUES (1)";
 
+/// The newest run, if it failed before its end. Bots writes the report last, and passes over it when it cannot. A run that
+/// had nothing to do has none either, but no row for a file; of one that received nothing only the report is left. After a
+/// later report the run was given up.
+const FAILED: &str = "SELECT run.idta FROM ta run \
+    WHERE run.idta = (SELECT MAX(idta) FROM ta WHERE script = 0) AND run.status = 1 \
+    AND (run.statust IN (0, 1) OR EXISTS (SELECT 1 FROM ta WHERE ta.idta > run.idta AND ta.status <> 1)) \
+    AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= run.idta)";
+
 /// What is to be done about an earlier run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Earlier {
@@ -47,16 +55,23 @@ pub async fn find(connection: &mut Connection, settings: &Settings) -> Result<Ea
     reopen(connection).await.map_err(|error| runs::failed(settings, &error))
 }
 
+/// Whether the run that has just ended, or the one that it was to recover, did not come to its end: the next one has
+/// something to recover.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn is_open(connection: &mut Connection, settings: &Settings) -> Result<bool, Error> {
+    if runs::was_cut_off(connection, settings).await? {
+        return Ok(true);
+    }
+    let failed = async { Ok(begun(connection).await?.is_some() || connection.value(FAILED).await?.is_some()) };
+    failed.await.map_err(|error| runs::failed(settings, &error))
+}
+
 /// Makes a run that failed before its end look like one that was cut off.
 async fn reopen(connection: &mut Connection) -> Result<Earlier, sqlx::Error> {
-    // Bots writes that report last, and passes over it when it cannot. A run that had nothing to do has none either, but no
-    // row for a file; of one that received nothing only the report is left. After a later report the run was given up.
-    let failed = "SELECT run.idta FROM ta run \
-                  WHERE run.idta = (SELECT MAX(idta) FROM ta WHERE script = 0) AND run.status = 1 \
-                  AND (run.statust IN (0, 1) OR EXISTS (SELECT 1 FROM ta WHERE ta.idta > run.idta AND ta.status <> 1)) \
-                  AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= run.idta)";
     let begun = begun(connection).await?;
-    if begun.is_none() && connection.value(failed).await?.is_none() {
+    if begun.is_none() && connection.value(FAILED).await?.is_none() {
         return Ok(Earlier::Done);
     }
     let Some(run) = begun else { return connection.run(LOCK).await.map(|()| Earlier::Failed) };

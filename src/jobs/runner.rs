@@ -36,6 +36,8 @@ pub struct Limits {
 pub enum Ended {
     /// By itself, or by somebody else's signal.
     Exited(Exit),
+    /// It was asked to stop, since it had run for too long.
+    Overdue(Exit),
     /// The queue ends and could not wait any longer.
     CutShort,
     /// There was no room for another process.
@@ -76,11 +78,11 @@ pub async fn run(
 
 async fn follow(number: i64, run: &str, child: &mut Child, limits: Limits, mut kill: watch::Receiver<bool>) -> Ended {
     let mut overdue = Some(Instant::now() + limits.longest);
-    let mut deadline = None;
+    let (mut deadline, mut was_stopped) = (None, false);
     loop {
         tokio::select! {
             biased;
-            exit = child.exited() => return Ended::Exited(exit),
+            exit = child.exited() => return if was_stopped { Ended::Overdue(exit) } else { Ended::Exited(exit) },
             () = is_set(&mut kill) => {
                 signal_group(child.pid, SIGKILL);
                 child.exited().await;
@@ -92,7 +94,7 @@ async fn follow(number: i64, run: &str, child: &mut Child, limits: Limits, mut k
                 if limits.kill {
                     info!(job = number, run_id = run, "stopping job {number}, as [jobqueue] killjobsintimeout says");
                     signal_group(child.pid, SIGTERM);
-                    deadline = Some(Instant::now() + limits.grace);
+                    (deadline, was_stopped) = (Some(Instant::now() + limits.grace), true);
                 }
             }
             () = at(deadline) => {

@@ -274,6 +274,21 @@ fn an_engine_that_has_no_time_is_tried_again() {
     assert!(running.stderr().contains("another engine runs: job 1 is tried again in 1 s"), "{}", running.stderr());
 }
 
+/// Its files may be taken in already, and nobody else would start the run that recovers them.
+#[test]
+fn an_engine_that_was_cut_off_is_tried_again() {
+    let mut queue = Queue::new();
+    let engine = "#!/bin/sh\necho run >> \"$0.runs\"\ncase $(wc -l < \"$0.runs\") in 1) exit 69;; 3) exit 0;; *) kill -9 $$;; esac\n";
+    queue.sandbox.stand_in("bots-engine", engine);
+    let running = queue.start();
+    queue.job(&["add", "--wait", "--", "bots-engine", "--new"]).expect_code(0);
+    assert_eq!(running.stderr().matches("recovers what this one had begun: job 1 is tried again").count(), 2);
+    // One that is killed over and over must not keep all others waiting.
+    queue.job(&["add", "--wait", "--", "bots-engine", "--new"]).expect_code(137);
+    let shown = queue.job(&["show", "2", "--json"]).stdout;
+    assert!(shown.contains("\"state\":\"failed\"") && shown.contains("\"attempts\":4"), "{shown}");
+}
+
 #[test]
 fn a_job_past_its_time_is_an_error_and_ended_if_so_configured() {
     let queue = Queue::new();

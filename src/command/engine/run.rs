@@ -34,6 +34,9 @@ use super::sums;
 /// Bots's own code for an engine that finds another one running.
 pub(super) const BUSY: u8 = 3;
 
+/// Bots's own code for a run that it could not do.
+const FAILED: u8 = 1;
+
 /// Bots's own code for a run in which files or channels had errors.
 pub(super) const ERRORS: u8 = 2;
 
@@ -68,6 +71,13 @@ pub(super) struct Ended {
     was_asked: bool,
 }
 
+impl Ended {
+    /// Bots's code for errors of files, or of its own.
+    fn has_errors(&self) -> bool {
+        matches!(self.end, End::Exited(Exit::Code(FAILED | ERRORS)))
+    }
+}
+
 /// What a run is followed with.
 struct Ground<'a> {
     config: &'a Config,
@@ -96,11 +106,14 @@ pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Re
     let ended = ground.run(recovery, service).await;
     let took = begin.elapsed();
     // A database that is away is waited for once.
-    if summarise(&mut lease, before.report, took).await && is_noted {
+    let is_there = summarise(&mut lease, before.report, took).await;
+    if is_there && is_noted {
         sums::end(&mut lease, &ended, took).await;
     }
+    let ended = ended?;
+    let is_open = ended.has_errors() && (!is_there || is_open(&mut lease).await);
     lease.release().await;
-    outcome(ended?)
+    outcome(ended, is_open)
 }
 
 /// Nothing when another engine runs.
@@ -307,11 +320,25 @@ async fn summarise(lease: &mut Lease, before: u64, took: Duration) -> bool {
     is_there
 }
 
-fn outcome(ended: Ended) -> Result<Outcome, Error> {
+/// Whether something is left for the next run to recover. Bots does not tell a run that its database failed from one in which
+/// a file had an error; whoever has asked for it must not take it for done.
+async fn is_open(lease: &mut Lease) -> bool {
+    lease.ask(recovery::is_open).await.unwrap_or_else(|error| {
+        warn!("cannot tell whether the run came to its end: {error}");
+        true
+    })
+}
+
+fn outcome(ended: Ended, is_open: bool) -> Result<Outcome, Error> {
     if let Some(lost) = ended.lost {
         let text = format!(
             "the engine was killed, since its lease was lost ({lost}); the next run recovers what it had begun"
         );
+        return Err(Error::new(Kind::Unavailable, text));
+    }
+    if is_open {
+        let text =
+            "the run did not come to its end, since its database failed; the next run recovers what it had begun";
         return Err(Error::new(Kind::Unavailable, text));
     }
     match ended.end {

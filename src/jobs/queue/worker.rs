@@ -1,6 +1,6 @@
 //! What does the queue's work: the one task that owns the connection, the line and the running jobs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
@@ -14,7 +14,7 @@ use super::link::Link;
 use super::{Activity, Asker, BATCH, Launch, Order, PATIENCE, Reply, Request, Setup, Status, Unavailable};
 use crate::database::Error;
 use crate::database::jobs::{self as rows, Added, Jobs, New, State, Waiting};
-use crate::exit::Exit;
+use crate::exit::{Exit, Kind};
 use crate::supervisor::state::End;
 use crate::telemetry::ids;
 
@@ -36,6 +36,12 @@ const REMEMBERED: i64 = 1000;
 
 /// The engine's exit code for "another engine runs".
 const ENGINE_BUSY: u8 = 3;
+
+/// Codes above this are those of signals, as in a shell.
+const SIGNALS: u8 = 128;
+
+/// How often the engine of a job may be cut off until the job counts as failed.
+const MOST_TRIES: u32 = 4;
 
 /// What is to be written of a job that ran.
 #[derive(Debug, Clone)]
@@ -77,6 +83,8 @@ pub struct Worker {
     /// No job is started before.
     paused_until: Option<Instant>,
     busy_in_a_row: u32,
+    /// How often an engine of a job that is not done was cut off.
+    cut_off: BTreeMap<i64, u32>,
     ends_until_pruning: i64,
     next_sweep: Instant,
     /// No job is started before.
@@ -102,6 +110,7 @@ impl Worker {
             unrecorded: Vec::new(),
             paused_until: None,
             busy_in_a_row: 0,
+            cut_off: BTreeMap::new(),
             ends_until_pruning: 0,
             next_sweep: Instant::now() + SWEEP,
             has_begun: false,
@@ -324,6 +333,10 @@ impl Worker {
         let took = took.as_secs_f64();
         let verdict = match ended {
             Ended::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine runs"),
+            Ended::Exited(exit) if is_engine && was_cut_off(exit) && self.may_try_again(number) => {
+                warn!(job = number, run_id = run, "job {number} has not done its work after {took:.1} s: {exit}");
+                self.postpone(number, "the next run recovers what this one had begun")
+            }
             Ended::NoRoom => self.postpone(number, "there is no room for another process"),
             Ended::CutShort => {
                 warn!(job = number, run_id = run, "job {number} was killed after {took:.1} s; it runs again");
@@ -333,7 +346,7 @@ impl Worker {
                 error!(job = number, run_id = run, "job {number} cannot be started: {why}");
                 Verdict::Ended(rows::Ended { state: State::Failed, exit_code: None, output }, milliseconds())
             }
-            Ended::Exited(exit) => {
+            Ended::Exited(exit) | Ended::Overdue(exit) => {
                 self.busy_in_a_row = 0;
                 let is_good = exit == Exit::Code(0);
                 match is_good {
@@ -345,6 +358,9 @@ impl Worker {
                 Verdict::Ended(ended, milliseconds())
             }
         };
+        if let Verdict::Ended(..) = verdict {
+            self.cut_off.remove(&number);
+        }
         let outcome = |status: &mut Status| match &verdict {
             Verdict::Ended(rows::Ended { state: State::Done, .. }, _) => status.done += 1,
             Verdict::Ended(..) => status.failed += 1,
@@ -352,6 +368,13 @@ impl Worker {
         };
         self.count(outcome, true);
         self.record(number, verdict).await;
+    }
+
+    /// An engine that is killed whenever it gets to some file must not keep all other jobs waiting for ever.
+    fn may_try_again(&mut self, number: i64) -> bool {
+        let times = self.cut_off.entry(number).or_default();
+        *times += 1;
+        *times < MOST_TRIES
     }
 
     /// The job keeps its place, and nothing is started for a while.
@@ -427,6 +450,11 @@ impl Worker {
             self.status.send_modify(change);
         }
     }
+}
+
+/// Whether an engine ended without having done its work: its database was away, or a signal has ended it.
+fn was_cut_off(exit: Exit) -> bool {
+    exit == Exit::Code(Kind::Unavailable.code()) || exit.code() > SIGNALS
 }
 
 /// Whoever has asked may have gone.
