@@ -1,9 +1,10 @@
 //! Tasks of the job queue: which may be run, and how.
 //!
 //! Bots's programs name the engine in several ways: `bots-engine`, its full path, and with Bots 3 the Python that runs
-//! it and its full path. All of them are the same engine, which is started by the name that PATH leads to.
+//! it and its full path. All of them are the same engine, which is started by the name that PATH leads to, and for this
+//! environment: whoever may submit tasks must not choose the directory whose settings it imports.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::service::{Ground, Variables};
@@ -11,6 +12,9 @@ use crate::process::child::Spec;
 
 /// The engine's program.
 const ENGINE: &str = "bots-engine";
+
+/// What stands before its configuration directory, without a space.
+const CONFIG_DIR: &str = "-c";
 
 /// Which tasks may be run, and how. Outlives the preparations.
 #[derive(Clone)]
@@ -58,9 +62,9 @@ impl Tasks {
 
     fn known<'a>(&self, words: &'a [String]) -> Option<Known<'a>> {
         match words {
-            [first, rest @ ..] if self.is_engine(first) => Some(Known::Engine(rest)),
+            [first, rest @ ..] if self.is_engine(first) => self.is_for_us(rest).then_some(Known::Engine(rest)),
             [first, second, rest @ ..] if is_python(first) && self.is_engine(second) && second.contains('/') => {
-                Some(Known::Engine(rest))
+                self.is_for_us(rest).then_some(Known::Engine(rest))
             }
             [first, rest @ ..] if self.authorised.contains(first) => Some(Known::Other(first, rest)),
             _ => None,
@@ -82,15 +86,23 @@ impl Tasks {
         path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default()
     }
 
-    /// Without a configuration directory it would take the one of its own choice, which need not be this.
+    /// Whether each configuration directory that it names is that of this environment, by whatever path.
+    fn is_for_us(&self, arguments: &[String]) -> bool {
+        let is_ours = |directory: &str| {
+            let named = self.root.join(directory);
+            named == self.config
+                || named.canonicalize().is_ok_and(|named| self.config.canonicalize().is_ok_and(|ours| ours == named))
+        };
+        arguments.iter().filter_map(|argument| argument.strip_prefix(CONFIG_DIR)).all(is_ours)
+    }
+
+    /// With our own name of the configuration directory: without one it would take one of its own choice, and what another
+    /// name leads to may have changed since.
     fn engine(&self, arguments: &[String]) -> Spec {
-        let mut spec = Spec::new(ENGINE);
-        if !arguments.iter().any(|argument| argument.starts_with("-c")) {
-            let mut config = std::ffi::OsString::from("-c");
-            config.push(&self.config);
-            spec = spec.arg(config);
-        }
-        spec.args(arguments.iter().map(String::as_str))
+        let mut config = OsString::from(CONFIG_DIR);
+        config.push(&self.config);
+        let others = arguments.iter().filter(|argument| !argument.starts_with(CONFIG_DIR));
+        Spec::new(ENGINE).arg(config).args(others.map(String::as_str))
     }
 }
 
@@ -131,12 +143,38 @@ mod tests {
             format!("{bin}/python3 {bin}/bots-engine"),
             format!("/usr/bin/python3.11 {bin}/bots-engine"),
         ] {
-            let task = words(&format!("{start} -c/c --new"));
+            let task = words(&format!("{start} -c/env/config --new"));
             let (spec, is_engine) = tasks.spec(&task).unwrap_or_else(|| panic!("{start} is authorised"));
             assert!(is_engine && spec.program == "bots-engine", "{start}");
-            assert_eq!(spec.args, ["-c/c", "--new"], "{start}");
+            assert_eq!(spec.args, ["-c/env/config", "--new"], "{start}");
         }
         assert_eq!(tasks.spec(&words("bots-engine --new")).expect("authorised").0.args, ["-c/env/config", "--new"]);
+    }
+
+    #[test]
+    fn an_engine_of_another_environment_is_not_authorised() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut tasks = tasks(dir.path());
+        for name in ["config", "other"] {
+            std::fs::create_dir(dir.path().join(format!("{name}.d"))).expect("made");
+        }
+        std::os::unix::fs::symlink("config.d", dir.path().join("link")).expect("made");
+        (tasks.root, tasks.config) = (dir.path().into(), dir.path().join("config.d"));
+        let ours = tasks.config.display().to_string();
+        for ours in [&ours, &format!("{ours}/"), "config.d", "link", "./other.d/../config.d"] {
+            let (spec, _) = tasks.spec(&words(&format!("bots-engine -c{ours} --new"))).expect("it is ours");
+            assert_eq!(spec.args, [&*format!("-c{}", tasks.config.display()), "--new"]);
+        }
+        for other in [
+            "-c",
+            "-c/",
+            "-cother.d",
+            "-cnothing",
+            &format!("-c{ours} -cother.d"),
+            &format!("--new orders -c{ours}/.."),
+        ] {
+            assert!(tasks.spec(&words(&format!("bots-engine {other}"))).is_none(), "{other}");
+        }
     }
 
     #[test]

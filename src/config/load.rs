@@ -200,6 +200,12 @@ impl<'a> Reader<'a> {
     fn file_layer<T>(&mut self, key: &Key<T>) -> Option<Raw> {
         let (path, values) = self.file.as_ref()?;
         if let Some(value) = values.get(key.path) {
+            // An empty variable is as none. Here it is a secret that anybody knows.
+            if key.secret && value.text.is_empty() {
+                let place = format!("{}:{}", path.display(), value.line);
+                self.fault(format!("{place}: {} is empty: give it a value, or take the line out", key.path));
+                return None;
+            }
             let origin = Origin::File(path.clone(), value.line);
             return Some(Raw { text: value.text.clone(), shape: Some(value.shape), origin });
         }

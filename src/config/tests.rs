@@ -113,6 +113,8 @@ fn a_secret_may_stand_in_the_file_or_beside_it() {
     let faults =
         load(&[], "[django]\nsecret_key_file = \"/nowhere/at/all\"\n", &[]).expect_err("there is no such file");
     assert!(faults[0].contains("cannot read /nowhere/at/all"), "{faults:?}");
+    let faults = load(&[], "[django]\nsecret_key = \"\"\n", &[]).expect_err("anybody knows it");
+    assert!(faults[0].contains(":2: django.secret_key is empty"), "{faults:?}");
 }
 
 #[test]

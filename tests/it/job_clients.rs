@@ -5,7 +5,7 @@ use std::fs;
 use crate::browser::Browser;
 use crate::demo::Demo;
 use crate::jobs::{Queue, ask};
-use crate::relay::pods;
+use crate::relay::{pods, start_beside};
 use crate::sandbox::{Sandbox, bots_bin_dir, engine_turn, free_port, wait_until};
 
 #[test]
@@ -31,7 +31,7 @@ fn the_queue_takes_jobs_from_bots_own_client() {
 fn run_in_the_web_ui_reaches_the_queue() {
     let _turn = engine_turn();
     let (queue, other, _, _) = pods();
-    let running = queue.start();
+    let running = start_beside(&queue, &other);
     let web = other.webserver();
     let base_url = format!("http://127.0.0.1:{}", other.web_port);
     let mut browser = Browser::start();

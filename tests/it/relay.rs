@@ -1,5 +1,6 @@
 //! The job queue's port in a container where the queue is not.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::job_wire::ask_v6;
@@ -22,6 +23,19 @@ pub fn pods() -> (Queue, Sandbox, u16, u16) {
     (queue, other, relay_port, network_port)
 }
 
+/// Starts the queue where it finds its environment by the same path as the other container does: in pods all are the same.
+pub fn start_beside(queue: &Queue, other: &Sandbox) -> Running {
+    let inner = queue.sandbox.command(&["jobqueue"]);
+    let mut command = Command::new("unshare");
+    let script = r#"mount --bind "$1" "$2" && shift 2 && exec "$@""#;
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(queue.sandbox.root()).arg(other.root());
+    command.arg(inner.get_program()).args(inner.get_args()).env_clear();
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("HOME", other.home.path());
+    let running = Running::start(command, queue.sandbox.home.path(), queue.sandbox.health_port);
+    running.wait_ready();
+    running
+}
+
 fn shell(sandbox: &Sandbox) -> Running {
     let running = sandbox.start(&["shell", "-c", "sleep 600"]);
     running.wait_stderr("jobs are passed on from port");
@@ -40,6 +54,17 @@ fn jobs_of_another_container_reach_the_queue() {
     assert!(ask_v6(relay_port, &request).contains("<i4>0</i4>"), "{}", web.report());
     let asked = ask(relay_port, "q.addjob(['isup'], 5), q.listjobs(), q.addjob(['/bin/touch'], 5), q.clearjobq()");
     assert_eq!(asked, "(0, 0, 3, 0)", "{}", web.report());
+    // Nobody chooses the environment but who has started the queue; and pages of a browser are nobody.
+    assert_eq!(ask(relay_port, "q.addjob(['bots-engine', '-c/tmp', '--new'], 5)"), "3");
+    for port in [relay_port, network_port, queue.port] {
+        let bearer = format!("Authorization: Bearer {TOKEN}");
+        let request = format!(
+            "POST / HTTP/1.0\r\nOrigin: http://example.test\r\n{bearer}\r\nContent-Length: {}\r\n\r\n{call}",
+            call.len()
+        );
+        let refused = raw_http(port, request.as_bytes()).expect("it answers");
+        assert!(refused.starts_with("HTTP/1.0 403") || refused.starts_with("HTTP/1.1 403"), "{refused}");
+    }
     let config = format!("-c{}", other.root().join("config").display());
     let program = bots_bin_dir().join("bots-job2queue").display().to_string();
     other.run(&["exec", "--", &program, &config, "bots-engine", "--cleanup"]).expect_code(0);
@@ -96,4 +121,10 @@ fn an_open_address_without_a_token_is_refused() {
     let refused = sandbox.run(&["jobqueue"]);
     refused.expect_code(78);
     assert!(refused.stderr.contains("set BOTS_CTL_JOBQUEUE_TOKEN"), "{}", refused.stderr);
+    let file = sandbox.home.path().join(".bots/bots-ctl.toml");
+    std::fs::write(&file, "[jobqueue]\ntoken = \"\"\n").expect("written");
+    let refused = sandbox.run(&["jobqueue"]);
+    refused.expect_code(78);
+    let told = format!("{}:2: jobqueue.token is empty: give it a value, or take the line out", file.display());
+    assert!(refused.stderr.contains(&told), "{}", refused.stderr);
 }
