@@ -148,7 +148,7 @@ impl Submitter {
         let hand_over_all = async {
             while let Some((route, mark)) = self.next() {
                 match self.hand_over(&route).await {
-                    Ok(code::ADDED | code::DUPLICATE) => lock(&self.marks).done(&route, &mark, Instant::now()),
+                    Ok(Ok(code::ADDED | code::DUPLICATE)) => lock(&self.marks).done(&route, &mark, Instant::now()),
                     Ok(_) | Err(_) => return,
                 }
             }
@@ -161,31 +161,38 @@ impl Submitter {
         lock(&self.marks).next()
     }
 
-    async fn hand_over(&self, route: &str) -> Result<i32, client::Error> {
+    /// The queue's code, or why it takes this route for none that can be run: others are none the worse for that.
+    async fn hand_over(&self, route: &str) -> Result<Result<i32, String>, client::Error> {
         let target = lock(&self.target).clone();
         let words = vec!["bots-engine".to_owned(), format!("-c{}", self.config.display()), route.to_owned()];
-        let nonsense = |text: String| client::Error::Fault(target.authority.clone(), text);
-        let task = Task::new(words).map_err(nonsense)?;
-        match call(&target, ADD, vec![task.to_value(), Value::Integer(PRIORITY)]).await? {
-            Value::Integer(code) => Ok(code),
-            _ => Err(nonsense("something that is no code".to_owned())),
+        let task = match Task::new(words) {
+            Ok(task) => task,
+            Err(why) => return Ok(Err(why)),
+        };
+        match call(&target, ADD, vec![task.to_value(), Value::Integer(PRIORITY)]).await {
+            Ok(Value::Integer(code)) => Ok(Ok(code)),
+            Ok(_) => Ok(Err("it answers something that is no code".to_owned())),
+            Err(client::Error::Fault(_, why)) => Ok(Err(why)),
+            Err(error) => Err(error),
         }
     }
 
     /// Whether the last answer was a refusal.
-    fn settle(&self, route: &str, mark: &Mark, answer: i32, has_refused: bool) -> bool {
+    fn settle(&self, route: &str, mark: &Mark, answer: Result<i32, String>, has_refused: bool) -> bool {
         let Mark { files, example, .. } = mark;
+        let name = shown(route);
         let such_as = if *files == 1 { "" } else { "such as " };
         // Partners name files.
         let example = example.to_string_lossy();
         let example = shown(&example);
         let now = Instant::now();
         match answer {
-            code::ADDED => info!("route {route} is to run: {files} new, {such_as}{example}"),
-            code::DUPLICATE => info!("route {route} waits to be run already: {files} more, {such_as}{example}"),
-            other => {
+            Ok(code::ADDED) => info!("route {name} is to run: {files} new, {such_as}{example}"),
+            Ok(code::DUPLICATE) => info!("route {name} waits to be run already: {files} more, {such_as}{example}"),
+            refusal => {
                 if !has_refused {
-                    warn!("the job queue refuses to run route {route} (code {other}); it is offered again and again");
+                    let why = refusal.map_or_else(|why| why, |code| format!("code {code}"));
+                    warn!("the job queue refuses to run route {name} ({why}); it is offered again and again");
                 }
                 lock(&self.marks).postpone(route, now + REFUSED_RETRY);
                 return true;

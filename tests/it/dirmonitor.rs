@@ -378,6 +378,20 @@ fn without_room_for_watches_directories_are_polled() {
 }
 
 #[test]
+fn a_route_that_no_job_can_name_keeps_no_other_one_waiting() {
+    let monitored = Monitored::new();
+    let other = monitored.sandbox.home.path().join("other");
+    fs::create_dir(&other).expect("made");
+    monitored.add("dirmonitor2", &other, "a\u{1}");
+    for directory in [&other, &monitored.watched] {
+        fs::write(directory.join("file"), "x").expect("written");
+    }
+    let up = monitored.up();
+    up.wait_stderr("the job queue refuses to run route a\\u{1} (");
+    monitored.wait_job("a_route", &up);
+}
+
+#[test]
 fn a_directory_that_is_missing_is_told_and_keeps_nobody_from_being_ready() {
     let monitored = Monitored::new();
     fs::remove_dir(&monitored.watched).expect("removed");
