@@ -32,8 +32,9 @@ use crate::telemetry::lines::LineSink;
 
 use super::own_service::{Place, Successor, asked_to_stop};
 
-/// How long a queue that takes over waits for its predecessor's ports.
+/// How long a queue that takes over waits for its predecessor's ports, and how often it tries.
 const PORT_PATIENCE: Duration = Duration::from_secs(10);
+const PORT_RETRY: Duration = Duration::from_millis(100);
 
 /// What is known before anything is started.
 pub(super) struct NativeQueue {
@@ -117,31 +118,29 @@ impl NativeQueue {
         let (places, drain) = (self.places.clone(), self.drain);
         let (orders, mut told) = mpsc::channel(8);
         let (queue, mut status, worker) = queue(self.setup(reaper, lines));
-        let mut listeners = Listeners { places, queue, tasks: JoinSet::new(), was_standby: false };
+        let mut listeners = Listeners { places, queue, tasks: JoinSet::new(), was_standby: false, until: None };
         let work = worker.run(&mut told);
         let stop = pass_on(control, orders.clone(), drain, place, is_stopping);
         tokio::pin!(work, stop);
-        let mut is_finishing = false;
+        let (mut has_begun, mut is_finishing) = (false, false);
+        // Nothing here may wait: the queue works, and gives its signs of life, only while this loop asks it to.
         let ended = loop {
             tokio::select! {
                 end = &mut work => break Ok(end),
                 () = &mut stop => {}
-                () = successor.is_named(), if !is_finishing => {
-                    is_finishing = true;
-                    let _ = orders.send(Order::Finish).await;
-                }
-                Ok(()) = status.changed() => {
-                    let now = *status.borrow_and_update();
-                    place.change(|service| note(service, now));
-                    if let Err(Taken(why)) = listeners.follow(now.activity).await {
-                        error!("{why}");
-                        break Ok(End::Exited(Exit::Code(Kind::Unavailable.code())));
-                    }
-                    if now.activity == Activity::Active {
-                        place.change(|service| service.answered = true);
-                        let _ = orders.try_send(Order::Begin);
-                    }
-                }
+                () = successor.is_named(), if !is_finishing => is_finishing = orders.try_send(Order::Finish).is_ok(),
+                Ok(()) = status.changed() => {}
+                () = sleep(PORT_RETRY), if listeners.are_awaited() => {}
+            }
+            let now = *status.borrow_and_update();
+            place.change(|service| note(service, now));
+            if let Err(Taken(why)) = listeners.follow(now.activity).await {
+                error!("{why}");
+                break Ok(End::Exited(Exit::Code(Kind::Unavailable.code())));
+            }
+            if now.activity == Activity::Active && !listeners.are_awaited() {
+                place.change(|service| service.answered = true);
+                has_begun = has_begun || orders.try_send(Order::Begin).is_ok();
             }
         };
         // Whoever takes this one's place may need the ports.
@@ -173,29 +172,39 @@ struct Listeners {
     queue: Queue,
     tasks: JoinSet<()>,
     was_standby: bool,
+    /// Until when the ports may be somebody else's. Set while they are.
+    until: Option<Instant>,
 }
 
 impl Listeners {
+    /// Whether the ports were taken, and are to be tried again.
+    fn are_awaited(&self) -> bool {
+        self.until.is_some()
+    }
+
     async fn follow(&mut self, activity: Activity) -> Result<(), Taken> {
         match activity {
             Activity::Active if self.tasks.is_empty() => self.listen().await,
             Activity::Standby => {
-                self.was_standby = true;
+                (self.was_standby, self.until) = (true, None);
                 self.tasks.shutdown().await;
                 Ok(())
             }
-            Activity::Active | Activity::Starting | Activity::Unavailable => Ok(()),
+            Activity::Active => Ok(()),
+            Activity::Starting | Activity::Unavailable => {
+                self.until = None;
+                Ok(())
+            }
         }
     }
 
     async fn listen(&mut self) -> Result<(), Taken> {
-        let until = Instant::now() + PORT_PATIENCE;
-        let bound = loop {
-            match self.places.bind().await {
-                Err(_) if self.was_standby && Instant::now() < until => sleep(Duration::from_millis(100)).await,
-                bound => break bound?,
-            }
+        let until = *self.until.get_or_insert_with(|| Instant::now() + PORT_PATIENCE);
+        let bound = match self.places.bind().await {
+            Err(_) if self.was_standby && Instant::now() < until => return Ok(()),
+            bound => bound?,
         };
+        self.until = None;
         for (listener, token) in bound {
             self.tasks.spawn(serve(listener, self.queue.clone(), token));
         }
