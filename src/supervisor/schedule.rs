@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use super::state::{End, State};
+use super::state::End;
 use super::task::{Control, Service, Snapshot, supervise};
 use crate::process::child::SpawnError;
 use crate::process::reaper::Reaper;
@@ -29,15 +29,16 @@ pub async fn run_every(
             return Ok(End::Stopped);
         }
         due = Instant::now() + every;
-        let mut stopping = false;
+        let mut was_asked = false;
         let run = supervise(service, reaper, control, Vec::new(), |snapshot| {
-            stopping |= matches!(snapshot.state, State::Draining(_) | State::Stopping(..) | State::Killing(_));
+            was_asked = snapshot.was_asked;
             observe(snapshot);
         });
+        // A stop may have come when no process ran any more: its own end says nothing of it then.
         match run.await? {
             End::Killed => return Ok(End::Killed),
-            _ if stopping => return Ok(End::Stopped),
-            _ => {}
+            _ if was_asked => return Ok(End::Stopped),
+            End::Exited(_) | End::NotStarted | End::Stopped => {}
         }
         info!(service = service.name, "next run in {} s", due.saturating_duration_since(Instant::now()).as_secs());
     }

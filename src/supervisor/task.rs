@@ -61,6 +61,8 @@ pub struct Snapshot {
     pub restarts: u32,
     /// How its last process ended.
     pub last_exit: Option<Exit>,
+    /// Whether it was asked to stop, in whatever state.
+    pub was_asked: bool,
 }
 
 /// Supervises a service until nothing of it is left. `observe` is called at every change; `kept` are signals that came
@@ -122,6 +124,7 @@ struct Driver<'a, F> {
     /// Starts that had no failure before them.
     renewals: u32,
     last_exit: Option<Exit>,
+    was_asked: bool,
 }
 
 impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
@@ -141,13 +144,15 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
             starts: 0,
             renewals: 0,
             last_exit: None,
+            was_asked: false,
         }
     }
 
     fn show(&mut self, state: State) {
         let pid = self.child.as_ref().map(|child| child.pid);
         let restarts = self.starts.saturating_sub(1 + self.renewals);
-        (self.observe)(Snapshot { state, pid, restarts, last_exit: self.last_exit });
+        let (last_exit, was_asked) = (self.last_exit, self.was_asked);
+        (self.observe)(Snapshot { state, pid, restarts, last_exit, was_asked });
     }
 
     async fn next_event(&mut self, state: State, control: &mut mpsc::Receiver<Control>) -> Event {
@@ -196,7 +201,10 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
     fn told(&mut self, told: Option<Control>) -> Option<Event> {
         let current = self.child.as_ref().map(|child| child.pid);
         match told {
-            Some(Control::Stop) | None => Some(Event::StopRequested),
+            Some(Control::Stop) | None => {
+                self.was_asked = true;
+                Some(Event::StopRequested)
+            }
             Some(Control::Forward(number)) => {
                 match current {
                     Some(pid) if self.answered || !self.service.is_watched => signal_group(pid, number),

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::environment::{as_user, as_user_of_bots, finish, give_to_user, open_to_all, through};
+use crate::process::write_program;
 use crate::sandbox::{Running, Sandbox, wait_until};
 
 /// A web server that answers everything, and writes down the signals it gets. It fails while `fail` lies beside it.
@@ -365,6 +366,52 @@ fn want_of_processes_at_the_start_is_one_clear_line() {
         assert!(ended.stderr.lines().last().is_some_and(|line| line.contains("(ulimit -u, pids.max)")), "{ended:?}");
         assert!(!ended.stderr.contains("panicked"), "{ended:?}");
     }
+}
+
+/// In a second the next run is due: it would find no room either.
+#[test]
+fn a_stop_between_two_tries_to_start_an_engine_is_one() {
+    let mut sandbox = quick_schedule();
+    sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
+    give_to_user(sandbox.home.path());
+    open_to_all(sandbox.home.path());
+    let command = as_user_of_bots(&sandbox.command(&["up", "--services", "engine"]));
+    let mut up = Running::start(command, sandbox.home.path(), sandbox.health_port);
+    up.wait_stderr("next run in");
+    limit_processes(up.pid(), "1");
+    up.wait_stderr("starting it again in");
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+}
+
+#[test]
+fn a_stop_while_a_run_has_left_something_behind_is_one() {
+    let mut sandbox = quick_schedule();
+    sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1h");
+    let mut up = sandbox.start(&["up", "--services", "engine"]);
+    up.wait_stderr("next run in");
+    // In place of a bots-ctl that runs the engine, which would leave nothing behind. One that is just starting makes the
+    // link anew.
+    let link = sandbox.root().join(".bots-ctl-bin/bots-engine");
+    let leaves_something = || {
+        if link.is_symlink() {
+            write_program(&link.with_extension("new"), "#!/bin/sh\nsleep 1000 &\n", 0o755);
+            fs::rename(link.with_extension("new"), &link).expect("it is there");
+        }
+        up.stderr().contains("waiting for the processes it left").then_some(())
+    };
+    wait_until("a run has left something", leaves_something, || up.report());
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.wait_code(), 0, "{}", up.report());
+    assert!(up.stderr().contains("killing the processes it left behind"), "{}", up.report());
+}
+
+/// A sandbox with an engine that has nothing to do, again and again.
+fn quick_schedule() -> Sandbox {
+    let mut sandbox = Sandbox::new();
+    sandbox.stand_in("bots-engine", "#!/bin/sh\n");
+    sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s");
+    sandbox
 }
 
 fn limit_processes(pid: Pid, limit: &str) {
