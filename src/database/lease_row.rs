@@ -138,11 +138,19 @@ pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Op
 
 const COLUMNS: &str = "owner, holder, acquired, renewed, released";
 
-/// Milliseconds since 1970, as the server counts them.
+/// Milliseconds since 1970, as the server counts them at the moment when it writes or reads a row: a statement may have
+/// waited for that, longer than whoever sent it.
 pub(super) fn clock(connection: &Connection) -> &'static str {
     match connection {
         Connection::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-        Connection::Mysql(_) => "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
+        // Only the statement's beginning is to be had in UTC, and only the local time of this moment. Local times have leaps,
+        // by half an hour at least, and mean two moments where they go back: of them no more is taken than what has passed
+        // since that beginning.
+        Connection::Mysql(_) => {
+            "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 \
+             + IF(SYSDATE(3) BETWEEN NOW(3) AND NOW(3) + INTERVAL 15 MINUTE, \
+             TIMESTAMPDIFF(MICROSECOND, NOW(3), SYSDATE(3)) DIV 1000, 0))"
+        }
         Connection::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
     }
 }

@@ -1,68 +1,21 @@
 //! Pods of Bots on one volume, looked after as by a kubelet: each in a PID and a network namespace of its own.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::clock::Clock;
 use crate::cluster::get;
-use crate::network::{Node, run};
+use crate::network::Node;
 use crate::process::wrapped;
 use crate::sandbox::{Running, Sandbox, binary};
 
 /// The port of every pod's health listener.
 const HEALTH_PORT: u16 = 9180;
-
-/// Loaded before all else, makes a process see a time of day that is so many seconds off as a file says.
-const CLOCK: &str = r#"
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
-#include <time.h>
-#include <unistd.h>
-
-static const volatile int64_t *offset;
-
-__attribute__((constructor)) static void load(void) {
-    const char *name = getenv("CLOCK_OFFSET");
-    int fd = name ? open(name, O_RDONLY | O_CLOEXEC) : -1;
-    if (fd < 0) return;
-    void *place = mmap(0, sizeof *offset, PROT_READ, MAP_SHARED, fd, 0);
-    if (place != MAP_FAILED) offset = place;
-    close(fd);
-}
-
-int clock_gettime(clockid_t clock, struct timespec *now) {
-    int failed = (int)syscall(SYS_clock_gettime, clock, now);
-    if (!failed && clock == CLOCK_REALTIME && offset) now->tv_sec += *offset;
-    return failed;
-}
-
-int gettimeofday(struct timeval *restrict now, void *restrict zone) {
-    struct timespec precise;
-    (void)zone;
-    clock_gettime(CLOCK_REALTIME, &precise);
-    now->tv_sec = precise.tv_sec;
-    now->tv_usec = precise.tv_nsec / 1000;
-    return 0;
-}
-
-time_t time(time_t *now) {
-    struct timespec precise;
-    clock_gettime(CLOCK_REALTIME, &precise);
-    if (now) *now = precise.tv_sec;
-    return precise.tv_sec;
-}
-"#;
 
 /// A pod that ended sooner is not started again at once.
 const SHORT: Duration = Duration::from_secs(1);
@@ -75,8 +28,7 @@ pub struct Pod {
     pub name: &'static str,
     pub node: Node,
     args: Vec<&'static str>,
-    /// What its clock is told.
-    clock: PathBuf,
+    clock: Clock,
     running: Mutex<Option<(Running, Instant)>>,
     is_ready: AtomicBool,
     is_live: AtomicBool,
@@ -86,8 +38,7 @@ pub struct Pod {
 
 impl Pod {
     pub fn new(sandbox: &Sandbox, name: &'static str, args: &[&'static str]) -> Self {
-        let clock = sandbox.home.path().join(format!("clock-{name}"));
-        fs::write(&clock, 0_i64.to_ne_bytes()).expect("written");
+        let clock = Clock::new(sandbox.home.path().join(format!("clock-{name}")));
         Self {
             name,
             node: Node::new(),
@@ -112,7 +63,7 @@ impl Pod {
         if sandbox_has_server(sandbox) {
             command.env("DB_HOST", self.node.gateway());
         }
-        command.env("LD_PRELOAD", clock_library()).env("CLOCK_OFFSET", &self.clock);
+        command.envs(self.clock.variables());
         let inside = wrapped(&command, "unshare", &["--pid", "--fork", "--mount-proc", "--kill-child"]);
         let started = Running::start(self.node.command(&inside), sandbox.home.path(), HEALTH_PORT);
         *self.running() = Some((started, Instant::now()));
@@ -200,9 +151,7 @@ impl Pod {
 
     /// Moves its clock away from everybody else's.
     pub fn set_clock(&self, seconds: i64) {
-        // In place: it is mapped.
-        let file = fs::OpenOptions::new().write(true).open(&self.clock).expect("it is there");
-        file.write_all_at(&seconds.to_ne_bytes(), 0).expect("written");
+        self.clock.set(seconds);
     }
 
     pub fn report(&self) -> String {
@@ -210,21 +159,6 @@ impl Pod {
         let report = running.as_ref().map(|(running, _)| running.report());
         format!("=== {}\n{}", self.name, report.unwrap_or_else(|| "has ended".to_owned()))
     }
-}
-
-/// Where [`CLOCK`] is, compiled once.
-fn clock_library() -> &'static Path {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("made").keep();
-        let (source, library) = (directory.join("clock.c"), Path::new(env!("CARGO_TARGET_TMPDIR")).join("clock.so"));
-        fs::write(&source, CLOCK).expect("written");
-        let made = directory.join("clock.so").display().to_string();
-        run(&format!("cc -shared -fPIC -O2 -o '{made}' '{}'", source.display()));
-        fs::rename(made, &library).expect("renamed");
-        fs::remove_dir_all(directory).expect("removed");
-        library
-    })
 }
 
 /// Beside SQLite there is none.

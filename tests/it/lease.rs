@@ -3,10 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
+use crate::clock::Clock;
+use crate::environment::open_to_all;
 use crate::pods::{Amiss, System, real_engine};
 use crate::sandbox::{free_port, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_database};
@@ -190,6 +193,42 @@ fn an_engine_is_killed_before_a_lease_that_cannot_be_renewed_runs_out() {
     server.stop();
     assert_eq!(engine.wait_code(), 69, "{}", engine.report());
     assert!(engine.stderr().contains("it could not be renewed for 4"), "{}", engine.report());
+}
+
+/// When the clocks of the Netherlands go back, an hour has each local time twice. The two turns that could be taken for an
+/// hour's leap are its beginning and its end.
+#[test]
+fn a_lease_lives_through_the_end_of_summer_time() {
+    const TURNS: [u64; 2] = [1_919_289_600, 1_919_293_200];
+    let dir = tempfile::tempdir().expect("made");
+    open_to_all(dir.path());
+    let clock = Clock::new(dir.path().join("clock"));
+    let mut environment = Vec::from(clock.variables());
+    environment.push(("TZ", "CET-1CEST,M3.5.0,M10.5.0/3".into()));
+    let server = Arc::new(Server::start_in(Engine::Mariadb, environment));
+    assert_eq!(server.sql(None, "SELECT @@system_time_zone LIKE 'CE%', @@time_zone"), ["1\tSYSTEM"]);
+    let mut system = System::on(Database::on(&server));
+    for turn in TURNS {
+        let set = |moment: u64| clock.set(moment.cast_signed() - seconds_since_1970().cast_signed());
+        set(turn - 30);
+        let mut first = system.endless();
+        let acquired: u64 =
+            system.database.value("SELECT acquired DIV 1000 FROM botsctl_lease").parse().expect("there");
+        assert!(acquired.abs_diff(turn) < 120, "{acquired} is not near {turn}");
+        set(turn + 1);
+        let second = system.run(&["engine", "--lease-wait", "2s"]);
+        second.expect_code(3);
+        assert!(!second.stderr.contains("ended the session of "), "{second:?}");
+        for _ in 0..2 {
+            first.signal(Signal::SIGTERM);
+        }
+        assert_eq!(first.wait_code(), 137, "{}", first.report());
+    }
+    assert_eq!(system.overlaps(), "");
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs()
 }
 
 #[test]

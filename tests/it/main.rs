@@ -7,6 +7,7 @@
 mod bad_input;
 mod bots_ini;
 mod browser;
+mod clock;
 mod cluster;
 mod config_map;
 mod configuration;

@@ -76,6 +76,7 @@ pub struct Server {
     addresses: String,
     /// Whether it loses nothing when it is killed; the others are fast instead.
     is_durable: bool,
+    environment: Vec<(&'static str, PathBuf)>,
     dir: PathBuf,
     watcher: Mutex<Option<(Child, ChildStdin)>>,
 }
@@ -129,19 +130,25 @@ impl Server {
 
     /// One that loses nothing when it is killed.
     pub fn start_durable(engine: Engine) -> Self {
-        Self::start_with(engine, "127.0.0.1", true)
+        Self::start_with(engine, "127.0.0.1", true, Vec::new())
     }
 
     /// One that listens on this address, and on loopback as well.
     pub fn start_for(engine: Engine, address: &str) -> Self {
-        Self::start_with(engine, address, false)
+        Self::start_with(engine, address, false, Vec::new())
     }
 
-    fn start_with(engine: Engine, address: &str, is_durable: bool) -> Self {
+    /// One that has these variables in its environment.
+    pub fn start_in(engine: Engine, environment: Vec<(&'static str, PathBuf)>) -> Self {
+        Self::start_with(engine, "127.0.0.1", false, environment)
+    }
+
+    fn start_with(engine: Engine, address: &str, is_durable: bool, environment: Vec<(&'static str, PathBuf)>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory").keep();
         let local = "127.0.0.1,127.0.0.2";
         let addresses = if address == "127.0.0.1" { local.to_owned() } else { format!("{local},{address}") };
-        let server = Self { engine, port: free_port(), addresses, is_durable, dir, watcher: Mutex::default() };
+        let (port, watcher) = (free_port(), Mutex::default());
+        let server = Self { engine, port, addresses, is_durable, environment, dir, watcher };
         make_certificate(&server.dir);
         hand_over(&server.dir);
         server.initialise();
@@ -215,7 +222,8 @@ impl Server {
             .args(["-c", WATCHER, "watcher", signal])
             .arg(&self.dir)
             .arg(server.get_program())
-            .args(server.get_args());
+            .args(server.get_args())
+            .envs(self.environment.iter().cloned());
         watcher.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut watcher = watcher.spawn().expect("sh starts");
         let input = watcher.stdin.take().expect("piped");
