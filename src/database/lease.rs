@@ -231,30 +231,61 @@ impl Lease {
 
     /// Renews the lease until it is `enough`; the answer is why it was lost before.
     pub async fn keep(&mut self, enough: &Notify) -> Option<String> {
-        if matches!(self.settings, Settings::Sqlite(_)) {
+        if self.is_file() {
             enough.notified().await;
             return None;
         }
-        let mut pause = RENEWAL;
+        let (mut pause, mut told) = (RENEWAL, false);
         loop {
             // Never in the middle of an exchange.
             if timeout(pause, enough.notified()).await.is_ok() {
                 return None;
             }
-            let silent = now().saturating_sub(self.renewed);
-            if silent >= FENCE {
-                return Some(format!("it could not be renewed for {} s", silent.as_secs()));
+            match self.try_to_renew(&mut told).await {
+                Ok(is_renewed) => pause = if is_renewed { RENEWAL } else { RETRY },
+                Err(lost) => return Some(lost),
             }
-            match timeout(PATIENCE, self.renew()).await.unwrap_or_else(|_| Err(late())) {
-                Ok(None) => pause = RENEWAL,
-                Ok(Some(other)) => return Some(format!("{} has it now", other.name)),
-                Err(error) => {
-                    if pause == RENEWAL {
-                        warn!("cannot renew the engine lease, trying again: {error}");
-                    }
-                    self.session = None;
-                    pause = RETRY;
+        }
+    }
+
+    /// Renews the lease before something begins that needs it, unless that is no longer wanted, which `enough` says. The
+    /// answer is why it is lost.
+    pub async fn confirm(&mut self, enough: &Notify) -> Option<String> {
+        let mut told = false;
+        while !self.is_file() {
+            match self.try_to_renew(&mut told).await {
+                Ok(true) => break,
+                Ok(false) if timeout(RETRY, enough.notified()).await.is_ok() => break,
+                Ok(false) => {}
+                Err(lost) => return Some(lost),
+            }
+        }
+        None
+    }
+
+    /// Beside SQLite the lock of a file is all there is.
+    fn is_file(&self) -> bool {
+        matches!(self.settings, Settings::Sqlite(_))
+    }
+
+    /// Says whether it is renewed; or why it is lost. A first failure is `told`.
+    async fn try_to_renew(&mut self, told: &mut bool) -> Result<bool, String> {
+        let silent = now().saturating_sub(self.renewed);
+        if silent >= FENCE {
+            return Err(format!("it could not be renewed for {} s", silent.as_secs()));
+        }
+        match timeout(PATIENCE, self.renew()).await.unwrap_or_else(|_| Err(late())) {
+            Ok(None) => {
+                *told = false;
+                Ok(true)
+            }
+            Ok(Some(other)) => Err(format!("{} has it now", other.name)),
+            Err(error) => {
+                if !std::mem::replace(told, true) {
+                    warn!("cannot renew the engine lease, trying again: {error}");
                 }
+                self.session = None;
+                Ok(false)
             }
         }
     }

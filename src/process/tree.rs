@@ -103,13 +103,13 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
 }
 
 /// Ends every process below this one: asked with SIGTERM first, killed at the `limit` or as soon as a signal asks us
-/// to stop. Returns when none is left, at once when there is none.
+/// to stop. Returns when none is left, at once when there is none; says whether such a signal came.
 ///
 /// `groups` are the process groups to go by where `/proc` cannot be read.
-pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) {
-    let mut reaped = reaper.reaped();
+pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) -> bool {
+    let (mut reaped, mut was_asked) = (reaper.reaped(), false);
     if !reaper.has_children() {
-        return;
+        return was_asked;
     }
     let begin = Instant::now();
     let mut rest = Rest { groups, asked: HashSet::new(), killed: HashSet::new(), killing: false };
@@ -117,7 +117,7 @@ pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], lim
     loop {
         reaped.mark_unchanged();
         if !reaper.has_children() {
-            return;
+            return was_asked;
         }
         let kill = tokio::select! {
             biased;
@@ -125,6 +125,7 @@ pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], lim
                 if number == libc::SIGTSTP {
                     stop_own_group();
                 }
+                was_asked |= asks_to_stop(number);
                 asks_to_stop(number)
             }
             () = sleep_until(deadline) => true,
@@ -145,7 +146,7 @@ pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], lim
         };
         if kill && rest.killing {
             warn!("{} cannot be ended: leaving it behind", rest.names());
-            return;
+            return was_asked;
         }
         if kill {
             (rest.killing, tell, look) = (true, None, Some(Instant::now()));

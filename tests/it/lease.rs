@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::clock::Clock;
 use crate::environment::open_to_all;
 use crate::pods::{Amiss, System, real_engine};
-use crate::sandbox::{free_port, wait_until};
+use crate::sandbox::{Running, free_port, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_database};
 
 /// For an engine that is held in the middle of one of them.
@@ -27,13 +27,16 @@ on_each_database! {
 mod on_servers {
     use super::{
         a_cut_connection_lets_nobody_else_in, a_vanished_holder_is_waited_for_and_its_session_ended,
-        an_engine_whose_lease_was_taken_is_killed,
+        an_engine_whose_lease_was_taken_is_killed, no_routes_are_run_after_a_recovery_that_has_lost_the_lease,
+        the_lease_is_renewed_until_nothing_of_the_run_is_left,
     };
 
     crate::servers::on_each_server! {
         a_cut_connection_lets_nobody_else_in,
         a_vanished_holder_is_waited_for_and_its_session_ended,
         an_engine_whose_lease_was_taken_is_killed,
+        no_routes_are_run_after_a_recovery_that_has_lost_the_lease,
+        the_lease_is_renewed_until_nothing_of_the_run_is_left,
     }
 }
 
@@ -178,10 +181,53 @@ fn a_vanished_holder_is_waited_for_and_its_session_ended(engine: Engine) {
 fn an_engine_whose_lease_was_taken_is_killed(engine: Engine) {
     let mut system = System::new(engine);
     let mut first = system.endless();
-    system.database.sql("UPDATE botsctl_lease SET owner = 'somebody', holder = 'somebody else'");
+    give_lease_away(&system);
     assert_eq!(first.wait_code(), 69, "{}", first.report());
     assert!(first.stderr().contains("the engine lease is lost: somebody else has it now"), "{}", first.report());
     assert_eq!(first.descendants(), []);
+}
+
+/// An engine that has left something behind which does not end when it is asked to, and the pid of that.
+fn start_stubborn(system: &mut System, condition: &str, args: &[&str]) -> (Running, Pid) {
+    system.demo.sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1h");
+    // It has left its group before its parent ends.
+    let leave = "trap '' TERM\nsetsid sh -c ': >left; exec sleep 1000' &\nuntil [ -e left ]; do sleep 0.01; done\n";
+    let script = format!("#!/bin/sh\n{condition} || exec echo it ran\ncd \"$HOME\"\n{leave}");
+    system.demo.sandbox.stand_in("bots-engine", &script);
+    let engine = system.start(args);
+    engine.wait_stderr(" to end, for at most 3600 s");
+    let left = engine.descendants().into_iter().find(|(_, command)| command.contains("sleep 1000"));
+    let (left, _) = left.unwrap_or_else(|| panic!("{}", engine.report()));
+    (engine, left)
+}
+
+fn the_lease_is_renewed_until_nothing_of_the_run_is_left(engine: Engine) {
+    let mut system = System::new(engine);
+    let (mut first, left) = start_stubborn(&mut system, "true", &["engine"]);
+    let renewed = || system.database.value("SELECT renewed FROM botsctl_lease WHERE name = 'engine'");
+    let before = renewed();
+    wait_until("it is renewed", || (renewed() != before).then_some(()), || first.report());
+    system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
+    // And nothing is left when the lease is.
+    give_lease_away(&system);
+    assert_eq!(first.wait_code(), 69, "{}", first.report());
+    assert!(kill(left, None).is_err(), "{}", first.report());
+}
+
+fn no_routes_are_run_after_a_recovery_that_has_lost_the_lease(engine: Engine) {
+    let mut system = System::new(engine);
+    // As an engine leaves it that was killed.
+    system.database.sql("INSERT INTO mutex (mutexk) VALUES (1)");
+    let is_recovery = r#"[ "${2:-}" = --cleanup ]"#;
+    let (mut engine, left) = start_stubborn(&mut system, is_recovery, &["engine", "demo_orders"]);
+    give_lease_away(&system);
+    kill(left, Signal::SIGKILL).expect("it is there");
+    assert_eq!(engine.wait_code(), 69, "{}", engine.report());
+    assert!(!engine.stdout().contains("it ran"), "{}", engine.report());
+}
+
+fn give_lease_away(system: &System) {
+    system.database.sql("UPDATE botsctl_lease SET owner = 'somebody', holder = 'somebody else'");
 }
 
 /// The server is there and says nothing more, as behind a network that drops everything.
@@ -212,8 +258,11 @@ fn a_lease_lives_through_the_end_of_summer_time() {
         let set = |moment: u64| clock.set(moment.cast_signed() - seconds_since_1970().cast_signed());
         set(turn - 30);
         let mut first = system.endless();
-        let acquired: u64 =
-            system.database.value("SELECT acquired DIV 1000 FROM botsctl_lease").parse().expect("there");
+        let acquired: u64 = system
+            .database
+            .value("SELECT acquired DIV 1000 FROM botsctl_lease WHERE name = 'engine'")
+            .parse()
+            .expect("there");
         assert!(acquired.abs_diff(turn) < 120, "{acquired} is not near {turn}");
         set(turn + 1);
         let second = system.run(&["engine", "--lease-wait", "2s"]);

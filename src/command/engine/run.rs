@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::bots::arguments::EngineArguments;
@@ -232,13 +232,27 @@ impl Ground<'_> {
         })
     }
 
+    /// One run of Bots, from the confirmation of the lease until nothing of the run is left.
     async fn follow(&mut self, service: service::Service) -> Result<Ended, Error> {
-        let ended = self.supervise(service).await;
-        // Nothing of this run may go on when the next one begins.
-        let is_lost = ended.as_ref().is_ok_and(|ended| ended.lost.is_some());
-        let limit = if is_lost { Duration::ZERO } else { self.config.stop.engine.timeout };
-        tree::end_all(self.reaper, self.signals, &[], limit).await;
-        ended
+        let (enough, was_asked) = (Notify::new(), Cell::new(false));
+        let asked = async {
+            self.signals.next_where(signals::asks_to_stop).await;
+            was_asked.set(true);
+            enough.notify_one();
+            std::future::pending::<Infallible>().await
+        };
+        let lost = tokio::select! {
+            lost = self.lease.confirm(&enough) => lost,
+            never = asked => match never {},
+        };
+        if lost.is_some() {
+            return Ok(Ended { end: End::NotStarted, lost, was_asked: was_asked.get() });
+        }
+        if was_asked.get() {
+            info!("the engine was not started, since a stop was asked for");
+            return Ok(Ended { end: End::Exited(Exit::Code(BUSY)), lost, was_asked: true });
+        }
+        self.supervise(service).await
     }
 
     async fn supervise(&mut self, service: service::Service) -> Result<Ended, Error> {
@@ -254,13 +268,17 @@ impl Ground<'_> {
         };
         let mut service = Service { name, spec: service.spec, plan, lines: self.lines.of(name), is_watched: false };
         let (sender, mut control) = mpsc::channel(64);
-        let (enough, was_asked) = (Notify::new(), Cell::new(false));
-        let fencing = fence(self.lease, &enough, sender.clone());
+        let (enough, was_asked, is_lost) = (Notify::new(), Cell::new(false), watch::Sender::new(false));
+        let fencing = fence(self.lease, &enough, sender.clone(), &is_lost);
         let running = async {
             let end = tokio::select! {
                 end = supervise(&mut service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
                 never = pass_on(self.signals, sender, &was_asked) => match never {},
             };
+            // Nothing of this run may go on when the next one begins, in whatever pod.
+            if end_rest(self.reaper, self.signals, times.timeout, is_lost.subscribe()).await {
+                was_asked.set(true);
+            }
             enough.notify_one();
             end
         };
@@ -269,10 +287,25 @@ impl Ground<'_> {
     }
 }
 
+/// Ends what a run has left: in order, or at once when the lease is lost. Says whether a signal has asked to stop meanwhile.
+async fn end_rest(reaper: &Reaper, signals: &mut Signals, limit: Duration, mut is_lost: watch::Receiver<bool>) -> bool {
+    tokio::select! {
+        was_asked = tree::end_all(reaper, signals, &[], limit) => return was_asked,
+        _ = is_lost.wait_for(|is_lost| *is_lost) => {}
+    }
+    tree::end_all(reaper, signals, &[], Duration::ZERO).await
+}
+
 /// Keeps the lease until it is `enough`. When it is lost the engine is killed at once, before another one may start.
-async fn fence(lease: &mut Lease, enough: &Notify, control: mpsc::Sender<Control>) -> Option<String> {
+async fn fence(
+    lease: &mut Lease,
+    enough: &Notify,
+    control: mpsc::Sender<Control>,
+    is_lost: &watch::Sender<bool>,
+) -> Option<String> {
     let lost = lease.keep(enough).await?;
     error!("the engine lease is lost: {lost}; killing the engine");
+    is_lost.send_replace(true);
     for _ in 0..2 {
         // The second one does not wait for the run to finish.
         let _ = control.send(Control::Stop).await;
@@ -331,9 +364,12 @@ async fn is_open(lease: &mut Lease) -> bool {
 
 fn outcome(ended: Ended, is_open: bool) -> Result<Outcome, Error> {
     if let Some(lost) = ended.lost {
-        let text = format!(
-            "the engine was killed, since its lease was lost ({lost}); the next run recovers what it had begun"
-        );
+        let text = match ended.end {
+            End::NotStarted => format!("the engine was not started, since its lease was lost ({lost})"),
+            _ => format!(
+                "the engine was killed, since its lease was lost ({lost}); the next run recovers what it had begun"
+            ),
+        };
         return Err(Error::new(Kind::Unavailable, text));
     }
     if is_open {
