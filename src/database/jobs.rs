@@ -18,6 +18,7 @@ use super::lease_row;
 use super::lock::Name;
 use super::session::Session;
 use super::statement::{Argument, Cell, execute, fetch};
+use super::wait::for_answer;
 use super::{Error, Settings};
 use Argument::{Integer, Text};
 pub use job::{Added, Ended, Job, New, State, Waiting};
@@ -46,32 +47,37 @@ impl Jobs {
     pub async fn open(settings: &Settings, owner: &str, connected: impl FnOnce()) -> Result<Self, Error> {
         let mut session = Session::open(settings, Name::ActiveQueue).await?;
         connected();
-        lease_row::ensure_table(&mut session.connection, settings).await?;
-        make(settings, &mut session.connection).await?;
+        for_answer(settings, lease_row::ensure_table(&mut session.connection, settings)).await?;
+        for_answer(settings, make(settings, &mut session.connection)).await?;
         let mut jobs = Self { settings: settings.clone(), session, owner: owner.to_owned(), last_number: 0 };
         jobs.take_over().await?;
-        jobs.session.refuse_pooler().await?;
-        let rows = jobs.rows("SELECT max(number) FROM botsctl_job", &[], "read").await?;
+        for_answer(settings, jobs.session.refuse_pooler()).await?;
+        let rows = for_answer(settings, jobs.rows("SELECT max(number) FROM botsctl_job", &[], "read")).await?;
         jobs.last_number = rows.first().and_then(|row| row.first()?.integer()).unwrap_or(0);
         Ok(jobs)
     }
 
     /// Waits for the lock. A session that has it and gives no sign of life is ended.
     async fn take_over(&mut self) -> Result<(), Error> {
-        let mut told = false;
-        while !self.session.try_take().await? {
+        let (settings, mut told) = (self.settings.clone(), false);
+        while !for_answer(&settings, self.session.try_take()).await? {
             if !std::mem::replace(&mut told, true) {
-                info!("another bots-ctl runs the jobs of the {}: standing by", self.settings.describe());
+                info!("another bots-ctl runs the jobs of the {}: standing by", settings.describe());
             }
-            if self.silence().await?.is_some_and(|silence| silence > LIFETIME)
-                && let Some(ghost) = self.session.holder().await?
-            {
-                self.session.end(&ghost).await?;
-                warn!("ended the session of a job queue that gave no sign of life");
-            }
+            for_answer(&settings, self.end_ghost()).await?;
             sleep(RETRY).await;
         }
-        self.give_sign_of_life(true).await
+        for_answer(&settings, self.give_sign_of_life(true)).await
+    }
+
+    async fn end_ghost(&mut self) -> Result<(), Error> {
+        if self.silence().await?.is_some_and(|silence| silence > LIFETIME)
+            && let Some(ghost) = self.session.holder().await?
+        {
+            self.session.end(&ghost).await?;
+            warn!("ended the session of a job queue that gave no sign of life");
+        }
+        Ok(())
     }
 
     /// How many milliseconds ago the active queue has given a sign of life, by the server's clock.

@@ -18,6 +18,7 @@ use super::connection::Connection;
 use super::lease_row::{self, Holder};
 use super::lock::{Name, beside};
 use super::session::Session;
+use super::wait::{PATIENCE, for_answer};
 use super::{Error, Settings, wait};
 
 /// How long a row counts that nobody renews.
@@ -31,9 +32,6 @@ const FENCE: Duration = Duration::from_secs(45);
 
 /// How often to try again, for the lease or for a connection.
 const RETRY: Duration = Duration::from_millis(250);
-
-/// How long one exchange with the server may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longer than a holder needs to let go of the lock after it has released its row.
 const AFTERGLOW: Duration = Duration::from_secs(5);
@@ -97,10 +95,11 @@ struct Line<'a> {
 impl Line<'_> {
     /// Over one connection.
     async fn wait(&mut self, mut session: Session) -> Result<Acquired, Error> {
-        lease_row::ensure_table(&mut session.connection, self.settings).await?;
+        for_answer(self.settings, lease_row::ensure_table(&mut session.connection, self.settings)).await?;
         loop {
             let renewed = now();
-            let holder = attempt(self.settings, &mut session, self.owner, self.name).await?;
+            let attempt = attempt(self.settings, &mut session, self.owner, self.name);
+            let holder = for_answer(self.settings, attempt).await?;
             if holder.owner == self.owner {
                 return self.take(session, renewed).await;
             }
@@ -118,16 +117,20 @@ impl Line<'_> {
     }
 
     async fn take(&self, mut session: Session, renewed: Duration) -> Result<Acquired, Error> {
-        match session.refuse_pooler().await {
+        match for_answer(self.settings, session.refuse_pooler()).await {
             Err(Error::Unavailable(text)) => return Err(Error::Unavailable(text)),
             Err(error) => {
-                lease_row::release(&mut session.connection, self.settings, self.owner).await?;
-                session.give_back().await?;
+                let giving_back = async {
+                    lease_row::release(&mut session.connection, self.settings, self.owner).await?;
+                    session.give_back().await
+                };
+                for_answer(self.settings, giving_back).await?;
                 return Err(error);
             }
             Ok(()) => {}
         }
-        let (locked_by, settings, owner) = (session.id().await?, self.settings.clone(), self.owner.to_owned());
+        let locked_by = for_answer(self.settings, session.id()).await?;
+        let (settings, owner) = (self.settings.clone(), self.owner.to_owned());
         Ok(Acquired::Taken(Box::new(Lease { settings, owner, session: Some(session), locked_by, renewed })))
     }
 }
@@ -204,13 +207,10 @@ impl Lease {
         question: impl AsyncFn(&mut Connection, &Settings) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (settings, begin) = (self.settings.clone(), Instant::now());
-        if matches!(settings, Settings::Sqlite(_)) {
-            return question(&mut self.session().await?.connection, &settings).await;
-        }
         loop {
             let asked = async { question(&mut self.session().await?.connection, &settings).await };
-            match timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(late())) {
-                Err(Error::Unavailable(text)) => {
+            match for_answer(&settings, asked).await {
+                Err(Error::Unavailable(text)) if !self.is_file() => {
                     self.session = None;
                     if begin.elapsed() >= PATIENCE {
                         return Err(Error::Unavailable(text));
@@ -274,7 +274,7 @@ impl Lease {
         if silent >= FENCE {
             return Err(format!("it could not be renewed for {} s", silent.as_secs()));
         }
-        match timeout(PATIENCE, self.renew()).await.unwrap_or_else(|_| Err(late())) {
+        match for_answer(&self.settings.clone(), self.renew()).await {
             Ok(None) => {
                 *told = false;
                 Ok(true)
@@ -333,10 +333,6 @@ impl Lease {
             let _ = timeout(PATIENCE, session.connection.close()).await;
         }
     }
-}
-
-fn late() -> Error {
-    Error::Unavailable(format!("no answer within {} s", PATIENCE.as_secs()))
 }
 
 /// The clock that goes on while the machine sleeps: for everybody else the time has passed as well.

@@ -1,8 +1,8 @@
-//! Patience with a server that is not there yet.
+//! Patience with a server that is not there yet, or does not answer.
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use super::connect::{Purpose, connect};
@@ -14,6 +14,25 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// No longer than this, so that a server that has come up is soon noticed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long one exchange with a server may take. When the network has forgotten a connection no answer ever comes, and the
+/// system would find out after a quarter of an hour.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The outcome of an exchange, if it comes in time. When it does not, the connection is of no more use: the answer may still
+/// be on its way. A SQLite file is no server: it waits for locks by rules of its own.
+///
+/// # Errors
+/// What the exchange says, or [`Error::Unavailable`] when it took too long.
+pub async fn for_answer<T>(settings: &Settings, exchange: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    if matches!(settings, Settings::Sqlite(_)) {
+        return exchange.await;
+    }
+    timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
+        let (database, limit) = (settings.describe(), PATIENCE.as_secs());
+        Err(Error::Unavailable(format!("the {database} did not answer within {limit} s")))
+    })
+}
 
 /// Opens the database, and tries again for as long as `patience` lasts while it cannot be reached.
 ///

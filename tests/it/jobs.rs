@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::jobqueue::with_queue;
+use crate::link::Link;
 use crate::sandbox::{Finished, Running, Sandbox, free_port, python, raw_http, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_database};
 
@@ -33,11 +34,15 @@ on_each_database! {
 }
 
 mod on_servers {
-    use super::{a_database_that_is_away_loses_nothing, a_queue_that_gives_no_sign_of_life_is_replaced};
+    use super::{
+        a_database_that_is_away_loses_nothing, a_queue_that_gives_no_sign_of_life_is_replaced,
+        one_that_stands_by_behind_a_silent_connection_takes_over,
+    };
 
     crate::servers::on_each_server! {
         a_database_that_is_away_loses_nothing,
         a_queue_that_gives_no_sign_of_life_is_replaced,
+        one_that_stands_by_behind_a_silent_connection_takes_over,
     }
 }
 
@@ -82,6 +87,10 @@ impl Queue {
 
     /// Another one on the same database, with another port.
     fn start_second(&self) -> (Running, u16) {
+        self.start_second_with(&[])
+    }
+
+    fn start_second_with(&self, variables: &[(&str, String)]) -> (Running, u16) {
         let (config, port, health_port) = (self.sandbox.root().join("config"), free_port(), free_port());
         let second = self.sandbox.home.path().join("second/config");
         fs::create_dir_all(&second).expect("made");
@@ -93,6 +102,7 @@ impl Queue {
         fs::write(second.join("bots.ini"), ini).expect("written");
         let mut command = self.sandbox.command(&["jobqueue"]);
         command.env("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{health_port}")).env("BOTS_CONFIG_DIR", second);
+        command.envs(variables.iter().cloned());
         (Running::start(command, self.sandbox.home.path(), health_port), port)
     }
 
@@ -338,6 +348,22 @@ fn a_queue_that_gives_no_sign_of_life_is_replaced(engine: Engine) {
     first.wait_health("/health/ready", 503);
     queue.go();
     queue.wait_lines("ran", 2, &second);
+    assert_eq!(ask(port, "q.listjobs()"), "0");
+}
+
+/// The network has forgotten its connection, and tells nobody.
+fn one_that_stands_by_behind_a_silent_connection_takes_over(engine: Engine) {
+    let database = Database::fresh(engine);
+    let to = (Ipv4Addr::LOCALHOST, database.server().port).into();
+    let link = Link::listen(0, move || Some(to));
+    let queue = Queue::on(database);
+    let mut first = queue.start();
+    let (second, port) = queue.start_second_with(&[("DB_PORT", link.port.to_string())]);
+    second.wait_stderr("another bots-ctl runs the jobs of the ");
+    link.forget();
+    first.signal(Signal::SIGTERM);
+    first.wait();
+    second.wait_stderr("the job queue is active");
     assert_eq!(ask(port, "q.listjobs()"), "0");
 }
 

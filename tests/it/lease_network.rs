@@ -1,11 +1,13 @@
 //! The engine lease where the network fails: connections that are cut at random moments, and a node that is gone.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::link::Link;
 use crate::network::Node;
 use crate::overlap::Random;
 use crate::pods::{Amiss, System};
@@ -19,6 +21,7 @@ on_each_server! {
     a_lease_whose_connection_is_cut_is_taken_again_and_by_nobody_else,
     engines_meet_while_their_connections_are_cut,
     a_node_that_is_gone_is_followed_within_90_seconds_and_never_doubled,
+    a_connection_that_the_network_has_forgotten_is_replaced,
 }
 
 /// An engine under a proxy, and the same database without it.
@@ -92,6 +95,36 @@ impl Drop for Cutter {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// First while engines wait for another one, then as soon as anybody asks for the lease.
+fn a_connection_that_the_network_has_forgotten_is_replaced(engine: Engine) {
+    let database = Database::fresh(engine);
+    let to = (Ipv4Addr::LOCALHOST, database.server().port).into();
+    let link = Link::listen(0, move || Some(to));
+    let mut system = System::on(database);
+    let mut first = system.endless();
+    let beyond = |wait| {
+        let mut command = system.demo.sandbox.command(&["engine", "--lease-wait", wait]);
+        command.env("DB_HOST", "127.0.0.1").env("DB_PORT", link.port.to_string()).env_remove("DB_OPTIONS");
+        Running::start(command, system.demo.sandbox.home.path(), 0)
+    };
+    let mut second = beyond("2m");
+    second.wait_stderr("an engine runs already, that of ");
+    link.forget();
+    for _ in 0..2 {
+        first.signal(Signal::SIGTERM);
+    }
+    assert_eq!(first.wait_code(), 137, "{}", first.report());
+    System::wait_working(&second);
+    link.forget_at("botsctl_lease");
+    let mut third = beyond("5s");
+    assert_eq!(third.wait_code(), 69, "{}", third.report());
+    assert!(third.stderr().contains("did not answer within 5 s"), "{}", third.report());
+    for _ in 0..2 {
+        second.signal(Signal::SIGTERM);
+    }
+    second.wait();
 }
 
 /// The cable of a pod is pulled while its engine works: its session stays where it is on the server.

@@ -8,6 +8,7 @@ use tracing::warn;
 use crate::database::connect::{Purpose, connect};
 use crate::database::lease::Lease;
 use crate::database::sums::{self, Outcome, Run};
+use crate::database::wait::for_answer;
 use crate::database::{Error, Settings};
 use crate::exit::{self, Exit};
 use crate::supervisor::state::End;
@@ -31,9 +32,12 @@ pub(super) async fn end(lease: &mut Lease, ended: &Result<Ended, exit::Error>, t
 pub(super) async fn add_busy(settings: &Settings, waited: Duration) {
     let added = async {
         let mut connection = connect(settings, Purpose::Work).await?;
-        let added = sums::add_busy(&mut connection, settings, waited).await;
-        connection.close().await;
-        added
+        for_answer(settings, async {
+            sums::add_busy(&mut connection, settings, waited).await?;
+            connection.close().await;
+            Ok(())
+        })
+        .await
     };
     let _ = tell(added.await);
 }
