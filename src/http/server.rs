@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::crowd::{Crowd, Guest};
 
@@ -39,10 +39,9 @@ where
             Ok((stream, _)) => {
                 // While everybody's answer is being made, further clients wait in the kernel's queue.
                 crowd.make_room().await;
-                let service = service.clone();
-                crowd.admit(|guest| async move {
-                    let _ = tokio::time::timeout(CONNECTION_LIFE, connection(stream, service, guest)).await;
-                });
+                // Answers are small: waiting for more to send would only delay them.
+                let _ = stream.set_nodelay(true);
+                crowd.admit(|guest| connection(stream, service.clone(), guest));
             }
             // Out of descriptors, most likely: the next attempt must not spin.
             Err(error) => {
@@ -53,13 +52,13 @@ where
     }
 }
 
-async fn connection<S, E>(stream: TcpStream, service: S, guest: Guest)
+/// Serves one client for as long as it may stay.
+async fn connection<T, S, E>(stream: T, service: S, guest: Guest)
 where
+    T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E>,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
-    // Answers are small: waiting for more to send would only delay them.
-    let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let busy = guest.begin();
         let answered = service.call(request);
@@ -69,7 +68,7 @@ where
             answer
         }
     });
-    answer(stream, service).await;
+    let _ = tokio::time::timeout(CONNECTION_LIFE, answer(stream, service)).await;
 }
 
 /// Answers the requests of one client until it leaves or must go; its own limits are those of time for a request's headers
@@ -87,4 +86,64 @@ where
         .max_buf_size(HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::time::{Instant, sleep, timeout};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A client's end of a connection that is served.
+    fn connected<F>(answer: fn() -> F) -> DuplexStream
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
+        let (client, stream) = tokio::io::duplex(64 * 1024);
+        let service = service_fn(move |_: Request<Incoming>| answer());
+        Crowd::new(CONNECTIONS).admit(|guest| connection(stream, service, guest));
+        client
+    }
+
+    async fn at_once() -> Result<Response<Body>, Infallible> {
+        Ok(Response::new(Body::from("answer")))
+    }
+
+    /// Sends these bytes after each pause, for as long as anybody takes them; how long that was, and what came back.
+    async fn stays(client: DuplexStream, first: &str, again: &'static str, pause: Duration) -> (Duration, String) {
+        let begin = Instant::now();
+        let (mut reader, mut writer) = tokio::io::split(client);
+        writer.write_all(first.as_bytes()).await.expect("taken");
+        let sending = tokio::spawn(async move {
+            while writer.write_all(again.as_bytes()).await.is_ok() {
+                sleep(pause).await;
+            }
+        });
+        let mut answers = String::new();
+        let _ = timeout(60 * MINUTE, reader.read_to_string(&mut answers)).await;
+        sending.abort();
+        (begin.elapsed(), answers)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn headers_that_do_not_come_or_trickle_in_are_not_waited_for() {
+        let second = Duration::from_secs(1);
+        for (first, again) in [("", ""), ("GET / HT", ""), ("GET / HTTP/1.1\r\n", "x: y\r\n")] {
+            let (stayed, answers) = stays(connected(at_once), first, again, second).await;
+            assert!((5..=6).contains(&stayed.as_secs()), "{first:?} {stayed:?}");
+            assert!(!answers.contains(" 200 "), "{answers}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_stays_longer_than_a_minute() {
+        let (request, pause) = ("GET / HTTP/1.1\r\n\r\n", Duration::from_secs(4));
+        let (stayed, answers) = stays(connected(at_once), "", request, pause).await;
+        assert_eq!((stayed, answers.matches("answer").count()), (MINUTE, 15), "{answers}");
+        let (stayed, answers) = stays(connected(std::future::pending), request, "", pause).await;
+        assert_eq!((stayed, answers.as_str()), (MINUTE, ""), "one whose answer never comes");
+    }
 }

@@ -223,7 +223,7 @@ impl<'a, A: Fn(Arrival), O: Fn(Overview)> Monitor<'a, A, O> {
                 let Some(place) = self.places.get_mut(&id).filter(|place| place.cares(&event, is_watched)) else {
                     continue;
                 };
-                place.told.push(event.clone());
+                place.tell(event.clone());
                 self.enqueue(id);
             }
         }

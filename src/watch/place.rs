@@ -16,6 +16,9 @@ const TROUBLE_INTERVAL: Duration = Duration::from_secs(2);
 /// As [`SHARE`], for polling, where delays matter more.
 const POLL_SHARE: u32 = 2;
 
+/// As many events are kept while a look is under way, which may hang for hours with its file system.
+const ROOM: usize = 16_384;
+
 /// An entry on the list.
 pub struct Place {
     id: PlaceId,
@@ -29,7 +32,7 @@ pub struct Place {
     pub took: Duration,
     was_all: bool,
     /// What was told since.
-    pub told: Vec<Event>,
+    told: Vec<Event>,
     /// How much is to be looked at.
     pub wants: Extent,
     /// When everything is to be looked at again.
@@ -88,6 +91,15 @@ impl Place {
         !is_about_file || !is_watched_itself && self.entry.takes(name)
     }
 
+    /// Takes down what was told. With more than there is room for, everything is looked at instead.
+    pub fn tell(&mut self, event: Event) {
+        if self.told.len() == ROOM {
+            self.told = Vec::new();
+            self.wants = self.wants.max(Extent::All);
+        }
+        self.told.push(event);
+    }
+
     /// Whether it is polled.
     pub fn polls(&self) -> bool {
         matches!(&self.condition, Some(Condition::Watched { backend, .. }) if backend.polls)
@@ -142,5 +154,40 @@ impl Place {
             self.next_all = Instant::now() + pause;
         }
         self.due = self.check_at.map_or(self.next_all, |when| when.min(self.next_all));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::WatchBy;
+    use crate::watch::entry::Pattern;
+    use crate::watch::fnmatch::Mask;
+
+    #[test]
+    fn what_is_told_during_a_look_that_hangs_takes_no_more_than_its_room() {
+        let entry = Entry {
+            origin: "[dirmonitor1]".into(),
+            route: "r".into(),
+            directory: Pattern::new("/nowhere".as_ref()),
+            mask: Mask::new("*"),
+            is_recursive: false,
+            takes_existing: true,
+            locks: Vec::new(),
+            watch_by: WatchBy::Auto,
+            poll_interval: Duration::from_secs(1),
+            settle: Duration::from_secs(1),
+        };
+        let (events, _heard) = Events::start();
+        let mut place = Place::new(entry, 1, Arc::new(events), Duration::from_secs(60));
+        let event = Event { path: "/nowhere/file".into(), news: News::Closed };
+        for _ in 0..ROOM {
+            place.tell(event.clone());
+        }
+        assert_eq!((place.told.len(), place.wants), (ROOM, Extent::Told), "what fits is looked at alone");
+        for _ in 0..3 * ROOM {
+            place.tell(event.clone());
+        }
+        assert!(place.told.capacity() <= ROOM && place.wants == Extent::All, "{}", place.told.capacity());
     }
 }

@@ -1,7 +1,7 @@
 //! Bad input gets one clear error on standard error, the right exit code, and leaves nothing half-written.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use walkdir::WalkDir;
@@ -383,6 +383,16 @@ fn a_directory_of_another_user_is_told_with_its_rights() {
         let refused = finish(as_user(&sandbox.command(&["init-db"])));
         one_fault(&refused, 78, &[&format!("cannot write to {}", dir.display()), "mode 0500", "fsGroup"]);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("ours");
+        if nix::unistd::geteuid().is_root() {
+            const OTHER: u32 = 12_345;
+            chown(&dir, Some(OTHER), Some(OTHER)).expect("root may");
+            let refused = finish(as_user(&sandbox.command(&["init-db"])));
+            let words = [&format!("cannot write to {}", dir.display()), "belongs to 12345:12345", "mode 0755"];
+            one_fault(&refused, 78, &words);
+            let meta = fs::metadata(&dir).expect("it is there");
+            assert_eq!((meta.uid(), meta.mode() & 0o777), (OTHER, 0o755), "it was not taken over");
+            give_to_user(&dir);
+        }
     }
 }
 

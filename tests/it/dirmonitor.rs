@@ -139,6 +139,22 @@ fn an_order_that_is_dropped_in_is_translated() {
     assert!(names(&demo.input()).is_empty());
 }
 
+/// Whoever may drop in files says neither which program runs nor with what.
+#[test]
+fn the_name_of_a_file_is_in_no_command() {
+    let monitored = Monitored::new();
+    for name in ["--cleanup", "-c..", "$(touch forged)", "; touch forged", "a\ttab and \"quotes\"", "..."] {
+        monitored.drop_in(name);
+    }
+    let up = monitored.up();
+    monitored.wait_job("a_route", &up);
+    let config = format!("-c{}", monitored.sandbox.root().join("config").display());
+    for job in jobs(&monitored.sandbox) {
+        assert_eq!(job["task"], serde_json::json!(["bots-engine", config, "a_route"]));
+    }
+    assert_eq!(names(&monitored.watched).len(), 6, "they are the engine's to take");
+}
+
 /// The engine makes the lock of a channel in the very directory that is watched.
 #[test]
 fn the_lock_of_a_channel_does_not_start_its_route_again() {

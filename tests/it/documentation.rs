@@ -302,7 +302,8 @@ fn every_test_that_is_named_exists() {
             if Path::new(PROJECT).join("src").join(name.replace("::", "/")).with_extension("rs").exists() {
                 continue;
             }
-            let places = [format!("tests/it/{file}.rs"), format!("src/{file}.rs"), format!("src/bots/{file}.rs")];
+            let unit = module.trim_end_matches("::tests").replace("::", "/");
+            let places = [format!("tests/it/{file}.rs"), format!("src/{unit}.rs"), format!("src/bots/{unit}.rs")];
             let has = |place: &String| {
                 let text = fs::read_to_string(Path::new(PROJECT).join(place)).unwrap_or_default();
                 text.contains(&format!("fn {test}("))

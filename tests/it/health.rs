@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
-use crate::sandbox::{Sandbox, http, raw_http, wait_until};
+use crate::sandbox::{Running, Sandbox, http, raw_http, wait_until};
 
 #[test]
 fn endpoints_answer_as_documented() {
@@ -29,9 +29,13 @@ fn endpoints_answer_as_documented() {
 
     let head = http(sandbox.health_port, "HEAD", "/health/ready").expect("it listens");
     assert_eq!((head.status, head.body.as_str()), (200, ""));
-    let post = http(sandbox.health_port, "POST", "/health/live").expect("it listens");
-    assert_eq!(post.status, 405);
-    assert!(post.head.to_lowercase().contains("allow: get,head"), "{}", post.head);
+    for path in ["/health/ping", "/health/live", "/health/ready", "/health/startup", "/status", "/metrics", "/"] {
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            let refused = http(sandbox.health_port, method, path).expect("it listens");
+            assert_eq!(refused.status, 405, "{method} {path}");
+            assert!(refused.head.to_lowercase().contains("allow: get,head"), "{method} {path}: {}", refused.head);
+        }
+    }
     for path in ["/health", "/health/", "/health/anything", "/health/ready/x", "/metrics/x"] {
         assert_eq!(web.health(path).expect("it listens").status, 404, "{path}");
     }
@@ -136,7 +140,10 @@ fn clients_that_misbehave_do_not_disturb() {
     // More than the listener serves at once; these stay open and silent.
     let silent: Vec<TcpStream> =
         (0..600).map(|_| TcpStream::connect(("127.0.0.1", sandbox.health_port)).expect("it accepts")).collect();
+    // Who comes last is let in last: by now each of the others is served, or has had to go.
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
+    let served = sockets(&web);
+    assert!((200..300).contains(&served), "{served} of {} are served at once", silent.len());
     let long = format!("GET /health/live HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
     let refused = raw_http(sandbox.health_port, long.as_bytes()).unwrap_or_default();
     assert!(!refused.contains(" 200 "), "{refused}");
@@ -144,6 +151,13 @@ fn clients_that_misbehave_do_not_disturb() {
     assert!(!rubbish.contains(" 200 "), "{rubbish}");
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     drop(silent);
+}
+
+/// How many sockets it has open.
+fn sockets(running: &Running) -> usize {
+    let open = fs::read_dir(format!("/proc/{}/fd", running.pid())).expect("it runs").flatten();
+    let target = |entry: fs::DirEntry| fs::read_link(entry.path()).ok();
+    open.filter_map(target).filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
 #[test]

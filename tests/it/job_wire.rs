@@ -86,12 +86,19 @@ fn rubbish_costs_neither_an_answer_to_others_nor_memory() {
 }
 
 #[test]
-fn it_answers_on_both_addresses_of_loopback() {
+fn it_answers_on_both_addresses_of_loopback_and_on_no_other() {
     let queue = Queue::new();
     let _running = queue.start();
+    expect_bound_to_loopback_alone(queue.port);
     let call = "<methodCall><methodName>listjobs</methodName></methodCall>";
     let request = format!("POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{call}", call.len());
     assert!(ask_v6(queue.port, &request).contains("<i4>0</i4>"));
+}
+
+/// Any other address of this machine, of which 127.0.0.2 is one everywhere, leads to a listener on all addresses.
+pub fn expect_bound_to_loopback_alone(port: u16) {
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
+    assert!(TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port)).is_err(), "port {port} is open to others");
 }
 
 /// What somebody gets who asks `[::1]`.

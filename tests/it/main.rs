@@ -62,6 +62,7 @@ mod reload;
 mod results;
 mod sandbox;
 mod schema;
+mod secrets;
 mod servers;
 mod status_page;
 mod stop;

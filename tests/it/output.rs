@@ -148,6 +148,21 @@ fn any_bytes_become_lines() {
     assert_eq!(found, [first, empty, invalid, "nul \0, escape \u{1b}[2J, bell \u{7}, tab \t.", "in\rside", last]);
 }
 
+/// A service, or what it passes on, may print what looks like a record of ours, of another service.
+#[test]
+fn what_looks_like_a_record_is_a_message() {
+    const FORGED: &str =
+        "{\"timestamp\":\"2026-01-01T00:00:00Z\",\"level\":\"ERROR\",\"service\":\"bots-ctl\",\"message\":\"forged\"}";
+    let lines = [FORGED, "jobqueue | forged", "\",\"level\":\"ERROR\",\"x\":\""];
+    let json = printed("json", lines.join("\n").as_bytes()).stdout;
+    for (record, line) in json.lines().map(parse).zip(lines) {
+        let found = [&record["service"], &record["stream"], &record["level"], &record["message"]];
+        assert_eq!(found.map(|value| value.as_str().unwrap_or_default()), ["webserver", "stdout", "INFO", line]);
+    }
+    let text = printed("text", lines.join("\n").as_bytes()).stdout;
+    assert!(text.lines().eq(lines.map(|line| format!("webserver | {line}"))), "{text}");
+}
+
 #[test]
 fn characters_survive_wherever_the_stream_is_cut() {
     let lines: Vec<String> =

@@ -23,6 +23,9 @@ const HARMLESS: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
 /// Signals 32 and 33, which the C library keeps to itself: its own posix_spawn leaves the first one ignored.
 const C_LIBRARY: u64 = 0x1_8000_0000;
 
+/// What Python ignores by itself: SIGPIPE and SIGXFSZ.
+const OF_PYTHON: u64 = 1 << 12 | 1 << 24;
+
 /// Writes `name number` to a file for each signal it and its child receive, until signal 64 ends both.
 const SIGNAL_LOG: &str = r#"
 import os, signal, sys
@@ -482,10 +485,15 @@ fn nothing_ignored_or_blocked_by_the_parent_reaches_the_program() {
         Running::start(wrapped(&show, python(), &["-c", BAD_PARENT]), sandbox.home.path(), sandbox.health_port);
     assert_eq!(running.wait_code(), 0, "{}", running.report());
     for name in ["SigBlk:", "SigIgn:", "SigCgt:"] {
-        let mask = running.stdout().lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
-        let mask = u64::from_str_radix(mask.expect("it is shown").trim(), 16).expect("a number");
+        let mask = mask(&running.stdout(), name);
         assert_eq!(mask & !C_LIBRARY, 0, "{name} {mask:#x}");
     }
+}
+
+/// A mask of signals, of the status of a process.
+fn mask(status: &str, name: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix(name));
+    u64::from_str_radix(mask.expect("it is shown").trim(), 16).expect("a number")
 }
 
 #[test]
@@ -522,11 +530,12 @@ fn a_program_inherits_what_its_caller_left_open_and_nothing_of_ours() {
 }
 
 #[test]
-fn a_service_inherits_no_descriptor() {
+fn a_service_inherits_no_descriptor_and_no_signal_mask() {
     let sandbox = Sandbox::new();
     let marker = sandbox.home.path().join("marker");
     fs::write(&marker, "").expect("written");
-    let running = with_open_file(&sandbox, &sandbox.command(&["webserver"]), &marker);
+    let command = wrapped(&sandbox.command(&["webserver"]), python(), &["-c", BAD_PARENT]);
+    let running = with_open_file(&sandbox, &command, &marker);
     running.wait_ready();
     let ours = descriptors(running.pid());
     assert!(ours.contains(&(9, marker.clone())), "{ours:?}");
@@ -538,6 +547,8 @@ fn a_service_inherits_no_descriptor() {
             let shared = number > 2 && named && ours.iter().any(|(_, our)| *our == target);
             assert!(!shared, "descriptor {number} of {command} is {}", target.display());
         }
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        assert_eq!((mask(&status, "SigBlk:"), mask(&status, "SigIgn:") & !OF_PYTHON), (0, 0), "{command}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::job_wire::ask_v6;
+use crate::job_wire::{ask_v6, expect_bound_to_loopback_alone};
 use crate::jobqueue::with_queue;
 use crate::jobs::{Queue, ask};
 use crate::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_http};
@@ -52,6 +52,7 @@ fn jobs_of_another_container_reach_the_queue() {
     let call = "<methodCall><methodName>listjobs</methodName></methodCall>";
     let request = format!("POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{call}", call.len());
     assert!(ask_v6(relay_port, &request).contains("<i4>0</i4>"), "{}", web.report());
+    expect_bound_to_loopback_alone(relay_port);
     let asked = ask(relay_port, "q.addjob(['isup'], 5), q.listjobs(), q.addjob(['/bin/touch'], 5), q.clearjobq()");
     assert_eq!(asked, "(0, 0, 3, 0)", "{}", web.report());
     // Nobody chooses the environment but who has started the queue; and pages of a browser are nobody.
@@ -73,6 +74,13 @@ fn jobs_of_another_container_reach_the_queue() {
     }
     // The network's listener wants the token, and `job` shows it.
     assert!(ask(network_port, "q.listjobs()").contains("401"));
+    let longer = format!("Bearer {TOKEN}x");
+    for wrong in ["", "Bearer", "Bearer ", "Bearer a", TOKEN, "Basic Og==", &longer] {
+        let length = call.len();
+        let request = format!("POST / HTTP/1.0\r\nAuthorization: {wrong}\r\nContent-Length: {length}\r\n\r\n{call}");
+        let refused = raw_http(network_port, request.as_bytes()).unwrap_or_default();
+        assert!(refused.starts_with("HTTP/1.0 401"), "{wrong:?}: {refused}");
+    }
     other.run(&["job", "list"]).expect_code(0);
     let mut stranger = Sandbox::new();
     stranger.set("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{network_port}"));

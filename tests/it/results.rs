@@ -10,7 +10,7 @@ use crate::sandbox::{Running, Sandbox, wait_until};
 use crate::servers::{Database, Engine, on_each_database};
 
 on_each_database! {
-    real_runs_are_told_with_their_times,
+    real_runs_are_told_with_their_times_and_without_content,
     a_long_history_is_read_in_steps,
 }
 
@@ -69,7 +69,7 @@ pub fn no_and_yes(engine: Engine) -> [&'static str; 2] {
     if engine == Engine::Postgresql { ["false", "true"] } else { ["0", "1"] }
 }
 
-fn real_runs_are_told_with_their_times(engine: Engine) {
+fn real_runs_are_told_with_their_times_and_without_content(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     eager(&mut sandbox);
@@ -108,6 +108,13 @@ fn real_runs_are_told_with_their_times(engine: Engine) {
     let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     let line = words.iter().find(|line| line.first() == Some(&"demo_orders")).unwrap_or_else(|| panic!("{table}"));
     assert_eq!(line[line.len() - 5..], ["error", "4", "5", "1", "0"], "{table}");
+    for path in ["/", "/status", "/metrics"] {
+        let body = web.health(path).expect("it listens").body;
+        assert!(body.contains("demo_orders"), "{path}: {body}");
+        for content in ["PO-1001", "ORDERS", "NORTH STAR", "batch.edi"] {
+            assert!(!body.contains(content), "{content} is in {path}: {body}");
+        }
+    }
 }
 
 fn a_long_history_is_read_in_steps(engine: Engine) {
