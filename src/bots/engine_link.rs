@@ -8,10 +8,14 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::files::{explain, make_dir};
+use super::below::Below;
+use super::files::explain;
 
 /// The name under which bots-ctl is Bots's engine.
 pub const NAME: &str = "bots-engine";
+
+/// The directory of the link, in an environment.
+const DIRECTORY: &str = ".bots-ctl-bin";
 
 /// Whether this program was called as Bots's engine.
 #[must_use]
@@ -22,7 +26,7 @@ pub fn is_called_by(program: &OsStr) -> bool {
 /// The directory of the link, in an environment.
 #[must_use]
 pub fn directory(environment_root: &Path) -> PathBuf {
-    environment_root.join(".bots-ctl-bin")
+    environment_root.join(DIRECTORY)
 }
 
 /// Sees to it that the link leads to this very program. Any number of replicas may do so at once.
@@ -36,7 +40,7 @@ pub fn make(environment_root: &Path) -> Result<(), Error> {
     if fs::read_link(&link).is_ok_and(|target| target == program) {
         return Ok(());
     }
-    make_dir(&directory)?;
+    Below::new(environment_root)?.make_dir(Path::new(DIRECTORY))?;
     // Never away for a moment: another pod may be starting an engine.
     let new = directory.join(format!(".{NAME}.{}", std::process::id()));
     let made = match symlink(&program, &new) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::files::{Batch, check_writable, create_once, explain, lock, make_dir, mode_of};
+use super::files::{Batch, check_writable, create_once, explain, keep_secret, lock, make_dir, mode_of};
 use super::source::Source;
 use super::{Error, Generation, Installation, engine_link, seed, settings};
 use crate::config::Config;
@@ -50,6 +50,12 @@ impl Environment {
         Ok(environment)
     }
 
+    /// Where Django's SECRET_KEY is kept if none is configured.
+    #[must_use]
+    pub fn secret_key_file(&self) -> PathBuf {
+        self.root.join("secret-key")
+    }
+
     /// Where the password of the first web user is kept.
     #[must_use]
     pub fn admin_password_file(&self) -> PathBuf {
@@ -74,7 +80,7 @@ impl Environment {
         make_dir(&environment.config)?;
         let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
         create_once(&environment.config.join("__init__.py"), b"", 0o644)?;
-        environment.keep_secret_key()?;
+        keep_secret(&environment.secret_key_file(), &random_text(SECRET_LENGTH), "key")?;
         let ini = environment.write_config(config, bots, source, tell)?;
         environment.follow_bots_ini(&ini);
         make_dir(&environment.botssys.join("sqlitedb"))?;
@@ -82,16 +88,6 @@ impl Environment {
         environment.check_directories()?;
         engine_link::make(&environment.root)?;
         Ok(environment)
-    }
-
-    fn keep_secret_key(&self) -> Result<(), Error> {
-        let file = self.root.join("secret-key");
-        create_once(&file, random_text(SECRET_LENGTH).as_bytes(), 0o600)?;
-        match fs::metadata(&file) {
-            Ok(meta) if meta.len() > 0 => Ok(()),
-            Ok(_) => Err(Error::fault(format!("{} is empty: remove it, and a new key is made", file.display()))),
-            Err(error) => Err(explain("read", &file, &error)),
-        }
     }
 
     /// Brings the configuration directory up to date: all files, or none where one of them is at fault or has no room.
@@ -200,14 +196,20 @@ impl Environment {
         let present = |source: &&(&Path, &Path)| source.0.is_dir();
         if seed::needs_seeding(&self.usersys)? {
             let sources = [(own.as_path(), below), (from_image.as_path(), below), (grammars.as_path(), grammars_below)];
-            fill(&self.usersys, &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
+            self.fill_usersys(below, &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
         } else if grammars.is_dir() && seed::needs_seeding(&self.usersys.join("grammars"))? {
             let own_grammars = own.join("grammars");
             let sources = [(own_grammars.as_path(), below), (grammars.as_path(), below)];
-            fill(&self.usersys.join("grammars"), &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
+            self.fill_usersys(grammars_below, &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
         }
         // Bots 3.3.1 fails to import a usersys without it.
         create_once(&self.usersys.join("__init__.py"), b"", 0o644).map(|_| ())
+    }
+
+    fn fill_usersys(&self, place: &Path, sources: &[(&Path, &Path)], tell: &dyn Fn(&str)) -> Result<(), Error> {
+        let files = seed::seed(&self.usersys, place, sources)?;
+        tell(&format!("filled {} with {files} files", self.usersys.join(place).display()));
+        Ok(())
     }
 
     fn check_directories(&self) -> Result<(), Error> {
@@ -251,12 +253,6 @@ fn check_config_dir(config_dir: &Path, bots: &Installation) -> Result<(), Error>
             name.to_string_lossy()
         )));
     }
-    Ok(())
-}
-
-fn fill(target: &Path, sources: &[(&Path, &Path)], tell: &dyn Fn(&str)) -> Result<(), Error> {
-    let files = seed::seed(target, sources)?;
-    tell(&format!("filled {} with {files} files", target.display()));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Files and directories of the environment: written whole or not at all, with errors that help at three in the morning.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -82,14 +82,15 @@ pub fn mode_of(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|meta| meta.permissions().mode() & 0o777)
 }
 
-/// Makes a file with this content unless it is there already: of several at once, one wins and all see its content.
+/// Makes a file with this content unless something of that name is there already, be it a link that leads nowhere: of several
+/// at once, one wins and all see its content.
 ///
 /// Returns whether this call made it.
 ///
 /// # Errors
 /// See [`explain`].
 pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
-    if path.exists() {
+    if fs::symlink_metadata(path).is_ok() {
         return Ok(false);
     }
     let temporary = temporary_name(path);
@@ -105,6 +106,35 @@ pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(explain("write", path, &error)),
     }
+}
+
+/// A secret that is kept in a file, which is made with this content unless it is there.
+///
+/// # Errors
+/// See [`read_secret`].
+pub fn keep_secret(path: &Path, content: &str, what: &str) -> Result<String, Error> {
+    create_once(path, content.as_bytes(), 0o600)?;
+    read_secret(path, what)
+}
+
+/// A secret that is kept in a file. One behind a link was made by somebody else, who may know it.
+///
+/// # Errors
+/// When it cannot be read, is empty, or is behind a link.
+pub fn read_secret(path: &Path, what: &str) -> Result<String, Error> {
+    let mut kept = String::new();
+    let file = no_link(OpenOptions::new().read(true)).open(path);
+    let read = file.and_then(|mut file| file.read_to_string(&mut kept));
+    read.map_err(|error| explain("read", path, &error))?;
+    match kept.trim_end() {
+        "" => Err(Error::fault(format!("{} is empty: remove it, and a new {what} is made", path.display()))),
+        secret => Ok(secret.to_owned()),
+    }
+}
+
+/// What is opened may be on a volume that others write to: a link there may lead anywhere.
+fn no_link(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags(nix::libc::O_NOFOLLOW)
 }
 
 /// The pid keeps apart what runs at once on one machine, random bits what shares a volume from several.
@@ -138,6 +168,12 @@ pub fn check_writable(path: &Path) -> Result<(), Error> {
 pub fn explain(action: &str, path: &Path, error: &io::Error) -> Error {
     let reason = match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => permissions(path, error),
+        _ if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            return Error::fault(format!(
+                "cannot {action} {}: it is a link, and could lead anywhere: remove it, or put in its place what it leads to",
+                path.display()
+            ));
+        }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!("{error}; make room on that volume"),
         _ => error.to_string(),
     };
@@ -169,8 +205,7 @@ fn permissions(path: &Path, error: &io::Error) -> String {
 /// # Errors
 /// See [`explain`].
 pub fn lock(path: &Path) -> Result<File, Error> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
-    file.and_then(|file| file.lock().map(|()| file)).map_err(|error| explain("lock", path, &error))
+    lock_file(path).and_then(|file| file.lock().map(|()| file)).map_err(|error| explain("lock", path, &error))
 }
 
 /// As [`lock`], without waiting: `None` when somebody else has it.
@@ -178,13 +213,16 @@ pub fn lock(path: &Path) -> Result<File, Error> {
 /// # Errors
 /// See [`explain`].
 pub fn try_lock(path: &Path) -> Result<Option<File>, Error> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
-    let file = file.map_err(|error| explain("lock", path, &error))?;
+    let file = lock_file(path).map_err(|error| explain("lock", path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(explain("lock", path, &error)),
     }
+}
+
+fn lock_file(path: &Path) -> io::Result<File> {
+    no_link(OpenOptions::new().create(true).truncate(false).write(true).mode(0o600)).open(path)
 }
 
 #[cfg(test)]
@@ -225,6 +263,28 @@ mod tests {
         write_atomically(&link, b"ours", 0o600).expect("written");
         assert_eq!(fs::read(&target).expect("readable"), b"somebody else's");
         assert!(!fs::symlink_metadata(&link).expect("there").is_symlink());
+    }
+
+    #[test]
+    fn what_is_locked_or_kept_secret_is_never_behind_a_link() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [known, link, nowhere, missing] = ["known", "link", "nowhere", "missing"].map(|name| dir.path().join(name));
+        fs::write(&known, "somebody else's").expect("written");
+        std::os::unix::fs::symlink(&known, &link).expect("linked");
+        std::os::unix::fs::symlink(&missing, &nowhere).expect("linked");
+        for path in [&link, &nowhere] {
+            let refused = [
+                keep_secret(path, "ours", "key").map(|_| ()).expect_err("it is a link"),
+                lock(path).map(|_| ()).expect_err("it is a link"),
+                try_lock(path).map(|_| ()).expect_err("it is a link"),
+            ];
+            for error in refused.map(|error| error.to_string()) {
+                assert!(error.contains(&*path.to_string_lossy()) && error.contains("a link"), "{error}");
+            }
+        }
+        assert!(!missing.exists());
+        assert_eq!(keep_secret(&missing, "ours\n", "key").expect("made"), "ours");
+        assert_eq!(keep_secret(&missing, "another", "key").expect("there"), "ours");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::Error;
 use super::environment::{Environment, random_text};
-use super::files::{create_once, explain};
+use super::files::keep_secret;
 use super::interpreter::Interpreter;
 use crate::config::Superuser;
 
@@ -142,13 +142,8 @@ fn password(superuser: &Superuser, environment: &Environment) -> Result<SecretSt
     if let Some(password) = &superuser.password {
         return Ok(password.clone());
     }
-    let file = environment.admin_password_file();
-    create_once(&file, format!("{}\n", random_text(PASSWORD_LENGTH)).as_bytes(), 0o600)?;
-    let kept = std::fs::read_to_string(&file).map_err(|error| explain("read", &file, &error))?;
-    match kept.trim_end() {
-        "" => Err(Error::fault(format!("{} is empty: remove it, and a new password is made", file.display()))),
-        password => Ok(SecretString::from(password.to_owned())),
-    }
+    let made = format!("{}\n", random_text(PASSWORD_LENGTH));
+    keep_secret(&environment.admin_password_file(), &made, "password").map(SecretString::from)
 }
 
 /// The one place where a secret is shown, and the one time: nobody could log in otherwise.

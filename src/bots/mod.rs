@@ -1,6 +1,7 @@
 //! The only place that knows Bots: where it is installed, its files, its programs, its versions.
 
 pub mod arguments;
+pub mod below;
 pub mod django;
 pub mod engine_link;
 pub mod environment;

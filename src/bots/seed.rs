@@ -5,13 +5,13 @@
 //! environment's lock.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::Path;
 
 use walkdir::WalkDir;
 
 use super::Error;
-use super::files::{explain, make_dir, write_atomically};
+use super::below::Below;
+use super::files::{explain, write_atomically};
 
 /// Present while a directory is being filled.
 pub const MARKER: &str = ".bots-ctl-seeding";
@@ -32,43 +32,41 @@ pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
     Ok(!entries.flatten().any(|entry| is_content(&entry.file_name().to_string_lossy())))
 }
 
-/// Copies the sources over `target`, later ones over earlier ones, following links. Returns the number of files.
+/// Copies the sources over `place`, a path below the directory `root` that was configured; later ones over earlier ones.
+/// Links are followed in the sources, and never below `root`. Returns the number of files.
 ///
 /// # Errors
 /// When anything cannot be read or written; the marker then stays.
-pub fn seed(target: &Path, sources: &[(&Path, &Path)]) -> Result<usize, Error> {
-    make_dir(target)?;
+pub fn seed(root: &Path, place: &Path, sources: &[(&Path, &Path)]) -> Result<usize, Error> {
+    let mut below = Below::new(root)?;
+    below.make_dir(place)?;
+    let target = root.join(place);
     let marker = target.join(MARKER);
     write_atomically(&marker, b"bots-ctl is filling this directory; it goes on at the next start\n", 0o644)?;
     let mut files = 0;
-    for (source, below) in sources {
-        files += copy_tree(source, &target.join(below))?;
+    for (source, inside) in sources {
+        files += copy_tree(source, &mut below, &place.join(inside))?;
     }
-    sync(target)?;
+    sync(&target)?;
     fs::remove_file(&marker).map_err(|error| explain("remove", &marker, &error))?;
     Ok(files)
 }
 
-fn copy_tree(source: &Path, target: &Path) -> Result<usize, Error> {
+/// Content alone: modes of an image's layer are of no use on a volume, and may forbid the next start to write.
+fn copy_tree(source: &Path, below: &mut Below, place: &Path) -> Result<usize, Error> {
     let mut files = 0;
     for entry in WalkDir::new(source).follow_links(true) {
         let entry = entry.map_err(|error| Error::fault(format!("cannot read {}: {error}", source.display())))?;
-        let destination = target.join(entry.path().strip_prefix(source).unwrap_or(Path::new("")));
+        let destination = place.join(entry.path().strip_prefix(source).unwrap_or(Path::new("")));
         if entry.file_type().is_dir() {
-            make_dir(&destination)?;
+            below.make_dir(&destination)?;
         } else if entry.file_type().is_file() && entry.path().extension().is_none_or(|e| e != "pyc") {
-            copy_file(entry.path(), &destination).map_err(|error| explain("write", &destination, &error))?;
+            let mut content = File::open(entry.path()).map_err(|error| explain("read", entry.path(), &error))?;
+            below.write(&destination, &mut content)?;
             files += 1;
         }
     }
     Ok(files)
-}
-
-/// Content alone: modes of an image's layer are of no use on a volume, and may forbid the next start to write.
-fn copy_file(source: &Path, destination: &Path) -> io::Result<()> {
-    let mut from = File::open(source)?;
-    let mut to = File::create(destination)?;
-    io::copy(&mut from, &mut to).map(|_| ())
 }
 
 /// One flush of the file system instead of one for each of thousands of files.
@@ -89,15 +87,44 @@ mod tests {
         fs::write(source.join("deep/file.py"), "whole").expect("written");
         std::os::unix::fs::symlink("deep", source.join("link")).expect("linked");
         assert!(needs_seeding(&target).expect("readable"));
-        assert_eq!(seed(&target, &[(&source, Path::new(""))]).expect("seeded"), 2);
+        assert_eq!(seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded"), 2);
         assert_eq!(fs::read_to_string(target.join("link/file.py")).expect("copied"), "whole");
         assert!(!needs_seeding(&target).expect("readable"));
 
         fs::write(target.join("deep/file.py"), "who").expect("written");
         fs::write(target.join(MARKER), "").expect("written");
         assert!(needs_seeding(&target).expect("readable"));
-        seed(&target, &[(&source, Path::new(""))]).expect("seeded");
+        seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded");
         assert_eq!(fs::read_to_string(target.join("deep/file.py")).expect("copied"), "whole");
+    }
+
+    #[test]
+    fn links_that_somebody_planted_lead_nowhere() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [source, target, database] = ["source", "target", "botsdb"].map(|name| dir.path().join(name));
+        for place in ["grammars/x12", "mappings"] {
+            fs::create_dir_all(source.join(place)).expect("made");
+        }
+        fs::write(source.join("grammars/__init__.py"), "").expect("written");
+        fs::create_dir_all(target.join("grammars")).expect("made");
+        fs::write(target.join(MARKER), "").expect("written");
+        fs::write(&database, "orders").expect("written");
+        let link = target.join("grammars/__init__.py");
+        std::os::unix::fs::symlink("../../botsdb", &link).expect("linked");
+        seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded");
+        assert_eq!(fs::read_to_string(&database).expect("there"), "orders");
+        assert!(fs::symlink_metadata(&link).expect("there").is_file());
+
+        let elsewhere = dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).expect("made");
+        fs::remove_dir_all(target.join("mappings")).expect("removed");
+        std::os::unix::fs::symlink(&elsewhere, target.join("mappings")).expect("linked");
+        let inside = [(source.as_path(), Path::new(""))];
+        for place in ["", "mappings"] {
+            let refused = seed(&target, Path::new(place), &inside).expect_err("it leads out").to_string();
+            assert!(refused.contains("target/mappings: it is a link"), "{refused}");
+        }
+        assert_eq!(fs::read_dir(&elsewhere).expect("there").count(), 0);
     }
 
     #[test]

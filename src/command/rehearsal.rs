@@ -39,6 +39,7 @@ pub(super) async fn rehearse(
         Ok(environment) => (environment, Vec::new()),
         Err(error) => (Environment::layout(&staging.config), Error::from(error).faults().to_vec()),
     };
+    faults.extend(check_kept(config).err().iter().map(ToString::to_string));
     let mut variables = child_variables(&staging.config, Some(&bots.bin_dir));
     // Through a link to the user's own packages, bytecode would end up beside them.
     variables.0.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
@@ -52,6 +53,15 @@ pub(super) async fn rehearse(
         faults.extend(Error::from(error).faults().to_vec());
     }
     Ok(faults.into_iter().map(|fault| staging.in_users_terms(&fault)).collect())
+}
+
+/// What the copy has one of its own of, so that no secret leaves its place.
+fn check_kept(config: &Config) -> Result<(), bots::Error> {
+    let key = Environment::layout(config).secret_key_file();
+    match fs::symlink_metadata(&key).is_ok() {
+        true => files::read_secret(&key, "key").map(|_| ()),
+        false => Ok(()),
+    }
 }
 
 /// Makes the copy and prepares it. What happens to a copy is told nobody.
@@ -95,7 +105,7 @@ impl Staging {
             let made = DirBuilder::new().mode(0o700).create(dir);
             made.map_err(|error| files::explain("create the directory", dir, &error))?;
         }
-        link_all(&staging.real, &staging.root, |name, _| ["usersys", "botssys"].contains(&name))?;
+        link_all(&staging.real, &staging.root, |name, _| ["usersys", "botssys", "secret-key"].contains(&name))?;
         link_all(real_config, staged_config, |_, path| path.is_file())?;
         copy_files(real_config, staged_config)?;
         match source {
