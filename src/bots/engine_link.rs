@@ -3,13 +3,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::below::Below;
-use super::files::explain;
+use super::files::{explain, temporary_name};
 
 /// The name under which bots-ctl is Bots's engine.
 pub const NAME: &str = "bots-engine";
@@ -41,15 +40,13 @@ pub fn make(environment_root: &Path) -> Result<(), Error> {
         return Ok(());
     }
     Below::new(environment_root)?.make_dir(Path::new(DIRECTORY))?;
-    // Never away for a moment: another pod may be starting an engine.
-    let new = directory.join(format!(".{NAME}.{}", std::process::id()));
-    let made = match symlink(&program, &new) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            fs::remove_file(&new).and_then(|()| symlink(&program, &new))
-        }
-        made => made,
-    };
-    made.and_then(|()| fs::rename(&new, &link)).map_err(|error| explain("make", &link, &error))
+    // Never away for a moment: another pod may be starting an engine. Every pod's first process has the same number.
+    let new = temporary_name(&link);
+    let made = symlink(&program, &new).and_then(|()| fs::rename(&new, &link));
+    made.map_err(|error| {
+        let _ = fs::remove_file(&new);
+        explain("make", &link, &error)
+    })
 }
 
 #[cfg(test)]
@@ -66,6 +63,23 @@ mod tests {
         assert_eq!(fs::read_link(&link).expect("it is a link"), std::env::current_exe().expect("we run"));
         make(root.path()).expect("it is there");
         assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 1, "nothing else is left");
+    }
+
+    #[test]
+    fn any_number_may_make_it_at_once() {
+        for _ in 0..50 {
+            let root = tempfile::tempdir().expect("made");
+            let start = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        start.wait();
+                        make(root.path()).expect("made");
+                    });
+                }
+            });
+            assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 1, "nothing else is left");
+        }
     }
 
     #[test]

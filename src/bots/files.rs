@@ -137,8 +137,9 @@ fn no_link(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(nix::libc::O_NOFOLLOW)
 }
 
-/// The pid keeps apart what runs at once on one machine, random bits what shares a volume from several.
-fn temporary_name(path: &Path) -> PathBuf {
+/// A name beside a file, for what is to take its place. The pid keeps apart what runs at once on one machine, random bits what
+/// shares a volume from several.
+pub(super) fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let random = getrandom::u32().unwrap_or_default();
     path.with_file_name(format!(".{name}.{}-{random:08x}.tmp", std::process::id()))
