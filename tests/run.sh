@@ -14,6 +14,8 @@ need unshare util-linux
 need openssl openssl
 need curl curl
 need ip iproute2
+# Tells what reaches the disk, and when.
+need strace strace
 # Counts instructions.
 need valgrind valgrind
 need /usr/sbin/pgbouncer pgbouncer

@@ -1,5 +1,6 @@
 //! Files and directories of the environment: written whole or not at all, with errors that help at three in the morning.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -7,15 +8,17 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 
-/// Makes a directory and its parents.
+/// Makes a directory and its parents, on the disk.
 ///
 /// # Errors
 /// See [`explain`].
 pub fn make_dir(path: &Path) -> Result<(), Error> {
-    fs::create_dir_all(path).map_err(|error| explain("create the directory", path, &error))
+    let missing: Vec<&Path> = path.ancestors().take_while(|place| !place.exists()).collect();
+    fs::create_dir_all(path).map_err(|error| explain("create the directory", path, &error))?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(sync_names)
 }
 
-/// Replaces a file in one step: readers see the old content or the new, whatever dies in between.
+/// Replaces a file in one step: readers see the old content or the new, whatever dies in between. It is on the disk then.
 /// Leaves the file alone when it already has that content and mode.
 ///
 /// Returns whether anything was written.
@@ -63,6 +66,8 @@ impl Batch {
         for (temporary, path) in &self.written {
             fs::rename(temporary, path).map_err(|error| explain("write", path, &error))?;
         }
+        let directories: BTreeSet<&Path> = self.written.iter().filter_map(|(_, path)| path.parent()).collect();
+        directories.into_iter().try_for_each(sync_names)?;
         self.written.clear();
         Ok(())
     }
@@ -73,6 +78,20 @@ impl Drop for Batch {
         for (temporary, _) in &self.written {
             let _ = fs::remove_file(temporary);
         }
+    }
+}
+
+/// Has the names in a directory on the disk. What was made, renamed or removed there may else be as before when the power has
+/// failed.
+///
+/// # Errors
+/// See [`explain`].
+pub fn sync_names(dir: &Path) -> Result<(), Error> {
+    use ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    match File::open(dir).and_then(|dir| dir.sync_all()) {
+        // Not every file system can, and a directory that may be written to, but not read, cannot be opened for it.
+        Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => Ok(()),
+        synced => synced.map_err(|error| explain("flush", dir, &error)),
     }
 }
 
@@ -102,7 +121,7 @@ pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error
     });
     let _ = fs::remove_file(&temporary);
     match linked {
-        Ok(()) => Ok(true),
+        Ok(()) => path.parent().map_or(Ok(()), sync_names).map(|()| true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(explain("write", path, &error)),
     }

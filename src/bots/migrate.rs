@@ -7,7 +7,7 @@ use tracing::{debug, info, warn};
 
 use super::Error;
 use super::environment::{Environment, random_text};
-use super::files::keep_secret;
+use super::files::{keep_secret, sync_names};
 use super::interpreter::Interpreter;
 use crate::config::Superuser;
 
@@ -143,7 +143,10 @@ fn password(superuser: &Superuser, environment: &Environment) -> Result<SecretSt
         return Ok(password.clone());
     }
     let made = format!("{}\n", random_text(PASSWORD_LENGTH));
-    keep_secret(&environment.admin_password_file(), &made, "password").map(SecretString::from)
+    let kept = keep_secret(&environment.admin_password_file(), &made, "password")?;
+    // Whoever made it before us may have died too early for that.
+    sync_names(&environment.root)?;
+    Ok(SecretString::from(kept))
 }
 
 /// The one place where a secret is shown, and the one time: nobody could log in otherwise.

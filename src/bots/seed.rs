@@ -11,7 +11,7 @@ use walkdir::WalkDir;
 
 use super::Error;
 use super::below::Below;
-use super::files::{explain, write_atomically};
+use super::files::{explain, sync_names, write_atomically};
 
 /// Present while a directory is being filled.
 pub const MARKER: &str = ".bots-ctl-seeding";
@@ -49,6 +49,8 @@ pub fn seed(root: &Path, place: &Path, sources: &[(&Path, &Path)]) -> Result<usi
     }
     sync(&target)?;
     fs::remove_file(&marker).map_err(|error| explain("remove", &marker, &error))?;
+    // A marker that comes back would have everything copied over what is changed here from now on.
+    sync_names(&target)?;
     Ok(files)
 }
 

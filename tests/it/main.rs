@@ -16,6 +16,7 @@ mod dirmonitor;
 mod documentation;
 mod documentation_tools;
 mod documented_commands;
+mod durability;
 mod endurance;
 mod engine;
 mod environment;
