@@ -19,6 +19,7 @@ mod rehearsal;
 mod relay;
 mod reload;
 mod requests;
+mod scratch;
 mod seat;
 mod services;
 pub mod status;

@@ -1,19 +1,23 @@
 //! A start rehearsed in a copy of the environment: for `config check`, and before a changed configuration is taken over.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::bots::django::{Context, Facts};
-use crate::bots::environment::{Environment, random_text};
+use crate::bots::environment::Environment;
 use crate::bots::source::Source;
-use crate::bots::{self, Installation, files, seed};
+use crate::bots::{self, Generation, Installation, files, seed};
 use crate::config::Config;
 use crate::config::bots_ini::{BotsIni, set_value};
 use crate::exit::Error;
 use crate::process::reaper::Reaper;
 
+use super::scratch::{Scratch, make_private};
 use super::{blocking, child_variables, find_bots, temporary_directory};
+
+/// The places of an environment, below it and in bots.ini.
+const USERSYS: &str = "usersys";
+const BOTSSYS: &str = "botssys";
 
 /// Looks for everything that a start would trip over, without changing the environment. Faults of one part do not keep the
 /// others from being looked at. `source` is what is mounted, where that was read already; `has_faults` says that there is
@@ -70,7 +74,7 @@ fn stage(
     bots: &Installation,
     source: Option<&Source>,
 ) -> Result<(Staging, Result<Environment, bots::Error>), Error> {
-    let staging = Staging::new(config, source)?;
+    let staging = Staging::new(config, bots.generation(), source)?;
     let places = &staging.config.environment;
     let source = Source::mounted(&places.config_source, &places.config_dir);
     let prepared = source.and_then(|source| Environment::prepare(&staging.config, bots, &source, &|_| {}));
@@ -80,51 +84,68 @@ fn stage(
 /// A copy of the environment in which a start is rehearsed: its configuration files, a storage of its own, and links
 /// to the rest.
 struct Staging {
-    root: PathBuf,
+    scratch: Scratch,
     real: PathBuf,
     real_source: PathBuf,
+    real_usersys: PathBuf,
     config: Config,
 }
 
 impl Staging {
-    fn new(config: &Config, source: Option<&Source>) -> Result<Self, Error> {
+    fn new(config: &Config, generation: Generation, source: Option<&Source>) -> Result<Self, Error> {
         let real = config.environment_root().to_path_buf();
-        let temporary = temporary_directory(config).unwrap_or_else(std::env::temp_dir);
-        let root = temporary.join(format!("bots-ctl-check-{}", random_text(12)));
+        let scratch = Scratch::new(&temporary_directory(config).unwrap_or_else(std::env::temp_dir))?;
+        let root = scratch.path();
         let real_config = &config.environment.config_dir;
         let mut staged = config.clone();
         staged.environment.config_dir = root.join(real_config.file_name().unwrap_or_default());
         // Nothing is filled through a link: what a check finds empty stays so.
         staged.environment.seed_grammars = PathBuf::from("/nonexistent");
         let real_source = std::mem::replace(&mut staged.environment.config_source, root.join("config-source"));
-        let staging = Self { root, real, real_source, config: staged };
-        let (staged_config, staged_source) =
-            (&staging.config.environment.config_dir, &staging.config.environment.config_source);
-        for dir in [&staging.root, staged_config, staged_source] {
-            // Configuration may hold passwords.
-            let made = DirBuilder::new().mode(0o700).create(dir);
-            made.map_err(|error| files::explain("create the directory", dir, &error))?;
-        }
-        link_all(&staging.real, &staging.root, |name, _| ["usersys", "botssys", "secret-key"].contains(&name))?;
-        link_all(real_config, staged_config, |_, path| path.is_file())?;
-        copy_files(real_config, staged_config)?;
+        let real_usersys = real.join(USERSYS);
+        let mut staging = Self { scratch, real, real_source, real_usersys, config: staged };
+        let places = &staging.config.environment;
+        let (staged_config, staged_source) = (places.config_dir.clone(), places.config_source.clone());
+        make_private(&staged_config)?;
+        make_private(&staged_source)?;
+        link_all(&staging.real, staging.root(), |name, _| [USERSYS, BOTSSYS, "secret-key"].contains(&name))?;
+        link_all(real_config, &staged_config, |_, path| path.is_file())?;
+        copy_files(real_config, &staged_config)?;
         match source {
-            Some(source) => source.write_to(staged_source)?,
-            None => copy_files(&staging.real_source, staged_source)?,
+            Some(source) => source.write_to(&staged_source)?,
+            None => copy_files(&staging.real_source, &staged_source)?,
         }
+        // What is mounted comes second, since it is what counts.
         for directory in [staged_config, staged_source] {
-            staging.redirect_storage(&directory.join("bots.ini"))?;
+            staging.redirect(&directory.join("bots.ini"), generation)?;
         }
         staging.link_usersys()?;
         Ok(staging)
     }
 
-    /// Bots makes directories in its storage as soon as it reads its settings.
-    fn redirect_storage(&self, bots_ini: &Path) -> Result<(), Error> {
+    fn root(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Bots makes directories in its storage as soon as it reads its settings, and a start files in usersys: wherever they
+    /// are, those of the copy are taken.
+    fn redirect(&mut self, bots_ini: &Path, generation: Generation) -> Result<(), Error> {
         let Ok(text) = fs::read_to_string(bots_ini) else { return Ok(()) };
-        let own = self.root.join("botssys").display().to_string();
-        let is_set = BotsIni::parse(&text).is_ok_and(|ini| ini.get("directories", "botssys").is_some());
-        if let (true, Ok(text)) = (is_set, set_value(&text, "directories", "botssys", &own)) {
+        let Ok(ini) = BotsIni::parse(&text) else { return Ok(()) };
+        let set = |key| ini.get("directories", key).map(|entry| entry.value);
+        let mut places = Vec::new();
+        if set(BOTSSYS).is_some() {
+            places.push((BOTSSYS, self.root().join(BOTSSYS).display().to_string()));
+        }
+        let usersys = set(USERSYS).filter(|value| !value.is_empty()).unwrap_or(USERSYS);
+        self.real_usersys = self.real.join(usersys);
+        // A start refuses an absolute one of Bots 3, and shall do so here.
+        let is_refused = generation == Generation::Three && usersys.starts_with('/');
+        if usersys != USERSYS && !is_refused {
+            places.push((USERSYS, USERSYS.to_owned()));
+        }
+        let redirected = places.iter().try_fold(text, |text, (key, value)| set_value(&text, "directories", key, value));
+        if let Ok(text) = redirected {
             files::write_atomically(bots_ini, text.as_bytes(), 0o600)?;
         }
         Ok(())
@@ -132,25 +153,21 @@ impl Staging {
 
     /// One link for each entry, so that the directory itself is the copy's own: Bots's start adds files to it.
     fn link_usersys(&self) -> Result<(), Error> {
-        let (real, staged) = (self.real.join("usersys"), self.root.join("usersys"));
-        if seed::needs_seeding(&real)? {
+        if seed::needs_seeding(&self.real_usersys)? {
             return Ok(());
         }
+        let staged = self.root().join(USERSYS);
         files::make_dir(&staged)?;
-        link_all(&real, &staged, |_, _| false)
+        link_all(&self.real_usersys, &staged, |_, _| false)
     }
 
     /// The user knows nothing of the copy.
     fn in_users_terms(&self, fault: &str) -> String {
-        let source = self.config.environment.config_source.display().to_string();
-        let fault = fault.replace(&source, &self.real_source.display().to_string());
-        fault.replace(&self.root.display().to_string(), &self.real.display().to_string())
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.root);
+        let (source, usersys) = (&self.config.environment.config_source, self.root().join(USERSYS));
+        let places = [(source.as_path(), &self.real_source), (&usersys, &self.real_usersys), (self.root(), &self.real)];
+        places.into_iter().fold(fault.to_owned(), |fault, (staged, real)| {
+            fault.replace(&staged.display().to_string(), &real.display().to_string())
+        })
     }
 }
 

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bots_ctl::config::Config;
+use bots_ctl::config::bots_ini::set_value;
 use walkdir::WalkDir;
 
 use crate::documentation::page;
-use crate::environment::{as_user_of_bots, finish, give_to_user, own_settings, package};
+use crate::environment::{as_user_of_bots, finish, give_to_user, is_bots_3, own_settings, package};
 use crate::sandbox::Sandbox;
 
 /// Everything below a directory that a write would change.
@@ -171,6 +172,23 @@ fn checking_leaves_an_empty_usersys_empty() {
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.root().join("usersys")).expect("made");
     check_changes_nothing(&sandbox);
+}
+
+#[test]
+fn checking_leaves_an_empty_usersys_elsewhere_empty() {
+    let sandbox = Sandbox::new();
+    let (config, elsewhere) = (sandbox.root().join("config"), sandbox.home.path().join("elsewhere"));
+    fs::create_dir_all(&config).expect("made");
+    fs::create_dir_all(&elsewhere).expect("made");
+    fs::create_dir_all(sandbox.root().join("mine")).expect("made");
+    let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
+    // Bots 3 cannot import an absolute one.
+    let absolute = (!is_bots_3()).then(|| elsewhere.display().to_string());
+    for place in ["mine".to_owned()].into_iter().chain(absolute) {
+        let text = set_value(&template, "directories", "usersys", &place).expect("it can be set");
+        fs::write(config.join("bots.ini"), text).expect("written");
+        check_changes_nothing(&sandbox);
+    }
 }
 
 #[test]
