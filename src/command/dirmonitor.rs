@@ -117,7 +117,7 @@ fn in_words(rehearsed: &Rehearsed) -> String {
         Some(Condition::Watched { directories, backend, .. }) => {
             writeln!(text, "  watched: {directories} directories, by {} ({})", backend.name(), backend.why)
         }
-        Some(Condition::Trouble { why, .. }) => writeln!(text, "  not watched: {why}"),
+        Some(Condition::Trouble { why, .. }) => writeln!(text, "  not watched: {}", shown(why)),
         None => Ok(()),
     };
     if let Some(example) = &found.example {

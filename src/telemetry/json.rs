@@ -15,6 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::ids;
 use super::level::{level_name, severity_number};
+use super::plain::write_json;
 use crate::config::LogLevel;
 
 /// Writes one object a line.
@@ -34,7 +35,9 @@ where
             line.insert("run_id".to_owned(), run.into());
         }
         event.record(&mut Fields(&mut line));
-        writeln!(writer, "{}", Value::Object(line))
+        let mut json = Vec::new();
+        write_json(&mut json, &line);
+        writeln!(writer, "{}", String::from_utf8_lossy(&json))
     }
 }
 

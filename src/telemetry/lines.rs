@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
 use super::ids;
 use super::level::{level_name, level_of, severity_number};
-use super::plain::{is_plain, shown};
+use super::plain::{shown, write_text};
 use super::queue::LineQueue;
 use super::tail::Tail;
 use super::traceback::{Assembler, Record};
@@ -263,14 +263,7 @@ impl Out {
             }
             self.batch.extend_from_slice(self.head.as_bytes());
         }
-        if is_plain(message) {
-            self.batch.push(b'"');
-            self.batch.extend_from_slice(message.as_bytes());
-            self.batch.push(b'"');
-        } else {
-            // Writing to memory does not fail.
-            let _ = serde_json::to_writer(&mut self.batch, message);
-        }
+        write_text(&mut self.batch, message);
         self.batch.extend_from_slice(if continues { b",\"continues\":true}" } else { b"}" });
     }
 

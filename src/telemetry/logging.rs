@@ -12,6 +12,7 @@ use super::level::{level_name, severity_number};
 use super::lines::LineSink;
 use super::queue::{FOR_A_DISK, FOR_A_READER, Flush, LineQueue};
 use super::standard::{Unbuffered, is_file, is_same};
+use super::text;
 use crate::config::{ChildOutput, Log, LogFormat, LogLevel};
 
 /// Writes out what is buffered when it is dropped.
@@ -38,7 +39,7 @@ pub fn init(log: Log) -> (Guard, LineSink) {
     if own_json {
         subscriber.event_format(Json).init();
     } else {
-        subscriber.compact().with_target(false).with_ansi(io::stderr().is_terminal()).init();
+        subscriber.compact().with_target(false).with_ansi(io::stderr().is_terminal()).fmt_fields(text::fields()).init();
     }
     (Guard(guard), LineSink::new(stdout, stderr, shape, log.level))
 }

@@ -13,4 +13,5 @@ pub mod plain;
 pub mod queue;
 pub mod standard;
 pub mod tail;
+mod text;
 pub mod traceback;

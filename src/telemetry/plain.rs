@@ -2,23 +2,63 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io;
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 
 const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
+/// The one control character of ASCII that JSON allows, and the first bytes of all others that are obeyed.
+const DEL: u8 = 0x7f;
+const FIRST_OF_C1: u8 = 0xc2;
+const FIRST_OF_MARKS: u8 = 0xe2;
+
 const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
 
-/// Whether this is printable ASCII without quotes and backslashes; eight bytes at a time.
+/// Whether this is printable ASCII without quotes and backslashes.
 #[must_use]
 pub fn is_plain(text: &str) -> bool {
+    look(text) == Look::Plain
+}
+
+/// What a quick look at a text shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Printable ASCII without quotes and backslashes.
+    Plain,
+    /// ASCII without DEL.
+    Ascii,
+    Any,
+}
+
+/// Eight bytes at a time.
+fn look(text: &str) -> Look {
     let mut words = text.as_bytes().chunks_exact(8);
-    let special = words.by_ref().fold(0, |seen, word| seen | special(word));
+    let (mut special, mut high) = words.by_ref().fold((0, 0), |(special, high), word| {
+        let (is_special, is_high) = marks(word);
+        (special | is_special, high | is_high)
+    });
     let mut last = [b' '; 8];
     let rest = words.remainder();
     last[..rest.len()].copy_from_slice(rest);
-    (special | self::special(&last)) & HIGH == 0
+    let (is_special, is_high) = marks(&last);
+    (special, high) = (special | is_special, high | is_high);
+    match (special & HIGH, high & HIGH) {
+        (0, _) => Look::Plain,
+        (_, 0) => Look::Ascii,
+        _ => Look::Any,
+    }
 }
 
-/// Control characters could move a terminal's cursor or forge lines, so they are shown instead of sent: for what others
-/// have named.
+/// Whether a terminal or a viewer would obey this character instead of showing it: it could move the cursor, forge a line, or
+/// have a text read in another order than it is written.
+fn is_obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// What others have named, with characters that would be obeyed shown instead of sent.
 #[must_use]
 pub fn shown(message: &str) -> Cow<'_, str> {
     if is_plain(message) {
@@ -28,7 +68,7 @@ pub fn shown(message: &str) -> Cow<'_, str> {
     for character in message.chars() {
         match character {
             '\t' => text.push('\t'),
-            c if c.is_control() => {
+            c if is_obeyed(c) => {
                 let _ = write!(text, "{}", c.escape_default());
             }
             c => text.push(c),
@@ -37,13 +77,52 @@ pub fn shown(message: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// A word with its high bits set if any of these eight bytes is special; which of them, it does not tell.
-fn special(bytes: &[u8]) -> u64 {
+/// Writes a text as JSON, as [`write_json`] does.
+pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
+    match look(text) {
+        Look::Plain => {
+            out.push(b'"');
+            out.extend_from_slice(text.as_bytes());
+            out.push(b'"');
+        }
+        Look::Ascii => {
+            // Writing to memory does not fail.
+            let _ = serde_json::to_writer(out, text);
+        }
+        Look::Any => write_json(out, text),
+    }
+}
+
+/// Writes JSON in which characters that would be obeyed are escaped, those too that JSON itself allows.
+pub(super) fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    let _ = value.serialize(&mut Serializer::with_formatter(out, Escaping));
+}
+
+struct Escaping;
+
+impl Formatter for Escaping {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut written = 0;
+        for at in memchr::memchr3_iter(DEL, FIRST_OF_C1, FIRST_OF_MARKS, fragment.as_bytes()) {
+            let found = fragment[at..].chars().next();
+            if let Some(character) = found.filter(|character| is_obeyed(*character)) {
+                write!(writer, "{}\\u{:04x}", &fragment[written..at], u32::from(character))?;
+                written = at + character.len_utf8();
+            }
+        }
+        writer.write_all(&fragment.as_bytes()[written..])
+    }
+}
+
+/// Words with high bits set: the first one if any of these eight bytes is special, the second one if any is DEL or not ASCII;
+/// which of them, they do not tell.
+fn marks(bytes: &[u8]) -> (u64, u64) {
     let word = bytes.try_into().map_or(HIGH, u64::from_ne_bytes);
     // Subtracting from a byte sets its high bit if it was smaller, and may borrow from the next, which then is not
     // the only special one. Adding one to DEL sets it too; bytes beyond ASCII have it from the start.
     let is = |byte: u8| (word ^ (LOW * u64::from(byte))).wrapping_sub(LOW);
-    word | word.wrapping_sub(LOW * 0x20) | word.wrapping_add(LOW) | is(b'"') | is(b'\\')
+    let high = word | word.wrapping_add(LOW);
+    (high | word.wrapping_sub(LOW * 0x20) | is(b'"') | is(b'\\'), high)
 }
 
 #[cfg(test)]
@@ -62,5 +141,23 @@ mod tests {
             }
         }
         assert!(is_plain(""));
+    }
+
+    #[test]
+    fn what_would_be_obeyed_is_escaped_and_everything_else_is_not() {
+        let characters = (0..=0x2100).chain([0xfeff, 0x1f600]).filter_map(char::from_u32);
+        for character in characters.filter(|character| !['"', '\\'].contains(character)) {
+            let is_raw = !is_obeyed(character);
+            for text in [format!("a{character}\u{e4}{character}"), format!("\"{character}"), character.into()] {
+                let [mut any, mut json] = [Vec::new(), Vec::new()];
+                write_json(&mut any, &text);
+                write_text(&mut json, &text);
+                assert_eq!(json, any, "{text:?}");
+                let json = String::from_utf8(json).expect("text");
+                assert_eq!(serde_json::from_str::<String>(&json).ok().as_ref(), Some(&text), "{json:?}");
+                assert_eq!(json.contains(character), is_raw, "{json:?}");
+                assert_eq!(shown(&text) == text, is_raw || character == '\t', "{text:?}");
+            }
+        }
     }
 }

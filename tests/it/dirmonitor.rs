@@ -469,13 +469,18 @@ fn names_of_files_and_tasks_cannot_forge_log_lines() {
     let mut monitored = Monitored::new();
     monitored.sandbox.set("LOG_FORMAT", "text");
     monitored.drop_in("file\n2026-01-01T00:00:00Z ERROR forged \u{1b}[31m");
+    monitored.drop_in("file \u{202e}\u{9b}2J");
     let rehearsed = monitored.sandbox.run(&["dirmonitor", "--dry-run"]);
     let up = monitored.up();
     up.wait_stderr("route a_route is to run");
     monitored.sandbox.run(&["job", "add", "--", "no\n2026-01-01T00:00:00Z ERROR forged"]);
     up.wait_stderr("a job that is not authorised was submitted");
+    let trigger = monitored.sandbox.root().join("botssys/.dirmonitor.trigger");
+    fs::write(trigger, "reload\n2026-01-01T00:00:00Z ERROR forged").expect("written");
+    up.wait_stderr("asks for: reload");
     for text in [rehearsed.stdout, up.stderr()] {
-        assert!(!text.contains("\n2026-01-01T00") && !text.contains('\u{1b}'), "{text}");
+        let is_raw = |c: char| ['\u{1b}', '\u{9b}', '\u{202e}'].contains(&c);
+        assert!(!text.contains("\n2026-01-01T00") && !text.contains(is_raw), "{text}");
     }
 }
 

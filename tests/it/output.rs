@@ -132,20 +132,28 @@ fn a_long_line_is_whole_and_a_longer_one_is_split_and_marked() {
 
 #[test]
 fn any_bytes_become_lines() {
-    let bytes = b"caf\xc3\xa9 \xe2\x82\xac\r\n\ninvalid \xff\xc3(\nnul \0, escape \x1b[2J, bell \x07, tab \t.\nin\rside\n\xe2\x82";
+    let bytes =
+        b"caf\xc3\xa9 \xe2\x82\xac\r\n\ninvalid \xff\xc3(\nnul \0, escape \x1b[2J, bell \x07, tab \t.\nin\rside\n\
+        csi \xc2\x9b2J, del \x7f, backwards \xe2\x80\xae\n\xe2\x82";
     let shown = [
         "caf\u{e9} \u{20ac}",
         "",
         "invalid \u{fffd}\u{fffd}(",
         "nul \\u{0}, escape \\u{1b}[2J, bell \\u{7}, tab \t.",
         "in\\rside",
+        "csi \\u{9b}2J, del \\u{7f}, backwards \\u{202e}",
         "\u{fffd}",
     ];
     let text = printed("text", bytes).stdout;
     assert_eq!(text.split_terminator('\n').collect::<Vec<_>>(), shown.map(|line| format!("webserver | {line}")));
-    let found: Vec<String> = messages(&printed("json", bytes).stdout).into_iter().map(|(text, _)| text).collect();
-    let [first, empty, invalid, _, _, last] = shown;
-    assert_eq!(found, [first, empty, invalid, "nul \0, escape \u{1b}[2J, bell \u{7}, tab \t.", "in\rside", last]);
+    let json = printed("json", bytes).stdout;
+    let found: Vec<String> = messages(&json).into_iter().map(|(text, _)| text).collect();
+    let [first, empty, invalid, _, _, _, last] = shown;
+    let (controls, more) =
+        ("nul \0, escape \u{1b}[2J, bell \u{7}, tab \t.", "csi \u{9b}2J, del \u{7f}, backwards \u{202e}");
+    assert_eq!(found, [first, empty, invalid, controls, "in\rside", more, last]);
+    let raw: Vec<char> = json.chars().filter(|c| *c != '\n' && (c.is_control() || *c == '\u{202e}')).collect();
+    assert!(raw.is_empty(), "{raw:?} in {json}");
 }
 
 /// A service, or what it passes on, may print what looks like a record of ours, of another service.

@@ -22,3 +22,12 @@ fn parts<const COUNT: usize>(data: &[u8]) -> [Cow<'_, str>; COUNT] {
 fn has_control(text: &str) -> bool {
     text.chars().any(char::is_control)
 }
+
+/// What a terminal or a viewer would obey instead of showing it.
+fn is_obeyed(text: &str) -> bool {
+    let turns = ['\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}'];
+    let turns = |c: char| {
+        turns.contains(&c) || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c)
+    };
+    has_control(text) || text.contains(turns)
+}

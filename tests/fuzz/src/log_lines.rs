@@ -120,10 +120,10 @@ fn check_text(written: &[u8], lines: &[Line]) {
     assert_eq!(written.len(), lines.len());
     for (written, (line, continues)) in written.into_iter().zip(lines) {
         let message = written.strip_prefix("engine | ").expect("the service is named");
-        assert!(!super::has_control(&message.replace('\t', "")), "{message:?}");
+        assert!(!super::is_obeyed(&message.replace('\t', "")), "{message:?}");
         let message = if *continues { message.strip_suffix(" [continues]").expect("it goes on") } else { message };
         let line = String::from_utf8_lossy(line);
-        assert!(message == line || super::has_control(&line), "{message:?} {line:?}");
+        assert!(message == line || super::is_obeyed(&line), "{message:?} {line:?}");
     }
 }
 
@@ -132,6 +132,7 @@ fn check_json(written: &[u8], lines: &[Line]) {
     let written = std::str::from_utf8(written).expect("it is text");
     let mut text = String::new();
     for record in written.split_terminator('\n') {
+        assert!(!super::is_obeyed(record), "{record:?}");
         let record: Value = serde_json::from_str(record).expect("it is JSON");
         assert_eq!(record["service"], "engine");
         let number = match record["level"].as_str() {
