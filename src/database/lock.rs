@@ -3,9 +3,11 @@
 //! On a server it is a lock of the session, beside SQLite a lock on a file. A wait for one may be given up at any time.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::libc;
 use sha2::{Digest, Sha256};
 use tracing::info;
 
@@ -100,10 +102,24 @@ impl Held {
     }
 }
 
+/// Opens the file that is locked for a SQLite database, not through a link, which could lead to any file.
+///
+/// # Errors
+/// When it cannot be made, or is a link.
+pub fn open_beside(database: &Path, name: Name) -> Result<File, Error> {
+    let path = beside(database, name);
+    let mut options = OpenOptions::new();
+    let opened = options.create(true).truncate(false).write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP) => Error::Failed(format!("cannot lock {}: it is a link; remove it", path.display())),
+        _ => Error::Failed(format!("cannot lock {}: {error}", path.display())),
+    })
+}
+
 async fn lock_file(settings: &Settings, database: &Path, name: Name) -> Result<File, Error> {
     let path = beside(database, name);
     let failed = |error: std::io::Error| Error::Failed(format!("cannot lock {}: {error}", path.display()));
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let file = open_beside(database, name)?;
     let mut told = false;
     loop {
         match file.try_lock() {
@@ -210,5 +226,15 @@ mod tests {
         assert!(name(&long).len() <= LONGEST_NAME);
         assert_ne!(name(&long), name(&other));
         assert_ne!(name("a'b"), name("a\"b"));
+    }
+
+    #[test]
+    fn a_lock_is_not_taken_through_a_link() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (database, target) = (dir.path().join("db"), dir.path().join("elsewhere"));
+        std::os::unix::fs::symlink(&target, beside(&database, Name::ActiveQueue)).expect("linked");
+        let refused = open_beside(&database, Name::ActiveQueue).expect_err("it is a link").to_string();
+        assert!(refused.ends_with("it is a link; remove it") && !target.exists(), "{refused}");
+        open_beside(&database, Name::EngineLease).expect("opened");
     }
 }

@@ -1,13 +1,13 @@
 //! A session that may hold a lock: taken without waiting, given back, and ended from outside where its owner is gone.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::connect::{Purpose, connect};
 use super::connection::Connection;
-use super::lock::{Name, beside, mysql_name, postgres_key};
+use super::lock::{Name, mysql_name, open_beside, postgres_key};
 use super::{Error, Settings};
 
 /// A connection, and a lock that it has or wants. Dropped, it has it no more.
@@ -47,12 +47,7 @@ impl Session {
         let connection = connect(settings, Purpose::Work).await?;
         let literal = |name: &str| connection.literal(name);
         let lock = match settings {
-            Settings::Sqlite(database) => {
-                let path = beside(database, name);
-                let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-                let failed = |error| Error::Failed(format!("cannot lock {}: {error}", path.display()));
-                Lock::File(file.map_err(failed)?)
-            }
+            Settings::Sqlite(database) => Lock::File(open_beside(database, name)?),
             Settings::Mysql(server) => Lock::Words(on_mysql(&literal(&mysql_name(&server.name, name)))),
             Settings::Postgres(_) => Lock::Words(on_postgres(postgres_key(name))),
         };
