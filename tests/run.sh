@@ -59,6 +59,6 @@ if [ "${#missing[@]}" -gt 0 ]; then
     [ -z "$(trap)" ] || { "${as_root[@]}" rm -f "$policy"; trap - EXIT; }
 fi
 
-# Real processes, browsers and databases: one more at once than there are cores, since some of the tests mostly wait. What
-# nohup and background jobs have ignored is what some tests send.
-exec env --default-signal cargo test --locked --lib --test it -- --test-threads "$(($(nproc) + 1))" "$@"
+# Real processes, browsers and databases: twice as many at once as there are cores and one more, since most of the tests mostly
+# wait. What nohup and background jobs have ignored is what some tests send.
+exec env --default-signal cargo test --locked --lib --test it -- --test-threads "$((2 * $(nproc) + 1))" "$@"
