@@ -101,10 +101,8 @@ fn first(engine: Engine) -> &'static First {
     })
 }
 
-/// How often a test kills; the one that keeps half a migration needs it most.
-fn kills(engine: Engine) -> usize {
-    if engine == Engine::Mariadb { 2 } else { 1 }
-}
+/// How often a test kills, unless it is told to do so more often.
+const KILLS: usize = 1;
 
 /// Kills a first initialisation in some way, and checks that the next run completes it.
 fn kill_and_mend(engine: Engine, how: &str, kill: impl FnOnce(&mut Sandbox) -> Finished) {
@@ -119,7 +117,7 @@ fn kill_and_mend(engine: Engine, how: &str, kill: impl FnOnce(&mut Sandbox) -> F
 
 fn a_kill_at_any_statement_is_mended_by_the_next_run(engine: Engine) {
     let all: Vec<usize> = (1..=first(engine).statements).collect();
-    for statement in sample(&all, kills(engine)) {
+    for statement in sample(&all, KILLS) {
         kill_and_mend(engine, &format!("after statement {statement}"), |sandbox| {
             let interruption = Interruption::kill_after(sandbox, statement);
             let killed = sandbox.run(&["init-db"]);
@@ -146,7 +144,7 @@ fn a_kill_before_the_first_table_is_mended_by_the_next_run(engine: Engine) {
 }
 
 fn a_kill_at_any_time_is_mended_by_the_next_run(engine: Engine) {
-    let count = rounds(kills(engine));
+    let count = rounds(KILLS);
     for round in 0..count {
         // Not to wait for something, but to come at any moment of the part in which the database is changed.
         #[allow(clippy::cast_precision_loss, reason = "small numbers")]
@@ -162,7 +160,7 @@ fn a_kill_at_any_time_is_mended_by_the_next_run(engine: Engine) {
 
 fn a_kill_after_any_line_of_the_log_is_mended_by_the_next_run(engine: Engine) {
     let all: Vec<usize> = (1..first(engine).lines).collect();
-    for line in sample(&all, kills(engine)) {
+    for line in sample(&all, KILLS) {
         kill_and_mend(engine, &format!("after line {line}"), |sandbox| {
             let mut killed = sandbox.start(&["init-db"]);
             let said = || (killed.stderr().lines().count() >= line).then_some(());
@@ -214,7 +212,7 @@ fn kill_at_statements(old: &Database, expect: impl Fn(&Database, &Sandbox)) {
     sandbox.run(&["init-db"]).expect_code(0);
     expect(&database, &sandbox);
     let all: Vec<usize> = (1..=interruption.count()).collect();
-    for statement in sample(&all, kills(old.engine)) {
+    for statement in sample(&all, KILLS) {
         database.become_copy_of(old);
         let interruption = Interruption::kill_after(&mut sandbox, statement);
         let killed = sandbox.run(&["init-db"]);
@@ -249,7 +247,7 @@ fn statements_of_bare_migrate(engine: Engine) -> usize {
 /// No note of bots-ctl tells how it came about, so with a server that keeps half a migration it may ask a person.
 fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engine) {
     let all: Vec<usize> = (1..=statements_of_bare_migrate(engine)).collect();
-    for statement in sample(&all, kills(engine)) {
+    for statement in sample(&all, KILLS) {
         let database = Database::fresh(engine);
         let mut sandbox = bare_django(&database);
         let interruption = interrupt_bare(&mut sandbox, statement);
