@@ -7,6 +7,7 @@
 //! queue or by the next one. A second run beside the first is kept apart by the engine's own lease.
 
 mod link;
+mod retries;
 mod worker;
 
 use std::sync::Arc;

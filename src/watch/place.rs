@@ -160,24 +160,11 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::WatchBy;
-    use crate::watch::entry::Pattern;
-    use crate::watch::fnmatch::Mask;
+    use crate::watch::entry::tests::entry;
 
     #[test]
     fn what_is_told_during_a_look_that_hangs_takes_no_more_than_its_room() {
-        let entry = Entry {
-            origin: "[dirmonitor1]".into(),
-            route: "r".into(),
-            directory: Pattern::new("/nowhere".as_ref()),
-            mask: Mask::new("*"),
-            is_recursive: false,
-            takes_existing: true,
-            locks: Vec::new(),
-            watch_by: WatchBy::Auto,
-            poll_interval: Duration::from_secs(1),
-            settle: Duration::from_secs(1),
-        };
+        let entry = entry("/nowhere".as_ref(), "*");
         let (events, _heard) = Events::start();
         let mut place = Place::new(entry, 1, Arc::new(events), Duration::from_secs(60));
         let event = Event { path: "/nowhere/file".into(), news: News::Closed };

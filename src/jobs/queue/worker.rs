@@ -1,6 +1,6 @@
 //! What does the queue's work: the one task that owns the connection, the line and the running jobs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::super::runner::{self, Ended};
 use super::super::task::Task;
 use super::link::Link;
+use super::retries::Retries;
 use super::{Activity, Asker, BATCH, Launch, Order, PATIENCE, Reply, Request, Setup, Status, Unavailable};
 use crate::database::Error;
 use crate::database::jobs::{self as rows, Added, Jobs, New, State, Waiting};
@@ -25,12 +26,6 @@ const SWEEP: Duration = Duration::from_secs(2);
 /// How long to wait before the database is tried again.
 const RECONNECT: Duration = Duration::from_secs(1);
 
-/// How long to wait before a job is tried again for which the engine had no time; twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest of those pauses.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-
 /// How many jobs that have ended are remembered.
 const REMEMBERED: i64 = 1000;
 
@@ -39,9 +34,6 @@ const ENGINE_BUSY: u8 = 3;
 
 /// Codes above this are those of signals, as in a shell.
 const SIGNALS: u8 = 128;
-
-/// How often the engine of a job may be cut off until the job counts as failed.
-const MOST_TRIES: u32 = 4;
 
 /// What is to be written of a job that ran.
 #[derive(Debug, Clone)]
@@ -80,11 +72,7 @@ pub struct Worker {
     running: BTreeSet<i64>,
     /// What could not be written yet.
     unrecorded: Vec<(i64, Verdict)>,
-    /// No job is started before.
-    paused_until: Option<Instant>,
-    busy_in_a_row: u32,
-    /// How often an engine of a job that is not done was cut off.
-    cut_off: BTreeMap<i64, u32>,
+    retries: Retries,
     ends_until_pruning: i64,
     next_sweep: Instant,
     /// No job is started before.
@@ -108,9 +96,7 @@ impl Worker {
             runs: JoinSet::new(),
             running: BTreeSet::new(),
             unrecorded: Vec::new(),
-            paused_until: None,
-            busy_in_a_row: 0,
-            cut_off: BTreeMap::new(),
+            retries: Retries::default(),
             ends_until_pruning: 0,
             next_sweep: Instant::now() + SWEEP,
             has_begun: false,
@@ -150,7 +136,7 @@ impl Worker {
     }
 
     async fn next(&mut self, orders: &mut mpsc::Receiver<Order>) -> Event {
-        let tick = self.paused_until.map_or(self.next_sweep, |until| until.min(self.next_sweep));
+        let tick = self.retries.until().map_or(self.next_sweep, |until| until.min(self.next_sweep));
         let deadline = self.stopping.filter(|_| !*self.kill.borrow());
         let mut batch = Vec::new();
         tokio::select! {
@@ -280,10 +266,9 @@ impl Worker {
     }
 
     async fn start_jobs(&mut self) {
-        if !self.has_begun || self.is_finishing || self.paused_until.is_some_and(|until| until > Instant::now()) {
+        if !self.has_begun || self.is_finishing || !self.retries.is_over() {
             return;
         }
-        self.paused_until = None;
         while self.stopping.is_none() && self.runs.len() < self.setup.slots && self.status.borrow().waiting > 0 {
             let now = milliseconds();
             let started = self.with(async |jobs| {
@@ -333,7 +318,7 @@ impl Worker {
         let took = took.as_secs_f64();
         let verdict = match ended {
             Ended::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine runs"),
-            Ended::Exited(exit) if is_engine && was_cut_off(exit) && self.may_try_again(number) => {
+            Ended::Exited(exit) if is_engine && was_cut_off(exit) && self.retries.may_try_again(number) => {
                 warn!(job = number, run_id = run, "job {number} has not done its work after {took:.1} s: {exit}");
                 self.postpone(number, "the next run recovers what this one had begun")
             }
@@ -347,7 +332,7 @@ impl Worker {
                 Verdict::Ended(rows::Ended { state: State::Failed, exit_code: None, output }, milliseconds())
             }
             Ended::Exited(exit) | Ended::Overdue(exit) => {
-                self.busy_in_a_row = 0;
+                self.retries.has_run();
                 let is_good = exit == Exit::Code(0);
                 match is_good {
                     true => info!(job = number, run_id = run, "job {number} has ended after {took:.1} s: {exit}"),
@@ -359,7 +344,7 @@ impl Worker {
             }
         };
         if let Verdict::Ended(..) = verdict {
-            self.cut_off.remove(&number);
+            self.retries.forget(number);
         }
         let outcome = |status: &mut Status| match &verdict {
             Verdict::Ended(rows::Ended { state: State::Done, .. }, _) => status.done += 1,
@@ -370,19 +355,10 @@ impl Worker {
         self.record(number, verdict).await;
     }
 
-    /// An engine that is killed whenever it gets to some file must not keep all other jobs waiting for ever.
-    fn may_try_again(&mut self, number: i64) -> bool {
-        let times = self.cut_off.entry(number).or_default();
-        *times += 1;
-        *times < MOST_TRIES
-    }
-
     /// The job keeps its place, and nothing is started for a while.
     fn postpone(&mut self, number: i64, why: &str) -> Verdict {
-        let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(self.busy_in_a_row)).min(LONGEST_PAUSE);
-        self.busy_in_a_row = self.busy_in_a_row.saturating_add(1);
+        let pause = self.retries.pause();
         info!(job = number, "{why}: job {number} is tried again in {} s", pause.as_secs());
-        self.paused_until = Some(Instant::now() + pause);
         Verdict::PutBack
     }
 
