@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::demo::Demo;
@@ -89,6 +90,13 @@ fn jobs(sandbox: &Sandbox) -> Vec<Value> {
         (shown.code() == 0).then(|| serde_json::from_str(&shown.stdout).expect("JSON"))
     };
     (1..).map_while(show).collect()
+}
+
+/// Whether the kernel tells the process of changes of files, see `proc_pid_fdinfo(5)`.
+fn has_watches(pid: Pid) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let mut infos = descriptors.filter_map(|descriptor| fs::read_to_string(descriptor.path()).ok());
+    infos.any(|info| info.contains("inotify wd:"))
 }
 
 /// What the monitor says of itself.
@@ -490,13 +498,13 @@ fn botss_own_monitor_runs_under_supervision() {
     monitored.sandbox.set("BOTS_CTL_DIRMONITOR_BACKEND", "python");
     let mut up = monitored.up();
     let monitor = || up.descendants().into_iter().find(|(_, command)| command.contains("bots-dirmonitor"));
-    wait_until("the monitor runs", monitor, || up.report());
+    // The process is there a moment before its watch: what comes in between it does not see. Files must not be dropped
+    // again and again either, it waits until none has come for two seconds.
+    let watches = || monitor().is_some_and(|(pid, _)| has_watches(pid)).then_some(());
+    wait_until("the monitor watches", watches, || up.report());
+    monitored.drop_in("file");
     let names_route = |job: &Value| job["task"].as_array().is_some_and(|words| words.last() == Some(&"a_route".into()));
-    // The monitor is there a moment before its watch: what comes in between it does not see.
-    let comes = || {
-        monitored.drop_in("file");
-        jobs(&monitored.sandbox).into_iter().find(names_route)
-    };
+    let comes = || jobs(&monitored.sandbox).into_iter().find(names_route);
     wait_until("its job comes", comes, || up.report());
     up.signal(Signal::SIGTERM);
     assert_eq!(up.wait_code(), 0, "{}", up.report());
