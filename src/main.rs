@@ -3,13 +3,15 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use bots_ctl::telemetry::plain::shown;
+
 fn main() -> ExitCode {
     match bots_ctl::run(std::env::args_os()) {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(error) => {
             for fault in error.faults() {
                 // With nobody to tell, the exit code is what is left.
-                let _ = writeln!(io::stderr(), "bots-ctl: {fault}");
+                let _ = writeln!(io::stderr(), "bots-ctl: {}", shown(fault));
             }
             ExitCode::from(error.kind().code())
         }

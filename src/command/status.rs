@@ -10,6 +10,7 @@ use crate::exit::{Error, Kind, Outcome};
 use crate::health::client;
 use crate::health::status::Status;
 use crate::health::status_text::text;
+use crate::telemetry::plain::shown;
 
 use super::{health_addr, print};
 
@@ -50,18 +51,18 @@ fn watch(addr: SocketAddr, flags: &cli::Status) -> Result<Outcome, Error> {
     let mut before = None;
     loop {
         let asked = ask(addr);
-        let shown = match &asked {
+        let told = match &asked {
             Ok((json, _)) if flags.json => format!("{json}\n"),
             Ok((_, status)) => text(status),
             Err(error) if flags.json => format!("{}\n", serde_json::json!({ "error": error.to_string() })),
-            Err(error) => format!("{error}\n"),
+            Err(error) => format!("{}\n", shown(&error.to_string())),
         };
         let now = asked.map(|(_, status)| lasting(status)).map_err(|error| error.to_string());
         let is_read = if redraws {
-            write(&screen(&shown))
+            write(&screen(&told))
         } else if before.as_ref() != Some(&now) {
             let separator = if before.is_none() || flags.json { "" } else { "\n" };
-            write(&format!("{separator}{shown}"))
+            write(&format!("{separator}{told}"))
         } else {
             true
         };

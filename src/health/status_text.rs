@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::status::{DirectoryStatus, MonitorStatus, ServiceStatus, Status};
 use super::status_results::{Files, ResultsStatus, RouteStatus, RunStatus};
 use crate::database::results::FileState;
+use crate::telemetry::plain::shown;
 
 /// Directories that are named although they are well.
 const NAMED_DIRECTORIES: usize = 20;
@@ -15,25 +16,25 @@ const NAMED_RUNS: usize = 10;
 /// Routes that are named: those with errors come first.
 const NAMED_ROUTES: usize = 20;
 
-/// All of it. Control characters, as a name in the database may hold, do not reach the terminal.
+/// All of it. What a name in the database may hold to move a terminal's cursor or to forge a line is shown and not sent.
 #[must_use]
 pub fn text(status: &Status) -> String {
     let mut text = services(&status.services);
     if let Some(engine) = &status.engine {
-        let _ = writeln!(text, "an engine runs: {} for {}", engine.holder, in_words(engine.seconds));
+        let _ = writeln!(text, "an engine runs: {} for {}", shown(&engine.holder), in_words(engine.seconds));
     }
     for (name, jobs) in status.services.iter().filter_map(|service| Some((&service.name, service.jobs?))) {
-        let _ = writeln!(text, "{name}: {} waiting, {} running", jobs.waiting, jobs.running);
+        let _ = writeln!(text, "{}: {} waiting, {} running", shown(name), jobs.waiting, jobs.running);
     }
     text.push_str(&status.monitor.as_ref().map(directories).unwrap_or_default());
     text.push_str(&status.results.as_ref().map(|last| results(last, status.now)).unwrap_or_default());
     for error in &status.errors {
-        let _ = writeln!(text, "not ready: {error}");
+        let _ = writeln!(text, "not ready: {}", shown(error));
     }
     for fault in &status.refused {
-        let _ = writeln!(text, "mounted configuration refused: {fault}");
+        let _ = writeln!(text, "mounted configuration refused: {}", shown(fault));
     }
-    text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}")
+    text
 }
 
 fn services(services: &[ServiceStatus]) -> String {
@@ -60,14 +61,14 @@ fn directories(monitor: &MonitorStatus) -> String {
         monitor.directories.iter().partition(|directory| directory.trouble.is_some());
     let mut text = String::new();
     for DirectoryStatus { files, route, by, .. } in well.iter().take(NAMED_DIRECTORIES) {
-        let _ = writeln!(text, "watched: {files} for route {route}, by {by}");
+        let _ = writeln!(text, "watched: {} for route {}, by {}", shown(files), shown(route), shown(by));
     }
     if let Some(more) = well.len().checked_sub(NAMED_DIRECTORIES).filter(|more| *more > 0) {
         let _ = writeln!(text, "watched: {more} more");
     }
     for DirectoryStatus { files, route, trouble, .. } in troubled {
-        let why = trouble.as_deref().unwrap_or_default();
-        let _ = writeln!(text, "not watched: {files} for route {route}: {why}");
+        let why = shown(trouble.as_deref().unwrap_or_default());
+        let _ = writeln!(text, "not watched: {} for route {}: {why}", shown(files), shown(route));
     }
     if monitor.marked > 0 {
         let _ = writeln!(text, "waiting for the job queue: {} routes", monitor.marked);
@@ -97,7 +98,7 @@ fn results(last: &ResultsStatus, now: u64) -> String {
         let _ = writeln!(text, "broken off and not recovered: {} runs; look for files they had taken", last.lost_runs);
     }
     if let Some(trouble) = &last.trouble {
-        let _ = writeln!(text, "runs and routes are as of {} ago: {trouble}", in_words(last.age));
+        let _ = writeln!(text, "runs and routes are as of {} ago: {}", in_words(last.age), shown(trouble));
     }
     text
 }
@@ -135,6 +136,7 @@ fn route(route: &RouteStatus, now: u64) -> [String; 6] {
 
 /// Columns as wide as they have to be.
 fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: impl Iterator<Item = [String; COLUMNS]>) -> String {
+    let rows = rows.map(|row| row.map(|cell| shown(&cell).into_owned()));
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
@@ -252,7 +254,7 @@ mounted configuration refused: /config/bots.ini:3: no section
              "failed":true},
             {"id":2,"kind":"crashrecovery","started":90000}],"routes":[
             {"name":"quiet"},{"name":"fine","last":99990,"state":"done","received":2,"done":2,"sent":2},
-            {"name":"b\u001b[2Jad","inactive":true,"last":50000,"state":"error","received":1,"errors":1}]}"#;
+            {"name":"b\u001b[2J\na\u202ed","inactive":true,"last":50000,"state":"error","received":1,"errors":1}]}"#;
         let status = Status { results: Some(serde_json::from_str(told).expect("results")), ..empty() };
         let expected = "\
 SERVICE  STATE  READY  PID  UPTIME  RESTARTS  LAST EXIT
@@ -262,10 +264,10 @@ RUN  STARTED     TYPE           TOOK  FILES IN  SENT  ERRORS  STUCK
 2    2h 46m ago  crashrecovery  -     0         0     0       0
 
 files since 1d 0h ago:
-ROUTE                 LAST FILE           FILES IN  SENT  ERRORS  STUCK
-b\u{fffd}[2Jad (not active)  13h 53m ago, error  1         0     1       0
-fine                  10s ago             2         2     0       0
-quiet                 -                   0         0     0       0
+ROUTE                                LAST FILE           FILES IN  SENT  ERRORS  STUCK
+b\\u{1b}[2J\\na\\u{202e}d (not active)  13h 53m ago, error  1         0     1       0
+fine                                 10s ago             2         2     0       0
+quiet                                -                   0         0     0       0
 broken off and not recovered: 1 runs; look for files they had taken
 runs and routes are as of 1m 30s ago: the server is away
 ";

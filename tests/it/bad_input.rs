@@ -528,6 +528,17 @@ fn a_slip_in_a_command_is_told_with_the_right_one() {
 }
 
 #[test]
+fn what_an_error_names_is_shown_and_not_obeyed() {
+    let mut sandbox = Sandbox::new();
+    let name = "no\nbots-ctl: forged \u{1b}[31m\u{9b}2J\u{202e}";
+    let shown = r"no\nbots-ctl: forged \u{1b}[31m\u{9b}2J\u{202e}";
+    one_fault(&sandbox.run(&["exec", "--", name]), 127, &[shown]);
+    one_fault(&sandbox.run(&["up", "--services", name]), 64, &[shown]);
+    sandbox.set("BOTS_BIN_DIR", format!("/opt/{name}"));
+    one_fault(&sandbox.run(&["init-db"]), 78, &[shown]);
+}
+
+#[test]
 fn secrets_are_in_no_output_and_no_file() {
     const SECRETS: [&str; 3] =
         ["database-Pa55word", "django-Secr3t-key-of-fifty-characters-or-more-for-django", "superuser-Pa55word"];
