@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use crate::network::run;
 use crate::overlap::Random;
 use crate::pods::{expected, order};
-use crate::sandbox::{bots_bin_dir, processes_with};
+use crate::sandbox::{bots_bin_dir, processes};
 use crate::servers::Engine;
 use crate::world::{World, is_bad};
 
@@ -154,8 +154,11 @@ impl Round {
     /// Bots's engines, which only a lease allows to be there.
     fn engines(&self) -> Vec<Pid> {
         let home = self.world.demo.sandbox.home.path().display().to_string();
-        let is_engine = |command: &str| command.contains("python") && command.contains("bots-engine");
-        processes_with(&home).into_iter().filter(|(_, command)| is_engine(command)).map(|(pid, _)| pid).collect()
+        let is_engine = |command: &str| ["python", "bots-engine", &home].iter().all(|word| command.contains(word));
+        let engines: Vec<_> = processes().into_iter().filter(|(_, _, command)| is_engine(command)).collect();
+        // Python's `platform` asks `uname`, and until that is executed there are two of the same command line.
+        let is_fork = |parent| engines.iter().any(|(pid, ..)| *pid == parent);
+        engines.iter().filter(|(_, parent, _)| !is_fork(*parent)).map(|(pid, ..)| *pid).collect()
     }
 
     fn note(&mut self, what: &str) {

@@ -359,7 +359,8 @@ pub fn processes_with(text: &str) -> Vec<(Pid, String)> {
     all.map(|(pid, _, command)| (pid, command)).collect()
 }
 
-fn processes() -> Vec<(Pid, Pid, String)> {
+/// All processes with their parents and command lines.
+pub fn processes() -> Vec<(Pid, Pid, String)> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let describe = |pid: i32| {
