@@ -194,11 +194,15 @@ fn build() -> PathBuf {
     target.join("debug/hot-paths")
 }
 
-/// The dependencies are ours; what runs on the paths is optimised.
+/// The dependencies are ours, and the profile, for what was built with another would be built again; what runs on the paths is
+/// optimised.
 fn manifest() -> String {
     let ours = fs::read_to_string(project().join("Cargo.toml")).expect("readable");
     let after = ours.split_once("\n[dependencies]\n").expect("it has dependencies").1;
     let dependencies = after.split("\n[").next().expect("a split has a first part");
+    let profile = ours.split_once("\n[profile.dev]\n").expect("it has a profile, at its end").1.lines();
+    let is_optimised = |line: &str| line.split_once('.').is_some_and(|(name, _)| OPTIMISED.contains(&name));
+    let profile: Vec<&str> = profile.filter(|line| !is_optimised(line)).collect();
     let source = project().join("tests/bench/hot_paths.rs");
     // Not at the release's level s, at which rustc takes generic functions from other packages, as those were built.
     let optimised = "opt-level = 2\ndebug = false\ndebug-assertions = false\noverflow-checks = false\n";
@@ -206,7 +210,9 @@ fn manifest() -> String {
     let profiles = names.map(|name| format!("\n[profile.dev.package.{name}]\n{optimised}"));
     format!(
         "[package]\nname = \"hot-paths\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[[bin]]\n\
-         name = \"hot-paths\"\npath = {source:?}\n\n[dependencies]\n{dependencies}\n{}",
+         name = \"hot-paths\"\npath = {source:?}\n\n[dependencies]\n{dependencies}\n\n\
+         [profile.dev]\n{}\n{}",
+        profile.join("\n"),
         profiles.collect::<String>()
     )
 }
