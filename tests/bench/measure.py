@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import pathlib
 import re
 import resource
 import shutil
@@ -228,6 +229,16 @@ def below(pid):
     except OSError:
         return []
     return children + [grandchild for child in children for grandchild in below(child)]
+
+
+def inside(directory):
+    """All processes that work in a directory, or below it."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if pathlib.Path(os.readlink(f"/proc/{pid}/cwd")).is_relative_to(directory):
+                found.append(int(pid))
+    return found
 
 
 def has_inotify(pid):
