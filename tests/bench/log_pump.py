@@ -48,8 +48,8 @@ def alone(here, size, logger):
     begin = time.time()
     subprocess.run(["sh", "-c", f"head -c {size} lines | {{ {logger}; }}"], cwd=here.home, check=True)
     took = time.time() - begin
-    logged = [file for file in here.home.glob("logged/*") if file.name == "current" or file.name.startswith("@")]
-    return took, sum(map(count, logged if "logged" in logger else [here.home / "out"]))
+    logged = [*here.home.glob("logged/current"), *here.home.glob("logged/@*")]
+    return took, sum(map(count, logged or [here.home / "out"]))
 
 
 def count(path):
