@@ -27,10 +27,10 @@ pub enum Answer {
 /// Keeps its connection between questions: each costs a server a process or a thread.
 pub struct Pinger {
     settings: Settings,
-    kept: Option<(Option<FileId>, Connection)>,
+    kept: Option<(FileId, Connection)>,
 }
 
-/// Device and inode.
+/// Device and inode; zeros for a server, which is no file.
 type FileId = (u64, u64);
 
 impl Pinger {
@@ -64,22 +64,27 @@ impl Pinger {
         holder.ok().flatten()
     }
 
-    async fn ask(&mut self, kept: Option<(Option<FileId>, Connection)>) -> Result<Answer, Error> {
-        // A SQLite file that was replaced is another database.
+    async fn ask(&mut self, kept: Option<(FileId, Connection)>) -> Result<Answer, Error> {
+        // A SQLite file that was replaced is another database. It may be so before the answer is there: what is kept is of
+        // the file that was looked at before the question.
         let file = self.file_id();
-        if let Some((_, connection)) = kept.filter(|(kept, _)| *kept == file)
-            && let Ok(answer) = self.question(connection).await
+        if let Some((_, connection)) = kept.filter(|(kept, _)| Some(*kept) == file)
+            && let Ok(answer) = self.question(file, connection).await
         {
             return answer;
         }
         // The kept one may have been cut by a server that is well again.
         let connection = connect(&self.settings, Purpose::Probe).await?;
-        let asked = self.question(connection).await;
+        let asked = self.question(file, connection).await;
         asked.map_err(|error| Error::failed("ask", &self.settings, &error))?
     }
 
     /// The outer error is one of the connection, the inner one what the database itself tells.
-    async fn question(&mut self, mut connection: Connection) -> Result<Result<Answer, Error>, sqlx::Error> {
+    async fn question(
+        &mut self,
+        file: Option<FileId>,
+        mut connection: Connection,
+    ) -> Result<Result<Answer, Error>, sqlx::Error> {
         let question = match connection {
             Connection::Sqlite(_) => "SELECT count(*) FROM sqlite_master",
             Connection::Mysql(_) | Connection::Postgres(_) => "SELECT 1",
@@ -94,18 +99,42 @@ impl Pinger {
             Err(error) if errors::is_busy(&error) => Answer::Busy,
             Err(error) => return Err(error),
         };
-        self.kept = Some((self.file_id(), connection));
+        self.kept = file.map(|file| (file, connection));
         Ok(Ok(answer))
     }
 
     fn file_id(&self) -> Option<FileId> {
         match &self.settings {
             Settings::Sqlite(path) => file_id(path),
-            Settings::Mysql(_) | Settings::Postgres(_) => None,
+            Settings::Mysql(_) | Settings::Postgres(_) => Some((0, 0)),
         }
     }
 }
 
 fn file_id(path: &Path) -> Option<FileId> {
     std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_goes_away_before_the_answer_is_missed_by_the_next_question() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [here, away] = ["botsdb", "away"].map(|name| dir.path().join(name));
+        let mut pinger = Pinger::new(Settings::Sqlite(here.clone()));
+        let mut made = connect(&pinger.settings, Purpose::Initialise).await.expect("opened");
+        made.run("CREATE TABLE ta (idta INTEGER)").await.expect("made");
+        let file = pinger.file_id();
+        let connection = connect(&pinger.settings, Purpose::Probe).await.expect("it is there");
+        fs::rename(&here, &away).expect("renamed");
+        let answer = pinger.question(file, connection).await.expect("the connection is to the old file");
+        assert_eq!(answer.expect("it answers"), Answer::Free);
+        pinger.ping().await.expect_err("it is gone");
+        fs::rename(&away, &here).expect("renamed");
+        assert_eq!(pinger.ping().await.expect("it is back"), Answer::Free);
+    }
 }
