@@ -58,7 +58,7 @@ fn with_toml(text: &str) -> (Sandbox, String) {
     (sandbox, path.display().to_string())
 }
 
-#[test]
+#[apply(test)]
 fn a_wrong_flag_is_told_with_the_right_one() {
     let sandbox = Sandbox::new();
     one_fault(&sandbox.run(&["webserver", "--instal"]), 64, &["'--instal'", "'--install'"]);
@@ -68,7 +68,7 @@ fn a_wrong_flag_is_told_with_the_right_one() {
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_wrong_value_of_a_flag_is_told_with_what_fits() {
     let sandbox = Sandbox::new();
     one_fault(&sandbox.run(&["healthcheck", "--check", "redy"]), 64, &["'redy'", "live, ready, startup"]);
@@ -80,7 +80,7 @@ fn a_wrong_value_of_a_flag_is_told_with_what_fits() {
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 
-#[test]
+#[apply(test)]
 fn an_unknown_key_is_told_with_its_line_and_the_right_one() {
     let (sandbox, path) = with_toml("[stop]\ndrain = \"1s\"\n\n[health]\nadr = \"0.0.0.0:1\"\n");
     let words = format!("{path}:5: unknown key health.adr; did you mean health.addr?");
@@ -90,7 +90,7 @@ fn an_unknown_key_is_told_with_its_line_and_the_right_one() {
     assert!(!sandbox.root().exists());
 }
 
-#[test]
+#[apply(test)]
 fn wrong_types_are_told_all_at_once_with_their_lines() {
     let text = "[webserver]\nport = true\n[log]\nlevel = 5\n[database]\ninit_skip = \"perhaps\"\nport = 80.5\n\
                 [health]\ninterval = \"0s\"\n[superuser]\npassword = 12345678\n";
@@ -111,7 +111,7 @@ fn wrong_types_are_told_all_at_once_with_their_lines() {
     assert_eq!(found, expected);
 }
 
-#[test]
+#[apply(test)]
 fn what_no_setting_can_be_is_refused() {
     for value in ["[1, 2]", "2026-11-23", "[[\"a\"]]", "[{ a = 1 }]"] {
         let (sandbox, path) = with_toml(&format!("[django]\nallowed_hosts = {value}\n"));
@@ -120,7 +120,7 @@ fn what_no_setting_can_be_is_refused() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn broken_toml_is_told_with_its_lines() {
     let (sandbox, path) = with_toml("[health]\naddr = \n[stop]\ndrain = \"1s\ntimeout = 3\n");
     let refused = sandbox.run(&["webserver"]);
@@ -132,7 +132,7 @@ fn broken_toml_is_told_with_its_lines() {
     assert!(!sandbox.root().exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_configuration_file_that_cannot_be_read_is_told() {
     let (sandbox, path) = with_toml("[stop]\ndrain = \"1s\"\n");
     give_to_user(sandbox.home.path());
@@ -141,14 +141,14 @@ fn a_configuration_file_that_cannot_be_read_is_told() {
     one_fault(&refused, 78, &[&format!("cannot read the configuration file {path}: Permission denied")]);
 }
 
-#[test]
+#[apply(test)]
 fn a_configuration_file_that_is_no_text_is_told() {
     let (sandbox, path) = with_toml("");
     fs::write(&path, b"[stop]\ndrain = \"\xff\"\n").expect("written");
     one_fault(&sandbox.run(&["init-db"]), 78, &[&path, "UTF-8"]);
 }
 
-#[test]
+#[apply(test)]
 fn a_named_configuration_file_must_be_there() {
     let mut sandbox = Sandbox::new();
     let refused = sandbox.run(&["webserver", "--config", "/nowhere/bots-ctl.toml"]);
@@ -159,7 +159,7 @@ fn a_named_configuration_file_must_be_there() {
 }
 
 /// Manifests and compose files set variables to nothing to switch them off.
-#[test]
+#[apply(test)]
 fn an_empty_variable_counts_as_not_set() {
     let mut sandbox = Sandbox::new();
     fs::write(sandbox.home.path().join("bots-ctl.toml"), "not_for_us = 1\n").expect("written");
@@ -169,7 +169,7 @@ fn an_empty_variable_counts_as_not_set() {
     sandbox.run(&["config", "show"]).expect_code(0);
 }
 
-#[test]
+#[apply(test)]
 fn a_secret_file_that_is_missing_is_told_with_who_names_it() {
     let mut sandbox = Sandbox::new();
     sandbox.set("DB_PASSWORD_FILE", "/nowhere/password");
@@ -180,7 +180,7 @@ fn a_secret_file_that_is_missing_is_told_with_who_names_it() {
     one_fault(&sandbox.run(&["init-db"]), 78, &[&format!("{path}:2"), "django.secret_key_file", "/nowhere/key"]);
 }
 
-#[test]
+#[apply(test)]
 fn a_wrong_health_address_is_told() {
     let mut sandbox = Sandbox::new();
     for wrong in ["9180", "0.0.0.0", "nowhere.example.com:1", "0.0.0.0:99999"] {
@@ -194,7 +194,7 @@ fn a_wrong_health_address_is_told() {
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_machine_without_bots_is_told_what_to_run() {
     let mut sandbox = Sandbox::new();
     sandbox.unset("BOTS_BIN_DIR").set("PATH", "/usr/bin:/bin");
@@ -206,7 +206,7 @@ fn a_machine_without_bots_is_told_what_to_run() {
     sandbox.run(&["exec", "--", "true"]).expect_code(0);
 }
 
-#[test]
+#[apply(test)]
 fn a_wrong_place_of_bots_is_told() {
     let mut sandbox = Sandbox::new();
     let empty = tempfile::tempdir().expect("a temporary directory");
@@ -218,7 +218,7 @@ fn a_wrong_place_of_bots_is_told() {
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_broken_settings_file_is_told_with_line_and_reason() {
     let cases = [
         ("A = 1\nB = (\n", 2, "SyntaxError: "),
@@ -244,7 +244,7 @@ fn a_broken_settings_file_is_told_with_line_and_reason() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_fault_in_what_settings_import_is_told_where_it_is() {
     let sandbox = with_config("settings.py", "from config.local import *\n");
     let local = sandbox.root().join("config/local.py");
@@ -253,7 +253,7 @@ fn a_fault_in_what_settings_import_is_told_where_it_is() {
     one_fault(&sandbox.run(&["init-db"]), 78, &[&words]);
 }
 
-#[test]
+#[apply(test)]
 fn settings_without_a_secret_key_are_told() {
     let sandbox = with_config("settings.py", own_settings().replace("SECRET_KEY = ", "NO_SECRET_KEY = "));
     let refused = sandbox.run(&["init-db"]);
@@ -261,7 +261,7 @@ fn settings_without_a_secret_key_are_told() {
     assert_nothing_half_written(sandbox.home.path());
 }
 
-#[test]
+#[apply(test)]
 fn the_traceback_is_there_for_whoever_asks() {
     let mut sandbox = with_config("settings.py", "def host():\n    return 1 / 0\n\nHOST = host()\n");
     sandbox.set("LOG_LEVEL", "debug");
@@ -270,13 +270,13 @@ fn the_traceback_is_there_for_whoever_asks() {
     assert_words(&refused.stderr, &["Traceback (most recent call last)", "HOST = host()", "bots-ctl: "]);
 }
 
-#[test]
+#[apply(test)]
 fn a_broken_settings_file_keeps_the_web_ui_from_starting() {
     let sandbox = with_config("settings.py", "import nothing_of_that_name\n");
     one_fault(&sandbox.run(&["webserver"]), 78, &["settings.py:1: ModuleNotFoundError"]);
 }
 
-#[test]
+#[apply(test)]
 fn settings_may_print() {
     let noise =
         "import sys\nprint('hello from settings')\nprint('{\"fault\": \"not this\"}', end='')\nsys.stdout.flush()\n";
@@ -289,14 +289,14 @@ fn settings_may_print() {
     sandbox.run(&["config", "check"]).expect_code(0);
 }
 
-#[test]
+#[apply(test)]
 fn settings_may_print_at_the_very_end() {
     let noise = "import atexit\natexit.register(print, 'good bye from settings')\n";
     let sandbox = with_config("settings.py", own_settings() + noise);
     sandbox.run(&["init-db"]).expect_code(0);
 }
 
-#[test]
+#[apply(test)]
 fn every_fault_of_bots_ini_is_told_with_its_line() {
     let text = "maxdays = 1\n[settings]\nport = 28081\nport = 28082\nno value here\n[settings]\n[open\n";
     let sandbox = with_config("bots.ini", text);
@@ -312,7 +312,7 @@ fn every_fault_of_bots_ini_is_told_with_its_line() {
     assert_nothing_half_written(sandbox.home.path());
 }
 
-#[test]
+#[apply(test)]
 fn what_bots_needs_in_bots_ini_is_asked_for_all_at_once() {
     let sandbox = with_config("bots.ini", "[settings]\nport = many\n\n[webserver]\n[jobqueue]\nport = 99999\n");
     let refused = sandbox.run(&["init-db"]);
@@ -330,14 +330,14 @@ fn what_bots_needs_in_bots_ini_is_asked_for_all_at_once() {
     assert_nothing_half_written(sandbox.home.path());
 }
 
-#[test]
+#[apply(test)]
 fn a_bots_ini_that_is_not_utf_8_is_told_with_its_line() {
     let sandbox = with_config("bots.ini", b"[settings]\n# caf\xe9\n");
     let words = format!("{}:2: the file is not UTF-8 text", sandbox.root().join("config/bots.ini").display());
     one_fault(&sandbox.run(&["init-db"]), 78, &[&words]);
 }
 
-#[test]
+#[apply(test)]
 fn an_absolute_usersys_is_refused_where_bots_cannot_import_it() {
     let sandbox = Sandbox::new();
     let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
@@ -357,7 +357,7 @@ fn an_absolute_usersys_is_refused_where_bots_cannot_import_it() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_home_that_cannot_be_written_to_is_told_with_its_rights() {
     let sandbox = Sandbox::new();
     open_to_all(sandbox.home.path());
@@ -372,7 +372,7 @@ fn a_home_that_cannot_be_written_to_is_told_with_its_rights() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_directory_of_another_user_is_told_with_its_rights() {
     let sandbox = Sandbox::new();
     give_to_user(sandbox.home.path());
@@ -396,7 +396,7 @@ fn a_directory_of_another_user_is_told_with_its_rights() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn without_a_usable_home_one_is_asked_for() {
     let sandbox = Sandbox::new();
     let mut at_root = sandbox.command(&["init-db"]);
@@ -414,7 +414,7 @@ fn without_a_usable_home_one_is_asked_for() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_read_only_volume_is_told() {
     let sandbox = Sandbox::new();
     let script = "mount --bind \"$HOME\" \"$HOME\" && mount -o remount,bind,ro \"$HOME\" && exec \"$0\" \"$@\"";
@@ -423,7 +423,7 @@ fn a_read_only_volume_is_told() {
     one_fault(&refused, 78, &[&words, "Read-only file system", "mount a writable volume", "HOME"]);
 }
 
-#[test]
+#[apply(test)]
 fn a_volume_that_became_read_only_is_not_taken_for_missing_rights() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -434,14 +434,14 @@ fn a_volume_that_became_read_only_is_not_taken_for_missing_rights() {
     one_fault(&refused, 78, &[&format!("cannot write to {dir}"), "ead-only file system", "mount a writable volume"]);
 }
 
-#[test]
+#[apply(test)]
 fn a_full_volume_is_told_and_made_use_of_once_there_is_room() {
     let sandbox = Sandbox::new();
     let script = "
         mount -t tmpfs -o size=\"$SIZE\" tmpfs \"$HOME\" || exit 90
         \"$0\" \"$@\"; code=$?
         find \"$HOME\" -name '*.tmp' | grep . && exit 91
-        mount -o remount,size=200m \"$HOME\" || exit 92
+        mount -o remount,size=200m tmpfs \"$HOME\" || exit 92
         \"$0\" \"$@\" >/dev/null 2>&1 || exit 93
         exit $code";
     let started_with = |size: &str| {
@@ -455,7 +455,7 @@ fn a_full_volume_is_told_and_made_use_of_once_there_is_room() {
     one_fault(&started_with("100k"), 1, &["database or disk is full", &root]);
 }
 
-#[test]
+#[apply(test)]
 fn a_configuration_directory_that_bots_cannot_import_is_refused() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CONFIG_DIR", "config");
@@ -471,7 +471,7 @@ fn a_configuration_directory_that_bots_cannot_import_is_refused() {
     assert!(sandbox.home.path().join("env/usersys/__init__.py").exists());
 }
 
-#[test]
+#[apply(test)]
 fn the_mount_point_of_configuration_is_no_configuration_directory() {
     let mut sandbox = Sandbox::new();
     give_to_user(sandbox.home.path());
@@ -483,7 +483,7 @@ fn the_mount_point_of_configuration_is_no_configuration_directory() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn packages_of_the_same_names_elsewhere_are_never_used() {
     let mut sandbox = Sandbox::new();
     let elsewhere = tempfile::tempdir().expect("a temporary directory");
@@ -510,7 +510,7 @@ fn packages_of_the_same_names_elsewhere_are_never_used() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_slip_in_a_command_is_told_with_the_right_one() {
     let sandbox = Sandbox::new();
     for (slip, meant) in [("websrver", "webserver"), ("healtcheck", "healthcheck"), ("initdb2", "initdb")] {
@@ -527,7 +527,7 @@ fn a_slip_in_a_command_is_told_with_the_right_one() {
     one_fault(&sandbox.run(&[&file]), 126, &[&file]);
 }
 
-#[test]
+#[apply(test)]
 fn what_an_error_names_is_shown_and_not_obeyed() {
     let mut sandbox = Sandbox::new();
     let name = "no\nbots-ctl: forged \u{1b}[31m\u{9b}2J\u{202e}";
@@ -538,7 +538,7 @@ fn what_an_error_names_is_shown_and_not_obeyed() {
     one_fault(&sandbox.run(&["init-db"]), 78, &[shown]);
 }
 
-#[test]
+#[apply(test)]
 fn secrets_are_in_no_output_and_no_file() {
     const SECRETS: [&str; 3] =
         ["database-Pa55word", "django-Secr3t-key-of-fifty-characters-or-more-for-django", "superuser-Pa55word"];
@@ -588,7 +588,7 @@ fn secrets_are_in_no_output_and_no_file() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_job_queue_that_is_away_is_told() {
     let mut sandbox = Sandbox::new();
     let place = format!("127.0.0.1:{}", free_port());
@@ -606,7 +606,7 @@ fn a_job_queue_that_is_away_is_told() {
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_database_in_a_directory_that_does_not_exist_is_told() {
     let mut sandbox = Sandbox::new();
     let missing = sandbox.home.path().join("nowhere");

@@ -106,7 +106,7 @@ with open(sys.argv[1], encoding="utf-8") as questions:
 /// More than the seeds of one round.
 const ROUND: usize = 100_000;
 
-#[test]
+#[apply(test)]
 fn fixtures_read_as_in_python() {
     let cases = read_files(&fixtures());
     assert!(cases.len() >= 25, "only {} fixtures found", cases.len());
@@ -114,7 +114,7 @@ fn fixtures_read_as_in_python() {
     assert!(valid >= 10 && cases.len() - valid >= 10, "{valid} valid");
 }
 
-#[test]
+#[apply(test)]
 fn the_files_that_bots_ships_read_as_in_python() {
     let shipped = ["config/bots.ini", "install/bots.ini"].map(|name| package().join(name));
     let cases = read_files(&shipped.into_iter().filter(|path| path.exists()).collect::<Vec<_>>());
@@ -122,7 +122,7 @@ fn the_files_that_bots_ships_read_as_in_python() {
     assert_eq!(assert_texts_agree(&cases), cases.len());
 }
 
-#[test]
+#[apply(test)]
 fn random_texts_read_as_in_python() {
     for round in (0..).step_by(ROUND).take(rounds(1)) {
         let cases: Vec<_> = (1..=8000).map(|seed| seeded_text(round + seed)).collect();
@@ -132,7 +132,7 @@ fn random_texts_read_as_in_python() {
 }
 
 /// What a fuzzer has found, too: `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus tests/run.sh bots_ini::`
-#[test]
+#[apply(test)]
 fn the_corpus_of_the_fuzzer_reads_as_in_python() {
     let text = |bytes: &[u8]| bytes.split(|byte| *byte == 0xff).next().map(String::from_utf8_lossy).map(Into::into);
     let inputs = corpus("bots_ini").into_iter();
@@ -140,18 +140,18 @@ fn the_corpus_of_the_fuzzer_reads_as_in_python() {
     assert_texts_agree(&cases);
 }
 
-#[test]
+#[apply(test)]
 fn values_convert_to_booleans_as_in_python() {
     assert_values_agree("boolean", &random_values(1, BOOLEAN_PARTS), |text| json!(parse_boolean(text)));
 }
 
-#[test]
+#[apply(test)]
 fn values_convert_to_integers_as_in_python() {
     assert_values_agree("integer", &random_values(2, INTEGER_PARTS), |text| json!(parse_integer(text)));
 }
 
 /// One entry of our table off, and a whole script would read differently.
-#[test]
+#[apply(test)]
 fn every_character_is_the_same_digit_as_in_python() {
     let digit = |c: char| Some((u32::from(c), parse_integer(&c.to_string())?));
     let ours: Vec<(u32, i64)> = ('\0'..=char::MAX).filter_map(digit).collect();
@@ -165,7 +165,7 @@ fn every_character_is_the_same_digit_as_in_python() {
 
 /// Python reads the new value from the edited text and everything else as from
 /// the old one, in the same order. Comments and line ends survive.
-#[test]
+#[apply(test)]
 fn set_value_changes_one_value_for_python() {
     for round in (0..).step_by(ROUND).take(rounds(1)) {
         set_values(&editable_texts(round)).assert_read_as_wanted(2000);
@@ -196,7 +196,7 @@ fn set_values(texts: &[(u64, String, String)]) -> Edits {
     edits
 }
 
-#[test]
+#[apply(test)]
 fn remove_section_removes_one_section_for_python() {
     let mut edits = Edits::default();
     let texts = (0..).step_by(ROUND).take(rounds(1)).flat_map(editable_texts);

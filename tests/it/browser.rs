@@ -29,6 +29,8 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
 
+use crate::needs::{Need, needs};
+
 const CHROMIUM: &str = "/usr/bin/chromium";
 const CHROMEDRIVER: &str = "/usr/bin/chromedriver";
 
@@ -104,6 +106,7 @@ impl Browser {
     }
 
     fn start_as(flags: &[String], device: Option<serde_json::Value>) -> Self {
+        needs(Need::Chromium);
         let driver = Driver::start();
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().expect("a current-thread runtime can be built");

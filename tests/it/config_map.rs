@@ -25,7 +25,7 @@ fn setting(sandbox: &Sandbox, name: &str) -> String {
     sandbox.run(&["exec", "--", &python().display().to_string(), "-c", &question]).expect_code(0).stdout.clone()
 }
 
-#[test]
+#[apply(test)]
 fn the_web_ui_runs_on_the_config_map() {
     let (sandbox, _mount) = mounted();
     let running = sandbox.webserver();
@@ -36,7 +36,7 @@ fn the_web_ui_runs_on_the_config_map() {
     sandbox.run(&["config", "check"]).expect_code(0);
 }
 
-#[test]
+#[apply(test)]
 fn the_environment_decides_what_the_config_map_leaves_open() {
     let (mut sandbox, _mount) = mounted();
     sandbox.set("TZ", "Asia/Tokyo").set("ALLOWED_HOSTS", "edi.example.com").set("ADMIN_EMAIL", "edi@example.com");
@@ -55,7 +55,7 @@ fn the_environment_decides_what_the_config_map_leaves_open() {
 }
 
 /// Another pod on the same volume never sees the file without what bots-ctl adds to it.
-#[test]
+#[apply(test)]
 fn a_mounted_settings_file_is_completed_in_one_step() {
     let (sandbox, mount) = mounted();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -75,7 +75,7 @@ fn a_mounted_settings_file_is_completed_in_one_step() {
 }
 
 /// An engine that is started from a prepared environment is bots-ctl again.
-#[test]
+#[apply(test)]
 fn secrets_from_files_reach_an_engine_in_a_prepared_environment() {
     let (mut sandbox, _mount) = mounted();
     let key = tempfile::NamedTempFile::new().expect("made");

@@ -44,7 +44,7 @@ fn shown(output: &str, key: &str) -> Vec<String> {
     line.unwrap_or_else(|| panic!("no {key} in\n{output}")).split_whitespace().map(str::to_owned).collect()
 }
 
-#[test]
+#[apply(test)]
 fn show_tells_where_each_value_came_from() {
     let mut sandbox = Sandbox::new();
     let toml = sandbox.home.path().join("my.toml");
@@ -75,7 +75,7 @@ fn show_tells_where_each_value_came_from() {
     assert!(!done.stdout.contains("hush"), "{}", done.stdout);
 }
 
-#[test]
+#[apply(test)]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let mut sandbox = Sandbox::new();
     let dir = sandbox.home.path().join(".bots");
@@ -104,7 +104,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(show(&sandbox, &[]), ["info", &config_dir]);
 }
 
-#[test]
+#[apply(test)]
 fn the_file_of_the_mounted_configuration_comes_before_that_of_home() {
     let mut sandbox = Sandbox::new();
     let mount = tempfile::tempdir().expect("a temporary directory");
@@ -117,7 +117,7 @@ fn the_file_of_the_mounted_configuration_comes_before_that_of_home() {
     assert_eq!(shown(&done.stdout, "log.level")[1..], ["warn".to_owned(), place]);
 }
 
-#[test]
+#[apply(test)]
 fn every_fault_of_every_layer_is_told_at_once() {
     let mut sandbox = Sandbox::new();
     let toml = sandbox.home.path().join("my.toml");
@@ -142,12 +142,12 @@ fn every_fault_of_every_layer_is_told_at_once() {
     assert_eq!(refused.stderr.lines().count(), 6, "{}", refused.stderr);
 }
 
-#[test]
+#[apply(test)]
 fn checking_an_empty_home_makes_nothing() {
     check_changes_nothing(&Sandbox::new());
 }
 
-#[test]
+#[apply(test)]
 fn checking_a_used_home_changes_nothing() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -159,7 +159,7 @@ fn checking_a_used_home_changes_nothing() {
     check_changes_nothing(&sandbox);
 }
 
-#[test]
+#[apply(test)]
 fn checking_leaves_a_users_own_usersys_alone() {
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.root().join("usersys/mappings")).expect("made");
@@ -167,14 +167,14 @@ fn checking_leaves_a_users_own_usersys_alone() {
     check_changes_nothing(&sandbox);
 }
 
-#[test]
+#[apply(test)]
 fn checking_leaves_an_empty_usersys_empty() {
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.root().join("usersys")).expect("made");
     check_changes_nothing(&sandbox);
 }
 
-#[test]
+#[apply(test)]
 fn checking_leaves_an_empty_usersys_elsewhere_empty() {
     let sandbox = Sandbox::new();
     let (config, elsewhere) = (sandbox.root().join("config"), sandbox.home.path().join("elsewhere"));
@@ -191,7 +191,7 @@ fn checking_leaves_an_empty_usersys_elsewhere_empty() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_check_needs_no_right_to_write() {
     let sandbox = Sandbox::new();
     give_to_user(sandbox.home.path());
@@ -205,7 +205,7 @@ fn a_check_needs_no_right_to_write() {
     assert_eq!(state(sandbox.home.path()), before);
 }
 
-#[test]
+#[apply(test)]
 fn faults_of_settings_and_bots_ini_are_told_together_with_the_users_paths() {
     let sandbox = Sandbox::new();
     let config = sandbox.root().join("config");
@@ -223,7 +223,7 @@ fn faults_of_settings_and_bots_ini_are_told_together_with_the_users_paths() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn each_faulty_file_is_told_with_the_users_path() {
     let sandbox = Sandbox::new();
     let config = sandbox.root().join("config");
@@ -247,7 +247,7 @@ fn each_faulty_file_is_told_with_the_users_path() {
 }
 
 /// It would be news to the user, and wrong: nothing of theirs was made.
-#[test]
+#[apply(test)]
 fn a_check_says_nothing_of_the_copy_it_works_on() {
     let sandbox = Sandbox::new();
     let valid = finish(sandbox.command(&["config", "check"]));
@@ -259,7 +259,7 @@ fn a_check_says_nothing_of_the_copy_it_works_on() {
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
 }
 
-#[test]
+#[apply(test)]
 fn what_starts_is_valid() {
     let sandbox = Sandbox::new();
     let config = sandbox.root().join("config");
@@ -272,7 +272,7 @@ fn what_starts_is_valid() {
     check_changes_nothing(&sandbox);
 }
 
-#[test]
+#[apply(test)]
 fn completions_are_scripts_for_their_shells() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish"] {
@@ -289,7 +289,7 @@ fn completions_are_scripts_for_their_shells() {
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 
-#[test]
+#[apply(test)]
 fn the_manual_has_a_page_for_every_command() {
     let manual = Sandbox::new().run(&["completions", "man"]);
     manual.expect_code(0);
@@ -298,7 +298,7 @@ fn the_manual_has_a_page_for_every_command() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn every_command_has_help_with_an_example() {
     let sandbox = Sandbox::new();
     let overview = sandbox.run(&["--help"]);
@@ -331,14 +331,14 @@ fn is_help(text: &str) -> bool {
     text.contains("Usage: bots-ctl") && has_example
 }
 
-#[test]
+#[apply(test)]
 fn the_shell_command_has_help_of_its_own() {
     let help = Sandbox::new().run(&["shell", "--help"]);
     help.expect_code(0);
     assert!(is_help(&help.stdout), "{}", help.stdout);
 }
 
-#[test]
+#[apply(test)]
 fn the_overview_lists_all_exit_codes() {
     let sandbox = Sandbox::new();
     let overview = sandbox.run(&["--help"]).stdout;
@@ -348,7 +348,7 @@ fn the_overview_lists_all_exit_codes() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_readme_has_settings_with_their_defaults_and_every_exit_code() {
     let rows = page("README.md").rows();
     let config = Config::load(&BTreeMap::new(), &[], None, Path::new("/nowhere")).expect("the defaults are valid");

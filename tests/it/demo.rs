@@ -14,12 +14,13 @@ pub struct Demo {
 
 impl Demo {
     pub fn new() -> Self {
-        Self::install(Sandbox::new())
+        Self::install(Sandbox::prepared())
     }
 
     /// With the database that the sandbox is configured with.
     pub fn install(sandbox: Sandbox) -> Self {
         sandbox.run(&["init-db"]).expect_code(0);
+        sandbox.set_engine_port();
         let demo = Self { sandbox };
         let (install, config) = (format!("{FIXTURE}/install.py"), demo.config_dir());
         demo.sandbox.run(&["exec", "--", &python().display().to_string(), &install, &config]).expect_code(0);
@@ -61,7 +62,7 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-#[test]
+#[apply(test)]
 fn orders_are_translated_byte_for_byte() {
     let demo = Demo::new();
     demo.drop_in("input");
@@ -72,7 +73,7 @@ fn orders_are_translated_byte_for_byte() {
     assert_eq!(files(&demo.output()), files(&Path::new(FIXTURE).join("expected")), "nothing is sent twice");
 }
 
-#[test]
+#[apply(test)]
 fn an_order_with_an_error_is_the_engines_code_2() {
     let demo = Demo::new();
     demo.drop_in("bad");

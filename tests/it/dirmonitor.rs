@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,7 +14,9 @@ use serde_json::Value;
 use crate::demo::Demo;
 use crate::environment::is_bots_3;
 use crate::jobqueue::with_queue;
-use crate::sandbox::{DEADLINE, Running, Sandbox, binary, free_port, python, wait_until};
+use crate::needs::{Need, needs};
+use crate::process::wrapped;
+use crate::sandbox::{DEADLINE, Running, Sandbox, free_port, python, wait_until};
 
 /// Makes a route that passes files on as they are, from a channel with masks in its path.
 const PASS_ON: &str = "
@@ -135,7 +136,7 @@ fn names(directory: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-#[test]
+#[apply(test)]
 fn an_order_that_is_dropped_in_is_translated() {
     let demo = demo();
     let mut up = demo.sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
@@ -148,7 +149,7 @@ fn an_order_that_is_dropped_in_is_translated() {
 }
 
 /// Whoever may drop in files says neither which program runs nor with what.
-#[test]
+#[apply(test)]
 fn the_name_of_a_file_is_in_no_command() {
     let monitored = Monitored::new();
     for name in ["--cleanup", "-c..", "$(touch forged)", "; touch forged", "a\ttab and \"quotes\"", "..."] {
@@ -164,7 +165,7 @@ fn the_name_of_a_file_is_in_no_command() {
 }
 
 /// The engine makes the lock of a channel in the very directory that is watched.
-#[test]
+#[apply(test)]
 fn the_lock_of_a_channel_does_not_start_its_route_again() {
     const LOCK: &str = "
 import sys
@@ -191,7 +192,7 @@ models.channel.objects.filter(idchannel='demo_in').update(lockname='channel.lock
     assert!(runs <= 2, "{runs} runs: the files may come in two bursts, no more\n{}", up.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_route_that_asks_for_it_is_monitored_from_then_on() {
     const FLAG: &str = "
 import sys
@@ -225,7 +226,7 @@ models.routes.objects.filter(idroute=part.idroute).update(dirmonitor=sys.argv[2]
     assert!(!trigger.exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_reload_looks_at_files_anew() {
     let monitored = Monitored::new();
     monitored.drop_in("stays");
@@ -237,7 +238,7 @@ fn a_reload_looks_at_files_anew() {
     wait_until("it runs again", || (count() > before).then_some(()), || up.report());
 }
 
-#[test]
+#[apply(test)]
 fn changes_of_bots_ini_are_taken_over_and_faulty_ones_refused() {
     let mut monitored = Monitored::new();
     let source = monitored.sandbox.home.path().join("mounted");
@@ -275,7 +276,7 @@ fn changes_of_bots_ini_are_taken_over_and_faulty_ones_refused() {
     wait_status(&up, "the mounted one is in use", watches(&source));
 }
 
-#[test]
+#[apply(test)]
 fn a_queue_that_is_away_gets_the_jobs_when_it_is_back() {
     let monitored = Monitored::new();
     let mut monitor = monitored.start("dirmonitor");
@@ -305,7 +306,7 @@ fn a_queue_that_is_away_gets_the_jobs_when_it_is_back() {
 
 /// Files come all the time, while the monitor is killed, and the queue with the engine that it runs, over and over. A file
 /// that is being sent at that moment may go out twice.
-#[test]
+#[apply(test)]
 fn every_file_is_processed_whatever_is_down() {
     const DIRECTORIES: usize = 100;
     let files: usize = std::env::var("FILES").map_or(300, |count| count.parse().expect("a number"));
@@ -378,7 +379,7 @@ fn kill_all(service: &mut Running) {
 }
 
 /// In a user namespace of its own, where the limit is for it alone.
-#[test]
+#[apply(test)]
 fn without_room_for_watches_directories_are_polled() {
     for (limit, number, why) in [
         ("max_inotify_watches", "0", "the limit fs.inotify.max_user_watches is reached"),
@@ -387,10 +388,8 @@ fn without_room_for_watches_directories_are_polled() {
         let monitored = Monitored::new();
         let plain = monitored.sandbox.command(&["up", "--services", "jobqueue,dirmonitor"]);
         let script = format!("echo {number} > /proc/sys/user/{limit} && exec \"$0\" \"$@\"");
-        let mut command = Command::new("unshare");
-        command.args(["-U", "-r", "sh", "-c", &script]).arg(binary()).args(plain.get_args());
-        command.env_clear().current_dir(monitored.sandbox.home.path());
-        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        needs(Need::Namespaces);
+        let command = wrapped(&plain, "unshare", &["--user", "--map-root-user", "sh", "-c", &script]);
         let up = Running::start(command, monitored.sandbox.home.path(), monitored.sandbox.health_port);
         up.wait_ready();
         wait_status(&up, "it is polled, and why", |monitor| {
@@ -401,7 +400,7 @@ fn without_room_for_watches_directories_are_polled() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_route_that_no_job_can_name_keeps_no_other_one_waiting() {
     let monitored = Monitored::new();
     let other = monitored.sandbox.home.path().join("other");
@@ -415,7 +414,7 @@ fn a_route_that_no_job_can_name_keeps_no_other_one_waiting() {
     monitored.wait_job("a_route", &up);
 }
 
-#[test]
+#[apply(test)]
 fn a_directory_that_is_missing_is_told_and_keeps_nobody_from_being_ready() {
     let monitored = Monitored::new();
     fs::remove_dir(&monitored.watched).expect("removed");
@@ -432,7 +431,7 @@ fn a_directory_that_is_missing_is_told_and_keeps_nobody_from_being_ready() {
     monitored.wait_job("a_route", &up);
 }
 
-#[test]
+#[apply(test)]
 fn what_would_start_no_route_is_refused_with_file_and_line() {
     let monitored = Monitored::new();
     monitored.sandbox.set_ini("dirmonitor1", "route", "");
@@ -449,7 +448,7 @@ fn what_would_start_no_route_is_refused_with_file_and_line() {
     monitored.sandbox.run(&["dirmonitor", "--json"]).expect_code(64);
 }
 
-#[test]
+#[apply(test)]
 fn a_rehearsal_says_what_would_be_watched_and_started() {
     let monitored = Monitored::new();
     monitored.drop_in("one");
@@ -472,7 +471,7 @@ fn a_rehearsal_says_what_would_be_watched_and_started() {
     assert!(monitored.watched.join("one").exists());
 }
 
-#[test]
+#[apply(test)]
 fn names_of_files_and_tasks_cannot_forge_log_lines() {
     let mut monitored = Monitored::new();
     monitored.sandbox.set("LOG_FORMAT", "text");
@@ -492,7 +491,7 @@ fn names_of_files_and_tasks_cannot_forge_log_lines() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn botss_own_monitor_runs_under_supervision() {
     let mut monitored = Monitored::new();
     monitored.sandbox.set("BOTS_CTL_DIRMONITOR_BACKEND", "python");

@@ -149,7 +149,7 @@ fn expect_none(what: &str, wrong: Vec<String>) {
     assert!(wrong.is_empty(), "{what}:\n{}", wrong.join("\n"));
 }
 
-#[test]
+#[apply(test)]
 fn links_lead_somewhere() {
     let mut wrong = Vec::new();
     for page in pages() {
@@ -172,7 +172,7 @@ fn links_lead_somewhere() {
     expect_none("links", wrong);
 }
 
-#[test]
+#[apply(test)]
 fn the_index_leads_to_every_page() {
     let index = page("docs/README.md").links();
     let is_missing = |page: &Page| {
@@ -182,7 +182,7 @@ fn the_index_leads_to_every_page() {
     expect_none("pages", pages().into_iter().filter(is_missing).map(|page| page.path).collect());
 }
 
-#[test]
+#[apply(test)]
 fn every_variable_metric_and_table_that_is_named_exists() {
     let places =
         ["src", "sql", "k3s", "tests/it", "tests/bench", "tests/run.sh", "tests/fuzz/run.sh", ".cargo", "Dockerfile"];
@@ -206,7 +206,7 @@ fn every_variable_metric_and_table_that_is_named_exists() {
     expect_none("names that the code does not have", wrong);
 }
 
-#[test]
+#[apply(test)]
 fn every_exit_code_that_is_named_exists() {
     let own = bots_ctl::exit::CODES.iter().map(|(_, code, _)| u32::from(*code));
     // The engine's, and those of signals.
@@ -225,7 +225,7 @@ fn every_exit_code_that_is_named_exists() {
     expect_none("exit codes that nothing ends with", wrong);
 }
 
-#[test]
+#[apply(test)]
 fn every_file_of_the_project_that_is_named_is_there() {
     let tops = ["src/", "tests/", "docs/", "k3s/", "sql/", ".ci/"];
     let mut wrong = Vec::new();
@@ -246,7 +246,7 @@ fn every_file_of_the_project_that_is_named_is_there() {
     expect_none("files that are not there", wrong);
 }
 
-#[test]
+#[apply(test)]
 fn what_there_is_is_documented() {
     let all: String = pages().into_iter().map(|page| page.text).collect();
     let guide = page("docs/kubernetes-deployment.md").text;
@@ -273,7 +273,7 @@ fn what_there_is_is_documented() {
     expect_none("not documented", missing);
 }
 
-#[test]
+#[apply(test)]
 fn every_log_line_of_the_runbook_is_in_the_code() {
     // As one line, however the code breaks it.
     let code = sources(&["src"]).replace("\\\n", "");
@@ -291,7 +291,7 @@ fn every_log_line_of_the_runbook_is_in_the_code() {
     expect_none("log lines that nothing writes", wrong);
 }
 
-#[test]
+#[apply(test)]
 fn every_test_that_is_named_exists() {
     let mut wrong = Vec::new();
     for page in pages() {

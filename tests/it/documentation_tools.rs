@@ -5,7 +5,7 @@ use std::fs;
 use crate::documentation::pages;
 use crate::kustomize::{text, tool};
 
-#[test]
+#[apply(test)]
 fn words_are_spelled_as_they_should() {
     let mut codespell = tool("documentation/bin/codespell");
     codespell.current_dir(env!("CARGO_MANIFEST_DIR")).args(pages().into_iter().map(|page| page.path));
@@ -15,7 +15,7 @@ fn words_are_spelled_as_they_should() {
     assert!(checked.status.success(), "{}", text(&checked.stdout));
 }
 
-#[test]
+#[apply(test)]
 fn pages_are_proper_markdown() {
     let mut pymarkdown = tool("documentation/bin/pymarkdown");
     pymarkdown.current_dir(env!("CARGO_MANIFEST_DIR")).args([
@@ -36,7 +36,7 @@ for name in sys.argv[1:]:
         assert '<svg' in mermaidx.render(source.read()).svg()
 ";
 
-#[test]
+#[apply(test)]
 fn diagrams_can_be_drawn() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut files = Vec::new();

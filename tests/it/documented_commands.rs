@@ -4,9 +4,11 @@
 //! `UPDATE_DOCUMENTATION=1` writes these pages instead.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use bots_ctl::cli::{self, Cli};
 use bots_ctl::config::Config;
@@ -16,7 +18,8 @@ use clap::{CommandFactory, Parser};
 
 use crate::documentation::{Block, Page, page, pages};
 use crate::kustomize::{copy, tool};
-use crate::sandbox::{Sandbox, binary, engine_turn, free_port, python};
+use crate::needs::{Need, needs};
+use crate::sandbox::{Sandbox, binary, python};
 use crate::servers::{Database, Engine};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -24,7 +27,7 @@ const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 /// Separates the output of blocks.
 const MARK: &str = "== the next block ==";
 
-#[test]
+#[apply(test)]
 fn every_command_that_is_shown_can_be_parsed() {
     let mut wrong = Vec::new();
     for page in pages() {
@@ -65,7 +68,7 @@ fn fault(words: Vec<String>) -> Option<String> {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_readme_lists_every_command() {
     let readme = page("README.md").text;
     let mut missing = Vec::new();
@@ -100,7 +103,7 @@ fn all_commands() -> Vec<(Vec<String>, clap::Command)> {
     found
 }
 
-#[test]
+#[apply(test)]
 fn the_page_of_commands_is_that_of_the_code() {
     let mut text =
         "# Commands and flags\n\nMade from what `--help` shows. Every command also takes these:\n".to_owned();
@@ -147,7 +150,7 @@ fn flags(command: &clap::Command, is_wanted: impl Fn(&str) -> bool) -> String {
     if rows.is_empty() { rows } else { format!("\n| | |\n|---|---|\n{rows}") }
 }
 
-#[test]
+#[apply(test)]
 fn the_table_of_settings_is_that_of_the_code() {
     const BEGIN: &str = "| key | variable | type | default | meaning |\n|---|---|---|---|---|\n";
     let config = Config::load(&BTreeMap::new(), &[], None, Path::new("/nowhere")).expect("the defaults are valid");
@@ -190,7 +193,7 @@ fn expect_page(path: &str, text: &str) {
     assert!(there == text, "{path} is not what the code says; UPDATE_DOCUMENTATION=1 writes it anew. {differing:?}");
 }
 
-#[test]
+#[apply(test)]
 fn the_example_of_the_configuration_sets_every_key() {
     let page = page("docs/configuration.md");
     let example = page.blocks().into_iter().find(|block| block.info == ["toml"]).expect("there is one");
@@ -208,17 +211,38 @@ fn the_example_of_the_configuration_sets_every_key() {
     assert!(missing.is_empty(), "the example leaves out {missing:?}");
 }
 
-#[test]
+#[apply(test)]
 fn blocks_of_every_page_run_and_print_what_is_shown() {
-    for page in pages() {
-        if page.path != "docs/operations-runbook.md" && !runnable(&page, None).is_empty() {
-            let sandbox = Sandbox::new();
-            Session { sandbox: &sandbox, page: &page }.run(&runnable(&page, None), |_| {});
+    run_pages(|blocks| !blocks.is_empty() && !use_program(blocks, "kubectl") && !use_program(blocks, "curl"));
+}
+
+#[apply(test)]
+fn blocks_with_kubectl_run_and_print_what_is_shown() {
+    run_pages(|blocks| use_program(blocks, "kubectl"));
+}
+
+#[apply(test)]
+fn blocks_with_curl_run_and_print_what_is_shown() {
+    needs(Need::Curl);
+    run_pages(|blocks| use_program(blocks, "curl"));
+}
+
+/// Runs the blocks of each page that is chosen by them; the runbook's are those of the rehearsals below.
+fn run_pages(is_chosen: impl Fn(&[Block]) -> bool) {
+    let is_rehearsed = |page: &Page| page.path == "docs/operations-runbook.md";
+    for page in pages().into_iter().filter(|page| !is_rehearsed(page)) {
+        let blocks = runnable(&page, None);
+        if is_chosen(&blocks) {
+            Session { sandbox: &Sandbox::new(), page: &page }.run(&blocks, |_| {});
         }
     }
 }
 
-#[test]
+fn use_program(blocks: &[Block], program: &str) -> bool {
+    blocks.iter().any(|block| block.text.contains(program))
+}
+
+#[apply(test)]
 fn a_backup_on_sqlite_can_be_restored() {
     let sandbox = Sandbox::new();
     let file = sandbox.root().join("botssys/sqlitedb/botsdb");
@@ -231,13 +255,13 @@ fn a_backup_on_sqlite_can_be_restored() {
     });
 }
 
-#[test]
+#[apply(test)]
 fn a_backup_on_mariadb_can_be_restored() {
     let database = Database::fresh(Engine::Mariadb);
     rehearse(&database.sandbox(), Some("mysql"), || database.value(RUNS));
 }
 
-#[test]
+#[apply(test)]
 fn a_backup_on_postgresql_can_be_restored() {
     let database = Database::fresh(Engine::Postgresql);
     rehearse(&database.sandbox(), Some("postgresql"), || database.value(RUNS));
@@ -248,8 +272,6 @@ const RUNS: &str = "SELECT count(*) FROM report";
 /// Runs the backup of the runbook, destroys something, runs its restore, and compares.
 fn rehearse(sandbox: &Sandbox, database: Option<&str>, runs: impl Fn() -> String) {
     sandbox.run(&["init-db"]).expect_code(0);
-    // An engine of somebody else on this machine is not to be in the way.
-    sandbox.set_ini("settings", "port", &free_port().to_string());
     sandbox.engine(&[]).expect_code(0);
     let proof = sandbox.root().join("usersys/proof.py");
     fs::write(&proof, "is_there = True\n").expect("written");
@@ -299,10 +321,13 @@ impl Session<'_> {
         let (bin, checkout, manifests) = (home.join("bin"), home.join("checkout"), copy());
         fs::create_dir_all(&bin).expect("made");
         fs::create_dir_all(&checkout).expect("made");
-        let kubectl = tool("bin/kubectl").get_program().to_owned();
-        for (program, link) in [(binary().as_os_str(), "bots-ctl"), (&kubectl, "kubectl")] {
-            let _ = fs::remove_file(bin.join(link));
-            std::os::unix::fs::symlink(program, bin.join(link)).expect("linked");
+        let link = |program: &OsStr, name: &str| {
+            let _ = fs::remove_file(bin.join(name));
+            std::os::unix::fs::symlink(program, bin.join(name)).expect("linked");
+        };
+        link(binary().as_os_str(), "bots-ctl");
+        if use_program(blocks, "kubectl") {
+            link(tool("bin/kubectl").get_program(), "kubectl");
         }
         let _ = fs::remove_file(checkout.join("k3s"));
         std::os::unix::fs::symlink(manifests.path(), checkout.join("k3s")).expect("linked");
@@ -316,7 +341,9 @@ impl Session<'_> {
         shell.envs(self.sandbox.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))));
         let path = std::env::var("PATH").expect("it is text");
         shell.env("PATH", format!("{}:{path}", bin.display())).stdin(std::process::Stdio::null());
-        let turn = engine_turn();
+        // The engine of a page has the usual port for its lock.
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let ran = shell.output().expect("bash is there");
         drop(turn);
         let (stdout, stderr) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));

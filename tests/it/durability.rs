@@ -2,11 +2,13 @@
 
 use std::fs;
 
+use crate::needs::{Need, needs};
 use crate::process::wrapped;
 use crate::sandbox::{Running, Sandbox};
 
 /// What a command and everything below it asks the kernel for, of these kinds, in order.
 fn calls(sandbox: &Sandbox, args: &[&str], kinds: &str) -> Vec<String> {
+    needs(Need::Strace);
     let trace = sandbox.home.path().join("trace");
     let (file, kinds) = (trace.display().to_string(), format!("trace={kinds}"));
     let flags = ["-f", "--seccomp-bpf", "-y", "-s", "400", "-e", &kinds, "-o", &file];
@@ -16,7 +18,7 @@ fn calls(sandbox: &Sandbox, args: &[&str], kinds: &str) -> Vec<String> {
     fs::read_to_string(trace).expect("strace has written it").lines().map(str::to_owned).collect()
 }
 
-#[test]
+#[apply(test)]
 fn a_kept_secret_is_on_the_disk_before_anybody_needs_it() {
     let sandbox = Sandbox::new();
     let calls = calls(&sandbox, &["init-db"], "linkat,fsync,write,sendto");

@@ -58,7 +58,7 @@ fn of_home(sandbox: &Sandbox) -> Vec<String> {
         .collect()
 }
 
-#[test]
+#[apply(test)]
 fn output_that_nobody_reads_blocks_nothing() {
     let sandbox = noisy();
     let (running, reader) = with_output_to_a_small_pipe(&sandbox);
@@ -68,7 +68,7 @@ fn output_that_nobody_reads_blocks_nothing() {
     drop(reader);
 }
 
-#[test]
+#[apply(test)]
 fn output_whose_reader_has_gone_ends_nothing() {
     let sandbox = noisy();
     let (running, reader) = with_output_to_a_small_pipe(&sandbox);
@@ -78,7 +78,7 @@ fn output_whose_reader_has_gone_ends_nothing() {
     works_and_stops(&sandbox, running);
 }
 
-#[test]
+#[apply(test)]
 fn many_lines_arrive_whole() {
     let sandbox = noisy();
     let mut running = sandbox.webserver();
@@ -90,7 +90,7 @@ fn many_lines_arrive_whole() {
     assert!(stdout.ends_with("webserver | # clear sys.audit hooks\n"), "{}", &stdout[stdout.len() - 300..]);
 }
 
-#[test]
+#[apply(test)]
 fn a_stop_at_any_moment_of_the_start_ends_in_order() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -104,7 +104,7 @@ fn a_stop_at_any_moment_of_the_start_ends_in_order() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_stop_in_the_first_start_leaves_what_the_next_one_can_use() {
     for moment in [0, 300, 900] {
         let sandbox = Sandbox::new();

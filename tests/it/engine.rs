@@ -6,18 +6,17 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::demo::Demo;
-use crate::sandbox::{Finished, Sandbox, engine_turn, wait_until};
+use crate::sandbox::{Finished, Sandbox, wait_until};
 
 /// Copies of one message, so that the engine is busy for a while.
 const MESSAGES: usize = 300;
 
 /// One run of the engine by its own command, one at a time on this machine.
 fn run(sandbox: &Sandbox, args: &[&str]) -> Finished {
-    let _turn = engine_turn();
     sandbox.run(&[&["engine"], args].concat())
 }
 
-#[test]
+#[apply(test)]
 fn its_exit_codes_are_the_engines() {
     let demo = Demo::new();
     run(&demo.sandbox, &[]).expect_code(0);
@@ -30,7 +29,7 @@ fn its_exit_codes_are_the_engines() {
     run(&demo.sandbox, &["--cleanup"]).expect_code(0);
 }
 
-#[test]
+#[apply(test)]
 fn a_code_that_is_fine_becomes_0() {
     let mut demo = Demo::new();
     demo.drop_in("bad");
@@ -44,7 +43,7 @@ fn a_code_that_is_fine_becomes_0() {
     assert!(refused.contains("--ok-exit: \"two\" is wrong: expected exit codes from 0 to 255"), "{refused}");
 }
 
-#[test]
+#[apply(test)]
 fn a_slip_is_told_before_python_starts() {
     let sandbox = Sandbox::new();
     for (words, said) in [
@@ -62,13 +61,10 @@ fn a_slip_is_told_before_python_starts() {
     assert!(!sandbox.root().exists(), "nothing was made");
 }
 
-#[test]
+#[apply(test)]
 fn under_its_own_name_it_takes_what_bots_takes() {
     let demo = Demo::new();
-    let shell = |line: &str| {
-        let _turn = engine_turn();
-        demo.sandbox.run(&["shell", "-c", line])
-    };
+    let shell = |line: &str| demo.sandbox.run(&["shell", "-c", line]);
     assert!(shell("readlink $(command -v bots-engine)").expect_code(0).stdout.contains("bots-ctl"));
     assert!(shell("bots-engine --help").expect_code(0).stdout.contains("Usage: bots-engine [-cDIRECTORY]"));
     demo.drop_in("input");
@@ -85,10 +81,9 @@ fn under_its_own_name_it_takes_what_bots_takes() {
     assert!(refused.expect_code(78).stderr.contains("-c/nowhere: there is no such directory"), "{refused:?}");
 }
 
-#[test]
+#[apply(test)]
 fn a_run_is_finished_whatever_asks_to_stop() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let _turn = engine_turn();
         let mut demo = busy();
         // The run has to be waited for, however long it takes.
         demo.sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1h");
@@ -103,9 +98,8 @@ fn a_run_is_finished_whatever_asks_to_stop() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_run_that_takes_too_long_is_killed_and_recovered_by_the_next() {
-    let _turn = engine_turn();
     let mut demo = busy();
     demo.sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1ms");
     let mut engine = demo.sandbox.start(&["engine", "--new"]);

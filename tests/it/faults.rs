@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::needs::{Need, needs};
 use crate::network::run;
 use crate::overlap::Random;
 use crate::pods::{expected, order};
@@ -35,7 +36,7 @@ const TICK: Duration = Duration::from_millis(100);
 const FILES: usize = 2;
 const SCHEDULE: usize = 40;
 
-#[test]
+#[apply(test)]
 fn everything_is_well_again_whatever_breaks() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let (seed, seconds) = (number("BOTS_CTL_TEST_SEED").unwrap_or(1), number("BOTS_CTL_TEST_SECONDS").unwrap_or(0));
@@ -91,6 +92,8 @@ struct Round {
 
 impl Round {
     fn new(seed: u32) -> Self {
+        needs(Need::Time);
+        needs(Need::Root);
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root may");
         run("mount --make-rprivate / && ip link set lo up");
         let mut random = Random(seed);

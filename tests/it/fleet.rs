@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 
 use crate::clock::Clock;
 use crate::cluster::get;
+use crate::needs::as_pid_1;
 use crate::network::Node;
-use crate::process::wrapped;
 use crate::sandbox::{Running, Sandbox, binary};
 
 /// The port of every pod's health listener.
@@ -64,7 +64,7 @@ impl Pod {
             command.env("DB_HOST", self.node.gateway());
         }
         command.envs(self.clock.variables());
-        let inside = wrapped(&command, "unshare", &["--pid", "--fork", "--mount-proc", "--kill-child"]);
+        let inside = as_pid_1(&command);
         let started = Running::start(self.node.command(&inside), sandbox.home.path(), HEALTH_PORT);
         *self.running() = Some((started, Instant::now()));
     }

@@ -50,7 +50,7 @@ fn ask(pairs: &[(String, Vec<u8>)]) -> Vec<bool> {
     String::from_utf8(output.stdout).expect("text").lines().map(|line| line == "1").collect()
 }
 
-#[test]
+#[apply(test)]
 fn masks_mean_what_they_mean_in_python() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for _ in 0..rounds(1) {
@@ -60,7 +60,7 @@ fn masks_mean_what_they_mean_in_python() {
 }
 
 /// What a fuzzer has found, too: `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus tests/run.sh fnmatch::`
-#[test]
+#[apply(test)]
 fn the_corpus_of_the_fuzzer_means_what_it_means_in_python() {
     let pair = |(_, input): (String, Vec<u8>)| {
         let (length, rest) = input.split_first()?;

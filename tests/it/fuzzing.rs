@@ -20,7 +20,7 @@ const TARGETS: [(&str, Check); 7] = [
     ("xmlrpc", targets::xmlrpc::check),
 ];
 
-#[test]
+#[apply(test)]
 fn what_holds_for_any_input_holds_for_the_corpora() {
     for (target, check) in TARGETS {
         let inputs = corpus(target);
@@ -34,7 +34,7 @@ fn what_holds_for_any_input_holds_for_the_corpora() {
 }
 
 /// Each has a program, a dictionary and a corpus.
-#[test]
+#[apply(test)]
 fn every_target_is_complete() {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let read = |name: &str| fs::read_to_string(place.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));

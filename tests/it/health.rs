@@ -7,9 +7,9 @@ use nix::sys::signal::Signal;
 
 use crate::sandbox::{Running, Sandbox, http, raw_http, wait_until};
 
-#[test]
+#[apply(test)]
 fn endpoints_answer_as_documented() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let ping = web.health("/health/ping").expect("it listens");
     assert_eq!((ping.status, ping.body.as_str()), (200, "ok"));
@@ -41,9 +41,9 @@ fn endpoints_answer_as_documented() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_client_reports_what_the_listener_says() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let no_listener = sandbox.run(&["healthcheck"]);
     no_listener.expect_code(2);
     assert!(no_listener.stderr.contains("cannot ask the health listener on 127.0.0.1:"), "{}", no_listener.stderr);
@@ -67,9 +67,9 @@ fn the_client_reports_what_the_listener_says() {
     assert!(unready.stdout.contains("Status: not_ready\n  FAILED database\n"), "{}", unready.stdout);
 }
 
-#[test]
+#[apply(test)]
 fn a_lost_database_makes_unready_until_it_is_back_and_never_dead() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
     let away = database.with_extension("away");
@@ -82,9 +82,9 @@ fn a_lost_database_makes_unready_until_it_is_back_and_never_dead() {
     web.wait_health("/health/ready", 200);
 }
 
-#[test]
+#[apply(test)]
 fn a_locked_database_counts_as_reachable() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
     let web = sandbox.webserver();
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
@@ -105,9 +105,9 @@ fn a_locked_database_counts_as_reachable() {
     holder.wait().expect("it ends");
 }
 
-#[test]
+#[apply(test)]
 fn a_hung_web_server_is_unready_and_then_dead() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms").set("BOTS_CTL_STOP_TIMEOUT", "1s");
     let mut web = sandbox.webserver();
     let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
@@ -123,9 +123,9 @@ fn a_hung_web_server_is_unready_and_then_dead() {
     assert_eq!(web.wait_code(), 137, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_directory_that_cannot_be_used_makes_unready() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let usersys = sandbox.root().join("usersys");
     fs::rename(&usersys, usersys.with_extension("away")).expect("the directory is there");
@@ -133,9 +133,9 @@ fn a_directory_that_cannot_be_used_makes_unready() {
     assert!(unready.body.contains("\"usersys\":false"), "{}", unready.body);
 }
 
-#[test]
+#[apply(test)]
 fn clients_that_misbehave_do_not_disturb() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     // More than the listener serves at once; these stay open and silent.
     let silent: Vec<TcpStream> =
@@ -160,10 +160,9 @@ fn sockets(running: &Running) -> usize {
     open.filter_map(target).filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
 
-#[test]
+#[apply(test)]
 fn standalone_needs_no_listener() {
-    let sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let sandbox = Sandbox::prepared();
     let startup = sandbox.run(&["healthcheck", "--standalone", "--check", "startup", "--json"]);
     startup.expect_code(0);
     assert!(startup.stdout.contains("\"tables\":true"), "{}", startup.stdout);
@@ -178,9 +177,9 @@ fn standalone_needs_no_listener() {
     assert!(broken.stderr.contains("settings.py:1: ModuleNotFoundError"), "{}", broken.stderr);
 }
 
-#[test]
+#[apply(test)]
 fn ready_may_look_at_the_database_alone() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("HEALTH_CHECK_DB_ONLY", "true");
     let web = sandbox.webserver();
     let ready = wait_until("ready", || web.health("/health/ready").filter(|a| a.status == 200), || web.report());

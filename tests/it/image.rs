@@ -73,8 +73,7 @@ fn written(container: &Container) -> Vec<String> {
         .collect()
 }
 
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn every_service_needs_nothing_but_a_writable_home() {
     let (mounts, network) = (Mounts::new(), Network::new());
     let (code, said) = mounts.run(&["init-db"]);
@@ -90,8 +89,7 @@ fn every_service_needs_nothing_but_a_writable_home() {
     }
 }
 
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn exit_codes_pass_through() {
     let mounts = Mounts::new();
     for (command, code) in [
@@ -109,8 +107,7 @@ fn exit_codes_pass_through() {
 }
 
 /// Shells are covered with an empty file: whoever called one would fail.
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn no_shell_is_needed() {
     let (network, home) = (Network::new(), Volume::new());
     let volume = format!("{}:/home/bots", home.name);
@@ -121,8 +118,7 @@ fn no_shell_is_needed() {
     assert_eq!(container.stop(30), 0, "{}", container.logs());
 }
 
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn a_user_that_the_image_does_not_know_is_enough() {
     let (network, home) = (Network::new(), Volume::new());
     let volume = format!("{}:/home/bots:U", home.name);
@@ -132,8 +128,7 @@ fn a_user_that_the_image_does_not_know_is_enough() {
     assert_eq!(container.stop(30), 0, "{}", container.logs());
 }
 
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn one_command_is_a_working_system() {
     let (network, home) = (Network::new(), Volume::new());
     let volume = format!("{}:/home/bots", home.name);
@@ -153,8 +148,7 @@ fn one_command_is_a_working_system() {
     assert_eq!(container.stop(30), 0, "{}", container.logs());
 }
 
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn the_image_holds_what_it_needs_and_no_more() {
     image();
     let of = |template: &str| expect(&["image", "inspect", "--format", template, IMAGE]);
@@ -183,8 +177,7 @@ fn the_image_holds_what_it_needs_and_no_more() {
 }
 
 /// A source tree for Bots 4.x, the driver of its own and grammars come in through build contexts and arguments.
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn build_contexts_and_arguments_reach_the_image() {
     make_bases();
     let tree = tempfile::tempdir().expect("a temporary directory");

@@ -22,7 +22,7 @@ fn wait_line(running: &Running, line: &str) {
     wait_until(&format!("{line:?} is printed"), there, || running.report());
 }
 
-#[test]
+#[apply(test)]
 fn codes_that_are_fine_become_0() {
     let sandbox = without_bots();
     let table: [(&[&str], &str, i32); 9] = [
@@ -42,7 +42,7 @@ fn codes_that_are_fine_become_0() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn options_that_are_wrong_are_named() {
     let sandbox = without_bots();
     let table: [(&[&str], &str); 12] = [
@@ -68,7 +68,7 @@ fn options_that_are_wrong_are_named() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn options_after_the_program_are_the_programs() {
     let sandbox = without_bots();
     for before in [&["exec", "-gsw", "-v"][..], &["exec", "-g", "-s", "--"]] {
@@ -83,7 +83,7 @@ fn options_after_the_program_are_the_programs() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn signals_are_rewritten_and_dropped() {
     let sandbox = without_bots();
     let options = ["exec", "-r", "TERM:QUIT", "-r", "1:0", "--rewrite", "SIGRTMIN+5:usr1", "--"];
@@ -99,7 +99,7 @@ fn signals_are_rewritten_and_dropped() {
     assert_eq!(running.stdout(), "ready\ngot QUIT\ngot USR1\ngot INT\n");
 }
 
-#[test]
+#[apply(test)]
 fn a_single_child_gets_signals_alone() {
     let sandbox = without_bots();
     for (option, both) in [("-c", false), ("--group", true)] {
@@ -118,7 +118,7 @@ fn a_single_child_gets_signals_alone() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn orphans_are_told_of_on_request() {
     let sandbox = without_bots();
     let orphan = "sh -c 'while ! [ -e go ]; do sleep 0.02; done; exit 3' & echo $! >pid";
@@ -130,7 +130,7 @@ fn orphans_are_told_of_on_request() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_death_of_the_parent_is_passed_on() {
     let sandbox = without_bots();
     for (number, (signal, name)) in [("TERM", "got TERM"), ("KILL", "")].into_iter().enumerate() {
@@ -170,7 +170,7 @@ const INSIDE: &str = "BOTS_CTL_TEST_STORM";
 const ALL_BLOCKED: &str = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); \
                            os.execv(sys.argv[1], sys.argv[1:])";
 
-#[test]
+#[apply(test)]
 fn in_a_storm_of_deaths_every_exit_status_is_that_of_its_child() {
     if std::env::var_os(INSIDE).is_some() {
         return storm();
@@ -178,8 +178,7 @@ fn in_a_storm_of_deaths_every_exit_status_is_that_of_its_child() {
     let name = "init::in_a_storm_of_deaths_every_exit_status_is_that_of_its_child";
     let tests = std::env::current_exe().expect("there is one");
     let mut inside = Command::new(python());
-    let output =
-        inside.args(["-c", ALL_BLOCKED]).arg(tests).args([name, "--exact", "--nocapture"]).env(INSIDE, "1").output();
+    let output = inside.args(["-c", ALL_BLOCKED]).arg(tests).args([name, "--exact"]).env(INSIDE, "1").output();
     let output = output.expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("all as expected"), "{said}");

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::environment::{finish, is_bots_3, package, package_of, through};
+use crate::environment::{finish, is_bots_3, package, package_of};
 use crate::init_db::{can_log_in, expect_bots_works, json};
 use crate::init_db_repair::{expect_rows, leave_rows};
 use crate::interruption::Interruption;
+use crate::needs::without_network;
 use crate::schema::{
     ADMIN_PASSWORD, UNMANAGED, bare_django, complete, difference, expect_right, facts, make_by_bots, migrate_in,
     own_sql, reference,
@@ -243,7 +244,7 @@ fn differences_of_bundled() -> [&'static str; 2] {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_bundled_database_has_the_same_columns() {
     // Django's own tables in the one of 3.3.1 are those of a much older Django.
     let of_bots = |fact: &String| {
@@ -283,26 +284,22 @@ fn the_well_known_account_is_a_finding(engine: Engine) {
 }
 
 /// In a network namespace of its own: a machine with nothing but loopback.
-#[test]
+#[apply(test)]
 fn the_well_known_account_is_tolerated_where_nobody_else_can_reach_it() {
-    const ALONE: &str = "ip link set lo up && exec \"$0\" \"$@\"";
     let hash = bundled().value("SELECT password FROM auth_user WHERE username = 'bots'");
     let database = complete(Engine::Sqlite);
     database.sql(&superuser("bots", &hash));
     let sandbox = database.sandbox();
     let refused = sandbox.run(&["init-db"]);
     assert!(refused.expect_code(1).stderr.contains("BOTS_CTL_ALLOW_DEFAULT_PASSWORD"), "{refused:?}");
-    let alone = |args: &[&str]| {
-        let unshare = if nix::unistd::geteuid().is_root() { "-n" } else { "-rn" };
-        finish(through(&["unshare", unshare, "sh", "-c", ALONE], &sandbox.command(args)))
-    };
+    let alone = |args: &[&str]| finish(without_network(&sandbox.command(args)));
     let tolerated = alone(&["init-db"]);
     assert!(tolerated.expect_code(0).stderr.contains("nobody else can reach this machine"), "{tolerated:?}");
     assert!(alone(&["init-db", "--check"]).expect_code(1).stdout.contains("finding: "));
 }
 
 /// Also that of the other version, where it is at hand.
-#[test]
+#[apply(test)]
 fn the_bundled_database_is_adopted() {
     expect_bundled_adopted(&bundled());
     if let Ok(other) = std::env::var("BOTS_OTHER_BIN_DIR") {

@@ -15,6 +15,7 @@ use crate::init_db::expect_bots_works;
 use crate::init_db_adoption::{expect_adopted, make_other};
 use crate::init_db_repair::{expect_rows, leave_rows, sample};
 use crate::interruption::Interruption;
+use crate::needs::{Need, needs};
 use crate::sandbox::{Finished, Sandbox, rounds, wait_until};
 use crate::schema::{UNMANAGED, bare_django, difference, expect_right, facts, migrate_in, own_sql, reference};
 use crate::servers::{Database, Engine, on_each_database};
@@ -144,6 +145,7 @@ fn a_kill_before_the_first_table_is_mended_by_the_next_run(engine: Engine) {
 }
 
 fn a_kill_at_any_time_is_mended_by_the_next_run(engine: Engine) {
+    needs(Need::Time);
     let count = rounds(KILLS);
     for round in 0..count {
         // Not to wait for something, but to come at any moment of the part in which the database is changed.
@@ -159,6 +161,7 @@ fn a_kill_at_any_time_is_mended_by_the_next_run(engine: Engine) {
 }
 
 fn a_kill_after_any_line_of_the_log_is_mended_by_the_next_run(engine: Engine) {
+    needs(Need::Time);
     let all: Vec<usize> = (1..first(engine).lines).collect();
     for line in sample(&all, KILLS) {
         kill_and_mend(engine, &format!("after line {line}"), |sandbox| {
@@ -246,6 +249,7 @@ fn statements_of_bare_migrate(engine: Engine) -> usize {
 
 /// No note of bots-ctl tells how it came about, so with a server that keeps half a migration it may ask a person.
 fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engine) {
+    needs(Need::Time);
     let all: Vec<usize> = (1..=statements_of_bare_migrate(engine)).collect();
     for statement in sample(&all, KILLS) {
         let database = Database::fresh(engine);
@@ -273,6 +277,7 @@ fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engi
 
 /// By the kernel, for want of memory.
 fn a_python_that_is_killed_alone_is_told_and_the_next_run_goes_on(engine: Engine) {
+    needs(Need::Time);
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     let interruption = Interruption::end_python_after(&mut sandbox, 30);
@@ -315,5 +320,6 @@ fn a_stop_lets_migrate_finish(engine: Engine) {
 
 /// A service that ends in order when it is asked to has done what it should.
 fn a_web_ui_that_is_stopped_lets_migrate_finish(engine: Engine) {
+    needs(Need::Time);
     assert_eq!(stop_while_migrating(engine, "webserver"), 0);
 }

@@ -3,10 +3,11 @@
 use std::fs;
 use std::sync::Arc;
 
-use crate::environment::{finish, is_bots_3, own_settings, through};
+use crate::environment::{finish, is_bots_3, own_settings};
 use crate::init_db::expect_bots_works;
 use crate::init_db_repair::{expect_rows, leave_rows};
 use crate::interruption::Interruption;
+use crate::process::wrapped;
 use crate::sandbox::{Finished, Sandbox, python};
 use crate::schema::{ADMIN_PASSWORD, complete, expect_right, facts};
 use crate::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
@@ -185,7 +186,7 @@ fn who_sits_at_a_terminal_does_not_wait(engine: Engine) {
     let mut sandbox = Database::fresh(engine).sandbox();
     sandbox.set("DB_PORT", crate::sandbox::free_port().to_string());
     let python = python().display().to_string();
-    let shown = finish(through(&[&python, "-c", ON_TERMINAL], &sandbox.command(&["init-db"])));
+    let shown = finish(wrapped(&sandbox.command(&["init-db"]), &python, &["-c", ON_TERMINAL]));
     assert!(shown.expect_code(1).stdout.contains("cannot open the"), "{shown:?}");
     assert!(!shown.stdout.contains("trying again"), "{shown:?}");
     let waiting = sandbox.start(&["init-db"]);

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 
+use crate::needs::{Need, needs};
 use crate::sandbox::Sandbox;
 
 /// A sandbox without a Bots.
@@ -18,8 +19,9 @@ fn without_bots() -> Sandbox {
     sandbox
 }
 
-#[test]
+#[apply(test)]
 fn an_interrupted_installation_is_not_used_and_is_completed_by_the_next() {
+    needs(Need::Time);
     let sandbox = without_bots();
     let mut killed = sandbox.start(&["install"]);
     killed.wait_stderr("installing bots-3.3.1");
@@ -43,7 +45,7 @@ fn an_interrupted_installation_is_not_used_and_is_completed_by_the_next() {
     assert!(again.stderr.contains("Bots is installed in") && !again.stderr.contains("(1/3)"), "{}", again.stderr);
 }
 
-#[test]
+#[apply(test)]
 fn an_index_that_cannot_be_reached_is_told() {
     let mut sandbox = without_bots();
     sandbox.unset("PIP_FIND_LINKS").set("PIP_NO_INDEX", "1");
@@ -54,7 +56,7 @@ fn an_index_that_cannot_be_reached_is_told() {
     sandbox.run(&["init-db"]).expect_code(127);
 }
 
-#[test]
+#[apply(test)]
 fn a_python_that_bots_cannot_run_on_is_refused_before_anything_is_made() {
     let mut sandbox = without_bots();
     let python = sandbox.home.path().join("python");
@@ -75,7 +77,7 @@ fn a_python_that_bots_cannot_run_on_is_refused_before_anything_is_made() {
     );
 }
 
-#[test]
+#[apply(test)]
 fn somebody_elses_directory_is_left_alone() {
     let mut sandbox = without_bots();
     let dir = sandbox.home.path().join("precious");

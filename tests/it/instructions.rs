@@ -17,6 +17,8 @@ use std::thread;
 
 use serde::Deserialize;
 
+use crate::needs::{Need, needs};
+
 /// How much dearer a path may become, in percent.
 const TOLERATED: u64 = 10;
 
@@ -79,7 +81,7 @@ enum Verdict {
     Dearer(String),
 }
 
-#[test]
+#[apply(test)]
 fn no_hot_path_costs_a_tenth_more_than_it_did() {
     let baseline: Baseline = toml::from_str(&fs::read_to_string(baseline_file()).expect("there is a baseline"))
         .unwrap_or_else(|error| panic!("{}: {error}", baseline_file().display()));
@@ -107,7 +109,7 @@ fn no_hot_path_costs_a_tenth_more_than_it_did() {
     assert!(dearer.is_empty(), "{dearer}");
 }
 
-#[test]
+#[apply(test)]
 fn a_tenth_is_noticed_in_both_directions() {
     assert_eq!(judge("probe", 1000, 1100), Verdict::Same);
     assert_eq!(judge("probe", 1000, 900), Verdict::Same);
@@ -178,6 +180,8 @@ fn counted_with() -> String {
 /// Builds the program, with one job, since other tests run meanwhile. It is a package of its own, made from ours, in the target
 /// directory of the tests: what they have built is not built again.
 fn build() -> PathBuf {
+    needs(Need::Time);
+    needs(Need::Valgrind);
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (place, target) = (temporary.join("hot-paths"), temporary.parent().expect("it is below the target directory"));
     fs::create_dir_all(&place).expect("made");

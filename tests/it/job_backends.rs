@@ -16,7 +16,7 @@ fn on_each_backend(test: impl Fn(Queue, &str)) {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_api_answers_as_bots_expects() {
     on_each_backend(|queue, backend| {
         let running = queue.start();
@@ -44,7 +44,7 @@ fn the_api_answers_as_bots_expects() {
     });
 }
 
-#[test]
+#[apply(test)]
 fn as_many_jobs_run_at_once_as_bots_ini_says() {
     on_each_backend(|queue, backend| {
         queue.sandbox.set_ini("jobqueue", "nr_threads", "2");
@@ -64,7 +64,7 @@ fn as_many_jobs_run_at_once_as_bots_ini_says() {
     });
 }
 
-#[test]
+#[apply(test)]
 fn an_engine_is_known_by_its_name_and_by_its_path() {
     on_each_backend(|queue, backend| {
         let running = queue.start();
@@ -82,7 +82,7 @@ fn an_engine_is_known_by_its_name_and_by_its_path() {
     });
 }
 
-#[test]
+#[apply(test)]
 fn a_job_that_fails_or_takes_too_long_does_not_keep_the_next_one_from_running() {
     on_each_backend(|queue, backend| {
         queue.sandbox.set_ini("jobqueue", "killjobsintimeout", "True");
@@ -103,7 +103,7 @@ fn a_job_that_fails_or_takes_too_long_does_not_keep_the_next_one_from_running() 
 
 /// Bots's own queue gives up after ten jobs that could not be started: it goes on taking jobs, says that it is up, and
 /// runs none of them.
-#[test]
+#[apply(test)]
 fn a_queue_of_bots_that_runs_nothing_more_is_not_live() {
     if is_bots_3() {
         return;

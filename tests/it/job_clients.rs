@@ -6,9 +6,9 @@ use crate::browser::Browser;
 use crate::demo::Demo;
 use crate::jobs::{Queue, ask};
 use crate::relay::{pods, start_beside};
-use crate::sandbox::{Sandbox, bots_bin_dir, engine_turn, free_port, wait_until};
+use crate::sandbox::{Sandbox, bots_bin_dir, free_port, wait_until};
 
-#[test]
+#[apply(test)]
 fn the_queue_takes_jobs_from_bots_own_client() {
     let queue = Queue::new();
     let config = format!("-c{}", queue.sandbox.root().join("config").display());
@@ -27,9 +27,8 @@ fn the_queue_takes_jobs_from_bots_own_client() {
 }
 
 /// In another container, through the relay.
-#[test]
+#[apply(test)]
 fn run_in_the_web_ui_reaches_the_queue() {
-    let _turn = engine_turn();
     let (queue, other, _, _) = pods();
     let running = start_beside(&queue, &other);
     let web = other.webserver();
@@ -45,9 +44,8 @@ fn run_in_the_web_ui_reaches_the_queue() {
 }
 
 /// It asks the queue for a run of its route for each file that comes, and the queue's engine sends what was in it.
-#[test]
+#[apply(test)]
 fn a_file_that_the_directory_monitor_sees_is_translated() {
-    let _turn = engine_turn();
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms");
     let demo = Demo::install(sandbox);

@@ -10,7 +10,7 @@ use crate::overlap::Random;
 use crate::sandbox::{DEADLINE, Running, raw_http};
 
 /// Bots's own server answers one client at a time; one that is silent blocks all others.
-#[test]
+#[apply(test)]
 fn clients_that_are_silent_slow_or_greedy_hold_nobody_up() {
     let queue = Queue::new();
     let running = queue.start();
@@ -39,7 +39,7 @@ const ROOM: u64 = 8 * 1024 * 1024;
 
 /// Requests with bytes changed, doubled, dropped and cut off; heads that lie about what follows. The queue answers or
 /// closes, and goes on.
-#[test]
+#[apply(test)]
 fn rubbish_costs_neither_an_answer_to_others_nor_memory() {
     let queue = Queue::new();
     let running = queue.start();
@@ -85,7 +85,7 @@ fn rubbish_costs_neither_an_answer_to_others_nor_memory() {
     assert!(memory(&running) < before + ROOM, "{before} {}", memory(&running));
 }
 
-#[test]
+#[apply(test)]
 fn it_answers_on_both_addresses_of_loopback_and_on_no_other() {
     let queue = Queue::new();
     let _running = queue.start();

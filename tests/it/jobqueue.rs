@@ -32,15 +32,14 @@ fn with_python_queue() -> (Sandbox, u16) {
 
 /// An environment whose job queue is in use, on a port of its own.
 pub fn with_queue() -> (Sandbox, u16) {
-    let sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let sandbox = Sandbox::prepared();
     let port = free_port();
     sandbox.set_ini("jobqueue", "enabled", "True");
     sandbox.set_ini("jobqueue", "port", &port.to_string());
     (sandbox, port)
 }
 
-#[test]
+#[apply(test)]
 fn the_queue_runs_answers_and_stops() {
     if !has_working_queue() {
         return;
@@ -62,7 +61,7 @@ fn the_queue_runs_answers_and_stops() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn an_engine_of_the_queue_finishes_before_the_end() {
     if !has_working_queue() {
         return;
@@ -82,7 +81,7 @@ fn an_engine_of_the_queue_finishes_before_the_end() {
 }
 
 /// Another queue would start the next engine beside it, which Bots refuses, and the job would be lost.
-#[test]
+#[apply(test)]
 fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
     if !has_working_queue() {
         return;
@@ -108,7 +107,7 @@ fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
 }
 
 /// Bots's queue serves one client at a time: one that connects and stays silent blocks all others.
-#[test]
+#[apply(test)]
 fn a_queue_that_no_longer_answers_is_not_live() {
     if !has_working_queue() {
         return;
@@ -124,7 +123,7 @@ fn a_queue_that_no_longer_answers_is_not_live() {
     queue.wait_health("/health/live", 200);
 }
 
-#[test]
+#[apply(test)]
 fn a_queue_that_is_not_in_use_names_the_key() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -137,7 +136,7 @@ fn a_queue_that_is_not_in_use_names_the_key() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_queue_that_never_runs_a_job_is_refused() {
     if has_working_queue() {
         return;
@@ -150,7 +149,7 @@ fn a_queue_that_never_runs_a_job_is_refused() {
     sandbox.run(&["jobqueue", "--backend", "native", "--", "-x"]).expect_code(64);
 }
 
-#[test]
+#[apply(test)]
 fn a_port_in_use_is_told_before_the_queue_starts() {
     let (sandbox, port) = with_queue();
     let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("it is free");

@@ -241,7 +241,7 @@ fn a_job_that_was_running_when_its_queue_was_killed_runs_again(engine: Engine) {
     assert!(shown.expect_code(0).stdout.contains("\"attempts\":2"), "{}", shown.stdout);
 }
 
-#[test]
+#[apply(test)]
 fn a_stop_waits_for_the_running_job_and_keeps_the_others() {
     let queue = Queue::new();
     let mut running = queue.start();
@@ -258,7 +258,7 @@ fn a_stop_waits_for_the_running_job_and_keeps_the_others() {
     assert_eq!(queue.wait_lines("ran", 2, &running), ["wait", "later"]);
 }
 
-#[test]
+#[apply(test)]
 fn a_job_that_does_not_end_in_time_is_killed_and_runs_again() {
     let mut queue = Queue::new();
     queue.sandbox.set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "200ms");
@@ -272,7 +272,7 @@ fn a_job_that_does_not_end_in_time_is_killed_and_runs_again() {
     assert_eq!(queue.wait_lines("ran", 1, &running), ["wait"]);
 }
 
-#[test]
+#[apply(test)]
 fn an_engine_that_has_no_time_is_tried_again() {
     let mut queue = Queue::new();
     let engine =
@@ -285,7 +285,7 @@ fn an_engine_that_has_no_time_is_tried_again() {
 }
 
 /// Its files may be taken in already, and nobody else would start the run that recovers them.
-#[test]
+#[apply(test)]
 fn an_engine_that_was_cut_off_is_tried_again() {
     let mut queue = Queue::new();
     let engine = "#!/bin/sh\necho run >> \"$0.runs\"\ncase $(wc -l < \"$0.runs\") in 1) exit 69;; 3) exit 0;; *) kill -9 $$;; esac\n";
@@ -299,7 +299,7 @@ fn an_engine_that_was_cut_off_is_tried_again() {
     assert!(shown.contains("\"state\":\"failed\"") && shown.contains("\"attempts\":4"), "{shown}");
 }
 
-#[test]
+#[apply(test)]
 fn a_job_past_its_time_is_an_error_and_ended_if_so_configured() {
     let queue = Queue::new();
     queue.sandbox.set_ini("settings", "maxruntime", "0");
@@ -394,7 +394,7 @@ fn a_database_that_is_away_loses_nothing(engine: Engine) {
     assert!(shown.contains("\"state\":\"done\"") && shown.contains("\"attempts\":1"), "{shown}");
 }
 
-#[test]
+#[apply(test)]
 fn the_job_commands_tell_everything() {
     let queue = Queue::new();
     let away = queue.job(&["list"]);

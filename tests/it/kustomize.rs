@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use crate::needs::{Need, needs};
+
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The directory of the manifests.
@@ -14,19 +16,22 @@ pub fn k3s() -> PathBuf {
     Path::new(PROJECT).join("k3s")
 }
 
-/// A program of the tools, which are installed once.
+/// A program of the tools, which are installed once; where that fails, it fails once and for all.
 pub fn tool(name: &str) -> Command {
-    static DIR: OnceLock<PathBuf> = OnceLock::new();
-    let dir = DIR.get_or_init(|| {
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tools");
-        let mut install = Command::new(format!("{PROJECT}/tests/containers/tools.sh"));
-        let installed = install.arg(&dir).stdin(Stdio::null()).output().expect("it can be run");
-        assert!(installed.status.success(), "tests/containers/tools.sh: {}", text(&installed.stderr));
-        dir
-    });
+    static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    needs(Need::PythonTools);
+    let dir =
+        DIR.get_or_init(install_tools).as_ref().unwrap_or_else(|error| panic!("tests/containers/tools.sh: {error}"));
     let mut command = Command::new(dir.join(name));
     command.stdin(Stdio::null());
     command
+}
+
+fn install_tools() -> Result<PathBuf, String> {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tools");
+    let mut install = Command::new(format!("{PROJECT}/tests/containers/tools.sh"));
+    let installed = install.arg(&dir).stdin(Stdio::null()).output().expect("it can be run");
+    if installed.status.success() { Ok(dir) } else { Err(text(&installed.stderr)) }
 }
 
 pub fn text(bytes: &[u8]) -> String {

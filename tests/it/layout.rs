@@ -41,7 +41,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
 /// Modules that are pure: nothing but the standard library and plain data.
 const PURE: [&str; 4] = ["supervisor/state.rs", "health/report.rs", "exit.rs", "watch/settle.rs"];
 
-#[test]
+#[apply(test)]
 fn dependencies_point_down() {
     let allowed: BTreeMap<&str, &[&str]> = ALLOWED.into_iter().collect();
     let mut wrong = Vec::new();
@@ -57,7 +57,7 @@ fn dependencies_point_down() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-#[test]
+#[apply(test)]
 fn every_module_is_in_the_table() {
     let known: Vec<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
     for (path, _) in sources() {
@@ -66,7 +66,7 @@ fn every_module_is_in_the_table() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn pure_modules_use_the_standard_library_alone() {
     for (path, text) in sources().into_iter().filter(|(path, _)| PURE.contains(&path.as_str())) {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
@@ -77,14 +77,26 @@ fn pure_modules_use_the_standard_library_alone() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn every_module_says_what_it_is_for() {
     for (path, text) in sources() {
         assert!(text.starts_with("//! "), "{path} has no //! head");
     }
 }
 
-#[test]
+/// Rust's own attribute compiles here, and its test never runs.
+#[apply(test)]
+fn every_test_is_registered_with_the_runner() {
+    let mut files = Vec::new();
+    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it"), &mut files);
+    for file in files {
+        let text = fs::read_to_string(&file).expect("readable");
+        let plain = text.lines().position(|line| line.trim() == "#[test]");
+        assert!(plain.is_none(), "{}:{}: use #[apply(test)]", file.display(), plain.unwrap_or_default() + 1);
+    }
+}
+
+#[apply(test)]
 fn unsafe_stands_in_one_module_and_gives_its_reasons() {
     for (path, text) in sources() {
         let lines: Vec<&str> = text.lines().collect();

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use crate::clock::Clock;
 use crate::environment::open_to_all;
+use crate::needs::{Need, needs};
 use crate::pods::{Amiss, System, real_engine};
 use crate::sandbox::{Running, free_port, wait_until};
 use crate::servers::{Database, Engine, Server, on_each_database};
@@ -231,7 +232,7 @@ fn give_lease_away(system: &System) {
 }
 
 /// The server is there and says nothing more, as behind a network that drops everything.
-#[test]
+#[apply(test)]
 fn an_engine_is_killed_before_a_lease_that_cannot_be_renewed_runs_out() {
     let server = Arc::new(Server::start(Engine::Mariadb));
     let mut system = System::on(Database::on(&server));
@@ -243,7 +244,7 @@ fn an_engine_is_killed_before_a_lease_that_cannot_be_renewed_runs_out() {
 
 /// When the clocks of the Netherlands go back, an hour has each local time twice. The two turns that could be taken for an
 /// hour's leap are its beginning and its end.
-#[test]
+#[apply(test)]
 fn a_lease_lives_through_the_end_of_summer_time() {
     const TURNS: [u64; 2] = [1_919_289_600, 1_919_293_200];
     let dir = tempfile::tempdir().expect("made");
@@ -280,7 +281,7 @@ fn seconds_since_1970() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs()
 }
 
-#[test]
+#[apply(test)]
 fn a_proxy_that_pools_transactions_is_refused() {
     let database = Database::fresh(Engine::Postgresql);
     let server = database.server();
@@ -297,6 +298,7 @@ fn a_proxy_that_pools_transactions_is_refused() {
             server.port
         );
         fs::write(dir.path().join("pgbouncer.ini"), config).expect("written");
+        needs(Need::Pgbouncer);
         let mut bouncer = crate::servers::as_nobody("/usr/sbin/pgbouncer");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("changed");
         let mut bouncer = bouncer.arg(dir.path().join("pgbouncer.ini")).spawn().expect("see tests/run.sh");
@@ -307,8 +309,8 @@ fn a_proxy_that_pools_transactions_is_refused() {
         sandbox.set("DB_PASSWORD", plain).set("DB_HOST", "127.0.0.1").set("DB_PORT", port.to_string());
         if code == 0 {
             sandbox.run(&["init-db"]).expect_code(0);
+            sandbox.set_engine_port();
         }
-        let _turn = crate::sandbox::engine_turn();
         let done = sandbox.run(&["engine"]);
         kill(Pid::from_raw(bouncer.id().try_into().expect("a pid")), Signal::SIGKILL).expect("it runs");
         bouncer.wait().expect("it ends");

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::demo::Demo;
 use crate::job_wire::ask_v6;
 use crate::relay::pods;
-use crate::sandbox::{Running, Sandbox, engine_turn, raw_http, wait_until};
+use crate::sandbox::{Running, Sandbox, raw_http, wait_until};
 
 /// The lines of a JSON log that are there so far; the last one may not be whole yet.
 fn records(text: &str) -> Vec<Value> {
@@ -15,11 +15,10 @@ fn records(text: &str) -> Vec<Value> {
     whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-#[test]
+#[apply(test)]
 fn all_lines_of_an_engine_run_have_its_name() {
     let mut demo = Demo::new();
     demo.sandbox.set("LOG_FORMAT", "json");
-    let _turn = engine_turn();
     let runs = ["input", "bad"].map(|folder| {
         demo.drop_in(folder);
         let done = demo.sandbox.run(&["engine"]);
@@ -37,10 +36,9 @@ fn all_lines_of_an_engine_run_have_its_name() {
     assert!(runs[0].0 != runs[1].0 && runs[0].1 < runs[1].1, "{runs:?}");
 }
 
-#[test]
+#[apply(test)]
 fn each_run_of_a_scheduled_engine_has_a_name_of_its_own() {
-    let _turn = engine_turn();
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s").set("LOG_FORMAT", "json");
     let up = sandbox.start(&["up", "--services", "engine"]);
     let names = || -> BTreeSet<String> {
@@ -49,7 +47,7 @@ fn each_run_of_a_scheduled_engine_has_a_name_of_its_own() {
     wait_until("it has run twice", || (names().len() >= 2).then_some(()), || up.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_request_has_one_name_in_both_pods() {
     let (mut queue, mut other, relay_port, _) = pods();
     queue.sandbox.set("LOG_FORMAT", "json");

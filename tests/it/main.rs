@@ -4,6 +4,12 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait for the processes they start themselves")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[macro_use]
+extern crate macro_rules_attribute;
+
+#[macro_use]
+mod harness;
+
 mod bad_input;
 mod bots_ini;
 mod browser;
@@ -49,6 +55,7 @@ mod log_ids;
 mod manifests;
 mod metrics;
 mod monitoring;
+mod needs;
 mod network;
 mod output;
 mod overlap;
@@ -75,3 +82,7 @@ mod webserver;
 mod workloads;
 mod world;
 mod xmlrpc;
+
+fn main() -> std::process::ExitCode {
+    harness::main()
+}

@@ -11,8 +11,9 @@ use bots_ctl::metrics::families::{ALL, Family};
 use crate::demo::Demo;
 use crate::jobqueue::with_queue;
 use crate::kustomize::text;
+use crate::needs::{Need, needs};
 use crate::pods::System;
-use crate::sandbox::{Running, engine_turn, free_port, http, python, raw_http, wait_until};
+use crate::sandbox::{Running, free_port, http, python, raw_http, wait_until};
 use crate::servers::{Database, Engine, Server, USER, on_each_database};
 
 on_each_database! {
@@ -31,6 +32,7 @@ struct Prometheus {
 
 impl Prometheus {
     fn of(health_port: u16) -> Self {
+        needs(Need::Prometheus);
         let (dir, port) = (tempfile::tempdir().expect("a temporary directory"), free_port());
         let config = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
@@ -94,6 +96,7 @@ fn sample(page: &str, name: &str) -> Option<f64> {
 
 /// What Prometheus' own linter finds.
 fn lint(page: &str) {
+    needs(Need::Prometheus);
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut promtool = promtool.spawn().expect("see tests/run.sh");
@@ -115,7 +118,7 @@ fn documented() -> Vec<[String; 4]> {
     .collect()
 }
 
-#[test]
+#[apply(test)]
 fn the_table_of_metrics_is_that_of_the_program() {
     let row = |family: &Family| {
         [family.name.to_owned(), family.kind.as_str().to_owned(), family.labels.join(", "), family.help.to_owned()]
@@ -127,9 +130,8 @@ fn the_table_of_metrics_is_that_of_the_program() {
 }
 
 /// Files that come to a watched directory, the runs that they start, and what becomes of them.
-#[test]
+#[apply(test)]
 fn prometheus_sees_what_becomes_of_orders() {
-    let _turn = engine_turn();
     let mut demo = Demo::install(with_queue().0);
     demo.sandbox.set_ini("dirmonitor1", "path", &demo.input().display().to_string());
     demo.sandbox.set_ini("dirmonitor1", "route", "demo_orders");
@@ -173,7 +175,7 @@ fn prometheus_sees_what_becomes_of_orders() {
     lint(&page);
 }
 
-#[test]
+#[apply(test)]
 fn both_formats_can_be_had() {
     let (sandbox, _) = with_queue();
     let queue = sandbox.start(&["jobqueue"]);
@@ -195,7 +197,7 @@ fn both_formats_can_be_had() {
 }
 
 /// A scrape asks the database nothing, and one that is gone changes nothing but the values.
-#[test]
+#[apply(test)]
 fn the_database_is_neither_asked_nor_needed() {
     let server = std::sync::Arc::new(Server::start(Engine::Mariadb));
     let database = Database::on(&server);
@@ -249,7 +251,7 @@ for number in range(int(sys.argv[2])):
     route.save()
 ";
 
-#[test]
+#[apply(test)]
 fn what_is_too_much_shares_a_name() {
     let demo = Demo::install(with_queue().0);
     let script = demo.sandbox.home.path().join("copies.py");

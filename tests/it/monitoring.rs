@@ -9,6 +9,7 @@ use bots_ctl::metrics::families::{ALL, Kind};
 use serde_json::Value;
 
 use crate::kustomize::{find, objects, render, text, with_component};
+use crate::needs::{Need, needs};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -36,11 +37,12 @@ fn rules(groups: &Value) -> Vec<Value> {
 }
 
 fn promtool(args: &[&str], dir: &Path) {
+    needs(Need::Prometheus);
     let ran = Command::new("promtool").args(args).current_dir(dir).output().expect("see tests/run.sh");
     assert!(ran.status.success(), "promtool {args:?}: {}{}", text(&ran.stdout), text(&ran.stderr));
 }
 
-#[test]
+#[apply(test)]
 fn each_alert_fires_when_it_should_and_is_silent_when_not() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut groups = groups(&component());
@@ -80,7 +82,7 @@ fn each_alert_fires_when_it_should_and_is_silent_when_not() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn each_alert_says_what_it_means_and_what_to_do() {
     let documentation = fs::read_to_string(Path::new(PROJECT).join("docs/metrics.md")).expect("readable");
     for rule in rules(&groups(&component())) {
@@ -99,7 +101,7 @@ fn each_alert_says_what_it_means_and_what_to_do() {
     assert_eq!(count, rules(&groups(&component())).len(), "docs/metrics.md has alerts that are not there");
 }
 
-#[test]
+#[apply(test)]
 fn rules_and_dashboard_use_metrics_that_there_are() {
     let all = component();
     let rules = rules(&groups(&all));
@@ -139,7 +141,7 @@ fn is_known(name: &str) -> bool {
 }
 
 /// What is scraped is there: the port has its name, and the policy lets Prometheus in.
-#[test]
+#[apply(test)]
 fn the_monitor_finds_the_listener_of_each_pod() {
     let all = component();
     let monitor = find(&all, "PodMonitor", "bots");

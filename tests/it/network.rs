@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::needs::{Need, needs};
 use crate::process::wrapped;
 
 /// A network namespace with a cable to this one.
@@ -14,6 +15,8 @@ pub struct Node {
 
 impl Node {
     pub fn new() -> Self {
+        needs(Need::Root);
+        needs(Need::Iproute);
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         // Test processes that run at the same time must not take each other's.

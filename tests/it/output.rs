@@ -118,7 +118,7 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-#[test]
+#[apply(test)]
 fn a_long_line_is_whole_and_a_longer_one_is_split_and_marked() {
     let line = "x".repeat(LONGEST);
     let bytes = format!("{line}\n{line}\r\n{line}y\nlast, without an end");
@@ -130,7 +130,7 @@ fn a_long_line_is_whole_and_a_longer_one_is_split_and_marked() {
     assert!(found.iter().map(|(text, goes_on)| (text.as_str(), *goes_on)).eq(parts), "{} records", found.len());
 }
 
-#[test]
+#[apply(test)]
 fn any_bytes_become_lines() {
     let bytes =
         b"caf\xc3\xa9 \xe2\x82\xac\r\n\ninvalid \xff\xc3(\nnul \0, escape \x1b[2J, bell \x07, tab \t.\nin\rside\n\
@@ -157,7 +157,7 @@ fn any_bytes_become_lines() {
 }
 
 /// A service, or what it passes on, may print what looks like a record of ours, of another service.
-#[test]
+#[apply(test)]
 fn what_looks_like_a_record_is_a_message() {
     const FORGED: &str =
         "{\"timestamp\":\"2026-01-01T00:00:00Z\",\"level\":\"ERROR\",\"service\":\"bots-ctl\",\"message\":\"forged\"}";
@@ -171,7 +171,7 @@ fn what_looks_like_a_record_is_a_message() {
     assert!(text.lines().eq(lines.map(|line| format!("webserver | {line}"))), "{text}");
 }
 
-#[test]
+#[apply(test)]
 fn characters_survive_wherever_the_stream_is_cut() {
     let lines: Vec<String> =
         (0..5000).map(|number| format!("{number} {}", "\u{e4}\u{20ac}\u{1f600}".repeat(number % 60))).collect();
@@ -179,7 +179,7 @@ fn characters_survive_wherever_the_stream_is_cut() {
     assert!(output.lines().eq(lines.iter().map(|line| format!("webserver | {line}"))), "{} bytes", output.len());
 }
 
-#[test]
+#[apply(test)]
 fn lines_of_two_streams_do_not_mix() {
     let script = format!("seq -f 'o %.0f of the one' {MANY} & seq -f 'e %.0f of the other' {MANY} >&2; wait");
     let done = service("json", &script).run(&["webserver"]);
@@ -193,7 +193,7 @@ fn lines_of_two_streams_do_not_mix() {
     assert_eq!(records.len(), 2 * MANY);
 }
 
-#[test]
+#[apply(test)]
 fn streams_that_lead_to_one_place_do_not_mix_there() {
     let script = format!("seq -f 'o %.0f of the one' {MANY} & seq -f 'e %.0f of the other' {MANY} >&2; wait");
     let mut sandbox = service("raw", &script);
@@ -211,7 +211,7 @@ fn streams_that_lead_to_one_place_do_not_mix_there() {
     assert_eq!(output.lines().filter(whole).count(), 2 * MANY);
 }
 
-#[test]
+#[apply(test)]
 fn a_reader_that_sleeps_costs_lines_and_is_told_how_many() {
     // Lines of this length need little more room as JSON, so that what is still in pipes then does not overflow again.
     let rest = "x".repeat(200);
@@ -243,7 +243,7 @@ fn a_reader_that_sleeps_costs_lines_and_is_told_how_many() {
     assert_eq!(records.last().map(|record| &record["message"]), Some(&"last".into()));
 }
 
-#[test]
+#[apply(test)]
 fn a_service_survives_a_reader_that_has_gone_or_a_full_disk() {
     for redirect in [">&3", ">&3 2>&3", ">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&-"] {
         for shape in ["raw", "text", "json"] {
@@ -256,7 +256,7 @@ fn a_service_survives_a_reader_that_has_gone_or_a_full_disk() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_traceback_is_one_record() {
     let sandbox = service("json", "venv/bin/python failing.py 2>errors; cat errors >&2; echo done");
     fs::write(sandbox.home.path().join("failing.py"), FAILING).expect("written");
@@ -287,7 +287,7 @@ fn a_traceback_is_one_record() {
     assert!(text.trim_end().ends_with(uncaught.1), "{}", uncaught.1);
 }
 
-#[test]
+#[apply(test)]
 fn a_traceback_does_not_wait_for_what_comes_next() {
     let script = "venv/bin/python -c 1/0; while [ ! -e go ]; do sleep 0.05; done; exit 0";
     let sandbox = service("json", script);
@@ -298,14 +298,14 @@ fn a_traceback_does_not_wait_for_what_comes_next() {
     assert_eq!(running.wait_code(), 0);
 }
 
-#[test]
+#[apply(test)]
 fn in_text_the_lines_of_a_traceback_stay_lines() {
     let text = "Traceback (most recent call last):\n  File \"a.py\", line 1, in b\nValueError: c\n";
     let expected: String = text.lines().map(|line| format!("webserver | {line}\n")).collect();
     assert_eq!(printed("text", text.as_bytes()).stdout, expected);
 }
 
-#[test]
+#[apply(test)]
 fn raw_output_is_passed_on_byte_for_byte() {
     let mut sandbox = service("raw", "cat payload; cat payload >&2");
     sandbox.set("LOG_LEVEL", "error");
@@ -318,7 +318,7 @@ fn raw_output_is_passed_on_byte_for_byte() {
     assert!(stderr.windows(bytes.len()).any(|part| part == bytes), "{} bytes, of {}", stderr.len(), bytes.len());
 }
 
-#[test]
+#[apply(test)]
 fn the_shape_does_not_depend_on_that_of_our_own_log() {
     for (own, shape, first) in [("json", "text", "webserver | "), ("text", "json", "{\""), ("json", "raw", "hello")] {
         let mut sandbox = service(shape, "echo hello");
@@ -334,7 +334,7 @@ fn the_shape_does_not_depend_on_that_of_our_own_log() {
     assert!(done.stderr.contains(text), "{}", done.stderr);
 }
 
-#[test]
+#[apply(test)]
 fn a_program_that_needs_no_log_costs_no_thread() {
     let done = Sandbox::new().run(&["exec", "--", "sh", "-c", "ls /proc/$PPID/task | wc -l"]);
     assert_eq!(done.expect_code(0).stdout.trim(), "1");

@@ -1,6 +1,4 @@
 //! Podman with a storage of its own below the target directory, and the image of the real Dockerfile in it.
-//!
-//! Nothing is skipped: where containers cannot be run, the first test that needs one says what is missing.
 
 use std::fs;
 use std::io::Write;
@@ -8,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use nix::unistd::Uid;
-
+use crate::needs::{Need, needs};
 use crate::sandbox::wait_until;
 
 /// The image under test.
@@ -19,13 +16,9 @@ const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Where images and containers of the tests are.
 fn storage() -> &'static Path {
+    needs(Need::Image);
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
-        assert!(
-            Uid::effective().is_root() && Path::new("/usr/bin/podman").exists(),
-            "the tests of the image and the manifests need podman and root: run tests/run.sh --ignored as \
-             root"
-        );
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("podman");
         fs::create_dir_all(&dir).expect("made");
         // A limit above our own could not be set. The rest is for machines without systemd.

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::unistd::Pid;
 
 use crate::demo::Demo;
-use crate::process::wrapped;
+use crate::needs::without_network;
 use crate::sandbox::{Finished, Running, wait_until};
 use crate::servers::{Database, Engine};
 
@@ -83,7 +83,7 @@ impl System {
 
     /// The command line in a pod of its own.
     pub fn command(inner: &Command) -> Command {
-        wrapped(inner, "unshare", &["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "pod"])
+        without_network(inner)
     }
 
     pub fn start(&self, args: &[&str]) -> Running {

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::needs::as_pid_1;
 use crate::sandbox::{Running, Sandbox, binary, bots_bin_dir, descendants, python, wait_until};
 
 /// Signals that no program can receive from us: they cannot be caught, belong to the reaper or the terminal, are
@@ -86,7 +87,7 @@ pub fn write_program(path: &Path, text: &str, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("changed");
 }
 
-#[test]
+#[apply(test)]
 fn every_exit_code_is_passed_on() {
     let sandbox = without_bots();
     for code in 0..=255 {
@@ -96,7 +97,7 @@ fn every_exit_code_is_passed_on() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_signal_that_ends_the_program_is_128_plus_its_number() {
     let sandbox = without_bots();
     for number in (1..=64).filter(|number| !HARMLESS.contains(number) && ![32, 33].contains(number)) {
@@ -106,7 +107,7 @@ fn a_signal_that_ends_the_program_is_128_plus_its_number() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn what_cannot_be_executed_is_126_and_what_is_not_found_is_127() {
     let mut sandbox = without_bots();
     let home = sandbox.home.path().to_path_buf();
@@ -140,7 +141,7 @@ fn what_cannot_be_executed_is_126_and_what_is_not_found_is_127() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_reader_of_the_error_that_has_gone_does_not_change_the_code() {
     let sandbox = without_bots();
     let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -150,7 +151,7 @@ fn a_reader_of_the_error_that_has_gone_does_not_change_the_code() {
     assert_eq!(status.code(), Some(127), "{status:?}");
 }
 
-#[test]
+#[apply(test)]
 fn standard_streams_pass_byte_for_byte() {
     let sandbox = without_bots();
     let bytes: Vec<u8> = (0..1_000_000_usize).map(|number| (number * number / 7).to_le_bytes()[0]).collect();
@@ -167,7 +168,7 @@ fn standard_streams_pass_byte_for_byte() {
     assert!(output.stderr == bytes, "{} of {} bytes on stderr", output.stderr.len(), bytes.len());
 }
 
-#[test]
+#[apply(test)]
 fn a_program_ends_when_its_reader_goes_away() {
     let sandbox = without_bots();
     let mut child = sandbox.command(&["exec", "--", "yes"]).stdout(Stdio::piped()).spawn().expect("it starts");
@@ -177,7 +178,7 @@ fn a_program_ends_when_its_reader_goes_away() {
     assert_eq!(child.wait().expect("it ends").code(), Some(128 + 13));
 }
 
-#[test]
+#[apply(test)]
 fn arguments_arrive_as_they_were_given() {
     let sandbox = without_bots();
     let program = sandbox.home.path().join("show-arguments");
@@ -206,7 +207,7 @@ fn arguments_arrive_as_they_were_given() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn an_unknown_word_is_a_program_and_a_slip_is_told() {
     let sandbox = without_bots();
     let echo = sandbox.run(&["echo", "--help", "-n"]);
@@ -219,7 +220,7 @@ fn an_unknown_word_is_a_program_and_a_slip_is_told() {
     sandbox.run(&["exec"]).expect_code(64);
 }
 
-#[test]
+#[apply(test)]
 fn a_program_gets_the_environment_of_bots_even_where_bots_is_missing() {
     let mut sandbox = without_bots();
     sandbox.set("PYTHONPATH", "/somewhere").set("KEPT", "as it is");
@@ -238,7 +239,7 @@ fn a_program_gets_the_environment_of_bots_even_where_bots_is_missing() {
     assert!(!sandbox.home.path().join(".bots").exists(), "running a program makes nothing");
 }
 
-#[test]
+#[apply(test)]
 fn variables_that_are_not_text_pass_unchanged() {
     let sandbox = without_bots();
     let odd = OsString::from_vec(b"caf\xe9 \xff".to_vec());
@@ -250,7 +251,7 @@ fn variables_that_are_not_text_pass_unchanged() {
 }
 
 /// An empty entry would be the current directory, from which Python would then import anything.
-#[test]
+#[apply(test)]
 fn an_empty_python_path_adds_nothing() {
     let mut sandbox = without_bots();
     sandbox.set("PYTHONPATH", "");
@@ -268,7 +269,7 @@ fn variables(mut command: Command) -> Vec<(OsString, OsString)> {
     output.stdout.split(|byte| *byte == 0).filter_map(split).collect()
 }
 
-#[test]
+#[apply(test)]
 fn the_programs_of_bots_come_first_on_the_path() {
     let sandbox = Sandbox::new();
     let ended = sandbox.run(&["exec", "--", "sh", "-c", "echo $PATH; command -v python; command -v bots-engine"]);
@@ -282,7 +283,7 @@ fn the_programs_of_bots_come_first_on_the_path() {
     assert!(!sandbox.root().exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_shell_runs_a_command_line_and_passes_its_code() {
     let mut sandbox = without_bots();
     let config = format!("{}\n", sandbox.root().join("config").display());
@@ -299,7 +300,7 @@ fn a_shell_runs_a_command_line_and_passes_its_code() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn django_just_works_in_a_shell() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -320,7 +321,7 @@ print(settings.DATABASES['default']['NAME'], User.objects.filter(is_superuser=Tr
     assert!(module.stdout.ends_with("routes: 0\n"), "{} {}", module.stdout, module.stderr);
 }
 
-#[test]
+#[apply(test)]
 fn every_signal_reaches_each_process_of_the_group_once() {
     let sandbox = without_bots();
     let log = sandbox.home.path().join("signals");
@@ -352,7 +353,7 @@ fn every_signal_reaches_each_process_of_the_group_once() {
     assert_eq!(numbers, expected);
 }
 
-#[test]
+#[apply(test)]
 fn a_signal_that_ends_the_program_is_not_taken_for_an_order_to_succeed() {
     let sandbox = without_bots();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
@@ -369,7 +370,7 @@ fn a_signal_that_ends_the_program_is_not_taken_for_an_order_to_succeed() {
 }
 
 /// The kernel queues realtime signals one by one, so none may be lost on the way, however fast they come.
-#[test]
+#[apply(test)]
 fn a_burst_of_realtime_signals_arrives_in_full_and_in_order() {
     const COUNTER: &str = r#"
 import os, signal, sys
@@ -393,7 +394,7 @@ print(len(arrived), arrived == sorted(arrived), flush=True)
 }
 
 /// What is pending when a program is executed stays pending: these signals are there before bots-ctl's first line.
-#[test]
+#[apply(test)]
 fn a_signal_that_comes_before_the_program_is_not_lost() {
     let sandbox = without_bots();
     for number in [1, 2, 10, 15, 40] {
@@ -402,19 +403,15 @@ fn a_signal_that_comes_before_the_program_is_not_lost() {
              os.kill(os.getpid(), {number})\nos.execv(sys.argv[1], sys.argv[1:])"
         );
         let sleep = sandbox.command(&["exec", "--", "sleep", "1000"]);
-        for init in [&[][..], &["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]] {
-            let command = wrapped(&sleep, python(), &["-c", &early]);
-            let command = match init {
-                [] => command,
-                [program, args @ ..] => wrapped(&command, program, args),
-            };
+        let early = wrapped(&sleep, python(), &["-c", &early]);
+        for (command, init) in [(as_pid_1(&early), "PID 1"), (early, "no PID 1")] {
             let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
-            assert_eq!(running.wait_code(), 128 + number, "signal {number} {init:?}\n{}", running.report());
+            assert_eq!(running.wait_code(), 128 + number, "signal {number} {init}\n{}", running.report());
         }
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_program_that_ignores_sigterm_is_left_alone() {
     let sandbox = without_bots();
     let script = "trap 'echo asked' TERM; trap 'exit 6' USR1; echo set; while :; do sleep 0.1; done";
@@ -429,7 +426,7 @@ fn a_program_that_ignores_sigterm_is_left_alone() {
     assert_eq!(running.wait_code(), 6, "{}", running.report());
 }
 
-#[test]
+#[apply(test)]
 fn streams_that_are_closed_or_stuck_change_nothing() {
     let sandbox = without_bots();
     let exit_5 = sandbox.command(&["exec", "--", "sh", "-c", "exit 5"]);
@@ -455,7 +452,7 @@ fn streams_that_are_closed_or_stuck_change_nothing() {
 }
 
 /// Root is above this limit, so it is another user who meets it.
-#[test]
+#[apply(test)]
 fn the_limit_on_processes_is_named() {
     let sandbox = without_bots();
     let (home, uid) = (sandbox.home.path(), 50_000 + std::process::id() % 10_000);
@@ -477,7 +474,7 @@ fn the_limit_on_processes_is_named() {
     assert!(said.contains("cannot start true") && said.contains("ulimit -u, pids.max"), "{said}");
 }
 
-#[test]
+#[apply(test)]
 fn nothing_ignored_or_blocked_by_the_parent_reaches_the_program() {
     let sandbox = without_bots();
     let show = sandbox.command(&["exec", "--", "cat", "/proc/self/status"]);
@@ -496,7 +493,7 @@ fn mask(status: &str, name: &str) -> u64 {
     u64::from_str_radix(mask.expect("it is shown").trim(), 16).expect("a number")
 }
 
-#[test]
+#[apply(test)]
 fn signals_are_forwarded_even_when_the_parent_has_them_blocked() {
     let sandbox = without_bots();
     let sleep = sandbox.command(&["exec", "--", "sleep", "1000"]);
@@ -507,7 +504,7 @@ fn signals_are_forwarded_even_when_the_parent_has_them_blocked() {
     assert_eq!(running.wait_code(), 130, "{}", running.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_program_inherits_what_its_caller_left_open_and_nothing_of_ours() {
     let sandbox = without_bots();
     let marker = sandbox.home.path().join("marker");
@@ -529,7 +526,7 @@ fn a_program_inherits_what_its_caller_left_open_and_nothing_of_ours() {
     assert_eq!(seen(&sandbox.command(&[&["exec", "--"], &program[..]].concat()), true), expected);
 }
 
-#[test]
+#[apply(test)]
 fn a_service_inherits_no_descriptor_and_no_signal_mask() {
     let sandbox = Sandbox::new();
     let marker = sandbox.home.path().join("marker");

@@ -6,7 +6,8 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::process::{wait_descendant, wrapped};
+use crate::needs::unshared;
+use crate::process::wait_descendant;
 use crate::sandbox::{Finished, Running, Sandbox, descendants, processes_with, python, wait_until};
 
 /// Leaves a thousand orphans to whoever adopts them, and says when none of them is left, not even as a zombie.
@@ -45,7 +46,7 @@ sys.exit(42 if not left else 1)
 
 /// A command as PID 1 of a PID namespace of its own.
 fn as_pid_1(sandbox: &Sandbox, args: &[&str]) -> Running {
-    let command = wrapped(&sandbox.command(args), "unshare", &["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    let command = crate::needs::as_pid_1(&sandbox.command(args));
     Running::start(command, sandbox.home.path(), sandbox.health_port)
 }
 
@@ -78,7 +79,7 @@ fn printed_pid(running: &Running) -> String {
     wait_until("a number is printed", line, || running.report())
 }
 
-#[test]
+#[apply(test)]
 fn as_pid_1_exit_codes_are_those_of_the_program() {
     let sandbox = Sandbox::new();
     let table = [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -KILL $$", 137)];
@@ -91,7 +92,7 @@ fn as_pid_1_exit_codes_are_those_of_the_program() {
     assert_eq!(number.stdout, "1\n", "bots-ctl is PID 1 in these tests");
 }
 
-#[test]
+#[apply(test)]
 fn as_pid_1_a_signal_reaches_the_program() {
     let sandbox = Sandbox::new();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
@@ -106,7 +107,7 @@ fn in_namespace(running: &Running, words: &str) -> Option<Pid> {
     running.descendants().into_iter().find(|(_, command)| command.starts_with(words)).map(|(pid, _)| pid)
 }
 
-#[test]
+#[apply(test)]
 fn as_pid_1_orphans_are_reaped_while_the_program_runs() {
     let sandbox = Sandbox::new();
     let python = python();
@@ -115,7 +116,7 @@ fn as_pid_1_orphans_are_reaped_while_the_program_runs() {
     assert_eq!(ended.stdout, "adopted by 1 left []\n");
 }
 
-#[test]
+#[apply(test)]
 fn as_pid_1_nothing_is_left_in_the_namespace() {
     let sandbox = Sandbox::new();
     let marker = format!("100{}", sandbox.web_port);
@@ -128,7 +129,7 @@ fn as_pid_1_nothing_is_left_in_the_namespace() {
     assert_eq!(processes_with(&format!("sleep {marker}")), []);
 }
 
-#[test]
+#[apply(test)]
 fn orphans_of_a_program_are_reaped_without_a_namespace_too() {
     let sandbox = Sandbox::new();
     let mut running = sandbox.start(&["exec", "--", &python().to_string_lossy(), "-c", ORPHANS]);
@@ -136,7 +137,7 @@ fn orphans_of_a_program_are_reaped_without_a_namespace_too() {
     assert_eq!(running.stdout(), format!("adopted by {} left []\n", running.pid()));
 }
 
-#[test]
+#[apply(test)]
 fn what_a_program_leaves_in_its_group_is_ended_after_it() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
@@ -146,7 +147,7 @@ fn what_a_program_leaves_in_its_group_is_ended_after_it() {
     assert!(!running.stderr().contains("killed"), "{}", running.stderr());
 }
 
-#[test]
+#[apply(test)]
 fn a_leftover_has_the_time_it_needs_to_stop_in_order() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
@@ -157,7 +158,7 @@ fn a_leftover_has_the_time_it_needs_to_stop_in_order() {
     assert_eq!(running.stdout(), "in order\n");
 }
 
-#[test]
+#[apply(test)]
 fn a_leftover_that_ignores_the_request_is_killed_at_the_deadline() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
@@ -169,7 +170,7 @@ fn a_leftover_that_ignores_the_request_is_killed_at_the_deadline() {
 }
 
 /// A stopped process does not act on SIGTERM until it is continued.
-#[test]
+#[apply(test)]
 fn a_stopped_leftover_is_not_waited_for_until_the_deadline() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
@@ -178,7 +179,7 @@ fn a_stopped_leftover_is_not_waited_for_until_the_deadline() {
     assert!(!exists(&printed_pid(&running)));
 }
 
-#[test]
+#[apply(test)]
 fn a_signal_ends_the_wait_for_leftovers() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
@@ -217,7 +218,7 @@ print("left", len(others()))
 sys.exit(43)
 "#;
 
-#[test]
+#[apply(test)]
 fn ten_thousand_orphans_that_die_together_are_reaped_and_the_program_is_not_mistaken() {
     let sandbox = Sandbox::new();
     let ended = run_as_pid_1(&sandbox, &["exec", "--", &python().to_string_lossy(), "-c", TOGETHER]);
@@ -232,7 +233,7 @@ fn leaving(sandbox: &Sandbox, program: &str) -> String {
     format!("setsid sh -c 'echo $$; {program}' & read line <started; exit 3").replace("GO", "echo >started")
 }
 
-#[test]
+#[apply(test)]
 fn what_has_a_session_of_its_own_is_asked_to_end_too() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
@@ -243,22 +244,22 @@ fn what_has_a_session_of_its_own_is_asked_to_end_too() {
     assert!(running.stdout().ends_with("in order\n"), "{}", running.report());
 }
 
-#[test]
+#[apply(test)]
 fn what_blocks_the_end_is_named_and_killed() {
     let mut sandbox = Sandbox::new();
-    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "2s");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "5s");
     let script = leaving(&sandbox, "trap \"\" TERM; GO; exec sleep 1000");
     let mut running = sandbox.start(&["exec", "--", "sh", "-c", &script]);
     assert_eq!(running.wait_code(), 3, "{}", running.report());
     let left = printed_pid(&running);
     assert!(!exists(&left));
-    for told in [format!("waiting for sleep ({left}) to end, for at most 2 s"), format!("killed sleep ({left})")] {
+    for told in [format!("waiting for sleep ({left}) to end, for at most 5 s"), format!("killed sleep ({left})")] {
         assert!(running.stderr().contains(&told), "{told}\n{}", running.stderr());
     }
 }
 
 /// They are other processes at every moment, so one look at who is left is not enough.
-#[test]
+#[apply(test)]
 fn what_forks_on_and_on_is_killed_in_the_end() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
@@ -276,25 +277,25 @@ while True:
     let script = leaving(&sandbox, &format!("exec {} -c \"$(cat runner.py)\"", python().display()));
     // Not as PID 1, but in a namespace of its own: nothing else would end what this test might leave.
     let inside = ["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", "\"$@\"; exit $?", "sh"];
-    let command = wrapped(&sandbox.command(&["exec", "--", "sh", "-c", &script]), "unshare", &inside);
+    let command = unshared(&sandbox.command(&["exec", "--", "sh", "-c", &script]), &inside);
     let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
     assert_eq!(running.wait_code(), 3, "{}", running.report());
     assert_eq!(processes_with(&marker), []);
     assert!(running.stderr().contains("killed python"), "{}", running.stderr());
 }
 
-#[test]
+#[apply(test)]
 fn without_proc_nothing_is_left_behind_either() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
     let marker = format!("100{}", sandbox.web_port);
     let unmounted = ["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"];
-    let as_pid_1 = [&["unshare", "--mount", "--pid", "--fork", "--kill-child"], &unmounted[..]].concat();
-    let beside = [&["unshare", "--mount"], &unmounted[..]].concat();
+    let as_pid_1 = [&["--mount", "--pid", "--fork", "--kill-child"], &unmounted[..]].concat();
+    let beside = [&["--mount"], &unmounted[..]].concat();
     for (init, session) in [(as_pid_1, "setsid"), (beside, "")] {
         for ignored in ["", "trap \"\" TERM;"] {
             let script = leaving(&sandbox, &format!("{ignored} GO; exec sleep {marker}")).replace("setsid", session);
-            let command = wrapped(&sandbox.command(&["exec", "--", "sh", "-c", &script]), init[0], &init[1..]);
+            let command = unshared(&sandbox.command(&["exec", "--", "sh", "-c", &script]), &init);
             let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
             assert_eq!(running.wait_code(), 3, "{}", running.report());
             assert_eq!(processes_with(&format!("sleep {marker}")), []);
@@ -302,7 +303,7 @@ fn without_proc_nothing_is_left_behind_either() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn as_pid_1_the_web_server_starts_answers_and_stops() {
     let sandbox = Sandbox::new();
     let mut running = as_pid_1(&sandbox, &["webserver"]);

@@ -64,7 +64,7 @@ fn a_recovery_that_is_killed_is_recovered_too(engine: Engine) {
 
 /// As with a disk that fills up in the middle of a run: from some row on nothing can be written to the database, and Bots
 /// ends in order.
-#[test]
+#[apply(test)]
 fn a_run_that_the_database_fails_is_recovered() {
     let system = System::new(Engine::Sqlite);
     system.fill(FEW);
@@ -93,7 +93,7 @@ fn a_run_that_the_database_fails_is_recovered() {
 }
 
 /// What is new must not wait for ever.
-#[test]
+#[apply(test)]
 fn a_run_whose_recovery_fails_again_and_again_is_given_up_and_told() {
     let system = System::new(Engine::Sqlite);
     make(&system, "CREATE TRIGGER broken BEFORE INSERT ON report BEGIN SELECT RAISE(ABORT, 'no'); END");
@@ -122,7 +122,7 @@ fn make(system: &System, trigger: &str) {
 }
 
 /// Asked to stop while it recovers, it does not begin with what it was asked for, and does not say that it was done.
-#[test]
+#[apply(test)]
 fn a_stop_during_the_recovery_leaves_the_routes_for_later() {
     let system = System::new(Engine::Sqlite);
     system.can_be_held();

@@ -1,11 +1,12 @@
 //! The job queue's port in a container where the queue is not.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::job_wire::{ask_v6, expect_bound_to_loopback_alone};
 use crate::jobqueue::with_queue;
 use crate::jobs::{Queue, ask};
+use crate::needs::unshared;
+use crate::process::text;
 use crate::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_http};
 
 const TOKEN: &str = "a-token-that-nobody-knows";
@@ -25,12 +26,11 @@ pub fn pods() -> (Queue, Sandbox, u16, u16) {
 
 /// Starts the queue where it finds its environment by the same path as the other container does: in pods all are the same.
 pub fn start_beside(queue: &Queue, other: &Sandbox) -> Running {
-    let inner = queue.sandbox.command(&["jobqueue"]);
-    let mut command = Command::new("unshare");
     let script = r#"mount --bind "$1" "$2" && shift 2 && exec "$@""#;
-    command.args(["--mount", "sh", "-c", script, "sh"]).arg(queue.sandbox.root()).arg(other.root());
-    command.arg(inner.get_program()).args(inner.get_args()).env_clear();
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("HOME", other.home.path());
+    let (from, to) = (text(&queue.sandbox.root()), text(&other.root()));
+    let jobqueue = queue.sandbox.command(&["jobqueue"]);
+    let mut command = unshared(&jobqueue, &["--mount", "sh", "-c", script, "sh", &from, &to]);
+    command.env("HOME", other.home.path());
     let running = Running::start(command, queue.sandbox.home.path(), queue.sandbox.health_port);
     running.wait_ready();
     running
@@ -42,7 +42,7 @@ fn shell(sandbox: &Sandbox) -> Running {
     running
 }
 
-#[test]
+#[apply(test)]
 fn jobs_of_another_container_reach_the_queue() {
     let (queue, other, relay_port, network_port) = pods();
     let _queue = queue.start();
@@ -82,7 +82,7 @@ fn jobs_of_another_container_reach_the_queue() {
         assert!(refused.starts_with("HTTP/1.0 401"), "{wrong:?}: {refused}");
     }
     other.run(&["job", "list"]).expect_code(0);
-    let mut stranger = Sandbox::new();
+    let mut stranger = Sandbox::prepared();
     stranger.set("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{network_port}"));
     stranger.set("BOTS_CTL_JOBQUEUE_TOKEN", "another");
     let refused = stranger.run(&["job", "list"]);
@@ -91,7 +91,7 @@ fn jobs_of_another_container_reach_the_queue() {
 }
 
 /// Bots's own programs know one way of being told: the connection is refused or closed.
-#[test]
+#[apply(test)]
 fn a_queue_that_is_away_is_told_at_once() {
     let (_queue, other, relay_port, network_port) = pods();
     let running = shell(&other);
@@ -109,7 +109,7 @@ fn a_queue_that_is_away_is_told_at_once() {
     assert!(told.stdout.to_lowercase().contains("contact jobqueue"), "{}", told.stdout);
 }
 
-#[test]
+#[apply(test)]
 fn a_relay_with_the_wrong_token_says_so() {
     let (queue, mut other, relay_port, _) = pods();
     other.set("BOTS_CTL_JOBQUEUE_TOKEN", "another");
@@ -122,7 +122,7 @@ fn a_relay_with_the_wrong_token_says_so() {
     assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 413"), "{refused}");
 }
 
-#[test]
+#[apply(test)]
 fn an_open_address_without_a_token_is_refused() {
     let (mut sandbox, _) = with_queue();
     sandbox.set("BOTS_CTL_JOBQUEUE_ADDR", format!("0.0.0.0:{}", free_port()));

@@ -12,8 +12,8 @@ use crate::browser::Browser;
 use crate::environment::{in_mounts, own_settings};
 use crate::jobqueue::with_queue;
 use crate::jobs::Queue;
+use crate::needs::in_network_of;
 use crate::pods::System;
-use crate::process::wrapped;
 use crate::sandbox::{Running, Sandbox, free_port, http, wait_until};
 use crate::supervision::web_process;
 
@@ -88,10 +88,9 @@ fn environment_text(sandbox: &Sandbox) -> String {
     browser.text()
 }
 
-#[test]
+#[apply(test)]
 fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
-    let mut sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let named = |text: &str| ini(&sandbox, &[("webserver", "environment_text", text)]);
     let (first, second) = (named("the first one"), named("the second one"));
@@ -147,10 +146,9 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn what_only_a_new_bots_ctl_can_do_is_told_and_the_rest_is_done() {
-    let mut sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let mut web = sandbox.webserver();
     let before = status(&web)["services"][0].clone();
@@ -167,10 +165,9 @@ fn what_only_a_new_bots_ctl_can_do_is_told_and_the_rest_is_done() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn another_port_is_taken_over_unless_it_is_in_use() {
-    let mut sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let web = {
         let mut command = sandbox.command(&["webserver"]);
@@ -194,10 +191,9 @@ fn another_port_is_taken_over_unless_it_is_in_use() {
 }
 
 /// The environment has the new configuration from the moment of the copy: whoever starts then finds it.
-#[test]
+#[apply(test)]
 fn an_end_between_copying_and_restart_loses_nothing() {
-    let mut sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1h");
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
@@ -220,10 +216,9 @@ fn an_end_between_copying_and_restart_loses_nothing() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_change_during_the_start_and_two_in_a_row_end_in_the_last_one() {
-    let mut sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let named = |text: &str| ini(&sandbox, &[("webserver", "environment_text", text)]);
     let versions: Vec<String> = ["one", "two", "three", "four"].iter().map(|name| named(name)).collect();
@@ -255,10 +250,9 @@ fn a_change_during_the_start_and_two_in_a_row_end_in_the_last_one() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_web_ui_that_fails_again_and_again_is_started_at_once_with_what_mends_it() {
-    let mut sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let mut sandbox = Sandbox::prepared();
     sandbox.stand_in("bots-webserver", "#!/bin/sh\n[ -e \"$HOME/mended\" ] || exit 9\nexec sleep 1000\n");
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
@@ -271,7 +265,7 @@ fn a_web_ui_that_fails_again_and_again_is_started_at_once_with_what_mends_it() {
     wait_until("it runs", runs, || web.report());
 }
 
-#[test]
+#[apply(test)]
 fn the_job_queue_finishes_its_job_and_keeps_the_others() {
     let mut queue = Queue::new();
     let mount = Mount::of(&mut queue.sandbox);
@@ -298,7 +292,7 @@ fn the_job_queue_finishes_its_job_and_keeps_the_others() {
 }
 
 /// What a queue starts is bots-ctl again, which would take over what is mounted at its own start.
-#[test]
+#[apply(test)]
 fn engines_go_on_with_the_configuration_in_use_while_another_one_is_refused() {
     let mut queue = Queue::new();
     let mount = Mount::of(&mut queue.sandbox);
@@ -315,7 +309,7 @@ fn engines_go_on_with_the_configuration_in_use_while_another_one_is_refused() {
 }
 
 /// The monitor reads bots.ini by itself, and a queue of which nothing has changed goes on.
-#[test]
+#[apply(test)]
 fn what_does_not_depend_on_a_change_is_not_restarted() {
     let (mut sandbox, _) = with_queue();
     let mount = Mount::of(&mut sandbox);
@@ -336,10 +330,9 @@ fn what_does_not_depend_on_a_change_is_not_restarted() {
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_change_is_left_alone_when_that_is_wanted() {
-    let mut sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD", "off");
     let web = sandbox.webserver();
@@ -351,7 +344,7 @@ fn a_change_is_left_alone_when_that_is_wanted() {
 }
 
 /// All files that are mounted are taken over, or none of them.
-#[test]
+#[apply(test)]
 fn a_volume_without_room_keeps_the_configuration_before_whole() {
     let (mut sandbox, _) = with_queue();
     let mount = Mount::of(&mut sandbox);
@@ -385,10 +378,9 @@ fn a_volume_without_room_keeps_the_configuration_before_whole() {
 }
 
 /// Two pods on one volume: at every moment one of them takes requests.
-#[test]
+#[apply(test)]
 fn web_uis_that_share_an_environment_are_restarted_one_after_the_other() {
-    let mut sandbox = Sandbox::new();
-    sandbox.run(&["init-db"]).expect_code(0);
+    let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "2s").set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
     // Each has ports of its own by a network of its own, so it is asked from within.
@@ -398,10 +390,7 @@ fn web_uis_that_share_an_environment_are_restarted_one_after_the_other() {
     };
     let pods = [start(), start()];
     let ask = |pod: &Running| {
-        let within = ["-t", &pod.pid().to_string(), "-n"].map(str::to_owned);
-        let command = sandbox.command(&["status", "--json"]);
-        let within: Vec<&str> = within.iter().map(String::as_str).collect();
-        let told = wrapped(&command, "nsenter", &within).output().expect("it can be run");
+        let told = in_network_of(pod.pid(), &sandbox.command(&["status", "--json"])).output().expect("it can be run");
         serde_json::from_slice::<Value>(&told.stdout).map(|status| status["services"][0].clone()).unwrap_or_default()
     };
     let report = || format!("{}\n{}", pods[0].report(), pods[1].report());

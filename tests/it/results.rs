@@ -164,9 +164,9 @@ fn a_long_history_is_read_in_steps(engine: Engine) {
     assert_eq!((&late["errors"], &late["received"], &late["state"]), (&1.into(), &4.into(), &"stuck".into()), "{told}");
 }
 
-#[test]
+#[apply(test)]
 fn a_database_that_is_away_leaves_what_was_read() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     eager(&mut sandbox);
     sandbox.run(&["init-db"]).expect_code(0);
     let file = sandbox.root().join("botssys/sqlitedb/botsdb");

@@ -7,11 +7,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use walkdir::WalkDir;
+
+use crate::needs::{Need, Scope, can_have, scope};
 
 /// Generous: a loaded machine stalls for seconds, and a passing test never waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -22,6 +25,15 @@ pub struct Sandbox {
     pub web_port: u16,
     pub health_port: u16,
     variables: Vec<(String, String)>,
+}
+
+/// A directory in memory: it leaves nothing behind when the tests end.
+struct Tree(Vec<(PathBuf, u32, Entry)>);
+
+enum Entry {
+    Directory,
+    File(Vec<u8>),
+    Link(PathBuf),
 }
 
 /// What a finished command left.
@@ -62,7 +74,12 @@ pub fn bots_bin_dir() -> &'static Path {
         }
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bots");
         let mut install = Command::new(binary());
-        install.args(["install", "--with", "mysql,postgresql"]).env("BOTS_CTL_INSTALL_DIR", &dir);
+        let drivers = [(Need::MariaDb, "mysql"), (Need::PostgreSql, "postgresql")];
+        let drivers = drivers.into_iter().filter(|(need, _)| can_have(*need)).map(|(_, driver)| driver);
+        install.arg("install").env("BOTS_CTL_INSTALL_DIR", &dir);
+        for driver in drivers {
+            install.args(["--with", driver]);
+        }
         let installed = install.output();
         let installed = installed.expect("bots-ctl can be run");
         assert!(installed.status.success(), "bots-ctl install: {}", String::from_utf8_lossy(&installed.stderr));
@@ -73,12 +90,6 @@ pub fn bots_bin_dir() -> &'static Path {
 /// The Python of that Bots.
 pub fn python() -> PathBuf {
     bots_bin_dir().join("python")
-}
-
-/// Held while an engine runs, see [`Sandbox::engine`].
-pub fn engine_turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A port nobody listens on at this moment, below the range from which the system takes ports for clients.
@@ -97,6 +108,11 @@ pub fn free_port() -> u16 {
 /// `BOTS_CTL_TEST_ROUNDS` says so for the long form.
 pub fn rounds(few: usize) -> usize {
     std::env::var("BOTS_CTL_TEST_ROUNDS").map_or(few, |rounds| rounds.parse().expect("a number"))
+}
+
+/// How many of many like cases a test takes: some of them in a short run, else all.
+pub fn some_or_all(some: usize, all: usize) -> usize {
+    if scope() == Scope::Short { some } else { all }
 }
 
 /// Waits until `done` gives something.
@@ -122,6 +138,36 @@ impl Sandbox {
             health_port: free_port(),
             variables: vec![("BOTS_BIN_DIR".into(), bots_bin_dir().display().to_string())],
         }
+    }
+
+    /// One with an environment and an SQLite database, as `init-db` makes them: a copy of those of the first such sandbox.
+    pub fn prepared() -> Self {
+        static MADE: OnceLock<Tree> = OnceLock::new();
+        const PLACE: &str = "/place-of-the-sandbox";
+        let made = MADE.get_or_init(|| {
+            let sandbox = Self::new();
+            sandbox.run(&["init-db"]).expect_code(0);
+            // What bots-ctl knows of the settings is about this place, and is found out again in another.
+            fs::remove_file(sandbox.root().join(".bots-ctl-facts.json")).expect("it is there");
+            let ini = sandbox.root().join("config/bots.ini");
+            let text = fs::read_to_string(&ini).expect("there is a bots.ini");
+            fs::write(&ini, text.replace(&sandbox.home.path().display().to_string(), PLACE)).expect("written");
+            Tree::read(&sandbox.home.path().join(".bots"))
+        });
+        let sandbox = Self::new();
+        made.write(&sandbox.home.path().join(".bots"));
+        let ini = sandbox.root().join("config/bots.ini");
+        let text = fs::read_to_string(&ini).expect("there is a bots.ini");
+        fs::write(&ini, text.replace(PLACE, &sandbox.home.path().display().to_string())).expect("written");
+        sandbox.set_ini("webserver", "port", &sandbox.web_port.to_string());
+        sandbox.set_engine_port();
+        sandbox
+    }
+
+    /// Gives Bots's engine a port of its own for its lock, so that engines of several sandboxes run side by side: by
+    /// default it is one and the same on a machine, and a second engine ends with code 3 at once.
+    pub fn set_engine_port(&self) {
+        self.set_ini("settings", "port", &free_port().to_string());
     }
 
     /// Adds a variable to the environment of everything started from here.
@@ -207,10 +253,9 @@ impl Sandbox {
         running
     }
 
-    /// One run of the engine, one at a time on this machine: its lock is a fixed port of loopback, and a second
-    /// engine ends with code 3 at once.
+    /// One run of Bots's engine, without the lease.
     pub fn engine(&self, args: &[&str]) -> Finished {
-        let _turn = engine_turn();
+        self.set_engine_port();
         let config = format!("-c{}", self.root().join("config").display());
         let command: Vec<&str> =
             ["exec", "--", "bots-engine", &config].into_iter().chain(args.iter().copied()).collect();
@@ -221,6 +266,38 @@ impl Sandbox {
     pub fn admin_password(&self) -> String {
         let file = self.root().join("admin-password");
         fs::read_to_string(file).expect("the password file is there").trim().to_owned()
+    }
+}
+
+impl Tree {
+    fn read(dir: &Path) -> Self {
+        let entries = WalkDir::new(dir).into_iter().map(|entry| entry.expect("readable"));
+        let describe = |entry: walkdir::DirEntry| {
+            let (path, kind) = (entry.path(), entry.file_type());
+            let content = match () {
+                () if kind.is_dir() => Entry::Directory,
+                () if kind.is_symlink() => Entry::Link(fs::read_link(path).expect("it is a link")),
+                () => Entry::File(fs::read(path).expect("readable")),
+            };
+            let mode = entry.metadata().expect("readable").permissions().mode();
+            (path.strip_prefix(dir).expect("below").to_path_buf(), mode, content)
+        };
+        Self(entries.map(describe).collect())
+    }
+
+    fn write(&self, dir: &Path) {
+        for (path, mode, entry) in &self.0 {
+            let path = dir.join(path);
+            match entry {
+                Entry::Directory => fs::create_dir(&path),
+                Entry::File(content) => fs::write(&path, content),
+                Entry::Link(target) => symlink(target, &path),
+            }
+            .expect("made");
+            if !matches!(entry, Entry::Link(_)) {
+                fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).expect("changed");
+            }
+        }
     }
 }
 

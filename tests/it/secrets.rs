@@ -63,7 +63,7 @@ fn with_secrets() -> (Sandbox, u16) {
     (sandbox, network_port)
 }
 
-#[test]
+#[apply(test)]
 fn are_with_those_who_need_them_and_show_nowhere() {
     let (sandbox, network_port) = with_secrets();
     let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
+use crate::needs::{Need, needs};
 use crate::sandbox::{Sandbox, free_port, python, wait_until};
 
 /// Servers refuse to run as root; this user is on every system.
@@ -54,7 +55,7 @@ macro_rules! on_each_server {
 macro_rules! on_databases {
     ($module:ident $engine:ident: $($test:ident),*) => {
         mod $module {
-            $(#[test] fn $test() { super::$test(crate::servers::Engine::$engine); })*
+            $(#[apply(test)] fn $test() { super::$test(crate::servers::Engine::$engine.needed()); })*
         }
     };
 }
@@ -92,6 +93,16 @@ pub struct Database {
 }
 
 impl Engine {
+    /// The same engine, where its server can be run; see [`needs`].
+    pub fn needed(self) -> Self {
+        match self {
+            Self::Sqlite => {}
+            Self::Mariadb => needs(Need::MariaDb),
+            Self::Postgresql => needs(Need::PostgreSql),
+        }
+        self
+    }
+
     /// The server that all tests share.
     pub fn server(self) -> Arc<Server> {
         static SHARED: [OnceLock<Arc<Server>>; 2] = [OnceLock::new(), OnceLock::new()];
@@ -144,6 +155,7 @@ impl Server {
     }
 
     fn start_with(engine: Engine, address: &str, is_durable: bool, environment: Vec<(&'static str, PathBuf)>) -> Self {
+        engine.needed();
         let dir = tempfile::tempdir().expect("a temporary directory").keep();
         let local = "127.0.0.1,127.0.0.2";
         let addresses = if address == "127.0.0.1" { local.to_owned() } else { format!("{local},{address}") };

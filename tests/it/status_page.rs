@@ -58,7 +58,7 @@ impl Page {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_healthy_system_with_500_routes_that_stops() {
     let database = Database::fresh(Engine::Sqlite);
     let mut sandbox = database.sandbox();
@@ -95,7 +95,7 @@ fn a_healthy_system_with_500_routes_that_stops() {
     page.wait("lost", &["✕ Connection lost. What is shown is "]);
 }
 
-#[test]
+#[apply(test)]
 fn an_empty_system_whose_database_goes_away() {
     let (mut sandbox, _) = with_queue();
     eager(&mut sandbox);
@@ -115,9 +115,9 @@ fn an_empty_system_whose_database_goes_away() {
     page.wait("database-down", &["▲ Not ready", "✕ database: ", "the file does not exist", "As of "]);
 }
 
-#[test]
+#[apply(test)]
 fn a_service_that_crashes_again_and_again() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     eager(&mut sandbox);
     sandbox.stand_in("bots-webserver", "#!/bin/sh\necho 'ERROR cannot start'\nexit 3\n");
     sandbox.set("BOTS_CTL_RESTART_LIMIT", "100").set("BOTS_CTL_RESTART_DELAY", "200ms");
@@ -127,9 +127,9 @@ fn a_service_that_crashes_again_and_again() {
     page.wait("crash-loop", &["▲ Not ready", "↻ restarting", "exit code 3", "webserver is being restarted"]);
 }
 
-#[test]
+#[apply(test)]
 fn the_page_is_safe_and_can_be_switched_off() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let [first, second] = [0, 1].map(|_| web.health("/").expect("it listens"));
     assert_eq!((first.status, http(sandbox.health_port, "POST", "/").map(|answer| answer.status)), (200, Some(405)));

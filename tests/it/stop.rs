@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::demo::Demo;
-use crate::sandbox::{Running, Sandbox, engine_turn, python, wait_until};
+use crate::sandbox::{Running, Sandbox, python, wait_until};
 
 /// Logs in and starts the engine as the button in the UI does; on 4.x the answer comes when the engine has ended.
 const PRESS_RUN: &str = r#"
@@ -25,9 +25,8 @@ browser.open(base + prefix + "/runengine/?clparameter=--new")
 /// Copies of one message, so that the engine is busy for a while.
 const MESSAGES: usize = 300;
 
-#[test]
+#[apply(test)]
 fn an_engine_that_the_web_ui_has_started_finishes_its_run() {
-    let _turn = engine_turn();
     let mut demo = Demo::new();
     demo.sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let message = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo/input/single.edi");
@@ -68,7 +67,7 @@ fn locks(demo: &Demo) -> String {
     String::from_utf8_lossy(&counted.stdout).trim().to_owned()
 }
 
-#[test]
+#[apply(test)]
 fn waiting_for_another_initialiser_can_be_stopped() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -90,7 +89,7 @@ fn waiting_for_another_initialiser_can_be_stopped() {
     sandbox.run(&["init-db"]).expect_code(0);
 }
 
-#[test]
+#[apply(test)]
 fn settings_that_hang_can_be_stopped() {
     let sandbox = Sandbox::new();
     let config = sandbox.root().join("config");
@@ -107,7 +106,7 @@ fn settings_that_hang_can_be_stopped() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_migration_is_finished_before_the_end() {
     let sandbox = Sandbox::new();
     let mut first = sandbox.start(&["init-db"]);

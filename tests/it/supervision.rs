@@ -6,7 +6,8 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::environment::{as_user, as_user_of_bots, finish, give_to_user, open_to_all, through};
+use crate::environment::{as_user, as_user_of_bots, finish, give_to_user, open_to_all};
+use crate::process::wrapped;
 use crate::process::write_program;
 use crate::sandbox::{Running, Sandbox, wait_until};
 
@@ -60,9 +61,9 @@ fn status(sandbox: &Sandbox) -> serde_json::Value {
     serde_json::from_str(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"))
 }
 
-#[test]
+#[apply(test)]
 fn a_web_server_that_dies_is_started_again() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_RESTART_DELAY", "50ms");
     let mut web = sandbox.webserver();
     let first = web_process(&web);
@@ -84,7 +85,7 @@ fn a_web_server_that_dies_is_started_again() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_crash_loop_ends_in_the_services_exit_code() {
     let mut sandbox = with_stand_in("#!/bin/sh\necho start >> \"$(dirname \"$0\")/starts\"\nexit 9\n");
     sandbox.set("BOTS_CTL_RESTART_LIMIT", "3");
@@ -94,7 +95,7 @@ fn a_crash_loop_ends_in_the_services_exit_code() {
     assert!(ended.stderr.contains("has failed 4 times in a row: giving up"), "{}", ended.stderr);
 }
 
-#[test]
+#[apply(test)]
 fn the_policy_decides_what_is_started_again() {
     for (policy, code, starts) in [("never", 9, 1), ("on-failure", 0, 1), ("always", 0, 3), ("on-failure", 9, 3)] {
         let script = format!("#!/bin/sh\necho start >> \"$(dirname \"$0\")/starts\"\nexit {code}\n");
@@ -106,7 +107,7 @@ fn the_policy_decides_what_is_started_again() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn running_well_for_a_while_resets_the_count() {
     let mut sandbox = with_stand_in(WEB_SERVER);
     sandbox.set("BOTS_CTL_RESTART_LIMIT", "1").set("BOTS_CTL_RESTART_RESET_AFTER", "1ms");
@@ -125,7 +126,7 @@ fn running_well_for_a_while_resets_the_count() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_stop_during_the_pause_before_a_restart_is_obeyed_at_once() {
     let mut sandbox = with_stand_in("#!/bin/sh\nexit 9\n");
     sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
@@ -139,7 +140,7 @@ fn a_stop_during_the_pause_before_a_restart_is_obeyed_at_once() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn signals_that_come_between_two_processes_reach_the_next_one() {
     let mut sandbox = with_stand_in(WEB_SERVER);
     sandbox.set("BOTS_CTL_RESTART_DELAY", "1s");
@@ -169,7 +170,7 @@ fn signals_that_come_between_two_processes_reach_the_next_one() {
     assert_eq!(arrived, expected);
 }
 
-#[test]
+#[apply(test)]
 fn a_signal_that_comes_during_the_preparations_reaches_the_service() {
     let sandbox = with_stand_in(WEB_SERVER);
     sandbox.run(&["init-db"]).expect_code(0);
@@ -188,7 +189,7 @@ fn a_signal_that_comes_during_the_preparations_reaches_the_service() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_web_server_that_hangs_is_not_live_and_left_alone_unless_configured() {
     let mut sandbox = with_stand_in(WEB_SERVER);
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_MISSES", "2");
@@ -204,7 +205,7 @@ fn a_web_server_that_hangs_is_not_live_and_left_alone_unless_configured() {
     assert_eq!(status(&sandbox)["services"][0]["restarts"], 0);
 }
 
-#[test]
+#[apply(test)]
 fn a_web_server_that_hangs_is_replaced_when_so_configured() {
     let mut sandbox = with_stand_in(WEB_SERVER);
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_RESTART", "true");
@@ -224,7 +225,7 @@ fn a_web_server_that_hangs_is_replaced_when_so_configured() {
 }
 
 /// What a web server has started is not part of what hangs: it goes on beside the next process.
-#[test]
+#[apply(test)]
 fn an_engine_survives_the_replacement_of_a_web_server_that_hangs() {
     let script =
         WEB_SERVER.replace("log = os.open", "import subprocess; subprocess.Popen(['sleep', '1000'])\nlog = os.open");
@@ -252,7 +253,7 @@ fn an_engine_survives_the_replacement_of_a_web_server_that_hangs() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_web_server_that_died_comes_back_beside_what_it_had_started() {
     let script =
         WEB_SERVER.replace("log = os.open", "import subprocess; subprocess.Popen(['sleep', '1000'])\nlog = os.open");
@@ -270,7 +271,7 @@ fn a_web_server_that_died_comes_back_beside_what_it_had_started() {
     web.wait();
 }
 
-#[test]
+#[apply(test)]
 fn a_thousand_restarts_cost_no_descriptor_and_no_memory() {
     let script = r#"#!/bin/sh
 starts="$(dirname "$0")/starts"
@@ -307,7 +308,7 @@ fn resident(pid: Pid) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-#[test]
+#[apply(test)]
 fn a_service_that_turned_into_a_daemon_is_ended_too() {
     let script = WEB_SERVER
         .replace("log = os.open", "import subprocess; subprocess.Popen(['setsid', 'sleep', '1000'])\nlog = os.open");
@@ -320,7 +321,7 @@ fn a_service_that_turned_into_a_daemon_is_ended_too() {
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_stop_that_cannot_fit_the_grace_period_is_told_at_the_start() {
     let mut sandbox = with_stand_in(WEB_SERVER);
     sandbox.set("BOTS_CTL_GRACE_PERIOD", "30s").set("BOTS_CTL_WEBSERVER_DRAIN", "20s");
@@ -334,7 +335,7 @@ fn a_stop_that_cannot_fit_the_grace_period_is_told_at_the_start() {
 }
 
 /// The limit counts for ordinary users alone, so the test becomes one.
-#[test]
+#[apply(test)]
 fn want_of_processes_is_told_and_waited_for() {
     let mut sandbox = with_stand_in(WEB_SERVER);
     sandbox.set("BOTS_CTL_RESTART_DELAY", "100ms").set("BOTS_CTL_RESTART_LIMIT", "1000");
@@ -352,7 +353,7 @@ fn want_of_processes_is_told_and_waited_for() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn want_of_processes_at_the_start_is_one_clear_line() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -360,7 +361,7 @@ fn want_of_processes_at_the_start_is_one_clear_line() {
     open_to_all(sandbox.home.path());
     // What init-db cannot do has failed, whatever the reason.
     for (args, code) in [(&["webserver"][..], 69), (&["init-db"], 1), (&["exec", "--", "true"], 69)] {
-        let limited = through(&["prlimit", "--nproc=1:"], &sandbox.command(args));
+        let limited = wrapped(&sandbox.command(args), "prlimit", &["--nproc=1:"]);
         let ended = finish(as_user_of_bots(&limited));
         ended.expect_code(code);
         assert!(ended.stderr.lines().last().is_some_and(|line| line.contains("(ulimit -u, pids.max)")), "{ended:?}");
@@ -369,7 +370,7 @@ fn want_of_processes_at_the_start_is_one_clear_line() {
 }
 
 /// In a second the next run is due: it would find no room either.
-#[test]
+#[apply(test)]
 fn a_stop_between_two_tries_to_start_an_engine_is_one() {
     let mut sandbox = quick_schedule();
     sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
@@ -384,7 +385,7 @@ fn a_stop_between_two_tries_to_start_an_engine_is_one() {
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_stop_while_a_run_has_left_something_behind_is_one() {
     let mut sandbox = quick_schedule();
     sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1h");

@@ -152,7 +152,7 @@ impl Drop for Terminal {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_program_is_in_the_foreground_and_ctrl_c_reaches_it() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sleep", "1000"]));
@@ -162,7 +162,7 @@ fn the_program_is_in_the_foreground_and_ctrl_c_reaches_it() {
     assert_eq!(terminal.wait_code(), 130, "{}", terminal.report());
 }
 
-#[test]
+#[apply(test)]
 fn the_program_reads_what_is_typed_and_its_code_is_passed_on() {
     let sandbox = Sandbox::new();
     let script = "read word; test -t 0 && test -t 1 && echo \"got $word\"; exit 6";
@@ -173,7 +173,7 @@ fn the_program_reads_what_is_typed_and_its_code_is_passed_on() {
 }
 
 /// A shell without job control does not take the terminal back by itself, so this shows that we gave it back.
-#[test]
+#[apply(test)]
 fn the_terminal_is_given_back_however_the_program_ends() {
     let sandbox = Sandbox::new();
     for (program, code) in [("exit 4", 4), ("kill -KILL $$", 137), ("set -m; sleep 0 | sleep 0; kill -KILL $$", 137)] {
@@ -188,7 +188,7 @@ fn the_terminal_is_given_back_however_the_program_ends() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn the_terminal_is_given_back_when_there_is_no_such_program() {
     let sandbox = Sandbox::new();
     let command = sandbox.command(&["exec", "--", "/does/not/exist"]);
@@ -200,7 +200,7 @@ fn the_terminal_is_given_back_when_there_is_no_such_program() {
     assert_eq!(terminal.wait_code(), 0, "{}", terminal.report());
 }
 
-#[test]
+#[apply(test)]
 fn ctrl_c_in_a_shell_interrupts_its_program_and_not_the_shell() {
     let mut sandbox = Sandbox::new();
     sandbox.set("PS1", "inner> ");
@@ -219,7 +219,7 @@ fn ctrl_c_in_a_shell_interrupts_its_program_and_not_the_shell() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_job_of_a_shell_is_stopped_and_continued() {
     let mut sandbox = Sandbox::new();
     sandbox.set("PS1", "inner> ");
@@ -240,7 +240,7 @@ fn a_job_of_a_shell_is_stopped_and_continued() {
     assert_eq!(terminal.wait_code(), 5, "{}", terminal.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_program_is_a_job_of_the_shell_that_started_it() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
@@ -266,7 +266,7 @@ fn a_program_is_a_job_of_the_shell_that_started_it() {
     terminal.leave();
 }
 
-#[test]
+#[apply(test)]
 fn a_job_that_goes_on_in_the_background_leaves_the_terminal_to_the_shell() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
@@ -292,7 +292,7 @@ fn a_job_that_goes_on_in_the_background_leaves_the_terminal_to_the_shell() {
     terminal.leave();
 }
 
-#[test]
+#[apply(test)]
 fn the_end_of_a_background_job_leaves_the_terminal_to_the_shell() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
@@ -311,7 +311,7 @@ fn the_end_of_a_background_job_leaves_the_terminal_to_the_shell() {
     terminal.leave();
 }
 
-#[test]
+#[apply(test)]
 fn a_program_started_in_the_background_gets_the_terminal_with_fg() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
@@ -331,7 +331,7 @@ fn a_program_started_in_the_background_gets_the_terminal_with_fg() {
 }
 
 /// As the first program on a terminal, as in `kubectl exec -it`, there is no shell that could continue us.
-#[test]
+#[apply(test)]
 fn ctrl_z_without_a_shell_does_not_freeze_the_terminal() {
     let sandbox = Sandbox::new();
     let script = "trap 'echo continued' CONT; echo ready; while :; do sleep 0.1; done";
@@ -344,7 +344,7 @@ fn ctrl_z_without_a_shell_does_not_freeze_the_terminal() {
 }
 
 /// A script that starts us is part of the job: all of it stops and goes on.
-#[test]
+#[apply(test)]
 fn ctrl_z_stops_the_script_that_started_us_too() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
@@ -362,7 +362,7 @@ fn ctrl_z_stops_the_script_that_started_us_too() {
     terminal.leave();
 }
 
-#[test]
+#[apply(test)]
 fn a_terminal_that_closes_ends_the_program() {
     let sandbox = Sandbox::new();
     let log = sandbox.home.path().join("hung-up");
@@ -378,7 +378,7 @@ fn a_terminal_that_closes_ends_the_program() {
 }
 
 /// It is the controlling terminal that has a foreground, not standard input.
-#[test]
+#[apply(test)]
 fn a_program_that_reads_a_file_has_the_terminal_all_the_same() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
@@ -395,7 +395,7 @@ fn a_program_that_reads_a_file_has_the_terminal_all_the_same() {
 }
 
 /// As with `bots-ctl exec program | less`: the keys are for the other program, those of the driver for both.
-#[test]
+#[apply(test)]
 fn in_a_pipeline_the_other_program_reads_the_keyboard_and_signals_come_once() {
     let sandbox = Sandbox::new();
     let path = |name: &str| sandbox.home.path().join(name);
@@ -435,7 +435,7 @@ os._exit(4)";
     terminal.leave();
 }
 
-#[test]
+#[apply(test)]
 fn a_pipeline_is_stopped_and_continued_as_a_whole() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
@@ -461,7 +461,7 @@ fn a_pipeline_is_stopped_and_continued_as_a_whole() {
     terminal.leave();
 }
 
-#[test]
+#[apply(test)]
 fn the_size_of_the_window_reaches_the_program() {
     let sandbox = Sandbox::new();
     let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.1; done";
@@ -476,7 +476,7 @@ fn the_size_of_the_window_reaches_the_program() {
 }
 
 /// As behind any shell; `exec` and a shell that runs a command line end what they leave.
-#[test]
+#[apply(test)]
 fn a_job_that_a_person_leaves_in_the_background_goes_on() {
     let mut sandbox = Sandbox::new();
     sandbox.set("PS1", "inner> ");
@@ -493,7 +493,7 @@ fn a_job_that_a_person_leaves_in_the_background_goes_on() {
     assert!(!Path::new(&format!("/proc/{}", ended.stdout.trim())).exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_status_that_is_watched_is_drawn_over_and_ends_with_ctrl_c() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::start(&sandbox.command(&["status", "--watch", "--interval", "50ms"]));

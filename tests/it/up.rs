@@ -5,13 +5,12 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 
 use crate::jobqueue::with_queue;
-use crate::sandbox::{Running, Sandbox, bots_bin_dir, engine_turn, processes_with, wait_until};
+use crate::sandbox::{Running, Sandbox, bots_bin_dir, processes_with, wait_until};
 
 const SERVICES: &str = "engine,dirmonitor,webserver,jobqueue";
 
-#[test]
+#[apply(test)]
 fn all_start_in_order_and_stop_in_reverse() {
-    let _turn = engine_turn();
     let (mut sandbox, _) = with_queue();
     sandbox.set("BOTS_CTL_UP_SERVICES", SERVICES).set("BOTS_CTL_DRAIN", "100ms");
     let mut up = sandbox.start(&["up"]);
@@ -39,9 +38,9 @@ fn all_start_in_order_and_stop_in_reverse() {
     assert_eq!(processes_with(&sandbox.home.path().display().to_string()), []);
 }
 
-#[test]
+#[apply(test)]
 fn a_service_starts_when_those_before_it_answer() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     let web = "#!/bin/sh\necho waiting\nwhile [ ! -e \"$HOME/go\" ]; do sleep 0.05; done\nexec ";
     let real = bots_bin_dir().join("bots-webserver");
     sandbox.stand_in("bots-webserver", &format!("{web}{} \"$@\"\n", real.display()));
@@ -59,7 +58,7 @@ fn a_service_starts_when_those_before_it_answer() {
     assert!(!up.stdout().contains("too early"), "{}", up.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_service_that_ends_for_good_takes_the_others_with_it() {
     let (mut sandbox, _) = with_queue();
     sandbox.set("BOTS_CTL_RESTART", "never");
@@ -73,10 +72,9 @@ fn a_service_that_ends_for_good_takes_the_others_with_it() {
     assert!(up.stderr().contains("jobqueue has stopped"), "{}", up.stderr());
 }
 
-#[test]
+#[apply(test)]
 fn what_is_not_in_use_is_left_out_and_told() {
-    let _turn = engine_turn();
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let mut up = sandbox.start(&["up"]);
     up.wait_ready();
     assert!(
@@ -101,10 +99,9 @@ fn what_is_not_in_use_is_left_out_and_told() {
     sandbox.run(&["up", "--services", "web"]).expect_code(64);
 }
 
-#[test]
+#[apply(test)]
 fn the_engine_runs_again_and_again() {
-    let _turn = engine_turn();
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s");
     let mut up = sandbox.start(&["up", "--services", "engine"]);
     let runs = || (up.stderr().matches("engine ended: exit code 0").count() >= 2).then_some(());
@@ -113,7 +110,7 @@ fn the_engine_runs_again_and_again() {
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_second_request_to_stop_waits_for_nobody() {
     let (mut sandbox, _) = with_queue();
     sandbox.set("BOTS_CTL_DRAIN", "1h");
@@ -127,7 +124,7 @@ fn a_second_request_to_stop_waits_for_nobody() {
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_killed_bots_ctl_leaves_no_service_behind() {
     let (sandbox, _) = with_queue();
     let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
@@ -140,7 +137,7 @@ fn a_killed_bots_ctl_leaves_no_service_behind() {
     wait_until("all are gone", gone, || format!("{:?}", processes_with(&sandbox.root().display().to_string())));
 }
 
-#[test]
+#[apply(test)]
 fn status_without_a_running_bots_ctl_says_so() {
     let sandbox = Sandbox::new();
     let refused = sandbox.run(&["status"]);
@@ -149,9 +146,9 @@ fn status_without_a_running_bots_ctl_says_so() {
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
 }
 
-#[test]
+#[apply(test)]
 fn status_goes_on_and_tells_what_changes() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms");
     sandbox.run(&["status", "--watch", "--interval", "0s"]).expect_code(64);
     let mut watch = sandbox.start(&["status", "--watch", "--interval", "50ms"]);

@@ -21,6 +21,7 @@ use bots_ctl::watch::overview::{Arrival, Overview};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::needs::{Need, needs};
 use crate::sandbox::{DEADLINE, wait_until};
 
 /// Long enough that nothing in these tests is found by it.
@@ -202,17 +203,17 @@ fn each_way_counts_once(change: fn(Entry) -> Entry) {
     monitor.expect(&again);
 }
 
-#[test]
+#[apply(test)]
 fn every_way_to_put_a_file_in_place_counts_once_by_events() {
     each_way_counts_once(|entry| entry);
 }
 
-#[test]
+#[apply(test)]
 fn every_way_to_put_a_file_in_place_counts_once_by_polling() {
     each_way_counts_once(polled);
 }
 
-#[test]
+#[apply(test)]
 fn what_does_not_match_or_is_not_finished_does_not_count() {
     let (_kept, dir) = directory();
     for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
@@ -232,7 +233,7 @@ fn what_does_not_match_or_is_not_finished_does_not_count() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_slow_writer_counts_once_at_the_end() {
     let (_kept, dir) = directory();
     let monitor = Monitor::start(vec![entry(&dir, "*")], NEVER);
@@ -248,7 +249,7 @@ fn a_slow_writer_counts_once_at_the_end() {
     monitor.expect(&path);
 }
 
-#[test]
+#[apply(test)]
 fn a_slow_writer_counts_once_where_nothing_tells_of_its_end() {
     let (_kept, dir) = directory();
     // With room for a machine that is busy.
@@ -265,7 +266,7 @@ fn a_slow_writer_counts_once_where_nothing_tells_of_its_end() {
     drop(file);
 }
 
-#[test]
+#[apply(test)]
 fn files_that_are_there_count_if_that_is_wanted() {
     let (_kept, dir) = directory();
     fs::write(dir.join("old"), "content").expect("written");
@@ -281,7 +282,7 @@ fn files_that_are_there_count_if_that_is_wanted() {
     monitor.expect(&dir.join("new"));
 }
 
-#[test]
+#[apply(test)]
 fn an_entry_that_stays_keeps_what_it_knows() {
     let (_kept, dir) = directory();
     let (one, two) = (dir.join("one"), dir.join("two"));
@@ -302,7 +303,7 @@ fn an_entry_that_stays_keeps_what_it_knows() {
     monitor.expect(&two.join("new"));
 }
 
-#[test]
+#[apply(test)]
 fn directories_below_count_if_that_is_wanted_and_new_ones_too() {
     let (_kept, dir) = directory();
     for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
@@ -330,7 +331,7 @@ fn directories_below_count_if_that_is_wanted_and_new_ones_too() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn masks_in_the_path_find_directories_that_come_later() {
     let (_kept, dir) = directory();
     for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
@@ -359,7 +360,7 @@ fn masks_in_the_path_find_directories_that_come_later() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_directory_that_is_missing_vanishes_or_is_another_one_is_watched_when_it_can_be() {
     let (_kept, dir) = directory();
     let watched = dir.join("in");
@@ -397,7 +398,7 @@ fn a_directory_that_is_missing_vanishes_or_is_another_one_is_watched_when_it_can
     monitor.wait_trouble(0, "is no directory");
 }
 
-#[test]
+#[apply(test)]
 fn a_directory_that_is_mounted_over_is_watched_again() {
     let (_kept, dir) = directory();
     let watched = dir.join("in");
@@ -416,7 +417,7 @@ fn a_directory_that_is_mounted_over_is_watched_again() {
     monitor.expect(&file);
 }
 
-#[test]
+#[apply(test)]
 fn names_that_are_no_text_count() {
     let (_kept, dir) = directory();
     let monitor = Monitor::start(vec![entry(&dir, "a?b")], NEVER);
@@ -425,7 +426,7 @@ fn names_that_are_no_text_count() {
     monitor.expect(&file);
 }
 
-#[test]
+#[apply(test)]
 fn two_entries_on_one_directory_are_both_told() {
     let (_kept, dir) = directory();
     let watched = dir.join("in");
@@ -447,7 +448,7 @@ fn two_entries_on_one_directory_are_both_told() {
 }
 
 /// The monitor is held up while more happens than the kernel and it can keep together.
-#[test]
+#[apply(test)]
 fn more_files_than_there_is_room_for_events_are_all_found() {
     const FILES: usize = 6000;
     let (_kept, dir) = directory();
@@ -463,7 +464,7 @@ fn more_files_than_there_is_room_for_events_are_all_found() {
 }
 
 /// What is written to a lower layer of an overlay gives no event.
-#[test]
+#[apply(test)]
 fn what_gives_no_event_is_found_by_polling() {
     let (_kept, dir) = directory();
     // An overlay cannot lie on an overlay.
@@ -483,7 +484,7 @@ fn what_gives_no_event_is_found_by_polling() {
     monitor.expect(&watched.join("g"));
 }
 
-#[test]
+#[apply(test)]
 fn a_network_file_system_is_polled() {
     let (_kept, dir) = directory();
     let fuse = Fuse::mount(&dir);
@@ -494,7 +495,7 @@ fn a_network_file_system_is_polled() {
 }
 
 /// Events are forced where they tell nothing; the look at everything finds what they do not tell.
-#[test]
+#[apply(test)]
 fn a_lost_event_delays_a_file_and_does_not_lose_it() {
     let (_kept, dir) = directory();
     let fuse = Fuse::mount(&dir);
@@ -505,7 +506,7 @@ fn a_lost_event_delays_a_file_and_does_not_lose_it() {
     monitor.expect(&fuse.mounted.join("f"));
 }
 
-#[test]
+#[apply(test)]
 fn a_file_system_that_hangs_or_dies_keeps_no_other_waiting() {
     let (_kept, dir) = directory();
     let mut fuse = Fuse::mount(&dir);
@@ -533,6 +534,7 @@ struct Mount(PathBuf);
 
 impl Mount {
     fn new(arguments: &[&str], on: &Path) -> Self {
+        needs(Need::Root);
         let mounted = Command::new("mount").args(arguments).arg(on).output().expect("mount runs");
         assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
         Self(on.to_owned())
@@ -554,6 +556,7 @@ struct Fuse {
 
 impl Fuse {
     fn mount(dir: &Path) -> Self {
+        needs(Need::Bindfs);
         let (behind, mounted) = (dir.join("behind"), dir.join("mounted"));
         for place in [&behind, &mounted] {
             fs::create_dir(place).expect("made");

@@ -11,9 +11,9 @@ use crate::browser::Browser;
 use crate::environment::is_bots_3;
 use crate::sandbox::{DEADLINE, Sandbox, descendants, http, wait_until};
 
-#[test]
+#[apply(test)]
 fn a_person_logs_in_and_opens_the_routes_page() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let base_url = format!("http://127.0.0.1:{}", sandbox.web_port);
     let mut browser = Browser::start();
@@ -32,7 +32,7 @@ fn a_person_logs_in_and_opens_the_routes_page() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn a_first_run_makes_its_own_secrets_and_keeps_them() {
     let sandbox = Sandbox::new();
     let mut web = sandbox.webserver();
@@ -55,9 +55,9 @@ fn a_first_run_makes_its_own_secrets_and_keeps_them() {
     assert_eq!(sandbox.admin_password(), password);
 }
 
-#[test]
+#[apply(test)]
 fn term_ends_everything_in_order() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let mut web = sandbox.webserver();
     let below = web.descendants();
     assert!(!below.is_empty());
@@ -70,9 +70,9 @@ fn term_ends_everything_in_order() {
     assert!(http(sandbox.web_port, "GET", "/login/").is_none());
 }
 
-#[test]
+#[apply(test)]
 fn draining_is_unready_first_and_lets_requests_finish() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_DRAIN", "2s");
     let mut web = sandbox.webserver();
     web.signal(Signal::SIGTERM);
@@ -84,9 +84,9 @@ fn draining_is_unready_first_and_lets_requests_finish() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_second_term_does_not_wait() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_DRAIN", "1h").set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let mut web = sandbox.webserver();
     let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
@@ -99,9 +99,9 @@ fn a_second_term_does_not_wait() {
     assert_eq!(web.wait_code(), 137, "{}", web.report());
 }
 
-#[test]
+#[apply(test)]
 fn a_web_server_that_dies_ends_bots_ctl_with_its_code() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_RESTART", "never");
     let mut web = sandbox.webserver();
     let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
@@ -110,9 +110,9 @@ fn a_web_server_that_dies_ends_bots_ctl_with_its_code() {
     assert!(web.stderr().contains("ended by itself with signal SIGKILL"), "{}", web.stderr());
 }
 
-#[test]
+#[apply(test)]
 fn a_killed_bots_ctl_leaves_no_web_server_behind() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let mut web = sandbox.webserver();
     let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
     web.signal(Signal::SIGKILL);
@@ -127,9 +127,9 @@ fn is_running(process: &str) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
-#[test]
+#[apply(test)]
 fn lines_of_the_service_carry_their_origin() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("LOG_FORMAT", "json");
     let mut web = sandbox.webserver();
     web.signal(Signal::SIGTERM);
@@ -152,9 +152,9 @@ fn is_serving(line: &serde_json::Value) -> bool {
     line["message"].as_str().is_some_and(|text| text.to_lowercase().contains("serving at port"))
 }
 
-#[test]
+#[apply(test)]
 fn log_level_hides_what_is_less_severe() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("LOG_LEVEL", "error");
     let mut web = sandbox.webserver();
     web.signal(Signal::SIGTERM);
@@ -162,7 +162,7 @@ fn log_level_hides_what_is_less_severe() {
     assert_eq!((web.stdout().as_str(), web.stderr().as_str()), ("", ""));
 }
 
-#[test]
+#[apply(test)]
 fn a_taken_health_port_is_told_before_anything_is_written() {
     let sandbox = Sandbox::new();
     let _taken = TcpListener::bind(("127.0.0.1", sandbox.health_port)).expect("the port is free");
@@ -173,7 +173,7 @@ fn a_taken_health_port_is_told_before_anything_is_written() {
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 
-#[test]
+#[apply(test)]
 fn a_taken_web_port_is_told_with_the_place_to_change_it() {
     let sandbox = Sandbox::new();
     let _taken = TcpListener::bind(("0.0.0.0", sandbox.web_port)).expect("the port is free");
@@ -184,9 +184,9 @@ fn a_taken_web_port_is_told_with_the_place_to_change_it() {
     assert!(failed.stdout.is_empty(), "{}", failed.stdout);
 }
 
-#[test]
+#[apply(test)]
 fn a_request_in_progress_is_answered_before_the_end() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::prepared();
     let mut web = sandbox.webserver();
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
     let lock = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); \
@@ -225,9 +225,9 @@ fn a_request_in_progress_is_answered_before_the_end() {
     assert!(descendants(web.pid()).is_empty());
 }
 
-#[test]
+#[apply(test)]
 fn a_web_server_with_a_certificate_is_asked_in_tls() {
-    let mut sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
     sandbox.run(&["init-db"]).expect_code(0);
     let (key, certificate) = (sandbox.home.path().join("key.pem"), sandbox.home.path().join("certificate.pem"));

@@ -73,8 +73,7 @@ fn log_in(pod: &Pod) -> (Browser, String) {
     (browser, base)
 }
 
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn from_nothing_to_translated_orders() {
     let mut cluster = Cluster::new();
     // A job that is made again finds nothing left to do.
@@ -205,8 +204,7 @@ impl Balancer {
     }
 }
 
-#[test]
-#[ignore = "builds the image, which takes a quarter of an hour: tests/run.sh --ignored"]
+#[apply(test)]
 fn a_rolling_restart_under_load_fails_no_request() {
     let mut cluster = Cluster::new();
     let old = [cluster.deploy("bots-webserver"), cluster.deploy("bots-webserver")];

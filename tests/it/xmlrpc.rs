@@ -80,7 +80,7 @@ fn words(random: &mut Random) -> Vec<String> {
     (0..random.below(4)).map(|_| text(random)).collect()
 }
 
-#[test]
+#[apply(test)]
 fn what_python_sends_is_what_we_read() {
     let mut random = Random(11);
     for _ in 0..rounds(1) {
@@ -97,7 +97,7 @@ fn what_python_sends_is_what_we_read() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn what_we_send_is_what_python_reads() {
     let mut random = Random(12);
     for _ in 0..rounds(1) {
@@ -118,7 +118,7 @@ fn what_we_send_is_what_python_reads() {
     }
 }
 
-#[test]
+#[apply(test)]
 fn what_we_send_is_what_we_read() {
     let mut random = Random(13);
     for _ in 0..1000 {
