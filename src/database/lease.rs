@@ -108,7 +108,7 @@ impl Line<'_> {
                 info!("an engine runs already, that of {}: waiting for at most {limit} s", holder.name);
             }
             // Who has missed two renewals will most likely be gone in a moment: that is worth a longer wait.
-            let is_fading = holder.silent >= RENEWAL * 2 && !self.limit.is_zero();
+            let is_fading = holder.silent.is_some_and(|silent| silent >= RENEWAL * 2) && !self.limit.is_zero();
             if self.begin.elapsed() >= self.limit && !is_fading {
                 return Ok(Acquired::Busy(holder));
             }
@@ -180,7 +180,8 @@ async fn attempt(settings: &Settings, session: &mut Session, owner: &str, name: 
         && let Some(ghost) = session.holder().await?
     {
         session.end(&ghost).await?;
-        warn!("ended the session of {}, silent for {} s", holder.name, holder.silent.as_secs());
+        let silent = holder.silent.unwrap_or_default().as_secs();
+        warn!("ended the session of {}, silent for {silent} s", holder.name);
     }
     Ok(holder)
 }

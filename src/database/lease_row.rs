@@ -17,8 +17,8 @@ pub struct Holder {
     pub name: String,
     /// Since when it has it, or had.
     pub since: Duration,
-    /// How long ago it gave the last sign of life.
-    pub silent: Duration,
+    /// How long ago it gave the last sign of life; none beside SQLite, where the lock of a file shows that it lives.
+    pub silent: Option<Duration>,
     /// Whether it has given the lease back.
     pub released: bool,
 }
@@ -27,12 +27,13 @@ impl Holder {
     /// For a lock whose holder has not written its row yet.
     pub(super) fn unknown() -> Self {
         let (owner, name) = (String::new(), "another bots-ctl".to_owned());
-        Self { owner, name, since: Duration::ZERO, silent: Duration::ZERO, released: false }
+        Self { owner, name, since: Duration::ZERO, silent: None, released: false }
     }
 
     /// Whether its row was released, or ran out, so long ago.
     pub(super) fn is_gone_since(&self, span: Duration) -> bool {
-        if self.released { self.silent >= span } else { self.silent >= super::lease::LIFETIME + span }
+        let lifetime = if self.released { Duration::ZERO } else { super::lease::LIFETIME };
+        self.silent.map_or(self.released, |silent| silent >= lifetime + span)
     }
 }
 
@@ -132,7 +133,8 @@ pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Op
     Ok(rows.into_iter().next().map(|row| {
         let text = |place: usize| row.get(place).cloned().flatten().unwrap_or_default();
         let span = |place| Duration::from_millis(text(place).parse().unwrap_or_default());
-        Holder { owner: text(0), name: text(1), since: span(2), silent: span(3), released: text(4) == "1" }
+        let silent = (!matches!(settings, Settings::Sqlite(_))).then(|| span(3));
+        Holder { owner: text(0), name: text(1), since: span(2), silent, released: text(4) == "1" }
     }))
 }
 
@@ -152,5 +154,31 @@ pub(super) fn clock(connection: &Connection) -> &'static str {
              TIMESTAMPDIFF(MICROSECOND, NOW(3), SYSDATE(3)) DIV 1000, 0))"
         }
         Connection::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_never_renewed_tells_no_age() {
+        let holder = |silent: Option<u64>, released| Holder {
+            silent: silent.map(Duration::from_secs),
+            released,
+            ..Holder::unknown()
+        };
+        for (silent, released, after, is_gone) in [
+            (Some(59), false, 0, false),
+            (Some(60), false, 0, true),
+            (Some(64), false, 5, false),
+            (Some(4), true, 5, false),
+            (Some(5), true, 5, true),
+            (None, false, 0, false),
+            (None, true, 0, true),
+        ] {
+            let told = holder(silent, released).is_gone_since(Duration::from_secs(after));
+            assert_eq!(told, is_gone, "{silent:?}, {released}, {after}");
+        }
     }
 }

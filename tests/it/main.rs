@@ -29,6 +29,7 @@ mod environment;
 mod faults;
 mod fleet;
 mod fnmatch;
+mod foreign_engines;
 mod fuzzing;
 mod health;
 mod image;

@@ -135,11 +135,9 @@ async fn prepare_run(
         Acquired::Taken(lease) => lease,
         Acquired::Busy(holder) => {
             sums::add_busy(&settings, begin.elapsed()).await;
-            let (since, silent) = (holder.since.as_secs(), holder.silent.as_secs());
-            error!(
-                "nothing was run: {} has run an engine for {since} s, its last sign of life is {silent} s old",
-                holder.name
-            );
+            let silent = holder.silent.map(|silent| format!(", its last sign of life is {} s old", silent.as_secs()));
+            let (since, silent) = (holder.since.as_secs(), silent.unwrap_or_default());
+            error!("nothing was run: {} has run an engine for {since} s{silent}", holder.name);
             return Ok(None);
         }
     };
