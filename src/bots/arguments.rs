@@ -60,6 +60,13 @@ impl EngineArguments {
         Ok(())
     }
 
+    /// How many runs Bots begins for them: one for each option but that for cleaning up.
+    #[must_use]
+    pub fn runs(&self) -> usize {
+        let runs = self.options.iter().filter(|option| **option != "--cleanup").count();
+        if self.options.is_empty() { 1 } else { runs }
+    }
+
     /// As Bots takes them, without the directory.
     #[must_use]
     pub fn words(&self) -> Vec<OsString> {
@@ -91,6 +98,11 @@ mod tests {
         assert_eq!(given.words(), ["--new", "orders", "invoices"]);
         assert_eq!(read(&[]), Ok(EngineArguments::default()));
         assert!(read(&["?"]).is_ok_and(|given| given.help));
+        for (words, runs) in
+            [(&[][..], 1), (&["orders"], 1), (&["--cleanup"], 0), (&["--new", "--cleanup", "--resend"], 2)]
+        {
+            assert_eq!(read(words).map(|given| given.runs()), Ok(runs), "{words:?}");
+        }
     }
 
     #[test]

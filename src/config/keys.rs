@@ -119,6 +119,8 @@ keys! {
         "exit codes of the engine that become 0, such as 2: it ran, and some files had errors";
     ENGINE_LEASE_WAIT: Duration = "engine.lease_wait", "BOTS_CTL_LEASE_WAIT", Duration, duration, "60s",
         "how long an engine waits for another one to end, in any pod; then its exit code is 3";
+    ENGINE_PROGRESS_TIMEOUT: Duration = "engine.progress_timeout", "BOTS_CTL_ENGINE_PROGRESS_TIMEOUT", Duration, duration,
+        "15m", "time without a new row after which the run of an engine that bots-ctl did not start is recovered";
     ENGINE_UNKNOWN_ROUTES: bool = "engine.unknown_routes", "BOTS_CTL_ALLOW_UNKNOWN_ROUTES", Boolean, boolean, "false",
         "routes that are not in the database, or not active, are passed over as Bots does, instead of being an error";
     ENGINE_EVERY: Duration = "engine.every", "BOTS_CTL_ENGINE_EVERY", Duration, interval, "5m",

@@ -83,6 +83,8 @@ pub struct Engine {
     pub ok_exits: Vec<u8>,
     /// How long to wait for an engine that runs already.
     pub lease_wait: Duration,
+    /// How long a run of another engine may make no progress before it counts as cut off.
+    pub progress_timeout: Duration,
     /// Whether routes need not be known.
     pub unknown_routes: bool,
 }
@@ -160,6 +162,7 @@ pub(super) fn read_engine(reader: &mut Reader<'_>) -> Engine {
     Engine {
         ok_exits: reader.optional(&keys::ENGINE_OK_EXIT).unwrap_or_default(),
         lease_wait: reader.get(&keys::ENGINE_LEASE_WAIT),
+        progress_timeout: reader.get(&keys::ENGINE_PROGRESS_TIMEOUT),
         unknown_routes: reader.get(&keys::ENGINE_UNKNOWN_ROUTES),
     }
 }

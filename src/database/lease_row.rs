@@ -138,6 +138,53 @@ pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Op
     }))
 }
 
+/// A row beside that of the lease, for what a holder of the lease has noted.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// Its two texts.
+    pub owner: String,
+    pub holder: String,
+    /// How long ago it was written.
+    pub age: Duration,
+    /// A flag.
+    pub released: bool,
+}
+
+/// Reads such a row.
+pub(super) async fn find(connection: &mut Connection, name: &str) -> Result<Option<Row>, sqlx::Error> {
+    let now = clock(connection);
+    let query = format!("SELECT owner, holder, {now} - acquired, released FROM botsctl_lease WHERE name = '{name}'");
+    Ok(connection.rows(query).await?.into_iter().next().map(|row| {
+        let text = |place: usize| row.get(place).cloned().flatten().unwrap_or_default();
+        let age = Duration::from_millis(text(2).parse().unwrap_or_default());
+        Row { owner: text(0), holder: text(1), age, released: text(3) == "1" }
+    }))
+}
+
+/// Writes such a row.
+pub(super) async fn put(
+    connection: &mut Connection,
+    name: &str,
+    owner: &str,
+    holder: &str,
+    released: bool,
+) -> Result<(), sqlx::Error> {
+    let now = clock(connection);
+    let (owner, holder, released) = (connection.literal(owner), connection.literal(holder), u8::from(released));
+    let is_there = connection.value(format!("SELECT count(*) FROM botsctl_lease WHERE name = '{name}'")).await?;
+    let statement = if is_there.as_deref() == Some("0") {
+        format!(
+            "INSERT INTO botsctl_lease (name, {COLUMNS}) VALUES ('{name}', {owner}, {holder}, {now}, {now}, {released})"
+        )
+    } else {
+        format!(
+            "UPDATE botsctl_lease SET owner = {owner}, holder = {holder}, acquired = {now}, renewed = {now}, \
+             released = {released} WHERE name = '{name}'"
+        )
+    };
+    connection.run(statement).await
+}
+
 const COLUMNS: &str = "owner, holder, acquired, renewed, released";
 
 /// Milliseconds since 1970, as the server counts them at the moment when it writes or reads a row: a statement may have

@@ -18,6 +18,7 @@ pub mod lock;
 pub mod monitored;
 pub mod notes;
 mod numbering;
+pub mod open_run;
 pub mod pinger;
 pub mod recovery;
 pub mod repair;

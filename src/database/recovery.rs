@@ -103,7 +103,11 @@ pub async fn prepare(connection: &mut Connection, settings: &Settings) -> Result
             connection.run(join).await.map_err(failed)?;
             Ok(true)
         }
-        _ => note(connection, newest).await.map(|()| false).map_err(failed),
+        _ => {
+            // For the recovery that comes after this one.
+            let noted = lease_row::put(connection, "recovery", &newest.to_string(), "", false).await;
+            noted.map(|()| false).map_err(failed)
+        }
     }
 }
 
@@ -119,22 +123,4 @@ async fn begun(connection: &mut Connection) -> Result<Option<u64>, sqlx::Error> 
         ))
         .await?;
     Ok((is_open.as_deref() == Some("1")).then_some(noted))
-}
-
-/// Takes down which run is about to be recovered.
-async fn note(connection: &mut Connection, run: u64) -> Result<(), sqlx::Error> {
-    let now = lease_row::clock(connection);
-    let is_there = connection.value("SELECT count(*) FROM botsctl_lease WHERE name = 'recovery'").await?;
-    let statement = if is_there.as_deref() == Some("0") {
-        format!(
-            "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) \
-             VALUES ('recovery', '{run}', '', {now}, {now}, 0)"
-        )
-    } else {
-        format!(
-            "UPDATE botsctl_lease SET owner = '{run}', holder = '', acquired = {now}, renewed = {now} \
-             WHERE name = 'recovery'"
-        )
-    };
-    connection.run(statement).await
 }

@@ -1,8 +1,77 @@
 //! Engines beside the lease: those that bots-ctl did not start, and the wait for one that runs.
 
-use crate::pods::System;
-use crate::sandbox::wait_until;
-use crate::servers::Engine;
+use nix::sys::signal::Signal;
+
+use crate::overlap::Random;
+use crate::pods::{Amiss, System};
+use crate::sandbox::{rounds, wait_until};
+use crate::servers::{Engine, on_each_database};
+
+/// For an engine that takes its time with each of them.
+const MESSAGES: usize = 15;
+
+on_each_database! {
+    an_engine_that_bots_ctl_did_not_start_is_waited_for_and_named,
+    an_engine_that_rests_is_not_taken_for_a_crash,
+    an_engine_that_was_killed_elsewhere_is_recovered_after_a_time_without_progress,
+}
+
+/// At a random moment of its run, which `BOTS_CTL_TEST_ROUNDS=20` tries at twenty.
+fn an_engine_that_bots_ctl_did_not_start_is_waited_for_and_named(engine: Engine) {
+    let mut system = System::new(engine);
+    // Long enough for the next engine to find it at work, also on a machine that is busy.
+    system.slow_down(1.5);
+    system.demo.sandbox.set("BOTS_CTL_ENGINE_PROGRESS_TIMEOUT", "1h");
+    let mut random = Random(7);
+    for round in 0..rounds(1) {
+        system.fill(MESSAGES);
+        let mut other = system.start_bare_engine(&["--new"]);
+        system.wait_taken(MESSAGES, &other);
+        std::thread::sleep(std::time::Duration::from_millis(random.below(2000) as u64));
+        let refused = system.run(&["engine", "--new", "--lease-wait", "2s"]);
+        let mut next = system.start(&["engine", "--new"]);
+        let codes = (other.wait_code(), next.wait_code());
+        let report = || format!("round {round}\n{}\n{refused:?}\n{}", other.report(), next.report());
+        assert_eq!((codes, refused.code()), ((0, 0), 3), "{}", report());
+        let named = "an engine that bots-ctl did not start is running (run ";
+        assert!(refused.stderr.contains(&format!("nothing was run: {named}")), "{}", report());
+        assert!(next.stderr().contains(named), "{}", report());
+        assert_eq!((system.collect(MESSAGES), system.recoveries()), (Amiss::default(), 0), "{}", report());
+    }
+}
+
+fn an_engine_that_rests_is_not_taken_for_a_crash(engine: Engine) {
+    let system = System::new(engine);
+    system.can_be_held();
+    system.fill(MESSAGES);
+    let mut other = system.hold(MESSAGES / 2, || system.start_bare_engine(&["--new"]));
+    for _ in 0..2 {
+        let refused = system.run(&["engine", "--new", "--lease-wait", "0"]);
+        assert_eq!(refused.code(), 3, "{refused:?}");
+        assert!(refused.stderr.contains("an engine that bots-ctl did not start may be running (run "), "{refused:?}");
+    }
+    let mut next = system.start(&["engine", "--new"]);
+    next.wait_stderr("counts as cut off");
+    system.release();
+    assert_eq!((other.wait_code(), next.wait_code()), (0, 0), "{}\n{}", other.report(), next.report());
+    assert_eq!((system.collect(MESSAGES), system.recoveries()), (Amiss::default(), 0), "{}", next.report());
+}
+
+fn an_engine_that_was_killed_elsewhere_is_recovered_after_a_time_without_progress(engine: Engine) {
+    let mut system = System::new(engine);
+    system.can_be_held();
+    system.demo.sandbox.set("BOTS_CTL_ENGINE_PROGRESS_TIMEOUT", "3s");
+    system.fill(MESSAGES);
+    let mut other = system.hold(MESSAGES / 2, || system.start_bare_engine(&["--new"]));
+    other.signal(Signal::SIGKILL);
+    other.wait();
+    system.release();
+    let next = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    assert_eq!((next.code(), system.collect(MESSAGES)), (0, Amiss::default()), "{next:?}");
+    assert!(next.stderr.contains("may be running (run "), "{next:?}");
+    assert!(next.stderr.contains("was cut off: Bots recovers it first"), "{next:?}");
+    assert_eq!(system.recoveries(), 1, "{next:?}");
+}
 
 /// Beside SQLite the lock of a file shows that a holder lives; the row is as old as the run.
 #[apply(test)]
@@ -18,7 +87,7 @@ fn on_sqlite_a_wait_ends_however_long_the_other_engine_has_run() {
     let told = format!("(process {}) for ", first.pid());
     wait_until("status tells of it", || status().contains(&told).then_some(()), status);
     for _ in 0..2 {
-        first.signal(nix::sys::signal::Signal::SIGTERM);
+        first.signal(Signal::SIGTERM);
     }
     assert_eq!(first.wait_code(), 137, "{}", first.report());
 }

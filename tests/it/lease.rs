@@ -217,6 +217,7 @@ fn the_lease_is_renewed_until_nothing_of_the_run_is_left(engine: Engine) {
 
 fn no_routes_are_run_after_a_recovery_that_has_lost_the_lease(engine: Engine) {
     let mut system = System::new(engine);
+    system.demo.sandbox.set("BOTS_CTL_ENGINE_PROGRESS_TIMEOUT", "0s");
     // As an engine leaves it that was killed.
     system.database.sql("INSERT INTO mutex (mutexk) VALUES (1)");
     let is_recovery = r#"[ "${2:-}" = --cleanup ]"#;

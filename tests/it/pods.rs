@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::unistd::Pid;
 
 use crate::demo::Demo;
 use crate::needs::without_network;
-use crate::sandbox::{Finished, Running, wait_until};
+use crate::sandbox::{Finished, Running, bots_bin_dir, wait_until};
 use crate::servers::{Database, Engine};
 
 const MESSAGE: &str = include_str!("../fixtures/demo/input/single.edi");
@@ -132,11 +132,41 @@ impl System {
 
     /// An engine that is in the middle of this message; `args` start it.
     pub fn start_held(&self, message: usize, args: &[&str]) -> Running {
+        self.hold(message, || self.start(args))
+    }
+
+    /// The same, however it is started.
+    pub fn hold(&self, message: usize, start: impl FnOnce() -> Running) -> Running {
         fs::write(self.hold_file(), order(message)).expect("written");
-        let engine = self.start(args);
+        let engine = start();
         let held = || Path::new(&self.held_file()).exists().then_some(());
         wait_until("it is held", held, || engine.report());
         engine
+    }
+
+    /// A program in a pod of its own, with the environment of this one and without bots-ctl.
+    pub fn start_bare(&self, program: impl AsRef<Path>, args: &[&str]) -> Running {
+        let with = self.demo.sandbox.command(&[]);
+        let mut bare = Command::new(program.as_ref());
+        bare.args(args).env_clear().envs(with.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        bare.current_dir(self.demo.sandbox.home.path()).stdin(Stdio::null());
+        Running::start(Self::command(&bare), self.demo.sandbox.home.path(), 0)
+    }
+
+    /// Bots's own engine, as the shell entrypoint starts it.
+    pub fn start_bare_engine(&self, args: &[&str]) -> Running {
+        let config = format!("-c{}", self.demo.config_dir());
+        self.start_bare(bots_bin_dir().join("bots-engine"), &[&[&*config], args].concat())
+    }
+
+    /// Has each message take so many seconds from now on.
+    pub fn slow_down(&self, seconds: f64) {
+        let script = self.demo.sandbox.root().join("usersys/mappings/edifact/orders_d96a_to_flat.py");
+        let mapping = fs::read_to_string(&script).expect("the demo is installed");
+        let slow = format!(
+            "\n\ndef main(inn, out, quick=main):\n    import time\n    time.sleep({seconds})\n    quick(inn, out)\n"
+        );
+        fs::write(script, mapping + &slow).expect("written");
     }
 
     /// Lets it go on.

@@ -1,5 +1,6 @@
 //! `engine` and `bots-engine`: one run of the translation engine, which is let finish.
 
+mod acquire;
 mod run;
 mod sums;
 

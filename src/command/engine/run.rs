@@ -13,7 +13,7 @@ use crate::bots::django::Context;
 use crate::bots::service;
 use crate::config::Config;
 use crate::config::load::nearest;
-use crate::database::lease::{self, Acquired, Lease};
+use crate::database::lease::Lease;
 use crate::database::recovery::{self, Earlier};
 use crate::database::{self, runs};
 use crate::exit::{Error, Exit, Kind, Outcome};
@@ -29,7 +29,7 @@ use crate::telemetry::lines::LineSink;
 use super::super::launch::never;
 use super::super::services::{known_facts, outcome_of};
 use super::super::{Session, child_variables, find_bots, init_db, prepare, relay, until_stopped};
-use super::sums;
+use super::{acquire, sums};
 
 /// Bots's own code for an engine that finds another one running.
 pub(super) const BUSY: u8 = 3;
@@ -72,6 +72,11 @@ pub(super) struct Ended {
 }
 
 impl Ended {
+    /// Whether the next run may have something to recover, and finds out at once whose run that was.
+    fn leaves_work(&self) -> bool {
+        self.lost.is_none() && !matches!(self.end, End::Exited(Exit::Code(0)) | End::Stopped)
+    }
+
     /// Bots's code for errors of files, or of its own.
     fn has_errors(&self) -> bool {
         matches!(self.end, End::Exited(Exit::Code(FAILED | ERRORS)))
@@ -107,6 +112,9 @@ pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Re
     let took = begin.elapsed();
     // A database that is away is waited for once.
     let is_there = summarise(&mut lease, before.report, took).await;
+    if is_there && ended.as_ref().is_ok_and(Ended::leaves_work) {
+        lease.note_run().await;
+    }
     if is_there && is_noted {
         sums::end(&mut lease, &ended, took).await;
     }
@@ -129,15 +137,12 @@ async fn prepare_run(
     relay::start(config, &environment, counters).await;
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::settings(config, &known_facts(&context).await?)?;
-    let (limit, patience) = (config.engine.lease_wait, config.database.patience());
     let (name, begin) = (our_name(), Instant::now());
-    let mut lease = match lease::acquire(&settings, &name, limit, patience).await? {
-        Acquired::Taken(lease) => lease,
-        Acquired::Busy(holder) => {
+    let mut lease = match acquire::acquire(&settings, config, &name).await? {
+        Ok(lease) => lease,
+        Err(busy) => {
             sums::add_busy(&settings, begin.elapsed()).await;
-            let silent = holder.silent.map(|silent| format!(", its last sign of life is {} s old", silent.as_secs()));
-            let (since, silent) = (holder.since.as_secs(), silent.unwrap_or_default());
-            error!("nothing was run: {} has run an engine for {since} s{silent}", holder.name);
+            error!("nothing was run: {busy}");
             return Ok(None);
         }
     };
@@ -185,6 +190,7 @@ async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArgum
             warn!("its recovery did not come to its end, and is begun again");
         }
     }
+    lease.claim(arguments.runs() + usize::from(recovers), recovers).await?;
     Ok(Before { report: lease.ask(runs::newest_report).await?, recovers })
 }
 
