@@ -1,5 +1,6 @@
 //! A directory that comes first on the services' PATH, where `bots-engine` is bots-ctl: however an engine is started,
-//! by the web UI, a job queue or a person, it takes the same way.
+//! by the web UI, a job queue or a person, it takes the same way. It comes first for Python as well, whose hook there leads
+//! engines to bots-ctl that are started by their path, as a module or from a script.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -8,10 +9,16 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::below::Below;
-use super::files::{explain, temporary_name};
+use super::files::{explain, temporary_name, write_atomically};
 
 /// The name under which bots-ctl is Bots's engine.
 pub const NAME: &str = "bots-engine";
+
+/// The hook of Python, which imports a module of this name when it starts.
+const HOOK: (&str, &str) = ("sitecustomize.py", include_str!("python/sitecustomize.py"));
+
+/// The variable by which the hook knows an engine that bots-ctl starts under its lease.
+pub const HOLDS_LEASE: &str = "BOTS_CTL_HOLDS_LEASE";
 
 /// The directory of the link, in an environment.
 const DIRECTORY: &str = ".bots-ctl-bin";
@@ -28,18 +35,20 @@ pub fn directory(environment_root: &Path) -> PathBuf {
     environment_root.join(DIRECTORY)
 }
 
-/// Sees to it that the link leads to this very program. Any number of replicas may do so at once.
+/// Makes the link to this very program, and the hook beside it. Any number of replicas may do so at once.
 ///
 /// # Errors
-/// When it cannot be made.
+/// When they cannot be made.
 pub fn make(environment_root: &Path) -> Result<(), Error> {
     let program = std::env::current_exe().map_err(|error| explain("find", Path::new("/proc/self/exe"), &error))?;
     let directory = directory(environment_root);
     let link = directory.join(NAME);
+    Below::new(environment_root)?.make_dir(Path::new(DIRECTORY))?;
+    let (hook, script) = HOOK;
+    write_atomically(&directory.join(hook), script.as_bytes(), 0o644)?;
     if fs::read_link(&link).is_ok_and(|target| target == program) {
         return Ok(());
     }
-    Below::new(environment_root)?.make_dir(Path::new(DIRECTORY))?;
     // Never away for a moment: another pod may be starting an engine. Every pod's first process has the same number.
     let new = temporary_name(&link);
     let made = symlink(&program, &new).and_then(|()| fs::rename(&new, &link));
@@ -62,7 +71,7 @@ mod tests {
         make(root.path()).expect("made");
         assert_eq!(fs::read_link(&link).expect("it is a link"), std::env::current_exe().expect("we run"));
         make(root.path()).expect("it is there");
-        assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 1, "nothing else is left");
+        assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 2, "nothing else is left");
     }
 
     #[test]
@@ -78,7 +87,7 @@ mod tests {
                     });
                 }
             });
-            assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 1, "nothing else is left");
+            assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 2, "nothing else is left");
         }
     }
 

@@ -4,6 +4,7 @@ pub mod arguments;
 pub mod below;
 pub mod django;
 pub mod engine_link;
+pub mod engine_words;
 pub mod environment;
 pub mod files;
 pub mod fingerprint;

@@ -144,7 +144,8 @@ impl Ground<'_> {
     /// a crash for the next run to recover.
     #[must_use]
     pub fn engine(&self, args: &[OsString]) -> Service {
-        let spec = self.spec(engine_link::NAME, args);
+        let mut spec = self.spec(engine_link::NAME, args);
+        spec.environment.push((engine_link::HOLDS_LEASE.to_owned(), "1".into()));
         Service { name: ServiceName::Engine, spec, stop_signal: None, sign: Sign::None }
     }
 
@@ -237,13 +238,16 @@ pub fn variables(config: &Config, bin_dir: Option<&Path>, inherited: &Inherited)
         ("BOTSENV".into(), config.environment.name.clone().into()),
         ("BOTS_CONFIG_DIR".into(), config_dir.into()),
         ("DJANGO_SETTINGS_MODULE".into(), settings_module(config_dir).into()),
-        ("PYTHONPATH".into(), prepend(&[config.environment_root()], inherited.python_path.as_ref())),
         ("PYTHONUNBUFFERED".into(), "1".into()),
         ("HOME".into(), config.home.clone().into()),
     ];
+    let (root, python_path) = (config.environment_root(), inherited.python_path.as_ref());
+    let links = engine_link::directory(root);
     if let Some(bin_dir) = bin_dir {
-        let links = engine_link::directory(config.environment_root());
         all.push(("PATH".into(), prepend(&[&links, bin_dir], inherited.path.as_ref())));
+        all.push(("PYTHONPATH".into(), prepend(&[&links, root], python_path)));
+    } else {
+        all.push(("PYTHONPATH".into(), prepend(&[root], python_path)));
     }
     if let Some(temporary) = &inherited.temporary {
         all.push(("TMPDIR".into(), temporary.into()));

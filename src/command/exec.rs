@@ -12,7 +12,7 @@ use nix::unistd::getppid;
 use tracing::debug;
 
 use crate::bots::environment::Environment;
-use crate::bots::{bin_dir, engine_link};
+use crate::bots::{bin_dir, engine_link, engine_words};
 use crate::cli::{self, Cli, Global};
 use crate::config::Override;
 use crate::exit::{Error, Kind, Outcome};
@@ -59,6 +59,14 @@ fn start(
     options: &Options,
     command: Vec<OsString>,
 ) -> Result<Outcome, Error> {
+    if let Some(bypass) = engine_words::bypass(&command) {
+        let text = format!(
+            "{bypass}: an engine that is started in this way takes no lease, and would run beside another one; use bots-engine, \
+             or bots-ctl engine"
+        );
+        return Err(Error::new(Kind::Usage, text));
+    }
+    let command = engine_words::with_todays_name(command);
     // From here on a signal waits for the program.
     signals::hold();
     let parent = getppid();

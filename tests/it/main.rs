@@ -25,6 +25,7 @@ mod documented_commands;
 mod durability;
 mod endurance;
 mod engine;
+mod engine_starts;
 mod environment;
 mod faults;
 mod fleet;

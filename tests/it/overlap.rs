@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 
 use crate::pods::{Amiss, System, real_engine};
-use crate::sandbox::{bots_bin_dir, rounds};
+use crate::sandbox::rounds;
 use crate::servers::{Engine, on_each_database};
 
 /// For an engine that is held in the middle of one of them.
@@ -98,15 +98,13 @@ fn whenever_an_engine_is_killed_nothing_is_lost(engine: Engine) {
 fn without_the_lease_the_second_engine_sends_twice(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
-    let config = format!("-c{}", system.demo.config_dir());
-    let real = bots_bin_dir().join("bots-engine").display().to_string();
-    let bare = ["exec", "--", &real, &config];
     system.fill(FEW);
-    let mut first = system.start_held(FEW / 2, &bare);
-    let second = system.run(&bare);
+    let mut first = system.hold(FEW / 2, || system.start_bare_engine(&[]));
+    let mut second = system.start_bare_engine(&[]);
+    second.wait();
     system.release();
     first.wait();
-    let told = format!("{}{}", second.stdout, second.stderr);
+    let told = second.report();
     assert!(told.contains("crashrecovery"), "{told}");
     let amiss = system.collect(FEW);
     assert!(!amiss.doubled.is_empty(), "{amiss:?}\n{}\n{told}", first.report());

@@ -1,0 +1,100 @@
+"""Has each start of Bots's engine lead to bots-ctl, which runs it under its lease.
+
+Python imports this when it starts, since this directory comes first on PYTHONPATH. Bots's engine begins with a look for another one on
+its machine: at that point bots-ctl takes its place, with the same arguments. An engine that bots-ctl itself starts has a variable
+that says so, and goes on.
+"""
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ENGINE = "bots.engine"
+PROGRAM = "bots-engine"
+
+
+def directory():
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
+
+
+def run_under_the_lease(start):
+    words = [os.path.join(HERE, PROGRAM)] + sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    name = spec.name if spec else os.path.basename(getattr(main, "__file__", ""))
+    try:
+        if start is not None:
+            # Bots has changed it: a configuration directory may be named from here.
+            os.chdir(start)
+        if name in (ENGINE, PROGRAM, PROGRAM + ".py"):
+            os.execv(words[0], words)
+        # A script that goes on after the engine.
+        import subprocess
+
+        code = subprocess.call(words)
+    except OSError as error:
+        # Bots would take it for another engine that runs, and say nothing.
+        sys.exit("bots-ctl: cannot run the engine under its lease by %s: %s" % (words[0], error.strerror))
+    sys.exit(code)
+
+
+def wrap_the_look(botslib, start):
+    look = botslib.check_if_other_engine_is_running
+
+    def checked():
+        # The web UI looks as well.
+        asking = sys._getframe(1).f_globals.get("__spec__")
+        if asking is not None and asking.name == ENGINE:
+            run_under_the_lease(start)
+        return look()
+
+    botslib.check_if_other_engine_is_running = checked
+
+
+class Finder:
+    """Finds the modules of Bots in which something is changed once they are there."""
+
+    def __init__(self, start):
+        self.changes = {"bots.botslib": lambda module: wrap_the_look(module, start)}
+
+    def find_spec(self, name, path=None, target=None):
+        change = self.changes.get(name)
+        if change is None:
+            return None
+        from importlib.machinery import PathFinder
+
+        spec = PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                change(module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def pass_on():
+    """Runs the module of this name that Python would have found without this one."""
+    from importlib.machinery import PathFinder
+
+    others = [place for place in sys.path if os.path.abspath(place) != HERE]
+    spec = PathFinder.find_spec("sitecustomize", others)
+    if spec is not None and spec.loader is not None:
+        module = type(sys)("sitecustomize")
+        module.__spec__, module.__file__, module.__loader__ = spec, spec.origin, spec.loader
+        spec.loader.exec_module(module)
+
+
+# Older ones cannot run a Bots that bots-ctl knows.
+if sys.version_info >= (3, 4):
+    if os.environ.pop("BOTS_CTL_HOLDS_LEASE", None) is None:
+        sys.meta_path.insert(0, Finder(directory()))
+    pass_on()

@@ -1,0 +1,109 @@
+//! The ways in which Bots's engine is started inside a container: all of them lead to the lease, or are refused.
+
+use std::fs;
+
+use crate::demo::Demo;
+use crate::pods::{Amiss, System};
+use crate::sandbox::{Sandbox, bots_bin_dir, python};
+use crate::servers::Engine;
+
+const MESSAGES: usize = 12;
+
+/// A script of a user, which goes on after the engine.
+const SCRIPT: &str = "import sys
+from bots import engine
+
+sys.argv[1:] = sys.argv[1:] + ['--new']
+try:
+    engine.start()
+except SystemExit as end:
+    print('the engine ended with', end.code)
+    sys.exit(end.code)
+";
+
+/// Beside an engine that is held, each of them finds the lease taken.
+#[apply(test)]
+fn every_way_to_start_an_engine_leads_to_the_lease() {
+    let mut system = System::new(Engine::Sqlite);
+    system.can_be_held();
+    system.fill(MESSAGES);
+    let mut first = system.start_held(MESSAGES / 2, &["engine", "--new"]);
+    system.demo.sandbox.set("BOTS_CTL_LEASE_WAIT", "0s");
+    let config = format!("-c{}", system.demo.config_dir());
+    let real = bots_bin_dir().join("bots-engine").display().to_string();
+    let python = python().display().to_string();
+    let script = system.demo.sandbox.home.path().join("nightly.py").display().to_string();
+    fs::write(&script, SCRIPT).expect("written");
+    let in_shell = format!("python -m bots.engine {config} --new; exit $?");
+    for words in [
+        &["exec", "--", &real, &config, "--new"][..],
+        &["exec", "--", "python", "-m", "bots.engine", &config, "--new"],
+        &["exec", "--", &python, &real, &config],
+        &["exec", "--", &python, &script, &config],
+        &["exec", "--", "env", "A=1", "sh", "-c", &in_shell],
+        &["exec", "--", "bots-engine.py", "--new"],
+        &["exec", "--", "python2.7", "/usr/local/bin/bots-engine.py", &config, "--new"],
+        &["shell", "-c", &in_shell],
+        &[&real, &config],
+    ] {
+        let refused = system.run(words);
+        assert_eq!(refused.code(), 3, "{words:?}\n{refused:?}");
+        assert!(refused.stderr.contains("nothing was run: "), "{words:?}\n{refused:?}");
+        assert_eq!(refused.stdout.contains("the engine ended with 3"), words.contains(&&*script), "{refused:?}");
+    }
+    system.release();
+    assert_eq!(first.wait_code(), 0, "{}", first.report());
+    assert_eq!((system.collect(MESSAGES), system.recoveries()), (Amiss::default(), 0), "{}", first.report());
+}
+
+#[apply(test)]
+fn as_a_module_it_takes_its_arguments_along() {
+    let demo = Demo::new();
+    demo.drop_in("input");
+    // As seen from where it is started.
+    let near =
+        ["exec", "--", "sh", "-c", "cd \"$BOTS_CONFIG_DIR/..\" && exec python -m bots.engine -cconfig demo_orders"];
+    let done = demo.sandbox.run(&near);
+    assert!(done.expect_code(0).stderr.contains("the run received 3 files"), "{done:?}");
+    assert!(fs::read_dir(demo.output()).expect("there").count() > 0, "{done:?}");
+    demo.sandbox.run(&["exec", "--", "python", "-m", "bots.engine", "no_such_route"]).expect_code(64);
+}
+
+/// Bots would take it for another engine that runs, and end with 3 in silence.
+#[apply(test)]
+fn a_way_to_the_lease_that_is_broken_is_told() {
+    let demo = Demo::new();
+    let link = demo.sandbox.root().join(".bots-ctl-bin/bots-engine").display().to_string();
+    let line = format!("rm {link}; exec python -m bots.engine");
+    let failed = demo.sandbox.run(&["exec", "--", "sh", "-c", &line]);
+    let said = format!("bots-ctl: cannot run the engine under its lease by {link}: No such file or directory");
+    assert!(failed.expect_code(1).stderr.contains(&said), "{failed:?}");
+}
+
+#[apply(test)]
+fn what_would_keep_an_engine_from_the_lease_is_refused() {
+    let sandbox = Sandbox::new();
+    let python = python().display().to_string();
+    let isolated = format!("{python} -I");
+    for (words, said) in [
+        (&["exec", "--", &python, "-I", "-m", "bots.engine"][..], isolated.as_str()),
+        (&["exec", "--", "env", "-i", &python, "-m", "bots.engine"], "env -i"),
+        (&["shell", "-c", "PYTHONPATH=/x python -m bots.engine --new"], "PYTHONPATH=/x"),
+    ] {
+        let refused = sandbox.run(words);
+        let text = format!("bots-ctl: {said}: an engine that is started in this way takes no lease");
+        assert!(refused.expect_code(64).stderr.starts_with(&text), "{refused:?}");
+        assert!(refused.stderr.ends_with("use bots-engine, or bots-ctl engine\n"), "{refused:?}");
+    }
+}
+
+/// Python imports one module of that name, and Debian has one, too.
+#[apply(test)]
+fn the_hook_leaves_other_hooks_alone() {
+    let mut sandbox = Sandbox::prepared();
+    let other = tempfile::tempdir().expect("made");
+    fs::write(other.path().join("sitecustomize.py"), "import sys\nsys.its_own = 'seen'\n").expect("written");
+    sandbox.set("PYTHONPATH", other.path().display().to_string());
+    let seen = sandbox.run(&["exec", "--", "python", "-c", "import sys; print(sys.its_own)"]);
+    assert_eq!(seen.expect_code(0).stdout, "seen\n", "{seen:?}");
+}
