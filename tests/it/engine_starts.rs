@@ -97,6 +97,26 @@ fn what_would_keep_an_engine_from_the_lease_is_refused() {
     }
 }
 
+/// As the job queue does with its jobs, for an engine that a schedule or a person starts.
+#[apply(test)]
+fn a_run_that_exceeds_maxruntime_is_told_and_stopped_only_where_that_is_configured() {
+    let mut system = System::new(Engine::Sqlite);
+    system.can_be_held();
+    system.fill(MESSAGES);
+    system.demo.sandbox.set_ini("settings", "maxruntime", "0");
+    let mut told = system.start_held(MESSAGES / 2, &["engine", "--new"]);
+    told.wait_stderr("the engine exceeded maxruntime of 0 minutes");
+    system.release();
+    assert_eq!(told.wait_code(), 0, "{}", told.report());
+    assert!(!told.stderr().contains("stopping the engine"), "{}", told.report());
+
+    system.demo.sandbox.set_ini("jobqueue", "killjobsintimeout", "True");
+    system.demo.sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1ms");
+    let stopped = system.run(&["engine", "--new"]);
+    let said = "stopping the engine, as [jobqueue] killjobsintimeout says";
+    assert!(stopped.expect_code(137).stderr.contains(said), "{stopped:?}");
+}
+
 /// Python imports one module of that name, and Debian has one, too.
 #[apply(test)]
 fn the_hook_leaves_other_hooks_alone() {

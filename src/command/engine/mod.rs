@@ -1,6 +1,7 @@
 //! `engine` and `bots-engine`: one run of the translation engine, which is let finish.
 
 mod acquire;
+mod maxruntime;
 mod run;
 mod sums;
 

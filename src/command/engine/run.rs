@@ -29,6 +29,7 @@ use crate::telemetry::lines::LineSink;
 use super::super::launch::never;
 use super::super::services::{known_facts, outcome_of};
 use super::super::{Session, child_variables, find_bots, init_db, prepare, relay, until_stopped};
+use super::maxruntime::MaxRuntime;
 use super::{acquire, sums};
 
 /// Bots's own code for an engine that finds another one running.
@@ -49,6 +50,7 @@ struct Ready {
     /// What recovers an earlier run first, where the engine itself would not recover all of it.
     recovery: Option<service::Service>,
     service: service::Service,
+    longest: MaxRuntime,
     lease: Box<Lease>,
     before: Before,
     /// Whether the database knows that it runs.
@@ -89,6 +91,7 @@ struct Ground<'a> {
     reaper: &'a Reaper,
     signals: &'a mut Signals,
     lines: &'a LineSink,
+    longest: MaxRuntime,
     lease: &'a mut Lease,
 }
 
@@ -105,9 +108,9 @@ pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Re
         }
     };
     let Some(ready) = prepared else { return Ok(Outcome::Child(BUSY)) };
-    let Ready { recovery, service, mut lease, before, is_noted } = ready;
+    let Ready { recovery, service, longest, mut lease, before, is_noted } = ready;
     let begin = Instant::now();
-    let ground = Ground { config, reaper, signals, lines, lease: &mut lease };
+    let ground = Ground { config, reaper, signals, lines, longest, lease: &mut lease };
     let ended = ground.run(recovery, service).await;
     let took = begin.elapsed();
     // A database that is away is waited for once.
@@ -134,6 +137,7 @@ async fn prepare_run(
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = prepare(config, &bots).await?;
+    let longest = MaxRuntime::read(&environment)?;
     relay::start(config, &environment, counters).await;
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::settings(config, &known_facts(&context).await?)?;
@@ -152,7 +156,7 @@ async fn prepare_run(
             let is_noted = sums::begin(&mut lease, &name, waited, before.recovers).await;
             let ground = service::Ground { bots: &bots, environment: &environment, variables: &variables };
             let recovery = (before.recovers && !arguments.routes.is_empty()).then(|| ground.engine(&[RECOVER.into()]));
-            Ok(Some(Ready { recovery, service: ground.engine(&arguments.words()), lease, before, is_noted }))
+            Ok(Some(Ready { recovery, service: ground.engine(&arguments.words()), longest, lease, before, is_noted }))
         }
         Err(error) => {
             lease.release().await;
@@ -273,11 +277,13 @@ impl Ground<'_> {
         let mut service = Service { name, spec: service.spec, plan, lines: self.lines.of(name), is_watched: false };
         let (sender, mut control) = mpsc::channel(64);
         let (enough, was_asked, is_lost) = (Notify::new(), Cell::new(false), watch::Sender::new(false));
+        let overdue = self.longest.watch(sender.clone());
         let fencing = fence(self.lease, &enough, sender.clone(), &is_lost);
         let running = async {
             let end = tokio::select! {
                 end = supervise(&mut service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
                 never = pass_on(self.signals, sender, &was_asked) => match never {},
+                never = overdue => match never {},
             };
             // Nothing of this run may go on when the next one begins, in whatever pod.
             if end_rest(self.reaper, self.signals, times.timeout, is_lost.subscribe()).await {
