@@ -7,6 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use super::engine_words::{is_old_name, is_python};
 use super::service::{Ground, Variables};
 use crate::process::child::Spec;
 
@@ -63,7 +64,11 @@ impl Tasks {
     fn known<'a>(&self, words: &'a [String]) -> Option<Known<'a>> {
         match words {
             [first, rest @ ..] if self.is_engine(first) => self.is_for_us(rest).then_some(Known::Engine(rest)),
-            [first, second, rest @ ..] if is_python(first) && self.is_engine(second) && second.contains('/') => {
+            // Whichever Python it is: the engine is started by the name that PATH leads to. A virtual environment can be reached by
+            // several paths, and of another one Bots says where Python is, not where its own programs are.
+            [first, second, rest @ ..]
+                if is_python(OsStr::new(first)) && self.is_engine(second) && second.contains('/') =>
+            {
                 self.is_for_us(rest).then_some(Known::Engine(rest))
             }
             [first, rest @ ..] if self.authorised.contains(first) => Some(Known::Other(first, rest)),
@@ -71,11 +76,13 @@ impl Tasks {
         }
     }
 
-    /// The name, or the path of one that is there: beside Bots's other programs, or where the engine's PATH leads.
+    /// The name, or the path of one that is there: beside Bots's other programs, or where the engine's PATH leads. By its old
+    /// name it is there no more, and is the same engine wherever it was.
     fn is_engine(&self, word: &str) -> bool {
         let path = Path::new(word);
         let known = |dir: &Path| path.parent() == Some(dir);
         word == ENGINE
+            || is_old_name(OsStr::new(word))
             || path.file_name() == Some(OsStr::new(ENGINE))
                 && path.is_file()
                 && (known(&self.bin_dir) || self.path().iter().any(|dir| known(dir)))
@@ -104,12 +111,6 @@ impl Tasks {
         let others = arguments.iter().filter(|argument| !argument.starts_with(CONFIG_DIR));
         Spec::new(ENGINE).arg(config).args(others.map(String::as_str))
     }
-}
-
-/// Whichever it is: the engine that is named beside it is started by the name that PATH leads to. A virtual environment
-/// can be reached by several paths, and of another one Bots says where Python is, not where its own programs are.
-fn is_python(word: &str) -> bool {
-    Path::new(word).file_name().is_some_and(|name| name.to_string_lossy().starts_with("python"))
 }
 
 #[cfg(test)]
@@ -142,6 +143,9 @@ mod tests {
             format!("{bin}/bots-engine"),
             format!("{bin}/python3 {bin}/bots-engine"),
             format!("/usr/bin/python3.11 {bin}/bots-engine"),
+            "bots-engine.py".to_owned(),
+            "/usr/local/bin/bots-engine.py".to_owned(),
+            "python2.7 /usr/local/bin/bots-engine.py".to_owned(),
         ] {
             let task = words(&format!("{start} -c/env/config --new"));
             let (spec, is_engine) = tasks.spec(&task).unwrap_or_else(|| panic!("{start} is authorised"));
@@ -193,6 +197,7 @@ mod tests {
             &format!("{bin}/python3 bots-engine"),
             &format!("/usr/bin/python3 {bin}/other"),
             &format!("/usr/bin/perl {bin}/bots-engine"),
+            "/usr/bin/perl /usr/bin/bots-engine.py",
             &format!("{bin}/../bots-engine"),
         ];
         for wrong in wrong {

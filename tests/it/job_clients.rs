@@ -21,6 +21,10 @@ fn the_queue_takes_jobs_from_bots_own_client() {
     queue.wait_lines("started", 1, &running);
     client("x").expect_code(0);
     client("x").expect_code(4);
+    // Bots 3 has no words for it, and Bots 4 does not ask.
+    let refused = queue.sandbox.run(&["exec", "--", &program, &config, "/bin/touch", "x"]);
+    assert!(refused.expect_code(3).stdout.starts_with("Error, "), "{refused:?}");
+    assert!(!refused.stderr.contains("Traceback"), "{refused:?}");
     assert_eq!(queue.ask("q.listjobs()"), format!("[[2, 2, {}]]", queue.task("x")));
     queue.go();
     queue.wait_lines("ran", 2, &running);

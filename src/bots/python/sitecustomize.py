@@ -2,7 +2,7 @@
 
 Python imports this when it starts, since this directory comes first on PYTHONPATH. Bots's engine begins with a look for another one on
 its machine: at that point bots-ctl takes its place, with the same arguments. An engine that bots-ctl itself starts has a variable
-that says so, and goes on.
+that says so, and goes on. And the client of the job queue of Bots 3 gets the sentences that it lacks for a refused job.
 """
 
 import os
@@ -11,6 +11,10 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ENGINE = "bots.engine"
 PROGRAM = "bots-engine"
+ANSWERS = {
+    2: "Error, no job is named.",
+    3: "Error, this job is not allowed: it is not bots-engine of this environment, nor in authorized_tasks of bots.ini.",
+}
 
 
 def directory():
@@ -57,11 +61,19 @@ def wrap_the_look(botslib, start):
     botslib.check_if_other_engine_is_running = checked
 
 
+def complete_the_answers(job2queue):
+    for code, text in ANSWERS.items():
+        job2queue.JOBQUEUEMESSAGE2TXT.setdefault(code, text)
+
+
 class Finder:
     """Finds the modules of Bots in which something is changed once they are there."""
 
     def __init__(self, start):
-        self.changes = {"bots.botslib": lambda module: wrap_the_look(module, start)}
+        self.changes = {
+            "bots.botslib": lambda module: wrap_the_look(module, start),
+            "bots.job2queue": complete_the_answers,
+        }
 
     def find_spec(self, name, path=None, target=None):
         change = self.changes.get(name)
