@@ -67,6 +67,12 @@ impl EngineArguments {
         if self.options.is_empty() { 1 } else { runs }
     }
 
+    /// Whether the run takes new files from its channels.
+    #[must_use]
+    pub fn receives(&self) -> bool {
+        self.options.is_empty() || self.options.contains(&"--new")
+    }
+
     /// As Bots takes them, without the directory.
     #[must_use]
     pub fn words(&self) -> Vec<OsString> {

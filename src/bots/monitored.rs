@@ -70,20 +70,34 @@ impl Monitored {
         let file = environment.config.join("bots.ini");
         let text = std::fs::read_to_string(&file).map_err(|error| explain("read", &file, &error))?;
         let ini = parse_ini(&file, &text)?;
-        let base = match bots.generation() {
-            Generation::Three => bots.package.clone(),
-            Generation::Four => environment.root.clone(),
-        };
-        let mut reader = Reader { file: &file, ini: &ini, base: &base, faults: Vec::new() };
+        let empty = Self::without_sections(environment, bots);
+        let mut reader = Reader { file: &file, ini: &ini, base: &empty.base, faults: Vec::new() };
         let process_existing = reader.boolean(GENERAL, "process_existing", true);
         let way = reader.way(GENERAL);
         let sections: Vec<&str> = ini.sections().filter(|name| name.starts_with(GENERAL) && *name != GENERAL).collect();
         let directories = sections.into_iter().filter_map(|section| reader.directory(section)).collect();
         if reader.faults.is_empty() {
-            let trigger = trigger_file(environment);
-            return Ok(Self { directories, process_existing, way, trigger, base });
+            return Ok(Self { directories, process_existing, way, ..empty });
         }
         Err(Error::Faults(reader.faults))
+    }
+
+    /// As with a bots.ini that says nothing of the directory monitor.
+    #[must_use]
+    pub fn without_sections(environment: &Environment, bots: &Installation) -> Self {
+        let base = match bots.generation() {
+            Generation::Three => bots.package.clone(),
+            Generation::Four => environment.root.clone(),
+        };
+        let (directories, way) = (Vec::new(), Way::default());
+        Self { directories, process_existing: true, way, trigger: trigger_file(environment), base }
+    }
+
+    /// How the files of a directory are judged: as its section says, where it has one.
+    #[must_use]
+    pub fn way_in(&self, directory: &Path) -> Way {
+        let section = self.directories.iter().find(|section| section.files.directory == directory);
+        section.map_or(self.way, |section| section.way.or(self.way))
     }
 
     /// Files of a channel, whose path may be relative.

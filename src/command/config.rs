@@ -5,7 +5,9 @@ use std::cell::Cell;
 use crate::cli::Global;
 use crate::config::{Config, Log, LogLevel};
 use crate::exit::{Error, Kind, Outcome};
+use crate::telemetry::plain::shown;
 
+use super::channel_names;
 use super::rehearsal::rehearse;
 use super::{Session, load_config, print, read_config, until_stopped, with_session};
 
@@ -39,9 +41,13 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
             return Err(Error::new(Kind::CheckNotRun, "interrupted"));
         };
         let found = found?;
-        faults.extend(found);
+        faults.extend(found.faults);
         if !faults.is_empty() {
             return Err(Error::all(Kind::Configuration, faults));
+        }
+        if let Some(facts) = found.facts {
+            let notes = channel_names::notes(config, reaper, &facts).await;
+            notes.iter().for_each(|note| print(&format!("note: {}\n", shown(note))));
         }
         print("the configuration is valid\n");
         Ok(Outcome::Success)

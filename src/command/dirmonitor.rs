@@ -17,6 +17,7 @@ use crate::telemetry::plain::shown;
 use crate::watch::directories::{Condition, Directories, Extent, Found};
 use crate::watch::entry::Entry;
 use crate::watch::events::Events;
+use crate::watch::sight::Clock;
 
 use super::launch::{Launch, Scene};
 use super::monitor_entries::Sources;
@@ -82,7 +83,6 @@ fn reload(config: &Config) -> Result<Outcome, Error> {
 struct Rehearsed {
     entry: Entry,
     found: Found,
-    unfinished: usize,
 }
 
 /// Says what would be watched and which routes would be started now.
@@ -95,13 +95,13 @@ async fn rehearse(session: Session, json: bool) -> Result<Outcome, Error> {
     let database = init_db::settings(config, &known_facts(&context).await?)?;
     let mut sources = Sources::new(config, &bots, &environment, database)?;
     sources.read_database().await?;
-    let (entries, sweep) = (sources.entries(), config.dirmonitor.sweep);
+    let entries = sources.entries();
     let look = move || {
         let events = Arc::new(Events::start().0);
         let look = |(place, entry): (u64, Entry)| {
-            let mut directories = Directories::new(Arc::new(entry.clone()), place, Arc::clone(&events), sweep);
+            let mut directories = Directories::new(Arc::new(entry.clone()), place, Arc::clone(&events), Clock::Local);
             let found = directories.look(Vec::new(), Extent::All);
-            Rehearsed { entry, found, unfinished: directories.unfinished() }
+            Rehearsed { entry, found }
         };
         (0..).zip(entries).map(look).collect::<Vec<_>>()
     };
@@ -111,7 +111,7 @@ async fn rehearse(session: Session, json: bool) -> Result<Outcome, Error> {
 }
 
 fn in_words(rehearsed: &Rehearsed) -> String {
-    let Rehearsed { entry, found, unfinished } = rehearsed;
+    let Rehearsed { entry, found } = rehearsed;
     let mut text = format!("{} for route {}, by {}\n", entry.files(), entry.route, entry.origin);
     let _ = match found.condition.as_ref() {
         Some(Condition::Watched { directories, backend, .. }) => {
@@ -120,18 +120,22 @@ fn in_words(rehearsed: &Rehearsed) -> String {
         Some(Condition::Trouble { why, .. }) => writeln!(text, "  not watched: {}", shown(why)),
         None => Ok(()),
     };
-    if let Some(example) = &found.example {
+    if let Some(example) = &found.complete.example {
         let example = example.to_string_lossy();
-        let _ = writeln!(text, "  starts the route now: {} files, such as {}", found.count, shown(&example));
+        let _ = writeln!(text, "  starts the route now: {} files, such as {}", found.complete.count, shown(&example));
     }
-    if *unfinished > 0 {
-        let _ = writeln!(text, "  not complete yet: {unfinished} files");
+    if let Some((example, oldest)) = &found.waiting.pending.oldest {
+        let (count, why, example) = (found.waiting.pending.count, oldest.reason.as_str(), example.to_string_lossy());
+        let _ = writeln!(text, "  not complete yet: {count} files, such as {}: {why}", shown(&example));
+    }
+    if found.waiting.pending.held > 0 {
+        let _ = writeln!(text, "  starts the route when those are complete: {} files", found.waiting.pending.held);
     }
     text
 }
 
 fn in_json(rehearsed: &[Rehearsed]) -> serde_json::Value {
-    let one = |Rehearsed { entry, found, unfinished }: &Rehearsed| {
+    let one = |Rehearsed { entry, found }: &Rehearsed| {
         let (watched, trouble) = match found.condition.as_ref() {
             Some(Condition::Watched { directories, backend, .. }) => {
                 (Some(json!({ "directories": directories, "by": backend.name(), "why": backend.why })), None)
@@ -145,8 +149,8 @@ fn in_json(rehearsed: &[Rehearsed]) -> serde_json::Value {
             "origin": entry.origin,
             "watched": watched,
             "trouble": trouble,
-            "complete": found.count,
-            "unfinished": unfinished,
+            "complete": found.complete.count + found.waiting.pending.held,
+            "unfinished": found.waiting.pending.count,
         })
     };
     rehearsed.iter().map(one).collect()

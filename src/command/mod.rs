@@ -1,5 +1,6 @@
 //! One file per command: the composition roots. Each wires parts together and holds no mechanism of its own.
 
+mod channel_names;
 pub mod completions;
 pub mod config;
 pub mod dirmonitor;

@@ -150,23 +150,9 @@ impl Sources {
     }
 
     fn entry(&self, origin: String, route: String, files: &Files, way: Way) -> Entry {
-        let defaults = self.config.dirmonitor;
-        let is_lock_here = |lock: &&ChannelLock| {
-            self.monitored.files(&lock.path, &lock.name).is_some_and(|lock| lock.directory == files.directory)
-        };
         let locks = self.known.iter().flat_map(|known| &known.locks);
-        Entry {
-            origin,
-            route,
-            directory: Pattern::new(&files.directory),
-            mask: Mask::new(&files.mask),
-            is_recursive: false,
-            takes_existing: self.monitored.process_existing,
-            locks: locks.filter(is_lock_here).map(|lock| lock.name.clone()).collect(),
-            watch_by: way.watch_by.unwrap_or(defaults.watch_by),
-            poll_interval: way.poll_interval.unwrap_or(defaults.poll_interval),
-            settle: way.settle.unwrap_or(defaults.settle),
-        }
+        let locks = locks.map(|lock| (lock.path.as_str(), lock.name.as_str()));
+        entry(&self.config, &self.monitored, (origin, route), files, way, locks)
     }
 
     fn doubts(&self, entries: &[Entry]) -> Vec<String> {
@@ -204,6 +190,35 @@ impl Sources {
             doubts.push(format!("nothing is watched: no section [dirmonitor1] is in {}{routes}", file.display()));
         }
         doubts
+    }
+}
+
+/// Files of a route, with what is configured for them; `name` is who asks for them and the route, `locks` are paths and
+/// names.
+pub(super) fn entry<'a>(
+    config: &Config,
+    monitored: &Monitored,
+    (origin, route): (String, String),
+    files: &Files,
+    way: Way,
+    locks: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Entry {
+    let defaults = config.dirmonitor;
+    let is_here =
+        |(path, name): &(&str, &str)| monitored.files(path, name).is_some_and(|lock| lock.directory == files.directory);
+    Entry {
+        origin,
+        route,
+        directory: Pattern::new(&files.directory),
+        mask: Mask::new(&files.mask),
+        is_recursive: false,
+        takes_existing: monitored.process_existing,
+        locks: locks.filter(is_here).map(|(_, name)| name.to_owned()).collect(),
+        watch_by: way.watch_by.unwrap_or(defaults.watch_by),
+        poll_interval: way.poll_interval.unwrap_or(defaults.poll_interval),
+        settle: way.settle.unwrap_or(defaults.settle),
+        file_wait: config.engine.file_wait,
+        is_channel: false,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::bots::service::{Ground, JobQueue};
 use crate::config::Config;
 use crate::database::Settings;
 use crate::exit::Error;
-use crate::health::report::{Directory, Facts, Phase};
+use crate::health::report::{Directory, Facts, Phase, Unfinished};
 use crate::jobs::submitter::Submitter;
 use crate::process::blocking;
 use crate::supervisor::fleet::Task;
@@ -21,6 +21,7 @@ use crate::telemetry::counters::Counters;
 use crate::watch::directories::Condition;
 use crate::watch::monitor::{self, Order};
 use crate::watch::overview::{Overview, Report};
+use crate::watch::pending::Pending;
 
 use super::monitor_entries::{FileState, Sources, state, take_trigger};
 use super::own_service::{Place, Successor, asked_to_stop};
@@ -240,5 +241,18 @@ fn directory(report: &Report) -> Directory {
         Some(Condition::Trouble { why, .. }) => ("none", String::new(), Some(why.clone())),
         None => ("none", "not looked at yet".to_owned(), None),
     };
-    Directory { files: entry.files(), route: entry.route.clone(), backend, by, trouble, oldest: report.oldest }
+    let (files, route, unfinished) = (entry.files(), entry.route.clone(), unfinished(&report.unfinished));
+    Directory { files, route, backend, by, trouble, oldest: report.oldest, unfinished }
+}
+
+fn unfinished(pending: &Pending) -> Option<Unfinished> {
+    let (example, oldest) = pending.oldest.as_ref()?;
+    Some(Unfinished {
+        count: pending.count,
+        example: example.to_string_lossy().into_owned(),
+        why: oldest.reason.as_str(),
+        since: oldest.since,
+        held: pending.held,
+        given_up: pending.given_up,
+    })
 }

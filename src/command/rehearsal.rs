@@ -19,6 +19,14 @@ use super::{blocking, child_variables, find_bots, temporary_directory};
 const USERSYS: &str = "usersys";
 const BOTSSYS: &str = "botssys";
 
+/// What a rehearsal has shown.
+pub(super) struct Rehearsed {
+    /// What a start would trip over.
+    pub faults: Vec<String>,
+    /// What Django says, where it got so far, with the places of the environment itself.
+    pub facts: Option<Facts>,
+}
+
 /// Looks for everything that a start would trip over, without changing the environment. Faults of one part do not keep the
 /// others from being looked at. `source` is what is mounted, where that was read already; `has_faults` says that there is
 /// something to tell anyway.
@@ -30,12 +38,12 @@ pub(super) async fn rehearse(
     reaper: &Reaper,
     source: Option<&Source>,
     has_faults: bool,
-) -> Result<Vec<String>, Error> {
+) -> Result<Rehearsed, Error> {
     let bots = match find_bots(config, reaper).await {
         Ok(bots) => bots,
         // Without Bots there is nothing to rehearse with, and the code says so unless there is more to say.
         Err(error) if !has_faults => return Err(error.into()),
-        Err(error) => return Ok(Error::from(error).faults().to_vec()),
+        Err(error) => return Ok(Rehearsed { faults: Error::from(error).faults().to_vec(), facts: None }),
     };
     let (real, installed, mounted) = (config.clone(), bots.clone(), source.cloned());
     let (staging, prepared) = blocking(move || stage(&real, &installed, mounted.as_ref())).await??;
@@ -49,14 +57,20 @@ pub(super) async fn rehearse(
     variables.0.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = match faults.is_empty() {
-        true => Facts::ask(&context).await.map(|_| ()),
-        false if environment.config.join("settings.py").exists() => Facts::try_settings(&context).await,
-        false => Ok(()),
+        true => Facts::ask(&context).await.map(Some),
+        false if environment.config.join("settings.py").exists() => Facts::try_settings(&context).await.map(|()| None),
+        false => Ok(None),
     };
-    if let Err(error) = settings {
+    let facts = settings.unwrap_or_else(|error| {
         faults.extend(Error::from(error).faults().to_vec());
-    }
-    Ok(faults.into_iter().map(|fault| staging.in_users_terms(&fault)).collect())
+        None
+    });
+    let faults = faults.into_iter().map(|fault| staging.in_users_terms(&fault)).collect();
+    let facts = facts.map(|mut facts| {
+        facts.database.name = staging.in_users_terms(&facts.database.name);
+        facts
+    });
+    Ok(Rehearsed { faults, facts })
 }
 
 /// What the copy has one of its own of, so that no secret leaves its place.

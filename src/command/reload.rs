@@ -153,7 +153,7 @@ impl<'a> Reloader<'a> {
         let (config, difference) = self.config.followed_by(next);
         let mut faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
         let rehearsed = rehearse(&config, self.house.reaper, Some(source), !faults.is_empty()).await;
-        faults.extend(rehearsed.map_err(as_faults)?);
+        faults.extend(rehearsed.map_err(as_faults)?.faults);
         if faults.is_empty() { Ok((config, difference)) } else { Err(faults) }
     }
 

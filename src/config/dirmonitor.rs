@@ -15,7 +15,7 @@ pub struct Dirmonitor {
     pub watch_by: WatchBy,
     /// Time between two looks at a directory that is polled.
     pub poll_interval: Duration,
-    /// How long a file has to stay as it is, to be complete.
+    /// How long a file has to stay as it is to be complete, where its close cannot be seen.
     pub settle: Duration,
     /// Time between two looks at everything where events are had.
     pub sweep: Duration,

@@ -107,8 +107,8 @@ keys! {
         "how new files are found: inotify, poll, or auto: as the file system allows; also watch in bots.ini";
     DIRMONITOR_POLL_INTERVAL: Duration = "dirmonitor.poll_interval", "BOTS_CTL_DIRMONITOR_POLL_INTERVAL", Duration, interval,
         "1s", "time between two looks at a directory that is polled; also poll_interval in bots.ini";
-    DIRMONITOR_SETTLE: Duration = "dirmonitor.settle", "BOTS_CTL_DIRMONITOR_SETTLE", Duration, duration, "1s",
-        "how long a file has to stay as it is to be complete, if nobody was seen to close it; also settle in bots.ini";
+    DIRMONITOR_SETTLE: Duration = "dirmonitor.settle", "BOTS_CTL_DIRMONITOR_SETTLE", Duration, duration, "5s",
+        "how long a file has to stay as it is to be complete, where its close cannot be seen; also settle in bots.ini";
     DIRMONITOR_SWEEP: Duration = "dirmonitor.sweep", "BOTS_CTL_DIRMONITOR_SWEEP", Duration, interval, "1m",
         "time between two looks at everything where events are had, in case one was missed";
     DIRMONITOR_STOP_TIMEOUT: Duration = "dirmonitor.stop_timeout", "BOTS_CTL_DIRMONITOR_STOP_TIMEOUT", Duration, duration,
@@ -121,6 +121,8 @@ keys! {
         "how long an engine waits for another one to end, in any pod; then its exit code is 3";
     ENGINE_PROGRESS_TIMEOUT: Duration = "engine.progress_timeout", "BOTS_CTL_ENGINE_PROGRESS_TIMEOUT", Duration, duration,
         "15m", "time without a new row after which the run of an engine that bots-ctl did not start is recovered";
+    ENGINE_FILE_WAIT: Duration = "engine.file_wait", "BOTS_CTL_FILE_WAIT", Duration, duration, "5m",
+        "how long a run, and a route of the directory monitor, waits for a file that is being written";
     ENGINE_UNKNOWN_ROUTES: bool = "engine.unknown_routes", "BOTS_CTL_ALLOW_UNKNOWN_ROUTES", Boolean, boolean, "false",
         "routes that are not in the database, or not active, are passed over as Bots does, instead of being an error";
     ENGINE_EVERY: Duration = "engine.every", "BOTS_CTL_ENGINE_EVERY", Duration, interval, "5m",

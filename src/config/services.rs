@@ -85,6 +85,8 @@ pub struct Engine {
     pub lease_wait: Duration,
     /// How long a run of another engine may make no progress before it counts as cut off.
     pub progress_timeout: Duration,
+    /// How long a file that is not complete keeps a run from being started.
+    pub file_wait: Duration,
     /// Whether routes need not be known.
     pub unknown_routes: bool,
 }
@@ -163,6 +165,7 @@ pub(super) fn read_engine(reader: &mut Reader<'_>) -> Engine {
         ok_exits: reader.optional(&keys::ENGINE_OK_EXIT).unwrap_or_default(),
         lease_wait: reader.get(&keys::ENGINE_LEASE_WAIT),
         progress_timeout: reader.get(&keys::ENGINE_PROGRESS_TIMEOUT),
+        file_wait: reader.get(&keys::ENGINE_FILE_WAIT),
         unknown_routes: reader.get(&keys::ENGINE_UNKNOWN_ROUTES),
     }
 }

@@ -27,6 +27,47 @@ pub struct ChannelLock {
     pub name: String,
 }
 
+/// A channel from which an active route receives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InChannel {
+    /// The route.
+    pub route: String,
+    /// The channel.
+    pub channel: String,
+    /// Whether it takes files from a directory of this machine.
+    pub is_directory: bool,
+    /// Its directory, as it is written.
+    pub path: String,
+    /// The mask of its files.
+    pub filename: String,
+    /// The file by which it keeps others out; empty where it has none.
+    pub lock: String,
+    /// Whether the route runs when none is named.
+    pub is_in_default_run: bool,
+}
+
+/// Channels from which active routes receive.
+///
+/// # Errors
+/// As [`routes`].
+pub async fn in_channels(connection: &mut Connection, settings: &Settings) -> Result<Vec<InChannel>, Error> {
+    const QUERY: &str = "SELECT DISTINCT r.idroute, c.idchannel, c.path, c.filename, c.lockname, \
+                         CASE WHEN c.type IN ('file', 'mimefile') THEN 1 ELSE 0 END, \
+                         CASE WHEN r.notindefaultrun THEN 0 ELSE 1 END \
+                         FROM routes r JOIN channel c ON c.idchannel = r.fromchannel_id \
+                         WHERE r.active ORDER BY r.idroute, c.idchannel";
+    let rows = connection.rows(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
+    let channel = |row: Vec<Option<String>>| {
+        let mut row = row.into_iter();
+        let mut next = || row.next().flatten();
+        let (route, channel) = (next()?, next()?);
+        let [path, filename, lock] = [(); 3].map(|()| next().unwrap_or_default());
+        let [is_directory, is_in_default_run] = [(); 2].map(|()| next().as_deref() == Some("1"));
+        Some(InChannel { route, channel, is_directory, path, filename, lock, is_in_default_run })
+    };
+    Ok(rows.into_iter().filter_map(channel).collect())
+}
+
 /// Active routes whose files are to be monitored, each with each of its channels. Only Bots 4 has such.
 ///
 /// # Errors

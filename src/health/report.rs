@@ -107,6 +107,25 @@ pub struct Directory {
     pub trouble: Option<String>,
     /// Since when the file is there that came first and still waits.
     pub oldest: Option<SystemTime>,
+    /// Files that are not complete, if there are any.
+    pub unfinished: Option<Unfinished>,
+}
+
+/// Files of a watched directory that are not complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// How many.
+    pub count: usize,
+    /// The one that was seen first.
+    pub example: String,
+    /// Why it is not.
+    pub why: &'static str,
+    /// Since when it is seen.
+    pub since: Instant,
+    /// Complete files that wait for them.
+    pub held: usize,
+    /// How many of them are no longer waited for.
+    pub given_up: usize,
 }
 
 impl Service {

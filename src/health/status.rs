@@ -75,6 +75,26 @@ pub struct DirectoryStatus {
     /// Why they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Files that are not complete, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<UnfinishedStatus>,
+}
+
+/// Files of a watched directory that are not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfinishedStatus {
+    /// How many.
+    pub count: usize,
+    /// The one that was seen first.
+    pub example: String,
+    /// Why it is not.
+    pub why: String,
+    /// For how many seconds it is seen.
+    pub seconds: u64,
+    /// Complete files that wait for them.
+    pub held: usize,
+    /// How many of them are no longer waited for.
+    pub given_up: usize,
 }
 
 /// An engine that runs.
@@ -142,6 +162,14 @@ pub fn status(facts: &Facts, now: Instant, unix: u64) -> Status {
             route: directory.route.clone(),
             by: directory.by.clone(),
             trouble: directory.trouble.clone(),
+            unfinished: directory.unfinished.as_ref().map(|unfinished| UnfinishedStatus {
+                count: unfinished.count,
+                example: unfinished.example.clone(),
+                why: unfinished.why.to_owned(),
+                seconds: now.saturating_duration_since(unfinished.since).as_secs(),
+                held: unfinished.held,
+                given_up: unfinished.given_up,
+            }),
         });
         MonitorStatus { directories: directories.collect(), marked: monitor.marked }
     });

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::status::{DirectoryStatus, MonitorStatus, ServiceStatus, Status};
+use super::status::{DirectoryStatus, MonitorStatus, ServiceStatus, Status, UnfinishedStatus};
 use super::status_results::{Files, ResultsStatus, RouteStatus, RunStatus};
 use crate::database::results::FileState;
 use crate::telemetry::plain::shown;
@@ -70,10 +70,26 @@ fn directories(monitor: &MonitorStatus) -> String {
         let why = shown(trouble.as_deref().unwrap_or_default());
         let _ = writeln!(text, "not watched: {} for route {}: {why}", shown(files), shown(route));
     }
+    for (directory, unfinished) in monitor.directories.iter().filter_map(|one| Some((one, one.unfinished.as_ref()?))) {
+        text.push_str(&in_line(&directory.route, unfinished));
+    }
     if monitor.marked > 0 {
         let _ = writeln!(text, "waiting for the job queue: {} routes", monitor.marked);
     }
     text
+}
+
+/// Files that keep a route from being started, or no longer do.
+fn in_line(route: &str, unfinished: &UnfinishedStatus) -> String {
+    let UnfinishedStatus { count, example, why, seconds, held, given_up } = unfinished;
+    let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+    let effect = match (given_up, held) {
+        (0, 0) => String::new(),
+        (0, held) => format!("; {held} complete ones wait for that"),
+        (given_up, _) => format!("; {given_up} no longer waited for"),
+    };
+    let (example, route, time) = (shown(example), shown(route), in_words(*seconds));
+    format!("not complete: {example}{more} for route {route}, for {time}: {}{effect}\n", shown(why))
 }
 
 fn results(last: &ResultsStatus, now: u64) -> String {
@@ -233,6 +249,7 @@ mounted configuration refused: /config/bots.ini:3: no section
             route: "r".into(),
             by: "inotify (ext4)".into(),
             trouble: trouble.map(str::to_owned),
+            unfinished: None,
         };
         let mut all = vec![directory(Some("/in is not there"))];
         all.extend(vec![directory(None); NAMED_DIRECTORIES + 2]);

@@ -124,6 +124,10 @@ families! {
     TROUBLED = "botsctl_dirmonitor_directories_in_trouble" Gauge [] "Entries of the directory monitor that cannot be watched";
     OLDEST_FILE = "botsctl_dirmonitor_oldest_file_age_seconds" Gauge ["files", "route"]
         "How long the file is there that came first and was not taken; 0 when there is none";
+    UNFINISHED = "botsctl_dirmonitor_unfinished_files" Gauge ["files", "route"]
+        "Files that are being written, or not known to be complete";
+    GIVEN_UP = "botsctl_dirmonitor_files_given_up_total" Counter []
+        "Files that were not complete after BOTS_CTL_FILE_WAIT, so that their route no longer waits for them";
     MARKED = "botsctl_dirmonitor_marked_routes" Gauge [] "Routes whose files have come and which the job queue does not have yet";
     WATCH_EVENTS = "botsctl_dirmonitor_events_total" Counter [] "What the kernel has told of watched directories";
     WATCH_SWEEPS = "botsctl_dirmonitor_sweeps_total" Counter [] "Looks at all files of an entry of the directory monitor";

@@ -41,16 +41,19 @@ fn monitor(page: &mut Writer<'_>, monitor: &Monitor, counters: &Counters, names:
     let troubled = directories.clone().filter(|directory| directory.trouble.is_some()).count();
     page.one(&f::TROUBLED, Some(number(troubled as u64)))?;
     // One entry is known by its route and its files.
-    let ages = directories.map(|directory| {
+    let figures = directories.map(|directory| {
         let key = format!("{}\0{}", directory.files, directory.route);
-        (key, age(directory.oldest))
+        let unfinished = directory.unfinished.as_ref().map_or(0, |unfinished| unfinished.count);
+        (key, (age(directory.oldest), unfinished))
     });
-    let ages = names.sort(ages, None, |oldest, other| *oldest = oldest.max(other));
-    let ages = ages.iter().map(|(key, age)| {
+    let figures = names.sort(figures, None, |sum, other| *sum = (sum.0.max(other.0), sum.1 + other.1));
+    let labels = |key: &str| {
         let (files, route) = key.split_once('\0').unwrap_or((key, key));
-        ([files.into(), route.into()], *age)
-    });
-    page.all(&f::OLDEST_FILE, ages)?;
+        [files.to_owned().into(), route.to_owned().into()]
+    };
+    page.all(&f::OLDEST_FILE, figures.iter().map(|(key, (age, _))| (labels(key), *age)))?;
+    page.all(&f::UNFINISHED, figures.iter().map(|(key, (_, count))| (labels(key), number(*count as u64))))?;
+    page.one(&f::GIVEN_UP, Some(number(counters.of(Event::FileGivenUp))))?;
     page.one(&f::MARKED, Some(number(monitor.marked as u64)))?;
     page.one(&f::WATCH_EVENTS, Some(number(counters.of(Event::WatchTold))))?;
     page.one(&f::WATCH_SWEEPS, Some(number(counters.of(Event::WatchSwept))))?;

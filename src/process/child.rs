@@ -1,7 +1,8 @@
 //! From a description of a process to a running one: group, signal state, parent-death signal, pipes.
 //!
-//! With `system` below it, the only module with `unsafe`.
+//! With `file` and `system` below it, the only module with `unsafe`.
 
+pub mod file;
 mod system;
 
 use std::ffi::OsString;

@@ -26,6 +26,8 @@ pub enum Event {
     WatchSwept,
     /// The kernel told of more than could be taken in.
     WatchLost,
+    /// A file that is not complete is no longer waited for.
+    FileGivenUp,
     /// The relay passed a call on to the job queue.
     RelayPassed,
     /// The relay could not reach the job queue.

@@ -3,11 +3,10 @@
 //! Everything here may wait for a file system, so it runs on a thread for such work. A directory is watched before it is
 //! listed: what comes in between is told twice and counts once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::entry::{Entry, leads_to};
 use super::events::{Event, Events, News, PlaceId};
 use super::filesystem::{Backend, Identity, identity};
-use super::settle::{Files, Patience, Stamp, Verdict};
+use super::pending::{Complete, UnfinishedFiles, Waiting};
+use super::settle::{Files, Patience, Unfinished, Verdict};
+use super::sight::{Clock, file, sight, stamp};
 
 /// How much is looked at, beside what was told and files that were not complete the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,12 +32,11 @@ pub enum Extent {
 /// What a look has shown.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Files that are complete, and were not before.
-    pub count: usize,
-    /// One of them.
-    pub example: Option<PathBuf>,
-    /// When the next file may be complete that is not yet.
-    pub check_at: Option<Instant>,
+    /// Files that are complete, and were not when they were told of last. None is told of while another one has to be waited
+    /// for.
+    pub complete: Complete,
+    /// Files that are not complete.
+    pub waiting: Waiting,
     /// How the directories are watched; nothing where only a part was looked at and nothing has changed.
     pub condition: Option<Condition>,
     /// Where everything was looked at: since when the file is there that came first.
@@ -65,8 +65,8 @@ pub struct Directories {
     root: Option<Identity>,
     round: u32,
     is_first: bool,
-    /// Files that may be complete soon.
-    settling: HashSet<(PathBuf, OsString)>,
+    unfinished: UnfinishedFiles,
+    clock: Clock,
 }
 
 struct Directory {
@@ -88,12 +88,12 @@ struct Gathered {
 }
 
 impl Directories {
-    /// Nothing is looked at yet. `sweep` is how long a file that somebody writes may stay as it is.
+    /// Nothing is looked at yet.
     #[must_use]
-    pub fn new(entry: Arc<Entry>, place: PlaceId, events: Arc<Events>, sweep: Duration) -> Self {
-        let patience = Patience { settle: entry.settle, writer: sweep.max(entry.settle) };
-        let (known, settling) = (HashMap::new(), HashSet::new());
-        Self { entry, place, events, patience, known, root: None, round: 0, is_first: true, settling }
+    pub fn new(entry: Arc<Entry>, place: PlaceId, events: Arc<Events>, clock: Clock) -> Self {
+        let patience = Patience { settle: entry.settle, limit: entry.file_wait };
+        let (known, unfinished) = (HashMap::new(), UnfinishedFiles::default());
+        Self { entry, place, events, patience, known, root: None, round: 0, is_first: true, unfinished, clock }
     }
 
     /// Looks at what was told, and as much more as is asked for.
@@ -101,7 +101,7 @@ impl Directories {
         let mut gathered = Gathered::default();
         let before = self.known.len();
         let is_doubtful = self.look_at_told(told, &mut gathered);
-        self.look_at_settling(&mut gathered.found);
+        self.look_at_unfinished(&mut gathered.found);
         if extent == Extent::Anew {
             self.known.values_mut().for_each(|directory| directory.files = Files::default());
             self.is_first = true;
@@ -111,13 +111,14 @@ impl Directories {
         } else if self.known.len() != before || gathered.trouble.is_some() {
             gathered.found.condition = Some(self.condition(gathered.trouble));
         }
+        let found = &mut gathered.found;
+        found.waiting = self.unfinished.hold(&mut found.complete, Instant::now(), self.patience.limit);
         gathered.found
     }
 
-    /// Files that are there and not known to be complete.
-    #[must_use]
-    pub fn unfinished(&self) -> usize {
-        self.settling.len()
+    /// Files that are there and not known to be complete, why, and whether they are still waited for.
+    pub fn unfinished(&self) -> impl Iterator<Item = (PathBuf, Unfinished, bool)> + '_ {
+        self.unfinished.seen()
     }
 
     /// Nobody watches for this entry any more.
@@ -127,7 +128,7 @@ impl Directories {
 
     fn look_at_all(&mut self, gathered: &mut Gathered) {
         self.round = self.round.wrapping_add(1);
-        self.settling.clear();
+        let before = self.unfinished.begin_round();
         let mut all = Gathered::default();
         let root = &self.entry.directory.root;
         self.root = identity(root);
@@ -137,11 +138,12 @@ impl Directories {
         }
         self.forget_where(|directory, round| directory.round != round);
         if !self.is_first || self.entry.takes_existing {
-            gathered.found.count += all.found.count;
-            gathered.found.example = gathered.found.example.take().or(all.found.example);
+            let (complete, more) = (&mut gathered.found.complete, all.found.complete);
+            complete.count += more.count;
+            complete.example = complete.example.take().or(more.example);
         }
         self.is_first = false;
-        gathered.found.check_at = all.found.check_at;
+        self.unfinished.end_round(&before);
         gathered.found.condition = Some(self.condition(all.trouble));
         gathered.found.oldest = self.oldest();
     }
@@ -241,8 +243,8 @@ impl Directories {
         open: &mut Vec<(PathBuf, usize)>,
         found: &mut Found,
     ) -> io::Result<()> {
-        let (now, wall) = (Instant::now(), SystemTime::now());
-        let (entry, patience) = (Arc::clone(&self.entry), self.patience);
+        let (entry, patience, now) = (Arc::clone(&self.entry), self.patience, Instant::now());
+        let mut clock = self.clock.begin(real, &directory.backend);
         directory.files.begin_round();
         let listed = list(real, |item| {
             let name = item.file_name();
@@ -252,9 +254,15 @@ impl Directories {
                 }
                 return;
             }
-            let Some(meta) = entry.takes(&name).then(|| file(&item.path())).flatten() else { return };
-            let quiet = quiet(&meta, wall, &directory.backend);
-            let verdict = directory.files.look(&name, stamp(&meta), quiet, now, patience);
+            let path = item.path();
+            let Some(meta) = entry.takes(&name).then(|| file(&path)).flatten() else { return };
+            // Most files are known, and need no further question.
+            if directory.files.is_still(&name, stamp(&meta)) {
+                return;
+            }
+            let is_unfinished = entry.is_channel && entry.is_unfinished(&name);
+            let sight = sight(&path, &meta, &directory.backend, &mut clock, is_unfinished);
+            let verdict = directory.files.look(&name, &sight, now, patience);
             self.note(verdict, real, name, found);
         });
         if listed.is_ok() {
@@ -264,13 +272,14 @@ impl Directories {
     }
 
     fn note(&mut self, verdict: Verdict, directory: &Path, name: OsString, found: &mut Found) {
+        let key = (directory.to_owned(), name);
         match verdict {
-            Verdict::Counts => count(found, directory, &name),
-            Verdict::WaitUntil(when) => {
-                found.check_at = Some(found.check_at.map_or(when, |known| known.min(when)));
-                self.settling.insert((directory.to_owned(), name));
+            Verdict::Waits(unfinished) => self.unfinished.see(key, unfinished),
+            Verdict::Counts => {
+                self.unfinished.remove(&key);
+                count(found, directory, &key.1);
             }
-            Verdict::Nothing => {}
+            Verdict::Known => self.unfinished.remove(&key),
         }
     }
 
@@ -310,45 +319,50 @@ impl Directories {
     }
 
     fn look_at_file(&mut self, path: &Path, parent: &Path, name: &OsStr, news: News, found: &mut Found) {
-        let now = Instant::now();
+        let (now, patience) = (Instant::now(), self.patience);
         let Some(directory) = self.known.get_mut(parent) else { return };
+        let key = (parent.to_owned(), name.to_owned());
+        let Some(meta) = (news != News::Gone).then(|| file(path)).flatten() else {
+            // Where it is not removed, the engine was faster.
+            directory.files.vanished(name);
+            self.unfinished.remove(&key);
+            return;
+        };
         let begins = matches!(news, News::Appeared | News::Written);
-        if begins && directory.files.counted(name).is_some_and(|known| file(path).is_some_and(|m| stamp(&m) == known)) {
+        if begins && directory.files.counted(name) == Some(stamp(&meta)) {
             // An earlier look was faster than this event.
             return;
         }
         match news {
-            News::Closed | News::Arrived => match file(path) {
-                Some(meta) => {
-                    let verdict = directory.files.completed(name, stamp(&meta));
-                    self.note(verdict, parent, name.to_owned(), found);
-                }
-                // The engine was faster.
-                None => directory.files.vanished(name),
-            },
-            News::Appeared => {
-                directory.files.appeared(name, now);
-                self.settling.insert((parent.to_owned(), name.to_owned()));
+            News::Closed | News::Arrived => {
+                let mut clock = self.clock.begin(parent, &directory.backend);
+                let sight = sight(path, &meta, &directory.backend, &mut clock, false);
+                let verdict = directory.files.completed(name, &sight, now, patience);
+                self.note(verdict, parent, key.1, found);
+                return;
             }
+            News::Appeared => directory.files.appeared(name, now),
             News::Written => directory.files.written(name, now),
-            News::Opened => directory.files.opened(name, now),
-            News::Gone => directory.files.vanished(name),
-            News::DirectoryAppeared | News::Changed => {}
+            News::Gone | News::DirectoryAppeared | News::Changed => return,
         }
+        self.unfinished.touch(key);
     }
 
-    fn look_at_settling(&mut self, found: &mut Found) {
-        let (now, wall, patience) = (Instant::now(), SystemTime::now(), self.patience);
-        for (parent, name) in std::mem::take(&mut self.settling) {
-            let Some(directory) = self.known.get_mut(&parent) else { continue };
-            match file(&parent.join(&name)) {
-                Some(meta) => {
-                    let quiet = quiet(&meta, wall, &directory.backend);
-                    let verdict = directory.files.look(&name, stamp(&meta), quiet, now, patience);
-                    self.note(verdict, &parent, name, found);
-                }
-                None => directory.files.vanished(&name),
-            }
+    /// Where events tell of a writer, its next one is waited for; all other files are looked at.
+    fn look_at_unfinished(&mut self, found: &mut Found) {
+        let (now, patience) = (Instant::now(), self.patience);
+        for (parent, name) in self.unfinished.due(now) {
+            let path = parent.join(&name);
+            let (Some(directory), Some(meta)) = (self.known.get_mut(&parent), file(&path)) else {
+                self.known.get_mut(&parent).into_iter().for_each(|directory| directory.files.vanished(&name));
+                self.unfinished.remove(&(parent, name));
+                continue;
+            };
+            let mut clock = self.clock.begin(&parent, &directory.backend);
+            let is_unfinished = self.entry.is_channel && self.entry.is_unfinished(&name);
+            let sight = sight(&path, &meta, &directory.backend, &mut clock, is_unfinished);
+            let verdict = directory.files.look(&name, &sight, now, patience);
+            self.note(verdict, &parent, name, found);
         }
     }
 
@@ -365,8 +379,8 @@ impl Directories {
 }
 
 fn count(found: &mut Found, directory: &Path, name: &OsStr) {
-    found.count += 1;
-    found.example.get_or_insert_with(|| directory.join(name));
+    found.complete.count += 1;
+    found.complete.example.get_or_insert_with(|| directory.join(name));
 }
 
 fn list(directory: &Path, mut each: impl FnMut(&fs::DirEntry)) -> io::Result<()> {
@@ -387,27 +401,6 @@ fn real_directory(entry: &fs::DirEntry) -> Option<PathBuf> {
 
 fn is_real_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
-}
-
-/// What is known of a file, also of one behind a link; nothing for what is no file.
-fn file(path: &Path) -> Option<Metadata> {
-    fs::metadata(path).ok().filter(Metadata::is_file)
-}
-
-fn stamp(meta: &Metadata) -> Stamp {
-    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-    Stamp {
-        size: meta.size(),
-        modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
-        changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
-        inode: meta.ino(),
-    }
-}
-
-/// How long a file is known not to have changed. The clock of another machine tells nothing.
-fn quiet(meta: &Metadata, now: SystemTime, backend: &Backend) -> Duration {
-    let modified = meta.modified().ok().filter(|_| backend.is_local);
-    modified.and_then(|modified| now.duration_since(modified).ok()).unwrap_or_default()
 }
 
 fn why_not_there(root: &Path) -> String {

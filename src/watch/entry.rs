@@ -31,22 +31,42 @@ pub struct Entry {
     pub watch_by: WatchBy,
     /// Time between two looks where events cannot be had.
     pub poll_interval: Duration,
-    /// How long a file has to stay as it is, to be complete.
+    /// How long a file has to stay as it is to be complete, where its close cannot be seen.
     pub settle: Duration,
+    /// How long a file that is not complete keeps others from being taken.
+    pub file_wait: Duration,
+    /// Whether the files are those that a run takes, whatever their names say.
+    pub is_channel: bool,
 }
 
 impl Entry {
-    /// Whether a file of this name starts the route.
+    /// Whether a file of this name is one of the entry's.
     #[must_use]
     pub fn takes(&self, name: &OsStr) -> bool {
-        self.mask.matches(name) && !self.is_unfinished(name) && !self.locks.iter().any(|lock| name == lock.as_str())
+        let is_lock = self.locks.iter().any(|lock| name == lock.as_str());
+        // Python's `glob`, by which channels find their files, has this rule for directories and files alike.
+        let is_found = if self.is_channel { leads_to(&self.mask, name) } else { self.mask.matches(name) };
+        is_found && !is_lock && (self.is_channel || !self.is_unfinished(name))
     }
 
-    /// Names that begin with a dot or have an end of theirs only count where the mask has it too.
-    fn is_unfinished(&self, name: &OsStr) -> bool {
+    /// Whether a name says that the file is not complete. One that begins with a dot or has an end of those only does where the
+    /// mask lacks it.
+    #[must_use]
+    pub fn is_unfinished(&self, name: &OsStr) -> bool {
         let (name, mask) = (name.as_encoded_bytes(), self.mask.as_str());
         let is_hidden = name.starts_with(b".") && !mask.starts_with('.');
         is_hidden || UNFINISHED.iter().any(|end| name.ends_with(end.as_bytes()) && !mask.ends_with(end))
+    }
+
+    /// Names that the entry takes and that say that a file is not complete.
+    #[must_use]
+    pub fn unfinished_names(&self) -> Vec<&'static str> {
+        let stem = self.mask.as_str().replace(['*', '?'], "a");
+        let is_taken = |end: &&str| {
+            let name = OsString::from(format!("{stem}{end}"));
+            self.takes(&name) && self.is_unfinished(&name)
+        };
+        UNFINISHED.iter().copied().filter(is_taken).collect()
     }
 
     /// The files, as people write them.
@@ -114,6 +134,8 @@ pub(super) mod tests {
             watch_by: WatchBy::Auto,
             poll_interval: Duration::from_secs(1),
             settle: Duration::from_secs(1),
+            file_wait: Duration::from_secs(60),
+            is_channel: false,
         }
     }
 
@@ -129,6 +151,31 @@ pub(super) mod tests {
             [("*", ".a"), ("*", "a.tmp"), ("*", "a.part"), ("a*", "a.filepart"), (".*", ".a.tmp"), ("*.tmp", ".a.tmp")]
         {
             assert!(!takes(mask, name), "{mask} {name}");
+        }
+    }
+
+    #[test]
+    fn a_channel_takes_what_glob_finds() {
+        let channel = |mask: &str| Entry { is_channel: true, ..entry(Path::new("/in"), mask) };
+        for (mask, name, is_taken, is_unfinished) in [
+            ("*", "a.xml", true, false),
+            ("*", "a.tmp", true, true),
+            ("*", ".a", false, true),
+            (".*", ".a", true, false),
+            ("*.tmp", "a.tmp", true, false),
+            ("*.xml", "a.tmp", false, true),
+        ] {
+            let (channel, name) = (channel(mask), OsStr::new(name));
+            assert_eq!(
+                (channel.takes(name), channel.is_unfinished(name)),
+                (is_taken, is_unfinished),
+                "{mask} {name:?}"
+            );
+        }
+        for (mask, names) in
+            [("*", &UNFINISHED[..]), ("ORD*", &UNFINISHED), ("*.*", &UNFINISHED), ("*.part", &[]), ("*.xml", &[])]
+        {
+            assert_eq!(channel(mask).unfinished_names(), names, "{mask}");
         }
     }
 

@@ -40,8 +40,6 @@ pub enum News {
     Closed,
     /// A file was written.
     Written,
-    /// A file was opened, to be written or read.
-    Opened,
     /// It was removed, or has another name now.
     Gone,
     /// Who may do what with it has changed, or it is another one of the same name.
@@ -82,6 +80,14 @@ impl Events {
         let watcher = INotifyWatcher::new(tell, Config::default()).map_err(|error| explain(&error));
         let events = Self { watcher: Mutex::new(watcher), users: Mutex::default(), sender };
         (events, Heard { receiver, is_incomplete })
+    }
+
+    /// No watcher at all, for an observer that looks by itself.
+    #[must_use]
+    pub fn none() -> Self {
+        let (sender, _) = mpsc::channel(1);
+        let sender = Sender { sender, is_incomplete: Arc::default() };
+        Self { watcher: Mutex::new(Err("no events were asked for".to_owned())), users: Mutex::default(), sender }
     }
 
     /// Watches a directory, by its real path, for a place. `is_new` says that it is another one than before, if there was
@@ -199,7 +205,7 @@ fn news(kind: EventKind) -> Option<News> {
         EventKind::Modify(ModifyKind::Metadata(_)) => Some(News::Changed),
         EventKind::Modify(_) => Some(News::Written),
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Closed),
-        EventKind::Access(AccessKind::Open(_)) => Some(News::Opened),
+        // That a file is opened is not told of: a look does that itself.
         EventKind::Access(_) | EventKind::Any | EventKind::Other => None,
     }
 }

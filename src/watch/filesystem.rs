@@ -29,7 +29,7 @@ const REMOTE: [(i64, &str); 10] = [
     (0x6969, "nfs"),
     (0xff53_4d42, "cifs"),
     (0xfe53_4d42, "smb2"),
-    (0x6573_5546, "fuse"),
+    (FUSE, "fuse"),
     (0x0102_1997, "9p"),
     (0x00c3_6400, "ceph"),
     (0x0bd0_0bd0, "lustre"),
@@ -38,8 +38,14 @@ const REMOTE: [(i64, &str); 10] = [
     (0x5346_414f, "afs"),
 ];
 
+/// File systems whose server stamps the files, by its own clock. Clients of the others may do that, each by its own.
+const STAMPED_BY_SERVER: [i64; 3] = [0x6969, 0xff53_4d42, 0xfe53_4d42];
+
 /// Layers over directories that may be written to directly, without an event here.
 const OVERLAY: i64 = 0x794c_7630;
+
+/// File systems of processes.
+const FUSE: i64 = 0x6573_5546;
 
 /// How news in a directory are found, and why in this way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,10 +54,34 @@ pub struct Backend {
     pub events: bool,
     /// Whether it is looked at in short intervals.
     pub polls: bool,
-    /// Whether its clock is the one of this machine.
-    pub is_local: bool,
+    /// Whose clock the stamps of its files are from.
+    pub stamps: Stamps,
+    /// Which processes that write a file the kernel tells of.
+    pub writers: Writers,
     /// The kind of file system, or what was configured.
     pub why: String,
+}
+
+/// Whose clock stamps the files of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stamps {
+    /// That of this machine.
+    Ours,
+    /// That of its server.
+    Server,
+    /// That of its server, or of the client that writes.
+    Any,
+}
+
+/// Which processes that have a file open for writing are known to the kernel of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writers {
+    /// All there can be.
+    All,
+    /// Those of this machine that do not go past this file system.
+    Some,
+    /// None: NFS and SMB answer for their server, which need not tell.
+    None,
 }
 
 impl Backend {
@@ -69,14 +99,26 @@ impl Backend {
     fn on(magic: i64, wanted: WatchBy) -> Self {
         let named =
             |table: &[(i64, &'static str)]| table.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name);
-        let (is_local, is_overlay) = (named(&LOCAL).is_some() || magic == OVERLAY, magic == OVERLAY);
+        let is_overlay = magic == OVERLAY;
+        let is_local = named(&LOCAL).is_some() || is_overlay;
+        let writers = match magic {
+            OVERLAY | FUSE => Writers::Some,
+            _ if is_local => Writers::All,
+            _ => Writers::None,
+        };
+        let stamps = match magic {
+            _ if is_local => Stamps::Ours,
+            _ if STAMPED_BY_SERVER.contains(&magic) => Stamps::Server,
+            _ => Stamps::Any,
+        };
         let name = named(&LOCAL).or(named(&REMOTE)).or(is_overlay.then_some("overlay"));
         let name = name.map_or_else(|| format!("file system 0x{magic:x}"), str::to_owned);
-        match wanted {
-            WatchBy::Auto => Self { events: is_local, polls: !is_local || is_overlay, is_local, why: name },
-            WatchBy::Inotify => Self { events: true, polls: false, is_local, why: "watch = inotify".into() },
-            WatchBy::Poll => Self { events: false, polls: true, is_local, why: "watch = poll".into() },
-        }
+        let (events, polls, why) = match wanted {
+            WatchBy::Auto => (is_local, !is_local || is_overlay, name),
+            WatchBy::Inotify => (true, false, "watch = inotify".into()),
+            WatchBy::Poll => (false, true, "watch = poll".into()),
+        };
+        Self { events, polls, stamps, writers, why }
     }
 
     /// The same without events, for a reason.
@@ -118,10 +160,22 @@ mod tests {
         };
         assert_eq!(auto(0xef53), ("inotify", "ext4".into()));
         assert_eq!(auto(0x6969), ("poll", "nfs".into()));
-        assert_eq!(auto(0x6573_5546), ("poll", "fuse".into()));
+        assert_eq!(auto(FUSE), ("poll", "fuse".into()));
         assert_eq!(auto(OVERLAY), ("inotify and poll", "overlay".into()));
         assert_eq!(auto(0x1234), ("poll", "file system 0x1234".into()));
-        assert!(!Backend::on(0x6969, WatchBy::Poll).is_local && Backend::on(OVERLAY, WatchBy::Auto).is_local);
+    }
+
+    #[test]
+    fn writers_are_seen_where_no_other_machine_and_no_other_layer_is() {
+        let known = |magic| {
+            let backend = Backend::on(magic, WatchBy::Poll);
+            (backend.writers, backend.stamps)
+        };
+        assert_eq!(known(0xef53), (Writers::All, Stamps::Ours));
+        assert_eq!(known(OVERLAY), (Writers::Some, Stamps::Ours));
+        assert_eq!(known(0x6969), (Writers::None, Stamps::Server));
+        assert_eq!(known(0xfe53_4d42), (Writers::None, Stamps::Server));
+        assert_eq!(known(FUSE), (Writers::Some, Stamps::Any));
     }
 
     #[test]

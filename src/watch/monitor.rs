@@ -17,7 +17,8 @@ use super::entry::Entry;
 use super::events::{Event, Events, Heard, PlaceId};
 use super::filesystem::{Identity, identity};
 pub use super::overview::Arrival;
-use super::overview::{Overview, Report, tell_change};
+use super::overview::{Overview, Report, tell_change, tell_given_up};
+use super::pending::{Complete, Waiting};
 use super::place::{Look, Place};
 use crate::telemetry::counters::{Counters, Event as Happened};
 
@@ -192,7 +193,7 @@ impl<'a, A: Fn(Arrival), O: Fn(Overview)> Monitor<'a, A, O> {
 
     fn add(&mut self, entry: Entry) -> PlaceId {
         self.last += 1;
-        let place = Place::new(entry, self.last, Arc::clone(&self.events), self.sweep);
+        let place = Place::new(entry, self.last, Arc::clone(&self.events));
         self.places.insert(self.last, place);
         self.want(self.last, Extent::All);
         self.last
@@ -317,8 +318,13 @@ impl<'a, A: Fn(Arrival), O: Fn(Overview)> Monitor<'a, A, O> {
             tokio::task::spawn_blocking(|| look.directories.leave());
             return;
         };
-        if let Some(example) = found.example {
-            (self.arrived)(Arrival { route: place.entry.route.clone(), files: found.count, example });
+        let Waiting { check_at, given_up, pending } = found.waiting;
+        self.counters.add(Happened::FileGivenUp, given_up.len() as u64);
+        given_up.iter().for_each(|file| tell_given_up(&place.entry, file, &pending));
+        self.has_changed |= !place.unfinished.is_like(&pending);
+        place.unfinished = pending;
+        if let Complete { count: files, example: Some(example) } = found.complete {
+            (self.arrived)(Arrival { route: place.entry.route.clone(), files, example });
         }
         if found.condition.is_some() {
             let took = look.took.as_secs_f64();
@@ -331,7 +337,7 @@ impl<'a, A: Fn(Arrival), O: Fn(Overview)> Monitor<'a, A, O> {
             place.wants = place.wants.max(Extent::All);
         }
         self.cost.remove(place);
-        place.end(look.directories, look.took, found.condition.is_some(), found.check_at);
+        place.end(look.directories, look.took, found.condition.is_some(), check_at);
         self.due.remove(&(place.due, id));
         if let Some(condition) = found.condition {
             self.change(id, |_| condition);
@@ -388,7 +394,12 @@ impl<'a, A: Fn(Arrival), O: Fn(Overview)> Monitor<'a, A, O> {
     fn overview(&self) -> Overview {
         let report = |id: &PlaceId| {
             let place = self.places.get(id)?;
-            Some(Report { entry: Arc::clone(&place.entry), condition: place.condition.clone(), oldest: place.oldest })
+            Some(Report {
+                entry: Arc::clone(&place.entry),
+                condition: place.condition.clone(),
+                oldest: place.oldest,
+                unfinished: place.unfinished.clone(),
+            })
         };
         let reports: Vec<Report> = self.order.iter().filter_map(report).collect();
         let is_complete = reports.iter().all(|report| report.condition.is_some());

@@ -1,6 +1,6 @@
 //! What the monitor tells: files that came, and how each entry fares.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 
 use super::directories::Condition;
 use super::entry::Entry;
+use super::pending::Pending;
 
 /// With more entries than this the log does not name each that is well.
 const NAMED: usize = 50;
@@ -32,6 +33,8 @@ pub struct Report {
     pub condition: Option<Condition>,
     /// Since when the file is there that came first and still waits.
     pub oldest: Option<SystemTime>,
+    /// Files that are not complete.
+    pub unfinished: Pending,
 }
 
 /// How all entries fare.
@@ -67,4 +70,19 @@ pub(super) fn tell_change(entry: &Entry, before: Option<&Condition>, after: Opti
         }
         (_, None) => {}
     }
+}
+
+/// Logs that a file keeps its route from being started no longer.
+pub(super) fn tell_given_up(entry: &Entry, file: &Path, unfinished: &Pending) {
+    let reason =
+        unfinished.oldest.iter().find(|(path, _)| path == file).map(|(_, unfinished)| unfinished.reason.as_str());
+    let (seconds, route) = (entry.file_wait.as_secs_f64(), &entry.route);
+    let why = reason.unwrap_or("it is not at rest");
+    warn!(
+        file = %file.display(),
+        route,
+        "no longer waiting for {} after {seconds} s: {why}; route {route} is started for other files, and its run takes this \
+         one as it is",
+        file.display()
+    );
 }

@@ -9,6 +9,8 @@ use super::directories::{Condition, Directories, Extent, Found};
 use super::entry::Entry;
 use super::events::{Event, Events, News, PlaceId};
 use super::monitor::SHARE;
+use super::pending::Pending;
+use super::sight::Clock;
 
 /// How often a directory that cannot be read is tried again.
 const TROUBLE_INTERVAL: Duration = Duration::from_secs(2);
@@ -46,6 +48,8 @@ pub struct Place {
     pub condition: Option<Condition>,
     /// Since when the file is there that came first, as of the last look at everything.
     pub oldest: Option<SystemTime>,
+    /// Files that are not complete, as of the last look.
+    pub unfinished: Pending,
 }
 
 /// A look that has ended.
@@ -62,9 +66,9 @@ pub struct Look {
 
 impl Place {
     /// Nothing is known yet.
-    pub fn new(entry: Entry, id: PlaceId, events: Arc<Events>, sweep: Duration) -> Self {
+    pub fn new(entry: Entry, id: PlaceId, events: Arc<Events>) -> Self {
         let entry = Arc::new(entry);
-        let directories = Directories::new(Arc::clone(&entry), id, events, sweep);
+        let directories = Directories::new(Arc::clone(&entry), id, events, Clock::Local);
         let now = Instant::now();
         Self {
             id,
@@ -81,12 +85,13 @@ impl Place {
             is_queued: false,
             condition: None,
             oldest: None,
+            unfinished: Pending::default(),
         }
     }
 
     /// Whether an event may mean something. Most do not: reading a directory is one, too.
     pub fn cares(&self, event: &Event, is_watched_itself: bool) -> bool {
-        let is_about_file = matches!(event.news, News::Closed | News::Written | News::Opened);
+        let is_about_file = matches!(event.news, News::Closed | News::Written);
         let name = event.path.file_name().unwrap_or_default();
         !is_about_file || !is_watched_itself && self.entry.takes(name)
     }
@@ -166,7 +171,7 @@ mod tests {
     fn what_is_told_during_a_look_that_hangs_takes_no_more_than_its_room() {
         let entry = entry("/nowhere".as_ref(), "*");
         let (events, _heard) = Events::start();
-        let mut place = Place::new(entry, 1, Arc::new(events), Duration::from_secs(60));
+        let mut place = Place::new(entry, 1, Arc::new(events));
         let event = Event { path: "/nowhere/file".into(), news: News::Closed };
         for _ in 0..ROOM {
             place.tell(event.clone());

@@ -1,11 +1,17 @@
 //! Which files of a directory are complete, and which of those are news. Pure: names, stamps and times come from outside.
 //!
-//! A file counts once when it was closed by its writer or renamed into place, or when nothing about it has changed for a
-//! while. It counts again when it is another one, or has changed. What the engine takes away is forgotten.
+//! [`judge`] is the one judgement of "complete", for the directory monitor and before every run of the engine. A file counts
+//! once when it is complete. It counts again when it is another one, or has changed. What the engine takes away is forgotten.
+//!
+//! The judgement goes by what was observed, on our own clock. A time stamp only says more than that where its clock is known:
+//! that of another machine may be ahead or behind by any time, and [`quiet`] says what is left of it.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
+
+/// An empty file has to stay as it is for so many times as long as another one: most are made before they are filled.
+const EMPTY_SETTLES: u32 = 6;
 
 /// What a file is recognised by. Times are nanoseconds since 1970, by the clock of its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +26,70 @@ pub struct Stamp {
     pub inode: u64,
 }
 
+/// What one observation of a file has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    /// What it is like.
+    pub stamp: Stamp,
+    /// How long it is known not to have changed.
+    pub quiet: Duration,
+    /// Whether it is open for writing, on whatever machine; nothing where that cannot be known.
+    pub has_writer: Option<bool>,
+    /// Whether its name says that it is not complete.
+    pub is_named_unfinished: bool,
+}
+
+/// The clock by which a file system stamps its files, as of now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StampClock {
+    /// Nanoseconds since 1970.
+    pub now: i64,
+    /// By how much a stamp may be older than it seems.
+    pub error: Duration,
+}
+
 /// How long a file has to stay as it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// When nobody is known to write it.
+    /// Where its close cannot be seen.
     pub settle: Duration,
-    /// When somebody was seen to write it, who will close it.
-    pub writer: Duration,
+    /// After this time a file is no longer waited for, whatever is known of it.
+    pub limit: Duration,
+}
+
+/// Why a file is not known to be complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It is open for writing.
+    Open,
+    /// Its name says so.
+    Name,
+    /// It is empty, and has not been so for long.
+    Empty,
+    /// It was not observed for long enough, or has changed.
+    Young,
+}
+
+impl Reason {
+    /// In words, of a file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "it is open for writing",
+            Self::Name => "its name says that it is not complete",
+            Self::Empty => "it is empty",
+            Self::Young => "it was written a moment ago",
+        }
+    }
+}
+
+/// Whether a file is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is.
+    Complete,
+    /// It is not known to be. If nothing changes it will be then, if ever.
+    Incomplete(Reason, Option<Instant>),
 }
 
 /// What a look at a file has told.
@@ -34,10 +97,47 @@ pub struct Patience {
 pub enum Verdict {
     /// It is complete, and was not before.
     Counts,
-    /// It may be complete by then.
-    WaitUntil(Instant),
-    /// It is being written, and whoever does will close it; or it was seen before.
-    Nothing,
+    /// It is not known to be complete.
+    Waits(Unfinished),
+    /// It was complete before.
+    Known,
+}
+
+/// A file that is not known to be complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Why.
+    pub reason: Reason,
+    /// When it is complete if nothing changes, if ever.
+    pub until: Option<Instant>,
+    /// Since when it is known to be there and not complete.
+    pub since: Instant,
+}
+
+/// Judges a file that was first seen as it is now at `since`. `is_being_written` says that a writer was seen who has not
+/// closed it.
+#[must_use]
+pub fn judge(sight: &Sight, since: Instant, is_being_written: bool, now: Instant, patience: Patience) -> Judgement {
+    let is_empty = sight.stamp.size == 0;
+    let (reason, time) = match sight.has_writer {
+        _ if sight.is_named_unfinished => return Judgement::Incomplete(Reason::Name, None),
+        Some(true) => return Judgement::Incomplete(Reason::Open, None),
+        // That the writer has closed it may not have been told.
+        None if is_being_written => (Reason::Open, patience.limit),
+        _ if is_empty => (Reason::Empty, patience.settle * EMPTY_SETTLES),
+        Some(false) => return Judgement::Complete,
+        None => (Reason::Young, patience.settle),
+    };
+    let until = since + time;
+    if until <= now { Judgement::Complete } else { Judgement::Incomplete(reason, Some(until)) }
+}
+
+/// How long a file is known not to have changed. The later of its times counts: a program that copies a file sets the other.
+#[must_use]
+pub fn quiet(stamp: &Stamp, clock: Option<StampClock>) -> Duration {
+    let Some(StampClock { now, error }) = clock else { return Duration::ZERO };
+    let age = now.saturating_sub(stamp.modified.max(stamp.changed));
+    Duration::from_nanos(u64::try_from(age).unwrap_or_default()).saturating_sub(error)
 }
 
 /// The files of one directory that match.
@@ -56,8 +156,8 @@ struct Known {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// Not known to be complete. The stamp is what it had at the last look.
-    Settling { stamp: Option<Stamp>, since: Instant, has_writer: bool },
+    /// Not known to be complete. The stamp is what it had at the last look, and `since` when it was first seen to have that.
+    Settling { stamp: Option<Stamp>, since: Instant, is_being_written: bool, first: Instant },
     /// Complete, and told.
     Counted(Stamp),
 }
@@ -65,7 +165,7 @@ enum State {
 impl Stamp {
     /// Whether the content is the same, as far as can be told without reading it.
     fn is_as_long_and_old_as(&self, other: &Self) -> bool {
-        (self.size, self.modified) == (other.size, other.modified)
+        (self.size, self.modified, self.inode) == (other.size, other.modified, other.inode)
     }
 }
 
@@ -84,53 +184,75 @@ impl Files {
         }
     }
 
-    /// Takes down what a look at a file has shown. `quiet` is how long its content is known not to have changed.
-    pub fn look(&mut self, name: &OsStr, stamp: Stamp, quiet: Duration, now: Instant, patience: Patience) -> Verdict {
-        let quiet_since = now.checked_sub(quiet).unwrap_or(now);
-        let (since, has_writer) = match self.state(name) {
+    /// Whether the file is one that has counted, by attributes that may be older than it is. Then it is still there.
+    pub fn is_still(&mut self, name: &OsStr, stamp: Stamp) -> bool {
+        let is_still = self.counted(name) == Some(stamp);
+        if is_still {
+            self.set(name, State::Counted(stamp));
+        }
+        is_still
+    }
+
+    /// Takes down what a look at a file has shown.
+    pub fn look(&mut self, name: &OsStr, sight: &Sight, now: Instant, patience: Patience) -> Verdict {
+        let stamp = sight.stamp;
+        let quiet_since = now.checked_sub(sight.quiet).unwrap_or(now);
+        let (since, is_being_written, first) = match self.state(name) {
             Some(State::Counted(known)) if known == stamp => {
                 self.set(name, State::Counted(stamp));
-                return Verdict::Nothing;
+                return Verdict::Known;
             }
-            Some(State::Settling { stamp: Some(known), since, has_writer }) if known.is_as_long_and_old_as(&stamp) => {
-                (since, has_writer)
+            Some(State::Settling { stamp: Some(known), since, is_being_written, first })
+                if known.is_as_long_and_old_as(&stamp) =>
+            {
+                (since, is_being_written, first)
             }
             // Events have told when it was touched last.
-            Some(State::Settling { stamp: None, since, has_writer }) => (since, has_writer),
-            Some(State::Settling { has_writer, .. }) => (quiet_since, has_writer),
-            Some(State::Counted(_)) | None => (quiet_since, false),
+            Some(State::Settling { stamp: None, since, is_being_written, first }) => (since, is_being_written, first),
+            Some(State::Settling { is_being_written, first, .. }) => (quiet_since, is_being_written, first),
+            Some(State::Counted(_)) | None => (quiet_since, false, quiet_since),
         };
-        let complete = since + if has_writer { patience.writer } else { patience.settle };
-        if complete <= now {
-            self.set(name, State::Counted(stamp));
-            return Verdict::Counts;
+        match judge(sight, since, is_being_written, now, patience) {
+            Judgement::Complete => {
+                self.set(name, State::Counted(stamp));
+                Verdict::Counts
+            }
+            Judgement::Incomplete(reason, until) => {
+                // One that closes it unseen begins the time anew.
+                let since = if sight.has_writer == Some(true) { quiet_since } else { since };
+                let is_being_written = is_being_written && sight.has_writer != Some(false);
+                self.set(name, State::Settling { stamp: Some(stamp), since, is_being_written, first });
+                Verdict::Waits(Unfinished { reason, until, since: first })
+            }
         }
-        self.set(name, State::Settling { stamp: Some(stamp), since, has_writer });
-        if has_writer { Verdict::Nothing } else { Verdict::WaitUntil(complete) }
     }
 
     /// It appeared, by whatever means: a link is complete, a file that was opened to be written is not.
     pub fn appeared(&mut self, name: &OsStr, now: Instant) {
-        self.set(name, State::Settling { stamp: None, since: now, has_writer: false });
+        self.touched(name, now, false);
     }
 
-    /// Somebody opened it. That may be a reader, so it only tells something of a file that is not complete.
-    pub fn opened(&mut self, name: &OsStr, now: Instant) {
-        if let Some(State::Settling { .. }) = self.state(name) {
-            self.written(name, now);
-        }
-    }
-
-    /// Somebody writes it, and will close it.
+    /// A process writes it, and will close it.
     pub fn written(&mut self, name: &OsStr, now: Instant) {
-        self.set(name, State::Settling { stamp: None, since: now, has_writer: true });
+        self.touched(name, now, true);
     }
 
-    /// It was closed by its writer, or renamed into place. A look may have been faster than who tells this.
-    pub fn completed(&mut self, name: &OsStr, stamp: Stamp) -> Verdict {
-        let is_known = self.counted(name) == Some(stamp);
-        self.set(name, State::Counted(stamp));
-        if is_known { Verdict::Nothing } else { Verdict::Counts }
+    fn touched(&mut self, name: &OsStr, now: Instant, is_being_written: bool) {
+        let first = match self.state(name) {
+            Some(State::Settling { first, .. }) => first,
+            Some(State::Counted(_)) | None => now,
+        };
+        self.set(name, State::Settling { stamp: None, since: now, is_being_written, first });
+    }
+
+    /// It was closed by its writer, or renamed into place: it is complete unless a second writer has it, or it is empty. A
+    /// look may have been faster than who tells this.
+    pub fn completed(&mut self, name: &OsStr, sight: &Sight, now: Instant, patience: Patience) -> Verdict {
+        if let Some(State::Settling { first, .. }) = self.state(name) {
+            self.set(name, State::Settling { stamp: None, since: now, is_being_written: false, first });
+        }
+        let is_free = Some(sight.has_writer.unwrap_or_default());
+        self.look(name, &Sight { has_writer: is_free, ..*sight }, now, patience)
     }
 
     /// It is gone.
@@ -179,120 +301,4 @@ impl Files {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PATIENCE: Patience = Patience { settle: Duration::from_secs(1), writer: Duration::from_secs(60) };
-
-    struct Case {
-        files: Files,
-        start: Instant,
-    }
-
-    impl Case {
-        fn new() -> Self {
-            Self { files: Files::default(), start: Instant::now() }
-        }
-
-        fn at(&self, milliseconds: u64) -> Instant {
-            self.start + Duration::from_millis(milliseconds)
-        }
-
-        /// A look at this time, at a file of this size that nothing is known of but what is seen.
-        fn look(&mut self, milliseconds: u64, size: u64) -> Verdict {
-            let now = self.at(milliseconds);
-            self.files.look(OsStr::new("a"), stamp(size), Duration::ZERO, now, PATIENCE)
-        }
-    }
-
-    fn stamp(size: u64) -> Stamp {
-        Stamp { size, modified: size.cast_signed(), changed: 0, inode: 1 }
-    }
-
-    fn name() -> &'static OsStr {
-        OsStr::new("a")
-    }
-
-    #[test]
-    fn a_file_counts_once_when_it_has_not_changed_for_a_while() {
-        let mut case = Case::new();
-        assert_eq!(case.look(0, 1), Verdict::WaitUntil(case.at(1000)));
-        assert_eq!(case.look(900, 1), Verdict::WaitUntil(case.at(1000)));
-        assert_eq!(case.look(950, 2), Verdict::WaitUntil(case.at(1950)));
-        assert_eq!(case.look(1950, 2), Verdict::Counts);
-        assert_eq!(case.look(9000, 2), Verdict::Nothing);
-    }
-
-    #[test]
-    fn a_file_that_is_known_to_be_old_counts_at_once() {
-        let mut case = Case::new();
-        let old = Duration::from_secs(1);
-        assert_eq!(case.files.look(name(), stamp(1), old, case.start, PATIENCE), Verdict::Counts);
-    }
-
-    #[test]
-    fn a_counted_file_counts_again_when_it_is_another_one() {
-        let mut case = Case::new();
-        case.files.completed(name(), stamp(1));
-        assert_eq!(case.look(0, 1), Verdict::Nothing);
-        // Away and back between two looks: only the time of the change tells.
-        let moved = Stamp { changed: 5, ..stamp(1) };
-        let old = Duration::from_secs(5);
-        assert_eq!(case.files.look(name(), moved, old, case.at(10), PATIENCE), Verdict::Counts);
-        assert_eq!(case.look(20, 2), Verdict::WaitUntil(case.at(1020)));
-    }
-
-    #[test]
-    fn a_writer_is_waited_for() {
-        let mut case = Case::new();
-        case.files.appeared(name(), case.start);
-        case.files.opened(name(), case.start);
-        assert_eq!(case.look(5000, 1), Verdict::Nothing);
-        case.files.written(name(), case.at(50_000));
-        assert_eq!(case.look(70_000, 2), Verdict::Nothing);
-        assert_eq!(case.files.completed(name(), stamp(2)), Verdict::Counts);
-        assert_eq!(case.look(71_000, 2), Verdict::Nothing);
-        assert_eq!(case.files.completed(name(), stamp(2)), Verdict::Nothing, "it is not told twice");
-    }
-
-    #[test]
-    fn a_writer_who_never_closes_is_not_waited_for_forever() {
-        let mut case = Case::new();
-        case.files.written(name(), case.start);
-        assert_eq!(case.look(10_000, 1), Verdict::Nothing);
-        assert_eq!(case.look(59_000, 1), Verdict::Nothing);
-        assert_eq!(case.look(60_000, 1), Verdict::Counts);
-    }
-
-    #[test]
-    fn a_link_has_no_writer() {
-        let mut case = Case::new();
-        case.files.appeared(name(), case.start);
-        assert_eq!(case.look(500, 1), Verdict::WaitUntil(case.at(1000)));
-        assert_eq!(case.look(1000, 1), Verdict::Counts);
-        case.files.opened(name(), case.at(1100));
-        assert_eq!(case.look(1200, 1), Verdict::Nothing, "a reader changes nothing");
-    }
-
-    #[test]
-    fn what_is_gone_is_forgotten() {
-        let mut case = Case::new();
-        case.files.completed(name(), stamp(1));
-        case.files.begin_round();
-        case.files.end_round();
-        assert_eq!(case.files.count(), 0);
-        assert_eq!(case.look(0, 1), Verdict::WaitUntil(case.at(1000)));
-        case.files.vanished(name());
-        assert_eq!(case.files.count(), 0);
-    }
-
-    #[test]
-    fn what_is_looked_at_in_a_round_stays() {
-        let mut case = Case::new();
-        case.files.completed(name(), stamp(1));
-        case.files.begin_round();
-        assert_eq!(case.look(0, 1), Verdict::Nothing);
-        case.files.end_round();
-        assert_eq!(case.files.count(), 1);
-    }
-}
+mod tests;

@@ -18,7 +18,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("health", &["config", "database", "http", "telemetry"]),
     ("metrics", &["database", "health", "process", "telemetry"]),
     ("jobs", &["config", "database", "http", "process", "supervisor", "telemetry"]),
-    ("watch", &["config", "telemetry"]),
+    ("watch", &["config", "process", "telemetry"]),
     (
         "command",
         &[

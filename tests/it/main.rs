@@ -15,6 +15,7 @@ mod bots_ini;
 mod browser;
 mod clock;
 mod cluster;
+mod complete_files;
 mod config_map;
 mod configuration;
 mod demo;

@@ -145,6 +145,8 @@ fn entry(directory: &Path, mask: &str) -> Entry {
         watch_by: WatchBy::Auto,
         poll_interval: Duration::from_millis(100),
         settle: SETTLE,
+        file_wait: NEVER,
+        is_channel: false,
     }
 }
 
@@ -252,11 +254,12 @@ fn a_slow_writer_counts_once_at_the_end() {
 #[apply(test)]
 fn a_slow_writer_counts_once_where_nothing_tells_of_its_end() {
     let (_kept, dir) = directory();
+    let fuse = Fuse::mount(&dir);
     // With room for a machine that is busy.
-    let entry = Entry { settle: Duration::from_secs(3), ..polled(entry(&dir, "*")) };
+    let entry = Entry { settle: Duration::from_secs(3), ..entry(&fuse.mounted, "*") };
     let monitor = Monitor::start(vec![entry], NEVER);
-    let path = dir.join("slow");
-    let mut file = File::create(&path).expect("made");
+    let path = fuse.mounted.join("slow");
+    let mut file = File::create(fuse.behind.join("slow")).expect("made");
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(200));
         file.write_all(b"a part").expect("written");
@@ -548,27 +551,34 @@ impl Drop for Mount {
 }
 
 /// A directory seen through a file system of a process, which knows nothing of what others write to it.
-struct Fuse {
-    behind: PathBuf,
+pub struct Fuse {
+    pub behind: PathBuf,
     mounted: PathBuf,
     process: Child,
 }
 
+/// Nothing is cached, so that what others write is seen at once.
+pub const UNCACHED: &str = "attr_timeout=0,entry_timeout=0";
+
 impl Fuse {
     fn mount(dir: &Path) -> Self {
-        needs(Need::Bindfs);
-        let (behind, mounted) = (dir.join("behind"), dir.join("mounted"));
-        for place in [&behind, &mounted] {
-            fs::create_dir(place).expect("made");
-        }
-        let process = Self::start(&behind, &mounted);
-        Self { behind, mounted, process }
+        let mounted = dir.join("mounted");
+        fs::create_dir(&mounted).expect("made");
+        Self::over(&mounted, dir, UNCACHED)
     }
 
-    fn start(behind: &Path, mounted: &Path) -> Child {
-        // Nothing is cached, so that what others write is seen at once.
-        let options = ["-f", "-o", "attr_timeout=0,entry_timeout=0"];
-        let process = Command::new("bindfs").args(options).arg(behind).arg(mounted).spawn().expect("bindfs runs");
+    /// Mounts over a directory what is in a new one below `dir`.
+    pub fn over(mounted: &Path, dir: &Path, options: &str) -> Self {
+        let behind = dir.join("behind");
+        fs::create_dir(&behind).expect("made");
+        let process = Self::start(&behind, mounted, options);
+        Self { behind, mounted: mounted.to_owned(), process }
+    }
+
+    fn start(behind: &Path, mounted: &Path, options: &str) -> Child {
+        needs(Need::Bindfs);
+        let process =
+            Command::new("bindfs").args(["-f", "-o", options]).arg(behind).arg(mounted).spawn().expect("bindfs runs");
         let is_mounted = || {
             let mounts = fs::read_to_string("/proc/self/mounts").expect("readable");
             mounts.contains(&format!(" {} fuse", mounted.display())).then_some(())
@@ -592,7 +602,7 @@ impl Fuse {
 
     fn remount(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
-        self.process = Self::start(&self.behind, &self.mounted);
+        self.process = Self::start(&self.behind, &self.mounted, UNCACHED);
     }
 }
 

@@ -1,9 +1,11 @@
 //! `engine` and `bots-engine`: one run of the translation engine, which is let finish.
 
 mod acquire;
+mod files;
 mod maxruntime;
 mod run;
 mod sums;
+mod turn;
 
 use std::ffi::OsString;
 

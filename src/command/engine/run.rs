@@ -12,7 +12,6 @@ use crate::bots::arguments::EngineArguments;
 use crate::bots::django::Context;
 use crate::bots::service;
 use crate::config::Config;
-use crate::config::load::nearest;
 use crate::database::lease::Lease;
 use crate::database::recovery::{self, Earlier};
 use crate::database::{self, runs};
@@ -29,8 +28,10 @@ use crate::telemetry::lines::LineSink;
 use super::super::launch::never;
 use super::super::services::{known_facts, outcome_of};
 use super::super::{Session, child_variables, find_bots, init_db, prepare, relay, until_stopped};
+use super::files::FilesOfRun;
 use super::maxruntime::MaxRuntime;
-use super::{acquire, sums};
+use super::sums;
+use super::turn::{self, Leased};
 
 /// Bots's own code for an engine that finds another one running.
 pub(super) const BUSY: u8 = 3;
@@ -141,17 +142,11 @@ async fn prepare_run(
     relay::start(config, &environment, counters).await;
     let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::settings(config, &known_facts(&context).await?)?;
-    let (name, begin) = (our_name(), Instant::now());
-    let mut lease = match acquire::acquire(&settings, config, &name).await? {
-        Ok(lease) => lease,
-        Err(busy) => {
-            sums::add_busy(&settings, begin.elapsed()).await;
-            error!("nothing was run: {busy}");
-            return Ok(None);
-        }
+    let mut files = FilesOfRun::new(config, &bots, &environment, arguments);
+    let Some(Leased { mut lease, name, waited }) = turn::begin(config, &settings, arguments, &mut files).await? else {
+        return Ok(None);
     };
-    let waited = begin.elapsed();
-    match look_before(config, &mut lease, arguments).await {
+    match look_before(&mut lease, arguments).await {
         Ok(before) => {
             let is_noted = sums::begin(&mut lease, &name, waited, before.recovers).await;
             let ground = service::Ground { bots: &bots, environment: &environment, variables: &variables };
@@ -165,16 +160,7 @@ async fn prepare_run(
     }
 }
 
-/// Pod and process, for whoever waits for us.
-fn our_name() -> String {
-    let host = nix::unistd::gethostname().unwrap_or_default();
-    format!("{} (process {})", host.to_string_lossy(), std::process::id())
-}
-
-async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArguments) -> Result<Before, Error> {
-    if !arguments.routes.is_empty() && !config.engine.unknown_routes {
-        check_routes(&lease.ask(runs::routes).await?, &arguments.routes)?;
-    }
+async fn look_before(lease: &mut Lease, arguments: &EngineArguments) -> Result<Before, Error> {
     let earlier = lease.ask(recovery::find).await?;
     let recovers = matches!(earlier, Earlier::CutOff | Earlier::Failed);
     if let Earlier::GivenUp { run, failures } = earlier {
@@ -196,22 +182,6 @@ async fn look_before(config: &Config, lease: &mut Lease, arguments: &EngineArgum
     }
     lease.claim(arguments.runs() + usize::from(recovers), recovers).await?;
     Ok(Before { report: lease.ask(runs::newest_report).await?, recovers })
-}
-
-/// Bots runs nothing for a route that it does not know, and ends with code 0.
-fn check_routes(known: &[runs::Route], wanted: &[String]) -> Result<(), Error> {
-    let active: Vec<String> = known.iter().filter(|route| route.is_active).map(|route| route.name.clone()).collect();
-    let all = if active.is_empty() { "none".to_owned() } else { active.join(", ") };
-    let explain = |name: &String| match known.iter().find(|route| route.name == *name) {
-        Some(route) if route.is_active => None,
-        Some(_) => Some(format!("route {name} is not active; active routes: {all}")),
-        None => Some(match nearest(name, active.iter()) {
-            Some(near) => format!("there is no route {name}; did you mean {near}? Active routes: {all}"),
-            None => format!("there is no route {name}; active routes: {all}"),
-        }),
-    };
-    let faults: Vec<String> = wanted.iter().filter_map(explain).collect();
-    if faults.is_empty() { Ok(()) } else { Err(Error::all(Kind::Usage, faults)) }
 }
 
 impl Ground<'_> {

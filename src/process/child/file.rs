@@ -1,0 +1,91 @@
+//! What the kernel knows of an open file beyond what the standard library asks it: attributes that are not from a cache, and
+//! whether a process has the file open for writing. Beside `system`, since these calls have no safe interface either.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Which signal tells of a lease that is broken; the `libc` crate lacks it.
+const F_SETSIG: libc::c_int = 10;
+
+/// Attributes of a file. Times are nanoseconds since 1970, by the clock of its file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// Bytes.
+    pub size: u64,
+    /// When its content changed last.
+    pub modified: i64,
+    /// When anything about it changed last.
+    pub changed: i64,
+    /// Its number on its file system.
+    pub inode: u64,
+}
+
+/// The attributes as the file system has them now. `fstat(2)` answers from the cache of FUSE and SMB, also for a file that was
+/// opened a moment ago.
+///
+/// # Errors
+/// What `statx(2)` says.
+pub fn attributes(file: &File) -> io::Result<Attributes> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
+    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is an empty string that lives for ever, and statx writes one structure, which lives on this stack; all
+    // zeroes are valid for it.
+    let found = unsafe {
+        if libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_BASIC_STATS, found.as_mut_ptr()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        found.assume_init()
+    };
+    let time =
+        |time: libc::statx_timestamp| time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec));
+    Ok(Attributes {
+        size: found.stx_size,
+        modified: time(found.stx_mtime),
+        changed: time(found.stx_ctime),
+        inode: found.stx_ino,
+    })
+}
+
+/// Whether a process of this machine, in whatever container, has the file open for writing, or mapped so; nothing where the
+/// kernel does not tell us. It refuses a lease for reading, see `fcntl(2)`, on a file that is open for writing; it gives one to
+/// the owner of the file and to a process with `CAP_LEASE` alone. `file` is open for reading.
+#[must_use]
+pub fn has_writer(file: &File) -> Option<bool> {
+    // SAFETY: fcntl with these commands takes integers alone, and acts on a descriptor that is open.
+    let set = |command, value: i32| unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
+    // A process that opens the file to write it before the lease is given back waits for that, and the kernel tells us so by a
+    // signal: by one that has no effect, instead of SIGIO.
+    if set(F_SETSIG, libc::SIGCHLD) != 0 {
+        return None;
+    }
+    if set(libc::F_SETLEASE, libc::F_RDLCK) == 0 {
+        set(libc::F_SETLEASE, libc::F_UNLCK);
+        return Some(false);
+    }
+    (Errno::last() == Errno::EAGAIN).then_some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_is_known_while_the_file_is_open() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, "content").expect("written");
+        let reader = File::open(&path).expect("readable");
+        assert_eq!(has_writer(&reader), Some(false), "a lease needs a local file system");
+        let writer = std::fs::OpenOptions::new().append(true).open(&path).expect("writable");
+        assert_eq!(has_writer(&reader), Some(true));
+        drop(writer);
+        assert_eq!(has_writer(&reader), Some(false));
+        let found = attributes(&reader).expect("it is there");
+        assert_eq!((found.size, found.modified <= found.changed), (7, true));
+    }
+}

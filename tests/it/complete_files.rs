@@ -1,0 +1,358 @@
+//! Files that are still being written are not taken: by the directory monitor, by the schedule of `up`, and by `engine`. Real
+//! Bots; on ext4, and on a share whose clients keep attributes for three seconds, or not at all.
+
+use std::fs::{self, File, FileTimes, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+
+use crate::needs::in_network_of;
+use crate::pods::{Amiss, System, message};
+use crate::sandbox::{Running, python, wait_until};
+use crate::servers::Engine;
+use crate::watch::{Fuse, UNCACHED};
+
+/// As the attribute cache of NFS does at the least.
+const CACHED: &str = "attr_timeout=3,entry_timeout=3";
+
+/// Longer than that, with room for a machine that is busy.
+const SETTLE: &str = "4s";
+
+/// How often a slow writer appends a part.
+const PART_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The parts of a file of a slow writer.
+const PARTS: usize = 8;
+
+/// Where the files are, and where writers write them.
+enum Storage {
+    Ext4,
+    Share(&'static str),
+}
+
+/// A route whose files come to a directory of some storage.
+struct Place {
+    // The share is gone before the directory that it is mounted in.
+    share: Option<Fuse>,
+    system: System,
+}
+
+/// What starts the route.
+#[derive(Debug, Clone, Copy)]
+enum Starter {
+    Monitor,
+    Schedule,
+    Engine,
+}
+
+impl Place {
+    fn new(storage: &Storage) -> Self {
+        let mut system = System::new(Engine::Sqlite);
+        system.demo.sandbox.set("BOTS_CTL_DIRMONITOR_SETTLE", SETTLE);
+        let share = match storage {
+            Storage::Ext4 => None,
+            Storage::Share(options) => Some(Fuse::over(&system.demo.input(), system.demo.sandbox.home.path(), options)),
+        };
+        Self { share, system }
+    }
+
+    /// As a writer sees the file of an order. Behind a share it is another machine.
+    fn file(&self, number: usize) -> PathBuf {
+        let name = format!("{number}.edi");
+        match &self.share {
+            Some(share) => share.behind.join(name),
+            None => self.system.demo.input().join(name),
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.system.demo.sandbox.set(name, value);
+    }
+
+    fn engine(&self, args: &[&str]) -> Running {
+        self.system.start(&[&["engine"], args].concat())
+    }
+
+    /// The monitor that watches the directory, and its queue.
+    fn monitor(&self) -> Running {
+        let sandbox = &self.system.demo.sandbox;
+        sandbox.set_ini("jobqueue", "enabled", "True");
+        sandbox.set_ini("dirmonitor1", "path", &self.system.demo.input().display().to_string());
+        sandbox.set_ini("dirmonitor1", "route", "demo_orders");
+        let up = self.system.start(&["up", "--services", "jobqueue,dirmonitor"]);
+        up.wait_stderr("the directory monitor watches");
+        up
+    }
+
+    /// Waits until so many orders are out and the engine has ended.
+    fn wait_orders(&self, count: usize, running: &Running) {
+        let are_out = || (fs::read_dir(self.system.demo.output()).ok()?.count() >= count).then_some(());
+        wait_until("the orders are out", are_out, || running.report());
+    }
+
+    /// The same for what starts engines, which is stopped in order: the next one finds no job, and nothing to recover.
+    fn expect_orders(&self, count: usize, writer: JoinHandle<()>, mut up: Running) {
+        writer.join().expect("it has written");
+        self.wait_orders(count, &up);
+        up.signal(Signal::SIGTERM);
+        assert_eq!(up.wait_code(), 0, "{}", up.report());
+    }
+
+    /// Runs the route while files are being written, and checks that each has gone out once, as it should be.
+    fn expect_whole(&self, starter: Starter, count: usize, write: impl FnOnce(&Self) -> JoinHandle<()>) {
+        match starter {
+            Starter::Monitor => {
+                let up = self.monitor();
+                let writer = write(self);
+                self.expect_orders(count, writer, up);
+            }
+            Starter::Schedule => {
+                let writer = write(self);
+                let up = self.system.start(&["up", "--services", "engine"]);
+                self.expect_orders(count, writer, up);
+            }
+            Starter::Engine => {
+                let writer = write(self);
+                let mut engine = self.engine(&["--new"]);
+                assert_eq!(engine.wait_code(), 0, "{}", engine.report());
+                writer.join().expect("it has written");
+                assert!(engine.stderr().contains("since files are not complete: "), "{}", engine.report());
+            }
+        }
+        assert_eq!(self.system.collect(count), Amiss::default());
+    }
+}
+
+/// Appends the rest of an order in parts, with a pause before each.
+fn append(mut file: File, parts: Vec<Vec<u8>>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        for part in parts {
+            thread::sleep(PART_INTERVAL);
+            file.write_all(&part).expect("written");
+        }
+    })
+}
+
+fn parts(number: usize) -> Vec<Vec<u8>> {
+    let text = message(number).into_bytes();
+    text.chunks(text.len().div_ceil(PARTS)).map(<[u8]>::to_vec).collect()
+}
+
+/// A writer that appends every half second, and has begun.
+fn slowly(place: &Place) -> JoinHandle<()> {
+    let mut parts = parts(0);
+    let mut file = File::create(place.file(0)).expect("made");
+    file.write_all(&parts.remove(0)).expect("written");
+    append(file, parts)
+}
+
+/// A file that is made empty, and filled four seconds later.
+fn empty_first(place: &Place) -> JoinHandle<()> {
+    let path = place.file(0);
+    drop(File::create(&path).expect("made"));
+    thread::spawn(move || {
+        thread::sleep(Duration::from_secs(4));
+        // One that was taken meanwhile is not made again.
+        let mut file = OpenOptions::new().write(true).open(&path).expect("it is still there");
+        file.write_all(message(0).as_bytes()).expect("written");
+    })
+}
+
+/// A complete file that comes while another one is being written.
+fn beside_another(place: &Place) -> JoinHandle<()> {
+    let writer = slowly(place);
+    let part = place.file(1).with_extension("part");
+    fs::write(&part, message(1)).expect("written");
+    fs::rename(part, place.file(1)).expect("renamed");
+    writer
+}
+
+fn each_writer_is_waited_for(starter: Starter, storage: &Storage) {
+    let place = Place::new(storage);
+    place.expect_whole(starter, 1, slowly);
+    place.expect_whole(starter, 1, empty_first);
+    place.expect_whole(starter, 2, beside_another);
+}
+
+macro_rules! on_each_storage {
+    ($($name:ident $starter:ident $storage:expr;)*) => {$(
+        #[apply(test)]
+        fn $name() {
+            each_writer_is_waited_for(Starter::$starter, &$storage);
+        }
+    )*};
+}
+
+on_each_storage! {
+    the_monitor_waits_for_writers_on_ext4 Monitor Storage::Ext4;
+    the_monitor_waits_for_writers_on_a_share Monitor Storage::Share(UNCACHED);
+    the_monitor_waits_for_writers_on_a_share_with_a_cache Monitor Storage::Share(CACHED);
+    the_schedule_waits_for_writers_on_ext4 Schedule Storage::Ext4;
+    the_schedule_waits_for_writers_on_a_share Schedule Storage::Share(UNCACHED);
+    the_schedule_waits_for_writers_on_a_share_with_a_cache Schedule Storage::Share(CACHED);
+    the_engine_waits_for_writers_on_ext4 Engine Storage::Ext4;
+    the_engine_waits_for_writers_on_a_share Engine Storage::Share(UNCACHED);
+    the_engine_waits_for_writers_on_a_share_with_a_cache Engine Storage::Share(CACHED);
+}
+
+/// With nothing configured.
+#[apply(test)]
+fn the_defaults_outlast_the_cache_of_a_share() {
+    let mut place = Place::new(&Storage::Share(CACHED));
+    place.system.demo.sandbox.unset("BOTS_CTL_DIRMONITOR_SETTLE");
+    place.expect_whole(Starter::Engine, 1, slowly);
+    place.expect_whole(Starter::Monitor, 1, empty_first);
+}
+
+/// A file system may say of a file what the clock of its writer says. One that is an hour, or a day, behind makes each file
+/// look old; one that is ahead makes it look as if it were from the future.
+#[apply(test)]
+fn the_clock_of_another_machine_does_not_matter() {
+    let place = Place::new(&Storage::Share("attr_timeout=0,entry_timeout=0,ctime-from-mtime"));
+    let hour = Duration::from_secs(3600);
+    let clocks = [SystemTime::now() - hour, SystemTime::now() - hour * 25, SystemTime::now() + hour];
+    for clock in clocks {
+        place.expect_whole(Starter::Engine, 1, |place| {
+            let (path, mut parts) = (place.file(0), parts(0));
+            let mut file = File::create(&path).expect("made");
+            file.write_all(&parts.remove(0)).expect("written");
+            let set = move |file: &File, part: u32| {
+                let modified = clock + PART_INTERVAL * part;
+                file.set_times(FileTimes::new().set_modified(modified)).expect("it can be set");
+            };
+            set(&file, 0);
+            thread::spawn(move || {
+                for (number, part) in (1..).zip(parts) {
+                    thread::sleep(PART_INTERVAL);
+                    file.write_all(&part).expect("written");
+                    set(&file, number);
+                }
+            })
+        });
+    }
+}
+
+#[apply(test)]
+fn a_run_waits_for_nothing_where_nothing_is_young() {
+    let mut place = Place::new(&Storage::Share("attr_timeout=3,entry_timeout=3,ctime-from-mtime"));
+    // A run that waited would not end.
+    place.set("BOTS_CTL_DIRMONITOR_SETTLE", "1h");
+    place.set("BOTS_CTL_FILE_WAIT", "1h");
+    let file = File::create(place.file(0)).expect("made");
+    (&file).write_all(message(0).as_bytes()).expect("written");
+    let days = Duration::from_secs(3 * 24 * 3600);
+    file.set_times(FileTimes::new().set_modified(SystemTime::now() - days)).expect("it can be set");
+    let mut engine = place.engine(&[]);
+    assert_eq!(engine.wait_code(), 0, "{}", engine.report());
+    assert!(!engine.stderr().contains("waits for at most"), "{}", engine.report());
+    assert_eq!(place.system.collect(1), Amiss::default());
+
+    // On this machine a file is known to be closed, however young it is.
+    let mut local = Place { share: None, system: System::new(Engine::Sqlite) };
+    local.system.demo.sandbox.set("BOTS_CTL_FILE_WAIT", "1h");
+    local.system.fill(3);
+    let mut engine = local.engine(&[]);
+    assert_eq!(engine.wait_code(), 0, "{}", engine.report());
+    assert!(!engine.stderr().contains("waits for at most"), "{}", engine.report());
+    assert_eq!(local.system.collect(3), Amiss::default());
+}
+
+#[apply(test)]
+fn a_file_that_never_comes_to_rest_is_named_and_taken_after_the_limit() {
+    let mut place = Place::new(&Storage::Ext4);
+    place.set("BOTS_CTL_FILE_WAIT", "2s");
+    let mut open = File::create(place.file(0)).expect("made");
+    open.write_all(message(0).as_bytes()).expect("written");
+    let mut engine = place.engine(&[]);
+    assert_eq!(engine.wait_code(), 0, "{}", engine.report());
+    let (log, file) = (engine.stderr(), place.file(0).display().to_string());
+    let told = format!("no longer waiting for {file} after 2 s: it is open for writing; the run takes it as it is");
+    assert!(log.contains(&told), "{log}");
+    drop(open);
+    assert_eq!(place.system.collect(1), Amiss::default(), "it was whole");
+}
+
+/// Others work meanwhile, and the wait can be ended.
+#[apply(test)]
+fn a_run_that_waits_has_no_lease() {
+    let place = Place::new(&Storage::Ext4);
+    let open = File::create(place.file(0)).expect("made");
+    let mut waiting = place.engine(&["demo_orders"]);
+    waiting.wait_stderr("waits for at most 300 s");
+    let other = place.system.run(&["engine", "--lease-wait", "0s", "--allow-unknown-routes", "another"]);
+    assert_eq!(other.code(), 0, "{other:?}");
+    let resend = place.system.run(&["engine", "--lease-wait", "0s", "--resend"]);
+    assert_eq!(resend.code(), 0, "what takes no files waits for none: {resend:?}");
+    waiting.signal(Signal::SIGTERM);
+    assert_eq!(waiting.wait_code(), 143, "{}", waiting.report());
+    assert!(place.file(0).exists());
+    drop(open);
+}
+
+/// A channel that takes all names takes those as well that a partner's program gives to files that are not complete.
+#[apply(test)]
+fn names_of_unfinished_files_are_waited_for_and_told_by_the_check() {
+    const ALL: &str = "
+import sys
+from bots import botsinit
+botsinit.generalinit(sys.argv[1])
+from bots import models
+models.channel.objects.filter(idchannel='demo_in').update(filename='*')
+";
+    let place = Place::new(&Storage::Ext4);
+    let quiet = place.system.run(&["config", "check"]);
+    assert_eq!((quiet.code(), quiet.stdout.as_str()), (0, "the configuration is valid\n"), "{quiet:?}");
+    let (python, config) = (python().display().to_string(), place.system.demo.config_dir());
+    place.system.demo.sandbox.run(&["exec", "--", &python, "-c", ALL, &config]).expect_code(0);
+    let check = place.system.run(&["config", "check"]);
+    let told = "note: channel demo_in of route demo_orders takes names that end in .tmp, .part, .filepart";
+    assert!(check.code() == 0 && check.stdout.contains(told), "{check:?}");
+
+    let part = place.file(0).with_extension("part");
+    fs::write(&part, message(0)).expect("written");
+    let mut engine = place.engine(&[]);
+    engine.wait_stderr("(its name says that it is not complete)");
+    fs::rename(&part, place.file(0)).expect("it is still there");
+    assert_eq!(engine.wait_code(), 0, "{}", engine.report());
+    assert_eq!(place.system.collect(1), Amiss::default());
+}
+
+/// In the monitor an open file holds its route up to the limit, and everybody can see that.
+#[apply(test)]
+fn a_file_that_holds_its_route_is_told_by_log_status_and_metrics() {
+    let mut place = Place::new(&Storage::Ext4);
+    place.set("BOTS_CTL_FILE_WAIT", "6s");
+    let up = place.monitor();
+    let open = File::create(place.file(0)).expect("made");
+    write_whole(&place.file(1), 1);
+    let ask = |path: &str| ask(&up, place.system.demo.sandbox.health_port, path);
+    wait_until("it is told", || ask("/status").contains("\"held\":1").then_some(()), || ask("/status"));
+    let status = ask("/status");
+    assert!(status.contains("/0.edi\",\"why\":\"it is ") && status.contains("\"given_up\":0"), "{status}");
+    assert!(ask("/metrics").contains("botsctl_dirmonitor_unfinished_files{"), "{}", ask("/metrics"));
+    up.wait_stderr("no longer waiting for");
+    wait_until("it is told", || ask("/status").contains("\"given_up\":1").then_some(()), || ask("/status"));
+    let metrics = ask("/metrics");
+    assert!(metrics.contains("botsctl_dirmonitor_files_given_up_total 1"), "{metrics}");
+    // What the queue's jobs write is output of a service.
+    let is_named = || up.stdout().contains("the run takes it as it is").then_some(());
+    wait_until("the run names it", is_named, || up.report());
+    place.wait_orders(1, &up);
+    drop(open);
+}
+
+fn write_whole(path: &Path, number: usize) {
+    fs::write(path, message(number)).expect("written");
+}
+
+/// The health listener of a pod answers in its network namespace alone.
+fn ask(pod: &Running, port: u16, path: &str) -> String {
+    const GET: &str = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())";
+    let mut get = Command::new(python());
+    get.args(["-c", GET, &format!("http://127.0.0.1:{port}{path}")]).current_dir("/");
+    String::from_utf8_lossy(&in_network_of(pod.pid(), &get).output().expect("nsenter runs").stdout).into_owned()
+}
