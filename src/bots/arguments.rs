@@ -60,13 +60,6 @@ impl EngineArguments {
         Ok(())
     }
 
-    /// How many runs Bots begins for them: one for each option but that for cleaning up.
-    #[must_use]
-    pub fn runs(&self) -> usize {
-        let runs = self.options.iter().filter(|option| **option != "--cleanup").count();
-        if self.options.is_empty() { 1 } else { runs }
-    }
-
     /// Whether the run takes new files from its channels.
     #[must_use]
     pub fn receives(&self) -> bool {
@@ -104,11 +97,6 @@ mod tests {
         assert_eq!(given.words(), ["--new", "orders", "invoices"]);
         assert_eq!(read(&[]), Ok(EngineArguments::default()));
         assert!(read(&["?"]).is_ok_and(|given| given.help));
-        for (words, runs) in
-            [(&[][..], 1), (&["orders"], 1), (&["--cleanup"], 0), (&["--new", "--cleanup", "--resend"], 2)]
-        {
-            assert_eq!(read(words).map(|given| given.runs()), Ok(runs), "{words:?}");
-        }
     }
 
     #[test]

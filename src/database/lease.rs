@@ -17,7 +17,6 @@ use tracing::{debug, info, warn};
 use super::connection::Connection;
 use super::lease_row::{self, Holder};
 use super::lock::{Name, beside};
-use super::open_run::{self, Claim};
 use super::session::Session;
 use super::wait::{PATIENCE, for_answer};
 use super::{Error, Settings, wait};
@@ -33,10 +32,6 @@ const FENCE: Duration = Duration::from_secs(45);
 
 /// How often to try again, for the lease or for a connection.
 const RETRY: Duration = Duration::from_millis(250);
-
-/// How often to look whether the engine has begun its run, until it has. A run that is not known when its holder is killed
-/// is not recovered at once.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Longer than a holder needs to let go of the lock after it has released its row.
 const AFTERGLOW: Duration = Duration::from_secs(5);
@@ -62,8 +57,6 @@ pub struct Lease {
     locked_by: Option<String>,
     /// When the last renewal was begun that came through.
     renewed: Duration,
-    /// The runs that its engine may begin.
-    claim: Option<Claim>,
 }
 
 /// Takes the lease, waiting for it at most for `limit`, and at most for `patience` for a server that cannot be reached;
@@ -138,14 +131,7 @@ impl Line<'_> {
         }
         let locked_by = for_answer(self.settings, session.id()).await?;
         let (settings, owner) = (self.settings.clone(), self.owner.to_owned());
-        Ok(Acquired::Taken(Box::new(Lease {
-            settings,
-            owner,
-            session: Some(session),
-            locked_by,
-            renewed,
-            claim: None,
-        })))
+        Ok(Acquired::Taken(Box::new(Lease { settings, owner, session: Some(session), locked_by, renewed })))
     }
 }
 
@@ -244,54 +230,22 @@ impl Lease {
         })
     }
 
-    /// Claims the runs that its engine is about to begin, `most` at most. When the holder is gone they are known to be
-    /// over.
-    ///
-    /// # Errors
-    /// When the database is away or refuses.
-    pub async fn claim(&mut self, most: usize, recovers: bool) -> Result<(), Error> {
-        let claim = async |connection: &mut Connection, settings: &Settings| {
-            open_run::claim(connection, settings, most, recovers).await
-        };
-        self.claim = Some(self.ask(claim).await?);
-        Ok(())
-    }
-
-    /// Notes the run that its engine has begun, and says whether there is one. No run is worth the lease: what cannot be
-    /// noted is tried again.
-    pub async fn note_run(&mut self) -> bool {
-        let Some(mut claim) = self.claim.take() else { return true };
-        let settings = self.settings.clone();
-        let noting = async { open_run::note(&mut self.session().await?.connection, &settings, &mut claim).await };
-        let noted = for_answer(&settings, noting).await;
-        self.claim = Some(claim);
-        noted.unwrap_or_else(|error| {
-            debug!("cannot note the run of the engine: {error}");
-            if matches!(error, Error::Unavailable(_)) {
-                self.session = None;
-            }
-            false
-        })
-    }
-
-    /// Renews the lease until it is `enough`, and notes the run of the engine; the answer is why it was lost before.
+    /// Renews the lease until it is `enough`; the answer is why it was lost before.
     pub async fn keep(&mut self, enough: &Notify) -> Option<String> {
-        let (mut pause, mut told) = (LOOK_INTERVAL, false);
+        if self.is_file() {
+            enough.notified().await;
+            return None;
+        }
+        let (mut pause, mut told) = (RENEWAL, false);
         loop {
             // Never in the middle of an exchange.
-            let until_renewal = RENEWAL.saturating_sub(now().saturating_sub(self.renewed));
-            if timeout(pause.min(until_renewal), enough.notified()).await.is_ok() {
+            if timeout(pause, enough.notified()).await.is_ok() {
                 return None;
             }
-            if now().saturating_sub(self.renewed) >= RENEWAL {
-                match self.try_to_renew(&mut told).await {
-                    Ok(true) => {}
-                    Ok(false) if timeout(RETRY, enough.notified()).await.is_ok() => return None,
-                    Ok(false) => continue,
-                    Err(lost) => return Some(lost),
-                }
+            match self.try_to_renew(&mut told).await {
+                Ok(is_renewed) => pause = if is_renewed { RENEWAL } else { RETRY },
+                Err(lost) => return Some(lost),
             }
-            pause = if self.note_run().await { RENEWAL } else { LOOK_INTERVAL };
         }
     }
 
@@ -299,7 +253,7 @@ impl Lease {
     /// answer is why it is lost.
     pub async fn confirm(&mut self, enough: &Notify) -> Option<String> {
         let mut told = false;
-        loop {
+        while !self.is_file() {
             match self.try_to_renew(&mut told).await {
                 Ok(true) => break,
                 Ok(false) if timeout(RETRY, enough.notified()).await.is_ok() => break,
@@ -317,10 +271,6 @@ impl Lease {
 
     /// Says whether it is renewed; or why it is lost. A first failure is `told`.
     async fn try_to_renew(&mut self, told: &mut bool) -> Result<bool, String> {
-        if self.is_file() {
-            self.renewed = now();
-            return Ok(true);
-        }
         let silent = now().saturating_sub(self.renewed);
         if silent >= FENCE {
             return Err(format!("it could not be renewed for {} s", silent.as_secs()));

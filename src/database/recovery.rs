@@ -9,6 +9,7 @@
 //! `mutex` that Bots would recover it for. The files that it had taken would stay behind as well.
 
 use super::connection::Connection;
+use super::open_run::OURS;
 use super::{Error, Settings, lease_row, runs};
 
 /// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.
@@ -16,7 +17,7 @@ const FAILURES: u32 = 3;
 
 /// Has Bots recover the newest run. Written before it is counted: who dies in between has tried once too often, and given
 /// nothing up.
-const LOCK: &str = "INSERT INTO mutex (mutexk) VALUES (1)";
+const LOCK: &str = "INSERT INTO mutex (mutexk, mutexer) VALUES (1, 1)";
 
 /// The newest run, if it failed before its end. Bots writes the report last, and passes over it when it cannot. A run that
 /// had nothing to do has none either, but no row for a file; of one that received nothing only the report is left. After a
@@ -95,6 +96,8 @@ async fn reopen(connection: &mut Connection) -> Result<Earlier, sqlx::Error> {
 /// When the database cannot be read or written: no engine may be started then.
 pub async fn prepare(connection: &mut Connection, settings: &Settings) -> Result<bool, Error> {
     let failed = |error: sqlx::Error| runs::failed(settings, &error);
+    // From here on the run is that of a holder of the lease, whatever engine began it.
+    connection.run(format!("UPDATE mutex SET mutexer = {OURS} WHERE mutexk = 1")).await.map_err(failed)?;
     let newest = connection.value("SELECT MAX(idta) FROM ta WHERE script = 0").await.map_err(failed)?;
     let Some(newest) = newest.and_then(|number| number.parse::<u64>().ok()) else { return Ok(false) };
     match begun(connection).await.map_err(failed)? {

@@ -48,7 +48,10 @@ pub async fn routes(connection: &mut Connection, settings: &Settings) -> Result<
 /// # Errors
 /// As [`routes`].
 pub async fn was_cut_off(connection: &mut Connection, settings: &Settings) -> Result<bool, Error> {
-    let count = connection.value("SELECT count(*) FROM mutex").await.map_err(|error| failed(settings, &error))?;
+    let count = connection
+        .value("SELECT count(*) FROM mutex WHERE mutexk = 1")
+        .await
+        .map_err(|error| failed(settings, &error))?;
     Ok(count.is_some_and(|count| count != "0"))
 }
 

@@ -1,6 +1,6 @@
 //! Engines beside the lease: those that bots-ctl did not start, and the wait for one that runs.
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 
 use crate::overlap::Random;
 use crate::pods::{Amiss, System};
@@ -14,6 +14,7 @@ on_each_database! {
     an_engine_that_bots_ctl_did_not_start_is_waited_for_and_named,
     an_engine_that_rests_is_not_taken_for_a_crash,
     an_engine_that_was_killed_elsewhere_is_recovered_after_a_time_without_progress,
+    an_engine_of_ours_that_is_killed_in_its_first_moment_is_recovered_at_once,
 }
 
 /// At a random moment of its run, which `BOTS_CTL_TEST_ROUNDS=20` tries at twenty.
@@ -71,6 +72,20 @@ fn an_engine_that_was_killed_elsewhere_is_recovered_after_a_time_without_progres
     assert!(next.stderr.contains("may be running (run "), "{next:?}");
     assert!(next.stderr.contains("was cut off: Bots recovers it first"), "{next:?}");
     assert_eq!(system.recoveries(), 1, "{next:?}");
+}
+
+/// The row in `mutex` says whose it is from the moment in which it is there.
+fn an_engine_of_ours_that_is_killed_in_its_first_moment_is_recovered_at_once(engine: Engine) {
+    let system = System::new(engine);
+    system.fill(MESSAGES);
+    let mut first = system.start(&["engine", "--new"]);
+    let has_row = || (system.database.value("SELECT count(*) FROM mutex") == "1").then_some(());
+    wait_until("its row is there", has_row, || first.report());
+    killpg(first.pid(), Signal::SIGKILL).expect("it runs");
+    first.wait();
+    let next = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    assert_eq!((next.code(), system.collect(MESSAGES)), (0, Amiss::default()), "{next:?}");
+    assert!(!next.stderr.contains("may be running"), "{next:?}");
 }
 
 /// Beside SQLite the lock of a file shows that a holder lives; the row is as old as the run.

@@ -2,7 +2,7 @@
 
 Python imports this when it starts, since this directory comes first on PYTHONPATH. Bots's engine begins with a look for another one on
 its machine: at that point bots-ctl takes its place, with the same arguments. An engine that bots-ctl itself starts has a variable
-that says so, and goes on. And the client of the job queue of Bots 3 gets the sentences that it lacks for a refused job.
+that says so: it goes on, and its row in the table mutex says that it holds the lease. And the client of the job queue of Bots 3 gets the sentences that it lacks for a refused job.
 """
 
 import os
@@ -61,6 +61,23 @@ def wrap_the_look(botslib, start):
     botslib.check_if_other_engine_is_running = checked
 
 
+def mark_the_row(botslib):
+    """The row is written by one statement, so there is no moment in which an engine of bots-ctl has one without the mark."""
+    take_lock, change = botslib.set_database_lock, botslib.changeq
+
+    def marked(query, *values):
+        return change(query.replace("(mutexk) VALUES (1)", "(mutexk, mutexer) VALUES (1, 1)"), *values)
+
+    def take_marked_lock():
+        botslib.changeq = marked
+        try:
+            return take_lock()
+        finally:
+            botslib.changeq = change
+
+    botslib.set_database_lock = take_marked_lock
+
+
 def complete_the_answers(job2queue):
     for code, text in ANSWERS.items():
         job2queue.JOBQUEUEMESSAGE2TXT.setdefault(code, text)
@@ -69,9 +86,10 @@ def complete_the_answers(job2queue):
 class Finder:
     """Finds the modules of Bots in which something is changed once they are there."""
 
-    def __init__(self, start):
+    def __init__(self, holds_lease):
+        start = directory()
         self.changes = {
-            "bots.botslib": lambda module: wrap_the_look(module, start),
+            "bots.botslib": mark_the_row if holds_lease else lambda module: wrap_the_look(module, start),
             "bots.job2queue": complete_the_answers,
         }
 
@@ -107,6 +125,7 @@ def pass_on():
 
 # Older ones cannot run a Bots that bots-ctl knows.
 if sys.version_info >= (3, 4):
-    if os.environ.pop("BOTS_CTL_HOLDS_LEASE", None) is None:
-        sys.meta_path.insert(0, Finder(directory()))
+    sys.meta_path.insert(0, Finder("BOTS_CTL_HOLDS_LEASE" in os.environ))
+    # Whatever the engine starts does not hold it.
+    os.environ.pop("BOTS_CTL_HOLDS_LEASE", None)
     pass_on()

@@ -75,11 +75,6 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Whether the next run may have something to recover, and finds out at once whose run that was.
-    fn leaves_work(&self) -> bool {
-        self.lost.is_none() && !matches!(self.end, End::Exited(Exit::Code(0)) | End::Stopped)
-    }
-
     /// Bots's code for errors of files, or of its own.
     fn has_errors(&self) -> bool {
         matches!(self.end, End::Exited(Exit::Code(FAILED | ERRORS)))
@@ -116,9 +111,6 @@ pub(super) async fn run(mut session: Session, arguments: &EngineArguments) -> Re
     let took = begin.elapsed();
     // A database that is away is waited for once.
     let is_there = summarise(&mut lease, before.report, took).await;
-    if is_there && ended.as_ref().is_ok_and(Ended::leaves_work) {
-        lease.note_run().await;
-    }
     if is_there && is_noted {
         sums::end(&mut lease, &ended, took).await;
     }
@@ -180,7 +172,6 @@ async fn look_before(lease: &mut Lease, arguments: &EngineArguments) -> Result<B
             warn!("its recovery did not come to its end, and is begun again");
         }
     }
-    lease.claim(arguments.runs() + usize::from(recovers), recovers).await?;
     Ok(Before { report: lease.ask(runs::newest_report).await?, recovers })
 }
 
