@@ -6,6 +6,7 @@ pub mod command;
 pub mod config;
 pub mod database;
 pub mod exit;
+pub mod file_lock;
 pub mod health;
 pub mod http;
 pub mod jobs;

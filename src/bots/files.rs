@@ -1,12 +1,13 @@
 //! Files and directories of the environment: written whole or not at all, with errors that help at three in the morning.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use crate::file_lock;
 
 /// Makes a directory and its parents, on the disk.
 ///
@@ -233,12 +234,8 @@ pub fn lock(path: &Path) -> Result<File, Error> {
 /// # Errors
 /// See [`explain`].
 pub fn try_lock(path: &Path) -> Result<Option<File>, Error> {
-    let file = lock_file(path).map_err(|error| explain("lock", path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(explain("lock", path, &error)),
-    }
+    let try_lock = |file: File| file_lock::try_lock(&file).map(|is_ours| is_ours.then_some(file));
+    lock_file(path).and_then(try_lock).map_err(|error| explain("lock", path, &error))
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {

@@ -5,7 +5,7 @@
 //! both: the lock, and a row that was released or has not been renewed for its lifetime. The server's clock counts.
 //! Beside SQLite the lock of a file is enough: the system frees it when its holder dies, and never before.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::lock::{Name, beside};
 use super::session::Session;
 use super::wait::{PATIENCE, for_answer};
 use super::{Error, Settings, wait};
+use crate::file_lock;
 
 /// How long a row counts that nobody renews.
 pub const LIFETIME: Duration = Duration::from_secs(60);
@@ -150,7 +151,7 @@ pub async fn current(connection: &mut Connection, settings: &Settings) -> Result
 
 fn is_locked(database: &Path) -> bool {
     let file = File::open(beside(database, Name::EngineLease));
-    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    file.is_ok_and(|file| file_lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
 }
 
 /// One try; the answer is who has the lease now, perhaps we.

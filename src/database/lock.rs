@@ -2,7 +2,7 @@
 //!
 //! On a server it is a lock of the session, beside SQLite a lock on a file. A wait for one may be given up at any time.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::connection::Connection;
 use super::{Error, Settings, errors};
+use crate::file_lock;
 
 /// How often to look whether a file's lock has become free. Locking itself has no way to be given up again.
 const RETRY: Duration = Duration::from_millis(10);
@@ -122,16 +123,13 @@ async fn lock_file(settings: &Settings, database: &Path, name: Name) -> Result<F
     let file = open_beside(database, name)?;
     let mut told = false;
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-            Err(TryLockError::WouldBlock) => {
-                if !std::mem::replace(&mut told, true) {
-                    tell(settings, name, "");
-                }
-                tokio::time::sleep(RETRY).await;
-            }
+        if file_lock::try_lock(&file).map_err(failed)? {
+            return Ok(file);
         }
+        if !std::mem::replace(&mut told, true) {
+            tell(settings, name, "");
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

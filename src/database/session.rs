@@ -1,6 +1,6 @@
 //! A session that may hold a lock: taken without waiting, given back, and ended from outside where its owner is gone.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -9,6 +9,7 @@ use super::connect::{Purpose, connect};
 use super::connection::Connection;
 use super::lock::{Name, mysql_name, open_beside, postgres_key};
 use super::{Error, Settings};
+use crate::file_lock;
 
 /// A connection, and a lock that it has or wants. Dropped, it has it no more.
 #[derive(Debug)]
@@ -146,11 +147,10 @@ impl Session {
 async fn try_lock(file: &File) -> std::io::Result<bool> {
     const MOMENT: Duration = Duration::from_millis(5);
     for _ in 0..3 {
-        match file.try_lock() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) => sleep(MOMENT).await,
-            Err(TryLockError::Error(error)) => return Err(error),
+        if file_lock::try_lock(file)? {
+            return Ok(true);
         }
+        sleep(MOMENT).await;
     }
     Ok(false)
 }

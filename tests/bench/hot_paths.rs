@@ -14,6 +14,8 @@ mod config;
 mod database;
 #[path = "../../src/exit.rs"]
 mod exit;
+#[path = "../../src/file_lock.rs"]
+mod file_lock;
 #[path = "../../src/health/mod.rs"]
 mod health;
 #[path = "../../src/http/mod.rs"]

@@ -5,14 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module, and what of this crate it may use beside itself. `exit` is plain data that everything may use.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("exit", &[]),
     ("cli", &[]),
+    ("file_lock", &[]),
     ("config", &[]),
     ("process", &[]),
     ("telemetry", &["config"]),
-    ("database", &["config"]),
-    ("bots", &["config", "process"]),
+    ("database", &["config", "file_lock"]),
+    ("bots", &["config", "file_lock", "process"]),
     ("supervisor", &["process", "telemetry"]),
     ("http", &[]),
     ("health", &["config", "database", "http", "telemetry"]),

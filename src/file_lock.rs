@@ -1,0 +1,46 @@
+//! Locks on files, by flock(2): they die with their holder.
+
+use std::fs::{File, TryLockError};
+use std::io;
+
+use nix::libc;
+
+/// Locks a file unless another process has a lock on it; whether it is locked now.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    is_locked(file.try_lock())
+}
+
+/// The same with a lock that others may have too.
+///
+/// # Errors
+/// As [`try_lock`].
+pub fn try_lock_shared(file: &File) -> io::Result<bool> {
+    is_locked(file.try_lock_shared())
+}
+
+/// The client of CIFS says EACCES of a file on which another process has a lock. Nothing else makes flock(2) say that.
+fn is_locked(answer: Result<(), TryLockError>) -> io::Result<bool> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) if error.raw_os_error() == Some(libc::EACCES) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_of_another_is_told_from_a_fault() {
+        let failed = |number| Err(TryLockError::Error(io::Error::from_raw_os_error(number)));
+        assert!(is_locked(Ok(())).expect("no fault"));
+        assert!(!is_locked(Err(TryLockError::WouldBlock)).expect("no fault"));
+        assert!(!is_locked(failed(libc::EACCES)).expect("no fault"));
+        assert_eq!(is_locked(failed(libc::ENOLCK)).expect_err("a fault").raw_os_error(), Some(libc::ENOLCK));
+    }
+}
