@@ -83,7 +83,8 @@ impl Cutter {
         let (told, proxy, mut random) = (Arc::clone(&is_over), Arc::clone(proxy), Random(seed));
         std::thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(50 + random.below(400) as u64));
+                // On a busy machine a connection takes some tenths of a second to be made.
+                std::thread::sleep(Duration::from_millis(100 + random.below(900) as u64));
                 proxy.cut([Cut::Both, Cut::ClientAlone][random.below(2)]);
             }
         });
