@@ -94,7 +94,9 @@ install_packages() {
         read -r -p 'Install them? [y/N] ' answer
         [ "$answer" = y ] || [ "$answer" = Y ] || fail 'not installed, as you wish; nothing was run'
     fi
-    local before policy=/usr/sbin/policy-rc.d
+    local before
+    # Not local: the trap may run after this function.
+    policy=/usr/sbin/policy-rc.d
     before=$(enabled_services)
     if [ ! -e "$policy" ]; then
         # invoke-rc.d(8): with 101 no script of a package starts its service.
@@ -111,7 +113,7 @@ if [ "$scope" = all ] || [ "$scope" = image ]; then
     [ "$(id -u)" -eq 0 ] || fail "--$scope needs root, for packages and namespaces: sudo env \"PATH=\$PATH\" tests/run.sh --$scope"
     mapfile -t packages < <(missing_packages)
     [ "${#packages[@]}" -eq 0 ] || install_packages "${packages[@]}"
-    # What root makes in somebody's checkout stays theirs.
+    # Files that root makes belong to the owner of the checkout.
     owner=$(stat -c %u:%g .)
     trap 'chown -R "$owner" target' EXIT
 fi

@@ -193,7 +193,7 @@ impl Sources {
     }
 }
 
-/// Files of a route, with what is configured for them; `name` is who asks for them and the route, `locks` are paths and
+/// Files of a route, with what is configured for them; `name` is the origin of the entry and the route, `locks` are paths and
 /// names.
 pub(super) fn entry<'a>(
     config: &Config,

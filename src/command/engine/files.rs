@@ -43,8 +43,8 @@ impl<'a> FilesOfRun<'a> {
         Self { config, bots, environment, arguments, rest: Rest::default(), begin: Instant::now(), is_told: false }
     }
 
-    /// Whether the run may begin now. What it does not wait for any longer is told. The lease is held, so no other run takes
-    /// files meanwhile.
+    /// Whether the run may begin now. The log names each file that the run no longer waits for. The lease is held, so no
+    /// other run takes files meanwhile.
     ///
     /// # Errors
     /// When the database cannot be asked for the channels.
@@ -115,7 +115,7 @@ impl<'a> FilesOfRun<'a> {
         for files in files.filter(|files| known.insert((files.directory.clone(), files.mask.clone()))) {
             entries.push(Entry { is_channel: true, ..entry("a channel", &files, monitored.way_in(&files.directory)) });
         }
-        // Most sections watch the directory of a channel, which says better what is taken.
+        // Most sections watch the directory of a channel, and the mask of the channel decides which files Bots takes.
         for section in &monitored.directories {
             let is_other = known.iter().all(|(directory, _)| *directory != section.files.directory);
             if is_other && running.iter().any(|channel| channel.route == section.route) {

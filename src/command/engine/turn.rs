@@ -14,7 +14,7 @@ use crate::exit::{Error, Kind};
 use super::files::FilesOfRun;
 use super::{acquire, sums};
 
-/// The lease, with what is told of it later.
+/// The lease, and the figures that the sums of the run need.
 pub(super) struct Leased {
     pub lease: Box<Lease>,
     pub name: String,
@@ -71,7 +71,7 @@ async fn may_begin(
     files.may_begin(lease).await
 }
 
-/// Pod and process, for whoever waits for us.
+/// Pod and process, as an engine that waits for this one names it.
 fn our_name() -> String {
     let host = nix::unistd::gethostname().unwrap_or_default();
     format!("{} (process {})", host.to_string_lossy(), std::process::id())
