@@ -12,6 +12,7 @@ use crate::servers::{Database, Engine, on_each_database};
 on_each_database! {
     real_runs_are_told_with_their_times_and_without_content,
     a_long_history_is_read_in_steps,
+    fractions_of_a_second_are_cut_off,
 }
 
 /// What `/status` says of results, once it is as it should be.
@@ -162,6 +163,23 @@ fn a_long_history_is_read_in_steps(engine: Engine) {
     let late = told["routes"].as_array().expect("a list").iter().find(|route| route["name"] == "late").cloned();
     let late = late.expect("it is there");
     assert_eq!((&late["errors"], &late["received"], &late["state"]), (&1.into(), &4.into(), &"stuck".into()), "{told}");
+}
+
+fn fractions_of_a_second_are_cut_off(engine: Engine) {
+    let database = Database::fresh(engine);
+    let mut sandbox = database.sandbox();
+    eager(&mut sandbox);
+    sandbox.run(&["init-db"]).expect_code(0);
+    let late_in_its_second = match engine {
+        Engine::Postgresql => "date_trunc('hour', now()) + interval '0.9 second'",
+        Engine::Mariadb => "CONCAT(DATE_FORMAT(NOW(), '%Y-%m-%d %H'), ':00:00.9')",
+        Engine::Sqlite => "strftime('%Y-%m-%d %H:00:00.900000', 'now')",
+    };
+    database.sql(&run_row(10, "new", 1, 0, late_in_its_second, no_and_yes(engine)));
+    let web = sandbox.webserver();
+    let told = wait_results(&web, "the run is told", |results| results["runs"][0].is_object());
+    let started = told["runs"][0]["started"].as_u64().unwrap_or_else(|| panic!("{told}"));
+    assert_eq!(started % 3600, 0, "{told}");
 }
 
 #[apply(test)]

@@ -35,8 +35,9 @@ impl Dialect {
                     None => format!("({local} - {now})"),
                 }
             }
-            Self::Mysql => format!("CAST(UNIX_TIMESTAMP({column}) AS SIGNED)"),
-            Self::Postgres => format!("CAST(EXTRACT(EPOCH FROM CAST({column} AS timestamptz)) AS bigint)"),
+            // A cast rounds, which would lead to a time that has not come yet.
+            Self::Mysql => format!("CAST(FLOOR(UNIX_TIMESTAMP({column})) AS SIGNED)"),
+            Self::Postgres => format!("CAST(FLOOR(EXTRACT(EPOCH FROM CAST({column} AS timestamptz))) AS bigint)"),
         }
     }
 
@@ -54,7 +55,7 @@ impl Dialect {
         match self {
             Self::Sqlite(_) => "CAST(strftime('%s', 'now') AS INTEGER)",
             Self::Mysql => "UNIX_TIMESTAMP()",
-            Self::Postgres => "CAST(EXTRACT(EPOCH FROM now()) AS bigint)",
+            Self::Postgres => "CAST(FLOOR(EXTRACT(EPOCH FROM now())) AS bigint)",
         }
     }
 }
