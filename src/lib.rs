@@ -1,17 +1,23 @@
 //! bots-ctl: the entrypoint, supervisor and health endpoint of the Bots EDI translator.
 
+pub mod admin;
 pub mod bots;
 pub mod cli;
 pub mod command;
 pub mod config;
 pub mod database;
+pub mod edi;
 pub mod exit;
-pub mod file_lock;
+pub mod fs;
 pub mod health;
 pub mod http;
 pub mod jobs;
 pub mod metrics;
 pub mod process;
+pub mod pycompat;
+pub mod random;
+pub mod runtime;
+pub mod status;
 pub mod supervisor;
 pub mod telemetry;
 pub mod watch;
@@ -21,7 +27,7 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use bots::engine_link;
+use bots::engine_shim;
 use cli::{Cli, Command};
 use exit::{Error, Kind, Outcome};
 
@@ -35,7 +41,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
         process::signals::hold();
     }
     let args: Vec<OsString> = args.into_iter().collect();
-    if args.first().is_some_and(|name| engine_link::is_called_by(name)) {
+    if args.first().is_some_and(|name| engine_shim::is_called_by(name)) {
         return command::engine::as_bots_engine(args.get(1..).unwrap_or_default());
     }
     match Cli::try_parse_from(args) {

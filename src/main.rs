@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use bots_ctl::telemetry::plain::shown;
+use bots_ctl::telemetry::escape::shown;
 
 fn main() -> ExitCode {
     match bots_ctl::run(std::env::args_os()) {

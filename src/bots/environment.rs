@@ -4,11 +4,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::files::{Batch, check_writable, create_once, explain, keep_secret, lock, make_dir, mode_of};
-use super::source::Source;
-use super::{Error, Generation, Installation, engine_link, seed, settings};
+use super::config_source::Source;
+use super::{Error, Generation, Installation, engine_shim, seed_usersys, settings_py};
 use crate::config::Config;
-use crate::config::bots_ini::{BotsIni, EditError, remove_section, set_value};
+use crate::fs::atomic::{Batch, check_writable, create_once, explain, keep_secret, lock, make_dir, mode_of};
+use crate::pycompat::configparser::{BotsIni, EditError, remove_section, set_value};
+use crate::random;
 
 /// Length of a generated SECRET_KEY: Django's own has 50 characters of 50; this is 50 of 62.
 const SECRET_LENGTH: usize = 50;
@@ -80,13 +81,13 @@ impl Environment {
         make_dir(&environment.config)?;
         let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
         create_once(&environment.config.join("__init__.py"), b"", 0o644)?;
-        keep_secret(&environment.secret_key_file(), &random_text(SECRET_LENGTH), "key")?;
+        keep_secret(&environment.secret_key_file(), &random::alphanumeric(SECRET_LENGTH), "key")?;
         let ini = environment.write_config(config, bots, source, tell)?;
         environment.follow_bots_ini(&ini);
         make_dir(&environment.botssys.join("sqlitedb"))?;
         environment.seed_usersys(config, bots, tell)?;
         environment.check_directories()?;
-        engine_link::make(&environment.root)?;
+        engine_shim::make(&environment.root)?;
         Ok(environment)
     }
 
@@ -181,7 +182,7 @@ impl Environment {
         let current = if given.is_some() { given.clone() } else { read_if_there(&path)? };
         let template_file = bots.package.join("install/settings.py");
         let template = read(&template_file)?;
-        let Some(text) = settings::effective(current.as_deref(), &template).or(given.clone()) else { return Ok(()) };
+        let Some(text) = settings_py::effective(current.as_deref(), &template).or(given.clone()) else { return Ok(()) };
         let (origin, mode) = match mounted {
             Some(mounted) => (&mounted.path, Some(mounted.mode | 0o600)),
             None => (&template_file, mode_of(&path)),
@@ -194,20 +195,21 @@ impl Environment {
         let (below, grammars_below) = (Path::new(""), Path::new("grammars"));
         let (from_image, grammars) = (&config.environment.seed_usersys, &config.environment.seed_grammars);
         let present = |source: &&(&Path, &Path)| source.0.is_dir();
-        if seed::needs_seeding(&self.usersys)? {
+        if seed_usersys::needs_seeding(&self.usersys)? {
             let sources = [(own.as_path(), below), (from_image.as_path(), below), (grammars.as_path(), grammars_below)];
             self.fill_usersys(below, &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
-        } else if grammars.is_dir() && seed::needs_seeding(&self.usersys.join("grammars"))? {
+        } else if grammars.is_dir() && seed_usersys::needs_seeding(&self.usersys.join("grammars"))? {
             let own_grammars = own.join("grammars");
             let sources = [(own_grammars.as_path(), below), (grammars.as_path(), below)];
             self.fill_usersys(grammars_below, &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
         }
         // Bots 3.3.1 fails to import a usersys without it.
-        create_once(&self.usersys.join("__init__.py"), b"", 0o644).map(|_| ())
+        create_once(&self.usersys.join("__init__.py"), b"", 0o644)?;
+        Ok(())
     }
 
     fn fill_usersys(&self, place: &Path, sources: &[(&Path, &Path)], tell: &dyn Fn(&str)) -> Result<(), Error> {
-        let files = seed::seed(&self.usersys, place, sources)?;
+        let files = seed_usersys::seed(&self.usersys, place, sources)?;
         tell(&format!("filled {} with {files} files", self.usersys.join(place).display()));
         Ok(())
     }
@@ -294,7 +296,7 @@ fn integer_faults(path: &Path, ini: &BotsIni) -> Vec<String> {
     let ports = [("webserver", "port"), ("settings", "port"), ("jobqueue", "port")];
     let wrong = ports.iter().filter_map(|(section, key)| {
         let entry = ini.get(section, key)?;
-        let port = crate::config::bots_ini::parse_integer(entry.value);
+        let port = crate::pycompat::configparser::parse_integer(entry.value);
         let fine = port.is_some_and(|port| (1..=65535).contains(&port));
         (!fine).then(|| {
             let place = format!("{}:{}: [{section}] {key} = {}", path.display(), entry.line, entry.value);
@@ -333,36 +335,7 @@ fn as_text(path: &Path, content: Vec<u8>) -> Result<String, Error> {
 fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(explain("read", path, &error)),
+        Err(error) => Err(explain("read", path, &error).into()),
         Ok(_) => read(path).map(Some),
-    }
-}
-
-/// Letters and digits from the system's random source: nothing that a shell, a URL or an INI file could mangle.
-#[must_use]
-pub fn random_text(length: usize) -> String {
-    const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    /// Bytes from here on would make the first letters likelier than the rest.
-    const FAIR: u8 = 248;
-    let mut text = String::with_capacity(length);
-    while text.len() < length {
-        let mut bytes = [0_u8; 64];
-        getrandom::fill(&mut bytes).expect("the system has a random source");
-        let fair = bytes.iter().filter(|byte| **byte < FAIR);
-        text.extend(fair.map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])));
-    }
-    text.truncate(length);
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn random_texts_differ() {
-        let (one, two) = (random_text(50), random_text(50));
-        assert_ne!(one, two);
-        assert!(one.len() == 50 && one.chars().all(|c| c.is_ascii_alphanumeric()));
     }
 }

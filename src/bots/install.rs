@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::Error;
-use super::files::{explain, lock, make_dir, write_atomically};
+use crate::fs::atomic::{explain, lock, make_dir, write_atomically};
 use crate::process::Exit;
 use crate::process::blocking;
 use crate::process::capture::{Captured, capture};
@@ -249,7 +249,7 @@ fn helper(python: &Path) -> Spec {
 
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(explain("remove", path, &error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(explain("remove", path, &error).into()),
         _ => Ok(()),
     }
 }

@@ -6,10 +6,11 @@ use serde_json::json;
 use tracing::{debug, info, warn};
 
 use super::Error;
-use super::environment::{Environment, random_text};
-use super::files::{keep_secret, sync_names};
-use super::interpreter::Interpreter;
+use super::environment::Environment;
+use super::python_session::Interpreter;
 use crate::config::Superuser;
+use crate::fs::atomic::{keep_secret, sync_names};
+use crate::random;
 
 /// Length of a generated password: more than 110 bits.
 const PASSWORD_LENGTH: usize = 20;
@@ -142,7 +143,7 @@ fn password(superuser: &Superuser, environment: &Environment) -> Result<SecretSt
     if let Some(password) = &superuser.password {
         return Ok(password.clone());
     }
-    let made = format!("{}\n", random_text(PASSWORD_LENGTH));
+    let made = format!("{}\n", random::alphanumeric(PASSWORD_LENGTH));
     let kept = keep_secret(&environment.admin_password_file(), &made, "password")?;
     // Whoever made it before us may have died too early for that.
     sync_names(&environment.root)?;

@@ -1,31 +1,30 @@
 //! The only place that knows Bots: where it is installed, its files, its programs, its versions.
 
-pub mod arguments;
-pub mod below;
-pub mod django;
-pub mod engine_link;
-pub mod engine_words;
+pub mod config_source;
+pub mod config_watcher;
+pub mod dirmonitor_config;
+pub mod django_settings;
+pub mod engine_args;
+pub mod engine_command;
+pub mod engine_shim;
 pub mod environment;
-pub mod files;
-pub mod fingerprint;
 pub mod install;
-pub mod interpreter;
+pub mod job_policy;
+pub mod log_format;
 pub mod migrate;
-pub mod monitored;
-pub mod mount;
-pub mod seed;
-pub mod service;
-pub mod settings;
-pub mod source;
-pub mod tasks;
+pub mod python_session;
+pub mod seed_usersys;
+pub mod services;
+pub mod settings_cache_key;
+pub mod settings_py;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use crate::config;
 use crate::process::capture::capture;
 use crate::process::child::Spec;
 use crate::process::reaper::Reaper;
+use crate::{config, fs};
 
 /// The program whose presence means that Bots is there.
 const MAIN_PROGRAM: &str = "bots-webserver";
@@ -45,6 +44,12 @@ pub enum Error {
     /// Something on the network cannot be reached.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl From<fs::Error> for Error {
+    fn from(error: fs::Error) -> Self {
+        Self::fault(error.to_string())
+    }
 }
 
 impl Error {

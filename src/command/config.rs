@@ -5,11 +5,12 @@ use std::cell::Cell;
 use crate::cli::Global;
 use crate::config::{Config, Log, LogLevel};
 use crate::exit::{Error, Kind, Outcome};
-use crate::telemetry::plain::shown;
+use crate::telemetry::escape::shown;
 
-use super::channel_names;
-use super::rehearsal::rehearse;
-use super::{Session, load_config, print, read_config, until_stopped, with_session};
+use super::{load_config, print, read_config};
+use crate::runtime::channel_masks;
+use crate::runtime::dry_run::rehearse;
+use crate::runtime::session::{Session, until_stopped, with_session};
 
 /// Prints every setting with its effective value and where that came from.
 ///
@@ -46,7 +47,7 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
             return Err(Error::all(Kind::Configuration, faults));
         }
         if let Some(facts) = found.facts {
-            let notes = channel_names::notes(config, reaper, &facts).await;
+            let notes = channel_masks::notes(config, reaper, &facts).await;
             notes.iter().for_each(|note| print(&format!("note: {}\n", shown(note))));
         }
         print("the configuration is valid\n");

@@ -6,27 +6,27 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::bots::django::Context;
+use crate::bots::dirmonitor_config::trigger_file;
+use crate::bots::django_settings::Context;
 use crate::bots::environment::Environment;
-use crate::bots::monitored::trigger_file;
 use crate::cli::{self, Global};
 use crate::config::{Backend, Config, Override, ServiceName};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::blocking;
-use crate::telemetry::plain::shown;
-use crate::watch::directories::{Condition, Directories, Extent, Found};
-use crate::watch::entry::Entry;
+use crate::telemetry::escape::shown;
 use crate::watch::events::Events;
-use crate::watch::sight::Clock;
+use crate::watch::observation::Clock;
+use crate::watch::scan::{Condition, Directories, Extent, Found};
+use crate::watch::target::Entry;
 
-use super::launch::{Launch, Scene};
-use super::monitor_entries::Sources;
-use super::native_monitor::NativeMonitor;
-use super::services::{known_facts, serve_one};
-use super::{
-    Session, child_variables, find_bots, health_override, init_db, load_config, prepare, print, read_config,
-    with_session,
-};
+use super::{health_override, load_config, print, read_config};
+use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
+use crate::runtime::dirmonitor_service::NativeMonitor;
+use crate::runtime::init_db;
+use crate::runtime::serve::{known_facts, serve_one};
+use crate::runtime::service_spec::{Launch, Scene};
+use crate::runtime::session::{Session, with_session};
+use crate::runtime::watch_targets::Sources;
 
 /// Runs the command.
 ///

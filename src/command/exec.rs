@@ -12,18 +12,21 @@ use nix::unistd::getppid;
 use tracing::debug;
 
 use crate::bots::environment::Environment;
-use crate::bots::{bin_dir, engine_link, engine_words};
+use crate::bots::{bin_dir, engine_command, engine_shim};
 use crate::cli::{self, Cli, Global};
 use crate::config::Override;
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::child::{Group, Input, Output, Spec, die_of, is_stopped, signal_group, signal_process};
 use crate::process::reaper::Child;
-use crate::process::rewrites::{Rewrites, known};
+use crate::process::signal_map::{Rewrites, known};
 use crate::process::signals::{self, Received, is_forwarded};
 use crate::process::terminal::Terminal;
 use crate::process::{Status, tree};
 
-use super::{Session, child_variables, load_config, relay, with_session};
+use super::load_config;
+use crate::runtime::bots_environment::child_variables;
+use crate::runtime::relay;
+use crate::runtime::session::{Session, with_session};
 
 /// What the flags of `exec` ask for, checked.
 #[derive(Default)]
@@ -59,14 +62,14 @@ fn start(
     options: &Options,
     command: Vec<OsString>,
 ) -> Result<Outcome, Error> {
-    if let Some(bypass) = engine_words::bypass(&command) {
+    if let Some(bypass) = engine_command::bypass(&command) {
         let text = format!(
             "{bypass}: an engine that is started in this way takes no lease, and would run beside another one; use bots-engine, \
              or bots-ctl engine"
         );
         return Err(Error::new(Kind::Usage, text));
     }
-    let command = engine_words::with_todays_name(command);
+    let command = engine_command::with_todays_name(command);
     // From here on a signal waits for the program.
     signals::hold();
     let parent = getppid();
@@ -137,7 +140,7 @@ fn meant(word: &OsStr) -> Option<String> {
         .flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases()))
         .map(str::to_owned)
         .collect();
-    crate::config::load::nearest(&word.to_string_lossy(), names.iter()).cloned()
+    crate::config::layers::nearest(&word.to_string_lossy(), names.iter()).cloned()
 }
 
 fn spec(session: &Session, options: &Options, command: Vec<OsString>) -> Spec {
@@ -147,7 +150,7 @@ fn spec(session: &Session, options: &Options, command: Vec<OsString>) -> Spec {
     let bin_dir = bin_dir(&session.config.bots, path.as_deref()).ok();
     let root = session.config.environment_root();
     if root.is_dir()
-        && let Err(error) = engine_link::make(root)
+        && let Err(error) = engine_shim::make(root)
     {
         debug!("{error}");
     }

@@ -5,21 +5,21 @@ use std::cell::Cell;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::bots::django::{Context, Facts as DjangoFacts};
+use crate::admin::server::to_json;
+use crate::bots::django_settings::{Context, Facts as DjangoFacts};
 use crate::bots::environment::Environment;
 use crate::cli::{self, Global, Healthcheck};
 use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
 use crate::health::checks;
 use crate::health::client::{self, Answer};
-use crate::health::report::{Check, Fact, Facts, Report, report};
-use crate::health::server::to_json;
+use crate::health::state::{Check, Fact, Facts, Report, report};
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
-use super::{
-    Session, child_variables, find_bots, health_addr, health_targets, load_config, print, until_stopped, with_session,
-};
+use super::{health_addr, load_config, print};
+use crate::runtime::bots_environment::{child_variables, find_bots, health_targets};
+use crate::runtime::session::{Session, until_stopped, with_session};
 
 /// Runs the command.
 ///

@@ -5,7 +5,8 @@ use crate::cli::{self, Global};
 use crate::exit::{Error, Outcome};
 use crate::process::signals;
 
-use super::{Session, load_config, with_session};
+use super::load_config;
+use crate::runtime::session::{Session, with_session};
 
 /// Installs Bots, or completes what is there.
 ///

@@ -8,17 +8,19 @@ use serde_json::{Map, json};
 use tokio::time::sleep;
 
 use crate::bots::environment::Environment;
-use crate::bots::service::JobQueue;
+use crate::bots::services::JobQueue;
 use crate::cli::{self, AddJob, Global};
 use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
 use crate::http::client::Target;
 use crate::jobs::client::{self, call};
-use crate::jobs::methods::{ADD, ADD_NUMBERED, CLEAR, LIST, SHOW, code};
-use crate::jobs::task::Task;
+use crate::jobs::command_line::Task;
+use crate::jobs::rpc::{ADD, ADD_NUMBERED, CLEAR, LIST, SHOW, code};
 use crate::jobs::xmlrpc::Value;
 
-use super::{Session, load_config, print, relay, until_stopped, with_session};
+use super::{load_config, print};
+use crate::runtime::relay;
+use crate::runtime::session::{Session, until_stopped, with_session};
 
 /// How often `--wait` looks.
 const LOOK: Duration = Duration::from_millis(200);

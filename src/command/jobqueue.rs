@@ -3,15 +3,17 @@
 use std::ffi::OsString;
 
 use crate::bots::Generation;
-use crate::bots::service::Ground;
+use crate::bots::services::Ground;
 use crate::cli::{self, Global};
 use crate::config::{Backend, Config, Override, ServiceName};
 use crate::exit::{Error, Kind, Outcome};
 
-use super::launch::{Launch, Scene, check_queue_port};
-use super::native_queue::NativeQueue;
-use super::services::serve_one;
-use super::{health_override, init_db, load_config, read_config, with_session};
+use super::{health_override, load_config, read_config};
+use crate::runtime::init_db;
+use crate::runtime::jobqueue_service::NativeQueue;
+use crate::runtime::serve::serve_one;
+use crate::runtime::service_spec::{Launch, Scene, check_queue_port};
+use crate::runtime::session::with_session;
 
 /// Runs the command.
 ///

@@ -8,9 +8,9 @@ use crate::cli::{self, Global};
 use crate::config::parse;
 use crate::exit::{Error, Kind, Outcome};
 use crate::health::client;
-use crate::health::status::Status;
-use crate::health::status_text::text;
-use crate::telemetry::plain::shown;
+use crate::status::model::Status;
+use crate::status::text::text;
+use crate::telemetry::escape::shown;
 
 use super::{health_addr, print};
 

@@ -4,15 +4,16 @@ use std::ffi::OsString;
 
 use tracing::info;
 
-use crate::bots::service::{Ground, JobQueue};
+use crate::bots::services::{Ground, JobQueue};
 use crate::cli::{self, Global};
 use crate::config::{Config, Override, ServiceName};
 use crate::exit::{Error, Outcome};
 
-use super::launch::{Launch, Scene};
-use super::services::{Choice, serve};
 use super::webserver::install_if_missing;
-use super::{dirmonitor, jobqueue, load_config, read_config, webserver, with_session};
+use super::{dirmonitor, jobqueue, load_config, read_config, webserver};
+use crate::runtime::serve::{Choice, serve};
+use crate::runtime::service_spec::{Launch, Scene};
+use crate::runtime::session::with_session;
 
 /// Runs the command.
 ///

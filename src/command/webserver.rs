@@ -7,9 +7,11 @@ use crate::cli::{self, Global};
 use crate::config::{Override, ServiceName};
 use crate::exit::{Error, Outcome};
 
-use super::launch::{Launch, Scene, check_web_port};
-use super::services::serve_one;
-use super::{Session, find_bots, install, load_config, read_config, with_session};
+use super::{install, load_config, read_config};
+use crate::runtime::bots_environment::find_bots;
+use crate::runtime::serve::serve_one;
+use crate::runtime::service_spec::{Launch, Scene, check_web_port};
+use crate::runtime::session::{Session, with_session};
 
 /// Runs the command.
 ///

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::database_url::DatabaseUrl;
 use super::keys;
-use super::load::Reader;
+use super::layers::Reader;
 
 /// How long to try again while the server cannot be reached, where nobody sits and waits.
 const PATIENCE: Duration = Duration::from_secs(60);

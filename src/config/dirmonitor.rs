@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Backend;
 use super::keys;
-use super::load::Reader;
+use super::layers::Reader;
 
 /// The directory monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

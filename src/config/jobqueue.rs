@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use secrecy::SecretString;
 
 use super::keys;
-use super::load::Reader;
+use super::layers::Reader;
 
 /// The job queue.
 #[derive(Debug, Clone)]

@@ -1,20 +1,19 @@
 //! The configuration: final, typed values, each checked before anything is bound, opened or started.
 //!
-//! Three shapes of input stay apart: what was typed (`cli`), what was configured (the layers of [`load`])
+//! Three shapes of input stay apart: what was typed (`cli`), what was configured (the layers of [`layers`])
 //! and what is true ([`Config`]). Only the last leaves this module. Nothing here reads the process's own
 //! environment or arguments: both are handed in, so that tests need neither.
 
-pub mod bots_ini;
 pub mod database;
 pub mod database_url;
+pub mod diff;
 pub mod dirmonitor;
 pub mod jobqueue;
 pub mod keys;
-pub mod load;
+pub mod layers;
 pub mod parse;
 pub mod reload;
-pub mod services;
-pub mod successor;
+pub mod supervision;
 pub mod toml_file;
 
 use std::collections::BTreeMap;
@@ -28,10 +27,10 @@ pub use database::Database;
 pub use database_url::DatabaseUrl;
 pub use dirmonitor::{Dirmonitor, WatchBy};
 pub use jobqueue::{Backend, JobQueue, QueueUrl};
-use load::Reader;
-pub use load::{Fault, Origin, Override, Shown};
+use layers::Reader;
+pub use layers::{Fault, Origin, Override, Shown};
 pub use reload::{Reload, ReloadPolicy};
-pub use services::{Engine, Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
+pub use supervision::{Engine, Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -213,13 +212,13 @@ impl Config {
         file: Option<&Path>,
         home: &Path,
     ) -> (Self, Vec<Fault>) {
-        let file = load::file_path(environment, file, home);
+        let file = layers::file_path(environment, file, home);
         let mut reader = Reader::new(environment, overrides, file.clone());
         let in_kubernetes = environment.contains_key("KUBERNETES_SERVICE_HOST");
         let environment = read_environment(&mut reader, home);
         let bots = read_bots(&mut reader, home);
         let web_port = reader.optional(&keys::WEB_PORT);
-        let stop = services::read_stop(&mut reader, in_kubernetes);
+        let stop = supervision::read_stop(&mut reader, in_kubernetes);
         let mut config = Self {
             home: home.to_path_buf(),
             file,
@@ -227,11 +226,11 @@ impl Config {
             bots,
             web_port,
             stop,
-            restart: services::read_restart(&mut reader),
+            restart: supervision::read_restart(&mut reader),
             reload: reload::read(&mut reader, in_kubernetes, stop.webserver.drain),
-            watchdog: services::read_watchdog(&mut reader),
-            up: services::read_up(&mut reader),
-            engine: services::read_engine(&mut reader),
+            watchdog: supervision::read_watchdog(&mut reader),
+            up: supervision::read_up(&mut reader),
+            engine: supervision::read_engine(&mut reader),
             jobqueue: jobqueue::read(&mut reader),
             dirmonitor: dirmonitor::read(&mut reader),
             health: read_health(&mut reader),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::keys;
-use super::load::Reader;
+use super::layers::Reader;
 
 /// The longest pause before a change is taken over, in Kubernetes, where there may be replicas.
 const JITTER_IN_KUBERNETES: Duration = Duration::from_secs(10);

@@ -135,7 +135,7 @@ fn config_directories_bots_cannot_import_are_refused() {
 #[test]
 fn a_pod_drains_by_default() {
     let config = load(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")], "", &[]).expect("valid");
-    assert_eq!(config.stop.webserver.drain, services::DRAIN_IN_KUBERNETES);
+    assert_eq!(config.stop.webserver.drain, supervision::DRAIN_IN_KUBERNETES);
 }
 
 #[test]

@@ -11,8 +11,8 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time::timeout;
 
+use super::config::{Place, Server, Settings};
 use super::connection::Connection;
-use super::settings::{Place, Server, Settings};
 use super::tls::Mode;
 use super::{Error, errors};
 

@@ -13,12 +13,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use super::advisory_lock::Name;
 use super::connection::Connection;
 use super::lease_row;
-use super::lock::Name;
-use super::session::Session;
+use super::lock_session::Session;
+use super::retry::for_answer;
 use super::statement::{Argument, Cell, execute, fetch};
-use super::wait::for_answer;
 use super::{Error, Settings};
 use Argument::{Integer, Text};
 pub use job::{Added, Ended, Job, New, State, Waiting};

@@ -14,13 +14,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::advisory_lock::{Name, beside};
 use super::connection::Connection;
 use super::lease_row::{self, Holder};
-use super::lock::{Name, beside};
-use super::session::Session;
-use super::wait::{PATIENCE, for_answer};
-use super::{Error, Settings, wait};
-use crate::file_lock;
+use super::lock_session::Session;
+use super::retry::{PATIENCE, for_answer};
+use super::{Error, Settings, retry};
+use crate::fs::lock;
 
 /// How long a row counts that nobody renews.
 pub const LIFETIME: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ pub async fn acquire(settings: &Settings, name: &str, limit: Duration, patience:
     let mut patience = patience;
     loop {
         let session =
-            wait::until_open(settings, patience, async || Session::open(settings, Name::EngineLease).await).await?;
+            retry::until_open(settings, patience, async || Session::open(settings, Name::EngineLease).await).await?;
         match line.wait(session).await {
             // Nobody else knows that we wait, so another connection waits as well as the one that was cut.
             Err(Error::Unavailable(text)) if line.begin.elapsed() < limit.max(PATIENCE) => {
@@ -151,7 +151,7 @@ pub async fn current(connection: &mut Connection, settings: &Settings) -> Result
 
 fn is_locked(database: &Path) -> bool {
     let file = File::open(beside(database, Name::EngineLease));
-    file.is_ok_and(|file| file_lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
+    file.is_ok_and(|file| lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
 }
 
 /// One try; the answer is who has the lease now, perhaps we.

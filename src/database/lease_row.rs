@@ -12,7 +12,7 @@ const LONGEST_NAME: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
     /// What tells it from every other.
-    pub(super) owner: String,
+    pub(crate) owner: String,
     /// Pod and process.
     pub name: String,
     /// Since when it has it, or had.
@@ -25,13 +25,13 @@ pub struct Holder {
 
 impl Holder {
     /// For a lock whose holder has not written its row yet.
-    pub(super) fn unknown() -> Self {
+    pub(crate) fn unknown() -> Self {
         let (owner, name) = (String::new(), "another bots-ctl".to_owned());
         Self { owner, name, since: Duration::ZERO, silent: None, released: false }
     }
 
     /// Whether its row was released, or ran out, so long ago.
-    pub(super) fn is_gone_since(&self, span: Duration) -> bool {
+    pub(crate) fn is_gone_since(&self, span: Duration) -> bool {
         let lifetime = if self.released { Duration::ZERO } else { super::lease::LIFETIME };
         self.silent.map_or(self.released, |silent| silent >= lifetime + span)
     }
@@ -140,7 +140,7 @@ pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Op
 
 /// A row beside that of the lease, for what a holder of the lease has noted.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Its two texts.
     pub owner: String,
     pub holder: String,
@@ -151,7 +151,7 @@ pub(super) struct Row {
 }
 
 /// Reads such a row.
-pub(super) async fn find(connection: &mut Connection, name: &str) -> Result<Option<Row>, sqlx::Error> {
+pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Option<Row>, sqlx::Error> {
     let now = clock(connection);
     let query = format!("SELECT owner, holder, {now} - acquired, released FROM botsctl_lease WHERE name = '{name}'");
     Ok(connection.rows(query).await?.into_iter().next().map(|row| {
@@ -162,7 +162,7 @@ pub(super) async fn find(connection: &mut Connection, name: &str) -> Result<Opti
 }
 
 /// Writes such a row.
-pub(super) async fn put(
+pub(crate) async fn put(
     connection: &mut Connection,
     name: &str,
     owner: &str,
@@ -189,7 +189,7 @@ const COLUMNS: &str = "owner, holder, acquired, renewed, released";
 
 /// Milliseconds since 1970, as the server counts them at the moment when it writes or reads a row: a statement may have
 /// waited for that, longer than whoever sent it.
-pub(super) fn clock(connection: &Connection) -> &'static str {
+pub(crate) fn clock(connection: &Connection) -> &'static str {
     match connection {
         Connection::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
         // Only the statement's beginning is to be had in UTC, and only the local time of this moment. Local times have leaps,

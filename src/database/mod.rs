@@ -3,37 +3,26 @@
 //! Managed tables belong to Django, which makes them by `migrate`; here is what decides whether that is needed, and
 //! what makes the tables Bots uses with its own SQL. Rows that are there are never touched.
 
-mod accounts;
-pub mod catalogue;
 pub mod connect;
 pub mod connection;
-pub mod difference;
+mod default_account;
 pub mod errors;
-pub mod expected;
 
+pub mod advisory_lock;
+pub mod config;
+pub mod init_progress;
 pub mod jobs;
 pub mod lease;
 pub mod lease_row;
-pub mod lock;
-pub mod monitored;
-pub mod notes;
-mod numbering;
-pub mod open_run;
-pub mod pinger;
-pub mod recovery;
-pub mod repair;
-pub mod results;
-pub mod runs;
+pub mod lock_session;
+pub mod ping;
+pub mod retry;
+pub mod run_metrics;
 pub mod schema;
-pub mod session;
-pub mod settings;
-mod sqlite_schema;
 pub mod statement;
-pub mod sums;
 pub mod tls;
-pub mod wait;
 
-pub use settings::Settings;
+pub use config::Settings;
 
 /// What can go wrong with a database.
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,9 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::report::{Fact, Facts};
+use super::state::{Fact, Facts};
 use crate::database::lease_row::Holder;
-use crate::database::pinger::{Answer, Pinger};
+use crate::database::ping::{Answer, Pinger};
 use crate::database::{self, Settings, schema};
 use crate::telemetry::counters::{self, Counters};
 

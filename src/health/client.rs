@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::report::Check;
+use super::state::Check;
 
 /// A kubelet waits one second by default; a person may wait a little longer.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -32,7 +32,7 @@ pub fn ask(addr: SocketAddr, check: Check) -> io::Result<Answer> {
     get(addr, &format!("/health/{}", check.path()), "{\"status\"", LONGEST_ANSWER)
 }
 
-/// Asks the listener of this machine how each service fares; the answer is the JSON of [`super::status::Status`].
+/// Asks the listener of this machine how each service fares; the answer is the JSON of `/status`.
 ///
 /// # Errors
 /// As [`ask`].

@@ -5,12 +5,7 @@
 
 pub mod checks;
 pub mod client;
-pub mod report;
-pub mod results;
-pub mod server;
-pub mod sign_of_life;
-pub mod status;
-mod status_page;
-pub mod status_results;
-pub mod status_text;
+pub mod edi_refresh;
+pub mod liveness;
+pub mod state;
 pub mod watchdog;

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::checks::{PROBE_TIMEOUT, publish};
-use super::report::{Fact, Facts, Phase, Service};
-use super::sign_of_life::SignOfLife;
+use super::liveness::SignOfLife;
+use super::state::{Fact, Facts, Phase, Service};
 
 /// How often to look for the first sign of life: its users wait for it.
 const STARTING_INTERVAL: Duration = Duration::from_millis(20);

@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
-use super::crowd::{Crowd, Guest};
+use super::connection_limit::{Crowd, Guest};
 
 /// Connections served at once; a handful are usual, and more than this is somebody's mistake. Tokio accepts half as many
 /// before it serves those, so nobody is sent away who asks at once.

@@ -17,9 +17,9 @@ use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use super::methods::{Trouble, perform};
 use super::queue::Queue;
 use super::request_id::RequestId;
+use super::rpc::{Trouble, perform};
 use super::xmlrpc::{LONGEST_CALL, read_call, write_answer, write_fault};
 use crate::http::server;
 

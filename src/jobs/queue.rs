@@ -6,8 +6,8 @@
 //! as running before it is started and as ended after it has: whatever happens in between, it is run again, by this
 //! queue or by the next one. A second run beside the first is kept apart by the engine's own lease.
 
-mod link;
-mod retries;
+mod db_link;
+mod retry;
 mod worker;
 
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use super::command_line::Task;
 use super::request_id::RequestId;
 use super::runner::Limits;
-use super::task::Task;
 use crate::database::Settings;
 use crate::database::jobs::{Added, Job, New, Waiting};
 use crate::process::child::Spec;
 use crate::process::reaper::Reaper;
-use crate::telemetry::lines::LineSink;
+use crate::telemetry::child_output::LineSink;
 
 pub use worker::Worker;
 

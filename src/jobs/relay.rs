@@ -16,8 +16,8 @@ use tracing::{debug, error, info};
 
 use super::client::forward;
 use super::listener::{NoAnswer, in_xml, read_body, refusal};
-use super::methods::{ADD, CLEAR, LIST};
 use super::request_id::RequestId;
+use super::rpc::{ADD, CLEAR, LIST};
 use super::xmlrpc::{read_call, write_fault};
 use crate::http::client::Target;
 use crate::http::server;

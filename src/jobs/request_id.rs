@@ -4,7 +4,7 @@ use std::fmt;
 
 use axum::http::{HeaderName, HeaderValue, Request};
 
-use crate::telemetry::ids;
+use crate::telemetry::correlation;
 
 /// Where a call says its name.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -20,7 +20,7 @@ impl RequestId {
     /// A name of our own.
     #[must_use]
     pub fn fresh() -> Self {
-        Self(ids::fresh())
+        Self(correlation::fresh())
     }
 
     /// The name that a call has, if it is one that can stand in a log; else a new one.

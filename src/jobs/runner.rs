@@ -13,7 +13,7 @@ use crate::exit::Exit;
 use crate::process::child::{SpawnError, Spec, signal_group};
 use crate::process::reaper::{Child, Reaper};
 use crate::supervisor::output::carry;
-use crate::telemetry::lines::{LineSink, Stream};
+use crate::telemetry::child_output::{LineSink, Stream};
 use crate::telemetry::tail::Tail;
 
 /// How long the last lines of a job may take to arrive after its end: they are in a pipe already, unless something

@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::client::{self, call};
-use super::methods::{ADD, code};
-use super::task::Task;
+use super::command_line::Task;
+use super::rpc::{ADD, code};
 use super::xmlrpc::Value;
 use crate::http::client::Target;
-use crate::telemetry::plain::shown;
+use crate::telemetry::escape::shown;
 
 /// The priority that all of Bots's programs ask for.
 const PRIORITY: i32 = 5;

@@ -4,14 +4,14 @@
 use std::fmt;
 use std::time::{Instant, SystemTime};
 
-use crate::database::results::{Counts, Figures};
-use crate::database::sums::{CLASSES, Outcome, Sums};
-use crate::health::report::Facts;
+use crate::database::run_metrics::{CLASSES, Outcome, Sums};
+use crate::edi::stats::{Counts, Figures};
+use crate::health::state::Facts;
 
-use super::families as f;
-use super::families::Family;
-use super::names::Names;
-use super::page::{Writer, moment, number};
+use super::definitions as f;
+use super::definitions::Family;
+use super::label_limit::Names;
+use super::writer::{Writer, moment, number};
 
 pub(super) fn write(page: &mut Writer<'_>, facts: &Facts, names: &Names) -> fmt::Result {
     page.one(&f::ENGINE_RUNNING, Some(f64::from(u8::from(facts.engine.is_some()))))?;

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use crate::health::report::{Check, Fact, Facts, report};
+use crate::health::state::{Check, Fact, Facts, report};
 use crate::telemetry::counters::{Counters, Probe};
 
-use super::families as f;
-use super::page::{Writer, moment, number};
+use super::definitions as f;
+use super::writer::{Writer, moment, number};
 
 pub(super) fn write(page: &mut Writer<'_>, facts: &Facts, counters: &Counters) -> fmt::Result {
     let probes = [Check::Live, Check::Ready, Check::Startup];

@@ -6,17 +6,17 @@
 //! our processes, and writes them down in the format that is wanted; so it costs the database nothing, and one that is away
 //! changes nothing but the values. What a run of the engine in another pod has left in the database is among the facts.
 //!
-//! [`families`] is the list of all metrics. Each module beside it writes those of one theme.
+//! [`definitions`] is the list of all metrics. Each module beside it writes those of one theme.
 
+mod cpu_totals;
+pub mod definitions;
 mod edi;
-pub mod families;
 mod health;
-mod names;
-mod own;
-mod page;
+mod label_limit;
+mod process;
+mod queue_and_monitor;
 mod services;
-mod usage;
-mod work;
+mod writer;
 
 use std::fmt;
 use std::io;
@@ -27,15 +27,15 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 use tokio::sync::Mutex;
 
-use crate::health::report::Facts;
-use crate::health::server::Page;
+use crate::health::state::Facts;
+use crate::http::Page;
 use crate::process::blocking;
+use crate::telemetry::child_output::LineSink;
 use crate::telemetry::counters::Counters;
-use crate::telemetry::lines::LineSink;
 
-use names::Names;
-use page::Writer;
-use usage::{Meters, Readings};
+use cpu_totals::{Meters, Readings};
+use label_limit::Names;
+use writer::Writer;
 
 /// A format in which metrics can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,11 +142,11 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (page, facts, Exporter { counters, lines, routes, directories, .. }) =
             (&mut Writer::new(encoder), &self.facts, &*self.exporter);
-        own::write(page, facts, counters, lines, &self.readings)?;
+        process::write(page, facts, counters, lines, &self.readings)?;
         services::write(page, facts, &self.readings)?;
         health::write(page, facts, counters)?;
         edi::write(page, facts, routes)?;
-        work::write(page, facts, counters, directories)
+        queue_and_monitor::write(page, facts, counters, directories)
     }
 }
 

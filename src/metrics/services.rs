@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::{Instant, SystemTime};
 
-use crate::health::report::{Facts, Phase, Service};
+use crate::health::state::{Facts, Phase, Service};
 
-use super::families as f;
-use super::page::{Writer, moment, number};
-use super::usage::Readings;
+use super::cpu_totals::Readings;
+use super::definitions as f;
+use super::writer::{Writer, moment, number};
 
 pub(super) fn write(page: &mut Writer<'_>, facts: &Facts, readings: &Readings) -> fmt::Result {
     let services = || facts.services.iter();

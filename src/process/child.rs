@@ -2,9 +2,6 @@
 //!
 //! With `file` and `system` below it, the only module with `unsafe`.
 
-pub mod file;
-mod system;
-
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,12 +13,12 @@ use std::process::{Command, Stdio};
 use nix::libc;
 use nix::unistd::Pid;
 
-pub(super) use system::{become_subreaper, has_children, signal_queue, use_default, wait_any};
-pub use system::{
+pub(super) use super::sys::{become_subreaper, has_children, signal_queue, use_default, wait_any};
+pub use super::sys::{
     die_of, group_exists, is_ignored, is_stopped, signal_group, signal_process, stop_ourselves, stop_own_group,
 };
 
-use system::{close_inherited_on_exec, die_with, reset_signals, take_foreground};
+use super::sys::{close_inherited_on_exec, die_with, reset_signals, take_foreground};
 
 /// Where a child's standard input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

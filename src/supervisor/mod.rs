@@ -2,13 +2,13 @@
 //!
 //! Theory of operation. [`state`] is a pure machine: a state and an event give the next state and what to do.
 //! [`task`] does it and feeds the events: the child's exit, a sign of life, a request to stop, a timer, an empty
-//! process group. [`schedule`] runs a service again and again that is meant to end. [`fleet`] starts several services
+//! process group. [`periodic`] runs a service again and again that is meant to end. [`group`] starts several services
 //! one after the other and stops them in reverse. [`output`] carries what a service prints, [`narrate`] says in the log
 //! what happens. None of them knows what the service is.
 
-pub mod fleet;
+pub mod group;
 pub mod narrate;
 pub mod output;
-pub mod schedule;
+pub mod periodic;
 pub mod state;
 pub mod task;

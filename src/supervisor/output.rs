@@ -1,6 +1,6 @@
 //! What a service prints, into our log: never blocks the service, bounded per line, any encoding.
 
-pub mod splitter;
+pub mod line_splitter;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,10 +11,10 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use splitter::Splitter;
+use line_splitter::Splitter;
 
 use crate::process::capture::reader;
-use crate::telemetry::lines::{LineSink, Records, Stream};
+use crate::telemetry::child_output::{LineSink, Records, Stream};
 
 /// What a pipe holds while we are busy elsewhere: four times the usual. A wish: the system has limits of its own.
 const PIPE_SIZE: i32 = 256 * 1024;

@@ -15,7 +15,7 @@ use super::state::{Action, End, Event, Life, Next, Plan, State};
 use crate::exit::Exit;
 use crate::process::child::{SpawnError, Spec, group_exists, signal_group, signal_process};
 use crate::process::reaper::{Child, Reaper};
-use crate::telemetry::lines::{LineSink, Stream};
+use crate::telemetry::child_output::{LineSink, Stream};
 
 /// How long the last lines of a service may take to arrive after its end: they are in a pipe already.
 const LAST_LINES: Duration = Duration::from_secs(1);

@@ -7,12 +7,12 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
-use super::json::Json;
-use super::level::{level_name, severity_number};
-use super::lines::LineSink;
-use super::queue::{FOR_A_DISK, FOR_A_READER, Flush, LineQueue};
-use super::standard::{Unbuffered, is_file, is_same};
-use super::text;
+use super::child_output::LineSink;
+use super::format_json::Json;
+use super::format_text;
+use super::line_writer::{FOR_A_DISK, FOR_A_READER, Flush, LineQueue};
+use super::stdio::{Unbuffered, is_file, is_same};
+use crate::bots::log_format::{level_name, severity_number};
 use crate::config::{ChildOutput, Log, LogFormat, LogLevel};
 
 /// Writes out what is buffered when it is dropped.
@@ -39,7 +39,12 @@ pub fn init(log: Log) -> (Guard, LineSink) {
     if own_json {
         subscriber.event_format(Json).init();
     } else {
-        subscriber.compact().with_target(false).with_ansi(io::stderr().is_terminal()).fmt_fields(text::fields()).init();
+        subscriber
+            .compact()
+            .with_target(false)
+            .with_ansi(io::stderr().is_terminal())
+            .fmt_fields(format_text::fields())
+            .init();
     }
     (Guard(guard), LineSink::new(stdout, stderr, shape, log.level))
 }

@@ -3,15 +3,14 @@
 //! Its own log goes to standard error through `tracing`; lines of services go to standard output. Both pass a
 //! bounded buffer with a writer of its own, so a reader that is slow or gone blocks neither a service nor a probe.
 
+pub mod child_output;
+pub mod correlation;
 pub mod counters;
-pub mod ids;
-mod json;
-pub mod level;
-pub mod lines;
+pub mod escape;
+mod format_json;
+mod format_text;
+pub mod line_writer;
 pub mod logging;
-pub mod plain;
-pub mod queue;
-pub mod standard;
+pub mod stdio;
 pub mod tail;
-mod text;
 pub mod traceback;

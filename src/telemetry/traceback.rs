@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::level::{HEADING, is_cherrypy, starts_record};
+use crate::bots::log_format::{HEADING, is_cherrypy, starts_record};
 use crate::config::LogLevel;
 
 /// Longer records are given out in parts.

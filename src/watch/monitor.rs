@@ -12,14 +12,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use super::directories::{Condition, Extent};
-use super::entry::Entry;
+use super::backend::{Identity, identity};
 use super::events::{Event, Events, Heard, PlaceId};
-use super::filesystem::{Identity, identity};
-pub use super::overview::Arrival;
-use super::overview::{Overview, Report, tell_change, tell_given_up};
-use super::pending::{Complete, Waiting};
-use super::place::{Look, Place};
+use super::scan::{Condition, Extent};
+use super::schedule_entry::{Look, Place};
+pub use super::status::Arrival;
+use super::status::{Overview, Report, tell_change, tell_given_up};
+use super::target::Entry;
+use super::unfinished::{Complete, Waiting};
 use crate::telemetry::counters::{Counters, Event as Happened};
 
 /// Looks that are under way at once: enough to use the time one waits for a disk, too few to be felt.

@@ -8,14 +8,20 @@
 #![allow(dead_code, unused_imports, reason = "most of these modules is of no use here")]
 #![allow(clippy::disallowed_methods, reason = "the modules have their own reasons")]
 
+#[path = "../../src/admin/mod.rs"]
+mod admin;
+#[path = "../../src/bots/mod.rs"]
+mod bots;
 #[path = "../../src/config/mod.rs"]
 mod config;
 #[path = "../../src/database/mod.rs"]
 mod database;
+#[path = "../../src/edi/mod.rs"]
+mod edi;
 #[path = "../../src/exit.rs"]
 mod exit;
-#[path = "../../src/file_lock.rs"]
-mod file_lock;
+#[path = "../../src/fs/mod.rs"]
+mod fs;
 #[path = "../../src/health/mod.rs"]
 mod health;
 #[path = "../../src/http/mod.rs"]
@@ -24,6 +30,12 @@ mod http;
 mod jobs;
 #[path = "../../src/process/mod.rs"]
 mod process;
+#[path = "../../src/pycompat/mod.rs"]
+mod pycompat;
+#[path = "../../src/random.rs"]
+mod random;
+#[path = "../../src/status/mod.rs"]
+mod status;
 #[path = "../../src/supervisor/mod.rs"]
 mod supervisor;
 #[path = "../../src/telemetry/mod.rs"]
@@ -38,18 +50,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-use config::bots_ini::BotsIni;
+use admin::server::{Pages, Scrape, service};
 use config::{ChildOutput, LogLevel};
 use health::client::ask;
-use health::report::{Check, Fact, Facts, Phase, Service};
-use health::server::{Page, Pages, Scrape, service};
-use http::server;
-use jobs::task::Task;
+use health::state::{Check, Fact, Facts, Phase, Service};
+use http::{Page, server};
+use jobs::command_line::Task;
 use jobs::xmlrpc::{Value, read_call, write_answer};
+use pycompat::configparser::BotsIni;
 use supervisor::output::carry;
+use telemetry::child_output::{LineSink, Stream};
 use telemetry::counters::Counters;
-use telemetry::lines::{LineSink, Stream};
-use telemetry::queue::{FOR_A_DISK, LineQueue};
+use telemetry::line_writer::{FOR_A_DISK, LineQueue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 

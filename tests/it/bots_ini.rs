@@ -12,7 +12,7 @@ use std::{env, fs, iter};
 use crate::environment::package;
 use crate::fuzzing::corpus;
 use crate::sandbox::rounds;
-use bots_ctl::config::bots_ini::{BotsIni, EditError, parse_boolean, parse_integer, remove_section, set_value};
+use bots_ctl::pycompat::configparser::{BotsIni, EditError, parse_boolean, parse_integer, remove_section, set_value};
 use serde_json::{Value, json};
 
 /// Answers a JSON list of questions `[kind, argument, ...]` with a JSON list.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bots_ctl::config::Config;
-use bots_ctl::config::bots_ini::set_value;
+use bots_ctl::pycompat::configparser::set_value;
 use walkdir::WalkDir;
 
 use crate::documentation::page;

@@ -303,7 +303,7 @@ fn every_test_that_is_named_exists() {
                 continue;
             }
             let unit = module.trim_end_matches("::tests").replace("::", "/");
-            let places = [format!("tests/it/{file}.rs"), format!("src/{unit}.rs"), format!("src/bots/{unit}.rs")];
+            let places = [format!("tests/it/{file}.rs"), format!("src/{unit}.rs")];
             let has = |place: &String| {
                 let text = fs::read_to_string(Path::new(PROJECT).join(place)).unwrap_or_default();
                 text.contains(&format!("fn {test}("))

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-use bots_ctl::watch::fnmatch::Mask;
+use bots_ctl::pycompat::fnmatch::Mask;
 
 use crate::fuzzing::corpus;
 use crate::sandbox::{python, rounds};

@@ -98,7 +98,8 @@ impl Queue {
             fs::copy(entry.path(), second.join(entry.file_name())).expect("copied");
         }
         let ini = fs::read_to_string(second.join("bots.ini")).expect("readable");
-        let ini = bots_ctl::config::bots_ini::set_value(&ini, "jobqueue", "port", &port.to_string()).expect("set");
+        let ini =
+            bots_ctl::pycompat::configparser::set_value(&ini, "jobqueue", "port", &port.to_string()).expect("set");
         fs::write(second.join("bots.ini"), ini).expect("written");
         let mut command = self.sandbox.command(&["jobqueue"]);
         command.env("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{health_port}")).env("BOTS_CONFIG_DIR", second);

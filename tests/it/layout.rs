@@ -5,34 +5,60 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module, and what of this crate it may use beside itself. `exit` is plain data that everything may use.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 21] = [
     ("exit", &[]),
     ("cli", &[]),
-    ("file_lock", &[]),
+    ("random", &[]),
+    ("fs", &["random"]),
+    ("pycompat", &[]),
     ("config", &[]),
     ("process", &[]),
-    ("telemetry", &["config"]),
-    ("database", &["config", "file_lock"]),
-    ("bots", &["config", "file_lock", "process"]),
-    ("supervisor", &["process", "telemetry"]),
     ("http", &[]),
-    ("health", &["config", "database", "http", "telemetry"]),
-    ("metrics", &["database", "health", "process", "telemetry"]),
+    ("bots", &["config", "fs", "process", "pycompat", "random"]),
+    ("telemetry", &["bots", "config"]),
+    ("database", &["config", "fs"]),
+    ("edi", &["database"]),
+    ("supervisor", &["process", "telemetry"]),
+    ("health", &["config", "database", "edi", "http", "telemetry"]),
+    ("status", &["edi", "health", "telemetry"]),
+    ("metrics", &["database", "edi", "health", "http", "process", "telemetry"]),
+    ("admin", &["health", "http", "status", "telemetry"]),
     ("jobs", &["config", "database", "http", "process", "supervisor", "telemetry"]),
-    ("watch", &["config", "process", "telemetry"]),
+    ("watch", &["config", "process", "pycompat", "telemetry"]),
     (
-        "command",
+        "runtime",
         &[
+            "admin",
             "bots",
-            "cli",
             "config",
             "database",
+            "edi",
+            "fs",
             "health",
             "http",
             "jobs",
             "metrics",
             "process",
+            "pycompat",
+            "random",
             "supervisor",
+            "telemetry",
+            "watch",
+        ],
+    ),
+    (
+        "command",
+        &[
+            "admin",
+            "bots",
+            "cli",
+            "config",
+            "health",
+            "http",
+            "jobs",
+            "process",
+            "runtime",
+            "status",
             "telemetry",
             "watch",
         ],
@@ -40,7 +66,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
 ];
 
 /// Modules that are pure: nothing but the standard library and plain data.
-const PURE: [&str; 4] = ["supervisor/state.rs", "health/report.rs", "exit.rs", "watch/settle.rs"];
+const PURE: [&str; 4] = ["supervisor/state.rs", "health/state.rs", "exit.rs", "watch/stability.rs"];
 
 #[apply(test)]
 fn dependencies_point_down() {
@@ -98,11 +124,15 @@ fn every_test_is_registered_with_the_runner() {
 }
 
 #[apply(test)]
-fn unsafe_stands_in_one_module_and_gives_its_reasons() {
+fn unsafe_stands_in_three_modules_and_gives_its_reasons() {
     for (path, text) in sources() {
         let lines: Vec<&str> = text.lines().collect();
         for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("unsafe {")) {
-            assert!(path.starts_with("process/child"), "{path}: unsafe in line {}", number + 1);
+            assert!(
+                ["process/child.rs", "process/open_file.rs", "process/sys.rs"].contains(&path.as_str()),
+                "{path}: unsafe in line {}",
+                number + 1
+            );
             let reasoned = lines[number.saturating_sub(5)..number].iter().any(|line| line.contains("// SAFETY: "));
             assert!(reasoned, "{path}:{} has no SAFETY comment", number + 1);
         }

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use bots_ctl::config::{Config, bots_ini::BotsIni};
+use bots_ctl::config::Config;
+use bots_ctl::pycompat::configparser::BotsIni;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::CronJob;

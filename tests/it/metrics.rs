@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use bots_ctl::metrics::families::{ALL, Family};
+use bots_ctl::metrics::definitions::{ALL, Family};
 
 use crate::demo::Demo;
 use crate::jobqueue::with_queue;

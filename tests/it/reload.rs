@@ -56,7 +56,7 @@ impl Mount {
 fn ini(sandbox: &Sandbox, changes: &[(&str, &str, &str)]) -> String {
     let text = fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there is one");
     changes.iter().fold(text, |text, (section, key, value)| {
-        bots_ctl::config::bots_ini::set_value(&text, section, key, value).expect("it can be set")
+        bots_ctl::pycompat::configparser::set_value(&text, section, key, value).expect("it can be set")
     })
 }
 

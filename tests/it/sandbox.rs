@@ -211,7 +211,7 @@ impl Sandbox {
     pub fn set_ini(&self, section: &str, key: &str, value: &str) {
         let path = self.root().join("config/bots.ini");
         let text = fs::read_to_string(&path).expect("there is a bots.ini");
-        let text = bots_ctl::config::bots_ini::set_value(&text, section, key, value).expect("it can be set");
+        let text = bots_ctl::pycompat::configparser::set_value(&text, section, key, value).expect("it can be set");
         fs::write(path, text).expect("written");
     }
 

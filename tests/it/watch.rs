@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bots_ctl::config::WatchBy;
+use bots_ctl::pycompat::fnmatch::Mask;
 use bots_ctl::telemetry::counters::Counters;
-use bots_ctl::watch::directories::Condition;
-use bots_ctl::watch::entry::{Entry, Pattern};
-use bots_ctl::watch::fnmatch::Mask;
 use bots_ctl::watch::monitor::{self, Order};
-use bots_ctl::watch::overview::{Arrival, Overview};
+use bots_ctl::watch::scan::Condition;
+use bots_ctl::watch::status::{Arrival, Overview};
+use bots_ctl::watch::target::{Entry, Pattern};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use bots_ctl::jobs::task::Task;
+use bots_ctl::jobs::command_line::Task;
 use bots_ctl::jobs::xmlrpc::{Value, read_answer, read_call, write_answer, write_call, write_fault};
 use serde_json::json;
 

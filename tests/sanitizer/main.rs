@@ -1,5 +1,5 @@
 //! Children of every kind, started, signalled and waited for, again and again: for a run under a sanitizer, since all that is
-//! `unsafe` in bots-ctl is in `src/process/child.rs` and below it.
+//! `unsafe` in bots-ctl is in `src/process`.
 #![allow(dead_code, unused_imports, reason = "src/process has more than is tried here")]
 
 #[path = "../../src/exit.rs"]

@@ -8,16 +8,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
+use super::super::command_line::Task;
 use super::super::runner::{self, Ended};
-use super::super::task::Task;
-use super::link::Link;
-use super::retries::Retries;
+use super::db_link::Link;
+use super::retry::Retries;
 use super::{Activity, Asker, BATCH, Launch, Order, PATIENCE, Reply, Request, Setup, Status, Unavailable};
 use crate::database::Error;
 use crate::database::jobs::{self as rows, Added, Jobs, New, State, Waiting};
 use crate::exit::{Exit, Kind};
 use crate::supervisor::state::End;
-use crate::telemetry::ids;
+use crate::telemetry::correlation;
 
 /// How often to look at the line without being told to, for what somebody else has written there; to notice a database
 /// that is gone; and to give a sign of life to those who stand by.
@@ -297,7 +297,7 @@ impl Worker {
             let ended = rows::Ended { state: State::Failed, exit_code: None, output };
             return self.record(number, Verdict::Ended(ended, milliseconds())).await;
         };
-        let run = ids::fresh();
+        let run = correlation::fresh();
         info!(job = number, run_id = run, "starting job {number}: {task}");
         let Setup { limits, reaper, lines, .. } = &self.setup;
         let (limits, reaper, lines, kill) = (*limits, reaper.clone(), lines.clone(), self.kill.subscribe());

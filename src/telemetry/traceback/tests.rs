@@ -1,7 +1,7 @@
 //! Tracebacks as Python 3.11 and 3.13 print them (`tests/fixtures/tracebacks`), and what may surround them.
 
-use super::super::level::level_of;
 use super::*;
+use crate::bots::log_format::level_of;
 
 macro_rules! real {
     ($($name:literal),* $(,)?) => {

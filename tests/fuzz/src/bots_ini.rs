@@ -2,7 +2,7 @@
 //!
 //! The input is the text, and behind it, each after a byte 0xff: a section, a key and a value to set.
 
-use bots_ctl::config::bots_ini::{
+use bots_ctl::pycompat::configparser::{
     BotsIni, EditError, ParseError, parse_boolean, parse_integer, remove_section, set_value,
 };
 

@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use bots_ctl::watch::fnmatch::{Mask, has_magic};
+use bots_ctl::pycompat::fnmatch::{Mask, has_magic};
 
 /// Matches.
 pub fn check(data: &[u8]) {

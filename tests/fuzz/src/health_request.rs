@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bots_ctl::health::report::{Fact, Facts};
-use bots_ctl::health::server::{Page, Pages, service};
+use bots_ctl::admin::server::{Pages, service};
+use bots_ctl::health::state::{Fact, Facts};
+use bots_ctl::http::Page;
 use bots_ctl::http::server::answer;
 use bots_ctl::metrics::Format;
 use bots_ctl::telemetry::counters::Counters;

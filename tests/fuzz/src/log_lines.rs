@@ -7,9 +7,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bots_ctl::config::{ChildOutput, LogLevel};
-use bots_ctl::supervisor::output::splitter::Splitter;
-use bots_ctl::telemetry::lines::{LineSink, Records, Stream};
-use bots_ctl::telemetry::queue::LineQueue;
+use bots_ctl::supervisor::output::line_splitter::Splitter;
+use bots_ctl::telemetry::child_output::{LineSink, Records, Stream};
+use bots_ctl::telemetry::line_writer::LineQueue;
 use serde_json::Value;
 
 /// Nothing is ever sent to it.

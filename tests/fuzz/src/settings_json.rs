@@ -2,10 +2,10 @@
 //!
 //! The input is the JSON, and behind a byte 0xff a URL of the database.
 
-use bots_ctl::bots::django::Facts;
+use bots_ctl::bots::django_settings::Facts;
 use bots_ctl::config::DatabaseUrl;
 use bots_ctl::database::Settings;
-use bots_ctl::database::settings::Django;
+use bots_ctl::database::config::Django;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, from_str, json};
 

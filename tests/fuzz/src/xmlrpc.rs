@@ -3,7 +3,7 @@
 //!
 //! The input is taken as a message, and as the recipe of a value.
 
-use bots_ctl::jobs::task::Task;
+use bots_ctl::jobs::command_line::Task;
 use bots_ctl::jobs::xmlrpc::{Value, read_answer, read_call, write_answer, write_call, write_fault};
 
 /// Arrays and structures within each other that are read, three elements each; and written, where all values name their type.

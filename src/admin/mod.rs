@@ -1,0 +1,3 @@
+//! The listener that serves health, metrics and status.
+
+pub mod server;

@@ -1,0 +1,209 @@
+//! The files that are mounted to be copied over the configuration directory, read once so that what was checked is what is
+//! copied.
+//!
+//! Every plain file counts. Kubernetes mounts a ConfigMap as links through `..data`: links are followed, names that begin
+//! with a dot are left out.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::Error;
+use crate::fs::atomic::{Batch, explain, mode_of};
+
+/// Names that are not passed over when they are those of directories.
+const NEVER_DIRECTORIES: [&str; 2] = ["bots.ini", "settings.py"];
+
+/// The files of a directory.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    directory: PathBuf,
+    files: BTreeMap<OsString, File>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is in it.
+    pub content: Vec<u8>,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// The content of each file, to compare.
+pub type Contents = BTreeMap<OsString, [u8; 32]>;
+
+/// What a directory looks like without reading its files, to notice that they may have changed.
+pub type State = BTreeMap<OsString, Option<[i64; 6]>>;
+
+impl Source {
+    /// Reads all files; none where there is no such directory.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn read(directory: &Path) -> Result<Self, Error> {
+        let mut files = BTreeMap::new();
+        for name in names(directory)? {
+            let path = directory.join(&name);
+            let meta = fs::metadata(&path).map_err(|error| explain("read", &path, &error))?;
+            // A runtime makes a directory of this name where the file that is to be mounted is missing.
+            if meta.is_file() || NEVER_DIRECTORIES.iter().any(|needed| name == *needed) {
+                let content = fs::read(&path).map_err(|error| explain("read", &path, &error))?;
+                let mode = mode_of(&path).unwrap_or(0o600);
+                files.insert(name, File { path, content, mode });
+            }
+        }
+        Ok(Self { directory: directory.to_owned(), files })
+    }
+
+    /// The files of what a configuration names as its source; none where that is the configuration directory itself.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn mounted(source: &Path, config_dir: &Path) -> Result<Self, Error> {
+        if source == config_dir { Ok(Self::default()) } else { Self::read(source) }
+    }
+
+    /// Whether there are no files.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// One file.
+    #[must_use]
+    pub fn file(&self, name: &str) -> Option<&File> {
+        self.files.get(OsStr::new(name))
+    }
+
+    /// All files but these.
+    pub fn but<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = (&'a OsString, &'a File)> {
+        self.files.iter().filter(|(name, _)| !names.iter().any(|other| *name == other))
+    }
+
+    /// What tells one state of the files from another.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        self.files.iter().map(|(name, file)| (name.clone(), Sha256::digest(&file.content).into())).collect()
+    }
+
+    /// Writes the files into another directory.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write_to(&self, directory: &Path) -> Result<(), Error> {
+        let mut batch = Batch::default();
+        for (name, file) in &self.files {
+            batch.add(&directory.join(name), &file.content, file.mode)?;
+        }
+        Ok(batch.commit()?)
+    }
+
+    /// Makes the directory hold these files again, and no other ones.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn restore(&self) -> Result<(), Error> {
+        self.write_to(&self.directory)?;
+        for name in names(&self.directory)?.into_iter().filter(|name| !self.files.contains_key(name)) {
+            let path = self.directory.join(name);
+            if path.is_file() {
+                fs::remove_file(&path).map_err(|error| explain("remove", &path, &error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a directory looks like; empty where there is none.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn state(directory: &Path) -> Result<State, Error> {
+    let look = |path: PathBuf| {
+        let meta = fs::metadata(path).ok()?;
+        let [device, inode, size] = [meta.dev(), meta.ino(), meta.size()].map(u64::cast_signed);
+        // The time of the last change of anything: that of the content can be set by whoever writes it.
+        Some([device, inode, size, meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
+    };
+    Ok(names(directory)?.into_iter().map(|name| (name.clone(), look(directory.join(name)))).collect())
+}
+
+fn names(directory: &Path) -> Result<Vec<OsString>, Error> {
+    let unreadable = |error| explain("read the directory", directory, &error);
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::NotADirectory => {
+            return Ok(Vec::new());
+        }
+        entries => entries.map_err(unreadable)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(unreadable)?.file_name();
+        if !name.as_encoded_bytes().starts_with(b".") {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary directory")
+    }
+
+    #[test]
+    fn a_mounted_config_map_is_read_through_its_links() {
+        let dir = directory();
+        fs::create_dir_all(dir.path().join("..2026_11_23")).expect("made");
+        fs::write(dir.path().join("..2026_11_23/bots-ctl.toml"), "[log]\n").expect("written");
+        symlink("..2026_11_23", dir.path().join("..data")).expect("linked");
+        symlink("..data/bots-ctl.toml", dir.path().join("bots-ctl.toml")).expect("linked");
+        let source = Source::read(dir.path()).expect("readable");
+        assert_eq!(source.files.keys().collect::<Vec<_>>(), ["bots-ctl.toml"]);
+        let before = state(dir.path()).expect("readable");
+
+        // The same content in another version.
+        fs::create_dir_all(dir.path().join("..2026_11_24")).expect("made");
+        fs::write(dir.path().join("..2026_11_24/bots-ctl.toml"), "[log]\n").expect("written");
+        symlink("..2026_11_24", dir.path().join("..data_tmp")).expect("linked");
+        fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).expect("renamed");
+        assert_ne!(state(dir.path()).expect("readable"), before);
+        assert_eq!(Source::read(dir.path()).expect("readable").contents(), source.contents());
+    }
+
+    #[test]
+    fn restoring_brings_back_what_was_there_and_nothing_else() {
+        let dir = directory();
+        for name in ["changed", "kept", "removed"] {
+            fs::write(dir.path().join(name), name).expect("written");
+        }
+        let before = Source::read(dir.path()).expect("readable");
+        fs::write(dir.path().join("changed"), "otherwise").expect("written");
+        fs::write(dir.path().join("new"), "new").expect("written");
+        fs::remove_file(dir.path().join("removed")).expect("there");
+        fs::create_dir(dir.path().join("__pycache__")).expect("made");
+        before.restore().expect("restored");
+        assert_eq!(Source::read(dir.path()).expect("readable").contents(), before.contents());
+        assert!(dir.path().join("__pycache__").is_dir());
+    }
+
+    #[test]
+    fn what_is_not_there_has_no_files() {
+        let missing = directory().path().join("missing");
+        assert!(Source::read(&missing).expect("no error").is_empty());
+        assert_eq!(state(&missing).expect("no error"), State::new());
+    }
+}

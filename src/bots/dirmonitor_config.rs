@@ -1,0 +1,299 @@
+//! What Bots's own configuration says of the directory monitor: the sections of bots.ini, and where relative paths begin.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::environment::{Environment, parse_ini};
+use super::{Error, Generation, Installation};
+use crate::config::WatchBy;
+use crate::config::parse::{self, Parsed};
+use crate::fs::atomic::explain;
+use crate::pycompat::configparser::{BotsIni, parse_boolean};
+
+/// The section of what holds for all directories; those of single ones begin with the same word.
+const GENERAL: &str = "dirmonitor";
+
+/// What is to be watched as far as bots.ini says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Monitored {
+    /// One for each section.
+    pub directories: Vec<Directory>,
+    /// Whether files that are there at the beginning start their routes.
+    pub process_existing: bool,
+    /// How the directories are watched of which nothing else is said.
+    pub way: Way,
+    /// The file that Bots's programs write to, to be heard.
+    pub trigger: PathBuf,
+    /// Where relative paths begin.
+    base: PathBuf,
+}
+
+/// A directory of bots.ini.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// The section and the file, for people.
+    pub origin: String,
+    /// Where the files are, and their names.
+    pub files: Files,
+    /// Whether the directories below count as well.
+    pub is_recursive: bool,
+    /// The route that is started.
+    pub route: String,
+    /// How it is watched.
+    pub way: Way,
+}
+
+/// Files as Bots's channels name them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// An absolute path, in which names may be masks.
+    pub directory: PathBuf,
+    /// The mask for the names of files.
+    pub mask: String,
+}
+
+/// Keys of ours, which Bots passes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct Way {
+    pub watch_by: Option<WatchBy>,
+    pub poll_interval: Option<Duration>,
+    pub settle: Option<Duration>,
+}
+
+impl Monitored {
+    /// Reads the effective bots.ini.
+    ///
+    /// # Errors
+    /// Everything that would start the wrong route, or none, with file and line.
+    pub fn read(environment: &Environment, bots: &Installation) -> Result<Self, Error> {
+        let file = environment.config.join("bots.ini");
+        let text = std::fs::read_to_string(&file).map_err(|error| explain("read", &file, &error))?;
+        let ini = parse_ini(&file, &text)?;
+        let empty = Self::without_sections(environment, bots);
+        let mut reader = Reader { file: &file, ini: &ini, base: &empty.base, faults: Vec::new() };
+        let process_existing = reader.boolean(GENERAL, "process_existing", true);
+        let way = reader.way(GENERAL);
+        let sections: Vec<&str> = ini.sections().filter(|name| name.starts_with(GENERAL) && *name != GENERAL).collect();
+        let directories = sections.into_iter().filter_map(|section| reader.directory(section)).collect();
+        if reader.faults.is_empty() {
+            return Ok(Self { directories, process_existing, way, ..empty });
+        }
+        Err(Error::Faults(reader.faults))
+    }
+
+    /// As with a bots.ini that says nothing of the directory monitor.
+    #[must_use]
+    pub fn without_sections(environment: &Environment, bots: &Installation) -> Self {
+        let base = match bots.generation() {
+            Generation::Three => bots.package.clone(),
+            Generation::Four => environment.root.clone(),
+        };
+        let (directories, way) = (Vec::new(), Way::default());
+        Self { directories, process_existing: true, way, trigger: trigger_file(environment), base }
+    }
+
+    /// How the files of a directory are judged: as its section says, where it has one.
+    #[must_use]
+    pub fn way_in(&self, directory: &Path) -> Way {
+        let section = self.directories.iter().find(|section| section.files.directory == directory);
+        section.map_or(self.way, |section| section.way.or(self.way))
+    }
+
+    /// Files of a channel, whose path may be relative.
+    #[must_use]
+    pub fn files(&self, path: &str, mask: &str) -> Option<Files> {
+        Files::new(&self.base, path, mask)
+    }
+}
+
+impl Way {
+    /// Where this says nothing, another one does.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            watch_by: self.watch_by.or(other.watch_by),
+            poll_interval: self.poll_interval.or(other.poll_interval),
+            settle: self.settle.or(other.settle),
+        }
+    }
+}
+
+impl Files {
+    /// As Bots's channels put path and mask together. Nothing for a mask that names no file.
+    fn new(base: &Path, path: &str, mask: &str) -> Option<Self> {
+        if mask.is_empty() || mask.ends_with('/') {
+            return None;
+        }
+        let whole = normal(&base.join(path).join(mask));
+        let mask = whole.file_name()?.to_str()?.to_owned();
+        Some(Self { directory: whole.parent()?.to_path_buf(), mask })
+    }
+}
+
+/// The file by which Bots 4 tells its monitor that routes have changed.
+#[must_use]
+pub fn trigger_file(environment: &Environment) -> PathBuf {
+    environment.botssys.join(".dirmonitor.trigger")
+}
+
+/// Without `.` and `..`, by the letter: as Python's `normpath` does it, which does not look at links.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                normal.pop();
+            }
+            other => normal.push(other),
+        }
+    }
+    normal
+}
+
+struct Reader<'a> {
+    file: &'a Path,
+    ini: &'a BotsIni,
+    base: &'a Path,
+    faults: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn directory(&mut self, section: &str) -> Option<Directory> {
+        let path = self.text(section, "path");
+        let route = self.text(section, "route");
+        let mask = self.ini.get(section, "filemask").map_or("*", |entry| entry.value).to_owned();
+        if path.is_empty() {
+            self.fault(section, "path", "names no directory, and Bots has no default: path = /path/of/the/directory");
+        }
+        if route.is_empty() {
+            self.fault(
+                section,
+                "route",
+                "names no route, so Bots's engine would run none and report success: route = NAME",
+            );
+        }
+        let files = Files::new(self.base, &path, &mask);
+        if files.is_none() && !path.is_empty() {
+            self.fault(section, "filemask", "matches no file; for all files: filemask = *");
+        }
+        let is_recursive = self.boolean(section, "recursive", false);
+        let way = self.way(section);
+        let origin = format!("[{section}] of {}", self.file.display());
+        (!path.is_empty() && !route.is_empty()).then_some(())?;
+        Some(Directory { origin, files: files?, is_recursive, route, way })
+    }
+
+    fn way(&mut self, section: &str) -> Way {
+        Way {
+            watch_by: self.parsed(section, "watch", parse::watch_by),
+            poll_interval: self.parsed(section, "poll_interval", parse::interval),
+            settle: self.parsed(section, "settle", parse::duration),
+        }
+    }
+
+    fn text(&self, section: &str, key: &str) -> String {
+        self.ini.get(section, key).map(|entry| entry.value.trim().to_owned()).unwrap_or_default()
+    }
+
+    fn boolean(&mut self, section: &str, key: &str, default: bool) -> bool {
+        let Some(entry) = self.ini.get(section, key) else { return default };
+        parse_boolean(entry.value).unwrap_or_else(|| {
+            self.fault(section, key, "is neither True nor False, and Bots's own monitor ends at that");
+            default
+        })
+    }
+
+    fn parsed<T>(&mut self, section: &str, key: &str, parse: fn(&str) -> Parsed<T>) -> Option<T> {
+        match parse(self.ini.get(section, key)?.value.trim()) {
+            Ok(value) => Some(value),
+            Err(expected) => {
+                self.fault(section, key, &format!("is wrong: {expected}"));
+                None
+            }
+        }
+    }
+
+    fn fault(&mut self, section: &str, key: &str, what: &str) {
+        let entry = self.ini.get(section, key);
+        let line = entry.map(|entry| entry.line).or(self.ini.section_line(section)).unwrap_or_default();
+        let value = entry.map(|entry| format!(" = {}", entry.value)).unwrap_or_default();
+        self.faults.push(format!("{}:{line}: [{section}] {key}{value} {what}", self.file.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(generation: Generation, text: &str) -> Result<Monitored, Error> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = dir.path().join("env");
+        let package = dir.path().join("bots");
+        std::fs::create_dir_all(root.join("config")).expect("made");
+        std::fs::create_dir_all(package.join(if generation == Generation::Four { "migrations" } else { "" }))
+            .expect("made");
+        std::fs::write(root.join("config/bots.ini"), text).expect("written");
+        let (bin_dir, python) = (dir.path().join("bin"), dir.path().join("bin/python"));
+        let environment = Environment {
+            config: root.join("config"),
+            botssys: root.join("botssys"),
+            usersys: root.join("usersys"),
+            root,
+        };
+        Monitored::read(&environment, &Installation { bin_dir, python, package })
+    }
+
+    #[test]
+    fn sections_have_the_defaults_of_bots() {
+        let monitored = read(Generation::Four, "[dirmonitor]\n[dirmonitor1]\npath = /in\nroute = r\n").expect("valid");
+        let [directory] = monitored.directories.as_slice() else { panic!("one directory") };
+        assert_eq!(directory.files, Files { directory: "/in".into(), mask: "*".into() });
+        assert!(!directory.is_recursive && monitored.process_existing);
+        assert_eq!(directory.way, Way::default());
+    }
+
+    #[test]
+    fn relative_paths_begin_where_those_of_channels_do() {
+        let text = "[dirmonitor1]\npath = botssys/../in//a\nfilemask = b/*.xml\nroute = r\n";
+        for (generation, base) in [(Generation::Three, "bots"), (Generation::Four, "env")] {
+            let monitored = read(generation, text).expect("valid");
+            let files = &monitored.directories[0].files;
+            assert!(files.directory.ends_with(format!("{base}/in/a/b")), "{files:?}");
+            assert_eq!(files.mask, "*.xml");
+            assert_eq!(monitored.files("/x", "y"), Some(Files { directory: "/x".into(), mask: "y".into() }));
+            assert_eq!(monitored.files("/x", ""), None);
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once_with_their_lines() {
+        let text = "[dirmonitor]\nprocess_existing = perhaps\nwatch = often\n[dirmonitor1]\nroute =\n[dirmonitor2]\n\
+                    path = /in\nroute = r\nfilemask =\nrecursive = deep\nsettle = soon\n";
+        let Err(Error::Faults(faults)) = read(Generation::Three, text) else { panic!("it is faulty") };
+        let expected = [
+            ":2: [dirmonitor] process_existing = perhaps is neither True nor False",
+            ":3: [dirmonitor] watch = often is wrong: expected auto, inotify or poll",
+            ":4: [dirmonitor1] path names no directory",
+            ":5: [dirmonitor1] route =  names no route",
+            ":9: [dirmonitor2] filemask =  matches no file",
+            ":10: [dirmonitor2] recursive = deep is neither",
+            ":11: [dirmonitor2] settle = soon is wrong",
+        ];
+        assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+        for (fault, part) in faults.iter().zip(expected) {
+            assert!(fault.contains(part), "{fault} lacks {part}");
+        }
+    }
+
+    #[test]
+    fn what_a_section_says_wins_over_the_general_one() {
+        let text =
+            "[dirmonitor]\nwatch = poll\npoll_interval = 5s\n[dirmonitorA]\npath = /in\nroute = r\nwatch = inotify\n";
+        let monitored = read(Generation::Four, text).expect("valid");
+        let way = monitored.directories[0].way.or(monitored.way);
+        assert_eq!((way.watch_by, way.poll_interval), (Some(WatchBy::Inotify), Some(Duration::from_secs(5))));
+        assert_eq!(way.settle, None);
+    }
+}

@@ -1,0 +1,144 @@
+//! Command lines that start Bots's engine, as people and schedulers write them.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use super::engine_shim::NAME;
+
+/// The engine's program in early versions of Bots, which schedulers may still name.
+const OLD_NAME: &str = "bots-engine.py";
+
+/// The engine as a module of Python.
+const MODULE: &str = "bots.engine";
+
+/// The variable that leads Python to the hook.
+const HOOK_PATH: &str = "PYTHONPATH";
+
+/// Whether this is the engine's program by its old name, wherever it once was.
+#[must_use]
+pub fn is_old_name(word: &OsStr) -> bool {
+    name(word) == Some(OsStr::new(OLD_NAME))
+}
+
+/// Whether this is Python, whichever it is.
+#[must_use]
+pub fn is_python(word: &OsStr) -> bool {
+    name(word).is_some_and(|name| name.to_string_lossy().starts_with("python"))
+}
+
+/// A command with the engine's name of today in the place of its old one.
+#[must_use]
+pub fn with_todays_name(command: Vec<OsString>) -> Vec<OsString> {
+    let old = match command.as_slice() {
+        [first, ..] if is_old_name(first) => 1,
+        [first, second, ..] if is_python(first) && is_old_name(second) => 2,
+        _ => return command,
+    };
+    std::iter::once(NAME.into()).chain(command.into_iter().skip(old)).collect()
+}
+
+/// What in a command keeps the hook out of an engine which it starts: it would run without the lease.
+#[must_use]
+pub fn bypass(command: &[OsString]) -> Option<String> {
+    let text: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+    let words: Vec<&str> =
+        text.iter().flat_map(|word| word.split(is_separator)).filter(|word| !word.is_empty()).collect();
+    let engine = words.iter().rposition(|word| is_engine(word))?;
+    (0..engine).find_map(|at| bypass_at(words[at], &words[at + 1..engine]))
+}
+
+/// Whether this word begins what keeps variables, or the hook, from an engine after the `rest`.
+fn bypass_at(word: &str, rest: &[&str]) -> Option<String> {
+    let next = rest.first().copied().unwrap_or_default();
+    let told = |option: &&str| format!("{word} {option}");
+    if let Some(value) = word.strip_prefix(HOOK_PATH).and_then(|rest| rest.strip_prefix('=')) {
+        return (!value.contains(HOOK_PATH)).then(|| word.to_owned());
+    }
+    match word {
+        "unset" | "-u" => (next == HOOK_PATH).then(|| told(&next)),
+        "env" => rest.iter().take_while(|word| word.starts_with('-')).find(|option| is_clearing(option)).map(told),
+        word if is_python(OsStr::new(word)) => rest.iter().find(|option| is_isolating(option)).map(told),
+        _ => None,
+    }
+}
+
+fn is_engine(word: &str) -> bool {
+    name(OsStr::new(word)).is_some_and(|name| name == NAME || name == OLD_NAME) || word.contains(MODULE)
+}
+
+/// Of `env`.
+fn is_clearing(option: &str) -> bool {
+    ["-", "-i", "--ignore-environment"].contains(&option) || option.ends_with(HOOK_PATH)
+}
+
+/// Of Python.
+fn is_isolating(option: &str) -> bool {
+    let is_short = option.starts_with('-') && !["--", "-W", "-X"].iter().any(|other| option.starts_with(other));
+    is_short && option.contains(['I', 'E', 'S'])
+}
+
+/// What stands between the words of a script.
+fn is_separator(c: char) -> bool {
+    c.is_whitespace() || ";&|()'\"`".contains(c)
+}
+
+fn name(word: &OsStr) -> Option<&OsStr> {
+    Path::new(word).file_name()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_old_name_is_the_engine_wherever_it_once_was() {
+        for old in ["bots-engine.py", "/usr/local/bin/bots-engine.py", "python2.7 /usr/bin/bots-engine.py"] {
+            assert_eq!(
+                with_todays_name(words(&format!("{old} --new orders"))),
+                words("bots-engine --new orders"),
+                "{old}"
+            );
+        }
+        for other in ["bots-engine --new", "python3 x.py bots-engine.py", "echo bots-engine.py", "python3"] {
+            assert_eq!(with_todays_name(words(other)), words(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_keeps_the_hook_out_of_an_engine_is_found() {
+        for (command, said) in [
+            ("python3 -I -m bots.engine", "python3 -I"),
+            ("/venv/bin/python -W ignore -sE /venv/bin/bots-engine --new", "/venv/bin/python -sE"),
+            ("timeout 9 python -IS -c import_bots.engine", "python -IS"),
+            ("sh -c cd_x;python3.11\t-I\t-m\tbots.engine", "python3.11 -I"),
+            ("env -i /venv/bin/bots-engine", "env -i"),
+            ("env -u PYTHONPATH python -m bots.engine", "-u PYTHONPATH"),
+            ("env --unset=PYTHONPATH bots-engine", "env --unset=PYTHONPATH"),
+            ("sh -c unset\tPYTHONPATH;bots-engine", "unset PYTHONPATH"),
+            ("env PYTHONPATH=/x python -m bots.engine", "PYTHONPATH=/x"),
+        ] {
+            assert_eq!(bypass(&words(command)), Some(said.to_owned()), "{command}");
+        }
+    }
+
+    #[test]
+    fn what_the_hook_sees_or_is_no_engine_is_let_through() {
+        for command in [
+            "python -m bots.engine",
+            "python -m bots.engine -S",
+            "python -X utf8 -W ignore /venv/bin/bots-engine",
+            "python -I -m bots.webserver",
+            "env -i sh",
+            "env -i /bin/bots-engine-report",
+            "env A=1 bash -i -c bots-engine",
+            "sh -c PYTHONPATH=/x:$PYTHONPATH\tbots-engine",
+            "bots-engine --new",
+        ] {
+            assert_eq!(bypass(&words(command)), None, "{command}");
+        }
+    }
+}

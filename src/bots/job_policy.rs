@@ -1,0 +1,208 @@
+//! Tasks of the job queue: which may be run, and how.
+//!
+//! Bots's programs name the engine in several ways: `bots-engine`, its full path, and with Bots 3 the Python that runs
+//! it and its full path. All of them are the same engine, which is started by the name that PATH leads to, and for this
+//! environment: whoever may submit tasks must not choose the directory whose settings it imports.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use super::engine_command::{is_old_name, is_python};
+use super::services::{Ground, Variables};
+use crate::process::child::Spec;
+
+/// The engine's program.
+const ENGINE: &str = "bots-engine";
+
+/// What stands before its configuration directory, without a space.
+const CONFIG_DIR: &str = "-c";
+
+/// Which tasks may be run, and how. Outlives the preparations.
+#[derive(Clone)]
+pub struct Tasks {
+    bin_dir: PathBuf,
+    config: PathBuf,
+    root: PathBuf,
+    variables: Variables,
+    authorised: Vec<String>,
+}
+
+/// A task that may be run.
+#[derive(Debug, PartialEq, Eq)]
+enum Known<'a> {
+    /// The engine, with these arguments.
+    Engine(&'a [String]),
+    /// What bots.ini authorises.
+    Other(&'a String, &'a [String]),
+}
+
+impl Tasks {
+    /// Tasks of this environment. `authorised` are first words that bots.ini names.
+    #[must_use]
+    pub fn new(ground: &Ground<'_>, authorised: Vec<String>) -> Self {
+        Self {
+            bin_dir: ground.bots.bin_dir.clone(),
+            config: ground.environment.config.clone(),
+            root: ground.environment.root.clone(),
+            variables: ground.variables.clone(),
+            authorised,
+        }
+    }
+
+    /// How a task is started, and whether it is an engine; nothing for one that is not authorised.
+    #[must_use]
+    pub fn spec(&self, words: &[String]) -> Option<(Spec, bool)> {
+        let known = self.known(words)?;
+        let mut spec = match known {
+            Known::Engine(arguments) => self.engine(arguments),
+            Known::Other(program, arguments) => Spec::new(program).args(arguments.iter().map(String::as_str)),
+        };
+        spec.directory = Some(self.root.clone());
+        Some((self.variables.apply(spec), matches!(known, Known::Engine(_))))
+    }
+
+    fn known<'a>(&self, words: &'a [String]) -> Option<Known<'a>> {
+        match words {
+            [first, rest @ ..] if self.is_engine(first) => self.is_for_us(rest).then_some(Known::Engine(rest)),
+            // Whichever Python it is: the engine is started by the name that PATH leads to. A virtual environment can be reached by
+            // several paths, and of another one Bots says where Python is, not where its own programs are.
+            [first, second, rest @ ..]
+                if is_python(OsStr::new(first)) && self.is_engine(second) && second.contains('/') =>
+            {
+                self.is_for_us(rest).then_some(Known::Engine(rest))
+            }
+            [first, rest @ ..] if self.authorised.contains(first) => Some(Known::Other(first, rest)),
+            _ => None,
+        }
+    }
+
+    /// The name, or the path of one that is there: beside Bots's other programs, or where the engine's PATH leads. By its old
+    /// name it is there no more, and is the same engine wherever it was.
+    fn is_engine(&self, word: &str) -> bool {
+        let path = Path::new(word);
+        let known = |dir: &Path| path.parent() == Some(dir);
+        word == ENGINE
+            || is_old_name(OsStr::new(word))
+            || path.file_name() == Some(OsStr::new(ENGINE))
+                && path.is_file()
+                && (known(&self.bin_dir) || self.path().iter().any(|dir| known(dir)))
+    }
+
+    fn path(&self) -> Vec<PathBuf> {
+        let path = self.variables.0.iter().find(|(name, _)| name == "PATH");
+        path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default()
+    }
+
+    /// Whether each configuration directory that it names is that of this environment, by whatever path.
+    fn is_for_us(&self, arguments: &[String]) -> bool {
+        let is_ours = |directory: &str| {
+            let named = self.root.join(directory);
+            named == self.config
+                || named.canonicalize().is_ok_and(|named| self.config.canonicalize().is_ok_and(|ours| ours == named))
+        };
+        arguments.iter().filter_map(|argument| argument.strip_prefix(CONFIG_DIR)).all(is_ours)
+    }
+
+    /// With our own name of the configuration directory: without one it would take one of its own choice, and what another
+    /// name leads to may have changed since.
+    fn engine(&self, arguments: &[String]) -> Spec {
+        let mut config = OsString::from(CONFIG_DIR);
+        config.push(&self.config);
+        let others = arguments.iter().filter(|argument| !argument.starts_with(CONFIG_DIR));
+        Spec::new(ENGINE).arg(config).args(others.map(String::as_str))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tasks(dir: &Path) -> Tasks {
+        for name in ["bots-engine", "python3", "other"] {
+            std::fs::write(dir.join(name), "").expect("written");
+        }
+        Tasks {
+            bin_dir: dir.to_path_buf(),
+            config: "/env/config".into(),
+            root: "/env".into(),
+            variables: Variables(vec![("PATH".into(), dir.into())]),
+            authorised: vec!["/bin/custom".into()],
+        }
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_submitter_names_the_same_engine() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (tasks, bin) = (tasks(dir.path()), dir.path().display());
+        for start in [
+            "bots-engine".to_owned(),
+            format!("{bin}/bots-engine"),
+            format!("{bin}/python3 {bin}/bots-engine"),
+            format!("/usr/bin/python3.11 {bin}/bots-engine"),
+            "bots-engine.py".to_owned(),
+            "/usr/local/bin/bots-engine.py".to_owned(),
+            "python2.7 /usr/local/bin/bots-engine.py".to_owned(),
+        ] {
+            let task = words(&format!("{start} -c/env/config --new"));
+            let (spec, is_engine) = tasks.spec(&task).unwrap_or_else(|| panic!("{start} is authorised"));
+            assert!(is_engine && spec.program == "bots-engine", "{start}");
+            assert_eq!(spec.args, ["-c/env/config", "--new"], "{start}");
+        }
+        assert_eq!(tasks.spec(&words("bots-engine --new")).expect("authorised").0.args, ["-c/env/config", "--new"]);
+    }
+
+    #[test]
+    fn an_engine_of_another_environment_is_not_authorised() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut tasks = tasks(dir.path());
+        for name in ["config", "other"] {
+            std::fs::create_dir(dir.path().join(format!("{name}.d"))).expect("made");
+        }
+        std::os::unix::fs::symlink("config.d", dir.path().join("link")).expect("made");
+        (tasks.root, tasks.config) = (dir.path().into(), dir.path().join("config.d"));
+        let ours = tasks.config.display().to_string();
+        for ours in [&ours, &format!("{ours}/"), "config.d", "link", "./other.d/../config.d"] {
+            let (spec, _) = tasks.spec(&words(&format!("bots-engine -c{ours} --new"))).expect("it is ours");
+            assert_eq!(spec.args, [&*format!("-c{}", tasks.config.display()), "--new"]);
+        }
+        for other in [
+            "-c",
+            "-c/",
+            "-cother.d",
+            "-cnothing",
+            &format!("-c{ours} -cother.d"),
+            &format!("--new orders -c{ours}/.."),
+        ] {
+            assert!(tasks.spec(&words(&format!("bots-engine {other}"))).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_authorised_but_what_bots_ini_names() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (tasks, bin) = (tasks(dir.path()), dir.path().display());
+        let (spec, is_engine) = tasks.spec(&words("/bin/custom a")).expect("authorised");
+        assert!(!is_engine && spec.program == "/bin/custom" && spec.args == ["a"]);
+        let wrong = [
+            "",
+            "/bin/touch x",
+            "sh bots-engine",
+            "/tmp/bots-engine",
+            &format!("{bin}/other"),
+            &format!("{bin}/python3 -c print()"),
+            &format!("{bin}/python3 bots-engine"),
+            &format!("/usr/bin/python3 {bin}/other"),
+            &format!("/usr/bin/perl {bin}/bots-engine"),
+            "/usr/bin/perl /usr/bin/bots-engine.py",
+            &format!("{bin}/../bots-engine"),
+        ];
+        for wrong in wrong {
+            assert!(tasks.spec(&words(wrong)).is_none(), "{wrong}");
+        }
+        assert!(tasks.spec(&[]).is_none());
+    }
+}

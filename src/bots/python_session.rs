@@ -1,0 +1,179 @@
+//! One start of Python, and the conversation with it: it tells the facts, then waits for work or for the end.
+//!
+//! A start costs most of a second on a busy machine, so what is asked before a migration and the migration itself
+//! share one. What Python prints beside its answers goes to our log.
+
+use std::time::Duration;
+
+use nix::libc::SIGKILL;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use super::Error;
+use super::django_settings::{Context, Facts, without_fault};
+use crate::process::capture::reader;
+use crate::process::child::{Input, Output, Spec, signal_group};
+use crate::process::reaper::Child;
+
+/// The scripts, in the order in which one needs the other.
+pub(super) const SCRIPT: &str = concat!(
+    include_str!("python/facts.py"),
+    include_str!("python/completion.py"),
+    include_str!("python/history.py"),
+    include_str!("python/migrate.py"),
+    include_str!("python/conversation.py"),
+);
+
+/// Longer than any Python start on a busy machine with a cold disk; settings that hang must not hang us.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long after Python's end its pipes are still read: something it has started may hold them open for ever.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
+/// A Python that has told its facts. Dropped, it ends by itself.
+pub struct Interpreter {
+    child: Child,
+    requests: pipe::Sender,
+    answers: Lines,
+    noise: Lines,
+    last_noise: String,
+}
+
+impl Interpreter {
+    /// Starts Python and hears what Bots and Django are configured with; the answer is kept for the next start.
+    ///
+    /// # Errors
+    /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
+    pub async fn start(context: &Context<'_>) -> Result<(Self, Facts), Error> {
+        let before = Facts::fingerprint(context);
+        let (python, answer) = Self::ask(context, &[]).await?;
+        Ok((python, Facts::learn(context, answer, &before)?))
+    }
+
+    /// Imports settings.py alone.
+    ///
+    /// # Errors
+    /// What is wrong with it, with file and line.
+    pub(super) async fn try_settings(context: &Context<'_>) -> Result<(), Error> {
+        let (_, answer) = Self::ask(context, &["settings"]).await?;
+        without_fault(answer).map(|_| ())
+    }
+
+    async fn ask(context: &Context<'_>, more: &[&str]) -> Result<(Self, Value), Error> {
+        let mut python = Self::spawn(context, more)?;
+        let settings = context.environment.config.join("settings.py");
+        let Ok(heard) = timeout(START_LIMIT, python.answer(false)).await else {
+            signal_group(python.child.pid, SIGKILL);
+            python.child.exited().await;
+            let text = format!("{}: was not loaded within {} s", settings.display(), START_LIMIT.as_secs());
+            return Err(Error::fault(text));
+        };
+        let Some(answer) = heard else {
+            let reason = python.last_words();
+            let interpreter = context.bots.python.display();
+            return Err(Error::fault(format!("cannot ask Bots for its settings with {interpreter}: {reason}")));
+        };
+        Ok((python, answer))
+    }
+
+    fn spawn(context: &Context<'_>, more: &[&str]) -> Result<Self, Error> {
+        let mut spec = Spec::new(&context.bots.python).arg("-c").arg(SCRIPT);
+        spec = spec.arg(&context.environment.config).args(more.iter().copied());
+        spec.directory = Some(context.environment.root.clone());
+        spec = context.variables.apply(Spec { input: Input::Pipe, output: Output::Pipe, ..spec });
+        let mut child = context.reaper.spawn(&spec).map_err(|error| Error::fault(error.to_string()))?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err(Error::Failed("cannot talk to Python: it was started without pipes".to_owned()));
+        };
+        let failed = |error: std::io::Error| Error::Failed(format!("cannot talk to Python: {error}"));
+        Ok(Self {
+            child,
+            requests: pipe::Sender::from_owned_fd(stdin).map_err(failed)?,
+            answers: Lines::new(reader(stdout).map_err(failed)?),
+            noise: Lines::new(reader(stderr).map_err(failed)?),
+            last_noise: String::new(),
+        })
+    }
+
+    /// Has work done. There is no time limit: a migration that is cut in the middle may leave a database that a
+    /// plain `migrate` cannot complete.
+    ///
+    /// # Errors
+    /// How Python ended without an answer.
+    pub(super) async fn work(&mut self, request: &Value) -> Result<Value, String> {
+        // If it does not listen any more, it does not answer either.
+        let _ = self.requests.write_all(format!("{request}\n").as_bytes()).await;
+        match self.answer(true).await {
+            Some(answer) => Ok(answer),
+            None => {
+                let end = self.child.exited().await;
+                Err(format!("Python ended with {end}: {}", self.last_words()))
+            }
+        }
+    }
+
+    /// The next answer; `None` when Python ended without one.
+    async fn answer(&mut self, tell_noise: bool) -> Option<Value> {
+        let mut has_noise = true;
+        loop {
+            tokio::select! {
+                line = self.answers.next() => match line {
+                    Some(line) => return serde_json::from_str(&line).ok(),
+                    None => {
+                        let _ = timeout(LAST_OUTPUT, self.drain(tell_noise)).await;
+                        return None;
+                    }
+                },
+                line = self.noise.next(), if has_noise => match line {
+                    Some(line) => self.note(&line, tell_noise),
+                    None => has_noise = false,
+                },
+            }
+        }
+    }
+
+    async fn drain(&mut self, tell: bool) {
+        while let Some(line) = self.noise.next().await {
+            self.note(&line, tell);
+        }
+    }
+
+    fn note(&mut self, line: &str, tell: bool) {
+        let line = line.trim();
+        if line.is_empty() {
+            return;
+        }
+        if tell {
+            info!("migrate: {line}");
+        } else {
+            debug!("python: {line}");
+        }
+        line.clone_into(&mut self.last_noise);
+    }
+
+    fn last_words(&self) -> &str {
+        if self.last_noise.is_empty() { "it said nothing" } else { &self.last_noise }
+    }
+}
+
+/// Lines of a pipe; a wait for one may be given up and taken up again.
+struct Lines {
+    source: BufReader<pipe::Receiver>,
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    fn new(source: pipe::Receiver) -> Self {
+        Self { source: BufReader::new(source), begun: Vec::new() }
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        let _ = self.source.read_until(b'\n', &mut self.begun).await;
+        let line = std::mem::take(&mut self.begun);
+        (!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned())
+    }
+}

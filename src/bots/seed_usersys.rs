@@ -1,0 +1,141 @@
+//! Filling an empty directory of a volume from the image: all of it, or it is begun again at the next start.
+//!
+//! A marker is written before the first file and removed after the last has reached the disk. Whoever finds the
+//! marker copies everything again, so a seeding that was interrupted is never used half. The caller holds the
+//! environment's lock.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use walkdir::WalkDir;
+
+use super::Error;
+use crate::fs::atomic::{explain, sync_names, write_atomically};
+use crate::fs::no_follow::Below;
+
+/// Present while a directory is being filled.
+pub const MARKER: &str = ".bots-ctl-seeding";
+
+/// What a volume may hold without being in use: what file systems and file browsers leave in it.
+const NOT_CONTENT: [&str; 5] = [".filebrowser", "fb", "lost+found", "__init__.py", "__pycache__"];
+
+/// Whether a directory is missing, holds nothing of the user's, or was being filled when something died.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
+    if !dir.exists() || dir.join(MARKER).exists() {
+        return Ok(true);
+    }
+    let entries = fs::read_dir(dir).map_err(|error| explain("read the directory", dir, &error))?;
+    let is_content = |name: &str| !NOT_CONTENT.contains(&name) && !name.starts_with('.');
+    Ok(!entries.flatten().any(|entry| is_content(&entry.file_name().to_string_lossy())))
+}
+
+/// Copies the sources over `place`, a path below the directory `root` that was configured; later ones over earlier ones.
+/// Links are followed in the sources, and never below `root`. Returns the number of files.
+///
+/// # Errors
+/// When anything cannot be read or written; the marker then stays.
+pub fn seed(root: &Path, place: &Path, sources: &[(&Path, &Path)]) -> Result<usize, Error> {
+    let mut below = Below::new(root)?;
+    below.make_dir(place)?;
+    let target = root.join(place);
+    let marker = target.join(MARKER);
+    write_atomically(&marker, b"bots-ctl is filling this directory; it goes on at the next start\n", 0o644)?;
+    let mut files = 0;
+    for (source, inside) in sources {
+        files += copy_tree(source, &mut below, &place.join(inside))?;
+    }
+    sync(&target)?;
+    fs::remove_file(&marker).map_err(|error| explain("remove", &marker, &error))?;
+    // A marker that comes back would have everything copied over what is changed here from now on.
+    sync_names(&target)?;
+    Ok(files)
+}
+
+/// Content alone: modes of an image's layer are of no use on a volume, and may forbid the next start to write.
+fn copy_tree(source: &Path, below: &mut Below, place: &Path) -> Result<usize, Error> {
+    let mut files = 0;
+    for entry in WalkDir::new(source).follow_links(true) {
+        let entry = entry.map_err(|error| Error::fault(format!("cannot read {}: {error}", source.display())))?;
+        let destination = place.join(entry.path().strip_prefix(source).unwrap_or(Path::new("")));
+        if entry.file_type().is_dir() {
+            below.make_dir(&destination)?;
+        } else if entry.file_type().is_file() && entry.path().extension().is_none_or(|e| e != "pyc") {
+            let mut content = File::open(entry.path()).map_err(|error| explain("read", entry.path(), &error))?;
+            below.write(&destination, &mut content)?;
+            files += 1;
+        }
+    }
+    Ok(files)
+}
+
+/// One flush of the file system instead of one for each of thousands of files.
+fn sync(dir: &Path) -> Result<(), Error> {
+    let flush = File::open(dir).and_then(|dir| Ok(nix::unistd::syncfs(&dir)?));
+    flush.map_err(|error| explain("flush", dir, &error).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_seeding_is_done_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+        fs::create_dir_all(source.join("deep")).expect("made");
+        fs::write(source.join("deep/file.py"), "whole").expect("written");
+        std::os::unix::fs::symlink("deep", source.join("link")).expect("linked");
+        assert!(needs_seeding(&target).expect("readable"));
+        assert_eq!(seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded"), 2);
+        assert_eq!(fs::read_to_string(target.join("link/file.py")).expect("copied"), "whole");
+        assert!(!needs_seeding(&target).expect("readable"));
+
+        fs::write(target.join("deep/file.py"), "who").expect("written");
+        fs::write(target.join(MARKER), "").expect("written");
+        assert!(needs_seeding(&target).expect("readable"));
+        seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded");
+        assert_eq!(fs::read_to_string(target.join("deep/file.py")).expect("copied"), "whole");
+    }
+
+    #[test]
+    fn links_that_somebody_planted_lead_nowhere() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [source, target, database] = ["source", "target", "botsdb"].map(|name| dir.path().join(name));
+        for place in ["grammars/x12", "mappings"] {
+            fs::create_dir_all(source.join(place)).expect("made");
+        }
+        fs::write(source.join("grammars/__init__.py"), "").expect("written");
+        fs::create_dir_all(target.join("grammars")).expect("made");
+        fs::write(target.join(MARKER), "").expect("written");
+        fs::write(&database, "orders").expect("written");
+        let link = target.join("grammars/__init__.py");
+        std::os::unix::fs::symlink("../../botsdb", &link).expect("linked");
+        seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded");
+        assert_eq!(fs::read_to_string(&database).expect("there"), "orders");
+        assert!(fs::symlink_metadata(&link).expect("there").is_file());
+
+        let elsewhere = dir.path().join("elsewhere");
+        fs::create_dir(&elsewhere).expect("made");
+        fs::remove_dir_all(target.join("mappings")).expect("removed");
+        std::os::unix::fs::symlink(&elsewhere, target.join("mappings")).expect("linked");
+        let inside = [(source.as_path(), Path::new(""))];
+        for place in ["", "mappings"] {
+            let refused = seed(&target, Path::new(place), &inside).expect_err("it leads out").to_string();
+            assert!(refused.contains("target/mappings: it is a link"), "{refused}");
+        }
+        assert_eq!(fs::read_dir(&elsewhere).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn what_file_systems_and_browsers_leave_is_not_content() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir(dir.path().join("lost+found")).expect("made");
+        fs::write(dir.path().join(".filebrowser"), "").expect("written");
+        assert!(needs_seeding(dir.path()).expect("readable"));
+        fs::write(dir.path().join("mine.py"), "").expect("written");
+        assert!(!needs_seeding(dir.path()).expect("readable"));
+    }
+}

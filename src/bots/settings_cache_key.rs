@@ -1,0 +1,80 @@
+//! One value that changes when anything changes that Bots's settings are made from.
+//!
+//! A kept answer that is out of date would have bots-ctl look at another database than Django does, so what goes in
+//! is generous: the whole environment, every file of the configuration directory, every file that was imported or
+//! opened while the settings were made, and the files that `*_FILE` variables name. A needless change only costs one Python start.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::django_settings::Context;
+
+/// Variables that change from shell to shell, pod to pod or with who has started us, and say nothing about settings.
+const VOLATILE: [&str; 10] = [
+    "_",
+    "SHLVL",
+    "PWD",
+    "OLDPWD",
+    "HOSTNAME",
+    "COLUMNS",
+    "LINES",
+    "BOTS_CTL_HEALTH_ADDR",
+    "BOTS_CTL_CONFIG_SOURCE",
+    "BOTS_CTL_CONFIG",
+];
+
+/// The fingerprint of everything that `context`'s settings are made from.
+#[must_use]
+pub fn fingerprint(context: &Context<'_>, sources: &[PathBuf]) -> String {
+    let mut hash = Sha256::new();
+    add(&mut hash, env!("CARGO_PKG_VERSION").as_bytes());
+    add(&mut hash, super::python_session::SCRIPT.as_bytes());
+    for path in [&context.bots.python, &context.bots.package] {
+        add_state(&mut hash, path);
+    }
+    // As Python finds them: a bots-ctl that a service starts must come to the same.
+    for (name, value) in context.variables.effective() {
+        if VOLATILE.contains(&name.as_str()) {
+            continue;
+        }
+        add(&mut hash, name.as_bytes());
+        add(&mut hash, value.as_bytes());
+        if name.ends_with("_FILE") {
+            add_state(&mut hash, Path::new(&value));
+        }
+    }
+    for path in config_files(&context.environment.config) {
+        add(&mut hash, path.as_os_str().as_bytes());
+        add(&mut hash, &fs::read(&path).unwrap_or_default());
+    }
+    for path in sources {
+        add_state(&mut hash, path);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Length first, so that two neighbours cannot trade a byte unnoticed.
+fn add(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update(bytes.len().to_le_bytes());
+    hash.update(bytes);
+}
+
+fn add_state(hash: &mut Sha256, path: &Path) {
+    add(hash, path.as_os_str().as_bytes());
+    if let Ok(meta) = fs::metadata(path) {
+        for number in [meta.ino(), meta.size(), meta.mtime().cast_unsigned(), meta.mtime_nsec().cast_unsigned()] {
+            hash.update(number.to_le_bytes());
+        }
+    }
+}
+
+fn config_files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = entries.filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}

@@ -1,0 +1,91 @@
+//! `engine` and `bots-engine`: one run of the translation engine, which is let finish.
+
+use std::ffi::OsString;
+
+use tracing::info;
+
+use crate::bots::engine_args::EngineArguments;
+use crate::cli::{self, Global};
+use crate::config::Override;
+use crate::exit::{Error, Kind, Outcome};
+
+use super::{load_config, print};
+use crate::runtime::engine;
+use crate::runtime::session::with_session;
+
+/// What `bots-engine --help` prints.
+const HELP: &str = "\
+Runs Bots's translation engine once, as `bots-ctl engine` does.
+
+Usage: bots-engine [-cDIRECTORY] [--new] [--resend] [--rereceive] [--automaticretrycommunication] [--cleanup] [ROUTE…]
+
+Without an option new files are received and translated; without a route all active ones are run.
+";
+
+/// Runs the command.
+///
+/// # Errors
+/// What is wrong with the arguments, or whatever else keeps the engine from starting.
+pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
+    let arguments = read(&words(flags))?;
+    if let Some(directory) = arguments.config_dir {
+        let text = format!("-c{} belongs to bots-engine: use --config-dir here", directory.display());
+        return Err(Error::new(Kind::Usage, text));
+    }
+    let given = [
+        ("engine.ok_exit", "--ok-exit", Some(flags.ok_exits.join(",")).filter(|codes| !codes.is_empty())),
+        ("engine.lease_wait", "--lease-wait", flags.lease_wait.clone()),
+        ("engine.unknown_routes", "--allow-unknown-routes", flags.allow_unknown_routes.then(|| "true".to_owned())),
+    ];
+    let given = given.into_iter().filter_map(|(path, flag, value)| Some(Override { path, flag, value: value? }));
+    start(global, given.collect(), arguments)
+}
+
+/// Runs the engine for whoever called us by its name. What it prints passes unchanged: the caller expects Bots.
+///
+/// # Errors
+/// As [`run()`].
+pub fn as_bots_engine(words: &[OsString]) -> Result<Outcome, Error> {
+    let arguments = read(words)?;
+    if arguments.help {
+        print(HELP);
+        return Ok(Outcome::Success);
+    }
+    if let Some(directory) = arguments.config_dir.as_ref().filter(|directory| !directory.is_dir()) {
+        let text = format!("-c{}: there is no such directory", directory.display());
+        return Err(Error::new(Kind::Configuration, text));
+    }
+    let global = Global { config_dir: arguments.config_dir.clone(), ..Global::default() };
+    let shape = |path, value: &str| Override { path, flag: "bots-engine", value: value.to_owned() };
+    start(&global, vec![shape("log.format", "text"), shape("log.child_output", "raw")], arguments)
+}
+
+fn read(words: &[OsString]) -> Result<EngineArguments, Error> {
+    EngineArguments::read(words).map_err(|text| Error::new(Kind::Usage, text))
+}
+
+/// As Bots's own engine takes them.
+fn words(flags: &cli::Engine) -> Vec<OsString> {
+    let given = [
+        (flags.new, "--new"),
+        (flags.resend, "--resend"),
+        (flags.rereceive, "--rereceive"),
+        (flags.automaticretrycommunication, "--automaticretrycommunication"),
+        (flags.cleanup, "--cleanup"),
+    ];
+    let options = given.into_iter().filter(|(is_given, _)| *is_given).map(|(_, option)| option.into());
+    options.chain(flags.routes.iter().map(Into::into)).chain(flags.args.iter().cloned()).collect()
+}
+
+fn start(global: &Global, given: Vec<Override>, arguments: EngineArguments) -> Result<Outcome, Error> {
+    with_session(load_config(global, given)?, async |session| {
+        let ok_exits = session.config.engine.ok_exits.clone();
+        Ok(match engine::run(session, &arguments).await? {
+            Outcome::Child(code) if ok_exits.contains(&code) => {
+                info!("exit code {code} of the engine counts as 0");
+                Outcome::Success
+            }
+            outcome => outcome,
+        })
+    })
+}

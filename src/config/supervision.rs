@@ -1,0 +1,175 @@
+//! How services are stopped, started again and watched, and which of them `up` runs.
+
+use std::time::Duration;
+
+use super::keys::{self, Key};
+use super::layers::Reader;
+
+/// How long a service stays up, no longer ready, in Kubernetes: endpoints need some seconds to forget a pod.
+pub(super) const DRAIN_IN_KUBERNETES: Duration = Duration::from_secs(5);
+
+/// How services are stopped.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// Time between the stop signal and SIGKILL, where nothing else is said.
+    pub timeout: Duration,
+    /// How long the pod may take to stop, if that is known.
+    pub grace_period: Option<Duration>,
+    /// The web UI.
+    pub webserver: StopTimes,
+    /// The job queue.
+    pub jobqueue: StopTimes,
+    /// The directory monitor.
+    pub dirmonitor: StopTimes,
+    /// The engine.
+    pub engine: StopTimes,
+}
+
+/// The times of one service's stop.
+#[derive(Debug, Clone, Copy)]
+pub struct StopTimes {
+    /// Time between "not ready" and the stop signal.
+    pub drain: Duration,
+    /// Time between the stop signal and SIGKILL.
+    pub timeout: Duration,
+}
+
+/// When a service that has ended by itself is started again.
+#[derive(Debug, Clone, Copy)]
+pub struct Restart {
+    /// After which ends.
+    pub policy: RestartPolicy,
+    /// Restarts in a row.
+    pub limit: u32,
+    /// Pause before the first one.
+    pub delay: Duration,
+    /// Longest pause.
+    pub longest_delay: Duration,
+    /// How long a service has to answer until the count begins anew.
+    pub reset_after: Duration,
+}
+
+/// After which ends a service is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum RestartPolicy {
+    Never,
+    OnFailure,
+    Always,
+}
+
+/// When a service counts as hung, and what then.
+#[derive(Debug, Clone, Copy)]
+pub struct Watchdog {
+    /// Signs of life that it may miss in a row.
+    pub misses: u32,
+    /// Whether it is restarted; `None` leaves that to the command.
+    pub restart: Option<bool>,
+}
+
+/// What `up` runs.
+#[derive(Debug, Clone)]
+pub struct Up {
+    /// The services, when they are chosen.
+    pub services: Option<Vec<ServiceName>>,
+    /// Time between the starts of two engine runs.
+    pub engine_every: Duration,
+}
+
+/// How engines are run.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    /// Exit codes that become 0.
+    pub ok_exits: Vec<u8>,
+    /// How long to wait for an engine that runs already.
+    pub lease_wait: Duration,
+    /// How long a run of another engine may make no progress before it counts as cut off.
+    pub progress_timeout: Duration,
+    /// How long a file that is not complete keeps a run from being started.
+    pub file_wait: Duration,
+    /// Whether routes need not be known.
+    pub unknown_routes: bool,
+}
+
+/// A service of Bots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum ServiceName {
+    Webserver,
+    Jobqueue,
+    Dirmonitor,
+    Engine,
+}
+
+impl ServiceName {
+    /// All of them, in the order in which they are started.
+    pub const ALL: [Self; 4] = [Self::Jobqueue, Self::Webserver, Self::Dirmonitor, Self::Engine];
+
+    /// The name in commands, logs and health answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Webserver => "webserver",
+            Self::Jobqueue => "jobqueue",
+            Self::Dirmonitor => "dirmonitor",
+            Self::Engine => "engine",
+        }
+    }
+}
+
+pub(super) fn read_stop(reader: &mut Reader<'_>, in_kubernetes: bool) -> Stop {
+    let drain = if in_kubernetes { DRAIN_IN_KUBERNETES } else { Duration::ZERO };
+    let drain = reader.or(&keys::DRAIN, drain, &in_seconds(drain));
+    let timeout = reader.get(&keys::STOP_TIMEOUT);
+    let mut timeout_of = |key| or_span(reader, key, timeout);
+    let [webserver, jobqueue, dirmonitor, engine] = [
+        timeout_of(&keys::WEBSERVER_STOP_TIMEOUT),
+        timeout_of(&keys::JOBQUEUE_STOP_TIMEOUT),
+        timeout_of(&keys::DIRMONITOR_STOP_TIMEOUT),
+        timeout_of(&keys::ENGINE_STOP_TIMEOUT),
+    ];
+    Stop {
+        timeout,
+        grace_period: reader.optional(&keys::GRACE_PERIOD),
+        webserver: StopTimes { drain: or_span(reader, &keys::WEBSERVER_DRAIN, drain), timeout: webserver },
+        jobqueue: StopTimes { drain: or_span(reader, &keys::JOBQUEUE_DRAIN, Duration::ZERO), timeout: jobqueue },
+        dirmonitor: StopTimes { drain: Duration::ZERO, timeout: dirmonitor },
+        engine: StopTimes { drain: Duration::ZERO, timeout: engine },
+    }
+}
+
+fn or_span(reader: &mut Reader<'_>, key: &Key<Duration>, default: Duration) -> Duration {
+    reader.or(key, default, &in_seconds(default))
+}
+
+fn in_seconds(span: Duration) -> String {
+    format!("{}s", span.as_secs_f64())
+}
+
+pub(super) fn read_restart(reader: &mut Reader<'_>) -> Restart {
+    Restart {
+        policy: reader.get(&keys::RESTART),
+        limit: reader.get(&keys::RESTART_LIMIT),
+        delay: reader.get(&keys::RESTART_DELAY),
+        longest_delay: reader.get(&keys::RESTART_LONGEST_DELAY),
+        reset_after: reader.get(&keys::RESTART_RESET_AFTER),
+    }
+}
+
+pub(super) fn read_watchdog(reader: &mut Reader<'_>) -> Watchdog {
+    Watchdog { misses: reader.get(&keys::WATCHDOG_MISSES), restart: reader.optional(&keys::WATCHDOG_RESTART) }
+}
+
+pub(super) fn read_engine(reader: &mut Reader<'_>) -> Engine {
+    Engine {
+        ok_exits: reader.optional(&keys::ENGINE_OK_EXIT).unwrap_or_default(),
+        lease_wait: reader.get(&keys::ENGINE_LEASE_WAIT),
+        progress_timeout: reader.get(&keys::ENGINE_PROGRESS_TIMEOUT),
+        file_wait: reader.get(&keys::ENGINE_FILE_WAIT),
+        unknown_routes: reader.get(&keys::ENGINE_UNKNOWN_ROUTES),
+    }
+}
+
+pub(super) fn read_up(reader: &mut Reader<'_>) -> Up {
+    Up { services: reader.optional(&keys::UP_SERVICES), engine_every: reader.get(&keys::ENGINE_EVERY) }
+}

@@ -1,0 +1,63 @@
+//! Our own table: what `init-db` was doing, so that the next run knows of one that was cut off.
+
+use super::connection::Connection;
+use super::schema::desired;
+use super::schema::desired::NOTES;
+use super::{Error, Settings};
+
+/// What an earlier run was doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Note {
+    /// The step it was at.
+    pub step: String,
+    /// It had begun with an empty database, and so did all before it that were cut off.
+    pub first_run: bool,
+    /// It came to its end.
+    pub finished: bool,
+}
+
+/// The note of the last run, if there was one.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Option<Note>, Error> {
+    let query = format!("SELECT step, first_run, finished FROM {NOTES} WHERE id = 1");
+    let rows = connection.rows(query).await.map_err(|error| Error::failed("read", settings, &error))?;
+    Ok(rows.into_iter().next().map(|row| {
+        let text = |place: usize| row.get(place).cloned().flatten().unwrap_or_default();
+        Note { step: text(0), first_run: text(1) == "1", finished: text(2) == "1" }
+    }))
+}
+
+/// Takes down what is about to be done, before it is.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn write(connection: &mut Connection, settings: &Settings, is_there: bool, note: &Note) -> Result<(), Error> {
+    let failed = |error: sqlx::Error| Error::failed("write to", settings, &error);
+    if !is_there {
+        connection.run(desired::notes(settings)).await.map_err(failed)?;
+    }
+    let holder = format!("{} {}", std::process::id(), host());
+    let values = format!(
+        "1, {}, {}, {}, {}, CURRENT_TIMESTAMP",
+        connection.literal(&note.step),
+        u8::from(note.first_run),
+        u8::from(note.finished),
+        connection.literal(&holder)
+    );
+    let columns = "id, step, first_run, finished, holder, ts";
+    let statement = match settings {
+        Settings::Sqlite(_) | Settings::Mysql(_) => format!("REPLACE INTO {NOTES} ({columns}) VALUES ({values})"),
+        Settings::Postgres(_) => format!(
+            "INSERT INTO {NOTES} ({columns}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET step = excluded.step, \
+             first_run = excluded.first_run, finished = excluded.finished, holder = excluded.holder, ts = excluded.ts"
+        ),
+    };
+    connection.run(statement).await.map_err(failed)
+}
+
+fn host() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    name.to_string_lossy().chars().take(200).collect()
+}

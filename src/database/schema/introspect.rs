@@ -1,0 +1,258 @@
+//! What is in a database: tables, columns, keys, as its own catalogue has them, in terms common to all databases.
+
+use std::collections::BTreeMap;
+
+use crate::database::connection::{Connection, TextRow};
+
+/// Everything that is in the database.
+#[derive(Debug, Default, Clone)]
+pub struct Catalogue {
+    /// Tables by name.
+    pub tables: BTreeMap<String, Table>,
+}
+
+/// A table.
+#[derive(Debug, Default, Clone)]
+pub struct Table {
+    /// In their order.
+    pub columns: Vec<Column>,
+    /// Indexes and constraints that are ones.
+    pub keys: Vec<Key>,
+}
+
+/// A column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Column {
+    pub name: String,
+    pub kind: Kind,
+    pub nullable: bool,
+    pub default: Default,
+    /// The type in the database's own words.
+    pub own_type: String,
+}
+
+/// An index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Key {
+    pub name: String,
+    pub columns: Vec<String>,
+    pub unique: bool,
+}
+
+/// A type, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// Of any size.
+    Integer,
+    /// True or false.
+    Boolean,
+    /// A text of at most so many characters.
+    Varchar(u32),
+    /// A text of any length.
+    Text,
+    /// A moment, with a time zone or without.
+    Timestamp,
+    /// Whatever else there is.
+    Other(String),
+}
+
+/// What a column holds when an INSERT does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Default {
+    /// NULL, or an error where that is not allowed.
+    None,
+    /// A constant; of truth values, 0 or 1.
+    Constant(String),
+    /// The moment of the INSERT.
+    Now,
+    /// The next number.
+    Generated,
+    /// Another expression.
+    Other(String),
+}
+
+const SQLITE_COLUMNS: &str = "SELECT m.name, p.name, p.type, p.\"notnull\", p.dflt_value, p.pk > 0 AND p.type = 'integer' COLLATE NOCASE \
+     FROM sqlite_master m JOIN pragma_table_info(m.name) p WHERE m.type = 'table' ORDER BY m.name, p.cid";
+
+const SQLITE_KEYS: &str = "SELECT m.name, l.name, l.\"unique\" AND NOT l.partial, i.name FROM sqlite_master m JOIN pragma_index_list(m.name) l \
+     JOIN pragma_index_info(l.name) i WHERE m.type = 'table' ORDER BY m.name, l.name, i.seqno";
+
+const MYSQL_COLUMNS: &str = "SELECT table_name, column_name, column_type, is_nullable = 'NO', column_default, extra LIKE '%auto_increment%' \
+     FROM information_schema.columns WHERE table_schema = DATABASE() ORDER BY table_name, ordinal_position";
+
+const MYSQL_KEYS: &str = "SELECT table_name, index_name, non_unique = 0, column_name FROM information_schema.statistics \
+     WHERE table_schema = DATABASE() ORDER BY table_name, index_name, seq_in_index";
+
+const POSTGRES_COLUMNS: &str = "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull::int, pg_get_expr(d.adbin, d.adrelid), \
+     (a.attidentity <> '')::int FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+     LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum \
+     WHERE c.relkind IN ('r', 'p') AND c.relnamespace <> 'pg_catalog'::regnamespace AND pg_table_is_visible(c.oid) \
+     ORDER BY c.relname, a.attnum";
+
+const POSTGRES_KEYS: &str = "SELECT c.relname, n.relname, (i.indisunique AND i.indpred IS NULL)::int, a.attname FROM pg_index i \
+     JOIN pg_class c ON c.oid = i.indrelid JOIN pg_class n ON n.oid = i.indexrelid \
+     CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k (attnum, place) \
+     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum \
+     WHERE c.relnamespace <> 'pg_catalog'::regnamespace AND pg_table_is_visible(c.oid) ORDER BY c.relname, n.relname, k.place";
+
+impl Catalogue {
+    /// Reads the catalogue of the database that the connection is in.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn read(connection: &mut Connection) -> Result<Self, sqlx::Error> {
+        let (columns, keys) = match connection {
+            Connection::Sqlite(_) => (SQLITE_COLUMNS, SQLITE_KEYS),
+            Connection::Mysql(_) => (MYSQL_COLUMNS, MYSQL_KEYS),
+            Connection::Postgres(_) => (POSTGRES_COLUMNS, POSTGRES_KEYS),
+        };
+        let mut catalogue = Self::default();
+        for row in connection.rows(columns).await? {
+            if let Some((table, column)) = read_column(row) {
+                catalogue.tables.entry(table).or_default().columns.push(column);
+            }
+        }
+        for row in connection.rows(keys).await? {
+            catalogue.note_key(row);
+        }
+        Ok(catalogue)
+    }
+
+    /// Whether there is such a table.
+    #[must_use]
+    pub fn has(&self, table: &str) -> bool {
+        self.tables.contains_key(table)
+    }
+
+    fn note_key(&mut self, row: TextRow) {
+        let [Some(table), Some(name), unique, Some(column)] = <[_; 4]>::try_from(row).unwrap_or_default() else {
+            return;
+        };
+        let Some(table) = self.tables.get_mut(&table) else { return };
+        match table.keys.last_mut().filter(|key| key.name == name) {
+            Some(key) => key.columns.push(column),
+            None => table.keys.push(Key { name, columns: vec![column], unique: is_true(unique.as_deref()) }),
+        }
+    }
+}
+
+impl Table {
+    /// The column of this name.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether an index serves to find rows by these columns: it begins with them.
+    #[must_use]
+    pub fn has_key(&self, columns: &[String]) -> bool {
+        self.keys.iter().any(|key| key.columns.starts_with(columns))
+    }
+}
+
+fn read_column(row: TextRow) -> Option<(String, Column)> {
+    let [table, name, own_type, required, default, generated] = <[_; 6]>::try_from(row).ok()?;
+    let own_type = own_type.unwrap_or_default();
+    let kind = Kind::read(&own_type);
+    let default = match is_true(generated.as_deref()) {
+        true => Default::Generated,
+        false => Default::read(default.as_deref(), &kind),
+    };
+    let column = Column { name: name?, kind, nullable: !is_true(required.as_deref()), default, own_type };
+    Some((table?, column))
+}
+
+fn is_true(flag: Option<&str>) -> bool {
+    flag == Some("1")
+}
+
+impl Kind {
+    /// From the words of any of the databases.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
+        let text = text.to_ascii_lowercase();
+        let (name, length) = match text.split_once('(') {
+            Some((name, rest)) => (name.trim(), rest.split(')').next().and_then(|length| length.trim().parse().ok())),
+            None => (text.as_str(), None),
+        };
+        let first = name.split_whitespace().next().unwrap_or_default();
+        match (first, length) {
+            ("tinyint", Some(1)) | ("bool" | "boolean", _) => Self::Boolean,
+            ("int" | "integer" | "bigint" | "smallint" | "serial" | "tinyint" | "mediumint", _) => Self::Integer,
+            ("varchar" | "character" | "char", Some(length)) => Self::Varchar(length),
+            ("text" | "longtext" | "mediumtext" | "varchar" | "character", _) => Self::Text,
+            ("timestamp" | "datetime" | "timestamptz", _) => Self::Timestamp,
+            _ => Self::Other(text),
+        }
+    }
+}
+
+impl Default {
+    /// From the expression of any of the databases.
+    #[must_use]
+    pub fn read(text: Option<&str>, kind: &Kind) -> Self {
+        let Some(text) = text.map(str::trim).filter(|text| !text.eq_ignore_ascii_case("null")) else {
+            return Self::None;
+        };
+        let lower = text.to_ascii_lowercase();
+        if lower.contains("nextval(") {
+            return Self::Generated;
+        }
+        if lower.contains("current_timestamp")
+            || lower.contains("now") && (lower.contains('(') || *kind == Kind::Timestamp)
+        {
+            return Self::Now;
+        }
+        if let Some(quoted) = text.strip_prefix('\'').and_then(|text| text.rfind('\'').map(|end| &text[..end])) {
+            return Self::Constant(quoted.replace("''", "'"));
+        }
+        match lower.as_str() {
+            "true" => Self::Constant("1".to_owned()),
+            "false" => Self::Constant("0".to_owned()),
+            "" => Self::Constant(String::new()),
+            _ if lower.contains('(') => Self::Other(text.to_owned()),
+            _ => Self::Constant(text.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_type_is_known_in_every_databases_words() {
+        for text in ["int(11)", "INTEGER", "integer unsigned", "bigint(20)", "serial", "smallint"] {
+            assert_eq!(Kind::read(text), Kind::Integer, "{text}");
+        }
+        for text in ["varchar(35)", "character varying(35)", "VARCHAR(35)"] {
+            assert_eq!(Kind::read(text), Kind::Varchar(35), "{text}");
+        }
+        for text in ["timestamp", "datetime(6)", "timestamp with time zone", "timestamp without time zone"] {
+            assert_eq!(Kind::read(text), Kind::Timestamp, "{text}");
+        }
+        for text in ["tinyint(1)", "bool", "boolean"] {
+            assert_eq!(Kind::read(text), Kind::Boolean, "{text}");
+        }
+        assert_eq!(Kind::read("longtext"), Kind::Text);
+        assert_eq!(Kind::read("uuid"), Kind::Other("uuid".to_owned()));
+    }
+
+    #[test]
+    fn the_same_default_is_known_in_every_databases_words() {
+        let read = |text| Default::read(Some(text), &Kind::Text);
+        for text in ["CURRENT_TIMESTAMP", "current_timestamp()", "now()", "(datetime('now', 'localtime'))"] {
+            assert_eq!(read(text), Default::Now, "{text}");
+        }
+        for text in ["''", "''::character varying", ""] {
+            assert_eq!(read(text), Default::Constant(String::new()), "{text:?}");
+        }
+        assert_eq!(read("'text/plain'::character varying"), Default::Constant("text/plain".to_owned()));
+        assert_eq!(read("false"), Default::Constant("0".to_owned()));
+        assert_eq!(read("nextval('ta_idta_seq'::regclass)"), Default::Generated);
+        assert_eq!(read("NULL"), Default::None);
+        assert_eq!(Default::read(None, &Kind::Text), Default::None);
+    }
+}

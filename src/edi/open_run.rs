@@ -1,0 +1,192 @@
+//! A run of Bots's engine that has not come to its end: cut off, or still at work.
+//!
+//! The lease keeps engines of bots-ctl apart. An engine that bots-ctl did not start takes no lease, and the row in `mutex`
+//! that Bots takes for a crash may be that of a living one. Engines that hold the lease mark that row as theirs: with
+//! the lease in hand it is known to be cut off. Any other run is watched: the row `watched` of `botsctl_lease` has the look
+//! of the run and the moment when it last changed, by the server's clock. All processes share what they have seen.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::{recovery, runs};
+use crate::database::connection::Connection;
+use crate::database::lease_row;
+use crate::database::lease_row::Row;
+use crate::database::{Error, Settings};
+
+/// What `mutexer` of the row in `mutex` is for an engine that holds the lease, as the hook of bots-ctl in that engine writes it.
+/// Bots itself leaves it at 0.
+pub(crate) const OURS: u8 = 1;
+
+/// The row that has the look of a run which is watched.
+const WATCHED: &str = "watched";
+
+/// Rows of `ta` whose states are a part of the look.
+const NEWEST_ROWS: u32 = 200;
+
+/// What the tables of Bots show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Traces {
+    /// The newest run, 0 when there is none.
+    run: u64,
+    /// When the row in `mutex` was written, in the words of the database; empty without that row. It tells an engine from
+    /// those before and after it, which may begin several runs.
+    locked_at: String,
+    /// Whether no engine can work on the run when the lease is free: the row is that of a holder, or Bots has removed it.
+    is_ours: bool,
+    /// The newest rows, in short: it differs after each step of an engine.
+    look: String,
+}
+
+/// A look that was noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Watched {
+    engine: String,
+    look: String,
+    /// How long ago it was noted.
+    age: Duration,
+    /// Whether the run had another look before.
+    has_changed: bool,
+}
+
+/// A run that has not come to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenRun {
+    /// Its number; none when the engine has not got so far.
+    pub run: Option<u64>,
+    /// Whether its engine held the lease, or has removed its row in `mutex`.
+    pub is_ours: bool,
+    /// For how long its rows are known not to have changed.
+    pub unchanged: Duration,
+    /// Whether its rows were seen to change.
+    pub has_changed: bool,
+}
+
+impl OpenRun {
+    /// Whether no engine works on it any more, for one that has the lease: the run is that of an earlier holder, or has made
+    /// no progress for the `timeout`.
+    #[must_use]
+    pub fn is_cut_off(&self, timeout: Duration) -> bool {
+        self.is_ours || self.unchanged >= timeout
+    }
+}
+
+impl fmt::Display for OpenRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let run = self.run.map_or_else(|| "before its first row".to_owned(), |run| format!("run {run}"));
+        let unchanged = self.unchanged.as_secs();
+        if self.has_changed {
+            write!(f, "an engine that bots-ctl did not start is running ({run}, last row {unchanged} s ago)")
+        } else {
+            write!(f, "an engine that bots-ctl did not start may be running ({run}, no new row for {unchanged} s)")
+        }
+    }
+}
+
+/// The newest run, if it has not come to its end.
+///
+/// # Errors
+/// When the database cannot be read or written.
+pub async fn observe(connection: &mut Connection, settings: &Settings) -> Result<Option<OpenRun>, Error> {
+    if !recovery::is_open(connection, settings).await? {
+        return Ok(None);
+    }
+    let observed = async {
+        let traces = traces(connection).await?;
+        let before = lease_row::find(connection, WATCHED).await?.map(watched);
+        let open = judge(&traces, before.as_ref());
+        if !open.is_ours && before.is_none_or(|before| before.look != traces.look) {
+            lease_row::put(connection, WATCHED, &traces.locked_at, &traces.look, open.has_changed).await?;
+        }
+        Ok(Some(open))
+    };
+    observed.await.map_err(|error| runs::failed(settings, &error))
+}
+
+fn judge(traces: &Traces, before: Option<&Watched>) -> OpenRun {
+    let before = before.filter(|before| before.engine == traces.locked_at);
+    OpenRun {
+        run: (traces.run > 0).then_some(traces.run),
+        is_ours: traces.is_ours,
+        unchanged: before.filter(|before| before.look == traces.look).map_or(Duration::ZERO, |before| before.age),
+        has_changed: before.is_some_and(|before| before.has_changed || before.look != traces.look),
+    }
+}
+
+async fn traces(connection: &mut Connection) -> Result<Traces, sqlx::Error> {
+    let query = format!(
+        "SELECT (SELECT MAX(idta) FROM ta WHERE script = 0), (SELECT MAX(CAST(ts AS CHAR(40))) FROM mutex WHERE mutexk = 1), \
+         (SELECT MAX(mutexer) FROM mutex WHERE mutexk = 1), MAX(idta), SUM(status), SUM(statust) \
+         FROM ta WHERE idta > (SELECT MAX(idta) FROM ta) - {NEWEST_ROWS}"
+    );
+    let row = connection.rows(query).await?.into_iter().next().unwrap_or_default();
+    let text: Vec<String> = row.into_iter().map(Option::unwrap_or_default).collect();
+    let at = |place: usize| text.get(place).map_or("", |text| text.trim_end());
+    let locked_at = at(1).to_owned();
+    Ok(Traces {
+        run: at(0).parse().unwrap_or_default(),
+        is_ours: locked_at.is_empty() || at(2) == OURS.to_string(),
+        look: format!("{locked_at} {} {} {}", at(3), at(4), at(5)),
+        locked_at,
+    })
+}
+
+fn watched(row: Row) -> Watched {
+    Watched { engine: row.owner, look: row.holder, age: row.age, has_changed: row.released }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(300);
+
+    const LOOK: &str = "noon 9 1 1";
+
+    /// An open run, beside the look that was noted before.
+    fn open(is_ours: bool, before: Option<(&str, &str, u64, bool)>) -> OpenRun {
+        let watched = |(engine, look, age, has_changed): (&str, &str, u64, bool)| Watched {
+            engine: engine.to_owned(),
+            look: look.to_owned(),
+            age: Duration::from_secs(age),
+            has_changed,
+        };
+        let traces = Traces { run: 7, locked_at: "noon".to_owned(), is_ours, look: LOOK.to_owned() };
+        judge(&traces, before.map(watched).as_ref())
+    }
+
+    #[test]
+    fn a_run_is_cut_off_when_its_engine_held_the_lease_or_it_makes_no_progress() {
+        for (what, is_ours, before, is_cut_off, has_changed) in [
+            ("nothing is known yet", false, None, false, false),
+            ("its engine held the lease", true, None, true, false),
+            (
+                "its engine held the lease, and another one was watched",
+                true,
+                Some(("eleven", LOOK, 9, true)),
+                true,
+                false,
+            ),
+            ("it rests", false, Some(("noon", LOOK, 299, false)), false, false),
+            ("it has rested long enough", false, Some(("noon", LOOK, 300, false)), true, false),
+            ("it has moved, and rests", false, Some(("noon", LOOK, 299, true)), false, true),
+            ("it has moved, and rested long enough", false, Some(("noon", LOOK, 300, true)), true, true),
+            ("it moves", false, Some(("noon", "noon 8 1 1", 4000, false)), false, true),
+            ("an engine before it had rested", false, Some(("eleven", LOOK, 4000, true)), false, false),
+        ] {
+            let open = open(is_ours, before);
+            assert_eq!((open.is_cut_off(TIMEOUT), open.has_changed), (is_cut_off, has_changed), "{what}");
+        }
+    }
+
+    #[test]
+    fn it_is_named() {
+        let told = |run, seconds, has_changed| {
+            OpenRun { run, is_ours: false, unchanged: Duration::from_secs(seconds), has_changed }.to_string()
+        };
+        let running = "an engine that bots-ctl did not start is running (run 4711, last row 2 s ago)";
+        assert_eq!(told(Some(4711), 2, true), running);
+        let perhaps = "an engine that bots-ctl did not start may be running (before its first row, no new row for 9 s)";
+        assert_eq!(told(None, 9, false), perhaps);
+    }
+}

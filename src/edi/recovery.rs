@@ -1,0 +1,130 @@
+//! Which run of the engine Bots is to recover.
+//!
+//! Bots takes up the newest run and marks it as done before it has begun with it. When that recovery is cut off in turn,
+//! the next one would take up the recovery, and the files of the run that it was for would stay behind for ever. So a
+//! row of `botsctl_lease` says which run is being recovered; until that has been done, recoveries that were cut off are
+//! made a part of it, and Bots finds it as the newest one again.
+//!
+//! A run that the database fails, while its connection lives, ends by itself: without a report, and without the row in
+//! `mutex` that Bots would recover it for. The files that it had taken would stay behind as well.
+
+use super::open_run::OURS;
+use super::runs;
+use crate::database::connection::Connection;
+use crate::database::{Error, Settings, lease_row};
+
+/// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.
+const FAILURES: u32 = 3;
+
+/// Has Bots recover the newest run. Written before it is counted: who dies in between has tried once too often, and given
+/// nothing up.
+const LOCK: &str = "INSERT INTO mutex (mutexk, mutexer) VALUES (1, 1)";
+
+/// The newest run, if it failed before its end. Bots writes the report last, and passes over it when it cannot. A run that
+/// had nothing to do has none either, but no row for a file; of one that received nothing only the report is left. After a
+/// later report the run was given up.
+const FAILED: &str = "SELECT run.idta FROM ta run \
+    WHERE run.idta = (SELECT MAX(idta) FROM ta WHERE script = 0) AND run.status = 1 \
+    AND (run.statust IN (0, 1) OR EXISTS (SELECT 1 FROM ta WHERE ta.idta > run.idta AND ta.status <> 1)) \
+    AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= run.idta)";
+
+/// What is to be done about an earlier run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earlier {
+    /// Nothing: it came to its end.
+    Done,
+    /// It was cut off, and Bots will recover it.
+    CutOff,
+    /// It failed before its end, and Bots will recover it.
+    Failed,
+    /// Its recoveries failed as well, too often for another one.
+    GivenUp {
+        /// Its number.
+        run: u64,
+        /// How many recoveries failed.
+        failures: u32,
+    },
+}
+
+/// Looks for an earlier run that did not come to its end, and sees to it that Bots recovers it. Under the engine lease.
+///
+/// # Errors
+/// When the database cannot be read or written: no engine may be started then.
+pub async fn find(connection: &mut Connection, settings: &Settings) -> Result<Earlier, Error> {
+    if runs::was_cut_off(connection, settings).await? {
+        return Ok(Earlier::CutOff);
+    }
+    reopen(connection).await.map_err(|error| runs::failed(settings, &error))
+}
+
+/// Whether the run that has just ended, or the one that it was to recover, did not come to its end: the next one has
+/// something to recover.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn is_open(connection: &mut Connection, settings: &Settings) -> Result<bool, Error> {
+    if runs::was_cut_off(connection, settings).await? {
+        return Ok(true);
+    }
+    let failed = async { Ok(begun(connection).await?.is_some() || connection.value(FAILED).await?.is_some()) };
+    failed.await.map_err(|error| runs::failed(settings, &error))
+}
+
+/// Makes a run that failed before its end look like one that was cut off.
+async fn reopen(connection: &mut Connection) -> Result<Earlier, sqlx::Error> {
+    let begun = begun(connection).await?;
+    if begun.is_none() && connection.value(FAILED).await?.is_none() {
+        return Ok(Earlier::Done);
+    }
+    let Some(run) = begun else { return connection.run(LOCK).await.map(|()| Earlier::Failed) };
+    let failures = "SELECT holder FROM botsctl_lease WHERE name = 'recovery'";
+    let failures = connection.value(failures).await?.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
+    if failures >= FAILURES {
+        // Bots's own mark of a run that is open, which figures and status count as lost.
+        connection.run(format!("UPDATE ta SET statust = 0 WHERE idta = {run}")).await?;
+        connection.run("UPDATE botsctl_lease SET owner = '', holder = '' WHERE name = 'recovery'").await?;
+        return Ok(Earlier::GivenUp { run, failures });
+    }
+    connection.run(LOCK).await?;
+    connection.run(format!("UPDATE botsctl_lease SET holder = '{failures}' WHERE name = 'recovery'")).await?;
+    Ok(Earlier::Failed)
+}
+
+/// Sees to it that Bots, about to recover, recovers everything that is not done. Under the engine lease, and only when
+/// an engine was cut off. The answer is whether an earlier recovery was cut off, too.
+///
+/// # Errors
+/// When the database cannot be read or written: no engine may be started then.
+pub async fn prepare(connection: &mut Connection, settings: &Settings) -> Result<bool, Error> {
+    let failed = |error: sqlx::Error| runs::failed(settings, &error);
+    // From here on the run is that of a holder of the lease, whatever engine began it.
+    connection.run(format!("UPDATE mutex SET mutexer = {OURS} WHERE mutexk = 1")).await.map_err(failed)?;
+    let newest = connection.value("SELECT MAX(idta) FROM ta WHERE script = 0").await.map_err(failed)?;
+    let Some(newest) = newest.and_then(|number| number.parse::<u64>().ok()) else { return Ok(false) };
+    match begun(connection).await.map_err(failed)? {
+        Some(begun) if begun < newest => {
+            let join = format!("UPDATE ta SET script = {begun} WHERE script = 0 AND idta > {begun}");
+            connection.run(join).await.map_err(failed)?;
+            Ok(true)
+        }
+        _ => {
+            // For the recovery that comes after this one.
+            let noted = lease_row::put(connection, "recovery", &newest.to_string(), "", false).await;
+            noted.map(|()| false).map_err(failed)
+        }
+    }
+}
+
+/// The run whose recovery was begun and has not come to its end: then there would be a report of that type. One of another
+/// type says nothing: Bots goes on with what it was asked for when a recovery has failed.
+async fn begun(connection: &mut Connection) -> Result<Option<u64>, sqlx::Error> {
+    let noted = connection.value("SELECT owner FROM botsctl_lease WHERE name = 'recovery'").await?;
+    let Some(noted) = noted.and_then(|number| number.parse::<u64>().ok()) else { return Ok(None) };
+    let is_open = connection
+        .value(format!(
+            "SELECT count(*) FROM ta WHERE idta = {noted} AND script = 0 \
+             AND NOT EXISTS (SELECT 1 FROM report WHERE idta >= {noted} AND type = 'crashrecovery')"
+        ))
+        .await?;
+    Ok((is_open.as_deref() == Some("1")).then_some(noted))
+}

@@ -1,0 +1,382 @@
+//! What came of the EDI files, as Bots's own tables tell it. Nothing here writes.
+//!
+//! Neither `filereport` nor `ta` has an index on the route or the state, and both may hold millions of rows. So nothing
+//! is asked of them but by ranges of the primary key: `idta` grows, and what belongs to a run that is over does not
+//! change any more. A [`Reader`] remembers how far it has read, adds up what is new, and forgets what is older than a day.
+
+mod accumulator;
+mod sql_time;
+mod utc_offset;
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::runs;
+use crate::database::connect::{Purpose, connect};
+use crate::database::connection::{Connection, TextRow};
+use crate::database::run_metrics;
+use crate::database::run_metrics::Sums;
+use crate::database::{Error, Settings, errors};
+use accumulator::{Rows, Tally};
+use sql_time::Dialect;
+use utc_offset::Zone;
+
+/// Runs that are told.
+pub const RUNS: usize = 50;
+
+/// Routes that are told by name.
+pub const ROUTES: usize = 500;
+
+/// Numbers of `idta` that one query looks at: some tens of milliseconds for a server, at the most.
+const STRIDE: i64 = 20_000;
+
+/// Queries of that kind in one go. The first reading looks back so far, and no further.
+const STRIDES: i64 = 10;
+
+/// What a reading gives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// The last runs of the engine, newest first; at most [`RUNS`].
+    pub runs: Vec<Run>,
+    /// The active routes, and others that had files in the last day; at most [`ROUTES`].
+    pub routes: Vec<Route>,
+    /// Those that are not named, all together.
+    pub rest: Rest,
+    /// When the last day begins, or how far it could be looked back: seconds since 1970.
+    pub recent_since: i64,
+    /// When counting the totals began.
+    pub counted_since: i64,
+    /// Runs of the last day that were broken off, and not recovered or given up.
+    pub lost_runs: u64,
+    /// Whether Bots's own lock is set: an engine runs, or was cut off and the next one recovers what it had begun.
+    pub is_locked: bool,
+    /// What runs have left of themselves, if they have.
+    pub sums: Option<Sums>,
+}
+
+/// A run of the engine that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Its number, as in Bots's reports and in the names of its logs.
+    pub id: i64,
+    /// `new`, `resend`, `rereceive`, `automaticretrycommunication` or `crashrecovery`.
+    pub kind: String,
+    /// When it began: seconds since 1970.
+    pub started: i64,
+    /// From then to its last step, where it had any.
+    pub seconds: Option<u64>,
+    /// Files that were taken in: the sum of the next three.
+    pub received: u64,
+    /// Of those, files that went all the way.
+    pub done: u64,
+    /// Those with errors.
+    pub errors: u64,
+    /// Those left in an unfinished state.
+    pub stuck: u64,
+    /// Files that were sent.
+    pub sent: u64,
+    /// Errors that belong to no file, such as a channel that cannot be reached.
+    pub process_errors: u64,
+    /// Whether Bots calls it a failure.
+    pub failed: bool,
+}
+
+/// What came of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// Whether an engine runs it.
+    pub is_active: bool,
+    /// Its last file, as far as it could be looked back.
+    pub last: Option<LastFile>,
+    /// In the last day.
+    pub recent: Counts,
+    /// Since [`Figures::counted_since`]; never less than before, as long as the process lives.
+    pub total: Counts,
+}
+
+/// The last file of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastFile {
+    /// When it was received: seconds since 1970.
+    pub at: i64,
+    /// What became of it.
+    pub state: FileState,
+}
+
+/// What became of a received file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileState {
+    /// It went all the way.
+    Done,
+    /// It had errors.
+    Error,
+    /// It was left in an unfinished state.
+    Stuck,
+}
+
+/// Routes that are not named.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rest {
+    /// How many.
+    pub routes: usize,
+    /// Theirs of the last day.
+    pub recent: Counts,
+    /// Theirs since [`Figures::counted_since`].
+    pub total: Counts,
+}
+
+/// Files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Taken in: the sum of the next three.
+    pub received: u64,
+    /// Of those, gone all the way.
+    pub done: u64,
+    /// With errors.
+    pub errors: u64,
+    /// Left in an unfinished state.
+    pub stuck: u64,
+    /// Sent.
+    pub sent: u64,
+}
+
+impl Run {
+    /// Whether it finished what an engine had begun that was cut off.
+    #[must_use]
+    pub fn is_recovery(&self) -> bool {
+        self.kind == "crashrecovery"
+    }
+}
+
+/// Reads the same database again and again.
+#[derive(Debug)]
+pub struct Reader {
+    settings: Settings,
+    zone: Zone,
+    dialect: Dialect,
+    tally: Tally,
+    /// How far `ta` and `filereport` were read; `None` before the first time.
+    read_to: Option<i64>,
+    newest_run: i64,
+    /// How long the runs took of which that is known, by number and kind: a recovery has the number of what it recovers.
+    took: HashMap<(i64, String), Option<u64>>,
+}
+
+/// Where everything ends that does not change any more.
+struct End {
+    /// Newest number that was given.
+    newest: i64,
+    is_locked: bool,
+    now: i64,
+}
+
+impl Reader {
+    /// Connects with each reading, and not in between: they are rare, and a server or a file may have been replaced.
+    /// `time_zone` is Django's.
+    #[must_use]
+    pub fn new(settings: Settings, time_zone: Option<&str>) -> Self {
+        let zone = Zone::named(time_zone);
+        let dialect = Dialect::of(&settings, zone.offsets(now()));
+        let (tally, took) = (Tally::default(), HashMap::new());
+        Self { settings, zone, dialect, tally, read_to: None, newest_run: 0, took }
+    }
+
+    /// Reads what is new; nothing while another connection has the database locked. Dropped in the middle it has read a
+    /// part, and goes on from there the next time.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or was never initialised.
+    pub async fn read(&mut self) -> Result<Option<Figures>, Error> {
+        // The clocks may have been changed since the last time.
+        self.dialect = Dialect::of(&self.settings, self.zone.offsets(now()));
+        let mut connection = connect(&self.settings, Purpose::Probe).await?;
+        let read = self.read_over(&mut connection).await;
+        connection.close().await;
+        match read {
+            Ok(figures) => Ok(Some(figures)),
+            Err(error) if errors::is_busy(&error) => Ok(None),
+            Err(error) => Err(runs::failed(&self.settings, &error)),
+        }
+    }
+
+    async fn read_over(&mut self, connection: &mut Connection) -> Result<Figures, sqlx::Error> {
+        let end = self.end(connection).await?;
+        let mut runs = self.runs(connection).await?;
+        let active = active_routes(connection).await?;
+        // While an engine runs, or has left its lock behind, what follows the newest report is still changing.
+        let newest_run = runs.first().map_or(0, |run| run.id);
+        let done_to = if end.is_locked { newest_run - 1 } else { end.newest }.max(0);
+        if !end.is_locked {
+            self.notice_backup(newest_run, done_to);
+        }
+        self.begin(done_to, end.now);
+        self.catch_up(connection, done_to).await?;
+        self.time(connection, &mut runs, done_to).await?;
+        self.tally.forget(end.now);
+        let sums = run_metrics::read(connection).await?;
+        Ok(Figures { sums, ..self.figures(runs, &active, &end) })
+    }
+
+    /// All three at one moment: with the lock gone, every run has ended that took one of the numbers.
+    async fn end(&self, connection: &mut Connection) -> Result<End, sqlx::Error> {
+        let now = self.dialect.now();
+        let query = format!("SELECT (SELECT MAX(idta) FROM ta), (SELECT COUNT(*) FROM mutex), {now}");
+        let row = connection.rows(query).await?.into_iter().next().unwrap_or_default();
+        Ok(End { newest: number(&row, 0), is_locked: number(&row, 1) > 0, now: number(&row, 2) })
+    }
+
+    async fn runs(&self, connection: &mut Connection) -> Result<Vec<Run>, sqlx::Error> {
+        let started = self.dialect.seconds("ts");
+        let query = format!(
+            "SELECT idta, type, {started}, lastreceived, lastdone, lasterror, lastok + lastopen, send, processerrors, \
+             CASE WHEN status THEN 1 ELSE 0 END FROM report ORDER BY idta DESC LIMIT {RUNS}"
+        );
+        let rows = connection.rows(query).await?;
+        Ok(rows.iter().map(run).collect())
+    }
+
+    /// What is older than at the last reading is another state of the database, as of a backup: it is read anew.
+    fn notice_backup(&mut self, newest_run: i64, done_to: i64) {
+        if newest_run < self.newest_run && self.read_to.is_some_and(|read_to| done_to < read_to) {
+            self.took.clear();
+            (self.tally, self.read_to) = (Tally::default(), None);
+        }
+        self.newest_run = newest_run;
+    }
+
+    /// The first time there is a past to look at, which is recent but does not count.
+    fn begin(&mut self, done_to: i64, now: i64) {
+        if self.read_to.is_none() {
+            self.read_to = Some((done_to - STRIDE * STRIDES).max(0));
+            self.tally.count_from(done_to, now);
+        }
+    }
+
+    async fn catch_up(&mut self, connection: &mut Connection, done_to: i64) -> Result<(), sqlx::Error> {
+        for _ in 0..STRIDES {
+            let from = self.read_to.unwrap_or(done_to);
+            if from >= done_to {
+                return Ok(());
+            }
+            let to = done_to.min(from + STRIDE).min(self.tally.next_stop(from));
+            let rows = self.range(connection, from, to).await?;
+            self.tally.add(&rows, to);
+            self.read_to = Some(to);
+        }
+        Ok(())
+    }
+
+    /// What is between two numbers: after `from`, up to `to`.
+    async fn range(&self, connection: &mut Connection, from: i64, to: i64) -> Result<Rows, sqlx::Error> {
+        let range = format!("idta > {from} AND idta <= {to}");
+        let (hour, seconds) = (self.dialect.hour("ts"), self.dialect.seconds("ts"));
+        let files = format!(
+            "SELECT idroute, {hour}, statust, COUNT(*), MAX({seconds}), MAX(idta) FROM filereport \
+             WHERE {range} GROUP BY 1, 2, 3"
+        );
+        // What was sent; and runs that are neither over nor in the way of the next one.
+        let steps = format!(
+            "SELECT idroute, {hour}, COUNT(CASE WHEN status = 520 THEN 1 END), COUNT(CASE WHEN status = 1 THEN 1 END) \
+             FROM ta WHERE {range} AND (status = 520 AND statust = 3 OR status = 1 AND statust = 0 AND script = 0) \
+             GROUP BY 1, 2"
+        );
+        Ok(Rows { files: connection.rows(files).await?, steps: connection.rows(steps).await? })
+    }
+
+    /// How long runs took: from the first to the last of their steps. Runs without files have left none.
+    async fn time(&mut self, connection: &mut Connection, runs: &mut [Run], done_to: i64) -> Result<(), sqlx::Error> {
+        let mut next = done_to + 1;
+        let mut parts = Vec::new();
+        for run in runs.iter() {
+            let (id, end) = (run.id, std::mem::replace(&mut next, run.id));
+            let has_steps = run.received > 0 || run.process_errors > 0 || run.sent > 0;
+            if has_steps && id < end && !self.took.contains_key(&(id, run.kind.clone())) {
+                let seconds = self.dialect.seconds("ts");
+                let steps = format!("SELECT {id} AS run, {seconds} AS at FROM ta WHERE idta >= {id} AND idta < {end}");
+                parts.extend(["ASC", "DESC"].map(|order| format!("{steps} ORDER BY idta {order} LIMIT 1")));
+            }
+        }
+        if !parts.is_empty() {
+            let parts = parts.iter().enumerate().map(|(place, part)| format!("SELECT * FROM ({part}) AS part{place}"));
+            let rows = connection.rows(parts.collect::<Vec<_>>().join(" UNION ALL ")).await?;
+            self.note_times(runs, &rows);
+        }
+        let known: HashMap<_, _> =
+            runs.iter().filter_map(|run| self.took.remove_entry(&(run.id, run.kind.clone()))).collect();
+        self.took = known;
+        for run in runs {
+            run.seconds = self.took.get(&(run.id, run.kind.clone())).copied().flatten();
+        }
+        Ok(())
+    }
+
+    fn note_times(&mut self, runs: &[Run], rows: &[TextRow]) {
+        for run in runs {
+            let times = rows.iter().filter(|row| number(row, 0) == run.id).map(|row| number(row, 1));
+            let (first, last) = (times.clone().min(), times.max());
+            let took = first.zip(last).and_then(|(first, last)| u64::try_from(last - first).ok());
+            if took.is_some() {
+                self.took.insert((run.id, run.kind.clone()), took);
+            }
+        }
+    }
+
+    fn figures(&mut self, runs: Vec<Run>, active: &[String], end: &End) -> Figures {
+        let (routes, rest) = self.tally.routes(active);
+        Figures {
+            runs,
+            routes,
+            rest,
+            recent_since: self.tally.recent_since(end.now),
+            counted_since: self.tally.counted_since(),
+            lost_runs: self.tally.lost_runs(),
+            is_locked: end.is_locked,
+            sums: None,
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let span = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
+}
+
+async fn active_routes(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
+    let rows = connection.rows("SELECT DISTINCT idroute FROM routes WHERE active ORDER BY 1").await?;
+    Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+}
+
+fn run(row: &TextRow) -> Run {
+    let count = |place| count(row, place);
+    Run {
+        id: number(row, 0),
+        kind: text(row, 1),
+        started: number(row, 2),
+        seconds: None,
+        received: count(3),
+        done: count(4),
+        errors: count(5),
+        stuck: count(6),
+        sent: count(7),
+        process_errors: count(8),
+        failed: count(9) == 1,
+    }
+}
+
+fn text(row: &TextRow, place: usize) -> String {
+    row.get(place).cloned().flatten().unwrap_or_default()
+}
+
+fn number(row: &TextRow, place: usize) -> i64 {
+    row.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+fn count(row: &TextRow, place: usize) -> u64 {
+    u64::try_from(number(row, place)).unwrap_or_default()
+}

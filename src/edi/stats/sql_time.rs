@@ -1,0 +1,61 @@
+//! How each database tells time. Seconds since 1970 are the only form that means the same everywhere.
+//!
+//! Bots leaves times to the database: MySQL and PostgreSQL note them in the zone of the session, which is the server's for
+//! Bots's engine and for us; on SQLite they are local times of Django's zone.
+
+use super::utc_offset::Offsets;
+use crate::database::Settings;
+
+/// A kind of database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Sqlite(Offsets),
+    Mysql,
+    Postgres,
+}
+
+impl Dialect {
+    pub fn of(settings: &Settings, offsets: Offsets) -> Self {
+        match settings {
+            Settings::Sqlite(_) => Self::Sqlite(offsets),
+            Settings::Mysql(_) => Self::Mysql,
+            Settings::Postgres(_) => Self::Postgres,
+        }
+    }
+
+    /// A column as seconds since 1970.
+    pub fn seconds(self, column: &str) -> String {
+        match self {
+            Self::Sqlite(Offsets { now, before }) => {
+                let local = format!("CAST(strftime('%s', {column}) AS INTEGER)");
+                match before {
+                    Some((change, then)) => {
+                        format!("({local} - CASE WHEN {local} < {change} THEN {then} ELSE {now} END)")
+                    }
+                    None => format!("({local} - {now})"),
+                }
+            }
+            // A cast rounds, which would lead to a time that has not come yet.
+            Self::Mysql => format!("CAST(FLOOR(UNIX_TIMESTAMP({column})) AS SIGNED)"),
+            Self::Postgres => format!("CAST(FLOOR(EXTRACT(EPOCH FROM CAST({column} AS timestamptz))) AS bigint)"),
+        }
+    }
+
+    /// A column as hours since 1970.
+    pub fn hour(self, column: &str) -> String {
+        let seconds = self.seconds(column);
+        match self {
+            Self::Sqlite(_) | Self::Postgres => format!("{seconds} / 3600"),
+            Self::Mysql => format!("{seconds} DIV 3600"),
+        }
+    }
+
+    /// The present moment as seconds since 1970.
+    pub fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "CAST(strftime('%s', 'now') AS INTEGER)",
+            Self::Mysql => "UNIX_TIMESTAMP()",
+            Self::Postgres => "CAST(FLOOR(EXTRACT(EPOCH FROM now())) AS bigint)",
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Files and directories of the environment: written whole or not at all, with errors that help at three in the morning.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::lock;
+
+/// Makes a directory and its parents, on the disk.
+///
+/// # Errors
+/// See [`explain`].
+pub fn make_dir(path: &Path) -> Result<(), Error> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|place| !place.exists()).collect();
+    fs::create_dir_all(path).map_err(|error| explain("create the directory", path, &error))?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(sync_names)
+}
+
+/// Replaces a file in one step: readers see the old content or the new, whatever dies in between. It is on the disk then.
+/// Leaves the file alone when it already has that content and mode.
+///
+/// Returns whether anything was written.
+///
+/// # Errors
+/// See [`explain`].
+pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
+    let mut batch = Batch::default();
+    let differs = batch.add(path, content, mode)?;
+    batch.commit()?;
+    Ok(differs)
+}
+
+/// Files that are replaced together. All of them are written under other names first: when there is no room for one, none
+/// is replaced.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Where each is, and where it belongs.
+    written: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Batch {
+    /// Writes a file that [`Batch::commit`] puts in its place, unless it is there already with that content and mode.
+    ///
+    /// Returns whether it differs.
+    ///
+    /// # Errors
+    /// See [`explain`].
+    pub fn add(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
+        if fs::read(path).is_ok_and(|current| current == content) && mode_of(path) == Some(mode) {
+            return Ok(false);
+        }
+        let temporary = temporary_name(path);
+        let written = write_whole(&temporary, content, mode);
+        self.written.push((temporary, path.to_owned()));
+        written.map_err(|error| explain("write", path, &error))?;
+        Ok(true)
+    }
+
+    /// Puts all files in their places.
+    ///
+    /// # Errors
+    /// See [`explain`].
+    pub fn commit(mut self) -> Result<(), Error> {
+        for (temporary, path) in &self.written {
+            fs::rename(temporary, path).map_err(|error| explain("write", path, &error))?;
+        }
+        let directories: BTreeSet<&Path> = self.written.iter().filter_map(|(_, path)| path.parent()).collect();
+        directories.into_iter().try_for_each(sync_names)?;
+        self.written.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        for (temporary, _) in &self.written {
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Has the names in a directory on the disk. What was made, renamed or removed there may else be as before when the power has
+/// failed.
+///
+/// # Errors
+/// See [`explain`].
+pub fn sync_names(dir: &Path) -> Result<(), Error> {
+    use ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    match File::open(dir).and_then(|dir| dir.sync_all()) {
+        // Not every file system can, and a directory that may be written to, but not read, cannot be opened for it.
+        Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => Ok(()),
+        synced => synced.map_err(|error| explain("flush", dir, &error)),
+    }
+}
+
+/// A file's permission bits.
+#[must_use]
+pub fn mode_of(path: &Path) -> Option<u32> {
+    fs::metadata(path).ok().map(|meta| meta.permissions().mode() & 0o777)
+}
+
+/// Makes a file with this content unless something of that name is there already, be it a link that leads nowhere: of several
+/// at once, one wins and all see its content.
+///
+/// Returns whether this call made it.
+///
+/// # Errors
+/// See [`explain`].
+pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(false);
+    }
+    let temporary = temporary_name(path);
+    let made = write_whole(&temporary, content, mode).and_then(|()| fs::hard_link(&temporary, path));
+    let linked = made.or_else(|error| match error.kind() {
+        // A file system without hard links. The caller holds the environment's lock, so nobody comes in between.
+        ErrorKind::Unsupported | ErrorKind::PermissionDenied if temporary.exists() => fs::rename(&temporary, path),
+        _ => Err(error),
+    });
+    let _ = fs::remove_file(&temporary);
+    match linked {
+        Ok(()) => path.parent().map_or(Ok(()), sync_names).map(|()| true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(explain("write", path, &error)),
+    }
+}
+
+/// A secret that is kept in a file, which is made with this content unless it is there.
+///
+/// # Errors
+/// See [`read_secret`].
+pub fn keep_secret(path: &Path, content: &str, what: &str) -> Result<String, Error> {
+    create_once(path, content.as_bytes(), 0o600)?;
+    read_secret(path, what)
+}
+
+/// A secret that is kept in a file. One behind a link was made by somebody else, who may know it.
+///
+/// # Errors
+/// When it cannot be read, is empty, or is behind a link.
+pub fn read_secret(path: &Path, what: &str) -> Result<String, Error> {
+    let mut kept = String::new();
+    let file = no_link(OpenOptions::new().read(true)).open(path);
+    let read = file.and_then(|mut file| file.read_to_string(&mut kept));
+    read.map_err(|error| explain("read", path, &error))?;
+    match kept.trim_end() {
+        "" => Err(Error(format!("{} is empty: remove it, and a new {what} is made", path.display()))),
+        secret => Ok(secret.to_owned()),
+    }
+}
+
+/// What is opened may be on a volume that others write to: a link there may lead anywhere.
+fn no_link(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags(nix::libc::O_NOFOLLOW)
+}
+
+/// A name beside a file, for what is to take its place. The pid keeps apart what runs at once on one machine, random bits what
+/// shares a volume from several.
+pub(crate) fn temporary_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let random = getrandom::u32().unwrap_or_default();
+    path.with_file_name(format!(".{name}.{}-{random:08x}.tmp", std::process::id()))
+}
+
+fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    // Explicitly: the umask must not decide whether another pod can read it.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Whether we may create files in a directory, as the kernel sees it.
+///
+/// # Errors
+/// Why not.
+pub fn check_writable(path: &Path) -> Result<(), Error> {
+    use nix::unistd::{AccessFlags, access};
+    let allowed = access(path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
+    allowed.map_err(|error| explain("write to", path, &error))
+}
+
+/// Says what could not be done, to which path, and why: with owner and mode of the nearest directory that exists,
+/// our uid, and what usually helps.
+#[must_use]
+pub fn explain(action: &str, path: &Path, error: &io::Error) -> Error {
+    let reason = match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => permissions(path, error),
+        _ if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            return Error(format!(
+                "cannot {action} {}: it is a link, and could lead anywhere: remove it, or put in its place what it leads to",
+                path.display()
+            ));
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!("{error}; make room on that volume"),
+        _ => error.to_string(),
+    };
+    Error(format!("cannot {action} {}: {reason}", path.display()))
+}
+
+fn permissions(path: &Path, error: &io::Error) -> String {
+    let Some((existing, meta)) = path.ancestors().find_map(|p| fs::symlink_metadata(p).ok().map(|m| (p, m))) else {
+        return error.to_string();
+    };
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let hint = match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => "mount a writable volume there, or set HOME to one",
+        _ => {
+            "in Kubernetes set securityContext.fsGroup to that gid; elsewhere chown the directory, or set HOME to one of yours"
+        }
+    };
+    format!(
+        "{error}; {} belongs to {}:{} with mode {:04o}, and this process runs as {uid}:{gid}; {hint}",
+        existing.display(),
+        meta.uid(),
+        meta.gid(),
+        meta.permissions().mode() & 0o7777,
+    )
+}
+
+/// A lock that dies with its holder. Waits for whoever has it.
+///
+/// # Errors
+/// See [`explain`].
+pub fn lock(path: &Path) -> Result<File, Error> {
+    lock_file(path).and_then(|file| file.lock().map(|()| file)).map_err(|error| explain("lock", path, &error))
+}
+
+/// As [`lock()`], without waiting: `None` when somebody else has it.
+///
+/// # Errors
+/// See [`explain`].
+pub fn try_lock(path: &Path) -> Result<Option<File>, Error> {
+    let try_lock = |file: File| lock::try_lock(&file).map(|is_ours| is_ours.then_some(file));
+    lock_file(path).and_then(try_lock).map_err(|error| explain("lock", path, &error))
+}
+
+fn lock_file(path: &Path) -> io::Result<File> {
+    no_link(OpenOptions::new().create(true).truncate(false).write(true).mode(0o600)).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writing_replaces_whole_files_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("file");
+        assert!(write_atomically(&path, b"one", 0o644).expect("written"));
+        assert!(!write_atomically(&path, b"one", 0o644).expect("unchanged"));
+        assert!(write_atomically(&path, b"two", 0o600).expect("written"));
+        assert_eq!(fs::read(&path).expect("readable"), b"two");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn of_a_batch_all_files_are_replaced_or_none() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (one, two) = (dir.path().join("one"), dir.path().join("missing/two"));
+        fs::write(&one, b"old").expect("written");
+        let mut batch = Batch::default();
+        assert!(batch.add(&one, b"new", 0o600).expect("there is room"));
+        assert!(batch.add(&two, b"new", 0o600).is_err());
+        drop(batch);
+        assert_eq!(fs::read(&one).expect("readable"), b"old");
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn a_link_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        fs::write(&target, b"somebody else's").expect("written");
+        std::os::unix::fs::symlink(&target, &link).expect("linked");
+        write_atomically(&link, b"ours", 0o600).expect("written");
+        assert_eq!(fs::read(&target).expect("readable"), b"somebody else's");
+        assert!(!fs::symlink_metadata(&link).expect("there").is_symlink());
+    }
+
+    #[test]
+    fn what_is_locked_or_kept_secret_is_never_behind_a_link() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let [known, link, nowhere, missing] = ["known", "link", "nowhere", "missing"].map(|name| dir.path().join(name));
+        fs::write(&known, "somebody else's").expect("written");
+        std::os::unix::fs::symlink(&known, &link).expect("linked");
+        std::os::unix::fs::symlink(&missing, &nowhere).expect("linked");
+        for path in [&link, &nowhere] {
+            let refused = [
+                keep_secret(path, "ours", "key").map(|_| ()).expect_err("it is a link"),
+                lock(path).map(|_| ()).expect_err("it is a link"),
+                try_lock(path).map(|_| ()).expect_err("it is a link"),
+            ];
+            for error in refused.map(|error| error.to_string()) {
+                assert!(error.contains(&*path.to_string_lossy()) && error.contains("a link"), "{error}");
+            }
+        }
+        assert!(!missing.exists());
+        assert_eq!(keep_secret(&missing, "ours\n", "key").expect("made"), "ours");
+        assert_eq!(keep_secret(&missing, "another", "key").expect("there"), "ours");
+    }
+
+    #[test]
+    fn of_many_who_create_a_file_one_wins() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("key");
+        let made: usize = std::thread::scope(|scope| {
+            let create = |n: u8| usize::from(create_once(&path, &[n], 0o600).expect("created or seen"));
+            let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || create(n))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+        });
+        assert_eq!(made, 1);
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart_from_missing_rights() {
+        let full = explain("write", Path::new("/x"), &io::Error::from_raw_os_error(nix::libc::ENOSPC));
+        assert!(full.to_string().contains("make room"), "{full}");
+        let denied = explain("create", Path::new("/x/y"), &io::Error::from_raw_os_error(nix::libc::EACCES));
+        assert!(denied.to_string().contains("fsGroup") && denied.to_string().contains("mode "), "{denied}");
+    }
+}

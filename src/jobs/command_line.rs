@@ -1,0 +1,106 @@
+//! A task: the command line of a job, as it was submitted.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::xmlrpc::Value;
+use crate::telemetry::escape::shown;
+
+/// The command line of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Task(Vec<String>);
+
+impl Task {
+    /// From words.
+    ///
+    /// # Errors
+    /// When a word holds what neither a command line nor XML can.
+    pub fn new(words: Vec<String>) -> Result<Self, String> {
+        match words.iter().flat_map(|word| word.chars()).find(|c| !is_character(*c)) {
+            Some(wrong) => Err(format!("the task holds the character U+{:04X}", u32::from(wrong))),
+            None => Ok(Self(words)),
+        }
+    }
+
+    /// From a value on the wire: an array of strings.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn from_value(value: &Value) -> Result<Self, String> {
+        let Value::Array(values) = value else { return Err("the task is not an array of strings".to_owned()) };
+        let word = |value: &Value| match value {
+            Value::String(word) => Ok(word.clone()),
+            _ => Err("the task is not an array of strings".to_owned()),
+        };
+        Self::new(values.iter().map(word).collect::<Result<_, _>>()?)
+    }
+
+    /// As a value on the wire.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        Value::Array(self.0.iter().map(|word| Value::String(word.clone())).collect())
+    }
+
+    /// The words.
+    #[must_use]
+    pub fn words(&self) -> &[String] {
+        &self.0
+    }
+
+    /// As it is kept.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.0).unwrap_or_default()
+    }
+
+    /// As it was kept.
+    #[must_use]
+    pub fn from_json(json: &str) -> Self {
+        // What somebody else has written there is a task that is authorised nowhere.
+        Self(serde_json::from_str(json).unwrap_or_else(|_| vec![json.to_owned()]))
+    }
+
+    /// What equal tasks have in common, and others do not.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        Sha256::digest(self.to_json().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl std::fmt::Display for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&shown(&self.0.join(" ")))
+    }
+}
+
+/// Those of XML 1.0.
+fn is_character(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}') || matches!(c, '\t' | '\n' | '\r' | '\u{7f}'..='\u{9f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(words: &[&str]) -> Task {
+        Task::new(words.iter().map(|word| (*word).to_owned()).collect()).expect("a task")
+    }
+
+    #[test]
+    fn equal_means_the_whole_list() {
+        assert_eq!(task(&["a", "b"]).digest(), task(&["a", "b"]).digest());
+        assert_ne!(task(&["a", "b"]).digest(), task(&["a b"]).digest());
+        assert_ne!(task(&["a", "b"]).digest(), task(&["a", "b", ""]).digest());
+        let odd = task(&["ü\n", "\"", ""]);
+        assert_eq!(Task::from_json(&odd.to_json()), odd);
+        assert_eq!(Task::from_value(&odd.to_value()), Ok(odd));
+    }
+
+    #[test]
+    fn only_strings_that_can_be_passed_on_make_a_task() {
+        assert!(Task::from_value(&Value::String("a".to_owned())).is_err());
+        assert!(Task::from_value(&Value::Array(vec![Value::Integer(1)])).is_err());
+        assert!(Task::new(vec!["a\0".to_owned()]).is_err_and(|text| text.contains("U+0000")));
+        assert!(Task::new(vec!["\u{1b}[2J".to_owned()]).is_err());
+    }
+}

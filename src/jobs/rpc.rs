@@ -1,0 +1,157 @@
+//! The methods of the job queue: those that Bots's own programs know, and ours beside them.
+
+use std::collections::BTreeMap;
+
+use tracing::{debug, warn};
+
+use super::command_line::Task;
+use super::queue::{Queue, Unavailable};
+use super::request_id::RequestId;
+use super::xmlrpc::{Call, Value};
+use crate::database::jobs::{Added, Job, Waiting};
+
+/// Adds a job; the answer is a code.
+pub const ADD: &str = "addjob";
+/// Lists the jobs that wait.
+pub const LIST: &str = "listjobs";
+/// Forgets the jobs that wait.
+pub const CLEAR: &str = "clearjobq";
+/// Takes a job out of the line.
+const TAKE: &str = "getjob";
+/// Adds a job; the answer has its number as well.
+pub const ADD_NUMBERED: &str = "botsctl.addjob";
+/// Everything about a job.
+pub const SHOW: &str = "botsctl.showjob";
+
+/// A task that does not run anything, but asks whether the queue is there.
+const IS_UP: &str = "isup";
+
+/// Answers to `addjob`, as Bots's own programs know them. 1 is what they say themselves when nobody answers.
+pub mod code {
+    /// The job is kept.
+    pub const ADDED: i32 = 0;
+    /// There is nothing to run.
+    pub const EMPTY: i32 = 2;
+    /// Not everything may be run.
+    pub const NOT_AUTHORISED: i32 = 3;
+    /// The same job waits already.
+    pub const DUPLICATE: i32 = 4;
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The call is wrong.
+    Fault(String),
+    /// The queue cannot do what was asked. Bots's programs take a connection that is closed for that, and nothing else.
+    Unavailable,
+}
+
+impl From<Unavailable> for Trouble {
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// Does what is asked, and names the request in the log.
+///
+/// # Errors
+/// See [`Trouble`].
+pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Result<Value, Trouble> {
+    match (call.method.as_str(), call.arguments.as_slice()) {
+        (ADD, [task, priority]) => Ok(Value::Integer(add(queue, task, priority, request_id).await?.0)),
+        (ADD_NUMBERED, [task, priority]) => Ok(numbered(add(queue, task, priority, request_id).await?)),
+        (LIST, []) => Ok(list(&queue.list().await?)),
+        (CLEAR, []) => {
+            let cleared = queue.clear().await?;
+            tracing::info!(%request_id, "the job queue was cleared of {cleared} jobs");
+            Ok(Value::Integer(0))
+        }
+        (TAKE, []) => Ok(queue.take().await?.as_ref().map_or(Value::Integer(0), waiting)),
+        (SHOW, [Value::Integer(number)]) => {
+            Ok(queue.show(i64::from(*number)).await?.as_ref().map_or(Value::Integer(0), job))
+        }
+        (ADD | ADD_NUMBERED | LIST | CLEAR | TAKE | SHOW, _) => {
+            Err(Trouble::Fault(format!("{}: wrong arguments", call.method)))
+        }
+        (other, _) => Err(Trouble::Fault(format!("method {other:?} is not supported"))),
+    }
+}
+
+async fn add(
+    queue: &Queue,
+    task: &Value,
+    priority: &Value,
+    request_id: &RequestId,
+) -> Result<(i32, Option<i64>), Trouble> {
+    let Value::Integer(priority) = priority else {
+        return Err(Trouble::Fault("the priority is not an integer".to_owned()));
+    };
+    let task = Task::from_value(task).map_err(Trouble::Fault)?;
+    match task.words() {
+        [] => {
+            warn!(%request_id, "a job without a task was submitted");
+            return Ok((code::EMPTY, None));
+        }
+        [first, ..] if first == IS_UP => {
+            debug!(%request_id, "asked whether the job queue is up");
+            return Ok((code::ADDED, None));
+        }
+        _ if !queue.is_authorised(&task) => {
+            warn!(%request_id, "a job that is not authorised was submitted: {task}");
+            return Ok((code::NOT_AUTHORISED, None));
+        }
+        _ => {}
+    }
+    Ok(match queue.add(&task, *priority, request_id.clone()).await? {
+        Added::New(number) | Added::Changed(number) => (code::ADDED, Some(number)),
+        Added::Duplicate(number) => (code::DUPLICATE, Some(number)),
+    })
+}
+
+fn numbered((code, number): (i32, Option<i64>)) -> Value {
+    let members = [("code", Some(Value::Integer(code))), ("number", number.map(integer))];
+    structure(members)
+}
+
+fn list(jobs: &[Waiting]) -> Value {
+    match jobs.is_empty() {
+        true => Value::Integer(0),
+        false => Value::Array(jobs.iter().map(waiting).collect()),
+    }
+}
+
+fn waiting(job: &Waiting) -> Value {
+    Value::Array(vec![integer(job.priority), integer(job.number), Task::from_json(&job.task).to_value()])
+}
+
+fn job(job: &Job) -> Value {
+    structure([
+        ("number", Some(integer(job.number))),
+        ("state", Some(Value::String(job.state.as_str().to_owned()))),
+        ("priority", Some(integer(job.priority))),
+        ("task", Some(Task::from_json(&job.task).to_value())),
+        ("submitted", Some(seconds(job.submitted))),
+        ("started", job.started.map(seconds)),
+        ("ended", job.ended.map(seconds)),
+        ("attempts", Some(integer(job.attempts))),
+        ("exit_code", job.exit_code.map(integer)),
+        ("output", job.output.clone().map(Value::String)),
+    ])
+}
+
+fn structure<const COUNT: usize>(members: [(&str, Option<Value>); COUNT]) -> Value {
+    let present = members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Value::Struct(present.collect::<BTreeMap<_, _>>())
+}
+
+/// Integers of XML-RPC have 32 bits; numbers and priorities of ours fit.
+fn integer(number: i64) -> Value {
+    Value::Integer(i32::try_from(number).unwrap_or(i32::MAX))
+}
+
+/// Seconds since 1970.
+#[allow(clippy::cast_precision_loss, reason = "milliseconds of this millennium are exact")]
+fn seconds(milliseconds: i64) -> Value {
+    Value::Double(milliseconds as f64 / 1000.0)
+}

@@ -1,0 +1,188 @@
+//! The system calls that no safe interface offers: what a process does between fork and exec, signals by number, and
+//! waiting for whichever child has something to tell.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{self, SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{Exit, Status, signals};
+
+/// Makes our group the terminal's foreground group. SIGTTOU must be blocked for it; `reset_signals` undoes that.
+pub(crate) fn take_foreground() {
+    // SAFETY: plain system calls on a signal set that lives on this stack, and on a descriptor opened here.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGTTOU);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        let terminal = libc::open(c"/dev/tty".as_ptr(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
+        libc::tcsetpgrp(terminal, libc::getpid());
+    }
+}
+
+/// Default dispositions and an empty mask: a Python whose SIGINT is inherited as ignored never stops on it.
+pub(crate) fn reset_signals() {
+    // SAFETY: plain system calls; a zeroed sigaction is SIG_DFL with no flags. Errors for the two signals that
+    // cannot be changed and for those the C library keeps to itself are expected and of no consequence.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        for number in 1..=signals::LAST {
+            libc::sigaction(number, &raw const default, std::ptr::null_mut());
+        }
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Asks the kernel to kill this process when `parent` dies, and stops at once if that has already happened.
+pub(crate) fn die_with(parent: Pid) -> io::Result<()> {
+    // SAFETY: prctl with these arguments only sets an attribute of the calling process.
+    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if set == 0 && nix::unistd::getppid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+/// Marks everything beyond the standard three as close-on-exec. Kernels before 5.11 lack the flag; our own
+/// descriptors are close-on-exec anyway, so only what our parent leaked to us is missed there.
+pub(crate) fn close_inherited_on_exec() {
+    // SAFETY: sets a flag on descriptors; the standard library's error pipe already has it.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
+}
+
+/// Stops our own group, as Ctrl-Z would if SIGTSTP were not blocked. Returns when we are continued; at once where
+/// the kernel sees nobody who could continue us: as PID 1, or as the first program on a terminal.
+pub fn stop_own_group() {
+    stop(0);
+}
+
+/// As [`stop_own_group`], for this process alone.
+pub fn stop_ourselves() {
+    stop(nix::unistd::getpid().as_raw());
+}
+
+fn stop(target: i32) {
+    // SAFETY: kill takes two integers.
+    unsafe {
+        libc::kill(target, libc::SIGTSTP);
+    }
+    // The signal is pending until it may be delivered, which stops this very thread.
+    let stop = SigSet::from(Signal::SIGTSTP);
+    let _ = stop.thread_unblock();
+    let _ = stop.thread_block();
+}
+
+/// Has the kernel send us this signal when `parent` dies; if that has happened already, it is sent now.
+pub fn die_of(number: i32, parent: Pid) {
+    // SAFETY: prctl with these arguments only sets an attribute of the calling process.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, number);
+    }
+    if nix::unistd::getppid() != parent {
+        signal_process(nix::unistd::getpid(), number);
+    }
+}
+
+/// Sends signal `number` to a whole group. A group that is gone is no error: the race is the normal case.
+pub fn signal_group(group: Pid, number: i32) {
+    // SAFETY: kill takes two integers; realtime signals have no name in nix, so its wrapper cannot be used.
+    unsafe {
+        libc::kill(-group.as_raw(), number);
+    }
+}
+
+/// Sends signal `number` to one process that the reaper still holds.
+pub fn signal_process(pid: Pid, number: i32) {
+    // SAFETY: as in `signal_group`.
+    unsafe {
+        libc::kill(pid.as_raw(), number);
+    }
+}
+
+/// Gives a signal its default disposition, whatever we have inherited.
+pub fn use_default(number: i32) {
+    // SAFETY: a zeroed sigaction is SIG_DFL with no flags; no handler of anybody is replaced, since we have none.
+    unsafe {
+        let default: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(number, &raw const default, std::ptr::null_mut());
+    }
+}
+
+/// Whether a signal is ignored in this process, as `nohup` arranges for its program.
+#[must_use]
+pub fn is_ignored(number: i32) -> bool {
+    // SAFETY: with no new action, sigaction only writes the present one to this stack; all zeroes are valid for it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(number, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Whether a process is stopped at this moment; what the reaper told of it may be older than its last SIGCONT.
+#[must_use]
+pub fn is_stopped(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// Whether any process of the group is left, zombies included.
+#[must_use]
+pub fn group_exists(group: Pid) -> bool {
+    signal::killpg(group, None::<Signal>).is_ok()
+}
+
+/// A descriptor that tells of these signals, once they are blocked.
+pub fn signal_queue(wanted: &SigSet) -> io::Result<AsyncFd<SignalFd>> {
+    let descriptor = SignalFd::with_flags(wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    // SAFETY: the SignalFd owns its descriptor, gives out the same one for ever, and closes it when it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}
+
+/// Adopts orphans of our descendants even when we are not PID 1.
+pub fn become_subreaper() {
+    // SAFETY: prctl with these arguments only sets an attribute of the calling process.
+    unsafe {
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+    }
+}
+
+/// Whether there is any child at all, running, stopped or dead.
+#[must_use]
+pub fn has_children() -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, look) != Err(Errno::ECHILD)
+}
+
+/// The next status change of any child, without waiting; `None` when there is none to tell.
+///
+/// nix's own wrapper forgets the pid of a process that a realtime signal ended, so the status is read here.
+pub fn wait_any() -> Option<(Pid, Status)> {
+    let mut raw = 0;
+    loop {
+        // SAFETY: waitpid writes one integer that lives on this stack.
+        let pid = unsafe { libc::waitpid(-1, &raw mut raw, libc::WNOHANG | libc::WUNTRACED) };
+        match (pid, Errno::last()) {
+            (1.., _) => return Some((Pid::from_raw(pid), status(raw))),
+            (-1, Errno::EINTR) => {}
+            _ => return None,
+        }
+    }
+}
+
+fn status(raw: i32) -> Status {
+    if libc::WIFSTOPPED(raw) {
+        Status::Stopped
+    } else if libc::WIFSIGNALED(raw) {
+        Status::Exited(Exit::Signal(libc::WTERMSIG(raw)))
+    } else {
+        Status::Exited(Exit::Code(libc::WEXITSTATUS(raw).to_le_bytes()[0]))
+    }
+}

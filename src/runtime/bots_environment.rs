@@ -1,0 +1,87 @@
+//! Bots on this machine, its environment, and the variables that lead its programs there.
+
+use std::path::{Path, PathBuf};
+
+use crate::bots::config_source::Source;
+use crate::bots::django_settings::Facts;
+use crate::bots::environment::Environment;
+use crate::bots::services::{Inherited, Variables, variables};
+use crate::bots::{self, Installation};
+use crate::config::Config;
+use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE};
+use crate::exit::{Error, Kind};
+use crate::fs::atomic;
+use crate::health::checks::Targets;
+use crate::process::blocking;
+use crate::process::reaper::Reaper;
+
+use super::init_db;
+
+/// Finds Bots on this machine.
+pub(crate) async fn find_bots(config: &Config, reaper: &Reaper) -> Result<Installation, bots::Error> {
+    let path = std::env::var_os("PATH");
+    Installation::find(&config.bots, path.as_deref(), reaper).await
+}
+
+/// The variables for children, on top of our own.
+pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> Variables {
+    let inherited = Inherited {
+        path: std::env::var_os("PATH"),
+        python_path: std::env::var_os("PYTHONPATH").filter(|path| !path.is_empty()),
+        temporary: temporary_directory(config),
+    };
+    variables(config, bin_dir, &inherited)
+}
+
+/// The variables of services. What they start, engines for instance, is bots-ctl again and takes over nothing: what is
+/// mounted is taken over here, once it was found valid.
+pub(crate) fn service_variables(config: &Config, bots: &Installation) -> Variables {
+    let mut variables = child_variables(config, Some(&bots.bin_dir));
+    let places = &config.environment;
+    variables.set(CONFIG_SOURCE.env, &places.config_dir);
+    let own_file = config.file.as_ref().and_then(|file| file.strip_prefix(&places.config_source).ok());
+    if let Some(name) = own_file {
+        variables.set(CONFIG_FILE_ENV, places.config_dir.join(name));
+    }
+    variables
+}
+
+/// With a read-only root file system the usual place for temporary files cannot be written to.
+pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
+    if atomic::check_writable(&std::env::temp_dir()).is_ok() {
+        return None;
+    }
+    let own = config.home.join(".bots/tmp");
+    atomic::make_dir(&own).is_ok().then_some(own)
+}
+
+/// Prepares the environment off the runtime's thread: filling a volume may take a while, and probes come in.
+pub(crate) async fn prepare(config: &Config, bots: &Installation) -> Result<Environment, Error> {
+    let (config, bots) = (config.clone(), bots.clone());
+    let prepare = move || {
+        let source = Source::mounted(&config.environment.config_source, &config.environment.config_dir)?;
+        prepare_from(&config, &bots, &source)
+    };
+    Ok(blocking(prepare).await??)
+}
+
+/// The same on this thread, with what is mounted.
+pub(crate) fn prepare_from(config: &Config, bots: &Installation, source: &Source) -> Result<Environment, bots::Error> {
+    Environment::prepare(config, bots, source, &|line| tracing::info!("{line}"))
+}
+
+/// Does what may wait for a volume off the runtime's thread.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    blocking::run(work).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))
+}
+
+/// What the health checks look at, in the places that Bots itself says.
+pub(crate) fn health_targets(config: &Config, django: &Facts) -> Result<Targets, Error> {
+    Ok(Targets {
+        database: init_db::settings(config, django)?,
+        botssys: django.directories.botssys.clone(),
+        usersys: django.directories.usersys.clone(),
+        time_zone: django.time_zone.clone(),
+        interval: config.health.interval,
+    })
+}

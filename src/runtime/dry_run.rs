@@ -1,0 +1,213 @@
+//! A start rehearsed in a copy of the environment: for `config check`, and before a changed configuration is taken over.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::bots;
+use crate::bots::config_source::Source;
+use crate::bots::django_settings::{Context, Facts};
+use crate::bots::environment::Environment;
+use crate::bots::{Generation, Installation, seed_usersys};
+use crate::config::Config;
+use crate::exit::Error;
+use crate::fs::atomic;
+use crate::process::reaper::Reaper;
+use crate::pycompat::configparser::{BotsIni, set_value};
+
+use super::bots_environment::{blocking, child_variables, find_bots, temporary_directory};
+use crate::fs::temp_dir::{Scratch, make_private};
+
+/// The places of an environment, below it and in bots.ini.
+const USERSYS: &str = "usersys";
+const BOTSSYS: &str = "botssys";
+
+/// What a rehearsal has shown.
+pub(crate) struct Rehearsed {
+    /// What a start would trip over.
+    pub faults: Vec<String>,
+    /// What Django says, where it got so far, with the places of the environment itself.
+    pub facts: Option<Facts>,
+}
+
+/// Looks for everything that a start would trip over, without changing the environment. Faults of one part do not keep the
+/// others from being looked at. `source` is what is mounted, where that was read already; `has_faults` says that there is
+/// something to tell anyway.
+///
+/// # Errors
+/// When there can be no rehearsal.
+pub(crate) async fn rehearse(
+    config: &Config,
+    reaper: &Reaper,
+    source: Option<&Source>,
+    has_faults: bool,
+) -> Result<Rehearsed, Error> {
+    let bots = match find_bots(config, reaper).await {
+        Ok(bots) => bots,
+        // Without Bots there is nothing to rehearse with, and the code says so unless there is more to say.
+        Err(error) if !has_faults => return Err(error.into()),
+        Err(error) => return Ok(Rehearsed { faults: Error::from(error).faults().to_vec(), facts: None }),
+    };
+    let (real, installed, mounted) = (config.clone(), bots.clone(), source.cloned());
+    let (staging, prepared) = blocking(move || stage(&real, &installed, mounted.as_ref())).await??;
+    let (environment, mut faults) = match prepared {
+        Ok(environment) => (environment, Vec::new()),
+        Err(error) => (Environment::layout(&staging.config), Error::from(error).faults().to_vec()),
+    };
+    faults.extend(check_kept(config).err().iter().map(ToString::to_string));
+    let mut variables = child_variables(&staging.config, Some(&bots.bin_dir));
+    // Through a link to the user's own packages, bytecode would end up beside them.
+    variables.0.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
+    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let settings = match faults.is_empty() {
+        true => Facts::ask(&context).await.map(Some),
+        false if environment.config.join("settings.py").exists() => Facts::try_settings(&context).await.map(|()| None),
+        false => Ok(None),
+    };
+    let facts = settings.unwrap_or_else(|error| {
+        faults.extend(Error::from(error).faults().to_vec());
+        None
+    });
+    let faults = faults.into_iter().map(|fault| staging.in_users_terms(&fault)).collect();
+    let facts = facts.map(|mut facts| {
+        facts.database.name = staging.in_users_terms(&facts.database.name);
+        facts
+    });
+    Ok(Rehearsed { faults, facts })
+}
+
+/// What the copy has one of its own of, so that no secret leaves its place.
+fn check_kept(config: &Config) -> Result<(), bots::Error> {
+    let key = Environment::layout(config).secret_key_file();
+    match fs::symlink_metadata(&key).is_ok() {
+        true => Ok(atomic::read_secret(&key, "key").map(|_| ())?),
+        false => Ok(()),
+    }
+}
+
+/// Makes the copy and prepares it. What happens to a copy is told nobody.
+fn stage(
+    config: &Config,
+    bots: &Installation,
+    source: Option<&Source>,
+) -> Result<(Staging, Result<Environment, bots::Error>), Error> {
+    let staging = Staging::new(config, bots.generation(), source)?;
+    let places = &staging.config.environment;
+    let source = Source::mounted(&places.config_source, &places.config_dir);
+    let prepared = source.and_then(|source| Environment::prepare(&staging.config, bots, &source, &|_| {}));
+    Ok((staging, prepared))
+}
+
+/// A copy of the environment in which a start is rehearsed: its configuration files, a storage of its own, and links
+/// to the rest.
+struct Staging {
+    scratch: Scratch,
+    real: PathBuf,
+    real_source: PathBuf,
+    real_usersys: PathBuf,
+    config: Config,
+}
+
+impl Staging {
+    fn new(config: &Config, generation: Generation, source: Option<&Source>) -> Result<Self, Error> {
+        let real = config.environment_root().to_path_buf();
+        let scratch = Scratch::new(&temporary_directory(config).unwrap_or_else(std::env::temp_dir))?;
+        let root = scratch.path();
+        let real_config = &config.environment.config_dir;
+        let mut staged = config.clone();
+        staged.environment.config_dir = root.join(real_config.file_name().unwrap_or_default());
+        // Nothing is filled through a link: what a check finds empty stays so.
+        staged.environment.seed_grammars = PathBuf::from("/nonexistent");
+        let real_source = std::mem::replace(&mut staged.environment.config_source, root.join("config-source"));
+        let real_usersys = real.join(USERSYS);
+        let mut staging = Self { scratch, real, real_source, real_usersys, config: staged };
+        let places = &staging.config.environment;
+        let (staged_config, staged_source) = (places.config_dir.clone(), places.config_source.clone());
+        make_private(&staged_config)?;
+        make_private(&staged_source)?;
+        link_all(&staging.real, staging.root(), |name, _| [USERSYS, BOTSSYS, "secret-key"].contains(&name))?;
+        link_all(real_config, &staged_config, |_, path| path.is_file())?;
+        copy_files(real_config, &staged_config)?;
+        match source {
+            Some(source) => source.write_to(&staged_source)?,
+            None => copy_files(&staging.real_source, &staged_source)?,
+        }
+        // What is mounted comes second, since it is what counts.
+        for directory in [staged_config, staged_source] {
+            staging.redirect(&directory.join("bots.ini"), generation)?;
+        }
+        staging.link_usersys()?;
+        Ok(staging)
+    }
+
+    fn root(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Bots makes directories in its storage as soon as it reads its settings, and a start files in usersys: wherever they
+    /// are, those of the copy are taken.
+    fn redirect(&mut self, bots_ini: &Path, generation: Generation) -> Result<(), Error> {
+        let Ok(text) = fs::read_to_string(bots_ini) else { return Ok(()) };
+        let Ok(ini) = BotsIni::parse(&text) else { return Ok(()) };
+        let set = |key| ini.get("directories", key).map(|entry| entry.value);
+        let mut places = Vec::new();
+        if set(BOTSSYS).is_some() {
+            places.push((BOTSSYS, self.root().join(BOTSSYS).display().to_string()));
+        }
+        let usersys = set(USERSYS).filter(|value| !value.is_empty()).unwrap_or(USERSYS);
+        self.real_usersys = self.real.join(usersys);
+        // A start refuses an absolute one of Bots 3, and shall do so here.
+        let is_refused = generation == Generation::Three && usersys.starts_with('/');
+        if usersys != USERSYS && !is_refused {
+            places.push((USERSYS, USERSYS.to_owned()));
+        }
+        let redirected = places.iter().try_fold(text, |text, (key, value)| set_value(&text, "directories", key, value));
+        if let Ok(text) = redirected {
+            atomic::write_atomically(bots_ini, text.as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// One link for each entry, so that the directory itself is the copy's own: Bots's start adds files to it.
+    fn link_usersys(&self) -> Result<(), Error> {
+        if seed_usersys::needs_seeding(&self.real_usersys)? {
+            return Ok(());
+        }
+        let staged = self.root().join(USERSYS);
+        atomic::make_dir(&staged)?;
+        link_all(&self.real_usersys, &staged, |_, _| false)
+    }
+
+    /// The user knows nothing of the copy.
+    fn in_users_terms(&self, fault: &str) -> String {
+        let (source, usersys) = (&self.config.environment.config_source, self.root().join(USERSYS));
+        let places = [(source.as_path(), &self.real_source), (&usersys, &self.real_usersys), (self.root(), &self.real)];
+        places.into_iter().fold(fault.to_owned(), |fault, (staged, real)| {
+            fault.replace(&staged.display().to_string(), &real.display().to_string())
+        })
+    }
+}
+
+fn link_all(from: &Path, to: &Path, leave_out: impl Fn(&str, &Path) -> bool) -> Result<(), Error> {
+    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let target = to.join(&name);
+        let own = name.as_encoded_bytes().starts_with(b".bots-ctl") || name == "__pycache__";
+        if own || target.exists() || leave_out(&name.to_string_lossy(), &entry.path()) {
+            continue;
+        }
+        std::os::unix::fs::symlink(entry.path(), &target).map_err(|error| atomic::explain("link", &target, &error))?;
+    }
+    Ok(())
+}
+
+/// What cannot be read in the original is linked to, so that the rehearsal meets it as a start would.
+fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
+    for file in fs::read_dir(from).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let target = to.join(file.file_name().unwrap_or_default());
+        let is_other = fs::metadata(&file).is_ok_and(|meta| !meta.is_file());
+        if !is_other && fs::copy(&file, &target).is_err() {
+            std::os::unix::fs::symlink(&file, &target).map_err(|error| atomic::explain("link", &target, &error))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! The longest time of a run by bots.ini. Bots itself leaves it to its job queue, so nothing held for other starts.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::{error, info};
+
+use crate::bots::Error;
+use crate::bots::environment::Environment;
+use crate::bots::services::JobQueue;
+use crate::supervisor::task::Control;
+
+/// What bots.ini says: `[settings] maxruntime` and `[jobqueue] killjobsintimeout`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MaxRuntime {
+    minutes: u64,
+    /// Whether the engine is stopped then.
+    stops: bool,
+}
+
+impl MaxRuntime {
+    /// Reads the effective bots.ini.
+    pub fn read(environment: &Environment) -> Result<Self, Error> {
+        let queue = JobQueue::read(environment)?;
+        Ok(Self { minutes: queue.longest_minutes, stops: queue.kills_overdue })
+    }
+
+    /// Tells when a run that begins now exceeds it, and has the engine stopped where that is configured.
+    pub async fn watch(self, control: mpsc::Sender<Control>) -> Infallible {
+        sleep(Duration::from_secs(self.minutes.saturating_mul(60))).await;
+        error!("the engine exceeded maxruntime of {} minutes", self.minutes);
+        if self.stops {
+            info!("stopping the engine, as [jobqueue] killjobsintimeout says");
+            let _ = control.send(Control::Stop).await;
+        }
+        pending().await
+    }
+}

@@ -1,0 +1,10 @@
+//! One run of Bots's engine under its lease: the wait for other engines and for incomplete files, the run, and its metrics.
+
+mod acquire;
+mod incomplete_files;
+mod maxruntime;
+mod preflight;
+mod run;
+mod run_metrics;
+
+pub(crate) use run::run;

@@ -1,0 +1,63 @@
+//! What `init-db` tells: a line per step in the log, and one JSON object for programs.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tracing::{info, warn};
+
+use crate::exit::Error;
+
+/// What was done and what is left.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// The database, as a person would name it.
+    pub database: String,
+    /// Steps in their order, with the time each took.
+    pub steps: Vec<(String, Duration)>,
+    /// What is missing, by name.
+    pub missing: Vec<String>,
+    /// What is left to a person.
+    pub findings: Vec<String>,
+}
+
+impl Report {
+    /// Takes down a step that has just been done.
+    pub fn step(&mut self, name: &str, begin: Instant) {
+        self.step_of(name, begin.elapsed());
+    }
+
+    /// As [`Self::step`], for one that somebody else has timed.
+    pub fn step_of(&mut self, name: &str, took: Duration) {
+        info!("{name} took {:.2} s", took.as_secs_f64());
+        self.steps.push((name.to_owned(), took));
+    }
+
+    /// What this run could not do, for whoever reads the log.
+    pub fn warn_of_what_is_left(&self) {
+        for name in &self.missing {
+            warn!(
+                "the {} still lacks {name}: make it by hand, or restore a backup, then run init-db again",
+                self.database
+            );
+        }
+        for finding in &self.findings {
+            warn!("in the {} {finding}: see to it by hand, then run init-db again", self.database);
+        }
+    }
+
+    /// The object of `--json`; `status` says how it went.
+    pub fn to_json(&self, status: &str, error: Option<&Error>) -> Value {
+        let steps = self
+            .steps
+            .iter()
+            .map(|(name, took)| json!({"step": name, "seconds": (took.as_secs_f64() * 1000.0).round() / 1000.0}));
+        json!({
+            "status": status,
+            "database": self.database,
+            "steps": steps.collect::<Vec<_>>(),
+            "missing": self.missing,
+            "findings": self.findings,
+            "errors": error.map(Error::faults).unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,19 @@
+//! What stands behind the commands that run services: which services run, how they start, are reconfigured, and stop.
+
+pub(crate) mod bots_environment;
+pub(crate) mod channel_masks;
+pub(crate) mod config_reload;
+pub(crate) mod dirmonitor_service;
+pub(crate) mod dry_run;
+pub(crate) mod engine;
+mod errors;
+pub(crate) mod events;
+pub(crate) mod in_process;
+pub(crate) mod init_db;
+pub(crate) mod jobqueue_service;
+pub(crate) mod relay;
+pub(crate) mod serve;
+pub(crate) mod service_handle;
+pub(crate) mod service_spec;
+pub(crate) mod session;
+pub(crate) mod watch_targets;

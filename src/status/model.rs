@@ -1,0 +1,220 @@
+//! How everything fares, as the listener tells it: for `bots-ctl status`, and for the status page.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::edi::{ResultsStatus, results};
+use crate::health::state::{Check, Fact, Facts, Phase, is_ready, report};
+
+/// Everything that is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of bots-ctl.
+    pub version: String,
+    /// Whether all is ready.
+    pub ready: bool,
+    /// Why not.
+    pub errors: Vec<String>,
+    /// Whether everything was asked to stop.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
+    /// The time here, in seconds since 1970: times below are told by the same clock, or by the database's.
+    #[serde(default)]
+    pub now: u64,
+    /// What the services stand on.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
+    /// The services, in the order of their start.
+    pub services: Vec<ServiceStatus>,
+    /// Whose engine runs, here or in another pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineStatus>,
+    /// What the directory monitor knows, where bots-ctl is that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<MonitorStatus>,
+    /// What came of the EDI files, once it was read from the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub results: Option<ResultsStatus>,
+    /// What is wrong with a configuration that is mounted and was not taken over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
+}
+
+/// Something the services stand on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it is as it should be; `None` before it was looked at.
+    pub good: Option<bool>,
+    /// Why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What the directory monitor knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonitorStatus {
+    /// What it watches.
+    pub directories: Vec<DirectoryStatus>,
+    /// Routes whose files have come and which the job queue does not have yet.
+    pub marked: usize,
+}
+
+/// Files that start a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryStatus {
+    /// Directory and mask.
+    pub files: String,
+    /// The route.
+    pub route: String,
+    /// How they are found.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
+    /// Why they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Files that are not complete, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<UnfinishedStatus>,
+}
+
+/// Files of a watched directory that are not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfinishedStatus {
+    /// How many.
+    pub count: usize,
+    /// The one that was seen first.
+    pub example: String,
+    /// Why it is not.
+    pub why: String,
+    /// For how many seconds it is seen.
+    pub seconds: u64,
+    /// Complete files that wait for them.
+    pub held: usize,
+    /// How many of them are no longer waited for.
+    pub given_up: usize,
+}
+
+/// An engine that runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Pod and process of its bots-ctl.
+    pub holder: String,
+    /// For how many seconds.
+    pub seconds: u64,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// `starting`, `running`, `stopping`, `restarting`, `waiting`, `standby` or `ended`.
+    pub state: String,
+    /// Its process, while there is one.
+    pub pid: Option<i32>,
+    /// Seconds since that was started.
+    pub uptime: Option<u64>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// How its last process ended: `exit code 1`, `signal SIGKILL`.
+    pub last_exit: Option<String>,
+    /// Whether it can be sent work; `None` for one that is not sent any.
+    pub ready: Option<bool>,
+    /// Its jobs, where it knows of any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<JobsStatus>,
+}
+
+/// The jobs of a job queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobsStatus {
+    /// How many wait.
+    pub waiting: u64,
+    /// How many run.
+    pub running: u64,
+}
+
+/// The facts as they are told; `unix` is the same moment as `now`, in seconds since 1970.
+#[must_use]
+pub fn status(facts: &Facts, now: Instant, unix: u64) -> Status {
+    let whole = report(Check::Ready, facts);
+    let services = facts.services.iter().map(|service| ServiceStatus {
+        name: service.name.to_owned(),
+        state: state(service.phase).to_owned(),
+        pid: service.pid,
+        uptime: service.started.map(|started| now.duration_since(started).as_secs()),
+        restarts: service.restarts,
+        last_exit: service.last_exit.map(|exit| exit.to_string()),
+        ready: service.takes_work.then(|| is_ready(service, facts)),
+        jobs: service.jobs.map(|jobs| JobsStatus { waiting: jobs.waiting, running: jobs.running }),
+    });
+    let services = services.collect();
+    let engine = facts.engine.as_ref().map(|(holder, since)| EngineStatus {
+        holder: holder.clone(),
+        seconds: now.saturating_duration_since(*since).as_secs(),
+    });
+    let monitor = facts.monitor.as_ref().map(|monitor| {
+        let directories = monitor.directories.iter().map(|directory| DirectoryStatus {
+            files: directory.files.clone(),
+            route: directory.route.clone(),
+            by: directory.by.clone(),
+            trouble: directory.trouble.clone(),
+            unfinished: directory.unfinished.as_ref().map(|unfinished| UnfinishedStatus {
+                count: unfinished.count,
+                example: unfinished.example.clone(),
+                why: unfinished.why.to_owned(),
+                seconds: now.saturating_duration_since(unfinished.since).as_secs(),
+                held: unfinished.held,
+                given_up: unfinished.given_up,
+            }),
+        });
+        MonitorStatus { directories: directories.collect(), marked: monitor.marked }
+    });
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ready: whole.healthy,
+        errors: whole.errors,
+        stopping: facts.stopping,
+        now: unix,
+        checks: checks(facts),
+        services,
+        engine,
+        monitor,
+        results: facts.results.as_ref().map(|last| results(last, now)),
+        refused: facts.refused.to_vec(),
+    }
+}
+
+fn checks(facts: &Facts) -> Vec<CheckStatus> {
+    let all = [
+        ("database", &facts.database),
+        ("tables", &facts.tables),
+        ("botssys", &facts.botssys),
+        ("usersys", &facts.usersys),
+        ("config", &facts.config),
+    ];
+    let told = all.into_iter().map(|(name, fact)| {
+        let (good, why) = match fact {
+            Fact::Unknown => (None, None),
+            Fact::Good => (Some(true), None),
+            Fact::Bad(why) => (Some(false), Some(why.clone())),
+        };
+        CheckStatus { name: name.to_owned(), good, why }
+    });
+    told.collect()
+}
+
+fn state(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Running => "running",
+        Phase::Draining => "stopping",
+        Phase::Restarting => "restarting",
+        Phase::Waiting => "waiting",
+        Phase::Standby => "standby",
+        Phase::Ended => "ended",
+    }
+}

@@ -1,0 +1,88 @@
+//! The status page: one HTML document that asks for nothing but `/status`, and shows what that says.
+//!
+//! Script and style are let run by a nonce, which nobody can guess and every answer has another one of; nothing else is
+//! let in by the browser. Without JavaScript the page shows what `bots-ctl status` prints.
+
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::model::Status;
+use super::text;
+
+const PAGE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+
+/// The answer to a request for the page.
+pub(crate) fn answer(status: &Status) -> Response {
+    let Ok(random) = getrandom::u64().and_then(|high| Ok((high, getrandom::u64()?))) else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the system gives no random numbers\n").into_response();
+    };
+    let nonce = format!("{:016x}{:016x}", random.0, random.1);
+    let headers: [(HeaderName, String); 5] = [
+        (CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
+        (CACHE_CONTROL, "no-store".to_owned()),
+        (CONTENT_SECURITY_POLICY, policy(&nonce)),
+        (REFERRER_POLICY, "no-referrer".to_owned()),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+    ];
+    (headers, page(&nonce, status)).into_response()
+}
+
+fn policy(nonce: &str) -> String {
+    format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
+
+/// What comes from outside is put in last, so that nothing in it is taken for a place to fill.
+fn page(nonce: &str, status: &Status) -> String {
+    let page = PAGE.replace("@style@", STYLE.trim_end()).replace("@script@", SCRIPT.trim_end());
+    page.replace("@nonce@", nonce).replace("@summary@", &escaped(&summary(status)))
+}
+
+fn summary(status: &Status) -> String {
+    let ready = if status.ready { "ready" } else { "not ready" };
+    format!("bots-ctl {}: {ready}\n\n{}", status.version, text::text(status))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a phone has to load, but for the data.
+    const LARGEST: usize = 20_000;
+
+    fn status(error: &str) -> Status {
+        let told = serde_json::json!({"version": "1", "ready": false, "errors": [error], "services": []});
+        serde_json::from_value(told).expect("a status")
+    }
+
+    #[test]
+    fn it_is_small_and_asks_for_nothing_from_outside() {
+        let page = page("n0", &status("x"));
+        assert!(page.len() < LARGEST, "{}", page.len());
+        for word in ["http://", "https://", "//cdn", "innerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+            let allowed = page.replace("http://www.w3.org/2000/svg", "");
+            assert!(!allowed.contains(word), "{word}");
+        }
+        assert!(!page.contains(" style=") && !page.contains(" onclick="), "the policy forbids it");
+    }
+
+    #[test]
+    fn what_is_shown_is_escaped_and_every_place_is_filled() {
+        let page = page("n0", &status("<script>alert(1)</script> & @script@ @nonce@"));
+        assert!(page.contains("not ready: &lt;script&gt;alert(1)&lt;/script&gt; &amp; @script@ @nonce@"), "{page}");
+        assert_eq!(page.matches("<script").count(), 1);
+        assert_eq!(page.matches("nonce=\"n0\"").count(), 2);
+        assert_eq!(page.matches('@').count(), 4 + SCRIPT.matches('@').count() + STYLE.matches('@').count());
+    }
+}

@@ -1,0 +1,304 @@
+//! How everything fares, as a person reads it in a terminal.
+
+use std::fmt::Write as _;
+
+use super::edi::{Files, ResultsStatus, RouteStatus, RunStatus};
+use super::model::{DirectoryStatus, MonitorStatus, ServiceStatus, Status, UnfinishedStatus};
+use crate::edi::stats::FileState;
+use crate::telemetry::escape::shown;
+
+/// Directories that are named although they are well.
+const NAMED_DIRECTORIES: usize = 20;
+
+/// Runs that are told.
+const NAMED_RUNS: usize = 10;
+
+/// Routes that are named: those with errors come first.
+const NAMED_ROUTES: usize = 20;
+
+/// All of it. What a name in the database may hold to move a terminal's cursor or to forge a line is shown and not sent.
+#[must_use]
+pub fn text(status: &Status) -> String {
+    let mut text = services(&status.services);
+    if let Some(engine) = &status.engine {
+        let _ = writeln!(text, "an engine runs: {} for {}", shown(&engine.holder), in_words(engine.seconds));
+    }
+    for (name, jobs) in status.services.iter().filter_map(|service| Some((&service.name, service.jobs?))) {
+        let _ = writeln!(text, "{}: {} waiting, {} running", shown(name), jobs.waiting, jobs.running);
+    }
+    text.push_str(&status.monitor.as_ref().map(directories).unwrap_or_default());
+    text.push_str(&status.results.as_ref().map(|last| results(last, status.now)).unwrap_or_default());
+    for error in &status.errors {
+        let _ = writeln!(text, "not ready: {}", shown(error));
+    }
+    for fault in &status.refused {
+        let _ = writeln!(text, "mounted configuration refused: {}", shown(fault));
+    }
+    text
+}
+
+fn services(services: &[ServiceStatus]) -> String {
+    const HEAD: [&str; 7] = ["SERVICE", "STATE", "READY", "PID", "UPTIME", "RESTARTS", "LAST EXIT"];
+    table(HEAD, services.iter().map(service))
+}
+
+fn service(service: &ServiceStatus) -> [String; 7] {
+    let ready = service.ready.map(|ready| if ready { "yes" } else { "no" }.to_owned());
+    [
+        service.name.clone(),
+        service.state.clone(),
+        or_dash(ready),
+        or_dash(service.pid.map(|pid| pid.to_string())),
+        or_dash(service.uptime.map(in_words)),
+        service.restarts.to_string(),
+        or_dash(service.last_exit.clone()),
+    ]
+}
+
+/// What is watched. Where that is much, what is well is only counted.
+fn directories(monitor: &MonitorStatus) -> String {
+    let (troubled, well): (Vec<_>, Vec<_>) =
+        monitor.directories.iter().partition(|directory| directory.trouble.is_some());
+    let mut text = String::new();
+    for DirectoryStatus { files, route, by, .. } in well.iter().take(NAMED_DIRECTORIES) {
+        let _ = writeln!(text, "watched: {} for route {}, by {}", shown(files), shown(route), shown(by));
+    }
+    if let Some(more) = well.len().checked_sub(NAMED_DIRECTORIES).filter(|more| *more > 0) {
+        let _ = writeln!(text, "watched: {more} more");
+    }
+    for DirectoryStatus { files, route, trouble, .. } in troubled {
+        let why = shown(trouble.as_deref().unwrap_or_default());
+        let _ = writeln!(text, "not watched: {} for route {}: {why}", shown(files), shown(route));
+    }
+    for (directory, unfinished) in monitor.directories.iter().filter_map(|one| Some((one, one.unfinished.as_ref()?))) {
+        text.push_str(&in_line(&directory.route, unfinished));
+    }
+    if monitor.marked > 0 {
+        let _ = writeln!(text, "waiting for the job queue: {} routes", monitor.marked);
+    }
+    text
+}
+
+/// Files that keep a route from being started, or no longer do.
+fn in_line(route: &str, unfinished: &UnfinishedStatus) -> String {
+    let UnfinishedStatus { count, example, why, seconds, held, given_up } = unfinished;
+    let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+    let effect = match (given_up, held) {
+        (0, 0) => String::new(),
+        (0, held) => format!("; {held} complete ones wait for that"),
+        (given_up, _) => format!("; {given_up} no longer waited for"),
+    };
+    let (example, route, time) = (shown(example), shown(route), in_words(*seconds));
+    format!("not complete: {example}{more} for route {route}, for {time}: {}{effect}\n", shown(why))
+}
+
+fn results(last: &ResultsStatus, now: u64) -> String {
+    const RUNS: [&str; 8] = ["RUN", "STARTED", "TYPE", "TOOK", "FILES IN", "SENT", "ERRORS", "STUCK"];
+    const ROUTES: [&str; 6] = ["ROUTE", "LAST FILE", "FILES IN", "SENT", "ERRORS", "STUCK"];
+    let mut text = String::new();
+    if !last.runs.is_empty() {
+        text.push('\n');
+        text.push_str(&table(RUNS, last.runs.iter().take(NAMED_RUNS).map(|told| run(told, now))));
+    }
+    if !last.routes.is_empty() {
+        let mut routes: Vec<&RouteStatus> = last.routes.iter().collect();
+        routes.sort_by_key(|route| (!route.is_troubled(), std::cmp::Reverse(route.last)));
+        let _ = writeln!(text, "\nfiles since {}:", ago(last.since, now));
+        text.push_str(&table(ROUTES, routes.iter().take(NAMED_ROUTES).map(|told| route(told, now))));
+    }
+    let all = last.routes.len() as u64 + last.more_routes;
+    if let Some(more) = all.checked_sub(NAMED_ROUTES as u64).filter(|more| *more > 0) {
+        let _ = writeln!(text, "{more} more routes");
+    }
+    if last.lost_runs > 0 {
+        let _ = writeln!(text, "broken off and not recovered: {} runs; look for files they had taken", last.lost_runs);
+    }
+    if let Some(trouble) = &last.trouble {
+        let _ = writeln!(text, "runs and routes are as of {} ago: {}", in_words(last.age), shown(trouble));
+    }
+    text
+}
+
+fn run(run: &RunStatus, now: u64) -> [String; 8] {
+    let Files { received, errors, stuck, sent, .. } = run.files;
+    [
+        run.id.to_string(),
+        ago(run.started, now),
+        run.kind.clone(),
+        or_dash(run.seconds.map(in_words)),
+        received.to_string(),
+        sent.to_string(),
+        (errors + run.process_errors).to_string(),
+        stuck.to_string(),
+    ]
+}
+
+fn route(route: &RouteStatus, now: u64) -> [String; 6] {
+    let Files { received, errors, stuck, sent, .. } = route.files;
+    let state = match route.state {
+        Some(FileState::Error) => ", error",
+        Some(FileState::Stuck) => ", stuck",
+        Some(FileState::Done) | None => "",
+    };
+    [
+        format!("{}{}", route.name, if route.inactive { " (not active)" } else { "" }),
+        or_dash(route.last.map(|at| format!("{}{state}", ago(at, now)))),
+        received.to_string(),
+        sent.to_string(),
+        errors.to_string(),
+        stuck.to_string(),
+    ]
+}
+
+/// Columns as wide as they have to be.
+fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: impl Iterator<Item = [String; COLUMNS]>) -> String {
+    let rows = rows.map(|row| row.map(|cell| shown(&cell).into_owned()));
+    let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    text
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+fn ago(at: i64, now: u64) -> String {
+    let seconds = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(at);
+    format!("{} ago", in_words(u64::try_from(seconds).unwrap_or_default()))
+}
+
+/// The two largest units: `3d 4h`, `12m 5s`.
+fn in_words(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::model::{EngineStatus, JobsStatus};
+
+    fn empty() -> Status {
+        serde_json::from_str(r#"{"version":"1","ready":true,"errors":[],"services":[],"now":100000}"#)
+            .expect("a status")
+    }
+
+    #[test]
+    fn spans_have_two_units() {
+        let table = [(5, "5s"), (125, "2m 5s"), (7_260, "2h 1m"), (100_000, "1d 3h")];
+        for (seconds, words) in table {
+            assert_eq!(in_words(seconds), words);
+        }
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_names_what_is_wrong() {
+        let service = ServiceStatus {
+            name: "webserver".into(),
+            state: "restarting".into(),
+            pid: None,
+            uptime: None,
+            restarts: 2,
+            last_exit: Some("signal SIGKILL".into()),
+            ready: Some(false),
+            jobs: None,
+        };
+        let queue = ServiceStatus {
+            name: "jobqueue".into(),
+            state: "standby".into(),
+            restarts: 0,
+            last_exit: None,
+            jobs: Some(JobsStatus { waiting: 3, running: 1 }),
+            ..service.clone()
+        };
+        let status = Status {
+            ready: false,
+            errors: vec!["webserver is being restarted".into()],
+            services: vec![service, queue],
+            engine: Some(EngineStatus { holder: "bots-engine-1 (process 7)".into(), seconds: 65 }),
+            refused: vec!["/config/bots.ini:3: no section".into()],
+            ..empty()
+        };
+        let expected = "\
+SERVICE    STATE       READY  PID  UPTIME  RESTARTS  LAST EXIT
+webserver  restarting  no     -    -       2         signal SIGKILL
+jobqueue   standby     no     -    -       0         -
+an engine runs: bots-engine-1 (process 7) for 1m 5s
+jobqueue: 3 waiting, 1 running
+not ready: webserver is being restarted
+mounted configuration refused: /config/bots.ini:3: no section
+";
+        assert_eq!(text(&status), expected);
+    }
+
+    #[test]
+    fn directories_that_are_well_are_only_counted_where_there_are_many() {
+        let directory = |trouble: Option<&str>| DirectoryStatus {
+            files: "/in/*".into(),
+            route: "r".into(),
+            by: "inotify (ext4)".into(),
+            trouble: trouble.map(str::to_owned),
+            unfinished: None,
+        };
+        let mut all = vec![directory(Some("/in is not there"))];
+        all.extend(vec![directory(None); NAMED_DIRECTORIES + 2]);
+        let text = directories(&MonitorStatus { directories: all, marked: 1 });
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "watched: /in/* for route r, by inotify (ext4)");
+        let expected = [
+            "watched: 2 more",
+            "not watched: /in/* for route r: /in is not there",
+            "waiting for the job queue: 1 routes",
+        ];
+        assert_eq!(lines[NAMED_DIRECTORIES..], expected);
+    }
+
+    #[test]
+    fn runs_and_routes_are_told_with_errors_first() {
+        let told = r#"{"age":90,"trouble":"the server is away","since":13600,"locked":false,"lost_runs":1,"runs":[
+            {"id":7,"kind":"new","started":99990,"seconds":3,"received":3,"done":2,"errors":1,"sent":4,"process_errors":1,
+             "failed":true},
+            {"id":2,"kind":"crashrecovery","started":90000}],"routes":[
+            {"name":"quiet"},{"name":"fine","last":99990,"state":"done","received":2,"done":2,"sent":2},
+            {"name":"b\u001b[2J\na\u202ed","inactive":true,"last":50000,"state":"error","received":1,"errors":1}]}"#;
+        let status = Status { results: Some(serde_json::from_str(told).expect("results")), ..empty() };
+        let expected = "\
+SERVICE  STATE  READY  PID  UPTIME  RESTARTS  LAST EXIT
+
+RUN  STARTED     TYPE           TOOK  FILES IN  SENT  ERRORS  STUCK
+7    10s ago     new            3s    3         4     2       0
+2    2h 46m ago  crashrecovery  -     0         0     0       0
+
+files since 1d 0h ago:
+ROUTE                                LAST FILE           FILES IN  SENT  ERRORS  STUCK
+b\\u{1b}[2J\\na\\u{202e}d (not active)  13h 53m ago, error  1         0     1       0
+fine                                 10s ago             2         2     0       0
+quiet                                -                   0         0     0       0
+broken off and not recovered: 1 runs; look for files they had taken
+runs and routes are as of 1m 30s ago: the server is away
+";
+        assert_eq!(text(&status), expected);
+    }
+
+    #[test]
+    fn many_routes_are_only_counted() {
+        let routes: Vec<_> = (0..NAMED_ROUTES + 5).map(|number| format!("{{\"name\":\"r{number}\"}}")).collect();
+        let told = format!(
+            "{{\"age\":1,\"runs\":[],\"since\":0,\"more_routes\":2,\"locked\":false,\"routes\":[{}]}}",
+            routes.join(",")
+        );
+        let status = Status { results: Some(serde_json::from_str(&told).expect("results")), ..empty() };
+        assert!(text(&status).ends_with("\n7 more routes\n"), "{}", text(&status));
+    }
+}

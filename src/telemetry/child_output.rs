@@ -1,0 +1,294 @@
+//! Lines of services: as they are, or as records with service, stream and the level that Bots's own format tells.
+//!
+//! A [`LineSink`] knows where lines go and how they look; the [`Records`] of one stream remember what the lines
+//! before the next one said. Many records are made in one buffer and queued at once.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
+
+use super::correlation;
+use super::escape::{shown, write_text};
+use super::line_writer::LineQueue;
+use super::tail::Tail;
+use super::traceback::{Assembler, Record};
+use crate::bots::log_format::{level_name, level_of, severity_number};
+use crate::config::{ChildOutput, LogLevel};
+
+/// What is queued at once: enough to cost nothing, little enough to leave the queue room for others.
+const BATCH: usize = 64 * 1024;
+
+/// Ends a part of a line that was too long, as `"continues":true` does in JSON.
+const CONTINUES: &str = " [continues]";
+
+/// The stream a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Where the lines of services go, and in which shape.
+#[derive(Clone)]
+pub struct LineSink {
+    service: &'static str,
+    /// The job whose lines these are, and where the last of them are kept.
+    job: Option<(i64, Tail)>,
+    /// The run whose lines these are, if not that of the whole process.
+    run: Option<String>,
+    /// Each process of the service is a run.
+    has_runs: bool,
+    shape: ChildOutput,
+    least: LogLevel,
+    stdout: LineQueue,
+    stderr: LineQueue,
+}
+
+/// The lines of one stream of one service on their way into the log.
+pub struct Records {
+    assembler: Assembler,
+    out: Out,
+    /// The next line is a further part of the one before.
+    in_parts: bool,
+}
+
+/// The shape of records, and those that are ready.
+struct Out {
+    sink: LineSink,
+    stream: Stream,
+    /// That of the record before: a line that names none belongs to it.
+    level: LogLevel,
+    /// When the lines that are read now came.
+    now: String,
+    /// When the first line came that the assembler holds.
+    held_since: String,
+    /// What JSON records of now begin with, and the level it was made for: most have the one of the record before.
+    head: String,
+    head_level: Option<LogLevel>,
+    batch: Vec<u8>,
+}
+
+impl Stream {
+    /// The level of a first line that names none: what goes to standard error without a level is rarely good news.
+    fn first_level(self) -> LogLevel {
+        match self {
+            Self::Stdout => LogLevel::Info,
+            Self::Stderr => LogLevel::Warn,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+impl LineSink {
+    /// A sink for lines that belong to no service yet. Records go to `stdout`; raw output keeps its stream.
+    #[must_use]
+    pub fn new(stdout: LineQueue, stderr: LineQueue, shape: ChildOutput, least: LogLevel) -> Self {
+        Self { service: "bots-ctl", job: None, run: None, has_runs: false, shape, least, stdout, stderr }
+    }
+
+    /// The same sink for a service.
+    #[must_use]
+    pub fn of(&self, service: &'static str) -> Self {
+        Self { service, ..self.clone() }
+    }
+
+    /// The same sink for a service each process of which is a run.
+    #[must_use]
+    pub fn of_runs(&self, service: &'static str) -> Self {
+        Self { service, has_runs: true, ..self.clone() }
+    }
+
+    /// The same sink for a process of the service.
+    #[must_use]
+    pub fn of_process(&self) -> Self {
+        Self { run: self.has_runs.then(correlation::fresh), ..self.clone() }
+    }
+
+    /// The same sink for one run of a job of a service; the end of what it prints is kept as well.
+    #[must_use]
+    pub fn of_job(&self, number: i64, run: &str, tail: Tail) -> Self {
+        Self { job: Some((number, tail)), run: Some(run.to_owned()), ..self.clone() }
+    }
+
+    /// How many lines were dropped so far, of services and of our own log.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        let stderr = if self.stdout.is(&self.stderr) { 0 } else { self.stderr.dropped() };
+        self.stdout.dropped() + stderr
+    }
+
+    /// Whether output is passed on as it is.
+    #[must_use]
+    pub fn is_raw(&self) -> bool {
+        self.shape == ChildOutput::Raw
+    }
+
+    /// The records of one stream.
+    #[must_use]
+    pub fn records(self, stream: Stream) -> Records {
+        let level = stream.first_level();
+        let (now, held_since, head) = (String::new(), String::new(), String::new());
+        let out = Out { sink: self, stream, level, now, held_since, head, head_level: None, batch: Vec::new() };
+        Records { assembler: Assembler::default(), out, in_parts: false }
+    }
+}
+
+impl Records {
+    /// Takes the time for the lines that come next.
+    pub fn now(&mut self) {
+        self.out.now.clear();
+        let _ = Timestamp.format_time(&mut Writer::new(&mut self.out.now));
+        self.out.head_level = None;
+    }
+
+    /// Takes a line without its end, or a part of one that `continues`. Bytes that are not UTF-8 are replaced.
+    pub fn line(&mut self, line: &[u8], continues: bool) {
+        if let Some((_, tail)) = &self.out.sink.job {
+            tail.push(line, if continues { b"" } else { b"\n" });
+        }
+        // Telling that it is valid takes a fraction of the time that replacing takes, even where there is nothing to replace.
+        let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
+        let is_part = continues || self.in_parts;
+        if self.out.sink.shape == ChildOutput::Json && !is_part {
+            return self.assemble(&text);
+        }
+        self.flush();
+        if !self.in_parts {
+            self.out.level = level_of(&text).unwrap_or(self.out.level);
+        }
+        self.in_parts = continues;
+        self.out.record(&text, continues, false);
+    }
+
+    /// Takes bytes as they are: whole lines, but for what has no end.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        if let Some((_, tail)) = &self.out.sink.job {
+            tail.push(bytes, b"");
+        }
+        self.out.batch.extend_from_slice(bytes);
+    }
+
+    fn assemble(&mut self, text: &str) {
+        let Self { assembler, out, .. } = self;
+        // What is given out first is what was held, if anything was.
+        let mut held = assembler.patience().is_some();
+        assembler.line(text, level_of(text), &mut |record| {
+            out.assembled(&record, held);
+            held = false;
+        });
+        if !held && assembler.patience().is_some() {
+            out.held_since.clone_from(&out.now);
+        }
+    }
+
+    /// Gives out the lines that are held because more may belong to them.
+    pub fn flush(&mut self) {
+        let Self { assembler, out, .. } = self;
+        assembler.flush(&mut |record| out.assembled(&record, true));
+    }
+
+    /// How long to wait for more lines before [`Self::flush`]; `None` when nothing is held.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        self.assembler.patience()
+    }
+
+    /// What is ready: whole lines as they will be written, unless they are raw.
+    #[must_use]
+    pub fn ready(&self) -> &[u8] {
+        &self.out.batch
+    }
+
+    /// Whether it is time to [`Self::send`].
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.ready().len() >= BATCH
+    }
+
+    /// Whether a buffer is kept that nobody needs in quiet times.
+    #[must_use]
+    pub fn is_roomy(&self) -> bool {
+        self.out.batch.capacity() > 0
+    }
+
+    /// Gives the buffer back, after [`Self::send`].
+    pub fn rest(&mut self) {
+        self.out.batch = Vec::new();
+    }
+
+    /// Queues what is ready.
+    pub async fn send(&mut self) {
+        let Out { sink, stream, batch, .. } = &mut self.out;
+        let queue = if sink.is_raw() && *stream == Stream::Stderr { &sink.stderr } else { &sink.stdout };
+        queue.send(batch).await;
+        batch.clear();
+    }
+}
+
+impl Out {
+    fn assembled(&mut self, record: &Record<'_>, held: bool) {
+        self.level = record.level.unwrap_or(self.level);
+        self.record(record.text, record.continues, held);
+    }
+
+    /// Writes a record of the present level, unless that is below what is wanted.
+    fn record(&mut self, text: &str, continues: bool, held: bool) {
+        if self.level > self.sink.least {
+            return;
+        }
+        match self.sink.shape {
+            ChildOutput::Json => self.json(text, continues, held),
+            ChildOutput::Text | ChildOutput::Raw => self.text(text, continues),
+        }
+        self.batch.push(b'\n');
+    }
+
+    fn json(&mut self, message: &str, continues: bool, held: bool) {
+        if held {
+            let head = self.head_of(&self.held_since);
+            self.batch.extend_from_slice(head.as_bytes());
+        } else {
+            if self.head_level != Some(self.level) {
+                (self.head, self.head_level) = (self.head_of(&self.now), Some(self.level));
+            }
+            self.batch.extend_from_slice(self.head.as_bytes());
+        }
+        write_text(&mut self.batch, message);
+        self.batch.extend_from_slice(if continues { b",\"continues\":true}" } else { b"}" });
+    }
+
+    /// The names among the values are our own and need no escapes.
+    fn head_of(&self, timestamp: &str) -> String {
+        let (level, service, stream) = (level_name(self.level), self.sink.service, self.stream.name());
+        let number = severity_number(self.level);
+        let job = self.sink.job.as_ref().map(|(number, _)| format!("\"job\":{number},")).unwrap_or_default();
+        let run = self
+            .sink
+            .run
+            .as_deref()
+            .or(correlation::run())
+            .map(|run| format!("\"run_id\":\"{run}\","))
+            .unwrap_or_default();
+        format!(
+            "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"severity_number\":{number},\
+             \"service\":\"{service}\",{job}{run}\"stream\":\"{stream}\",\"message\":"
+        )
+    }
+
+    fn text(&mut self, message: &str, continues: bool) {
+        let job = self.sink.job.as_ref().map(|(number, _)| format!(" {number}")).unwrap_or_default();
+        for part in [self.sink.service, &job, " | ", &shown(message), if continues { CONTINUES } else { "" }] {
+            self.batch.extend_from_slice(part.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! One observation of a file: what it is like now, whether a process has it open, and how long it is known to be at rest.
+//!
+//! Attributes that `stat(2)` gives may come from a cache, which NFS, SMB and FUSE keep for seconds. So a file that is judged is
+//! opened, and the kernel is asked for attributes that are not from there.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use nix::libc;
+
+use super::backend::{Backend, Stamps, Writers};
+use super::stability::{Sight, Stamp, StampClock, quiet};
+use crate::process::open_file::{attributes, has_writer};
+
+/// Servers keep times in steps of up to so long.
+const STEP: Duration = Duration::from_secs(2);
+
+/// Clocks of machines that may stamp a file differ by no more than this: the widest time zones are 26 hours apart.
+const ANY_CLOCK_ERROR: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// By which clock stamps are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// Ours, and only where it is the one that stamps. All other files have to be observed.
+    Local,
+    /// Also that of the file system, as a file tells it that is made for that and removed again. For an observer that looks but
+    /// once.
+    Probed,
+}
+
+/// The clock of one directory. A file is only made there when it is needed.
+pub struct DirectoryClock<'a> {
+    clock: Clock,
+    directory: &'a Path,
+    stamps: Stamps,
+    known: Option<Option<StampClock>>,
+}
+
+impl Clock {
+    /// For files of a directory.
+    #[must_use]
+    pub fn begin<'a>(self, directory: &'a Path, backend: &Backend) -> DirectoryClock<'a> {
+        DirectoryClock { clock: self, directory, stamps: backend.stamps, known: None }
+    }
+}
+
+impl DirectoryClock<'_> {
+    fn now(&mut self) -> Option<StampClock> {
+        *self.known.get_or_insert_with(|| match (self.stamps, self.clock) {
+            (Stamps::Ours, _) => Some(StampClock { now: our_time(), error: Duration::ZERO }),
+            (_, Clock::Local) => None,
+            (stamps, Clock::Probed) => Some(match (probe(self.directory), stamps) {
+                (Ok(now), Stamps::Server) => StampClock { now, error: STEP },
+                (Ok(now), _) => StampClock { now, error: ANY_CLOCK_ERROR },
+                (Err(_), _) => StampClock { now: our_time(), error: ANY_CLOCK_ERROR },
+            }),
+        })
+    }
+}
+
+/// Observes a file, of which `meta` is known from a moment ago. One that cannot be opened is judged by that alone.
+pub fn sight(
+    path: &Path,
+    meta: &Metadata,
+    backend: &Backend,
+    clock: &mut DirectoryClock<'_>,
+    is_named_unfinished: bool,
+) -> Sight {
+    // Without the flag, a pipe that has taken the name of the file would be waited for.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok();
+    let attributes = file.as_ref().and_then(|file| attributes(file).ok());
+    let stamp = attributes.map_or_else(
+        || stamp(meta),
+        |found| Stamp { size: found.size, modified: found.modified, changed: found.changed, inode: found.inode },
+    );
+    let has_writer = file.as_ref().and_then(|file| writer(file, backend.writers));
+    Sight { stamp, quiet: quiet(&stamp, clock.now()), has_writer, is_named_unfinished }
+}
+
+fn writer(file: &File, writers: Writers) -> Option<bool> {
+    match writers {
+        Writers::All => has_writer(file),
+        Writers::Some => has_writer(file).filter(|has_writer| *has_writer),
+        Writers::None => None,
+    }
+}
+
+/// What is known of a file, also of one behind a link; nothing for what is no file.
+#[must_use]
+pub fn file(path: &Path) -> Option<Metadata> {
+    fs::metadata(path).ok().filter(Metadata::is_file)
+}
+
+/// What a file is recognised by.
+#[must_use]
+pub fn stamp(meta: &Metadata) -> Stamp {
+    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+    Stamp {
+        size: meta.size(),
+        modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
+        changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+        inode: meta.ino(),
+    }
+}
+
+fn our_time() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// The time at which the file system stamps a file that is made now. Its name is one that neither channels nor monitors take.
+fn probe(directory: &Path) -> io::Result<i64> {
+    let path = directory.join(format!(".bots-ctl-clock-{:016x}.tmp", getrandom::u64().map_err(io::Error::other)?));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let found = attributes(&file);
+    fs::remove_file(&path)?;
+    found.map(|found| found.changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_tells_the_clock_and_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (before, told, after) = (our_time(), probe(dir.path()).expect("it can be made"), our_time());
+        // The kernel stamps by a clock that goes in steps of some milliseconds.
+        assert!(told > before - 1_000_000_000 && told <= after, "{before} {told} {after}");
+        assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 0);
+        assert!(probe(&dir.path().join("nowhere")).is_err());
+    }
+
+    #[test]
+    fn the_clock_of_another_machine_is_known_by_a_probe_alone() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let backend =
+            |stamps| Backend { events: false, polls: true, stamps, writers: Writers::None, why: String::new() };
+        let known = |clock: Clock, stamps| clock.begin(dir.path(), &backend(stamps)).now().map(|clock| clock.error);
+        assert_eq!(known(Clock::Local, Stamps::Ours), Some(Duration::ZERO));
+        for stamps in [Stamps::Server, Stamps::Any] {
+            assert_eq!(known(Clock::Local, stamps), None);
+        }
+        assert_eq!(known(Clock::Probed, Stamps::Server), Some(STEP));
+        assert_eq!(known(Clock::Probed, Stamps::Any), Some(ANY_CLOCK_ERROR));
+        let gone = dir.path().join("nowhere");
+        let clock = Clock::Probed.begin(&gone, &backend(Stamps::Server)).now();
+        assert_eq!(clock.map(|clock| clock.error), Some(ANY_CLOCK_ERROR), "no file can be made there");
+    }
+}
