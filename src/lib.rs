@@ -38,7 +38,7 @@ use exit::{Error, Kind, Outcome};
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
     if std::process::id() == 1 {
         // PID 1 never hears of a signal that comes before there is somebody to hear it.
-        process::signals::hold();
+        process::signals::block_all();
     }
     let args: Vec<OsString> = args.into_iter().collect();
     if args.first().is_some_and(|name| engine_shim::is_called_by(name)) {

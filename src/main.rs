@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use bots_ctl::telemetry::escape::shown;
+use bots_ctl::telemetry::escape::escape_control;
 
 fn main() -> ExitCode {
     match bots_ctl::run(std::env::args_os()) {
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Err(error) => {
             for fault in error.faults() {
                 // With nobody to tell, the exit code is what is left.
-                let _ = writeln!(io::stderr(), "bots-ctl: {}", shown(fault));
+                let _ = writeln!(io::stderr(), "bots-ctl: {}", escape_control(fault));
             }
             ExitCode::from(error.kind().code())
         }

@@ -5,12 +5,12 @@
 pub fn alphanumeric(length: usize) -> String {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     /// Bytes from here on would make the first letters likelier than the rest.
-    const FAIR: u8 = 248;
+    const REJECT_FROM: u8 = 248;
     let mut text = String::with_capacity(length);
     while text.len() < length {
         let mut bytes = [0_u8; 64];
         getrandom::fill(&mut bytes).expect("the system has a random source");
-        let fair = bytes.iter().filter(|byte| **byte < FAIR);
+        let fair = bytes.iter().filter(|byte| **byte < REJECT_FROM);
         text.extend(fair.map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])));
     }
     text.truncate(length);

@@ -22,19 +22,20 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::health::state::{Check, Facts, Report, report};
-use crate::http::{self, Page};
+use crate::health::state::{Check, HealthState, ProbeResponse, evaluate};
+use crate::http::{self, HttpBody};
 use crate::status::model::{Status, status};
 use crate::status::page;
-use crate::telemetry::counters::{Counters, place_of};
+use crate::telemetry::counters::{Counters, path_index};
 
 /// Makes the page of metrics from the facts, in a format that an `Accept` header is satisfied with.
-pub type Scrape = Arc<dyn Fn(Facts, String) -> Pin<Box<dyn Future<Output = io::Result<Page>> + Send>> + Send + Sync>;
+pub type MetricsHandler =
+    Arc<dyn Fn(HealthState, String) -> Pin<Box<dyn Future<Output = io::Result<HttpBody>> + Send>> + Send + Sync>;
 
 /// What the listener has beside its answers to probes.
-pub struct Pages {
+pub struct AdminPages {
     /// Who makes the page of metrics.
-    pub metrics: Scrape,
+    pub metrics: MetricsHandler,
     /// Whether there is a status page.
     pub has_status: bool,
 }
@@ -58,88 +59,95 @@ pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Serves until the task is dropped, and counts what is answered.
-pub async fn serve(listener: TcpListener, facts: watch::Receiver<Facts>, counters: Arc<Counters>, pages: Pages) {
-    http::server::serve(listener, "health", service(facts, counters, pages)).await;
+pub async fn serve(
+    listener: TcpListener,
+    health: watch::Receiver<HealthState>,
+    counters: Arc<Counters>,
+    pages: AdminPages,
+) {
+    http::server::serve(listener, "health", service(health, counters, pages)).await;
 }
 
 /// What answers the requests, whatever they come in by.
 pub fn service(
-    facts: watch::Receiver<Facts>,
+    health: watch::Receiver<HealthState>,
     counters: Arc<Counters>,
-    pages: Pages,
+    pages: AdminPages,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static {
-    let router = TowerToHyperService::new(router(facts, pages));
+    let router = TowerToHyperService::new(router(health, pages));
     service_fn(move |request: Request<Incoming>| {
-        let (path, counters) = (place_of(request.uri().path()), Arc::clone(&counters));
-        let answered = router.call(request);
+        let (path, counters) = (path_index(request.uri().path()), Arc::clone(&counters));
+        let responded = router.call(request);
         async move {
-            let answer = answered.await?;
-            counters.count_answer(path, answer.status().as_u16());
-            Ok(answer)
+            let response = responded.await?;
+            counters.count_response(path, response.status().as_u16());
+            Ok(response)
         }
     })
 }
 
-fn router(facts: watch::Receiver<Facts>, Pages { metrics: scrape, has_status }: Pages) -> Router {
-    let metrics = |State(facts): State<watch::Receiver<Facts>>, headers: HeaderMap| async move {
+fn router(health: watch::Receiver<HealthState>, AdminPages { metrics: scrape, has_status }: AdminPages) -> Router {
+    let metrics = |State(health): State<watch::Receiver<HealthState>>, headers: HeaderMap| async move {
         let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default().to_owned();
-        let facts = facts.borrow().clone();
-        made(scrape(facts, accept).await)
+        let health = health.borrow().clone();
+        to_response(scrape(health, accept).await)
     };
-    let answer = |check: Check| {
-        get(move |State(facts): State<watch::Receiver<Facts>>| async move { json(&report(check, &facts.borrow())) })
+    let response = |check: Check| {
+        get(move |State(health): State<watch::Receiver<HealthState>>| async move {
+            json(&evaluate(check, &health.borrow()))
+        })
     };
-    let page = get(|State(facts): State<watch::Receiver<Facts>>| async move {
-        let status = status_now(&facts.borrow());
+    let page = get(|State(health): State<watch::Receiver<HealthState>>| async move {
+        let status = status_now(&health.borrow());
         page::answer(&status)
     });
     let router = if has_status { Router::new().route("/", page) } else { Router::new() };
     router
         .route("/health/ping", get(|| async { ([(CACHE_CONTROL, "no-store")], "ok") }))
-        .route("/health/live", answer(Check::Live))
-        .route("/health/ready", answer(Check::Ready))
-        .route("/health/startup", answer(Check::Startup))
+        .route("/health/live", response(Check::Live))
+        .route("/health/ready", response(Check::Ready))
+        .route("/health/startup", response(Check::Startup))
         .route(
             "/status",
-            get(|State(facts): State<watch::Receiver<Facts>>| async move { status_json(&facts.borrow()) }),
+            get(|State(health): State<watch::Receiver<HealthState>>| async move { status_json(&health.borrow()) }),
         )
         .route("/metrics", get(metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(facts)
+        .with_state(health)
 }
 
-fn json(report: &Report) -> Response {
+fn json(report: &ProbeResponse) -> Response {
     let status = if report.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], to_json(report)).into_response()
 }
 
-fn made(page: io::Result<Page>) -> Response {
+fn to_response(page: io::Result<HttpBody>) -> Response {
     match page {
-        Ok(Page { content_type, body }) => {
+        Ok(HttpBody { content_type, body }) => {
             ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }
 
-fn status_json(facts: &Facts) -> Response {
-    let body = serde_json::to_string(&status_now(facts)).unwrap_or_default();
+fn status_json(health: &HealthState) -> Response {
+    let body = serde_json::to_string(&status_now(health)).unwrap_or_default();
     ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-fn status_now(facts: &Facts) -> Status {
+fn status_now(health: &HealthState) -> Status {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    status(facts, Instant::now(), unix)
+    status(health, Instant::now(), unix)
 }
 
 /// The answer's body, with the checks in the order they were made.
 #[must_use]
-pub fn to_json(report: &Report) -> String {
+pub fn to_json(report: &ProbeResponse) -> String {
     let checks = report.checks.iter().map(|(name, good)| ((*name).to_owned(), (*good).into())).collect();
-    let Report { status, check, errors, mode, .. } = report;
-    let answer = Answer { status, check, checks, errors, mode: *mode };
-    serde_json::to_string(&answer).unwrap_or_default()
+    let ProbeResponse { status, check, errors, mode, .. } = report;
+    let response = Answer { status, check, checks, errors, mode: *mode };
+    serde_json::to_string(&response).unwrap_or_default()
 }
 
 async fn not_found(_request: Request<Body>) -> Result<Response, Infallible> {

@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use crate::fs::atomic::{Batch, explain, mode_of};
+use crate::fs::atomic::{AtomicBatch, describe_io_error, file_mode};
 
 /// Names that are not passed over when they are those of directories.
 const NEVER_DIRECTORIES: [&str; 2] = ["bots.ini", "settings.py"];
 
 /// The files of a directory.
 #[derive(Debug, Clone, Default)]
-pub struct Source {
+pub struct ConfigFiles {
     directory: PathBuf,
     files: BTreeMap<OsString, File>,
 }
@@ -38,12 +38,12 @@ pub struct File {
 }
 
 /// The content of each file, to compare.
-pub type Contents = BTreeMap<OsString, [u8; 32]>;
+pub type FileDigests = BTreeMap<OsString, [u8; 32]>;
 
 /// What a directory looks like without reading its files, to notice that they may have changed.
-pub type State = BTreeMap<OsString, Option<[i64; 6]>>;
+pub type DirSnapshot = BTreeMap<OsString, Option<[i64; 6]>>;
 
-impl Source {
+impl ConfigFiles {
     /// Reads all files; none where there is no such directory.
     ///
     /// # Errors
@@ -52,11 +52,11 @@ impl Source {
         let mut files = BTreeMap::new();
         for name in names(directory)? {
             let path = directory.join(&name);
-            let meta = fs::metadata(&path).map_err(|error| explain("read", &path, &error))?;
+            let meta = fs::metadata(&path).map_err(|error| describe_io_error("read", &path, &error))?;
             // A runtime makes a directory of this name where the file that is to be mounted is missing.
             if meta.is_file() || NEVER_DIRECTORIES.iter().any(|needed| name == *needed) {
-                let content = fs::read(&path).map_err(|error| explain("read", &path, &error))?;
-                let mode = mode_of(&path).unwrap_or(0o600);
+                let content = fs::read(&path).map_err(|error| describe_io_error("read", &path, &error))?;
+                let mode = file_mode(&path).unwrap_or(0o600);
                 files.insert(name, File { path, content, mode });
             }
         }
@@ -66,7 +66,7 @@ impl Source {
     /// The files of what a configuration names as its source; none where that is the configuration directory itself.
     ///
     /// # Errors
-    /// As [`Source::read`].
+    /// As [`ConfigFiles::read`].
     pub fn mounted(source: &Path, config_dir: &Path) -> Result<Self, Error> {
         if source == config_dir { Ok(Self::default()) } else { Self::read(source) }
     }
@@ -84,13 +84,13 @@ impl Source {
     }
 
     /// All files but these.
-    pub fn but<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = (&'a OsString, &'a File)> {
+    pub fn files_except<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = (&'a OsString, &'a File)> {
         self.files.iter().filter(|(name, _)| !names.iter().any(|other| *name == other))
     }
 
     /// What tells one state of the files from another.
     #[must_use]
-    pub fn contents(&self) -> Contents {
+    pub fn digests(&self) -> FileDigests {
         self.files.iter().map(|(name, file)| (name.clone(), Sha256::digest(&file.content).into())).collect()
     }
 
@@ -99,7 +99,7 @@ impl Source {
     /// # Errors
     /// When one cannot be written.
     pub fn write_to(&self, directory: &Path) -> Result<(), Error> {
-        let mut batch = Batch::default();
+        let mut batch = AtomicBatch::default();
         for (name, file) in &self.files {
             batch.add(&directory.join(name), &file.content, file.mode)?;
         }
@@ -115,7 +115,7 @@ impl Source {
         for name in names(&self.directory)?.into_iter().filter(|name| !self.files.contains_key(name)) {
             let path = self.directory.join(name);
             if path.is_file() {
-                fs::remove_file(&path).map_err(|error| explain("remove", &path, &error))?;
+                fs::remove_file(&path).map_err(|error| describe_io_error("remove", &path, &error))?;
             }
         }
         Ok(())
@@ -126,7 +126,7 @@ impl Source {
 ///
 /// # Errors
 /// When it cannot be looked at.
-pub fn state(directory: &Path) -> Result<State, Error> {
+pub fn snapshot(directory: &Path) -> Result<DirSnapshot, Error> {
     let look = |path: PathBuf| {
         let meta = fs::metadata(path).ok()?;
         let [device, inode, size] = [meta.dev(), meta.ino(), meta.size()].map(u64::cast_signed);
@@ -137,7 +137,7 @@ pub fn state(directory: &Path) -> Result<State, Error> {
 }
 
 fn names(directory: &Path) -> Result<Vec<OsString>, Error> {
-    let unreadable = |error| explain("read the directory", directory, &error);
+    let unreadable = |error| describe_io_error("read the directory", directory, &error);
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::NotADirectory => {
             return Ok(Vec::new());
@@ -171,17 +171,17 @@ mod tests {
         fs::write(dir.path().join("..2026_11_23/bots-ctl.toml"), "[log]\n").expect("written");
         symlink("..2026_11_23", dir.path().join("..data")).expect("linked");
         symlink("..data/bots-ctl.toml", dir.path().join("bots-ctl.toml")).expect("linked");
-        let source = Source::read(dir.path()).expect("readable");
+        let source = ConfigFiles::read(dir.path()).expect("readable");
         assert_eq!(source.files.keys().collect::<Vec<_>>(), ["bots-ctl.toml"]);
-        let before = state(dir.path()).expect("readable");
+        let before = snapshot(dir.path()).expect("readable");
 
         // The same content in another version.
         fs::create_dir_all(dir.path().join("..2026_11_24")).expect("made");
         fs::write(dir.path().join("..2026_11_24/bots-ctl.toml"), "[log]\n").expect("written");
         symlink("..2026_11_24", dir.path().join("..data_tmp")).expect("linked");
         fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).expect("renamed");
-        assert_ne!(state(dir.path()).expect("readable"), before);
-        assert_eq!(Source::read(dir.path()).expect("readable").contents(), source.contents());
+        assert_ne!(snapshot(dir.path()).expect("readable"), before);
+        assert_eq!(ConfigFiles::read(dir.path()).expect("readable").digests(), source.digests());
     }
 
     #[test]
@@ -190,20 +190,20 @@ mod tests {
         for name in ["changed", "kept", "removed"] {
             fs::write(dir.path().join(name), name).expect("written");
         }
-        let before = Source::read(dir.path()).expect("readable");
+        let before = ConfigFiles::read(dir.path()).expect("readable");
         fs::write(dir.path().join("changed"), "otherwise").expect("written");
         fs::write(dir.path().join("new"), "new").expect("written");
         fs::remove_file(dir.path().join("removed")).expect("there");
         fs::create_dir(dir.path().join("__pycache__")).expect("made");
         before.restore().expect("restored");
-        assert_eq!(Source::read(dir.path()).expect("readable").contents(), before.contents());
+        assert_eq!(ConfigFiles::read(dir.path()).expect("readable").digests(), before.digests());
         assert!(dir.path().join("__pycache__").is_dir());
     }
 
     #[test]
     fn what_is_not_there_has_no_files() {
         let missing = directory().path().join("missing");
-        assert!(Source::read(&missing).expect("no error").is_empty());
-        assert_eq!(state(&missing).expect("no error"), State::new());
+        assert!(ConfigFiles::read(&missing).expect("no error").is_empty());
+        assert_eq!(snapshot(&missing).expect("no error"), DirSnapshot::new());
     }
 }

@@ -6,76 +6,76 @@
 use std::path::PathBuf;
 
 use super::Error;
-use super::config_source::{Contents, Source, State, state};
+use super::config_source::{ConfigFiles, DirSnapshot, FileDigests, snapshot};
 
 /// A directory whose files are mounted.
 #[derive(Debug, Clone)]
-pub struct Mount {
+pub struct ConfigWatcher {
     directory: PathBuf,
     /// What is in use.
-    taken: Contents,
-    seen: Option<State>,
+    applied: FileDigests,
+    snapshot: Option<DirSnapshot>,
     /// What was seen has been judged.
     is_judged: bool,
 }
 
 /// What a look has shown.
 #[derive(Debug)]
-pub enum Look {
+pub enum Change {
     /// Nothing that was not known.
-    Same,
+    None,
     /// Something changes; the next look tells more.
-    Unsettled,
+    InProgress,
     /// All files are gone.
-    Gone,
+    Removed,
     /// What is mounted is what is in use, after it was something else or was mounted anew.
-    AsInUse,
+    Reverted,
     /// Something else is mounted.
-    Changed(Source),
+    New(ConfigFiles),
 }
 
-impl Mount {
+impl ConfigWatcher {
     /// A directory of whose files these are in use.
     #[must_use]
-    pub fn new(directory: PathBuf, taken: Contents) -> Self {
-        Self { directory, taken, seen: None, is_judged: false }
+    pub fn new(directory: PathBuf, taken: FileDigests) -> Self {
+        Self { directory, applied: taken, snapshot: None, is_judged: false }
     }
 
     /// Looks. May wait for a volume.
     ///
     /// # Errors
     /// When something cannot be read; then the next look tries again.
-    pub fn look(&mut self) -> Result<Look, Error> {
-        let now = state(&self.directory)?;
-        if self.seen.as_ref() != Some(&now) {
-            self.seen = Some(now);
+    pub fn change(&mut self) -> Result<Change, Error> {
+        let now = snapshot(&self.directory)?;
+        if self.snapshot.as_ref() != Some(&now) {
+            self.snapshot = Some(now);
             self.is_judged = false;
-            return Ok(Look::Unsettled);
+            return Ok(Change::InProgress);
         }
         if self.is_judged {
-            return Ok(Look::Same);
+            return Ok(Change::None);
         }
-        let source = Source::read(&self.directory)?;
-        if state(&self.directory)? != now {
-            self.seen = None;
-            return Ok(Look::Unsettled);
+        let source = ConfigFiles::read(&self.directory)?;
+        if snapshot(&self.directory)? != now {
+            self.snapshot = None;
+            return Ok(Change::InProgress);
         }
         self.is_judged = true;
-        Ok(match source.contents() {
-            contents if contents == self.taken => Look::AsInUse,
-            contents if contents.is_empty() => Look::Gone,
-            _ => Look::Changed(source),
+        Ok(match source.digests() {
+            contents if contents == self.applied => Change::Reverted,
+            contents if contents.is_empty() => Change::Removed,
+            _ => Change::New(source),
         })
     }
 
     /// The next look tells again what it shows.
-    pub fn judge_again(&mut self) {
+    pub fn invalidate(&mut self) {
         self.is_judged = false;
     }
 
     /// What is in use from now on.
-    pub fn take(&mut self, contents: Contents) {
-        self.taken = contents;
+    pub fn set_applied(&mut self, contents: FileDigests) {
+        self.applied = contents;
     }
 }
 
@@ -85,62 +85,62 @@ mod tests {
 
     use super::*;
 
-    fn mounted(content: &str) -> (tempfile::TempDir, Mount) {
+    fn mounted(content: &str) -> (tempfile::TempDir, ConfigWatcher) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::write(dir.path().join("bots.ini"), content).expect("written");
-        let taken = Source::read(dir.path()).expect("readable").contents();
-        let mount = Mount::new(dir.path().to_owned(), taken);
+        let applied = ConfigFiles::read(dir.path()).expect("readable").digests();
+        let mount = ConfigWatcher::new(dir.path().to_owned(), applied);
         (dir, mount)
     }
 
-    fn look(mount: &mut Mount) -> Look {
-        mount.look().expect("readable")
+    fn change(mount: &mut ConfigWatcher) -> Change {
+        mount.change().expect("readable")
     }
 
     #[test]
     fn what_is_in_use_is_told_once_and_then_nothing() {
         let (_dir, mut mount) = mounted("one");
-        assert!(matches!(look(&mut mount), Look::Unsettled));
-        assert!(matches!(look(&mut mount), Look::AsInUse));
-        assert!(matches!(look(&mut mount), Look::Same));
+        assert!(matches!(change(&mut mount), Change::InProgress));
+        assert!(matches!(change(&mut mount), Change::Reverted));
+        assert!(matches!(change(&mut mount), Change::None));
     }
 
     #[test]
     fn a_change_is_told_when_it_was_seen_twice_and_again_on_demand() {
         let (dir, mut mount) = mounted("one");
-        while !matches!(look(&mut mount), Look::Same) {}
+        while !matches!(change(&mut mount), Change::None) {}
         fs::write(dir.path().join("bots.ini"), "two").expect("written");
-        assert!(matches!(look(&mut mount), Look::Unsettled));
+        assert!(matches!(change(&mut mount), Change::InProgress));
         fs::write(dir.path().join("bots.ini"), "three").expect("written");
-        assert!(matches!(look(&mut mount), Look::Unsettled));
-        let Look::Changed(source) = look(&mut mount) else { panic!("it has changed") };
+        assert!(matches!(change(&mut mount), Change::InProgress));
+        let Change::New(source) = change(&mut mount) else { panic!("it has changed") };
         assert_eq!(source.file("bots.ini").expect("there").content, b"three");
-        assert!(matches!(look(&mut mount), Look::Same));
-        mount.judge_again();
-        assert!(matches!(look(&mut mount), Look::Changed(_)));
-        mount.take(source.contents());
-        mount.judge_again();
-        assert!(matches!(look(&mut mount), Look::AsInUse));
+        assert!(matches!(change(&mut mount), Change::None));
+        mount.invalidate();
+        assert!(matches!(change(&mut mount), Change::New(_)));
+        mount.set_applied(source.digests());
+        mount.invalidate();
+        assert!(matches!(change(&mut mount), Change::Reverted));
     }
 
     #[test]
     fn files_that_are_gone_and_come_back_are_no_change() {
         let (dir, mut mount) = mounted("one");
-        while !matches!(look(&mut mount), Look::Same) {}
+        while !matches!(change(&mut mount), Change::None) {}
         fs::remove_file(dir.path().join("bots.ini")).expect("there");
-        assert!(matches!(look(&mut mount), Look::Unsettled));
-        assert!(matches!(look(&mut mount), Look::Gone));
+        assert!(matches!(change(&mut mount), Change::InProgress));
+        assert!(matches!(change(&mut mount), Change::Removed));
         fs::write(dir.path().join("bots.ini"), "one").expect("written");
-        assert!(matches!(look(&mut mount), Look::Unsettled));
-        assert!(matches!(look(&mut mount), Look::AsInUse));
+        assert!(matches!(change(&mut mount), Change::InProgress));
+        assert!(matches!(change(&mut mount), Change::Reverted));
     }
 
     #[test]
     fn where_nothing_was_ever_mounted_there_is_nothing_to_tell() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut mount = Mount::new(dir.path().join("missing"), Contents::new());
-        assert!(matches!(look(&mut mount), Look::Unsettled));
-        assert!(matches!(look(&mut mount), Look::AsInUse));
-        assert!(matches!(look(&mut mount), Look::Same));
+        let mut mount = ConfigWatcher::new(dir.path().join("missing"), FileDigests::new());
+        assert!(matches!(change(&mut mount), Change::InProgress));
+        assert!(matches!(change(&mut mount), Change::Reverted));
+        assert!(matches!(change(&mut mount), Change::None));
     }
 }

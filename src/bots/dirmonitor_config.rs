@@ -4,10 +4,10 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::environment::{Environment, parse_ini};
-use super::{Error, Generation, Installation};
-use crate::config::WatchBy;
-use crate::config::parse::{self, Parsed};
-use crate::fs::atomic::explain;
+use super::{BotsVersion, Error, Installation};
+use crate::config::WatchMethod;
+use crate::config::parse::{self, ParseResult};
+use crate::fs::atomic::describe_io_error;
 use crate::pycompat::configparser::{BotsIni, parse_boolean};
 
 /// The section of what holds for all directories; those of single ones begin with the same word.
@@ -15,13 +15,13 @@ const GENERAL: &str = "dirmonitor";
 
 /// What is to be watched as far as bots.ini says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Monitored {
+pub struct DirmonitorConfig {
     /// One for each section.
-    pub directories: Vec<Directory>,
+    pub directories: Vec<WatchedDirectory>,
     /// Whether files that are there at the beginning start their routes.
     pub process_existing: bool,
     /// How the directories are watched of which nothing else is said.
-    pub way: Way,
+    pub way: WatchOptions,
     /// The file that Bots's programs write to, to be heard.
     pub trigger: PathBuf,
     /// Where relative paths begin.
@@ -30,22 +30,22 @@ pub struct Monitored {
 
 /// A directory of bots.ini.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Directory {
+pub struct WatchedDirectory {
     /// The section and the file, for people.
     pub origin: String,
     /// Where the files are, and their names.
-    pub files: Files,
+    pub files: FilePattern,
     /// Whether the directories below count as well.
     pub is_recursive: bool,
     /// The route that is started.
     pub route: String,
     /// How it is watched.
-    pub way: Way,
+    pub way: WatchOptions,
 }
 
 /// Files as Bots's channels name them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Files {
+pub struct FilePattern {
     /// An absolute path, in which names may be masks.
     pub directory: PathBuf,
     /// The mask for the names of files.
@@ -55,25 +55,25 @@ pub struct Files {
 /// Keys of ours, which Bots passes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(missing_docs)]
-pub struct Way {
-    pub watch_by: Option<WatchBy>,
+pub struct WatchOptions {
+    pub watch_by: Option<WatchMethod>,
     pub poll_interval: Option<Duration>,
-    pub settle: Option<Duration>,
+    pub stable_after: Option<Duration>,
 }
 
-impl Monitored {
+impl DirmonitorConfig {
     /// Reads the effective bots.ini.
     ///
     /// # Errors
     /// Everything that would start the wrong route, or none, with file and line.
     pub fn read(environment: &Environment, bots: &Installation) -> Result<Self, Error> {
         let file = environment.config.join("bots.ini");
-        let text = std::fs::read_to_string(&file).map_err(|error| explain("read", &file, &error))?;
+        let text = std::fs::read_to_string(&file).map_err(|error| describe_io_error("read", &file, &error))?;
         let ini = parse_ini(&file, &text)?;
         let empty = Self::without_sections(environment, bots);
-        let mut reader = Reader { file: &file, ini: &ini, base: &empty.base, faults: Vec::new() };
+        let mut reader = SectionReader { file: &file, ini: &ini, base: &empty.base, faults: Vec::new() };
         let process_existing = reader.boolean(GENERAL, "process_existing", true);
-        let way = reader.way(GENERAL);
+        let way = reader.read_watch_options(GENERAL);
         let sections: Vec<&str> = ini.sections().filter(|name| name.starts_with(GENERAL) && *name != GENERAL).collect();
         let directories = sections.into_iter().filter_map(|section| reader.directory(section)).collect();
         if reader.faults.is_empty() {
@@ -85,47 +85,47 @@ impl Monitored {
     /// As with a bots.ini that says nothing of the directory monitor.
     #[must_use]
     pub fn without_sections(environment: &Environment, bots: &Installation) -> Self {
-        let base = match bots.generation() {
-            Generation::Three => bots.package.clone(),
-            Generation::Four => environment.root.clone(),
+        let base = match bots.bots_version() {
+            BotsVersion::V3 => bots.package.clone(),
+            BotsVersion::V4 => environment.root.clone(),
         };
-        let (directories, way) = (Vec::new(), Way::default());
+        let (directories, way) = (Vec::new(), WatchOptions::default());
         Self { directories, process_existing: true, way, trigger: trigger_file(environment), base }
     }
 
     /// How the files of a directory are judged: as its section says, where it has one.
     #[must_use]
-    pub fn way_in(&self, directory: &Path) -> Way {
+    pub fn watch_options_for(&self, directory: &Path) -> WatchOptions {
         let section = self.directories.iter().find(|section| section.files.directory == directory);
         section.map_or(self.way, |section| section.way.or(self.way))
     }
 
     /// Files of a channel, whose path may be relative.
     #[must_use]
-    pub fn files(&self, path: &str, mask: &str) -> Option<Files> {
-        Files::new(&self.base, path, mask)
+    pub fn files(&self, path: &str, mask: &str) -> Option<FilePattern> {
+        FilePattern::new(&self.base, path, mask)
     }
 }
 
-impl Way {
+impl WatchOptions {
     /// Where this says nothing, another one does.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
             watch_by: self.watch_by.or(other.watch_by),
             poll_interval: self.poll_interval.or(other.poll_interval),
-            settle: self.settle.or(other.settle),
+            stable_after: self.stable_after.or(other.stable_after),
         }
     }
 }
 
-impl Files {
+impl FilePattern {
     /// As Bots's channels put path and mask together. Nothing for a mask that names no file.
     fn new(base: &Path, path: &str, mask: &str) -> Option<Self> {
         if mask.is_empty() || mask.ends_with('/') {
             return None;
         }
-        let whole = normal(&base.join(path).join(mask));
+        let whole = normalise(&base.join(path).join(mask));
         let mask = whole.file_name()?.to_str()?.to_owned();
         Some(Self { directory: whole.parent()?.to_path_buf(), mask })
     }
@@ -138,7 +138,7 @@ pub fn trigger_file(environment: &Environment) -> PathBuf {
 }
 
 /// Without `.` and `..`, by the letter: as Python's `normpath` does it, which does not look at links.
-fn normal(path: &Path) -> PathBuf {
+fn normalise(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {
         match component {
@@ -152,44 +152,44 @@ fn normal(path: &Path) -> PathBuf {
     normal
 }
 
-struct Reader<'a> {
+struct SectionReader<'a> {
     file: &'a Path,
     ini: &'a BotsIni,
     base: &'a Path,
     faults: Vec<String>,
 }
 
-impl Reader<'_> {
-    fn directory(&mut self, section: &str) -> Option<Directory> {
+impl SectionReader<'_> {
+    fn directory(&mut self, section: &str) -> Option<WatchedDirectory> {
         let path = self.text(section, "path");
         let route = self.text(section, "route");
         let mask = self.ini.get(section, "filemask").map_or("*", |entry| entry.value).to_owned();
         if path.is_empty() {
-            self.fault(section, "path", "names no directory, and Bots has no default: path = /path/of/the/directory");
+            self.report(section, "path", "names no directory, and Bots has no default: path = /path/of/the/directory");
         }
         if route.is_empty() {
-            self.fault(
+            self.report(
                 section,
                 "route",
                 "names no route, so Bots's engine would run none and report success: route = NAME",
             );
         }
-        let files = Files::new(self.base, &path, &mask);
+        let files = FilePattern::new(self.base, &path, &mask);
         if files.is_none() && !path.is_empty() {
-            self.fault(section, "filemask", "matches no file; for all files: filemask = *");
+            self.report(section, "filemask", "matches no file; for all files: filemask = *");
         }
         let is_recursive = self.boolean(section, "recursive", false);
-        let way = self.way(section);
+        let way = self.read_watch_options(section);
         let origin = format!("[{section}] of {}", self.file.display());
         (!path.is_empty() && !route.is_empty()).then_some(())?;
-        Some(Directory { origin, files: files?, is_recursive, route, way })
+        Some(WatchedDirectory { origin, files: files?, is_recursive, route, way })
     }
 
-    fn way(&mut self, section: &str) -> Way {
-        Way {
+    fn read_watch_options(&mut self, section: &str) -> WatchOptions {
+        WatchOptions {
             watch_by: self.parsed(section, "watch", parse::watch_by),
             poll_interval: self.parsed(section, "poll_interval", parse::interval),
-            settle: self.parsed(section, "settle", parse::duration),
+            stable_after: self.parsed(section, "settle", parse::duration),
         }
     }
 
@@ -200,22 +200,22 @@ impl Reader<'_> {
     fn boolean(&mut self, section: &str, key: &str, default: bool) -> bool {
         let Some(entry) = self.ini.get(section, key) else { return default };
         parse_boolean(entry.value).unwrap_or_else(|| {
-            self.fault(section, key, "is neither True nor False, and Bots's own monitor ends at that");
+            self.report(section, key, "is neither True nor False, and Bots's own monitor ends at that");
             default
         })
     }
 
-    fn parsed<T>(&mut self, section: &str, key: &str, parse: fn(&str) -> Parsed<T>) -> Option<T> {
+    fn parsed<T>(&mut self, section: &str, key: &str, parse: fn(&str) -> ParseResult<T>) -> Option<T> {
         match parse(self.ini.get(section, key)?.value.trim()) {
             Ok(value) => Some(value),
             Err(expected) => {
-                self.fault(section, key, &format!("is wrong: {expected}"));
+                self.report(section, key, &format!("is wrong: {expected}"));
                 None
             }
         }
     }
 
-    fn fault(&mut self, section: &str, key: &str, what: &str) {
+    fn report(&mut self, section: &str, key: &str, what: &str) {
         let entry = self.ini.get(section, key);
         let line = entry.map(|entry| entry.line).or(self.ini.section_line(section)).unwrap_or_default();
         let value = entry.map(|entry| format!(" = {}", entry.value)).unwrap_or_default();
@@ -227,12 +227,12 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    fn read(generation: Generation, text: &str) -> Result<Monitored, Error> {
+    fn read(generation: BotsVersion, text: &str) -> Result<DirmonitorConfig, Error> {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let root = dir.path().join("env");
         let package = dir.path().join("bots");
         std::fs::create_dir_all(root.join("config")).expect("made");
-        std::fs::create_dir_all(package.join(if generation == Generation::Four { "migrations" } else { "" }))
+        std::fs::create_dir_all(package.join(if generation == BotsVersion::V4 { "migrations" } else { "" }))
             .expect("made");
         std::fs::write(root.join("config/bots.ini"), text).expect("written");
         let (bin_dir, python) = (dir.path().join("bin"), dir.path().join("bin/python"));
@@ -242,27 +242,27 @@ mod tests {
             usersys: root.join("usersys"),
             root,
         };
-        Monitored::read(&environment, &Installation { bin_dir, python, package })
+        DirmonitorConfig::read(&environment, &Installation { bin_dir, python, package })
     }
 
     #[test]
     fn sections_have_the_defaults_of_bots() {
-        let monitored = read(Generation::Four, "[dirmonitor]\n[dirmonitor1]\npath = /in\nroute = r\n").expect("valid");
+        let monitored = read(BotsVersion::V4, "[dirmonitor]\n[dirmonitor1]\npath = /in\nroute = r\n").expect("valid");
         let [directory] = monitored.directories.as_slice() else { panic!("one directory") };
-        assert_eq!(directory.files, Files { directory: "/in".into(), mask: "*".into() });
+        assert_eq!(directory.files, FilePattern { directory: "/in".into(), mask: "*".into() });
         assert!(!directory.is_recursive && monitored.process_existing);
-        assert_eq!(directory.way, Way::default());
+        assert_eq!(directory.way, WatchOptions::default());
     }
 
     #[test]
     fn relative_paths_begin_where_those_of_channels_do() {
         let text = "[dirmonitor1]\npath = botssys/../in//a\nfilemask = b/*.xml\nroute = r\n";
-        for (generation, base) in [(Generation::Three, "bots"), (Generation::Four, "env")] {
+        for (generation, base) in [(BotsVersion::V3, "bots"), (BotsVersion::V4, "env")] {
             let monitored = read(generation, text).expect("valid");
             let files = &monitored.directories[0].files;
             assert!(files.directory.ends_with(format!("{base}/in/a/b")), "{files:?}");
             assert_eq!(files.mask, "*.xml");
-            assert_eq!(monitored.files("/x", "y"), Some(Files { directory: "/x".into(), mask: "y".into() }));
+            assert_eq!(monitored.files("/x", "y"), Some(FilePattern { directory: "/x".into(), mask: "y".into() }));
             assert_eq!(monitored.files("/x", ""), None);
         }
     }
@@ -271,7 +271,7 @@ mod tests {
     fn all_faults_are_told_at_once_with_their_lines() {
         let text = "[dirmonitor]\nprocess_existing = perhaps\nwatch = often\n[dirmonitor1]\nroute =\n[dirmonitor2]\n\
                     path = /in\nroute = r\nfilemask =\nrecursive = deep\nsettle = soon\n";
-        let Err(Error::Faults(faults)) = read(Generation::Three, text) else { panic!("it is faulty") };
+        let Err(Error::Faults(faults)) = read(BotsVersion::V3, text) else { panic!("it is faulty") };
         let expected = [
             ":2: [dirmonitor] process_existing = perhaps is neither True nor False",
             ":3: [dirmonitor] watch = often is wrong: expected auto, inotify or poll",
@@ -291,9 +291,9 @@ mod tests {
     fn what_a_section_says_wins_over_the_general_one() {
         let text =
             "[dirmonitor]\nwatch = poll\npoll_interval = 5s\n[dirmonitorA]\npath = /in\nroute = r\nwatch = inotify\n";
-        let monitored = read(Generation::Four, text).expect("valid");
+        let monitored = read(BotsVersion::V4, text).expect("valid");
         let way = monitored.directories[0].way.or(monitored.way);
-        assert_eq!((way.watch_by, way.poll_interval), (Some(WatchBy::Inotify), Some(Duration::from_secs(5))));
-        assert_eq!(way.settle, None);
+        assert_eq!((way.watch_by, way.poll_interval), (Some(WatchMethod::Inotify), Some(Duration::from_secs(5))));
+        assert_eq!(way.stable_after, None);
     }
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tracing::debug;
 
 use super::environment::Environment;
-use super::python_session::Interpreter;
-use super::settings_cache_key::fingerprint;
+use super::python_session::PythonSession;
+use super::settings_cache_key::settings_cache_key;
 use super::{Error, Installation, services};
 use crate::fs::atomic;
 use crate::process::reaper::Reaper;
@@ -18,10 +18,10 @@ use crate::process::reaper::Reaper;
 /// The answer of Bots's own start-up code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs)]
-pub struct Facts {
+pub struct DjangoSettings {
     pub bots_version: String,
     pub django_version: String,
-    pub database: Database,
+    pub database: DjangoDatabase,
     pub directories: Directories,
     /// The zone of its local times; `None` for the machine's.
     pub time_zone: Option<String>,
@@ -29,7 +29,7 @@ pub struct Facts {
     pub web_port: u16,
     pub web_https: bool,
     /// Tables that Django makes, by name.
-    pub tables: BTreeMap<String, Table>,
+    pub tables: BTreeMap<String, DjangoTable>,
     /// Migrations that the installed apps ship, by app.
     pub migrations: BTreeMap<String, Vec<String>>,
     /// Files the settings were made from, beside those in the configuration directory.
@@ -39,7 +39,7 @@ pub struct Facts {
 /// Django's `DATABASES['default']`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs)]
-pub struct Database {
+pub struct DjangoDatabase {
     pub engine: String,
     pub name: String,
     pub user: String,
@@ -53,16 +53,16 @@ pub struct Database {
 
 /// A table as its model has it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Table {
+pub struct DjangoTable {
     /// Name, length and whether NULL is allowed.
     pub columns: Vec<(String, Option<u32>, bool)>,
     /// All but the primary one.
-    pub keys: Vec<Key>,
+    pub keys: Vec<DjangoIndex>,
 }
 
 /// An index as Django makes it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Key {
+pub struct DjangoIndex {
     /// Empty where the database finds one.
     pub name: String,
     /// In their order.
@@ -83,7 +83,7 @@ pub struct Directories {
 }
 
 #[derive(Deserialize)]
-struct Fault {
+struct PythonError {
     text: String,
     file: String,
     line: u32,
@@ -91,27 +91,27 @@ struct Fault {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct CachedSettings {
     fingerprint: String,
-    password: PasswordPlace,
-    facts: Facts,
+    password: PasswordSource,
+    django: DjangoSettings,
 }
 
 /// Where the password of the database can be had without asking Django.
 #[derive(Serialize, Deserialize)]
-enum PasswordPlace {
+enum PasswordSource {
     /// There is none.
-    Nowhere,
+    None,
     /// The value of this variable.
-    Variable(String),
+    EnvVar(String),
     /// The file that this variable names.
-    File(String),
+    EnvFile(String),
     /// Only settings.py knows.
-    Settings,
+    SettingsPy,
 }
 
 /// Everything a question to Python needs.
-pub struct Context<'a> {
+pub struct PythonContext<'a> {
     /// Starts Python.
     pub reaper: &'a Reaper,
     /// Which Bots.
@@ -119,27 +119,28 @@ pub struct Context<'a> {
     /// Which environment.
     pub environment: &'a Environment,
     /// Variables that the services get.
-    pub variables: &'a services::Variables,
+    pub variables: &'a services::ChildEnv,
 }
 
-impl Facts {
+impl DjangoSettings {
     /// The answer kept from an earlier start, if everything it was made from is as it was then, and the database's
     /// password is known without asking.
     #[must_use]
-    pub fn kept(context: &Context<'_>) -> Option<Self> {
-        let kept: Kept = serde_json::from_slice(&fs::read(context.environment.facts_file()).ok()?).ok()?;
-        let current = fingerprint(context, &kept.facts.sources);
-        let mut facts = (kept.fingerprint == current).then_some(kept.facts)?;
-        facts.database.password = kept.password.read(context)?;
-        Some(facts)
+    pub fn load_cached(context: &PythonContext<'_>) -> Option<Self> {
+        let cached: CachedSettings =
+            serde_json::from_slice(&fs::read(context.environment.settings_cache_file()).ok()?).ok()?;
+        let current = settings_cache_key(context, &cached.django.sources);
+        let mut django = (cached.fingerprint == current).then_some(cached.django)?;
+        django.database.password = cached.password.read(context)?;
+        Some(django)
     }
 
     /// Asks Python, checks the answer, and keeps it.
     ///
     /// # Errors
     /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
-    pub async fn ask(context: &Context<'_>) -> Result<Self, Error> {
-        Ok(Interpreter::start(context).await?.1)
+    pub async fn query(context: &PythonContext<'_>) -> Result<Self, Error> {
+        Ok(PythonSession::start(context).await?.1)
     }
 
     /// Whether both say the same of the database and of what should be in it.
@@ -152,57 +153,58 @@ impl Facts {
     ///
     /// # Errors
     /// What is wrong with it, with file and line.
-    pub async fn try_settings(context: &Context<'_>) -> Result<(), Error> {
-        Interpreter::try_settings(context).await
+    pub async fn query_settings_only(context: &PythonContext<'_>) -> Result<(), Error> {
+        PythonSession::import_settings_only(context).await
     }
 
     /// What everything was like before a question.
-    pub(super) fn fingerprint(context: &Context<'_>) -> String {
-        fingerprint(context, &[])
+    pub(super) fn fingerprint(context: &PythonContext<'_>) -> String {
+        settings_cache_key(context, &[])
     }
 
     /// Reads an answer of Python.
     ///
     /// # Errors
     /// What is wrong with the settings, with file and line, or that this is no answer.
-    pub fn from_answer(answer: serde_json::Value) -> Result<Self, Error> {
-        serde_json::from_value(without_fault(answer)?)
+    pub fn parse(reply: serde_json::Value) -> Result<Self, Error> {
+        serde_json::from_value(without_fault(reply)?)
             .map_err(|error| Error::fault(format!("cannot read what Bots says of its settings: {error}")))
     }
 
     /// Reads, checks and keeps an answer to a question that was asked when things were as `before` says.
-    pub(super) fn learn(context: &Context<'_>, answer: serde_json::Value, before: &str) -> Result<Self, Error> {
-        let facts = Self::from_answer(answer)?;
-        facts.check(context)?;
+    pub(super) fn learn(context: &PythonContext<'_>, reply: serde_json::Value, before: &str) -> Result<Self, Error> {
+        let django = Self::parse(reply)?;
+        django.check(context)?;
         // Something may have changed while Python ran; then the answer is of neither state for certain.
-        if fingerprint(context, &[]) == before {
-            facts.keep(context);
+        if settings_cache_key(context, &[]) == before {
+            django.write_cache(context);
         }
-        Ok(facts)
+        Ok(django)
     }
 
     /// Kept for the next start; there is no password in it. A failure only costs time.
-    fn keep(&self, context: &Context<'_>) {
-        let password = PasswordPlace::of(self.database.password.expose_secret(), context);
-        let kept = Kept { fingerprint: fingerprint(context, &self.sources), password, facts: self.clone() };
-        let text = serde_json::to_vec(&kept).unwrap_or_default();
-        if let Err(error) = atomic::write_atomically(&context.environment.facts_file(), &text, 0o600) {
+    fn write_cache(&self, context: &PythonContext<'_>) {
+        let password = PasswordSource::of(self.database.password.expose_secret(), context);
+        let cached =
+            CachedSettings { fingerprint: settings_cache_key(context, &self.sources), password, django: self.clone() };
+        let text = serde_json::to_vec(&cached).unwrap_or_default();
+        if let Err(error) = atomic::write_atomically(&context.environment.settings_cache_file(), &text, 0o600) {
             debug!("{error}");
         }
     }
 
     /// Python may have found a package of the same name elsewhere, which Bots never mentions.
-    fn check(&self, context: &Context<'_>) -> Result<(), Error> {
+    fn check(&self, context: &PythonContext<'_>) -> Result<(), Error> {
         let environment = context.environment;
         let mut faults = Vec::new();
         let expected = [("configuration", &self.directories.config, &environment.config)];
         for (what, found, wanted) in expected {
-            if !same_place(found, wanted) {
-                faults.push(taken_from_elsewhere(what, found, wanted));
+            if !is_same_path(found, wanted) {
+                faults.push(shadowed_path_error(what, found, wanted));
             }
         }
         if self.directories.usersys.starts_with(&context.bots.package) {
-            faults.push(taken_from_elsewhere("usersys", &self.directories.usersys, &environment.usersys));
+            faults.push(shadowed_path_error("usersys", &self.directories.usersys, &environment.usersys));
         }
         if self.database.is_sqlite() && Path::new(&self.database.name).starts_with(&context.bots.package) {
             faults.push(format!(
@@ -216,7 +218,7 @@ impl Facts {
     }
 }
 
-impl Database {
+impl DjangoDatabase {
     /// Whether this is SQLite.
     #[must_use]
     pub fn is_sqlite(&self) -> bool {
@@ -231,51 +233,52 @@ impl Database {
     }
 }
 
-impl PasswordPlace {
-    fn of(password: &str, context: &Context<'_>) -> Self {
+impl PasswordSource {
+    fn of(password: &str, context: &PythonContext<'_>) -> Self {
         if password.is_empty() {
-            return Self::Nowhere;
+            return Self::None;
         }
         let variables = context.variables.effective();
         let direct = variables.iter().find(|(_, value)| value.as_str() == password);
-        let named = || variables.iter().find(|(name, value)| name.ends_with("_FILE") && content(value) == password);
+        let named =
+            || variables.iter().find(|(name, value)| name.ends_with("_FILE") && read_trimmed(value) == password);
         match direct {
-            Some((name, _)) => Self::Variable(name.clone()),
-            None => named().map_or(Self::Settings, |(name, _)| Self::File(name.clone())),
+            Some((name, _)) => Self::EnvVar(name.clone()),
+            None => named().map_or(Self::SettingsPy, |(name, _)| Self::EnvFile(name.clone())),
         }
     }
 
-    fn read(&self, context: &Context<'_>) -> Option<SecretString> {
+    fn read(&self, context: &PythonContext<'_>) -> Option<SecretString> {
         let variable = |wanted: &str| {
             let found = context.variables.effective().into_iter().find(|(name, _)| name == wanted);
             found.map(|(_, value)| value)
         };
         match self {
-            Self::Nowhere => Some(SecretString::default()),
-            Self::Variable(name) => variable(name).map(SecretString::from),
-            Self::File(name) => variable(name).map(|path| SecretString::from(content(&path))),
-            Self::Settings => None,
+            Self::None => Some(SecretString::default()),
+            Self::EnvVar(name) => variable(name).map(SecretString::from),
+            Self::EnvFile(name) => variable(name).map(|path| SecretString::from(read_trimmed(&path))),
+            Self::SettingsPy => None,
         }
     }
 }
 
 /// As secrets are written: with a line end that does not count.
-fn content(path: &str) -> String {
+fn read_trimmed(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim_end_matches(['\r', '\n']).to_owned()
 }
 
 /// An answer of Python, unless it is that something went wrong.
-pub(super) fn without_fault(mut answer: serde_json::Value) -> Result<serde_json::Value, Error> {
-    let fault = answer.get_mut("fault").map(serde_json::Value::take).unwrap_or_default();
-    match serde_json::from_value::<Fault>(fault) {
-        Ok(fault) => Err(explain(&fault)),
-        Err(_) => Ok(answer),
+pub(super) fn without_fault(mut reply: serde_json::Value) -> Result<serde_json::Value, Error> {
+    let fault = reply.get_mut("fault").map(serde_json::Value::take).unwrap_or_default();
+    match serde_json::from_value::<PythonError>(fault) {
+        Ok(fault) => Err(to_error(&fault)),
+        Err(_) => Ok(reply),
     }
 }
 
-fn explain(fault: &Fault) -> Error {
+fn to_error(fault: &PythonError) -> Error {
     debug!("{}", fault.traceback);
-    let Fault { text, file, line, .. } = fault;
+    let PythonError { text, file, line, .. } = fault;
     let hint = if text.contains("mysqlclient") {
         "; bots-ctl install --with mysql has it"
     } else if text.contains("psycopg2") {
@@ -289,7 +292,7 @@ fn explain(fault: &Fault) -> Error {
     }
 }
 
-fn taken_from_elsewhere(what: &str, found: &Path, wanted: &Path) -> String {
+fn shadowed_path_error(what: &str, found: &Path, wanted: &Path) -> String {
     format!(
         "Bots takes its {what} from {} instead of {}: a package of that name stands earlier on Python's path, or the \
          directory cannot be imported; look at PYTHONPATH and at [directories] in bots.ini",
@@ -298,7 +301,7 @@ fn taken_from_elsewhere(what: &str, found: &Path, wanted: &Path) -> String {
     )
 }
 
-fn same_place(one: &Path, other: &Path) -> bool {
+fn is_same_path(one: &Path, other: &Path) -> bool {
     match (one.canonicalize(), other.canonicalize()) {
         (Ok(one), Ok(other)) => one == other,
         _ => one == other,
@@ -312,12 +315,12 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_refused_in_words() {
         for wrong in ["null", "5", "[]", "[{\"fault\": {}}]", "\"text\"", "{}", "{\"fault\": 5}"] {
-            let answer = serde_json::from_str(wrong).expect("JSON");
-            let told = Facts::from_answer(answer).expect_err("no facts").to_string();
-            assert!(told.starts_with("cannot read what Bots says of its settings: "), "{told}");
+            let reply = serde_json::from_str(wrong).expect("JSON");
+            let reported = DjangoSettings::parse(reply).expect_err("no facts").to_string();
+            assert!(reported.starts_with("cannot read what Bots says of its settings: "), "{reported}");
         }
         let fault = r#"{"fault": {"text": "no", "file": "/c/settings.py", "line": 3, "traceback": ""}}"#;
-        let told = Facts::from_answer(serde_json::from_str(fault).expect("JSON")).expect_err("a fault").to_string();
+        let told = DjangoSettings::parse(serde_json::from_str(fault).expect("JSON")).expect_err("a fault").to_string();
         assert_eq!(told, "/c/settings.py:3: no");
     }
 }

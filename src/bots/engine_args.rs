@@ -4,14 +4,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::config::layers::nearest;
+use crate::config::layers::closest_match;
 
 /// What the engine can be asked to do, in the order in which it does it.
 const OPTIONS: [&str; 5] = ["--automaticretrycommunication", "--resend", "--rereceive", "--new", "--cleanup"];
 
 /// A request for one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EngineArguments {
+pub struct EngineArgs {
     /// What to do; Bots takes nothing as `--new`.
     pub options: Vec<&'static str>,
     /// The routes to run; all active ones when there is none.
@@ -22,21 +22,21 @@ pub struct EngineArguments {
     pub help: bool,
 }
 
-impl EngineArguments {
+impl EngineArgs {
     /// Reads what Bots's submitters, scripts and people give to `bots-engine`.
     ///
     /// # Errors
     /// The first argument that Bots would not understand, and what was probably meant.
-    pub fn read(words: &[OsString]) -> Result<Self, String> {
+    pub fn read(argv: &[OsString]) -> Result<Self, String> {
         let mut read = Self::default();
-        for word in words {
+        for word in argv {
             let word = word.to_str().ok_or_else(|| format!("{} is not UTF-8", word.to_string_lossy()))?;
-            read.take(word)?;
+            read.accept(word)?;
         }
         Ok(read)
     }
 
-    fn take(&mut self, word: &str) -> Result<(), String> {
+    fn accept(&mut self, word: &str) -> Result<(), String> {
         if let Some(option) = OPTIONS.into_iter().find(|option| *option == word) {
             if !self.options.contains(&option) {
                 self.options.push(option);
@@ -68,7 +68,7 @@ impl EngineArguments {
 
     /// As Bots takes them, without the directory.
     #[must_use]
-    pub fn words(&self) -> Vec<OsString> {
+    pub fn to_argv(&self) -> Vec<OsString> {
         let options = self.options.iter().map(|option| OsString::from(*option));
         options.chain(self.routes.iter().map(OsString::from)).collect()
     }
@@ -76,7 +76,7 @@ impl EngineArguments {
 
 fn unknown(word: &str) -> String {
     let known = OPTIONS.map(str::to_owned);
-    match nearest(word, known.iter()) {
+    match closest_match(word, known.iter()) {
         Some(near) => format!("{word} is no option of the engine; did you mean {near}?"),
         None => format!("{word} is no option of the engine; it has {}", known.join(", ")),
     }
@@ -86,29 +86,29 @@ fn unknown(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn read(words: &[&str]) -> Result<EngineArguments, String> {
-        EngineArguments::read(&words.iter().map(OsString::from).collect::<Vec<_>>())
+    fn read(argv: &[&str]) -> Result<EngineArgs, String> {
+        EngineArgs::read(&argv.iter().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
     fn what_the_submitters_of_bots_give_is_understood() {
         let given = read(&["-c/env/config", "--new", "--new", "orders", "invoices"]).expect("it is right");
         assert_eq!(given.config_dir, Some(PathBuf::from("/env/config")));
-        assert_eq!(given.words(), ["--new", "orders", "invoices"]);
-        assert_eq!(read(&[]), Ok(EngineArguments::default()));
+        assert_eq!(given.to_argv(), ["--new", "orders", "invoices"]);
+        assert_eq!(read(&[]), Ok(EngineArgs::default()));
         assert!(read(&["?"]).is_ok_and(|given| given.help));
     }
 
     #[test]
     fn what_bots_would_pass_over_is_an_error() {
-        for (words, said) in [
+        for (argv, said) in [
             (["--resent"], "--resent is no option of the engine; did you mean --resend?"),
             (["--cleanup=1"], "--cleanup=1 is no option of the engine; did you mean --cleanup?"),
             (["-c"], "-c needs a directory right behind it, as in -c/path/to/config"),
             (["-x"], "-x is no option of the engine; it has "),
             ([""], "a route has an empty name; Bots would run no route at all"),
         ] {
-            let error = read(&words).expect_err("it is wrong");
+            let error = read(&argv).expect_err("it is wrong");
             assert!(error.starts_with(said), "{error}");
         }
     }

@@ -41,23 +41,23 @@ pub fn with_todays_name(command: Vec<OsString>) -> Vec<OsString> {
 #[must_use]
 pub fn bypass(command: &[OsString]) -> Option<String> {
     let text: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
-    let words: Vec<&str> =
+    let argv: Vec<&str> =
         text.iter().flat_map(|word| word.split(is_separator)).filter(|word| !word.is_empty()).collect();
-    let engine = words.iter().rposition(|word| is_engine(word))?;
-    (0..engine).find_map(|at| bypass_at(words[at], &words[at + 1..engine]))
+    let engine = argv.iter().rposition(|word| is_engine(word))?;
+    (0..engine).find_map(|at| bypass_at(argv[at], &argv[at + 1..engine]))
 }
 
 /// Whether this word begins what keeps variables, or the hook, from an engine after the `rest`.
 fn bypass_at(word: &str, rest: &[&str]) -> Option<String> {
     let next = rest.first().copied().unwrap_or_default();
-    let told = |option: &&str| format!("{word} {option}");
+    let message = |option: &&str| format!("{word} {option}");
     if let Some(value) = word.strip_prefix(HOOK_PATH).and_then(|rest| rest.strip_prefix('=')) {
         return (!value.contains(HOOK_PATH)).then(|| word.to_owned());
     }
     match word {
-        "unset" | "-u" => (next == HOOK_PATH).then(|| told(&next)),
-        "env" => rest.iter().take_while(|word| word.starts_with('-')).find(|option| is_clearing(option)).map(told),
-        word if is_python(OsStr::new(word)) => rest.iter().find(|option| is_isolating(option)).map(told),
+        "unset" | "-u" => (next == HOOK_PATH).then(|| message(&next)),
+        "env" => rest.iter().take_while(|word| word.starts_with('-')).find(|option| is_clearing(option)).map(message),
+        word if is_python(OsStr::new(word)) => rest.iter().find(|option| is_isolating(option)).map(message),
         _ => None,
     }
 }
@@ -90,7 +90,7 @@ fn name(word: &OsStr) -> Option<&OsStr> {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<OsString> {
+    fn argv(text: &str) -> Vec<OsString> {
         text.split(' ').map(OsString::from).collect()
     }
 
@@ -98,13 +98,13 @@ mod tests {
     fn the_old_name_is_the_engine_wherever_it_once_was() {
         for old in ["bots-engine.py", "/usr/local/bin/bots-engine.py", "python2.7 /usr/bin/bots-engine.py"] {
             assert_eq!(
-                with_todays_name(words(&format!("{old} --new orders"))),
-                words("bots-engine --new orders"),
+                with_todays_name(argv(&format!("{old} --new orders"))),
+                argv("bots-engine --new orders"),
                 "{old}"
             );
         }
         for other in ["bots-engine --new", "python3 x.py bots-engine.py", "echo bots-engine.py", "python3"] {
-            assert_eq!(with_todays_name(words(other)), words(other), "{other}");
+            assert_eq!(with_todays_name(argv(other)), argv(other), "{other}");
         }
     }
 
@@ -121,7 +121,7 @@ mod tests {
             ("sh -c unset\tPYTHONPATH;bots-engine", "unset PYTHONPATH"),
             ("env PYTHONPATH=/x python -m bots.engine", "PYTHONPATH=/x"),
         ] {
-            assert_eq!(bypass(&words(command)), Some(said.to_owned()), "{command}");
+            assert_eq!(bypass(&argv(command)), Some(said.to_owned()), "{command}");
         }
     }
 
@@ -138,7 +138,7 @@ mod tests {
             "sh -c PYTHONPATH=/x:$PYTHONPATH\tbots-engine",
             "bots-engine --new",
         ] {
-            assert_eq!(bypass(&words(command)), None, "{command}");
+            assert_eq!(bypass(&argv(command)), None, "{command}");
         }
     }
 }

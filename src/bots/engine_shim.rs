@@ -8,8 +8,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::fs::atomic::{explain, temporary_name, write_atomically};
-use crate::fs::no_follow::Below;
+use crate::fs::atomic::{describe_io_error, temporary_name, write_atomically};
+use crate::fs::no_follow::NoFollowDir;
 
 /// The name under which bots-ctl is Bots's engine.
 pub const NAME: &str = "bots-engine";
@@ -39,11 +39,12 @@ pub fn directory(environment_root: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When they cannot be made.
-pub fn make(environment_root: &Path) -> Result<(), Error> {
-    let program = std::env::current_exe().map_err(|error| explain("find", Path::new("/proc/self/exe"), &error))?;
+pub fn create(environment_root: &Path) -> Result<(), Error> {
+    let program =
+        std::env::current_exe().map_err(|error| describe_io_error("find", Path::new("/proc/self/exe"), &error))?;
     let directory = directory(environment_root);
     let link = directory.join(NAME);
-    Below::new(environment_root)?.make_dir(Path::new(DIRECTORY))?;
+    NoFollowDir::new(environment_root)?.make_dir(Path::new(DIRECTORY))?;
     let (hook, script) = HOOK;
     write_atomically(&directory.join(hook), script.as_bytes(), 0o644)?;
     if fs::read_link(&link).is_ok_and(|target| target == program) {
@@ -54,7 +55,7 @@ pub fn make(environment_root: &Path) -> Result<(), Error> {
     let made = symlink(&program, &new).and_then(|()| fs::rename(&new, &link));
     made.map_err(|error| {
         let _ = fs::remove_file(&new);
-        explain("make", &link, &error).into()
+        describe_io_error("make", &link, &error).into()
     })
 }
 
@@ -68,9 +69,9 @@ mod tests {
         let link = directory(root.path()).join(NAME);
         fs::create_dir(directory(root.path())).expect("made");
         symlink("/bin/false", &link).expect("made");
-        make(root.path()).expect("made");
+        create(root.path()).expect("made");
         assert_eq!(fs::read_link(&link).expect("it is a link"), std::env::current_exe().expect("we run"));
-        make(root.path()).expect("it is there");
+        create(root.path()).expect("it is there");
         assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 2, "nothing else is left");
     }
 
@@ -83,7 +84,7 @@ mod tests {
                 for _ in 0..8 {
                     scope.spawn(|| {
                         start.wait();
-                        make(root.path()).expect("made");
+                        create(root.path()).expect("made");
                     });
                 }
             });

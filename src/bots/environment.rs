@@ -4,10 +4,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::config_source::Source;
-use super::{Error, Generation, Installation, engine_shim, seed_usersys, settings_py};
+use super::config_source::ConfigFiles;
+use super::{BotsVersion, Error, Installation, engine_shim, seed_usersys, settings_py};
 use crate::config::Config;
-use crate::fs::atomic::{Batch, check_writable, create_once, explain, keep_secret, lock, make_dir, mode_of};
+use crate::fs::atomic::{
+    AtomicBatch, check_writable, create_if_absent, describe_io_error, file_mode, load_or_create_secret, lock, make_dir,
+};
 use crate::pycompat::configparser::{BotsIni, EditError, remove_section, set_value};
 use crate::random;
 
@@ -30,7 +32,7 @@ pub struct Environment {
 impl Environment {
     /// The layout below the parent of the configuration directory.
     #[must_use]
-    pub fn layout(config: &Config) -> Self {
+    pub fn paths(config: &Config) -> Self {
         let root = config.environment_root().to_path_buf();
         Self {
             config: config.environment.config_dir.clone(),
@@ -44,10 +46,10 @@ impl Environment {
     ///
     /// # Errors
     /// When that cannot be read.
-    pub fn prepared(config: &Config) -> Result<Self, Error> {
-        let mut environment = Self::layout(config);
+    pub fn load(config: &Config) -> Result<Self, Error> {
+        let mut environment = Self::paths(config);
         let file = environment.config.join("bots.ini");
-        environment.follow_bots_ini(&parse_ini(&file, &read(&file)?)?);
+        environment.apply_ini_paths(&parse_ini(&file, &read(&file)?)?);
         Ok(environment)
     }
 
@@ -65,7 +67,7 @@ impl Environment {
 
     /// Where the answer of the last Python run is kept.
     #[must_use]
-    pub fn facts_file(&self) -> PathBuf {
+    pub fn settings_cache_file(&self) -> PathBuf {
         self.root.join(".bots-ctl-facts.json")
     }
 
@@ -75,19 +77,24 @@ impl Environment {
     ///
     /// # Errors
     /// Everything that cannot be made or read, and everything this version of Bots would trip over.
-    pub fn prepare(config: &Config, bots: &Installation, source: &Source, tell: &dyn Fn(&str)) -> Result<Self, Error> {
-        let mut environment = Self::layout(config);
+    pub fn prepare(
+        config: &Config,
+        bots: &Installation,
+        source: &ConfigFiles,
+        log: &dyn Fn(&str),
+    ) -> Result<Self, Error> {
+        let mut environment = Self::paths(config);
         check_config_dir(&environment.config, bots)?;
         make_dir(&environment.config)?;
         let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
-        create_once(&environment.config.join("__init__.py"), b"", 0o644)?;
-        keep_secret(&environment.secret_key_file(), &random::alphanumeric(SECRET_LENGTH), "key")?;
-        let ini = environment.write_config(config, bots, source, tell)?;
-        environment.follow_bots_ini(&ini);
+        create_if_absent(&environment.config.join("__init__.py"), b"", 0o644)?;
+        load_or_create_secret(&environment.secret_key_file(), &random::alphanumeric(SECRET_LENGTH), "key")?;
+        let ini = environment.write_config(config, bots, source, log)?;
+        environment.apply_ini_paths(&ini);
         make_dir(&environment.botssys.join("sqlitedb"))?;
-        environment.seed_usersys(config, bots, tell)?;
+        environment.seed_usersys(config, bots, log)?;
         environment.check_directories()?;
-        engine_shim::make(&environment.root)?;
+        engine_shim::create(&environment.root)?;
         Ok(environment)
     }
 
@@ -96,33 +103,33 @@ impl Environment {
         &self,
         config: &Config,
         bots: &Installation,
-        source: &Source,
-        tell: &dyn Fn(&str),
+        source: &ConfigFiles,
+        log: &dyn Fn(&str),
     ) -> Result<BotsIni, Error> {
-        let mut edition = Edition::default();
-        for (name, file) in source.but(&["bots.ini", "settings.py"]) {
+        let mut edition = ConfigUpdate::default();
+        for (name, file) in source.files_except(&["bots.ini", "settings.py"]) {
             edition.add(&self.config.join(name), &file.content, file.mode | 0o600, &file.path)?;
         }
         let ini = self.write_bots_ini(config, bots, source, &mut edition)?;
         self.write_settings(bots, source, &mut edition)?;
-        edition.commit(tell)?;
+        edition.commit(log)?;
         Ok(ini)
     }
 
-    /// Puts files back that were there before, see [`Source::restore`].
+    /// Puts files back that were there before, see [`ConfigFiles::restore`].
     ///
     /// # Errors
     /// When one cannot be written.
-    pub fn restore(&self, before: &Source) -> Result<(), Error> {
+    pub fn restore(&self, before: &ConfigFiles) -> Result<(), Error> {
         let _lock = lock(&self.root.join(".bots-ctl.lock"))?;
         before.restore()
     }
 
     /// The user's bots.ini may have its directories elsewhere; relative ones are below the environment.
-    fn follow_bots_ini(&mut self, ini: &BotsIni) {
-        let place = |key| ini.get("directories", key).map(|entry| entry.value).filter(|value| !value.is_empty());
-        self.botssys = self.root.join(place("botssys").unwrap_or("botssys"));
-        self.usersys = self.root.join(place("usersys").unwrap_or("usersys"));
+    fn apply_ini_paths(&mut self, ini: &BotsIni) {
+        let path = |key| ini.get("directories", key).map(|entry| entry.value).filter(|value| !value.is_empty());
+        self.botssys = self.root.join(path("botssys").unwrap_or("botssys"));
+        self.usersys = self.root.join(path("usersys").unwrap_or("usersys"));
     }
 
     /// The effective bots.ini: the one that is mounted, else the one that is there, else the template; with what the
@@ -131,86 +138,91 @@ impl Environment {
         &self,
         config: &Config,
         bots: &Installation,
-        source: &Source,
-        edition: &mut Edition,
+        source: &ConfigFiles,
+        edition: &mut ConfigUpdate,
     ) -> Result<BotsIni, Error> {
         let path = self.config.join("bots.ini");
         let template = bots.package.join("install/bots.ini");
         let (origin, mut text) = if let Some(mounted) = source.file("bots.ini") {
             (&mounted.path, as_text(&mounted.path, mounted.content.clone())?)
-        } else if let Some(text) = read_if_there(&path)? {
+        } else if let Some(text) = read_optional(&path)? {
             (&path, text)
         } else {
-            (&template, edited(&template, self.adapted_template(&read(&template)?))?)
+            (&template, map_edit_error(&template, self.render_template(&read(&template)?))?)
         };
         let ini = parse_ini(origin, &text)?;
         // Bots 3.3.1 would take a relative botssys for one inside the installed package, and lose it with the image.
         let botssys = ini.get("directories", "botssys").map_or("botssys", |entry| entry.value);
-        if bots.generation() == Generation::Three && !botssys.starts_with('/') {
+        if bots.bots_version() == BotsVersion::V3 && !botssys.starts_with('/') {
             let absolute = self.root.join(botssys);
-            text = edited(origin, set_value(&text, "directories", "botssys", &absolute.display().to_string()))?;
+            text = map_edit_error(origin, set_value(&text, "directories", "botssys", &absolute.display().to_string()))?;
         }
         if let Some(port) = config.web_port {
-            text = edited(origin, set_value(&text, "webserver", "port", &port.to_string()))?;
+            text = map_edit_error(origin, set_value(&text, "webserver", "port", &port.to_string()))?;
         }
         if config.jobqueue.url.is_some() {
             // Without it no program of Bots would ask for the queue that we pass their jobs on to.
-            text = edited(origin, set_value(&text, "jobqueue", "enabled", "True"))?;
+            text = map_edit_error(origin, set_value(&text, "jobqueue", "enabled", "True"))?;
         }
         let ini = parse_ini(&path, &text)?;
-        let faults = ini_faults(origin, &ini, bots.generation());
+        let faults = check_ini(origin, &ini, bots.bots_version());
         if !faults.is_empty() {
             return Err(Error::Faults(faults));
         }
-        let mode = if origin == &template { 0o644 } else { mode_of(origin).unwrap_or(0o644) };
+        let mode = if origin == &template { 0o644 } else { file_mode(origin).unwrap_or(0o644) };
         edition.add(&path, text.as_bytes(), mode, origin)?;
         Ok(ini)
     }
 
     /// The examples of 3.3.1 watch directories of its author.
-    fn adapted_template(&self, template: &str) -> Result<String, EditError> {
+    fn render_template(&self, template: &str) -> Result<String, EditError> {
         let text = remove_section(&remove_section(template, "dirmonitor1")?, "dirmonitor2")?;
         set_value(&text, "directories", "botssys", &self.botssys.display().to_string())
     }
 
     /// The effective settings.py: the one that is mounted, else the one that is there, else the template; with our block
     /// where it is not the user's own. It is written once, as bots.ini is.
-    fn write_settings(&self, bots: &Installation, source: &Source, edition: &mut Edition) -> Result<(), Error> {
+    fn write_settings(
+        &self,
+        bots: &Installation,
+        source: &ConfigFiles,
+        edition: &mut ConfigUpdate,
+    ) -> Result<(), Error> {
         let path = self.config.join("settings.py");
         let mounted = source.file("settings.py");
         let given = mounted.map(|mounted| as_text(&mounted.path, mounted.content.clone())).transpose()?;
-        let current = if given.is_some() { given.clone() } else { read_if_there(&path)? };
+        let current = if given.is_some() { given.clone() } else { read_optional(&path)? };
         let template_file = bots.package.join("install/settings.py");
         let template = read(&template_file)?;
-        let Some(text) = settings_py::effective(current.as_deref(), &template).or(given.clone()) else { return Ok(()) };
+        let Some(text) = settings_py::merge(current.as_deref(), &template).or(given.clone()) else { return Ok(()) };
         let (origin, mode) = match mounted {
             Some(mounted) => (&mounted.path, Some(mounted.mode | 0o600)),
-            None => (&template_file, mode_of(&path)),
+            None => (&template_file, file_mode(&path)),
         };
         edition.add(&path, text.as_bytes(), mode.unwrap_or(0o644), origin)
     }
 
-    fn seed_usersys(&self, config: &Config, bots: &Installation, tell: &dyn Fn(&str)) -> Result<(), Error> {
+    fn seed_usersys(&self, config: &Config, bots: &Installation, log: &dyn Fn(&str)) -> Result<(), Error> {
         let own = bots.package.join("usersys");
         let (below, grammars_below) = (Path::new(""), Path::new("grammars"));
         let (from_image, grammars) = (&config.environment.seed_usersys, &config.environment.seed_grammars);
         let present = |source: &&(&Path, &Path)| source.0.is_dir();
         if seed_usersys::needs_seeding(&self.usersys)? {
             let sources = [(own.as_path(), below), (from_image.as_path(), below), (grammars.as_path(), grammars_below)];
-            self.fill_usersys(below, &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
+            self.fill_usersys(below, &sources.iter().filter(present).copied().collect::<Vec<_>>(), log)?;
         } else if grammars.is_dir() && seed_usersys::needs_seeding(&self.usersys.join("grammars"))? {
             let own_grammars = own.join("grammars");
             let sources = [(own_grammars.as_path(), below), (grammars.as_path(), below)];
-            self.fill_usersys(grammars_below, &sources.iter().filter(present).copied().collect::<Vec<_>>(), tell)?;
+            self.fill_usersys(grammars_below, &sources.iter().filter(present).copied().collect::<Vec<_>>(), log)?;
         }
         // Bots 3.3.1 fails to import a usersys without it.
-        create_once(&self.usersys.join("__init__.py"), b"", 0o644)?;
+        create_if_absent(&self.usersys.join("__init__.py"), b"", 0o644)?;
         Ok(())
     }
 
-    fn fill_usersys(&self, place: &Path, sources: &[(&Path, &Path)], tell: &dyn Fn(&str)) -> Result<(), Error> {
-        let files = seed_usersys::seed(&self.usersys, place, sources)?;
-        tell(&format!("filled {} with {files} files", self.usersys.join(place).display()));
+    fn fill_usersys(&self, path: &Path, sources: &[(&Path, &Path)], log: &dyn Fn(&str)) -> Result<(), Error> {
+        let files = seed_usersys::seed(&self.usersys, path, sources)?;
+        log(&format!("filled {} with {files} files", self.usersys.join(path).display()));
         Ok(())
     }
 
@@ -223,23 +235,23 @@ impl Environment {
 
 /// Files of the configuration directory that are brought up to date together.
 #[derive(Default)]
-struct Edition {
-    batch: Batch,
+struct ConfigUpdate {
+    batch: AtomicBatch,
     /// What is told once it is true.
-    news: Vec<String>,
+    update: Vec<String>,
 }
 
-impl Edition {
+impl ConfigUpdate {
     fn add(&mut self, path: &Path, content: &[u8], mode: u32, origin: &Path) -> Result<(), Error> {
         if self.batch.add(path, content, mode)? {
-            self.news.push(format!("wrote {}, from {}", path.display(), origin.display()));
+            self.update.push(format!("wrote {}, from {}", path.display(), origin.display()));
         }
         Ok(())
     }
 
-    fn commit(self, tell: &dyn Fn(&str)) -> Result<(), Error> {
+    fn commit(self, log: &dyn Fn(&str)) -> Result<(), Error> {
         self.batch.commit()?;
-        self.news.iter().for_each(|line| tell(line));
+        self.update.iter().for_each(|line| log(line));
         Ok(())
     }
 }
@@ -259,14 +271,14 @@ fn check_config_dir(config_dir: &Path, bots: &Installation) -> Result<(), Error>
 }
 
 /// Everything in bots.ini that would make Bots fail, or worse, silently go elsewhere.
-fn ini_faults(path: &Path, ini: &BotsIni, generation: Generation) -> Vec<String> {
+fn check_ini(path: &Path, ini: &BotsIni, generation: BotsVersion) -> Vec<String> {
     let sections: &[&str] = match generation {
-        Generation::Three => &["settings", "directories", "charsets"],
-        Generation::Four => &["settings", "dirmonitor", "directories", "charsets"],
+        BotsVersion::V3 => &["settings", "directories", "charsets"],
+        BotsVersion::V4 => &["settings", "dirmonitor", "directories", "charsets"],
     };
     let (section, key, example) = match generation {
-        Generation::Three => ("settings", "log_file_number", "10"),
-        Generation::Four => ("webserver", "menu_all_routes", "notindefaultrun"),
+        BotsVersion::V3 => ("settings", "log_file_number", "10"),
+        BotsVersion::V4 => ("webserver", "menu_all_routes", "notindefaultrun"),
     };
     let missing = sections.iter().filter(|name| !ini.has_section(name));
     let mut faults: Vec<String> =
@@ -274,14 +286,14 @@ fn ini_faults(path: &Path, ini: &BotsIni, generation: Generation) -> Vec<String>
     if ini.get(section, key).is_none() {
         faults.push(format!("{}: [{section}] {key} is missing; Bots needs it: {key} = {example}", path.display()));
     }
-    faults.extend(usersys_fault(path, ini, generation));
-    faults.extend(integer_faults(path, ini));
+    faults.extend(check_usersys(path, ini, generation));
+    faults.extend(check_integers(path, ini));
     faults
 }
 
-fn usersys_fault(path: &Path, ini: &BotsIni, generation: Generation) -> Option<String> {
+fn check_usersys(path: &Path, ini: &BotsIni, generation: BotsVersion) -> Option<String> {
     let entry = ini.get("directories", "usersys")?;
-    let absolute = entry.value.starts_with('/') && generation == Generation::Three;
+    let absolute = entry.value.starts_with('/') && generation == BotsVersion::V3;
     absolute.then(|| {
         format!(
             "{}:{}: [directories] usersys = {}: this version of Bots cannot import an absolute path; write usersys = usersys",
@@ -292,21 +304,21 @@ fn usersys_fault(path: &Path, ini: &BotsIni, generation: Generation) -> Option<S
     })
 }
 
-fn integer_faults(path: &Path, ini: &BotsIni) -> Vec<String> {
+fn check_integers(path: &Path, ini: &BotsIni) -> Vec<String> {
     let ports = [("webserver", "port"), ("settings", "port"), ("jobqueue", "port")];
     let wrong = ports.iter().filter_map(|(section, key)| {
         let entry = ini.get(section, key)?;
         let port = crate::pycompat::configparser::parse_integer(entry.value);
         let fine = port.is_some_and(|port| (1..=65535).contains(&port));
         (!fine).then(|| {
-            let place = format!("{}:{}: [{section}] {key} = {}", path.display(), entry.line, entry.value);
-            format!("{place}: expected a port number from 1 to 65535")
+            let dir = format!("{}:{}: [{section}] {key} = {}", path.display(), entry.line, entry.value);
+            format!("{dir}: expected a port number from 1 to 65535")
         })
     });
     wrong.collect()
 }
 
-fn edited(path: &Path, text: Result<String, EditError>) -> Result<String, Error> {
+fn map_edit_error(path: &Path, text: Result<String, EditError>) -> Result<String, Error> {
     text.map_err(|error| Error::fault(format!("{}: {error}", path.display())))
 }
 
@@ -321,7 +333,7 @@ pub fn parse_ini(path: &Path, text: &str) -> Result<BotsIni, Error> {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    as_text(path, fs::read(path).map_err(|error| explain("read", path, &error))?)
+    as_text(path, fs::read(path).map_err(|error| describe_io_error("read", path, &error))?)
 }
 
 fn as_text(path: &Path, content: Vec<u8>) -> Result<String, Error> {
@@ -332,10 +344,10 @@ fn as_text(path: &Path, content: Vec<u8>) -> Result<String, Error> {
 }
 
 /// What is there but cannot be looked at is an error, not an absence.
-fn read_if_there(path: &Path) -> Result<Option<String>, Error> {
+fn read_optional(path: &Path) -> Result<Option<String>, Error> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(explain("read", path, &error).into()),
+        Err(error) => Err(describe_io_error("read", path, &error).into()),
         Ok(_) => read(path).map(Some),
     }
 }

@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 use tracing::{info, warn};
 
 use super::Error;
-use crate::fs::atomic::{explain, lock, make_dir, write_atomically};
+use crate::fs::atomic::{describe_io_error, lock, make_dir, write_atomically};
 use crate::process::Exit;
 use crate::process::blocking;
-use crate::process::capture::{Captured, capture};
-use crate::process::child::Spec;
+use crate::process::capture::{CapturedOutput, capture};
+use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
 
 const BUILD: &str = include_str!("requirements/build.txt");
@@ -101,12 +101,12 @@ pub async fn install(dir: &Path, python: &Path, drivers: &[Driver], reaper: &Rea
     let started = Instant::now();
     let installer = Installer { dir, reaper };
     installer.check_python(python).await?;
-    installer.begin(&current)?;
+    installer.mark_incomplete(&current)?;
     if current.is_empty() {
         installer.make_environment(python).await?;
     }
-    installer.fill(&files).await?;
-    installer.finish(&stamp)?;
+    installer.install_packages(&files).await?;
+    installer.mark_complete(&stamp)?;
     info!("installed Bots in {} after {:.0?}", dir.display(), started.elapsed());
     Ok(())
 }
@@ -136,11 +136,11 @@ struct Installer<'a> {
 impl Installer<'_> {
     async fn check_python(&self, python: &Path) -> Result<(), Error> {
         const QUESTION: &str = "import sys; print(sys.version_info[0] * 1000 + sys.version_info[1])";
-        let spec = helper(python).arg("-I").arg("-c").arg(QUESTION);
-        let answer = capture(self.reaper, &spec, b"")
+        let spec = python_spec(python).arg("-I").arg("-c").arg(QUESTION);
+        let reply = capture(self.reaper, &spec, b"")
             .await
             .map_err(|error| Error::fault(format!("{error}; install Python 3.11, or set BOTS_CTL_PYTHON to one")))?;
-        let version: u32 = String::from_utf8_lossy(&answer.stdout).trim().parse().unwrap_or(0);
+        let version: u32 = String::from_utf8_lossy(&reply.stdout).trim().parse().unwrap_or(0);
         let minor = version.wrapping_sub(3000);
         if !PYTHON_RANGE.contains(&minor) {
             return Err(Error::fault(format!(
@@ -163,11 +163,11 @@ impl Installer<'_> {
 
     /// Makes the directory ours: marked as unfinished before anything else is in it, without the stamp of what was
     /// there. What an interrupted installation left is removed; what is not marked as ours is never touched.
-    fn begin(&self, stamp: &str) -> Result<(), Error> {
+    fn mark_incomplete(&self, stamp: &str) -> Result<(), Error> {
         let marker = self.dir.join(UNFINISHED);
         if stamp.is_empty() && marker.exists() {
             fs::remove_dir_all(self.dir)
-                .map_err(|error| explain("remove the unfinished installation", self.dir, &error))?;
+                .map_err(|error| describe_io_error("remove the unfinished installation", self.dir, &error))?;
         } else if stamp.is_empty() && fs::read_dir(self.dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Error::fault(format!(
                 "{} holds something else; set BOTS_CTL_INSTALL_DIR to a directory that does not exist yet",
@@ -179,14 +179,14 @@ impl Installer<'_> {
         remove(&self.dir.join(STAMP))
     }
 
-    fn finish(&self, stamp: &str) -> Result<(), Error> {
+    fn mark_complete(&self, stamp: &str) -> Result<(), Error> {
         write_atomically(&self.dir.join(STAMP), stamp.as_bytes(), 0o644)?;
         remove(&self.dir.join(UNFINISHED))
     }
 
     async fn make_environment(&self, python: &Path) -> Result<(), Error> {
         info!("making a virtual environment in {} (1/3)", self.dir.display());
-        let spec = helper(python).arg("-I").arg("-m").arg("venv").arg(self.dir);
+        let spec = python_spec(python).arg("-I").arg("-m").arg("venv").arg(self.dir);
         let made = self.run(&spec).await?;
         if made.exit == Some(Exit::Code(0)) {
             return Ok(());
@@ -199,7 +199,7 @@ impl Installer<'_> {
         Err(Error::fault(format!("cannot make a virtual environment in {}: {reason}", self.dir.display())))
     }
 
-    async fn fill(&self, files: &[(&str, &str)]) -> Result<(), Error> {
+    async fn install_packages(&self, files: &[(&str, &str)]) -> Result<(), Error> {
         info!("installing build tools (2/3)");
         self.pip_install(&[("build.txt", BUILD)], &["--only-binary", ":all:"]).await?;
         let names: Vec<&str> = files.iter().map(|(name, _)| name.trim_end_matches(".txt")).collect();
@@ -228,33 +228,33 @@ impl Installer<'_> {
         if installed.exit == Some(Exit::Code(0)) { Ok(()) } else { Err(pip_failure(&installed)) }
     }
 
-    fn venv_python(&self) -> Spec {
-        helper(&self.dir.join("bin/python")).arg("-I")
+    fn venv_python(&self) -> ProcessSpec {
+        python_spec(&self.dir.join("bin/python")).arg("-I")
     }
 
-    async fn run(&self, spec: &Spec) -> Result<Captured, Error> {
+    async fn run(&self, spec: &ProcessSpec) -> Result<CapturedOutput, Error> {
         capture(self.reaper, spec, b"").await.map_err(|error| Error::fault(error.to_string()))
     }
 }
 
 /// A Python that listens neither to PYTHON* nor to settings of pip beyond those that say how to reach an index.
-fn helper(python: &Path) -> Spec {
-    let mut spec = Spec::new(PathBuf::from(python));
+fn python_spec(python: &Path) -> ProcessSpec {
+    let mut spec = ProcessSpec::new(PathBuf::from(python));
     let pip = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    spec.removed = pip.filter(|name| name.starts_with("PIP_") && !PIP_KEPT.contains(&name.as_str())).collect();
-    spec.removed.extend(PYTHON_REMOVED.map(str::to_owned));
+    spec.env_remove = pip.filter(|name| name.starts_with("PIP_") && !PIP_KEPT.contains(&name.as_str())).collect();
+    spec.env_remove.extend(PYTHON_REMOVED.map(str::to_owned));
     spec.environment.push(("PIP_DISABLE_PIP_VERSION_CHECK".to_owned(), OsString::from("1")));
     spec
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(explain("remove", path, &error).into()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(describe_io_error("remove", path, &error).into()),
         _ => Ok(()),
     }
 }
 
-fn pip_failure(failed: &Captured) -> Error {
+fn pip_failure(failed: &CapturedOutput) -> Error {
     let said = output(failed);
     let unreachable = said.contains("from versions: none") || said.contains("Failed to establish a new connection");
     let hint = if said.contains("DO NOT MATCH THE HASHES") {
@@ -279,7 +279,7 @@ fn last_line(said: &str) -> String {
     said.trim().lines().last().unwrap_or("it said nothing").trim().to_owned()
 }
 
-fn output(captured: &Captured) -> String {
+fn output(captured: &CapturedOutput) -> String {
     format!("{}{}", String::from_utf8_lossy(&captured.stdout), captured.stderr)
 }
 

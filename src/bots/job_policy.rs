@@ -8,8 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::engine_command::{is_old_name, is_python};
-use super::services::{Ground, Variables};
-use crate::process::child::Spec;
+use super::services::{BotsContext, ChildEnv};
+use crate::process::child::ProcessSpec;
 
 /// The engine's program.
 const ENGINE: &str = "bots-engine";
@@ -19,59 +19,63 @@ const CONFIG_DIR: &str = "-c";
 
 /// Which tasks may be run, and how. Outlives the preparations.
 #[derive(Clone)]
-pub struct Tasks {
+pub struct JobPolicy {
     bin_dir: PathBuf,
     config: PathBuf,
     root: PathBuf,
-    variables: Variables,
+    variables: ChildEnv,
     authorised: Vec<String>,
 }
 
 /// A task that may be run.
 #[derive(Debug, PartialEq, Eq)]
-enum Known<'a> {
+enum AuthorisedCommand<'a> {
     /// The engine, with these arguments.
     Engine(&'a [String]),
     /// What bots.ini authorises.
     Other(&'a String, &'a [String]),
 }
 
-impl Tasks {
+impl JobPolicy {
     /// Tasks of this environment. `authorised` are first words that bots.ini names.
     #[must_use]
-    pub fn new(ground: &Ground<'_>, authorised: Vec<String>) -> Self {
+    pub fn new(bots: &BotsContext<'_>, authorised: Vec<String>) -> Self {
         Self {
-            bin_dir: ground.bots.bin_dir.clone(),
-            config: ground.environment.config.clone(),
-            root: ground.environment.root.clone(),
-            variables: ground.variables.clone(),
+            bin_dir: bots.bots.bin_dir.clone(),
+            config: bots.environment.config.clone(),
+            root: bots.environment.root.clone(),
+            variables: bots.variables.clone(),
             authorised,
         }
     }
 
     /// How a task is started, and whether it is an engine; nothing for one that is not authorised.
     #[must_use]
-    pub fn spec(&self, words: &[String]) -> Option<(Spec, bool)> {
-        let known = self.known(words)?;
+    pub fn spec(&self, argv: &[String]) -> Option<(ProcessSpec, bool)> {
+        let known = self.authorise(argv)?;
         let mut spec = match known {
-            Known::Engine(arguments) => self.engine(arguments),
-            Known::Other(program, arguments) => Spec::new(program).args(arguments.iter().map(String::as_str)),
+            AuthorisedCommand::Engine(arguments) => self.engine(arguments),
+            AuthorisedCommand::Other(program, arguments) => {
+                ProcessSpec::new(program).args(arguments.iter().map(String::as_str))
+            }
         };
         spec.directory = Some(self.root.clone());
-        Some((self.variables.apply(spec), matches!(known, Known::Engine(_))))
+        Some((self.variables.apply(spec), matches!(known, AuthorisedCommand::Engine(_))))
     }
 
-    fn known<'a>(&self, words: &'a [String]) -> Option<Known<'a>> {
-        match words {
-            [first, rest @ ..] if self.is_engine(first) => self.is_for_us(rest).then_some(Known::Engine(rest)),
+    fn authorise<'a>(&self, argv: &'a [String]) -> Option<AuthorisedCommand<'a>> {
+        match argv {
+            [first, rest @ ..] if self.is_engine(first) => {
+                self.targets_this_environment(rest).then_some(AuthorisedCommand::Engine(rest))
+            }
             // Whichever Python it is: the engine is started by the name that PATH leads to. A virtual environment can be reached by
             // several paths, and of another one Bots says where Python is, not where its own programs are.
             [first, second, rest @ ..]
                 if is_python(OsStr::new(first)) && self.is_engine(second) && second.contains('/') =>
             {
-                self.is_for_us(rest).then_some(Known::Engine(rest))
+                self.targets_this_environment(rest).then_some(AuthorisedCommand::Engine(rest))
             }
-            [first, rest @ ..] if self.authorised.contains(first) => Some(Known::Other(first, rest)),
+            [first, rest @ ..] if self.authorised.contains(first) => Some(AuthorisedCommand::Other(first, rest)),
             _ => None,
         }
     }
@@ -94,7 +98,7 @@ impl Tasks {
     }
 
     /// Whether each configuration directory that it names is that of this environment, by whatever path.
-    fn is_for_us(&self, arguments: &[String]) -> bool {
+    fn targets_this_environment(&self, arguments: &[String]) -> bool {
         let is_ours = |directory: &str| {
             let named = self.root.join(directory);
             named == self.config
@@ -105,11 +109,11 @@ impl Tasks {
 
     /// With our own name of the configuration directory: without one it would take one of its own choice, and what another
     /// name leads to may have changed since.
-    fn engine(&self, arguments: &[String]) -> Spec {
+    fn engine(&self, arguments: &[String]) -> ProcessSpec {
         let mut config = OsString::from(CONFIG_DIR);
         config.push(&self.config);
         let others = arguments.iter().filter(|argument| !argument.starts_with(CONFIG_DIR));
-        Spec::new(ENGINE).arg(config).args(others.map(String::as_str))
+        ProcessSpec::new(ENGINE).arg(config).args(others.map(String::as_str))
     }
 }
 
@@ -117,20 +121,20 @@ impl Tasks {
 mod tests {
     use super::*;
 
-    fn tasks(dir: &Path) -> Tasks {
+    fn tasks(dir: &Path) -> JobPolicy {
         for name in ["bots-engine", "python3", "other"] {
             std::fs::write(dir.join(name), "").expect("written");
         }
-        Tasks {
+        JobPolicy {
             bin_dir: dir.to_path_buf(),
             config: "/env/config".into(),
             root: "/env".into(),
-            variables: Variables(vec![("PATH".into(), dir.into())]),
+            variables: ChildEnv(vec![("PATH".into(), dir.into())]),
             authorised: vec!["/bin/custom".into()],
         }
     }
 
-    fn words(text: &str) -> Vec<String> {
+    fn argv(text: &str) -> Vec<String> {
         text.split(' ').map(str::to_owned).collect()
     }
 
@@ -147,12 +151,12 @@ mod tests {
             "/usr/local/bin/bots-engine.py".to_owned(),
             "python2.7 /usr/local/bin/bots-engine.py".to_owned(),
         ] {
-            let task = words(&format!("{start} -c/env/config --new"));
+            let task = argv(&format!("{start} -c/env/config --new"));
             let (spec, is_engine) = tasks.spec(&task).unwrap_or_else(|| panic!("{start} is authorised"));
             assert!(is_engine && spec.program == "bots-engine", "{start}");
             assert_eq!(spec.args, ["-c/env/config", "--new"], "{start}");
         }
-        assert_eq!(tasks.spec(&words("bots-engine --new")).expect("authorised").0.args, ["-c/env/config", "--new"]);
+        assert_eq!(tasks.spec(&argv("bots-engine --new")).expect("authorised").0.args, ["-c/env/config", "--new"]);
     }
 
     #[test]
@@ -166,7 +170,7 @@ mod tests {
         (tasks.root, tasks.config) = (dir.path().into(), dir.path().join("config.d"));
         let ours = tasks.config.display().to_string();
         for ours in [&ours, &format!("{ours}/"), "config.d", "link", "./other.d/../config.d"] {
-            let (spec, _) = tasks.spec(&words(&format!("bots-engine -c{ours} --new"))).expect("it is ours");
+            let (spec, _) = tasks.spec(&argv(&format!("bots-engine -c{ours} --new"))).expect("it is ours");
             assert_eq!(spec.args, [&*format!("-c{}", tasks.config.display()), "--new"]);
         }
         for other in [
@@ -177,7 +181,7 @@ mod tests {
             &format!("-c{ours} -cother.d"),
             &format!("--new orders -c{ours}/.."),
         ] {
-            assert!(tasks.spec(&words(&format!("bots-engine {other}"))).is_none(), "{other}");
+            assert!(tasks.spec(&argv(&format!("bots-engine {other}"))).is_none(), "{other}");
         }
     }
 
@@ -185,7 +189,7 @@ mod tests {
     fn nothing_else_is_authorised_but_what_bots_ini_names() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (tasks, bin) = (tasks(dir.path()), dir.path().display());
-        let (spec, is_engine) = tasks.spec(&words("/bin/custom a")).expect("authorised");
+        let (spec, is_engine) = tasks.spec(&argv("/bin/custom a")).expect("authorised");
         assert!(!is_engine && spec.program == "/bin/custom" && spec.args == ["a"]);
         let wrong = [
             "",
@@ -201,7 +205,7 @@ mod tests {
             &format!("{bin}/../bots-engine"),
         ];
         for wrong in wrong {
-            assert!(tasks.spec(&words(wrong)).is_none(), "{wrong}");
+            assert!(tasks.spec(&argv(wrong)).is_none(), "{wrong}");
         }
         assert!(tasks.spec(&[]).is_none());
     }

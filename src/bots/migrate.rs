@@ -7,9 +7,9 @@ use tracing::{debug, info, warn};
 
 use super::Error;
 use super::environment::Environment;
-use super::python_session::Interpreter;
-use crate::config::Superuser;
-use crate::fs::atomic::{keep_secret, sync_names};
+use super::python_session::PythonSession;
+use crate::config::SuperuserConfig;
+use crate::fs::atomic::{fsync_dir, load_or_create_secret};
 use crate::random;
 
 /// Length of a generated password: more than 110 bits.
@@ -35,32 +35,32 @@ const WELL_KNOWN: [&str; 14] = [
 
 /// What Django is asked to do.
 #[derive(Debug, Clone, Copy)]
-pub struct Work<'a> {
+pub struct MigrateRequest<'a> {
     /// Run `migrate`.
-    pub migrate: Option<Migrate>,
+    pub migrate: Option<MigrateOptions>,
     /// See to this web user.
-    pub user: Option<(&'a Superuser, UserWork)>,
+    pub user: Option<(&'a SuperuserConfig, SuperuserAction)>,
 }
 
 /// How `migrate` is to be run.
 #[derive(Debug, Clone, Copy)]
-pub struct Migrate {
+pub struct MigrateOptions {
     /// An earlier run may have been cut off.
     pub finish: bool,
 }
 
 /// What is to be done about a web user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UserWork {
+pub enum SuperuserAction {
     /// Make it if there is no user at all.
-    First,
+    CreateIfNone,
     /// Make it, or give it this password and every right.
-    Update,
+    Upsert,
 }
 
 /// What Django has done.
 #[derive(Debug, Deserialize)]
-pub struct Done {
+pub struct MigrateResult {
     /// Steps in their order, with the time each took.
     pub steps: Vec<Step>,
     #[serde(default)]
@@ -80,37 +80,37 @@ pub struct Step {
 /// # Errors
 /// What Django says.
 pub async fn run(
-    python: &mut Interpreter,
+    python: &mut PythonSession,
     environment: &Environment,
     database: &str,
-    work: Work<'_>,
-) -> Result<Done, Error> {
-    let password = work.user.map(|(user, _)| password(user, environment)).transpose()?;
+    work: MigrateRequest<'_>,
+) -> Result<MigrateResult, Error> {
+    let password = work.user.map(|(user, _)| load_or_generate_password(user, environment)).transpose()?;
     let user = work.user.zip(password.as_ref()).map(|((user, what), password)| {
         json!({
             "username": user.username,
             "email": user.email.as_deref().unwrap_or_default(),
             "password": password.expose_secret(),
-            "update": what == UserWork::Update,
+            "update": what == SuperuserAction::Upsert,
         })
     });
-    let migrate = work.migrate.unwrap_or(Migrate { finish: false });
+    let migrate = work.migrate.unwrap_or(MigrateOptions { finish: false });
     let request = json!({
         "migrate": work.migrate.is_some(), "finish": migrate.finish, "user": user,
     });
-    let answer = python.work(&request).await.map_err(|end| {
+    let reply = python.request(&request).await.map_err(|end| {
         Error::Failed(format!(
             "Django could not complete the {database}: {end}; init-db goes on from there when it is run again"
         ))
     })?;
-    if let Some(fault) = answer["fault"]["text"].as_str() {
-        debug!("{}", answer["fault"]["traceback"].as_str().unwrap_or_default());
+    if let Some(fault) = reply["fault"]["text"].as_str() {
+        debug!("{}", reply["fault"]["traceback"].as_str().unwrap_or_default());
         return Err(Error::Failed(format!("Django could not complete the {database}: {fault}")));
     }
-    let done: Done = serde_json::from_value(answer)
+    let done: MigrateResult = serde_json::from_value(reply)
         .map_err(|error| Error::Failed(format!("cannot read what Django says it did: {error}")))?;
     if let Some(((user, _), password)) = work.user.zip(password) {
-        announce(user, &done.user, &password, environment);
+        log_superuser(user, &done.user, &password, environment);
     }
     Ok(done)
 }
@@ -119,7 +119,7 @@ pub async fn run(
 ///
 /// # Errors
 /// When the configured one is well known, or `must_be_set` and there is none.
-pub fn check_password(user: &Superuser, must_be_set: bool) -> Result<(), Error> {
+pub fn check_password(user: &SuperuserConfig, must_be_set: bool) -> Result<(), Error> {
     let Some(password) = &user.password else {
         return match must_be_set {
             true => Err(Error::fault(
@@ -139,19 +139,19 @@ pub fn check_password(user: &Superuser, must_be_set: bool) -> Result<(), Error> 
 
 /// The configured password, else a random one. It is on disk before the user exists, so that a stop between the
 /// two leaves nobody locked out.
-fn password(superuser: &Superuser, environment: &Environment) -> Result<SecretString, Error> {
+fn load_or_generate_password(superuser: &SuperuserConfig, environment: &Environment) -> Result<SecretString, Error> {
     if let Some(password) = &superuser.password {
         return Ok(password.clone());
     }
     let made = format!("{}\n", random::alphanumeric(PASSWORD_LENGTH));
-    let kept = keep_secret(&environment.admin_password_file(), &made, "password")?;
+    let saved = load_or_create_secret(&environment.admin_password_file(), &made, "password")?;
     // Whoever made it before us may have died too early for that.
-    sync_names(&environment.root)?;
-    Ok(SecretString::from(kept))
+    fsync_dir(&environment.root)?;
+    Ok(SecretString::from(saved))
 }
 
 /// The one place where a secret is shown, and the one time: nobody could log in otherwise.
-fn announce(superuser: &Superuser, what: &str, password: &SecretString, environment: &Environment) {
+fn log_superuser(superuser: &SuperuserConfig, what: &str, password: &SecretString, environment: &Environment) {
     let name = &superuser.username;
     match (what, &superuser.password) {
         ("made", Some(_)) => info!("made the web user {name} with the configured password"),
@@ -169,9 +169,9 @@ fn announce(superuser: &Superuser, what: &str, password: &SecretString, environm
 mod tests {
     use super::*;
 
-    fn user(password: Option<&str>) -> Superuser {
+    fn user(password: Option<&str>) -> SuperuserConfig {
         let password = password.map(|password| SecretString::from(password.to_owned()));
-        Superuser { username: "Boss".to_owned(), email: None, password }
+        SuperuserConfig { username: "Boss".to_owned(), email: None, password }
     }
 
     #[test]

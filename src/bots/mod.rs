@@ -22,7 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::process::capture::capture;
-use crate::process::child::Spec;
+use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
 use crate::{config, fs};
 
@@ -61,11 +61,11 @@ impl Error {
 
 /// The two families of Bots, which differ in their tables and in what they can import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Generation {
+pub enum BotsVersion {
     /// Up to 3.3.1.
-    Three,
+    V3,
     /// 4.0 and later.
-    Four,
+    V4,
 }
 
 /// An installed Bots.
@@ -84,20 +84,20 @@ impl Installation {
     ///
     /// # Errors
     /// [`Error::NotInstalled`] with the commands that help; a fault when `BOTS_BIN_DIR` is set but holds no Bots.
-    pub async fn find(config: &config::Bots, path: Option<&OsStr>, reaper: &Reaper) -> Result<Self, Error> {
+    pub async fn find(config: &config::BotsConfig, path: Option<&OsStr>, reaper: &Reaper) -> Result<Self, Error> {
         let bin_dir = bin_dir(config, path)?;
-        let python = python_of(&bin_dir)?;
-        let package = match package_beside(&bin_dir) {
+        let python = find_python(&bin_dir)?;
+        let package = match find_package_in_venv(&bin_dir) {
             Some(package) => package,
-            None => ask_for_package(&python, &bin_dir, reaper).await?,
+            None => query_package_dir(&python, &bin_dir, reaper).await?,
         };
         Ok(Self { bin_dir, python, package })
     }
 
     /// Which family this is. Version texts are no help: a 4.x built from a source tree calls itself anything.
     #[must_use]
-    pub fn generation(&self) -> Generation {
-        if self.package.join("migrations").is_dir() { Generation::Four } else { Generation::Three }
+    pub fn bots_version(&self) -> BotsVersion {
+        if self.package.join("migrations").is_dir() { BotsVersion::V4 } else { BotsVersion::V3 }
     }
 
     /// A program of this Bots.
@@ -111,7 +111,7 @@ impl Installation {
 ///
 /// # Errors
 /// As [`Installation::find`].
-pub fn bin_dir(config: &config::Bots, path: Option<&OsStr>) -> Result<PathBuf, Error> {
+pub fn bin_dir(config: &config::BotsConfig, path: Option<&OsStr>) -> Result<PathBuf, Error> {
     if let Some(dir) = &config.bin_dir {
         return match has_bots(dir) {
             true => Ok(dir.clone()),
@@ -137,7 +137,7 @@ fn has_bots(dir: &Path) -> bool {
 }
 
 /// The interpreter beside the program, else the one its first line names.
-fn python_of(bin_dir: &Path) -> Result<PathBuf, Error> {
+fn find_python(bin_dir: &Path) -> Result<PathBuf, Error> {
     let beside = ["python3", "python"].map(|name| bin_dir.join(name));
     if let Some(python) = beside.into_iter().find(|python| python.is_file()) {
         return Ok(python);
@@ -154,7 +154,7 @@ fn python_of(bin_dir: &Path) -> Result<PathBuf, Error> {
 }
 
 /// In a virtual environment the package's place follows from that of the programs.
-fn package_beside(bin_dir: &Path) -> Option<PathBuf> {
+fn find_package_in_venv(bin_dir: &Path) -> Option<PathBuf> {
     let lib = bin_dir.parent()?.join("lib");
     let mut versions: Vec<PathBuf> = std::fs::read_dir(lib).ok()?.flatten().map(|entry| entry.path()).collect();
     versions.sort();
@@ -165,14 +165,15 @@ fn is_package(dir: &Path) -> bool {
     dir.join("botsinit.py").is_file()
 }
 
-async fn ask_for_package(python: &Path, bin_dir: &Path, reaper: &Reaper) -> Result<PathBuf, Error> {
+async fn query_package_dir(python: &Path, bin_dir: &Path, reaper: &Reaper) -> Result<PathBuf, Error> {
     const QUESTION: &str = "import bots, os; print(os.path.dirname(os.path.abspath(bots.__file__)))";
-    let spec = Spec { directory: Some(bin_dir.to_path_buf()), ..Spec::new(python).arg("-c").arg(QUESTION) };
-    let answer = capture(reaper, &spec, b"").await.map_err(|error| Error::fault(error.to_string()))?;
-    let package = PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim());
+    let spec =
+        ProcessSpec { directory: Some(bin_dir.to_path_buf()), ..ProcessSpec::new(python).arg("-c").arg(QUESTION) };
+    let reply = capture(reaper, &spec, b"").await.map_err(|error| Error::fault(error.to_string()))?;
+    let package = PathBuf::from(String::from_utf8_lossy(&reply.stdout).trim());
     if is_package(&package) {
         return Ok(package);
     }
-    let reason = answer.stderr.lines().last().unwrap_or("it is not a Bots package").to_owned();
+    let reason = reply.stderr.lines().last().unwrap_or("it is not a Bots package").to_owned();
     Err(Error::fault(format!("cannot import Bots with {}: {reason}", python.display())))
 }

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::Error;
-use super::django_settings::{Context, Facts, without_fault};
-use crate::process::capture::reader;
-use crate::process::child::{Input, Output, Spec, signal_group};
+use super::django_settings::{DjangoSettings, PythonContext, without_fault};
+use crate::process::capture::pipe_reader;
+use crate::process::child::{Input, Output, ProcessSpec, signal_group};
 use crate::process::reaper::Child;
 
 /// The scripts, in the order in which one needs the other.
@@ -28,62 +28,62 @@ pub(super) const SCRIPT: &str = concat!(
 );
 
 /// Longer than any Python start on a busy machine with a cold disk; settings that hang must not hang us.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long after Python's end its pipes are still read: something it has started may hold them open for ever.
-const LAST_OUTPUT: Duration = Duration::from_secs(1);
+const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A Python that has told its facts. Dropped, it ends by itself.
-pub struct Interpreter {
+pub struct PythonSession {
     child: Child,
     requests: pipe::Sender,
-    answers: Lines,
-    noise: Lines,
+    replies: LineReader,
+    noise: LineReader,
     last_noise: String,
 }
 
-impl Interpreter {
+impl PythonSession {
     /// Starts Python and hears what Bots and Django are configured with; the answer is kept for the next start.
     ///
     /// # Errors
     /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
-    pub async fn start(context: &Context<'_>) -> Result<(Self, Facts), Error> {
-        let before = Facts::fingerprint(context);
-        let (python, answer) = Self::ask(context, &[]).await?;
-        Ok((python, Facts::learn(context, answer, &before)?))
+    pub async fn start(context: &PythonContext<'_>) -> Result<(Self, DjangoSettings), Error> {
+        let before = DjangoSettings::fingerprint(context);
+        let (python, reply) = Self::spawn_and_query(context, &[]).await?;
+        Ok((python, DjangoSettings::learn(context, reply, &before)?))
     }
 
     /// Imports settings.py alone.
     ///
     /// # Errors
     /// What is wrong with it, with file and line.
-    pub(super) async fn try_settings(context: &Context<'_>) -> Result<(), Error> {
-        let (_, answer) = Self::ask(context, &["settings"]).await?;
-        without_fault(answer).map(|_| ())
+    pub(super) async fn import_settings_only(context: &PythonContext<'_>) -> Result<(), Error> {
+        let (_, reply) = Self::spawn_and_query(context, &["settings"]).await?;
+        without_fault(reply).map(|_| ())
     }
 
-    async fn ask(context: &Context<'_>, more: &[&str]) -> Result<(Self, Value), Error> {
+    async fn spawn_and_query(context: &PythonContext<'_>, more: &[&str]) -> Result<(Self, Value), Error> {
         let mut python = Self::spawn(context, more)?;
         let settings = context.environment.config.join("settings.py");
-        let Ok(heard) = timeout(START_LIMIT, python.answer(false)).await else {
+        let Ok(received) = timeout(START_TIMEOUT, python.read_reply(false)).await else {
             signal_group(python.child.pid, SIGKILL);
             python.child.exited().await;
-            let text = format!("{}: was not loaded within {} s", settings.display(), START_LIMIT.as_secs());
+            let text = format!("{}: was not loaded within {} s", settings.display(), START_TIMEOUT.as_secs());
             return Err(Error::fault(text));
         };
-        let Some(answer) = heard else {
-            let reason = python.last_words();
+        let Some(reply) = received else {
+            let reason = python.last_stderr_line();
             let interpreter = context.bots.python.display();
             return Err(Error::fault(format!("cannot ask Bots for its settings with {interpreter}: {reason}")));
         };
-        Ok((python, answer))
+        Ok((python, reply))
     }
 
-    fn spawn(context: &Context<'_>, more: &[&str]) -> Result<Self, Error> {
-        let mut spec = Spec::new(&context.bots.python).arg("-c").arg(SCRIPT);
+    fn spawn(context: &PythonContext<'_>, more: &[&str]) -> Result<Self, Error> {
+        let mut spec = ProcessSpec::new(&context.bots.python).arg("-c").arg(SCRIPT);
         spec = spec.arg(&context.environment.config).args(more.iter().copied());
         spec.directory = Some(context.environment.root.clone());
-        spec = context.variables.apply(Spec { input: Input::Pipe, output: Output::Pipe, ..spec });
+        spec = context.variables.apply(ProcessSpec { input: Input::Pipe, output: Output::Pipe, ..spec });
         let mut child = context.reaper.spawn(&spec).map_err(|error| Error::fault(error.to_string()))?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
@@ -93,8 +93,8 @@ impl Interpreter {
         Ok(Self {
             child,
             requests: pipe::Sender::from_owned_fd(stdin).map_err(failed)?,
-            answers: Lines::new(reader(stdout).map_err(failed)?),
-            noise: Lines::new(reader(stderr).map_err(failed)?),
+            replies: LineReader::new(pipe_reader(stdout).map_err(failed)?),
+            noise: LineReader::new(pipe_reader(stderr).map_err(failed)?),
             last_noise: String::new(),
         })
     }
@@ -104,50 +104,50 @@ impl Interpreter {
     ///
     /// # Errors
     /// How Python ended without an answer.
-    pub(super) async fn work(&mut self, request: &Value) -> Result<Value, String> {
+    pub(super) async fn request(&mut self, request: &Value) -> Result<Value, String> {
         // If it does not listen any more, it does not answer either.
         let _ = self.requests.write_all(format!("{request}\n").as_bytes()).await;
-        match self.answer(true).await {
-            Some(answer) => Ok(answer),
+        match self.read_reply(true).await {
+            Some(reply) => Ok(reply),
             None => {
                 let end = self.child.exited().await;
-                Err(format!("Python ended with {end}: {}", self.last_words()))
+                Err(format!("Python ended with {end}: {}", self.last_stderr_line()))
             }
         }
     }
 
     /// The next answer; `None` when Python ended without one.
-    async fn answer(&mut self, tell_noise: bool) -> Option<Value> {
+    async fn read_reply(&mut self, tell_noise: bool) -> Option<Value> {
         let mut has_noise = true;
         loop {
             tokio::select! {
-                line = self.answers.next() => match line {
+                line = self.replies.next() => match line {
                     Some(line) => return serde_json::from_str(&line).ok(),
                     None => {
-                        let _ = timeout(LAST_OUTPUT, self.drain(tell_noise)).await;
+                        let _ = timeout(OUTPUT_DRAIN_TIMEOUT, self.drain(tell_noise)).await;
                         return None;
                     }
                 },
                 line = self.noise.next(), if has_noise => match line {
-                    Some(line) => self.note(&line, tell_noise),
+                    Some(line) => self.log_stderr(&line, tell_noise),
                     None => has_noise = false,
                 },
             }
         }
     }
 
-    async fn drain(&mut self, tell: bool) {
+    async fn drain(&mut self, log: bool) {
         while let Some(line) = self.noise.next().await {
-            self.note(&line, tell);
+            self.log_stderr(&line, log);
         }
     }
 
-    fn note(&mut self, line: &str, tell: bool) {
+    fn log_stderr(&mut self, line: &str, log: bool) {
         let line = line.trim();
         if line.is_empty() {
             return;
         }
-        if tell {
+        if log {
             info!("migrate: {line}");
         } else {
             debug!("python: {line}");
@@ -155,18 +155,18 @@ impl Interpreter {
         line.clone_into(&mut self.last_noise);
     }
 
-    fn last_words(&self) -> &str {
+    fn last_stderr_line(&self) -> &str {
         if self.last_noise.is_empty() { "it said nothing" } else { &self.last_noise }
     }
 }
 
 /// Lines of a pipe; a wait for one may be given up and taken up again.
-struct Lines {
+struct LineReader {
     source: BufReader<pipe::Receiver>,
     begun: Vec<u8>,
 }
 
-impl Lines {
+impl LineReader {
     fn new(source: pipe::Receiver) -> Self {
         Self { source: BufReader::new(source), begun: Vec::new() }
     }

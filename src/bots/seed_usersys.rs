@@ -10,8 +10,8 @@ use std::path::Path;
 use walkdir::WalkDir;
 
 use super::Error;
-use crate::fs::atomic::{explain, sync_names, write_atomically};
-use crate::fs::no_follow::Below;
+use crate::fs::atomic::{describe_io_error, fsync_dir, write_atomically};
+use crate::fs::no_follow::NoFollowDir;
 
 /// Present while a directory is being filled.
 pub const MARKER: &str = ".bots-ctl-seeding";
@@ -27,7 +27,7 @@ pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
     if !dir.exists() || dir.join(MARKER).exists() {
         return Ok(true);
     }
-    let entries = fs::read_dir(dir).map_err(|error| explain("read the directory", dir, &error))?;
+    let entries = fs::read_dir(dir).map_err(|error| describe_io_error("read the directory", dir, &error))?;
     let is_content = |name: &str| !NOT_CONTENT.contains(&name) && !name.starts_with('.');
     Ok(!entries.flatten().any(|entry| is_content(&entry.file_name().to_string_lossy())))
 }
@@ -37,33 +37,34 @@ pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
 ///
 /// # Errors
 /// When anything cannot be read or written; the marker then stays.
-pub fn seed(root: &Path, place: &Path, sources: &[(&Path, &Path)]) -> Result<usize, Error> {
-    let mut below = Below::new(root)?;
-    below.make_dir(place)?;
-    let target = root.join(place);
+pub fn seed(root: &Path, path: &Path, sources: &[(&Path, &Path)]) -> Result<usize, Error> {
+    let mut below = NoFollowDir::new(root)?;
+    below.make_dir(path)?;
+    let target = root.join(path);
     let marker = target.join(MARKER);
     write_atomically(&marker, b"bots-ctl is filling this directory; it goes on at the next start\n", 0o644)?;
     let mut files = 0;
     for (source, inside) in sources {
-        files += copy_tree(source, &mut below, &place.join(inside))?;
+        files += copy_tree(source, &mut below, &path.join(inside))?;
     }
     sync(&target)?;
-    fs::remove_file(&marker).map_err(|error| explain("remove", &marker, &error))?;
+    fs::remove_file(&marker).map_err(|error| describe_io_error("remove", &marker, &error))?;
     // A marker that comes back would have everything copied over what is changed here from now on.
-    sync_names(&target)?;
+    fsync_dir(&target)?;
     Ok(files)
 }
 
 /// Content alone: modes of an image's layer are of no use on a volume, and may forbid the next start to write.
-fn copy_tree(source: &Path, below: &mut Below, place: &Path) -> Result<usize, Error> {
+fn copy_tree(source: &Path, below: &mut NoFollowDir, path: &Path) -> Result<usize, Error> {
     let mut files = 0;
     for entry in WalkDir::new(source).follow_links(true) {
         let entry = entry.map_err(|error| Error::fault(format!("cannot read {}: {error}", source.display())))?;
-        let destination = place.join(entry.path().strip_prefix(source).unwrap_or(Path::new("")));
+        let destination = path.join(entry.path().strip_prefix(source).unwrap_or(Path::new("")));
         if entry.file_type().is_dir() {
             below.make_dir(&destination)?;
         } else if entry.file_type().is_file() && entry.path().extension().is_none_or(|e| e != "pyc") {
-            let mut content = File::open(entry.path()).map_err(|error| explain("read", entry.path(), &error))?;
+            let mut content =
+                File::open(entry.path()).map_err(|error| describe_io_error("read", entry.path(), &error))?;
             below.write(&destination, &mut content)?;
             files += 1;
         }
@@ -74,7 +75,7 @@ fn copy_tree(source: &Path, below: &mut Below, place: &Path) -> Result<usize, Er
 /// One flush of the file system instead of one for each of thousands of files.
 fn sync(dir: &Path) -> Result<(), Error> {
     let flush = File::open(dir).and_then(|dir| Ok(nix::unistd::syncfs(&dir)?));
-    flush.map_err(|error| explain("flush", dir, &error).into())
+    flush.map_err(|error| describe_io_error("flush", dir, &error).into())
 }
 
 #[cfg(test)]
@@ -104,8 +105,8 @@ mod tests {
     fn links_that_somebody_planted_lead_nowhere() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let [source, target, database] = ["source", "target", "botsdb"].map(|name| dir.path().join(name));
-        for place in ["grammars/x12", "mappings"] {
-            fs::create_dir_all(source.join(place)).expect("made");
+        for path in ["grammars/x12", "mappings"] {
+            fs::create_dir_all(source.join(path)).expect("made");
         }
         fs::write(source.join("grammars/__init__.py"), "").expect("written");
         fs::create_dir_all(target.join("grammars")).expect("made");

@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use secrecy::ExposeSecret;
 
-use super::django_settings::Facts;
+use super::django_settings::DjangoSettings;
 use super::environment::{Environment, parse_ini};
 use super::{Error, Installation, engine_shim};
 use crate::config::keys::CONFIG_FILE_ENV;
 use crate::config::{Config, ServiceName};
-use crate::process::child::Spec;
+use crate::process::child::ProcessSpec;
 use crate::pycompat::configparser::{parse_boolean, parse_integer};
 
 /// Variables that everything of Bots gets, beside those bots-ctl itself has. Not `Debug`: some are secrets.
 #[derive(Clone)]
-pub struct Variables(pub Vec<(String, OsString)>);
+pub struct ChildEnv(pub Vec<(String, OsString)>);
 
-impl Variables {
+impl ChildEnv {
     /// Gives a process these variables, and keeps from it what only bots-ctl needs to know.
     #[must_use]
-    pub fn apply(&self, mut spec: Spec) -> Spec {
+    pub fn apply(&self, mut spec: ProcessSpec) -> ProcessSpec {
         spec.environment.clone_from(&self.0);
-        spec.removed.extend(OURS_ALONE.map(str::to_owned));
-        spec.removed.extend(self.files_of_secrets());
+        spec.env_remove.extend(BOTSCTL_ONLY_VARS.map(str::to_owned));
+        spec.env_remove.extend(self.redundant_secret_file_vars());
         spec
     }
 
@@ -37,7 +37,7 @@ impl Variables {
 
     /// Variables that name the file of a secret which is given as well: bots-ctl, started by what it has started, would
     /// find two answers.
-    pub fn files_of_secrets(&self) -> impl Iterator<Item = String> {
+    pub fn redundant_secret_file_vars(&self) -> impl Iterator<Item = String> {
         let given = self.0.iter().filter(|(name, _)| SECRETS.contains(&name.as_str()));
         given.map(|(name, _)| format!("{name}_FILE"))
     }
@@ -47,13 +47,14 @@ impl Variables {
         let text = |value: &OsString| value.to_string_lossy().into_owned();
         let inherited = std::env::vars_os().map(|(name, value)| (text(&name), text(&value)));
         let own = self.0.iter().map(|(name, value)| (name.clone(), text(value)));
-        let kept_back: Vec<String> = self.files_of_secrets().chain(OURS_ALONE.map(str::to_owned)).collect();
+        let kept_back: Vec<String> =
+            self.redundant_secret_file_vars().chain(BOTSCTL_ONLY_VARS.map(str::to_owned)).collect();
         inherited.chain(own).filter(|(name, _)| !kept_back.contains(name)).collect()
     }
 }
 
 /// Secrets that no service has a use for.
-const OURS_ALONE: [&str; 6] = [
+const BOTSCTL_ONLY_VARS: [&str; 6] = [
     "SUPERUSER_PASSWORD",
     "SUPERUSER_PASSWORD_FILE",
     "BOTS_CTL_DATABASE_URL",
@@ -67,7 +68,7 @@ const SECRETS: [&str; 2] = ["DB_PASSWORD", "DJANGO_SECRET_KEY"];
 
 /// Variables of our own environment that the children's are built on.
 #[derive(Debug, Clone, Default)]
-pub struct Inherited {
+pub struct InheritedEnv {
     /// `PATH`.
     pub path: Option<OsString>,
     /// `PYTHONPATH`.
@@ -78,20 +79,20 @@ pub struct Inherited {
 
 /// A service as bots-ctl runs it.
 #[derive(Clone)]
-pub struct Service {
+pub struct BotsServiceSpec {
     /// Which one.
     pub name: ServiceName,
     /// How to start it.
-    pub spec: Spec,
+    pub spec: ProcessSpec,
     /// The signal that makes it stop in order; none for the engine, which is let finish.
     pub stop_signal: Option<i32>,
     /// What shows that it lives.
-    pub sign: Sign,
+    pub probe: Liveness,
 }
 
 /// What shows that a service lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sign {
+pub enum Liveness {
     /// It answers this path on this port, with TLS or without.
     #[allow(missing_docs)]
     Web { port: u16, path: String, https: bool },
@@ -106,64 +107,70 @@ pub enum Sign {
 
 /// What every service is made from.
 #[derive(Clone, Copy)]
-pub struct Ground<'a> {
+pub struct BotsContext<'a> {
     /// Which Bots.
     pub bots: &'a Installation,
     /// Which environment.
     pub environment: &'a Environment,
     /// Variables that the services get.
-    pub variables: &'a Variables,
+    pub variables: &'a ChildEnv,
 }
 
-impl Ground<'_> {
+impl BotsContext<'_> {
     /// The web UI. SIGINT makes it finish the requests it has; SIGTERM would cut them.
     #[must_use]
-    pub fn webserver(&self, facts: &Facts, args: &[OsString]) -> Service {
-        let sign = Sign::Web { port: facts.web_port, path: webserver_probe_path(facts), https: facts.web_https };
+    pub fn webserver(&self, django: &DjangoSettings, args: &[OsString]) -> BotsServiceSpec {
+        let liveness =
+            Liveness::Web { port: django.web_port, path: webserver_probe_path(django), https: django.web_https };
         let spec = self.spec("bots-webserver", args);
-        Service { name: ServiceName::Webserver, spec, stop_signal: Some(libc::SIGINT), sign }
+        BotsServiceSpec { name: ServiceName::Webserver, spec, stop_signal: Some(libc::SIGINT), probe: liveness }
     }
 
     /// Bots's own job queue. SIGTERM ends it at once; SIGINT would close its port and leave it running (3.3.1). An
     /// engine that it has started goes on in its group, and is waited for.
     #[must_use]
-    pub fn jobqueue(&self, queue: &JobQueue, args: &[OsString]) -> Service {
+    pub fn jobqueue(&self, queue: &BotsJobQueueIni, args: &[OsString]) -> BotsServiceSpec {
         let spec = self.spec("bots-jobqueueserver", args);
-        let sign = Sign::JobQueue { port: queue.port };
-        Service { name: ServiceName::Jobqueue, spec, stop_signal: Some(libc::SIGTERM), sign }
+        let liveness = Liveness::JobQueue { port: queue.port };
+        BotsServiceSpec { name: ServiceName::Jobqueue, spec, stop_signal: Some(libc::SIGTERM), probe: liveness }
     }
 
     /// Bots's own directory monitor, which has nothing to finish.
     #[must_use]
-    pub fn dirmonitor(&self, args: &[OsString]) -> Service {
+    pub fn dirmonitor(&self, args: &[OsString]) -> BotsServiceSpec {
         let spec = self.spec("bots-dirmonitor", args);
-        Service { name: ServiceName::Dirmonitor, spec, stop_signal: Some(libc::SIGTERM), sign: Sign::Inotify }
+        BotsServiceSpec {
+            name: ServiceName::Dirmonitor,
+            spec,
+            stop_signal: Some(libc::SIGTERM),
+            probe: Liveness::Inotify,
+        }
     }
 
     /// One run of Bots's engine. No signal stops it in order: SIGINT makes it drop the files it has taken, SIGTERM leaves
     /// a crash for the next run to recover.
     #[must_use]
-    pub fn engine(&self, args: &[OsString]) -> Service {
+    pub fn engine(&self, args: &[OsString]) -> BotsServiceSpec {
         let mut spec = self.spec(engine_shim::NAME, args);
         spec.environment.push((engine_shim::HOLDS_LEASE.to_owned(), "1".into()));
-        Service { name: ServiceName::Engine, spec, stop_signal: None, sign: Sign::None }
+        BotsServiceSpec { name: ServiceName::Engine, spec, stop_signal: None, probe: Liveness::None }
     }
 
     /// One run of the engine as everybody starts it who is not bots-ctl: through its link.
     #[must_use]
-    pub fn engine_by_link(&self, args: &[OsString]) -> Service {
+    pub fn engine_via_shim(&self, args: &[OsString]) -> BotsServiceSpec {
         let link = engine_shim::directory(&self.environment.root).join(engine_shim::NAME);
-        Service { spec: self.spec_of(link.into(), args), ..self.engine(args) }
+        BotsServiceSpec { spec: self.spec_of(link.into(), args), ..self.engine(args) }
     }
 
-    fn spec(&self, program: &str, args: &[OsString]) -> Spec {
+    fn spec(&self, program: &str, args: &[OsString]) -> ProcessSpec {
         self.spec_of(self.bots.program(program), args)
     }
 
-    fn spec_of(&self, program: OsString, args: &[OsString]) -> Spec {
+    fn spec_of(&self, program: OsString, args: &[OsString]) -> ProcessSpec {
         let mut config_dir = OsString::from("-c");
         config_dir.push(&self.environment.config);
-        let mut spec = Spec::new(program).arg(config_dir);
+        let mut spec = ProcessSpec::new(program).arg(config_dir);
         spec.args.extend_from_slice(args);
         spec.directory = Some(self.environment.root.clone());
         self.variables.apply(spec)
@@ -172,7 +179,7 @@ impl Ground<'_> {
 
 /// What bots.ini says of the job queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobQueue {
+pub struct BotsJobQueueIni {
     /// Whether it is in use.
     pub enabled: bool,
     /// Its port on loopback.
@@ -189,7 +196,7 @@ pub struct JobQueue {
     pub file: PathBuf,
 }
 
-impl JobQueue {
+impl BotsJobQueueIni {
     /// The port where bots.ini names none.
     pub const PORT: u16 = 28082;
 
@@ -199,7 +206,8 @@ impl JobQueue {
     /// When it cannot be read; each fault with file and line.
     pub fn read(environment: &Environment) -> Result<Self, Error> {
         let file = environment.config.join("bots.ini");
-        let text = std::fs::read_to_string(&file).map_err(|error| crate::fs::atomic::explain("read", &file, &error))?;
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| crate::fs::atomic::describe_io_error("read", &file, &error))?;
         let ini = parse_ini(&file, &text)?;
         let value = |section, key| ini.get(section, key).map(|entry| entry.value);
         let is_true = |key| value("jobqueue", key).and_then(parse_boolean).unwrap_or(false);
@@ -219,20 +227,20 @@ impl JobQueue {
 
     /// The fault that keeps the queue, and whoever needs it, from running.
     #[must_use]
-    pub fn disabled(&self, service: ServiceName) -> Error {
+    pub fn disabled_error(&self, service: ServiceName) -> Error {
         let (file, name) = (self.file.display(), service.as_str());
         Error::fault(format!("{file}: [jobqueue] enabled is not True, so {name} would end at once: set enabled = True"))
     }
 }
 
 /// What the web UI answers without asking the database: a static file, served beside Django.
-fn webserver_probe_path(facts: &Facts) -> String {
-    format!("/{}/", facts.static_url.trim_matches('/'))
+fn webserver_probe_path(django: &DjangoSettings) -> String {
+    format!("/{}/", django.static_url.trim_matches('/'))
 }
 
 /// The variables that lead any program of Bots, and any Python of it, to this environment.
 #[must_use]
-pub fn variables(config: &Config, bin_dir: Option<&Path>, inherited: &Inherited) -> Variables {
+pub fn build_child_env(config: &Config, bin_dir: Option<&Path>, inherited: &InheritedEnv) -> ChildEnv {
     let config_dir = &config.environment.config_dir;
     let mut all: Vec<(String, OsString)> = vec![
         ("BOTSENV".into(), config.environment.name.clone().into()),
@@ -257,8 +265,8 @@ pub fn variables(config: &Config, bin_dir: Option<&Path>, inherited: &Inherited)
         let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
         all.push((CONFIG_FILE_ENV.into(), file.into()));
     }
-    all.extend(settings_variables(config));
-    Variables(all)
+    all.extend(settings_env(config));
+    ChildEnv(all)
 }
 
 fn settings_module(config_dir: &Path) -> String {
@@ -274,7 +282,7 @@ fn prepend(first: &[&Path], rest: Option<&OsString>) -> OsString {
 }
 
 /// What bots-ctl.toml or a flag says reaches settings.py the way the environment always did.
-fn settings_variables(config: &Config) -> Vec<(String, OsString)> {
+fn settings_env(config: &Config) -> Vec<(String, OsString)> {
     let (database, django) = (&config.database, &config.django);
     let secret = |value: &Option<secrecy::SecretString>| value.as_ref().map(|s| s.expose_secret().to_owned());
     let given = [

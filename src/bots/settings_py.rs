@@ -13,7 +13,7 @@ const BLOCK: &str = include_str!("python/settings_block.py");
 
 /// What `settings.py` is to hold: `None` when the current file is the user's own.
 #[must_use]
-pub fn effective(current: Option<&str>, template: &str) -> Option<String> {
+pub fn merge(current: Option<&str>, template: &str) -> Option<String> {
     let Some(current) = current else { return Some(with_block(template, template)) };
     let (above, block) = current.split_once(BEGIN)?;
     let recorded = block.lines().find_map(|line| line.strip_prefix(TEMPLATE_HASH)).unwrap_or_default();
@@ -47,29 +47,29 @@ mod tests {
 
     #[test]
     fn a_first_run_takes_the_template_and_the_block() {
-        let made = effective(None, OLD).expect("there was no file");
+        let made = merge(None, OLD).expect("there was no file");
         assert!(made.starts_with(OLD) && made.contains("def _bots_ctl") && made.ends_with(&format!("{END}\n")));
-        assert_eq!(effective(Some(&made), OLD).as_ref(), Some(&made));
+        assert_eq!(merge(Some(&made), OLD).as_ref(), Some(&made));
     }
 
     #[test]
     fn an_untouched_template_follows_the_installed_bots() {
-        let made = effective(None, OLD).expect("there was no file");
-        let next = effective(Some(&made), NEW).expect("it is ours");
-        assert_eq!(Some(next), effective(None, NEW));
+        let made = merge(None, OLD).expect("there was no file");
+        let next = merge(Some(&made), NEW).expect("it is ours");
+        assert_eq!(Some(next), merge(None, NEW));
     }
 
     #[test]
     fn what_the_user_changed_stays() {
-        let mine = effective(None, OLD).expect("there was no file").replace("Paris", "Berlin");
+        let mine = merge(None, OLD).expect("there was no file").replace("Paris", "Berlin");
         let damaged = mine.replace("def _bots_ctl", "def broken");
-        let next = effective(Some(&damaged), NEW).expect("it is ours");
+        let next = merge(Some(&damaged), NEW).expect("it is ours");
         assert_eq!(next, mine);
-        assert_eq!(effective(Some(&next), OLD).as_ref(), Some(&mine));
+        assert_eq!(merge(Some(&next), OLD).as_ref(), Some(&mine));
     }
 
     #[test]
     fn a_file_without_the_block_is_not_ours() {
-        assert_eq!(effective(Some("DATABASES = {}\n"), OLD), None);
+        assert_eq!(merge(Some("DATABASES = {}\n"), OLD), None);
     }
 }

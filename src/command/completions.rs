@@ -28,7 +28,7 @@ pub fn run(script: Script) -> Outcome {
             manual(&command, &mut text).expect("memory can be written to");
         }
     }
-    super::print(&String::from_utf8_lossy(&text));
+    super::write_stdout(&String::from_utf8_lossy(&text));
     Outcome::Success
 }
 

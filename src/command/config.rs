@@ -3,14 +3,14 @@
 use std::cell::Cell;
 
 use crate::cli::Global;
-use crate::config::{Config, Log, LogLevel};
+use crate::config::{Config, LogConfig, LogLevel};
 use crate::exit::{Error, Kind, Outcome};
-use crate::telemetry::escape::shown;
+use crate::telemetry::escape::escape_control;
 
-use super::{load_config, print, read_config};
+use super::{load_config, read_config, write_stdout};
 use crate::runtime::channel_masks;
-use crate::runtime::dry_run::rehearse;
-use crate::runtime::session::{Session, until_stopped, with_session};
+use crate::runtime::dry_run::dry_run;
+use crate::runtime::session::{App, run_until_shutdown, with_app};
 
 /// Prints every setting with its effective value and where that came from.
 ///
@@ -18,11 +18,12 @@ use crate::runtime::session::{Session, until_stopped, with_session};
 /// When the configuration is not valid.
 pub fn show(global: &Global) -> Result<Outcome, Error> {
     let config = load_config(global, Vec::new())?;
-    let width = config.shown.iter().map(|shown| shown.path.len()).max().unwrap_or(0);
-    let value_width = config.shown.iter().map(|shown| shown.value.len()).filter(|w| *w <= 40).max().unwrap_or(0);
-    for shown in &config.shown {
-        let value = if shown.value.is_empty() { "-" } else { &shown.value };
-        print(&format!("{:width$}  {value:value_width$}  {}\n", shown.path, shown.origin));
+    let width = config.effective_settings.iter().map(|setting| setting.path.len()).max().unwrap_or(0);
+    let value_width =
+        config.effective_settings.iter().map(|setting| setting.value.len()).filter(|w| *w <= 40).max().unwrap_or(0);
+    for setting in &config.effective_settings {
+        let value = if setting.value.is_empty() { "-" } else { &setting.value };
+        write_stdout(&format!("{:width$}  {value:value_width$}  {}\n", setting.path, setting.origin));
     }
     Ok(Outcome::Success)
 }
@@ -34,11 +35,11 @@ pub fn show(global: &Global) -> Result<Outcome, Error> {
 pub fn check(global: &Global) -> Result<Outcome, Error> {
     let (config, faults) = read_config(global, Vec::new())?;
     let mut faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
-    let quiet = Log { level: config.log.level.min(LogLevel::Warn), ..config.log };
-    with_session(Config { log: quiet, ..config }, async |mut session| {
-        let Session { config, reaper, signals, .. } = &mut session;
-        let work = rehearse(config, reaper, None, !faults.is_empty());
-        let Ok(found) = until_stopped(signals, &Cell::new(false), work).await else {
+    let quiet = LogConfig { level: config.log.level.min(LogLevel::Warn), ..config.log };
+    with_app(Config { log: quiet, ..config }, async |mut session| {
+        let App { config, reaper, signals, .. } = &mut session;
+        let work = dry_run(config, reaper, None, !faults.is_empty());
+        let Ok(found) = run_until_shutdown(signals, &Cell::new(false), work).await else {
             return Err(Error::new(Kind::CheckNotRun, "interrupted"));
         };
         let found = found?;
@@ -46,11 +47,11 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
         if !faults.is_empty() {
             return Err(Error::all(Kind::Configuration, faults));
         }
-        if let Some(facts) = found.facts {
-            let notes = channel_masks::notes(config, reaper, &facts).await;
-            notes.iter().for_each(|note| print(&format!("note: {}\n", shown(note))));
+        if let Some(django) = found.django {
+            let warnings = channel_masks::warnings(config, reaper, &django).await;
+            warnings.iter().for_each(|warning| write_stdout(&format!("note: {}\n", escape_control(warning))));
         }
-        print("the configuration is valid\n");
+        write_stdout("the configuration is valid\n");
         Ok(Outcome::Success)
     })
 }

@@ -7,26 +7,26 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::bots::dirmonitor_config::trigger_file;
-use crate::bots::django_settings::Context;
+use crate::bots::django_settings::PythonContext;
 use crate::bots::environment::Environment;
 use crate::cli::{self, Global};
-use crate::config::{Backend, Config, Override, ServiceName};
+use crate::config::{Config, FlagOverride, ServiceBackend, ServiceName};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::blocking;
-use crate::telemetry::escape::shown;
-use crate::watch::events::Events;
-use crate::watch::observation::Clock;
-use crate::watch::scan::{Condition, Directories, Extent, Found};
-use crate::watch::target::Entry;
+use crate::telemetry::escape::escape_control;
+use crate::watch::events::Watcher;
+use crate::watch::observation::ClockSource;
+use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner, WatchState};
+use crate::watch::target::WatchTarget;
 
-use super::{health_override, load_config, print, read_config};
+use super::{health_override, load_config, read_config, write_stdout};
 use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
-use crate::runtime::dirmonitor_service::NativeMonitor;
+use crate::runtime::dirmonitor_service::DirMonitorService;
 use crate::runtime::init_db;
-use crate::runtime::serve::{known_facts, serve_one};
-use crate::runtime::service_spec::{Launch, Scene};
-use crate::runtime::session::{Session, with_session};
-use crate::runtime::watch_targets::Sources;
+use crate::runtime::serve::{load_django_settings, serve_one};
+use crate::runtime::service_spec::{LaunchContext, ServiceSpec};
+use crate::runtime::session::{App, with_app};
+use crate::runtime::watch_targets::TargetSources;
 
 /// Runs the command.
 ///
@@ -34,99 +34,105 @@ use crate::runtime::watch_targets::Sources;
 /// Whatever keeps the monitor from starting.
 pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
     let backend = flags.backend.clone();
-    let backend = backend.map(|value| Override { path: "dirmonitor.backend", flag: "--backend", value });
-    let given: Vec<Override> = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
+    let backend = backend.map(|value| FlagOverride { path: "dirmonitor.backend", flag: "--backend", value });
+    let given: Vec<FlagOverride> = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
     let config = load_config(global, given.clone())?;
     if flags.reload {
         return reload(&config);
     }
-    with_session(config, async |session| {
+    with_app(config, async |session| {
         if flags.dry_run {
-            return rehearse(session, flags.json).await;
+            return dry_run(session, flags.json).await;
         }
         let read = || read_config(global, given.clone());
-        serve_one(session, ServiceName::Dirmonitor, &read, &|scene| launch(scene, &flags.args)).await
+        serve_one(session, ServiceName::Dirmonitor, &read, &|context| service_spec(context, &flags.args)).await
     })
 }
 
 /// The monitor, when it can work.
-pub(super) fn launch(scene: &Scene<'_>, args: &[OsString]) -> Result<Launch, Error> {
-    let Scene { config, ground, django, queue, .. } = scene;
+pub(super) fn service_spec(context: &LaunchContext<'_>, args: &[OsString]) -> Result<ServiceSpec, Error> {
+    let LaunchContext { config, bots, django, queue, .. } = context;
     if !queue.enabled {
-        return Err(queue.disabled(ServiceName::Dirmonitor).into());
+        return Err(queue.disabled_error(ServiceName::Dirmonitor).into());
     }
     match config.dirmonitor.backend {
-        Backend::Native if !args.is_empty() => {
+        ServiceBackend::Native if !args.is_empty() => {
             let text = "arguments after -- are for bots-dirmonitor, which --backend python runs";
             Err(Error::new(Kind::Usage, text))
         }
-        Backend::Native => {
-            let database = init_db::settings(config, django)?;
-            Ok(Launch::monitor(NativeMonitor::new(config, ground, queue, database)?, config))
+        ServiceBackend::Native => {
+            let database = init_db::database_config(config, django)?;
+            Ok(ServiceSpec::monitor(DirMonitorService::new(config, bots, queue, database)?, config))
         }
-        Backend::Python => Ok(Launch::new(ground.dirmonitor(args), config)),
+        ServiceBackend::Python => Ok(ServiceSpec::new(bots.dirmonitor(args), config)),
     }
 }
 
 /// Asks a running monitor, in this container or in another one on the same volume, to look at everything anew.
 fn reload(config: &Config) -> Result<Outcome, Error> {
-    let trigger = trigger_file(&Environment::prepared(config)?);
+    let trigger = trigger_file(&Environment::load(config)?);
     std::fs::write(&trigger, "reload").map_err(|error| {
         let text = format!("cannot ask the directory monitor to reload: cannot write {}: {error}", trigger.display());
         Error::new(Kind::Failed, text)
     })?;
-    print("the directory monitor of this environment reads its configuration and looks at all files anew\n");
+    write_stdout("the directory monitor of this environment reads its configuration and looks at all files anew\n");
     Ok(Outcome::Success)
 }
 
 /// One entry, and what a first look at it shows.
-struct Rehearsed {
-    entry: Entry,
-    found: Found,
+struct ScannedTarget {
+    target: WatchTarget,
+    found: ScanOutcome,
 }
 
 /// Says what would be watched and which routes would be started now.
-async fn rehearse(session: Session, json: bool) -> Result<Outcome, Error> {
-    let Session { config, reaper, .. } = &session;
+async fn dry_run(session: App, json: bool) -> Result<Outcome, Error> {
+    let App { config, reaper, .. } = &session;
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = prepare(config, &bots).await?;
-    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
-    let database = init_db::settings(config, &known_facts(&context).await?)?;
-    let mut sources = Sources::new(config, &bots, &environment, database)?;
+    let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let database = init_db::database_config(config, &load_django_settings(&context).await?)?;
+    let mut sources = TargetSources::new(config, &bots, &environment, database)?;
     sources.read_database().await?;
-    let entries = sources.entries();
-    let look = move || {
-        let events = Arc::new(Events::start().0);
-        let look = |(place, entry): (u64, Entry)| {
-            let mut directories = Directories::new(Arc::new(entry.clone()), place, Arc::clone(&events), Clock::Local);
-            let found = directories.look(Vec::new(), Extent::All);
-            Rehearsed { entry, found }
+    let targets = sources.targets();
+    let scan = move || {
+        let events = Arc::new(Watcher::start().0);
+        let look = |(index, entry): (u64, WatchTarget)| {
+            let mut directories =
+                TargetScanner::new(Arc::new(entry.clone()), index, Arc::clone(&events), ClockSource::Local);
+            let found = directories.scan(Vec::new(), ScanScope::Full);
+            ScannedTarget { target: entry, found }
         };
-        (0..).zip(entries).map(look).collect::<Vec<_>>()
+        (0..).zip(targets).map(look).collect::<Vec<_>>()
     };
-    let rehearsed = blocking::run(look).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))?;
-    print(&if json { format!("{}\n", in_json(&rehearsed)) } else { rehearsed.iter().map(in_words).collect() });
+    let rehearsed = blocking::run(scan).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))?;
+    write_stdout(&if json { format!("{}\n", to_json(&rehearsed)) } else { rehearsed.iter().map(to_text).collect() });
     Ok(Outcome::Success)
 }
 
-fn in_words(rehearsed: &Rehearsed) -> String {
-    let Rehearsed { entry, found } = rehearsed;
+fn to_text(rehearsed: &ScannedTarget) -> String {
+    let ScannedTarget { target: entry, found } = rehearsed;
     let mut text = format!("{} for route {}, by {}\n", entry.files(), entry.route, entry.origin);
     let _ = match found.condition.as_ref() {
-        Some(Condition::Watched { directories, backend, .. }) => {
-            writeln!(text, "  watched: {directories} directories, by {} ({})", backend.name(), backend.why)
+        Some(WatchState::Watching { directories, backend, .. }) => {
+            writeln!(text, "  watched: {directories} directories, by {} ({})", backend.name(), backend.reason)
         }
-        Some(Condition::Trouble { why, .. }) => writeln!(text, "  not watched: {}", shown(why)),
+        Some(WatchState::Failed { reason: why, .. }) => writeln!(text, "  not watched: {}", escape_control(why)),
         None => Ok(()),
     };
     if let Some(example) = &found.complete.example {
         let example = example.to_string_lossy();
-        let _ = writeln!(text, "  starts the route now: {} files, such as {}", found.complete.count, shown(&example));
+        let _ = writeln!(
+            text,
+            "  starts the route now: {} files, such as {}",
+            found.complete.count,
+            escape_control(&example)
+        );
     }
     if let Some((example, oldest)) = &found.waiting.pending.oldest {
         let (count, why, example) = (found.waiting.pending.count, oldest.reason.as_str(), example.to_string_lossy());
-        let _ = writeln!(text, "  not complete yet: {count} files, such as {}: {why}", shown(&example));
+        let _ = writeln!(text, "  not complete yet: {count} files, such as {}: {why}", escape_control(&example));
     }
     if found.waiting.pending.held > 0 {
         let _ = writeln!(text, "  starts the route when those are complete: {} files", found.waiting.pending.held);
@@ -134,13 +140,13 @@ fn in_words(rehearsed: &Rehearsed) -> String {
     text
 }
 
-fn in_json(rehearsed: &[Rehearsed]) -> serde_json::Value {
-    let one = |Rehearsed { entry, found }: &Rehearsed| {
-        let (watched, trouble) = match found.condition.as_ref() {
-            Some(Condition::Watched { directories, backend, .. }) => {
-                (Some(json!({ "directories": directories, "by": backend.name(), "why": backend.why })), None)
+fn to_json(rehearsed: &[ScannedTarget]) -> serde_json::Value {
+    let one = |ScannedTarget { target: entry, found }: &ScannedTarget| {
+        let (watched, error) = match found.condition.as_ref() {
+            Some(WatchState::Watching { directories, backend, .. }) => {
+                (Some(json!({ "directories": directories, "by": backend.name(), "why": backend.reason })), None)
             }
-            Some(Condition::Trouble { why, .. }) => (None, Some(why)),
+            Some(WatchState::Failed { reason: why, .. }) => (None, Some(why)),
             None => (None, None),
         };
         json!({
@@ -148,7 +154,7 @@ fn in_json(rehearsed: &[Rehearsed]) -> serde_json::Value {
             "route": entry.route,
             "origin": entry.origin,
             "watched": watched,
-            "trouble": trouble,
+            "error": error,
             "complete": found.complete.count + found.waiting.pending.held,
             "unfinished": found.waiting.pending.count,
         })

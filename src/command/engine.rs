@@ -4,14 +4,14 @@ use std::ffi::OsString;
 
 use tracing::info;
 
-use crate::bots::engine_args::EngineArguments;
+use crate::bots::engine_args::EngineArgs;
 use crate::cli::{self, Global};
-use crate::config::Override;
+use crate::config::FlagOverride;
 use crate::exit::{Error, Kind, Outcome};
 
-use super::{load_config, print};
+use super::{load_config, write_stdout};
 use crate::runtime::engine;
-use crate::runtime::session::with_session;
+use crate::runtime::session::with_app;
 
 /// What `bots-engine --help` prints.
 const HELP: &str = "\
@@ -27,7 +27,7 @@ Without an option new files are received and translated; without a route all act
 /// # Errors
 /// What is wrong with the arguments, or whatever else keeps the engine from starting.
 pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
-    let arguments = read(&words(flags))?;
+    let arguments = read(&engine_argv(flags))?;
     if let Some(directory) = arguments.config_dir {
         let text = format!("-c{} belongs to bots-engine: use --config-dir here", directory.display());
         return Err(Error::new(Kind::Usage, text));
@@ -37,18 +37,18 @@ pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
         ("engine.lease_wait", "--lease-wait", flags.lease_wait.clone()),
         ("engine.unknown_routes", "--allow-unknown-routes", flags.allow_unknown_routes.then(|| "true".to_owned())),
     ];
-    let given = given.into_iter().filter_map(|(path, flag, value)| Some(Override { path, flag, value: value? }));
-    start(global, given.collect(), arguments)
+    let given = given.into_iter().filter_map(|(path, flag, value)| Some(FlagOverride { path, flag, value: value? }));
+    run_with(global, given.collect(), arguments)
 }
 
 /// Runs the engine for whoever called us by its name. What it prints passes unchanged: the caller expects Bots.
 ///
 /// # Errors
 /// As [`run()`].
-pub fn as_bots_engine(words: &[OsString]) -> Result<Outcome, Error> {
-    let arguments = read(words)?;
+pub fn as_bots_engine(argv: &[OsString]) -> Result<Outcome, Error> {
+    let arguments = read(argv)?;
     if arguments.help {
-        print(HELP);
+        write_stdout(HELP);
         return Ok(Outcome::Success);
     }
     if let Some(directory) = arguments.config_dir.as_ref().filter(|directory| !directory.is_dir()) {
@@ -56,16 +56,16 @@ pub fn as_bots_engine(words: &[OsString]) -> Result<Outcome, Error> {
         return Err(Error::new(Kind::Configuration, text));
     }
     let global = Global { config_dir: arguments.config_dir.clone(), ..Global::default() };
-    let shape = |path, value: &str| Override { path, flag: "bots-engine", value: value.to_owned() };
-    start(&global, vec![shape("log.format", "text"), shape("log.child_output", "raw")], arguments)
+    let shape = |path, value: &str| FlagOverride { path, flag: "bots-engine", value: value.to_owned() };
+    run_with(&global, vec![shape("log.format", "text"), shape("log.child_output", "raw")], arguments)
 }
 
-fn read(words: &[OsString]) -> Result<EngineArguments, Error> {
-    EngineArguments::read(words).map_err(|text| Error::new(Kind::Usage, text))
+fn read(argv: &[OsString]) -> Result<EngineArgs, Error> {
+    EngineArgs::read(argv).map_err(|text| Error::new(Kind::Usage, text))
 }
 
 /// As Bots's own engine takes them.
-fn words(flags: &cli::Engine) -> Vec<OsString> {
+fn engine_argv(flags: &cli::Engine) -> Vec<OsString> {
     let given = [
         (flags.new, "--new"),
         (flags.resend, "--resend"),
@@ -77,8 +77,8 @@ fn words(flags: &cli::Engine) -> Vec<OsString> {
     options.chain(flags.routes.iter().map(Into::into)).chain(flags.args.iter().cloned()).collect()
 }
 
-fn start(global: &Global, given: Vec<Override>, arguments: EngineArguments) -> Result<Outcome, Error> {
-    with_session(load_config(global, given)?, async |session| {
+fn run_with(global: &Global, given: Vec<FlagOverride>, arguments: EngineArgs) -> Result<Outcome, Error> {
+    with_app(load_config(global, given)?, async |session| {
         let ok_exits = session.config.engine.ok_exits.clone();
         Ok(match engine::run(session, &arguments).await? {
             Outcome::Child(code) if ok_exits.contains(&code) => {

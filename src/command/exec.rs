@@ -14,24 +14,26 @@ use tracing::debug;
 use crate::bots::environment::Environment;
 use crate::bots::{bin_dir, engine_command, engine_shim};
 use crate::cli::{self, Cli, Global};
-use crate::config::Override;
+use crate::config::FlagOverride;
 use crate::exit::{Error, Kind, Outcome};
-use crate::process::child::{Group, Input, Output, Spec, die_of, is_stopped, signal_group, signal_process};
+use crate::process::child::{
+    Input, Output, ProcessGroup, ProcessSpec, is_stopped, set_parent_death_signal, signal_group, signal_process,
+};
 use crate::process::reaper::Child;
-use crate::process::signal_map::{Rewrites, known};
-use crate::process::signals::{self, Received, is_forwarded};
+use crate::process::signal_map::{SignalMap, parse_signal};
+use crate::process::signals::{self, SignalInfo, is_forwarded};
 use crate::process::terminal::Terminal;
 use crate::process::{Status, tree};
 
 use super::load_config;
 use crate::runtime::bots_environment::child_variables;
 use crate::runtime::relay;
-use crate::runtime::session::{Session, with_session};
+use crate::runtime::session::{App, with_app};
 
 /// What the flags of `exec` ask for, checked.
 #[derive(Default)]
-struct Options {
-    rewrites: Rewrites,
+struct ExecOptions {
+    rewrites: SignalMap,
     parent_death_signal: Option<i32>,
     ok_exits: Vec<u8>,
     single_child: bool,
@@ -52,14 +54,14 @@ pub fn run(global: &Global, flags: cli::Exec) -> Result<Outcome, Error> {
         1 => Some("debug"),
         _ => Some("trace"),
     };
-    let level = level.map(|level| Override { path: "log.level", flag: "--verbose", value: level.to_owned() });
+    let level = level.map(|level| FlagOverride { path: "log.level", flag: "--verbose", value: level.to_owned() });
     start(global, level, &options(&flags)?, flags.command)
 }
 
 fn start(
     global: &Global,
-    level: Option<Override>,
-    options: &Options,
+    level: Option<FlagOverride>,
+    options: &ExecOptions,
     command: Vec<OsString>,
 ) -> Result<Outcome, Error> {
     if let Some(bypass) = engine_command::bypass(&command) {
@@ -71,34 +73,34 @@ fn start(
     }
     let command = engine_command::with_todays_name(command);
     // From here on a signal waits for the program.
-    signals::hold();
+    signals::block_all();
     let parent = getppid();
-    with_session(load_config(global, level.into_iter().collect())?, async |mut session| {
+    with_app(load_config(global, level.into_iter().collect())?, async |mut session| {
         if let Some(number) = options.parent_death_signal {
-            die_of(number, parent);
+            set_parent_death_signal(number, parent);
         }
         if options.warn {
             session.reaper.warn_of_orphans();
         }
         if options.relays {
-            relay::start(&session.config, &Environment::layout(&session.config), &session.counters).await;
+            relay::start(&session.config, &Environment::paths(&session.config), &session.counters).await;
         }
         let spec = spec(&session, options, command);
         follow(&mut session, spec, options).await
     })
 }
 
-fn options(flags: &cli::Exec) -> Result<Options, Error> {
+fn options(flags: &cli::Exec) -> Result<ExecOptions, Error> {
     let wrong = |flag: &str, text: String| Error::new(Kind::Usage, format!("{flag} {text}; see exec --help"));
-    let rewrites = Rewrites::read(&flags.rewrites).map_err(|text| wrong("--rewrite", text))?;
-    let death = flags.parent_death_signal.as_deref().map(known).transpose();
+    let rewrites = SignalMap::read(&flags.rewrites).map_err(|text| wrong("--rewrite", text))?;
+    let death = flags.parent_death_signal.as_deref().map(parse_signal).transpose();
     let parent_death_signal = death.map_err(|text| wrong("--parent-death-signal", text))?;
     if let Some(number) = parent_death_signal.filter(|number| *number != libc::SIGKILL && !is_forwarded(*number)) {
         let text = format!("{}: it is never passed on; choose another, such as TERM or KILL", signals::name(number));
         return Err(wrong("--parent-death-signal", text));
     }
     let (ok_exits, single_child, warn) = (flags.ok_exits.clone(), flags.single_child, flags.warn);
-    Ok(Options { rewrites, parent_death_signal, ok_exits, single_child, warn, ..Options::default() })
+    Ok(ExecOptions { rewrites, parent_death_signal, ok_exits, single_child, warn, ..ExecOptions::default() })
 }
 
 /// Runs a shell: `$SHELL`, else bash, else sh.
@@ -112,7 +114,7 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
     let types = args.iter().all(|arg| arg.as_bytes().starts_with(b"-") && arg != "-c") && io::stdin().is_terminal();
     // A job that a person leaves in the background goes on, as it does behind any shell.
     let jobs_live_on = types && std::process::id() != 1;
-    let options = Options { jobs_live_on, relays: true, ..Options::default() };
+    let options = ExecOptions { jobs_live_on, relays: true, ..ExecOptions::default() };
     start(global, None, &options, std::iter::once(shell).chain(args).collect())
 }
 
@@ -120,10 +122,10 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
 ///
 /// # Errors
 /// As [`run`], with a suggestion.
-pub fn program(global: &Global, words: Vec<OsString>) -> Result<Outcome, Error> {
-    let name = words.first().cloned().unwrap_or_default();
-    let near = meant(&name);
-    match start(global, None, &Options::default(), words) {
+pub fn program(global: &Global, argv: Vec<OsString>) -> Result<Outcome, Error> {
+    let name = argv.first().cloned().unwrap_or_default();
+    let near = suggest_command(&name);
+    match start(global, None, &ExecOptions::default(), argv) {
         Err(error) if error.kind() == Kind::NotFound => {
             let name = name.to_string_lossy();
             let hint = near.map_or_else(|| "see bots-ctl --help".to_owned(), |near| format!("did you mean {near}?"));
@@ -133,92 +135,92 @@ pub fn program(global: &Global, words: Vec<OsString>) -> Result<Outcome, Error> 
     }
 }
 
-fn meant(word: &OsStr) -> Option<String> {
+fn suggest_command(word: &OsStr) -> Option<String> {
     let command = Cli::command();
     let names: BTreeSet<String> = command
         .get_subcommands()
         .flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases()))
         .map(str::to_owned)
         .collect();
-    crate::config::layers::nearest(&word.to_string_lossy(), names.iter()).cloned()
+    crate::config::layers::closest_match(&word.to_string_lossy(), names.iter()).cloned()
 }
 
-fn spec(session: &Session, options: &Options, command: Vec<OsString>) -> Spec {
-    let mut words = command.into_iter();
+fn spec(session: &App, options: &ExecOptions, command: Vec<OsString>) -> ProcessSpec {
+    let mut argv = command.into_iter();
     let path = std::env::var_os("PATH");
     // Without Bots this is still a program to run: a shell to look why, for example.
     let bin_dir = bin_dir(&session.config.bots, path.as_deref()).ok();
     let root = session.config.environment_root();
     if root.is_dir()
-        && let Err(error) = engine_shim::make(root)
+        && let Err(error) = engine_shim::create(root)
     {
         debug!("{error}");
     }
     let variables = child_variables(&session.config, bin_dir.as_deref());
-    let program = words.next().unwrap_or_default();
-    Spec {
-        args: words.collect(),
-        removed: variables.files_of_secrets().collect(),
+    let program = argv.next().unwrap_or_default();
+    ProcessSpec {
+        args: argv.collect(),
+        env_remove: variables.redundant_secret_file_vars().collect(),
         environment: variables.0,
         input: Input::Inherit,
         output: Output::Inherit,
         // Any other signal would reach us, and we pass it on.
-        dies_with_us: options.parent_death_signal == Some(libc::SIGKILL),
+        kill_on_parent_death: options.parent_death_signal == Some(libc::SIGKILL),
         service: false,
-        ..Spec::new(program)
+        ..ProcessSpec::new(program)
     }
 }
 
 /// A program that runs, and how signals reach it.
-struct Program<'a> {
+struct ExecChild<'a> {
     child: Child,
     terminal: Option<Terminal>,
-    options: &'a Options,
+    options: &'a ExecOptions,
 }
 
 /// Waits for the program, passing signals on, and then for what it left behind.
-async fn follow(session: &mut Session, mut spec: Spec, options: &Options) -> Result<Outcome, Error> {
+async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions) -> Result<Outcome, Error> {
     let mut terminal = Terminal::open();
-    spec.group = terminal.as_ref().map_or(Group::Own, Terminal::group);
-    let Session { config, reaper, signals, .. } = session;
+    spec.group = terminal.as_ref().map_or(ProcessGroup::New, Terminal::group);
+    let App { config, reaper, signals, .. } = session;
     let spawned = reaper.spawn(&spec);
     if let (Err(_), Some(terminal)) = (&spawned, &mut terminal) {
         // The child took the foreground before it found that there is nothing to run.
-        terminal.take_back();
+        terminal.take_foreground();
     }
-    let mut program = Program { child: spawned?, terminal, options };
+    let mut program = ExecChild { child: spawned?, terminal, options };
     let exit = loop {
         tokio::select! {
             // A pid that was reaped may be another's: its end comes before any signal.
             biased;
             status = program.child.changed() => match status {
                 Status::Exited(exit) => break exit,
-                Status::Stopped if is_stopped(program.child.pid) => program.stop_with(),
+                Status::Stopped if is_stopped(program.child.pid) => program.suspend_with_child(),
                 Status::Stopped | Status::Running => {}
             },
-            received = signals.receive() => program.tell(received),
+            received = signals.receive() => program.forward_signal(received),
         }
     };
     if let Some(terminal) = &mut program.terminal {
-        terminal.take_back();
+        terminal.take_foreground();
     }
     if !options.jobs_live_on {
-        tree::end_all(reaper, signals, &[program.child.pid], config.stop.timeout).await;
+        tree::terminate_all(reaper, signals, &[program.child.pid], config.stop.timeout).await;
     }
     let code = exit.code();
     Ok(Outcome::Child(if options.ok_exits.contains(&code) { 0 } else { code }))
 }
 
-impl Program<'_> {
-    fn tell(&mut self, received: Received) {
+impl ExecChild<'_> {
+    fn forward_signal(&mut self, received: SignalInfo) {
         let pid = self.child.pid;
         if let (libc::SIGCONT, Some(terminal)) = (received.number, &mut self.terminal) {
-            terminal.lend(pid);
+            terminal.give_foreground(pid);
         }
         let Some(number) = self.options.rewrites.apply(received.number) else { return };
         match &self.terminal {
             Some(terminal) if terminal.is_shared() => {
-                if !terminal.has_told(received, pid) {
+                if !terminal.already_delivered(received, pid) {
                     signal_process(pid, number);
                 }
             }
@@ -228,7 +230,7 @@ impl Program<'_> {
     }
 
     /// On a terminal a stopped program hands the terminal to whoever started us; when we go on, so does it.
-    fn stop_with(&mut self) {
+    fn suspend_with_child(&mut self) {
         let pid = self.child.pid;
         if self.terminal.as_mut().is_some_and(|terminal| terminal.stop_with(pid)) {
             signal_group(pid, libc::SIGCONT);

@@ -6,7 +6,7 @@ use crate::exit::{Error, Outcome};
 use crate::process::signals;
 
 use super::load_config;
-use crate::runtime::session::{Session, with_session};
+use crate::runtime::session::{App, with_app};
 
 /// Installs Bots, or completes what is there.
 ///
@@ -14,14 +14,14 @@ use crate::runtime::session::{Session, with_session};
 /// What went wrong, and what helps.
 pub fn run(global: &Global, flags: &cli::Install) -> Result<Outcome, Error> {
     let drivers: Vec<Driver> = flags.with.iter().copied().map(driver).collect();
-    with_session(load_config(global, Vec::new())?, async move |mut session| {
+    with_app(load_config(global, Vec::new())?, async move |mut session| {
         interruptible(&mut session, &drivers).await.map(|end| end.unwrap_or(Outcome::Success))
     })
 }
 
 /// Installs unless a signal asks to stop first; then the outcome says which. What is half done is begun anew by
 /// the next attempt.
-pub(super) async fn interruptible(session: &mut Session, drivers: &[Driver]) -> Result<Option<Outcome>, Error> {
+pub(super) async fn interruptible(session: &mut App, drivers: &[Driver]) -> Result<Option<Outcome>, Error> {
     let (config, reaper) = (&session.config.bots, &session.reaper);
     let installing = install(&config.install_dir, &config.python, drivers, reaper);
     tokio::pin!(installing);
@@ -29,7 +29,7 @@ pub(super) async fn interruptible(session: &mut Session, drivers: &[Driver]) -> 
         tokio::select! {
             installed = &mut installing => return Ok(installed.map(|()| None)?),
             number = session.signals.next() => {
-                if signals::asks_to_stop(number) {
+                if signals::is_stop_signal(number) {
                     tracing::warn!("interrupted by {}: run install again to complete it", signals::name(number));
                     return Ok(Some(Outcome::Child(crate::exit::Exit::Signal(number).code())));
                 }

@@ -19,26 +19,26 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::cli::Global;
-use crate::config::{Config, Fault, Override};
+use crate::config::{Config, Diagnostic, FlagOverride};
 use crate::exit::{Error, Kind};
 
 /// Reads the configuration for a command line; `more` holds what its own flags set.
-fn load_config(global: &Global, more: Vec<Override>) -> Result<Config, Error> {
+fn load_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error> {
     let (config, faults) = read_config(global, more)?;
     if faults.is_empty() {
         return Ok(config);
     }
-    let kind = if faults.iter().all(|fault| fault.is_usage) { Kind::Usage } else { Kind::Configuration };
+    let kind = if faults.iter().all(|fault| fault.is_from_command_line) { Kind::Usage } else { Kind::Configuration };
     Err(Error::all(kind, faults.into_iter().map(|fault| fault.text).collect()))
 }
 
 /// As [`load_config`]; faults do not keep the rest from being read.
-fn read_config(global: &Global, more: Vec<Override>) -> Result<(Config, Vec<Fault>), Error> {
+fn read_config(global: &Global, more: Vec<FlagOverride>) -> Result<(Config, Vec<Diagnostic>), Error> {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
         .collect();
-    let overrides = overrides(global, more);
-    let home = home(environment.get("HOME"))?;
+    let overrides = global_overrides(global, more);
+    let home = home_dir(environment.get("HOME"))?;
     let (config, faults) = Config::read(&environment, &overrides, global.config.as_deref(), &home);
     Ok((config, faults))
 }
@@ -51,26 +51,26 @@ fn health_addr(global: &Global) -> Result<(SocketAddr, Option<Error>), Error> {
     Ok((config.health.addr, (!faults.is_empty()).then(|| Error::all(Kind::Configuration, faults))))
 }
 
-fn overrides(global: &Global, more: Vec<Override>) -> Vec<Override> {
+fn global_overrides(global: &Global, more: Vec<FlagOverride>) -> Vec<FlagOverride> {
     let mut overrides = more;
     if let Some(dir) = &global.config_dir {
         let value = std::path::absolute(dir).unwrap_or_else(|_| dir.clone()).display().to_string();
-        overrides.push(Override { path: "environment.config_dir", flag: "--config-dir", value });
+        overrides.push(FlagOverride { path: "environment.config_dir", flag: "--config-dir", value });
     }
     if let Some(level) = &global.log_level {
-        overrides.push(Override { path: "log.level", flag: "--log-level", value: level.clone() });
+        overrides.push(FlagOverride { path: "log.level", flag: "--log-level", value: level.clone() });
     }
     overrides
 }
 
 /// The flag `--health-addr`, where a command has it.
-fn health_override(value: Option<&String>) -> Vec<Override> {
-    let given = value.map(|value| Override { path: "health.addr", flag: "--health-addr", value: value.clone() });
+fn health_override(value: Option<&String>) -> Vec<FlagOverride> {
+    let given = value.map(|value| FlagOverride { path: "health.addr", flag: "--health-addr", value: value.clone() });
     given.into_iter().collect()
 }
 
 /// `HOME`, else what the user database says, as Bots itself does.
-fn home(variable: Option<&String>) -> Result<PathBuf, Error> {
+fn home_dir(variable: Option<&String>) -> Result<PathBuf, Error> {
     let named = variable.filter(|home| home.starts_with('/')).map(PathBuf::from);
     let known = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
     named.or_else(known).ok_or_else(|| {
@@ -81,7 +81,7 @@ fn home(variable: Option<&String>) -> Result<PathBuf, Error> {
 }
 
 /// Writes a command's result. A reader that went away is no failure.
-fn print(text: &str) {
+fn write_stdout(text: &str) {
     use std::io::Write;
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -10,9 +10,9 @@ use crate::exit::{Error, Kind, Outcome};
 use crate::health::client;
 use crate::status::model::Status;
 use crate::status::text::text;
-use crate::telemetry::escape::shown;
+use crate::telemetry::escape::escape_control;
 
-use super::{health_addr, print};
+use super::{health_addr, write_stdout};
 
 /// Where to begin anew, the end of each line, and what is below the last one.
 const HOME: &str = "\x1b[H";
@@ -28,12 +28,12 @@ pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
     if flags.watch {
         return watch(addr, flags);
     }
-    let (json, status) = ask(addr).map_err(|error| faulty.unwrap_or(error))?;
-    print(&if flags.json { format!("{json}\n") } else { text(&status) });
+    let (json, status) = fetch(addr).map_err(|error| faulty.unwrap_or(error))?;
+    write_stdout(&if flags.json { format!("{json}\n") } else { text(&status) });
     Ok(if status.ready { Outcome::Success } else { Outcome::Unhealthy })
 }
 
-fn ask(addr: SocketAddr) -> Result<(String, Status), Error> {
+fn fetch(addr: SocketAddr) -> Result<(String, Status), Error> {
     let unavailable = |error: &dyn std::fmt::Display| {
         let text = format!("cannot ask bots-ctl on {addr}: {error}; is it running in this container?");
         Error::new(Kind::Unavailable, format!("{text} BOTS_CTL_HEALTH_ADDR says where it listens"))
@@ -50,16 +50,16 @@ fn watch(addr: SocketAddr, flags: &cli::Status) -> Result<Outcome, Error> {
     let redraws = io::stdout().is_terminal() && !flags.json;
     let mut before = None;
     loop {
-        let asked = ask(addr);
-        let told = match &asked {
+        let fetched = fetch(addr);
+        let told = match &fetched {
             Ok((json, _)) if flags.json => format!("{json}\n"),
             Ok((_, status)) => text(status),
             Err(error) if flags.json => format!("{}\n", serde_json::json!({ "error": error.to_string() })),
-            Err(error) => format!("{}\n", shown(&error.to_string())),
+            Err(error) => format!("{}\n", escape_control(&error.to_string())),
         };
-        let now = asked.map(|(_, status)| lasting(status)).map_err(|error| error.to_string());
+        let now = fetched.map(|(_, status)| without_volatile_fields(status)).map_err(|error| error.to_string());
         let is_read = if redraws {
-            write(&screen(&told))
+            write(&render_screen(&told))
         } else if before.as_ref() != Some(&now) {
             let separator = if before.is_none() || flags.json { "" } else { "\n" };
             write(&format!("{separator}{told}"))
@@ -81,7 +81,7 @@ fn write(text: &str) -> bool {
 }
 
 /// What is told without what changes all the time by itself.
-fn lasting(mut status: Status) -> Status {
+fn without_volatile_fields(mut status: Status) -> Status {
     status.now = 0;
     status.services.iter_mut().for_each(|service| service.uptime = service.uptime.map(|_| 0));
     if let Some(engine) = &mut status.engine {
@@ -94,7 +94,7 @@ fn lasting(mut status: Status) -> Status {
 }
 
 /// Drawn over what was there, without a flicker, and cut where the terminal ends.
-fn screen(text: &str) -> String {
+fn render_screen(text: &str) -> String {
     let size = terminal_size::terminal_size();
     let (width, height) = size.map_or((usize::MAX, usize::MAX), |(width, height)| (width.0.into(), height.0.into()));
     let lines = text.lines().take(height.saturating_sub(1));

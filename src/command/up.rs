@@ -4,16 +4,16 @@ use std::ffi::OsString;
 
 use tracing::info;
 
-use crate::bots::services::{Ground, JobQueue};
+use crate::bots::services::{BotsContext, BotsJobQueueIni};
 use crate::cli::{self, Global};
-use crate::config::{Config, Override, ServiceName};
+use crate::config::{Config, FlagOverride, ServiceName};
 use crate::exit::{Error, Outcome};
 
 use super::webserver::install_if_missing;
 use super::{dirmonitor, jobqueue, load_config, read_config, webserver};
-use crate::runtime::serve::{Choice, serve};
-use crate::runtime::service_spec::{Launch, Scene};
-use crate::runtime::session::with_session;
+use crate::runtime::serve::{ServePlan, serve};
+use crate::runtime::service_spec::{LaunchContext, ServiceSpec};
+use crate::runtime::session::with_app;
 
 /// Runs the command.
 ///
@@ -26,43 +26,43 @@ pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
         ("health.addr", "--health-addr", &flags.health_addr),
     ];
     let given =
-        given.into_iter().filter_map(|(path, flag, value)| Some(Override { path, flag, value: value.clone()? }));
-    let given: Vec<Override> = given.collect();
-    with_session(load_config(global, given.clone())?, async |mut session| {
+        given.into_iter().filter_map(|(path, flag, value)| Some(FlagOverride { path, flag, value: value.clone()? }));
+    let given: Vec<FlagOverride> = given.collect();
+    with_app(load_config(global, given.clone())?, async |mut session| {
         if flags.install
             && let Some(interrupted) = install_if_missing(&mut session).await?
         {
             return Ok(interrupted);
         }
-        let choice = Choice {
+        let plan = ServePlan {
             expected: session.config.up.services.clone().unwrap_or_else(|| ServiceName::ALL.to_vec()),
             initialise: true,
             restart_hung: true,
             read: &|| read_config(global, given.clone()),
-            choose: &choose,
+            choose: &select_services,
         };
-        serve(session, choice).await
+        serve(session, plan).await
     })
 }
 
-fn choose(scene: &Scene<'_>) -> Result<Vec<Launch>, Error> {
-    let chosen = scene.config.up.services.clone().unwrap_or_else(|| in_use(scene.queue));
-    let launch = |name| match name {
-        ServiceName::Jobqueue => jobqueue::launch(scene, &[]),
-        ServiceName::Webserver => webserver::launch(scene, &[]),
-        ServiceName::Dirmonitor => dirmonitor::launch(scene, &[]),
-        ServiceName::Engine => Ok(engine(scene.config, &scene.ground)),
+fn select_services(context: &LaunchContext<'_>) -> Result<Vec<ServiceSpec>, Error> {
+    let chosen = context.config.up.services.clone().unwrap_or_else(|| enabled_services(context.queue));
+    let service_spec = |name| match name {
+        ServiceName::Jobqueue => jobqueue::service_spec(context, &[]),
+        ServiceName::Webserver => webserver::service_spec(context, &[]),
+        ServiceName::Dirmonitor => dirmonitor::service_spec(context, &[]),
+        ServiceName::Engine => Ok(engine(context.config, &context.bots)),
     };
-    chosen.into_iter().map(launch).collect()
+    chosen.into_iter().map(service_spec).collect()
 }
 
-fn engine(config: &Config, ground: &Ground<'_>) -> Launch {
+fn engine(config: &Config, bots: &BotsContext<'_>) -> ServiceSpec {
     let new = [OsString::from("--new")];
-    Launch::every(ground.engine_by_link(&new), config.up.engine_every, config)
+    ServiceSpec::new_periodic(bots.engine_via_shim(&new), config.up.engine_every, config)
 }
 
 /// What bots.ini has in use.
-fn in_use(queue: &JobQueue) -> Vec<ServiceName> {
+fn enabled_services(queue: &BotsJobQueueIni) -> Vec<ServiceName> {
     let is_in_use = |name: &ServiceName| match name {
         ServiceName::Webserver | ServiceName::Engine => true,
         ServiceName::Jobqueue | ServiceName::Dirmonitor => queue.enabled,

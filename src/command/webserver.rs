@@ -4,14 +4,14 @@ use std::ffi::OsString;
 
 use crate::bots;
 use crate::cli::{self, Global};
-use crate::config::{Override, ServiceName};
+use crate::config::{FlagOverride, ServiceName};
 use crate::exit::{Error, Outcome};
 
 use super::{install, load_config, read_config};
 use crate::runtime::bots_environment::find_bots;
 use crate::runtime::serve::serve_one;
-use crate::runtime::service_spec::{Launch, Scene, check_web_port};
-use crate::runtime::session::{Session, with_session};
+use crate::runtime::service_spec::{LaunchContext, ServiceSpec, check_web_port};
+use crate::runtime::session::{App, with_app};
 
 /// Runs the command.
 ///
@@ -20,27 +20,27 @@ use crate::runtime::session::{Session, with_session};
 pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
     let given = [("webserver.port", "--port", &flags.port), ("health.addr", "--health-addr", &flags.health_addr)];
     let given =
-        given.into_iter().filter_map(|(path, flag, value)| Some(Override { path, flag, value: value.clone()? }));
-    let given: Vec<Override> = given.collect();
-    with_session(load_config(global, given.clone())?, async |mut session| {
+        given.into_iter().filter_map(|(path, flag, value)| Some(FlagOverride { path, flag, value: value.clone()? }));
+    let given: Vec<FlagOverride> = given.collect();
+    with_app(load_config(global, given.clone())?, async |mut session| {
         if flags.install
             && let Some(interrupted) = install_if_missing(&mut session).await?
         {
             return Ok(interrupted);
         }
         let read = || read_config(global, given.clone());
-        serve_one(session, ServiceName::Webserver, &read, &|scene| launch(scene, &flags.args)).await
+        serve_one(session, ServiceName::Webserver, &read, &|context| service_spec(context, &flags.args)).await
     })
 }
 
 /// The web UI, when it can listen.
-pub(super) fn launch(scene: &Scene<'_>, args: &[OsString]) -> Result<Launch, Error> {
-    check_web_port(scene)?;
-    Ok(Launch::new(scene.ground.webserver(scene.django, args), scene.config))
+pub(super) fn service_spec(context: &LaunchContext<'_>, args: &[OsString]) -> Result<ServiceSpec, Error> {
+    check_web_port(context)?;
+    Ok(ServiceSpec::new(context.bots.webserver(context.django, args), context.config))
 }
 
 /// Installs Bots when none is found; the answer is how the command ends if that was interrupted.
-pub(super) async fn install_if_missing(session: &mut Session) -> Result<Option<Outcome>, Error> {
+pub(super) async fn install_if_missing(session: &mut App) -> Result<Option<Outcome>, Error> {
     match find_bots(&session.config, &session.reaper).await {
         Err(bots::Error::NotInstalled(_)) => install::interruptible(session, &[]).await,
         found => Ok(found.map(|_| None)?),

@@ -8,15 +8,15 @@ use serde_json::{Map, Value};
 
 use super::database_url::DatabaseUrl;
 use super::keys;
-use super::layers::Reader;
+use super::layers::LayeredConfig;
 
 /// How long to try again while the server cannot be reached, where nobody sits and waits.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CONNECT_RETRY_WINDOW: Duration = Duration::from_secs(60);
 
 /// Database settings that a generated `settings.py` reads, and how the database is initialised.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
-pub struct Database {
+pub struct DatabaseSection {
     pub init_skip: bool,
     pub engine: Option<String>,
     pub name: Option<String>,
@@ -33,9 +33,9 @@ pub struct Database {
     pub allow_default_password: bool,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> Database {
+pub(super) fn read(reader: &mut LayeredConfig<'_>) -> DatabaseSection {
     let options: Option<String> = reader.optional(&keys::DB_OPTIONS);
-    let mut database = Database {
+    let mut database = DatabaseSection {
         init_skip: reader.get(&keys::INIT_SKIP),
         engine: reader.optional(&keys::DB_ENGINE),
         name: reader.optional(&keys::DB_NAME),
@@ -49,21 +49,21 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Database {
         allow_default_password: reader.get(&keys::ALLOW_DEFAULT_PASSWORD),
     };
     if let Some(url) = database.url.clone() {
-        disagreements(&database, &url).into_iter().for_each(|fault| reader.fault(fault));
-        database.take_over(&url);
+        check_conflicts(&database, &url).into_iter().for_each(|fault| reader.report(fault));
+        database.apply_url(&url);
     }
     database
 }
 
-impl Database {
+impl DatabaseSection {
     /// How long to try again while the server cannot be reached.
     #[must_use]
-    pub fn patience(&self) -> Duration {
-        self.wait.unwrap_or(if stderr().is_terminal() { Duration::ZERO } else { PATIENCE })
+    pub fn retry_window(&self) -> Duration {
+        self.wait.unwrap_or(if stderr().is_terminal() { Duration::ZERO } else { CONNECT_RETRY_WINDOW })
     }
 
     /// What the URL says reaches a generated `settings.py` as the variables would.
-    fn take_over(&mut self, url: &DatabaseUrl) {
+    fn apply_url(&mut self, url: &DatabaseUrl) {
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         self.engine = Some(url.engine.to_owned());
         self.name = given(&url.name);
@@ -79,7 +79,7 @@ impl Database {
 
 /// The engine's family, by any of the names it goes by.
 #[must_use]
-pub fn family(engine: &str) -> &str {
+pub fn normalise_engine(engine: &str) -> &str {
     match engine.rsplit('.').next().unwrap_or(engine) {
         "sqlite" | "sqlite3" => "sqlite",
         "mysql" | "mariadb" => "mysql",
@@ -88,10 +88,10 @@ pub fn family(engine: &str) -> &str {
     }
 }
 
-fn disagreements(database: &Database, url: &DatabaseUrl) -> Vec<String> {
+fn check_conflicts(database: &DatabaseSection, url: &DatabaseUrl) -> Vec<String> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let number = |port: Option<u16>| port.map(|port| port.to_string()).unwrap_or_default();
-    let engine = database.engine.as_deref().map(|engine| family(&engine.to_ascii_lowercase()).to_owned());
+    let engine = database.engine.as_deref().map(|engine| normalise_engine(&engine.to_ascii_lowercase()).to_owned());
     let pairs = [
         ("DB_ENGINE", text(&engine), url.engine.to_owned()),
         ("DB_NAME", text(&database.name), url.name.clone()),

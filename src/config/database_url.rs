@@ -7,7 +7,7 @@ use std::path::Path;
 
 use secrecy::SecretString;
 
-use super::parse::Parsed;
+use super::parse::ParseResult;
 
 /// The parts of a database URL; what it does not say is empty.
 #[derive(Debug, Clone)]
@@ -30,7 +30,7 @@ impl DatabaseUrl {
     ///
     /// # Errors
     /// What is wrong with it, without quoting it.
-    pub fn parse(url: &str) -> Parsed<Self> {
+    pub fn parse(url: &str) -> ParseResult<Self> {
         let expected = "expected sqlite:///FILE, mysql://USER:PASSWORD@HOST:PORT/NAME or postgresql://…";
         let (scheme, rest) = url.split_once("://").ok_or(expected)?;
         let engine = match scheme.to_ascii_lowercase().as_str() {
@@ -40,12 +40,12 @@ impl DatabaseUrl {
             _ => return Err(expected.to_owned()),
         };
         let (authority, path, query) = split(rest);
-        let (credentials, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+        let (credentials, address) = authority.rsplit_once('@').unwrap_or(("", authority));
         let (user, password) = match credentials.split_once(':') {
             Some((user, password)) => (user, Some(password)),
             None => (credentials, None),
         };
-        let (host, port) = host_and_port(place)?;
+        let (host, port) = host_and_port(address)?;
         let mut parsed = Self {
             engine,
             user: decode(user)?,
@@ -55,12 +55,12 @@ impl DatabaseUrl {
             name: decode(path)?,
             options: options(query)?,
         };
-        parsed.settle()?;
+        parsed.normalise()?;
         Ok(parsed)
     }
 
     /// Checks what belongs to one engine alone, and brings the rest to one form.
-    fn settle(&mut self) -> Parsed<()> {
+    fn normalise(&mut self) -> ParseResult<()> {
         if self.engine == "sqlite" {
             let name = format!("/{}", self.name.trim_start_matches('/'));
             let is_file = self.host.is_empty() && self.user.is_empty() && Path::new(&name).file_name().is_some();
@@ -75,9 +75,9 @@ impl DatabaseUrl {
         if let Some(socket) = self.options.remove("socket") {
             self.options.insert("unix_socket".to_owned(), socket);
         }
-        for (key, place) in [("user", &mut self.user), ("dbname", &mut self.name)] {
+        for (key, address) in [("user", &mut self.user), ("dbname", &mut self.name)] {
             if let Some(value) = self.options.remove(key) {
-                *place = value;
+                *address = value;
             }
         }
         if let Some(password) = self.options.remove("password") {
@@ -93,27 +93,27 @@ impl DatabaseUrl {
 /// User, host and port; path; query. A password may hold `/`, `?` and `#` as they are: everything up to the last `@`
 /// is credentials.
 fn split(rest: &str) -> (&str, &str, &str) {
-    let place = rest.rfind('@').map_or(0, |at| at + 1);
-    let end = place + rest[place..].find(['/', '?']).unwrap_or(rest.len() - place);
+    let address = rest.rfind('@').map_or(0, |at| at + 1);
+    let end = address + rest[address..].find(['/', '?']).unwrap_or(rest.len() - address);
     let (authority, tail) = rest.split_at(end);
     let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
     (authority, path.strip_prefix('/').unwrap_or(path), query)
 }
 
-fn host_and_port(place: &str) -> Parsed<(&str, Option<u16>)> {
+fn host_and_port(address: &str) -> ParseResult<(&str, Option<u16>)> {
     let number = |port: &str| match port {
         "" => Ok(None),
         port => super::parse::port(port).map(Some),
     };
-    if let Some(bracketed) = place.strip_prefix('[') {
+    if let Some(bracketed) = address.strip_prefix('[') {
         let (host, rest) = bracketed.split_once(']').ok_or("the bracket of an IPv6 address is not closed")?;
         return Ok((host, number(rest.strip_prefix(':').unwrap_or(rest))?));
     }
-    let (host, port) = place.rsplit_once(':').unwrap_or((place, ""));
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     Ok((host, number(port)?))
 }
 
-fn options(query: &str) -> Parsed<BTreeMap<String, String>> {
+fn options(query: &str) -> ParseResult<BTreeMap<String, String>> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
@@ -124,7 +124,7 @@ fn options(query: &str) -> Parsed<BTreeMap<String, String>> {
 }
 
 /// Percent-decoding. A `%` that begins no code stands for itself: not everybody encodes passwords.
-fn decode(text: &str) -> Parsed<String> {
+fn decode(text: &str) -> ParseResult<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

@@ -20,21 +20,21 @@ const FIXED: [&str; 11] = [
 
 /// What differs from the configuration before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Difference {
+pub struct ConfigDiff {
     /// Whether services are made from another one.
-    pub is_other: bool,
+    pub needs_service_restart: bool,
     /// Keys that take effect when bots-ctl itself is started again.
-    pub later: Vec<&'static str>,
+    pub needs_own_restart: Vec<&'static str>,
 }
 
 impl Config {
     /// The configuration to go on with, and how it differs from this one. What cannot change any more stays.
     #[must_use]
-    pub fn followed_by(&self, next: Self) -> (Self, Difference) {
+    pub fn merge_reloadable(&self, next: Self) -> (Self, ConfigDiff) {
         let is_fixed = |path: &str| FIXED.iter().any(|beginning| path.starts_with(beginning));
         // Both were read by the same code, which asks for the keys in one order.
-        let pairs = self.shown.iter().zip(&next.shown);
-        let changed = pairs.filter(|(old, new)| old.mark != new.mark).map(|(old, _)| old.path);
+        let pairs = self.effective_settings.iter().zip(&next.effective_settings);
+        let changed = pairs.filter(|(old, new)| old.value_hash != new.value_hash).map(|(old, _)| old.path);
         let (later, at_once): (Vec<_>, Vec<_>) = changed.partition(|path| is_fixed(path));
         let mut followed = Self {
             environment: self.environment.clone(),
@@ -49,7 +49,7 @@ impl Config {
         followed.jobqueue.backend = self.jobqueue.backend;
         followed.jobqueue.addr = self.jobqueue.addr;
         followed.dirmonitor.backend = self.dirmonitor.backend;
-        (followed, Difference { is_other: !at_once.is_empty(), later })
+        (followed, ConfigDiff { needs_service_restart: !at_once.is_empty(), needs_own_restart: later })
     }
 }
 
@@ -75,14 +75,14 @@ mod tests {
             ("BOTSENV", "other"),
             ("BOTS_CTL_DIRMONITOR_BACKEND", "python"),
         ];
-        let (followed, difference) = running.followed_by(config(&next));
-        let mut later = difference.later;
+        let (followed, difference) = running.merge_reloadable(config(&next));
+        let mut later = difference.needs_own_restart;
         later.sort_unstable();
         assert_eq!(
             later,
             ["dirmonitor.backend", "environment.config_dir", "environment.name", "health.addr", "log.level"]
         );
-        assert!(!difference.is_other);
+        assert!(!difference.needs_service_restart);
         assert_eq!(followed.health.addr, running.health.addr);
         assert_eq!(followed.environment.config_dir, running.environment.config_dir);
     }
@@ -90,10 +90,10 @@ mod tests {
     #[test]
     fn what_services_are_made_from_is_taken_over_secrets_included() {
         let running = config(&[("DB_PASSWORD", "one")]);
-        let (_, same) = running.followed_by(config(&[("DB_PASSWORD", "one")]));
-        assert_eq!(same, Difference::default());
-        let (followed, difference) = running.followed_by(config(&[("DB_PASSWORD", "two"), ("TZ", "UTC")]));
-        assert_eq!(difference, Difference { is_other: true, later: Vec::new() });
+        let (_, same) = running.merge_reloadable(config(&[("DB_PASSWORD", "one")]));
+        assert_eq!(same, ConfigDiff::default());
+        let (followed, difference) = running.merge_reloadable(config(&[("DB_PASSWORD", "two"), ("TZ", "UTC")]));
+        assert_eq!(difference, ConfigDiff { needs_service_restart: true, needs_own_restart: Vec::new() });
         assert_eq!(followed.django.time_zone.as_deref(), Some("UTC"));
     }
 }

@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use super::Backend;
+use super::ServiceBackend;
 use super::keys;
-use super::layers::Reader;
+use super::layers::LayeredConfig;
 
 /// The directory monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dirmonitor {
+pub struct DirmonitorSection {
     /// Who does the work.
-    pub backend: Backend,
+    pub backend: ServiceBackend,
     /// How new files are found.
-    pub watch_by: WatchBy,
+    pub watch_by: WatchMethod,
     /// Time between two looks at a directory that is polled.
     pub poll_interval: Duration,
     /// How long a file has to stay as it is to be complete, where its close cannot be seen.
-    pub settle: Duration,
+    pub stable_after: Duration,
     /// Time between two looks at everything where events are had.
-    pub sweep: Duration,
+    pub rescan_interval: Duration,
 }
 
 /// How new files are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WatchBy {
+pub enum WatchMethod {
     /// As the file system allows.
     Auto,
     /// By the kernel's events.
@@ -32,12 +32,12 @@ pub enum WatchBy {
     Poll,
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> Dirmonitor {
-    Dirmonitor {
+pub(super) fn read(reader: &mut LayeredConfig<'_>) -> DirmonitorSection {
+    DirmonitorSection {
         backend: reader.get(&keys::DIRMONITOR_BACKEND),
         watch_by: reader.get(&keys::DIRMONITOR_WATCH),
         poll_interval: reader.get(&keys::DIRMONITOR_POLL_INTERVAL),
-        settle: reader.get(&keys::DIRMONITOR_SETTLE),
-        sweep: reader.get(&keys::DIRMONITOR_SWEEP),
+        stable_after: reader.get(&keys::DIRMONITOR_SETTLE),
+        rescan_interval: reader.get(&keys::DIRMONITOR_SWEEP),
     }
 }

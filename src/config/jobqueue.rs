@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use secrecy::SecretString;
 
 use super::keys;
-use super::layers::Reader;
+use super::layers::LayeredConfig;
 
 /// The job queue.
 #[derive(Debug, Clone)]
-pub struct JobQueue {
+pub struct JobQueueConfig {
     /// Who does the work.
-    pub backend: Backend,
+    pub backend: ServiceBackend,
     /// Where it listens beside loopback.
     pub addr: Option<SocketAddr>,
     /// What is to be shown there.
@@ -22,7 +22,7 @@ pub struct JobQueue {
 
 /// Who does the work of the job queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
+pub enum ServiceBackend {
     /// bots-ctl itself.
     Native,
     /// Bots's own server.
@@ -38,7 +38,7 @@ pub struct QueueUrl {
     pub path: String,
 }
 
-impl JobQueue {
+impl JobQueueConfig {
     /// Where it listens beside loopback.
     ///
     /// # Errors
@@ -55,8 +55,8 @@ impl JobQueue {
     }
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> JobQueue {
-    JobQueue {
+pub(super) fn read(reader: &mut LayeredConfig<'_>) -> JobQueueConfig {
+    JobQueueConfig {
         backend: reader.get(&keys::JOBQUEUE_BACKEND),
         addr: reader.optional(&keys::JOBQUEUE_ADDR),
         token: reader.secret(&keys::JOBQUEUE_TOKEN),

@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::database_url::DatabaseUrl;
-use super::parse::{self, Parsed};
-use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, RestartPolicy, ServiceName, WatchBy};
+use super::parse::{self, ParseResult};
+use super::{
+    ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, RestartPolicy, ServiceBackend, ServiceName, WatchMethod,
+};
 
 /// What a TOML value of this setting must be; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub enum ValueType {
     /// A string.
     Text,
     /// An integer, or a string that holds one.
@@ -29,13 +31,13 @@ pub enum Shape {
 
 /// One setting of type `T`.
 #[derive(Debug)]
-pub struct Key<T> {
+pub struct Setting<T> {
     /// Dotted place in the TOML file.
     pub path: &'static str,
     /// Environment variable.
     pub env: &'static str,
     /// What the TOML value must be.
-    pub shape: Shape,
+    pub shape: ValueType,
     /// The default as text, or in words where it depends on the machine.
     pub default: &'static str,
     /// Never shown; may also be given as `NAME_FILE` / `key_file`.
@@ -43,21 +45,21 @@ pub struct Key<T> {
     /// One line for documentation and `config show`.
     pub help: &'static str,
     /// Text to value.
-    pub parse: fn(&str) -> Parsed<T>,
+    pub parse: fn(&str) -> ParseResult<T>,
 }
 
 macro_rules! keys {
     ($($name:ident: $type:ty = $path:literal, $env:literal, $shape:ident, $parse:ident, $default:literal, $help:literal;)*) => {
-        $(#[doc = $help] pub const $name: Key<$type> = Key {
-            path: $path, env: $env, shape: Shape::$shape, default: $default, secret: false, help: $help, parse: parse::$parse,
+        $(#[doc = $help] pub const $name: Setting<$type> = Setting {
+            path: $path, env: $env, shape: ValueType::$shape, default: $default, secret: false, help: $help, parse: parse::$parse,
         };)*
     };
 }
 
 macro_rules! secrets {
     ($($name:ident = $path:literal, $env:literal, $help:literal;)*) => {
-        $(#[doc = $help] pub const $name: Key<String> = Key {
-            path: $path, env: $env, shape: Shape::Text, default: "", secret: true, help: $help, parse: parse::text,
+        $(#[doc = $help] pub const $name: Setting<String> = Setting {
+            path: $path, env: $env, shape: ValueType::Text, default: "", secret: true, help: $help, parse: parse::text,
         };)*
     };
 }
@@ -95,15 +97,15 @@ keys! {
         "the job queue's own drain";
     JOBQUEUE_STOP_TIMEOUT: Duration = "jobqueue.stop_timeout", "BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", Duration, duration,
         "as BOTS_CTL_STOP_TIMEOUT", "the job queue's own stop timeout, in which a running job may finish";
-    JOBQUEUE_BACKEND: Backend = "jobqueue.backend", "BOTS_CTL_JOBQUEUE_BACKEND", Text, backend, "native",
+    JOBQUEUE_BACKEND: ServiceBackend = "jobqueue.backend", "BOTS_CTL_JOBQUEUE_BACKEND", Text, backend, "native",
         "who does the work of the job queue: native (bots-ctl itself) or python (Bots's own server)";
     JOBQUEUE_ADDR: SocketAddr = "jobqueue.addr", "BOTS_CTL_JOBQUEUE_ADDR", Text, address, "",
         "address on which the job queue serves other containers, such as 0.0.0.0:28083; needs the token";
     JOBQUEUE_URL: QueueUrl = "jobqueue.url", "BOTS_CTL_JOBQUEUE_URL", Text, queue_url, "",
         "job queue of another container, such as `http://bots-jobqueue:28083`; jobs of this container are passed on to it";
-    DIRMONITOR_BACKEND: Backend = "dirmonitor.backend", "BOTS_CTL_DIRMONITOR_BACKEND", Text, backend, "native",
+    DIRMONITOR_BACKEND: ServiceBackend = "dirmonitor.backend", "BOTS_CTL_DIRMONITOR_BACKEND", Text, backend, "native",
         "who watches directories: native (bots-ctl itself) or python (Bots's own monitor)";
-    DIRMONITOR_WATCH: WatchBy = "dirmonitor.watch", "BOTS_CTL_DIRMONITOR_WATCH", Text, watch_by, "auto",
+    DIRMONITOR_WATCH: WatchMethod = "dirmonitor.watch", "BOTS_CTL_DIRMONITOR_WATCH", Text, watch_by, "auto",
         "how new files are found: inotify, poll, or auto: as the file system allows; also watch in bots.ini";
     DIRMONITOR_POLL_INTERVAL: Duration = "dirmonitor.poll_interval", "BOTS_CTL_DIRMONITOR_POLL_INTERVAL", Duration, interval,
         "1s", "time between two looks at a directory that is polled; also poll_interval in bots.ini";
@@ -208,10 +210,10 @@ secrets! {
 }
 
 /// The database in one URL, instead of the variables that begin with DB_; secret, since there is a password in it.
-pub const DATABASE_URL: Key<DatabaseUrl> = Key {
+pub const DATABASE_URL: Setting<DatabaseUrl> = Setting {
     path: "database.url",
     env: "BOTS_CTL_DATABASE_URL",
-    shape: Shape::Text,
+    shape: ValueType::Text,
     default: "",
     secret: true,
     help: "the database in one URL, such as `postgresql://USER:PASSWORD@HOST:5432/NAME`, instead of DB_ENGINE to DB_PORT",

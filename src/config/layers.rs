@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::keys::{self, Key, Shape};
-use super::toml_file::{self, Value};
+use super::keys::{self, Setting, ValueType};
+use super::toml_file::{self, TomlValue};
 
 /// Bytes of a file that holds a secret.
-const LONGEST_SECRET: u64 = 64 * 1024;
+const MAX_SECRET: u64 = 64 * 1024;
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Origin {
 
 /// A flag that sets a key: dotted path, the flag's name, the value as typed.
 #[derive(Debug, Clone)]
-pub struct Override {
+pub struct FlagOverride {
     /// Dotted path of the key.
     pub path: &'static str,
     /// The flag, for messages.
@@ -43,16 +43,16 @@ pub struct Override {
 
 /// One thing that is wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct Diagnostic {
     /// What, where, and what to do.
     pub text: String,
     /// It is about the command line, not about configuration.
-    pub is_usage: bool,
+    pub is_from_command_line: bool,
 }
 
 /// One line of `config show`.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub struct EffectiveSetting {
     /// Dotted path.
     pub path: &'static str,
     /// Environment variable.
@@ -62,46 +62,50 @@ pub struct Shown {
     /// Where it came from.
     pub origin: Origin,
     /// Changes with the value, also where that is a secret.
-    pub mark: u64,
+    pub value_hash: u64,
     /// The setting's meaning.
     pub help: &'static str,
     /// The default, in words.
     pub default: &'static str,
     /// What its value must be.
-    pub shape: Shape,
+    pub shape: ValueType,
     /// Its value is never shown, and may be given in a file.
     pub secret: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Raw {
+struct RawValue {
     text: String,
-    shape: Option<Shape>,
+    shape: Option<ValueType>,
     origin: Origin,
 }
 
 /// The layers, asked key by key.
-pub struct Reader<'a> {
+pub struct LayeredConfig<'a> {
     environment: &'a BTreeMap<String, String>,
-    overrides: &'a [Override],
-    file: Option<(PathBuf, BTreeMap<String, Value>)>,
+    overrides: &'a [FlagOverride],
+    file: Option<(PathBuf, BTreeMap<String, TomlValue>)>,
     known: BTreeSet<String>,
-    shown: Vec<Shown>,
-    faults: Vec<Fault>,
+    effective: Vec<EffectiveSetting>,
+    faults: Vec<Diagnostic>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> LayeredConfig<'a> {
     /// Reads the file, if there is one, and gets ready to be asked.
     #[must_use]
-    pub fn new(environment: &'a BTreeMap<String, String>, overrides: &'a [Override], file: Option<PathBuf>) -> Self {
+    pub fn new(
+        environment: &'a BTreeMap<String, String>,
+        overrides: &'a [FlagOverride],
+        file: Option<PathBuf>,
+    ) -> Self {
         let mut faults = Vec::new();
         let file = file.and_then(|path| read_file(path, &mut faults));
-        let faults = faults.into_iter().map(|text| Fault { text, is_usage: false }).collect();
-        Self { environment, overrides, file, known: BTreeSet::new(), shown: Vec::new(), faults }
+        let faults = faults.into_iter().map(|text| Diagnostic { text, is_from_command_line: false }).collect();
+        Self { environment, overrides, file, known: BTreeSet::new(), effective: Vec::new(), faults }
     }
 
     /// The value of a key that has a default: the key's own, or `default` where it depends on the machine.
-    pub fn or<T: Clone + fmt::Debug>(&mut self, key: &Key<T>, default: T, default_text: &str) -> T {
+    pub fn get_or<T: Clone + fmt::Debug>(&mut self, key: &Setting<T>, default: T, default_text: &str) -> T {
         match self.layered(key) {
             Some((value, raw)) => {
                 self.show(key, raw.text, raw.origin);
@@ -118,13 +122,13 @@ impl<'a> Reader<'a> {
     ///
     /// # Panics
     /// When the key table holds a default that its own parser refuses; a unit test reads every default.
-    pub fn get<T: Clone + fmt::Debug>(&mut self, key: &Key<T>) -> T {
+    pub fn get<T: Clone + fmt::Debug>(&mut self, key: &Setting<T>) -> T {
         let default = (key.parse)(key.default).expect("the key table's defaults parse");
-        self.or(key, default, key.default)
+        self.get_or(key, default, key.default)
     }
 
     /// The value of a key that may be left unset.
-    pub fn optional<T: Clone + fmt::Debug>(&mut self, key: &Key<T>) -> Option<T> {
+    pub fn optional<T: Clone + fmt::Debug>(&mut self, key: &Setting<T>) -> Option<T> {
         let Some((value, raw)) = self.layered(key) else {
             self.show(key, String::new(), Origin::Default);
             return None;
@@ -134,61 +138,61 @@ impl<'a> Reader<'a> {
     }
 
     /// A secret, which may be given directly or as the name of a file that holds it.
-    pub fn secret(&mut self, key: &Key<String>) -> Option<SecretString> {
+    pub fn secret(&mut self, key: &Setting<String>) -> Option<SecretString> {
         self.optional(key).map(SecretString::from)
     }
 
     /// Ends the pass: reports what the file holds beside known keys, and returns what was seen and every fault.
     #[must_use]
-    pub fn finish(mut self) -> (Vec<Shown>, Vec<Fault>) {
+    pub fn finish(mut self) -> (Vec<EffectiveSetting>, Vec<Diagnostic>) {
         self.report_unknown_keys();
         for fault in &mut self.faults {
             fault.text = on_one_line(&fault.text);
         }
-        (self.shown, self.faults)
+        (self.effective, self.faults)
     }
 
     /// Adds a fault that concerns more than one key.
-    pub fn fault(&mut self, fault: impl Into<String>) {
-        self.faults.push(Fault { text: fault.into(), is_usage: false });
+    pub fn report(&mut self, fault: impl Into<String>) {
+        self.faults.push(Diagnostic { text: fault.into(), is_from_command_line: false });
     }
 
-    fn layered<T>(&mut self, key: &Key<T>) -> Option<(T, Raw)> {
+    fn layered<T>(&mut self, key: &Setting<T>) -> Option<(T, RawValue)> {
         self.known.insert(key.path.to_owned());
         let raw = self.raw(key)?;
         let parsed = match shape_fits(key.shape, raw.shape) {
             true => (key.parse)(&raw.text),
-            false => Err(format!("expected {}", in_words(key.shape))),
+            false => Err(format!("expected {}", describe(key.shape))),
         };
         match parsed {
             Ok(value) => Some((value, raw)),
             Err(problem) => {
                 let value = if key.secret { "(hidden)".to_owned() } else { format!("{:?}", raw.text) };
-                let text = format!("{}: {value} is wrong: {problem}", place(key.path, &raw.origin));
-                self.faults.push(Fault { text, is_usage: matches!(raw.origin, Origin::Flag(_)) });
+                let text = format!("{}: {value} is wrong: {problem}", location(key.path, &raw.origin));
+                self.faults.push(Diagnostic { text, is_from_command_line: matches!(raw.origin, Origin::Flag(_)) });
                 None
             }
         }
     }
 
-    fn raw<T>(&mut self, key: &Key<T>) -> Option<Raw> {
+    fn raw<T>(&mut self, key: &Setting<T>) -> Option<RawValue> {
         let flag = self.overrides.iter().find(|o| o.path == key.path);
-        if let Some(Override { flag, value, .. }) = flag {
-            return Some(Raw { text: value.clone(), shape: None, origin: Origin::Flag(flag) });
+        if let Some(FlagOverride { flag, value, .. }) = flag {
+            return Some(RawValue { text: value.clone(), shape: None, origin: Origin::Flag(flag) });
         }
         self.environment_layer(key).or_else(|| self.file_layer(key))
     }
 
-    fn environment_layer<T>(&mut self, key: &Key<T>) -> Option<Raw> {
+    fn environment_layer<T>(&mut self, key: &Setting<T>) -> Option<RawValue> {
         let set = |name: &str| self.environment.get(name).filter(|value| !value.is_empty()).cloned();
         let direct = set(key.env);
         let by_file = key.secret.then(|| set(&format!("{}_FILE", key.env))).flatten();
         match (direct, by_file) {
             (Some(_), Some(_)) => {
-                self.fault(format!("{0} and {0}_FILE are both set: keep one of them", key.env));
+                self.report(format!("{0} and {0}_FILE are both set: keep one of them", key.env));
                 None
             }
-            (Some(text), None) => Some(Raw { text, shape: None, origin: Origin::Environment(key.env.to_owned()) }),
+            (Some(text), None) => Some(RawValue { text, shape: None, origin: Origin::Environment(key.env.to_owned()) }),
             (None, Some(path)) => {
                 let name = format!("{}_FILE", key.env);
                 self.secret_file(name.clone(), &name, PathBuf::from(path))
@@ -197,17 +201,17 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn file_layer<T>(&mut self, key: &Key<T>) -> Option<Raw> {
+    fn file_layer<T>(&mut self, key: &Setting<T>) -> Option<RawValue> {
         let (path, values) = self.file.as_ref()?;
         if let Some(value) = values.get(key.path) {
             // An empty variable is as none. Here it is a secret that anybody knows.
             if key.secret && value.text.is_empty() {
-                let place = format!("{}:{}", path.display(), value.line);
-                self.fault(format!("{place}: {} is empty: give it a value, or take the line out", key.path));
+                let location = format!("{}:{}", path.display(), value.line);
+                self.report(format!("{location}: {} is empty: give it a value, or take the line out", key.path));
                 return None;
             }
             let origin = Origin::File(path.clone(), value.line);
-            return Some(Raw { text: value.text.clone(), shape: Some(value.shape), origin });
+            return Some(RawValue { text: value.text.clone(), shape: Some(value.shape), origin });
         }
         if !key.secret {
             return None;
@@ -220,28 +224,38 @@ impl<'a> Reader<'a> {
     }
 
     /// `place` is where the file is named: for messages, where `name` would not say enough.
-    fn secret_file(&mut self, name: String, place: &str, path: PathBuf) -> Option<Raw> {
+    fn secret_file(&mut self, name: String, location: &str, path: PathBuf) -> Option<RawValue> {
         match read_secret(&path) {
             Ok(text) if text.trim().is_empty() => {
-                self.fault(format!("{place}: {} is empty", path.display()));
+                self.report(format!("{location}: {} is empty", path.display()));
                 None
             }
             Ok(text) => {
                 let text = text.trim_end_matches(['\r', '\n']).to_owned();
-                Some(Raw { text, shape: None, origin: Origin::SecretFile(name, path) })
+                Some(RawValue { text, shape: None, origin: Origin::SecretFile(name, path) })
             }
             Err(error) => {
-                self.fault(format!("{place}: cannot read {}: {error}", path.display()));
+                self.report(format!("{location}: cannot read {}: {error}", path.display()));
                 None
             }
         }
     }
 
-    fn show<T>(&mut self, key: &Key<T>, value: String, origin: Origin) {
-        let Key { path, env, help, default, shape, secret, .. } = *key;
-        let mark = mark(&value);
+    fn show<T>(&mut self, key: &Setting<T>, value: String, origin: Origin) {
+        let Setting { path, env, help, default, shape, secret, .. } = *key;
+        let mark = hash_value(&value);
         let value = if secret && !value.is_empty() { "(hidden)".to_owned() } else { value };
-        self.shown.push(Shown { path, env, value, origin, mark, help, default, shape, secret });
+        self.effective.push(EffectiveSetting {
+            path,
+            env,
+            value,
+            origin,
+            value_hash: mark,
+            help,
+            default,
+            shape,
+            secret,
+        });
     }
 
     fn report_unknown_keys(&mut self) {
@@ -249,14 +263,14 @@ impl<'a> Reader<'a> {
         let unknown = values.iter().filter(|(name, _)| !self.known.contains(*name));
         let faults: Vec<String> = unknown
             .map(|(name, value)| {
-                let hint = nearest(name, self.known.iter()).map_or_else(
+                let hint = closest_match(name, self.known.iter()).map_or_else(
                     || "; config show lists all keys".to_owned(),
                     |near| format!("; did you mean {near}?"),
                 );
                 format!("{}:{}: unknown key {name}{hint}", path.display(), value.line)
             })
             .collect();
-        faults.into_iter().for_each(|fault| self.fault(fault));
+        faults.into_iter().for_each(|fault| self.report(fault));
     }
 }
 
@@ -276,19 +290,19 @@ fn on_one_line(text: &str) -> String {
 /// Some files never end.
 fn read_secret(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let length = File::open(path)?.take(LONGEST_SECRET + 1).read_to_string(&mut text)?;
-    if length as u64 > LONGEST_SECRET {
-        return Err(io::Error::other(format!("it holds more than {} KiB, which no secret has", LONGEST_SECRET / 1024)));
+    let length = File::open(path)?.take(MAX_SECRET + 1).read_to_string(&mut text)?;
+    if length as u64 > MAX_SECRET {
+        return Err(io::Error::other(format!("it holds more than {} KiB, which no secret has", MAX_SECRET / 1024)));
     }
     Ok(text)
 }
 
 /// The candidate most like `name`, if one is alike enough to be what was meant.
-pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a String> {
-    const ALIKE: f64 = 0.8;
+pub fn closest_match<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    const MIN_SIMILARITY: f64 = 0.8;
     candidates
         .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .filter(|(score, _)| *score >= ALIKE)
+        .filter(|(score, _)| *score >= MIN_SIMILARITY)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }
@@ -306,7 +320,7 @@ pub fn file_path(environment: &BTreeMap<String, String>, flag: Option<&Path>, ho
     usual.into_iter().find(|path| path.exists())
 }
 
-fn read_file(path: PathBuf, faults: &mut Vec<String>) -> Option<(PathBuf, BTreeMap<String, Value>)> {
+fn read_file(path: PathBuf, faults: &mut Vec<String>) -> Option<(PathBuf, BTreeMap<String, TomlValue>)> {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
@@ -324,32 +338,32 @@ fn read_file(path: PathBuf, faults: &mut Vec<String>) -> Option<(PathBuf, BTreeM
     }
 }
 
-fn mark(value: &str) -> u64 {
+fn hash_value(value: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
 }
 
 /// Text from the environment (`None`) fits everything; so does a TOML string, which the parser then judges.
-fn shape_fits(wanted: Shape, found: Option<Shape>) -> bool {
+fn shape_fits(wanted: ValueType, found: Option<ValueType>) -> bool {
     match found {
-        None | Some(Shape::Text) => true,
-        Some(Shape::Integer) => matches!(wanted, Shape::Integer | Shape::Duration),
+        None | Some(ValueType::Text) => true,
+        Some(ValueType::Integer) => matches!(wanted, ValueType::Integer | ValueType::Duration),
         Some(found) => found == wanted,
     }
 }
 
-fn in_words(shape: Shape) -> &'static str {
+fn describe(shape: ValueType) -> &'static str {
     match shape {
-        Shape::Text => "a string",
-        Shape::Integer => "an integer",
-        Shape::Boolean => "true or false",
-        Shape::Duration => "a duration such as \"30s\"",
-        Shape::List | Shape::Other => "an array of strings",
+        ValueType::Text => "a string",
+        ValueType::Integer => "an integer",
+        ValueType::Boolean => "true or false",
+        ValueType::Duration => "a duration such as \"30s\"",
+        ValueType::List | ValueType::Other => "an array of strings",
     }
 }
 
-fn place(path: &str, origin: &Origin) -> String {
+fn location(path: &str, origin: &Origin) -> String {
     match origin {
         Origin::Default => path.to_owned(),
         Origin::File(file, line) => format!("{}:{line}: {path}", file.display()),
@@ -371,7 +385,7 @@ impl fmt::Display for Origin {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }

@@ -23,14 +23,16 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-pub use database::Database;
+pub use database::DatabaseSection;
 pub use database_url::DatabaseUrl;
-pub use dirmonitor::{Dirmonitor, WatchBy};
-pub use jobqueue::{Backend, JobQueue, QueueUrl};
-use layers::Reader;
-pub use layers::{Fault, Origin, Override, Shown};
-pub use reload::{Reload, ReloadPolicy};
-pub use supervision::{Engine, Restart, RestartPolicy, ServiceName, Stop, StopTimes, Up, Watchdog};
+pub use dirmonitor::{DirmonitorSection, WatchMethod};
+pub use jobqueue::{JobQueueConfig, QueueUrl, ServiceBackend};
+use layers::LayeredConfig;
+pub use layers::{Diagnostic, EffectiveSetting, FlagOverride, Origin};
+pub use reload::{ReloadConfig, ReloadPolicy};
+pub use supervision::{
+    EngineConfig, RestartConfig, RestartPolicy, ServiceName, StopConfig, StopTimeouts, UpConfig, WatchdogConfig,
+};
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -40,46 +42,46 @@ pub struct Config {
     /// The `bots-ctl.toml` that was read.
     pub file: Option<PathBuf>,
     /// Directories.
-    pub environment: Environment,
+    pub environment: EnvironmentConfig,
     /// Where Bots is.
-    pub bots: Bots,
+    pub bots: BotsConfig,
     /// Port of the web UI, when it is to differ from bots.ini's.
     pub web_port: Option<u16>,
     /// The stop sequence.
-    pub stop: Stop,
+    pub stop: StopConfig,
     /// When services are started again.
-    pub restart: Restart,
+    pub restart: RestartConfig,
     /// What a change of the mounted configuration does.
-    pub reload: Reload,
+    pub reload: ReloadConfig,
     /// When a service counts as hung, and what then.
-    pub watchdog: Watchdog,
+    pub watchdog: WatchdogConfig,
     /// What `up` runs.
-    pub up: Up,
+    pub up: UpConfig,
     /// How engines are run.
-    pub engine: Engine,
+    pub engine: EngineConfig,
     /// The job queue.
-    pub jobqueue: JobQueue,
+    pub jobqueue: JobQueueConfig,
     /// The directory monitor.
-    pub dirmonitor: Dirmonitor,
+    pub dirmonitor: DirmonitorSection,
     /// The health listener.
-    pub health: Health,
+    pub health: HealthConfig,
     /// What metrics tell.
-    pub metrics: Metrics,
+    pub metrics: MetricsConfig,
     /// Logs.
-    pub log: Log,
+    pub log: LogConfig,
     /// Database settings for the `settings.py` that bots-ctl makes.
-    pub database: Database,
+    pub database: DatabaseSection,
     /// Django settings for the `settings.py` that bots-ctl makes.
-    pub django: Django,
+    pub django: DjangoConfig,
     /// The web user of a first run.
-    pub superuser: Superuser,
+    pub superuser: SuperuserConfig,
     /// Every setting with its value and origin, for `config show`.
-    pub shown: Vec<Shown>,
+    pub effective_settings: Vec<EffectiveSetting>,
 }
 
 /// Directories of the Bots environment.
 #[derive(Debug, Clone)]
-pub struct Environment {
+pub struct EnvironmentConfig {
     /// `BOTSENV`.
     pub name: String,
     /// Bots's configuration directory; absolute, without trailing slash.
@@ -94,7 +96,7 @@ pub struct Environment {
 
 /// Where Bots is, or is to be installed.
 #[derive(Debug, Clone)]
-pub struct Bots {
+pub struct BotsConfig {
     /// Directory of Bots's programs, when configured.
     pub bin_dir: Option<PathBuf>,
     /// The private environment of `install`.
@@ -105,7 +107,7 @@ pub struct Bots {
 
 /// The health listener and its checks.
 #[derive(Debug, Clone, Copy)]
-pub struct Health {
+pub struct HealthConfig {
     /// Address to listen on.
     pub addr: SocketAddr,
     /// Time between two rounds of checks.
@@ -120,14 +122,14 @@ pub struct Health {
 
 /// What metrics tell.
 #[derive(Debug, Clone, Copy)]
-pub struct Metrics {
+pub struct MetricsConfig {
     /// How many routes, and how many directories, go by their own names.
     pub names: u32,
 }
 
 /// Logs.
 #[derive(Debug, Clone, Copy)]
-pub struct Log {
+pub struct LogConfig {
     /// Least severe level that is written.
     pub level: LogLevel,
     /// Shape of lines.
@@ -172,7 +174,7 @@ pub enum ChildOutput {
 /// Django settings that a generated `settings.py` reads.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
-pub struct Django {
+pub struct DjangoConfig {
     pub secret_key: Option<SecretString>,
     pub allowed_hosts: Option<String>,
     pub csrf_trusted_origins: Option<String>,
@@ -183,7 +185,7 @@ pub struct Django {
 /// The web user that `init-db` makes when there is no superuser.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
-pub struct Superuser {
+pub struct SuperuserConfig {
     pub username: String,
     pub email: Option<String>,
     pub password: Option<SecretString>,
@@ -196,10 +198,10 @@ impl Config {
     /// Every fault found, each naming the key, the value and where it came from.
     pub fn load(
         environment: &BTreeMap<String, String>,
-        overrides: &[Override],
+        overrides: &[FlagOverride],
         file: Option<&Path>,
         home: &Path,
-    ) -> Result<Self, Vec<Fault>> {
+    ) -> Result<Self, Vec<Diagnostic>> {
         let (config, faults) = Self::read(environment, overrides, file, home);
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
@@ -208,12 +210,12 @@ impl Config {
     #[must_use]
     pub fn read(
         environment: &BTreeMap<String, String>,
-        overrides: &[Override],
+        overrides: &[FlagOverride],
         file: Option<&Path>,
         home: &Path,
-    ) -> (Self, Vec<Fault>) {
+    ) -> (Self, Vec<Diagnostic>) {
         let file = layers::file_path(environment, file, home);
-        let mut reader = Reader::new(environment, overrides, file.clone());
+        let mut reader = LayeredConfig::new(environment, overrides, file.clone());
         let in_kubernetes = environment.contains_key("KUBERNETES_SERVICE_HOST");
         let environment = read_environment(&mut reader, home);
         let bots = read_bots(&mut reader, home);
@@ -234,15 +236,15 @@ impl Config {
             jobqueue: jobqueue::read(&mut reader),
             dirmonitor: dirmonitor::read(&mut reader),
             health: read_health(&mut reader),
-            metrics: Metrics { names: reader.get(&keys::METRICS_NAMES) },
+            metrics: MetricsConfig { names: reader.get(&keys::METRICS_NAMES) },
             log: read_log(&mut reader),
             database: database::read(&mut reader),
             django: read_django(&mut reader),
             superuser: read_superuser(&mut reader),
-            shown: Vec::new(),
+            effective_settings: Vec::new(),
         };
-        let (shown, faults) = reader.finish();
-        config.shown = shown;
+        let (effective, faults) = reader.finish();
+        config.effective_settings = effective;
         (config, faults)
     }
 
@@ -253,13 +255,13 @@ impl Config {
     }
 }
 
-fn read_environment(reader: &mut Reader<'_>, home: &Path) -> Environment {
+fn read_environment(reader: &mut LayeredConfig<'_>, home: &Path) -> EnvironmentConfig {
     let name = reader.get(&keys::ENVIRONMENT_NAME);
     let default_dir = home.join(".bots/env").join(&name).join("config");
-    let shown = default_dir.display().to_string();
-    let config_dir = reader.or(&keys::CONFIG_DIR, default_dir, &shown);
+    let effective = default_dir.display().to_string();
+    let config_dir = reader.get_or(&keys::CONFIG_DIR, default_dir, &effective);
     check_config_dir(reader, &config_dir);
-    Environment {
+    EnvironmentConfig {
         name,
         config_dir,
         config_source: reader.get(&keys::CONFIG_SOURCE),
@@ -269,10 +271,10 @@ fn read_environment(reader: &mut Reader<'_>, home: &Path) -> Environment {
 }
 
 /// Bots imports the configuration directory as a Python package, which not every name allows.
-fn check_config_dir(reader: &mut Reader<'_>, config_dir: &Path) {
+fn check_config_dir(reader: &mut LayeredConfig<'_>, config_dir: &Path) {
     let name = config_dir.file_name().unwrap_or_default().to_string_lossy();
     if name.is_empty() || name.contains('.') {
-        reader.fault(format!(
+        reader.report(format!(
             "{}: Bots imports this directory as a Python package, so its last name must not be empty or hold a dot; \
              set BOTS_CONFIG_DIR to a directory such as /srv/bots/config",
             config_dir.display()
@@ -280,18 +282,18 @@ fn check_config_dir(reader: &mut Reader<'_>, config_dir: &Path) {
     }
 }
 
-fn read_bots(reader: &mut Reader<'_>, home: &Path) -> Bots {
+fn read_bots(reader: &mut LayeredConfig<'_>, home: &Path) -> BotsConfig {
     let install_dir = home.join(".bots/venv");
-    let shown = install_dir.display().to_string();
-    Bots {
+    let effective = install_dir.display().to_string();
+    BotsConfig {
         bin_dir: reader.optional(&keys::BIN_DIR),
-        install_dir: reader.or(&keys::INSTALL_DIR, install_dir, &shown),
+        install_dir: reader.get_or(&keys::INSTALL_DIR, install_dir, &effective),
         python: reader.get(&keys::PYTHON),
     }
 }
 
-fn read_health(reader: &mut Reader<'_>) -> Health {
-    Health {
+fn read_health(reader: &mut LayeredConfig<'_>) -> HealthConfig {
+    HealthConfig {
         addr: reader.get(&keys::HEALTH_ADDR),
         interval: reader.get(&keys::HEALTH_INTERVAL),
         results_interval: reader.get(&keys::RESULTS_INTERVAL),
@@ -300,16 +302,16 @@ fn read_health(reader: &mut Reader<'_>) -> Health {
     }
 }
 
-fn read_log(reader: &mut Reader<'_>) -> Log {
-    Log {
+fn read_log(reader: &mut LayeredConfig<'_>) -> LogConfig {
+    LogConfig {
         level: reader.get(&keys::LOG_LEVEL),
         format: reader.get(&keys::LOG_FORMAT),
         child_output: reader.optional(&keys::CHILD_OUTPUT),
     }
 }
 
-fn read_django(reader: &mut Reader<'_>) -> Django {
-    Django {
+fn read_django(reader: &mut LayeredConfig<'_>) -> DjangoConfig {
+    DjangoConfig {
         secret_key: reader.secret(&keys::SECRET_KEY),
         allowed_hosts: reader.optional(&keys::ALLOWED_HOSTS),
         csrf_trusted_origins: reader.optional(&keys::CSRF_TRUSTED_ORIGINS),
@@ -318,8 +320,8 @@ fn read_django(reader: &mut Reader<'_>) -> Django {
     }
 }
 
-fn read_superuser(reader: &mut Reader<'_>) -> Superuser {
-    Superuser {
+fn read_superuser(reader: &mut LayeredConfig<'_>) -> SuperuserConfig {
+    SuperuserConfig {
         username: reader.get(&keys::SUPERUSER_NAME),
         email: reader.optional(&keys::SUPERUSER_EMAIL),
         password: reader.secret(&keys::SUPERUSER_PASSWORD),

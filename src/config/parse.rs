@@ -4,18 +4,20 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Backend, ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, RestartPolicy, ServiceName, WatchBy};
+use super::{
+    ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, RestartPolicy, ServiceBackend, ServiceName, WatchMethod,
+};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
-pub type Parsed<T> = Result<T, String>;
+pub type ParseResult<T> = Result<T, String>;
 
 /// Any text.
-pub fn text(value: &str) -> Parsed<String> {
+pub fn text(value: &str) -> ParseResult<String> {
     Ok(value.to_owned())
 }
 
 /// An absolute path, without trailing slashes (Bots 3.3.1 loses its `usersys` over one).
-pub fn absolute_path(value: &str) -> Parsed<PathBuf> {
+pub fn absolute_path(value: &str) -> ParseResult<PathBuf> {
     let trimmed = value.trim_end_matches('/');
     match value.starts_with('/') {
         true if trimmed.is_empty() => Ok(PathBuf::from("/")),
@@ -25,7 +27,7 @@ pub fn absolute_path(value: &str) -> Parsed<PathBuf> {
 }
 
 /// A program: a name to look up on PATH, or a path.
-pub fn program(value: &str) -> Parsed<PathBuf> {
+pub fn program(value: &str) -> ParseResult<PathBuf> {
     match value.is_empty() {
         true => Err("expected a program name or path".to_owned()),
         false => Ok(PathBuf::from(value)),
@@ -33,7 +35,7 @@ pub fn program(value: &str) -> Parsed<PathBuf> {
 }
 
 /// A name that is used as a single directory name.
-pub fn directory_name(value: &str) -> Parsed<String> {
+pub fn directory_name(value: &str) -> ParseResult<String> {
     let safe = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-');
     if !value.is_empty() && value.chars().all(safe) && !value.starts_with('.') {
         return Ok(value.to_owned());
@@ -42,7 +44,7 @@ pub fn directory_name(value: &str) -> Parsed<String> {
 }
 
 /// Yes or no, in the spellings that configuration files and manifests use.
-pub fn boolean(value: &str) -> Parsed<bool> {
+pub fn boolean(value: &str) -> ParseResult<bool> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
@@ -51,7 +53,7 @@ pub fn boolean(value: &str) -> Parsed<bool> {
 }
 
 /// A TCP port.
-pub fn port(value: &str) -> Parsed<u16> {
+pub fn port(value: &str) -> ParseResult<u16> {
     if value.starts_with("tcp://") {
         return Err("expected a port number; Kubernetes sets this variable for a Service of that name: \
                     set enableServiceLinks: false in the pod, or rename the Service"
@@ -64,7 +66,7 @@ pub fn port(value: &str) -> Parsed<u16> {
 }
 
 /// A listening address, `HOST:PORT`; port 0 asks for a free one.
-pub fn address(value: &str) -> Parsed<SocketAddr> {
+pub fn address(value: &str) -> ParseResult<SocketAddr> {
     const EXPECTED: &str = "expected ADDRESS:PORT, such as 0.0.0.0:9180 or [::]:9180";
     if let Ok(address) = value.parse() {
         return Ok(address);
@@ -76,7 +78,7 @@ pub fn address(value: &str) -> Parsed<SocketAddr> {
 }
 
 /// A span of time: a number with `ms`, `s`, `m` or `h`; a bare number means seconds, as in Kubernetes.
-pub fn duration(value: &str) -> Parsed<Duration> {
+pub fn duration(value: &str) -> ParseResult<Duration> {
     const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
     let expected = || "expected a duration such as 500ms, 30s or 5m, of at most a week".to_owned();
     let digits = value.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(value.len());
@@ -96,7 +98,7 @@ pub fn duration(value: &str) -> Parsed<Duration> {
 }
 
 /// A span of time that is not zero.
-pub fn interval(value: &str) -> Parsed<Duration> {
+pub fn interval(value: &str) -> ParseResult<Duration> {
     match duration(value)? {
         Duration::ZERO => Err("expected a duration longer than zero".to_owned()),
         interval => Ok(interval),
@@ -104,7 +106,7 @@ pub fn interval(value: &str) -> Parsed<Duration> {
 }
 
 /// A log level, in the words of Rust's or Python's logging.
-pub fn log_level(value: &str) -> Parsed<LogLevel> {
+pub fn log_level(value: &str) -> ParseResult<LogLevel> {
     match value.to_ascii_lowercase().as_str() {
         "error" | "critical" => Ok(LogLevel::Error),
         "warn" | "warning" => Ok(LogLevel::Warn),
@@ -116,7 +118,7 @@ pub fn log_level(value: &str) -> Parsed<LogLevel> {
 }
 
 /// The shape of log lines.
-pub fn log_format(value: &str) -> Parsed<LogFormat> {
+pub fn log_format(value: &str) -> ParseResult<LogFormat> {
     match value.to_ascii_lowercase().as_str() {
         "auto" => Ok(LogFormat::Auto),
         "text" => Ok(LogFormat::Text),
@@ -126,12 +128,12 @@ pub fn log_format(value: &str) -> Parsed<LogFormat> {
 }
 
 /// A number of times.
-pub fn count(value: &str) -> Parsed<u32> {
+pub fn count(value: &str) -> ParseResult<u32> {
     value.parse().map_err(|_| "expected a whole number, such as 5".to_owned())
 }
 
 /// A number of times that is not zero.
-pub fn positive(value: &str) -> Parsed<u32> {
+pub fn positive(value: &str) -> ParseResult<u32> {
     match count(value)? {
         0 => Err("expected a number of at least 1".to_owned()),
         number => Ok(number),
@@ -139,17 +141,17 @@ pub fn positive(value: &str) -> Parsed<u32> {
 }
 
 /// How new files are found.
-pub fn watch_by(value: &str) -> Parsed<WatchBy> {
+pub fn watch_by(value: &str) -> ParseResult<WatchMethod> {
     match value.to_ascii_lowercase().as_str() {
-        "auto" => Ok(WatchBy::Auto),
-        "inotify" => Ok(WatchBy::Inotify),
-        "poll" => Ok(WatchBy::Poll),
+        "auto" => Ok(WatchMethod::Auto),
+        "inotify" => Ok(WatchMethod::Inotify),
+        "poll" => Ok(WatchMethod::Poll),
         _ => Err("expected auto, inotify or poll".to_owned()),
     }
 }
 
 /// After which ends a service is started again.
-pub fn restart_policy(value: &str) -> Parsed<RestartPolicy> {
+pub fn restart_policy(value: &str) -> ParseResult<RestartPolicy> {
     match value.to_ascii_lowercase().as_str() {
         "never" => Ok(RestartPolicy::Never),
         "on-failure" => Ok(RestartPolicy::OnFailure),
@@ -159,7 +161,7 @@ pub fn restart_policy(value: &str) -> Parsed<RestartPolicy> {
 }
 
 /// What a change of the mounted configuration does.
-pub fn reload_policy(value: &str) -> Parsed<ReloadPolicy> {
+pub fn reload_policy(value: &str) -> ParseResult<ReloadPolicy> {
     match value.to_ascii_lowercase().as_str() {
         "restart" => Ok(ReloadPolicy::Restart),
         "off" => Ok(ReloadPolicy::Off),
@@ -168,7 +170,7 @@ pub fn reload_policy(value: &str) -> Parsed<ReloadPolicy> {
 }
 
 /// Names of services, separated by commas; the order in which they are started is not the user's concern.
-pub fn services(value: &str) -> Parsed<Vec<ServiceName>> {
+pub fn services(value: &str) -> ParseResult<Vec<ServiceName>> {
     const EXPECTED: &str = "expected some of webserver, jobqueue, dirmonitor and engine, separated by commas";
     let words: Vec<&str> = value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
     let is_known = |word: &&str| ServiceName::ALL.iter().any(|service| service.as_str() == *word);
@@ -179,7 +181,7 @@ pub fn services(value: &str) -> Parsed<Vec<ServiceName>> {
 }
 
 /// A JSON object, which stays text.
-pub fn json_object(value: &str) -> Parsed<String> {
+pub fn json_object(value: &str) -> ParseResult<String> {
     match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(value) {
         Ok(_) => Ok(value.to_owned()),
         Err(_) => Err("expected a JSON object, such as {\"sslmode\": \"require\"}".to_owned()),
@@ -187,14 +189,14 @@ pub fn json_object(value: &str) -> Parsed<String> {
 }
 
 /// Exit codes, separated by commas.
-pub fn exit_codes(value: &str) -> Parsed<Vec<u8>> {
+pub fn exit_codes(value: &str) -> ParseResult<Vec<u8>> {
     let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
     let codes: Result<Vec<u8>, _> = words.map(str::parse).collect();
     codes.map_err(|_| "expected exit codes from 0 to 255, such as 2, separated by commas".to_owned())
 }
 
 /// What the output of services becomes.
-pub fn child_output(value: &str) -> Parsed<ChildOutput> {
+pub fn child_output(value: &str) -> ParseResult<ChildOutput> {
     match value.to_ascii_lowercase().as_str() {
         "raw" => Ok(ChildOutput::Raw),
         "text" => Ok(ChildOutput::Text),
@@ -204,16 +206,16 @@ pub fn child_output(value: &str) -> Parsed<ChildOutput> {
 }
 
 /// Who does the work of the job queue.
-pub fn backend(value: &str) -> Parsed<Backend> {
+pub fn backend(value: &str) -> ParseResult<ServiceBackend> {
     match value.to_ascii_lowercase().as_str() {
-        "native" => Ok(Backend::Native),
-        "python" => Ok(Backend::Python),
+        "native" => Ok(ServiceBackend::Native),
+        "python" => Ok(ServiceBackend::Python),
         _ => Err("expected native or python".to_owned()),
     }
 }
 
 /// `http://HOST:PORT`, with or without a path.
-pub fn queue_url(value: &str) -> Parsed<QueueUrl> {
+pub fn queue_url(value: &str) -> ParseResult<QueueUrl> {
     const EXPECTED: &str = "expected a URL such as http://bots-jobqueue:28083";
     let rest = value.strip_prefix("http://").ok_or(EXPECTED)?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::keys;
-use super::layers::Reader;
+use super::layers::LayeredConfig;
 
 /// The longest pause before a change is taken over, in Kubernetes, where there may be replicas.
 const JITTER_IN_KUBERNETES: Duration = Duration::from_secs(10);
@@ -14,7 +14,7 @@ const DRAIN_IN_KUBERNETES: Duration = Duration::from_secs(15);
 
 /// What a change of the mounted configuration does.
 #[derive(Debug, Clone, Copy)]
-pub struct Reload {
+pub struct ReloadConfig {
     /// Anything at all?
     pub policy: ReloadPolicy,
     /// Time between two looks.
@@ -35,14 +35,14 @@ pub enum ReloadPolicy {
 }
 
 /// `drain` is the web UI's own.
-pub(super) fn read(reader: &mut Reader<'_>, in_kubernetes: bool, drain: Duration) -> Reload {
+pub(super) fn read(reader: &mut LayeredConfig<'_>, in_kubernetes: bool, drain: Duration) -> ReloadConfig {
     let (jitter, drain) =
         if in_kubernetes { (JITTER_IN_KUBERNETES, DRAIN_IN_KUBERNETES) } else { (Duration::ZERO, drain) };
     let text = |span: Duration| format!("{}s", span.as_secs_f64());
-    Reload {
+    ReloadConfig {
         policy: reader.get(&keys::RELOAD),
         interval: reader.get(&keys::RELOAD_INTERVAL),
-        jitter: reader.or(&keys::RELOAD_JITTER, jitter, &text(jitter)),
-        drain: reader.or(&keys::RELOAD_DRAIN, drain, &text(drain)),
+        jitter: reader.get_or(&keys::RELOAD_JITTER, jitter, &text(jitter)),
+        drain: reader.get_or(&keys::RELOAD_DRAIN, drain, &text(drain)),
     }
 }

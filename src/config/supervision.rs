@@ -2,32 +2,32 @@
 
 use std::time::Duration;
 
-use super::keys::{self, Key};
-use super::layers::Reader;
+use super::keys::{self, Setting};
+use super::layers::LayeredConfig;
 
 /// How long a service stays up, no longer ready, in Kubernetes: endpoints need some seconds to forget a pod.
 pub(super) const DRAIN_IN_KUBERNETES: Duration = Duration::from_secs(5);
 
 /// How services are stopped.
 #[derive(Debug, Clone, Copy)]
-pub struct Stop {
+pub struct StopConfig {
     /// Time between the stop signal and SIGKILL, where nothing else is said.
     pub timeout: Duration,
     /// How long the pod may take to stop, if that is known.
     pub grace_period: Option<Duration>,
     /// The web UI.
-    pub webserver: StopTimes,
+    pub webserver: StopTimeouts,
     /// The job queue.
-    pub jobqueue: StopTimes,
+    pub jobqueue: StopTimeouts,
     /// The directory monitor.
-    pub dirmonitor: StopTimes,
+    pub dirmonitor: StopTimeouts,
     /// The engine.
-    pub engine: StopTimes,
+    pub engine: StopTimeouts,
 }
 
 /// The times of one service's stop.
 #[derive(Debug, Clone, Copy)]
-pub struct StopTimes {
+pub struct StopTimeouts {
     /// Time between "not ready" and the stop signal.
     pub drain: Duration,
     /// Time between the stop signal and SIGKILL.
@@ -36,7 +36,7 @@ pub struct StopTimes {
 
 /// When a service that has ended by itself is started again.
 #[derive(Debug, Clone, Copy)]
-pub struct Restart {
+pub struct RestartConfig {
     /// After which ends.
     pub policy: RestartPolicy,
     /// Restarts in a row.
@@ -44,7 +44,7 @@ pub struct Restart {
     /// Pause before the first one.
     pub delay: Duration,
     /// Longest pause.
-    pub longest_delay: Duration,
+    pub max_delay: Duration,
     /// How long a service has to answer until the count begins anew.
     pub reset_after: Duration,
 }
@@ -60,16 +60,16 @@ pub enum RestartPolicy {
 
 /// When a service counts as hung, and what then.
 #[derive(Debug, Clone, Copy)]
-pub struct Watchdog {
+pub struct WatchdogConfig {
     /// Signs of life that it may miss in a row.
-    pub misses: u32,
+    pub failure_threshold: u32,
     /// Whether it is restarted; `None` leaves that to the command.
     pub restart: Option<bool>,
 }
 
 /// What `up` runs.
 #[derive(Debug, Clone)]
-pub struct Up {
+pub struct UpConfig {
     /// The services, when they are chosen.
     pub services: Option<Vec<ServiceName>>,
     /// Time between the starts of two engine runs.
@@ -78,7 +78,7 @@ pub struct Up {
 
 /// How engines are run.
 #[derive(Debug, Clone)]
-pub struct Engine {
+pub struct EngineConfig {
     /// Exit codes that become 0.
     pub ok_exits: Vec<u8>,
     /// How long to wait for an engine that runs already.
@@ -117,9 +117,9 @@ impl ServiceName {
     }
 }
 
-pub(super) fn read_stop(reader: &mut Reader<'_>, in_kubernetes: bool) -> Stop {
+pub(super) fn read_stop(reader: &mut LayeredConfig<'_>, in_kubernetes: bool) -> StopConfig {
     let drain = if in_kubernetes { DRAIN_IN_KUBERNETES } else { Duration::ZERO };
-    let drain = reader.or(&keys::DRAIN, drain, &in_seconds(drain));
+    let drain = reader.get_or(&keys::DRAIN, drain, &in_seconds(drain));
     let timeout = reader.get(&keys::STOP_TIMEOUT);
     let mut timeout_of = |key| or_span(reader, key, timeout);
     let [webserver, jobqueue, dirmonitor, engine] = [
@@ -128,40 +128,43 @@ pub(super) fn read_stop(reader: &mut Reader<'_>, in_kubernetes: bool) -> Stop {
         timeout_of(&keys::DIRMONITOR_STOP_TIMEOUT),
         timeout_of(&keys::ENGINE_STOP_TIMEOUT),
     ];
-    Stop {
+    StopConfig {
         timeout,
         grace_period: reader.optional(&keys::GRACE_PERIOD),
-        webserver: StopTimes { drain: or_span(reader, &keys::WEBSERVER_DRAIN, drain), timeout: webserver },
-        jobqueue: StopTimes { drain: or_span(reader, &keys::JOBQUEUE_DRAIN, Duration::ZERO), timeout: jobqueue },
-        dirmonitor: StopTimes { drain: Duration::ZERO, timeout: dirmonitor },
-        engine: StopTimes { drain: Duration::ZERO, timeout: engine },
+        webserver: StopTimeouts { drain: or_span(reader, &keys::WEBSERVER_DRAIN, drain), timeout: webserver },
+        jobqueue: StopTimeouts { drain: or_span(reader, &keys::JOBQUEUE_DRAIN, Duration::ZERO), timeout: jobqueue },
+        dirmonitor: StopTimeouts { drain: Duration::ZERO, timeout: dirmonitor },
+        engine: StopTimeouts { drain: Duration::ZERO, timeout: engine },
     }
 }
 
-fn or_span(reader: &mut Reader<'_>, key: &Key<Duration>, default: Duration) -> Duration {
-    reader.or(key, default, &in_seconds(default))
+fn or_span(reader: &mut LayeredConfig<'_>, key: &Setting<Duration>, default: Duration) -> Duration {
+    reader.get_or(key, default, &in_seconds(default))
 }
 
 fn in_seconds(span: Duration) -> String {
     format!("{}s", span.as_secs_f64())
 }
 
-pub(super) fn read_restart(reader: &mut Reader<'_>) -> Restart {
-    Restart {
+pub(super) fn read_restart(reader: &mut LayeredConfig<'_>) -> RestartConfig {
+    RestartConfig {
         policy: reader.get(&keys::RESTART),
         limit: reader.get(&keys::RESTART_LIMIT),
         delay: reader.get(&keys::RESTART_DELAY),
-        longest_delay: reader.get(&keys::RESTART_LONGEST_DELAY),
+        max_delay: reader.get(&keys::RESTART_LONGEST_DELAY),
         reset_after: reader.get(&keys::RESTART_RESET_AFTER),
     }
 }
 
-pub(super) fn read_watchdog(reader: &mut Reader<'_>) -> Watchdog {
-    Watchdog { misses: reader.get(&keys::WATCHDOG_MISSES), restart: reader.optional(&keys::WATCHDOG_RESTART) }
+pub(super) fn read_watchdog(reader: &mut LayeredConfig<'_>) -> WatchdogConfig {
+    WatchdogConfig {
+        failure_threshold: reader.get(&keys::WATCHDOG_MISSES),
+        restart: reader.optional(&keys::WATCHDOG_RESTART),
+    }
 }
 
-pub(super) fn read_engine(reader: &mut Reader<'_>) -> Engine {
-    Engine {
+pub(super) fn read_engine(reader: &mut LayeredConfig<'_>) -> EngineConfig {
+    EngineConfig {
         ok_exits: reader.optional(&keys::ENGINE_OK_EXIT).unwrap_or_default(),
         lease_wait: reader.get(&keys::ENGINE_LEASE_WAIT),
         progress_timeout: reader.get(&keys::ENGINE_PROGRESS_TIMEOUT),
@@ -170,6 +173,6 @@ pub(super) fn read_engine(reader: &mut Reader<'_>) -> Engine {
     }
 }
 
-pub(super) fn read_up(reader: &mut Reader<'_>) -> Up {
-    Up { services: reader.optional(&keys::UP_SERVICES), engine_every: reader.get(&keys::ENGINE_EVERY) }
+pub(super) fn read_up(reader: &mut LayeredConfig<'_>) -> UpConfig {
+    UpConfig { services: reader.optional(&keys::UP_SERVICES), engine_every: reader.get(&keys::ENGINE_EVERY) }
 }

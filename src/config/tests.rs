@@ -10,7 +10,7 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
-fn load(pairs: &[(&str, &str)], toml: &str, overrides: &[Override]) -> Result<Config, Vec<String>> {
+fn load(pairs: &[(&str, &str)], toml: &str, overrides: &[FlagOverride]) -> Result<Config, Vec<String>> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("bots-ctl.toml");
     std::fs::write(&file, toml).expect("the file is written");
@@ -18,8 +18,8 @@ fn load(pairs: &[(&str, &str)], toml: &str, overrides: &[Override]) -> Result<Co
         .map_err(|faults| faults.into_iter().map(|fault| fault.text).collect())
 }
 
-fn shown<'a>(config: &'a Config, path: &str) -> &'a Shown {
-    config.shown.iter().find(|s| s.path == path).expect("every key is shown")
+fn effective<'a>(config: &'a Config, path: &str) -> &'a EffectiveSetting {
+    config.effective_settings.iter().find(|s| s.path == path).expect("every key is shown")
 }
 
 #[test]
@@ -28,20 +28,20 @@ fn defaults_need_nothing() {
     assert_eq!(config.environment.config_dir, Path::new("/home/me/.bots/env/default/config"));
     assert_eq!(config.environment_root(), Path::new("/home/me/.bots/env/default"));
     assert_eq!(config.stop.webserver.drain, Duration::ZERO);
-    assert_eq!(shown(&config, "health.addr").origin, Origin::Default);
+    assert_eq!(effective(&config, "health.addr").origin, Origin::Default);
 }
 
 #[test]
 fn later_layers_win_and_are_named() {
     let toml = "[health]\naddr = \"127.0.0.1:1\"\n[webserver]\nport = 81\n[stop]\ntimeout = 7\n";
-    let flag = Override { path: "webserver.port", flag: "--port", value: "83".into() };
+    let flag = FlagOverride { path: "webserver.port", flag: "--port", value: "83".into() };
     let config = load(&[("PORT", "82"), ("BOTS_CTL_HEALTH_ADDR", "127.0.0.1:2")], toml, &[flag]).expect("valid");
     assert_eq!(config.web_port, Some(83));
-    assert_eq!(shown(&config, "webserver.port").origin, Origin::Flag("--port"));
+    assert_eq!(effective(&config, "webserver.port").origin, Origin::Flag("--port"));
     assert_eq!(config.health.addr.port(), 2);
-    assert_eq!(shown(&config, "health.addr").origin, Origin::Environment("BOTS_CTL_HEALTH_ADDR".into()));
+    assert_eq!(effective(&config, "health.addr").origin, Origin::Environment("BOTS_CTL_HEALTH_ADDR".into()));
     assert_eq!(config.stop.timeout, Duration::from_secs(7));
-    assert!(matches!(shown(&config, "stop.timeout").origin, Origin::File(_, 6)));
+    assert!(matches!(effective(&config, "stop.timeout").origin, Origin::File(_, 6)));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn secrets_come_from_files_and_are_never_shown() {
 #[test]
 fn a_secret_may_stand_in_the_file_or_beside_it() {
     let config = load(&[], "[django]\nsecret_key = \"hush\"\n", &[]).expect("valid");
-    assert_eq!(shown(&config, "django.secret_key").value, "(hidden)");
+    assert_eq!(effective(&config, "django.secret_key").value, "(hidden)");
     let faults =
         load(&[], "[django]\nsecret_key_file = \"/nowhere/at/all\"\n", &[]).expect_err("there is no such file");
     assert!(faults[0].contains("cannot read /nowhere/at/all"), "{faults:?}");
@@ -172,7 +172,7 @@ proptest! {
                 toml.push_str(&format!("{path} = {value}\n"));
             }
             own.map(|value| environment.insert((*variable).to_owned(), value.to_string()));
-            flags.extend(flag.map(|value| Override { path, flag: "--flag", value: value.to_string() }));
+            flags.extend(flag.map(|value| FlagOverride { path, flag: "--flag", value: value.to_string() }));
         }
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("bots-ctl.toml");
@@ -186,10 +186,10 @@ proptest! {
                 (Some(value), _, _) => (value.to_string(), Origin::Flag("--flag")),
                 (None, Some(value), _) => (value.to_string(), Origin::Environment((*variable).to_owned())),
                 (None, None, Some(value)) => (value.to_string(), Origin::File(file.clone(), line)),
-                (None, None, None) => (shown(&default, path).value.clone(), Origin::Default),
+                (None, None, None) => (effective(&default, path).value.clone(), Origin::Default),
             };
-            prop_assert_eq!(&shown(&config, path).value, &value);
-            prop_assert_eq!(&shown(&config, path).origin, &origin);
+            prop_assert_eq!(&effective(&config, path).value, &value);
+            prop_assert_eq!(&effective(&config, path).origin, &origin);
         }
         let given = |layers: &[Option<u16>; 3]| layers.iter().rev().flatten().next().copied();
         prop_assert_eq!(config.web_port, given(&layers[0]));

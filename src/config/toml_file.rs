@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::Shape;
+use super::keys::ValueType;
 
 /// One value of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Value {
+pub struct TomlValue {
     /// The value as text; array items are joined with commas.
     pub text: String,
     /// What TOML says it is.
-    pub shape: Shape,
+    pub shape: ValueType,
     /// Line of its key, from 1.
     pub line: usize,
 }
@@ -31,7 +31,7 @@ pub struct SyntaxError {
 ///
 /// # Errors
 /// Every place where the text is not TOML.
-pub fn parse(text: &str) -> Result<BTreeMap<String, Value>, Vec<SyntaxError>> {
+pub fn parse(text: &str) -> Result<BTreeMap<String, TomlValue>, Vec<SyntaxError>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
         let mut values = BTreeMap::new();
@@ -47,7 +47,7 @@ pub fn parse(text: &str) -> Result<BTreeMap<String, Value>, Vec<SyntaxError>> {
     Err(errors)
 }
 
-fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, values: &mut BTreeMap<String, Value>) {
+fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, values: &mut BTreeMap<String, TomlValue>) {
     for (key, value) in table {
         let path = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         match value.get_ref() {
@@ -55,27 +55,27 @@ fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, values: &mut BTreeMap<
             other => {
                 let (scalar, shape) = scalar(other);
                 let line = line_of(text, key.span().start);
-                values.insert(path, Value { text: scalar, shape, line });
+                values.insert(path, TomlValue { text: scalar, shape, line });
             }
         }
     }
 }
 
-fn scalar(value: &DeValue<'_>) -> (String, Shape) {
+fn scalar(value: &DeValue<'_>) -> (String, ValueType) {
     match value {
-        DeValue::String(text) => (text.to_string(), Shape::Text),
-        DeValue::Integer(number) => (number.as_str().replace('_', ""), Shape::Integer),
-        DeValue::Float(number) => (number.as_str().to_owned(), Shape::Duration),
-        DeValue::Boolean(flag) => (flag.to_string(), Shape::Boolean),
+        DeValue::String(text) => (text.to_string(), ValueType::Text),
+        DeValue::Integer(number) => (number.as_str().replace('_', ""), ValueType::Integer),
+        DeValue::Float(number) => (number.as_str().to_owned(), ValueType::Duration),
+        DeValue::Boolean(flag) => (flag.to_string(), ValueType::Boolean),
         DeValue::Array(items) => list(items),
-        DeValue::Datetime(date) => (date.to_string(), Shape::Other),
-        DeValue::Table(_) => (String::new(), Shape::Other),
+        DeValue::Datetime(date) => (date.to_string(), ValueType::Other),
+        DeValue::Table(_) => (String::new(), ValueType::Other),
     }
 }
 
-fn list(items: &[Spanned<DeValue<'_>>]) -> (String, Shape) {
+fn list(items: &[Spanned<DeValue<'_>>]) -> (String, ValueType) {
     let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
-    texts.map_or((String::from("[…]"), Shape::Other), |texts| (texts.join(","), Shape::List))
+    texts.map_or((String::from("[…]"), ValueType::Other), |texts| (texts.join(","), ValueType::List))
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn values_carry_their_lines() {
         let values = parse("[health]\naddr = \"x\"\n\n[webserver]\nport = 1_0\n").expect("this is TOML");
-        assert_eq!(values["health.addr"], Value { text: "x".into(), shape: Shape::Text, line: 2 });
-        assert_eq!(values["webserver.port"], Value { text: "10".into(), shape: Shape::Integer, line: 5 });
+        assert_eq!(values["health.addr"], TomlValue { text: "x".into(), shape: ValueType::Text, line: 2 });
+        assert_eq!(values["webserver.port"], TomlValue { text: "10".into(), shape: ValueType::Integer, line: 5 });
     }
 
     #[test]

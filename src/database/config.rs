@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 use super::Error;
 use super::tls::{self, Tls};
 use crate::config::DatabaseUrl;
-use crate::config::database::family;
+use crate::config::database::normalise_engine;
 
 /// A database. The password in it is never shown.
 #[derive(Debug, Clone)]
-pub enum Settings {
+pub enum DatabaseConfig {
     /// A SQLite file.
     Sqlite(PathBuf),
     /// A database on a MySQL or MariaDB server.
@@ -25,7 +25,7 @@ pub enum Settings {
 #[derive(Debug, Clone)]
 pub struct Server {
     /// Where the server listens.
-    pub place: Place,
+    pub address: ServerAddress,
     /// The account.
     pub user: String,
     /// Its password; empty for none.
@@ -41,7 +41,7 @@ pub struct Server {
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum Place {
+pub enum ServerAddress {
     /// As the client library decides.
     Default,
     Tcp {
@@ -58,7 +58,7 @@ pub enum Place {
 /// `DATABASES['default']`, as Django has it.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)]
-pub struct Django<'a> {
+pub struct DjangoConnection<'a> {
     pub engine: &'a str,
     pub name: &'a str,
     pub user: &'a str,
@@ -75,18 +75,18 @@ const MYSQL_SOCKETS: [&str; 4] =
 /// Options that lead a client to settings bots-ctl does not see.
 const HIDDEN: [&str; 4] = ["read_default_file", "read_default_group", "service", "passfile"];
 
-impl Settings {
+impl DatabaseConfig {
     /// The database that Django is configured with. A URL given to bots-ctl must name the same one; it may add the
     /// password and TLS options.
     ///
     /// # Errors
     /// [`Error::Unsupported`] when bots-ctl has no driver for the engine or cannot follow an option;
-    /// [`Error::Disagreement`] when the URL names another database.
-    pub fn from_django(django: &Django<'_>, url: Option<&DatabaseUrl>) -> Result<Self, Error> {
+    /// [`Error::Conflict`] when the URL names another database.
+    pub fn from_django(django: &DjangoConnection<'_>, url: Option<&DatabaseUrl>) -> Result<Self, Error> {
         if let Some(url) = url {
             check_agreement(django, url)?;
         }
-        let family = family(django.engine);
+        let family = normalise_engine(django.engine);
         match family {
             "sqlite" => Ok(Self::Sqlite(PathBuf::from(django.name))),
             "mysql" if django.host.starts_with('/') => Err(Error::Unsupported(format!(
@@ -94,8 +94,8 @@ impl Settings {
                  of a host; write \"OPTIONS\": {{\"unix_socket\": {:?}}} and \"HOST\": \"localhost\" instead",
                 django.host, django.host
             ))),
-            "mysql" => Ok(Self::Mysql(server(django, url, mysql_place)?)),
-            "postgresql" => Ok(Self::Postgres(nameable(server(django, url, postgres_place)?)?)),
+            "mysql" => Ok(Self::Mysql(server(django, url, mysql_address)?)),
+            "postgresql" => Ok(Self::Postgres(nameable(server(django, url, postgres_address)?)?)),
             _ => Err(Error::Unsupported(format!(
                 "settings.py: DATABASES has ENGINE {}, which bots-ctl does not know: use django.db.backends.sqlite3, \
                  mysql or postgresql",
@@ -118,21 +118,21 @@ impl Settings {
 impl Server {
     fn describe(&self, default_port: u16) -> String {
         let user = if self.user.is_empty() { "the default user" } else { &self.user };
-        let place = match &self.place {
-            Place::Default => "the default server".to_owned(),
-            Place::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-            Place::Tcp { host, port } => format!("{host}:{port}"),
-            Place::Socket { path, port } if *port == default_port => path.display().to_string(),
-            Place::Socket { path, port } => format!("{} (port {port})", path.display()),
+        let address = match &self.address {
+            ServerAddress::Default => "the default server".to_owned(),
+            ServerAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+            ServerAddress::Tcp { host, port } => format!("{host}:{port}"),
+            ServerAddress::Socket { path, port } if *port == default_port => path.display().to_string(),
+            ServerAddress::Socket { path, port } => format!("{} (port {port})", path.display()),
         };
-        format!("{} at {place} as {user}", self.name)
+        format!("{} at {address} as {user}", self.name)
     }
 }
 
 fn server(
-    django: &Django<'_>,
+    django: &DjangoConnection<'_>,
     url: Option<&DatabaseUrl>,
-    place: fn(&Django<'_>) -> Result<Place, Error>,
+    address: fn(&DjangoConnection<'_>) -> Result<ServerAddress, Error>,
 ) -> Result<Server, Error> {
     let mut options = django.options.clone();
     if let Some(hidden) = HIDDEN.iter().find(|name| options.contains_key(**name)).filter(|_| url.is_none()) {
@@ -150,14 +150,14 @@ fn server(
     let (user, name) = (own(django.user, |url| url.user.clone()), own(django.name, |url| url.name.clone()));
     let host = own(django.host, |url| url.host.clone());
     let port = own(django.port, |url| url.port.map(|port| port.to_string()).unwrap_or_default());
-    let complete = Django { host: &host, port: &port, options: &options, ..*django };
+    let complete = DjangoConnection { host: &host, port: &port, options: &options, ..*django };
     let password = url.and_then(|url| url.password.clone()).unwrap_or_else(|| django.password.clone());
     if name.is_empty() {
         let text = "settings.py: DATABASES has no NAME: write the database's there, or set DB_NAME";
         return Err(Error::Unsupported(text.to_owned()));
     }
     Ok(Server {
-        place: place(&complete)?,
+        address: address(&complete)?,
         user,
         password,
         name,
@@ -166,30 +166,30 @@ fn server(
     })
 }
 
-fn mysql_place(django: &Django<'_>) -> Result<Place, Error> {
+fn mysql_address(django: &DjangoConnection<'_>) -> Result<ServerAddress, Error> {
     let port = port(django.port, 3306)?;
     let option = |name| django.options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(socket) = option("unix_socket") {
-        return Ok(Place::Socket { path: socket.into(), port });
+        return Ok(ServerAddress::Socket { path: socket.into(), port });
     }
     let host = if django.host.is_empty() { option("host").unwrap_or("localhost") } else { django.host };
     if host.starts_with('/') {
-        return Ok(Place::Socket { path: host.into(), port });
+        return Ok(ServerAddress::Socket { path: host.into(), port });
     }
     // The client library takes this name for its socket, whatever the port.
     let socket = || MYSQL_SOCKETS.iter().map(Path::new).find(|path| path.exists());
     match (host == "localhost").then(socket).flatten() {
-        Some(socket) => Ok(Place::Socket { path: socket.to_path_buf(), port: 3306 }),
-        None => Ok(Place::Tcp { host: host.to_owned(), port }),
+        Some(socket) => Ok(ServerAddress::Socket { path: socket.to_path_buf(), port: 3306 }),
+        None => Ok(ServerAddress::Tcp { host: host.to_owned(), port }),
     }
 }
 
-fn postgres_place(django: &Django<'_>) -> Result<Place, Error> {
+fn postgres_address(django: &DjangoConnection<'_>) -> Result<ServerAddress, Error> {
     let port = port(django.port, 5432)?;
     match django.host {
-        "" => Ok(Place::Default),
-        host if host.starts_with('/') => Ok(Place::Socket { path: host.into(), port }),
-        host => Ok(Place::Tcp { host: host.to_owned(), port }),
+        "" => Ok(ServerAddress::Default),
+        host if host.starts_with('/') => Ok(ServerAddress::Socket { path: host.into(), port }),
+        host => Ok(ServerAddress::Tcp { host: host.to_owned(), port }),
     }
 }
 
@@ -223,12 +223,12 @@ fn session_settings(options: &str) -> Vec<(String, String)> {
 }
 
 /// What Django leaves to its client is nothing to disagree with.
-fn check_agreement(django: &Django<'_>, url: &DatabaseUrl) -> Result<(), Error> {
+fn check_agreement(django: &DjangoConnection<'_>, url: &DatabaseUrl) -> Result<(), Error> {
     let number = url.port.map(|port| port.to_string()).unwrap_or_default();
     let socket = django.options.get("unix_socket").and_then(Value::as_str).filter(|_| url.host.starts_with('/'));
     let local = |host: &str| if host == "127.0.0.1" { "localhost".to_owned() } else { host.to_owned() };
     let mut pairs = vec![
-        ("ENGINE", family(django.engine).to_owned(), url.engine.to_owned()),
+        ("ENGINE", normalise_engine(django.engine).to_owned(), url.engine.to_owned()),
         ("NAME", django.name.to_owned(), url.name.clone()),
     ];
     if url.engine != "sqlite" {
@@ -243,7 +243,7 @@ fn check_agreement(django: &Django<'_>, url: &DatabaseUrl) -> Result<(), Error> 
         differ.map(|(name, one, other)| format!("{name} is {one:?} in settings.py and {other:?} in the URL")).collect();
     match texts.is_empty() {
         true => Ok(()),
-        false => Err(Error::Disagreement(format!(
+        false => Err(Error::Conflict(format!(
             "BOTS_CTL_DATABASE_URL names another database than settings.py: {}; make them agree, or remove one",
             texts.join(", ")
         ))),
@@ -254,62 +254,70 @@ fn check_agreement(django: &Django<'_>, url: &DatabaseUrl) -> Result<(), Error> 
 mod tests {
     use super::*;
 
-    fn place(engine: &str, host: &str, port: &str, options: &str, url: Option<&str>) -> Result<Place, Error> {
+    fn address(engine: &str, host: &str, port: &str, options: &str, url: Option<&str>) -> Result<ServerAddress, Error> {
         let (password, options) = (SecretString::default(), serde_json::from_str(options).expect("an object"));
-        let django = Django { engine, name: "n", user: "u", password: &password, host, port, options: &options };
+        let django =
+            DjangoConnection { engine, name: "n", user: "u", password: &password, host, port, options: &options };
         let url = url.map(|url| DatabaseUrl::parse(url).expect("valid"));
-        match Settings::from_django(&django, url.as_ref())? {
-            Settings::Mysql(server) | Settings::Postgres(server) => Ok(server.place),
-            Settings::Sqlite(path) => Ok(Place::Socket { path, port: 0 }),
+        match DatabaseConfig::from_django(&django, url.as_ref())? {
+            DatabaseConfig::Mysql(server) | DatabaseConfig::Postgres(server) => Ok(server.address),
+            DatabaseConfig::Sqlite(path) => Ok(ServerAddress::Socket { path, port: 0 }),
         }
     }
 
     #[test]
     fn every_name_of_an_engine_is_known() {
-        let tcp = |port| Place::Tcp { host: "db".into(), port };
+        let tcp = |port| ServerAddress::Tcp { host: "db".into(), port };
         for engine in ["django.db.backends.postgresql", "django.db.backends.postgresql_psycopg2"] {
-            assert_eq!(place(engine, "db", "", "{}", None).expect("known"), tcp(5432));
+            assert_eq!(address(engine, "db", "", "{}", None).expect("known"), tcp(5432));
         }
-        assert_eq!(place("django.db.backends.mysql", "db", "3307", "{}", None).expect("known"), tcp(3307));
-        assert!(matches!(place("django.db.backends.oracle", "db", "", "{}", None), Err(Error::Unsupported(_))));
+        assert_eq!(address("django.db.backends.mysql", "db", "3307", "{}", None).expect("known"), tcp(3307));
+        assert!(matches!(address("django.db.backends.oracle", "db", "", "{}", None), Err(Error::Unsupported(_))));
     }
 
     #[test]
     fn sockets_are_found_where_each_client_looks() {
-        let socket = |path: &str, port| Place::Socket { path: path.into(), port };
+        let socket = |path: &str, port| ServerAddress::Socket { path: path.into(), port };
         let mysql = "django.db.backends.mysql";
         let options = r#"{"unix_socket": "/x/m.sock"}"#;
-        assert_eq!(place(mysql, "db", "", options, None).expect("valid"), socket("/x/m.sock", 3306));
-        let error = place(mysql, "/x/m.sock", "", "{}", None).expect_err("the engine cannot follow");
+        assert_eq!(address(mysql, "db", "", options, None).expect("valid"), socket("/x/m.sock", 3306));
+        let error = address(mysql, "/x/m.sock", "", "{}", None).expect_err("the engine cannot follow");
         assert!(error.to_string().contains(r#""unix_socket": "/x/m.sock""#), "{error}");
         let url = Some("mysql://u@%2Fx%2Fm.sock/n");
-        assert_eq!(place(mysql, "localhost", "", options, url).expect("they agree"), socket("/x/m.sock", 3306));
+        assert_eq!(address(mysql, "localhost", "", options, url).expect("they agree"), socket("/x/m.sock", 3306));
         let postgres = "django.db.backends.postgresql";
-        assert_eq!(place(postgres, "/x", "5433", "{}", None).expect("valid"), socket("/x", 5433));
-        assert_eq!(place(postgres, "", "", "{}", None).expect("valid"), Place::Default);
+        assert_eq!(address(postgres, "/x", "5433", "{}", None).expect("valid"), socket("/x", 5433));
+        assert_eq!(address(postgres, "", "", "{}", None).expect("valid"), ServerAddress::Default);
     }
 
     #[test]
     fn a_url_that_names_another_database_is_refused_without_a_password() {
         let postgres = "django.db.backends.postgresql";
         let same = Some("postgres://u:hush@db:5432/n?sslmode=require");
-        assert!(place(postgres, "db", "5432", "{}", same).is_ok());
+        assert!(address(postgres, "db", "5432", "{}", same).is_ok());
         for other in ["mysql://u:hush@db/n", "postgres://u:hush@db/m", "postgres://u:hush@other/n", "postgres://v@db/n"]
         {
-            let error = place(postgres, "db", "5432", "{}", Some(other)).expect_err(other);
-            assert!(matches!(&error, Error::Disagreement(text) if !text.contains("hush")), "{error}");
+            let error = address(postgres, "db", "5432", "{}", Some(other)).expect_err(other);
+            assert!(matches!(&error, Error::Conflict(text) if !text.contains("hush")), "{error}");
         }
-        assert!(place(postgres, "db", "", r#"{"service": "x"}"#, None).is_err());
-        assert!(place(postgres, "db", "", r#"{"service": "x"}"#, same).is_ok());
+        assert!(address(postgres, "db", "", r#"{"service": "x"}"#, None).is_err());
+        assert!(address(postgres, "db", "", r#"{"service": "x"}"#, same).is_ok());
     }
 
     #[test]
     fn a_server_without_a_database_is_refused() {
         for engine in ["django.db.backends.mysql", "django.db.backends.postgresql"] {
             let (password, options) = (SecretString::default(), Map::new());
-            let django =
-                Django { engine, name: "", user: "u", password: &password, host: "db", port: "", options: &options };
-            assert!(matches!(Settings::from_django(&django, None), Err(Error::Unsupported(_))));
+            let django = DjangoConnection {
+                engine,
+                name: "",
+                user: "u",
+                password: &password,
+                host: "db",
+                port: "",
+                options: &options,
+            };
+            assert!(matches!(DatabaseConfig::from_django(&django, None), Err(Error::Unsupported(_))));
         }
     }
 

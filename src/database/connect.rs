@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time::timeout;
 
-use super::config::{Place, Server, Settings};
+use super::config::{DatabaseConfig, Server, ServerAddress};
 use super::connection::Connection;
 use super::tls::Mode;
 use super::{Error, errors};
@@ -27,11 +27,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a connection is going to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum ConnectMode {
     /// To initialise: makes the file when it is missing, waits for locks.
-    Initialise,
+    Create,
     /// To work with rows: makes no file, and waits for a lock, though not as long as a client of ours waits for us.
-    Work,
+    ReadWrite,
     /// To look: never makes a file, never waits.
     Probe,
 }
@@ -39,13 +39,13 @@ pub enum Purpose {
 /// Opens the database.
 ///
 /// # Errors
-/// [`Error::Refused`] when it would be no use to try again, [`Error::Unavailable`] when it might.
-pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Connection, Error> {
+/// [`Error::Rejected`] when it would be no use to try again, [`Error::Unavailable`] when it might.
+pub async fn connect(settings: &DatabaseConfig, purpose: ConnectMode) -> Result<Connection, Error> {
     let opening = async {
         match settings {
-            Settings::Sqlite(path) => sqlite(path, purpose).await,
-            Settings::Mysql(server) => mysql(server).await,
-            Settings::Postgres(server) => postgres(server).await,
+            DatabaseConfig::Sqlite(path) => sqlite(path, purpose).await,
+            DatabaseConfig::Mysql(server) => mysql(server).await,
+            DatabaseConfig::Postgres(server) => postgres(server).await,
         }
     };
     match timeout(CONNECT_TIMEOUT, opening).await {
@@ -58,16 +58,16 @@ pub async fn connect(settings: &Settings, purpose: Purpose) -> Result<Connection
     }
 }
 
-async fn sqlite(path: &Path, purpose: Purpose) -> Result<Connection, sqlx::Error> {
-    let initialise = purpose == Purpose::Initialise;
+async fn sqlite(path: &Path, purpose: ConnectMode) -> Result<Connection, sqlx::Error> {
+    let initialise = purpose == ConnectMode::Create;
     // A probe opens for writing as well: after a crash SQLite must roll back before anything can be read.
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(initialise)
         .busy_timeout(match purpose {
-            Purpose::Initialise => BUSY_TIMEOUT,
-            Purpose::Work => WORK_TIMEOUT,
-            Purpose::Probe => Duration::ZERO,
+            ConnectMode::Create => BUSY_TIMEOUT,
+            ConnectMode::ReadWrite => WORK_TIMEOUT,
+            ConnectMode::Probe => Duration::ZERO,
         })
         .disable_statement_logging();
     options.connect().await.map(Connection::Sqlite)
@@ -87,10 +87,10 @@ async fn mysql(server: &Server) -> Result<Connection, sqlx::Error> {
     if !server.password.expose_secret().is_empty() {
         options = options.password(server.password.expose_secret());
     }
-    options = match &server.place {
-        Place::Default => options,
-        Place::Tcp { host, port } => options.host(host).port(*port),
-        Place::Socket { path, .. } => options.socket(path),
+    options = match &server.address {
+        ServerAddress::Default => options,
+        ServerAddress::Tcp { host, port } => options.host(host).port(*port),
+        ServerAddress::Socket { path, .. } => options.socket(path),
     };
     if let Some(ca) = &server.tls.ca {
         options = options.ssl_ca(ca);
@@ -100,7 +100,7 @@ async fn mysql(server: &Server) -> Result<Connection, sqlx::Error> {
     }
     let mode = match server.tls.mode {
         // The client that Django uses does not encrypt either unless it is told to.
-        None if is_local(&server.place) => MySqlSslMode::Disabled,
+        None if is_local(&server.address) => MySqlSslMode::Disabled,
         Some(Mode::Disabled) => MySqlSslMode::Disabled,
         None | Some(Mode::Preferred) => MySqlSslMode::Preferred,
         Some(Mode::Required) => MySqlSslMode::Required,
@@ -118,10 +118,10 @@ async fn mysql(server: &Server) -> Result<Connection, sqlx::Error> {
 async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
     // What the variables that begin with PG say holds here as it does for Django's client.
     let mut options = PgConnectOptions::new().application_name("bots-ctl").disable_statement_logging();
-    options = match &server.place {
-        Place::Default => options,
-        Place::Tcp { host, port } => options.host(host).port(*port),
-        Place::Socket { path, port } => options.socket(path).port(*port),
+    options = match &server.address {
+        ServerAddress::Default => options,
+        ServerAddress::Tcp { host, port } => options.host(host).port(*port),
+        ServerAddress::Socket { path, port } => options.socket(path).port(*port),
     };
     if !server.user.is_empty() {
         options = options.username(&server.user);
@@ -153,11 +153,11 @@ async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
     }
     // On one machine there is nobody to hide from, and a handshake costs more than all the rest.
     let is_optional = matches!(options.get_ssl_mode(), PgSslMode::Prefer);
-    let local = is_optional && server.tls.mode.is_none() && is_local(&server.place);
+    let local = is_optional && server.tls.mode.is_none() && is_local(&server.address);
     let (first, second) =
         if local { (PgSslMode::Disable, PgSslMode::Prefer) } else { (options.get_ssl_mode(), PgSslMode::Disable) };
     let opened = match options.clone().ssl_mode(first).connect().await {
-        Err(error) if is_optional && (errors::is_tls(&error) || local && errors::wants_tls(&error)) => {
+        Err(error) if is_optional && (errors::is_tls(&error) || local && errors::requires_tls(&error)) => {
             options.ssl_mode(second).connect().await
         }
         opened => opened,
@@ -165,38 +165,42 @@ async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
     opened.map(Connection::Postgres)
 }
 
-fn is_local(place: &Place) -> bool {
-    match place {
-        Place::Default | Place::Socket { .. } => true,
-        Place::Tcp { host, .. } => ["localhost", "127.0.0.1", "::1"].contains(&host.as_str()),
+fn is_local(address: &ServerAddress) -> bool {
+    match address {
+        ServerAddress::Default | ServerAddress::Socket { .. } => true,
+        ServerAddress::Tcp { host, .. } => ["localhost", "127.0.0.1", "::1"].contains(&host.as_str()),
     }
 }
 
-fn explain(settings: &Settings, error: &sqlx::Error) -> Error {
-    let reason = match (settings, errors::text(error)) {
-        (Settings::Sqlite(path), _) if path.parent().is_some_and(|dir| !dir.is_dir()) => {
+fn explain(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
+    let reason = match (settings, errors::message(error)) {
+        (DatabaseConfig::Sqlite(path), _) if path.parent().is_some_and(|dir| !dir.is_dir()) => {
             let dir = path.parent().unwrap_or(path).display();
             format!("the directory {dir} does not exist; make it, or change NAME in settings.py (DB_NAME)")
         }
-        (Settings::Sqlite(path), _) if !path.exists() => "the file does not exist".to_owned(),
+        (DatabaseConfig::Sqlite(path), _) if !path.exists() => "the file does not exist".to_owned(),
         (_, text) => text,
     };
     let text = format!("cannot open the {}: {reason}", settings.describe());
-    if is_final(settings, error) { Error::Refused(format!("{text}{}", hint(error))) } else { Error::Unavailable(text) }
+    if is_permanent(settings, error) {
+        Error::Rejected(format!("{text}{}", hint(error)))
+    } else {
+        Error::Unavailable(text)
+    }
 }
 
 /// Whether trying again is no use: credentials, a name or a protocol does not become right by waiting.
-fn is_final(settings: &Settings, error: &sqlx::Error) -> bool {
+fn is_permanent(settings: &DatabaseConfig, error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => match settings {
-            Settings::Sqlite(_) => false,
-            Settings::Mysql(_) => {
+            DatabaseConfig::Sqlite(_) => false,
+            DatabaseConfig::Mysql(_) => {
                 let number = database.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
                 // Access denied (in four forms), unknown database, plugin not supported.
                 number.is_some_and(|number| [1044, 1045, 1049, 1251, 1698, 1130, 3118].contains(&number))
             }
             // Of class 28 (authorisation) and 3D (no such database), and a client that is not welcome at all.
-            Settings::Postgres(_) => {
+            DatabaseConfig::Postgres(_) => {
                 database.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D") || code == "42501")
             }
         },

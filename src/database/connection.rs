@@ -6,10 +6,10 @@
 use sqlx::mysql::MySqlConnection;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, ColumnIndex, Connection as _, Decode, Row, Type};
+use sqlx::{AssertSqlSafe, ColumnIndex, Connection as _, Decode, Row as SqlxRow, Type};
 
 /// A row: each value as text, or NULL.
-pub type TextRow = Vec<Option<String>>;
+pub type Row = Vec<Option<String>>;
 
 /// An open connection. Dropped, it is closed, and what it has locked is free.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Connection {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn run(&mut self, statements: impl Into<String>) -> Result<(), sqlx::Error> {
+    pub async fn execute_batch(&mut self, statements: impl Into<String>) -> Result<(), sqlx::Error> {
         let statements = sqlx::raw_sql(AssertSqlSafe(statements.into()));
         match self {
             Self::Sqlite(connection) => statements.execute(connection).await.map(|_| ()),
@@ -34,11 +34,11 @@ impl Connection {
         }
     }
 
-    /// The rows that a query gives. As for [`Self::run`], it is never made of anything a user has written.
+    /// The rows that a query gives. As for [`Self::execute_batch`], it is never made of anything a user has written.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn rows(&mut self, query: impl Into<String>) -> Result<Vec<TextRow>, sqlx::Error> {
+    pub async fn fetch_text(&mut self, query: impl Into<String>) -> Result<Vec<Row>, sqlx::Error> {
         let query = sqlx::raw_sql(AssertSqlSafe(query.into()));
         match self {
             Self::Sqlite(connection) => query.fetch_all(connection).await?.iter().map(texts).collect(),
@@ -51,8 +51,8 @@ impl Connection {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn value(&mut self, query: impl Into<String>) -> Result<Option<String>, sqlx::Error> {
-        Ok(self.rows(query).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
+    pub async fn fetch_value(&mut self, query: impl Into<String>) -> Result<Option<String>, sqlx::Error> {
+        Ok(self.fetch_text(query).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
     }
 
     /// Says goodbye, so that the server does not log a connection that was cut.
@@ -66,7 +66,7 @@ impl Connection {
 
     /// A name as it stands in a statement.
     #[must_use]
-    pub fn quote(&self, name: &str) -> String {
+    pub fn quote_ident(&self, name: &str) -> String {
         match self {
             Self::Mysql(_) => format!("`{}`", name.replace('`', "``")),
             Self::Sqlite(_) | Self::Postgres(_) => format!("\"{}\"", name.replace('"', "\"\"")),
@@ -75,7 +75,7 @@ impl Connection {
 
     /// A text as it stands in a statement. MySQL takes backslashes for escapes.
     #[must_use]
-    pub fn literal(&self, text: &str) -> String {
+    pub fn quote_literal(&self, text: &str) -> String {
         let text = text.replace('\'', "''");
         match self {
             Self::Mysql(_) => format!("'{}'", text.replace('\\', "\\\\")),
@@ -84,10 +84,10 @@ impl Connection {
     }
 }
 
-fn texts<'r, R: Row>(row: &'r R) -> Result<TextRow, sqlx::Error>
+fn texts<'r, R: SqlxRow>(row: &'r R) -> Result<Row, sqlx::Error>
 where
     usize: ColumnIndex<R>,
     Option<String>: Decode<'r, R::Database> + Type<R::Database>,
 {
-    (0..row.len()).map(|place| row.try_get_unchecked(place)).collect()
+    (0..row.len()).map(|index| row.try_get_unchecked(index)).collect()
 }

@@ -14,9 +14,9 @@ const PASSWORD: &str = "botsbots";
 /// # Errors
 /// What the database says.
 pub(super) async fn is_open(connection: &mut Connection) -> Result<bool, sqlx::Error> {
-    let user = connection.literal(USER);
+    let user = connection.quote_literal(USER);
     let query = format!("SELECT password, is_active FROM auth_user WHERE username = {user}");
-    let rows = connection.rows(query).await?;
+    let rows = connection.fetch_text(query).await?;
     Ok(rows.into_iter().any(|row| match <[_; 2]>::try_from(row) {
         Ok([Some(hash), Some(active)]) => ["1", "t", "true"].contains(&active.as_str()) && matches(&hash, PASSWORD),
         _ => false,

@@ -9,7 +9,7 @@ const SQLITE_BUSY: i32 = 5;
 
 /// The reason alone, without what the driver puts around it.
 #[must_use]
-pub fn text(error: &sqlx::Error) -> String {
+pub fn message(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         error if is_tls(error) => format!("TLS: {}", tls_reason(&error.to_string())),
@@ -31,7 +31,7 @@ pub fn is_tls(error: &sqlx::Error) -> bool {
 
 /// Whether PostgreSQL lets nobody in whose connection is not protected, as far as it says.
 #[must_use]
-pub fn wants_tls(error: &sqlx::Error) -> bool {
+pub fn requires_tls(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "28000")
 }
 
@@ -55,7 +55,7 @@ pub fn is_busy(error: &sqlx::Error) -> bool {
 
 /// Whether the connection is gone, and another one may do better.
 #[must_use]
-pub fn is_cut(error: &sqlx::Error) -> bool {
+pub fn is_connection_lost(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(error) => {

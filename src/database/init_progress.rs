@@ -3,11 +3,11 @@
 use super::connection::Connection;
 use super::schema::desired;
 use super::schema::desired::NOTES;
-use super::{Error, Settings};
+use super::{DatabaseConfig, Error};
 
 /// What an earlier run was doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Note {
+pub struct InitProgress {
     /// The step it was at.
     pub step: String,
     /// It had begun with an empty database, and so did all before it that were cut off.
@@ -20,12 +20,12 @@ pub struct Note {
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Option<Note>, Error> {
+pub async fn read(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<InitProgress>, Error> {
     let query = format!("SELECT step, first_run, finished FROM {NOTES} WHERE id = 1");
-    let rows = connection.rows(query).await.map_err(|error| Error::failed("read", settings, &error))?;
+    let rows = connection.fetch_text(query).await.map_err(|error| Error::failed("read", settings, &error))?;
     Ok(rows.into_iter().next().map(|row| {
-        let text = |place: usize| row.get(place).cloned().flatten().unwrap_or_default();
-        Note { step: text(0), first_run: text(1) == "1", finished: text(2) == "1" }
+        let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+        InitProgress { step: text(0), first_run: text(1) == "1", finished: text(2) == "1" }
     }))
 }
 
@@ -33,28 +33,35 @@ pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Op
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn write(connection: &mut Connection, settings: &Settings, is_there: bool, note: &Note) -> Result<(), Error> {
+pub async fn write(
+    connection: &mut Connection,
+    settings: &DatabaseConfig,
+    is_there: bool,
+    progress: &InitProgress,
+) -> Result<(), Error> {
     let failed = |error: sqlx::Error| Error::failed("write to", settings, &error);
     if !is_there {
-        connection.run(desired::notes(settings)).await.map_err(failed)?;
+        connection.execute_batch(desired::progress_table(settings)).await.map_err(failed)?;
     }
     let holder = format!("{} {}", std::process::id(), host());
     let values = format!(
         "1, {}, {}, {}, {}, CURRENT_TIMESTAMP",
-        connection.literal(&note.step),
-        u8::from(note.first_run),
-        u8::from(note.finished),
-        connection.literal(&holder)
+        connection.quote_literal(&progress.step),
+        u8::from(progress.first_run),
+        u8::from(progress.finished),
+        connection.quote_literal(&holder)
     );
     let columns = "id, step, first_run, finished, holder, ts";
     let statement = match settings {
-        Settings::Sqlite(_) | Settings::Mysql(_) => format!("REPLACE INTO {NOTES} ({columns}) VALUES ({values})"),
-        Settings::Postgres(_) => format!(
+        DatabaseConfig::Sqlite(_) | DatabaseConfig::Mysql(_) => {
+            format!("REPLACE INTO {NOTES} ({columns}) VALUES ({values})")
+        }
+        DatabaseConfig::Postgres(_) => format!(
             "INSERT INTO {NOTES} ({columns}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET step = excluded.step, \
              first_run = excluded.first_run, finished = excluded.finished, holder = excluded.holder, ts = excluded.ts"
         ),
     };
-    connection.run(statement).await.map_err(failed)
+    connection.execute_batch(statement).await.map_err(failed)
 }
 
 fn host() -> String {

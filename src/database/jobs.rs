@@ -13,98 +13,99 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::advisory_lock::Name;
+use super::advisory_lock::LockName;
 use super::connection::Connection;
 use super::lease_row;
-use super::lock_session::Session;
-use super::retry::for_answer;
-use super::statement::{Argument, Cell, execute, fetch};
-use super::{Error, Settings};
-use Argument::{Integer, Text};
-pub use job::{Added, Ended, Job, New, State, Waiting};
+use super::lock_session::LockSession;
+use super::retry::with_timeout;
+use super::statement::{Param, Value, execute, fetch};
+use super::{DatabaseConfig, Error};
+use Param::{Integer, Text};
+pub use job::{AddOutcome, Job, JobResult, JobState, NewJob, QueuedJob};
 
 /// Without a sign of life for so many milliseconds a session is ended from outside. What it does not know of its end
 /// harms nobody: it cannot write any more.
-const LIFETIME: i64 = 7_000;
+const QUEUE_TTL_MS: i64 = 7_000;
 
 /// How often one that stands by tries again.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// The rows, and the right to change them.
-pub struct Jobs {
-    settings: Settings,
-    session: Session,
+pub struct JobStore {
+    settings: DatabaseConfig,
+    session: LockSession,
     owner: String,
     last_number: i64,
 }
 
-impl Jobs {
+impl JobStore {
     /// Waits for the right to change the rows, and makes the table if there is none. `connected` is called when there
     /// is nothing left to wait for but another queue that has that right. `owner` tells this process from all others.
     ///
     /// # Errors
     /// When the database cannot be used.
-    pub async fn open(settings: &Settings, owner: &str, connected: impl FnOnce()) -> Result<Self, Error> {
-        let mut session = Session::open(settings, Name::ActiveQueue).await?;
+    pub async fn open(settings: &DatabaseConfig, owner: &str, connected: impl FnOnce()) -> Result<Self, Error> {
+        let mut session = LockSession::open(settings, LockName::JobQueue).await?;
         connected();
-        for_answer(settings, lease_row::ensure_table(&mut session.connection, settings)).await?;
-        for_answer(settings, make(settings, &mut session.connection)).await?;
+        with_timeout(settings, lease_row::ensure_table(&mut session.connection, settings)).await?;
+        with_timeout(settings, create_table(settings, &mut session.connection)).await?;
         let mut jobs = Self { settings: settings.clone(), session, owner: owner.to_owned(), last_number: 0 };
-        jobs.take_over().await?;
-        for_answer(settings, jobs.session.refuse_pooler()).await?;
-        let rows = for_answer(settings, jobs.rows("SELECT max(number) FROM botsctl_job", &[], "read")).await?;
+        jobs.become_active().await?;
+        with_timeout(settings, jobs.session.reject_transaction_pooler()).await?;
+        let rows = with_timeout(settings, jobs.rows("SELECT max(number) FROM botsctl_job", &[], "read")).await?;
         jobs.last_number = rows.first().and_then(|row| row.first()?.integer()).unwrap_or(0);
         Ok(jobs)
     }
 
     /// Waits for the lock. A session that has it and gives no sign of life is ended.
-    async fn take_over(&mut self) -> Result<(), Error> {
-        let (settings, mut told) = (self.settings.clone(), false);
-        while !for_answer(&settings, self.session.try_take()).await? {
-            if !std::mem::replace(&mut told, true) {
+    async fn become_active(&mut self) -> Result<(), Error> {
+        let (settings, mut logged) = (self.settings.clone(), false);
+        while !with_timeout(&settings, self.session.try_acquire()).await? {
+            if !std::mem::replace(&mut logged, true) {
                 info!("another bots-ctl runs the jobs of the {}: standing by", settings.describe());
             }
-            for_answer(&settings, self.end_ghost()).await?;
+            with_timeout(&settings, self.terminate_stale_session()).await?;
             sleep(RETRY).await;
         }
-        for_answer(&settings, self.give_sign_of_life(true)).await
+        with_timeout(&settings, self.write_heartbeat(true)).await
     }
 
-    async fn end_ghost(&mut self) -> Result<(), Error> {
-        if self.silence().await?.is_some_and(|silence| silence > LIFETIME)
+    async fn terminate_stale_session(&mut self) -> Result<(), Error> {
+        if self.since_heartbeat().await?.is_some_and(|since_heartbeat| since_heartbeat > QUEUE_TTL_MS)
             && let Some(ghost) = self.session.holder().await?
         {
-            self.session.end(&ghost).await?;
+            self.session.terminate(&ghost).await?;
             warn!("ended the session of a job queue that gave no sign of life");
         }
         Ok(())
     }
 
     /// How many milliseconds ago the active queue has given a sign of life, by the server's clock.
-    async fn silence(&mut self) -> Result<Option<i64>, Error> {
-        if matches!(self.settings, Settings::Sqlite(_)) {
+    async fn since_heartbeat(&mut self) -> Result<Option<i64>, Error> {
+        if matches!(self.settings, DatabaseConfig::Sqlite(_)) {
             return Ok(None);
         }
-        let now = lease_row::clock(&self.session.connection);
+        let now = lease_row::server_time_ms(&self.session.connection);
         let query = format!("SELECT {now} - renewed FROM botsctl_lease WHERE name = 'jobqueue'");
-        let silence = self.session.connection.value(query).await.map_err(|error| self.failed("read", &error))?;
-        Ok(silence.and_then(|silence| silence.parse().ok()))
+        let since_heartbeat =
+            self.session.connection.fetch_value(query).await.map_err(|error| self.failed("read", &error))?;
+        Ok(since_heartbeat.and_then(|heartbeat_age| heartbeat_age.parse().ok()))
     }
 
     /// Shows those who stand by that this queue lives. Beside SQLite the lock alone shows it.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn show_life(&mut self) -> Result<(), Error> {
+    pub async fn heartbeat(&mut self) -> Result<(), Error> {
         match self.settings {
-            Settings::Sqlite(_) => Ok(()),
-            Settings::Mysql(_) | Settings::Postgres(_) => self.give_sign_of_life(false).await,
+            DatabaseConfig::Sqlite(_) => Ok(()),
+            DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => self.write_heartbeat(false).await,
         }
     }
 
-    async fn give_sign_of_life(&mut self, is_first: bool) -> Result<(), Error> {
+    async fn write_heartbeat(&mut self, is_first: bool) -> Result<(), Error> {
         let connection = &mut self.session.connection;
-        let (now, owner) = (lease_row::clock(connection), connection.literal(&self.owner));
+        let (now, owner) = (lease_row::server_time_ms(connection), connection.quote_literal(&self.owner));
         let acquired =
             if is_first { format!("owner = {owner}, holder = {owner}, acquired = {now}, ") } else { String::new() };
         let update =
@@ -116,9 +117,9 @@ impl Jobs {
         );
         let written = async {
             if is_first {
-                connection.run(insert).await?;
+                connection.execute_batch(insert).await?;
             }
-            connection.run(update).await
+            connection.execute_batch(update).await
         };
         written.await.map_err(|error| self.failed("give a sign of life in", &error))
     }
@@ -127,38 +128,38 @@ impl Jobs {
     ///
     /// # Errors
     /// When the database refuses; nothing is kept then.
-    pub async fn add(&mut self, jobs: &[New], now: i64) -> Result<Vec<Added>, Error> {
+    pub async fn add(&mut self, jobs: &[NewJob], now: i64) -> Result<Vec<AddOutcome>, Error> {
         let result = async {
-            self.session.connection.run(begin(&self.settings)).await?;
+            self.session.connection.execute_batch(begin(&self.settings)).await?;
             let (added, last_number) = self.add_all(jobs, now).await?;
-            self.session.connection.run("COMMIT").await?;
+            self.session.connection.execute_batch("COMMIT").await?;
             self.last_number = last_number;
             Ok(added)
         };
         let result = result.await;
         if result.is_err() {
-            let _ = self.session.connection.run("ROLLBACK").await;
+            let _ = self.session.connection.execute_batch("ROLLBACK").await;
         }
         result.map_err(|error| self.failed("keep a job in", &error))
     }
 
     /// A few statements for any number of jobs: each costs an exchange with the server. Also gives the number of the
     /// last job.
-    async fn add_all(&mut self, jobs: &[New], now: i64) -> Result<(Vec<Added>, i64), sqlx::Error> {
-        let mut waiting = self.waiting_like(jobs).await?;
+    async fn add_all(&mut self, jobs: &[NewJob], now: i64) -> Result<(Vec<AddOutcome>, i64), sqlx::Error> {
+        let mut waiting = self.find_waiting_duplicates(jobs).await?;
         let (mut last_number, mut fresh, mut changed) = (self.last_number, Vec::new(), BTreeMap::new());
         let added = jobs.iter().map(|job| match waiting.entry(job.digest.clone()) {
-            Entry::Vacant(place) => {
+            Entry::Vacant(index) => {
                 last_number += 1;
-                place.insert((last_number, job.priority));
+                index.insert((last_number, job.priority));
                 fresh.push((last_number, job));
-                Added::New(last_number)
+                AddOutcome::Added(last_number)
             }
-            Entry::Occupied(same) if same.get().1 == job.priority => Added::Duplicate(same.get().0),
+            Entry::Occupied(same) if same.get().1 == job.priority => AddOutcome::Duplicate(same.get().0),
             Entry::Occupied(mut same) => {
                 same.get_mut().1 = job.priority;
                 changed.insert(same.get().0, job.priority);
-                Added::Changed(same.get().0)
+                AddOutcome::PriorityChanged(same.get().0)
             }
         });
         let added = added.collect();
@@ -171,23 +172,23 @@ impl Jobs {
     }
 
     /// Number and priority of the jobs that wait and have the same task as one of these, by its digest.
-    async fn waiting_like(&mut self, jobs: &[New]) -> Result<BTreeMap<String, (i64, i64)>, sqlx::Error> {
+    async fn find_waiting_duplicates(&mut self, jobs: &[NewJob]) -> Result<BTreeMap<String, (i64, i64)>, sqlx::Error> {
         // A job that was put back may wait beside another of the same task: the older one is meant, which is read last.
         let query = format!(
             "SELECT digest, number, priority FROM botsctl_job WHERE state = 'waiting' AND digest IN ({}) \
              ORDER BY number DESC",
             repeated("?", jobs.len())
         );
-        let digests: Vec<Argument<'_>> = jobs.iter().map(|job| Text(&job.digest)).collect();
+        let digests: Vec<Param<'_>> = jobs.iter().map(|job| Text(&job.digest)).collect();
         let rows = fetch(&mut self.session.connection, query, &digests).await?;
-        let entry = |row: Vec<Cell>| {
+        let entry = |row: Vec<Value>| {
             let mut cells = row.into_iter();
             Some((cells.next()?.text()?, (cells.next()?.integer()?, cells.next()?.integer()?)))
         };
         Ok(rows.into_iter().filter_map(entry).collect())
     }
 
-    async fn insert(&mut self, jobs: &[(i64, &New)], now: i64) -> Result<(), sqlx::Error> {
+    async fn insert(&mut self, jobs: &[(i64, &NewJob)], now: i64) -> Result<(), sqlx::Error> {
         if jobs.is_empty() {
             return Ok(());
         }
@@ -205,17 +206,17 @@ impl Jobs {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn first(&mut self) -> Result<Option<Waiting>, Error> {
-        const FIRST: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
+    pub async fn first(&mut self) -> Result<Option<QueuedJob>, Error> {
+        const SELECT_FIRST: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
              ORDER BY priority, number LIMIT 1";
-        Ok(self.rows(FIRST, &[], "read").await?.into_iter().find_map(waiting))
+        Ok(self.rows(SELECT_FIRST, &[], "read").await?.into_iter().find_map(waiting))
     }
 
     /// All that wait, the first in line first.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn list(&mut self) -> Result<Vec<Waiting>, Error> {
+    pub async fn list(&mut self) -> Result<Vec<QueuedJob>, Error> {
         const ALL: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
              ORDER BY priority, number";
         Ok(self.rows(ALL, &[], "read").await?.into_iter().filter_map(waiting).collect())
@@ -230,7 +231,7 @@ impl Jobs {
         const COUNT: &str = "SELECT count(*), (SELECT submitted FROM botsctl_job WHERE number = \
              (SELECT min(number) FROM botsctl_job WHERE state = 'waiting')) FROM botsctl_job WHERE state = 'waiting'";
         let rows = self.rows(COUNT, &[], "read").await?;
-        let cell = |place: usize| rows.first().and_then(|row| row.get(place)?.integer());
+        let cell = |index: usize| rows.first().and_then(|row| row.get(index)?.integer());
         Ok((cell(0).and_then(|count| u64::try_from(count).ok()).unwrap_or(0), cell(1)))
     }
 
@@ -257,15 +258,17 @@ impl Jobs {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn end(&mut self, number: i64, ended: &Ended, now: i64) -> Result<(), Error> {
-        const END: &str = "UPDATE botsctl_job SET state = ?, ended = ?, exit_code = ?, output = ? \
+    pub async fn end(&mut self, number: i64, ended: &JobResult, now: i64) -> Result<(), Error> {
+        const FINISH_JOB: &str = "UPDATE botsctl_job SET state = ?, ended = ?, exit_code = ?, output = ? \
              WHERE number = ? AND owner = ? AND state = 'running'";
         const END_WITHOUT_CODE: &str = "UPDATE botsctl_job SET state = ?, ended = ?, output = ? \
              WHERE number = ? AND owner = ? AND state = 'running'";
         let (state, output, owner) = (Text(ended.state.as_str()), Text(&ended.output), self.owner.clone());
         let (now, number, owner) = (Integer(now), Integer(number), Text(&owner));
         let changed = match ended.exit_code {
-            Some(code) => self.change(END, &[state, now, Integer(code), output, number, owner], "end a job of").await,
+            Some(code) => {
+                self.change(FINISH_JOB, &[state, now, Integer(code), output, number, owner], "end a job of").await
+            }
             None => self.change(END_WITHOUT_CODE, &[state, now, output, number, owner], "end a job of").await,
         };
         changed.map(|_| ())
@@ -275,20 +278,20 @@ impl Jobs {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn put_back(&mut self, number: i64) -> Result<(), Error> {
-        const BACK: &str = "UPDATE botsctl_job SET state = 'waiting', started = NULL, owner = NULL \
+    pub async fn requeue(&mut self, number: i64) -> Result<(), Error> {
+        const REQUEUE_JOB: &str = "UPDATE botsctl_job SET state = 'waiting', started = NULL, owner = NULL \
              WHERE number = ? AND state = 'running'";
-        self.change(BACK, &[Integer(number)], "put back a job of").await.map(|_| ())
+        self.change(REQUEUE_JOB, &[Integer(number)], "put back a job of").await.map(|_| ())
     }
 
     /// Takes charge of a job that runs here, and that another queue had started again meanwhile.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn adopt(&mut self, number: i64) -> Result<(), Error> {
-        const ADOPT: &str = "UPDATE botsctl_job SET owner = ? WHERE number = ? AND state = 'running'";
+    pub async fn reclaim(&mut self, number: i64) -> Result<(), Error> {
+        const RECLAIM_JOB: &str = "UPDATE botsctl_job SET owner = ? WHERE number = ? AND state = 'running'";
         let owner = self.owner.clone();
-        self.change(ADOPT, &[Text(&owner), Integer(number)], "take over a job of").await.map(|_| ())
+        self.change(RECLAIM_JOB, &[Text(&owner), Integer(number)], "take over a job of").await.map(|_| ())
     }
 
     /// The numbers of all jobs that run, as far as the table knows.
@@ -323,25 +326,20 @@ impl Jobs {
         self.change(PRUNE, &[Integer(oldest)], "remove jobs from").await.map(|_| ())
     }
 
-    async fn run(&mut self, statement: &'static str, arguments: &[Argument<'_>]) -> Result<u64, sqlx::Error> {
+    async fn run(&mut self, statement: &'static str, arguments: &[Param<'_>]) -> Result<u64, sqlx::Error> {
         execute(&mut self.session.connection, statement, arguments).await
     }
 
-    async fn change(
-        &mut self,
-        statement: &'static str,
-        arguments: &[Argument<'_>],
-        action: &str,
-    ) -> Result<u64, Error> {
+    async fn change(&mut self, statement: &'static str, arguments: &[Param<'_>], action: &str) -> Result<u64, Error> {
         self.run(statement, arguments).await.map_err(|error| self.failed(action, &error))
     }
 
     async fn rows(
         &mut self,
         query: &'static str,
-        arguments: &[Argument<'_>],
+        arguments: &[Param<'_>],
         action: &str,
-    ) -> Result<Vec<Vec<Cell>>, Error> {
+    ) -> Result<Vec<Vec<Value>>, Error> {
         fetch(&mut self.session.connection, query, arguments).await.map_err(|error| self.failed(action, &error))
     }
 
@@ -354,24 +352,27 @@ impl Jobs {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn make(settings: &Settings, connection: &mut Connection) -> Result<(), Error> {
+pub async fn create_table(settings: &DatabaseConfig, connection: &mut Connection) -> Result<(), Error> {
     // An account that may not make tables, or one that is told of each that is there, has no need to try.
     if fetch(connection, "SELECT number FROM botsctl_job WHERE number < 0", &[]).await.is_ok() {
         return Ok(());
     }
     let statements = match settings {
-        Settings::Sqlite(_) => include_str!("../../sql/sqlite/jobs.sql"),
-        Settings::Mysql(_) => include_str!("../../sql/mysql/jobs.sql"),
-        Settings::Postgres(_) => include_str!("../../sql/postgresql/jobs.sql"),
+        DatabaseConfig::Sqlite(_) => include_str!("../../sql/sqlite/jobs.sql"),
+        DatabaseConfig::Mysql(_) => include_str!("../../sql/mysql/jobs.sql"),
+        DatabaseConfig::Postgres(_) => include_str!("../../sql/postgresql/jobs.sql"),
     };
-    connection.run(statements).await.map_err(|error| Error::failed("make the table botsctl_job in", settings, &error))
+    connection
+        .execute_batch(statements)
+        .await
+        .map_err(|error| Error::failed("make the table botsctl_job in", settings, &error))
 }
 
 /// SQLite would find out that another connection writes only at the end, when it is too late to wait.
-fn begin(settings: &Settings) -> &'static str {
+fn begin(settings: &DatabaseConfig) -> &'static str {
     match settings {
-        Settings::Sqlite(_) => "BEGIN IMMEDIATE",
-        Settings::Mysql(_) | Settings::Postgres(_) => "BEGIN",
+        DatabaseConfig::Sqlite(_) => "BEGIN IMMEDIATE",
+        DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => "BEGIN",
     }
 }
 
@@ -380,17 +381,17 @@ fn repeated(part: &str, times: usize) -> String {
     vec![part; times].join(", ")
 }
 
-fn waiting(row: Vec<Cell>) -> Option<Waiting> {
+fn waiting(row: Vec<Value>) -> Option<QueuedJob> {
     let mut cells = row.into_iter();
     let (number, priority) = (cells.next()?.integer()?, cells.next()?.integer()?);
-    Some(Waiting { number, priority, task: cells.next()?.text()? })
+    Some(QueuedJob { number, priority, task: cells.next()?.text()? })
 }
 
-fn job(row: Vec<Cell>) -> Option<Job> {
+fn job(row: Vec<Value>) -> Option<Job> {
     let mut cells = row.into_iter();
     Some(Job {
         number: cells.next()?.integer()?,
-        state: State::of(&cells.next()?.text()?),
+        state: JobState::of(&cells.next()?.text()?),
         priority: cells.next()?.integer()?,
         task: cells.next()?.text()?,
         submitted: cells.next()?.integer()?,

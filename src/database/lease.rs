@@ -14,46 +14,46 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::advisory_lock::{Name, beside};
+use super::advisory_lock::{LockName, lock_file_path};
 use super::connection::Connection;
-use super::lease_row::{self, Holder};
-use super::lock_session::Session;
-use super::retry::{PATIENCE, for_answer};
-use super::{Error, Settings, retry};
+use super::lease_row::{self, LeaseHolder};
+use super::lock_session::LockSession;
+use super::retry::{QUERY_TIMEOUT, with_timeout};
+use super::{DatabaseConfig, Error, retry};
 use crate::fs::lock;
 
 /// How long a row counts that nobody renews.
-pub const LIFETIME: Duration = Duration::from_secs(60);
+pub const LEASE_TTL: Duration = Duration::from_secs(60);
 
 /// How often its holder renews it.
-const RENEWAL: Duration = Duration::from_secs(10);
+const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Without a renewal for so long the holder gives the lease up: its engine is gone before the row has run out.
-const FENCE: Duration = Duration::from_secs(45);
+const FENCING_DEADLINE: Duration = Duration::from_secs(45);
 
 /// How often to try again, for the lease or for a connection.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Longer than a holder needs to let go of the lock after it has released its row.
-const AFTERGLOW: Duration = Duration::from_secs(5);
+const RELEASE_GRACE: Duration = Duration::from_secs(5);
 
 /// What came of the wish for the lease.
 #[derive(Debug)]
-pub enum Acquired {
+pub enum Acquire {
     /// It is ours.
-    Taken(Box<Lease>),
+    Granted(Box<Lease>),
     /// It was not to be had in time.
-    Busy(Holder),
+    Busy(LeaseHolder),
 }
 
 /// Held until it is given back, or lost.
 #[derive(Debug)]
 #[must_use]
 pub struct Lease {
-    settings: Settings,
+    settings: DatabaseConfig,
     owner: String,
     /// None while there is no connection.
-    session: Option<Session>,
+    session: Option<LockSession>,
     /// The server's number of the session that has the lock.
     locked_by: Option<String>,
     /// When the last renewal was begun that came through.
@@ -65,74 +65,82 @@ pub struct Lease {
 ///
 /// # Errors
 /// When the database is away, has no table for it, or cannot keep a lock for us.
-pub async fn acquire(settings: &Settings, name: &str, limit: Duration, patience: Duration) -> Result<Acquired, Error> {
+pub async fn acquire(
+    settings: &DatabaseConfig,
+    name: &str,
+    limit: Duration,
+    retry_window: Duration,
+) -> Result<Acquire, Error> {
     let owner = random_owner()?;
-    let mut line = Line { settings, owner: &owner, name, limit, begin: Instant::now(), told: false };
-    let mut patience = patience;
+    let mut line = LeaseRequest { settings, owner: &owner, name, limit, begin: Instant::now(), logged: false };
+    let mut connect_window = retry_window;
     loop {
-        let session =
-            retry::until_open(settings, patience, async || Session::open(settings, Name::EngineLease).await).await?;
+        let session = retry::retry_while_unavailable(settings, connect_window, async || {
+            LockSession::open(settings, LockName::Engine).await
+        })
+        .await?;
         match line.wait(session).await {
             // Nobody else knows that we wait, so another connection waits as well as the one that was cut.
-            Err(Error::Unavailable(text)) if line.begin.elapsed() < limit.max(PATIENCE) => {
+            Err(Error::Unavailable(text)) if line.begin.elapsed() < limit.max(QUERY_TIMEOUT) => {
                 debug!("waiting for the engine lease over another connection: {text}");
-                patience = patience.max(PATIENCE);
+                connect_window = connect_window.max(QUERY_TIMEOUT);
             }
-            answer => return answer,
+            value => return value,
         }
     }
 }
 
 /// A place among those who want the lease.
-struct Line<'a> {
-    settings: &'a Settings,
+struct LeaseRequest<'a> {
+    settings: &'a DatabaseConfig,
     owner: &'a str,
     name: &'a str,
     limit: Duration,
     begin: Instant,
-    told: bool,
+    logged: bool,
 }
 
-impl Line<'_> {
+impl LeaseRequest<'_> {
     /// Over one connection.
-    async fn wait(&mut self, mut session: Session) -> Result<Acquired, Error> {
-        for_answer(self.settings, lease_row::ensure_table(&mut session.connection, self.settings)).await?;
+    async fn wait(&mut self, mut session: LockSession) -> Result<Acquire, Error> {
+        with_timeout(self.settings, lease_row::ensure_table(&mut session.connection, self.settings)).await?;
         loop {
-            let renewed = now();
-            let attempt = attempt(self.settings, &mut session, self.owner, self.name);
-            let holder = for_answer(self.settings, attempt).await?;
+            let renewed = boot_time();
+            let attempt = try_acquire(self.settings, &mut session, self.owner, self.name);
+            let holder = with_timeout(self.settings, attempt).await?;
             if holder.owner == self.owner {
                 return self.take(session, renewed).await;
             }
-            if !std::mem::replace(&mut self.told, true) && !self.limit.is_zero() {
+            if !std::mem::replace(&mut self.logged, true) && !self.limit.is_zero() {
                 let limit = self.limit.as_secs_f64();
                 info!("an engine runs already, that of {}: waiting for at most {limit} s", holder.name);
             }
             // Who has missed two renewals will most likely be gone in a moment: that is worth a longer wait.
-            let is_fading = holder.silent.is_some_and(|silent| silent >= RENEWAL * 2) && !self.limit.is_zero();
+            let is_fading = holder.since_heartbeat.is_some_and(|since_heartbeat| since_heartbeat >= RENEW_INTERVAL * 2)
+                && !self.limit.is_zero();
             if self.begin.elapsed() >= self.limit && !is_fading {
-                return Ok(Acquired::Busy(holder));
+                return Ok(Acquire::Busy(holder));
             }
             sleep(RETRY).await;
         }
     }
 
-    async fn take(&self, mut session: Session, renewed: Duration) -> Result<Acquired, Error> {
-        match for_answer(self.settings, session.refuse_pooler()).await {
+    async fn take(&self, mut session: LockSession, renewed: Duration) -> Result<Acquire, Error> {
+        match with_timeout(self.settings, session.reject_transaction_pooler()).await {
             Err(Error::Unavailable(text)) => return Err(Error::Unavailable(text)),
             Err(error) => {
                 let giving_back = async {
                     lease_row::release(&mut session.connection, self.settings, self.owner).await?;
-                    session.give_back().await
+                    session.release().await
                 };
-                for_answer(self.settings, giving_back).await?;
+                with_timeout(self.settings, giving_back).await?;
                 return Err(error);
             }
             Ok(()) => {}
         }
-        let locked_by = for_answer(self.settings, session.id()).await?;
+        let locked_by = with_timeout(self.settings, session.id()).await?;
         let (settings, owner) = (self.settings.clone(), self.owner.to_owned());
-        Ok(Acquired::Taken(Box::new(Lease { settings, owner, session: Some(session), locked_by, renewed })))
+        Ok(Acquire::Granted(Box::new(Lease { settings, owner, session: Some(session), locked_by, renewed })))
     }
 }
 
@@ -140,49 +148,57 @@ impl Line<'_> {
 ///
 /// # Errors
 /// What the database says, also when nobody has ever taken the lease.
-pub async fn current(connection: &mut Connection, settings: &Settings) -> Result<Option<Holder>, Error> {
-    let holder = lease_row::read(connection, settings).await?.filter(|holder| !holder.is_gone_since(Duration::ZERO));
+pub async fn current_holder(
+    connection: &mut Connection,
+    settings: &DatabaseConfig,
+) -> Result<Option<LeaseHolder>, Error> {
+    let holder = lease_row::read(connection, settings).await?.filter(|holder| !holder.expired_for(Duration::ZERO));
     Ok(match settings {
         // The row of one that was killed is never renewed, but its lock is free.
-        Settings::Sqlite(database) => holder.filter(|_| is_locked(database)),
-        Settings::Mysql(_) | Settings::Postgres(_) => holder,
+        DatabaseConfig::Sqlite(database) => holder.filter(|_| is_locked(database)),
+        DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => holder,
     })
 }
 
 fn is_locked(database: &Path) -> bool {
-    let file = File::open(beside(database, Name::EngineLease));
+    let file = File::open(lock_file_path(database, LockName::Engine));
     file.is_ok_and(|file| lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
 }
 
 /// One try; the answer is who has the lease now, perhaps we.
-async fn attempt(settings: &Settings, session: &mut Session, owner: &str, name: &str) -> Result<Holder, Error> {
-    let is_server = !matches!(settings, Settings::Sqlite(_));
-    if session.try_take().await? {
-        let lifetime = is_server.then_some(LIFETIME);
-        let holder = lease_row::take(&mut session.connection, settings, owner, name, lifetime).await?;
+async fn try_acquire(
+    settings: &DatabaseConfig,
+    session: &mut LockSession,
+    owner: &str,
+    name: &str,
+) -> Result<LeaseHolder, Error> {
+    let is_server = !matches!(settings, DatabaseConfig::Sqlite(_));
+    if session.try_acquire().await? {
+        let lifetime = is_server.then_some(LEASE_TTL);
+        let holder = lease_row::claim_row(&mut session.connection, settings, owner, name, lifetime).await?;
         if holder.owner != owner {
             // The row of one who has lost only its connection: it must be able to have the lock back.
-            session.give_back().await?;
+            session.release().await?;
         }
         return Ok(holder);
     }
     let Some(holder) = lease_row::read(&mut session.connection, settings).await? else {
-        return Ok(Holder::unknown());
+        return Ok(LeaseHolder::unknown());
     };
     if holder.owner == owner {
         // Taken over a connection that was cut since: the server has not noticed yet.
         if let Some(ghost) = session.holder().await? {
-            session.end(&ghost).await?;
+            session.terminate(&ghost).await?;
         }
         return Err(Error::Unavailable("the lock is still with a connection that was cut".to_owned()));
     }
     if is_server
-        && holder.is_gone_since(AFTERGLOW)
+        && holder.expired_for(RELEASE_GRACE)
         && let Some(ghost) = session.holder().await?
     {
-        session.end(&ghost).await?;
-        let silent = holder.silent.unwrap_or_default().as_secs();
-        warn!("ended the session of {}, silent for {silent} s", holder.name);
+        session.terminate(&ghost).await?;
+        let since_heartbeat = holder.since_heartbeat.unwrap_or_default().as_secs();
+        warn!("ended the session of {}, silent for {since_heartbeat} s", holder.name);
     }
     Ok(holder)
 }
@@ -190,7 +206,7 @@ async fn attempt(settings: &Settings, session: &mut Session, owner: &str, name: 
 impl Lease {
     /// The database it is for.
     #[must_use]
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &DatabaseConfig {
         &self.settings
     }
 
@@ -204,47 +220,47 @@ impl Lease {
     ///
     /// # Errors
     /// What the answer is, or that the database is away.
-    pub async fn ask<T>(
+    pub async fn query_with_retry<T>(
         &mut self,
-        question: impl AsyncFn(&mut Connection, &Settings) -> Result<T, Error>,
+        question: impl AsyncFn(&mut Connection, &DatabaseConfig) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (settings, begin) = (self.settings.clone(), Instant::now());
         loop {
-            let asked = async { question(&mut self.session().await?.connection, &settings).await };
-            match for_answer(&settings, asked).await {
+            let queried = async { question(&mut self.session().await?.connection, &settings).await };
+            match with_timeout(&settings, queried).await {
                 Err(Error::Unavailable(text)) if !self.is_file() => {
                     self.session = None;
-                    if begin.elapsed() >= PATIENCE {
+                    if begin.elapsed() >= QUERY_TIMEOUT {
                         return Err(Error::Unavailable(text));
                     }
                     sleep(RETRY).await;
                 }
-                answer => return answer,
+                value => return value,
             }
         }
     }
 
-    async fn session(&mut self) -> Result<&mut Session, Error> {
+    async fn session(&mut self) -> Result<&mut LockSession, Error> {
         Ok(match &mut self.session {
             Some(session) => session,
-            empty => empty.insert(Session::open(&self.settings, Name::EngineLease).await?),
+            empty => empty.insert(LockSession::open(&self.settings, LockName::Engine).await?),
         })
     }
 
     /// Renews the lease until it is `enough`; the answer is why it was lost before.
-    pub async fn keep(&mut self, enough: &Notify) -> Option<String> {
+    pub async fn renew_until(&mut self, stop: &Notify) -> Option<String> {
         if self.is_file() {
-            enough.notified().await;
+            stop.notified().await;
             return None;
         }
-        let (mut pause, mut told) = (RENEWAL, false);
+        let (mut pause, mut logged) = (RENEW_INTERVAL, false);
         loop {
             // Never in the middle of an exchange.
-            if timeout(pause, enough.notified()).await.is_ok() {
+            if timeout(pause, stop.notified()).await.is_ok() {
                 return None;
             }
-            match self.try_to_renew(&mut told).await {
-                Ok(is_renewed) => pause = if is_renewed { RENEWAL } else { RETRY },
+            match self.try_to_renew(&mut logged).await {
+                Ok(is_renewed) => pause = if is_renewed { RENEW_INTERVAL } else { RETRY },
                 Err(lost) => return Some(lost),
             }
         }
@@ -252,12 +268,12 @@ impl Lease {
 
     /// Renews the lease before something begins that needs it, unless that is no longer wanted, which `enough` says. The
     /// answer is why it is lost.
-    pub async fn confirm(&mut self, enough: &Notify) -> Option<String> {
-        let mut told = false;
+    pub async fn renew_once(&mut self, stop: &Notify) -> Option<String> {
+        let mut logged = false;
         while !self.is_file() {
-            match self.try_to_renew(&mut told).await {
+            match self.try_to_renew(&mut logged).await {
                 Ok(true) => break,
-                Ok(false) if timeout(RETRY, enough.notified()).await.is_ok() => break,
+                Ok(false) if timeout(RETRY, stop.notified()).await.is_ok() => break,
                 Ok(false) => {}
                 Err(lost) => return Some(lost),
             }
@@ -267,23 +283,23 @@ impl Lease {
 
     /// Beside SQLite the lock of a file is all there is.
     fn is_file(&self) -> bool {
-        matches!(self.settings, Settings::Sqlite(_))
+        matches!(self.settings, DatabaseConfig::Sqlite(_))
     }
 
     /// Says whether it is renewed; or why it is lost. A first failure is `told`.
-    async fn try_to_renew(&mut self, told: &mut bool) -> Result<bool, String> {
-        let silent = now().saturating_sub(self.renewed);
-        if silent >= FENCE {
-            return Err(format!("it could not be renewed for {} s", silent.as_secs()));
+    async fn try_to_renew(&mut self, logged: &mut bool) -> Result<bool, String> {
+        let since_heartbeat = boot_time().saturating_sub(self.renewed);
+        if since_heartbeat >= FENCING_DEADLINE {
+            return Err(format!("it could not be renewed for {} s", since_heartbeat.as_secs()));
         }
-        match for_answer(&self.settings.clone(), self.renew()).await {
+        match with_timeout(&self.settings.clone(), self.renew()).await {
             Ok(None) => {
-                *told = false;
+                *logged = false;
                 Ok(true)
             }
             Ok(Some(other)) => Err(format!("{} has it now", other.name)),
             Err(error) => {
-                if !std::mem::replace(told, true) {
+                if !std::mem::replace(logged, true) {
                     warn!("cannot renew the engine lease, trying again: {error}");
                 }
                 self.session = None;
@@ -293,8 +309,8 @@ impl Lease {
     }
 
     /// The answer is whoever has taken it, if it is no longer ours.
-    async fn renew(&mut self) -> Result<Option<Holder>, Error> {
-        let begin = now();
+    async fn renew(&mut self) -> Result<Option<LeaseHolder>, Error> {
+        let begin = boot_time();
         let (settings, owner) = (self.settings.clone(), self.owner.clone());
         let session = self.session().await?;
         let holder = lease_row::renew(&mut session.connection, &settings, &owner).await?;
@@ -304,20 +320,20 @@ impl Lease {
         let id = session.id().await?;
         self.renewed = begin;
         if id != self.locked_by {
-            self.lock_again(id).await?;
+            self.reacquire_lock(id).await?;
         }
         Ok(None)
     }
 
     /// After a cut: the lock may be free, held for a moment by one who looks at the row, or held by our own old session,
     /// of which the server does not know yet that nobody uses it.
-    async fn lock_again(&mut self, id: Option<String>) -> Result<(), Error> {
+    async fn reacquire_lock(&mut self, id: Option<String>) -> Result<(), Error> {
         let Some(session) = &mut self.session else { return Ok(()) };
         let holder = session.holder().await?;
         if holder.is_some() && holder == self.locked_by {
-            session.end(&holder.unwrap_or_default()).await?;
+            session.terminate(&holder.unwrap_or_default()).await?;
         }
-        if session.try_take().await? {
+        if session.try_acquire().await? {
             info!("the engine lease has its lock back after a cut of its connection");
             self.locked_by = id;
         }
@@ -327,18 +343,19 @@ impl Lease {
     /// Gives it back; a database that is away learns of it when the row has run out.
     pub async fn release(mut self) {
         let owner = self.owner.clone();
-        let released =
-            self.ask(async |connection, settings| lease_row::release(connection, settings, &owner).await).await;
+        let released = self
+            .query_with_retry(async |connection, settings| lease_row::release(connection, settings, &owner).await)
+            .await;
         if let Err(error) = released {
             warn!("cannot give the engine lease back, so it runs out: {error}");
         } else if let Some(session) = self.session {
-            let _ = timeout(PATIENCE, session.connection.close()).await;
+            let _ = timeout(QUERY_TIMEOUT, session.connection.close()).await;
         }
     }
 }
 
 /// The clock that goes on while the machine sleeps: for everybody else the time has passed as well.
-fn now() -> Duration {
+fn boot_time() -> Duration {
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 

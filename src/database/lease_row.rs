@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::connection::Connection;
-use super::{Error, Settings, errors};
+use super::{DatabaseConfig, Error, errors};
 
 /// Longest name of a holder that is kept.
-const LONGEST_NAME: usize = 200;
+const MAX_NAME: usize = 200;
 
 /// Who holds the lease, or did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct LeaseHolder {
     /// What tells it from every other.
     pub(crate) owner: String,
     /// Pod and process.
@@ -18,22 +18,22 @@ pub struct Holder {
     /// Since when it has it, or had.
     pub since: Duration,
     /// How long ago it gave the last sign of life; none beside SQLite, where the lock of a file shows that it lives.
-    pub silent: Option<Duration>,
+    pub since_heartbeat: Option<Duration>,
     /// Whether it has given the lease back.
     pub released: bool,
 }
 
-impl Holder {
+impl LeaseHolder {
     /// For a lock whose holder has not written its row yet.
     pub(crate) fn unknown() -> Self {
         let (owner, name) = (String::new(), "another bots-ctl".to_owned());
-        Self { owner, name, since: Duration::ZERO, silent: None, released: false }
+        Self { owner, name, since: Duration::ZERO, since_heartbeat: None, released: false }
     }
 
     /// Whether its row was released, or ran out, so long ago.
-    pub(crate) fn is_gone_since(&self, span: Duration) -> bool {
-        let lifetime = if self.released { Duration::ZERO } else { super::lease::LIFETIME };
-        self.silent.map_or(self.released, |silent| silent >= lifetime + span)
+    pub(crate) fn expired_for(&self, span: Duration) -> bool {
+        let lifetime = if self.released { Duration::ZERO } else { super::lease::LEASE_TTL };
+        self.since_heartbeat.map_or(self.released, |since_heartbeat| since_heartbeat >= lifetime + span)
     }
 }
 
@@ -41,20 +41,20 @@ impl Holder {
 ///
 /// # Errors
 /// When that is not allowed.
-pub async fn ensure_table(connection: &mut Connection, settings: &Settings) -> Result<(), Error> {
-    match connection.rows("SELECT name FROM botsctl_lease").await {
+pub async fn ensure_table(connection: &mut Connection, settings: &DatabaseConfig) -> Result<(), Error> {
+    match connection.fetch_text("SELECT name FROM botsctl_lease").await {
         Err(error) if errors::is_missing_table(&error) => {}
         // What else is wrong shows at the next statement.
         _ => return Ok(()),
     }
     let statement = match settings {
-        Settings::Sqlite(_) => include_str!("../../sql/sqlite/lease.sql"),
-        Settings::Mysql(_) => include_str!("../../sql/mysql/lease.sql"),
-        Settings::Postgres(_) => include_str!("../../sql/postgresql/lease.sql"),
+        DatabaseConfig::Sqlite(_) => include_str!("../../sql/sqlite/lease.sql"),
+        DatabaseConfig::Mysql(_) => include_str!("../../sql/mysql/lease.sql"),
+        DatabaseConfig::Postgres(_) => include_str!("../../sql/postgresql/lease.sql"),
     };
-    if let Err(error) = connection.run(statement).await {
+    if let Err(error) = connection.execute_batch(statement).await {
         // Somebody else may have made it in this moment, which PostgreSQL takes for a conflict.
-        if connection.rows("SELECT name FROM botsctl_lease").await.is_err() {
+        if connection.fetch_text("SELECT name FROM botsctl_lease").await.is_err() {
             return Err(Error::failed("make the table botsctl_lease in", settings, &error));
         }
     }
@@ -66,20 +66,20 @@ pub async fn ensure_table(connection: &mut Connection, settings: &Settings) -> R
 ///
 /// # Errors
 /// What the database says.
-pub async fn take(
+pub async fn claim_row(
     connection: &mut Connection,
-    settings: &Settings,
+    settings: &DatabaseConfig,
     owner: &str,
     name: &str,
     lifetime: Option<Duration>,
-) -> Result<Holder, Error> {
+) -> Result<LeaseHolder, Error> {
     let failed = |error: sqlx::Error| Error::failed("take the engine lease in", settings, &error);
-    let (now, owner) = (clock(connection), connection.literal(owner));
-    let name: String = name.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
-    let values = [owner.clone(), connection.literal(&name), now.to_owned(), now.to_owned(), "0".to_owned()];
+    let (now, owner) = (server_time_ms(connection), connection.quote_literal(owner));
+    let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+    let values = [owner.clone(), connection.quote_literal(&name), now.to_owned(), now.to_owned(), "0".to_owned()];
     if read(connection, settings).await?.is_none() {
         let insert = format!("INSERT INTO botsctl_lease (name, {COLUMNS}) VALUES ('engine', {})", values.join(", "));
-        connection.run(insert).await.map_err(failed)?;
+        connection.execute_batch(insert).await.map_err(failed)?;
     } else {
         let set: Vec<String> =
             COLUMNS.split(", ").zip(&values).map(|(column, value)| format!("{column} = {value}")).collect();
@@ -88,34 +88,34 @@ pub async fn take(
             None => String::new(),
         };
         let update = format!("UPDATE botsctl_lease SET {} WHERE name = 'engine'{free}", set.join(", "));
-        connection.run(update).await.map_err(failed)?;
+        connection.execute_batch(update).await.map_err(failed)?;
     }
-    Ok(read(connection, settings).await?.unwrap_or_else(Holder::unknown))
+    Ok(read(connection, settings).await?.unwrap_or_else(LeaseHolder::unknown))
 }
 
 /// A sign of life. The answer is whose lease it is.
 ///
 /// # Errors
 /// What the database says.
-pub async fn renew(connection: &mut Connection, settings: &Settings, owner: &str) -> Result<Holder, Error> {
+pub async fn renew(connection: &mut Connection, settings: &DatabaseConfig, owner: &str) -> Result<LeaseHolder, Error> {
     write(connection, settings, owner, "").await?;
-    Ok(read(connection, settings).await?.unwrap_or_else(Holder::unknown))
+    Ok(read(connection, settings).await?.unwrap_or_else(LeaseHolder::unknown))
 }
 
 /// Gives it back.
 ///
 /// # Errors
 /// What the database says.
-pub async fn release(connection: &mut Connection, settings: &Settings, owner: &str) -> Result<(), Error> {
+pub async fn release(connection: &mut Connection, settings: &DatabaseConfig, owner: &str) -> Result<(), Error> {
     write(connection, settings, owner, ", released = 1").await
 }
 
-async fn write(connection: &mut Connection, settings: &Settings, owner: &str, more: &str) -> Result<(), Error> {
-    let (now, owner) = (clock(connection), connection.literal(owner));
+async fn write(connection: &mut Connection, settings: &DatabaseConfig, owner: &str, more: &str) -> Result<(), Error> {
+    let (now, owner) = (server_time_ms(connection), connection.quote_literal(owner));
     let update = format!(
         "UPDATE botsctl_lease SET renewed = {now}{more} WHERE name = 'engine' AND owner = {owner} AND released = 0"
     );
-    let written = connection.run(update).await;
+    let written = connection.execute_batch(update).await;
     written.map_err(|error| Error::failed("renew the engine lease in", settings, &error))
 }
 
@@ -123,24 +123,30 @@ async fn write(connection: &mut Connection, settings: &Settings, owner: &str, mo
 ///
 /// # Errors
 /// What the database says.
-pub async fn read(connection: &mut Connection, settings: &Settings) -> Result<Option<Holder>, Error> {
-    let now = clock(connection);
+pub async fn read(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<LeaseHolder>, Error> {
+    let now = server_time_ms(connection);
     let query = format!(
         "SELECT owner, holder, {now} - acquired, {now} - renewed, released FROM botsctl_lease WHERE name = 'engine'"
     );
-    let rows = connection.rows(query).await;
+    let rows = connection.fetch_text(query).await;
     let rows = rows.map_err(|error| Error::failed("read the engine lease in", settings, &error))?;
     Ok(rows.into_iter().next().map(|row| {
-        let text = |place: usize| row.get(place).cloned().flatten().unwrap_or_default();
-        let span = |place| Duration::from_millis(text(place).parse().unwrap_or_default());
-        let silent = (!matches!(settings, Settings::Sqlite(_))).then(|| span(3));
-        Holder { owner: text(0), name: text(1), since: span(2), silent, released: text(4) == "1" }
+        let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+        let span = |column| Duration::from_millis(text(column).parse().unwrap_or_default());
+        let heartbeat_age = (!matches!(settings, DatabaseConfig::Sqlite(_))).then(|| span(3));
+        LeaseHolder {
+            owner: text(0),
+            name: text(1),
+            since: span(2),
+            since_heartbeat: heartbeat_age,
+            released: text(4) == "1",
+        }
     }))
 }
 
 /// A row beside that of the lease, for what a holder of the lease has noted.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct LeaseRow {
     /// Its two texts.
     pub owner: String,
     pub holder: String,
@@ -151,13 +157,13 @@ pub(crate) struct Row {
 }
 
 /// Reads such a row.
-pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Option<Row>, sqlx::Error> {
-    let now = clock(connection);
+pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Option<LeaseRow>, sqlx::Error> {
+    let now = server_time_ms(connection);
     let query = format!("SELECT owner, holder, {now} - acquired, released FROM botsctl_lease WHERE name = '{name}'");
-    Ok(connection.rows(query).await?.into_iter().next().map(|row| {
-        let text = |place: usize| row.get(place).cloned().flatten().unwrap_or_default();
+    Ok(connection.fetch_text(query).await?.into_iter().next().map(|row| {
+        let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
         let age = Duration::from_millis(text(2).parse().unwrap_or_default());
-        Row { owner: text(0), holder: text(1), age, released: text(3) == "1" }
+        LeaseRow { owner: text(0), holder: text(1), age, released: text(3) == "1" }
     }))
 }
 
@@ -169,9 +175,10 @@ pub(crate) async fn put(
     holder: &str,
     released: bool,
 ) -> Result<(), sqlx::Error> {
-    let now = clock(connection);
-    let (owner, holder, released) = (connection.literal(owner), connection.literal(holder), u8::from(released));
-    let is_there = connection.value(format!("SELECT count(*) FROM botsctl_lease WHERE name = '{name}'")).await?;
+    let now = server_time_ms(connection);
+    let (owner, holder, released) =
+        (connection.quote_literal(owner), connection.quote_literal(holder), u8::from(released));
+    let is_there = connection.fetch_value(format!("SELECT count(*) FROM botsctl_lease WHERE name = '{name}'")).await?;
     let statement = if is_there.as_deref() == Some("0") {
         format!(
             "INSERT INTO botsctl_lease (name, {COLUMNS}) VALUES ('{name}', {owner}, {holder}, {now}, {now}, {released})"
@@ -182,14 +189,14 @@ pub(crate) async fn put(
              released = {released} WHERE name = '{name}'"
         )
     };
-    connection.run(statement).await
+    connection.execute_batch(statement).await
 }
 
 const COLUMNS: &str = "owner, holder, acquired, renewed, released";
 
 /// Milliseconds since 1970, as the server counts them at the moment when it writes or reads a row: a statement may have
 /// waited for that, longer than whoever sent it.
-pub(crate) fn clock(connection: &Connection) -> &'static str {
+pub(crate) fn server_time_ms(connection: &Connection) -> &'static str {
     match connection {
         Connection::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
         // Only the statement's beginning is to be had in UTC, and only the local time of this moment. Local times have leaps,
@@ -210,10 +217,10 @@ mod tests {
 
     #[test]
     fn a_row_that_is_never_renewed_tells_no_age() {
-        let holder = |silent: Option<u64>, released| Holder {
-            silent: silent.map(Duration::from_secs),
+        let holder = |heartbeat_age: Option<u64>, released| LeaseHolder {
+            since_heartbeat: heartbeat_age.map(Duration::from_secs),
             released,
-            ..Holder::unknown()
+            ..LeaseHolder::unknown()
         };
         for (silent, released, after, is_gone) in [
             (Some(59), false, 0, false),
@@ -224,8 +231,8 @@ mod tests {
             (None, false, 0, false),
             (None, true, 0, true),
         ] {
-            let told = holder(silent, released).is_gone_since(Duration::from_secs(after));
-            assert_eq!(told, is_gone, "{silent:?}, {released}, {after}");
+            let logged = holder(silent, released).expired_for(Duration::from_secs(after));
+            assert_eq!(logged, is_gone, "{silent:?}, {released}, {after}");
         }
     }
 }

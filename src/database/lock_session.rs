@@ -5,52 +5,52 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::advisory_lock::{Name, mysql_name, open_beside, postgres_key};
-use super::connect::{Purpose, connect};
+use super::advisory_lock::{LockName, mysql_name, open_beside, postgres_key};
+use super::connect::{ConnectMode, connect};
 use super::connection::Connection;
-use super::{Error, Settings};
+use super::{DatabaseConfig, Error};
 use crate::fs::lock;
 
 /// A connection, and a lock that it has or wants. Dropped, it has it no more.
 #[derive(Debug)]
-pub struct Session {
+pub struct LockSession {
     /// For what is done under the lock.
     pub connection: Connection,
-    lock: Lock,
-    settings: Settings,
+    lock: LockBackend,
+    settings: DatabaseConfig,
 }
 
 /// How the lock is dealt with.
 #[derive(Debug)]
-enum Lock {
+enum LockBackend {
     /// A file beside a SQLite database.
     File(File),
     /// What to say to a server.
-    Words(Words),
+    Sql(LockSql),
 }
 
 /// The statements of one kind of server.
 #[derive(Debug)]
-struct Words {
-    take: String,
-    give_back: String,
+struct LockSql {
+    acquire: String,
+    release: String,
     holder: String,
-    own_id: &'static str,
-    end: fn(&str) -> String,
+    session_id: &'static str,
+    terminate: fn(&str) -> String,
 }
 
-impl Session {
+impl LockSession {
     /// Connects; the lock is not taken yet.
     ///
     /// # Errors
     /// When the database cannot be opened, or there is no way to lock it.
-    pub async fn open(settings: &Settings, name: Name) -> Result<Self, Error> {
-        let connection = connect(settings, Purpose::Work).await?;
-        let literal = |name: &str| connection.literal(name);
+    pub async fn open(settings: &DatabaseConfig, name: LockName) -> Result<Self, Error> {
+        let connection = connect(settings, ConnectMode::ReadWrite).await?;
+        let literal = |name: &str| connection.quote_literal(name);
         let lock = match settings {
-            Settings::Sqlite(database) => Lock::File(open_beside(database, name)?),
-            Settings::Mysql(server) => Lock::Words(on_mysql(&literal(&mysql_name(&server.name, name)))),
-            Settings::Postgres(_) => Lock::Words(on_postgres(postgres_key(name))),
+            DatabaseConfig::Sqlite(database) => LockBackend::File(open_beside(database, name)?),
+            DatabaseConfig::Mysql(server) => LockBackend::Sql(on_mysql(&literal(&mysql_name(&server.name, name)))),
+            DatabaseConfig::Postgres(_) => LockBackend::Sql(on_postgres(postgres_key(name))),
         };
         Ok(Self { connection, lock, settings: settings.clone() })
     }
@@ -59,14 +59,14 @@ impl Session {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn try_take(&mut self) -> Result<bool, Error> {
+    pub async fn try_acquire(&mut self) -> Result<bool, Error> {
         match &self.lock {
-            Lock::File(file) => try_lock(file).await.map_err(|error| {
+            LockBackend::File(file) => try_lock(file).await.map_err(|error| {
                 Error::Failed(format!("cannot lock beside the {}: {error}", self.settings.describe()))
             }),
-            Lock::Words(words) => {
-                let answer = self.connection.value(words.take.clone()).await;
-                Ok(answer.map_err(|error| Error::failed("lock", &self.settings, &error))?.as_deref() == Some("1"))
+            LockBackend::Sql(words) => {
+                let value = self.connection.fetch_value(words.acquire.clone()).await;
+                Ok(value.map_err(|error| Error::failed("lock", &self.settings, &error))?.as_deref() == Some("1"))
             }
         }
     }
@@ -75,14 +75,14 @@ impl Session {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn give_back(&mut self) -> Result<(), Error> {
+    pub async fn release(&mut self) -> Result<(), Error> {
         match &self.lock {
-            Lock::File(file) => {
+            LockBackend::File(file) => {
                 file.unlock().map_err(|error| Error::Failed(format!("cannot unlock: {error}")))?;
             }
-            Lock::Words(words) => {
-                let answer = self.connection.value(words.give_back.clone()).await;
-                answer.map_err(|error| Error::failed("unlock", &self.settings, &error))?;
+            LockBackend::Sql(words) => {
+                let value = self.connection.fetch_value(words.release.clone()).await;
+                value.map_err(|error| Error::failed("unlock", &self.settings, &error))?;
             }
         }
         Ok(())
@@ -93,9 +93,9 @@ impl Session {
     /// # Errors
     /// What the database says.
     pub async fn id(&mut self) -> Result<Option<String>, Error> {
-        let Lock::Words(words) = &self.lock else { return Ok(None) };
-        let answer = self.connection.value(words.own_id).await;
-        answer.map_err(|error| Error::failed("ask", &self.settings, &error))
+        let LockBackend::Sql(words) = &self.lock else { return Ok(None) };
+        let value = self.connection.fetch_value(words.session_id).await;
+        value.map_err(|error| Error::failed("ask", &self.settings, &error))
     }
 
     /// The session that has the lock, where the server tells.
@@ -103,33 +103,33 @@ impl Session {
     /// # Errors
     /// What the database says.
     pub async fn holder(&mut self) -> Result<Option<String>, Error> {
-        let Lock::Words(words) = &self.lock else { return Ok(None) };
-        let answer = self.connection.value(words.holder.clone()).await;
-        answer.map_err(|error| Error::failed("ask", &self.settings, &error))
+        let LockBackend::Sql(words) = &self.lock else { return Ok(None) };
+        let value = self.connection.fetch_value(words.holder.clone()).await;
+        value.map_err(|error| Error::failed("ask", &self.settings, &error))
     }
 
     /// Ends another session, and so what it holds.
     ///
     /// # Errors
     /// What the database says: it lets us end sessions of our own account.
-    pub async fn end(&mut self, id: &str) -> Result<(), Error> {
-        let Lock::Words(words) = &self.lock else { return Ok(()) };
-        let answer = self.connection.run((words.end)(id)).await;
-        answer.map_err(|error| Error::failed("end a session of", &self.settings, &error))
+    pub async fn terminate(&mut self, id: &str) -> Result<(), Error> {
+        let LockBackend::Sql(words) = &self.lock else { return Ok(()) };
+        let value = self.connection.execute_batch((words.terminate)(id)).await;
+        value.map_err(|error| Error::failed("end a session of", &self.settings, &error))
     }
 
     /// Refuses a proxy that gives each transaction to whatever session is free: a lock would be somebody else's.
     ///
     /// # Errors
     /// When it is one, or the database does not answer.
-    pub async fn refuse_pooler(&mut self) -> Result<(), Error> {
+    pub async fn reject_transaction_pooler(&mut self) -> Result<(), Error> {
         let Some(before) = self.id().await? else { return Ok(()) };
-        let Lock::Words(words) = &self.lock else { return Ok(()) };
+        let LockBackend::Sql(words) = &self.lock else { return Ok(()) };
         let failed = |error| Error::failed("ask", &self.settings, &error);
         // In a transaction it keeps its session to itself, and gets ours if ours is free to be given away.
-        let mut other = connect(&self.settings, Purpose::Work).await?;
-        other.run("BEGIN").await.map_err(failed)?;
-        let beside = other.value(words.own_id).await.map_err(failed)?;
+        let mut other = connect(&self.settings, ConnectMode::ReadWrite).await?;
+        other.execute_batch("BEGIN").await.map_err(failed)?;
+        let beside = other.fetch_value(words.session_id).await.map_err(failed)?;
         let after = self.id().await?;
         other.close().await;
         if beside.as_ref() != Some(&before) && after.as_ref() == Some(&before) {
@@ -145,36 +145,36 @@ impl Session {
 
 /// Who only wants to know whether a lock is free has it for a moment.
 async fn try_lock(file: &File) -> std::io::Result<bool> {
-    const MOMENT: Duration = Duration::from_millis(5);
+    const LOCK_RETRY: Duration = Duration::from_millis(5);
     for _ in 0..3 {
         if lock::try_lock(file)? {
             return Ok(true);
         }
-        sleep(MOMENT).await;
+        sleep(LOCK_RETRY).await;
     }
     Ok(false)
 }
 
-fn on_mysql(name: &str) -> Words {
-    Words {
-        take: format!("SET SESSION wait_timeout = 28800; SELECT GET_LOCK({name}, 0)"),
-        give_back: format!("SELECT RELEASE_LOCK({name})"),
+fn on_mysql(name: &str) -> LockSql {
+    LockSql {
+        acquire: format!("SET SESSION wait_timeout = 28800; SELECT GET_LOCK({name}, 0)"),
+        release: format!("SELECT RELEASE_LOCK({name})"),
         holder: format!("SELECT IS_USED_LOCK({name})"),
-        own_id: "SELECT CONNECTION_ID()",
-        end: |id| format!("KILL {id}"),
+        session_id: "SELECT CONNECTION_ID()",
+        terminate: |id| format!("KILL {id}"),
     }
 }
 
-fn on_postgres((high, low): (u32, u32)) -> Words {
+fn on_postgres((high, low): (u32, u32)) -> LockSql {
     let key = (i64::from(high) << 32) | i64::from(low);
-    Words {
-        take: format!("SELECT pg_try_advisory_lock({key})::int"),
-        give_back: format!("SELECT pg_advisory_unlock({key})::int"),
+    LockSql {
+        acquire: format!("SELECT pg_try_advisory_lock({key})::int"),
+        release: format!("SELECT pg_advisory_unlock({key})::int"),
         holder: format!(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = {high} AND objid = {low} \
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         ),
-        own_id: "SELECT pg_backend_pid()",
-        end: |id| format!("SELECT pg_terminate_backend({id})"),
+        session_id: "SELECT pg_backend_pid()",
+        terminate: |id| format!("SELECT pg_terminate_backend({id})"),
     }
 }

@@ -22,7 +22,7 @@ pub mod schema;
 pub mod statement;
 pub mod tls;
 
-pub use config::Settings;
+pub use config::DatabaseConfig;
 
 /// What can go wrong with a database.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +32,13 @@ pub enum Error {
     Unsupported(String),
     /// Two places name two databases.
     #[error("{0}")]
-    Disagreement(String),
+    Conflict(String),
     /// It cannot be reached or does not answer; it may later.
     #[error("{0}")]
     Unavailable(String),
     /// It has answered, and refuses us: to ask again is no use.
     #[error("{0}")]
-    Refused(String),
+    Rejected(String),
     /// It answers, but what was asked of it failed.
     #[error("{0}")]
     Failed(String),
@@ -46,8 +46,8 @@ pub enum Error {
 
 impl Error {
     /// A statement that failed.
-    pub(crate) fn failed(action: &str, settings: &Settings, error: &sqlx::Error) -> Self {
-        let text = format!("cannot {action} the {}: {}", settings.describe(), errors::text(error));
-        if errors::is_cut(error) { Self::Unavailable(text) } else { Self::Failed(text) }
+    pub(crate) fn failed(action: &str, settings: &DatabaseConfig, error: &sqlx::Error) -> Self {
+        let text = format!("cannot {action} the {}: {}", settings.describe(), errors::message(error));
+        if errors::is_connection_lost(error) { Self::Unavailable(text) } else { Self::Failed(text) }
     }
 }

@@ -5,31 +5,34 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
-use super::connect::{Purpose, connect};
+use super::connect::{ConnectMode, connect};
 use super::connection::Connection;
-use super::{Error, Settings};
+use super::{DatabaseConfig, Error};
 
 /// Pause before the second try; each further one is half as long again.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const INITIAL_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// No longer than this, so that a server that has come up is soon noticed.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// How long one exchange with a server may take. When the network has forgotten a connection no answer ever comes, and the
 /// system would find out after a quarter of an hour.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The outcome of an exchange, if it comes in time. When it does not, the connection is of no more use: the answer may still
 /// be on its way. A SQLite file is no server: it waits for locks by rules of its own.
 ///
 /// # Errors
 /// What the exchange says, or [`Error::Unavailable`] when it took too long.
-pub async fn for_answer<T>(settings: &Settings, exchange: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    if matches!(settings, Settings::Sqlite(_)) {
+pub async fn with_timeout<T>(
+    settings: &DatabaseConfig,
+    exchange: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    if matches!(settings, DatabaseConfig::Sqlite(_)) {
         return exchange.await;
     }
-    timeout(PATIENCE, exchange).await.unwrap_or_else(|_| {
-        let (database, limit) = (settings.describe(), PATIENCE.as_secs());
+    timeout(QUERY_TIMEOUT, exchange).await.unwrap_or_else(|_| {
+        let (database, limit) = (settings.describe(), QUERY_TIMEOUT.as_secs());
         Err(Error::Unavailable(format!("the {database} did not answer within {limit} s")))
     })
 }
@@ -38,36 +41,37 @@ pub async fn for_answer<T>(settings: &Settings, exchange: impl Future<Output = R
 ///
 /// # Errors
 /// As [`connect`]; what no wait would mend, at once.
-pub async fn for_connection(settings: &Settings, patience: Duration) -> Result<Connection, Error> {
-    until_open(settings, patience, async || connect(settings, Purpose::Initialise).await).await
+pub async fn connect_with_retry(settings: &DatabaseConfig, retry_window: Duration) -> Result<Connection, Error> {
+    retry_while_unavailable(settings, retry_window, async || connect(settings, ConnectMode::Create).await).await
 }
 
 /// Opens something on the database, and tries again in the same way.
 ///
 /// # Errors
-/// As [`for_connection`].
-pub async fn until_open<T>(
-    settings: &Settings,
-    patience: Duration,
+/// As [`connect_with_retry`].
+pub async fn retry_while_unavailable<T>(
+    settings: &DatabaseConfig,
+    retry_window: Duration,
     open: impl AsyncFn() -> Result<T, Error>,
 ) -> Result<T, Error> {
     let begin = Instant::now();
-    let mut pause = FIRST_PAUSE;
-    let mut told = false;
+    let mut pause = INITIAL_RETRY_DELAY;
+    let mut logged = false;
     loop {
         let error = match open().await {
-            Err(Error::Unavailable(text)) if !matches!(settings, Settings::Sqlite(_)) => text,
+            Err(Error::Unavailable(text)) if !matches!(settings, DatabaseConfig::Sqlite(_)) => text,
             opened => return opened,
         };
-        let left = patience.saturating_sub(begin.elapsed());
-        if left.is_zero() {
-            let waited = if patience.is_zero() { String::new() } else { format!(", for {} s", patience.as_secs_f64()) };
+        let remaining = retry_window.saturating_sub(begin.elapsed());
+        if remaining.is_zero() {
+            let waited =
+                if retry_window.is_zero() { String::new() } else { format!(", for {} s", retry_window.as_secs_f64()) };
             return Err(Error::Unavailable(format!("{error}{waited}")));
         }
-        if !std::mem::replace(&mut told, true) {
-            info!("{error}; trying again for {} s", patience.as_secs_f64());
+        if !std::mem::replace(&mut logged, true) {
+            info!("{error}; trying again for {} s", retry_window.as_secs_f64());
         }
-        sleep(pause.min(left)).await;
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        sleep(pause.min(remaining)).await;
+        pause = (pause * 3 / 2).min(MAX_RETRY_DELAY);
     }
 }

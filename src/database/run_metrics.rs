@@ -10,18 +10,18 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::connection::Connection;
-use super::lease_row::clock;
-use super::{Error, Settings, errors};
+use super::lease_row::server_time_ms;
+use super::{DatabaseConfig, Error, errors};
 
 /// Rows of runs that are kept; the sums know of all.
-const REMEMBERED: usize = 500;
+const MAX_RUN_ROWS: usize = 500;
 
 /// Longest name of a holder that is kept.
-const LONGEST_NAME: usize = 200;
+const MAX_NAME: usize = 200;
 
 /// The upper ends of the classes into which runs are sorted by their time, in seconds. Bots itself needs one to start; a
 /// run of an hour is one that hangs.
-pub const CLASSES: [u16; 10] = [1, 2, 5, 10, 30, 60, 180, 600, 1800, 3600];
+pub const DURATION_BUCKETS_S: [u16; 10] = [1, 2, 5, 10, 30, 60, 180, 600, 1800, 3600];
 
 /// The sum of all waits for the lease.
 const LEASE_WAIT: &str = "lease_wait";
@@ -40,11 +40,11 @@ const LAST_SUCCESS: &str = "last_success";
 
 /// How a run of the engine ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RunOutcome {
     /// All is well.
     Success,
     /// It ran through, and some files had errors.
-    Errors,
+    FileErrors,
     /// It gave up.
     Failed,
     /// Nothing was run: another engine had the lease.
@@ -52,39 +52,39 @@ pub enum Outcome {
     /// A signal ended it.
     Killed,
     /// It was killed since its lease was lost.
-    Lost,
+    LeaseLost,
     /// Its end was never told: its pod or node was gone first.
-    CutOff,
+    Interrupted,
 }
 
-impl Outcome {
+impl RunOutcome {
     /// All of them.
     pub const ALL: [Self; 7] =
-        [Self::Success, Self::Errors, Self::Failed, Self::Busy, Self::Killed, Self::Lost, Self::CutOff];
+        [Self::Success, Self::FileErrors, Self::Failed, Self::Busy, Self::Killed, Self::LeaseLost, Self::Interrupted];
 
     /// The word in the table and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
-            Self::Errors => "errors",
+            Self::FileErrors => "errors",
             Self::Failed => "failed",
             Self::Busy => "busy",
             Self::Killed => "killed",
-            Self::Lost => "lost",
-            Self::CutOff => "cut_off",
+            Self::LeaseLost => "lost",
+            Self::Interrupted => "cut_off",
         }
     }
 
     /// Whether the engine has done all there was to do.
-    fn ran_through(self) -> bool {
-        matches!(self, Self::Success | Self::Errors)
+    fn is_complete_run(self) -> bool {
+        matches!(self, Self::Success | Self::FileErrors)
     }
 }
 
 /// A run that begins.
 #[derive(Debug, Clone, Copy)]
-pub struct Run<'a> {
+pub struct RunRow<'a> {
     /// What tells it from every other.
     pub id: &'a str,
     /// Pod and process.
@@ -97,11 +97,11 @@ pub struct Run<'a> {
 
 /// Everything that was added up, since the tables were made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Sums {
-    /// Runs by outcome, in the order of [`Outcome::ALL`].
-    pub runs: [u64; Outcome::ALL.len()],
+pub struct RunTotals {
+    /// Runs by outcome, in the order of [`RunOutcome::ALL`].
+    pub runs: [u64; RunOutcome::ALL.len()],
     /// Runs that ended, by the class of their time; the last ones are in none.
-    pub classes: [u64; CLASSES.len() + 1],
+    pub classes: [u64; DURATION_BUCKETS_S.len() + 1],
     /// The time that these took.
     pub took: Duration,
     /// The time that was waited for the lease.
@@ -118,64 +118,69 @@ pub struct Sums {
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn make(connection: &mut Connection, settings: &Settings) -> Result<(), Error> {
+pub async fn create_tables(connection: &mut Connection, settings: &DatabaseConfig) -> Result<(), Error> {
     let failed = |error: sqlx::Error| Error::failed("make the tables of sums in", settings, &error);
-    let lacking = match lacking(connection).await {
-        Err(error) if errors::is_missing_table(&error) => names(),
+    let lacking = match missing_totals(connection).await {
+        Err(error) if errors::is_missing_table(&error) => total_names(),
         lacking => lacking.map_err(failed)?,
     };
     if lacking.is_empty() {
         return Ok(());
     }
     let statements = match settings {
-        Settings::Sqlite(_) => include_str!("../../sql/sqlite/sums.sql"),
-        Settings::Mysql(_) => include_str!("../../sql/mysql/sums.sql"),
-        Settings::Postgres(_) => include_str!("../../sql/postgresql/sums.sql"),
+        DatabaseConfig::Sqlite(_) => include_str!("../../sql/sqlite/sums.sql"),
+        DatabaseConfig::Mysql(_) => include_str!("../../sql/mysql/sums.sql"),
+        DatabaseConfig::Postgres(_) => include_str!("../../sql/postgresql/sums.sql"),
     };
     let rows: Vec<String> = lacking.iter().map(|name| format!("('{name}', 0)")).collect();
     let insert = format!("INSERT INTO botsctl_total (name, value) VALUES {}", rows.join(", "));
-    let made = connection.run(statements).await;
-    let Err(error) = made.and(connection.run(insert).await) else { return Ok(()) };
+    let made = connection.execute_batch(statements).await;
+    let Err(error) = made.and(connection.execute_batch(insert).await) else { return Ok(()) };
     // Somebody else may have made the same in this moment, which is taken for a conflict.
-    match self::lacking(connection).await {
+    match self::missing_totals(connection).await {
         Ok(lacking) if lacking.is_empty() => Ok(()),
         _ => Err(failed(error)),
     }
 }
 
 /// The sums that have no row.
-async fn lacking(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
-    let rows = connection.rows("SELECT name FROM botsctl_total").await?;
+async fn missing_totals(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
+    let rows = connection.fetch_text("SELECT name FROM botsctl_total").await?;
     let there: BTreeSet<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
-    Ok(names().into_iter().filter(|name| !there.contains(name)).collect())
+    Ok(total_names().into_iter().filter(|name| !there.contains(name)).collect())
 }
 
 /// A run has the lease and begins.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn begin(connection: &mut Connection, settings: &Settings, run: &Run<'_>) -> Result<(), Error> {
-    make(connection, settings).await?;
-    let (now, id) = (clock(connection), connection.literal(run.id));
-    let holder: String = run.holder.chars().filter(|c| !c.is_control()).take(LONGEST_NAME).collect();
-    let (holder, waited) = (connection.literal(&holder), milliseconds(run.waited));
-    let cut_off = Outcome::CutOff.as_str();
+pub async fn begin(connection: &mut Connection, settings: &DatabaseConfig, run: &RunRow<'_>) -> Result<(), Error> {
+    create_tables(connection, settings).await?;
+    let (now, id) = (server_time_ms(connection), connection.quote_literal(run.id));
+    let holder: String = run.holder.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
+    let (holder, waited) = (connection.quote_literal(&holder), milliseconds(run.waited));
+    let cut_off = RunOutcome::Interrupted.as_str();
     let open = format!("outcome IS NULL AND id <> {id}");
     let is_new = format!("NOT EXISTS (SELECT 1 FROM botsctl_run WHERE id = {id})");
-    let sums = add(&[(LEASE_WAIT, waited.to_string()), (RECOVERIES, u8::from(run.recovers).to_string())], &is_new);
-    let others =
-        add(&[(&sum_of(Outcome::CutOff), format!("(SELECT count(*) FROM botsctl_run WHERE {open})"))], "1 = 1");
+    let totals =
+        increment_sql(&[(LEASE_WAIT, waited.to_string()), (RECOVERIES, u8::from(run.recovers).to_string())], &is_new);
+    let others = increment_sql(
+        &[(&sum_of(RunOutcome::Interrupted), format!("(SELECT count(*) FROM botsctl_run WHERE {open})"))],
+        "1 = 1",
+    );
     let statements = [
         others,
         format!("UPDATE botsctl_run SET outcome = '{cut_off}', ended = {now} WHERE {open}"),
-        sums,
+        totals,
         format!(
             "INSERT INTO botsctl_run (id, holder, started, lease_wait, recovered) \
              SELECT {id}, {holder}, {now}, {waited}, {} FROM (SELECT 1) AS one WHERE {is_new}",
             u8::from(run.recovers)
         ),
     ];
-    together(connection, &statements).await.map_err(|error| Error::failed("note a run in", settings, &error))
+    execute_in_transaction(connection, &statements)
+        .await
+        .map_err(|error| Error::failed("note a run in", settings, &error))
 }
 
 /// A run has ended, and still has the lease.
@@ -184,42 +189,44 @@ pub async fn begin(connection: &mut Connection, settings: &Settings, run: &Run<'
 /// When the database refuses.
 pub async fn end(
     connection: &mut Connection,
-    settings: &Settings,
+    settings: &DatabaseConfig,
     id: &str,
-    (outcome, exit_code): (Outcome, Option<u8>),
+    (outcome, exit_code): (RunOutcome, Option<u8>),
     took: Duration,
 ) -> Result<(), Error> {
-    let (now, id) = (clock(connection), connection.literal(id));
+    let (now, id) = (server_time_ms(connection), connection.quote_literal(id));
     let is_open = format!("EXISTS (SELECT 1 FROM botsctl_run WHERE id = {id} AND outcome IS NULL)");
-    let (sum, class, took) = (sum_of(outcome), class_of(took), milliseconds(took));
-    let mut sums = vec![(sum.as_str(), "1".to_owned()), (&class, "1".to_owned()), (TOOK, took.to_string())];
-    if outcome.ran_through() {
-        sums.push((LAST_SUCCESS, format!("({now} - value)")));
+    let (sum, class, took) = (sum_of(outcome), bucket_for(took), milliseconds(took));
+    let mut totals = vec![(sum.as_str(), "1".to_owned()), (&class, "1".to_owned()), (TOOK, took.to_string())];
+    if outcome.is_complete_run() {
+        totals.push((LAST_SUCCESS, format!("({now} - value)")));
     }
     let (outcome, code) = (outcome.as_str(), exit_code.map_or_else(|| "NULL".to_owned(), |code| code.to_string()));
     let statements = [
-        add(&sums, &is_open),
+        increment_sql(&totals, &is_open),
         format!(
             "UPDATE botsctl_run SET outcome = '{outcome}', ended = {now}, exit_code = {code}, took = {took} \
              WHERE id = {id} AND outcome IS NULL"
         ),
         format!(
             "DELETE FROM botsctl_run WHERE started < (SELECT min(started) FROM \
-             (SELECT started FROM botsctl_run ORDER BY started DESC LIMIT {REMEMBERED}) AS newest)"
+             (SELECT started FROM botsctl_run ORDER BY started DESC LIMIT {MAX_RUN_ROWS}) AS newest)"
         ),
     ];
-    together(connection, &statements).await.map_err(|error| Error::failed("note the end of a run in", settings, &error))
+    execute_in_transaction(connection, &statements)
+        .await
+        .map_err(|error| Error::failed("note the end of a run in", settings, &error))
 }
 
 /// A run did not get the lease.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn add_busy(connection: &mut Connection, settings: &Settings, waited: Duration) -> Result<(), Error> {
-    make(connection, settings).await?;
-    let busy = sum_of(Outcome::Busy);
-    let sums = add(&[(&busy, "1".to_owned()), (LEASE_WAIT, milliseconds(waited).to_string())], "1 = 1");
-    connection.run(sums).await.map_err(|error| Error::failed("note a run in", settings, &error))
+pub async fn add_busy(connection: &mut Connection, settings: &DatabaseConfig, waited: Duration) -> Result<(), Error> {
+    create_tables(connection, settings).await?;
+    let busy = sum_of(RunOutcome::Busy);
+    let totals = increment_sql(&[(&busy, "1".to_owned()), (LEASE_WAIT, milliseconds(waited).to_string())], "1 = 1");
+    connection.execute_batch(totals).await.map_err(|error| Error::failed("note a run in", settings, &error))
 }
 
 /// An `init-db` had something to do, and has done it or not.
@@ -228,19 +235,19 @@ pub async fn add_busy(connection: &mut Connection, settings: &Settings, waited: 
 /// When the database refuses.
 pub async fn add_initialisation(
     connection: &mut Connection,
-    settings: &Settings,
+    settings: &DatabaseConfig,
     is_success: bool,
 ) -> Result<(), Error> {
-    let sum = add(&[(initialisation(is_success), "1".to_owned())], "1 = 1");
-    connection.run(sum).await.map_err(|error| Error::failed("note what was done in", settings, &error))
+    let sum = increment_sql(&[(initialisation(is_success), "1".to_owned())], "1 = 1");
+    connection.execute_batch(sum).await.map_err(|error| Error::failed("note what was done in", settings, &error))
 }
 
 /// Everything that was added up; nothing before the tables were made.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn read(connection: &mut Connection) -> Result<Option<Sums>, sqlx::Error> {
-    let rows = match connection.rows("SELECT name, value FROM botsctl_total").await {
+pub async fn read(connection: &mut Connection) -> Result<Option<RunTotals>, sqlx::Error> {
+    let rows = match connection.fetch_text("SELECT name, value FROM botsctl_total").await {
         Err(error) if errors::is_missing_table(&error) => return Ok(None),
         rows => rows?,
     };
@@ -250,9 +257,9 @@ pub async fn read(connection: &mut Connection) -> Result<Option<Sums>, sqlx::Err
     };
     let span = |name: &str| Duration::from_millis(value(name));
     let last_success = value(LAST_SUCCESS);
-    Ok(Some(Sums {
-        runs: Outcome::ALL.map(|outcome| value(&sum_of(outcome))),
-        classes: std::array::from_fn(|place| value(&class(CLASSES.get(place)))),
+    Ok(Some(RunTotals {
+        runs: RunOutcome::ALL.map(|outcome| value(&sum_of(outcome))),
+        classes: std::array::from_fn(|index| value(&class(DURATION_BUCKETS_S.get(index)))),
         took: span(TOOK),
         waited: span(LEASE_WAIT),
         recoveries: value(RECOVERIES),
@@ -262,19 +269,19 @@ pub async fn read(connection: &mut Connection) -> Result<Option<Sums>, sqlx::Err
 }
 
 /// The names of all sums.
-fn names() -> Vec<String> {
+fn total_names() -> Vec<String> {
     let others = [LEASE_WAIT, RECOVERIES, TOOK, LAST_SUCCESS, initialisation(true), initialisation(false)];
-    let runs = Outcome::ALL.map(sum_of).into_iter();
-    let classes = (0..=CLASSES.len()).map(|place| class(CLASSES.get(place)));
+    let runs = RunOutcome::ALL.map(sum_of).into_iter();
+    let classes = (0..=DURATION_BUCKETS_S.len()).map(|index| class(DURATION_BUCKETS_S.get(index)));
     runs.chain(classes).chain(others.map(str::to_owned)).collect()
 }
 
-fn sum_of(outcome: Outcome) -> String {
+fn sum_of(outcome: RunOutcome) -> String {
     format!("run_{}", outcome.as_str())
 }
 
-fn class_of(took: Duration) -> String {
-    class(CLASSES.iter().find(|end| took <= Duration::from_secs(u64::from(**end))))
+fn bucket_for(took: Duration) -> String {
+    class(DURATION_BUCKETS_S.iter().find(|end| took <= Duration::from_secs(u64::from(**end))))
 }
 
 fn class(end: Option<&u16>) -> String {
@@ -286,7 +293,7 @@ fn initialisation(is_success: bool) -> &'static str {
 }
 
 /// One statement that adds to several sums, where a condition holds.
-fn add(changes: &[(&str, String)], condition: &str) -> String {
+fn increment_sql(changes: &[(&str, String)], condition: &str) -> String {
     let mut statement = "UPDATE botsctl_total SET value = value + CASE name".to_owned();
     for (name, change) in changes {
         let _ = write!(statement, " WHEN '{name}' THEN {change}");
@@ -301,13 +308,13 @@ fn milliseconds(span: Duration) -> i64 {
 }
 
 /// All of them or none.
-async fn together(connection: &mut Connection, statements: &[String]) -> Result<(), sqlx::Error> {
+async fn execute_in_transaction(connection: &mut Connection, statements: &[String]) -> Result<(), sqlx::Error> {
     // SQLite would find out that another connection writes only at the end, when it is too late to wait.
     let begin = if matches!(connection, Connection::Sqlite(_)) { "BEGIN IMMEDIATE" } else { "BEGIN" };
-    let done = connection.run(format!("{begin}; {}; COMMIT", statements.join("; "))).await;
+    let done = connection.execute_batch(format!("{begin}; {}; COMMIT", statements.join("; "))).await;
     if done.is_err() {
         // It may have failed before it began, or the connection may be gone: then there is nothing to take back.
-        let _ = connection.run("ROLLBACK").await;
+        let _ = connection.execute_batch("ROLLBACK").await;
     }
     done
 }
@@ -315,16 +322,16 @@ async fn together(connection: &mut Connection, statements: &[String]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::connect::{Purpose, connect};
+    use crate::database::connect::{ConnectMode, connect};
 
-    async fn database(dir: &tempfile::TempDir) -> (Settings, Connection) {
-        let settings = Settings::Sqlite(dir.path().join("db"));
-        let connection = connect(&settings, Purpose::Initialise).await.expect("opened");
+    async fn database(dir: &tempfile::TempDir) -> (DatabaseConfig, Connection) {
+        let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
+        let connection = connect(&settings, ConnectMode::Create).await.expect("opened");
         (settings, connection)
     }
 
-    fn run(id: &str) -> Run<'_> {
-        Run { id, holder: "pod's (process 1)", waited: Duration::from_millis(1500), recovers: id == "b" }
+    fn run(id: &str) -> RunRow<'_> {
+        RunRow { id, holder: "pod's (process 1)", waited: Duration::from_millis(1500), recovers: id == "b" }
     }
 
     #[tokio::test]
@@ -333,9 +340,9 @@ mod tests {
         let (settings, mut on) = database(&dir).await;
         assert_eq!(read(&mut on).await.expect("read"), None);
         let ends = [
-            ("a", Outcome::Success, Duration::from_millis(800)),
-            ("b", Outcome::Errors, Duration::from_secs(7)),
-            ("c", Outcome::Killed, Duration::from_secs(9000)),
+            ("a", RunOutcome::Success, Duration::from_millis(800)),
+            ("b", RunOutcome::FileErrors, Duration::from_secs(7)),
+            ("c", RunOutcome::Killed, Duration::from_secs(9000)),
         ];
         for (id, outcome, took) in ends {
             for _ in 0..2 {
@@ -347,13 +354,13 @@ mod tests {
         }
         add_busy(&mut on, &settings, Duration::from_millis(500)).await.expect("added");
         add_initialisation(&mut on, &settings, false).await.expect("added");
-        let sums = read(&mut on).await.expect("read").expect("they are there");
-        assert_eq!(sums.runs, [1, 1, 0, 1, 1, 0, 0]);
-        assert_eq!(sums.classes, [1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]);
-        let spans = (sums.took, sums.waited);
-        assert_eq!((spans, sums.recoveries), ((Duration::from_millis(9_007_800), Duration::from_secs(5)), 1));
-        assert_eq!(sums.initialisations, (0, 1));
-        let ago = SystemTime::now().duration_since(sums.last_success.expect("known")).expect("in the past");
+        let totals = read(&mut on).await.expect("read").expect("they are there");
+        assert_eq!(totals.runs, [1, 1, 0, 1, 1, 0, 0]);
+        assert_eq!(totals.classes, [1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]);
+        let spans = (totals.took, totals.waited);
+        assert_eq!((spans, totals.recoveries), ((Duration::from_millis(9_007_800), Duration::from_secs(5)), 1));
+        assert_eq!(totals.initialisations, (0, 1));
+        let ago = SystemTime::now().duration_since(totals.last_success.expect("known")).expect("in the past");
         assert!(ago < Duration::from_secs(3600), "{ago:?}");
     }
 
@@ -364,28 +371,28 @@ mod tests {
         begin(&mut on, &settings, &run("a")).await.expect("begun");
         begin(&mut on, &settings, &run("c")).await.expect("begun");
         // One that was only slow to tell.
-        end(&mut on, &settings, "a", (Outcome::Lost, None), Duration::from_secs(1)).await.expect("ended");
-        end(&mut on, &settings, "c", (Outcome::Success, Some(0)), Duration::from_secs(1)).await.expect("ended");
-        let sums = read(&mut on).await.expect("read").expect("they are there");
-        assert_eq!(sums.runs, [1, 0, 0, 0, 0, 0, 1]);
+        end(&mut on, &settings, "a", (RunOutcome::LeaseLost, None), Duration::from_secs(1)).await.expect("ended");
+        end(&mut on, &settings, "c", (RunOutcome::Success, Some(0)), Duration::from_secs(1)).await.expect("ended");
+        let totals = read(&mut on).await.expect("read").expect("they are there");
+        assert_eq!(totals.runs, [1, 0, 0, 0, 0, 0, 1]);
     }
 
     #[tokio::test]
     async fn old_rows_go_and_sums_stay() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (settings, mut on) = database(&dir).await;
-        on.run("PRAGMA synchronous = OFF").await.expect("set");
-        for number in 0..REMEMBERED + 20 {
+        on.execute_batch("PRAGMA synchronous = OFF").await.expect("set");
+        for number in 0..MAX_RUN_ROWS + 20 {
             let id = format!("{number:05}");
             begin(&mut on, &settings, &run(&id)).await.expect("begun");
             // Runs of the same millisecond are of the same age.
             let spread = format!("UPDATE botsctl_run SET started = {number} WHERE id = '{id}'");
-            on.run(spread).await.expect("changed");
-            end(&mut on, &settings, &id, (Outcome::Success, Some(0)), Duration::ZERO).await.expect("ended");
+            on.execute_batch(spread).await.expect("changed");
+            end(&mut on, &settings, &id, (RunOutcome::Success, Some(0)), Duration::ZERO).await.expect("ended");
         }
-        let rows = on.value("SELECT count(*) FROM botsctl_run").await.expect("counted");
-        assert_eq!(rows, Some(REMEMBERED.to_string()));
-        let sums = read(&mut on).await.expect("read").expect("they are there");
-        assert_eq!(sums.runs[0], REMEMBERED as u64 + 20);
+        let rows = on.fetch_value("SELECT count(*) FROM botsctl_run").await.expect("counted");
+        assert_eq!(rows, Some(MAX_RUN_ROWS.to_string()));
+        let totals = read(&mut on).await.expect("read").expect("they are there");
+        assert_eq!(totals.runs[0], MAX_RUN_ROWS as u64 + 20);
     }
 }

@@ -8,7 +8,7 @@ use super::connection::Connection;
 
 /// What a `?` in a statement stands for.
 #[derive(Debug, Clone, Copy)]
-pub enum Argument<'a> {
+pub enum Param<'a> {
     /// A whole number.
     Integer(i64),
     /// A text.
@@ -17,7 +17,7 @@ pub enum Argument<'a> {
 
 /// A value that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cell {
+pub enum Value {
     /// Nothing.
     Null,
     /// A whole number.
@@ -26,7 +26,7 @@ pub enum Cell {
     Text(String),
 }
 
-impl Cell {
+impl Value {
     /// The number; none for anything else.
     #[must_use]
     pub fn integer(&self) -> Option<i64> {
@@ -53,7 +53,7 @@ impl Cell {
 pub async fn execute(
     connection: &mut Connection,
     statement: impl Into<String>,
-    arguments: &[Argument<'_>],
+    arguments: &[Param<'_>],
 ) -> Result<u64, sqlx::Error> {
     let query = AssertSqlSafe(numbered(connection, statement.into()));
     Ok(match connection {
@@ -70,8 +70,8 @@ pub async fn execute(
 pub async fn fetch(
     connection: &mut Connection,
     query: impl Into<String>,
-    arguments: &[Argument<'_>],
-) -> Result<Vec<Vec<Cell>>, sqlx::Error> {
+    arguments: &[Param<'_>],
+) -> Result<Vec<Vec<Value>>, sqlx::Error> {
     let query = AssertSqlSafe(numbered(connection, query.into()));
     match connection {
         Connection::Sqlite(on) => bind(sqlx::query(query), arguments).fetch_all(on).await?.iter().map(cells).collect(),
@@ -82,15 +82,15 @@ pub async fn fetch(
     }
 }
 
-fn bind<'q, D: Database>(query: Query<'q, D, D::Arguments>, arguments: &[Argument<'_>]) -> Query<'q, D, D::Arguments>
+fn bind<'q, D: Database>(query: Query<'q, D, D::Arguments>, arguments: &[Param<'_>]) -> Query<'q, D, D::Arguments>
 where
     i64: Encode<'q, D> + Type<D>,
     String: Encode<'q, D> + Type<D>,
     D::Arguments: IntoArguments<D>,
 {
     arguments.iter().fold(query, |query, argument| match argument {
-        Argument::Integer(number) => query.bind(*number),
-        Argument::Text(text) => query.bind((*text).to_owned()),
+        Param::Integer(number) => query.bind(*number),
+        Param::Text(text) => query.bind((*text).to_owned()),
     })
 }
 
@@ -108,15 +108,15 @@ fn with_numbers(statement: &str) -> String {
     parts.enumerate().fold(first, |text, (index, part)| format!("{text}${}{part}", index + 1))
 }
 
-fn cells<'r, R: Row>(row: &'r R) -> Result<Vec<Cell>, sqlx::Error>
+fn cells<'r, R: Row>(row: &'r R) -> Result<Vec<Value>, sqlx::Error>
 where
     usize: ColumnIndex<R>,
     Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
     Option<String>: Decode<'r, R::Database> + Type<R::Database>,
 {
-    let cell = |place| match row.try_get::<Option<i64>, _>(place) {
-        Ok(number) => Ok(number.map_or(Cell::Null, Cell::Integer)),
-        Err(_) => Ok(row.try_get::<Option<String>, _>(place)?.map_or(Cell::Null, Cell::Text)),
+    let cell = |index| match row.try_get::<Option<i64>, _>(index) {
+        Ok(number) => Ok(number.map_or(Value::Null, Value::Integer)),
+        Err(_) => Ok(row.try_get::<Option<String>, _>(index)?.map_or(Value::Null, Value::Text)),
     };
     (0..row.len()).map(cell).collect()
 }

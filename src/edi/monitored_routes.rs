@@ -2,7 +2,7 @@
 
 use super::runs;
 use crate::database::connection::Connection;
-use crate::database::{Error, Settings};
+use crate::database::{DatabaseConfig, Error};
 
 /// A route that runs when a file comes to its channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +51,13 @@ pub struct InChannel {
 ///
 /// # Errors
 /// As [`routes`].
-pub async fn in_channels(connection: &mut Connection, settings: &Settings) -> Result<Vec<InChannel>, Error> {
+pub async fn in_channels(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Vec<InChannel>, Error> {
     const QUERY: &str = "SELECT DISTINCT r.idroute, c.idchannel, c.path, c.filename, c.lockname, \
                          CASE WHEN c.type IN ('file', 'mimefile') THEN 1 ELSE 0 END, \
                          CASE WHEN r.notindefaultrun THEN 0 ELSE 1 END \
                          FROM routes r JOIN channel c ON c.idchannel = r.fromchannel_id \
                          WHERE r.active ORDER BY r.idroute, c.idchannel";
-    let rows = connection.rows(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
+    let rows = connection.fetch_text(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
     let channel = |row: Vec<Option<String>>| {
         let mut row = row.into_iter();
         let mut next = || row.next().flatten();
@@ -73,13 +73,13 @@ pub async fn in_channels(connection: &mut Connection, settings: &Settings) -> Re
 ///
 /// # Errors
 /// When the database cannot be read, or was never initialised.
-pub async fn routes(connection: &mut Connection, settings: &Settings) -> Result<Vec<MonitoredRoute>, Error> {
+pub async fn routes(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Vec<MonitoredRoute>, Error> {
     // A route of several parts may name a channel more than once.
     const QUERY: &str = "SELECT DISTINCT r.idroute, c.idchannel, c.path, c.filename, \
                          CASE WHEN c.remove THEN 1 ELSE 0 END \
                          FROM routes r JOIN channel c ON c.idchannel = r.fromchannel_id \
                          WHERE r.active AND r.dirmonitor AND c.type = 'file' ORDER BY r.idroute, c.idchannel";
-    let rows = connection.rows(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
+    let rows = connection.fetch_text(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
     let route = |row: Vec<Option<String>>| {
         let mut row = row.into_iter();
         let mut next = || row.next().flatten();
@@ -94,9 +94,9 @@ pub async fn routes(connection: &mut Connection, settings: &Settings) -> Result<
 ///
 /// # Errors
 /// As [`routes`].
-pub async fn locks(connection: &mut Connection, settings: &Settings) -> Result<Vec<ChannelLock>, Error> {
+pub async fn locks(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Vec<ChannelLock>, Error> {
     const QUERY: &str = "SELECT path, lockname FROM channel WHERE type = 'file' AND lockname <> '' ORDER BY idchannel";
-    let rows = connection.rows(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
+    let rows = connection.fetch_text(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
     let lock = |row: Vec<Option<String>>| {
         let mut row = row.into_iter();
         Some(ChannelLock { path: row.next()??, name: row.next()?? })

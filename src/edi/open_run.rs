@@ -11,22 +11,22 @@ use std::time::Duration;
 use super::{recovery, runs};
 use crate::database::connection::Connection;
 use crate::database::lease_row;
-use crate::database::lease_row::Row;
-use crate::database::{Error, Settings};
+use crate::database::lease_row::LeaseRow;
+use crate::database::{DatabaseConfig, Error};
 
 /// What `mutexer` of the row in `mutex` is for an engine that holds the lease, as the hook of bots-ctl in that engine writes it.
 /// Bots itself leaves it at 0.
 pub(crate) const OURS: u8 = 1;
 
 /// The row that has the look of a run which is watched.
-const WATCHED: &str = "watched";
+const WATCHED_ROW: &str = "watched";
 
 /// Rows of `ta` whose states are a part of the look.
 const NEWEST_ROWS: u32 = 200;
 
 /// What the tables of Bots show.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Traces {
+struct RunTraces {
     /// The newest run, 0 when there is none.
     run: u64,
     /// When the row in `mutex` was written, in the words of the database; empty without that row. It tells an engine from
@@ -35,14 +35,14 @@ struct Traces {
     /// Whether no engine can work on the run when the lease is free: the row is that of a holder, or Bots has removed it.
     is_ours: bool,
     /// The newest rows, in short: it differs after each step of an engine.
-    look: String,
+    snapshot: String,
 }
 
 /// A look that was noted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Watched {
+struct WatchedRun {
     engine: String,
-    look: String,
+    snapshot: String,
     /// How long ago it was noted.
     age: Duration,
     /// Whether the run had another look before.
@@ -87,52 +87,54 @@ impl fmt::Display for OpenRun {
 ///
 /// # Errors
 /// When the database cannot be read or written.
-pub async fn observe(connection: &mut Connection, settings: &Settings) -> Result<Option<OpenRun>, Error> {
+pub async fn observe(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<OpenRun>, Error> {
     if !recovery::is_open(connection, settings).await? {
         return Ok(None);
     }
     let observed = async {
         let traces = traces(connection).await?;
-        let before = lease_row::find(connection, WATCHED).await?.map(watched);
+        let before = lease_row::find(connection, WATCHED_ROW).await?.map(watched);
         let open = judge(&traces, before.as_ref());
-        if !open.is_ours && before.is_none_or(|before| before.look != traces.look) {
-            lease_row::put(connection, WATCHED, &traces.locked_at, &traces.look, open.has_changed).await?;
+        if !open.is_ours && before.is_none_or(|before| before.snapshot != traces.snapshot) {
+            lease_row::put(connection, WATCHED_ROW, &traces.locked_at, &traces.snapshot, open.has_changed).await?;
         }
         Ok(Some(open))
     };
     observed.await.map_err(|error| runs::failed(settings, &error))
 }
 
-fn judge(traces: &Traces, before: Option<&Watched>) -> OpenRun {
+fn judge(traces: &RunTraces, before: Option<&WatchedRun>) -> OpenRun {
     let before = before.filter(|before| before.engine == traces.locked_at);
     OpenRun {
         run: (traces.run > 0).then_some(traces.run),
         is_ours: traces.is_ours,
-        unchanged: before.filter(|before| before.look == traces.look).map_or(Duration::ZERO, |before| before.age),
-        has_changed: before.is_some_and(|before| before.has_changed || before.look != traces.look),
+        unchanged: before
+            .filter(|before| before.snapshot == traces.snapshot)
+            .map_or(Duration::ZERO, |before| before.age),
+        has_changed: before.is_some_and(|before| before.has_changed || before.snapshot != traces.snapshot),
     }
 }
 
-async fn traces(connection: &mut Connection) -> Result<Traces, sqlx::Error> {
+async fn traces(connection: &mut Connection) -> Result<RunTraces, sqlx::Error> {
     let query = format!(
         "SELECT (SELECT MAX(idta) FROM ta WHERE script = 0), (SELECT MAX(CAST(ts AS CHAR(40))) FROM mutex WHERE mutexk = 1), \
          (SELECT MAX(mutexer) FROM mutex WHERE mutexk = 1), MAX(idta), SUM(status), SUM(statust) \
          FROM ta WHERE idta > (SELECT MAX(idta) FROM ta) - {NEWEST_ROWS}"
     );
-    let row = connection.rows(query).await?.into_iter().next().unwrap_or_default();
+    let row = connection.fetch_text(query).await?.into_iter().next().unwrap_or_default();
     let text: Vec<String> = row.into_iter().map(Option::unwrap_or_default).collect();
     let at = |place: usize| text.get(place).map_or("", |text| text.trim_end());
     let locked_at = at(1).to_owned();
-    Ok(Traces {
+    Ok(RunTraces {
         run: at(0).parse().unwrap_or_default(),
         is_ours: locked_at.is_empty() || at(2) == OURS.to_string(),
-        look: format!("{locked_at} {} {} {}", at(3), at(4), at(5)),
+        snapshot: format!("{locked_at} {} {} {}", at(3), at(4), at(5)),
         locked_at,
     })
 }
 
-fn watched(row: Row) -> Watched {
-    Watched { engine: row.owner, look: row.holder, age: row.age, has_changed: row.released }
+fn watched(row: LeaseRow) -> WatchedRun {
+    WatchedRun { engine: row.owner, snapshot: row.holder, age: row.age, has_changed: row.released }
 }
 
 #[cfg(test)]
@@ -145,13 +147,13 @@ mod tests {
 
     /// An open run, beside the look that was noted before.
     fn open(is_ours: bool, before: Option<(&str, &str, u64, bool)>) -> OpenRun {
-        let watched = |(engine, look, age, has_changed): (&str, &str, u64, bool)| Watched {
+        let watched = |(engine, look, age, has_changed): (&str, &str, u64, bool)| WatchedRun {
             engine: engine.to_owned(),
-            look: look.to_owned(),
+            snapshot: look.to_owned(),
             age: Duration::from_secs(age),
             has_changed,
         };
-        let traces = Traces { run: 7, locked_at: "noon".to_owned(), is_ours, look: LOOK.to_owned() };
+        let traces = RunTraces { run: 7, locked_at: "noon".to_owned(), is_ours, snapshot: LOOK.to_owned() };
         judge(&traces, before.map(watched).as_ref())
     }
 

@@ -11,7 +11,7 @@
 use super::open_run::OURS;
 use super::runs;
 use crate::database::connection::Connection;
-use crate::database::{Error, Settings, lease_row};
+use crate::database::{DatabaseConfig, Error, lease_row};
 
 /// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.
 const FAILURES: u32 = 3;
@@ -30,15 +30,15 @@ const FAILED: &str = "SELECT run.idta FROM ta run \
 
 /// What is to be done about an earlier run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Earlier {
+pub enum PreviousRun {
     /// Nothing: it came to its end.
-    Done,
+    Completed,
     /// It was cut off, and Bots will recover it.
-    CutOff,
+    Interrupted,
     /// It failed before its end, and Bots will recover it.
     Failed,
     /// Its recoveries failed as well, too often for another one.
-    GivenUp {
+    Abandoned {
         /// Its number.
         run: u64,
         /// How many recoveries failed.
@@ -50,11 +50,11 @@ pub enum Earlier {
 ///
 /// # Errors
 /// When the database cannot be read or written: no engine may be started then.
-pub async fn find(connection: &mut Connection, settings: &Settings) -> Result<Earlier, Error> {
+pub async fn check_previous_run(connection: &mut Connection, settings: &DatabaseConfig) -> Result<PreviousRun, Error> {
     if runs::was_cut_off(connection, settings).await? {
-        return Ok(Earlier::CutOff);
+        return Ok(PreviousRun::Interrupted);
     }
-    reopen(connection).await.map_err(|error| runs::failed(settings, &error))
+    mark_for_recovery(connection).await.map_err(|error| runs::failed(settings, &error))
 }
 
 /// Whether the run that has just ended, or the one that it was to recover, did not come to its end: the next one has
@@ -62,32 +62,33 @@ pub async fn find(connection: &mut Connection, settings: &Settings) -> Result<Ea
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn is_open(connection: &mut Connection, settings: &Settings) -> Result<bool, Error> {
+pub async fn is_open(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
     if runs::was_cut_off(connection, settings).await? {
         return Ok(true);
     }
-    let failed = async { Ok(begun(connection).await?.is_some() || connection.value(FAILED).await?.is_some()) };
+    let failed =
+        async { Ok(pending_recovery(connection).await?.is_some() || connection.fetch_value(FAILED).await?.is_some()) };
     failed.await.map_err(|error| runs::failed(settings, &error))
 }
 
 /// Makes a run that failed before its end look like one that was cut off.
-async fn reopen(connection: &mut Connection) -> Result<Earlier, sqlx::Error> {
-    let begun = begun(connection).await?;
-    if begun.is_none() && connection.value(FAILED).await?.is_none() {
-        return Ok(Earlier::Done);
+async fn mark_for_recovery(connection: &mut Connection) -> Result<PreviousRun, sqlx::Error> {
+    let begun = pending_recovery(connection).await?;
+    if begun.is_none() && connection.fetch_value(FAILED).await?.is_none() {
+        return Ok(PreviousRun::Completed);
     }
-    let Some(run) = begun else { return connection.run(LOCK).await.map(|()| Earlier::Failed) };
+    let Some(run) = begun else { return connection.execute_batch(LOCK).await.map(|()| PreviousRun::Failed) };
     let failures = "SELECT holder FROM botsctl_lease WHERE name = 'recovery'";
-    let failures = connection.value(failures).await?.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
+    let failures = connection.fetch_value(failures).await?.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
     if failures >= FAILURES {
         // Bots's own mark of a run that is open, which figures and status count as lost.
-        connection.run(format!("UPDATE ta SET statust = 0 WHERE idta = {run}")).await?;
-        connection.run("UPDATE botsctl_lease SET owner = '', holder = '' WHERE name = 'recovery'").await?;
-        return Ok(Earlier::GivenUp { run, failures });
+        connection.execute_batch(format!("UPDATE ta SET statust = 0 WHERE idta = {run}")).await?;
+        connection.execute_batch("UPDATE botsctl_lease SET owner = '', holder = '' WHERE name = 'recovery'").await?;
+        return Ok(PreviousRun::Abandoned { run, failures });
     }
-    connection.run(LOCK).await?;
-    connection.run(format!("UPDATE botsctl_lease SET holder = '{failures}' WHERE name = 'recovery'")).await?;
-    Ok(Earlier::Failed)
+    connection.execute_batch(LOCK).await?;
+    connection.execute_batch(format!("UPDATE botsctl_lease SET holder = '{failures}' WHERE name = 'recovery'")).await?;
+    Ok(PreviousRun::Failed)
 }
 
 /// Sees to it that Bots, about to recover, recovers everything that is not done. Under the engine lease, and only when
@@ -95,33 +96,33 @@ async fn reopen(connection: &mut Connection) -> Result<Earlier, sqlx::Error> {
 ///
 /// # Errors
 /// When the database cannot be read or written: no engine may be started then.
-pub async fn prepare(connection: &mut Connection, settings: &Settings) -> Result<bool, Error> {
+pub async fn prepare(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
     let failed = |error: sqlx::Error| runs::failed(settings, &error);
     // From here on the run is that of a holder of the lease, whatever engine began it.
-    connection.run(format!("UPDATE mutex SET mutexer = {OURS} WHERE mutexk = 1")).await.map_err(failed)?;
-    let newest = connection.value("SELECT MAX(idta) FROM ta WHERE script = 0").await.map_err(failed)?;
+    connection.execute_batch(format!("UPDATE mutex SET mutexer = {OURS} WHERE mutexk = 1")).await.map_err(failed)?;
+    let newest = connection.fetch_value("SELECT MAX(idta) FROM ta WHERE script = 0").await.map_err(failed)?;
     let Some(newest) = newest.and_then(|number| number.parse::<u64>().ok()) else { return Ok(false) };
-    match begun(connection).await.map_err(failed)? {
+    match pending_recovery(connection).await.map_err(failed)? {
         Some(begun) if begun < newest => {
             let join = format!("UPDATE ta SET script = {begun} WHERE script = 0 AND idta > {begun}");
-            connection.run(join).await.map_err(failed)?;
+            connection.execute_batch(join).await.map_err(failed)?;
             Ok(true)
         }
         _ => {
             // For the recovery that comes after this one.
-            let noted = lease_row::put(connection, "recovery", &newest.to_string(), "", false).await;
-            noted.map(|()| false).map_err(failed)
+            let recorded = lease_row::put(connection, "recovery", &newest.to_string(), "", false).await;
+            recorded.map(|()| false).map_err(failed)
         }
     }
 }
 
 /// The run whose recovery was begun and has not come to its end: then there would be a report of that type. One of another
 /// type says nothing: Bots goes on with what it was asked for when a recovery has failed.
-async fn begun(connection: &mut Connection) -> Result<Option<u64>, sqlx::Error> {
-    let noted = connection.value("SELECT owner FROM botsctl_lease WHERE name = 'recovery'").await?;
-    let Some(noted) = noted.and_then(|number| number.parse::<u64>().ok()) else { return Ok(None) };
+async fn pending_recovery(connection: &mut Connection) -> Result<Option<u64>, sqlx::Error> {
+    let recorded = connection.fetch_value("SELECT owner FROM botsctl_lease WHERE name = 'recovery'").await?;
+    let Some(noted) = recorded.and_then(|number| number.parse::<u64>().ok()) else { return Ok(None) };
     let is_open = connection
-        .value(format!(
+        .fetch_value(format!(
             "SELECT count(*) FROM ta WHERE idta = {noted} AND script = 0 \
              AND NOT EXISTS (SELECT 1 FROM report WHERE idta >= {noted} AND type = 'crashrecovery')"
         ))

@@ -1,7 +1,7 @@
 //! What Bots's own tables say of routes and runs. Nothing here writes.
 
 use crate::database::connection::Connection;
-use crate::database::{Error, Settings, errors};
+use crate::database::{DatabaseConfig, Error, errors};
 
 /// A route, as the engine can be asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,10 +32,10 @@ pub struct Summary {
 ///
 /// # Errors
 /// When the database cannot be read, or was never initialised.
-pub async fn routes(connection: &mut Connection, settings: &Settings) -> Result<Vec<Route>, Error> {
+pub async fn routes(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Vec<Route>, Error> {
     const QUERY: &str =
         "SELECT idroute, MAX(CASE WHEN active THEN 1 ELSE 0 END) FROM routes GROUP BY idroute ORDER BY 1";
-    let rows = connection.rows(QUERY).await.map_err(|error| failed(settings, &error))?;
+    let rows = connection.fetch_text(QUERY).await.map_err(|error| failed(settings, &error))?;
     let route = |row: Vec<Option<String>>| {
         let mut row = row.into_iter();
         Some(Route { name: row.next()??, is_active: row.next()?? == "1" })
@@ -47,9 +47,9 @@ pub async fn routes(connection: &mut Connection, settings: &Settings) -> Result<
 ///
 /// # Errors
 /// As [`routes`].
-pub async fn was_cut_off(connection: &mut Connection, settings: &Settings) -> Result<bool, Error> {
+pub async fn was_cut_off(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
     let count = connection
-        .value("SELECT count(*) FROM mutex WHERE mutexk = 1")
+        .fetch_value("SELECT count(*) FROM mutex WHERE mutexk = 1")
         .await
         .map_err(|error| failed(settings, &error))?;
     Ok(count.is_some_and(|count| count != "0"))
@@ -59,8 +59,9 @@ pub async fn was_cut_off(connection: &mut Connection, settings: &Settings) -> Re
 ///
 /// # Errors
 /// As [`routes`].
-pub async fn newest_report(connection: &mut Connection, settings: &Settings) -> Result<u64, Error> {
-    let newest = connection.value("SELECT MAX(idta) FROM report").await.map_err(|error| failed(settings, &error))?;
+pub async fn newest_report(connection: &mut Connection, settings: &DatabaseConfig) -> Result<u64, Error> {
+    let newest =
+        connection.fetch_value("SELECT MAX(idta) FROM report").await.map_err(|error| failed(settings, &error))?;
     Ok(newest.and_then(|number| number.parse().ok()).unwrap_or_default())
 }
 
@@ -68,13 +69,17 @@ pub async fn newest_report(connection: &mut Connection, settings: &Settings) -> 
 ///
 /// # Errors
 /// As [`routes`].
-pub async fn summary_since(connection: &mut Connection, settings: &Settings, number: u64) -> Result<Summary, Error> {
+pub async fn summary_since(
+    connection: &mut Connection,
+    settings: &DatabaseConfig,
+    number: u64,
+) -> Result<Summary, Error> {
     let query = format!(
         "SELECT count(*), SUM(lastreceived), SUM(lastdone), SUM(lasterror), SUM(send), SUM(processerrors), MAX(idta) \
          FROM report \
          WHERE idta > {number}"
     );
-    let rows = connection.rows(query).await.map_err(|error| failed(settings, &error))?;
+    let rows = connection.fetch_text(query).await.map_err(|error| failed(settings, &error))?;
     let row = rows.into_iter().next().unwrap_or_default();
     let count = |place: usize| {
         let text = row.get(place).cloned().flatten().unwrap_or_default();
@@ -84,7 +89,7 @@ pub async fn summary_since(connection: &mut Connection, settings: &Settings, num
     Ok(Summary { reports, received, done, errors, sent, process_errors, newest })
 }
 
-pub(crate) fn failed(settings: &Settings, error: &sqlx::Error) -> Error {
+pub(crate) fn failed(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
     if errors::is_missing_table(error) {
         let text = format!("the {} lacks tables of Bots: run bots-ctl init-db first", settings.describe());
         return Error::Failed(text);

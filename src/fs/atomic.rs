@@ -12,11 +12,11 @@ use super::lock;
 /// Makes a directory and its parents, on the disk.
 ///
 /// # Errors
-/// See [`explain`].
+/// See [`describe_io_error`].
 pub fn make_dir(path: &Path) -> Result<(), Error> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|place| !place.exists()).collect();
-    fs::create_dir_all(path).map_err(|error| explain("create the directory", path, &error))?;
-    missing.into_iter().filter_map(Path::parent).try_for_each(sync_names)
+    let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.exists()).collect();
+    fs::create_dir_all(path).map_err(|error| describe_io_error("create the directory", path, &error))?;
+    missing.into_iter().filter_map(Path::parent).try_for_each(fsync_dir)
 }
 
 /// Replaces a file in one step: readers see the old content or the new, whatever dies in between. It is on the disk then.
@@ -25,9 +25,9 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
 /// Returns whether anything was written.
 ///
 /// # Errors
-/// See [`explain`].
+/// See [`describe_io_error`].
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
-    let mut batch = Batch::default();
+    let mut batch = AtomicBatch::default();
     let differs = batch.add(path, content, mode)?;
     batch.commit()?;
     Ok(differs)
@@ -36,45 +36,45 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, 
 /// Files that are replaced together. All of them are written under other names first: when there is no room for one, none
 /// is replaced.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct AtomicBatch {
     /// Where each is, and where it belongs.
     written: Vec<(PathBuf, PathBuf)>,
 }
 
-impl Batch {
-    /// Writes a file that [`Batch::commit`] puts in its place, unless it is there already with that content and mode.
+impl AtomicBatch {
+    /// Writes a file that [`AtomicBatch::commit`] puts in its place, unless it is there already with that content and mode.
     ///
     /// Returns whether it differs.
     ///
     /// # Errors
-    /// See [`explain`].
+    /// See [`describe_io_error`].
     pub fn add(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
-        if fs::read(path).is_ok_and(|current| current == content) && mode_of(path) == Some(mode) {
+        if fs::read(path).is_ok_and(|current| current == content) && file_mode(path) == Some(mode) {
             return Ok(false);
         }
         let temporary = temporary_name(path);
-        let written = write_whole(&temporary, content, mode);
+        let written = write_and_sync(&temporary, content, mode);
         self.written.push((temporary, path.to_owned()));
-        written.map_err(|error| explain("write", path, &error))?;
+        written.map_err(|error| describe_io_error("write", path, &error))?;
         Ok(true)
     }
 
     /// Puts all files in their places.
     ///
     /// # Errors
-    /// See [`explain`].
+    /// See [`describe_io_error`].
     pub fn commit(mut self) -> Result<(), Error> {
         for (temporary, path) in &self.written {
-            fs::rename(temporary, path).map_err(|error| explain("write", path, &error))?;
+            fs::rename(temporary, path).map_err(|error| describe_io_error("write", path, &error))?;
         }
         let directories: BTreeSet<&Path> = self.written.iter().filter_map(|(_, path)| path.parent()).collect();
-        directories.into_iter().try_for_each(sync_names)?;
+        directories.into_iter().try_for_each(fsync_dir)?;
         self.written.clear();
         Ok(())
     }
 }
 
-impl Drop for Batch {
+impl Drop for AtomicBatch {
     fn drop(&mut self) {
         for (temporary, _) in &self.written {
             let _ = fs::remove_file(temporary);
@@ -86,19 +86,19 @@ impl Drop for Batch {
 /// failed.
 ///
 /// # Errors
-/// See [`explain`].
-pub fn sync_names(dir: &Path) -> Result<(), Error> {
+/// See [`describe_io_error`].
+pub fn fsync_dir(dir: &Path) -> Result<(), Error> {
     use ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     match File::open(dir).and_then(|dir| dir.sync_all()) {
         // Not every file system can, and a directory that may be written to, but not read, cannot be opened for it.
         Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => Ok(()),
-        synced => synced.map_err(|error| explain("flush", dir, &error)),
+        synced => synced.map_err(|error| describe_io_error("flush", dir, &error)),
     }
 }
 
 /// A file's permission bits.
 #[must_use]
-pub fn mode_of(path: &Path) -> Option<u32> {
+pub fn file_mode(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|meta| meta.permissions().mode() & 0o777)
 }
 
@@ -108,13 +108,13 @@ pub fn mode_of(path: &Path) -> Option<u32> {
 /// Returns whether this call made it.
 ///
 /// # Errors
-/// See [`explain`].
-pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
+/// See [`describe_io_error`].
+pub fn create_if_absent(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
     if fs::symlink_metadata(path).is_ok() {
         return Ok(false);
     }
     let temporary = temporary_name(path);
-    let made = write_whole(&temporary, content, mode).and_then(|()| fs::hard_link(&temporary, path));
+    let made = write_and_sync(&temporary, content, mode).and_then(|()| fs::hard_link(&temporary, path));
     let linked = made.or_else(|error| match error.kind() {
         // A file system without hard links. The caller holds the environment's lock, so nobody comes in between.
         ErrorKind::Unsupported | ErrorKind::PermissionDenied if temporary.exists() => fs::rename(&temporary, path),
@@ -122,9 +122,9 @@ pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error
     });
     let _ = fs::remove_file(&temporary);
     match linked {
-        Ok(()) => path.parent().map_or(Ok(()), sync_names).map(|()| true),
+        Ok(()) => path.parent().map_or(Ok(()), fsync_dir).map(|()| true),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(explain("write", path, &error)),
+        Err(error) => Err(describe_io_error("write", path, &error)),
     }
 }
 
@@ -132,8 +132,8 @@ pub fn create_once(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error
 ///
 /// # Errors
 /// See [`read_secret`].
-pub fn keep_secret(path: &Path, content: &str, what: &str) -> Result<String, Error> {
-    create_once(path, content.as_bytes(), 0o600)?;
+pub fn load_or_create_secret(path: &Path, content: &str, what: &str) -> Result<String, Error> {
+    create_if_absent(path, content.as_bytes(), 0o600)?;
     read_secret(path, what)
 }
 
@@ -143,9 +143,9 @@ pub fn keep_secret(path: &Path, content: &str, what: &str) -> Result<String, Err
 /// When it cannot be read, is empty, or is behind a link.
 pub fn read_secret(path: &Path, what: &str) -> Result<String, Error> {
     let mut kept = String::new();
-    let file = no_link(OpenOptions::new().read(true)).open(path);
+    let file = nofollow(OpenOptions::new().read(true)).open(path);
     let read = file.and_then(|mut file| file.read_to_string(&mut kept));
-    read.map_err(|error| explain("read", path, &error))?;
+    read.map_err(|error| describe_io_error("read", path, &error))?;
     match kept.trim_end() {
         "" => Err(Error(format!("{} is empty: remove it, and a new {what} is made", path.display()))),
         secret => Ok(secret.to_owned()),
@@ -153,7 +153,7 @@ pub fn read_secret(path: &Path, what: &str) -> Result<String, Error> {
 }
 
 /// What is opened may be on a volume that others write to: a link there may lead anywhere.
-fn no_link(options: &mut OpenOptions) -> &mut OpenOptions {
+fn nofollow(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(nix::libc::O_NOFOLLOW)
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}-{random:08x}.tmp", std::process::id()))
 }
 
-fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn write_and_sync(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     // Explicitly: the umask must not decide whether another pod can read it.
     file.set_permissions(fs::Permissions::from_mode(mode))?;
@@ -180,15 +180,15 @@ fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 pub fn check_writable(path: &Path) -> Result<(), Error> {
     use nix::unistd::{AccessFlags, access};
     let allowed = access(path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
-    allowed.map_err(|error| explain("write to", path, &error))
+    allowed.map_err(|error| describe_io_error("write to", path, &error))
 }
 
 /// Says what could not be done, to which path, and why: with owner and mode of the nearest directory that exists,
 /// our uid, and what usually helps.
 #[must_use]
-pub fn explain(action: &str, path: &Path, error: &io::Error) -> Error {
+pub fn describe_io_error(action: &str, path: &Path, error: &io::Error) -> Error {
     let reason = match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => permissions(path, error),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => describe_permissions(path, error),
         _ if error.raw_os_error() == Some(nix::libc::ELOOP) => {
             return Error(format!(
                 "cannot {action} {}: it is a link, and could lead anywhere: remove it, or put in its place what it leads to",
@@ -201,7 +201,7 @@ pub fn explain(action: &str, path: &Path, error: &io::Error) -> Error {
     Error(format!("cannot {action} {}: {reason}", path.display()))
 }
 
-fn permissions(path: &Path, error: &io::Error) -> String {
+fn describe_permissions(path: &Path, error: &io::Error) -> String {
     let Some((existing, meta)) = path.ancestors().find_map(|p| fs::symlink_metadata(p).ok().map(|m| (p, m))) else {
         return error.to_string();
     };
@@ -224,22 +224,22 @@ fn permissions(path: &Path, error: &io::Error) -> String {
 /// A lock that dies with its holder. Waits for whoever has it.
 ///
 /// # Errors
-/// See [`explain`].
+/// See [`describe_io_error`].
 pub fn lock(path: &Path) -> Result<File, Error> {
-    lock_file(path).and_then(|file| file.lock().map(|()| file)).map_err(|error| explain("lock", path, &error))
+    lock_file(path).and_then(|file| file.lock().map(|()| file)).map_err(|error| describe_io_error("lock", path, &error))
 }
 
 /// As [`lock()`], without waiting: `None` when somebody else has it.
 ///
 /// # Errors
-/// See [`explain`].
+/// See [`describe_io_error`].
 pub fn try_lock(path: &Path) -> Result<Option<File>, Error> {
     let try_lock = |file: File| lock::try_lock(&file).map(|is_ours| is_ours.then_some(file));
-    lock_file(path).and_then(try_lock).map_err(|error| explain("lock", path, &error))
+    lock_file(path).and_then(try_lock).map_err(|error| describe_io_error("lock", path, &error))
 }
 
 fn lock_file(path: &Path) -> io::Result<File> {
-    no_link(OpenOptions::new().create(true).truncate(false).write(true).mode(0o600)).open(path)
+    nofollow(OpenOptions::new().create(true).truncate(false).write(true).mode(0o600)).open(path)
 }
 
 #[cfg(test)]
@@ -263,7 +263,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (one, two) = (dir.path().join("one"), dir.path().join("missing/two"));
         fs::write(&one, b"old").expect("written");
-        let mut batch = Batch::default();
+        let mut batch = AtomicBatch::default();
         assert!(batch.add(&one, b"new", 0o600).expect("there is room"));
         assert!(batch.add(&two, b"new", 0o600).is_err());
         drop(batch);
@@ -291,7 +291,7 @@ mod tests {
         std::os::unix::fs::symlink(&missing, &nowhere).expect("linked");
         for path in [&link, &nowhere] {
             let refused = [
-                keep_secret(path, "ours", "key").map(|_| ()).expect_err("it is a link"),
+                load_or_create_secret(path, "ours", "key").map(|_| ()).expect_err("it is a link"),
                 lock(path).map(|_| ()).expect_err("it is a link"),
                 try_lock(path).map(|_| ()).expect_err("it is a link"),
             ];
@@ -300,8 +300,8 @@ mod tests {
             }
         }
         assert!(!missing.exists());
-        assert_eq!(keep_secret(&missing, "ours\n", "key").expect("made"), "ours");
-        assert_eq!(keep_secret(&missing, "another", "key").expect("there"), "ours");
+        assert_eq!(load_or_create_secret(&missing, "ours\n", "key").expect("made"), "ours");
+        assert_eq!(load_or_create_secret(&missing, "another", "key").expect("there"), "ours");
     }
 
     #[test]
@@ -309,7 +309,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("key");
         let made: usize = std::thread::scope(|scope| {
-            let create = |n: u8| usize::from(create_once(&path, &[n], 0o600).expect("created or seen"));
+            let create = |n: u8| usize::from(create_if_absent(&path, &[n], 0o600).expect("created or seen"));
             let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || create(n))).collect();
             threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
         });
@@ -319,9 +319,9 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_apart_from_missing_rights() {
-        let full = explain("write", Path::new("/x"), &io::Error::from_raw_os_error(nix::libc::ENOSPC));
+        let full = describe_io_error("write", Path::new("/x"), &io::Error::from_raw_os_error(nix::libc::ENOSPC));
         assert!(full.to_string().contains("make room"), "{full}");
-        let denied = explain("create", Path::new("/x/y"), &io::Error::from_raw_os_error(nix::libc::EACCES));
+        let denied = describe_io_error("create", Path::new("/x/y"), &io::Error::from_raw_os_error(nix::libc::EACCES));
         assert!(denied.to_string().contains("fsGroup") && denied.to_string().contains("mode "), "{denied}");
     }
 }

@@ -16,23 +16,23 @@ use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Error;
-use super::atomic::{explain, make_dir};
+use super::atomic::{describe_io_error, make_dir};
 
 /// A directory that was configured, and the one at or below it that was used last.
 #[derive(Debug)]
-pub struct Below {
+pub struct NoFollowDir {
     root: PathBuf,
-    last: (PathBuf, OwnedFd),
+    open_dir: (PathBuf, OwnedFd),
 }
 
-impl Below {
+impl NoFollowDir {
     /// The directory, which is made if it is missing.
     ///
     /// # Errors
     /// When it cannot be made or used.
     pub fn new(root: &Path) -> Result<Self, Error> {
         make_dir(root)?;
-        Ok(Self { root: root.to_owned(), last: (PathBuf::new(), open(root, Path::new(""))?) })
+        Ok(Self { root: root.to_owned(), open_dir: (PathBuf::new(), open(root, Path::new(""))?) })
     }
 
     /// Makes a directory and those between.
@@ -53,32 +53,32 @@ impl Below {
         let directory = self.directory(path.parent().unwrap_or(Path::new("")))?;
         let name = path.file_name().unwrap_or_default();
         let made = create(directory, name).and_then(|mut file| io::copy(content, &mut file));
-        made.map(|_| ()).map_err(|error| explain("write", &whole, &error))
+        made.map(|_| ()).map_err(|error| describe_io_error("write", &whole, &error))
     }
 
     fn directory(&mut self, path: &Path) -> Result<&OwnedFd, Error> {
-        if self.last.0 != path {
-            self.last = (path.to_owned(), open(&self.root, path)?);
+        if self.open_dir.0 != path {
+            self.open_dir = (path.to_owned(), open(&self.root, path)?);
         }
-        Ok(&self.last.1)
+        Ok(&self.open_dir.1)
     }
 }
 
 fn open(root: &Path, path: &Path) -> Result<OwnedFd, Error> {
     let mut whole = root.to_owned();
-    let failed = |error: Errno, whole: &Path| explain("use the directory", whole, &error.into());
+    let failed = |error: Errno, whole: &Path| describe_io_error("use the directory", whole, &error.into());
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut directory = openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|error| failed(error, root))?;
     for part in path.components() {
         whole.push(part);
         let Component::Normal(name) = part else { return Err(failed(Errno::EINVAL, &whole)) };
-        directory = step(&directory, name).map_err(|error| failed(error, &whole))?;
+        directory = open_subdir(&directory, name).map_err(|error| failed(error, &whole))?;
     }
     Ok(directory)
 }
 
 /// A directory in another one, made if it is missing.
-fn step(directory: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
+fn open_subdir(directory: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let open = || openat(directory, name, flags, Mode::empty());
     match open() {
@@ -122,7 +122,7 @@ mod tests {
         fs::create_dir(&real).expect("made");
         fs::create_dir(&elsewhere).expect("made");
         symlink(&real, dir.path().join("configured")).expect("linked");
-        let mut below = Below::new(&dir.path().join("configured")).expect("a link is fine here");
+        let mut below = NoFollowDir::new(&dir.path().join("configured")).expect("a link is fine here");
         below.write(Path::new("deep/down/file"), &mut &b"content"[..]).expect("written");
         assert_eq!(fs::read(real.join("deep/down/file")).expect("there"), b"content");
 
@@ -139,7 +139,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let [target, root] = ["target", "root"].map(|name| dir.path().join(name));
         fs::write(&target, "somebody else's").expect("written");
-        let mut below = Below::new(&root).expect("made");
+        let mut below = NoFollowDir::new(&root).expect("made");
         symlink(&target, root.join("soft")).expect("linked");
         fs::hard_link(&target, root.join("hard")).expect("linked");
         for name in ["soft", "hard"] {

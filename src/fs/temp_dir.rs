@@ -16,24 +16,24 @@ const PREFIX: &str = "bots-ctl-check-";
 const HELD: &str = ".bots-ctl-held";
 
 /// Such a directory, removed when it is dropped.
-pub(crate) struct Scratch {
+pub(crate) struct PrivateTempDir {
     path: PathBuf,
     /// Let go when everything is gone.
     _held: File,
 }
 
-impl Scratch {
+impl PrivateTempDir {
     /// Makes one in a place for temporary files, where what was left is removed first.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn new(place: &Path) -> Result<Self, Error> {
-        sweep(place);
+    pub fn new(parent: &Path) -> Result<Self, Error> {
+        remove_stale(parent);
         loop {
-            let path = place.join(format!("{PREFIX}{}", random::alphanumeric(12)));
+            let path = parent.join(format!("{PREFIX}{}", random::alphanumeric(12)));
             make_private(&path)?;
             match atomic::try_lock(&path.join(HELD)) {
-                Ok(Some(held)) if path.join(HELD).exists() => return Ok(Self { path, _held: held }),
+                Ok(Some(lock)) if path.join(HELD).exists() => return Ok(Self { path, _held: lock }),
                 Err(error) if path.exists() => return Err(error),
                 // Somebody has swept between the two steps.
                 _ => {}
@@ -46,7 +46,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for PrivateTempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.path);
     }
@@ -58,12 +58,12 @@ impl Drop for Scratch {
 /// When it cannot be made.
 pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().mode(0o700).create(dir);
-    made.map_err(|error| atomic::explain("create the directory", dir, &error))
+    made.map_err(|error| atomic::describe_io_error("create the directory", dir, &error))
 }
 
 /// Removes what this user has left here and no process holds.
-fn sweep(place: &Path) {
-    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+fn remove_stale(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_scratch = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
         let is_own = || {
             let meta = fs::symlink_metadata(entry.path());
@@ -86,19 +86,19 @@ mod tests {
 
     #[test]
     fn what_was_left_is_removed_and_what_is_held_stays() {
-        let place = tempfile::tempdir().expect("a temporary directory");
-        let held = Scratch::new(place.path()).expect("made");
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let lock = PrivateTempDir::new(parent.path()).expect("made");
         let [left, begun, others] =
-            ["bots-ctl-check-left", "bots-ctl-check-begun", "others"].map(|n| place.path().join(n));
+            ["bots-ctl-check-left", "bots-ctl-check-begun", "others"].map(|n| parent.path().join(n));
         for dir in [&left, &begun, &others] {
             fs::create_dir(dir).expect("made");
         }
         for file in [left.join(HELD), left.join("settings.py"), others.join("file")] {
             fs::write(file, "content").expect("written");
         }
-        symlink(&others, place.path().join("bots-ctl-check-link")).expect("linked");
-        let new = Scratch::new(place.path()).expect("made");
-        assert!(held.path().exists() && new.path().exists() && others.join("file").exists());
+        symlink(&others, parent.path().join("bots-ctl-check-link")).expect("linked");
+        let new = PrivateTempDir::new(parent.path()).expect("made");
+        assert!(lock.path().exists() && new.path().exists() && others.join("file").exists());
         assert!(!left.exists() && !begun.exists());
         let path = new.path().to_owned();
         drop(new);

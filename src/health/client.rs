@@ -10,14 +10,14 @@ use super::state::Check;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Longer answers than ours are not from our listener.
-const LONGEST_ANSWER: u64 = 64 * 1024;
+const MAX_RESPONSE: u64 = 64 * 1024;
 
 /// Of status: runs, routes, directories.
-const LONGEST_STATUS: u64 = 4 * 1024 * 1024;
+const MAX_STATUS: u64 = 4 * 1024 * 1024;
 
 /// What the listener said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ProbeReply {
     /// Whether the status was 200.
     pub healthy: bool,
     /// The JSON body.
@@ -28,26 +28,26 @@ pub struct Answer {
 ///
 /// # Errors
 /// When there is none, it does not answer in time, or what answers is not ours.
-pub fn ask(addr: SocketAddr, check: Check) -> io::Result<Answer> {
-    get(addr, &format!("/health/{}", check.path()), "{\"status\"", LONGEST_ANSWER)
+pub fn query(addr: SocketAddr, check: Check) -> io::Result<ProbeReply> {
+    get(addr, &format!("/health/{}", check.path()), "{\"status\"", MAX_RESPONSE)
 }
 
 /// Asks the listener of this machine how each service fares; the answer is the JSON of `/status`.
 ///
 /// # Errors
-/// As [`ask`].
+/// As [`query`].
 pub fn status(addr: SocketAddr) -> io::Result<String> {
-    Ok(get(addr, "/status", "{\"version\"", LONGEST_STATUS)?.body)
+    Ok(get(addr, "/status", "{\"version\"", MAX_STATUS)?.body)
 }
 
-fn get(addr: SocketAddr, path: &str, begins: &str, longest: u64) -> io::Result<Answer> {
+fn get(addr: SocketAddr, path: &str, begins: &str, longest: u64) -> io::Result<ProbeReply> {
     let mut stream = TcpStream::connect_timeout(&local(addr), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.take(longest).read_to_string(&mut answer)?;
-    parse(&answer, begins)
+    let mut response = String::new();
+    stream.take(longest).read_to_string(&mut response)?;
+    parse(&response, begins)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers there is not bots-ctl"))
 }
 
@@ -61,11 +61,11 @@ fn local(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, addr.port())
 }
 
-fn parse(answer: &str, begins: &str) -> Option<Answer> {
-    let (head, body) = answer.split_once("\r\n\r\n")?;
+fn parse(response: &str, begins: &str) -> Option<ProbeReply> {
+    let (head, body) = response.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?;
     let ours = body.starts_with(begins) && ["200", "503"].contains(&status);
-    ours.then(|| Answer { healthy: status == "200", body: body.to_owned() })
+    ours.then(|| ProbeReply { healthy: status == "200", body: body.to_owned() })
 }
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn only_our_own_answers_count() {
-        let parse = |answer| parse(answer, "{\"status\"");
+        let parse = |response| parse(response, "{\"status\"");
         let ours = "HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\n{\"status\":\"not_ready\"}";
         assert_eq!(parse(ours).map(|a| a.healthy), Some(false));
         assert_eq!(parse("HTTP/1.1 200 OK\r\n\r\n<html>"), None);

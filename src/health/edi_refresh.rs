@@ -9,58 +9,63 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::checks::publish;
-use super::state::Facts;
-use crate::database::{Error, Settings};
-use crate::edi::stats::{Figures, Reader};
+use super::state::HealthState;
+use crate::database::{DatabaseConfig, Error};
+use crate::edi::stats::{EdiStats, EdiStatsReader};
 
 /// How long one reading may take, on a server that hangs for instance.
-const LIMIT: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Pause after a SQLite database was found locked: an engine has it so for moments, one after the other.
-const MOMENT: Duration = Duration::from_secs(2);
+const LOCKED_RETRY: Duration = Duration::from_secs(2);
 
 /// What was read, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Results {
+pub struct CachedEdiStats {
     /// What the tables said.
-    pub figures: Figures,
+    pub stats: EdiStats,
     /// When they were asked.
     pub read: Instant,
     /// How long the answer took.
     pub took: Duration,
     /// Why there is nothing newer; `None` when the last attempt succeeded.
-    pub trouble: Option<String>,
+    pub error: Option<String>,
 }
 
 /// Reads until the task is dropped. `time_zone` is Django's.
-pub async fn watch(database: Settings, time_zone: Option<String>, interval: Duration, facts: watch::Sender<Facts>) {
-    let mut reader = Reader::new(database, time_zone.as_deref());
+pub async fn run(
+    database: DatabaseConfig,
+    time_zone: Option<String>,
+    interval: Duration,
+    health: watch::Sender<HealthState>,
+) {
+    let mut reader = EdiStatsReader::new(database, time_zone.as_deref());
     loop {
         let begin = Instant::now();
-        let read = timeout(LIMIT, reader.read()).await.unwrap_or_else(|_| Err(late()));
+        let read = timeout(READ_TIMEOUT, reader.read()).await.unwrap_or_else(|_| Err(late()));
         let is_locked = matches!(read, Ok(None));
-        publish(&facts, |facts| note(&mut facts.results, read, begin));
-        sleep(if is_locked { MOMENT.min(interval) } else { interval }).await;
+        publish(&health, |state| store(&mut state.results, read, begin));
+        sleep(if is_locked { LOCKED_RETRY.min(interval) } else { interval }).await;
     }
 }
 
 fn late() -> Error {
-    Error::Unavailable(format!("the results of runs could not be read within {} s", LIMIT.as_secs()))
+    Error::Unavailable(format!("the results of runs could not be read within {} s", READ_TIMEOUT.as_secs()))
 }
 
 /// Takes down how a reading went.
-fn note(results: &mut Option<Arc<Results>>, read: Result<Option<Figures>, Error>, begin: Instant) {
+fn store(results: &mut Option<Arc<CachedEdiStats>>, read: Result<Option<EdiStats>, Error>, begin: Instant) {
     match read {
         Ok(Some(figures)) => {
             let took = begin.elapsed();
-            *results = Some(Arc::new(Results { figures, read: begin, took, trouble: None }));
+            *results = Some(Arc::new(CachedEdiStats { stats: figures, read: begin, took, error: None }));
         }
         Ok(None) => {}
         Err(error) => {
-            let trouble = Some(error.to_string());
+            let error_text = Some(error.to_string());
             // Before the first success there is nothing to keep, and the check of the database says what is wrong.
-            if let Some(last) = results.as_ref().filter(|last| last.trouble != trouble) {
-                *results = Some(Arc::new(Results { trouble, ..Results::clone(last) }));
+            if let Some(last) = results.as_ref().filter(|last| last.error != error_text) {
+                *results = Some(Arc::new(CachedEdiStats { error: error_text, ..CachedEdiStats::clone(last) }));
             }
         }
     }
@@ -74,17 +79,17 @@ mod tests {
     fn a_failure_keeps_what_was_read_and_says_why_there_is_nothing_newer() {
         let away = || Err(Error::Unavailable("it is away".to_owned()));
         let mut results = None;
-        note(&mut results, away(), Instant::now());
+        store(&mut results, away(), Instant::now());
         assert_eq!(results, None);
         let first = Instant::now();
-        note(&mut results, Ok(Some(Figures { counted_since: 5, ..Figures::default() })), first);
-        note(&mut results, away(), Instant::now());
-        let kept = results.clone().expect("it was read");
-        assert_eq!((kept.figures.counted_since, kept.read), (5, first));
-        assert_eq!(kept.trouble.as_deref(), Some("it is away"));
-        note(&mut results, Ok(None), Instant::now());
-        assert_eq!(results, Some(kept));
-        note(&mut results, Ok(Some(Figures::default())), Instant::now());
-        assert_eq!(results.expect("it was read").trouble, None);
+        store(&mut results, Ok(Some(EdiStats { counted_since: 5, ..EdiStats::default() })), first);
+        store(&mut results, away(), Instant::now());
+        let cached = results.clone().expect("it was read");
+        assert_eq!((cached.stats.counted_since, cached.read), (5, first));
+        assert_eq!(cached.error.as_deref(), Some("it is away"));
+        store(&mut results, Ok(None), Instant::now());
+        assert_eq!(results, Some(cached));
+        store(&mut results, Ok(Some(EdiStats::default())), Instant::now());
+        assert_eq!(results.expect("it was read").error, None);
     }
 }

@@ -13,11 +13,11 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTi
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 /// More than the headers of any answer to HEAD.
-const LONGEST_ANSWER: u64 = 64 * 1024;
+const MAX_RESPONSE: u64 = 64 * 1024;
 
 /// What shows that a service lives.
 #[derive(Debug, Clone)]
-pub enum SignOfLife {
+pub enum LivenessProbe {
     /// It answers HTTP.
     Http(HttpService),
     /// It answers XML-RPC on this port of loopback, and has a child process while jobs wait. Only listing its jobs shows
@@ -27,18 +27,18 @@ pub enum SignOfLife {
     Inotify,
 }
 
-impl SignOfLife {
+impl LivenessProbe {
     /// Looks once for the sign that the service's process gives. The caller sets the time limit.
     ///
     /// # Errors
     /// When it cannot be reached, breaks off, or gives none.
-    pub async fn look(&self, pid: i32) -> io::Result<()> {
+    pub async fn probe(&self, pid: i32) -> io::Result<()> {
         match self {
-            Self::Http(service) => service.look().await,
+            Self::Http(service) => service.probe().await,
             Self::JobQueue(port) => {
                 let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await?;
-                let answer = ask(stream, &list_jobs()).await?;
-                if lists_jobs(&answer) && has_no_child(pid) {
+                let response = http_exchange(stream, &list_jobs()).await?;
+                if lists_jobs(&response) && has_no_child(pid) {
                     return Err(io::Error::other("jobs wait and none is run"));
                 }
                 Ok(())
@@ -50,8 +50,8 @@ impl SignOfLife {
 }
 
 /// An empty list is the number 0.
-fn lists_jobs(answer: &[u8]) -> bool {
-    memchr::memmem::find(answer, b"<array>").is_some()
+fn lists_jobs(response: &[u8]) -> bool {
+    memchr::memmem::find(response, b"<array>").is_some()
 }
 
 /// Whether this process has no child. Between two jobs that is so for a moment.
@@ -100,29 +100,29 @@ impl HttpService {
     ///
     /// # Errors
     /// When it cannot be reached, breaks off, or says what is no answer.
-    pub async fn look(&self) -> io::Result<()> {
+    pub async fn probe(&self) -> io::Result<()> {
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
         let path = &self.path;
         let request =
             format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
         if !self.tls {
-            return ask(stream, &request).await.map(drop);
+            return http_exchange(stream, &request).await.map(drop);
         }
         let connector = TlsConnector::from(Arc::new(any_certificate()?));
         let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
-        ask(connector.connect(name, stream).await?, &request).await.map(drop)
+        http_exchange(connector.connect(name, stream).await?, &request).await.map(drop)
     }
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<Vec<u8>> {
+async fn http_exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<Vec<u8>> {
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
     // Read to the end: closing with unread bytes would be a reset, which the service may log.
-    let mut answer = Vec::new();
-    let ended = stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await;
+    let mut response = Vec::new();
+    let ended = stream.take(MAX_RESPONSE).read_to_end(&mut response).await;
     // Many servers leave TLS without saying goodbye, which is an error only where nothing was read.
-    if answer.starts_with(b"HTTP/") {
-        return Ok(answer);
+    if response.starts_with(b"HTTP/") {
+        return Ok(response);
     }
     ended?;
     Err(io::Error::other("what it says is no HTTP"))
@@ -132,15 +132,15 @@ fn any_certificate() -> io::Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let config = config.map_err(io::Error::other)?.dangerous();
-    Ok(config.with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))).with_no_client_auth())
+    Ok(config.with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider))).with_no_client_auth())
 }
 
 /// The certificate is made for the name that browsers use, by whomever they trust; on loopback, to our own child,
 /// there is nothing to learn from it and nothing secret to lose.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for AnyCertificate {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, lookup_host};
 
 /// Where a request goes.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct Endpoint {
     /// Host and port.
     pub authority: String,
     /// Path.
@@ -27,7 +27,7 @@ pub struct Target {
 /// # Errors
 /// When there is nobody to ask, or the answer is not whole.
 pub async fn post(
-    target: &Target,
+    target: &Endpoint,
     body: Vec<u8>,
     header: (HeaderName, HeaderValue),
     longest: usize,
@@ -39,9 +39,9 @@ pub async fn post(
     // Ends with the sender, that is with this function.
     let connection = tokio::spawn(connection);
     let exchange = async {
-        let answer = sender.send_request(request(target, body, header)?).await.map_err(broken_off)?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), longest).collect().await.map_err(io::Error::other)?;
+        let response = sender.send_request(request(target, body, header)?).await.map_err(broken_off)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), longest).collect().await.map_err(io::Error::other)?;
         Ok((status, body.to_bytes().to_vec()))
     };
     let answer = exchange.await;
@@ -61,7 +61,7 @@ async fn connect(authority: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn request(target: &Target, body: Vec<u8>, (name, value): (HeaderName, HeaderValue)) -> io::Result<Request<Body>> {
+fn request(target: &Endpoint, body: Vec<u8>, (name, value): (HeaderName, HeaderValue)) -> io::Result<Request<Body>> {
     let mut request = Request::post(&target.path)
         .header(HOST, &target.authority)
         .header(USER_AGENT, "bots-ctl")

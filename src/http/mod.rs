@@ -6,7 +6,7 @@ pub mod server;
 
 /// A response body and its type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub struct HttpBody {
     /// The value of `Content-Type`.
     pub content_type: &'static str,
     /// The content.

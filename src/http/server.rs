@@ -10,20 +10,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
-use super::connection_limit::{Crowd, Guest};
+use super::connection_limit::{ConnectionGuard, ConnectionLimiter};
 
 /// Connections served at once; a handful are usual, and more than this is somebody's mistake. Tokio accepts half as many
 /// before it serves those, so nobody is sent away who asks at once.
-const CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 
 /// How long a client may take to send its request headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes of request headers that are read at most.
-const HEADER_BYTES: usize = 8 * 1024;
+const MAX_HEADER_BYTES: usize = 8 * 1024;
 
 /// How long a connection may stay open altogether: requests are short, and there is not room for everybody.
-const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(60);
 
 /// Serves until the task is dropped. A request that the service answers with an error ends its connection without an
 /// answer. When there is no room left, who asks nothing makes room, so that nobody waits for those.
@@ -33,15 +33,15 @@ where
     S::Future: Send,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
-    let crowd = Crowd::new(CONNECTIONS);
+    let limiter = ConnectionLimiter::new(MAX_CONNECTIONS);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // While everybody's answer is being made, further clients wait in the kernel's queue.
-                crowd.make_room().await;
+                limiter.reserve().await;
                 // Answers are small: waiting for more to send would only delay them.
                 let _ = stream.set_nodelay(true);
-                crowd.admit(|guest| connection(stream, service.clone(), guest));
+                limiter.admit(|guard| connection(stream, service.clone(), guard));
             }
             // Out of descriptors, most likely: the next attempt must not spin.
             Err(error) => {
@@ -53,27 +53,27 @@ where
 }
 
 /// Serves one client for as long as it may stay.
-async fn connection<T, S, E>(stream: T, service: S, guest: Guest)
+async fn connection<T, S, E>(stream: T, service: S, connection: ConnectionGuard)
 where
     T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E>,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     let service = service_fn(move |request| {
-        let busy = guest.begin();
-        let answered = service.call(request);
+        let busy = connection.begin();
+        let responded = service.call(request);
         async move {
-            let answer = answered.await;
+            let response = responded.await;
             drop(busy);
-            answer
+            response
         }
     });
-    let _ = tokio::time::timeout(CONNECTION_LIFE, answer(stream, service)).await;
+    let _ = tokio::time::timeout(MAX_CONNECTION_AGE, serve_connection(stream, service)).await;
 }
 
 /// Answers the requests of one client until it leaves or must go; its own limits are those of time for a request's headers
 /// and of their size.
-pub async fn answer<T, S, E>(stream: T, service: S)
+pub async fn serve_connection<T, S, E>(stream: T, service: S)
 where
     T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E>,
@@ -83,7 +83,7 @@ where
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEADER_BYTES)
+        .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
@@ -98,13 +98,13 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     /// A client's end of a connection that is served.
-    fn connected<F>(answer: fn() -> F) -> DuplexStream
+    fn connected<F>(response: fn() -> F) -> DuplexStream
     where
         F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
     {
         let (client, stream) = tokio::io::duplex(64 * 1024);
-        let service = service_fn(move |_: Request<Incoming>| answer());
-        Crowd::new(CONNECTIONS).admit(|guest| connection(stream, service, guest));
+        let service = service_fn(move |_: Request<Incoming>| response());
+        ConnectionLimiter::new(MAX_CONNECTIONS).admit(|guard| connection(stream, service, guard));
         client
     }
 
@@ -122,27 +122,27 @@ mod tests {
                 sleep(pause).await;
             }
         });
-        let mut answers = String::new();
-        let _ = timeout(60 * MINUTE, reader.read_to_string(&mut answers)).await;
+        let mut responses = String::new();
+        let _ = timeout(60 * MINUTE, reader.read_to_string(&mut responses)).await;
         sending.abort();
-        (begin.elapsed(), answers)
+        (begin.elapsed(), responses)
     }
 
     #[tokio::test(start_paused = true)]
     async fn headers_that_do_not_come_or_trickle_in_are_not_waited_for() {
         let second = Duration::from_secs(1);
         for (first, again) in [("", ""), ("GET / HT", ""), ("GET / HTTP/1.1\r\n", "x: y\r\n")] {
-            let (stayed, answers) = stays(connected(at_once), first, again, second).await;
+            let (stayed, responses) = stays(connected(at_once), first, again, second).await;
             assert!((5..=6).contains(&stayed.as_secs()), "{first:?} {stayed:?}");
-            assert!(!answers.contains(" 200 "), "{answers}");
+            assert!(!responses.contains(" 200 "), "{responses}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_stays_longer_than_a_minute() {
         let (request, pause) = ("GET / HTTP/1.1\r\n\r\n", Duration::from_secs(4));
-        let (stayed, answers) = stays(connected(at_once), "", request, pause).await;
-        assert_eq!((stayed, answers.matches("answer").count()), (MINUTE, 15), "{answers}");
+        let (stayed, responses) = stays(connected(at_once), "", request, pause).await;
+        assert_eq!((stayed, responses.matches("answer").count()), (MINUTE, 15), "{responses}");
         let (stayed, answers) = stays(connected(std::future::pending), request, "", pause).await;
         assert_eq!((stayed, answers.as_str()), (MINUTE, ""), "one whose answer never comes");
     }

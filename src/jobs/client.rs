@@ -7,11 +7,11 @@ use axum::http::StatusCode;
 use tokio::time::timeout;
 
 use super::request_id::{self, RequestId};
-use super::xmlrpc::{LONGEST_ANSWER, Value, read_answer, write_call};
-use crate::http::client::{Target, post};
+use super::xmlrpc::{MAX_RESPONSE, Value, read_answer, write_call};
+use crate::http::client::{Endpoint, post};
 
 /// A queue answers within five seconds or not at all.
-const PATIENCE: Duration = Duration::from_secs(8);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +31,8 @@ pub enum Error {
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn call(target: &Target, method: &str, arguments: Vec<Value>) -> Result<Value, Error> {
-    let body = forward(target, write_call(method, arguments).into_bytes(), &RequestId::fresh()).await?;
+pub async fn call(target: &Endpoint, method: &str, arguments: Vec<Value>) -> Result<Value, Error> {
+    let body = forward_call(target, write_call(method, arguments).into_bytes(), &RequestId::generate()).await?;
     let unreadable = |text: String| Error::Unreachable(target.authority.clone(), text);
     read_answer(&body).map_err(unreadable)?.map_err(|fault| Error::Fault(target.authority.clone(), fault))
 }
@@ -41,12 +41,13 @@ pub async fn call(target: &Target, method: &str, arguments: Vec<Value>) -> Resul
 ///
 /// # Errors
 /// See [`Error`]; a fault is an answer here.
-pub async fn forward(target: &Target, call: Vec<u8>, name: &RequestId) -> Result<Vec<u8>, Error> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", PATIENCE.as_secs()));
+pub async fn forward_call(target: &Endpoint, call: Vec<u8>, name: &RequestId) -> Result<Vec<u8>, Error> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()));
     let unreachable = |text: String| Error::Unreachable(target.authority.clone(), text);
     let header = (request_id::HEADER, name.to_header());
-    let answer = timeout(PATIENCE, post(target, call, header, LONGEST_ANSWER)).await.unwrap_or_else(|_| Err(late()));
-    match answer.map_err(|error| unreachable(error.to_string()))? {
+    let response =
+        timeout(REQUEST_TIMEOUT, post(target, call, header, MAX_RESPONSE)).await.unwrap_or_else(|_| Err(late()));
+    match response.map_err(|error| unreachable(error.to_string()))? {
         (StatusCode::OK, body) => Ok(body),
         (StatusCode::UNAUTHORIZED, _) => Err(Error::WrongToken(target.authority.clone())),
         (status, _) => Err(unreachable(format!("it answers {status}, which no job queue does"))),

@@ -4,21 +4,21 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::xmlrpc::Value;
-use crate::telemetry::escape::shown;
+use crate::telemetry::escape::escape_control;
 
 /// The command line of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Task(Vec<String>);
+pub struct JobCommand(Vec<String>);
 
-impl Task {
+impl JobCommand {
     /// From words.
     ///
     /// # Errors
     /// When a word holds what neither a command line nor XML can.
-    pub fn new(words: Vec<String>) -> Result<Self, String> {
-        match words.iter().flat_map(|word| word.chars()).find(|c| !is_character(*c)) {
+    pub fn new(argv: Vec<String>) -> Result<Self, String> {
+        match argv.iter().flat_map(|word| word.chars()).find(|c| !is_character(*c)) {
             Some(wrong) => Err(format!("the task holds the character U+{:04X}", u32::from(wrong))),
-            None => Ok(Self(words)),
+            None => Ok(Self(argv)),
         }
     }
 
@@ -43,7 +43,7 @@ impl Task {
 
     /// The words.
     #[must_use]
-    pub fn words(&self) -> &[String] {
+    pub fn argv(&self) -> &[String] {
         &self.0
     }
 
@@ -67,9 +67,9 @@ impl Task {
     }
 }
 
-impl std::fmt::Display for Task {
+impl std::fmt::Display for JobCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&shown(&self.0.join(" ")))
+        f.write_str(&escape_control(&self.0.join(" ")))
     }
 }
 
@@ -82,8 +82,8 @@ fn is_character(c: char) -> bool {
 mod tests {
     use super::*;
 
-    fn task(words: &[&str]) -> Task {
-        Task::new(words.iter().map(|word| (*word).to_owned()).collect()).expect("a task")
+    fn task(argv: &[&str]) -> JobCommand {
+        JobCommand::new(argv.iter().map(|word| (*word).to_owned()).collect()).expect("a task")
     }
 
     #[test]
@@ -92,15 +92,15 @@ mod tests {
         assert_ne!(task(&["a", "b"]).digest(), task(&["a b"]).digest());
         assert_ne!(task(&["a", "b"]).digest(), task(&["a", "b", ""]).digest());
         let odd = task(&["ü\n", "\"", ""]);
-        assert_eq!(Task::from_json(&odd.to_json()), odd);
-        assert_eq!(Task::from_value(&odd.to_value()), Ok(odd));
+        assert_eq!(JobCommand::from_json(&odd.to_json()), odd);
+        assert_eq!(JobCommand::from_value(&odd.to_value()), Ok(odd));
     }
 
     #[test]
     fn only_strings_that_can_be_passed_on_make_a_task() {
-        assert!(Task::from_value(&Value::String("a".to_owned())).is_err());
-        assert!(Task::from_value(&Value::Array(vec![Value::Integer(1)])).is_err());
-        assert!(Task::new(vec!["a\0".to_owned()]).is_err_and(|text| text.contains("U+0000")));
-        assert!(Task::new(vec!["\u{1b}[2J".to_owned()]).is_err());
+        assert!(JobCommand::from_value(&Value::String("a".to_owned())).is_err());
+        assert!(JobCommand::from_value(&Value::Array(vec![Value::Integer(1)])).is_err());
+        assert!(JobCommand::new(vec!["a\0".to_owned()]).is_err_and(|text| text.contains("U+0000")));
+        assert!(JobCommand::new(vec!["\u{1b}[2J".to_owned()]).is_err());
     }
 }

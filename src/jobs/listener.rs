@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use super::queue::Queue;
 use super::request_id::RequestId;
-use super::rpc::{Trouble, perform};
-use super::xmlrpc::{LONGEST_CALL, read_call, write_answer, write_fault};
+use super::rpc::{RpcError, perform};
+use super::xmlrpc::{MAX_CALL, read_call, write_answer, write_fault};
 use crate::http::server;
 
 /// How long a client may take to send its call.
@@ -32,7 +32,7 @@ const PATHS: [&str; 2] = ["/", "/RPC2"];
 /// No answer: the connection is closed.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("no answer")]
-pub struct NoAnswer;
+pub struct DropConnection;
 
 /// Binds a port of loopback for IPv4, and for IPv6 where there is such a thing.
 ///
@@ -61,28 +61,28 @@ pub async fn serve(listener: TcpListener, queue: Queue, token: Option<SecretStri
     let service = service_fn(move |request: Request<Incoming>| {
         let (queue, token) = (queue.clone(), token.clone());
         async move {
-            if !is_welcome(&request, token.as_deref()) {
-                return Ok(refusal(StatusCode::UNAUTHORIZED));
+            if !is_authorised(&request, token.as_deref()) {
+                return Ok(error_response(StatusCode::UNAUTHORIZED));
             }
             let request_id = RequestId::of(&request);
             match read_body(request).await {
-                Ok(body) => answer(&queue, &body, &request_id).await,
-                Err(status) => Ok(refusal(status)),
+                Ok(body) => handle(&queue, &body, &request_id).await,
+                Err(status) => Ok(error_response(status)),
             }
         }
     });
     server::serve(listener, "job queue", service).await;
 }
 
-async fn answer(queue: &Queue, body: &[u8], request_id: &RequestId) -> Result<Response<Body>, NoAnswer> {
-    let answered = match read_call(body) {
+async fn handle(queue: &Queue, body: &[u8], request_id: &RequestId) -> Result<Response<Body>, DropConnection> {
+    let responded = match read_call(body) {
         Ok(call) => perform(queue, &call, request_id).await,
-        Err(text) => Err(Trouble::Fault(text)),
+        Err(text) => Err(RpcError::Fault(text)),
     };
-    match answered {
-        Ok(value) => Ok(in_xml(write_answer(value))),
-        Err(Trouble::Fault(text)) => Ok(in_xml(write_fault(text))),
-        Err(Trouble::Unavailable) => Err(NoAnswer),
+    match responded {
+        Ok(value) => Ok(xml_response(write_answer(value))),
+        Err(RpcError::Fault(text)) => Ok(xml_response(write_fault(text))),
+        Err(RpcError::Unavailable) => Err(DropConnection),
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, Sta
     if request.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(StatusCode::NOT_IMPLEMENTED);
     }
-    let body = Limited::new(request.into_body(), LONGEST_CALL).collect();
+    let body = Limited::new(request.into_body(), MAX_CALL).collect();
     match timeout(BODY_TIMEOUT, body).await {
         Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
@@ -113,21 +113,21 @@ pub(super) async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, Sta
     }
 }
 
-fn is_welcome(request: &Request<Incoming>, token: Option<&SecretString>) -> bool {
+fn is_authorised(request: &Request<Incoming>, token: Option<&SecretString>) -> bool {
     let Some(token) = token else { return true };
     let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     // In a time that says nothing about how much of it is right.
     shown.is_some_and(|shown| shown.ct_eq(token.expose_secret().as_bytes()).into())
 }
 
-pub(super) fn in_xml(text: impl Into<Body>) -> Response<Body> {
+pub(super) fn xml_response(text: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(text.into());
     response.headers_mut().insert(CONTENT_TYPE, axum::http::HeaderValue::from_static("text/xml"));
     response
 }
 
 /// What is left of the request is not read, so the connection cannot be used again.
-pub(super) fn refusal(status: StatusCode) -> Response<Body> {
+pub(super) fn error_response(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::from(format!("{}\n", status.canonical_reason().unwrap_or_default())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONNECTION, axum::http::HeaderValue::from_static("close"));

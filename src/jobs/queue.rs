@@ -16,57 +16,57 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::command_line::Task;
+use super::command_line::JobCommand;
 use super::request_id::RequestId;
-use super::runner::Limits;
-use crate::database::Settings;
-use crate::database::jobs::{Added, Job, New, Waiting};
-use crate::process::child::Spec;
+use super::runner::RunLimits;
+use crate::database::DatabaseConfig;
+use crate::database::jobs::{AddOutcome, Job, NewJob, QueuedJob};
+use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
-use crate::telemetry::child_output::LineSink;
+use crate::telemetry::child_output::ServiceOutput;
 
 pub use worker::Worker;
 
 /// Requests that are kept in one transaction at most.
-const BATCH: usize = 256;
+const MAX_BATCH: usize = 256;
 
 /// How long the database may take for one thing.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a task is started.
-pub struct Launch {
+pub struct JobSpec {
     /// The process.
-    pub spec: Spec,
+    pub spec: ProcessSpec,
     /// Whether it is an engine, whose exit code 3 means "not now".
     pub is_engine: bool,
 }
 
 /// Says how a task is started; nothing for one that is not authorised.
-pub type Launcher = Arc<dyn Fn(&[String]) -> Option<Launch> + Send + Sync>;
+pub type CommandResolver = Arc<dyn Fn(&[String]) -> Option<JobSpec> + Send + Sync>;
 
 /// What a queue is made from.
-pub struct Setup {
+pub struct QueueConfig {
     /// Where jobs are kept.
-    pub database: Settings,
+    pub database: DatabaseConfig,
     /// Tells this process from all others.
     pub owner: String,
     /// How many jobs run at once.
     pub slots: usize,
     /// How long each may run.
-    pub limits: Limits,
+    pub limits: RunLimits,
     /// How long running jobs may take at the end.
     pub stop_timeout: Duration,
     /// What may be run, and how.
-    pub launcher: Launcher,
+    pub launcher: CommandResolver,
     /// Who starts processes.
     pub reaper: Reaper,
     /// Where their output goes.
-    pub lines: LineSink,
+    pub lines: ServiceOutput,
 }
 
 /// Whether this queue is the one that works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Activity {
+pub enum Role {
     /// It is not known yet.
     #[default]
     Starting,
@@ -82,7 +82,7 @@ pub enum Activity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
     /// Whether it works.
-    pub activity: Activity,
+    pub activity: Role,
     /// Jobs that wait.
     pub waiting: u64,
     /// Jobs that run.
@@ -99,11 +99,11 @@ pub struct Status {
 
 /// What a worker is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum QueueCommand {
     /// Run jobs: the queue can be reached.
-    Begin,
+    Start,
     /// Start no more jobs, and end when those that run have ended, however long that takes.
-    Finish,
+    Drain,
     /// Stop; once more: do not wait for running jobs.
     Stop,
 }
@@ -116,13 +116,13 @@ pub struct Unavailable;
 type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 
 /// Who waits for a job to be kept.
-type Asker = (RequestId, Reply<Added>);
+type ReplyTo = (RequestId, Reply<AddOutcome>);
 
 enum Request {
-    Add(New, Asker),
-    List(Reply<Vec<Waiting>>),
+    Add(NewJob, ReplyTo),
+    List(Reply<Vec<QueuedJob>>),
     Clear(Reply<u64>),
-    Take(Reply<Option<Waiting>>),
+    Take(Reply<Option<QueuedJob>>),
     Show(i64, Reply<Option<Job>>),
 }
 
@@ -130,31 +130,31 @@ enum Request {
 #[derive(Clone)]
 pub struct Queue {
     requests: mpsc::Sender<Request>,
-    launcher: Launcher,
+    launcher: CommandResolver,
 }
 
 impl Queue {
     /// Whether a task may be run.
     #[must_use]
-    pub fn is_authorised(&self, task: &Task) -> bool {
-        (self.launcher)(task.words()).is_some()
+    pub fn is_authorised(&self, task: &JobCommand) -> bool {
+        (self.launcher)(task.argv()).is_some()
     }
 
     /// Keeps a job. An answer means that it is kept.
     ///
     /// # Errors
     /// When it is not, or nobody can say.
-    pub async fn add(&self, task: &Task, priority: i32, request: RequestId) -> Result<Added, Unavailable> {
-        let new = New { priority: i64::from(priority), task: task.to_json(), digest: task.digest() };
-        self.ask(|reply| Request::Add(new, (request, reply))).await
+    pub async fn add(&self, task: &JobCommand, priority: i32, request: RequestId) -> Result<AddOutcome, Unavailable> {
+        let new = NewJob { priority: i64::from(priority), task: task.to_json(), digest: task.digest() };
+        self.request(|reply| Request::Add(new, (request, reply))).await
     }
 
     /// The jobs that wait, the first in line first.
     ///
     /// # Errors
     /// When they cannot be read.
-    pub async fn list(&self) -> Result<Vec<Waiting>, Unavailable> {
-        self.ask(Request::List).await
+    pub async fn list(&self) -> Result<Vec<QueuedJob>, Unavailable> {
+        self.request(Request::List).await
     }
 
     /// Forgets the jobs that wait; says how many those were.
@@ -162,15 +162,15 @@ impl Queue {
     /// # Errors
     /// When they cannot be removed.
     pub async fn clear(&self) -> Result<u64, Unavailable> {
-        self.ask(Request::Clear).await
+        self.request(Request::Clear).await
     }
 
     /// Takes the first job out of the line, for somebody else to run.
     ///
     /// # Errors
     /// When it cannot be taken.
-    pub async fn take(&self) -> Result<Option<Waiting>, Unavailable> {
-        self.ask(Request::Take).await
+    pub async fn take(&self) -> Result<Option<QueuedJob>, Unavailable> {
+        self.request(Request::Take).await
     }
 
     /// Everything that is known of a job.
@@ -178,23 +178,23 @@ impl Queue {
     /// # Errors
     /// When it cannot be read.
     pub async fn show(&self, number: i64) -> Result<Option<Job>, Unavailable> {
-        self.ask(|reply| Request::Show(number, reply)).await
+        self.request(|reply| Request::Show(number, reply)).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Unavailable> {
-        let (reply, answer) = oneshot::channel();
-        let asked = async {
+    async fn request<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Unavailable> {
+        let (reply, response) = oneshot::channel();
+        let requests = async {
             self.requests.send(request(reply)).await.map_err(|_| Unavailable)?;
-            answer.await.unwrap_or(Err(Unavailable))
+            response.await.unwrap_or(Err(Unavailable))
         };
-        timeout(PATIENCE, asked).await.unwrap_or(Err(Unavailable))
+        timeout(REQUEST_TIMEOUT, requests).await.unwrap_or(Err(Unavailable))
     }
 }
 
 /// Makes a queue: what can be asked, how it fares, and what does the work.
 #[must_use]
-pub fn queue(setup: Setup) -> (Queue, watch::Receiver<Status>, Worker) {
-    let (sender, requests) = mpsc::channel(BATCH);
+pub fn queue(setup: QueueConfig) -> (Queue, watch::Receiver<Status>, Worker) {
+    let (sender, requests) = mpsc::channel(MAX_BATCH);
     let (status, seen) = watch::channel(Status::default());
     let queue = Queue { requests: sender, launcher: Arc::clone(&setup.launcher) };
     (queue, seen, Worker::new(setup, requests, status))

@@ -14,12 +14,12 @@ use hyper::service::service_fn;
 use tokio::net::TcpListener;
 use tracing::{debug, error, info};
 
-use super::client::forward;
-use super::listener::{NoAnswer, in_xml, read_body, refusal};
+use super::client::forward_call;
+use super::listener::{DropConnection, error_response, read_body, xml_response};
 use super::request_id::RequestId;
 use super::rpc::{ADD, CLEAR, LIST};
 use super::xmlrpc::{read_call, write_fault};
-use crate::http::client::Target;
+use crate::http::client::Endpoint;
 use crate::http::server;
 use crate::telemetry::counters::{Counters, Event};
 
@@ -33,8 +33,8 @@ pub async fn serve(listener: TcpListener, relay: Arc<Relay>) {
         async move {
             let request_id = RequestId::of(&request);
             match read_body(request).await {
-                Ok(body) => relay.answer(body, &request_id).await,
-                Err(status) => Ok(refusal(status)),
+                Ok(body) => relay.handle(body, &request_id).await,
+                Err(status) => Ok(error_response(status)),
             }
         }
     });
@@ -43,7 +43,7 @@ pub async fn serve(listener: TcpListener, relay: Arc<Relay>) {
 
 /// The way to the queue.
 pub struct Relay {
-    target: Target,
+    target: Endpoint,
     /// Whether the last call found no queue: the log says it once each way.
     is_lost: AtomicBool,
     counters: Arc<Counters>,
@@ -52,38 +52,38 @@ pub struct Relay {
 impl Relay {
     /// A relay to a queue, which counts what becomes of calls.
     #[must_use]
-    pub fn new(target: Target, counters: Arc<Counters>) -> Self {
+    pub fn new(target: Endpoint, counters: Arc<Counters>) -> Self {
         Self { target, is_lost: AtomicBool::new(false), counters }
     }
 
-    fn refuse(&self, why: String) -> Response<Body> {
+    fn reject(&self, reason: String) -> Response<Body> {
         self.counters.count(Event::RelayRefused);
-        in_xml(write_fault(why))
+        xml_response(write_fault(reason))
     }
 
-    async fn answer(&self, body: Vec<u8>, request_id: &RequestId) -> Result<Response<Body>, NoAnswer> {
+    async fn handle(&self, body: Vec<u8>, request_id: &RequestId) -> Result<Response<Body>, DropConnection> {
         let call = match read_call(&body) {
             Ok(call) => call,
-            Err(text) => return Ok(self.refuse(text)),
+            Err(text) => return Ok(self.reject(text)),
         };
         if !ALLOWED.contains(&call.method.as_str()) {
-            return Ok(self.refuse(format!("method {:?} is not supported", call.method)));
+            return Ok(self.reject(format!("method {:?} is not supported", call.method)));
         }
-        match forward(&self.target, body, request_id).await {
-            Ok(answer) => {
-                self.counters.count(Event::RelayPassed);
+        match forward_call(&self.target, body, request_id).await {
+            Ok(response) => {
+                self.counters.count(Event::RelayForwarded);
                 debug!(%request_id, "{} was passed on", call.method);
                 if self.is_lost.swap(false, Relaxed) {
                     info!("the job queue on {} answers again", self.target.authority);
                 }
-                Ok(in_xml(answer))
+                Ok(xml_response(response))
             }
             Err(error) => {
                 self.counters.count(Event::RelayUnreachable);
                 self.is_lost.store(true, Relaxed);
                 // Each of these is something that did not happen: a run that was asked for, a file that came.
                 error!(%request_id, "{} was not passed on: {error}", call.method);
-                Err(NoAnswer)
+                Err(DropConnection)
             }
         }
     }

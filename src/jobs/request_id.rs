@@ -10,7 +10,7 @@ use crate::telemetry::correlation;
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest name that is taken from a caller.
-const LONGEST: usize = 64;
+const MAX_LENGTH: usize = 64;
 
 /// The name of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,15 +19,15 @@ pub struct RequestId(String);
 impl RequestId {
     /// A name of our own.
     #[must_use]
-    pub fn fresh() -> Self {
-        Self(correlation::fresh())
+    pub fn generate() -> Self {
+        Self(correlation::new_id())
     }
 
     /// The name that a call has, if it is one that can stand in a log; else a new one.
     #[must_use]
     pub fn of<B>(request: &Request<B>) -> Self {
         let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
-        given.filter(|given| is_fit(given)).map_or_else(Self::fresh, |given| Self(given.to_owned()))
+        given.filter(|given| is_fit(given)).map_or_else(Self::generate, |given| Self(given.to_owned()))
     }
 
     /// As a header's value.
@@ -39,7 +39,7 @@ impl RequestId {
 
 fn is_fit(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=LONGEST).contains(&name.len()) && name.bytes().all(fits)
+    (1..=MAX_LENGTH).contains(&name.len()) && name.bytes().all(fits)
 }
 
 impl fmt::Display for RequestId {
@@ -59,6 +59,6 @@ mod tests {
         for unfit in ["", "a b", "\"},{", &"x".repeat(65)] {
             assert_ne!(named(unfit), unfit);
         }
-        assert_ne!(RequestId::fresh(), RequestId::fresh());
+        assert_ne!(RequestId::generate(), RequestId::generate());
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use tracing::{debug, warn};
 
-use super::command_line::Task;
+use super::command_line::JobCommand;
 use super::queue::{Queue, Unavailable};
 use super::request_id::RequestId;
 use super::xmlrpc::{Call, Value};
-use crate::database::jobs::{Added, Job, Waiting};
+use crate::database::jobs::{AddOutcome, Job, QueuedJob};
 
 /// Adds a job; the answer is a code.
 pub const ADD: &str = "addjob";
@@ -40,14 +40,14 @@ pub mod code {
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum RpcError {
     /// The call is wrong.
     Fault(String),
     /// The queue cannot do what was asked. Bots's programs take a connection that is closed for that, and nothing else.
     Unavailable,
 }
 
-impl From<Unavailable> for Trouble {
+impl From<Unavailable> for RpcError {
     fn from(_: Unavailable) -> Self {
         Self::Unavailable
     }
@@ -56,8 +56,8 @@ impl From<Unavailable> for Trouble {
 /// Does what is asked, and names the request in the log.
 ///
 /// # Errors
-/// See [`Trouble`].
-pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Result<Value, Trouble> {
+/// See [`RpcError`].
+pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Result<Value, RpcError> {
     match (call.method.as_str(), call.arguments.as_slice()) {
         (ADD, [task, priority]) => Ok(Value::Integer(add(queue, task, priority, request_id).await?.0)),
         (ADD_NUMBERED, [task, priority]) => Ok(numbered(add(queue, task, priority, request_id).await?)),
@@ -72,9 +72,9 @@ pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Resu
             Ok(queue.show(i64::from(*number)).await?.as_ref().map_or(Value::Integer(0), job))
         }
         (ADD | ADD_NUMBERED | LIST | CLEAR | TAKE | SHOW, _) => {
-            Err(Trouble::Fault(format!("{}: wrong arguments", call.method)))
+            Err(RpcError::Fault(format!("{}: wrong arguments", call.method)))
         }
-        (other, _) => Err(Trouble::Fault(format!("method {other:?} is not supported"))),
+        (other, _) => Err(RpcError::Fault(format!("method {other:?} is not supported"))),
     }
 }
 
@@ -83,12 +83,12 @@ async fn add(
     task: &Value,
     priority: &Value,
     request_id: &RequestId,
-) -> Result<(i32, Option<i64>), Trouble> {
+) -> Result<(i32, Option<i64>), RpcError> {
     let Value::Integer(priority) = priority else {
-        return Err(Trouble::Fault("the priority is not an integer".to_owned()));
+        return Err(RpcError::Fault("the priority is not an integer".to_owned()));
     };
-    let task = Task::from_value(task).map_err(Trouble::Fault)?;
-    match task.words() {
+    let task = JobCommand::from_value(task).map_err(RpcError::Fault)?;
+    match task.argv() {
         [] => {
             warn!(%request_id, "a job without a task was submitted");
             return Ok((code::EMPTY, None));
@@ -104,8 +104,8 @@ async fn add(
         _ => {}
     }
     Ok(match queue.add(&task, *priority, request_id.clone()).await? {
-        Added::New(number) | Added::Changed(number) => (code::ADDED, Some(number)),
-        Added::Duplicate(number) => (code::DUPLICATE, Some(number)),
+        AddOutcome::Added(number) | AddOutcome::PriorityChanged(number) => (code::ADDED, Some(number)),
+        AddOutcome::Duplicate(number) => (code::DUPLICATE, Some(number)),
     })
 }
 
@@ -114,15 +114,15 @@ fn numbered((code, number): (i32, Option<i64>)) -> Value {
     structure(members)
 }
 
-fn list(jobs: &[Waiting]) -> Value {
+fn list(jobs: &[QueuedJob]) -> Value {
     match jobs.is_empty() {
         true => Value::Integer(0),
         false => Value::Array(jobs.iter().map(waiting).collect()),
     }
 }
 
-fn waiting(job: &Waiting) -> Value {
-    Value::Array(vec![integer(job.priority), integer(job.number), Task::from_json(&job.task).to_value()])
+fn waiting(job: &QueuedJob) -> Value {
+    Value::Array(vec![integer(job.priority), integer(job.number), JobCommand::from_json(&job.task).to_value()])
 }
 
 fn job(job: &Job) -> Value {
@@ -130,7 +130,7 @@ fn job(job: &Job) -> Value {
         ("number", Some(integer(job.number))),
         ("state", Some(Value::String(job.state.as_str().to_owned()))),
         ("priority", Some(integer(job.priority))),
-        ("task", Some(Task::from_json(&job.task).to_value())),
+        ("task", Some(JobCommand::from_json(&job.task).to_value())),
         ("submitted", Some(seconds(job.submitted))),
         ("started", job.started.map(seconds)),
         ("ended", job.ended.map(seconds)),

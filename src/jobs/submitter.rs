@@ -13,48 +13,48 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use super::client::{self, call};
-use super::command_line::Task;
+use super::command_line::JobCommand;
 use super::rpc::{ADD, code};
 use super::xmlrpc::Value;
-use crate::http::client::Target;
-use crate::telemetry::escape::shown;
+use crate::http::client::Endpoint;
+use crate::telemetry::escape::escape_control;
 
 /// The priority that all of Bots's programs ask for.
 const PRIORITY: i32 = 5;
 
 /// Files that come together are one run: this long is waited for others.
-const GATHER: Duration = Duration::from_millis(30);
+const BATCH_DELAY: Duration = Duration::from_millis(30);
 
 /// A route is handed over at most this often. Under a steady stream of files that is how often the queue is asked.
-const PAUSE: Duration = Duration::from_millis(500);
+const MIN_SUBMIT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Time to the first new try, and the longest.
-const FIRST_RETRY: Duration = Duration::from_millis(250);
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
+const INITIAL_RETRY_DELAY: Duration = Duration::from_millis(250);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// A task that the queue does not run today is offered again, since somebody may authorise it.
-const REFUSED_RETRY: Duration = Duration::from_secs(30);
+const REJECTED_RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// How long the end waits for routes that are marked.
-const LAST_CHANCE: Duration = Duration::from_secs(2);
+const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Marks routes, and hands them over.
-pub struct Submitter {
-    target: Mutex<Target>,
+pub struct JobSubmitter {
+    target: Mutex<Endpoint>,
     config: PathBuf,
-    marks: Mutex<Marks>,
+    pending: Mutex<PendingRoutes>,
     wake: Notify,
 }
 
 /// Routes that are to run. Pure.
 #[derive(Debug, Default)]
-struct Marks {
-    marked: BTreeMap<String, Mark>,
+struct PendingRoutes {
+    pending: BTreeMap<String, PendingRoute>,
     sent: HashMap<String, Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Mark {
+struct PendingRoute {
     files: usize,
     example: PathBuf,
     not_before: Instant,
@@ -63,62 +63,63 @@ struct Mark {
 }
 
 /// The queue does not answer.
-struct Outage {
+struct Backoff {
     pause: Duration,
     /// When it is tried again.
     next: Instant,
 }
 
-impl Outage {
+impl Backoff {
     fn after(before: Option<&Self>, now: Instant) -> Self {
-        let pause = before.map_or(FIRST_RETRY, |outage| (outage.pause * 2).min(LONGEST_RETRY));
+        let pause = before.map_or(INITIAL_RETRY_DELAY, |outage| (outage.pause * 2).min(MAX_RETRY_DELAY));
         Self { pause, next: now + pause }
     }
 }
 
-impl Submitter {
+impl JobSubmitter {
     /// Jobs are for the engine of this configuration directory.
     #[must_use]
-    pub fn new(target: Target, config: PathBuf) -> Self {
-        Self { target: Mutex::new(target), config, marks: Mutex::default(), wake: Notify::new() }
+    pub fn new(target: Endpoint, config: PathBuf) -> Self {
+        Self { target: Mutex::new(target), config, pending: Mutex::default(), wake: Notify::new() }
     }
 
     /// The queue is elsewhere now.
-    pub fn aim(&self, target: Target) {
+    pub fn set_target(&self, target: Endpoint) {
         *lock(&self.target) = target;
     }
 
     /// A route is to run, since so many files came, such as this one.
-    pub fn mark(&self, route: &str, files: usize, example: PathBuf) {
-        lock(&self.marks).mark(route, files, example, Instant::now());
+    pub fn add_pending(&self, route: &str, files: usize, example: PathBuf) {
+        lock(&self.pending).add(route, files, example, Instant::now());
         self.wake.notify_one();
     }
 
     /// Routes that the queue does not have yet.
     #[must_use]
-    pub fn marked(&self) -> Vec<String> {
-        lock(&self.marks).marked.keys().cloned().collect()
+    pub fn pending_count(&self) -> Vec<String> {
+        lock(&self.pending).pending.keys().cloned().collect()
     }
 
     /// Hands routes over until the task is dropped. `observe` is told how many are marked whenever that has changed.
     pub async fn run(&self, observe: impl Fn(usize)) {
-        let mut outage: Option<Outage> = None;
+        let mut outage: Option<Backoff> = None;
         let mut has_refused = false;
-        let mut told = 0;
+        let mut logged = 0;
         loop {
             let (count, next) = {
-                let marks = lock(&self.marks);
-                (marks.marked.len(), marks.next())
+                let pending = lock(&self.pending);
+                (pending.pending.len(), pending.next())
             };
-            if count != told {
-                told = count;
+            if count != logged {
+                logged = count;
                 observe(count);
             }
-            let Some((route, mark)) = next else {
+            let Some((route, pending_route)) = next else {
                 self.wake.notified().await;
                 continue;
             };
-            let due = outage.as_ref().map_or(mark.not_before, |outage| outage.next.max(mark.not_before));
+            let due =
+                outage.as_ref().map_or(pending_route.not_before, |outage| outage.next.max(pending_route.not_before));
             if due > Instant::now() {
                 tokio::select! {
                     () = sleep_until(due) => {}
@@ -126,18 +127,20 @@ impl Submitter {
                 }
                 continue;
             }
-            match self.hand_over(&route).await {
-                Ok(answer) => {
+            match self.submit(&route).await {
+                Ok(response) => {
                     if outage.take().is_some() {
                         info!("the job queue answers again");
                     }
-                    has_refused = self.settle(&route, &mark, answer, has_refused);
+                    has_refused = self.handle_reply(&route, &pending_route, response, has_refused);
                 }
-                Err(why) => {
+                Err(reason) => {
                     if outage.is_none() {
-                        error!("{why}; routes whose files have come stay marked and are handed over when it answers");
+                        error!(
+                            "{reason}; routes whose files have come stay marked and are handed over when it answers"
+                        );
                     }
-                    outage = Some(Outage::after(outage.as_ref(), Instant::now()));
+                    outage = Some(Backoff::after(outage.as_ref(), Instant::now()));
                 }
             }
         }
@@ -146,28 +149,30 @@ impl Submitter {
     /// Hands over what is marked, if the queue answers at once. What is left is told.
     pub async fn finish(&self) -> Vec<String> {
         let hand_over_all = async {
-            while let Some((route, mark)) = self.next() {
-                match self.hand_over(&route).await {
-                    Ok(Ok(code::ADDED | code::DUPLICATE)) => lock(&self.marks).done(&route, &mark, Instant::now()),
+            while let Some((route, pending_route)) = self.next() {
+                match self.submit(&route).await {
+                    Ok(Ok(code::ADDED | code::DUPLICATE)) => {
+                        lock(&self.pending).remove_submitted(&route, &pending_route, Instant::now())
+                    }
                     Ok(_) | Err(_) => return,
                 }
             }
         };
-        let _ = tokio::time::timeout(LAST_CHANCE, hand_over_all).await;
-        self.marked()
+        let _ = tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, hand_over_all).await;
+        self.pending_count()
     }
 
-    fn next(&self) -> Option<(String, Mark)> {
-        lock(&self.marks).next()
+    fn next(&self) -> Option<(String, PendingRoute)> {
+        lock(&self.pending).next()
     }
 
     /// The queue's code, or why it takes this route for none that can be run: others are none the worse for that.
-    async fn hand_over(&self, route: &str) -> Result<Result<i32, String>, client::Error> {
+    async fn submit(&self, route: &str) -> Result<Result<i32, String>, client::Error> {
         let target = lock(&self.target).clone();
-        let words = vec!["bots-engine".to_owned(), format!("-c{}", self.config.display()), route.to_owned()];
-        let task = match Task::new(words) {
+        let argv = vec!["bots-engine".to_owned(), format!("-c{}", self.config.display()), route.to_owned()];
+        let task = match JobCommand::new(argv) {
             Ok(task) => task,
-            Err(why) => return Ok(Err(why)),
+            Err(reason) => return Ok(Err(reason)),
         };
         match call(&target, ADD, vec![task.to_value(), Value::Integer(PRIORITY)]).await {
             Ok(Value::Integer(code)) => Ok(Ok(code)),
@@ -178,63 +183,69 @@ impl Submitter {
     }
 
     /// Whether the last answer was a refusal.
-    fn settle(&self, route: &str, mark: &Mark, answer: Result<i32, String>, has_refused: bool) -> bool {
-        let Mark { files, example, .. } = mark;
-        let name = shown(route);
+    fn handle_reply(
+        &self,
+        route: &str,
+        pending_route: &PendingRoute,
+        response: Result<i32, String>,
+        has_refused: bool,
+    ) -> bool {
+        let PendingRoute { files, example, .. } = pending_route;
+        let name = escape_control(route);
         let such_as = if *files == 1 { "" } else { "such as " };
         // Partners name files.
         let example = example.to_string_lossy();
-        let example = shown(&example);
+        let example = escape_control(&example);
         let now = Instant::now();
-        match answer {
+        match response {
             Ok(code::ADDED) => info!("route {name} is to run: {files} new, {such_as}{example}"),
             Ok(code::DUPLICATE) => info!("route {name} waits to be run already: {files} more, {such_as}{example}"),
             refusal => {
                 if !has_refused {
-                    let why = refusal.map_or_else(|why| why, |code| format!("code {code}"));
-                    warn!("the job queue refuses to run route {name} ({why}); it is offered again and again");
+                    let reason = refusal.map_or_else(|why| why, |code| format!("code {code}"));
+                    warn!("the job queue refuses to run route {name} ({reason}); it is offered again and again");
                 }
-                lock(&self.marks).postpone(route, now + REFUSED_RETRY);
+                lock(&self.pending).postpone(route, now + REJECTED_RETRY_DELAY);
                 return true;
             }
         }
-        lock(&self.marks).done(route, mark, now);
+        lock(&self.pending).remove_submitted(route, pending_route, now);
         false
     }
 }
 
-impl Marks {
-    fn mark(&mut self, route: &str, files: usize, example: PathBuf, now: Instant) {
-        if let Some(mark) = self.marked.get_mut(route) {
-            mark.files += files;
-            mark.count += 1;
+impl PendingRoutes {
+    fn add(&mut self, route: &str, files: usize, example: PathBuf, now: Instant) {
+        if let Some(pending_route) = self.pending.get_mut(route) {
+            pending_route.files += files;
+            pending_route.count += 1;
             return;
         }
-        let pause = self.sent.get(route).map(|sent| *sent + PAUSE);
-        let not_before = pause.map_or(now + GATHER, |pause| pause.max(now + GATHER));
-        self.marked.insert(route.to_owned(), Mark { files, example, not_before, count: 0 });
+        let pause = self.sent.get(route).map(|sent| *sent + MIN_SUBMIT_INTERVAL);
+        let not_before = pause.map_or(now + BATCH_DELAY, |pause| pause.max(now + BATCH_DELAY));
+        self.pending.insert(route.to_owned(), PendingRoute { files, example, not_before, count: 0 });
     }
 
     /// The one that is due first.
-    fn next(&self) -> Option<(String, Mark)> {
-        let (route, mark) = self.marked.iter().min_by_key(|(_, mark)| mark.not_before)?;
-        Some((route.clone(), mark.clone()))
+    fn next(&self) -> Option<(String, PendingRoute)> {
+        let (route, pending_route) = self.pending.iter().min_by_key(|(_, mark)| mark.not_before)?;
+        Some((route.clone(), pending_route.clone()))
     }
 
     /// The queue has it. What came since the call began needs another one.
-    fn done(&mut self, route: &str, as_called: &Mark, now: Instant) {
+    fn remove_submitted(&mut self, route: &str, as_called: &PendingRoute, now: Instant) {
         self.sent.insert(route.to_owned(), now);
-        let Some(mark) = self.marked.get_mut(route) else { return };
-        if mark.count == as_called.count {
-            self.marked.remove(route);
+        let Some(pending_route) = self.pending.get_mut(route) else { return };
+        if pending_route.count == as_called.count {
+            self.pending.remove(route);
         } else {
-            mark.files -= as_called.files.min(mark.files);
-            mark.not_before = now + PAUSE;
+            pending_route.files -= as_called.files.min(pending_route.files);
+            pending_route.not_before = now + MIN_SUBMIT_INTERVAL;
         }
     }
 
     fn postpone(&mut self, route: &str, to: Instant) {
-        self.marked.get_mut(route).into_iter().for_each(|mark| mark.not_before = to);
+        self.pending.get_mut(route).into_iter().for_each(|pending_route| pending_route.not_before = to);
     }
 }
 
@@ -246,63 +257,63 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    fn marked(now: Instant) -> Marks {
-        let mut marks = Marks::default();
-        marks.mark("a", 1, "/in/1".into(), now);
-        marks
+    fn pending(now: Instant) -> PendingRoutes {
+        let mut pending = PendingRoutes::default();
+        pending.add("a", 1, "/in/1".into(), now);
+        pending
     }
 
     #[test]
     fn files_that_come_together_are_one_run() {
         let now = Instant::now();
-        let mut marks = marked(now);
-        marks.mark("a", 2, "/in/2".into(), now + GATHER / 2);
-        let (route, mark) = marks.next().expect("marked");
-        assert_eq!((route.as_str(), mark.files, mark.not_before), ("a", 3, now + GATHER));
-        marks.done("a", &mark, now);
-        assert!(marks.next().is_none());
+        let mut pending = pending(now);
+        pending.add("a", 2, "/in/2".into(), now + BATCH_DELAY / 2);
+        let (route, pending_route) = pending.next().expect("marked");
+        assert_eq!((route.as_str(), pending_route.files, pending_route.not_before), ("a", 3, now + BATCH_DELAY));
+        pending.remove_submitted("a", &pending_route, now);
+        assert!(pending.next().is_none());
     }
 
     #[test]
     fn a_route_that_is_marked_during_the_call_is_handed_over_again() {
         let now = Instant::now();
-        let mut marks = marked(now);
-        let (_, mark) = marks.next().expect("marked");
-        marks.mark("a", 1, "/in/2".into(), now);
-        marks.done("a", &mark, now);
-        let (_, again) = marks.next().expect("still marked");
-        assert_eq!((again.files, again.not_before), (1, now + PAUSE));
+        let mut pending = pending(now);
+        let (_, route) = pending.next().expect("marked");
+        pending.add("a", 1, "/in/2".into(), now);
+        pending.remove_submitted("a", &route, now);
+        let (_, again) = pending.next().expect("still marked");
+        assert_eq!((again.files, again.not_before), (1, now + MIN_SUBMIT_INTERVAL));
     }
 
     #[test]
     fn a_stream_of_files_asks_the_queue_no_more_often_than_needed() {
         let now = Instant::now();
-        let mut marks = marked(now);
-        let (_, mark) = marks.next().expect("marked");
-        marks.done("a", &mark, now);
-        marks.mark("a", 1, "/in/2".into(), now + Duration::from_millis(10));
-        assert_eq!(marks.next().expect("marked").1.not_before, now + PAUSE);
-        marks.mark("b", 1, "/in/3".into(), now + Duration::from_millis(20));
-        assert_eq!(marks.next().expect("marked").0, "b", "another route does not wait for it");
+        let mut pending = pending(now);
+        let (_, route) = pending.next().expect("marked");
+        pending.remove_submitted("a", &route, now);
+        pending.add("a", 1, "/in/2".into(), now + Duration::from_millis(10));
+        assert_eq!(pending.next().expect("marked").1.not_before, now + MIN_SUBMIT_INTERVAL);
+        pending.add("b", 1, "/in/3".into(), now + Duration::from_millis(20));
+        assert_eq!(pending.next().expect("marked").0, "b", "another route does not wait for it");
     }
 
     #[test]
     fn a_queue_that_is_away_is_asked_less_and_less() {
         let now = Instant::now();
-        let mut outage = Outage::after(None, now);
-        assert_eq!(outage.next, now + FIRST_RETRY);
+        let mut outage = Backoff::after(None, now);
+        assert_eq!(outage.next, now + INITIAL_RETRY_DELAY);
         for _ in 0..10 {
-            outage = Outage::after(Some(&outage), now);
+            outage = Backoff::after(Some(&outage), now);
         }
-        assert_eq!(outage.next, now + LONGEST_RETRY);
+        assert_eq!(outage.next, now + MAX_RETRY_DELAY);
     }
 
     #[test]
     fn a_refused_route_waits_for_itself_alone() {
         let now = Instant::now();
-        let mut marks = marked(now);
-        marks.mark("b", 1, "/in/2".into(), now);
-        marks.postpone("a", now + REFUSED_RETRY);
-        assert_eq!(marks.next().expect("marked").0, "b");
+        let mut pending = pending(now);
+        pending.add("b", 1, "/in/2".into(), now);
+        pending.postpone("a", now + REJECTED_RETRY_DELAY);
+        assert_eq!(pending.next().expect("marked").0, "b");
     }
 }

@@ -8,13 +8,13 @@ use quick_xml::events::Event;
 pub use dxr::Value;
 
 /// Bytes of a call. A job is a command line.
-pub const LONGEST_CALL: usize = 64 * 1024;
+pub const MAX_CALL: usize = 64 * 1024;
 
 /// Bytes of an answer that are read: a list of very many jobs.
-pub const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
+pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
 /// Elements within each other. A string within an array needs eight, a value of a structure within an array eleven.
-const DEEPEST: usize = 16;
+const MAX_DEPTH: usize = 16;
 
 /// The fault code of Python's server, whatever the fault.
 const FAULT: i32 = 1;
@@ -62,8 +62,8 @@ pub fn write_fault(text: impl Into<String>) -> String {
 /// When it is neither.
 pub fn read_answer(body: &[u8]) -> Result<Result<Value, String>, String> {
     let text = checked(body)?;
-    if let Ok(answer) = MethodResponse::from_xml(text) {
-        return Ok(Ok(answer.value));
+    if let Ok(response) = MethodResponse::from_xml(text) {
+        return Ok(Ok(response.value));
     }
     let fault = FaultResponse::from_xml(text).map_err(|_| "this is not an XML-RPC answer".to_owned())?;
     Ok(Err(fault.fault.string().to_owned()))
@@ -81,7 +81,7 @@ fn checked(body: &[u8]) -> Result<&str, String> {
     let mut depth = 0_usize;
     loop {
         match reader.read_event() {
-            Ok(Event::Start(_)) if depth >= DEEPEST => return Err(format!("more than {DEEPEST} elements deep")),
+            Ok(Event::Start(_)) if depth >= MAX_DEPTH => return Err(format!("more than {MAX_DEPTH} elements deep")),
             Ok(Event::Start(_)) => depth += 1,
             Ok(Event::End(_)) => depth = depth.saturating_sub(1),
             Ok(Event::DocType(_)) => return Err("document types and entities are not accepted".to_owned()),
@@ -104,9 +104,9 @@ mod tests {
 
     #[test]
     fn a_call_of_any_client_is_read() {
-        let words = ["bots-engine", "-c/path/config"].map(|word| Value::String(word.to_owned()));
+        let argv = ["bots-engine", "-c/path/config"].map(|word| Value::String(word.to_owned()));
         let expected =
-            Call { method: "addjob".to_owned(), arguments: vec![Value::Array(words.to_vec()), Value::Integer(5)] };
+            Call { method: "addjob".to_owned(), arguments: vec![Value::Array(argv.to_vec()), Value::Integer(5)] };
         assert_eq!(read_call(CALL.as_bytes()).as_ref(), Ok(&expected));
         let with_int = CALL.replace("i4>", "int>");
         assert_eq!(read_call(with_int.as_bytes()).as_ref(), Ok(&expected));
@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn special_characters_survive() {
-        let words = "a<b>&\"c' ü 日本 ]]> \t end";
-        let written = write_call("m", vec![Value::String(words.to_owned())]);
-        assert_eq!(read_call(written.as_bytes()).expect("a call").arguments, [Value::String(words.to_owned())]);
+        let argv = "a<b>&\"c' ü 日本 ]]> \t end";
+        let written = write_call("m", vec![Value::String(argv.to_owned())]);
+        assert_eq!(read_call(written.as_bytes()).expect("a call").arguments, [Value::String(argv.to_owned())]);
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
         let bomb = format!("<!DOCTYPE x [<!ENTITY a \"aaaa\">]>{}", CALL.replace("bots-engine", "&a;"));
         assert!(read_call(bomb.as_bytes()).is_err_and(|text| text.contains("entities")));
         assert!(read_call(CALL.replace("bots-engine", "&a;").as_bytes()).is_err());
-        let levels = LONGEST_CALL / "<value><array><data>".len();
+        let levels = MAX_CALL / "<value><array><data>".len();
         let deep =
             format!("<methodCall><methodName>m</methodName><params><param>{}", "<value><array><data>".repeat(levels));
         assert!(read_call(deep.as_bytes()).is_err_and(|text| text.contains("deep")));
@@ -172,12 +172,12 @@ mod tests {
         for _ in 0..20_000 {
             let mut body = original.to_vec();
             for _ in 0..=random(4) {
-                let place = random(body.len());
+                let position = random(body.len());
                 match random(4) {
-                    0 => body[place] = u8::try_from(random(256)).expect("a byte"),
-                    1 => drop(body.remove(place)),
-                    2 => body.insert(place, b"<>&;/!?\"="[random(9)]),
-                    _ => body.extend_from_within(place..),
+                    0 => body[position] = u8::try_from(random(256)).expect("a byte"),
+                    1 => drop(body.remove(position)),
+                    2 => body.insert(position, b"<>&;/!?\"="[random(9)]),
+                    _ => body.extend_from_within(position..),
                 }
             }
             let _ = read_call(&body);

@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::unistd::Pid;
 
-use crate::health::state::Service;
-use crate::process::usage::{Usage, of_each, of_this};
+use crate::health::state::ServiceHealth;
+use crate::process::usage::{Usage, current_process, per_root};
 
 /// What one scrape has read.
 #[derive(Debug)]
-pub(super) struct Readings {
+pub(super) struct UsageSample {
     /// Of each service that has processes.
     pub services: Vec<(&'static str, Usage)>,
     /// Of bots-ctl itself.
@@ -19,22 +19,22 @@ pub(super) struct Readings {
 
 /// The CPU time of each service so far.
 #[derive(Debug, Default)]
-pub(super) struct Meters(Mutex<HashMap<&'static str, Meter>>);
+pub(super) struct CpuTotals(Mutex<HashMap<&'static str, CpuTotal>>);
 
 /// A process that ends takes the time with it that it has used, unless its parent waits for it: what was read once counts.
 #[derive(Debug, Default, Clone, Copy)]
-struct Meter {
+struct CpuTotal {
     pid: Option<i32>,
     last: f64,
     total: f64,
 }
 
-impl Meters {
+impl CpuTotals {
     /// Reads what services use. The jobs of a job queue that has no process are what is left over.
-    pub fn read(&self, services: &[Service]) -> Readings {
-        let with_process: Vec<&Service> = services.iter().filter(|service| service.pid.is_some()).collect();
+    pub fn read(&self, services: &[ServiceHealth]) -> UsageSample {
+        let with_process: Vec<&ServiceHealth> = services.iter().filter(|service| service.pid.is_some()).collect();
         let roots: Vec<Pid> = with_process.iter().filter_map(|service| service.pid).map(Pid::from_raw).collect();
-        let mut used = of_each(&roots);
+        let mut used = per_root(&roots);
         let rest = used.pop().unwrap_or_default();
         let queue = services.iter().find(|service| service.pid.is_none() && service.jobs.is_some());
         let owners = with_process.into_iter().chain(queue);
@@ -43,11 +43,11 @@ impl Meters {
             let cpu = meters.entry(service.name).or_default().read(service.pid, usage.cpu);
             (service.name, Usage { cpu, ..usage })
         });
-        Readings { services: services.collect(), own: of_this() }
+        UsageSample { services: services.collect(), own: current_process() }
     }
 }
 
-impl Meter {
+impl CpuTotal {
     fn read(&mut self, pid: Option<i32>, cpu: f64) -> f64 {
         let before = if pid == self.pid { self.last } else { 0.0 };
         *self = Self { pid, last: cpu, total: self.total + (cpu - before).max(0.0) };
@@ -61,13 +61,13 @@ mod tests {
 
     #[test]
     fn time_is_never_taken_back() {
-        let mut meter = Meter::default();
+        let mut meter = CpuTotal::default();
         let table =
             [(Some(1), 2.0, 2.0), (Some(1), 1.5, 2.0), (Some(1), 3.0, 3.5), (Some(2), 0.5, 4.0), (Some(2), 1.0, 4.5)];
         for (pid, cpu, total) in table {
             assert_eq!(meter.read(pid, cpu), total);
         }
-        let mut jobs = Meter::default();
+        let mut jobs = CpuTotal::default();
         assert_eq!([4.0, 5.0, 1.0, 2.0, 0.0].map(|cpu| jobs.read(None, cpu)), [4.0, 5.0, 5.0, 6.0, 6.0]);
     }
 }

@@ -2,7 +2,7 @@
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// A number that only grows while its process lives.
     Counter,
     /// A number that goes up and down.
@@ -15,18 +15,18 @@ pub enum Kind {
 
 /// A metric with its labels.
 #[derive(Debug, Clone, Copy)]
-pub struct Family {
+pub struct MetricDef {
     /// Its whole name.
     pub name: &'static str,
     /// What it is.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// The names of its labels, in their order.
     pub labels: &'static [&'static str],
     /// What it tells, in a sentence without a full stop.
     pub help: &'static str,
 }
 
-impl Kind {
+impl MetricKind {
     /// The word of the formats.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -39,13 +39,13 @@ impl Kind {
     }
 }
 
-impl Family {
+impl MetricDef {
     /// The name without what the formats themselves put at its end.
-    pub(super) fn stem(&self) -> &'static str {
+    pub(super) fn base_name(&self) -> &'static str {
         let end = match self.kind {
-            Kind::Counter => "_total",
-            Kind::Info => "_info",
-            Kind::Gauge | Kind::Histogram => "",
+            MetricKind::Counter => "_total",
+            MetricKind::Info => "_info",
+            MetricKind::Gauge | MetricKind::Histogram => "",
         };
         self.name.strip_suffix(end).unwrap_or(self.name)
     }
@@ -55,12 +55,12 @@ macro_rules! families {
     ($($constant:ident = $name:literal $kind:ident [$($label:literal),*] $help:literal;)*) => {
         $(
             #[doc = $help]
-            pub const $constant: Family =
-                Family { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };
+            pub const $constant: MetricDef =
+                MetricDef { name: $name, kind: MetricKind::$kind, labels: &[$($label),*], help: $help };
         )*
 
         /// All of them, in the order of the documentation.
-        pub const ALL: &[Family] = &[$($constant),*];
+        pub const ALL: &[MetricDef] = &[$($constant),*];
     };
 }
 
@@ -149,13 +149,13 @@ mod tests {
 
     #[test]
     fn names_keep_to_the_conventions() {
-        for (place, family) in ALL.iter().enumerate() {
-            let Family { name, kind, labels, help } = family;
+        for (index, family) in ALL.iter().enumerate() {
+            let MetricDef { name, kind, labels, help } = family;
             assert!(name.starts_with("botsctl_") || name.starts_with("process_"), "{name}");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
-            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
-            assert_eq!(name.ends_with("_info"), *kind == Kind::Info, "{name}");
-            assert!(ALL[..place].iter().all(|other| other.stem() != family.stem()), "{name} twice");
+            assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
+            assert_eq!(name.ends_with("_info"), *kind == MetricKind::Info, "{name}");
+            assert!(ALL[..index].iter().all(|other| other.base_name() != family.base_name()), "{name} twice");
             assert!(!help.ends_with('.') && !labels.contains(&"le"), "{name}");
         }
     }

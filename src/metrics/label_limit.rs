@@ -9,18 +9,18 @@ pub(super) const OTHER: &str = "other";
 
 /// Who has a name of its own keeps it as long as the process lives. So no sum ever changes hands, and none goes down.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(super) struct LabelLimit {
     limit: usize,
     known: Mutex<HashSet<String>>,
 }
 
-impl Names {
+impl LabelLimit {
     pub fn new(limit: usize) -> Self {
         Self { limit, known: Mutex::default() }
     }
 
     /// The values by the names they go under, those of the same name made one by `join`; `rest` has none.
-    pub fn sort<V>(
+    pub fn group<V>(
         &self,
         values: impl IntoIterator<Item = (String, V)>,
         rest: Option<V>,
@@ -48,10 +48,10 @@ mod tests {
 
     #[test]
     fn who_came_first_keeps_its_name() {
-        let names = Names::new(2);
+        let names = LabelLimit::new(2);
         let sort = |values: &[(&str, u32)]| -> Vec<(String, u32)> {
             let values = values.iter().map(|(name, value)| ((*name).to_owned(), *value));
-            names.sort(values, None, |sum, more| *sum += more).into_iter().collect()
+            names.group(values, None, |sum, more| *sum += more).into_iter().collect()
         };
         let expected = |values: &[(&str, u32)]| -> Vec<(String, u32)> {
             values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()

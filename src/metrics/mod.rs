@@ -27,15 +27,15 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
 use tokio::sync::Mutex;
 
-use crate::health::state::Facts;
-use crate::http::Page;
+use crate::health::state::HealthState;
+use crate::http::HttpBody;
 use crate::process::blocking;
-use crate::telemetry::child_output::LineSink;
+use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
 
-use cpu_totals::{Meters, Readings};
-use label_limit::Names;
-use writer::Writer;
+use cpu_totals::{CpuTotals, UsageSample};
+use label_limit::LabelLimit;
+use writer::MetricWriter;
 
 /// A format in which metrics can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,18 +81,18 @@ fn weight(accept: &str, wanted: &str) -> Option<f32> {
 /// Writes metrics down. What it has to remember between two scrapes is in here.
 pub struct Exporter {
     counters: Arc<Counters>,
-    lines: LineSink,
-    routes: Names,
-    directories: Names,
-    meters: Meters,
+    lines: ServiceOutput,
+    routes: LabelLimit,
+    directories: LabelLimit,
+    meters: CpuTotals,
     turn: Mutex<()>,
 }
 
 impl Exporter {
     /// Names at most `limit` routes, and as many directories.
     #[must_use]
-    pub fn new(counters: Arc<Counters>, lines: LineSink, limit: usize) -> Self {
-        let (routes, directories, meters) = (Names::new(limit), Names::new(limit), Meters::default());
+    pub fn new(counters: Arc<Counters>, lines: ServiceOutput, limit: usize) -> Self {
+        let (routes, directories, meters) = (LabelLimit::new(limit), LabelLimit::new(limit), CpuTotals::default());
         Self { counters, lines, routes, directories, meters, turn: Mutex::default() }
     }
 
@@ -101,19 +101,19 @@ impl Exporter {
     ///
     /// # Errors
     /// When there is no room for a thread.
-    pub async fn page(self: Arc<Self>, facts: Facts, accept: &str) -> io::Result<Page> {
+    pub async fn page(self: Arc<Self>, health: HealthState, accept: &str) -> io::Result<HttpBody> {
         let format = Format::wanted(accept);
         let exporter = Arc::clone(&self);
         let _turn = self.turn.lock().await;
-        let body = blocking::run(move || exporter.scrape(facts, format)).await?;
-        Ok(Page { content_type: format.content_type(), body })
+        let body = blocking::run(move || exporter.scrape(health, format)).await?;
+        Ok(HttpBody { content_type: format.content_type(), body })
     }
 
     /// All metrics as of now.
-    fn scrape(self: &Arc<Self>, facts: Facts, format: Format) -> String {
-        let readings = self.meters.read(&facts.services);
+    fn scrape(self: &Arc<Self>, health: HealthState, format: Format) -> String {
+        let readings = self.meters.read(&health.services);
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Scrape { exporter: Arc::clone(self), facts, readings }));
+        registry.register_collector(Box::new(Encoder { exporter: Arc::clone(self), health, readings }));
         let mut body = String::new();
         let written = match format {
             Format::Text => prometheus_text::encode(&mut body, &registry),
@@ -126,27 +126,27 @@ impl Exporter {
 }
 
 /// Everything that one scrape is made from.
-struct Scrape {
+struct Encoder {
     exporter: Arc<Exporter>,
-    facts: Facts,
-    readings: Readings,
+    health: HealthState,
+    readings: UsageSample,
 }
 
-impl fmt::Debug for Scrape {
+impl fmt::Debug for Encoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scrape").finish_non_exhaustive()
     }
 }
 
-impl Collector for Scrape {
+impl Collector for Encoder {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (page, facts, Exporter { counters, lines, routes, directories, .. }) =
-            (&mut Writer::new(encoder), &self.facts, &*self.exporter);
-        process::write(page, facts, counters, lines, &self.readings)?;
-        services::write(page, facts, &self.readings)?;
-        health::write(page, facts, counters)?;
-        edi::write(page, facts, routes)?;
-        queue_and_monitor::write(page, facts, counters, directories)
+        let (page, health, Exporter { counters, lines, routes, directories, .. }) =
+            (&mut MetricWriter::new(encoder), &self.health, &*self.exporter);
+        process::write(page, health, counters, lines, &self.readings)?;
+        services::write(page, health, &self.readings)?;
+        health::write(page, health, counters)?;
+        edi::write(page, health, routes)?;
+        queue_and_monitor::write(page, health, counters, directories)
     }
 }
 

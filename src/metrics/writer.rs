@@ -8,31 +8,31 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 
-use super::definitions::{Family, Kind};
+use super::definitions::{MetricDef, MetricKind};
 
 /// The longest value of a label. What people write into names of routes and paths has no limit.
-const LONGEST_VALUE: usize = 200;
+const MAX_LABEL_VALUE: usize = 200;
 
 /// Values for the labels of a family, in their order.
 pub(super) type Labels<'a, const N: usize> = [Cow<'a, str>; N];
 
 /// Families are written one after the other, each at most once.
-pub(super) struct Writer<'a>(DescriptorEncoder<'a>);
+pub(super) struct MetricWriter<'a>(DescriptorEncoder<'a>);
 
-impl<'a> Writer<'a> {
+impl<'a> MetricWriter<'a> {
     pub fn new(encoder: DescriptorEncoder<'a>) -> Self {
         Self(encoder)
     }
 
     /// A family without labels; not at all where there is no value.
-    pub fn one(&mut self, family: &Family, value: Option<f64>) -> fmt::Result {
-        self.all(family, value.map(|value| ([], value)))
+    pub fn write_single(&mut self, family: &MetricDef, value: Option<f64>) -> fmt::Result {
+        self.write_family(family, value.map(|value| ([], value)))
     }
 
     /// A family with its samples; not at all where there are none. The values of labels are cut where they are too long.
-    pub fn all<'v, const N: usize>(
+    pub fn write_family<'v, const N: usize>(
         &mut self,
-        family: &Family,
+        family: &MetricDef,
         samples: impl IntoIterator<Item = (Labels<'v, N>, f64)>,
     ) -> fmt::Result {
         let mut samples = samples.into_iter().peekable();
@@ -40,27 +40,27 @@ impl<'a> Writer<'a> {
             return Ok(());
         }
         let kind = match family.kind {
-            Kind::Counter => MetricType::Counter,
-            Kind::Gauge | Kind::Histogram => MetricType::Gauge,
-            Kind::Info => MetricType::Info,
+            MetricKind::Counter => MetricType::Counter,
+            MetricKind::Gauge | MetricKind::Histogram => MetricType::Gauge,
+            MetricKind::Info => MetricType::Info,
         };
-        let mut encoder = self.0.encode_descriptor(family.stem(), family.help, None, kind)?;
+        let mut encoder = self.0.encode_descriptor(family.base_name(), family.help, None, kind)?;
         for (values, value) in samples {
             let labels: Vec<(&str, Cow<'_, str>)> =
                 family.labels.iter().copied().zip(values.into_iter().map(shortened)).collect();
             match family.kind {
-                Kind::Info => encoder.encode_info(&labels)?,
-                Kind::Counter => counter(&mut labelled(&mut encoder, &labels)?, value)?,
-                Kind::Gauge | Kind::Histogram => gauge(&mut labelled(&mut encoder, &labels)?, value)?,
+                MetricKind::Info => encoder.encode_info(&labels)?,
+                MetricKind::Counter => counter(&mut labelled(&mut encoder, &labels)?, value)?,
+                MetricKind::Gauge | MetricKind::Histogram => gauge(&mut labelled(&mut encoder, &labels)?, value)?,
             }
         }
         Ok(())
     }
 
     /// A histogram without labels: how many there are in each class, by its upper end.
-    pub fn histogram(&mut self, family: &Family, sum: f64, classes: &[(f64, u64)]) -> fmt::Result {
+    pub fn histogram(&mut self, family: &MetricDef, sum: f64, classes: &[(f64, u64)]) -> fmt::Result {
         let count = classes.iter().map(|(_, count)| count).sum();
-        let mut encoder = self.0.encode_descriptor(family.stem(), family.help, None, MetricType::Histogram)?;
+        let mut encoder = self.0.encode_descriptor(family.base_name(), family.help, None, MetricType::Histogram)?;
         encoder.encode_histogram::<NoLabelSet>(sum, count, classes, None)
     }
 }
@@ -95,7 +95,7 @@ fn whole(value: f64) -> Option<u64> {
 }
 
 fn shortened(value: Cow<'_, str>) -> Cow<'_, str> {
-    match value.char_indices().nth(LONGEST_VALUE) {
+    match value.char_indices().nth(MAX_LABEL_VALUE) {
         Some((end, _)) => {
             let mut short = value[..end].to_owned();
             let _ = short.write_char('…');

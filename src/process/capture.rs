@@ -11,18 +11,18 @@ use tokio::net::unix::pipe;
 use tokio::time::{sleep, timeout};
 
 use super::Exit;
-use super::child::{Input, Output, SpawnError, Spec, signal_group};
+use super::child::{Input, Output, ProcessSpec, SpawnError, signal_group};
 use super::reaper::Reaper;
 
 /// More than any helper of ours prints; what is beyond is read and dropped, so that the helper never blocks.
-const MOST: usize = 4 * 1024 * 1024;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long after a helper's end its pipes are still read: something it has started may hold them open for ever.
-const LAST_OUTPUT: Duration = Duration::from_secs(1);
+const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a helper did.
 #[derive(Debug)]
-pub struct Captured {
+pub struct CapturedOutput {
     /// How it ended; `None` when it was killed at the time limit.
     pub exit: Option<Exit>,
     /// Its standard output.
@@ -35,7 +35,7 @@ pub struct Captured {
 ///
 /// # Errors
 /// When it cannot be started. How it ends is in the answer.
-pub async fn capture(reaper: &Reaper, spec: &Spec, input: &[u8]) -> Result<Captured, SpawnError> {
+pub async fn capture(reaper: &Reaper, spec: &ProcessSpec, input: &[u8]) -> Result<CapturedOutput, SpawnError> {
     capture_within(reaper, spec, input, None).await
 }
 
@@ -45,15 +45,15 @@ pub async fn capture(reaper: &Reaper, spec: &Spec, input: &[u8]) -> Result<Captu
 /// As [`capture`].
 pub async fn capture_within(
     reaper: &Reaper,
-    spec: &Spec,
+    spec: &ProcessSpec,
     input: &[u8],
     limit: Option<Duration>,
-) -> Result<Captured, SpawnError> {
-    let spec = Spec { input: Input::Pipe, output: Output::Pipe, ..spec.clone() };
+) -> Result<CapturedOutput, SpawnError> {
+    let spec = ProcessSpec { input: Input::Pipe, output: Output::Pipe, ..spec.clone() };
     let mut child = reaper.spawn(&spec)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (out, err) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
-    let talk = async { tokio::join!(feed(stdin, input), collect(stdout, &out), collect(stderr, &err)) };
+    let talk = async { tokio::join!(write_stdin(stdin, input), read_all(stdout, &out), read_all(stderr, &err)) };
     let end = async {
         let exit = match limit {
             None => Some(child.exited().await),
@@ -70,36 +70,36 @@ pub async fn capture_within(
         tokio::select! {
             _ = &mut talk => end.await,
             exit = &mut end => {
-                tokio::select! { _ = talk => {}, () = sleep(LAST_OUTPUT) => {} }
+                tokio::select! { _ = talk => {}, () = sleep(OUTPUT_DRAIN_TIMEOUT) => {} }
                 exit
             }
         }
     };
     let stderr = String::from_utf8_lossy(&err.borrow()).into_owned();
-    Ok(Captured { exit, stdout: out.into_inner(), stderr })
+    Ok(CapturedOutput { exit, stdout: out.into_inner(), stderr })
 }
 
 /// A pipe's reading end for the runtime.
 ///
 /// # Errors
 /// When the descriptor cannot be registered.
-pub fn reader(fd: OwnedFd) -> io::Result<pipe::Receiver> {
+pub fn pipe_reader(fd: OwnedFd) -> io::Result<pipe::Receiver> {
     pipe::Receiver::from_owned_fd(fd)
 }
 
 /// A helper that does not read its input to the end is judged by its exit, so a broken pipe is no error here.
-async fn feed(stdin: Option<OwnedFd>, input: &[u8]) {
+async fn write_stdin(stdin: Option<OwnedFd>, input: &[u8]) {
     if let Some(mut sender) = stdin.and_then(|fd| pipe::Sender::from_owned_fd(fd).ok()) {
         let _ = sender.write_all(input).await;
     }
 }
 
-async fn collect(fd: Option<OwnedFd>, into: &RefCell<Vec<u8>>) {
-    let Some(mut source) = fd.and_then(|fd| reader(fd).ok()) else { return };
+async fn read_all(fd: Option<OwnedFd>, into: &RefCell<Vec<u8>>) {
+    let Some(mut source) = fd.and_then(|fd| pipe_reader(fd).ok()) else { return };
     let mut chunk = [0; 4096];
     while let Ok(length @ 1..) = source.read(&mut chunk).await {
         let mut into = into.borrow_mut();
-        if into.len() < MOST {
+        if into.len() < MAX_BYTES {
             into.extend_from_slice(&chunk[..length]);
         }
     }

@@ -13,12 +13,13 @@ use std::process::{Command, Stdio};
 use nix::libc;
 use nix::unistd::Pid;
 
-pub(super) use super::sys::{become_subreaper, has_children, signal_queue, use_default, wait_any};
+pub(super) use super::sys::{become_subreaper, has_children, reset_signal, signal_queue, wait_any};
 pub use super::sys::{
-    die_of, group_exists, is_ignored, is_stopped, signal_group, signal_process, stop_ourselves, stop_own_group,
+    group_exists, is_ignored, is_stopped, set_parent_death_signal, signal_group, signal_process, stop_ourselves,
+    stop_own_group,
 };
 
-use super::sys::{close_inherited_on_exec, die_with, reset_signals, take_foreground};
+use super::sys::{close_inherited_on_exec, reset_signals, set_parent_death_kill, take_foreground};
 
 /// Where a child's standard input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +43,18 @@ pub enum Output {
 
 /// Which process group a child is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Group {
+pub enum ProcessGroup {
     /// One of its own, so that what it starts can be signalled with it.
-    Own,
+    New,
     /// One of its own that has the terminal's foreground, for programs a person types to.
-    Foreground,
+    NewForeground,
     /// Ours, as a part of a pipeline.
-    Ours,
+    Inherit,
 }
 
 /// A process to start. Not `Debug`: its environment holds secrets.
 #[derive(Clone)]
-pub struct Spec {
+pub struct ProcessSpec {
     /// Program: a path, or a name that is looked up on the child's PATH.
     pub program: OsString,
     /// Arguments, without the program.
@@ -61,7 +62,7 @@ pub struct Spec {
     /// Changes to our own environment.
     pub environment: Vec<(String, OsString)>,
     /// Variables the child does not get.
-    pub removed: Vec<String>,
+    pub env_remove: Vec<String>,
     /// Working directory, if not ours.
     pub directory: Option<PathBuf>,
     /// Standard input.
@@ -69,26 +70,26 @@ pub struct Spec {
     /// Standard output and error.
     pub output: Output,
     /// Its process group.
-    pub group: Group,
+    pub group: ProcessGroup,
     /// Is killed by the kernel when we die.
-    pub dies_with_us: bool,
+    pub kill_on_parent_death: bool,
     /// Inherits no descriptor but the standard three.
     pub service: bool,
 }
 
-impl Spec {
+impl ProcessSpec {
     /// A process with no input, whose output is read.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self {
             program: program.into(),
             args: Vec::new(),
             environment: Vec::new(),
-            removed: Vec::new(),
+            env_remove: Vec::new(),
             directory: None,
             input: Input::Null,
             output: Output::Pipe,
-            group: Group::Own,
-            dies_with_us: true,
+            group: ProcessGroup::New,
+            kill_on_parent_death: true,
             service: true,
         }
     }
@@ -131,7 +132,7 @@ pub(super) struct Spawned {
 }
 
 /// Forks and executes. The caller holds the reaper's lock, so that nobody else waits for the new pid.
-pub(super) fn spawn(spec: &Spec) -> Result<Spawned, SpawnError> {
+pub(super) fn spawn(spec: &ProcessSpec) -> Result<Spawned, SpawnError> {
     let mut child = command(spec).spawn().map_err(|error| explain(spec, error))?;
     let pid = Pid::from_raw(child.id().cast_signed());
     Ok(Spawned {
@@ -142,7 +143,7 @@ pub(super) fn spawn(spec: &Spec) -> Result<Spawned, SpawnError> {
     })
 }
 
-fn explain(spec: &Spec, error: io::Error) -> SpawnError {
+fn explain(spec: &ProcessSpec, error: io::Error) -> SpawnError {
     let name = spec.program.to_string_lossy().into_owned();
     if let Some(directory) = spec.directory.as_ref().filter(|directory| !directory.is_dir()) {
         let text = format!("its working directory {} does not exist", directory.display());
@@ -160,7 +161,7 @@ fn explain(spec: &Spec, error: io::Error) -> SpawnError {
 }
 
 /// Whether there is such a file: at its path, or for a bare name on the PATH that the child has.
-fn is_there(spec: &Spec) -> bool {
+fn is_there(spec: &ProcessSpec) -> bool {
     let program = Path::new(&spec.program);
     if spec.program.as_bytes().contains(&b'/') {
         return program.exists();
@@ -170,17 +171,17 @@ fn is_there(spec: &Spec) -> bool {
     !spec.program.is_empty() && std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-fn command(spec: &Spec) -> Command {
+fn command(spec: &ProcessSpec) -> Command {
     let mut command = Command::new(&spec.program);
     command.args(&spec.args);
-    for name in &spec.removed {
+    for name in &spec.env_remove {
         command.env_remove(name);
     }
     command.envs(spec.environment.iter().map(|(name, value)| (name, value)));
     if let Some(directory) = &spec.directory {
         command.current_dir(directory);
     }
-    if spec.group != Group::Ours {
+    if spec.group != ProcessGroup::Inherit {
         command.process_group(0);
     }
     command.stdin(match spec.input {
@@ -190,8 +191,9 @@ fn command(spec: &Spec) -> Command {
     });
     let output = || if spec.output == Output::Pipe { Stdio::piped() } else { Stdio::inherit() };
     command.stdout(output()).stderr(output());
-    let (foreground, service, parent) = (spec.group == Group::Foreground, spec.service, nix::unistd::getpid());
-    let dies_with_us = spec.dies_with_us;
+    let (foreground, service, parent) =
+        (spec.group == ProcessGroup::NewForeground, spec.service, nix::unistd::getpid());
+    let dies_with_us = spec.kill_on_parent_death;
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed. It makes
     // system calls alone (open, tcsetpgrp, sigaction, sigprocmask, prctl, getppid, close_range), allocates nothing
     // and takes no lock; its captures are Copy values.
@@ -202,7 +204,7 @@ fn command(spec: &Spec) -> Command {
             }
             reset_signals();
             if dies_with_us {
-                die_with(parent)?;
+                set_parent_death_kill(parent)?;
             }
             if service {
                 close_inherited_on_exec();

@@ -12,12 +12,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 
-use super::child::{self, SpawnError, Spawned, Spec};
+use super::child::{self, ProcessSpec, SpawnError, Spawned};
 use super::{Exit, Status, signals};
 
 /// After so many processes whatever else is ready has its turn: thousands may die together, and a signal or a probe
 /// must not wait for all of them.
-const BATCH: usize = 256;
+const MAX_BATCH: usize = 256;
 
 /// Starts and reaps. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl Reaper {
     pub fn start() -> io::Result<Self> {
         child::become_subreaper();
         // Where it was inherited as ignored, the kernel itself would reap, and the exit statuses be lost.
-        child::use_default(libc::SIGCHLD);
+        child::reset_signal(libc::SIGCHLD);
         let sigchld = SigSet::from(Signal::SIGCHLD);
         sigchld.thread_block()?;
         let deaths = child::signal_queue(&sigchld)?;
@@ -74,7 +74,7 @@ impl Reaper {
     ///
     /// # Errors
     /// See [`SpawnError`].
-    pub fn spawn(&self, spec: &Spec) -> Result<Child, SpawnError> {
+    pub fn spawn(&self, spec: &ProcessSpec) -> Result<Child, SpawnError> {
         // Held over fork and registration, so that the exit of the child is never taken for an orphan's.
         let mut table = self.lock();
         let Spawned { pid, stdin, stdout, stderr } = child::spawn(spec)?;
@@ -107,7 +107,7 @@ impl Reaper {
     /// Reaps a batch; says whether there may be more.
     fn reap_some(&self) -> bool {
         let (mut table, mut ended, mut more) = (self.lock(), 0, true);
-        for _ in 0..BATCH {
+        for _ in 0..MAX_BATCH {
             let Some((pid, status)) = child::wait_any() else {
                 more = false;
                 break;
@@ -116,7 +116,7 @@ impl Reaper {
                 (_, Some(holder)) => {
                     holder.send_replace(status);
                 }
-                (Status::Exited(exit), None) => self.tell_of_orphan(pid, exit),
+                (Status::Exited(exit), None) => self.log_orphan(pid, exit),
                 (_, None) => {}
             }
             if matches!(status, Status::Exited(_)) {
@@ -130,7 +130,7 @@ impl Reaper {
         more
     }
 
-    fn tell_of_orphan(&self, pid: Pid, exit: Exit) {
+    fn log_orphan(&self, pid: Pid, exit: Exit) {
         if self.warns.load(Relaxed) {
             tracing::warn!(pid = pid.as_raw(), "reaped an orphan: {exit}");
         } else {

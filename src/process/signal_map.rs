@@ -6,9 +6,9 @@ use super::signals::{is_forwarded, name, parse};
 
 /// What becomes of signals on their way.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Rewrites(HashMap<i32, Option<i32>>);
+pub struct SignalMap(HashMap<i32, Option<i32>>);
 
-impl Rewrites {
+impl SignalMap {
     /// Reads `FROM:TO` pairs, as in `TERM:QUIT`; 0 instead of a signal drops it.
     ///
     /// # Errors
@@ -28,11 +28,15 @@ fn read(pair: &str) -> Result<(i32, Option<i32>), String> {
     let Some((from, to)) = pair.split_once(':') else {
         return Err(format!("{pair:?} is no FROM:TO pair of signals, such as TERM:QUIT"));
     };
-    let from = known(from).map_err(|text| format!("{pair:?}: {text}"))?;
+    let from = parse_signal(from).map_err(|text| format!("{pair:?}: {text}"))?;
     if !is_forwarded(from) {
         return Err(format!("{pair:?}: {} is never passed on, so it cannot be rewritten", name(from)));
     }
-    let to = if to == "0" { None } else { Some(known(to).map_err(|text| format!("{pair:?}: {text}, or 0 to drop"))?) };
+    let to = if to == "0" {
+        None
+    } else {
+        Some(parse_signal(to).map_err(|text| format!("{pair:?}: {text}, or 0 to drop"))?)
+    };
     Ok((from, to))
 }
 
@@ -40,7 +44,7 @@ fn read(pair: &str) -> Result<(i32, Option<i32>), String> {
 ///
 /// # Errors
 /// When there is no such signal.
-pub fn known(text: &str) -> Result<i32, String> {
+pub fn parse_signal(text: &str) -> Result<i32, String> {
     parse(text).ok_or_else(|| format!("{text:?} is no signal; give a name such as TERM, or a number from 1 to 64"))
 }
 
@@ -48,8 +52,8 @@ pub fn known(text: &str) -> Result<i32, String> {
 mod tests {
     use super::*;
 
-    fn rewrites(pairs: &[&str]) -> Result<Rewrites, String> {
-        Rewrites::read(&pairs.iter().map(ToString::to_string).collect::<Vec<_>>())
+    fn rewrites(pairs: &[&str]) -> Result<SignalMap, String> {
+        SignalMap::read(&pairs.iter().map(ToString::to_string).collect::<Vec<_>>())
     }
 
     #[test]

@@ -13,7 +13,7 @@ use nix::sys::signalfd::{SignalFd, siginfo};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::child::{is_ignored, signal_queue, use_default};
+use super::child::{is_ignored, reset_signal, signal_queue};
 
 /// The highest signal number on Linux.
 pub const LAST: i32 = 64;
@@ -37,15 +37,15 @@ const NOT_FORWARDED: [Signal; 12] = [
 
 /// A signal that has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Received {
+pub struct SignalInfo {
     /// Its number.
     pub number: i32,
     /// Whether the kernel sent it by itself, as it does for the keys of a terminal: then the whole group has it.
-    pub by_kernel: bool,
+    pub from_kernel: bool,
 }
 
 /// Holds signals back until there is somebody to hear them: PID 1 would lose those that come before.
-pub fn hold() {
+pub fn block_all() {
     let _ = SigSet::all().thread_block();
 }
 
@@ -53,7 +53,7 @@ pub fn hold() {
 pub struct Signals {
     queue: AsyncFd<SignalFd>,
     /// Read already, and still to be given out.
-    waiting: VecDeque<Received>,
+    waiting: VecDeque<SignalInfo>,
 }
 
 impl Signals {
@@ -73,7 +73,7 @@ impl Signals {
         let mut blocked = wanted;
         blocked.add(Signal::SIGCHLD);
         blocked.add(Signal::SIGTTOU);
-        use_default(libc::SIGTSTP);
+        reset_signal(libc::SIGTSTP);
         blocked.thread_set_mask()?;
         Ok(Self { queue, waiting: VecDeque::new() })
     }
@@ -84,7 +84,7 @@ impl Signals {
     }
 
     /// The next signal, and who sent it.
-    pub async fn receive(&mut self) -> Received {
+    pub async fn receive(&mut self) -> SignalInfo {
         match self.waiting.pop_front() {
             Some(received) => received,
             None => self.read().await,
@@ -105,9 +105,9 @@ impl Signals {
         }
     }
 
-    async fn read(&self) -> Received {
+    async fn read(&self) -> SignalInfo {
         loop {
-            if let Some(received) = read(&self.queue).await.as_ref().and_then(of_others) {
+            if let Some(received) = read(&self.queue).await.as_ref().and_then(from_other_process) {
                 return received;
             }
         }
@@ -115,10 +115,10 @@ impl Signals {
 }
 
 /// A write of our own to a pipe without a reader is an error where it is made, and no signal to pass on.
-fn of_others(info: &siginfo) -> Option<Received> {
+fn from_other_process(info: &siginfo) -> Option<SignalInfo> {
     let number = info.ssi_signo.cast_signed();
     let own = number == libc::SIGPIPE && info.ssi_pid == std::process::id();
-    (!own).then_some(Received { number, by_kernel: info.ssi_code == libc::SI_KERNEL })
+    (!own).then_some(SignalInfo { number, from_kernel: info.ssi_code == libc::SI_KERNEL })
 }
 
 /// Waits for the next signal of a queue.
@@ -136,7 +136,7 @@ fn forwarded() -> SigSet {
 
 /// Whether the signal asks a service to stop. SIGHUP does: it is what a closing terminal sends.
 #[must_use]
-pub fn asks_to_stop(number: i32) -> bool {
+pub fn is_stop_signal(number: i32) -> bool {
     [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&number)
 }
 
@@ -160,12 +160,12 @@ pub fn parse(text: &str) -> Option<i32> {
     let short = upper.strip_prefix("SIG").unwrap_or(&upper);
     (1..=LAST).filter(|number| ![32, 33].contains(number)).find(|number| {
         let known = name(*number);
-        known.strip_prefix("SIG") == Some(short) || from_the_top(*number) == short
+        known.strip_prefix("SIG") == Some(short) || rtmax_name(*number) == short
     })
 }
 
 /// A realtime signal may also be counted from the last one.
-fn from_the_top(number: i32) -> String {
+fn rtmax_name(number: i32) -> String {
     if number == LAST { "RTMAX".to_owned() } else { format!("RTMAX-{}", LAST - number) }
 }
 

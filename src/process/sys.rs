@@ -43,7 +43,7 @@ pub(crate) fn reset_signals() {
 }
 
 /// Asks the kernel to kill this process when `parent` dies, and stops at once if that has already happened.
-pub(crate) fn die_with(parent: Pid) -> io::Result<()> {
+pub(crate) fn set_parent_death_kill(parent: Pid) -> io::Result<()> {
     // SAFETY: prctl with these arguments only sets an attribute of the calling process.
     let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     if set == 0 && nix::unistd::getppid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
@@ -81,7 +81,7 @@ fn stop(target: i32) {
 }
 
 /// Has the kernel send us this signal when `parent` dies; if that has happened already, it is sent now.
-pub fn die_of(number: i32, parent: Pid) {
+pub fn set_parent_death_signal(number: i32, parent: Pid) {
     // SAFETY: prctl with these arguments only sets an attribute of the calling process.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, number);
@@ -108,7 +108,7 @@ pub fn signal_process(pid: Pid, number: i32) {
 }
 
 /// Gives a signal its default disposition, whatever we have inherited.
-pub fn use_default(number: i32) {
+pub fn reset_signal(number: i32) {
     // SAFETY: a zeroed sigaction is SIG_DFL with no flags; no handler of anybody is replaced, since we have none.
     unsafe {
         let default: libc::sigaction = std::mem::zeroed();

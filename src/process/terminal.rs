@@ -12,8 +12,8 @@ use nix::libc;
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
-use super::child::{Group, is_stopped, stop_ourselves, stop_own_group};
-use super::signals::Received;
+use super::child::{ProcessGroup, is_stopped, stop_ourselves, stop_own_group};
+use super::signals::SignalInfo;
 use super::tree;
 
 /// Our controlling terminal.
@@ -21,7 +21,7 @@ pub struct Terminal {
     terminal: File,
     ours: Pid,
     /// Whether its foreground is ours to give: a shell that stops us, or goes on without us, takes it.
-    held: bool,
+    foreground: bool,
     /// Whether the program is in our group, beside others.
     shared: bool,
 }
@@ -32,18 +32,18 @@ impl Terminal {
     pub fn open() -> Option<Self> {
         let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
         let (ours, foreground) = (getpgrp(), tcgetpgrp(&terminal).ok()?);
-        let held = foreground == ours;
-        let shared = is_piped() && (held || has_company(ours));
-        Some(Self { terminal, ours, held: held && !shared, shared })
+        let is_foreground = foreground == ours;
+        let shared = is_piped() && (is_foreground || shares_group(ours));
+        Some(Self { terminal, ours, foreground: is_foreground && !shared, shared })
     }
 
     /// The group for a program a person types to.
     #[must_use]
-    pub fn group(&self) -> Group {
-        match (self.shared, self.held) {
-            (true, _) => Group::Ours,
-            (false, true) => Group::Foreground,
-            (false, false) => Group::Own,
+    pub fn group(&self) -> ProcessGroup {
+        match (self.shared, self.foreground) {
+            (true, _) => ProcessGroup::Inherit,
+            (false, true) => ProcessGroup::NewForeground,
+            (false, false) => ProcessGroup::New,
         }
     }
 
@@ -56,27 +56,27 @@ impl Terminal {
     /// Whether the program, in our group, has this signal already: the terminal tells all of a group, and a shell
     /// continues all. Only the leader of a session is told alone, namely that its terminal is gone.
     #[must_use]
-    pub fn has_told(&self, received: Received, program: Pid) -> bool {
+    pub fn already_delivered(&self, received: SignalInfo, program: Pid) -> bool {
         match received.number {
             libc::SIGCONT => !is_stopped(program),
             libc::SIGHUP if getsid(None) == Ok(getpid()) => false,
-            _ => received.by_kernel,
+            _ => received.from_kernel,
         }
     }
 
     /// Makes `group` the foreground group, if that is us now and it has a group of its own; says whether it did.
-    pub fn lend(&mut self, group: Pid) -> bool {
+    pub fn give_foreground(&mut self, group: Pid) -> bool {
         let lent = !self.shared && tcgetpgrp(&self.terminal) == Ok(self.ours);
         if lent {
             self.set_foreground(group);
-            self.held = true;
+            self.foreground = true;
         }
         lent
     }
 
     /// Makes us the foreground group, unless a shell has it.
-    pub fn take_back(&mut self) {
-        if std::mem::take(&mut self.held) {
+    pub fn take_foreground(&mut self) {
+        if std::mem::take(&mut self.foreground) {
             self.set_foreground(self.ours);
         }
     }
@@ -90,12 +90,12 @@ impl Terminal {
             return false;
         }
         // It stopped for want of the terminal, and a shell has given us that in the meantime.
-        if !self.held && self.lend(group) {
+        if !self.foreground && self.give_foreground(group) {
             return true;
         }
-        self.take_back();
+        self.take_foreground();
         stop_own_group();
-        self.lend(group)
+        self.give_foreground(group)
     }
 
     /// A background group that calls tcsetpgrp is sent SIGTTOU; we have it blocked.
@@ -115,7 +115,7 @@ fn is_pipe(stream: impl AsFd) -> bool {
 }
 
 /// Whether somebody else is in our group. A supervisor gives us one for ourselves, and pipes as well.
-fn has_company(ours: Pid) -> bool {
-    let others = tree::all().unwrap_or_default();
+fn shares_group(ours: Pid) -> bool {
+    let others = tree::list().unwrap_or_default();
     others.iter().any(|process| process.group == ours && process.pid != getpid())
 }

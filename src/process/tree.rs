@@ -16,19 +16,19 @@ use tracing::{info, warn};
 
 use super::child::{signal_group, signal_process, stop_own_group};
 use super::reaper::Reaper;
-use super::signals::{Signals, asks_to_stop};
+use super::signals::{Signals, is_stop_signal};
 
 /// A wait that is longer than this is explained in the log.
-const MOMENT: Duration = Duration::from_secs(1);
+const WAIT_LOG_DELAY: Duration = Duration::from_secs(1);
 
 /// After a death, how long until the rest is looked at: many die together, and a look reads all of `/proc`.
-const SETTLE: Duration = Duration::from_millis(20);
+const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a killed process may take to be gone; longer only when the kernel cannot end it.
-const LAST_BREATH: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// So many processes are named in one line of the log.
-const NAMED: usize = 10;
+const MAX_LISTED_PROCESSES: usize = 10;
 
 /// A process below this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct Process {
 
 /// All processes; `None` when `/proc` is not there, or is that of another PID namespace.
 #[must_use]
-pub fn all() -> Option<Vec<Process>> {
+pub fn list() -> Option<Vec<Process>> {
     if fs::read_link("/proc/self").ok()? != Path::new(&getpid().to_string()) {
         return None;
     }
@@ -70,11 +70,11 @@ pub fn read(pid: Pid) -> Option<Process> {
     parse(pid.as_raw(), &String::from_utf8_lossy(&stat))
 }
 
-/// All processes below this one; `None` as for [`all`].
+/// All processes below this one; `None` as for [`list`].
 #[must_use]
-pub fn below_us() -> Option<Vec<Process>> {
+pub fn descendants() -> Option<Vec<Process>> {
     let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
-    for process in all()? {
+    for process in list()? {
         children.entry(process.parent).or_default().push(process);
     }
     let mut found = children.remove(&getpid()).unwrap_or_default();
@@ -106,14 +106,14 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
 /// to stop. Returns when none is left, at once when there is none; says whether such a signal came.
 ///
 /// `groups` are the process groups to go by where `/proc` cannot be read.
-pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) -> bool {
+pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) -> bool {
     let (mut reaped, mut was_asked) = (reaper.reaped(), false);
     if !reaper.has_children() {
         return was_asked;
     }
     let begin = Instant::now();
-    let mut rest = Rest { groups, asked: HashSet::new(), killed: HashSet::new(), killing: false };
-    let (mut deadline, mut tell, mut look) = (begin + limit, Some(begin + MOMENT), Some(begin));
+    let mut rest = TerminationProgress { groups, signalled: HashSet::new(), killed: HashSet::new(), killing: false };
+    let (mut deadline, mut signal, mut refresh) = (begin + limit, Some(begin + WAIT_LOG_DELAY), Some(begin));
     loop {
         reaped.mark_unchanged();
         if !reaper.has_children() {
@@ -125,22 +125,22 @@ pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], lim
                 if number == libc::SIGTSTP {
                     stop_own_group();
                 }
-                was_asked |= asks_to_stop(number);
-                asks_to_stop(number)
+                was_asked |= is_stop_signal(number);
+                is_stop_signal(number)
             }
             () = sleep_until(deadline) => true,
-            () = at(look) => {
-                look = None;
-                rest.look();
+            () = sleep_until_opt(refresh) => {
+                refresh = None;
+                rest.refresh();
                 false
             }
-            () = at(tell) => {
-                tell = None;
+            () = sleep_until_opt(signal) => {
+                signal = None;
                 info!("waiting for {} to end, for at most {} s", rest.names(), limit.as_secs_f64());
                 false
             }
             _ = reaped.changed() => {
-                look.get_or_insert(Instant::now() + SETTLE);
+                refresh.get_or_insert(Instant::now() + REFRESH_INTERVAL);
                 false
             }
         };
@@ -149,13 +149,13 @@ pub async fn end_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], lim
             return was_asked;
         }
         if kill {
-            (rest.killing, tell, look) = (true, None, Some(Instant::now()));
-            deadline = Instant::now() + LAST_BREATH;
+            (rest.killing, signal, refresh) = (true, None, Some(Instant::now()));
+            deadline = Instant::now() + KILL_TIMEOUT;
         }
     }
 }
 
-async fn at(moment: Option<Instant>) {
+async fn sleep_until_opt(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
@@ -163,29 +163,29 @@ async fn at(moment: Option<Instant>) {
 }
 
 /// Who is left, and what they have been told.
-struct Rest<'a> {
+struct TerminationProgress<'a> {
     groups: &'a [Pid],
-    asked: HashSet<Pid>,
+    signalled: HashSet<Pid>,
     killed: HashSet<Pid>,
     killing: bool,
 }
 
-impl Rest<'_> {
+impl TerminationProgress<'_> {
     /// Looks at who is left and tells them to end.
-    fn look(&mut self) {
-        match below_us() {
-            None => self.tell_groups(),
-            Some(left) if self.killing => self.kill(&left),
-            Some(left) => self.ask(&left),
+    fn refresh(&mut self) {
+        match descendants() {
+            None => self.signal_groups(),
+            Some(remaining) if self.killing => self.kill(&remaining),
+            Some(left) => self.terminate(&left),
         }
     }
 
     /// Asks each process once: at first all of them, later those that have lost their parent since. What a process
     /// starts while it ends in order is its own affair.
-    fn ask(&mut self, left: &[Process]) {
-        let (us, first) = (getpid(), self.asked.is_empty());
-        for process in left.iter().filter(|process| first || process.parent == us) {
-            if process.state != 'Z' && self.asked.insert(process.pid) {
+    fn terminate(&mut self, remaining: &[Process]) {
+        let (us, first) = (getpid(), self.signalled.is_empty());
+        for process in remaining.iter().filter(|process| first || process.parent == us) {
+            if process.state != 'Z' && self.signalled.insert(process.pid) {
                 signal_process(process.pid, libc::SIGTERM);
                 // A stopped process acts on nothing but SIGKILL until it is continued.
                 signal_process(process.pid, libc::SIGCONT);
@@ -193,8 +193,8 @@ impl Rest<'_> {
         }
     }
 
-    fn kill(&mut self, left: &[Process]) {
-        let living = left.iter().filter(|process| process.state != 'Z');
+    fn kill(&mut self, remaining: &[Process]) {
+        let living = remaining.iter().filter(|process| process.state != 'Z');
         let new: Vec<&Process> = living.filter(|process| self.killed.insert(process.pid)).collect();
         let groups: HashSet<Pid> = new.iter().filter(|process| self.is_all_ours(process)).map(|p| p.group).collect();
         // A group is killed as one: what forks faster than we can look is in it as well.
@@ -203,7 +203,7 @@ impl Rest<'_> {
             signal_process(process.pid, libc::SIGKILL);
         }
         if !new.is_empty() {
-            warn!("killed {}", listed(new.iter().copied()));
+            warn!("killed {}", format_list(new.iter().copied()));
         }
     }
 
@@ -214,7 +214,7 @@ impl Rest<'_> {
     }
 
     /// Without knowing who is left: as PID 1 everybody is, and `kill` knows them by the number -1.
-    fn tell_groups(&self) {
+    fn signal_groups(&self) {
         let everybody = [Pid::from_raw(1)];
         for group in if getpid().as_raw() == 1 { &everybody } else { self.groups } {
             signal_group(*group, if self.killing { libc::SIGKILL } else { libc::SIGTERM });
@@ -226,22 +226,22 @@ impl Rest<'_> {
     }
 
     fn names(&self) -> String {
-        match below_us() {
-            Some(left) if !left.is_empty() => listed(left.iter()),
+        match descendants() {
+            Some(remaining) if !remaining.is_empty() => format_list(remaining.iter()),
             _ => "what was left behind".to_owned(),
         }
     }
 }
 
 /// `sleep (12), python (13) and 4 more`.
-fn listed<'a>(processes: impl ExactSizeIterator<Item = &'a Process>) -> String {
+fn format_list<'a>(processes: impl ExactSizeIterator<Item = &'a Process>) -> String {
     let (count, mut text) = (processes.len(), String::new());
-    for (number, process) in processes.take(NAMED).enumerate() {
+    for (number, process) in processes.take(MAX_LISTED_PROCESSES).enumerate() {
         let between = if number == 0 { "" } else { ", " };
         let _ = write!(text, "{between}{} ({})", process.name, process.pid);
     }
-    if count > NAMED {
-        let _ = write!(text, " and {} more", count - NAMED);
+    if count > MAX_LISTED_PROCESSES {
+        let _ = write!(text, " and {} more", count - MAX_LISTED_PROCESSES);
     }
     text
 }
@@ -261,7 +261,7 @@ mod tests {
     fn a_long_list_is_cut() {
         let one = |pid| parse(pid, &format!("{pid} (sleep) S 1 1 1")).expect("it is a line of /proc");
         let all: Vec<Process> = (1..=12).map(one).collect();
-        assert_eq!(listed(all[..2].iter()), "sleep (1), sleep (2)");
-        assert!(listed(all.iter()).ends_with("sleep (10) and 2 more"));
+        assert_eq!(format_list(all[..2].iter()), "sleep (1), sleep (2)");
+        assert!(format_list(all.iter()).ends_with("sleep (10) and 2 more"));
     }
 }

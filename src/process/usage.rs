@@ -22,18 +22,18 @@ pub struct Usage {
 
 /// What this process uses alone.
 #[must_use]
-pub fn of_this() -> Option<Usage> {
-    Some(Units::of_system().of(std::slice::from_ref(&tree::read(getpid())?)))
+pub fn current_process() -> Option<Usage> {
+    Some(ProcUnits::of_system().of(std::slice::from_ref(&tree::read(getpid())?)))
 }
 
 /// What each of these processes uses with all below it and in its group, and last what the other ones below this process
 /// use.
 #[must_use]
-pub fn of_each(roots: &[Pid]) -> Vec<Usage> {
+pub fn per_root(roots: &[Pid]) -> Vec<Usage> {
     let mut shares: Vec<Vec<Process>> = vec![Vec::new(); roots.len() + 1];
     let mut owners: HashMap<Pid, usize> = HashMap::new();
     // A parent comes before its children.
-    for process in below_us() {
+    for process in descendants() {
         let is_root = roots.iter().position(|root| *root == process.pid);
         let in_group = || roots.iter().position(|root| *root == process.group);
         let owner = is_root.or_else(|| owners.get(&process.parent).copied()).or_else(in_group).unwrap_or(roots.len());
@@ -42,14 +42,16 @@ pub fn of_each(roots: &[Pid]) -> Vec<Usage> {
         }
         shares[owner].push(process);
     }
-    let units = Units::of_system();
+    let units = ProcUnits::of_system();
     shares.iter().map(|share| units.of(share)).collect()
 }
 
 /// By the kernel's lists of children, so that it costs nothing how many others there are; where there are no such lists, by
 /// all that is in `/proc`.
-fn below_us() -> Vec<Process> {
-    walk().or_else(|_| tree::below_us().ok_or(io::ErrorKind::NotFound.into())).unwrap_or_else(|_: io::Error| Vec::new())
+fn descendants() -> Vec<Process> {
+    walk()
+        .or_else(|_| tree::descendants().ok_or(io::ErrorKind::NotFound.into()))
+        .unwrap_or_else(|_: io::Error| Vec::new())
 }
 
 fn walk() -> io::Result<Vec<Process>> {
@@ -74,12 +76,12 @@ fn children(pid: Pid) -> io::Result<Vec<Pid>> {
 }
 
 /// What the numbers of `/proc` count in.
-struct Units {
+struct ProcUnits {
     page: u64,
     tick: f64,
 }
 
-impl Units {
+impl ProcUnits {
     fn of_system() -> Self {
         let ask = |what| sysconf(what).ok().flatten().and_then(|value| u32::try_from(value).ok());
         let tick = 1.0 / f64::from(ask(SysconfVar::CLK_TCK).unwrap_or(100));
@@ -109,13 +111,13 @@ mod tests {
         let mut there = [0; 5];
         io::Read::read_exact(shell.stdout.as_mut().expect("piped"), &mut there).expect("it says so");
         let root = Pid::from_raw(shell.id().cast_signed());
-        let used = of_each(&[root]);
+        let used = per_root(&[root]);
         let [one, _] = used.as_slice() else { panic!("{used:?}") };
         assert!(one.processes == 2 && one.resident > 0 && one.cpu < 60.0, "{used:?}");
         let walked = walk().map(|all| all.iter().filter(|process| process.parent == root).count());
         assert!(walked.is_ok_and(|count| count == 1));
         drop(shell.stdin.take());
         shell.wait().expect("it ends");
-        assert!(of_this().is_some_and(|usage| usage.processes == 1 && usage.resident > 1_000_000));
+        assert!(current_process().is_some_and(|usage| usage.processes == 1 && usage.resident > 1_000_000));
     }
 }

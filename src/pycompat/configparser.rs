@@ -27,12 +27,12 @@ const DEFAULT: &str = "DEFAULT";
 #[derive(Debug, Clone, Default)]
 pub struct BotsIni {
     /// In order of first appearance, with `[DEFAULT]` as one of them.
-    sections: IndexMap<String, Section>,
+    sections: IndexMap<String, IniSection>,
 }
 
 /// One value and where it was set, so that a complaint about it can say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct IniValue<'a> {
     /// The value; the lines of a longer one are joined by `\n`.
     pub value: &'a str,
     /// The line of the key, counted from 1.
@@ -51,14 +51,14 @@ pub struct ParseError {
 }
 
 #[derive(Debug, Clone)]
-struct Section {
+struct IniSection {
     name: String,
     line: usize,
-    settings: Vec<Setting>,
+    settings: Vec<IniSetting>,
 }
 
 #[derive(Debug, Clone)]
-struct Setting {
+struct IniSetting {
     key: String,
     value: String,
     line: usize,
@@ -74,7 +74,7 @@ impl BotsIni {
     /// Every faulty line in order. Python gives up at the first duplicate or
     /// missing header; we read on, so that one correction round is enough.
     pub fn parse(text: &str) -> Result<Self, Vec<ParseError>> {
-        let mut reader = Reader::default();
+        let mut reader = IniParser::default();
         for (index, line) in lines(text).enumerate() {
             reader.read_line(index + 1, line);
         }
@@ -83,9 +83,9 @@ impl BotsIni {
 
     /// The value of `key`, in any case, from the section or else from `[DEFAULT]`.
     /// A section that does not exist inherits nothing.
-    pub fn get(&self, section: &str, key: &str) -> Option<Entry<'_>> {
+    pub fn get(&self, section: &str, key: &str) -> Option<IniValue<'_>> {
         let key = key.to_lowercase();
-        self.section(section)?.setting(&key).or_else(|| self.section(DEFAULT)?.setting(&key)).map(Setting::entry)
+        self.section(section)?.setting(&key).or_else(|| self.section(DEFAULT)?.setting(&key)).map(IniSetting::entry)
     }
 
     /// Whether there is such a section. `[DEFAULT]` is none, as in Python.
@@ -112,16 +112,16 @@ impl BotsIni {
         let defaults = own.and_then(|_| self.section(DEFAULT));
         let inherited = settings(defaults).map(move |lent| own.and_then(|own| own.setting(&lent.key)).unwrap_or(lent));
         let added = settings(own).filter(move |own| defaults.is_none_or(|lent| lent.setting(&own.key).is_none()));
-        inherited.chain(added).map(Setting::pair)
+        inherited.chain(added).map(IniSetting::pair)
     }
 
-    fn section(&self, name: &str) -> Option<&Section> {
+    fn section(&self, name: &str) -> Option<&IniSection> {
         self.sections.get(name)
     }
 }
 
-impl Section {
-    fn setting(&self, key: &str) -> Option<&Setting> {
+impl IniSection {
+    fn setting(&self, key: &str) -> Option<&IniSetting> {
         self.settings.iter().find(|setting| setting.key == key)
     }
 
@@ -131,23 +131,23 @@ impl Section {
     }
 }
 
-fn settings(section: Option<&Section>) -> impl Iterator<Item = &Setting> {
+fn settings(section: Option<&IniSection>) -> impl Iterator<Item = &IniSetting> {
     section.into_iter().flat_map(|section| &section.settings)
 }
 
-impl Setting {
+impl IniSetting {
     fn pair(&self) -> (&str, &str) {
         (&self.key, &self.value)
     }
 
-    fn entry(&self) -> Entry<'_> {
-        Entry { value: &self.value, line: self.line }
+    fn entry(&self) -> IniValue<'_> {
+        IniValue { value: &self.value, line: self.line }
     }
 }
 
 /// Reads line by line. Faults do not change how the next lines are understood.
 #[derive(Default)]
-struct Reader {
+struct IniParser {
     ini: BotsIni,
     faults: Vec<ParseError>,
     /// The section being read, by index; none before the first header.
@@ -158,7 +158,7 @@ struct Reader {
     indent: usize,
 }
 
-impl Reader {
+impl IniParser {
     fn read_line(&mut self, number: usize, line: &str) {
         let content = strip(line);
         if is_comment(content) {
@@ -187,7 +187,7 @@ impl Reader {
         }
     }
 
-    fn open_setting(&mut self) -> Option<&mut Setting> {
+    fn open_setting(&mut self) -> Option<&mut IniSetting> {
         let section = self.section.filter(|_| self.open)?;
         self.ini.sections[section].settings.last_mut()
     }
@@ -200,7 +200,7 @@ impl Reader {
             self.fault(number, duplicate_section(name, first));
         }
         self.section = known.or_else(|| {
-            let section = Section { name: name.to_owned(), line: number, settings: Vec::new() };
+            let section = IniSection { name: name.to_owned(), line: number, settings: Vec::new() };
             Some(self.ini.sections.insert_full(name.to_owned(), section).0)
         });
     }
@@ -220,7 +220,7 @@ impl Reader {
         }
         let section = &mut self.ini.sections[section];
         let duplicate = section.setting(&key).map(|first| duplicate_key(&key, &section.name, first.line));
-        section.settings.push(Setting { key, value: strip(value).to_owned(), line: number, end: number });
+        section.settings.push(IniSetting { key, value: strip(value).to_owned(), line: number, end: number });
         if let Some(message) = duplicate {
             self.fault(number, message);
         }

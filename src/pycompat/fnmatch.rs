@@ -8,13 +8,13 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
 /// Where Python's `surrogateescape` puts bytes that are no UTF-8.
-const ESCAPED: u32 = 0xdc00;
+const ESCAPE_BIT: u32 = 0xdc00;
 
 const HYPHEN: u32 = '-' as u32;
 
 /// A mask.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Mask {
+pub struct FnMatch {
     text: String,
     tokens: Vec<Token>,
 }
@@ -36,23 +36,23 @@ struct Set {
     ranges: Vec<(u32, u32)>,
 }
 
-impl Mask {
+impl FnMatch {
     /// Reads a mask. Each text is one: what is no pattern stands for itself.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let characters: Vec<u32> = text.chars().map(u32::from).collect();
         let mut tokens = Vec::new();
-        let mut place = 0;
-        while let Some(&character) = characters.get(place) {
-            place += 1;
+        let mut position = 0;
+        while let Some(&character) = characters.get(position) {
+            position += 1;
             let token = match char::from_u32(character) {
                 Some('*') if tokens.last() == Some(&Token::Any) => continue,
                 Some('*') => Token::Any,
                 Some('?') => Token::One,
-                Some('[') => match end_of_set(&characters, place) {
+                Some('[') => match end_of_set(&characters, position) {
                     Some(end) => {
-                        let set = Set::new(&characters[place..end]);
-                        place = end + 1;
+                        let set = Set::new(&characters[position..end]);
+                        position = end + 1;
                         Token::Set(set)
                     }
                     None => Token::Literal(character),
@@ -80,18 +80,18 @@ impl Mask {
     #[must_use]
     pub fn matches(&self, name: &OsStr) -> bool {
         let name = characters(name);
-        let (mut token, mut place) = (0, 0);
+        let (mut token, mut position) = (0, 0);
         // Where to go on when what followed the last `*` turns out not to match.
         let mut retry = None;
         loop {
-            match (self.tokens.get(token), name.get(place)) {
+            match (self.tokens.get(token), name.get(position)) {
                 (Some(Token::Any), _) => {
                     token += 1;
-                    retry = Some((token, place));
+                    retry = Some((token, position));
                     continue;
                 }
                 (Some(wanted), Some(character)) if wanted.matches(*character) => {
-                    (token, place) = (token + 1, place + 1);
+                    (token, position) = (token + 1, position + 1);
                     continue;
                 }
                 (None, None) => return true,
@@ -100,7 +100,7 @@ impl Mask {
             match &mut retry {
                 Some((after, from)) if *from < name.len() => {
                     *from += 1;
-                    (token, place) = (*after, *from);
+                    (token, position) = (*after, *from);
                 }
                 _ => return false,
             }
@@ -139,10 +139,10 @@ impl Set {
         }
         let is_negated = pieces[0].first() == Some(&u32::from('!'));
         let mut ranges = Vec::new();
-        for (place, piece) in pieces.iter().enumerate() {
-            let members = &piece[usize::from(place == 0 && is_negated)..];
+        for (position, piece) in pieces.iter().enumerate() {
+            let members = &piece[usize::from(position == 0 && is_negated)..];
             ranges.extend(members.iter().map(|character| (*character, *character)));
-            if let Some(high) = pieces.get(place + 1).and_then(|next| next.first()) {
+            if let Some(high) = pieces.get(position + 1).and_then(|next| next.first()) {
                 // With nothing before it the hyphen is a member.
                 ranges.push(members.last().map_or((HYPHEN, HYPHEN), |low| (*low, *high)));
             }
@@ -160,7 +160,7 @@ fn pieces(inside: &[u32]) -> Vec<Vec<u32>> {
     let mut pieces = Vec::new();
     let mut begin = 0;
     let mut from = if inside.first() == Some(&u32::from('!')) { 2 } else { 1 };
-    while let Some(hyphen) = (from..inside.len()).find(|place| inside[*place] == HYPHEN) {
+    while let Some(hyphen) = (from..inside.len()).find(|position| inside[*position] == HYPHEN) {
         pieces.push(inside[begin..hyphen].to_vec());
         begin = hyphen + 1;
         from = hyphen + 3;
@@ -175,17 +175,17 @@ fn pieces(inside: &[u32]) -> Vec<Vec<u32>> {
 
 /// The place of the bracket that closes a set which begins at `begin`. One that comes first, or after `!`, is a member.
 fn end_of_set(characters: &[u32], begin: usize) -> Option<usize> {
-    let is = |place: usize, c: char| characters.get(place) == Some(&u32::from(c));
+    let is = |position: usize, c: char| characters.get(position) == Some(&u32::from(c));
     let mut from = begin + usize::from(is(begin, '!'));
     from += usize::from(is(from, ']'));
-    (from..characters.len()).find(|place| is(*place, ']'))
+    (from..characters.len()).find(|index| is(*index, ']'))
 }
 
 fn characters(name: &OsStr) -> Vec<u32> {
     let mut characters = Vec::with_capacity(name.len());
     for chunk in name.as_bytes().utf8_chunks() {
         characters.extend(chunk.valid().chars().map(u32::from));
-        characters.extend(chunk.invalid().iter().map(|byte| ESCAPED + u32::from(*byte)));
+        characters.extend(chunk.invalid().iter().map(|byte| ESCAPE_BIT + u32::from(*byte)));
     }
     characters
 }
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     fn matches(mask: &str, name: &str) -> bool {
-        Mask::new(mask).matches(OsStr::new(name))
+        FnMatch::new(mask).matches(OsStr::new(name))
     }
 
     #[test]
@@ -225,8 +225,8 @@ mod tests {
     #[test]
     fn a_byte_that_is_no_text_is_one_character() {
         let name = OsStr::from_bytes(b"a\xffb");
-        assert!(Mask::new("a?b").matches(name) && Mask::new("a*").matches(name));
-        assert!(!Mask::new("a??b").matches(name) && !Mask::new("a\u{ff}b").matches(name));
+        assert!(FnMatch::new("a?b").matches(name) && FnMatch::new("a*").matches(name));
+        assert!(!FnMatch::new("a??b").matches(name) && !FnMatch::new("a\u{ff}b").matches(name));
     }
 
     #[test]

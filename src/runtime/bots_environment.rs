@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::bots::config_source::Source;
-use crate::bots::django_settings::Facts;
+use crate::bots::config_source::ConfigFiles;
+use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
-use crate::bots::services::{Inherited, Variables, variables};
+use crate::bots::services::{ChildEnv, InheritedEnv, build_child_env};
 use crate::bots::{self, Installation};
 use crate::config::Config;
 use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE};
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
-use crate::health::checks::Targets;
+use crate::health::checks::CheckTargets;
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
@@ -24,24 +24,24 @@ pub(crate) async fn find_bots(config: &Config, reaper: &Reaper) -> Result<Instal
 }
 
 /// The variables for children, on top of our own.
-pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> Variables {
-    let inherited = Inherited {
+pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> ChildEnv {
+    let inherited = InheritedEnv {
         path: std::env::var_os("PATH"),
         python_path: std::env::var_os("PYTHONPATH").filter(|path| !path.is_empty()),
         temporary: temporary_directory(config),
     };
-    variables(config, bin_dir, &inherited)
+    build_child_env(config, bin_dir, &inherited)
 }
 
 /// The variables of services. What they start, engines for instance, is bots-ctl again and takes over nothing: what is
 /// mounted is taken over here, once it was found valid.
-pub(crate) fn service_variables(config: &Config, bots: &Installation) -> Variables {
+pub(crate) fn service_variables(config: &Config, bots: &Installation) -> ChildEnv {
     let mut variables = child_variables(config, Some(&bots.bin_dir));
-    let places = &config.environment;
-    variables.set(CONFIG_SOURCE.env, &places.config_dir);
-    let own_file = config.file.as_ref().and_then(|file| file.strip_prefix(&places.config_source).ok());
+    let paths = &config.environment;
+    variables.set(CONFIG_SOURCE.env, &paths.config_dir);
+    let own_file = config.file.as_ref().and_then(|file| file.strip_prefix(&paths.config_source).ok());
     if let Some(name) = own_file {
-        variables.set(CONFIG_FILE_ENV, places.config_dir.join(name));
+        variables.set(CONFIG_FILE_ENV, paths.config_dir.join(name));
     }
     variables
 }
@@ -59,14 +59,18 @@ pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
 pub(crate) async fn prepare(config: &Config, bots: &Installation) -> Result<Environment, Error> {
     let (config, bots) = (config.clone(), bots.clone());
     let prepare = move || {
-        let source = Source::mounted(&config.environment.config_source, &config.environment.config_dir)?;
+        let source = ConfigFiles::mounted(&config.environment.config_source, &config.environment.config_dir)?;
         prepare_from(&config, &bots, &source)
     };
     Ok(blocking(prepare).await??)
 }
 
 /// The same on this thread, with what is mounted.
-pub(crate) fn prepare_from(config: &Config, bots: &Installation, source: &Source) -> Result<Environment, bots::Error> {
+pub(crate) fn prepare_from(
+    config: &Config,
+    bots: &Installation,
+    source: &ConfigFiles,
+) -> Result<Environment, bots::Error> {
     Environment::prepare(config, bots, source, &|line| tracing::info!("{line}"))
 }
 
@@ -76,9 +80,9 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 }
 
 /// What the health checks look at, in the places that Bots itself says.
-pub(crate) fn health_targets(config: &Config, django: &Facts) -> Result<Targets, Error> {
-    Ok(Targets {
-        database: init_db::settings(config, django)?,
+pub(crate) fn health_targets(config: &Config, django: &DjangoSettings) -> Result<CheckTargets, Error> {
+    Ok(CheckTargets {
+        database: init_db::database_config(config, django)?,
         botssys: django.directories.botssys.clone(),
         usersys: django.directories.usersys.clone(),
         time_zone: django.time_zone.clone(),

@@ -2,44 +2,44 @@
 
 use tracing::debug;
 
-use crate::bots::dirmonitor_config::Monitored;
-use crate::bots::django_settings::Facts;
+use crate::bots::dirmonitor_config::DirmonitorConfig;
+use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::config::Config;
-use crate::database::connect::{Purpose, connect};
-use crate::database::retry::for_answer;
+use crate::database::connect::{ConnectMode, connect};
+use crate::database::retry::with_timeout;
 use crate::edi::monitored_routes;
 use crate::edi::monitored_routes::InChannel;
 use crate::exit::Error;
 use crate::process::reaper::Reaper;
-use crate::watch::target::Entry;
+use crate::watch::target::WatchTarget;
 
 use super::bots_environment::find_bots;
 use super::init_db;
-use super::watch_targets::entry;
+use super::watch_targets::target;
 
 /// A note for each such channel; none where the database is away, or not there yet.
-pub(crate) async fn notes(config: &Config, reaper: &Reaper, facts: &Facts) -> Vec<String> {
-    look(config, reaper, facts).await.unwrap_or_else(|error| {
+pub(crate) async fn warnings(config: &Config, reaper: &Reaper, django: &DjangoSettings) -> Vec<String> {
+    check(config, reaper, django).await.unwrap_or_else(|error| {
         debug!("masks of channels are not looked at: {error}");
         Vec::new()
     })
 }
 
-async fn look(config: &Config, reaper: &Reaper, facts: &Facts) -> Result<Vec<String>, Error> {
+async fn check(config: &Config, reaper: &Reaper, django: &DjangoSettings) -> Result<Vec<String>, Error> {
     let bots = find_bots(config, reaper).await?;
-    let settings = init_db::settings(config, facts)?;
-    let channels = for_answer(&settings, async {
-        let mut connection = connect(&settings, Purpose::Probe).await?;
+    let settings = init_db::database_config(config, django)?;
+    let channels = with_timeout(&settings, async {
+        let mut connection = connect(&settings, ConnectMode::Probe).await?;
         monitored_routes::in_channels(&mut connection, &settings).await
     });
     let channels = channels.await?;
-    let monitored = Monitored::without_sections(&Environment::layout(config), &bots);
-    let note = |channel: &InChannel| {
+    let monitored = DirmonitorConfig::without_sections(&Environment::paths(config), &bots);
+    let warning = |channel: &InChannel| {
         let files = monitored.files(&channel.path, &channel.filename)?;
         let name = (channel.channel.clone(), channel.route.clone());
-        let entry = entry(config, &monitored, name, &files, monitored.way, std::iter::empty());
-        let names = Entry { is_channel: true, ..entry }.unfinished_names().join(", ");
+        let entry = target(config, &monitored, name, &files, monitored.way, std::iter::empty());
+        let names = WatchTarget { is_channel: true, ..entry }.unfinished_names().join(", ");
         (!names.is_empty()).then(|| {
             format!(
                 "channel {} of route {} takes names that end in {names}, which many programs give to a file while they \
@@ -48,5 +48,5 @@ async fn look(config: &Config, reaper: &Reaper, facts: &Facts) -> Result<Vec<Str
             )
         })
     };
-    Ok(channels.iter().filter(|channel| channel.is_directory).filter_map(note).collect())
+    Ok(channels.iter().filter(|channel| channel.is_directory).filter_map(warning).collect())
 }

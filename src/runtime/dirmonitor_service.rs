@@ -7,135 +7,143 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval};
 use tracing::{debug, error, info, warn};
 
-use crate::bots::services::{Ground, JobQueue};
+use crate::bots::services::{BotsContext, BotsJobQueueIni};
 use crate::config::Config;
-use crate::database::Settings;
+use crate::database::DatabaseConfig;
 use crate::exit::Error;
-use crate::health::state::{Directory, Facts, Phase, Unfinished};
-use crate::jobs::submitter::Submitter;
+use crate::health::state::{HealthState, IncompleteFiles, Phase, WatchStatus};
+use crate::jobs::submitter::JobSubmitter;
 use crate::process::blocking;
-use crate::supervisor::group::Task;
-use crate::supervisor::state::End;
-use crate::supervisor::task::Control;
+use crate::supervisor::group::InProcessService;
+use crate::supervisor::state::Termination;
+use crate::supervisor::task::ServiceCommand;
 use crate::telemetry::counters::Counters;
 use crate::watch::monitor;
-use crate::watch::monitor::Order;
-use crate::watch::scan::Condition;
-use crate::watch::status::{Overview, Report};
-use crate::watch::unfinished::Pending;
+use crate::watch::monitor::MonitorCommand;
+use crate::watch::scan::WatchState;
+use crate::watch::status::{MonitorStatus, TargetStatus};
+use crate::watch::unfinished::PendingFiles;
 
-use super::in_process::{Place, Successor, asked_to_stop};
+use super::in_process::{Handover, StateSlot, stop_requested};
 use super::relay;
-use super::watch_targets::{FileState, Sources, state, take_trigger};
+use super::watch_targets::{FileStamp, TargetSources, consume_trigger_file, stat};
 
 /// How often it is looked whether bots.ini has changed or somebody asks for something.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the database is asked for routes.
-const ASK: Duration = Duration::from_secs(10);
+const DATABASE_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is known before anything is started.
-pub(crate) struct NativeMonitor {
-    sources: Sources,
-    submitter: Submitter,
+pub(crate) struct DirMonitorService {
+    sources: TargetSources,
+    submitter: JobSubmitter,
     config: Config,
-    sweep: Duration,
+    rescan: Duration,
 }
 
-impl NativeMonitor {
+impl DirMonitorService {
     /// Reads what is to be watched.
     ///
     /// # Errors
     /// What is wrong with bots.ini.
-    pub fn new(config: &Config, ground: &Ground<'_>, queue: &JobQueue, database: Settings) -> Result<Self, Error> {
-        let sources = Sources::new(config, ground.bots, ground.environment, database)?;
+    pub fn new(
+        config: &Config,
+        bots: &BotsContext<'_>,
+        queue: &BotsJobQueueIni,
+        database: DatabaseConfig,
+    ) -> Result<Self, Error> {
+        let sources = TargetSources::new(config, bots.bots, bots.environment, database)?;
         let target = relay::queue(config, queue.port);
-        let submitter = Submitter::new(target, ground.environment.config.clone());
-        Ok(Self { sources, submitter, config: config.clone(), sweep: config.dirmonitor.sweep })
+        let submitter = JobSubmitter::new(target, bots.environment.config.clone());
+        Ok(Self { sources, submitter, config: config.clone(), rescan: config.dirmonitor.rescan_interval })
     }
 
     /// As a member of a fleet, whose facts are at `index`, until there is a successor.
     pub fn task(
         self,
         index: usize,
-        facts: &watch::Sender<Facts>,
+        health: &watch::Sender<HealthState>,
         counters: &Arc<Counters>,
-        successor: Successor<Self>,
-    ) -> Task {
+        handover: Handover<Self>,
+    ) -> InProcessService {
         let counters = Arc::clone(counters);
-        let place = Place { facts: facts.clone(), index };
+        let slot = StateSlot { health: health.clone(), index };
         Box::new(move |mut control| {
             Box::pin(async move {
                 let mut monitor = self;
-                while monitor.live(&mut control, &place, &counters, &successor).await == Left::ToSuccessor
-                    && let Some(next) = successor.take()
+                while monitor.run(&mut control, &slot, &counters, &handover).await == ExitReason::Replaced
+                    && let Some(next) = handover.take()
                 {
                     monitor = next;
                 }
-                place.change(|service| service.phase = Phase::Ended);
-                Ok(End::Stopped)
+                slot.update(|service| service.phase = Phase::Ended);
+                Ok(Termination::Stopped)
             })
         })
     }
 
-    async fn live(
+    async fn run(
         self,
-        control: &mut mpsc::Receiver<Control>,
-        place: &Place,
+        control: &mut mpsc::Receiver<ServiceCommand>,
+        slot: &StateSlot,
         counters: &Counters,
-        successor: &Successor<Self>,
-    ) -> Left {
-        let Self { sources, submitter, config, sweep } = self;
-        let (orders, asked) = mpsc::channel(4);
-        let arrived = |arrival: monitor::Arrival| submitter.mark(&arrival.route, arrival.files, arrival.example);
-        let watching = monitor::run(asked, sweep, counters, arrived, |overview| note(place, &overview));
-        let following = follow(sources, &orders, &submitter, &config, counters);
-        let submitting = submitter.run(|marked| {
-            place.facts.send_modify(|facts| facts.monitor.get_or_insert_default().marked = marked);
+        handover: &Handover<Self>,
+    ) -> ExitReason {
+        let Self { sources, submitter, config, rescan: sweep } = self;
+        let (orders, queried) = mpsc::channel(4);
+        let arrived =
+            |arrival: monitor::NewFiles| submitter.add_pending(&arrival.route, arrival.files, arrival.example);
+        let watching = monitor::run(queried, sweep, counters, arrived, |overview| update_health(slot, &overview));
+        let following = sync_targets(sources, &orders, &submitter, &config, counters);
+        let submitting = submitter.run(|pending| {
+            slot.health.send_modify(|health| health.monitor.get_or_insert_default().pending_routes = pending);
         });
-        let left = tokio::select! {
-            () = watching => Left::ForGood,
-            () = following => Left::ForGood,
-            () = submitting => Left::ForGood,
-            () = asked_to_stop(control) => Left::ForGood,
-            () = successor.is_named() => Left::ToSuccessor,
+        let exit_reason = tokio::select! {
+            () = watching => ExitReason::Stopped,
+            () = following => ExitReason::Stopped,
+            () = submitting => ExitReason::Stopped,
+            () = stop_requested(control) => ExitReason::Stopped,
+            () = handover.wait() => ExitReason::Replaced,
         };
-        if left == Left::ForGood {
-            place.change(|service| service.phase = Phase::Draining);
+        if exit_reason == ExitReason::Stopped {
+            slot.update(|service| service.phase = Phase::Draining);
         }
         let names = submitter.finish().await;
         if !names.is_empty() {
             let names = names.join(", ");
             warn!("the job queue does not answer: files of {names} are found again at the next start");
         }
-        left
+        exit_reason
     }
 }
 
 /// How a monitor has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    ForGood,
-    ToSuccessor,
+enum ExitReason {
+    Stopped,
+    Replaced,
 }
 
 /// Tells the monitor what to watch, now and whenever that changes.
-async fn follow(
-    mut sources: Sources,
-    orders: &mpsc::Sender<Order>,
-    submitter: &Submitter,
+async fn sync_targets(
+    mut sources: TargetSources,
+    orders: &mpsc::Sender<MonitorCommand>,
+    submitter: &JobSubmitter,
     config: &Config,
     counters: &Counters,
 ) {
-    let mut look = interval(LOOK);
-    let mut seen: Option<FileState> = None;
+    let mut look = interval(POLL_INTERVAL);
+    let mut seen: Option<FileStamp> = None;
     let mut next_ask = Instant::now();
     let mut was_away = false;
     loop {
         look.tick().await;
         let (file, trigger) = (sources.file(), sources.trigger().to_owned());
-        let Ok((state, asked)) = blocking::run(move || (state(&file), take_trigger(&trigger))).await else { continue };
-        let is_asked = asked.is_some_and(|text| is_reload(&text));
+        let Ok((state, queried)) = blocking::run(move || (stat(&file), consume_trigger_file(&trigger))).await else {
+            continue;
+        };
+        let is_asked = queried.is_some_and(|text| is_reload(&text));
         // Also the first time: it may have changed since the start has read it.
         let before = seen.replace(state);
         let mut has_changed = is_asked || before != Some(state);
@@ -148,20 +156,20 @@ async fn follow(
             }
         }
         if is_asked || next_ask <= Instant::now() {
-            next_ask = Instant::now() + ASK;
+            next_ask = Instant::now() + DATABASE_POLL_INTERVAL;
             has_changed |= read_database(&mut sources, &mut was_away).await;
         }
         if has_changed {
-            let _ = orders.send(Order::Watch(sources.entries())).await;
+            let _ = orders.send(MonitorCommand::SetTargets(sources.targets())).await;
         }
         if is_asked {
-            let _ = orders.send(Order::LookAnew).await;
+            let _ = orders.send(MonitorCommand::Rescan).await;
         }
     }
 }
 
 /// Whether the database says something else than before. One that is away is told once each way.
-async fn read_database(sources: &mut Sources, was_away: &mut bool) -> bool {
+async fn read_database(sources: &mut TargetSources, was_away: &mut bool) -> bool {
     match sources.read_database().await {
         Ok(is_other) => {
             if std::mem::take(was_away) {
@@ -181,7 +189,7 @@ async fn read_database(sources: &mut Sources, was_away: &mut bool) -> bool {
 }
 
 /// Reads bots.ini again, on a thread that may wait for it; says whether what it says now is in force.
-async fn read_again(mut sources: Sources, submitter: &Submitter, config: &Config) -> (Sources, bool) {
+async fn read_again(mut sources: TargetSources, submitter: &JobSubmitter, config: &Config) -> (TargetSources, bool) {
     let read = move || {
         let read = sources.read_ini().and_then(|()| sources.job_queue());
         (sources, read)
@@ -196,9 +204,9 @@ async fn read_again(mut sources: Sources, submitter: &Submitter, config: &Config
         Ok(queue) => {
             debug!("read {} again", queue.file.display());
             if !queue.enabled {
-                error!("{}", queue.disabled(crate::config::ServiceName::Dirmonitor));
+                error!("{}", queue.disabled_error(crate::config::ServiceName::Dirmonitor));
             }
-            submitter.aim(relay::queue(config, queue.port));
+            submitter.set_target(relay::queue(config, queue.port));
         }
         Err(error) => error!("{error}; going on with what was read before"),
     }
@@ -215,43 +223,43 @@ fn is_reload(text: &str) -> bool {
 }
 
 /// Takes down how the monitor fares. It takes work once each entry is watched or known to be in trouble.
-fn note(place: &Place, overview: &Overview) {
-    let directories: Arc<[Directory]> = overview.reports.iter().map(directory).collect();
-    place.facts.send_modify(|facts| {
-        facts.monitor.get_or_insert_default().directories = directories;
-        let service = &mut facts.services[place.index];
+fn update_health(slot: &StateSlot, overview: &MonitorStatus) {
+    let directories: Arc<[WatchStatus]> = overview.reports.iter().map(directory).collect();
+    slot.health.send_modify(|health| {
+        health.monitor.get_or_insert_default().directories = directories;
+        let service = &mut health.services[slot.index];
         if overview.is_complete && service.phase == Phase::Starting {
-            (service.phase, service.answered) = (Phase::Running, true);
+            (service.phase, service.alive) = (Phase::Running, true);
             info!("the directory monitor watches");
         }
     });
 }
 
-fn directory(report: &Report) -> Directory {
-    let entry = &report.entry;
-    let (backend, by, trouble) = match &report.condition {
-        Some(Condition::Watched { directories, backend, .. }) => {
-            let places = if *directories == 1 { String::new() } else { format!(", {directories} directories") };
+fn directory(report: &TargetStatus) -> WatchStatus {
+    let target = &report.target;
+    let (backend, by, error) = match &report.condition {
+        Some(WatchState::Watching { directories, backend, .. }) => {
+            let targets = if *directories == 1 { String::new() } else { format!(", {directories} directories") };
             let word = match (backend.events, backend.polls) {
                 (true, true) => "both",
                 (true, false) => "inotify",
                 (false, _) => "poll",
             };
-            (word, format!("{} ({}){places}", backend.name(), backend.why), None)
+            (word, format!("{} ({}){targets}", backend.name(), backend.reason), None)
         }
-        Some(Condition::Trouble { why, .. }) => ("none", String::new(), Some(why.clone())),
+        Some(WatchState::Failed { reason: why, .. }) => ("none", String::new(), Some(why.clone())),
         None => ("none", "not looked at yet".to_owned(), None),
     };
-    let (files, route, unfinished) = (entry.files(), entry.route.clone(), unfinished(&report.unfinished));
-    Directory { files, route, backend, by, trouble, oldest: report.oldest, unfinished }
+    let (files, route, unfinished) = (target.files(), target.route.clone(), unfinished(&report.unfinished));
+    WatchStatus { files, route, backend, method: by, error, oldest: report.oldest, unfinished }
 }
 
-fn unfinished(pending: &Pending) -> Option<Unfinished> {
+fn unfinished(pending: &PendingFiles) -> Option<IncompleteFiles> {
     let (example, oldest) = pending.oldest.as_ref()?;
-    Some(Unfinished {
+    Some(IncompleteFiles {
         count: pending.count,
         example: example.to_string_lossy().into_owned(),
-        why: oldest.reason.as_str(),
+        reason: oldest.reason.as_str(),
         since: oldest.since,
         held: pending.held,
         given_up: pending.given_up,

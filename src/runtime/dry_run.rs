@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::bots;
-use crate::bots::config_source::Source;
-use crate::bots::django_settings::{Context, Facts};
+use crate::bots::config_source::ConfigFiles;
+use crate::bots::django_settings::{DjangoSettings, PythonContext};
 use crate::bots::environment::Environment;
-use crate::bots::{Generation, Installation, seed_usersys};
+use crate::bots::{BotsVersion, Installation, seed_usersys};
 use crate::config::Config;
 use crate::exit::Error;
 use crate::fs::atomic;
@@ -15,18 +15,18 @@ use crate::process::reaper::Reaper;
 use crate::pycompat::configparser::{BotsIni, set_value};
 
 use super::bots_environment::{blocking, child_variables, find_bots, temporary_directory};
-use crate::fs::temp_dir::{Scratch, make_private};
+use crate::fs::temp_dir::{PrivateTempDir, make_private};
 
 /// The places of an environment, below it and in bots.ini.
 const USERSYS: &str = "usersys";
 const BOTSSYS: &str = "botssys";
 
 /// What a rehearsal has shown.
-pub(crate) struct Rehearsed {
+pub(crate) struct DryRunResult {
     /// What a start would trip over.
     pub faults: Vec<String>,
     /// What Django says, where it got so far, with the places of the environment itself.
-    pub facts: Option<Facts>,
+    pub django: Option<DjangoSettings>,
 }
 
 /// Looks for everything that a start would trip over, without changing the environment. Faults of one part do not keep the
@@ -35,49 +35,51 @@ pub(crate) struct Rehearsed {
 ///
 /// # Errors
 /// When there can be no rehearsal.
-pub(crate) async fn rehearse(
+pub(crate) async fn dry_run(
     config: &Config,
     reaper: &Reaper,
-    source: Option<&Source>,
+    source: Option<&ConfigFiles>,
     has_faults: bool,
-) -> Result<Rehearsed, Error> {
+) -> Result<DryRunResult, Error> {
     let bots = match find_bots(config, reaper).await {
         Ok(bots) => bots,
         // Without Bots there is nothing to rehearse with, and the code says so unless there is more to say.
         Err(error) if !has_faults => return Err(error.into()),
-        Err(error) => return Ok(Rehearsed { faults: Error::from(error).faults().to_vec(), facts: None }),
+        Err(error) => return Ok(DryRunResult { faults: Error::from(error).faults().to_vec(), django: None }),
     };
     let (real, installed, mounted) = (config.clone(), bots.clone(), source.cloned());
     let (staging, prepared) = blocking(move || stage(&real, &installed, mounted.as_ref())).await??;
     let (environment, mut faults) = match prepared {
         Ok(environment) => (environment, Vec::new()),
-        Err(error) => (Environment::layout(&staging.config), Error::from(error).faults().to_vec()),
+        Err(error) => (Environment::paths(&staging.config), Error::from(error).faults().to_vec()),
     };
-    faults.extend(check_kept(config).err().iter().map(ToString::to_string));
+    faults.extend(check_secret_key(config).err().iter().map(ToString::to_string));
     let mut variables = child_variables(&staging.config, Some(&bots.bin_dir));
     // Through a link to the user's own packages, bytecode would end up beside them.
     variables.0.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
-    let context = Context { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = match faults.is_empty() {
-        true => Facts::ask(&context).await.map(Some),
-        false if environment.config.join("settings.py").exists() => Facts::try_settings(&context).await.map(|()| None),
+        true => DjangoSettings::query(&context).await.map(Some),
+        false if environment.config.join("settings.py").exists() => {
+            DjangoSettings::query_settings_only(&context).await.map(|()| None)
+        }
         false => Ok(None),
     };
-    let facts = settings.unwrap_or_else(|error| {
+    let loaded = settings.unwrap_or_else(|error| {
         faults.extend(Error::from(error).faults().to_vec());
         None
     });
-    let faults = faults.into_iter().map(|fault| staging.in_users_terms(&fault)).collect();
-    let facts = facts.map(|mut facts| {
-        facts.database.name = staging.in_users_terms(&facts.database.name);
-        facts
+    let faults = faults.into_iter().map(|fault| staging.map_paths_back(&fault)).collect();
+    let loaded = loaded.map(|mut loaded| {
+        loaded.database.name = staging.map_paths_back(&loaded.database.name);
+        loaded
     });
-    Ok(Rehearsed { faults, facts })
+    Ok(DryRunResult { faults, django: loaded })
 }
 
 /// What the copy has one of its own of, so that no secret leaves its place.
-fn check_kept(config: &Config) -> Result<(), bots::Error> {
-    let key = Environment::layout(config).secret_key_file();
+fn check_secret_key(config: &Config) -> Result<(), bots::Error> {
+    let key = Environment::paths(config).secret_key_file();
     match fs::symlink_metadata(&key).is_ok() {
         true => Ok(atomic::read_secret(&key, "key").map(|_| ())?),
         false => Ok(()),
@@ -88,29 +90,29 @@ fn check_kept(config: &Config) -> Result<(), bots::Error> {
 fn stage(
     config: &Config,
     bots: &Installation,
-    source: Option<&Source>,
-) -> Result<(Staging, Result<Environment, bots::Error>), Error> {
-    let staging = Staging::new(config, bots.generation(), source)?;
-    let places = &staging.config.environment;
-    let source = Source::mounted(&places.config_source, &places.config_dir);
+    source: Option<&ConfigFiles>,
+) -> Result<(StagedEnvironment, Result<Environment, bots::Error>), Error> {
+    let staging = StagedEnvironment::new(config, bots.bots_version(), source)?;
+    let paths = &staging.config.environment;
+    let source = ConfigFiles::mounted(&paths.config_source, &paths.config_dir);
     let prepared = source.and_then(|source| Environment::prepare(&staging.config, bots, &source, &|_| {}));
     Ok((staging, prepared))
 }
 
 /// A copy of the environment in which a start is rehearsed: its configuration files, a storage of its own, and links
 /// to the rest.
-struct Staging {
-    scratch: Scratch,
+struct StagedEnvironment {
+    scratch: PrivateTempDir,
     real: PathBuf,
     real_source: PathBuf,
     real_usersys: PathBuf,
     config: Config,
 }
 
-impl Staging {
-    fn new(config: &Config, generation: Generation, source: Option<&Source>) -> Result<Self, Error> {
+impl StagedEnvironment {
+    fn new(config: &Config, generation: BotsVersion, source: Option<&ConfigFiles>) -> Result<Self, Error> {
         let real = config.environment_root().to_path_buf();
-        let scratch = Scratch::new(&temporary_directory(config).unwrap_or_else(std::env::temp_dir))?;
+        let scratch = PrivateTempDir::new(&temporary_directory(config).unwrap_or_else(std::env::temp_dir))?;
         let root = scratch.path();
         let real_config = &config.environment.config_dir;
         let mut staged = config.clone();
@@ -120,8 +122,8 @@ impl Staging {
         let real_source = std::mem::replace(&mut staged.environment.config_source, root.join("config-source"));
         let real_usersys = real.join(USERSYS);
         let mut staging = Self { scratch, real, real_source, real_usersys, config: staged };
-        let places = &staging.config.environment;
-        let (staged_config, staged_source) = (places.config_dir.clone(), places.config_source.clone());
+        let paths = &staging.config.environment;
+        let (staged_config, staged_source) = (paths.config_dir.clone(), paths.config_source.clone());
         make_private(&staged_config)?;
         make_private(&staged_source)?;
         link_all(&staging.real, staging.root(), |name, _| [USERSYS, BOTSSYS, "secret-key"].contains(&name))?;
@@ -133,7 +135,7 @@ impl Staging {
         }
         // What is mounted comes second, since it is what counts.
         for directory in [staged_config, staged_source] {
-            staging.redirect(&directory.join("bots.ini"), generation)?;
+            staging.rewrite_ini_paths(&directory.join("bots.ini"), generation)?;
         }
         staging.link_usersys()?;
         Ok(staging)
@@ -145,22 +147,22 @@ impl Staging {
 
     /// Bots makes directories in its storage as soon as it reads its settings, and a start files in usersys: wherever they
     /// are, those of the copy are taken.
-    fn redirect(&mut self, bots_ini: &Path, generation: Generation) -> Result<(), Error> {
+    fn rewrite_ini_paths(&mut self, bots_ini: &Path, generation: BotsVersion) -> Result<(), Error> {
         let Ok(text) = fs::read_to_string(bots_ini) else { return Ok(()) };
         let Ok(ini) = BotsIni::parse(&text) else { return Ok(()) };
         let set = |key| ini.get("directories", key).map(|entry| entry.value);
-        let mut places = Vec::new();
+        let mut paths = Vec::new();
         if set(BOTSSYS).is_some() {
-            places.push((BOTSSYS, self.root().join(BOTSSYS).display().to_string()));
+            paths.push((BOTSSYS, self.root().join(BOTSSYS).display().to_string()));
         }
         let usersys = set(USERSYS).filter(|value| !value.is_empty()).unwrap_or(USERSYS);
         self.real_usersys = self.real.join(usersys);
         // A start refuses an absolute one of Bots 3, and shall do so here.
-        let is_refused = generation == Generation::Three && usersys.starts_with('/');
+        let is_refused = generation == BotsVersion::V3 && usersys.starts_with('/');
         if usersys != USERSYS && !is_refused {
-            places.push((USERSYS, USERSYS.to_owned()));
+            paths.push((USERSYS, USERSYS.to_owned()));
         }
-        let redirected = places.iter().try_fold(text, |text, (key, value)| set_value(&text, "directories", key, value));
+        let redirected = paths.iter().try_fold(text, |text, (key, value)| set_value(&text, "directories", key, value));
         if let Ok(text) = redirected {
             atomic::write_atomically(bots_ini, text.as_bytes(), 0o600)?;
         }
@@ -178,10 +180,10 @@ impl Staging {
     }
 
     /// The user knows nothing of the copy.
-    fn in_users_terms(&self, fault: &str) -> String {
+    fn map_paths_back(&self, fault: &str) -> String {
         let (source, usersys) = (&self.config.environment.config_source, self.root().join(USERSYS));
-        let places = [(source.as_path(), &self.real_source), (&usersys, &self.real_usersys), (self.root(), &self.real)];
-        places.into_iter().fold(fault.to_owned(), |fault, (staged, real)| {
+        let paths = [(source.as_path(), &self.real_source), (&usersys, &self.real_usersys), (self.root(), &self.real)];
+        paths.into_iter().fold(fault.to_owned(), |fault, (staged, real)| {
             fault.replace(&staged.display().to_string(), &real.display().to_string())
         })
     }
@@ -195,7 +197,8 @@ fn link_all(from: &Path, to: &Path, leave_out: impl Fn(&str, &Path) -> bool) -> 
         if own || target.exists() || leave_out(&name.to_string_lossy(), &entry.path()) {
             continue;
         }
-        std::os::unix::fs::symlink(entry.path(), &target).map_err(|error| atomic::explain("link", &target, &error))?;
+        std::os::unix::fs::symlink(entry.path(), &target)
+            .map_err(|error| atomic::describe_io_error("link", &target, &error))?;
     }
     Ok(())
 }
@@ -206,7 +209,8 @@ fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
         let target = to.join(file.file_name().unwrap_or_default());
         let is_other = fs::metadata(&file).is_ok_and(|meta| !meta.is_file());
         if !is_other && fs::copy(&file, &target).is_err() {
-            std::os::unix::fs::symlink(&file, &target).map_err(|error| atomic::explain("link", &target, &error))?;
+            std::os::unix::fs::symlink(&file, &target)
+                .map_err(|error| atomic::describe_io_error("link", &target, &error))?;
         }
     }
     Ok(())

@@ -26,8 +26,8 @@ impl From<fs::Error> for Error {
 impl From<database::Error> for Error {
     fn from(error: database::Error) -> Self {
         let kind = match error {
-            database::Error::Unsupported(_) | database::Error::Disagreement(_) => Kind::Configuration,
-            database::Error::Unavailable(_) | database::Error::Refused(_) => Kind::Unavailable,
+            database::Error::Unsupported(_) | database::Error::Conflict(_) => Kind::Configuration,
+            database::Error::Unavailable(_) | database::Error::Rejected(_) => Kind::Unavailable,
             database::Error::Failed(_) => Kind::Failed,
         };
         Self::new(kind, error.to_string())

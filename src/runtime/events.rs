@@ -6,92 +6,92 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::health::state::{Facts, Phase, Service};
+use crate::health::state::{HealthState, Phase, ServiceHealth};
 use crate::process::child::stop_own_group;
 use crate::process::signals;
 use crate::process::signals::Signals;
-use crate::supervisor::group::Request;
-use crate::supervisor::state::{Goal, Next, State};
+use crate::supervisor::group::GroupCommand;
+use crate::supervisor::state::{AfterExit, State, StopReason};
 use crate::supervisor::task;
-use crate::supervisor::task::{Control, Snapshot};
+use crate::supervisor::task::{ServiceCommand, ServiceSnapshot};
 
 /// Another process that is to take a service's place.
-pub(crate) struct Renewal {
+pub(crate) struct Reconfiguration {
     /// Which service.
-    pub place: usize,
+    pub index: usize,
     /// What runs from now on.
-    pub service: Box<task::Service>,
+    pub service: Box<task::SupervisedService>,
     /// What is said when it answers.
-    pub answer: String,
+    pub reply: String,
 }
 
 /// The source of requests.
-pub(crate) struct Requests<'a> {
+pub(crate) struct SupervisorEvents<'a> {
     signals: &'a mut Signals,
-    facts: watch::Receiver<Facts>,
-    renewals: mpsc::Receiver<Renewal>,
+    health: watch::Receiver<HealthState>,
+    reconfigurations: mpsc::Receiver<Reconfiguration>,
     /// For each service: what is said when it answers next, and since when that is waited for.
-    answers: Vec<Option<(String, Instant)>>,
+    replies: Vec<Option<(String, Instant)>>,
     /// For each service: the process whose first answer was told, and the one whose silence was.
-    told: Vec<(Option<i32>, Option<i32>)>,
+    logged: Vec<(Option<i32>, Option<i32>)>,
     restart_hung: bool,
 }
 
-impl<'a> Requests<'a> {
+impl<'a> SupervisorEvents<'a> {
     pub fn new(
         signals: &'a mut Signals,
-        facts: watch::Receiver<Facts>,
-        renewals: mpsc::Receiver<Renewal>,
-        answers: Vec<String>,
+        health: watch::Receiver<HealthState>,
+        reconfigurations: mpsc::Receiver<Reconfiguration>,
+        replies: Vec<String>,
         restart_hung: bool,
         started: Instant,
     ) -> Self {
-        let told = vec![(None, None); answers.len()];
-        let answers = answers.into_iter().map(|answer| Some((answer, started))).collect();
-        Self { signals, facts, renewals, answers, told, restart_hung }
+        let told = vec![(None, None); replies.len()];
+        let replies = replies.into_iter().map(|reply| Some((reply, started))).collect();
+        Self { signals, health, reconfigurations, replies, logged: told, restart_hung }
     }
 
     /// The next request. Nothing is lost when the wait for it is given up.
-    pub async fn next(&mut self) -> Request {
+    pub async fn next(&mut self) -> GroupCommand {
         loop {
-            if let Some(request) = self.take_news() {
+            if let Some(request) = self.poll_health() {
                 return request;
             }
             tokio::select! {
                 number = self.signals.next() => match number {
                     // Ctrl-Z gives the prompt back; the services go on.
                     nix::libc::SIGTSTP => stop_own_group(),
-                    number if signals::asks_to_stop(number) => {
+                    number if signals::is_stop_signal(number) => {
                         info!("asked to stop by {}", signals::name(number));
-                        return Request::Stop;
+                        return GroupCommand::Stop;
                     }
-                    number => return Request::Forward(number),
+                    number => return GroupCommand::Forward(number),
                 },
-                Ok(()) = self.facts.changed() => {}
-                Some(Renewal { place, service, answer }) = self.renewals.recv() => {
-                    self.answers[place] = Some((answer, Instant::now()));
-                    return Request::Tell(place, Control::Renew(service));
+                Ok(()) = self.health.changed() => {}
+                Some(Reconfiguration { index, service, reply }) = self.reconfigurations.recv() => {
+                    self.replies[index] = Some((reply, Instant::now()));
+                    return GroupCommand::ToService(index, ServiceCommand::Reconfigure(service));
                 }
             }
         }
     }
 
-    fn take_news(&mut self) -> Option<Request> {
-        let facts = self.facts.borrow_and_update();
-        for (place, (service, told)) in facts.services.iter().zip(&mut self.told).enumerate() {
+    fn poll_health(&mut self) -> Option<GroupCommand> {
+        let health = self.health.borrow_and_update();
+        for (index, (service, logged)) in health.services.iter().zip(&mut self.logged).enumerate() {
             let Some(pid) = service.pid else { continue };
-            if service.answered && told.0 != Some(pid) {
-                told.0 = Some(pid);
-                let answer = self.answers[place].take().filter(|(answer, _)| !answer.is_empty());
-                if let Some((answer, since)) = answer {
+            if service.alive && logged.0 != Some(pid) {
+                logged.0 = Some(pid);
+                let reply = self.replies[index].take().filter(|(answer, _)| !answer.is_empty());
+                if let Some((answer, since)) = reply {
                     info!("{answer} after {:.2} s", since.elapsed().as_secs_f64());
                 }
-                return Some(Request::Tell(place, Control::Answered(Pid::from_raw(pid))));
+                return Some(GroupCommand::ToService(index, ServiceCommand::MarkAlive(Pid::from_raw(pid))));
             }
-            let is_hung = service.unexcused_misses >= facts.misses_allowed.max(1);
-            if self.restart_hung && is_hung && told.1 != Some(pid) {
-                told.1 = Some(pid);
-                return Some(Request::Tell(place, Control::Hung(Pid::from_raw(pid))));
+            let is_hung = service.countable_failures >= health.misses_allowed.max(1);
+            if self.restart_hung && is_hung && logged.1 != Some(pid) {
+                logged.1 = Some(pid);
+                return Some(GroupCommand::ToService(index, ServiceCommand::MarkUnresponsive(Pid::from_raw(pid))));
             }
         }
         None
@@ -99,13 +99,18 @@ impl<'a> Requests<'a> {
 }
 
 /// Takes down how a service fares. One that is not watched counts as answering from its start.
-pub(crate) fn note(service: &mut Service, snapshot: Snapshot, is_watched: bool, is_scheduled: bool) {
+pub(crate) fn update_service_health(
+    service: &mut ServiceHealth,
+    snapshot: ServiceSnapshot,
+    is_watched: bool,
+    is_scheduled: bool,
+) {
     let pid = snapshot.pid.map(Pid::as_raw);
     if pid != service.pid {
         service.started = pid.map(|_| Instant::now());
-        service.answered = !is_watched && pid.is_some();
-        service.misses = 0;
-        service.unexcused_misses = 0;
+        service.alive = !is_watched && pid.is_some();
+        service.failures = 0;
+        service.countable_failures = 0;
     }
     service.pid = pid;
     service.restarts = snapshot.restarts;
@@ -113,13 +118,14 @@ pub(crate) fn note(service: &mut Service, snapshot: Snapshot, is_watched: bool, 
     service.phase = match snapshot.state {
         State::Starting => Phase::Starting,
         State::Running => Phase::Running,
-        State::Draining(Goal::Replace | Goal::Renew) | State::Stopping(_, Goal::Replace | Goal::Renew) => {
-            Phase::Restarting
-        }
-        State::Killing(Goal::Replace | Goal::Renew) => Phase::Restarting,
-        State::Sweeping(Next::Restart | Next::Renewal) | State::Paused => Phase::Restarting,
-        State::Draining(Goal::End) | State::Stopping(_, Goal::End) | State::Killing(Goal::End) => Phase::Draining,
-        State::Sweeping(Next::End(_)) | State::Clearing(_) => Phase::Draining,
+        State::Draining(StopReason::Unresponsive | StopReason::Reconfigure)
+        | State::Stopping(_, StopReason::Unresponsive | StopReason::Reconfigure) => Phase::Restarting,
+        State::Killing(StopReason::Unresponsive | StopReason::Reconfigure) => Phase::Restarting,
+        State::WaitingForGroup(AfterExit::Restart | AfterExit::Renewal) | State::Backoff => Phase::Restarting,
+        State::Draining(StopReason::Shutdown)
+        | State::Stopping(_, StopReason::Shutdown)
+        | State::Killing(StopReason::Shutdown) => Phase::Draining,
+        State::WaitingForGroup(AfterExit::End(_)) | State::KillingGroup(_) => Phase::Draining,
         State::Ended(_) if is_scheduled => Phase::Waiting,
         State::Ended(_) => Phase::Ended,
     };

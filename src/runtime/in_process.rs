@@ -5,62 +5,67 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::health::state::{Facts, Service};
-use crate::supervisor::task::Control;
+use crate::health::state::{HealthState, ServiceHealth};
+use crate::supervisor::task::ServiceCommand;
 
 /// A service's place among the facts.
-pub(crate) struct Place {
-    pub facts: watch::Sender<Facts>,
+pub(crate) struct StateSlot {
+    pub health: watch::Sender<HealthState>,
     pub index: usize,
 }
 
-impl Place {
+impl StateSlot {
     /// Takes down how the service fares.
-    pub fn change(&self, change: impl FnOnce(&mut Service)) {
-        self.facts.send_modify(|facts| change(&mut facts.services[self.index]));
+    pub fn update(&self, change: impl FnOnce(&mut ServiceHealth)) {
+        self.health.send_modify(|health| change(&mut health.services[self.index]));
     }
 }
 
 /// Resolves when the service is asked to stop. Everything else it may be told is for processes.
-pub(crate) async fn asked_to_stop(control: &mut mpsc::Receiver<Control>) {
+pub(crate) async fn stop_requested(control: &mut mpsc::Receiver<ServiceCommand>) {
     loop {
         match control.recv().await {
-            Some(Control::Stop) => return,
-            Some(Control::Forward(_) | Control::Answered(_) | Control::Hung(_) | Control::Renew(_)) => {}
+            Some(ServiceCommand::Stop) => return,
+            Some(
+                ServiceCommand::Forward(_)
+                | ServiceCommand::MarkAlive(_)
+                | ServiceCommand::MarkUnresponsive(_)
+                | ServiceCommand::Reconfigure(_),
+            ) => {}
             None => pending().await,
         }
     }
 }
 
 /// What is to take a service's place when it has finished what it does: the newest, if there were several.
-pub(crate) struct Successor<T> {
+pub(crate) struct Handover<T> {
     next: Arc<Mutex<Option<T>>>,
-    news: Arc<Notify>,
+    value: Arc<Notify>,
 }
 
-impl<T> Clone for Successor<T> {
+impl<T> Clone for Handover<T> {
     fn clone(&self) -> Self {
-        Self { next: Arc::clone(&self.next), news: Arc::clone(&self.news) }
+        Self { next: Arc::clone(&self.next), value: Arc::clone(&self.value) }
     }
 }
 
-impl<T> Default for Successor<T> {
+impl<T> Default for Handover<T> {
     fn default() -> Self {
-        Self { next: Arc::default(), news: Arc::default() }
+        Self { next: Arc::default(), value: Arc::default() }
     }
 }
 
-impl<T> Successor<T> {
+impl<T> Handover<T> {
     /// Names one.
-    pub fn name(&self, next: T) {
+    pub fn set(&self, next: T) {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
-        self.news.notify_one();
+        self.value.notify_one();
     }
 
     /// Resolves while there is one.
-    pub async fn is_named(&self) {
+    pub async fn wait(&self) {
         while self.next.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
-            self.news.notified().await;
+            self.value.notified().await;
         }
     }
 

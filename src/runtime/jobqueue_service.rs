@@ -14,41 +14,41 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info};
 
-use crate::bots::job_policy::Tasks;
-use crate::bots::services::{Ground, JobQueue};
+use crate::bots::job_policy::JobPolicy;
+use crate::bots::services::{BotsContext, BotsJobQueueIni};
 use crate::config::Config;
-use crate::database::Settings;
+use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};
-use crate::health::state::{Facts, Jobs, Phase, Service};
+use crate::health::state::{HealthState, Phase, QueueCounts, ServiceHealth};
 use crate::jobs::listener::{bind, bind_loopback, serve};
-use crate::jobs::queue::{Activity, Launch, Launcher, Order, Queue, Setup, Status, queue};
-use crate::jobs::runner::Limits;
+use crate::jobs::queue::{CommandResolver, JobSpec, Queue, QueueCommand, QueueConfig, Role, Status, queue};
+use crate::jobs::runner::RunLimits;
 use crate::process::reaper::Reaper;
 use crate::random;
-use crate::supervisor::group::{Ended, Task};
-use crate::supervisor::state::End;
-use crate::supervisor::task::Control;
-use crate::telemetry::child_output::LineSink;
+use crate::supervisor::group::{InProcessService, ServiceResult};
+use crate::supervisor::state::Termination;
+use crate::supervisor::task::ServiceCommand;
+use crate::telemetry::child_output::ServiceOutput;
 
-use super::in_process::{Place, Successor, asked_to_stop};
+use super::in_process::{Handover, StateSlot, stop_requested};
 
 /// How long a queue that takes over waits for its predecessor's ports, and how often it tries.
-const PORT_PATIENCE: Duration = Duration::from_secs(10);
-const PORT_RETRY: Duration = Duration::from_millis(100);
+const PORT_TIMEOUT: Duration = Duration::from_secs(10);
+const PORT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is known before anything is started.
-pub(crate) struct NativeQueue {
-    database: Settings,
+pub(crate) struct JobQueueService {
+    database: DatabaseConfig,
     slots: usize,
-    limits: Limits,
+    limits: RunLimits,
     drain: Duration,
-    tasks: Tasks,
-    places: Places,
+    tasks: JobPolicy,
+    addresses: ListenAddresses,
 }
 
 /// Where it listens.
 #[derive(Clone)]
-struct Places {
+struct ListenAddresses {
     port: u16,
     /// The file that says so.
     file: PathBuf,
@@ -56,14 +56,14 @@ struct Places {
 }
 
 /// A place where it cannot listen, and what to do.
-struct Taken(String);
+struct BindError(String);
 
-impl NativeQueue {
+impl JobQueueService {
     pub fn new(
         config: &Config,
-        ground: &Ground<'_>,
-        queue: &JobQueue,
-        database: Settings,
+        bots: &BotsContext<'_>,
+        queue: &BotsJobQueueIni,
+        database: DatabaseConfig,
         addr: Option<SocketAddr>,
     ) -> Self {
         let times = config.stop.jobqueue;
@@ -72,10 +72,10 @@ impl NativeQueue {
         Self {
             database,
             slots: queue.threads,
-            limits: Limits { longest, kill: queue.kills_overdue, grace: times.timeout },
+            limits: RunLimits { max_runtime: longest, kill_overdue: queue.kills_overdue, stop_timeout: times.timeout },
             drain: times.drain,
-            tasks: Tasks::new(ground, queue.authorised.clone()),
-            places: Places { port: queue.port, file: queue.file.clone(), network },
+            tasks: JobPolicy::new(bots, queue.authorised.clone()),
+            addresses: ListenAddresses { port: queue.port, file: queue.file.clone(), network },
         }
     }
 
@@ -84,43 +84,43 @@ impl NativeQueue {
         self,
         index: usize,
         reaper: &Reaper,
-        lines: &LineSink,
-        facts: &watch::Sender<Facts>,
-        successor: Successor<Self>,
-    ) -> Task {
+        lines: &ServiceOutput,
+        health: &watch::Sender<HealthState>,
+        handover: Handover<Self>,
+    ) -> InProcessService {
         let (reaper, lines) = (reaper.clone(), lines.clone());
-        let place = Place { facts: facts.clone(), index };
+        let slot = StateSlot { health: health.clone(), index };
         Box::new(move |mut control| {
             Box::pin(async move {
                 let (mut queue, mut is_stopping) = (self, false);
                 let ended = loop {
                     let parts = (reaper.clone(), lines.clone());
-                    let ended = queue.live(parts, &mut control, &place, &successor, &mut is_stopping).await;
-                    match successor.take() {
-                        Some(next) if !is_stopping && matches!(ended, Ok(End::Stopped)) => queue = next,
+                    let ended = queue.run(parts, &mut control, &slot, &handover, &mut is_stopping).await;
+                    match handover.take() {
+                        Some(next) if !is_stopping && matches!(ended, Ok(Termination::Stopped)) => queue = next,
                         _ => break ended,
                     }
                 };
-                place.change(|service| service.phase = Phase::Ended);
+                slot.update(|service| service.phase = Phase::Ended);
                 ended
             })
         })
     }
 
-    async fn live(
+    async fn run(
         self,
-        (reaper, lines): (Reaper, LineSink),
-        control: &mut mpsc::Receiver<Control>,
-        place: &Place,
-        successor: &Successor<Self>,
+        (reaper, lines): (Reaper, ServiceOutput),
+        control: &mut mpsc::Receiver<ServiceCommand>,
+        slot: &StateSlot,
+        handover: &Handover<Self>,
         is_stopping: &mut bool,
-    ) -> Ended {
-        let (places, drain) = (self.places.clone(), self.drain);
-        let (orders, mut told) = mpsc::channel(8);
+    ) -> ServiceResult {
+        let (addresses, drain) = (self.addresses.clone(), self.drain);
+        let (orders, mut logged) = mpsc::channel(8);
         let (queue, mut status, worker) = queue(self.setup(reaper, lines));
-        let mut listeners = Listeners { places, queue, tasks: JoinSet::new(), was_standby: false, until: None };
-        let work = worker.run(&mut told);
-        let stop = pass_on(control, orders.clone(), drain, place, is_stopping);
+        let mut listeners = Listeners { addresses, queue, tasks: JoinSet::new(), was_standby: false, until: None };
+        let work = worker.run(&mut logged);
+        let stop = forward_stop(control, orders.clone(), drain, slot, is_stopping);
         tokio::pin!(work, stop);
         let (mut has_begun, mut is_finishing) = (false, false);
         // Nothing here may wait: the queue works, and gives its signs of life, only while this loop asks it to.
@@ -128,19 +128,19 @@ impl NativeQueue {
             tokio::select! {
                 end = &mut work => break Ok(end),
                 () = &mut stop => {}
-                () = successor.is_named(), if !is_finishing => is_finishing = orders.try_send(Order::Finish).is_ok(),
+                () = handover.wait(), if !is_finishing => is_finishing = orders.try_send(QueueCommand::Drain).is_ok(),
                 Ok(()) = status.changed() => {}
-                () = sleep(PORT_RETRY), if listeners.are_awaited() => {}
+                () = sleep(PORT_RETRY_INTERVAL), if listeners.bind_pending() => {}
             }
             let now = *status.borrow_and_update();
-            place.change(|service| note(service, now));
-            if let Err(Taken(why)) = listeners.follow(now.activity).await {
-                error!("{why}");
-                break Ok(End::Exited(Exit::Code(Kind::Unavailable.code())));
+            slot.update(|service| update_health(service, now));
+            if let Err(BindError(reason)) = listeners.update_listeners(now.activity).await {
+                error!("{reason}");
+                break Ok(Termination::Exited(Exit::Code(Kind::Unavailable.code())));
             }
-            if now.activity == Activity::Active && !listeners.are_awaited() {
-                place.change(|service| service.answered = true);
-                has_begun = has_begun || orders.try_send(Order::Begin).is_ok();
+            if now.activity == Role::Active && !listeners.bind_pending() {
+                slot.update(|service| service.alive = true);
+                has_begun = has_begun || orders.try_send(QueueCommand::Start).is_ok();
             }
         };
         // Whoever takes this one's place may need the ports.
@@ -148,17 +148,17 @@ impl NativeQueue {
         ended
     }
 
-    fn setup(self, reaper: Reaper, lines: LineSink) -> Setup {
+    fn setup(self, reaper: Reaper, lines: ServiceOutput) -> QueueConfig {
         let host = gethostname().unwrap_or_default();
         let tasks = self.tasks;
-        let launcher: Launcher =
-            Arc::new(move |words| tasks.spec(words).map(|(spec, is_engine)| Launch { spec, is_engine }));
-        Setup {
+        let launcher: CommandResolver =
+            Arc::new(move |words| tasks.spec(words).map(|(spec, is_engine)| JobSpec { spec, is_engine }));
+        QueueConfig {
             database: self.database,
             owner: format!("{:.60}-{}-{}", host.to_string_lossy(), std::process::id(), random::alphanumeric(8)),
             slots: self.slots,
             limits: self.limits,
-            stop_timeout: self.limits.grace,
+            stop_timeout: self.limits.stop_timeout,
             launcher,
             reaper,
             lines,
@@ -168,7 +168,7 @@ impl NativeQueue {
 
 /// The listeners are there while the queue is the active one, so that one that stands by leaves it the ports.
 struct Listeners {
-    places: Places,
+    addresses: ListenAddresses,
     queue: Queue,
     tasks: JoinSet<()>,
     was_standby: bool,
@@ -178,29 +178,29 @@ struct Listeners {
 
 impl Listeners {
     /// Whether the ports were taken, and are to be tried again.
-    fn are_awaited(&self) -> bool {
+    fn bind_pending(&self) -> bool {
         self.until.is_some()
     }
 
-    async fn follow(&mut self, activity: Activity) -> Result<(), Taken> {
+    async fn update_listeners(&mut self, activity: Role) -> Result<(), BindError> {
         match activity {
-            Activity::Active if self.tasks.is_empty() => self.listen().await,
-            Activity::Standby => {
+            Role::Active if self.tasks.is_empty() => self.listen().await,
+            Role::Standby => {
                 (self.was_standby, self.until) = (true, None);
                 self.tasks.shutdown().await;
                 Ok(())
             }
-            Activity::Active => Ok(()),
-            Activity::Starting | Activity::Unavailable => {
+            Role::Active => Ok(()),
+            Role::Starting | Role::Unavailable => {
                 self.until = None;
                 Ok(())
             }
         }
     }
 
-    async fn listen(&mut self) -> Result<(), Taken> {
-        let until = *self.until.get_or_insert_with(|| Instant::now() + PORT_PATIENCE);
-        let bound = match self.places.bind().await {
+    async fn listen(&mut self) -> Result<(), BindError> {
+        let until = *self.until.get_or_insert_with(|| Instant::now() + PORT_TIMEOUT);
+        let bound = match self.addresses.bind().await {
             Err(_) if self.was_standby && Instant::now() < until => return Ok(()),
             bound => bound?,
         };
@@ -208,26 +208,26 @@ impl Listeners {
         for (listener, token) in bound {
             self.tasks.spawn(serve(listener, self.queue.clone(), token));
         }
-        info!("the job queue answers on port {}", self.places.port);
-        if let Some((addr, _)) = &self.places.network {
+        info!("the job queue answers on port {}", self.addresses.port);
+        if let Some((addr, _)) = &self.addresses.network {
             info!("the job queue answers other containers on {addr}");
         }
         Ok(())
     }
 }
 
-impl Places {
-    async fn bind(&self) -> Result<Vec<(TcpListener, Option<SecretString>)>, Taken> {
-        let taken = |on: String, error: &io::Error, place: &str| {
+impl ListenAddresses {
+    async fn bind(&self) -> Result<Vec<(TcpListener, Option<SecretString>)>, BindError> {
+        let taken = |on: String, error: &io::Error, slot: &str| {
             let reason = match error.kind() {
                 io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
                 _ => error.to_string(),
             };
-            Taken(format!("cannot serve the job queue on {on}: {reason}; set {place}"))
+            BindError(format!("cannot serve the job queue on {on}: {reason}; set {slot}"))
         };
-        let place = format!("[jobqueue] port in {}", self.file.display());
+        let address = format!("[jobqueue] port in {}", self.file.display());
         let port = self.port;
-        let local = bind_loopback(port).await.map_err(|error| taken(format!("port {port}"), &error, &place))?;
+        let local = bind_loopback(port).await.map_err(|error| taken(format!("port {port}"), &error, &address))?;
         let mut bound: Vec<_> = local.into_iter().map(|listener| (listener, None)).collect();
         if let Some((addr, token)) = &self.network {
             let listener =
@@ -239,30 +239,30 @@ impl Places {
 }
 
 /// Passes on that the queue is to stop: after the drain, and at once when asked again.
-async fn pass_on(
-    control: &mut mpsc::Receiver<Control>,
-    orders: mpsc::Sender<Order>,
+async fn forward_stop(
+    control: &mut mpsc::Receiver<ServiceCommand>,
+    orders: mpsc::Sender<QueueCommand>,
     drain: Duration,
-    place: &Place,
+    slot: &StateSlot,
     is_stopping: &mut bool,
 ) {
-    asked_to_stop(control).await;
+    stop_requested(control).await;
     *is_stopping = true;
-    place.change(|service| service.phase = Phase::Draining);
+    slot.update(|service| service.phase = Phase::Draining);
     tokio::select! {
         () = sleep(drain) => {}
-        () = asked_to_stop(control) => {}
+        () = stop_requested(control) => {}
     }
     loop {
-        let _ = orders.send(Order::Stop).await;
-        asked_to_stop(control).await;
+        let _ = orders.send(QueueCommand::Stop).await;
+        stop_requested(control).await;
     }
 }
 
 /// Takes down how the queue fares. One that stands by has done all that others have to wait for.
-fn note(service: &mut Service, status: Status) {
+fn update_health(service: &mut ServiceHealth, status: Status) {
     let oldest = status.oldest.filter(|_| status.waiting > 0).and_then(|oldest| u64::try_from(oldest).ok());
-    service.jobs = Some(Jobs {
+    service.jobs = Some(QueueCounts {
         waiting: status.waiting,
         running: status.running,
         oldest: oldest.map(|oldest| UNIX_EPOCH + Duration::from_millis(oldest)),
@@ -270,17 +270,17 @@ fn note(service: &mut Service, status: Status) {
         failed: status.failed,
         repeated: status.repeated,
     });
-    service.answered |= status.activity == Activity::Standby;
-    service.misses = u32::from(status.activity == Activity::Unavailable);
+    service.alive |= status.activity == Role::Standby;
+    service.failures = u32::from(status.activity == Role::Unavailable);
     if service.phase == Phase::Draining {
         return;
     }
     service.phase = match status.activity {
-        Activity::Starting => Phase::Starting,
-        Activity::Standby => Phase::Standby,
-        Activity::Active | Activity::Unavailable => Phase::Running,
+        Role::Starting => Phase::Starting,
+        Role::Standby => Phase::Standby,
+        Role::Active | Role::Unavailable => Phase::Running,
     };
-    if status.activity == Activity::Standby {
+    if status.activity == Role::Standby {
         service.jobs = None;
     }
 }

@@ -7,22 +7,22 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::bots::environment::Environment;
-use crate::bots::services::JobQueue;
+use crate::bots::services::BotsJobQueueIni;
 use crate::config::Config;
-use crate::http::client::Target;
+use crate::http::client::Endpoint;
 use crate::jobs::listener::bind_loopback;
 use crate::jobs::relay::{Relay, serve};
 use crate::telemetry::counters::Counters;
 
 /// Passes jobs on to `BOTS_CTL_JOBQUEUE_URL`, if that is set.
 #[derive(Default)]
-pub(crate) struct Relays(JoinSet<()>);
+pub(crate) struct RelayListeners(JoinSet<()>);
 
-impl Relays {
+impl RelayListeners {
     /// Begins on this port of loopback; what was begun before ends.
-    pub async fn begin(&mut self, config: &Config, port: u16, counters: &Arc<Counters>) {
+    pub async fn listen(&mut self, config: &Config, port: u16, counters: &Arc<Counters>) {
         self.0.shutdown().await;
-        let Some(target) = target(config) else { return };
+        let Some(target) = queue_endpoint(config) else { return };
         match bind_loopback(port).await {
             Ok(listeners) => {
                 info!("jobs are passed on from port {port} to {}", target.authority);
@@ -42,21 +42,21 @@ impl Relays {
 
 /// Begins on the port that bots.ini names, for as long as this process lives.
 pub(crate) async fn start(config: &Config, environment: &Environment, counters: &Arc<Counters>) {
-    let mut relays = Relays::default();
-    let port = JobQueue::read(environment).map_or(JobQueue::PORT, |queue| queue.port);
-    relays.begin(config, port, counters).await;
+    let mut relays = RelayListeners::default();
+    let port = BotsJobQueueIni::read(environment).map_or(BotsJobQueueIni::PORT, |queue| queue.port);
+    relays.listen(config, port, counters).await;
     relays.0.detach_all();
 }
 
 /// The job queue of another container.
-fn target(config: &Config) -> Option<Target> {
+fn queue_endpoint(config: &Config) -> Option<Endpoint> {
     let url = config.jobqueue.url.clone()?;
-    Some(Target { authority: url.authority, path: url.path, token: config.jobqueue.token.clone() })
+    Some(Endpoint { authority: url.authority, path: url.path, token: config.jobqueue.token.clone() })
 }
 
 /// The job queue that jobs are for: the one of another container, else the one on this machine.
-pub(crate) fn queue(config: &Config, port: u16) -> Target {
-    target(config).unwrap_or_else(|| Target {
+pub(crate) fn queue(config: &Config, port: u16) -> Endpoint {
+    queue_endpoint(config).unwrap_or_else(|| Endpoint {
         authority: format!("127.0.0.1:{port}"),
         path: "/RPC2".to_owned(),
         token: None,

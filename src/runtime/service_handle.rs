@@ -5,128 +5,142 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::bots::services::Sign;
+use crate::bots::services::Liveness;
 use crate::config::{Config, ServiceName};
 use crate::health::checks;
-use crate::health::checks::Targets;
-use crate::health::state::Facts;
+use crate::health::checks::CheckTargets;
+use crate::health::state::HealthState;
 use crate::health::{edi_refresh, watchdog};
 use crate::process::reaper::Reaper;
 use crate::supervisor::group;
-use crate::supervisor::group::Member;
-use crate::telemetry::child_output::LineSink;
+use crate::supervisor::group::GroupMember;
+use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
 
-use super::dirmonitor_service::NativeMonitor;
-use super::events::{Renewal, note};
-use super::in_process::Successor;
-use super::jobqueue_service::NativeQueue;
-use super::service_spec::{Launch, Work};
+use super::dirmonitor_service::DirMonitorService;
+use super::events::{Reconfiguration, update_service_health};
+use super::in_process::Handover;
+use super::jobqueue_service::JobQueueService;
+use super::service_spec::{ServiceKind, ServiceSpec};
 
 /// What all services need.
 #[derive(Clone, Copy)]
-pub(crate) struct House<'a> {
+pub(crate) struct RuntimeContext<'a> {
     pub config: &'a Config,
     pub reaper: &'a Reaper,
-    pub lines: &'a LineSink,
+    pub lines: &'a ServiceOutput,
     pub counters: &'a Arc<Counters>,
-    pub facts: &'a watch::Sender<Facts>,
+    pub health: &'a watch::Sender<HealthState>,
 }
 
-impl House<'_> {
+impl RuntimeContext<'_> {
     /// Looks at what the services stand on, and at what came of the engine's runs.
-    pub fn check(&self, targets: &Targets) -> Vec<JoinHandle<()>> {
+    pub fn spawn_checks(&self, targets: &CheckTargets) -> Vec<JoinHandle<()>> {
         let (database, time_zone) = (targets.database.clone(), targets.time_zone.clone());
         let interval = self.config.health.results_interval;
         vec![
-            tokio::spawn(edi_refresh::watch(database, time_zone, interval, self.facts.clone())),
-            tokio::spawn(checks::watch(targets.clone(), Arc::clone(self.counters), self.facts.clone())),
+            tokio::spawn(edi_refresh::run(database, time_zone, interval, self.health.clone())),
+            tokio::spawn(checks::run(targets.clone(), Arc::clone(self.counters), self.health.clone())),
         ]
     }
 
     /// Where the output of a service goes.
-    fn lines(&self, name: ServiceName) -> LineSink {
-        if name == ServiceName::Engine { self.lines.of_runs(name.as_str()) } else { self.lines.of(name.as_str()) }
+    fn lines(&self, name: ServiceName) -> ServiceOutput {
+        if name == ServiceName::Engine {
+            self.lines.with_run_ids(name.as_str())
+        } else {
+            self.lines.for_service(name.as_str())
+        }
     }
 }
 
 /// A service that runs.
-pub(crate) struct Seat {
+pub(crate) struct ServiceHandle {
     pub name: ServiceName,
-    pub kind: Kind,
+    pub kind: HandleKind,
     index: usize,
-    sign: Sign,
+    probe: Liveness,
     watchdog: Option<JoinHandle<()>>,
 }
 
 /// What it is, and how it hears of its successor.
-pub(crate) enum Kind {
+pub(crate) enum HandleKind {
     /// A process of Bots.
-    Process,
+    Child,
     /// A process that is run again and again, and let finish each time.
-    Scheduled,
-    Queue(Successor<NativeQueue>),
-    Monitor(Successor<NativeMonitor>),
+    Periodic,
+    JobQueue(Handover<JobQueueService>),
+    DirMonitor(Handover<DirMonitorService>),
 }
 
-impl Seat {
+impl ServiceHandle {
     /// Takes the place at `index` of the facts.
-    pub fn fill(index: usize, launch: Launch, house: &House<'_>) -> (Self, Member) {
-        let House { config, reaper, counters, facts, .. } = house;
-        let (name, sign, watchdog) = (launch.name, launch.sign().clone(), watch_over(index, &launch, house));
-        let (kind, work) = match launch.work {
-            Work::Process(process) => {
+    pub fn start(index: usize, spec: ServiceSpec, runtime: &RuntimeContext<'_>) -> (Self, GroupMember) {
+        let RuntimeContext { config, reaper, counters, health, .. } = runtime;
+        let (name, probe, watchdog) = (spec.name, spec.probe().clone(), spawn_watchdog(index, &spec, runtime));
+        let (kind, work) = match spec.work {
+            ServiceKind::Child(process) => {
                 let every = process.every;
-                let kind = if every.is_some() { Kind::Scheduled } else { Kind::Process };
-                let service = process.supervised(launch.times, config, house.lines(name));
-                let (facts, is_watched) = ((*facts).clone(), service.is_watched);
+                let kind = if every.is_some() { HandleKind::Periodic } else { HandleKind::Child };
+                let service = process.supervised(spec.times, config, runtime.lines(name));
+                let (health, is_watched) = ((*health).clone(), service.has_liveness_probe);
                 let observe = Box::new(move |snapshot| {
-                    facts.send_modify(|facts| note(&mut facts.services[index], snapshot, is_watched, every.is_some()));
+                    health.send_modify(|state| {
+                        update_service_health(&mut state.services[index], snapshot, is_watched, every.is_some())
+                    });
                 });
-                (kind, group::Work::Process(Box::new(group::Process { service, every, observe })))
+                (kind, group::MemberKind::Process(Box::new(group::ChildMember { service, every, observe })))
             }
-            Work::Queue(queue) => {
-                let successor = Successor::default();
-                let task = queue.task(index, reaper, &house.lines(name), facts, successor.clone());
-                (Kind::Queue(successor), group::Work::Task(task))
+            ServiceKind::JobQueue(queue) => {
+                let handover = Handover::default();
+                let task = queue.task(index, reaper, &runtime.lines(name), health, handover.clone());
+                (HandleKind::JobQueue(handover), group::MemberKind::Task(task))
             }
-            Work::Monitor(monitor) => {
-                let successor = Successor::default();
-                (Kind::Monitor(successor.clone()), group::Work::Task(monitor.task(index, facts, counters, successor)))
+            ServiceKind::DirMonitor(monitor) => {
+                let handover = Handover::default();
+                (
+                    HandleKind::DirMonitor(handover.clone()),
+                    group::MemberKind::Task(monitor.task(index, health, counters, handover)),
+                )
             }
         };
-        let mut turn = facts.subscribe();
+        let mut turn = health.subscribe();
         let turn = Box::pin(async move {
-            let _ = turn.wait_for(|facts| facts.services[..index].iter().all(|service| service.answered)).await;
+            let _ = turn.wait_for(|state| state.services[..index].iter().all(|service| service.alive)).await;
         });
-        (Self { name, kind, index, sign, watchdog }, Member { name: name.as_str(), work, turn })
+        (Self { name, kind, index, probe, watchdog }, GroupMember { name: name.as_str(), work, turn })
     }
 
     /// Has another one take the place, as soon as this one has finished what it does.
-    pub async fn renew(&mut self, launch: Launch, house: &House<'_>, renewals: &mpsc::Sender<Renewal>) {
-        let answer = launch.place();
-        if self.sign != *launch.sign() {
-            self.sign = launch.sign().clone();
+    pub async fn reconfigure(
+        &mut self,
+        spec: ServiceSpec,
+        runtime: &RuntimeContext<'_>,
+        reconfigurations: &mpsc::Sender<Reconfiguration>,
+    ) {
+        let reply = spec.ready_message();
+        if self.probe != *spec.probe() {
+            self.probe = spec.probe().clone();
             // Nobody asks the old process in the new way: it is no longer running when the first question is due.
             self.watchdog.iter().for_each(JoinHandle::abort);
-            self.watchdog = watch_over(self.index, &launch, house);
+            self.watchdog = spawn_watchdog(self.index, &spec, runtime);
         }
-        match (&self.kind, launch.work) {
-            (Kind::Process | Kind::Scheduled, Work::Process(process)) => {
-                let service = Box::new(process.supervised(launch.times, house.config, house.lines(self.name)));
-                let _ = renewals.send(Renewal { place: self.index, service, answer }).await;
+        match (&self.kind, spec.work) {
+            (HandleKind::Child | HandleKind::Periodic, ServiceKind::Child(process)) => {
+                let service = Box::new(process.supervised(spec.times, runtime.config, runtime.lines(self.name)));
+                let _ = reconfigurations.send(Reconfiguration { index: self.index, service, reply }).await;
             }
-            (Kind::Queue(successor), Work::Queue(queue)) => successor.name(*queue),
-            (Kind::Monitor(successor), Work::Monitor(monitor)) => successor.name(*monitor),
+            (HandleKind::JobQueue(handover), ServiceKind::JobQueue(queue)) => handover.set(*queue),
+            (HandleKind::DirMonitor(handover), ServiceKind::DirMonitor(monitor)) => handover.set(*monitor),
             // What a service is does not change while bots-ctl runs.
-            (Kind::Process | Kind::Scheduled | Kind::Queue(_) | Kind::Monitor(_), _) => {}
+            (HandleKind::Child | HandleKind::Periodic | HandleKind::JobQueue(_) | HandleKind::DirMonitor(_), _) => {}
         }
     }
 }
 
 /// Looks for signs of life from now on.
-fn watch_over(index: usize, launch: &Launch, house: &House<'_>) -> Option<JoinHandle<()>> {
-    let sign = launch.sign_of_life()?;
-    let watching = watchdog::watch(index, sign, house.config.health.interval, house.facts.clone());
+fn spawn_watchdog(index: usize, spec: &ServiceSpec, runtime: &RuntimeContext<'_>) -> Option<JoinHandle<()>> {
+    let probe = spec.liveness_probe()?;
+    let watching = watchdog::run(index, probe, runtime.config.health.interval, runtime.health.clone());
     Some(tokio::spawn(watching))
 }

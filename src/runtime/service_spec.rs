@@ -4,134 +4,138 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::time::Duration;
 
-use crate::bots::django_settings::Facts as DjangoFacts;
-use crate::bots::services::{Ground, JobQueue, Service, Sign};
-use crate::config::{Config, RestartPolicy, ServiceName, StopTimes};
+use crate::bots::django_settings::DjangoSettings as DjangoFacts;
+use crate::bots::services::{BotsContext, BotsJobQueueIni, BotsServiceSpec, Liveness};
+use crate::config::{Config, RestartPolicy, ServiceName, StopTimeouts};
 use crate::exit::{Error, Kind};
-use crate::health::liveness::{HttpService, SignOfLife};
-use crate::health::state::Service as ServiceFacts;
-use crate::supervisor::state::{Plan, Policy, Restart};
+use crate::health::liveness::{HttpService, LivenessProbe};
+use crate::health::state::ServiceHealth as ServiceFacts;
+use crate::supervisor::state::{RestartRules, RestartWhen, ServicePolicy};
 use crate::supervisor::task;
-use crate::telemetry::child_output::LineSink;
+use crate::telemetry::child_output::ServiceOutput;
 
-use super::dirmonitor_service::NativeMonitor;
-use super::jobqueue_service::NativeQueue;
+use super::dirmonitor_service::DirMonitorService;
+use super::jobqueue_service::JobQueueService;
 
 /// What services are made from.
-pub(crate) struct Scene<'a> {
+pub(crate) struct LaunchContext<'a> {
     pub config: &'a Config,
-    pub ground: Ground<'a>,
+    pub bots: BotsContext<'a>,
     pub django: &'a DjangoFacts,
-    pub queue: &'a JobQueue,
+    pub queue: &'a BotsJobQueueIni,
     /// Ports on which services of ours listen already.
-    pub held: &'a [u16],
+    pub own_ports: &'a [u16],
 }
 
 /// A service and how this command runs it.
-pub(crate) struct Launch {
+pub(crate) struct ServiceSpec {
     pub name: ServiceName,
-    pub times: StopTimes,
-    pub work: Work,
+    pub times: StopTimeouts,
+    pub work: ServiceKind,
 }
 
 /// What a service is.
-pub(crate) enum Work {
+pub(crate) enum ServiceKind {
     /// A process of Bots.
-    Process(Box<Process>),
+    Child(Box<ChildService>),
     /// The job queue of our own.
-    Queue(Box<NativeQueue>),
+    JobQueue(Box<JobQueueService>),
     /// The directory monitor of our own.
-    Monitor(Box<NativeMonitor>),
+    DirMonitor(Box<DirMonitorService>),
 }
 
 /// A service that is a process of Bots.
-pub(crate) struct Process {
-    pub service: Service,
+pub(crate) struct ChildService {
+    pub service: BotsServiceSpec,
     /// How often, for a service that is meant to end.
     pub every: Option<Duration>,
     /// How long what it leaves may delay the next process: another job queue beside an engine would lose jobs.
-    settle: Duration,
+    leftover_timeout: Duration,
 }
 
-impl Launch {
-    pub fn new(service: Service, config: &Config) -> Self {
-        let (name, times) = (service.name, times(service.name, config));
+impl ServiceSpec {
+    pub fn new(service: BotsServiceSpec, config: &Config) -> Self {
+        let (name, times) = (service.name, stop_timeouts(service.name, config));
         let settle = if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO };
-        Self { name, times, work: Work::Process(Box::new(Process { service, every: None, settle })) }
+        Self {
+            name,
+            times,
+            work: ServiceKind::Child(Box::new(ChildService { service, every: None, leftover_timeout: settle })),
+        }
     }
 
     /// A service that is meant to end, and is run so often.
-    pub fn every(service: Service, every: Duration, config: &Config) -> Self {
-        let (name, times) = (service.name, times(service.name, config));
-        let process = Process { service, every: Some(every), settle: Duration::ZERO };
-        Self { name, times, work: Work::Process(Box::new(process)) }
+    pub fn new_periodic(service: BotsServiceSpec, every: Duration, config: &Config) -> Self {
+        let (name, times) = (service.name, stop_timeouts(service.name, config));
+        let process = ChildService { service, every: Some(every), leftover_timeout: Duration::ZERO };
+        Self { name, times, work: ServiceKind::Child(Box::new(process)) }
     }
 
-    pub fn queue(queue: NativeQueue, config: &Config) -> Self {
+    pub fn queue(queue: JobQueueService, config: &Config) -> Self {
         let name = ServiceName::Jobqueue;
-        Self { name, times: times(name, config), work: Work::Queue(Box::new(queue)) }
+        Self { name, times: stop_timeouts(name, config), work: ServiceKind::JobQueue(Box::new(queue)) }
     }
 
-    pub fn monitor(monitor: NativeMonitor, config: &Config) -> Self {
+    pub fn monitor(monitor: DirMonitorService, config: &Config) -> Self {
         let name = ServiceName::Dirmonitor;
-        Self { name, times: times(name, config), work: Work::Monitor(Box::new(monitor)) }
+        Self { name, times: stop_timeouts(name, config), work: ServiceKind::DirMonitor(Box::new(monitor)) }
     }
 
-    pub fn facts(&self) -> ServiceFacts {
-        let takes_work = !matches!(self.work, Work::Process(_)) || *self.sign() != Sign::None;
+    pub fn health(&self) -> ServiceFacts {
+        let takes_work = !matches!(self.work, ServiceKind::Child(_)) || *self.probe() != Liveness::None;
         ServiceFacts::new(self.name.as_str(), takes_work)
     }
 
-    pub fn sign_of_life(&self) -> Option<SignOfLife> {
-        match self.sign() {
-            Sign::Web { port, path, https } => {
-                Some(SignOfLife::Http(HttpService { port: *port, path: path.clone(), tls: *https }))
+    pub fn liveness_probe(&self) -> Option<LivenessProbe> {
+        match self.probe() {
+            Liveness::Web { port, path, https } => {
+                Some(LivenessProbe::Http(HttpService { port: *port, path: path.clone(), tls: *https }))
             }
-            Sign::JobQueue { port } => Some(SignOfLife::JobQueue(*port)),
-            Sign::Inotify => Some(SignOfLife::Inotify),
-            Sign::None => None,
+            Liveness::JobQueue { port } => Some(LivenessProbe::JobQueue(*port)),
+            Liveness::Inotify => Some(LivenessProbe::Inotify),
+            Liveness::None => None,
         }
     }
 
     /// Where a person on this machine finds it.
-    pub fn place(&self) -> String {
-        match self.sign() {
-            Sign::Web { port, https, .. } => {
+    pub fn ready_message(&self) -> String {
+        match self.probe() {
+            Liveness::Web { port, https, .. } => {
                 format!("the web UI answers on {}://localhost:{port}", if *https { "https" } else { "http" })
             }
-            Sign::JobQueue { port } => format!("the job queue answers on port {port}"),
-            Sign::Inotify => "the directory monitor watches".to_owned(),
-            Sign::None => String::new(),
+            Liveness::JobQueue { port } => format!("the job queue answers on port {port}"),
+            Liveness::Inotify => "the directory monitor watches".to_owned(),
+            Liveness::None => String::new(),
         }
     }
 
-    pub fn sign(&self) -> &Sign {
+    pub fn probe(&self) -> &Liveness {
         match &self.work {
-            Work::Process(process) => &process.service.sign,
-            Work::Queue(_) | Work::Monitor(_) => &Sign::None,
+            ServiceKind::Child(process) => &process.service.probe,
+            ServiceKind::JobQueue(_) | ServiceKind::DirMonitor(_) => &Liveness::None,
         }
     }
 }
 
-impl Process {
+impl ChildService {
     /// In the supervisor's terms.
-    pub fn supervised(self, times: StopTimes, config: &Config, lines: LineSink) -> task::Service {
-        let Self { service, every, settle } = self;
+    pub fn supervised(self, times: StopTimeouts, config: &Config, lines: ServiceOutput) -> task::SupervisedService {
+        let Self { service, every, leftover_timeout: settle } = self;
         let name = service.name.as_str();
-        let plan = Plan {
+        let plan = ServicePolicy {
             drain: times.drain,
-            renewal_drain: if service.name == ServiceName::Webserver { config.reload.drain } else { times.drain },
+            reload_drain: if service.name == ServiceName::Webserver { config.reload.drain } else { times.drain },
             timeout: times.timeout,
             stop_signal: service.stop_signal,
-            settle,
-            restart: if every.is_some() { never(config) } else { restart(config) },
+            leftover_timeout: settle,
+            restart: if every.is_some() { never_restart(config) } else { restart(config) },
         };
-        let is_watched = service.sign != Sign::None;
-        task::Service { name, spec: service.spec, plan, lines, is_watched }
+        let is_watched = service.probe != Liveness::None;
+        task::SupervisedService { name, spec: service.spec, plan, lines, has_liveness_probe: is_watched }
     }
 }
 
-fn times(name: ServiceName, config: &Config) -> StopTimes {
+fn stop_timeouts(name: ServiceName, config: &Config) -> StopTimeouts {
     match name {
         ServiceName::Webserver => config.stop.webserver,
         ServiceName::Jobqueue => config.stop.jobqueue,
@@ -141,43 +145,51 @@ fn times(name: ServiceName, config: &Config) -> StopTimes {
 }
 
 /// The restart rules of the configuration, in the supervisor's terms.
-fn restart(config: &Config) -> Restart {
+fn restart(config: &Config) -> RestartRules {
     let policy = match config.restart.policy {
-        RestartPolicy::Never => Policy::Never,
-        RestartPolicy::OnFailure => Policy::OnFailure,
-        RestartPolicy::Always => Policy::Always,
+        RestartPolicy::Never => RestartWhen::Never,
+        RestartPolicy::OnFailure => RestartWhen::OnFailure,
+        RestartPolicy::Always => RestartWhen::Always,
     };
-    let crate::config::Restart { limit, delay, longest_delay, reset_after, .. } = config.restart;
-    Restart { policy, limit, delay, longest_delay, reset_after }
+    let crate::config::RestartConfig { limit, delay, max_delay: longest_delay, reset_after, .. } = config.restart;
+    RestartRules { policy, limit, delay, max_delay: longest_delay, reset_after }
 }
 
 /// For a service that ends by itself. Want of processes is waited for all the same.
-pub(crate) fn never(config: &Config) -> Restart {
-    Restart { policy: Policy::Never, ..restart(config) }
+pub(crate) fn never_restart(config: &Config) -> RestartRules {
+    RestartRules { policy: RestartWhen::Never, ..restart(config) }
 }
 
 /// Bots itself would only find out after its start-up, and print a traceback.
-pub(crate) fn check_web_port(scene: &Scene<'_>) -> Result<(), Error> {
-    let ini = scene.ground.environment.config.join("bots.ini");
-    let place = format!("[webserver] port in {}, or PORT, or --port", ini.display());
-    check_port(scene, Ipv4Addr::UNSPECIFIED, scene.django.web_port, "serve the web UI", &place)
+pub(crate) fn check_web_port(context: &LaunchContext<'_>) -> Result<(), Error> {
+    let ini = context.bots.environment.config.join("bots.ini");
+    let setting = format!("[webserver] port in {}, or PORT, or --port", ini.display());
+    check_port(context, Ipv4Addr::UNSPECIFIED, context.django.web_port, "serve the web UI", &setting)
 }
 
 /// Bots's job queue would print a traceback and stay alive without a listener.
-pub(crate) fn check_queue_port(scene: &Scene<'_>) -> Result<(), Error> {
-    let place = format!("[jobqueue] port in {}", scene.queue.file.display());
-    check_port(scene, Ipv4Addr::LOCALHOST, scene.queue.port, "serve the job queue", &place)
+pub(crate) fn check_queue_port(context: &LaunchContext<'_>) -> Result<(), Error> {
+    let setting = format!("[jobqueue] port in {}", context.queue.file.display());
+    check_port(context, Ipv4Addr::LOCALHOST, context.queue.port, "serve the job queue", &setting)
 }
 
-fn check_port(scene: &Scene<'_>, address: Ipv4Addr, port: u16, what: &str, place: &str) -> Result<(), Error> {
-    if scene.held.contains(&port) {
+fn check_port(
+    context: &LaunchContext<'_>,
+    address: Ipv4Addr,
+    port: u16,
+    what: &str,
+    setting: &str,
+) -> Result<(), Error> {
+    if context.own_ports.contains(&port) {
         return Ok(());
     }
     let Err(error) = StdListener::bind((address, port)) else { return Ok(()) };
     let reason = match error.kind() {
-        io::ErrorKind::AddrInUse if port == scene.config.health.addr.port() => "the health listener has it".to_owned(),
+        io::ErrorKind::AddrInUse if port == context.config.health.addr.port() => {
+            "the health listener has it".to_owned()
+        }
         io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
         _ => error.to_string(),
     };
-    Err(Error::new(Kind::Unavailable, format!("cannot {what} on port {port}: {reason}; set {place}")))
+    Err(Error::new(Kind::Unavailable, format!("cannot {what} on port {port}: {reason}; set {setting}")))
 }

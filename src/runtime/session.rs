@@ -8,36 +8,36 @@ use crate::config::Config;
 use crate::exit::{Error, Exit, Kind};
 use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
-use crate::telemetry::child_output::LineSink;
+use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
-use crate::telemetry::logging::{self, Guard};
+use crate::telemetry::logging::{self, LogGuard};
 
 /// Longer than any process of ours lives.
-const THREAD_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const BLOCKING_THREAD_KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The parts that a command which starts processes needs.
-pub(crate) struct Session {
+pub(crate) struct App {
     pub config: Config,
     pub reaper: Reaper,
     pub signals: Signals,
-    pub lines: LineSink,
+    pub lines: ServiceOutput,
     pub counters: Arc<Counters>,
     /// Declared last: flushed after everything else is gone.
-    _log: Guard,
+    _log: LogGuard,
 }
 
 /// Sets up log, runtime, signals and reaper, and runs `body` in them.
-pub(crate) fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, Error>) -> Result<T, Error> {
-    signals::hold();
+pub(crate) fn with_app<T>(config: Config, body: impl AsyncFnOnce(App) -> Result<T, Error>) -> Result<T, Error> {
+    signals::block_all();
     let (log, lines) = logging::init(config.log);
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     // A thread for work that blocks is kept once there is one: in want of processes there may be no other.
-    let runtime = runtime.enable_io().enable_time().thread_keep_alive(THREAD_LIFE).build();
-    let runtime = runtime.map_err(|error| internal(&error))?;
+    let runtime = runtime.enable_io().enable_time().thread_keep_alive(BLOCKING_THREAD_KEEP_ALIVE).build();
+    let runtime = runtime.map_err(|error| internal_error(&error))?;
     let result = runtime.block_on(async {
-        let signals = Signals::install().map_err(|error| internal(&error))?;
-        let reaper = Reaper::start().map_err(|error| internal(&error))?;
-        body(Session { config, reaper, signals, lines, counters: Arc::default(), _log: log }).await
+        let signals = Signals::install().map_err(|error| internal_error(&error))?;
+        let reaper = Reaper::start().map_err(|error| internal_error(&error))?;
+        body(App { config, reaper, signals, lines, counters: Arc::default(), _log: log }).await
     });
     // Whatever still runs in the background must not hold up the end.
     runtime.shutdown_background();
@@ -47,9 +47,9 @@ pub(crate) fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) ->
 /// Does work until it is done or a signal asks to stop, and then says how the command ends. While `critical` is set
 /// such a signal lets the work go on to its end, so that nothing is cut in the middle; so does a second one.
 /// Signals that ask for something else stay for what comes next.
-pub(crate) async fn until_stopped<T>(
+pub(crate) async fn run_until_shutdown<T>(
     signals: &mut Signals,
-    critical: &Cell<bool>,
+    no_cancel: &Cell<bool>,
     work: impl Future<Output = T>,
 ) -> Result<T, Exit> {
     tokio::pin!(work);
@@ -57,8 +57,8 @@ pub(crate) async fn until_stopped<T>(
     loop {
         tokio::select! {
             done = &mut work => return stopped_by.map_or(Ok(done), |number| Err(Exit::Signal(number))),
-            number = signals.next_where(signals::asks_to_stop) => {
-                if !critical.get() {
+            number = signals.next_where(signals::is_stop_signal) => {
+                if !no_cancel.get() {
                     return Err(Exit::Signal(stopped_by.unwrap_or(number)));
                 }
                 tracing::info!("asked to stop by {}: the database is completed first", signals::name(number));
@@ -68,6 +68,6 @@ pub(crate) async fn until_stopped<T>(
     }
 }
 
-fn internal(error: &dyn std::error::Error) -> Error {
+fn internal_error(error: &dyn std::error::Error) -> Error {
     Error::new(Kind::Internal, format!("internal error: {error}"))
 }

@@ -9,51 +9,51 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::bots;
-use crate::bots::dirmonitor_config::{Files, Monitored, Way};
+use crate::bots::dirmonitor_config::{DirmonitorConfig, FilePattern, WatchOptions};
 use crate::bots::environment::Environment;
-use crate::bots::services::JobQueue;
-use crate::bots::{Generation, Installation};
+use crate::bots::services::BotsJobQueueIni;
+use crate::bots::{BotsVersion, Installation};
 use crate::config::Config;
 use crate::database;
-use crate::database::Settings;
-use crate::database::connect::{Purpose, connect};
+use crate::database::DatabaseConfig;
+use crate::database::connect::{ConnectMode, connect};
 use crate::database::connection::Connection;
 use crate::edi::monitored_routes;
 use crate::edi::monitored_routes::{ChannelLock, MonitoredRoute};
 use crate::edi::runs;
 use crate::edi::runs::Route;
-use crate::pycompat::fnmatch::Mask;
-use crate::watch::target::{Entry, Pattern};
+use crate::pycompat::fnmatch::FnMatch;
+use crate::watch::target::{PathPattern, WatchTarget};
 
 /// How long the database may take to answer.
-const DATABASE_LIMIT: Duration = Duration::from_secs(3);
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where entries come from.
-pub(crate) struct Sources {
+pub(crate) struct TargetSources {
     config: Config,
     bots: Installation,
     environment: Environment,
-    database: Settings,
+    database: DatabaseConfig,
     connection: Option<Connection>,
-    monitored: Monitored,
+    monitored: DirmonitorConfig,
     /// Nothing until the database has answered for the first time.
-    known: Option<Known>,
+    known: Option<DatabaseRoutes>,
     /// What the log was told of last, so that it is told once.
-    told: Vec<String>,
+    logged: Vec<String>,
 }
 
 /// What the database says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Known {
+struct DatabaseRoutes {
     monitored: Vec<MonitoredRoute>,
     locks: Vec<ChannelLock>,
     routes: Vec<Route>,
 }
 
 /// What a file was like when it was read.
-pub(crate) type FileState = Option<(u64, u64, i64, i64)>;
+pub(crate) type FileStamp = Option<(u64, u64, i64, i64)>;
 
-impl Sources {
+impl TargetSources {
     /// Reads bots.ini; the database comes later.
     ///
     /// # Errors
@@ -62,9 +62,9 @@ impl Sources {
         config: &Config,
         bots: &Installation,
         environment: &Environment,
-        database: Settings,
+        database: DatabaseConfig,
     ) -> Result<Self, bots::Error> {
-        let monitored = Monitored::read(environment, bots)?;
+        let monitored = DirmonitorConfig::read(environment, bots)?;
         Ok(Self {
             config: config.clone(),
             bots: bots.clone(),
@@ -73,7 +73,7 @@ impl Sources {
             connection: None,
             monitored,
             known: None,
-            told: Vec::new(),
+            logged: Vec::new(),
         })
     }
 
@@ -92,7 +92,7 @@ impl Sources {
     /// # Errors
     /// What is wrong with it; then the entries stay.
     pub fn read_ini(&mut self) -> Result<(), bots::Error> {
-        self.monitored = Monitored::read(&self.environment, &self.bots)?;
+        self.monitored = DirmonitorConfig::read(&self.environment, &self.bots)?;
         Ok(())
     }
 
@@ -100,8 +100,8 @@ impl Sources {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn job_queue(&self) -> Result<JobQueue, bots::Error> {
-        JobQueue::read(&self.environment)
+    pub fn job_queue(&self) -> Result<BotsJobQueueIni, bots::Error> {
+        BotsJobQueueIni::read(&self.environment)
     }
 
     /// Asks the database again; says whether it answers something else than before.
@@ -109,14 +109,15 @@ impl Sources {
     /// # Errors
     /// When it does not answer; then the entries stay.
     pub async fn read_database(&mut self) -> Result<bool, database::Error> {
-        let kept = self.connection.take();
-        let is_4 = self.bots.generation() == Generation::Four;
-        let asking = ask(kept, &self.database, is_4);
+        let cached = self.connection.take();
+        let is_4 = self.bots.bots_version() == BotsVersion::V4;
+        let asking = query_routes(cached, &self.database, is_4);
         let late = |_| {
-            let text = format!("the {} did not answer within {} s", self.database.describe(), DATABASE_LIMIT.as_secs());
+            let text =
+                format!("the {} did not answer within {} s", self.database.describe(), DATABASE_TIMEOUT.as_secs());
             Err(database::Error::Unavailable(text))
         };
-        let (connection, known) = timeout(DATABASE_LIMIT, asking).await.unwrap_or_else(late)?;
+        let (connection, known) = timeout(DATABASE_TIMEOUT, asking).await.unwrap_or_else(late)?;
         self.connection = Some(connection);
         let is_other = self.known.as_ref() != Some(&known);
         self.known = Some(known);
@@ -124,72 +125,72 @@ impl Sources {
     }
 
     /// Everything that is to be watched. What looks like a mistake is told, once.
-    pub fn entries(&mut self) -> Vec<Entry> {
+    pub fn targets(&mut self) -> Vec<WatchTarget> {
         let mut doubts = Vec::new();
         let monitored = self.known.iter().flat_map(|known| &known.monitored);
         let of_sections = self.monitored.directories.iter().map(|directory| {
             let way = directory.way.or(self.monitored.way);
             let (origin, route) = (directory.origin.clone(), directory.route.clone());
-            let entry = self.entry(origin, route, &directory.files, way);
-            Entry { is_recursive: directory.is_recursive, ..entry }
+            let target = self.target(origin, route, &directory.files, way);
+            WatchTarget { is_recursive: directory.is_recursive, ..target }
         });
-        let mut entries: Vec<Entry> = of_sections.collect();
+        let mut targets: Vec<WatchTarget> = of_sections.collect();
         for route in monitored {
             match self.monitored.files(&route.path, &route.filename) {
                 Some(files) => {
                     let origin = format!("channel {} of route {}", route.channel, route.route);
-                    let entry = self.entry(origin, route.route.clone(), &files, self.monitored.way);
+                    let target = self.target(origin, route.route.clone(), &files, self.monitored.way);
                     // What a channel leaves where it is would be read again at every start.
-                    entries.push(Entry { takes_existing: entry.takes_existing && route.removes, ..entry });
+                    targets.push(WatchTarget { takes_existing: target.takes_existing && route.removes, ..target });
                 }
                 None => doubts.push(format!("channel {} of route {} names no files", route.channel, route.route)),
             }
         }
-        doubts.extend(self.doubts(&entries));
-        for doubt in doubts.iter().filter(|doubt| !self.told.contains(doubt)) {
+        doubts.extend(self.collect_warnings(&targets));
+        for doubt in doubts.iter().filter(|doubt| !self.logged.contains(doubt)) {
             warn!("{doubt}");
         }
-        self.told = doubts;
-        entries
+        self.logged = doubts;
+        targets
     }
 
-    fn entry(&self, origin: String, route: String, files: &Files, way: Way) -> Entry {
+    fn target(&self, origin: String, route: String, files: &FilePattern, way: WatchOptions) -> WatchTarget {
         let locks = self.known.iter().flat_map(|known| &known.locks);
         let locks = locks.map(|lock| (lock.path.as_str(), lock.name.as_str()));
-        entry(&self.config, &self.monitored, (origin, route), files, way, locks)
+        target(&self.config, &self.monitored, (origin, route), files, way, locks)
     }
 
-    fn doubts(&self, entries: &[Entry]) -> Vec<String> {
+    fn collect_warnings(&self, targets: &[WatchTarget]) -> Vec<String> {
         let mut doubts = Vec::new();
         let is_inactive = |name: &str| {
             let mut routes = self.known.iter().map(|known| &known.routes);
             routes.any(|routes| !routes.iter().any(|route| route.name == name && route.is_active))
         };
-        let mut first: HashMap<String, &Entry> = HashMap::new();
-        for entry in entries {
-            if is_inactive(&entry.route) {
+        let mut first: HashMap<String, &WatchTarget> = HashMap::new();
+        for target in targets {
+            if is_inactive(&target.route) {
                 doubts.push(format!(
                     "{}: there is no active route {}, so its files are not taken until there is",
-                    entry.origin, entry.route
+                    target.origin, target.route
                 ));
             }
-            let files = entry.files();
+            let files = target.files();
             match first.get(&files) {
-                Some(other) if other.route != entry.route => doubts.push(format!(
+                Some(other) if other.route != target.route => doubts.push(format!(
                     "{} and {} watch the same files, {files}: both routes are started, and the first takes them",
-                    other.origin, entry.origin
+                    other.origin, target.origin
                 )),
                 Some(_) => {}
                 None => {
-                    first.insert(files, entry);
+                    first.insert(files, target);
                 }
             }
         }
-        if entries.is_empty() && self.known.is_some() {
+        if targets.is_empty() && self.known.is_some() {
             let file = self.environment.config.join("bots.ini");
-            let routes = match self.bots.generation() {
-                Generation::Three => "",
-                Generation::Four => ", and no active route asks for it",
+            let routes = match self.bots.bots_version() {
+                BotsVersion::V3 => "",
+                BotsVersion::V4 => ", and no active route asks for it",
             };
             doubts.push(format!("nothing is watched: no section [dirmonitor1] is in {}{routes}", file.display()));
         }
@@ -199,63 +200,67 @@ impl Sources {
 
 /// Files of a route, with what is configured for them; `name` is the origin of the entry and the route, `locks` are paths and
 /// names.
-pub(crate) fn entry<'a>(
+pub(crate) fn target<'a>(
     config: &Config,
-    monitored: &Monitored,
+    monitored: &DirmonitorConfig,
     (origin, route): (String, String),
-    files: &Files,
-    way: Way,
+    files: &FilePattern,
+    way: WatchOptions,
     locks: impl Iterator<Item = (&'a str, &'a str)>,
-) -> Entry {
+) -> WatchTarget {
     let defaults = config.dirmonitor;
     let is_here =
         |(path, name): &(&str, &str)| monitored.files(path, name).is_some_and(|lock| lock.directory == files.directory);
-    Entry {
+    WatchTarget {
         origin,
         route,
-        directory: Pattern::new(&files.directory),
-        mask: Mask::new(&files.mask),
+        directory: PathPattern::new(&files.directory),
+        mask: FnMatch::new(&files.mask),
         is_recursive: false,
         takes_existing: monitored.process_existing,
         locks: locks.filter(is_here).map(|(_, name)| name.to_owned()).collect(),
         watch_by: way.watch_by.unwrap_or(defaults.watch_by),
         poll_interval: way.poll_interval.unwrap_or(defaults.poll_interval),
-        settle: way.settle.unwrap_or(defaults.settle),
+        stable_after: way.stable_after.unwrap_or(defaults.stable_after),
         file_wait: config.engine.file_wait,
         is_channel: false,
     }
 }
 
-async fn ask(
-    kept: Option<Connection>,
-    settings: &Settings,
+async fn query_routes(
+    cached: Option<Connection>,
+    settings: &DatabaseConfig,
     is_4: bool,
-) -> Result<(Connection, Known), database::Error> {
-    if let Some(mut connection) = kept
-        && let Ok(known) = question(&mut connection, settings, is_4).await
+) -> Result<(Connection, DatabaseRoutes), database::Error> {
+    if let Some(mut connection) = cached
+        && let Ok(known) = read_routes(&mut connection, settings, is_4).await
     {
         return Ok((connection, known));
     }
     // The kept one may have been cut by a server that is well again.
-    let mut connection = connect(settings, Purpose::Probe).await?;
-    let known = question(&mut connection, settings, is_4).await?;
+    let mut connection = connect(settings, ConnectMode::Probe).await?;
+    let known = read_routes(&mut connection, settings, is_4).await?;
     Ok((connection, known))
 }
 
-async fn question(connection: &mut Connection, settings: &Settings, is_4: bool) -> Result<Known, database::Error> {
+async fn read_routes(
+    connection: &mut Connection,
+    settings: &DatabaseConfig,
+    is_4: bool,
+) -> Result<DatabaseRoutes, database::Error> {
     let routes = runs::routes(connection, settings).await?;
     let monitored = if is_4 { monitored_routes::routes(connection, settings).await? } else { Vec::new() };
-    Ok(Known { monitored, locks: monitored_routes::locks(connection, settings).await?, routes })
+    Ok(DatabaseRoutes { monitored, locks: monitored_routes::locks(connection, settings).await?, routes })
 }
 
 /// What a file is like now; nothing when it is not there. May wait for a file system.
-pub(crate) fn state(path: &Path) -> FileState {
+pub(crate) fn stat(path: &Path) -> FileStamp {
     let meta = std::fs::metadata(path).ok()?;
     Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// Takes what was written to the trigger file, and removes it. May wait for a file system.
-pub(crate) fn take_trigger(file: &Path) -> Option<String> {
+pub(crate) fn consume_trigger_file(file: &Path) -> Option<String> {
     // Who writes to it makes it first: while it is empty the words are yet to come.
     let text = std::fs::read_to_string(file).ok().filter(|text| !text.trim().is_empty())?;
     match std::fs::remove_file(file) {
@@ -278,11 +283,11 @@ mod tests {
     fn a_trigger_is_taken_when_its_words_are_there() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("trigger");
-        assert_eq!(take_trigger(&file), None);
+        assert_eq!(consume_trigger_file(&file), None);
         std::fs::write(&file, "").expect("written");
-        assert_eq!(take_trigger(&file), None);
+        assert_eq!(consume_trigger_file(&file), None);
         std::fs::write(&file, "reload").expect("its writer still has it");
-        assert_eq!(take_trigger(&file).as_deref(), Some("reload"));
+        assert_eq!(consume_trigger_file(&file).as_deref(), Some("reload"));
         assert!(!file.exists());
     }
 }

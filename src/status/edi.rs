@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::edi::stats::{Counts, FileState, Route, Run};
-use crate::health::edi_refresh::Results;
+use crate::edi::stats::{EngineRunStats, FileCounts, FileState, RouteStats};
+use crate::health::edi_refresh::CachedEdiStats;
 
 /// What was read from the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub struct ResultsStatus {
     pub age: u64,
     /// Why there is nothing newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
+    pub error: Option<String>,
     /// The last runs of the engine, newest first.
     pub runs: Vec<RunStatus>,
     /// Since when files are counted below: seconds since 1970, a day ago at the most.
@@ -96,34 +96,35 @@ pub struct Files {
 impl RouteStatus {
     /// Whether a person should look at it.
     #[must_use]
-    pub fn is_troubled(&self) -> bool {
+    pub fn has_errors(&self) -> bool {
         self.files.errors > 0 || self.files.stuck > 0 || self.state.is_some_and(|state| state != FileState::Done)
     }
 }
 
 /// What was read, as it is told.
-pub(crate) fn results(last: &Results, now: Instant) -> ResultsStatus {
-    let figures = &last.figures;
+pub(crate) fn results(last: &CachedEdiStats, now: Instant) -> ResultsStatus {
+    let stats = &last.stats;
     ResultsStatus {
         age: now.saturating_duration_since(last.read).as_secs(),
-        trouble: last.trouble.clone(),
-        runs: figures.runs.iter().map(run).collect(),
-        since: figures.recent_since,
-        routes: figures.routes.iter().map(route).collect(),
-        more_routes: u64::try_from(figures.rest.routes).unwrap_or_default(),
-        lost_runs: figures.lost_runs,
-        locked: figures.is_locked,
+        error: last.error.clone(),
+        runs: stats.runs.iter().map(run).collect(),
+        since: stats.recent_since,
+        routes: stats.routes.iter().map(route).collect(),
+        more_routes: u64::try_from(stats.rest.routes).unwrap_or_default(),
+        lost_runs: stats.lost_runs,
+        locked: stats.is_locked,
     }
 }
 
-fn run(run: &Run) -> RunStatus {
-    let Run { id, kind, started, seconds, received, done, errors, stuck, sent, process_errors, failed } = run.clone();
+fn run(run: &EngineRunStats) -> RunStatus {
+    let EngineRunStats { id, kind, started, seconds, received, done, errors, stuck, sent, process_errors, failed } =
+        run.clone();
     let files = Files { received, done, errors, stuck, sent };
     RunStatus { id, kind, started, seconds, files, process_errors, failed }
 }
 
-fn route(route: &Route) -> RouteStatus {
-    let Counts { received, done, errors, stuck, sent } = route.recent;
+fn route(route: &RouteStats) -> RouteStatus {
+    let FileCounts { received, done, errors, stuck, sent } = route.recent;
     RouteStatus {
         name: route.name.clone(),
         inactive: !route.is_active,

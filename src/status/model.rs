@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::edi::{ResultsStatus, results};
-use crate::health::state::{Check, Fact, Facts, Phase, is_ready, report};
+use crate::health::state::{Check, CheckResult, HealthState, Phase, evaluate, is_ready};
 
 /// Everything that is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ pub struct MonitorStatus {
     /// What it watches.
     pub directories: Vec<DirectoryStatus>,
     /// Routes whose files have come and which the job queue does not have yet.
-    pub marked: usize,
+    pub pending_routes: usize,
 }
 
 /// Files that start a route.
@@ -74,7 +74,7 @@ pub struct DirectoryStatus {
     pub by: String,
     /// Why they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<String>,
+    pub error: Option<String>,
     /// Files that are not complete, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfinished: Option<UnfinishedStatus>,
@@ -139,72 +139,72 @@ pub struct JobsStatus {
 
 /// The facts as they are told; `unix` is the same moment as `now`, in seconds since 1970.
 #[must_use]
-pub fn status(facts: &Facts, now: Instant, unix: u64) -> Status {
-    let whole = report(Check::Ready, facts);
-    let services = facts.services.iter().map(|service| ServiceStatus {
+pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
+    let whole = evaluate(Check::Ready, health);
+    let services = health.services.iter().map(|service| ServiceStatus {
         name: service.name.to_owned(),
         state: state(service.phase).to_owned(),
         pid: service.pid,
         uptime: service.started.map(|started| now.duration_since(started).as_secs()),
         restarts: service.restarts,
         last_exit: service.last_exit.map(|exit| exit.to_string()),
-        ready: service.takes_work.then(|| is_ready(service, facts)),
+        ready: service.counts_for_ready.then(|| is_ready(service, health)),
         jobs: service.jobs.map(|jobs| JobsStatus { waiting: jobs.waiting, running: jobs.running }),
     });
     let services = services.collect();
-    let engine = facts.engine.as_ref().map(|(holder, since)| EngineStatus {
+    let engine = health.engine.as_ref().map(|(holder, since)| EngineStatus {
         holder: holder.clone(),
         seconds: now.saturating_duration_since(*since).as_secs(),
     });
-    let monitor = facts.monitor.as_ref().map(|monitor| {
+    let monitor = health.monitor.as_ref().map(|monitor| {
         let directories = monitor.directories.iter().map(|directory| DirectoryStatus {
             files: directory.files.clone(),
             route: directory.route.clone(),
-            by: directory.by.clone(),
-            trouble: directory.trouble.clone(),
+            by: directory.method.clone(),
+            error: directory.error.clone(),
             unfinished: directory.unfinished.as_ref().map(|unfinished| UnfinishedStatus {
                 count: unfinished.count,
                 example: unfinished.example.clone(),
-                why: unfinished.why.to_owned(),
+                why: unfinished.reason.to_owned(),
                 seconds: now.saturating_duration_since(unfinished.since).as_secs(),
                 held: unfinished.held,
                 given_up: unfinished.given_up,
             }),
         });
-        MonitorStatus { directories: directories.collect(), marked: monitor.marked }
+        MonitorStatus { directories: directories.collect(), pending_routes: monitor.pending_routes }
     });
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: whole.healthy,
         errors: whole.errors,
-        stopping: facts.stopping,
+        stopping: health.stopping,
         now: unix,
-        checks: checks(facts),
+        checks: checks(health),
         services,
         engine,
         monitor,
-        results: facts.results.as_ref().map(|last| results(last, now)),
-        refused: facts.refused.to_vec(),
+        results: health.results.as_ref().map(|last| results(last, now)),
+        refused: health.refused.to_vec(),
     }
 }
 
-fn checks(facts: &Facts) -> Vec<CheckStatus> {
+fn checks(health: &HealthState) -> Vec<CheckStatus> {
     let all = [
-        ("database", &facts.database),
-        ("tables", &facts.tables),
-        ("botssys", &facts.botssys),
-        ("usersys", &facts.usersys),
-        ("config", &facts.config),
+        ("database", &health.database),
+        ("tables", &health.tables),
+        ("botssys", &health.botssys),
+        ("usersys", &health.usersys),
+        ("config", &health.config),
     ];
-    let told = all.into_iter().map(|(name, fact)| {
-        let (good, why) = match fact {
-            Fact::Unknown => (None, None),
-            Fact::Good => (Some(true), None),
-            Fact::Bad(why) => (Some(false), Some(why.clone())),
+    let rendered = all.into_iter().map(|(name, result)| {
+        let (good, why) = match result {
+            CheckResult::Pending => (None, None),
+            CheckResult::Ok => (Some(true), None),
+            CheckResult::Failed(why) => (Some(false), Some(why.clone())),
         };
         CheckStatus { name: name.to_owned(), good, why }
     });
-    told.collect()
+    rendered.collect()
 }
 
 fn state(phase: Phase) -> &'static str {

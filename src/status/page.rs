@@ -62,8 +62,8 @@ mod tests {
     const LARGEST: usize = 20_000;
 
     fn status(error: &str) -> Status {
-        let told = serde_json::json!({"version": "1", "ready": false, "errors": [error], "services": []});
-        serde_json::from_value(told).expect("a status")
+        let rendered = serde_json::json!({"version": "1", "ready": false, "errors": [error], "services": []});
+        serde_json::from_value(rendered).expect("a status")
     }
 
     #[test]

@@ -5,34 +5,34 @@ use std::fmt::Write as _;
 use super::edi::{Files, ResultsStatus, RouteStatus, RunStatus};
 use super::model::{DirectoryStatus, MonitorStatus, ServiceStatus, Status, UnfinishedStatus};
 use crate::edi::stats::FileState;
-use crate::telemetry::escape::shown;
+use crate::telemetry::escape::escape_control;
 
 /// Directories that are named although they are well.
-const NAMED_DIRECTORIES: usize = 20;
+const MAX_LISTED_DIRECTORIES: usize = 20;
 
 /// Runs that are told.
-const NAMED_RUNS: usize = 10;
+const MAX_LISTED_RUNS: usize = 10;
 
 /// Routes that are named: those with errors come first.
-const NAMED_ROUTES: usize = 20;
+const MAX_LISTED_ROUTES: usize = 20;
 
 /// All of it. What a name in the database may hold to move a terminal's cursor or to forge a line is shown and not sent.
 #[must_use]
 pub fn text(status: &Status) -> String {
     let mut text = services(&status.services);
     if let Some(engine) = &status.engine {
-        let _ = writeln!(text, "an engine runs: {} for {}", shown(&engine.holder), in_words(engine.seconds));
+        let _ = writeln!(text, "an engine runs: {} for {}", escape_control(&engine.holder), in_words(engine.seconds));
     }
     for (name, jobs) in status.services.iter().filter_map(|service| Some((&service.name, service.jobs?))) {
-        let _ = writeln!(text, "{}: {} waiting, {} running", shown(name), jobs.waiting, jobs.running);
+        let _ = writeln!(text, "{}: {} waiting, {} running", escape_control(name), jobs.waiting, jobs.running);
     }
     text.push_str(&status.monitor.as_ref().map(directories).unwrap_or_default());
     text.push_str(&status.results.as_ref().map(|last| results(last, status.now)).unwrap_or_default());
     for error in &status.errors {
-        let _ = writeln!(text, "not ready: {}", shown(error));
+        let _ = writeln!(text, "not ready: {}", escape_control(error));
     }
     for fault in &status.refused {
-        let _ = writeln!(text, "mounted configuration refused: {}", shown(fault));
+        let _ = writeln!(text, "mounted configuration refused: {}", escape_control(fault));
     }
     text
 }
@@ -57,24 +57,29 @@ fn service(service: &ServiceStatus) -> [String; 7] {
 
 /// What is watched. Where that is much, what is well is only counted.
 fn directories(monitor: &MonitorStatus) -> String {
-    let (troubled, well): (Vec<_>, Vec<_>) =
-        monitor.directories.iter().partition(|directory| directory.trouble.is_some());
+    let (failed, well): (Vec<_>, Vec<_>) = monitor.directories.iter().partition(|directory| directory.error.is_some());
     let mut text = String::new();
-    for DirectoryStatus { files, route, by, .. } in well.iter().take(NAMED_DIRECTORIES) {
-        let _ = writeln!(text, "watched: {} for route {}, by {}", shown(files), shown(route), shown(by));
+    for DirectoryStatus { files, route, by, .. } in well.iter().take(MAX_LISTED_DIRECTORIES) {
+        let _ = writeln!(
+            text,
+            "watched: {} for route {}, by {}",
+            escape_control(files),
+            escape_control(route),
+            escape_control(by)
+        );
     }
-    if let Some(more) = well.len().checked_sub(NAMED_DIRECTORIES).filter(|more| *more > 0) {
+    if let Some(more) = well.len().checked_sub(MAX_LISTED_DIRECTORIES).filter(|more| *more > 0) {
         let _ = writeln!(text, "watched: {more} more");
     }
-    for DirectoryStatus { files, route, trouble, .. } in troubled {
-        let why = shown(trouble.as_deref().unwrap_or_default());
-        let _ = writeln!(text, "not watched: {} for route {}: {why}", shown(files), shown(route));
+    for DirectoryStatus { files, route, error, .. } in failed {
+        let why = escape_control(error.as_deref().unwrap_or_default());
+        let _ = writeln!(text, "not watched: {} for route {}: {why}", escape_control(files), escape_control(route));
     }
     for (directory, unfinished) in monitor.directories.iter().filter_map(|one| Some((one, one.unfinished.as_ref()?))) {
         text.push_str(&in_line(&directory.route, unfinished));
     }
-    if monitor.marked > 0 {
-        let _ = writeln!(text, "waiting for the job queue: {} routes", monitor.marked);
+    if monitor.pending_routes > 0 {
+        let _ = writeln!(text, "waiting for the job queue: {} routes", monitor.pending_routes);
     }
     text
 }
@@ -88,8 +93,8 @@ fn in_line(route: &str, unfinished: &UnfinishedStatus) -> String {
         (0, held) => format!("; {held} complete ones wait for that"),
         (given_up, _) => format!("; {given_up} no longer waited for"),
     };
-    let (example, route, time) = (shown(example), shown(route), in_words(*seconds));
-    format!("not complete: {example}{more} for route {route}, for {time}: {}{effect}\n", shown(why))
+    let (example, route, time) = (escape_control(example), escape_control(route), in_words(*seconds));
+    format!("not complete: {example}{more} for route {route}, for {time}: {}{effect}\n", escape_control(why))
 }
 
 fn results(last: &ResultsStatus, now: u64) -> String {
@@ -98,23 +103,23 @@ fn results(last: &ResultsStatus, now: u64) -> String {
     let mut text = String::new();
     if !last.runs.is_empty() {
         text.push('\n');
-        text.push_str(&table(RUNS, last.runs.iter().take(NAMED_RUNS).map(|told| run(told, now))));
+        text.push_str(&table(RUNS, last.runs.iter().take(MAX_LISTED_RUNS).map(|rendered| run(rendered, now))));
     }
     if !last.routes.is_empty() {
         let mut routes: Vec<&RouteStatus> = last.routes.iter().collect();
-        routes.sort_by_key(|route| (!route.is_troubled(), std::cmp::Reverse(route.last)));
+        routes.sort_by_key(|route| (!route.has_errors(), std::cmp::Reverse(route.last)));
         let _ = writeln!(text, "\nfiles since {}:", ago(last.since, now));
-        text.push_str(&table(ROUTES, routes.iter().take(NAMED_ROUTES).map(|told| route(told, now))));
+        text.push_str(&table(ROUTES, routes.iter().take(MAX_LISTED_ROUTES).map(|told| route(told, now))));
     }
     let all = last.routes.len() as u64 + last.more_routes;
-    if let Some(more) = all.checked_sub(NAMED_ROUTES as u64).filter(|more| *more > 0) {
+    if let Some(more) = all.checked_sub(MAX_LISTED_ROUTES as u64).filter(|more| *more > 0) {
         let _ = writeln!(text, "{more} more routes");
     }
     if last.lost_runs > 0 {
         let _ = writeln!(text, "broken off and not recovered: {} runs; look for files they had taken", last.lost_runs);
     }
-    if let Some(trouble) = &last.trouble {
-        let _ = writeln!(text, "runs and routes are as of {} ago: {}", in_words(last.age), shown(trouble));
+    if let Some(error) = &last.error {
+        let _ = writeln!(text, "runs and routes are as of {} ago: {}", in_words(last.age), escape_control(error));
     }
     text
 }
@@ -152,7 +157,7 @@ fn route(route: &RouteStatus, now: u64) -> [String; 6] {
 
 /// Columns as wide as they have to be.
 fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: impl Iterator<Item = [String; COLUMNS]>) -> String {
-    let rows = rows.map(|row| row.map(|cell| shown(&cell).into_owned()));
+    let rows = rows.map(|row| row.map(|cell| escape_control(&cell).into_owned()));
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
@@ -244,16 +249,16 @@ mounted configuration refused: /config/bots.ini:3: no section
 
     #[test]
     fn directories_that_are_well_are_only_counted_where_there_are_many() {
-        let directory = |trouble: Option<&str>| DirectoryStatus {
+        let directory = |error: Option<&str>| DirectoryStatus {
             files: "/in/*".into(),
             route: "r".into(),
             by: "inotify (ext4)".into(),
-            trouble: trouble.map(str::to_owned),
+            error: error.map(str::to_owned),
             unfinished: None,
         };
         let mut all = vec![directory(Some("/in is not there"))];
-        all.extend(vec![directory(None); NAMED_DIRECTORIES + 2]);
-        let text = directories(&MonitorStatus { directories: all, marked: 1 });
+        all.extend(vec![directory(None); MAX_LISTED_DIRECTORIES + 2]);
+        let text = directories(&MonitorStatus { directories: all, pending_routes: 1 });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "watched: /in/* for route r, by inotify (ext4)");
         let expected = [
@@ -261,18 +266,18 @@ mounted configuration refused: /config/bots.ini:3: no section
             "not watched: /in/* for route r: /in is not there",
             "waiting for the job queue: 1 routes",
         ];
-        assert_eq!(lines[NAMED_DIRECTORIES..], expected);
+        assert_eq!(lines[MAX_LISTED_DIRECTORIES..], expected);
     }
 
     #[test]
     fn runs_and_routes_are_told_with_errors_first() {
-        let told = r#"{"age":90,"trouble":"the server is away","since":13600,"locked":false,"lost_runs":1,"runs":[
+        let rendered = r#"{"age":90,"error":"the server is away","since":13600,"locked":false,"lost_runs":1,"runs":[
             {"id":7,"kind":"new","started":99990,"seconds":3,"received":3,"done":2,"errors":1,"sent":4,"process_errors":1,
              "failed":true},
             {"id":2,"kind":"crashrecovery","started":90000}],"routes":[
             {"name":"quiet"},{"name":"fine","last":99990,"state":"done","received":2,"done":2,"sent":2},
             {"name":"b\u001b[2J\na\u202ed","inactive":true,"last":50000,"state":"error","received":1,"errors":1}]}"#;
-        let status = Status { results: Some(serde_json::from_str(told).expect("results")), ..empty() };
+        let status = Status { results: Some(serde_json::from_str(rendered).expect("results")), ..empty() };
         let expected = "\
 SERVICE  STATE  READY  PID  UPTIME  RESTARTS  LAST EXIT
 
@@ -293,12 +298,12 @@ runs and routes are as of 1m 30s ago: the server is away
 
     #[test]
     fn many_routes_are_only_counted() {
-        let routes: Vec<_> = (0..NAMED_ROUTES + 5).map(|number| format!("{{\"name\":\"r{number}\"}}")).collect();
-        let told = format!(
+        let routes: Vec<_> = (0..MAX_LISTED_ROUTES + 5).map(|number| format!("{{\"name\":\"r{number}\"}}")).collect();
+        let rendered = format!(
             "{{\"age\":1,\"runs\":[],\"since\":0,\"more_routes\":2,\"locked\":false,\"routes\":[{}]}}",
             routes.join(",")
         );
-        let status = Status { results: Some(serde_json::from_str(&told).expect("results")), ..empty() };
+        let status = Status { results: Some(serde_json::from_str(&rendered).expect("results")), ..empty() };
         assert!(text(&status).ends_with("\n7 more routes\n"), "{}", text(&status));
     }
 }

@@ -2,16 +2,16 @@
 
 use tracing::{error, info, warn};
 
-use super::state::{End, Event, Goal, Life, Next, Plan, State};
+use super::state::{AfterExit, Event, Lifecycle, ServicePolicy, State, StopReason, Termination};
 use super::task::seconds;
 use crate::process::signals;
 
 /// Says in words what a step means, where it means something to the reader of a log.
-pub fn narrate(name: &'static str, from: Life, to: Life, event: Event, plan: &Plan) {
+pub fn log_transition(name: &'static str, from: Lifecycle, to: Lifecycle, event: Event, plan: &ServicePolicy) {
     let timeout = seconds(plan.timeout);
     match (from.state, to.state) {
-        (State::Running, State::Draining(Goal::Renew)) => {
-            info!(service = name, "draining for {} before it is restarted", seconds(plan.renewal_drain));
+        (State::Running, State::Draining(StopReason::Reconfigure)) => {
+            info!(service = name, "draining for {} before it is restarted", seconds(plan.reload_drain));
         }
         (State::Running | State::Draining(_), State::Draining(_)) if event == Event::StopRequested => {
             info!(service = name, "draining for {}", seconds(plan.drain));
@@ -23,27 +23,33 @@ pub fn narrate(name: &'static str, from: Life, to: Life, event: Event, plan: &Pl
             warn!(service = name, "did not stop within {timeout}: killing it");
         }
         (State::Stopping(..), State::Killing(_)) => warn!(service = name, "asked to stop again: killing it"),
-        (State::Starting | State::Running, State::Sweeping(Next::Restart)) => {
+        (State::Starting | State::Running, State::WaitingForGroup(AfterExit::Restart)) => {
             let (failures, limit) = (to.failures, plan.restart.limit);
             warn!(service = name, "{name} ended by itself; restart {failures} of at most {limit} in a row");
         }
-        (_, State::Sweeping(Next::End(End::Exited(_)))) if from.failures > 0 && from.failures >= plan.restart.limit => {
+        (_, State::WaitingForGroup(AfterExit::End(Termination::Exited(_))))
+            if from.failures > 0 && from.failures >= plan.restart.limit =>
+        {
             error!(service = name, "{name} has failed {} times in a row: giving up", from.failures + 1);
         }
-        (State::Sweeping(Next::Renewal), State::Starting) => info!(service = name, "starting it with the new settings"),
-        (State::Paused, State::Starting) if event == Event::Renewed => {
+        (State::WaitingForGroup(AfterExit::Renewal), State::Starting) => {
+            info!(service = name, "starting it with the new settings")
+        }
+        (State::Backoff, State::Starting) if event == Event::Reconfigured => {
             info!(service = name, "starting it at once with the new settings");
         }
         (State::Running, State::Running) if from.failures > to.failures => {
             info!(service = name, "{name} has run well for {}", seconds(plan.restart.reset_after));
         }
-        (State::Sweeping(_), State::Clearing(_)) => warn!(service = name, "killing the processes it left behind"),
+        (State::WaitingForGroup(_), State::KillingGroup(_)) => {
+            warn!(service = name, "killing the processes it left behind")
+        }
         _ => {}
     }
 }
 
-fn stopping(name: &'static str, signal: Option<i32>, goal: Goal, timeout: &str) {
-    if goal == Goal::Replace {
+fn stopping(name: &'static str, signal: Option<i32>, goal: StopReason, timeout: &str) {
+    if goal == StopReason::Unresponsive {
         warn!(service = name, "{name} does not answer: it will be replaced");
     }
     match signal {

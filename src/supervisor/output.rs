@@ -11,26 +11,26 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use line_splitter::Splitter;
+use line_splitter::LineSplitter;
 
-use crate::process::capture::reader;
-use crate::telemetry::child_output::{LineSink, Records, Stream};
+use crate::process::capture::pipe_reader;
+use crate::telemetry::child_output::{RecordWriter, ServiceOutput, Stream};
 
 /// What a pipe holds while we are busy elsewhere: four times the usual. A wish: the system has limits of its own.
 const PIPE_SIZE: i32 = 256 * 1024;
 
 /// Buffers are given back after so long without output.
-const REST: Duration = Duration::from_secs(1);
+const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads one stream of a service to its end, in a task of its own.
 #[must_use]
-pub fn carry(fd: OwnedFd, stream: Stream, sink: LineSink) -> JoinHandle<()> {
+pub fn spawn_output_pump(fd: OwnedFd, stream: Stream, sink: ServiceOutput) -> JoinHandle<()> {
     tokio::spawn(async move {
         let _ = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
-        match reader(fd) {
+        match pipe_reader(fd) {
             Ok(source) => {
                 let raw = sink.is_raw();
-                Pump { source, raw, lines: Splitter::default(), records: sink.records(stream) }.run().await;
+                OutputPump { source, raw, lines: LineSplitter::default(), records: sink.records(stream) }.run().await;
             }
             Err(error) => tracing::error!("cannot read the output of a service: {error}"),
         }
@@ -38,14 +38,14 @@ pub fn carry(fd: OwnedFd, stream: Stream, sink: LineSink) -> JoinHandle<()> {
 }
 
 /// One stream of a service on its way.
-struct Pump {
+struct OutputPump {
     source: Receiver,
     raw: bool,
-    lines: Splitter,
-    records: Records,
+    lines: LineSplitter,
+    records: RecordWriter,
 }
 
-impl Pump {
+impl OutputPump {
     async fn run(mut self) {
         loop {
             match self.source.try_read_buf(self.lines.space()) {
@@ -67,9 +67,9 @@ impl Pump {
 
     async fn forward(&mut self) {
         if self.raw {
-            self.records.bytes(self.lines.whole());
+            self.records.bytes(self.lines.complete_lines());
         } else {
-            self.records.now();
+            self.records.stamp_time();
             while let Some((line, continues)) = self.lines.next_line() {
                 self.records.line(line, continues);
                 if self.records.is_full() {
@@ -84,9 +84,9 @@ impl Pump {
     /// The last line is given even without its end.
     async fn finish(mut self) {
         if self.raw {
-            self.records.bytes(self.lines.rest());
+            self.records.bytes(self.lines.remainder());
         } else {
-            self.lines.end();
+            self.lines.finish();
             self.forward().await;
             self.records.flush();
         }
@@ -96,16 +96,18 @@ impl Pump {
     /// Waits for more output. What is held because more may belong to it is given out when nothing comes for a while.
     async fn wait(&mut self) -> io::Result<()> {
         // Within a line more is sure to come.
-        let least = if self.lines.is_empty() { Duration::ZERO } else { REST };
-        let patience = self.records.patience().map(|patience| patience.max(least));
-        let roomy = self.records.is_roomy() || self.lines.is_roomy();
-        let Some(limit) = patience.or(roomy.then_some(REST)) else { return self.source.readable().await };
+        let least = if self.lines.is_empty() { Duration::ZERO } else { BUFFER_IDLE_TIMEOUT };
+        let flush_delay = self.records.flush_delay().map(|delay| delay.max(least));
+        let roomy = self.records.has_spare_capacity() || self.lines.has_spare_capacity();
+        let Some(limit) = flush_delay.or(roomy.then_some(BUFFER_IDLE_TIMEOUT)) else {
+            return self.source.readable().await;
+        };
         if let Ok(ready) = timeout(limit, self.source.readable()).await {
             return ready;
         }
         self.records.flush();
         self.records.send().await;
-        self.records.rest();
+        self.records.release_buffer();
         self.lines.shrink();
         self.source.readable().await
     }

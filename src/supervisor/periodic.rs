@@ -6,8 +6,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
-use super::state::End;
-use super::task::{Control, Service, Snapshot, supervise};
+use super::state::Termination;
+use super::task::{ServiceCommand, ServiceSnapshot, SupervisedService, supervise};
 use crate::process::child::SpawnError;
 use crate::process::reaper::Reaper;
 
@@ -18,15 +18,15 @@ use crate::process::reaper::Reaper;
 /// As [`supervise`].
 pub async fn run_every(
     every: Duration,
-    service: &mut Service,
+    service: &mut SupervisedService,
     reaper: &Reaper,
-    control: &mut mpsc::Receiver<Control>,
-    mut observe: impl FnMut(Snapshot),
-) -> Result<End, SpawnError> {
+    control: &mut mpsc::Receiver<ServiceCommand>,
+    mut observe: impl FnMut(ServiceSnapshot),
+) -> Result<Termination, SpawnError> {
     let mut due = Instant::now();
     loop {
-        if wait(due, service, control).await == Waited::Stopped {
-            return Ok(End::Stopped);
+        if wait(due, service, control).await == Wake::Stop {
+            return Ok(Termination::Stopped);
         }
         due = Instant::now() + every;
         let mut was_asked = false;
@@ -36,29 +36,29 @@ pub async fn run_every(
         });
         // A stop may have come when no process ran any more: its own end says nothing of it then.
         match run.await? {
-            End::Killed => return Ok(End::Killed),
-            _ if was_asked => return Ok(End::Stopped),
-            End::Exited(_) | End::NotStarted | End::Stopped => {}
+            Termination::Killed => return Ok(Termination::Killed),
+            _ if was_asked => return Ok(Termination::Stopped),
+            Termination::Exited(_) | Termination::NotStarted | Termination::Stopped => {}
         }
         info!(service = service.name, "next run in {} s", due.saturating_duration_since(Instant::now()).as_secs());
     }
 }
 
 #[derive(PartialEq, Eq)]
-enum Waited {
+enum Wake {
     Due,
-    Stopped,
+    Stop,
 }
 
 /// Between two runs there is no process for any other message.
-async fn wait(due: Instant, service: &mut Service, control: &mut mpsc::Receiver<Control>) -> Waited {
+async fn wait(due: Instant, service: &mut SupervisedService, control: &mut mpsc::Receiver<ServiceCommand>) -> Wake {
     loop {
         tokio::select! {
-            () = sleep_until(due) => return Waited::Due,
-            told = control.recv() => match told {
-                Some(Control::Stop) | None => return Waited::Stopped,
-                Some(Control::Renew(next)) => *service = *next,
-                Some(Control::Forward(_) | Control::Answered(_) | Control::Hung(_)) => {}
+            () = sleep_until(due) => return Wake::Due,
+            command = control.recv() => match command {
+                Some(ServiceCommand::Stop) | None => return Wake::Stop,
+                Some(ServiceCommand::Reconfigure(next)) => *service = *next,
+                Some(ServiceCommand::Forward(_) | ServiceCommand::MarkAlive(_) | ServiceCommand::MarkUnresponsive(_)) => {}
             },
         }
     }

@@ -17,45 +17,45 @@
 
 use std::time::Duration;
 
-use State::{Clearing, Draining, Ended, Killing, Paused, Running, Starting, Stopping, Sweeping};
+use State::{Backoff, Draining, Ended, Killing, KillingGroup, Running, Starting, Stopping, WaitingForGroup};
 
 use crate::exit::Exit;
 
 /// How a service is to be kept running, and to be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
+pub struct ServicePolicy {
     /// How long it stays up, no longer ready.
     pub drain: Duration,
     /// The same before it is renewed.
-    pub renewal_drain: Duration,
+    pub reload_drain: Duration,
     /// How long it may take after the stop signal, and its leftovers after its end.
     pub timeout: Duration,
     /// Number of the signal that asks it to stop; without one it is only waited for.
     pub stop_signal: Option<i32>,
     /// How long what a process has left behind may delay the start of the next one.
-    pub settle: Duration,
+    pub leftover_timeout: Duration,
     /// When it is started again.
-    pub restart: Restart,
+    pub restart: RestartRules,
 }
 
 /// When a service that has ended by itself is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Restart {
+pub struct RestartRules {
     /// After which ends.
-    pub policy: Policy,
+    pub policy: RestartWhen,
     /// How many times in a row, before its end is the end.
     pub limit: u32,
     /// The pause before the first restart; each further one takes twice as long.
     pub delay: Duration,
     /// The longest pause.
-    pub longest_delay: Duration,
+    pub max_delay: Duration,
     /// How long it has to run well until the count begins anew.
     pub reset_after: Duration,
 }
 
 /// After which ends a service is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
+pub enum RestartWhen {
     /// None.
     Never,
     /// All but exit code 0.
@@ -66,7 +66,7 @@ pub enum Policy {
 
 /// How the whole thing ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum Termination {
     /// By itself.
     Exited(Exit),
     /// It could not be started for want of processes or memory.
@@ -79,24 +79,24 @@ pub enum End {
 
 /// What comes after a process of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum AfterExit {
     /// Another one, after a pause.
     Restart,
     /// Another one at once, with other settings.
     Renewal,
     /// Nothing.
-    End(End),
+    End(Termination),
 }
 
 /// What a process is stopped for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Goal {
+pub enum StopReason {
     /// The service is to end.
-    End,
+    Shutdown,
     /// It does not answer, and another process is to take its place.
-    Replace,
+    Unresponsive,
     /// Another process with other settings is to take its place.
-    Renew,
+    Reconfigure,
 }
 
 /// Where a service is in its life. What exists only in a state lives in its variant.
@@ -107,24 +107,24 @@ pub enum State {
     /// It runs.
     Running,
     /// It runs, is no longer ready, and will be asked to stop.
-    Draining(Goal),
+    Draining(StopReason),
     /// It was sent this signal to stop, if there is one.
-    Stopping(Option<i32>, Goal),
+    Stopping(Option<i32>, StopReason),
     /// It was sent SIGKILL.
-    Killing(Goal),
+    Killing(StopReason),
     /// It is gone; its group may not be.
-    Sweeping(Next),
+    WaitingForGroup(AfterExit),
     /// It is gone; what was left of its group was sent SIGKILL.
-    Clearing(End),
+    KillingGroup(Termination),
     /// Nothing runs; it will be started again.
-    Paused,
+    Backoff,
     /// Nothing is left.
-    Ended(End),
+    Ended(Termination),
 }
 
 /// A state, and how many times in a row the service has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Life {
+pub struct Lifecycle {
     /// Where it is.
     pub state: State,
     /// Failures since it last ran well.
@@ -135,13 +135,13 @@ pub struct Life {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// It has given its first sign of life.
-    Answered,
+    BecameAlive,
     /// It no longer answers, and is to be replaced.
-    Hung,
+    Unresponsive,
     /// A stop was asked for; a further one means "now".
     StopRequested,
     /// There are other settings for it, with which the next process is started.
-    Renewed,
+    Reconfigured,
     /// The timer that was started last has run out.
     TimerElapsed,
     /// The service's own process has ended.
@@ -158,26 +158,26 @@ pub enum Action {
     /// Start a process. If that is not possible, [`Event::StartFailed`] is the next event.
     Start,
     /// Be no longer ready.
-    Unready,
+    MarkUnready,
     /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
     /// started lose the files it has taken.
     Signal(i32),
     /// Kill the service's own process; what it has started goes on.
-    KillOwn,
+    KillProcess,
     /// Kill the whole group.
-    Kill,
+    KillGroup,
     /// Start the timer; it replaces an earlier one.
-    Timer(Duration),
+    StartTimer(Duration),
     /// Start the timer with about this span, so that services which failed together do not come back together.
-    Pause(Duration),
+    StartBackoff(Duration),
 }
 
 const SIGTERM: i32 = 15;
 
 /// How long the kernel may take to end what was sent SIGKILL.
-const CLEARING: Duration = Duration::from_secs(5);
+const GROUP_KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Life {
+impl Lifecycle {
     /// The beginning, with its first action.
     #[must_use]
     pub fn begin() -> (Self, Action) {
@@ -186,12 +186,12 @@ impl Life {
 
     /// The next state, and what to do to get there.
     #[must_use]
-    pub fn step(self, event: Event, plan: &Plan) -> (Self, Vec<Action>) {
+    pub fn step(self, event: Event, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match event {
-            Event::Answered => self.answered(plan),
-            Event::Hung => self.hung(plan),
+            Event::BecameAlive => self.became_alive(plan),
+            Event::Unresponsive => self.became_unresponsive(plan),
             Event::StopRequested => self.stop_requested(plan),
-            Event::Renewed => self.renewed(plan),
+            Event::Reconfigured => self.reconfigured(plan),
             Event::TimerElapsed => self.timer_elapsed(plan),
             Event::Exited(exit) => self.exited(exit, plan),
             Event::StartFailed => self.start_failed(plan),
@@ -199,161 +199,187 @@ impl Life {
         }
     }
 
-    fn to(self, state: State, actions: Vec<Action>) -> (Self, Vec<Action>) {
+    fn transition(self, state: State, actions: Vec<Action>) -> (Self, Vec<Action>) {
         (Self { state, ..self }, actions)
     }
 
-    fn stays(self) -> (Self, Vec<Action>) {
+    fn ignore(self) -> (Self, Vec<Action>) {
         (self, Vec::new())
     }
 
-    fn answered(self, plan: &Plan) -> (Self, Vec<Action>) {
+    fn became_alive(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
-            Starting => self.to(Running, vec![Action::Timer(plan.restart.reset_after)]),
-            Running | Draining(_) | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => {
-                self.stays()
+            Starting => self.transition(Running, vec![Action::StartTimer(plan.restart.reset_after)]),
+            Running | Draining(_) | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
+            | Ended(_) => self.ignore(),
+        }
+    }
+
+    fn became_unresponsive(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+        match self.state {
+            Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Unresponsive, plan),
+            Running => self.stop(plan.stop_signal, StopReason::Unresponsive, plan),
+            Draining(_) | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff | Ended(_) => {
+                self.ignore()
             }
         }
     }
 
-    fn hung(self, plan: &Plan) -> (Self, Vec<Action>) {
+    fn stop_requested(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
-            Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), Goal::Replace, plan),
-            Running => self.stop(plan.stop_signal, Goal::Replace, plan),
-            Draining(_) | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => self.stays(),
-        }
-    }
-
-    fn stop_requested(self, plan: &Plan) -> (Self, Vec<Action>) {
-        match self.state {
-            Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), Goal::End, plan),
-            Running if plan.drain.is_zero() => self.stop(plan.stop_signal, Goal::End, plan),
-            Running => self.to(Draining(Goal::End), vec![Action::Unready, Action::Timer(plan.drain)]),
-            Draining(Goal::End) => self.stop(plan.stop_signal, Goal::End, plan),
+            Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Shutdown, plan),
+            Running if plan.drain.is_zero() => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
+            Running => self
+                .transition(Draining(StopReason::Shutdown), vec![Action::MarkUnready, Action::StartTimer(plan.drain)]),
+            Draining(StopReason::Shutdown) => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
             // From here on this is an end, with the drain of one.
-            Draining(_) => self.to(Draining(Goal::End), vec![Action::Timer(plan.drain)]),
+            Draining(_) => self.transition(Draining(StopReason::Shutdown), vec![Action::StartTimer(plan.drain)]),
             // It has been asked already; from now on its end is the end.
-            Stopping(signal, Goal::Replace | Goal::Renew) => self.to(Stopping(signal, Goal::End), Vec::new()),
-            Stopping(_, Goal::End) => self.to(Killing(Goal::End), vec![Action::Kill]),
-            Killing(_) => self.to(Killing(Goal::End), Vec::new()),
-            Sweeping(Next::Restart | Next::Renewal) | Paused => {
-                self.to(Sweeping(Next::End(End::Stopped)), vec![Action::Unready, Action::Timer(plan.timeout)])
+            Stopping(signal, StopReason::Unresponsive | StopReason::Reconfigure) => {
+                self.transition(Stopping(signal, StopReason::Shutdown), Vec::new())
             }
-            Sweeping(Next::End(end)) => self.clear(end),
-            Clearing(_) | Ended(_) => self.stays(),
+            Stopping(_, StopReason::Shutdown) => {
+                self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
+            }
+            Killing(_) => self.transition(Killing(StopReason::Shutdown), Vec::new()),
+            WaitingForGroup(AfterExit::Restart | AfterExit::Renewal) | Backoff => self.transition(
+                WaitingForGroup(AfterExit::End(Termination::Stopped)),
+                vec![Action::MarkUnready, Action::StartTimer(plan.timeout)],
+            ),
+            WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
+            KillingGroup(_) | Ended(_) => self.ignore(),
         }
     }
 
     /// A failure before was one of the old settings.
-    fn renewed(self, plan: &Plan) -> (Self, Vec<Action>) {
+    fn reconfigured(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         let anew = Self { failures: 0, ..self };
         match self.state {
-            Starting | Running if plan.stop_signal.is_none() => self.stays(),
-            Starting => anew.stop(Some(SIGTERM), Goal::Renew, plan),
-            Running if plan.renewal_drain.is_zero() => anew.stop(plan.stop_signal, Goal::Renew, plan),
-            Running => anew.to(Draining(Goal::Renew), vec![Action::Unready, Action::Timer(plan.renewal_drain)]),
-            Stopping(signal, Goal::Replace) => anew.to(Stopping(signal, Goal::Renew), Vec::new()),
-            Killing(Goal::Replace) => anew.to(Killing(Goal::Renew), Vec::new()),
-            Sweeping(Next::Restart) => anew.to(Sweeping(Next::Renewal), Vec::new()),
-            Paused => anew.to(Starting, vec![Action::Start]),
-            Draining(_) | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Ended(_) => self.stays(),
+            Starting | Running if plan.stop_signal.is_none() => self.ignore(),
+            Starting => anew.stop(Some(SIGTERM), StopReason::Reconfigure, plan),
+            Running if plan.reload_drain.is_zero() => anew.stop(plan.stop_signal, StopReason::Reconfigure, plan),
+            Running => anew.transition(
+                Draining(StopReason::Reconfigure),
+                vec![Action::MarkUnready, Action::StartTimer(plan.reload_drain)],
+            ),
+            Stopping(signal, StopReason::Unresponsive) => {
+                anew.transition(Stopping(signal, StopReason::Reconfigure), Vec::new())
+            }
+            Killing(StopReason::Unresponsive) => anew.transition(Killing(StopReason::Reconfigure), Vec::new()),
+            WaitingForGroup(AfterExit::Restart) => anew.transition(WaitingForGroup(AfterExit::Renewal), Vec::new()),
+            Backoff => anew.transition(Starting, vec![Action::Start]),
+            Draining(_) | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Ended(_) => self.ignore(),
         }
     }
 
-    fn stop(self, signal: Option<i32>, goal: Goal, plan: &Plan) -> (Self, Vec<Action>) {
+    fn stop(self, signal: Option<i32>, goal: StopReason, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         let signalled = signal.map(Action::Signal);
-        let actions = [Some(Action::Unready), signalled, Some(Action::Timer(plan.timeout))];
-        self.to(Stopping(signal, goal), actions.into_iter().flatten().collect())
+        let actions = [Some(Action::MarkUnready), signalled, Some(Action::StartTimer(plan.timeout))];
+        self.transition(Stopping(signal, goal), actions.into_iter().flatten().collect())
     }
 
     /// A timer that runs out in another state than the one that started it is late, which is normal.
-    fn timer_elapsed(self, plan: &Plan) -> (Self, Vec<Action>) {
+    fn timer_elapsed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
             Running => (Self { failures: 0, ..self }, Vec::new()),
             Draining(goal) => self.stop(plan.stop_signal, goal, plan),
-            Stopping(_, Goal::End) => self.to(Killing(Goal::End), vec![Action::Kill]),
-            Stopping(_, goal) => self.to(Killing(goal), vec![Action::KillOwn]),
-            Sweeping(Next::End(end)) => self.clear(end),
-            Sweeping(Next::Restart) => self.pause(plan),
-            Sweeping(Next::Renewal) => self.to(Starting, vec![Action::Start]),
-            Clearing(end) => self.to(Ended(end), Vec::new()),
-            Paused => self.to(Starting, vec![Action::Start]),
-            Starting | Killing(_) | Ended(_) => self.stays(),
+            Stopping(_, StopReason::Shutdown) => {
+                self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
+            }
+            Stopping(_, goal) => self.transition(Killing(goal), vec![Action::KillProcess]),
+            WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
+            WaitingForGroup(AfterExit::Restart) => self.pause(plan),
+            WaitingForGroup(AfterExit::Renewal) => self.transition(Starting, vec![Action::Start]),
+            KillingGroup(end) => self.transition(Ended(end), Vec::new()),
+            Backoff => self.transition(Starting, vec![Action::Start]),
+            Starting | Killing(_) | Ended(_) => self.ignore(),
         }
     }
 
-    fn clear(self, end: End) -> (Self, Vec<Action>) {
-        self.to(Clearing(end), vec![Action::Kill, Action::Timer(CLEARING)])
+    fn kill_group(self, end: Termination) -> (Self, Vec<Action>) {
+        self.transition(KillingGroup(end), vec![Action::KillGroup, Action::StartTimer(GROUP_KILL_TIMEOUT)])
     }
 
-    fn exited(self, exit: Exit, plan: &Plan) -> (Self, Vec<Action>) {
+    fn exited(self, exit: Exit, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
-            Starting | Running | Stopping(_, Goal::Replace) | Killing(Goal::Replace) => self.failed(exit, plan),
-            Draining(Goal::Renew) | Stopping(_, Goal::Renew) | Killing(Goal::Renew) => {
-                self.to(Sweeping(Next::Renewal), vec![Action::Unready, Action::Timer(plan.settle)])
+            Starting | Running | Stopping(_, StopReason::Unresponsive) | Killing(StopReason::Unresponsive) => {
+                self.failed(exit, plan)
             }
-            Draining(_) => self.sweep(End::Exited(exit), plan),
-            Stopping(signal, Goal::End) if in_order(exit, signal) => self.sweep(End::Stopped, plan),
-            Stopping(_, Goal::End) => self.sweep(End::Exited(exit), plan),
-            Killing(Goal::End) => self.sweep(End::Killed, plan),
-            Sweeping(_) | Clearing(_) | Paused | Ended(_) => self.stays(),
+            Draining(StopReason::Reconfigure)
+            | Stopping(_, StopReason::Reconfigure)
+            | Killing(StopReason::Reconfigure) => self.transition(
+                WaitingForGroup(AfterExit::Renewal),
+                vec![Action::MarkUnready, Action::StartTimer(plan.leftover_timeout)],
+            ),
+            Draining(_) => self.wait_for_group(Termination::Exited(exit), plan),
+            Stopping(signal, StopReason::Shutdown) if is_clean_exit(exit, signal) => {
+                self.wait_for_group(Termination::Stopped, plan)
+            }
+            Stopping(_, StopReason::Shutdown) => self.wait_for_group(Termination::Exited(exit), plan),
+            Killing(StopReason::Shutdown) => self.wait_for_group(Termination::Killed, plan),
+            WaitingForGroup(_) | KillingGroup(_) | Backoff | Ended(_) => self.ignore(),
         }
     }
 
     /// It has ended without being asked to end.
-    fn failed(self, exit: Exit, plan: &Plan) -> (Self, Vec<Action>) {
+    fn failed(self, exit: Exit, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         let replaced = matches!(self.state, Stopping(..) | Killing(_));
         let wanted = match plan.restart.policy {
-            Policy::Never => replaced,
-            Policy::OnFailure => replaced || exit != Exit::Code(0),
-            Policy::Always => true,
+            RestartWhen::Never => replaced,
+            RestartWhen::OnFailure => replaced || exit != Exit::Code(0),
+            RestartWhen::Always => true,
         };
         if !wanted || self.failures >= plan.restart.limit {
-            return self.sweep(End::Exited(exit), plan);
+            return self.wait_for_group(Termination::Exited(exit), plan);
         }
         let failed = Self { failures: self.failures + 1, ..self };
-        failed.to(Sweeping(Next::Restart), vec![Action::Unready, Action::Timer(plan.settle)])
+        failed.transition(
+            WaitingForGroup(AfterExit::Restart),
+            vec![Action::MarkUnready, Action::StartTimer(plan.leftover_timeout)],
+        )
     }
 
-    fn start_failed(self, plan: &Plan) -> (Self, Vec<Action>) {
+    fn start_failed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
-            Starting if self.failures >= plan.restart.limit => self.sweep(End::NotStarted, plan),
+            Starting if self.failures >= plan.restart.limit => self.wait_for_group(Termination::NotStarted, plan),
             Starting => Self { failures: self.failures + 1, ..self }.pause(plan),
-            Running | Draining(_) | Stopping(..) | Killing(_) | Sweeping(_) | Clearing(_) | Paused | Ended(_) => {
-                self.stays()
-            }
+            Running | Draining(_) | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
+            | Ended(_) => self.ignore(),
         }
     }
 
-    fn sweep(self, end: End, plan: &Plan) -> (Self, Vec<Action>) {
-        self.to(Sweeping(Next::End(end)), vec![Action::Unready, Action::Timer(plan.timeout)])
+    fn wait_for_group(self, end: Termination, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+        self.transition(
+            WaitingForGroup(AfterExit::End(end)),
+            vec![Action::MarkUnready, Action::StartTimer(plan.timeout)],
+        )
     }
 
-    fn pause(self, plan: &Plan) -> (Self, Vec<Action>) {
-        self.to(Paused, vec![Action::Pause(plan.restart.pause(self.failures))])
+    fn pause(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+        self.transition(Backoff, vec![Action::StartBackoff(plan.restart.pause(self.failures))])
     }
 
-    fn group_empty(self, plan: &Plan) -> (Self, Vec<Action>) {
+    fn group_empty(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
-            Sweeping(Next::End(end)) | Clearing(end) => self.to(Ended(end), Vec::new()),
-            Sweeping(Next::Restart) => self.pause(plan),
-            Sweeping(Next::Renewal) => self.to(Starting, vec![Action::Start]),
-            Starting | Running | Draining(_) | Stopping(..) | Killing(_) | Paused | Ended(_) => self.stays(),
+            WaitingForGroup(AfterExit::End(end)) | KillingGroup(end) => self.transition(Ended(end), Vec::new()),
+            WaitingForGroup(AfterExit::Restart) => self.pause(plan),
+            WaitingForGroup(AfterExit::Renewal) => self.transition(Starting, vec![Action::Start]),
+            Starting | Running | Draining(_) | Stopping(..) | Killing(_) | Backoff | Ended(_) => self.ignore(),
         }
     }
 }
 
-impl Restart {
+impl RestartRules {
     /// The pause after so many failures in a row.
     fn pause(&self, failures: u32) -> Duration {
         let doubled = self.delay.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-        doubled.min(self.longest_delay)
+        doubled.min(self.max_delay)
     }
 }
 
 /// A service that ends by the very signal it was sent has done what it was asked; so has one that says so in a
 /// shell's way (128 + n). Any other code is news and is passed on.
-fn in_order(exit: Exit, sent: Option<i32>) -> bool {
+fn is_clean_exit(exit: Exit, sent: Option<i32>) -> bool {
     match exit {
         Exit::Code(code) => code == 0 || sent.is_some_and(|sent| i32::from(code) == 128 + sent),
         Exit::Signal(signal) => sent == Some(signal),

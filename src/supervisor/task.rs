@@ -9,50 +9,50 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
-use super::narrate::narrate;
-use super::output::carry;
-use super::state::{Action, End, Event, Life, Next, Plan, State};
+use super::narrate::log_transition;
+use super::output::spawn_output_pump;
+use super::state::{Action, AfterExit, Event, Lifecycle, ServicePolicy, State, Termination};
 use crate::exit::Exit;
-use crate::process::child::{SpawnError, Spec, group_exists, signal_group, signal_process};
+use crate::process::child::{ProcessSpec, SpawnError, group_exists, signal_group, signal_process};
 use crate::process::reaper::{Child, Reaper};
-use crate::telemetry::child_output::{LineSink, Stream};
+use crate::telemetry::child_output::{ServiceOutput, Stream};
 
 /// How long the last lines of a service may take to arrive after its end: they are in a pipe already.
-const LAST_LINES: Duration = Duration::from_secs(1);
+const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A service that is to be supervised.
 #[derive(Clone)]
-pub struct Service {
+pub struct SupervisedService {
     /// Its name in the log.
     pub name: &'static str,
     /// How each of its processes is started.
-    pub spec: Spec,
+    pub spec: ProcessSpec,
     /// How it is kept running and stopped.
-    pub plan: Plan,
+    pub plan: ServicePolicy,
     /// Where its output goes.
-    pub lines: LineSink,
+    pub lines: ServiceOutput,
     /// Whether its first sign of life will be told: signals that come before it are kept until then.
-    pub is_watched: bool,
+    pub has_liveness_probe: bool,
 }
 
 /// What a running service is told from outside.
-pub enum Control {
+pub enum ServiceCommand {
     /// Stop in order; once more: stop now.
     Stop,
     /// Pass this signal on. Between two processes it is kept for the next one, and until a process that is watched has
     /// given a sign of life: before, the default action of most signals would end it.
     Forward(i32),
     /// This process has given its first sign of life.
-    Answered(Pid),
+    MarkAlive(Pid),
     /// This process no longer answers and is to be replaced.
-    Hung(Pid),
+    MarkUnresponsive(Pid),
     /// The next process is to be this one, and its time has come. What only is waited for finishes first.
-    Renew(Box<Service>),
+    Reconfigure(Box<SupervisedService>),
 }
 
 /// How a service fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct ServiceSnapshot {
     /// Where it is in its life.
     pub state: State,
     /// Its process, while there is one.
@@ -71,43 +71,43 @@ pub struct Snapshot {
 /// # Errors
 /// When its program is not there or cannot be executed. Want of processes or memory is waited for.
 pub async fn supervise(
-    service: &mut Service,
+    service: &mut SupervisedService,
     reaper: &Reaper,
-    control: &mut mpsc::Receiver<Control>,
-    kept: Vec<i32>,
-    observe: impl FnMut(Snapshot),
-) -> Result<End, SpawnError> {
-    let mut driver = Driver::new(service, reaper, kept, observe);
-    let (mut life, first) = Life::begin();
+    control: &mut mpsc::Receiver<ServiceCommand>,
+    pending_signals: Vec<i32>,
+    observe: impl FnMut(ServiceSnapshot),
+) -> Result<Termination, SpawnError> {
+    let mut driver = ServiceTask::new(service, reaper, pending_signals, observe);
+    let (mut life, first) = Lifecycle::begin();
     let mut at_once = driver.perform(first)?;
     loop {
-        driver.show(life.state);
+        driver.publish(life.state);
         let event = match at_once.take() {
             Some(event) => event,
             None => driver.next_event(life.state, control).await,
         };
         let (next, actions) = life.step(event, &driver.service.plan);
-        driver.narrate(life, next, event);
+        driver.log_transition(life, next, event);
         for action in actions {
             at_once = driver.perform(action)?.or(at_once);
         }
-        if event == Event::Answered {
-            driver.deliver_kept();
+        if event == Event::BecameAlive {
+            driver.deliver_held_signals();
         }
         life = next;
         if let State::Ended(end) = life.state {
-            driver.show(life.state);
-            driver.last_lines().await;
-            driver.succeed();
+            driver.publish(life.state);
+            driver.drain_output().await;
+            driver.apply_replacement();
             return Ok(end);
         }
     }
 }
 
-struct Driver<'a, F> {
-    service: &'a mut Service,
+struct ServiceTask<'a, F> {
+    service: &'a mut SupervisedService,
     /// What the next process is to be.
-    successor: Option<Box<Service>>,
+    replacement: Option<Box<SupervisedService>>,
     reaper: &'a Reaper,
     observe: F,
     reaped: watch::Receiver<u64>,
@@ -117,21 +117,21 @@ struct Driver<'a, F> {
     output: Vec<JoinHandle<()>>,
     timer: Option<Instant>,
     /// Signals that came while there was no process to tell.
-    kept: Vec<i32>,
+    pending_signals: Vec<i32>,
     /// Whether the present process has given its first sign of life.
-    answered: bool,
+    is_alive: bool,
     starts: u32,
     /// Starts that had no failure before them.
-    renewals: u32,
+    reconfigurations: u32,
     last_exit: Option<Exit>,
     was_asked: bool,
 }
 
-impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
-    fn new(service: &'a mut Service, reaper: &'a Reaper, kept: Vec<i32>, observe: F) -> Self {
+impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
+    fn new(service: &'a mut SupervisedService, reaper: &'a Reaper, pending_signals: Vec<i32>, observe: F) -> Self {
         Self {
             service,
-            successor: None,
+            replacement: None,
             reaper,
             observe,
             reaped: reaper.reaped(),
@@ -139,33 +139,33 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
             groups: Vec::new(),
             output: Vec::new(),
             timer: None,
-            kept,
-            answered: false,
+            pending_signals,
+            is_alive: false,
             starts: 0,
-            renewals: 0,
+            reconfigurations: 0,
             last_exit: None,
             was_asked: false,
         }
     }
 
-    fn show(&mut self, state: State) {
+    fn publish(&mut self, state: State) {
         let pid = self.child.as_ref().map(|child| child.pid);
-        let restarts = self.starts.saturating_sub(1 + self.renewals);
+        let restarts = self.starts.saturating_sub(1 + self.reconfigurations);
         let (last_exit, was_asked) = (self.last_exit, self.was_asked);
-        (self.observe)(Snapshot { state, pid, restarts, last_exit, was_asked });
+        (self.observe)(ServiceSnapshot { state, pid, restarts, last_exit, was_asked });
     }
 
-    async fn next_event(&mut self, state: State, control: &mut mpsc::Receiver<Control>) -> Event {
-        let sweeping = matches!(state, State::Sweeping(_) | State::Clearing(_));
+    async fn next_event(&mut self, state: State, control: &mut mpsc::Receiver<ServiceCommand>) -> Event {
+        let sweeping = matches!(state, State::WaitingForGroup(_) | State::KillingGroup(_));
         loop {
             // A reaped process is a reason to look at the groups, not yet a proof that they are empty.
-            if sweeping && self.is_swept() {
+            if sweeping && self.groups_empty() {
                 return Event::GroupEmpty;
             }
             let timer = self.timer;
             let event = tokio::select! {
-                exit = exited(&mut self.child) => Some(self.note_exit(exit)),
-                told = control.recv() => self.told(told),
+                exit = exited(&mut self.child) => Some(self.on_exit(exit)),
+                command = control.recv() => self.on_command(command),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     self.timer = None;
                     Some(Event::TimerElapsed)
@@ -178,50 +178,52 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
         }
     }
 
-    fn narrate(&mut self, from: Life, to: Life, event: Event) {
-        let is_renewal =
-            matches!((from.state, event), (State::Sweeping(Next::Renewal), _) | (State::Paused, Event::Renewed));
-        self.renewals += u32::from(is_renewal && to.state == State::Starting);
+    fn log_transition(&mut self, from: Lifecycle, to: Lifecycle, event: Event) {
+        let is_renewal = matches!(
+            (from.state, event),
+            (State::WaitingForGroup(AfterExit::Renewal), _) | (State::Backoff, Event::Reconfigured)
+        );
+        self.reconfigurations += u32::from(is_renewal && to.state == State::Starting);
         let plan = self.service.plan;
-        narrate(self.service.name, from, to, event, &plan);
-        let was_sweeping = matches!(from.state, State::Sweeping(_));
-        if matches!(to.state, State::Sweeping(Next::End(_))) && !was_sweeping && !self.is_swept() {
+        log_transition(self.service.name, from, to, event, &plan);
+        let was_sweeping = matches!(from.state, State::WaitingForGroup(_));
+        if matches!(to.state, State::WaitingForGroup(AfterExit::End(_))) && !was_sweeping && !self.groups_empty() {
             let limit = seconds(plan.timeout);
             info!(service = self.service.name, "waiting for the processes it left, for at most {limit}");
         }
     }
 
-    fn note_exit(&mut self, exit: Exit) -> Event {
+    fn on_exit(&mut self, exit: Exit) -> Event {
         let pid = self.child.take().map_or(0, |child| child.pid.as_raw());
         info!(service = self.service.name, pid, "{} ended: {exit}", self.service.name);
         self.last_exit = Some(exit);
         Event::Exited(exit)
     }
 
-    fn told(&mut self, told: Option<Control>) -> Option<Event> {
+    fn on_command(&mut self, command: Option<ServiceCommand>) -> Option<Event> {
         let current = self.child.as_ref().map(|child| child.pid);
-        match told {
-            Some(Control::Stop) | None => {
+        match command {
+            Some(ServiceCommand::Stop) | None => {
                 self.was_asked = true;
                 Some(Event::StopRequested)
             }
-            Some(Control::Forward(number)) => {
+            Some(ServiceCommand::Forward(number)) => {
                 match current {
-                    Some(pid) if self.answered || !self.service.is_watched => signal_group(pid, number),
-                    _ => self.kept.push(number),
+                    Some(pid) if self.is_alive || !self.service.has_liveness_probe => signal_group(pid, number),
+                    _ => self.pending_signals.push(number),
                 }
                 None
             }
-            Some(Control::Answered(pid)) => (current == Some(pid)).then_some(Event::Answered),
-            Some(Control::Hung(pid)) => (current == Some(pid)).then_some(Event::Hung),
-            Some(Control::Renew(service)) => {
-                self.successor = Some(service);
-                Some(Event::Renewed)
+            Some(ServiceCommand::MarkAlive(pid)) => (current == Some(pid)).then_some(Event::BecameAlive),
+            Some(ServiceCommand::MarkUnresponsive(pid)) => (current == Some(pid)).then_some(Event::Unresponsive),
+            Some(ServiceCommand::Reconfigure(service)) => {
+                self.replacement = Some(service);
+                Some(Event::Reconfigured)
             }
         }
     }
 
-    fn is_swept(&mut self) -> bool {
+    fn groups_empty(&mut self) -> bool {
         self.groups.retain(|group| group_exists(*group));
         self.groups.is_empty()
     }
@@ -232,12 +234,12 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
         match action {
             Action::Start => return self.start(),
             // Who watches learns it from the state.
-            Action::Unready => {}
+            Action::MarkUnready => {}
             Action::Signal(number) => pid.into_iter().for_each(|pid| signal_process(pid, number)),
-            Action::KillOwn => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
-            Action::Kill => self.groups.iter().for_each(|group| signal_group(*group, SIGKILL)),
-            Action::Timer(span) => self.timer = Some(Instant::now() + span),
-            Action::Pause(span) => {
+            Action::KillProcess => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
+            Action::KillGroup => self.groups.iter().for_each(|group| signal_group(*group, SIGKILL)),
+            Action::StartTimer(span) => self.timer = Some(Instant::now() + span),
+            Action::StartBackoff(span) => {
                 let span = with_jitter(span);
                 info!(service = self.service.name, "starting it again in {}", seconds(span));
                 self.timer = Some(Instant::now() + span);
@@ -247,7 +249,7 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
     }
 
     fn start(&mut self) -> Result<Option<Event>, SpawnError> {
-        self.succeed();
+        self.apply_replacement();
         // A group's number may be given to others once it is empty.
         self.groups.retain(|group| group_exists(*group));
         let mut child = match self.reaper.spawn(&self.service.spec) {
@@ -259,32 +261,33 @@ impl<'a, F: FnMut(Snapshot)> Driver<'a, F> {
             Err(error) => return Err(error),
         };
         let streams = [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)];
-        let lines = self.service.lines.of_process();
-        let carried = streams.into_iter().filter_map(|(fd, stream)| Some(carry(fd?, stream, lines.clone())));
+        let lines = self.service.lines.for_process();
+        let carried =
+            streams.into_iter().filter_map(|(fd, stream)| Some(spawn_output_pump(fd?, stream, lines.clone())));
         self.output = carried.collect();
         self.starts += 1;
-        self.answered = false;
+        self.is_alive = false;
         self.groups.push(child.pid);
         self.child = Some(child);
         Ok(None)
     }
 
-    fn succeed(&mut self) {
-        if let Some(next) = self.successor.take() {
+    fn apply_replacement(&mut self) {
+        if let Some(next) = self.replacement.take() {
             *self.service = *next;
         }
     }
 
-    fn deliver_kept(&mut self) {
-        self.answered = true;
+    fn deliver_held_signals(&mut self) {
+        self.is_alive = true;
         if let Some(child) = &self.child {
-            self.kept.drain(..).for_each(|number| signal_group(child.pid, number));
+            self.pending_signals.drain(..).for_each(|number| signal_group(child.pid, number));
         }
     }
 
-    async fn last_lines(&mut self) {
+    async fn drain_output(&mut self) {
         for task in self.output.drain(..) {
-            let _ = timeout(LAST_LINES, task).await;
+            let _ = timeout(OUTPUT_DRAIN_TIMEOUT, task).await;
         }
     }
 }

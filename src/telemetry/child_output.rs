@@ -1,6 +1,6 @@
 //! Lines of services: as they are, or as records with service, stream and the level that Bots's own format tells.
 //!
-//! A [`LineSink`] knows where lines go and how they look; the [`Records`] of one stream remember what the lines
+//! A [`ServiceOutput`] knows where lines go and how they look; the [`RecordWriter`] of one stream remember what the lines
 //! before the next one said. Many records are made in one buffer and queued at once.
 
 use std::borrow::Cow;
@@ -10,15 +10,15 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
 use super::correlation;
-use super::escape::{shown, write_text};
-use super::line_writer::LineQueue;
-use super::tail::Tail;
-use super::traceback::{Assembler, Record};
+use super::escape::{escape_control, write_text};
+use super::line_writer::LineWriter;
+use super::tail::OutputTail;
+use super::traceback::{Record, TracebackAssembler};
 use crate::bots::log_format::{level_name, level_of, severity_number};
 use crate::config::{ChildOutput, LogLevel};
 
 /// What is queued at once: enough to cost nothing, little enough to leave the queue room for others.
-const BATCH: usize = 64 * 1024;
+const MAX_BATCH: usize = 64 * 1024;
 
 /// Ends a part of a line that was too long, as `"continues":true` does in JSON.
 const CONTINUES: &str = " [continues]";
@@ -34,31 +34,31 @@ pub enum Stream {
 
 /// Where the lines of services go, and in which shape.
 #[derive(Clone)]
-pub struct LineSink {
+pub struct ServiceOutput {
     service: &'static str,
     /// The job whose lines these are, and where the last of them are kept.
-    job: Option<(i64, Tail)>,
+    job: Option<(i64, OutputTail)>,
     /// The run whose lines these are, if not that of the whole process.
     run: Option<String>,
     /// Each process of the service is a run.
     has_runs: bool,
     shape: ChildOutput,
     least: LogLevel,
-    stdout: LineQueue,
-    stderr: LineQueue,
+    stdout: LineWriter,
+    stderr: LineWriter,
 }
 
 /// The lines of one stream of one service on their way into the log.
-pub struct Records {
-    assembler: Assembler,
-    out: Out,
+pub struct RecordWriter {
+    assembler: TracebackAssembler,
+    out: RecordEncoder,
     /// The next line is a further part of the one before.
     in_parts: bool,
 }
 
 /// The shape of records, and those that are ready.
-struct Out {
-    sink: LineSink,
+struct RecordEncoder {
+    sink: ServiceOutput,
     stream: Stream,
     /// That of the record before: a line that names none belongs to it.
     level: LogLevel,
@@ -89,41 +89,41 @@ impl Stream {
     }
 }
 
-impl LineSink {
+impl ServiceOutput {
     /// A sink for lines that belong to no service yet. Records go to `stdout`; raw output keeps its stream.
     #[must_use]
-    pub fn new(stdout: LineQueue, stderr: LineQueue, shape: ChildOutput, least: LogLevel) -> Self {
+    pub fn new(stdout: LineWriter, stderr: LineWriter, shape: ChildOutput, least: LogLevel) -> Self {
         Self { service: "bots-ctl", job: None, run: None, has_runs: false, shape, least, stdout, stderr }
     }
 
     /// The same sink for a service.
     #[must_use]
-    pub fn of(&self, service: &'static str) -> Self {
+    pub fn for_service(&self, service: &'static str) -> Self {
         Self { service, ..self.clone() }
     }
 
     /// The same sink for a service each process of which is a run.
     #[must_use]
-    pub fn of_runs(&self, service: &'static str) -> Self {
+    pub fn with_run_ids(&self, service: &'static str) -> Self {
         Self { service, has_runs: true, ..self.clone() }
     }
 
     /// The same sink for a process of the service.
     #[must_use]
-    pub fn of_process(&self) -> Self {
-        Self { run: self.has_runs.then(correlation::fresh), ..self.clone() }
+    pub fn for_process(&self) -> Self {
+        Self { run: self.has_runs.then(correlation::new_id), ..self.clone() }
     }
 
     /// The same sink for one run of a job of a service; the end of what it prints is kept as well.
     #[must_use]
-    pub fn of_job(&self, number: i64, run: &str, tail: Tail) -> Self {
+    pub fn for_job(&self, number: i64, run: &str, tail: OutputTail) -> Self {
         Self { job: Some((number, tail)), run: Some(run.to_owned()), ..self.clone() }
     }
 
     /// How many lines were dropped so far, of services and of our own log.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        let stderr = if self.stdout.is(&self.stderr) { 0 } else { self.stderr.dropped() };
+        let stderr = if self.stdout.is_same(&self.stderr) { 0 } else { self.stderr.dropped() };
         self.stdout.dropped() + stderr
     }
 
@@ -135,17 +135,18 @@ impl LineSink {
 
     /// The records of one stream.
     #[must_use]
-    pub fn records(self, stream: Stream) -> Records {
+    pub fn records(self, stream: Stream) -> RecordWriter {
         let level = stream.first_level();
         let (now, held_since, head) = (String::new(), String::new(), String::new());
-        let out = Out { sink: self, stream, level, now, held_since, head, head_level: None, batch: Vec::new() };
-        Records { assembler: Assembler::default(), out, in_parts: false }
+        let out =
+            RecordEncoder { sink: self, stream, level, now, held_since, head, head_level: None, batch: Vec::new() };
+        RecordWriter { assembler: TracebackAssembler::default(), out, in_parts: false }
     }
 }
 
-impl Records {
+impl RecordWriter {
     /// Takes the time for the lines that come next.
-    pub fn now(&mut self) {
+    pub fn stamp_time(&mut self) {
         self.out.now.clear();
         let _ = Timestamp.format_time(&mut Writer::new(&mut self.out.now));
         self.out.head_level = None;
@@ -181,12 +182,12 @@ impl Records {
     fn assemble(&mut self, text: &str) {
         let Self { assembler, out, .. } = self;
         // What is given out first is what was held, if anything was.
-        let mut held = assembler.patience().is_some();
+        let mut buffered = assembler.flush_delay().is_some();
         assembler.line(text, level_of(text), &mut |record| {
-            out.assembled(&record, held);
-            held = false;
+            out.assembled(&record, buffered);
+            buffered = false;
         });
-        if !held && assembler.patience().is_some() {
+        if !buffered && assembler.flush_delay().is_some() {
             out.held_since.clone_from(&out.now);
         }
     }
@@ -199,8 +200,8 @@ impl Records {
 
     /// How long to wait for more lines before [`Self::flush`]; `None` when nothing is held.
     #[must_use]
-    pub fn patience(&self) -> Option<Duration> {
-        self.assembler.patience()
+    pub fn flush_delay(&self) -> Option<Duration> {
+        self.assembler.flush_delay()
     }
 
     /// What is ready: whole lines as they will be written, unless they are raw.
@@ -212,49 +213,49 @@ impl Records {
     /// Whether it is time to [`Self::send`].
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.ready().len() >= BATCH
+        self.ready().len() >= MAX_BATCH
     }
 
     /// Whether a buffer is kept that nobody needs in quiet times.
     #[must_use]
-    pub fn is_roomy(&self) -> bool {
+    pub fn has_spare_capacity(&self) -> bool {
         self.out.batch.capacity() > 0
     }
 
     /// Gives the buffer back, after [`Self::send`].
-    pub fn rest(&mut self) {
+    pub fn release_buffer(&mut self) {
         self.out.batch = Vec::new();
     }
 
     /// Queues what is ready.
     pub async fn send(&mut self) {
-        let Out { sink, stream, batch, .. } = &mut self.out;
+        let RecordEncoder { sink, stream, batch, .. } = &mut self.out;
         let queue = if sink.is_raw() && *stream == Stream::Stderr { &sink.stderr } else { &sink.stdout };
         queue.send(batch).await;
         batch.clear();
     }
 }
 
-impl Out {
-    fn assembled(&mut self, record: &Record<'_>, held: bool) {
+impl RecordEncoder {
+    fn assembled(&mut self, record: &Record<'_>, buffered: bool) {
         self.level = record.level.unwrap_or(self.level);
-        self.record(record.text, record.continues, held);
+        self.record(record.text, record.continues, buffered);
     }
 
     /// Writes a record of the present level, unless that is below what is wanted.
-    fn record(&mut self, text: &str, continues: bool, held: bool) {
+    fn record(&mut self, text: &str, continues: bool, buffered: bool) {
         if self.level > self.sink.least {
             return;
         }
         match self.sink.shape {
-            ChildOutput::Json => self.json(text, continues, held),
+            ChildOutput::Json => self.json(text, continues, buffered),
             ChildOutput::Text | ChildOutput::Raw => self.text(text, continues),
         }
         self.batch.push(b'\n');
     }
 
-    fn json(&mut self, message: &str, continues: bool, held: bool) {
-        if held {
+    fn json(&mut self, message: &str, continues: bool, buffered: bool) {
+        if buffered {
             let head = self.head_of(&self.held_since);
             self.batch.extend_from_slice(head.as_bytes());
         } else {
@@ -276,7 +277,7 @@ impl Out {
             .sink
             .run
             .as_deref()
-            .or(correlation::run())
+            .or(correlation::run_id())
             .map(|run| format!("\"run_id\":\"{run}\","))
             .unwrap_or_default();
         format!(
@@ -287,7 +288,7 @@ impl Out {
 
     fn text(&mut self, message: &str, continues: bool) {
         let job = self.sink.job.as_ref().map(|(number, _)| format!(" {number}")).unwrap_or_default();
-        for part in [self.sink.service, &job, " | ", &shown(message), if continues { CONTINUES } else { "" }] {
+        for part in [self.sink.service, &job, " | ", &escape_control(message), if continues { CONTINUES } else { "" }] {
             self.batch.extend_from_slice(part.as_bytes());
         }
     }

@@ -13,7 +13,7 @@ pub const CODES: [u16; 4] = [200, 404, 405, 503];
 
 /// The place of a path in [`PATHS`].
 #[must_use]
-pub fn place_of(path: &str) -> usize {
+pub fn path_index(path: &str) -> usize {
     PATHS.iter().position(|known| *known == path).unwrap_or(PATHS.len() - 1)
 }
 
@@ -21,15 +21,15 @@ pub fn place_of(path: &str) -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The kernel told of something in a watched directory.
-    WatchTold,
+    InotifyEvents,
     /// Everything of an entry of the directory monitor was looked at.
-    WatchSwept,
+    FullScans,
     /// The kernel told of more than could be taken in.
-    WatchLost,
+    EventOverflows,
     /// A file that is not complete is no longer waited for.
     FileGivenUp,
     /// The relay passed a call on to the job queue.
-    RelayPassed,
+    RelayForwarded,
     /// The relay could not reach the job queue.
     RelayUnreachable,
     /// What the relay was asked is no call for the job queue.
@@ -60,7 +60,7 @@ const PROBES: usize = Probe::Directories as usize + 1;
 pub struct Counters {
     started: SystemTime,
     events: [AtomicU64; EVENTS],
-    answers: [[AtomicU64; CODES.len()]; PATHS.len()],
+    responses: [[AtomicU64; CODES.len()]; PATHS.len()],
     /// For each probe: how many microseconds the last one took, and when it ended, in milliseconds since 1970.
     probes: [(AtomicU64, AtomicU64); PROBES],
     is_refused: AtomicBool,
@@ -71,7 +71,7 @@ impl Default for Counters {
         Self {
             started: SystemTime::now(),
             events: Default::default(),
-            answers: Default::default(),
+            responses: Default::default(),
             probes: Default::default(),
             is_refused: AtomicBool::default(),
         }
@@ -114,23 +114,23 @@ impl Counters {
     }
 
     /// The health listener has answered a request for a path, which is a place in [`PATHS`].
-    pub fn count_answer(&self, path: usize, code: u16) {
+    pub fn count_response(&self, path: usize, code: u16) {
         if let Some(code) = CODES.iter().position(|known| *known == code) {
-            self.answers[path.min(PATHS.len() - 1)][code].fetch_add(1, Relaxed);
+            self.responses[path.min(PATHS.len() - 1)][code].fetch_add(1, Relaxed);
         }
     }
 
     /// The answers that were given at least once: path, code and how often.
-    pub fn answers(&self) -> impl Iterator<Item = (&'static str, u16, u64)> {
+    pub fn responses(&self) -> impl Iterator<Item = (&'static str, u16, u64)> {
         let of_path = |(path, codes): (&'static str, &'_ [AtomicU64; CODES.len()])| {
-            let counts: [u64; CODES.len()] = std::array::from_fn(|place| codes[place].load(Relaxed));
+            let counts: [u64; CODES.len()] = std::array::from_fn(|index| codes[index].load(Relaxed));
             CODES.into_iter().zip(counts).map(move |(code, count)| (path, code, count))
         };
-        PATHS.into_iter().zip(&self.answers).flat_map(of_path).filter(|(_, _, count)| *count > 0)
+        PATHS.into_iter().zip(&self.responses).flat_map(of_path).filter(|(_, _, count)| *count > 0)
     }
 
     /// A probe has ended.
-    pub fn note_probe(&self, probe: Probe, took: Duration) {
+    pub fn record_probe(&self, probe: Probe, took: Duration) {
         let (duration, ended) = &self.probes[probe as usize];
         duration.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -154,10 +154,10 @@ mod tests {
     fn answers_are_counted_by_path_and_code() {
         let counters = Counters::default();
         for (path, code) in [("/health/ready", 503), ("/health/ready", 503), ("/etc/passwd", 404), ("/health/x", 404)] {
-            counters.count_answer(place_of(path), code);
+            counters.count_response(path_index(path), code);
         }
-        let answers: Vec<_> = counters.answers().collect();
-        assert_eq!(answers, [("/health/ready", 503, 2), ("other", 404, 2)]);
+        let responses: Vec<_> = counters.responses().collect();
+        assert_eq!(responses, [("/health/ready", 503, 2), ("other", 404, 2)]);
     }
 
     #[test]

@@ -19,12 +19,12 @@ const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
 /// Whether this is printable ASCII without quotes and backslashes.
 #[must_use]
 pub fn is_plain(text: &str) -> bool {
-    look(text) == Look::Plain
+    classify(text) == TextClass::Plain
 }
 
 /// What a quick look at a text shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
+enum TextClass {
     /// Printable ASCII without quotes and backslashes.
     Plain,
     /// ASCII without DEL.
@@ -33,34 +33,34 @@ enum Look {
 }
 
 /// Eight bytes at a time.
-fn look(text: &str) -> Look {
+fn classify(text: &str) -> TextClass {
     let mut words = text.as_bytes().chunks_exact(8);
     let (mut special, mut high) = words.by_ref().fold((0, 0), |(special, high), word| {
-        let (is_special, is_high) = marks(word);
+        let (is_special, is_high) = masks(word);
         (special | is_special, high | is_high)
     });
     let mut last = [b' '; 8];
     let rest = words.remainder();
     last[..rest.len()].copy_from_slice(rest);
-    let (is_special, is_high) = marks(&last);
+    let (is_special, is_high) = masks(&last);
     (special, high) = (special | is_special, high | is_high);
     match (special & HIGH, high & HIGH) {
-        (0, _) => Look::Plain,
-        (_, 0) => Look::Ascii,
-        _ => Look::Any,
+        (0, _) => TextClass::Plain,
+        (_, 0) => TextClass::Ascii,
+        _ => TextClass::Any,
     }
 }
 
 /// Whether a terminal or a viewer would obey this character instead of showing it: it could move the cursor, forge a line, or
 /// have a text read in another order than it is written.
-fn is_obeyed(character: char) -> bool {
+fn is_unsafe_char(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// What others have named, with characters that would be obeyed shown instead of sent.
 #[must_use]
-pub fn shown(message: &str) -> Cow<'_, str> {
+pub fn escape_control(message: &str) -> Cow<'_, str> {
     if is_plain(message) {
         return Cow::Borrowed(message);
     }
@@ -68,7 +68,7 @@ pub fn shown(message: &str) -> Cow<'_, str> {
     for character in message.chars() {
         match character {
             '\t' => text.push('\t'),
-            c if is_obeyed(c) => {
+            c if is_unsafe_char(c) => {
                 let _ = write!(text, "{}", c.escape_default());
             }
             c => text.push(c),
@@ -79,33 +79,33 @@ pub fn shown(message: &str) -> Cow<'_, str> {
 
 /// Writes a text as JSON, as [`write_json`] does.
 pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
-    match look(text) {
-        Look::Plain => {
+    match classify(text) {
+        TextClass::Plain => {
             out.push(b'"');
             out.extend_from_slice(text.as_bytes());
             out.push(b'"');
         }
-        Look::Ascii => {
+        TextClass::Ascii => {
             // Writing to memory does not fail.
             let _ = serde_json::to_writer(out, text);
         }
-        Look::Any => write_json(out, text),
+        TextClass::Any => write_json(out, text),
     }
 }
 
 /// Writes JSON in which characters that would be obeyed are escaped, those too that JSON itself allows.
 pub(super) fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
-    let _ = value.serialize(&mut Serializer::with_formatter(out, Escaping));
+    let _ = value.serialize(&mut Serializer::with_formatter(out, EscapingFormatter));
 }
 
-struct Escaping;
+struct EscapingFormatter;
 
-impl Formatter for Escaping {
+impl Formatter for EscapingFormatter {
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let mut written = 0;
         for at in memchr::memchr3_iter(DEL, FIRST_OF_C1, FIRST_OF_MARKS, fragment.as_bytes()) {
             let found = fragment[at..].chars().next();
-            if let Some(character) = found.filter(|character| is_obeyed(*character)) {
+            if let Some(character) = found.filter(|character| is_unsafe_char(*character)) {
                 write!(writer, "{}\\u{:04x}", &fragment[written..at], u32::from(character))?;
                 written = at + character.len_utf8();
             }
@@ -116,7 +116,7 @@ impl Formatter for Escaping {
 
 /// Words with high bits set: the first one if any of these eight bytes is special, the second one if any is DEL or not ASCII;
 /// which of them, they do not tell.
-fn marks(bytes: &[u8]) -> (u64, u64) {
+fn masks(bytes: &[u8]) -> (u64, u64) {
     let word = bytes.try_into().map_or(HIGH, u64::from_ne_bytes);
     // Subtracting from a byte sets its high bit if it was smaller, and may borrow from the next, which then is not
     // the only special one. Adding one to DEL sets it too; bytes beyond ASCII have it from the start.
@@ -147,7 +147,7 @@ mod tests {
     fn what_would_be_obeyed_is_escaped_and_everything_else_is_not() {
         let characters = (0..=0x2100).chain([0xfeff, 0x1f600]).filter_map(char::from_u32);
         for character in characters.filter(|character| !['"', '\\'].contains(character)) {
-            let is_raw = !is_obeyed(character);
+            let is_raw = !is_unsafe_char(character);
             for text in [format!("a{character}\u{e4}{character}"), format!("\"{character}"), character.into()] {
                 let [mut any, mut json] = [Vec::new(), Vec::new()];
                 write_json(&mut any, &text);
@@ -156,7 +156,7 @@ mod tests {
                 let json = String::from_utf8(json).expect("text");
                 assert_eq!(serde_json::from_str::<String>(&json).ok().as_ref(), Some(&text), "{json:?}");
                 assert_eq!(json.contains(character), is_raw, "{json:?}");
-                assert_eq!(shown(&text) == text, is_raw || character == '\t', "{text:?}");
+                assert_eq!(escape_control(&text) == text, is_raw || character == '\t', "{text:?}");
             }
         }
     }

@@ -19,9 +19,9 @@ use crate::bots::log_format::{level_name, severity_number};
 use crate::config::LogLevel;
 
 /// Writes one object a line.
-pub(super) struct Json;
+pub(super) struct JsonFormat;
 
-impl<S, N> FormatEvent<S, N> for Json
+impl<S, N> FormatEvent<S, N> for JsonFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -31,10 +31,10 @@ where
         Timestamp.format_time(&mut Writer::new(&mut timestamp))?;
         let level = level_of(*event.metadata().level());
         let mut line = beginning(timestamp, level);
-        if let Some(run) = correlation::run() {
+        if let Some(run) = correlation::run_id() {
             line.insert("run_id".to_owned(), run.into());
         }
-        event.record(&mut Fields(&mut line));
+        event.record(&mut FieldVisitor(&mut line));
         let mut json = Vec::new();
         write_json(&mut json, &line);
         writeln!(writer, "{}", String::from_utf8_lossy(&json))
@@ -63,15 +63,15 @@ fn level_of(level: Level) -> LogLevel {
 }
 
 /// What one line tells. The service that it is about takes the place of ours.
-struct Fields<'a>(&'a mut Map<String, Value>);
+struct FieldVisitor<'a>(&'a mut Map<String, Value>);
 
-impl Fields<'_> {
+impl FieldVisitor<'_> {
     fn add(&mut self, field: &Field, value: impl Into<Value>) {
         self.0.insert(field.name().to_owned(), value.into());
     }
 }
 
-impl Visit for Fields<'_> {
+impl Visit for FieldVisitor<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.add(field, value);
     }

@@ -7,15 +7,15 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-use super::escape::shown;
+use super::escape::escape_control;
 
 /// Writes message and values with escapes for whatever a terminal would obey: here, since no caller can forget it here.
 pub(super) fn fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     debug_fn(|writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
         let text = format!("{value:?}");
         match field.name() {
-            "message" => write!(writer, "{}", shown(&text)),
-            name => write!(writer, "{name}={}", shown(&text)),
+            "message" => write!(writer, "{}", escape_control(&text)),
+            name => write!(writer, "{name}={}", escape_control(&text)),
         }
     })
     .delimited(" ")
@@ -29,7 +29,7 @@ mod tests {
     use tracing::{info, subscriber::with_default};
 
     use super::*;
-    use crate::telemetry::format_json::Json;
+    use crate::telemetry::format_json::JsonFormat;
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
@@ -51,7 +51,7 @@ mod tests {
         let (to_text, to_json) = (text.clone(), json.clone());
         let builder = tracing_subscriber::fmt().with_ansi(false);
         let as_text = builder.compact().with_target(false).fmt_fields(fields()).with_writer(move || to_text.clone());
-        let as_json = tracing_subscriber::fmt().event_format(Json).with_writer(move || to_json.clone());
+        let as_json = tracing_subscriber::fmt().event_format(JsonFormat).with_writer(move || to_json.clone());
         let tell = || info!(files = 2, "in \u{9b}2J\u{202e}\nforged \u{7f}\u{2066}");
         with_default(as_text.finish(), tell);
         with_default(as_json.finish(), tell);

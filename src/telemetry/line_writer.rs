@@ -1,7 +1,7 @@
 //! Lines on their way out: bounded, written by a thread of their own, dropped and counted when the reader is too slow.
 //!
-//! Two ways in. [`LineQueue::push`] never waits: it is for our own log, which may speak from anywhere.
-//! [`LineQueue::send`] is for the output of services: where the buffer is full for a moment only, as it is with a file
+//! Two ways in. [`LineWriter::push`] never waits: it is for our own log, which may speak from anywhere.
+//! [`LineWriter::send`] is for the output of services: where the buffer is full for a moment only, as it is with a file
 //! at full speed, it waits for room. A reader that does not make room in time costs lines from then on, and
 //! nobody waits for it again before it has caught up. When it has made room, one line tells how many are missing, in
 //! the place where they are missing.
@@ -22,74 +22,79 @@ use tokio::time::timeout;
 const BUFFERED_BYTES: usize = 1024 * 1024;
 
 /// How long a full buffer may hold up a service for the sake of somebody who reads: a person would not notice.
-pub const FOR_A_READER: Duration = Duration::from_millis(100);
+pub const PIPE_SEND_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// As [`FOR_A_READER`], for a file: the kernel itself lets who writes to a slow disk wait for some tenths of a second.
-pub const FOR_A_DISK: Duration = Duration::from_secs(2);
+/// As [`PIPE_SEND_TIMEOUT`], for a file: the kernel itself lets who writes to a slow disk wait for some tenths of a second.
+pub const FILE_SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the end waits for a reader.
-const LAST_LINES: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Buffers above this size are given back once nothing was written for [`REST`].
-const KEPT_BYTES: usize = 16 * 1024;
+/// Buffers above this size are given back once nothing was written for [`BUFFER_IDLE_TIMEOUT`].
+const IDLE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Short beside the life of a service, long beside the pauses of a busy one.
-const REST: Duration = Duration::from_secs(1);
+const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is written in place of lost lines; told their number, it makes a whole line.
-pub type Notice = fn(u64) -> String;
+pub type DropNotice = fn(u64) -> String;
 
 /// Takes whole lines. Cheap to clone; all clones are one.
 #[derive(Clone)]
-pub struct LineQueue(Arc<Shared>);
+pub struct LineWriter(Arc<Shared>);
 
 /// Waits for what is queued when it is dropped.
 #[must_use]
-pub struct Flush(LineQueue);
+pub struct FlushGuard(LineWriter);
 
 struct Shared {
     /// Lines dropped so far.
     dropped: AtomicU64,
-    /// How long [`LineQueue::send`] waits for room.
-    patience: Duration,
+    /// How long [`LineWriter::send`] waits for room.
+    send_timeout: Duration,
     state: Mutex<State>,
     /// There is something to write, or something was written.
     changed: Condvar,
-    /// There is room for those who wait in [`LineQueue::send`].
-    room: Notify,
+    /// There is room for those who wait in [`LineWriter::send`].
+    capacity: Notify,
 }
 
 struct State {
     /// The thread to be; gone once it was started.
-    writer: Option<Writer>,
+    writer: Option<WriterThread>,
     /// Whole lines, one after the other.
     waiting: Vec<u8>,
     writing: bool,
     /// Lines dropped since the last notice. While there are any, every line is: the notice tells of one gap.
-    lost: u64,
+    dropped: u64,
     /// Lines were dropped since the reader was last up to date.
-    strained: bool,
+    dropping: bool,
 }
 
 /// The thread's part.
-struct Writer {
+struct WriterThread {
     target: Box<dyn Write + Send>,
-    notice: Notice,
+    notice: DropNotice,
     /// Lines that could not be written.
     lost: u64,
     /// The last write ended in the middle of a line.
     torn: bool,
 }
 
-impl LineQueue {
+impl LineWriter {
     /// A queue in front of `target`.
-    pub fn to(target: impl Write + Send + 'static, patience: Duration, notice: Notice) -> (Self, Flush) {
-        let writer = Writer { target: Box::new(target), notice, lost: 0, torn: false };
-        let state = State { writer: Some(writer), waiting: Vec::new(), writing: false, lost: 0, strained: false };
+    pub fn spawn(target: impl Write + Send + 'static, flush_delay: Duration, notice: DropNotice) -> (Self, FlushGuard) {
+        let writer = WriterThread { target: Box::new(target), notice, lost: 0, torn: false };
+        let state = State { writer: Some(writer), waiting: Vec::new(), writing: false, dropped: 0, dropping: false };
         let (changed, room) = (Condvar::new(), Notify::new());
-        let queue =
-            Self(Arc::new(Shared { dropped: AtomicU64::new(0), patience, state: Mutex::new(state), changed, room }));
-        (queue.clone(), Flush(queue))
+        let queue = Self(Arc::new(Shared {
+            dropped: AtomicU64::new(0),
+            send_timeout: flush_delay,
+            state: Mutex::new(state),
+            changed,
+            capacity: room,
+        }));
+        (queue.clone(), FlushGuard(queue))
     }
 
     /// How many lines were dropped so far.
@@ -100,7 +105,7 @@ impl LineQueue {
 
     /// Whether it is the same queue.
     #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
+    pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
@@ -115,9 +120,9 @@ impl LineQueue {
             return;
         }
         let mut state = self.lock();
-        if !state.has_room(lines.len()) {
-            state.lost += self.drop_lines(count(lines));
-            state.strained = true;
+        if !state.has_capacity(lines.len()) {
+            state.dropped += self.drop_lines(count(lines));
+            state.dropping = true;
             return;
         }
         state.waiting.extend_from_slice(lines);
@@ -133,33 +138,33 @@ impl LineQueue {
 
     /// As [`Self::push`], after waiting a moment for room if there is none.
     pub async fn send(&self, lines: &[u8]) {
-        let _ = timeout(self.0.patience, self.room_for(lines.len())).await;
+        let _ = timeout(self.0.send_timeout, self.room_for(lines.len())).await;
         self.push(lines);
     }
 
     async fn room_for(&self, length: usize) {
         loop {
-            let room = self.0.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
+            let capacity = self.0.capacity.notified();
+            tokio::pin!(capacity);
+            capacity.as_mut().enable();
             {
                 let state = self.lock();
-                if state.strained || state.has_room(length) {
+                if state.dropping || state.has_capacity(length) {
                     return;
                 }
             }
-            room.await;
+            capacity.await;
         }
     }
 
     /// Signals are for the threads of the runtime, so the new one is born with all of them blocked.
-    fn start(&self, mut writer: Writer) -> io::Result<()> {
+    fn start(&self, mut writer: WriterThread) -> io::Result<()> {
         let queue = self.clone();
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         let started = std::thread::Builder::new().name("log".into()).spawn(move || {
             let mut lines = Vec::new();
             loop {
-                queue.take(&mut lines, writer.notice);
+                queue.wait_for_batch(&mut lines, writer.notice);
                 queue.drop_lines(writer.write(&lines));
             }
         });
@@ -168,29 +173,29 @@ impl LineQueue {
     }
 
     /// Waits for lines and takes all of them; `lines` is what was taken before and is written now.
-    fn take(&self, lines: &mut Vec<u8>, notice: Notice) {
+    fn wait_for_batch(&self, lines: &mut Vec<u8>, notice: DropNotice) {
         lines.clear();
         let mut state = self.lock();
         state.writing = false;
         self.0.changed.notify_all();
         if state.waiting.is_empty() {
-            state.strained = false;
+            state.dropping = false;
             state = self.wait_for_lines(state, lines);
         }
         std::mem::swap(&mut state.waiting, lines);
         state.writing = true;
-        if state.lost > 0 {
-            lines.extend_from_slice(notice(state.lost).as_bytes());
-            state.lost = 0;
+        if state.dropped > 0 {
+            lines.extend_from_slice(notice(state.dropped).as_bytes());
+            state.dropped = 0;
         }
         drop(state);
-        self.0.room.notify_waiters();
+        self.0.capacity.notify_waiters();
     }
 
     fn wait_for_lines<'a>(&'a self, mut state: MutexGuard<'a, State>, spare: &mut Vec<u8>) -> MutexGuard<'a, State> {
         let nothing = |state: &mut State| state.waiting.is_empty();
-        if spare.capacity().max(state.waiting.capacity()) > KEPT_BYTES {
-            let waited = self.0.changed.wait_timeout_while(state, REST, nothing);
+        if spare.capacity().max(state.waiting.capacity()) > IDLE_BUFFER_BYTES {
+            let waited = self.0.changed.wait_timeout_while(state, BUFFER_IDLE_TIMEOUT, nothing);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.waiting.is_empty() {
                 (*spare, state.waiting) = (Vec::new(), Vec::new());
@@ -206,30 +211,30 @@ impl LineQueue {
 
 impl State {
     /// Whatever its length, a line fits into an empty buffer.
-    fn has_room(&self, length: usize) -> bool {
-        self.lost == 0 && (self.waiting.is_empty() || self.waiting.len() + length <= BUFFERED_BYTES)
+    fn has_capacity(&self, length: usize) -> bool {
+        self.dropped == 0 && (self.waiting.is_empty() || self.waiting.len() + length <= BUFFERED_BYTES)
     }
 }
 
-impl Writer {
+impl WriterThread {
     /// Writes lines, after the notice of those that could not be written before; says how many could not be this time.
     fn write(&mut self, lines: &[u8]) -> u64 {
         if self.lost > 0 {
             let line_end = if self.torn { "\n" } else { "" };
             let notice = format!("{line_end}{}", (self.notice)(self.lost));
-            if self.put(notice.as_bytes()) < notice.len() {
+            if self.write_all(notice.as_bytes()) < notice.len() {
                 self.lost += count(lines);
                 return count(lines);
             }
             self.lost = 0;
         }
-        let written = self.put(lines);
+        let written = self.write_all(lines);
         self.lost += count(&lines[written..]);
         self.lost
     }
 
     /// Writes as much as can be written: everything, unless the reader has gone or the disk is full.
-    fn put(&mut self, bytes: &[u8]) -> usize {
+    fn write_all(&mut self, bytes: &[u8]) -> usize {
         let mut written = 0;
         while written < bytes.len() {
             match self.target.write(&bytes[written..]) {
@@ -249,7 +254,7 @@ fn count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
-impl Write for LineQueue {
+impl Write for LineWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.push(line);
         Ok(line.len())
@@ -260,10 +265,10 @@ impl Write for LineQueue {
     }
 }
 
-impl Drop for Flush {
+impl Drop for FlushGuard {
     fn drop(&mut self) {
         let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
-        let _ = self.0.0.changed.wait_timeout_while(self.0.lock(), LAST_LINES, busy);
+        let _ = self.0.0.changed.wait_timeout_while(self.0.lock(), FLUSH_TIMEOUT, busy);
     }
 }
 

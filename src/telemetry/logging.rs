@@ -7,20 +7,20 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
-use super::child_output::LineSink;
-use super::format_json::Json;
+use super::child_output::ServiceOutput;
+use super::format_json::JsonFormat;
 use super::format_text;
-use super::line_writer::{FOR_A_DISK, FOR_A_READER, Flush, LineQueue};
-use super::stdio::{Unbuffered, is_file, is_same};
+use super::line_writer::{FILE_SEND_TIMEOUT, FlushGuard, LineWriter, PIPE_SEND_TIMEOUT};
+use super::stdio::{UnbufferedStream, is_file, is_same};
 use crate::bots::log_format::{level_name, severity_number};
-use crate::config::{ChildOutput, Log, LogFormat, LogLevel};
+use crate::config::{ChildOutput, LogConfig, LogFormat, LogLevel};
 
 /// Writes out what is buffered when it is dropped.
 #[must_use]
-pub struct Guard(#[allow(dead_code, reason = "held for its drop")] Vec<Flush>);
+pub struct LogGuard(#[allow(dead_code, reason = "held for its drop")] Vec<FlushGuard>);
 
 /// Installs the log for the rest of the process, and makes the sink for the lines of services.
-pub fn init(log: Log) -> (Guard, LineSink) {
+pub fn init(log: LogConfig) -> (LogGuard, ServiceOutput) {
     let own_json = is_json(log.format, &io::stderr());
     let shape = log.child_output.unwrap_or(match is_json(log.format, &io::stdout()) {
         true => ChildOutput::Json,
@@ -37,7 +37,7 @@ pub fn init(log: Log) -> (Guard, LineSink) {
     let own = stderr.clone();
     let subscriber = tracing_subscriber::fmt().with_max_level(filter(log.level)).with_writer(move || own.clone());
     if own_json {
-        subscriber.event_format(Json).init();
+        subscriber.event_format(JsonFormat).init();
     } else {
         subscriber
             .compact()
@@ -46,7 +46,7 @@ pub fn init(log: Log) -> (Guard, LineSink) {
             .fmt_fields(format_text::fields())
             .init();
     }
-    (Guard(guard), LineSink::new(stdout, stderr, shape, log.level))
+    (LogGuard(guard), ServiceOutput::new(stdout, stderr, shape, log.level))
 }
 
 /// Whether lines to this stream are JSON.
@@ -59,9 +59,9 @@ fn is_json(format: LogFormat, stream: &impl IsTerminal) -> bool {
 }
 
 /// A queue whose notice of dropped lines has the shape of the other lines.
-fn queue(stream: impl AsFd + Send + 'static, json: bool) -> (LineQueue, Flush) {
-    let patience = if is_file(&stream) { FOR_A_DISK } else { FOR_A_READER };
-    LineQueue::to(Unbuffered(stream), patience, if json { json_notice } else { text_notice })
+fn queue(stream: impl AsFd + Send + 'static, json: bool) -> (LineWriter, FlushGuard) {
+    let send_timeout = if is_file(&stream) { FILE_SEND_TIMEOUT } else { PIPE_SEND_TIMEOUT };
+    LineWriter::spawn(UnbufferedStream(stream), send_timeout, if json { json_notice } else { text_notice })
 }
 
 fn text_notice(lost: u64) -> String {

@@ -8,9 +8,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat};
 
 /// Writes straight to a descriptor.
-pub struct Unbuffered<T>(pub T);
+pub struct UnbufferedStream<T>(pub T);
 
-impl<T: AsFd> Write for Unbuffered<T> {
+impl<T: AsFd> Write for UnbufferedStream<T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match nix::unistd::write(&self.0, bytes) {
@@ -31,8 +31,8 @@ impl<T: AsFd> Write for Unbuffered<T> {
 /// Whether both lead to the same place, as with `2>&1`: two writers there would write into each other's lines.
 #[must_use]
 pub fn is_same(one: &impl AsFd, other: &impl AsFd) -> bool {
-    let place = |fd: &dyn AsFd| fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
-    place(one).is_some_and(|known| Some(known) == place(other))
+    let file_id = |fd: &dyn AsFd| fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    file_id(one).is_some_and(|known| Some(known) == file_id(other))
 }
 
 /// Whether it is a file on a disk.
@@ -52,7 +52,7 @@ mod tests {
     fn a_full_pipe_is_waited_for_even_when_it_does_not_block() {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("set");
-        let written = std::thread::spawn(move || Unbuffered(writer).write_all(&[b'x'; 1 << 20]));
+        let written = std::thread::spawn(move || UnbufferedStream(writer).write_all(&[b'x'; 1 << 20]));
         let mut read = Vec::new();
         reader.read_to_end(&mut read).expect("read");
         written.join().expect("no panic").expect("everything is written");

@@ -3,32 +3,32 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that are kept: the last lines of a traceback.
-const MOST: usize = 4 * 1024;
+const MAX_BYTES: usize = 4 * 1024;
 
 /// The last lines. All clones are one.
 #[derive(Clone, Default)]
-pub struct Tail(Arc<Mutex<Vec<u8>>>);
+pub struct OutputTail(Arc<Mutex<Vec<u8>>>);
 
-impl Tail {
+impl OutputTail {
     /// Adds a line, or bytes that hold their line ends.
     pub fn push(&self, bytes: &[u8], end: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend_from_slice(&bytes[bytes.len().saturating_sub(MOST)..]);
-        kept.extend_from_slice(end);
-        if kept.len() > MOST {
-            let from = kept.len() - MOST;
+        let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        content.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_BYTES)..]);
+        content.extend_from_slice(end);
+        if content.len() > MAX_BYTES {
+            let from = content.len() - MAX_BYTES;
             // A line that is not whole says little, unless it is the only one.
-            let line = kept[from..].iter().position(|byte| *byte == b'\n').map_or(from, |at| from + at + 1);
-            let rest = if line < kept.len() { line } else { from };
-            kept.drain(..rest);
+            let line = content[from..].iter().position(|byte| *byte == b'\n').map_or(from, |at| from + at + 1);
+            let rest = if line < content.len() { line } else { from };
+            content.drain(..rest);
         }
     }
 
     /// What is kept, as text that any reader can take.
     #[must_use]
     pub fn text(&self) -> String {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&kept);
+        let content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&content);
         text.trim_end().chars().map(|c| if is_text(c) { c } else { '\u{fffd}' }).collect()
     }
 }
@@ -44,20 +44,20 @@ mod tests {
 
     #[test]
     fn whole_lines_are_kept_and_little_else() {
-        let tail = Tail::default();
+        let tail = OutputTail::default();
         for number in 0..10_000 {
             tail.push(format!("line {number}").as_bytes(), b"\n");
         }
         let text = tail.text();
         assert!(text.ends_with("line 9998\nline 9999") && text.starts_with("line 9"), "{text}");
-        assert!(text.len() <= MOST && text.len() > MOST - 100);
-        tail.push(&[b'x'; 3 * MOST], b"\n");
-        assert!(tail.text().len() <= MOST && tail.text().starts_with('x'));
+        assert!(text.len() <= MAX_BYTES && text.len() > MAX_BYTES - 100);
+        tail.push(&[b'x'; 3 * MAX_BYTES], b"\n");
+        assert!(tail.text().len() <= MAX_BYTES && tail.text().starts_with('x'));
     }
 
     #[test]
     fn any_bytes_become_text() {
-        let tail = Tail::default();
+        let tail = OutputTail::default();
         tail.push(b"a\x1b[2Jb\xff\0", b"\n");
         assert_eq!(tail.text(), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
     }

@@ -3,7 +3,7 @@
 //! A traceback is made of a heading, indented frames, and the exception with its message. What may follow it: another
 //! one that it caused, notes, further lines of the message. Where that ends cannot always be told. Lines belong to it
 //! while they are indented, and up to `LONGEST_TAIL` others as long as none begins a record and no empty line comes
-//! between; who holds an [`Assembler`] ends it after a while of silence, [`Assembler::patience`].
+//! between; who holds an [`TracebackAssembler`] ends it after a while of silence, [`TracebackAssembler::flush_delay`].
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::bots::log_format::{HEADING, is_cherrypy, starts_record};
 use crate::config::LogLevel;
 
 /// Longer records are given out in parts.
-const LONGEST_RECORD: usize = 64 * 1024;
+const MAX_RECORD: usize = 64 * 1024;
 
 /// Lines without indentation after the exception's own: messages and notes of several lines.
-const LONGEST_TAIL: usize = 20;
+const MAX_TAIL_LINES: usize = 20;
 
 /// In the middle of a traceback more is sure to come, unless the process has been killed.
-const MORE_IS_SURE: Duration = Duration::from_secs(2);
+const MID_TRACEBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A record and its traceback are written at once, so this is long; nobody waits for an error record that keenly.
-const MORE_MAY_COME: Duration = Duration::from_millis(250);
+const ANNOUNCED_TIMEOUT: Duration = Duration::from_millis(250);
 
 const CHAINS: [&str; 2] = [
     "During handling of the above exception, another exception occurred:",
@@ -28,7 +28,7 @@ const CHAINS: [&str; 2] = [
 ];
 
 /// What Python itself prints before a traceback that nobody caught.
-const ANNOUNCEMENTS: [&str; 3] = ["Exception in ", "Exception ignored ", "--- Logging error ---"];
+const HEADERS: [&str; 3] = ["Exception in ", "Exception ignored ", "--- Logging error ---"];
 
 /// Lines that make one record.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,24 +48,24 @@ enum State {
     #[default]
     Empty,
     /// One that a traceback may follow.
-    Announced,
+    Header,
     /// A traceback up to its frames.
-    Frames,
+    InFrames,
     /// A whole traceback.
-    Whole { tail: usize, gap: bool },
+    Complete { tail: usize, gap: bool },
     /// A whole traceback, and that another follows.
     Chained,
 }
 
 /// Takes the lines of one stream, and holds them while more may belong to them.
 #[derive(Debug, Default)]
-pub struct Assembler {
+pub struct TracebackAssembler {
     state: State,
     text: String,
     level: Option<LogLevel>,
 }
 
-impl Assembler {
+impl TracebackAssembler {
     /// Takes a line with the level it names, and gives out the records that are complete.
     pub fn line(&mut self, line: &str, level: Option<LogLevel>, emit: &mut impl FnMut(Record<'_>)) {
         if let Some(next) = self.next(line) {
@@ -79,7 +79,7 @@ impl Assembler {
             State::Empty => emit(Record { text: line, level, continues: false }),
             begun => {
                 self.state = begun;
-                self.level = if begun == State::Announced { level } else { Some(LogLevel::Error) };
+                self.level = if begun == State::Header { level } else { Some(LogLevel::Error) };
                 self.text.push_str(line);
             }
         }
@@ -96,11 +96,11 @@ impl Assembler {
 
     /// How long to wait for the next line before [`Self::flush`]; `None` when nothing is held.
     #[must_use]
-    pub fn patience(&self) -> Option<Duration> {
+    pub fn flush_delay(&self) -> Option<Duration> {
         match self.state {
             State::Empty => None,
-            State::Frames | State::Chained => Some(MORE_IS_SURE),
-            State::Announced | State::Whole { .. } => Some(MORE_MAY_COME),
+            State::InFrames | State::Chained => Some(MID_TRACEBACK_TIMEOUT),
+            State::Header | State::Complete { .. } => Some(ANNOUNCED_TIMEOUT),
         }
     }
 
@@ -112,23 +112,23 @@ impl Assembler {
         let another = heading && (!indented || line.starts_with("  + "));
         match self.state {
             State::Empty => None,
-            State::Announced => (heading && !begins(line)).then_some(State::Frames),
+            State::Header => (heading && !begins(line)).then_some(State::InFrames),
             State::Chained if line.is_empty() => Some(State::Chained),
-            State::Chained if heading => Some(State::Frames),
-            State::Frames | State::Whole { .. } if another => None,
-            State::Frames if ends_group(line) => Some(State::Whole { tail: 0, gap: false }),
-            State::Frames if indented => Some(State::Frames),
-            State::Frames | State::Chained => (!begins(line)).then_some(State::Whole { tail: 0, gap: false }),
-            State::Whole { tail, .. } if line.is_empty() => Some(State::Whole { tail, gap: true }),
-            State::Whole { .. } if CHAINS.contains(&line) => Some(State::Chained),
-            State::Whole { tail, .. } if indented => Some(State::Whole { tail, gap: false }),
-            State::Whole { tail, gap } if gap || tail == LONGEST_TAIL || begins(line) => None,
-            State::Whole { tail, .. } => Some(State::Whole { tail: tail + 1, gap: false }),
+            State::Chained if heading => Some(State::InFrames),
+            State::InFrames | State::Complete { .. } if another => None,
+            State::InFrames if ends_group(line) => Some(State::Complete { tail: 0, gap: false }),
+            State::InFrames if indented => Some(State::InFrames),
+            State::InFrames | State::Chained => (!begins(line)).then_some(State::Complete { tail: 0, gap: false }),
+            State::Complete { tail, .. } if line.is_empty() => Some(State::Complete { tail, gap: true }),
+            State::Complete { .. } if CHAINS.contains(&line) => Some(State::Chained),
+            State::Complete { tail, .. } if indented => Some(State::Complete { tail, gap: false }),
+            State::Complete { tail, gap } if gap || tail == MAX_TAIL_LINES || begins(line) => None,
+            State::Complete { tail, .. } => Some(State::Complete { tail: tail + 1, gap: false }),
         }
     }
 
     fn append(&mut self, line: &str, emit: &mut impl FnMut(Record<'_>)) {
-        if self.text.len() + 1 + line.len() > LONGEST_RECORD {
+        if self.text.len() + 1 + line.len() > MAX_RECORD {
             emit(Record { text: &self.text, level: self.level, continues: true });
             self.text.clear();
         } else {
@@ -143,11 +143,11 @@ fn begun_by(line: &str, level: Option<LogLevel>) -> State {
     // A script with a syntax error is reported without heading.
     let is_frame = line.starts_with("  File \"") && line.contains("\", line ");
     if line.ends_with(HEADING) || is_frame {
-        State::Frames
+        State::InFrames
     } else if CHAINS.contains(&line) {
         State::Chained
     } else if announces(line, level) {
-        State::Announced
+        State::Header
     } else {
         State::Empty
     }
@@ -160,7 +160,7 @@ fn announces(line: &str, level: Option<LogLevel>) -> bool {
 }
 
 fn is_announcement(line: &str) -> bool {
-    ANNOUNCEMENTS.iter().any(|start| line.starts_with(start))
+    HEADERS.iter().any(|start| line.starts_with(start))
 }
 
 /// Whether a line is no part of what came before it.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::sys::statfs::statfs;
 
-use crate::config::WatchBy;
+use crate::config::WatchMethod;
 
 /// File systems of this machine alone, by the magic numbers of `statfs(2)`. All others may be written to by another
 /// machine, which gives no event here; what is not in this list is looked at again and again.
@@ -49,7 +49,7 @@ const FUSE: i64 = 0x6573_5546;
 
 /// How news in a directory are found, and why in this way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backend {
+pub struct WatchBackend {
     /// Whether events are asked for.
     pub events: bool,
     /// Whether it is looked at in short intervals.
@@ -59,7 +59,7 @@ pub struct Backend {
     /// Which processes that write a file the kernel tells of.
     pub writers: Writers,
     /// The kind of file system, or what was configured.
-    pub why: String,
+    pub reason: String,
 }
 
 /// Whose clock stamps the files of a file system.
@@ -84,19 +84,19 @@ pub enum Writers {
     None,
 }
 
-impl Backend {
+impl WatchBackend {
     /// Decides for a directory. May hang where the file system does.
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub fn of(directory: &Path, wanted: WatchBy) -> nix::Result<Self> {
+    pub fn of(directory: &Path, wanted: WatchMethod) -> nix::Result<Self> {
         // The type differs between machines, and so does the sign; the numbers have 32 bits.
         #[allow(clippy::unnecessary_cast, reason = "it is one elsewhere")]
         let magic = statfs(directory)?.filesystem_type().0 as i64 & 0xffff_ffff;
         Ok(Self::on(magic, wanted))
     }
 
-    fn on(magic: i64, wanted: WatchBy) -> Self {
+    fn on(magic: i64, wanted: WatchMethod) -> Self {
         let named =
             |table: &[(i64, &'static str)]| table.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name);
         let is_overlay = magic == OVERLAY;
@@ -114,17 +114,17 @@ impl Backend {
         let name = named(&LOCAL).or(named(&REMOTE)).or(is_overlay.then_some("overlay"));
         let name = name.map_or_else(|| format!("file system 0x{magic:x}"), str::to_owned);
         let (events, polls, why) = match wanted {
-            WatchBy::Auto => (is_local, !is_local || is_overlay, name),
-            WatchBy::Inotify => (true, false, "watch = inotify".into()),
-            WatchBy::Poll => (false, true, "watch = poll".into()),
+            WatchMethod::Auto => (is_local, !is_local || is_overlay, name),
+            WatchMethod::Inotify => (true, false, "watch = inotify".into()),
+            WatchMethod::Poll => (false, true, "watch = poll".into()),
         };
-        Self { events, polls, stamps, writers, why }
+        Self { events, polls, stamps, writers, reason: why }
     }
 
     /// The same without events, for a reason.
     #[must_use]
     pub fn without_events(self, why: &str) -> Self {
-        Self { events: false, polls: true, why: why.to_owned(), ..self }
+        Self { events: false, polls: true, reason: why.to_owned(), ..self }
     }
 
     /// In a word.
@@ -139,11 +139,11 @@ impl Backend {
 }
 
 /// What tells one directory from another of the same name: device and number.
-pub type Identity = (u64, u64);
+pub type DirId = (u64, u64);
 
 /// Which directory a path leads to; none where it leads to no directory.
 #[must_use]
-pub fn identity(path: &Path) -> Option<Identity> {
+pub fn dir_id(path: &Path) -> Option<DirId> {
     let meta = std::fs::metadata(path).ok()?;
     meta.is_dir().then(|| (meta.dev(), meta.ino()))
 }
@@ -155,8 +155,8 @@ mod tests {
     #[test]
     fn events_are_trusted_on_local_file_systems_alone() {
         let auto = |magic| {
-            let backend = Backend::on(magic, WatchBy::Auto);
-            (backend.name(), backend.why)
+            let backend = WatchBackend::on(magic, WatchMethod::Auto);
+            (backend.name(), backend.reason)
         };
         assert_eq!(auto(0xef53), ("inotify", "ext4".into()));
         assert_eq!(auto(0x6969), ("poll", "nfs".into()));
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn writers_are_seen_where_no_other_machine_and_no_other_layer_is() {
         let known = |magic| {
-            let backend = Backend::on(magic, WatchBy::Poll);
+            let backend = WatchBackend::on(magic, WatchMethod::Poll);
             (backend.writers, backend.stamps)
         };
         assert_eq!(known(0xef53), (Writers::All, Stamps::Ours));
@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn what_is_configured_wins() {
-        assert_eq!(Backend::on(0x6969, WatchBy::Inotify).name(), "inotify");
-        assert_eq!(Backend::on(0xef53, WatchBy::Poll).name(), "poll");
-        assert_eq!(Backend::on(0xef53, WatchBy::Auto).without_events("the limit").name(), "poll");
+        assert_eq!(WatchBackend::on(0x6969, WatchMethod::Inotify).name(), "inotify");
+        assert_eq!(WatchBackend::on(0xef53, WatchMethod::Poll).name(), "poll");
+        assert_eq!(WatchBackend::on(0xef53, WatchMethod::Auto).without_events("the limit").name(), "poll");
     }
 }

@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, Flag, ModifyKind, RenameMode};
-use notify::{Config, ErrorKind, INotifyWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind, RenameMode};
+use notify::{Config, ErrorKind, INotifyWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
 /// What is told before anybody has listened; as many as the kernel keeps by default.
 const CAPACITY: usize = 16_384;
 
 /// For whom a directory is watched.
-pub type PlaceId = u64;
+pub type TargetId = u64;
 
 /// Something that happened in a watched directory, or to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,37 +24,37 @@ pub struct Event {
     /// The file or directory.
     pub path: PathBuf,
     /// What happened to it.
-    pub news: News,
+    pub kind: EventKind,
 }
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum News {
+pub enum EventKind {
     /// A file was made, or linked.
-    Appeared,
+    Created,
     /// A directory was made.
-    DirectoryAppeared,
+    DirCreated,
     /// Something was renamed to this name.
-    Arrived,
+    RenamedIn,
     /// A file was closed by one who could write it.
     Closed,
     /// A file was written.
-    Written,
+    Modified,
     /// It was removed, or has another name now.
-    Gone,
+    Removed,
     /// Who may do what with it has changed, or it is another one of the same name.
-    Changed,
+    AttributesChanged,
 }
 
 /// The watcher, if there can be one.
-pub struct Events {
+pub struct Watcher {
     watcher: Mutex<Result<INotifyWatcher, String>>,
-    users: Mutex<HashMap<PathBuf, Vec<PlaceId>>>,
+    users: Mutex<HashMap<PathBuf, Vec<TargetId>>>,
     sender: Sender,
 }
 
 /// What happened, in the order in which it did.
-pub struct Heard {
+pub struct EventReceiver {
     receiver: mpsc::Receiver<Event>,
     is_incomplete: Arc<AtomicBool>,
 }
@@ -65,21 +65,21 @@ struct Sender {
     is_incomplete: Arc<AtomicBool>,
 }
 
-impl Events {
+impl Watcher {
     /// Starts the watcher. Where that fails, each try to watch a directory says why.
     #[must_use]
-    pub fn start() -> (Self, Heard) {
+    pub fn start() -> (Self, EventReceiver) {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         let is_incomplete = Arc::new(AtomicBool::new(false));
         let sender = Sender { sender, is_incomplete: Arc::clone(&is_incomplete) };
         let teller = sender.clone();
-        let tell = move |event: notify::Result<notify::Event>| match event {
-            Ok(event) => teller.tell(event),
+        let push = move |event: notify::Result<notify::Event>| match event {
+            Ok(event) => teller.push(event),
             Err(_) => teller.miss(),
         };
-        let watcher = INotifyWatcher::new(tell, Config::default()).map_err(|error| explain(&error));
+        let watcher = INotifyWatcher::new(push, Config::default()).map_err(|error| explain(&error));
         let events = Self { watcher: Mutex::new(watcher), users: Mutex::default(), sender };
-        (events, Heard { receiver, is_incomplete })
+        (events, EventReceiver { receiver, is_incomplete })
     }
 
     /// No watcher at all, for an observer that looks by itself.
@@ -95,27 +95,27 @@ impl Events {
     ///
     /// # Errors
     /// Why it cannot be watched, in a few words.
-    pub fn watch(&self, directory: &Path, place: PlaceId, is_new: bool) -> Result<(), String> {
+    pub fn watch(&self, directory: &Path, target: TargetId, is_new: bool) -> Result<(), String> {
         let mut watcher = lock(&self.watcher);
-        let watcher = watcher.as_mut().map_err(|why| why.clone())?;
-        let others = self.add_user(directory, place);
+        let watcher = watcher.as_mut().map_err(|reason| reason.clone())?;
+        let others = self.add_user(directory, target);
         if is_new && others {
             let _ = watcher.unwatch(directory);
         }
         let watched = watcher.watch(directory, RecursiveMode::NonRecursive);
         if is_new && others {
             // What happened in between was not heard.
-            self.sender.send(Event { path: directory.to_owned(), news: News::Changed });
+            self.sender.send(Event { path: directory.to_owned(), kind: EventKind::AttributesChanged });
         }
         watched.map_err(|error| {
-            self.remove_user(directory, place);
+            self.remove_user(directory, target);
             explain(&error)
         })
     }
 
     /// A place no longer needs a directory.
-    pub fn forget(&self, directory: &Path, place: PlaceId) {
-        if self.remove_user(directory, place)
+    pub fn forget(&self, directory: &Path, target: TargetId) {
+        if self.remove_user(directory, target)
             && let Ok(watcher) = lock(&self.watcher).as_mut()
         {
             // It may be gone already, and with it the watch.
@@ -125,28 +125,28 @@ impl Events {
 
     /// For whom a directory is watched.
     #[must_use]
-    pub fn users(&self, directory: &Path) -> Vec<PlaceId> {
+    pub fn users(&self, directory: &Path) -> Vec<TargetId> {
         lock(&self.users).get(directory).cloned().unwrap_or_default()
     }
 
     /// Whether anybody had it before.
-    fn add_user(&self, directory: &Path, place: PlaceId) -> bool {
+    fn add_user(&self, directory: &Path, target: TargetId) -> bool {
         let mut users = lock(&self.users);
         let Some(known) = users.get_mut(directory) else {
-            users.insert(directory.to_owned(), vec![place]);
+            users.insert(directory.to_owned(), vec![target]);
             return false;
         };
-        if !known.contains(&place) {
-            known.push(place);
+        if !known.contains(&target) {
+            known.push(target);
         }
         true
     }
 
     /// Whether it was the last one.
-    fn remove_user(&self, directory: &Path, place: PlaceId) -> bool {
+    fn remove_user(&self, directory: &Path, target: TargetId) -> bool {
         let mut users = lock(&self.users);
         let Some(known) = users.get_mut(directory) else { return false };
-        known.retain(|user| *user != place);
+        known.retain(|user| *user != target);
         let is_last = known.is_empty();
         if is_last {
             users.remove(directory);
@@ -155,7 +155,7 @@ impl Events {
     }
 }
 
-impl Heard {
+impl EventReceiver {
     /// The next events; never none.
     pub async fn next(&mut self, events: &mut Vec<Event>) {
         if self.receiver.recv_many(events, 1024).await == 0 {
@@ -171,13 +171,13 @@ impl Heard {
 }
 
 impl Sender {
-    fn tell(&self, event: notify::Event) {
+    fn push(&self, event: notify::Event) {
         if event.flag() == Some(Flag::Rescan) {
             self.miss();
         }
-        let Some(news) = news(event.kind) else { return };
+        let Some(event_kind) = event_kind(event.kind) else { return };
         for path in event.paths {
-            self.send(Event { path, news });
+            self.send(Event { path, kind: event_kind });
         }
     }
 
@@ -190,23 +190,25 @@ impl Sender {
     fn miss(&self) {
         self.is_incomplete.store(true, Ordering::Release);
         // Whoever waits has to wake up. If this does not fit, there is enough to wake up for.
-        let _ = self.sender.try_send(Event { path: PathBuf::new(), news: News::Changed });
+        let _ = self.sender.try_send(Event { path: PathBuf::new(), kind: EventKind::AttributesChanged });
     }
 }
 
-fn news(kind: EventKind) -> Option<News> {
+fn event_kind(kind: notify::EventKind) -> Option<EventKind> {
     match kind {
-        EventKind::Create(CreateKind::Folder) => Some(News::DirectoryAppeared),
-        EventKind::Create(_) => Some(News::Appeared),
-        EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(News::Arrived),
-        EventKind::Modify(ModifyKind::Name(RenameMode::From)) | EventKind::Remove(_) => Some(News::Gone),
+        notify::EventKind::Create(CreateKind::Folder) => Some(EventKind::DirCreated),
+        notify::EventKind::Create(_) => Some(EventKind::Created),
+        notify::EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(EventKind::RenamedIn),
+        notify::EventKind::Modify(ModifyKind::Name(RenameMode::From)) | notify::EventKind::Remove(_) => {
+            Some(EventKind::Removed)
+        }
         // Both names, each of which has had its own event.
-        EventKind::Modify(ModifyKind::Name(_)) => None,
-        EventKind::Modify(ModifyKind::Metadata(_)) => Some(News::Changed),
-        EventKind::Modify(_) => Some(News::Written),
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Closed),
+        notify::EventKind::Modify(ModifyKind::Name(_)) => None,
+        notify::EventKind::Modify(ModifyKind::Metadata(_)) => Some(EventKind::AttributesChanged),
+        notify::EventKind::Modify(_) => Some(EventKind::Modified),
+        notify::EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(EventKind::Closed),
         // That a file is opened is not told of: a look does that itself.
-        EventKind::Access(_) | EventKind::Any | EventKind::Other => None,
+        notify::EventKind::Access(_) | notify::EventKind::Any | notify::EventKind::Other => None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! An [`target::Entry`] names directories, a mask and a route. [`scan::Directories`] holds what was found of it:
+//! An [`target::WatchTarget`] names directories, a mask and a route. [`scan::TargetScanner`] holds what was found of it:
 //! each directory with its files, and of each file whether it is complete ([`stability`], by what [`observation`] observes). A *look* compares that with the
 //! file system, and its answer is what has come since. Looks are made for three reasons: the kernel told something
 //! ([`events`]), a file may have settled, or the time for a look at everything has come. So an event only makes things

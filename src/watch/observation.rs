@@ -11,19 +11,19 @@ use std::time::{Duration, SystemTime};
 
 use nix::libc;
 
-use super::backend::{Backend, Stamps, Writers};
-use super::stability::{Sight, Stamp, StampClock, quiet};
+use super::backend::{Stamps, WatchBackend, Writers};
+use super::stability::{FileStamp, Observation, StampClock, unchanged_for};
 use crate::process::open_file::{attributes, has_writer};
 
 /// Servers keep times in steps of up to so long.
-const STEP: Duration = Duration::from_secs(2);
+const MAX_SERVER_CLOCK_STEP: Duration = Duration::from_secs(2);
 
 /// Clocks of machines that may stamp a file differ by no more than this: the widest time zones are 26 hours apart.
-const ANY_CLOCK_ERROR: Duration = Duration::from_secs(2 * 24 * 3600);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// By which clock stamps are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
+pub enum ClockSource {
     /// Ours, and only where it is the one that stamps. All other files have to be observed.
     Local,
     /// Also that of the file system, as a file tells it that is made for that and removed again. For an observer that looks but
@@ -33,16 +33,16 @@ pub enum Clock {
 
 /// The clock of one directory. A file is only made there when it is needed.
 pub struct DirectoryClock<'a> {
-    clock: Clock,
+    clock: ClockSource,
     directory: &'a Path,
     stamps: Stamps,
     known: Option<Option<StampClock>>,
 }
 
-impl Clock {
+impl ClockSource {
     /// For files of a directory.
     #[must_use]
-    pub fn begin<'a>(self, directory: &'a Path, backend: &Backend) -> DirectoryClock<'a> {
+    pub fn begin<'a>(self, directory: &'a Path, backend: &WatchBackend) -> DirectoryClock<'a> {
         DirectoryClock { clock: self, directory, stamps: backend.stamps, known: None }
     }
 }
@@ -51,33 +51,33 @@ impl DirectoryClock<'_> {
     fn now(&mut self) -> Option<StampClock> {
         *self.known.get_or_insert_with(|| match (self.stamps, self.clock) {
             (Stamps::Ours, _) => Some(StampClock { now: our_time(), error: Duration::ZERO }),
-            (_, Clock::Local) => None,
-            (stamps, Clock::Probed) => Some(match (probe(self.directory), stamps) {
-                (Ok(now), Stamps::Server) => StampClock { now, error: STEP },
-                (Ok(now), _) => StampClock { now, error: ANY_CLOCK_ERROR },
-                (Err(_), _) => StampClock { now: our_time(), error: ANY_CLOCK_ERROR },
+            (_, ClockSource::Local) => None,
+            (stamps, ClockSource::Probed) => Some(match (probe(self.directory), stamps) {
+                (Ok(now), Stamps::Server) => StampClock { now, error: MAX_SERVER_CLOCK_STEP },
+                (Ok(now), _) => StampClock { now, error: MAX_CLOCK_SKEW },
+                (Err(_), _) => StampClock { now: our_time(), error: MAX_CLOCK_SKEW },
             }),
         })
     }
 }
 
 /// Observes a file, of which `meta` is known from a moment ago. One that cannot be opened is judged by that alone.
-pub fn sight(
+pub fn observe(
     path: &Path,
     meta: &Metadata,
-    backend: &Backend,
+    backend: &WatchBackend,
     clock: &mut DirectoryClock<'_>,
     is_named_unfinished: bool,
-) -> Sight {
+) -> Observation {
     // Without the flag, a pipe that has taken the name of the file would be waited for.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok();
     let attributes = file.as_ref().and_then(|file| attributes(file).ok());
     let stamp = attributes.map_or_else(
         || stamp(meta),
-        |found| Stamp { size: found.size, modified: found.modified, changed: found.changed, inode: found.inode },
+        |found| FileStamp { size: found.size, modified: found.modified, changed: found.changed, inode: found.inode },
     );
     let has_writer = file.as_ref().and_then(|file| writer(file, backend.writers));
-    Sight { stamp, quiet: quiet(&stamp, clock.now()), has_writer, is_named_unfinished }
+    Observation { stamp, quiet: unchanged_for(&stamp, clock.now()), has_writer, is_named_unfinished }
 }
 
 fn writer(file: &File, writers: Writers) -> Option<bool> {
@@ -96,9 +96,9 @@ pub fn file(path: &Path) -> Option<Metadata> {
 
 /// What a file is recognised by.
 #[must_use]
-pub fn stamp(meta: &Metadata) -> Stamp {
+pub fn stamp(meta: &Metadata) -> FileStamp {
     let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-    Stamp {
+    FileStamp {
         size: meta.size(),
         modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
         changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
@@ -138,16 +138,17 @@ mod tests {
     fn the_clock_of_another_machine_is_known_by_a_probe_alone() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let backend =
-            |stamps| Backend { events: false, polls: true, stamps, writers: Writers::None, why: String::new() };
-        let known = |clock: Clock, stamps| clock.begin(dir.path(), &backend(stamps)).now().map(|clock| clock.error);
-        assert_eq!(known(Clock::Local, Stamps::Ours), Some(Duration::ZERO));
+            |stamps| WatchBackend { events: false, polls: true, stamps, writers: Writers::None, reason: String::new() };
+        let known =
+            |clock: ClockSource, stamps| clock.begin(dir.path(), &backend(stamps)).now().map(|clock| clock.error);
+        assert_eq!(known(ClockSource::Local, Stamps::Ours), Some(Duration::ZERO));
         for stamps in [Stamps::Server, Stamps::Any] {
-            assert_eq!(known(Clock::Local, stamps), None);
+            assert_eq!(known(ClockSource::Local, stamps), None);
         }
-        assert_eq!(known(Clock::Probed, Stamps::Server), Some(STEP));
-        assert_eq!(known(Clock::Probed, Stamps::Any), Some(ANY_CLOCK_ERROR));
+        assert_eq!(known(ClockSource::Probed, Stamps::Server), Some(MAX_SERVER_CLOCK_STEP));
+        assert_eq!(known(ClockSource::Probed, Stamps::Any), Some(MAX_CLOCK_SKEW));
         let gone = dir.path().join("nowhere");
-        let clock = Clock::Probed.begin(&gone, &backend(Stamps::Server)).now();
-        assert_eq!(clock.map(|clock| clock.error), Some(ANY_CLOCK_ERROR), "no file can be made there");
+        let clock = ClockSource::Probed.begin(&gone, &backend(Stamps::Server)).now();
+        assert_eq!(clock.map(|clock| clock.error), Some(MAX_CLOCK_SKEW), "no file can be made there");
     }
 }

@@ -8,98 +8,102 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 
-use super::events::Events;
-use super::observation::Clock;
-use super::scan::{Directories, Extent};
-use super::stability::Unfinished;
-use super::target::Entry;
+use super::events::Watcher;
+use super::observation::ClockSource;
+use super::scan::{ScanScope, TargetScanner};
+use super::stability::IncompleteSince;
+use super::target::WatchTarget;
 use crate::process::blocking;
 
 /// Pause between two looks while a file is not at rest.
-const PAUSE: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Looks take at most one part in so many of the time.
-const SHARE: u32 = 10;
+const MAX_SCAN_DUTY: u32 = 10;
 
 /// A look that takes longer is left alone.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A file that is not known to be complete.
 #[derive(Debug, Clone)]
-pub struct Restless {
+pub struct IncompleteFile {
     /// The file.
     pub path: PathBuf,
     /// Why it is not, and since when.
-    pub unfinished: Unfinished,
+    pub unfinished: IncompleteSince,
     /// Whether it is still waited for.
     pub is_awaited: bool,
 }
 
 /// The files of some entries.
-pub struct Rest {
-    places: Vec<(Arc<Entry>, Directories)>,
-    events: Arc<Events>,
+pub struct ChannelFiles {
+    targets: Vec<(Arc<WatchTarget>, TargetScanner)>,
+    events: Arc<Watcher>,
     took: Duration,
 }
 
-impl Default for Rest {
+impl Default for ChannelFiles {
     fn default() -> Self {
-        Self { places: Vec::new(), events: Arc::new(Events::none()), took: Duration::ZERO }
+        Self { targets: Vec::new(), events: Arc::new(Watcher::none()), took: Duration::ZERO }
     }
 }
 
-impl Rest {
+impl ChannelFiles {
     /// Looks at the files of these entries from now on. What is known of one that stays is kept.
-    pub fn aim(&mut self, entries: Vec<Entry>) {
-        let mut before = std::mem::take(&mut self.places);
-        let place = |entry: Entry| {
-            let known = before.iter().position(|(known, _)| **known == entry);
+    pub fn set_targets(&mut self, entries: Vec<WatchTarget>) {
+        let mut before = std::mem::take(&mut self.targets);
+        let scanner_for = |watch_target: WatchTarget| {
+            let known = before.iter().position(|(known, _)| **known == watch_target);
             known.map(|known| before.swap_remove(known)).unwrap_or_else(|| {
-                let entry = Arc::new(entry);
-                (Arc::clone(&entry), Directories::new(entry, 0, Arc::clone(&self.events), Clock::Probed))
+                let entry = Arc::new(watch_target);
+                (Arc::clone(&entry), TargetScanner::new(entry, 0, Arc::clone(&self.events), ClockSource::Probed))
             })
         };
-        self.places = entries.into_iter().map(place).collect();
+        self.targets = entries.into_iter().map(scanner_for).collect();
     }
 
     /// Looks at all files; the answer is which are not known to be complete, and why.
     ///
     /// # Errors
     /// When a file system does not answer, or there is no thread to wait for it.
-    pub async fn look(&mut self) -> Result<Vec<Restless>, String> {
-        if self.places.is_empty() {
+    pub async fn scan(&mut self) -> Result<Vec<IncompleteFile>, String> {
+        if self.targets.is_empty() {
             return Ok(Vec::new());
         }
-        let (mut places, began) = (std::mem::take(&mut self.places), Instant::now());
-        let look = move || {
+        let (mut targets, began) = (std::mem::take(&mut self.targets), Instant::now());
+        let scan = move || {
             let mut restless = Vec::new();
-            for (_, directories) in &mut places {
-                directories.look(Vec::new(), Extent::All);
+            for (_, directories) in &mut targets {
+                directories.scan(Vec::new(), ScanScope::Full);
                 let found = directories.unfinished();
-                restless.extend(found.map(|(path, unfinished, is_awaited)| Restless { path, unfinished, is_awaited }));
+                restless.extend(found.map(|(path, unfinished, is_awaited)| IncompleteFile {
+                    path,
+                    unfinished,
+                    is_awaited,
+                }));
             }
             // A file that two channels take is one file.
-            restless.sort_by(|one: &Restless, other| one.path.cmp(&other.path));
+            restless.sort_by(|one: &IncompleteFile, other| one.path.cmp(&other.path));
             restless.dedup_by(|one, other| one.path == other.path);
-            (places, restless)
+            (targets, restless)
         };
-        let late = |_| Err(std::io::Error::other(format!("no answer within {} s", LOOK_TIMEOUT.as_secs())));
-        let looked = timeout(LOOK_TIMEOUT, blocking::run(look)).await.unwrap_or_else(late);
-        let (places, restless) = looked.map_err(|error| error.to_string())?;
-        (self.places, self.took) = (places, began.elapsed());
+        let late = |_| Err(std::io::Error::other(format!("no answer within {} s", SCAN_TIMEOUT.as_secs())));
+        let scanned = timeout(SCAN_TIMEOUT, blocking::run(scan)).await.unwrap_or_else(late);
+        let (scanners, restless) = scanned.map_err(|error| error.to_string())?;
+        (self.targets, self.took) = (scanners, began.elapsed());
         Ok(restless)
     }
 
     /// Waits until no file has to be waited for, at most for so long.
     ///
     /// # Errors
-    /// As [`look`](Self::look).
+    /// As [`scan`](Self::scan).
     pub async fn wait(&mut self, limit: Duration) -> Result<(), String> {
         let begin = Instant::now();
         loop {
-            let left = limit.saturating_sub(begin.elapsed());
-            sleep(PAUSE.max(self.took * SHARE).min(left)).await;
-            let is_over = self.look().await?.iter().all(|file| !file.is_awaited);
+            let remaining = limit.saturating_sub(begin.elapsed());
+            sleep(POLL_INTERVAL.max(self.took * MAX_SCAN_DUTY).min(remaining)).await;
+            let is_over = self.scan().await?.iter().all(|file| !file.is_awaited);
             if is_over || begin.elapsed() >= limit {
                 return Ok(());
             }

@@ -11,140 +11,151 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::backend::{Backend, Identity, identity};
-use super::events::{Event, Events, News, PlaceId};
-use super::observation::{Clock, file, sight, stamp};
-use super::stability::{Files, Patience, Unfinished, Verdict};
-use super::target::{Entry, leads_to};
-use super::unfinished::{Complete, UnfinishedFiles, Waiting};
+use super::backend::{DirId, WatchBackend, dir_id};
+use super::events::{Event, EventKind, TargetId, Watcher};
+use super::observation::{ClockSource, file, observe, stamp};
+use super::stability::{FileTracker, FileVerdict, IncompleteSince, StabilityRules};
+use super::target::{WatchTarget, matches_dir};
+use super::unfinished::{CompleteFiles, UnfinishedFiles, WaitingFiles};
 
 /// How much is looked at, beside what was told and files that were not complete the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Extent {
+pub enum ScanScope {
     /// Nothing more.
-    Told,
+    EventsOnly,
     /// Everything.
-    All,
+    Full,
     /// Everything, as if for the first time.
-    Anew,
+    Reset,
 }
 
 /// What a look has shown.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct ScanOutcome {
     /// Files that are complete, and were not when they were told of last. None is told of while another one has to be waited
     /// for.
-    pub complete: Complete,
+    pub complete: CompleteFiles,
     /// Files that are not complete.
-    pub waiting: Waiting,
+    pub waiting: WaitingFiles,
     /// How the directories are watched; nothing where only a part was looked at and nothing has changed.
-    pub condition: Option<Condition>,
+    pub condition: Option<WatchState>,
     /// Where everything was looked at: since when the file is there that came first.
     pub oldest: Option<SystemTime>,
 }
 
 /// How the directories of an entry are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
+pub enum WatchState {
     /// As many, in this way.
     #[allow(missing_docs)]
-    Watched { directories: usize, backend: Backend, root: Identity },
+    Watching { directories: usize, backend: WatchBackend, root: DirId },
     /// They are not all watched, for a reason that time or a person may mend.
     #[allow(missing_docs)]
-    Trouble { why: String, root: Option<Identity> },
+    Failed { reason: String, root: Option<DirId> },
 }
 
 /// The directories of one entry.
-pub struct Directories {
-    entry: Arc<Entry>,
-    place: PlaceId,
-    events: Arc<Events>,
-    patience: Patience,
+pub struct TargetScanner {
+    watch_target: Arc<WatchTarget>,
+    target: TargetId,
+    events: Arc<Watcher>,
+    rules: StabilityRules,
     /// By their real paths.
-    known: HashMap<PathBuf, Directory>,
-    root: Option<Identity>,
+    known: HashMap<PathBuf, ScannedDir>,
+    root: Option<DirId>,
     round: u32,
     is_first: bool,
     unfinished: UnfinishedFiles,
-    clock: Clock,
+    clock: ClockSource,
 }
 
-struct Directory {
-    identity: Identity,
+struct ScannedDir {
+    identity: DirId,
     /// How many names of the pattern lead here.
     level: usize,
     is_watched: bool,
-    backend: Backend,
-    files: Files,
+    backend: WatchBackend,
+    files: FileTracker,
     /// The last round in which it was there.
     round: u32,
 }
 
 /// What is gathered during a look.
 #[derive(Default)]
-struct Gathered {
-    found: Found,
-    trouble: Option<String>,
+struct ScanAccumulator {
+    found: ScanOutcome,
+    error: Option<String>,
 }
 
-impl Directories {
+impl TargetScanner {
     /// Nothing is looked at yet.
     #[must_use]
-    pub fn new(entry: Arc<Entry>, place: PlaceId, events: Arc<Events>, clock: Clock) -> Self {
-        let patience = Patience { settle: entry.settle, limit: entry.file_wait };
+    pub fn new(entry: Arc<WatchTarget>, target_id: TargetId, events: Arc<Watcher>, clock: ClockSource) -> Self {
+        let stability_rules = StabilityRules { stable_after: entry.stable_after, limit: entry.file_wait };
         let (known, unfinished) = (HashMap::new(), UnfinishedFiles::default());
-        Self { entry, place, events, patience, known, root: None, round: 0, is_first: true, unfinished, clock }
+        Self {
+            watch_target: entry,
+            target: target_id,
+            events,
+            rules: stability_rules,
+            known,
+            root: None,
+            round: 0,
+            is_first: true,
+            unfinished,
+            clock,
+        }
     }
 
     /// Looks at what was told, and as much more as is asked for.
-    pub fn look(&mut self, told: Vec<Event>, extent: Extent) -> Found {
-        let mut gathered = Gathered::default();
+    pub fn scan(&mut self, reported: Vec<Event>, extent: ScanScope) -> ScanOutcome {
+        let mut gathered = ScanAccumulator::default();
         let before = self.known.len();
-        let is_doubtful = self.look_at_told(told, &mut gathered);
-        self.look_at_unfinished(&mut gathered.found);
-        if extent == Extent::Anew {
-            self.known.values_mut().for_each(|directory| directory.files = Files::default());
+        let is_doubtful = self.scan_reported(reported, &mut gathered);
+        self.scan_incomplete(&mut gathered.found);
+        if extent == ScanScope::Reset {
+            self.known.values_mut().for_each(|directory| directory.files = FileTracker::default());
             self.is_first = true;
         }
-        if is_doubtful || extent != Extent::Told {
-            self.look_at_all(&mut gathered);
-        } else if self.known.len() != before || gathered.trouble.is_some() {
-            gathered.found.condition = Some(self.condition(gathered.trouble));
+        if is_doubtful || extent != ScanScope::EventsOnly {
+            self.scan_all(&mut gathered);
+        } else if self.known.len() != before || gathered.error.is_some() {
+            gathered.found.condition = Some(self.condition(gathered.error));
         }
         let found = &mut gathered.found;
-        found.waiting = self.unfinished.hold(&mut found.complete, Instant::now(), self.patience.limit);
+        found.waiting = self.unfinished.hold(&mut found.complete, Instant::now(), self.rules.limit);
         gathered.found
     }
 
     /// Files that are there and not known to be complete, why, and whether they are still waited for.
-    pub fn unfinished(&self) -> impl Iterator<Item = (PathBuf, Unfinished, bool)> + '_ {
-        self.unfinished.seen()
+    pub fn unfinished(&self) -> impl Iterator<Item = (PathBuf, IncompleteSince, bool)> + '_ {
+        self.unfinished.counts()
     }
 
     /// Nobody watches for this entry any more.
-    pub fn leave(mut self) {
+    pub fn unwatch_all(mut self) {
         self.forget_where(|_, _| true);
     }
 
-    fn look_at_all(&mut self, gathered: &mut Gathered) {
+    fn scan_all(&mut self, gathered: &mut ScanAccumulator) {
         self.round = self.round.wrapping_add(1);
         let before = self.unfinished.begin_round();
-        let mut all = Gathered::default();
-        let root = &self.entry.directory.root;
-        self.root = identity(root);
+        let mut all = ScanAccumulator::default();
+        let root = &self.watch_target.directory.root;
+        self.root = dir_id(root);
         match (self.root, fs::canonicalize(root)) {
-            (Some(_), Ok(real)) => self.visit(real, 0, &mut all),
-            _ => all.trouble = Some(why_not_there(root)),
+            (Some(_), Ok(real)) => self.scan_dir(real, 0, &mut all),
+            _ => all.error = Some(describe_missing(root)),
         }
         self.forget_where(|directory, round| directory.round != round);
-        if !self.is_first || self.entry.takes_existing {
+        if !self.is_first || self.watch_target.takes_existing {
             let (complete, more) = (&mut gathered.found.complete, all.found.complete);
             complete.count += more.count;
             complete.example = complete.example.take().or(more.example);
         }
         self.is_first = false;
         self.unfinished.end_round(&before);
-        gathered.found.condition = Some(self.condition(all.trouble));
+        gathered.found.condition = Some(self.condition(all.error));
         gathered.found.oldest = self.oldest();
     }
 
@@ -153,62 +164,62 @@ impl Directories {
         Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(oldest).ok()?))
     }
 
-    fn condition(&self, trouble: Option<String>) -> Condition {
+    fn condition(&self, error: Option<String>) -> WatchState {
         // One that is polled says how fast news are found.
         let polled = self.known.values().find(|directory| directory.backend.polls);
         let typical = polled.or(self.known.values().next());
-        match (trouble, typical, self.root) {
+        match (error, typical, self.root) {
             (None, Some(directory), Some(root)) => {
-                Condition::Watched { directories: self.targets(), backend: directory.backend.clone(), root }
+                WatchState::Watching { directories: self.targets(), backend: directory.backend.clone(), root }
             }
-            (trouble, _, root) => {
-                let why = trouble.unwrap_or_else(|| why_not_there(&self.entry.directory.root));
-                Condition::Trouble { why, root }
+            (error, _, root) => {
+                let why = error.unwrap_or_else(|| describe_missing(&self.watch_target.directory.root));
+                WatchState::Failed { reason: why, root }
             }
         }
     }
 
     fn targets(&self) -> usize {
-        let level = self.entry.directory.rest.len();
+        let level = self.watch_target.directory.rest.len();
         self.known.values().filter(|directory| directory.level == level).count()
     }
 
     /// Looks at a directory, by its real path, and those below it that belong to the entry.
-    fn visit(&mut self, real: PathBuf, level: usize, gathered: &mut Gathered) {
+    fn scan_dir(&mut self, real: PathBuf, level: usize, gathered: &mut ScanAccumulator) {
         let mut open = vec![(real, level)];
         while let Some((real, level)) = open.pop() {
-            if let Err(error) = self.visit_one(&real, level, &mut open, &mut gathered.found) {
+            if let Err(error) = self.scan_one_dir(&real, level, &mut open, &mut gathered.found) {
                 // What is gone again was never there.
                 if error.kind() != io::ErrorKind::NotFound {
-                    let trouble = || format!("cannot read {}: {}", real.display(), plain(&error));
-                    gathered.trouble.get_or_insert_with(trouble);
+                    let error = || format!("cannot read {}: {}", real.display(), describe_io_error(&error));
+                    gathered.error.get_or_insert_with(error);
                 }
             }
         }
     }
 
-    fn visit_one(
+    fn scan_one_dir(
         &mut self,
         real: &Path,
         level: usize,
         open: &mut Vec<(PathBuf, usize)>,
-        found: &mut Found,
+        found: &mut ScanOutcome,
     ) -> io::Result<()> {
-        let Some(identity) = identity(real) else { return Ok(()) };
+        let Some(identity) = dir_id(real) else { return Ok(()) };
         let before = self.known.remove(real).filter(|known| known.identity == identity);
-        let backend = Backend::of(real, self.entry.watch_by)?;
+        let backend = WatchBackend::of(real, self.watch_target.watch_by)?;
         let is_watched = before.as_ref().is_some_and(|known| known.is_watched);
         let (is_watched, backend) = self.watch(real, is_watched, before.is_some(), backend);
         let files = before.map(|known| known.files).unwrap_or_default();
-        let mut directory = Directory { identity, level, is_watched, backend, files, round: self.round };
-        let entry = Arc::clone(&self.entry);
-        let listed = match entry.directory.rest.get(level) {
+        let mut directory = ScannedDir { identity, level, is_watched, backend, files, round: self.round };
+        let watch_target = Arc::clone(&self.watch_target);
+        let listed = match watch_target.directory.rest.get(level) {
             Some(mask) if !mask.is_pattern() => {
                 open.extend(fs::canonicalize(real.join(mask.as_str())).ok().map(|below| (below, level + 1)));
                 Ok(())
             }
             Some(mask) => list(real, |item| {
-                if leads_to(mask, &item.file_name()) {
+                if matches_dir(mask, &item.file_name()) {
                     open.extend(real_directory(item).map(|below| (below, level + 1)));
                 }
             }),
@@ -219,19 +230,19 @@ impl Directories {
     }
 
     /// Watches a directory if its file system allows it and it is not watched yet.
-    fn watch(&self, real: &Path, is_watched: bool, is_known: bool, backend: Backend) -> (bool, Backend) {
+    fn watch(&self, real: &Path, is_watched: bool, is_known: bool, backend: WatchBackend) -> (bool, WatchBackend) {
         if !backend.events {
             if is_watched {
-                self.events.forget(real, self.place);
+                self.events.forget(real, self.target);
             }
             return (false, backend);
         }
         if is_watched {
             return (true, backend);
         }
-        match self.events.watch(real, self.place, !is_known) {
+        match self.events.watch(real, self.target, !is_known) {
             Ok(()) => (true, backend),
-            Err(why) => (false, backend.without_events(&why)),
+            Err(reason) => (false, backend.without_events(&reason)),
         }
     }
 
@@ -239,31 +250,31 @@ impl Directories {
         &mut self,
         real: &Path,
         level: usize,
-        directory: &mut Directory,
+        directory: &mut ScannedDir,
         open: &mut Vec<(PathBuf, usize)>,
-        found: &mut Found,
+        found: &mut ScanOutcome,
     ) -> io::Result<()> {
-        let (entry, patience, now) = (Arc::clone(&self.entry), self.patience, Instant::now());
+        let (watch_target, rules, now) = (Arc::clone(&self.watch_target), self.rules, Instant::now());
         let mut clock = self.clock.begin(real, &directory.backend);
         directory.files.begin_round();
         let listed = list(real, |item| {
             let name = item.file_name();
             if item.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.is_recursive {
+                if watch_target.is_recursive {
                     open.push((item.path(), level));
                 }
                 return;
             }
             let path = item.path();
-            let Some(meta) = entry.takes(&name).then(|| file(&path)).flatten() else { return };
+            let Some(meta) = watch_target.matches(&name).then(|| file(&path)).flatten() else { return };
             // Most files are known, and need no further question.
             if directory.files.is_still(&name, stamp(&meta)) {
                 return;
             }
-            let is_unfinished = entry.is_channel && entry.is_unfinished(&name);
-            let sight = sight(&path, &meta, &directory.backend, &mut clock, is_unfinished);
-            let verdict = directory.files.look(&name, &sight, now, patience);
-            self.note(verdict, real, name, found);
+            let is_unfinished = watch_target.is_channel && watch_target.is_unfinished(&name);
+            let sight = observe(&path, &meta, &directory.backend, &mut clock, is_unfinished);
+            let verdict = directory.files.observe(&name, &sight, now, rules);
+            self.apply_event(verdict, real, name, found);
         });
         if listed.is_ok() {
             directory.files.end_round();
@@ -271,130 +282,130 @@ impl Directories {
         listed
     }
 
-    fn note(&mut self, verdict: Verdict, directory: &Path, name: OsString, found: &mut Found) {
+    fn apply_event(&mut self, verdict: FileVerdict, directory: &Path, name: OsString, found: &mut ScanOutcome) {
         let key = (directory.to_owned(), name);
         match verdict {
-            Verdict::Waits(unfinished) => self.unfinished.see(key, unfinished),
-            Verdict::Counts => {
+            FileVerdict::Waiting(unfinished) => self.unfinished.see(key, unfinished),
+            FileVerdict::Complete => {
                 self.unfinished.remove(&key);
                 count(found, directory, &key.1);
             }
-            Verdict::Known => self.unfinished.remove(&key),
+            FileVerdict::AlreadyReported => self.unfinished.remove(&key),
         }
     }
 
     /// Whether it takes a look at everything to know how things are.
-    fn look_at_told(&mut self, told: Vec<Event>, gathered: &mut Gathered) -> bool {
+    fn scan_reported(&mut self, reported: Vec<Event>, gathered: &mut ScanAccumulator) -> bool {
         let mut is_doubtful = false;
-        for Event { path, news } in told {
-            let is_other = matches!(news, News::Gone | News::Changed);
+        for Event { path, kind: event_kind } in reported {
+            let is_other = matches!(event_kind, EventKind::Removed | EventKind::AttributesChanged);
             match self.known.get_mut(&path).filter(|_| is_other) {
                 // The watch may be gone with it; a look at everything sets it again.
                 Some(directory) => (directory.is_watched, is_doubtful) = (false, true),
-                None => self.look_at(&path, news, gathered),
+                None => self.scan_name(&path, event_kind, gathered),
             }
         }
         is_doubtful
     }
 
-    fn look_at(&mut self, path: &Path, news: News, gathered: &mut Gathered) {
+    fn scan_name(&mut self, path: &Path, kind: EventKind, gathered: &mut ScanAccumulator) {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
         let Some(level) = self.known.get(parent).map(|directory| directory.level) else { return };
-        let may_be_directory = matches!(news, News::DirectoryAppeared | News::Arrived | News::Appeared);
-        match self.entry.directory.rest.get(level) {
+        let may_be_directory = matches!(kind, EventKind::DirCreated | EventKind::RenamedIn | EventKind::Created);
+        match self.watch_target.directory.rest.get(level) {
             Some(mask) => {
                 if may_be_directory
-                    && leads_to(mask, name)
+                    && matches_dir(mask, name)
                     && let Ok(real) = fs::canonicalize(path)
                 {
-                    self.visit(real, level + 1, gathered);
+                    self.scan_dir(real, level + 1, gathered);
                 }
             }
-            None if self.entry.is_recursive && may_be_directory && is_real_directory(path) => {
-                self.visit(path.to_owned(), level, gathered);
+            None if self.watch_target.is_recursive && may_be_directory && is_real_directory(path) => {
+                self.scan_dir(path.to_owned(), level, gathered);
             }
-            None if self.entry.takes(name) => self.look_at_file(path, parent, name, news, &mut gathered.found),
+            None if self.watch_target.matches(name) => self.scan_file(path, parent, name, kind, &mut gathered.found),
             None => {}
         }
     }
 
-    fn look_at_file(&mut self, path: &Path, parent: &Path, name: &OsStr, news: News, found: &mut Found) {
-        let (now, patience) = (Instant::now(), self.patience);
+    fn scan_file(&mut self, path: &Path, parent: &Path, name: &OsStr, kind: EventKind, found: &mut ScanOutcome) {
+        let (now, rules) = (Instant::now(), self.rules);
         let Some(directory) = self.known.get_mut(parent) else { return };
         let key = (parent.to_owned(), name.to_owned());
-        let Some(meta) = (news != News::Gone).then(|| file(path)).flatten() else {
+        let Some(meta) = (kind != EventKind::Removed).then(|| file(path)).flatten() else {
             // Where it is not removed, the engine was faster.
-            directory.files.vanished(name);
+            directory.files.on_removed(name);
             self.unfinished.remove(&key);
             return;
         };
-        let begins = matches!(news, News::Appeared | News::Written);
+        let begins = matches!(kind, EventKind::Created | EventKind::Modified);
         if begins && directory.files.counted(name) == Some(stamp(&meta)) {
             // An earlier look was faster than this event.
             return;
         }
-        match news {
-            News::Closed | News::Arrived => {
+        match kind {
+            EventKind::Closed | EventKind::RenamedIn => {
                 let mut clock = self.clock.begin(parent, &directory.backend);
-                let sight = sight(path, &meta, &directory.backend, &mut clock, false);
-                let verdict = directory.files.completed(name, &sight, now, patience);
-                self.note(verdict, parent, key.1, found);
+                let sight = observe(path, &meta, &directory.backend, &mut clock, false);
+                let verdict = directory.files.on_closed(name, &sight, now, rules);
+                self.apply_event(verdict, parent, key.1, found);
                 return;
             }
-            News::Appeared => directory.files.appeared(name, now),
-            News::Written => directory.files.written(name, now),
-            News::Gone | News::DirectoryAppeared | News::Changed => return,
+            EventKind::Created => directory.files.on_created(name, now),
+            EventKind::Modified => directory.files.on_modified(name, now),
+            EventKind::Removed | EventKind::DirCreated | EventKind::AttributesChanged => return,
         }
         self.unfinished.touch(key);
     }
 
     /// Where events tell of a writer, its next one is waited for; all other files are looked at.
-    fn look_at_unfinished(&mut self, found: &mut Found) {
-        let (now, patience) = (Instant::now(), self.patience);
+    fn scan_incomplete(&mut self, found: &mut ScanOutcome) {
+        let (now, rules) = (Instant::now(), self.rules);
         for (parent, name) in self.unfinished.due(now) {
             let path = parent.join(&name);
             let (Some(directory), Some(meta)) = (self.known.get_mut(&parent), file(&path)) else {
-                self.known.get_mut(&parent).into_iter().for_each(|directory| directory.files.vanished(&name));
+                self.known.get_mut(&parent).into_iter().for_each(|directory| directory.files.on_removed(&name));
                 self.unfinished.remove(&(parent, name));
                 continue;
             };
             let mut clock = self.clock.begin(&parent, &directory.backend);
-            let is_unfinished = self.entry.is_channel && self.entry.is_unfinished(&name);
-            let sight = sight(&path, &meta, &directory.backend, &mut clock, is_unfinished);
-            let verdict = directory.files.look(&name, &sight, now, patience);
-            self.note(verdict, &parent, name, found);
+            let is_unfinished = self.watch_target.is_channel && self.watch_target.is_unfinished(&name);
+            let sight = observe(&path, &meta, &directory.backend, &mut clock, is_unfinished);
+            let verdict = directory.files.observe(&name, &sight, now, rules);
+            self.apply_event(verdict, &parent, name, found);
         }
     }
 
-    fn forget_where(&mut self, is_gone: impl Fn(&Directory, u32) -> bool) {
-        let (round, place, events) = (self.round, self.place, &self.events);
+    fn forget_where(&mut self, is_gone: impl Fn(&ScannedDir, u32) -> bool) {
+        let (round, target, events) = (self.round, self.target, &self.events);
         self.known.retain(|path, directory| {
             let is_gone = is_gone(directory, round);
             if is_gone && directory.is_watched {
-                events.forget(path, place);
+                events.forget(path, target);
             }
             !is_gone
         });
     }
 }
 
-fn count(found: &mut Found, directory: &Path, name: &OsStr) {
+fn count(found: &mut ScanOutcome, directory: &Path, name: &OsStr) {
     found.complete.count += 1;
     found.complete.example.get_or_insert_with(|| directory.join(name));
 }
 
 fn list(directory: &Path, mut each: impl FnMut(&fs::DirEntry)) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        each(&entry?);
+    for watch_target in fs::read_dir(directory)? {
+        each(&watch_target?);
     }
     Ok(())
 }
 
 /// The real path of a directory, also of one behind a link.
-fn real_directory(entry: &fs::DirEntry) -> Option<PathBuf> {
-    match entry.file_type() {
-        Ok(kind) if kind.is_dir() => Some(entry.path()),
-        Ok(kind) if kind.is_symlink() => fs::canonicalize(entry.path()).ok().filter(|real| real.is_dir()),
+fn real_directory(watch_target: &fs::DirEntry) -> Option<PathBuf> {
+    match watch_target.file_type() {
+        Ok(kind) if kind.is_dir() => Some(watch_target.path()),
+        Ok(kind) if kind.is_symlink() => fs::canonicalize(watch_target.path()).ok().filter(|real| real.is_dir()),
         _ => None,
     }
 }
@@ -403,19 +414,19 @@ fn is_real_directory(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
-fn why_not_there(root: &Path) -> String {
+fn describe_missing(root: &Path) -> String {
     match fs::metadata(root) {
         Ok(meta) if meta.is_dir() => format!("{} was not there a moment ago", root.display()),
         Ok(_) => {
             format!("{} is no directory: path names one, and filemask the files in it", root.display())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => format!("{} is not there", root.display()),
-        Err(error) => format!("cannot look at {}: {}", root.display(), plain(&error)),
+        Err(error) => format!("cannot look at {}: {}", root.display(), describe_io_error(&error)),
     }
 }
 
 /// Without the number that the standard library appends.
-fn plain(error: &io::Error) -> String {
+fn describe_io_error(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

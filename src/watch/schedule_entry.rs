@@ -5,38 +5,38 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::events::{Event, Events, News, PlaceId};
-use super::monitor::SHARE;
-use super::observation::Clock;
-use super::scan::{Condition, Directories, Extent, Found};
-use super::target::Entry;
-use super::unfinished::Pending;
+use super::events::{Event, EventKind, TargetId, Watcher};
+use super::monitor::MAX_SCAN_DUTY;
+use super::observation::ClockSource;
+use super::scan::{ScanOutcome, ScanScope, TargetScanner, WatchState};
+use super::target::WatchTarget;
+use super::unfinished::PendingFiles;
 
 /// How often a directory that cannot be read is tried again.
-const TROUBLE_INTERVAL: Duration = Duration::from_secs(2);
+const FAILED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// As [`SHARE`], for polling, where delays matter more.
-const POLL_SHARE: u32 = 2;
+/// As [`MAX_SCAN_DUTY`], for polling, where delays matter more.
+const MAX_POLL_DUTY: u32 = 2;
 
 /// As many events are kept while a look is under way, which may hang for hours with its file system.
-const ROOM: usize = 16_384;
+const MAX_QUEUED_EVENTS: usize = 16_384;
 
 /// An entry on the list.
-pub struct Place {
-    id: PlaceId,
+pub struct ScheduledTarget {
+    id: TargetId,
     /// What is watched.
-    pub entry: Arc<Entry>,
+    pub watch_target: Arc<WatchTarget>,
     /// Away while they are being looked at.
-    pub directories: Option<Box<Directories>>,
+    pub directories: Option<Box<TargetScanner>>,
     /// When the look that is under way began.
     pub began: Option<Instant>,
     /// What a look at everything cost the last time.
     pub took: Duration,
     was_all: bool,
     /// What was told since.
-    told: Vec<Event>,
+    queued: Vec<Event>,
     /// How much is to be looked at.
-    pub wants: Extent,
+    pub wants: ScanScope,
     /// When everything is to be looked at again.
     pub next_all: Instant,
     check_at: Option<Instant>,
@@ -45,94 +45,94 @@ pub struct Place {
     /// It is in the queue.
     pub is_queued: bool,
     /// How it fares; nothing before the first look.
-    pub condition: Option<Condition>,
+    pub condition: Option<WatchState>,
     /// Since when the file is there that came first, as of the last look at everything.
     pub oldest: Option<SystemTime>,
     /// Files that are not complete, as of the last look.
-    pub unfinished: Pending,
+    pub unfinished: PendingFiles,
 }
 
 /// A look that has ended.
-pub struct Look {
+pub struct ScanResult {
     /// Whose.
-    pub place: PlaceId,
+    pub index: TargetId,
     /// Given back.
-    pub directories: Box<Directories>,
+    pub directories: Box<TargetScanner>,
     /// What it has shown.
-    pub found: Found,
+    pub found: ScanOutcome,
     /// How long it took.
     pub took: Duration,
 }
 
-impl Place {
+impl ScheduledTarget {
     /// Nothing is known yet.
-    pub fn new(entry: Entry, id: PlaceId, events: Arc<Events>) -> Self {
+    pub fn new(entry: WatchTarget, id: TargetId, events: Arc<Watcher>) -> Self {
         let entry = Arc::new(entry);
-        let directories = Directories::new(Arc::clone(&entry), id, events, Clock::Local);
+        let directories = TargetScanner::new(Arc::clone(&entry), id, events, ClockSource::Local);
         let now = Instant::now();
         Self {
             id,
-            entry,
+            watch_target: entry,
             directories: Some(Box::new(directories)),
             began: None,
             took: Duration::ZERO,
             was_all: false,
-            told: Vec::new(),
-            wants: Extent::Told,
+            queued: Vec::new(),
+            wants: ScanScope::EventsOnly,
             next_all: now,
             check_at: None,
             due: now,
             is_queued: false,
             condition: None,
             oldest: None,
-            unfinished: Pending::default(),
+            unfinished: PendingFiles::default(),
         }
     }
 
     /// Whether an event may mean something. Most do not: reading a directory is one, too.
-    pub fn cares(&self, event: &Event, is_watched_itself: bool) -> bool {
-        let is_about_file = matches!(event.news, News::Closed | News::Written);
+    pub fn is_relevant(&self, event: &Event, is_watched_itself: bool) -> bool {
+        let is_about_file = matches!(event.kind, EventKind::Closed | EventKind::Modified);
         let name = event.path.file_name().unwrap_or_default();
-        !is_about_file || !is_watched_itself && self.entry.takes(name)
+        !is_about_file || !is_watched_itself && self.watch_target.matches(name)
     }
 
     /// Takes down what was told. With more than there is room for, everything is looked at instead.
-    pub fn tell(&mut self, event: Event) {
-        if self.told.len() == ROOM {
-            self.told = Vec::new();
-            self.wants = self.wants.max(Extent::All);
+    pub fn push_event(&mut self, event: Event) {
+        if self.queued.len() == MAX_QUEUED_EVENTS {
+            self.queued = Vec::new();
+            self.wants = self.wants.max(ScanScope::Full);
         }
-        self.told.push(event);
+        self.queued.push(event);
     }
 
     /// Whether it is polled.
     pub fn polls(&self) -> bool {
-        matches!(&self.condition, Some(Condition::Watched { backend, .. }) if backend.polls)
+        matches!(&self.condition, Some(WatchState::Watching { backend, .. }) if backend.polls)
     }
 
     /// Whether there is something to look at now.
-    pub fn has_reason(&self) -> bool {
-        self.wants != Extent::Told || !self.told.is_empty()
+    pub fn needs_scan(&self) -> bool {
+        self.wants != ScanScope::EventsOnly || !self.queued.is_empty()
     }
 
     /// The look that is to be made, for a thread that may block; none while another one is under way.
-    pub fn begin(&mut self, now: Instant) -> Option<impl FnOnce() -> Look + use<>> {
-        let is_due = self.has_reason() || self.check_at.is_some_and(|when| when <= now);
+    pub fn begin(&mut self, now: Instant) -> Option<impl FnOnce() -> ScanResult + use<>> {
+        let is_due = self.needs_scan() || self.check_at.is_some_and(|when| when <= now);
         let mut directories = is_due.then(|| self.directories.take()).flatten()?;
         self.began = Some(now);
-        let (place, told) = (self.id, std::mem::take(&mut self.told));
-        let extent = std::mem::replace(&mut self.wants, Extent::Told);
+        let (target, queued) = (self.id, std::mem::take(&mut self.queued));
+        let extent = std::mem::replace(&mut self.wants, ScanScope::EventsOnly);
         Some(move || {
             let began = std::time::Instant::now();
-            let found = directories.look(told, extent);
-            Look { place, directories, found, took: began.elapsed() }
+            let found = directories.scan(queued, extent);
+            ScanResult { index: target, directories, found, took: began.elapsed() }
         })
     }
 
     /// A look has ended.
     pub fn end(
         &mut self,
-        directories: Box<Directories>,
+        directories: Box<TargetScanner>,
         took: Duration,
         was_all: bool,
         check_at: Option<std::time::Instant>,
@@ -147,14 +147,14 @@ impl Place {
     }
 
     /// Decides when it is due again. `cost` is what one look at everything costs for all places of its kind.
-    pub fn plan(&mut self, cost: Duration, sweep: Duration) {
+    pub fn schedule_next(&mut self, cost: Duration, rescan: Duration) {
         if self.was_all {
             let pause = match &self.condition {
-                Some(Condition::Watched { backend, .. }) if backend.polls => {
-                    self.entry.poll_interval.max(cost * POLL_SHARE)
+                Some(WatchState::Watching { backend, .. }) if backend.polls => {
+                    self.watch_target.poll_interval.max(cost * MAX_POLL_DUTY)
                 }
-                Some(Condition::Trouble { root: Some(_), .. }) => TROUBLE_INTERVAL.max(cost * SHARE),
-                _ => sweep.max(cost * SHARE),
+                Some(WatchState::Failed { root: Some(_), .. }) => FAILED_RETRY_INTERVAL.max(cost * MAX_SCAN_DUTY),
+                _ => rescan.max(cost * MAX_SCAN_DUTY),
             };
             self.next_all = Instant::now() + pause;
         }
@@ -165,21 +165,29 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::target::tests::entry;
+    use crate::watch::target::tests::watch_target;
 
     #[test]
     fn what_is_told_during_a_look_that_hangs_takes_no_more_than_its_room() {
-        let entry = entry("/nowhere".as_ref(), "*");
-        let (events, _heard) = Events::start();
-        let mut place = Place::new(entry, 1, Arc::new(events));
-        let event = Event { path: "/nowhere/file".into(), news: News::Closed };
-        for _ in 0..ROOM {
-            place.tell(event.clone());
+        let watch_target = watch_target("/nowhere".as_ref(), "*");
+        let (events, _heard) = Watcher::start();
+        let mut target = ScheduledTarget::new(watch_target, 1, Arc::new(events));
+        let event = Event { path: "/nowhere/file".into(), kind: EventKind::Closed };
+        for _ in 0..MAX_QUEUED_EVENTS {
+            target.push_event(event.clone());
         }
-        assert_eq!((place.told.len(), place.wants), (ROOM, Extent::Told), "what fits is looked at alone");
-        for _ in 0..3 * ROOM {
-            place.tell(event.clone());
+        assert_eq!(
+            (target.queued.len(), target.wants),
+            (MAX_QUEUED_EVENTS, ScanScope::EventsOnly),
+            "what fits is looked at alone"
+        );
+        for _ in 0..3 * MAX_QUEUED_EVENTS {
+            target.push_event(event.clone());
         }
-        assert!(place.told.capacity() <= ROOM && place.wants == Extent::All, "{}", place.told.capacity());
+        assert!(
+            target.queued.capacity() <= MAX_QUEUED_EVENTS && target.wants == ScanScope::Full,
+            "{}",
+            target.queued.capacity()
+        );
     }
 }

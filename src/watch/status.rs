@@ -6,16 +6,16 @@ use std::time::SystemTime;
 
 use tracing::{debug, info, warn};
 
-use super::scan::Condition;
-use super::target::Entry;
-use super::unfinished::Pending;
+use super::scan::WatchState;
+use super::target::WatchTarget;
+use super::unfinished::PendingFiles;
 
 /// With more entries than this the log does not name each that is well.
-const NAMED: usize = 50;
+const MAX_LISTED_FILES: usize = 50;
 
 /// New files for a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arrival {
+pub struct NewFiles {
     /// The route.
     pub route: String,
     /// How many files.
@@ -26,57 +26,64 @@ pub struct Arrival {
 
 /// How one entry fares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct TargetStatus {
     /// What is watched.
-    pub entry: Arc<Entry>,
+    pub target: Arc<WatchTarget>,
     /// How; nothing before the first look.
-    pub condition: Option<Condition>,
+    pub condition: Option<WatchState>,
     /// Since when the file is there that came first and still waits.
     pub oldest: Option<SystemTime>,
     /// Files that are not complete.
-    pub unfinished: Pending,
+    pub unfinished: PendingFiles,
 }
 
 /// How all entries fare.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Overview {
+pub struct MonitorStatus {
     /// Each, in the order in which they were given.
-    pub reports: Vec<Report>,
+    pub reports: Vec<TargetStatus>,
     /// Whether each is watched, or known to be in trouble.
     pub is_complete: bool,
 }
 
 /// Logs a change once each way.
-pub(super) fn tell_change(entry: &Entry, before: Option<&Condition>, after: Option<&Condition>, entries: usize) {
-    let (files, route) = (entry.files(), &entry.route);
+pub(super) fn tell_change(
+    watch_target: &WatchTarget,
+    before: Option<&WatchState>,
+    after: Option<&WatchState>,
+    entries: usize,
+) {
+    let (files, route) = (watch_target.files(), &watch_target.route);
     match (before, after) {
-        (Some(Condition::Watched { backend: old, .. }), Some(Condition::Watched { backend, .. })) if old != backend => {
-            info!("{files} for route {route}: now by {} ({})", backend.name(), backend.why);
+        (Some(WatchState::Watching { backend: old, .. }), Some(WatchState::Watching { backend, .. }))
+            if old != backend =>
+        {
+            info!("{files} for route {route}: now by {} ({})", backend.name(), backend.reason);
         }
-        (Some(Condition::Watched { .. }), Some(Condition::Watched { directories, .. })) => {
+        (Some(WatchState::Watching { .. }), Some(WatchState::Watching { directories, .. })) => {
             debug!("{files} for route {route}: now {directories} directories");
         }
-        (None, Some(Condition::Watched { backend, .. })) if entries > NAMED => {
-            debug!("watching {files} for route {route}, by {} ({})", backend.name(), backend.why);
+        (None, Some(WatchState::Watching { backend, .. })) if entries > MAX_LISTED_FILES => {
+            debug!("watching {files} for route {route}, by {} ({})", backend.name(), backend.reason);
         }
-        (before, Some(Condition::Watched { directories, backend, .. })) => {
+        (before, Some(WatchState::Watching { directories, backend, .. })) => {
             let again = if before.is_some() { " again" } else { "" };
-            let places = if *directories == 1 { String::new() } else { format!(", {directories} directories") };
-            let (name, why) = (backend.name(), &backend.why);
-            info!("watching {files} for route {route}{again}, by {name} ({why}){places}");
+            let targets = if *directories == 1 { String::new() } else { format!(", {directories} directories") };
+            let (name, why) = (backend.name(), &backend.reason);
+            info!("watching {files} for route {route}{again}, by {name} ({why}){targets}");
         }
-        (_, Some(Condition::Trouble { why, .. })) => {
-            warn!("{why}: files for route {route} ({}) wait until that is mended", entry.origin);
+        (_, Some(WatchState::Failed { reason: why, .. })) => {
+            warn!("{why}: files for route {route} ({}) wait until that is mended", watch_target.origin);
         }
         (_, None) => {}
     }
 }
 
 /// Logs that a file keeps its route from being started no longer.
-pub(super) fn tell_given_up(entry: &Entry, file: &Path, unfinished: &Pending) {
+pub(super) fn tell_given_up(watch_target: &WatchTarget, file: &Path, unfinished: &PendingFiles) {
     let reason =
         unfinished.oldest.iter().find(|(path, _)| path == file).map(|(_, unfinished)| unfinished.reason.as_str());
-    let (seconds, route) = (entry.file_wait.as_secs_f64(), &entry.route);
+    let (seconds, route) = (watch_target.file_wait.as_secs_f64(), &watch_target.route);
     let why = reason.unwrap_or("it is not at rest");
     warn!(
         file = %file.display(),

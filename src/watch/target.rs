@@ -4,23 +4,23 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::WatchBy;
-use crate::pycompat::fnmatch::{Mask, has_magic};
+use crate::config::WatchMethod;
+use crate::pycompat::fnmatch::{FnMatch, has_magic};
 
 /// Ends of names that say "not complete": of programs that rename a file when it is.
-const UNFINISHED: [&str; 3] = [".tmp", ".part", ".filepart"];
+const INCOMPLETE_SUFFIXES: [&str; 3] = [".tmp", ".part", ".filepart"];
 
 /// Files that start a route, and how they are found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Entry {
+pub struct WatchTarget {
     /// Who asks for it, for people: `[dirmonitor1] of …/bots.ini`.
     pub origin: String,
     /// The route that is started.
     pub route: String,
     /// The directories.
-    pub directory: Pattern,
+    pub directory: PathPattern,
     /// Names of files.
-    pub mask: Mask,
+    pub mask: FnMatch,
     /// Whether the directories below count as well.
     pub is_recursive: bool,
     /// Whether files that are there at the beginning start the route.
@@ -28,24 +28,24 @@ pub struct Entry {
     /// Names that are locks of Bots's channels, not files for them.
     pub locks: Vec<String>,
     /// How news are found.
-    pub watch_by: WatchBy,
+    pub watch_by: WatchMethod,
     /// Time between two looks where events cannot be had.
     pub poll_interval: Duration,
     /// How long a file has to stay as it is to be complete, where its close cannot be seen.
-    pub settle: Duration,
+    pub stable_after: Duration,
     /// How long a file that is not complete keeps others from being taken.
     pub file_wait: Duration,
     /// Whether the files are those that a run takes, whatever their names say.
     pub is_channel: bool,
 }
 
-impl Entry {
+impl WatchTarget {
     /// Whether a file of this name is one of the entry's.
     #[must_use]
-    pub fn takes(&self, name: &OsStr) -> bool {
+    pub fn matches(&self, name: &OsStr) -> bool {
         let is_lock = self.locks.iter().any(|lock| name == lock.as_str());
         // Python's `glob`, by which channels find their files, has this rule for directories and files alike.
-        let is_found = if self.is_channel { leads_to(&self.mask, name) } else { self.mask.matches(name) };
+        let is_found = if self.is_channel { matches_dir(&self.mask, name) } else { self.mask.matches(name) };
         is_found && !is_lock && (self.is_channel || !self.is_unfinished(name))
     }
 
@@ -55,7 +55,7 @@ impl Entry {
     pub fn is_unfinished(&self, name: &OsStr) -> bool {
         let (name, mask) = (name.as_encoded_bytes(), self.mask.as_str());
         let is_hidden = name.starts_with(b".") && !mask.starts_with('.');
-        is_hidden || UNFINISHED.iter().any(|end| name.ends_with(end.as_bytes()) && !mask.ends_with(end))
+        is_hidden || INCOMPLETE_SUFFIXES.iter().any(|end| name.ends_with(end.as_bytes()) && !mask.ends_with(end))
     }
 
     /// Names that the entry takes and that say that a file is not complete.
@@ -64,9 +64,9 @@ impl Entry {
         let stem = self.mask.as_str().replace(['*', '?'], "a");
         let is_taken = |end: &&str| {
             let name = OsString::from(format!("{stem}{end}"));
-            self.takes(&name) && self.is_unfinished(&name)
+            self.matches(&name) && self.is_unfinished(&name)
         };
-        UNFINISHED.iter().copied().filter(is_taken).collect()
+        INCOMPLETE_SUFFIXES.iter().copied().filter(is_taken).collect()
     }
 
     /// The files, as people write them.
@@ -80,14 +80,14 @@ impl Entry {
 
 /// Directories: a path in which names may be masks, as in `/in/*/orders`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Pattern {
+pub struct PathPattern {
     /// What stands before the first mask.
     pub root: PathBuf,
     /// The names below it, from the first mask on.
-    pub rest: Vec<Mask>,
+    pub rest: Vec<FnMatch>,
 }
 
-impl Pattern {
+impl PathPattern {
     /// From an absolute path.
     #[must_use]
     pub fn new(path: &Path) -> Self {
@@ -96,7 +96,7 @@ impl Pattern {
         for component in path.components() {
             let text = component.as_os_str().to_string_lossy();
             match component {
-                Component::Normal(_) if !rest.is_empty() || has_magic(&text) => rest.push(Mask::new(&text)),
+                Component::Normal(_) if !rest.is_empty() || has_magic(&text) => rest.push(FnMatch::new(&text)),
                 other => root.push(other),
             }
         }
@@ -104,7 +104,7 @@ impl Pattern {
     }
 }
 
-impl std::fmt::Display for Pattern {
+impl std::fmt::Display for PathPattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let names = self.rest.iter().map(|mask| OsString::from(mask.as_str()));
         write!(f, "{}", self.root.join(names.collect::<PathBuf>()).display())
@@ -113,7 +113,7 @@ impl std::fmt::Display for Pattern {
 
 /// Whether a directory matches a name of a pattern. As in Python's `glob`, one that begins with a dot has to be named.
 #[must_use]
-pub fn leads_to(mask: &Mask, name: &OsStr) -> bool {
+pub fn matches_dir(mask: &FnMatch, name: &OsStr) -> bool {
     let is_hidden = name.as_encoded_bytes().starts_with(b".") && !mask.as_str().starts_with('.');
     !is_hidden && mask.matches(name)
 }
@@ -122,18 +122,18 @@ pub fn leads_to(mask: &Mask, name: &OsStr) -> bool {
 pub(super) mod tests {
     use super::*;
 
-    pub fn entry(directory: &Path, mask: &str) -> Entry {
-        Entry {
+    pub fn watch_target(directory: &Path, mask: &str) -> WatchTarget {
+        WatchTarget {
             origin: "[dirmonitor1]".into(),
             route: "a_route".into(),
-            directory: Pattern::new(directory),
-            mask: Mask::new(mask),
+            directory: PathPattern::new(directory),
+            mask: FnMatch::new(mask),
             is_recursive: false,
             takes_existing: true,
             locks: Vec::new(),
-            watch_by: WatchBy::Auto,
+            watch_by: WatchMethod::Auto,
             poll_interval: Duration::from_secs(1),
-            settle: Duration::from_secs(1),
+            stable_after: Duration::from_secs(1),
             file_wait: Duration::from_secs(60),
             is_channel: false,
         }
@@ -141,22 +141,22 @@ pub(super) mod tests {
 
     #[test]
     fn unfinished_files_only_count_where_the_mask_names_them() {
-        let takes = |mask: &str, name: &str| entry(Path::new("/in"), mask).takes(OsStr::new(name));
+        let matches = |mask: &str, name: &str| watch_target(Path::new("/in"), mask).matches(OsStr::new(name));
         for (mask, name) in
             [("*", "a.xml"), ("*.tmp", "a.tmp"), (".*", ".a"), ("a.part", "a.part"), ("*.part", "b.part")]
         {
-            assert!(takes(mask, name), "{mask} {name}");
+            assert!(matches(mask, name), "{mask} {name}");
         }
         for (mask, name) in
             [("*", ".a"), ("*", "a.tmp"), ("*", "a.part"), ("a*", "a.filepart"), (".*", ".a.tmp"), ("*.tmp", ".a.tmp")]
         {
-            assert!(!takes(mask, name), "{mask} {name}");
+            assert!(!matches(mask, name), "{mask} {name}");
         }
     }
 
     #[test]
     fn a_channel_takes_what_glob_finds() {
-        let channel = |mask: &str| Entry { is_channel: true, ..entry(Path::new("/in"), mask) };
+        let channel = |mask: &str| WatchTarget { is_channel: true, ..watch_target(Path::new("/in"), mask) };
         for (mask, name, is_taken, is_unfinished) in [
             ("*", "a.xml", true, false),
             ("*", "a.tmp", true, true),
@@ -167,37 +167,43 @@ pub(super) mod tests {
         ] {
             let (channel, name) = (channel(mask), OsStr::new(name));
             assert_eq!(
-                (channel.takes(name), channel.is_unfinished(name)),
+                (channel.matches(name), channel.is_unfinished(name)),
                 (is_taken, is_unfinished),
                 "{mask} {name:?}"
             );
         }
-        for (mask, names) in
-            [("*", &UNFINISHED[..]), ("ORD*", &UNFINISHED), ("*.*", &UNFINISHED), ("*.part", &[]), ("*.xml", &[])]
-        {
+        for (mask, names) in [
+            ("*", &INCOMPLETE_SUFFIXES[..]),
+            ("ORD*", &INCOMPLETE_SUFFIXES),
+            ("*.*", &INCOMPLETE_SUFFIXES),
+            ("*.part", &[]),
+            ("*.xml", &[]),
+        ] {
             assert_eq!(channel(mask).unfinished_names(), names, "{mask}");
         }
     }
 
     #[test]
     fn a_lock_of_a_channel_starts_nothing() {
-        let entry = Entry { locks: vec!["in.lock".into()], ..entry(Path::new("/in"), "*") };
-        assert!(!entry.takes(OsStr::new("in.lock")) && entry.takes(OsStr::new("in.lock2")));
+        let watch_target = WatchTarget { locks: vec!["in.lock".into()], ..watch_target(Path::new("/in"), "*") };
+        assert!(!watch_target.matches(OsStr::new("in.lock")) && watch_target.matches(OsStr::new("in.lock2")));
     }
 
     #[test]
     fn a_path_is_parted_at_its_first_mask() {
-        let pattern = Pattern::new(Path::new("/in/*/orders"));
+        let pattern = PathPattern::new(Path::new("/in/*/orders"));
         assert_eq!((pattern.root.as_path(), pattern.rest.len()), (Path::new("/in"), 2));
         assert_eq!(pattern.to_string(), "/in/*/orders");
-        let plain = Pattern::new(Path::new("/in/orders"));
+        let plain = PathPattern::new(Path::new("/in/orders"));
         assert_eq!((plain.root.as_path(), plain.rest.len()), (Path::new("/in/orders"), 0));
-        assert_eq!(Pattern::new(Path::new("/*")).root, Path::new("/"));
+        assert_eq!(PathPattern::new(Path::new("/*")).root, Path::new("/"));
     }
 
     #[test]
     fn a_hidden_directory_has_to_be_named() {
-        assert!(!leads_to(&Mask::new("*"), OsStr::new(".git")));
-        assert!(leads_to(&Mask::new(".*"), OsStr::new(".git")) && leads_to(&Mask::new("*"), OsStr::new("git")));
+        assert!(!matches_dir(&FnMatch::new("*"), OsStr::new(".git")));
+        assert!(
+            matches_dir(&FnMatch::new(".*"), OsStr::new(".git")) && matches_dir(&FnMatch::new("*"), OsStr::new("git"))
+        );
     }
 }

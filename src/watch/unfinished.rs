@@ -5,22 +5,22 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::stability::{Reason, Unfinished};
+use super::stability::{IncompleteSince, Reason};
 
 /// Files that are not known to be complete.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Pending {
+pub struct PendingFiles {
     /// How many.
     pub count: usize,
     /// The one that was seen first, why it is not, and since when it is seen.
-    pub oldest: Option<(PathBuf, Unfinished)>,
+    pub oldest: Option<(PathBuf, IncompleteSince)>,
     /// How many of them are no longer waited for.
     pub given_up: usize,
     /// Complete files that are held back by the others.
     pub held: usize,
 }
 
-impl Pending {
+impl PendingFiles {
     /// Whether a person would see no difference.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
@@ -35,7 +35,7 @@ impl Pending {
 
 /// Files that are complete, and were not when they were told of last.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Complete {
+pub struct CompleteFiles {
     /// How many.
     pub count: usize,
     /// One of them.
@@ -44,13 +44,13 @@ pub struct Complete {
 
 /// What the files that are not complete mean for the others.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Waiting {
+pub struct WaitingFiles {
     /// When the next file may be complete, or is no longer waited for.
     pub check_at: Option<Instant>,
     /// Files that are no longer waited for, from now on.
     pub given_up: Vec<PathBuf>,
     /// How things are.
-    pub pending: Pending,
+    pub pending: PendingFiles,
 }
 
 /// A file by its directory and name.
@@ -63,14 +63,14 @@ enum Held {
     Touched,
     /// As it was at the last look.
     #[allow(missing_docs)]
-    Seen { unfinished: Unfinished, is_given_up: bool },
+    Seen { unfinished: IncompleteSince, is_given_up: bool },
 }
 
 /// The files, and how many complete ones wait for them.
 #[derive(Debug, Default)]
 pub struct UnfinishedFiles {
     files: HashMap<Key, Held>,
-    held: Complete,
+    held: CompleteFiles,
 }
 
 impl UnfinishedFiles {
@@ -80,7 +80,7 @@ impl UnfinishedFiles {
     }
 
     /// A look has shown that a file is not complete.
-    pub fn see(&mut self, file: Key, unfinished: Unfinished) {
+    pub fn see(&mut self, file: Key, unfinished: IncompleteSince) {
         let is_given_up = matches!(self.files.get(&file), Some(Held::Seen { is_given_up: true, .. }));
         self.files.insert(file, Held::Seen { unfinished, is_given_up });
     }
@@ -103,7 +103,7 @@ impl UnfinishedFiles {
     }
 
     /// Those that were seen, and whether they are still waited for.
-    pub fn seen(&self) -> impl Iterator<Item = (PathBuf, Unfinished, bool)> + '_ {
+    pub fn counts(&self) -> impl Iterator<Item = (PathBuf, IncompleteSince, bool)> + '_ {
         self.files.iter().filter_map(|((directory, name), held)| match held {
             Held::Seen { unfinished, is_given_up } => Some((directory.join(name), *unfinished, !is_given_up)),
             Held::Touched => None,
@@ -112,7 +112,7 @@ impl UnfinishedFiles {
 
     /// Begins a round of looks at everything; the answer is for its end.
     #[must_use]
-    pub fn begin_round(&mut self) -> HashMap<Key, Unfinished> {
+    pub fn begin_round(&mut self) -> HashMap<Key, IncompleteSince> {
         let given_up = |(file, held)| match held {
             Held::Seen { unfinished, is_given_up: true } => Some((file, unfinished)),
             _ => None,
@@ -121,7 +121,7 @@ impl UnfinishedFiles {
     }
 
     /// Ends it: a file that was given up before stays so.
-    pub fn end_round(&mut self, given_up_before: &HashMap<Key, Unfinished>) {
+    pub fn end_round(&mut self, given_up_before: &HashMap<Key, IncompleteSince>) {
         for (file, then) in given_up_before {
             if let Some(Held::Seen { unfinished, is_given_up }) = self.files.get_mut(file) {
                 *is_given_up |= unfinished.since == then.since;
@@ -131,9 +131,11 @@ impl UnfinishedFiles {
 
     /// Keeps complete files back while another one has to be waited for, but no longer than for `limit` after that was first
     /// seen.
-    pub fn hold(&mut self, complete: &mut Complete, now: Instant, limit: Duration) -> Waiting {
-        let mut waiting =
-            Waiting { pending: Pending { count: self.files.len(), ..Pending::default() }, ..Waiting::default() };
+    pub fn hold(&mut self, complete: &mut CompleteFiles, now: Instant, limit: Duration) -> WaitingFiles {
+        let mut waiting = WaitingFiles {
+            pending: PendingFiles { count: self.files.len(), ..PendingFiles::default() },
+            ..WaitingFiles::default()
+        };
         let mut is_held = false;
         for ((directory, name), held) in &mut self.files {
             let Held::Seen { unfinished, is_given_up } = held else {
@@ -174,46 +176,46 @@ mod tests {
         ("/in".into(), name.into())
     }
 
-    fn complete(count: usize) -> Complete {
-        Complete { count, example: (count > 0).then(|| "/in/complete".into()) }
+    fn complete(count: usize) -> CompleteFiles {
+        CompleteFiles { count, example: (count > 0).then(|| "/in/complete".into()) }
     }
 
     #[test]
     fn complete_files_wait_for_another_one_up_to_a_limit() {
         let (mut files, start) = (UnfinishedFiles::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        let look = |files: &mut UnfinishedFiles, seconds, count| {
+        let scan = |files: &mut UnfinishedFiles, seconds, count| {
             let mut complete = complete(count);
-            let Waiting { pending, given_up, .. } = files.hold(&mut complete, at(seconds), LIMIT);
+            let WaitingFiles { pending, given_up, .. } = files.hold(&mut complete, at(seconds), LIMIT);
             (complete.count, pending.held, given_up.len(), pending.given_up)
         };
-        assert_eq!(look(&mut files, 0, 1), (1, 0, 0, 0), "there is nothing to wait for");
+        assert_eq!(scan(&mut files, 0, 1), (1, 0, 0, 0), "there is nothing to wait for");
         files.touch(key("open"));
-        assert_eq!(look(&mut files, 1, 2), (0, 2, 0, 0));
-        let open = Unfinished { reason: Reason::Open, until: Some(at(300)), since: at(1) };
+        assert_eq!(scan(&mut files, 1, 2), (0, 2, 0, 0));
+        let open = IncompleteSince { reason: Reason::Open, until: Some(at(300)), since: at(1) };
         files.see(key("open"), open);
-        assert_eq!(look(&mut files, 2, 1), (0, 3, 0, 0));
+        assert_eq!(scan(&mut files, 2, 1), (0, 3, 0, 0));
         files.remove(&key("open"));
-        assert_eq!(look(&mut files, 3, 0), (3, 0, 0, 0));
+        assert_eq!(scan(&mut files, 3, 0), (3, 0, 0, 0));
 
         files.see(key("open"), open);
-        assert_eq!(look(&mut files, 60, 1), (0, 1, 0, 0));
-        assert_eq!(look(&mut files, 61, 0), (1, 0, 1, 1), "it is told");
+        assert_eq!(scan(&mut files, 60, 1), (0, 1, 0, 0));
+        assert_eq!(scan(&mut files, 61, 0), (1, 0, 1, 1), "it is told");
         let before = files.begin_round();
         files.see(key("open"), open);
         files.end_round(&before);
-        assert_eq!(look(&mut files, 62, 1), (1, 0, 0, 1), "and told once");
+        assert_eq!(scan(&mut files, 62, 1), (1, 0, 0, 1), "and told once");
         // Another file of the same name is waited for anew.
         let before = files.begin_round();
-        files.see(key("open"), Unfinished { since: at(63), ..open });
+        files.see(key("open"), IncompleteSince { since: at(63), ..open });
         files.end_round(&before);
-        assert_eq!(look(&mut files, 63, 1), (0, 1, 0, 0));
+        assert_eq!(scan(&mut files, 63, 1), (0, 1, 0, 0));
     }
 
     #[test]
     fn a_look_is_due_when_something_may_have_changed() {
         let (mut files, start) = (UnfinishedFiles::default(), Instant::now());
-        let unfinished = |reason| Unfinished { reason, until: Some(start + LIMIT * 2), since: start };
+        let unfinished = |reason| IncompleteSince { reason, until: Some(start + LIMIT * 2), since: start };
         files.see(key("open"), unfinished(Reason::Open));
         let waiting = files.hold(&mut complete(0), start, LIMIT);
         assert_eq!((waiting.check_at, files.due(start)), (Some(start + LIMIT), Vec::new()), "events tell of its close");
@@ -222,6 +224,6 @@ mod tests {
         assert_eq!(files.due(start), [key("young")]);
         files.touch(key("touched"));
         assert_eq!(files.due(start).len(), 2);
-        assert_eq!(files.seen().count(), 2);
+        assert_eq!(files.counts().count(), 2);
     }
 }

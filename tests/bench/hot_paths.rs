@@ -50,18 +50,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-use admin::server::{Pages, Scrape, service};
+use admin::server::{AdminPages, MetricsHandler, service};
 use config::{ChildOutput, LogLevel};
-use health::client::ask;
-use health::state::{Check, Fact, Facts, Phase, Service};
-use http::{Page, server};
-use jobs::command_line::Task;
+use health::client::query;
+use health::state::{Check, CheckResult, HealthState, Phase, ServiceHealth};
+use http::{HttpBody, server};
+use jobs::command_line::JobCommand;
 use jobs::xmlrpc::{Value, read_call, write_answer};
 use pycompat::configparser::BotsIni;
-use supervisor::output::carry;
-use telemetry::child_output::{LineSink, Stream};
+use supervisor::output::spawn_output_pump;
+use telemetry::child_output::{ServiceOutput, Stream};
 use telemetry::counters::Counters;
-use telemetry::line_writer::{FOR_A_DISK, LineQueue};
+use telemetry::line_writer::{FILE_SEND_TIMEOUT, LineWriter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -108,7 +108,7 @@ fn run(path: &str, rounds: u32, listener: &str) -> Result<(), Failure> {
 /// The client of the listener.
 fn probe(rounds: u32, listener: SocketAddr) -> Result<(), Failure> {
     for _ in 0..rounds {
-        if !ask(listener, Check::Ready)?.healthy {
+        if !query(listener, Check::Ready)?.healthy {
             return Err("the listener says no".into());
         }
     }
@@ -118,9 +118,9 @@ fn probe(rounds: u32, listener: SocketAddr) -> Result<(), Failure> {
 /// One connection with one request, as a kubelet makes them.
 async fn health(rounds: u32) -> Result<(), Failure> {
     let (_facts, facts) = watch::channel(facts());
-    let scrape: Scrape =
-        Arc::new(|_, _| Box::pin(async { Ok(Page { content_type: "text/plain", body: String::new() }) }));
-    let service = service(facts, Arc::new(Counters::default()), Pages { metrics: scrape, has_status: true });
+    let scrape: MetricsHandler =
+        Arc::new(|_, _| Box::pin(async { Ok(HttpBody { content_type: "text/plain", body: String::new() }) }));
+    let service = service(facts, Arc::new(Counters::default()), AdminPages { metrics: scrape, has_status: true });
     let mut answer = String::new();
     for _ in 0..rounds {
         let (mut client, theirs) = tokio::io::duplex(16 * 1024);
@@ -136,21 +136,21 @@ async fn health(rounds: u32) -> Result<(), Failure> {
 }
 
 /// What is known while the web UI works.
-fn facts() -> Facts {
-    let mut webserver = Service::new("webserver", true);
+fn facts() -> HealthState {
+    let mut webserver = ServiceHealth::new("webserver", true);
     (webserver.phase, webserver.pid, webserver.answered) = (Phase::Running, Some(17), true);
     webserver.started = Some(Instant::now());
-    Facts {
+    HealthState {
         services: vec![webserver],
         misses_allowed: 3,
-        database: Fact::Good,
-        tables: Fact::Good,
-        botssys: Fact::Good,
-        usersys: Fact::Good,
-        config: Fact::Good,
+        database: CheckResult::Ok,
+        tables: CheckResult::Ok,
+        botssys: CheckResult::Ok,
+        usersys: CheckResult::Ok,
+        config: CheckResult::Ok,
         bots_version: Some("3.3.1".to_owned()),
         initialised: Some((Duration::from_millis(12), true)),
-        ..Facts::default()
+        ..HealthState::default()
     }
 }
 
@@ -172,13 +172,13 @@ impl Write for Arrival {
 /// waits for it.
 async fn log(rounds: u32) -> Result<(), Failure> {
     let (sender, arrived) = mpsc::channel();
-    let (queue, _flush) = LineQueue::to(Arrival(sender), FOR_A_DISK, |lost| format!("{lost} lines were dropped\n"));
-    let sink = LineSink::new(queue.clone(), queue, ChildOutput::Json, LogLevel::Info).of("engine");
+    let (queue, _flush) = LineWriter::spawn(Arrival(sender), FILE_SEND_TIMEOUT, |lost| format!("{lost} lines were dropped\n"));
+    let sink = ServiceOutput::new(queue.clone(), queue, ChildOutput::Json, LogLevel::Info).of("engine");
     for _ in 0..rounds {
         let (reader, mut writer): (_, PipeWriter) = io::pipe()?;
         writer.write_all(LINES)?;
         drop(writer);
-        carry(OwnedFd::from(reader), Stream::Stderr, sink.clone()).await?;
+        spawn_output_pump(OwnedFd::from(reader), Stream::Stderr, sink.clone()).await?;
         let mut missing = RECORDS;
         while missing > 0 {
             missing = missing.checked_sub(arrived.recv_timeout(PATIENCE)?).ok_or("there are too many records")?;
@@ -191,7 +191,7 @@ async fn log(rounds: u32) -> Result<(), Failure> {
 fn call() -> Result<(), Failure> {
     let call = read_call(black_box(CALL))?;
     let [task, Value::Integer(5)] = call.arguments.as_slice() else { return Err("no job".into()) };
-    let task = Task::from_value(task)?;
+    let task = JobCommand::from_value(task)?;
     black_box((task.to_json(), task.digest(), write_answer(Value::Integer(0))));
     Ok(())
 }

@@ -358,8 +358,9 @@ fn the_readme_has_settings_with_their_defaults_and_every_exit_code() {
     assert!(settings.len() > 10, "{settings:?}");
     for (_, cells) in settings.iter().skip(1) {
         let names = cells[0].split(", ").map(|name| name.trim_matches('`'));
-        let found: Option<Vec<&str>> =
-            names.map(|name| Some(config.shown.iter().find(|setting| setting.env == name)?.default)).collect();
+        let found: Option<Vec<&str>> = names
+            .map(|name| Some(config.effective_settings.iter().find(|setting| setting.env == name)?.default))
+            .collect();
         let defaults = cells[1].replace('`', "");
         match found {
             None => wrong.push(format!("{}: there is no such setting", cells[0])),

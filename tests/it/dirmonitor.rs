@@ -252,7 +252,7 @@ fn changes_of_bots_ini_are_taken_over_and_faulty_ones_refused() {
         let start = path.join("*").display().to_string();
         move |monitor: &Value| {
             let all = monitor["directories"].as_array().cloned().unwrap_or_default();
-            all.iter().any(|directory| directory["files"] == start.as_str() && directory["trouble"].is_null())
+            all.iter().any(|directory| directory["files"] == start.as_str() && directory["error"].is_null())
         }
     };
     wait_status(&up, "the second directory is watched", watches(&second));
@@ -281,22 +281,22 @@ fn a_queue_that_is_away_gets_the_jobs_when_it_is_back() {
     let monitored = Monitored::new();
     let mut monitor = monitored.start("dirmonitor");
     monitored.drop_in("one");
-    wait_status(&monitor, "the route is marked", |monitor| monitor["marked"] == 1);
+    wait_status(&monitor, "the route is marked", |monitor| monitor["pending_routes"] == 1);
     let table = monitor.health("/health/ready").expect("it listens");
     assert_eq!(table.status, 200, "the queue is no part of it: {}", table.body);
     let queue = monitored.start("jobqueue");
     monitored.wait_job("a_route", &queue);
-    wait_status(&monitor, "no route is marked", |monitor| monitor["marked"] == 0);
+    wait_status(&monitor, "no route is marked", |monitor| monitor["pending_routes"] == 0);
     drop(queue);
 
     // Nobody knows of the second file but a monitor that is killed, and one that is stopped.
     for (name, signal) in [("two", Signal::SIGKILL), ("three", Signal::SIGTERM)] {
         monitored.drop_in(name);
-        wait_status(&monitor, "the route is marked", |monitor| monitor["marked"] == 1);
+        wait_status(&monitor, "the route is marked", |monitor| monitor["pending_routes"] == 1);
         monitor.signal(signal);
         monitor.wait();
         monitor = monitored.start("dirmonitor");
-        wait_status(&monitor, "the route is marked again", |monitor| monitor["marked"] == 1);
+        wait_status(&monitor, "the route is marked again", |monitor| monitor["pending_routes"] == 1);
     }
     let before = jobs(&monitored.sandbox).len();
     let queue = monitored.start("jobqueue");
@@ -420,13 +420,13 @@ fn a_directory_that_is_missing_is_told_and_keeps_nobody_from_being_ready() {
     fs::remove_dir(&monitored.watched).expect("removed");
     let up = monitored.up();
     let why = format!("{} is not there", monitored.watched.display());
-    wait_status(&up, "it is told", |monitor| monitor["directories"][0]["trouble"] == why.as_str());
+    wait_status(&up, "it is told", |monitor| monitor["directories"][0]["error"] == why.as_str());
     let table = monitored.sandbox.run(&["status"]);
     table.expect_code(0);
     let line = format!("not watched: {}/* for route a_route: {why}\n", monitored.watched.display());
     assert!(table.stdout.contains(&line), "{}", table.stdout);
     fs::create_dir(&monitored.watched).expect("made");
-    wait_status(&up, "it is watched", |monitor| monitor["directories"][0]["trouble"].is_null());
+    wait_status(&up, "it is watched", |monitor| monitor["directories"][0]["error"].is_null());
     monitored.drop_in("file");
     monitored.wait_job("a_route", &up);
 }
@@ -467,7 +467,7 @@ fn a_rehearsal_says_what_would_be_watched_and_started() {
     // The file may be too new to be complete.
     let seen = |key: &str| rehearsed[0][key].as_u64().unwrap_or_default();
     assert_eq!((&rehearsed[0]["files"], seen("complete") + seen("unfinished")), (&files.as_str().into(), 1));
-    assert_eq!(rehearsed[1]["trouble"], "/nowhere is not there");
+    assert_eq!(rehearsed[1]["error"], "/nowhere is not there");
     assert!(monitored.watched.join("one").exists());
 }
 

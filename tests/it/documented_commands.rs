@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bots_ctl::cli::{self, Cli};
 use bots_ctl::config::Config;
-use bots_ctl::config::keys::Shape;
+use bots_ctl::config::keys::ValueType;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
@@ -154,17 +154,17 @@ fn flags(command: &clap::Command, is_wanted: impl Fn(&str) -> bool) -> String {
 fn the_table_of_settings_is_that_of_the_code() {
     const BEGIN: &str = "| key | variable | type | default | meaning |\n|---|---|---|---|---|\n";
     let config = Config::load(&BTreeMap::new(), &[], None, Path::new("/nowhere")).expect("the defaults are valid");
-    let mut settings: Vec<_> = config.shown.iter().collect();
+    let mut settings: Vec<_> = config.effective_settings.iter().collect();
     settings.sort_by_key(|setting| setting.path);
     let mut rows = String::new();
     for setting in settings {
         let shape = match setting.shape {
-            Shape::Text => "text",
-            Shape::Integer => "integer",
-            Shape::Boolean => "true or false",
-            Shape::Duration => "time",
-            Shape::List => "list",
-            Shape::Other => unreachable!("no setting has it"),
+            ValueType::Text => "text",
+            ValueType::Integer => "integer",
+            ValueType::Boolean => "true or false",
+            ValueType::Duration => "time",
+            ValueType::List => "list",
+            ValueType::Other => unreachable!("no setting has it"),
         };
         let shape = if setting.secret { "secret" } else { shape };
         // Words are no value.
@@ -207,7 +207,8 @@ fn the_example_of_the_configuration_sets_every_key() {
     let config = Config::load(&BTreeMap::new(), &[], Some(&file), dir.path());
     let config = config.unwrap_or_else(|faults| panic!("{faults:?}"));
     let is_missing = |path: &str| !example.text.contains(&format!("{} =", path.rsplit('.').next().unwrap_or(path)));
-    let missing: Vec<&str> = config.shown.iter().map(|setting| setting.path).filter(|path| is_missing(path)).collect();
+    let missing: Vec<&str> =
+        config.effective_settings.iter().map(|setting| setting.path).filter(|path| is_missing(path)).collect();
     assert!(missing.is_empty(), "the example leaves out {missing:?}");
 }
 

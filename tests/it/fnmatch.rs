@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-use bots_ctl::pycompat::fnmatch::Mask;
+use bots_ctl::pycompat::fnmatch::FnMatch;
 
 use crate::fuzzing::corpus;
 use crate::sandbox::{python, rounds};
@@ -90,7 +90,7 @@ fn compare(pairs: &[(String, Vec<u8>)]) -> usize {
     assert_eq!(expected.len(), pairs.len());
     let matching = expected.iter().filter(|matches| **matches).count();
     for ((mask, name), expected) in pairs.iter().zip(expected) {
-        assert_eq!(Mask::new(mask).matches(OsStr::from_bytes(name)), expected, "{mask:?} {name:?}");
+        assert_eq!(FnMatch::new(mask).matches(OsStr::from_bytes(name)), expected, "{mask:?} {name:?}");
     }
     matching
 }

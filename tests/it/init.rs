@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use bots_ctl::exit::Exit;
-use bots_ctl::process::child::{Output, Spec};
+use bots_ctl::process::child::{Output, ProcessSpec};
 use bots_ctl::process::reaper::{Child, Reaper};
 use bots_ctl::process::signals::{self, Signals};
 use nix::sys::signal::{Signal, kill};
@@ -185,7 +185,7 @@ fn in_a_storm_of_deaths_every_exit_status_is_that_of_its_child() {
 }
 
 fn storm() {
-    signals::hold();
+    signals::block_all();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().expect("it is built");
     runtime.block_on(async {
         let _signals = Signals::install().expect("installed");
@@ -199,7 +199,10 @@ fn storm() {
                 _ => (format!("exit {}", number % 256), Exit::Code(u8::try_from(number % 256).expect("small"))),
             };
             let orphans = "(:)& ".repeat(ORPHANS);
-            let spec = Spec { output: Output::Inherit, ..Spec::new("sh").arg("-c").arg(format!("{orphans}{script}")) };
+            let spec = ProcessSpec {
+                output: Output::Inherit,
+                ..ProcessSpec::new("sh").arg("-c").arg(format!("{orphans}{script}"))
+            };
             children.push((expected, reaper.spawn(&spec).expect("it starts")));
             // Its predecessors die and are reaped while others start.
             tokio::task::yield_now().await;

@@ -207,7 +207,7 @@ fn every_variable_means_something() {
 
 fn known_variables() -> BTreeSet<String> {
     let (config, _) = Config::read(&BTreeMap::new(), &[], None, Path::new("/home/bots"));
-    config.shown.iter().map(|shown| shown.env.to_owned()).collect()
+    config.effective_settings.iter().map(|shown| shown.env.to_owned()).collect()
 }
 
 /// The stop sequence fits into what the kubelet grants, and bots-ctl is told how long that is.

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use bots_ctl::metrics::definitions::{ALL, Family};
+use bots_ctl::metrics::definitions::{ALL, MetricDef};
 
 use crate::demo::Demo;
 use crate::jobqueue::with_queue;
@@ -120,7 +120,7 @@ fn documented() -> Vec<[String; 4]> {
 
 #[apply(test)]
 fn the_table_of_metrics_is_that_of_the_program() {
-    let row = |family: &Family| {
+    let row = |family: &MetricDef| {
         [family.name.to_owned(), family.kind.as_str().to_owned(), family.labels.join(", "), family.help.to_owned()]
     };
     let (found, expected) = (documented(), ALL.iter().map(row).collect::<Vec<_>>());

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use bots_ctl::metrics::definitions::{ALL, Kind};
+use bots_ctl::metrics::definitions::{ALL, MetricKind};
 use serde_json::Value;
 
 use crate::kustomize::{find, objects, render, text, with_component};
@@ -133,9 +133,11 @@ fn metrics(expression: &str) -> Vec<&str> {
 }
 
 fn is_known(name: &str) -> bool {
-    let is_family = |family: &bots_ctl::metrics::definitions::Family| match family.kind {
-        Kind::Histogram => ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(family.name)),
-        Kind::Counter | Kind::Gauge | Kind::Info => name == family.name,
+    let is_family = |family: &bots_ctl::metrics::definitions::MetricDef| match family.kind {
+        MetricKind::Histogram => {
+            ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(family.name))
+        }
+        MetricKind::Counter | MetricKind::Gauge | MetricKind::Info => name == family.name,
     };
     KUBERNETES.contains(&name) || ALL.iter().any(is_family)
 }

@@ -189,11 +189,11 @@ fn a_database_that_is_away_leaves_what_was_read() {
     sandbox.run(&["init-db"]).expect_code(0);
     let file = sandbox.root().join("botssys/sqlitedb/botsdb");
     let web = sandbox.webserver();
-    wait_results(&web, "it was read", |results| results["trouble"].is_null() && results.is_object());
+    wait_results(&web, "it was read", |results| results["error"].is_null() && results.is_object());
     let away = file.with_extension("away");
     fs::rename(&file, &away).expect("the file is there");
-    let told = wait_results(&web, "the trouble is told", |results| results["trouble"].is_string());
-    assert!(told["trouble"].as_str().is_some_and(|why| why.contains("the file does not exist")), "{told}");
+    let told = wait_results(&web, "the trouble is told", |results| results["error"].is_string());
+    assert!(told["error"].as_str().is_some_and(|why| why.contains("the file does not exist")), "{told}");
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     web.wait_health("/health/ready", 503);
     // Whoever opens it now makes an empty one.
@@ -207,7 +207,7 @@ fn a_database_that_is_away_leaves_what_was_read() {
     let table = sandbox.run(&["status"]).expect_code(1).stdout.clone();
     assert!(table.contains("runs and routes are as of ") && table.contains("not ready: "), "{table}");
     fs::rename(&away, &file).expect("the file is there");
-    wait_results(&web, "it was read again", |results| results["trouble"].is_null());
+    wait_results(&web, "it was read again", |results| results["error"].is_null());
 }
 
 fn seconds_now() -> u64 {

@@ -72,7 +72,7 @@ fn a_healthy_system_with_500_routes_that_stops() {
     assert!(status.len() < 100_000, "{}", status.len());
     let page = Page::open(&web);
     let healthy =
-        ["● Ready", "● running", "✓ database", "500 routes, 3 with trouble", "None of the last", "Show all 500"];
+        ["● Ready", "● running", "✓ database", "500 routes, 3 with errors", "None of the last", "Show all 500"];
     page.wait("routes", &["✕ error, ", "▲ stuck, "]);
     page.wait("healthy", &healthy[..4]);
     let (_, browser) = &page.browsers[0];
@@ -107,7 +107,7 @@ fn an_empty_system_whose_database_goes_away() {
     up.wait_ready();
     wait_results(&up, "it was read", |results| results.is_object());
     let page = Page::open(&up);
-    let directories = ["1 directory watched, 1 with trouble.", "✕ /nowhere/in/* for route orders: "];
+    let directories = ["1 directory watched, 1 with errors.", "✕ /nowhere/in/* for route orders: "];
     page.wait("empty", &["● Ready", "Queue: 0 waiting, 0 running", "No engine has run yet.", "No route is active."]);
     page.wait("directories", &directories);
     let file = sandbox.root().join("botssys/sqlitedb/botsdb");

@@ -11,13 +11,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bots_ctl::config::WatchBy;
-use bots_ctl::pycompat::fnmatch::Mask;
+use bots_ctl::config::WatchMethod;
+use bots_ctl::pycompat::fnmatch::FnMatch;
 use bots_ctl::telemetry::counters::Counters;
-use bots_ctl::watch::monitor::{self, Order};
-use bots_ctl::watch::scan::Condition;
-use bots_ctl::watch::status::{Arrival, Overview};
-use bots_ctl::watch::target::{Entry, Pattern};
+use bots_ctl::watch::monitor::{self, MonitorCommand};
+use bots_ctl::watch::scan::WatchState;
+use bots_ctl::watch::status::{MonitorStatus, NewFiles};
+use bots_ctl::watch::target::{PathPattern, WatchTarget};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -32,9 +32,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// A monitor that runs, and what it tells.
 struct Monitor {
-    orders: tokio::sync::mpsc::Sender<Order>,
-    arrivals: Receiver<Arrival>,
-    overview: Arc<Mutex<Overview>>,
+    orders: tokio::sync::mpsc::Sender<MonitorCommand>,
+    arrivals: Receiver<NewFiles>,
+    overview: Arc<Mutex<MonitorStatus>>,
     /// Held while the monitor may not go on.
     pause: Arc<Mutex<()>>,
     _end: tokio::sync::oneshot::Sender<()>,
@@ -42,11 +42,11 @@ struct Monitor {
 
 impl Monitor {
     /// Watches, and waits until each entry has been looked at.
-    fn start(entries: Vec<Entry>, sweep: Duration) -> Self {
+    fn start(entries: Vec<WatchTarget>, sweep: Duration) -> Self {
         let (orders, asked) = tokio::sync::mpsc::channel(4);
         let (sender, arrivals) = channel();
         let (end, ended) = tokio::sync::oneshot::channel();
-        let (overview, pause) = (Arc::new(Mutex::new(Overview::default())), Arc::new(Mutex::new(())));
+        let (overview, pause) = (Arc::new(Mutex::new(MonitorStatus::default())), Arc::new(Mutex::new(())));
         let (observed, paused) = (Arc::clone(&overview), Arc::clone(&pause));
         std::thread::spawn(move || run(asked, sweep, &sender, &observed, &paused, ended));
         let monitor = Self { orders, arrivals, overview, pause, _end: end };
@@ -54,33 +54,33 @@ impl Monitor {
         monitor
     }
 
-    fn watch(&self, entries: Vec<Entry>) {
+    fn watch(&self, entries: Vec<WatchTarget>) {
         let count = entries.len();
-        self.orders.blocking_send(Order::Watch(entries)).expect("it runs");
-        let is_complete = |overview: &Overview| overview.is_complete && overview.reports.len() == count;
+        self.orders.blocking_send(MonitorCommand::SetTargets(entries)).expect("it runs");
+        let is_complete = |overview: &MonitorStatus| overview.is_complete && overview.reports.len() == count;
         self.wait("everything has been looked at", is_complete);
     }
 
-    fn wait(&self, what: &str, is: impl Fn(&Overview) -> bool) {
+    fn wait(&self, what: &str, is: impl Fn(&MonitorStatus) -> bool) {
         let look = || is(&self.overview.lock().expect("no panic")).then_some(());
         wait_until(what, look, || format!("{:?}", self.overview.lock().expect("no panic")));
     }
 
-    fn wait_condition(&self, place: usize, what: &str, is: impl Fn(&Condition) -> bool) {
+    fn wait_condition(&self, place: usize, what: &str, is: impl Fn(&WatchState) -> bool) {
         self.wait(what, |overview| overview.reports[place].condition.as_ref().is_some_and(&is));
     }
 
     fn wait_trouble(&self, place: usize, text: &str) {
         self.wait_condition(place, text, |condition| match condition {
-            Condition::Trouble { why, .. } => why.contains(text),
-            Condition::Watched { .. } => false,
+            WatchState::Failed { reason: why, .. } => why.contains(text),
+            WatchState::Watching { .. } => false,
         });
     }
 
     fn wait_watched(&self, place: usize, by: &str) {
         self.wait_condition(place, by, |condition| match condition {
-            Condition::Watched { backend, .. } => backend.name() == by,
-            Condition::Trouble { .. } => false,
+            WatchState::Watching { backend, .. } => backend.name() == by,
+            WatchState::Failed { .. } => false,
         });
     }
 
@@ -90,7 +90,7 @@ impl Monitor {
         assert_eq!((arrival.files, arrival.example.as_path()), (1, file));
     }
 
-    fn next(&self) -> Arrival {
+    fn next(&self) -> NewFiles {
         self.arrivals.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("nothing came\n{:?}", self.overview))
     }
 
@@ -110,10 +110,10 @@ impl Monitor {
 }
 
 fn run(
-    asked: tokio::sync::mpsc::Receiver<Order>,
+    asked: tokio::sync::mpsc::Receiver<MonitorCommand>,
     sweep: Duration,
-    sender: &Sender<Arrival>,
-    overview: &Mutex<Overview>,
+    sender: &Sender<NewFiles>,
+    overview: &Mutex<MonitorStatus>,
     pause: &Mutex<()>,
     ended: tokio::sync::oneshot::Receiver<()>,
 ) {
@@ -133,25 +133,25 @@ fn run(
     runtime.shutdown_background();
 }
 
-fn entry(directory: &Path, mask: &str) -> Entry {
-    Entry {
+fn entry(directory: &Path, mask: &str) -> WatchTarget {
+    WatchTarget {
         origin: "[dirmonitor1]".into(),
         route: "r".into(),
-        directory: Pattern::new(directory),
-        mask: Mask::new(mask),
+        directory: PathPattern::new(directory),
+        mask: FnMatch::new(mask),
         is_recursive: false,
         takes_existing: true,
         locks: Vec::new(),
-        watch_by: WatchBy::Auto,
+        watch_by: WatchMethod::Auto,
         poll_interval: Duration::from_millis(100),
-        settle: SETTLE,
+        stable_after: SETTLE,
         file_wait: NEVER,
         is_channel: false,
     }
 }
 
-fn polled(entry: Entry) -> Entry {
-    Entry { watch_by: WatchBy::Poll, ..entry }
+fn polled(entry: WatchTarget) -> WatchTarget {
+    WatchTarget { watch_by: WatchMethod::Poll, ..entry }
 }
 
 /// A directory whose real path is known, on a file system where events are had.
@@ -189,7 +189,7 @@ fn ways(dir: &Path) -> HashMap<&'static str, Put> {
     ways
 }
 
-fn each_way_counts_once(change: fn(Entry) -> Entry) {
+fn each_way_counts_once(change: fn(WatchTarget) -> WatchTarget) {
     let (_kept, dir) = directory();
     let watched = dir.join("in");
     fs::create_dir(&watched).expect("made");
@@ -221,7 +221,7 @@ fn what_does_not_match_or_is_not_finished_does_not_count() {
     for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
         let watched = dir.join(number.to_string());
         fs::create_dir(&watched).expect("made");
-        let entry = Entry { locks: vec!["channel.lock".into()], ..change(entry(&watched, "*.*")) };
+        let entry = WatchTarget { locks: vec!["channel.lock".into()], ..change(entry(&watched, "*.*")) };
         let monitor = Monitor::start(vec![entry], NEVER);
         for name in [".hidden.xml", "a.tmp", "a.part", "a.filepart", "channel.lock", "no-dot"] {
             fs::write(watched.join(name), "content").expect("written");
@@ -256,7 +256,7 @@ fn a_slow_writer_counts_once_where_nothing_tells_of_its_end() {
     let (_kept, dir) = directory();
     let fuse = Fuse::mount(&dir);
     // With room for a machine that is busy.
-    let entry = Entry { settle: Duration::from_secs(3), ..entry(&fuse.mounted, "*") };
+    let entry = WatchTarget { stable_after: Duration::from_secs(3), ..entry(&fuse.mounted, "*") };
     let monitor = Monitor::start(vec![entry], NEVER);
     let path = fuse.mounted.join("slow");
     let mut file = File::create(fuse.behind.join("slow")).expect("made");
@@ -276,10 +276,10 @@ fn files_that_are_there_count_if_that_is_wanted() {
     std::thread::sleep(SETTLE);
     let monitor = Monitor::start(vec![entry(&dir, "*")], NEVER);
     monitor.expect(&dir.join("old"));
-    monitor.orders.blocking_send(Order::LookAnew).expect("it runs");
+    monitor.orders.blocking_send(MonitorCommand::Rescan).expect("it runs");
     monitor.expect(&dir.join("old"));
 
-    let monitor = Monitor::start(vec![Entry { takes_existing: false, ..entry(&dir, "*") }], NEVER);
+    let monitor = Monitor::start(vec![WatchTarget { takes_existing: false, ..entry(&dir, "*") }], NEVER);
     monitor.expect_nothing_yet();
     fs::write(dir.join("new"), "content").expect("written");
     monitor.expect(&dir.join("new"));
@@ -315,7 +315,7 @@ fn directories_below_count_if_that_is_wanted_and_new_ones_too() {
         let elsewhere = dir.join(format!("elsewhere-{number}"));
         fs::create_dir(&elsewhere).expect("made");
         symlink(&elsewhere, watched.join("link")).expect("linked");
-        let entry = Entry { is_recursive: true, ..change(entry(&watched, "*.xml")) };
+        let entry = WatchTarget { is_recursive: true, ..change(entry(&watched, "*.xml")) };
         let monitor = Monitor::start(vec![entry], NEVER);
         // As Bots does it, links to directories are not followed.
         fs::write(elsewhere.join("not.xml"), "content").expect("written");
@@ -358,7 +358,7 @@ fn masks_in_the_path_find_directories_that_come_later() {
         fs::write(elsewhere.join("orders/f.xml"), "content").expect("written");
         monitor.expect(&elsewhere.join("orders/f.xml"));
         monitor.wait_condition(0, "three directories", |condition| {
-            matches!(condition, Condition::Watched { directories: 3, .. })
+            matches!(condition, WatchState::Watching { directories: 3, .. })
         });
     }
 }
@@ -435,7 +435,7 @@ fn two_entries_on_one_directory_are_both_told() {
     let watched = dir.join("in");
     fs::create_dir(&watched).expect("made");
     symlink(&watched, dir.join("link")).expect("linked");
-    let other = |entry| Entry { route: "s".into(), ..entry };
+    let other = |entry| WatchTarget { route: "s".into(), ..entry };
     let monitor = Monitor::start(vec![entry(&watched, "*"), other(entry(&dir.join("link"), "*.xml"))], NEVER);
     fs::write(watched.join("f.xml"), "content").expect("written");
     let mut routes = [monitor.next().route, monitor.next().route];
@@ -502,7 +502,7 @@ fn a_network_file_system_is_polled() {
 fn a_lost_event_delays_a_file_and_does_not_lose_it() {
     let (_kept, dir) = directory();
     let fuse = Fuse::mount(&dir);
-    let entry = Entry { watch_by: WatchBy::Inotify, ..entry(&fuse.mounted, "*") };
+    let entry = WatchTarget { watch_by: WatchMethod::Inotify, ..entry(&fuse.mounted, "*") };
     let monitor = Monitor::start(vec![entry], Duration::from_millis(500));
     monitor.wait_watched(0, "inotify");
     fuse.write_from_elsewhere("f");

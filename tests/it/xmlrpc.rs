@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use bots_ctl::jobs::command_line::Task;
+use bots_ctl::jobs::command_line::JobCommand;
 use bots_ctl::jobs::xmlrpc::{Value, read_answer, read_call, write_answer, write_call, write_fault};
 use serde_json::json;
 
@@ -91,7 +91,7 @@ fn what_python_sends_is_what_we_read() {
             // In what Python writes, line ends are as they are: XML reads each as \n.
             let read: Vec<String> = words.iter().map(|word| word.replace("\r\n", "\n").replace('\r', "\n")).collect();
             let priority = Value::Integer(i32::try_from(*priority).expect("small"));
-            let task = Task::new(read).expect("a task");
+            let task = JobCommand::new(read).expect("a task");
             assert_eq!((call.method.as_str(), call.arguments), ("addjob", vec![task.to_value(), priority]));
         }
     }
@@ -104,7 +104,7 @@ fn what_we_send_is_what_python_reads() {
         let (mut questions, mut expected) = (Vec::new(), Vec::new());
         for _ in 0..1000 {
             let (words, text) = (words(&mut random), text(&mut random));
-            let task = Task::new(words.clone()).expect("a task").to_value();
+            let task = JobCommand::new(words.clone()).expect("a task").to_value();
             let number = i32::try_from(random.below(1000)).expect("small") - 500;
             let job = Value::Array(vec![Value::Integer(number), Value::Double(1.5), task.clone()]);
             questions.push(json!({"ours": hex(&write_call("m", vec![task, Value::Integer(number)]))}));
@@ -122,7 +122,7 @@ fn what_we_send_is_what_python_reads() {
 fn what_we_send_is_what_we_read() {
     let mut random = Random(13);
     for _ in 0..1000 {
-        let task = Task::new(words(&mut random)).expect("a task").to_value();
+        let task = JobCommand::new(words(&mut random)).expect("a task").to_value();
         let read = read_call(write_call("m", vec![task.clone()]).as_bytes()).expect("a call");
         assert_eq!(read.arguments, std::slice::from_ref(&task));
         assert_eq!(read_answer(write_answer(task.clone()).as_bytes()), Ok(Ok(task)));

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use process::Status;
 use process::capture::capture;
-use process::child::{Group, Output, Spec, group_exists, is_ignored, signal_group, signal_process};
+use process::child::{Output, ProcessGroup, ProcessSpec, group_exists, is_ignored, signal_group, signal_process};
 use process::reaper::Reaper;
 use process::signals::Signals;
 
@@ -31,10 +31,10 @@ async fn main() {
         stop_and_continue(&reaper).await;
         kill(Pid::this(), Signal::SIGTERM).expect("sent");
         assert_eq!(signals.next().await, Signal::SIGTERM as i32);
-        assert!(!is_ignored(Signal::SIGTERM as i32) && process::usage::of_this().is_some());
-        assert!(process::tree::below_us().is_some());
+        assert!(!is_ignored(Signal::SIGTERM as i32) && process::usage::current_process().is_some());
+        assert!(process::tree::descendants().is_some());
     }
-    process::tree::end_all(&reaper, &mut signals, &[], Duration::from_secs(5)).await;
+    process::tree::terminate_all(&reaper, &mut signals, &[], Duration::from_secs(5)).await;
     assert!(!reaper.has_children());
     println!("{ROUNDS} rounds, nothing wrong");
 }
@@ -42,12 +42,17 @@ async fn main() {
 async fn talk_to_each_kind(reaper: &Reaper, code: u8) {
     let input = vec![b'x'; 100_000];
     for service in [true, false] {
-        for dies_with_us in [true, false] {
-            for group in [Group::Own, Group::Ours, Group::Foreground] {
+        for kill_on_parent_death in [true, false] {
+            for group in [ProcessGroup::New, ProcessGroup::Inherit, ProcessGroup::NewForeground] {
                 let script = format!("cat; echo $SAID >&2; exit {code}");
-                let mut spec = Spec { service, dies_with_us, group, ..Spec::new("sh").arg("-c").arg(script) };
+                let mut spec = ProcessSpec {
+                    service,
+                    kill_on_parent_death,
+                    group,
+                    ..ProcessSpec::new("sh").arg("-c").arg(script)
+                };
                 spec.environment.push(("SAID".to_owned(), "it".into()));
-                spec.removed.push("HOME".to_owned());
+                spec.env_remove.push("HOME".to_owned());
                 let said = capture(reaper, &spec, &input).await.expect("sh is there");
                 assert_eq!(said.exit, Some(Exit::Code(code)));
                 assert!(said.stdout == input && said.stderr == "it\n");
@@ -58,12 +63,12 @@ async fn talk_to_each_kind(reaper: &Reaper, code: u8) {
 
 fn refuse_what_cannot_be_run(reaper: &Reaper) {
     for program in ["/nowhere/at/all", "/etc/passwd"] {
-        assert!(reaper.spawn(&Spec::new(program)).is_err());
+        assert!(reaper.spawn(&ProcessSpec::new(program)).is_err());
     }
 }
 
 async fn end_many_by_signals(reaper: &Reaper) {
-    let spec = Spec { output: Output::Inherit, ..Spec::new("sleep").arg("1000") };
+    let spec = ProcessSpec { output: Output::Inherit, ..ProcessSpec::new("sleep").arg("1000") };
     let mut children: Vec<_> = (0..20).map(|_| reaper.spawn(&spec).expect("sleep is there")).collect();
     for (number, child) in children.iter().enumerate() {
         assert!(group_exists(child.pid));
@@ -73,12 +78,12 @@ async fn end_many_by_signals(reaper: &Reaper) {
         assert!(matches!(child.exited().await, Exit::Signal(15 | 9)));
     }
     // One that leaves another behind, which becomes ours.
-    let leaving = Spec::new("sh").arg("-c").arg("sleep 0.01 & exit 0");
+    let leaving = ProcessSpec::new("sh").arg("-c").arg("sleep 0.01 & exit 0");
     assert_eq!(reaper.spawn(&leaving).expect("sh is there").exited().await, Exit::Code(0));
 }
 
 async fn stop_and_continue(reaper: &Reaper) {
-    let stopping = Spec::new("sh").arg("-c").arg("kill -STOP $$; exit 4");
+    let stopping = ProcessSpec::new("sh").arg("-c").arg("kill -STOP $$; exit 4");
     let mut child = reaper.spawn(&stopping).expect("sh is there");
     while child.changed().await != Status::Stopped {}
     signal_group(child.pid, Signal::SIGCONT as i32);

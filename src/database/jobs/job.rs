@@ -3,7 +3,7 @@
 /// Where a job is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub enum State {
+pub enum JobState {
     Waiting,
     Running,
     Done,
@@ -12,7 +12,7 @@ pub enum State {
 
 /// A job that is to be kept.
 #[derive(Debug, Clone)]
-pub struct New {
+pub struct NewJob {
     /// The lowest runs first.
     pub priority: i64,
     /// What runs, as JSON.
@@ -23,18 +23,18 @@ pub struct New {
 
 /// What became of a job that was to be kept. Each has the number of the job that now waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Added {
+pub enum AddOutcome {
     /// It is kept.
-    New(i64),
+    Added(i64),
     /// The same task waited already, and now has this priority.
-    Changed(i64),
+    PriorityChanged(i64),
     /// The same task waits already.
     Duplicate(i64),
 }
 
 /// A job that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
+pub struct QueuedJob {
     /// Its number.
     pub number: i64,
     /// Its priority.
@@ -48,7 +48,7 @@ pub struct Waiting {
 #[allow(missing_docs)]
 pub struct Job {
     pub number: i64,
-    pub state: State,
+    pub state: JobState,
     pub priority: i64,
     pub task: String,
     pub submitted: i64,
@@ -62,16 +62,16 @@ pub struct Job {
 
 /// How a job ended.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct JobResult {
     /// Done or failed.
-    pub state: State,
+    pub state: JobState,
     /// Its exit code, if it ran.
     pub exit_code: Option<i64>,
     /// The end of what it printed.
     pub output: String,
 }
 
-impl State {
+impl JobState {
     /// The word in the table.
     #[must_use]
     pub fn as_str(self) -> &'static str {

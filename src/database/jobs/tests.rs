@@ -5,14 +5,14 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn new(task: &str, priority: i64) -> New {
-    New { priority, task: task.to_owned(), digest: task.to_owned() }
+fn new(task: &str, priority: i64) -> NewJob {
+    NewJob { priority, task: task.to_owned(), digest: task.to_owned() }
 }
 
-async fn jobs(dir: &tempfile::TempDir) -> Jobs {
-    let settings = Settings::Sqlite(dir.path().join("db"));
+async fn jobs(dir: &tempfile::TempDir) -> JobStore {
+    let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
     std::fs::write(dir.path().join("db"), "").expect("made");
-    Jobs::open(&settings, "me", || {}).await.expect("opened")
+    JobStore::open(&settings, "me", || {}).await.expect("opened")
 }
 
 #[tokio::test]
@@ -21,13 +21,19 @@ async fn the_line_is_ordered_and_holds_nothing_twice() {
     let mut jobs = jobs(&dir).await;
     let wanted = [new("a", 5), new("b", 5), new("c", 1), new("b", 5), new("a", 9)];
     let added = jobs.add(&wanted, 7).await.expect("added");
-    let expected = [Added::New(1), Added::New(2), Added::New(3), Added::Duplicate(2), Added::Changed(1)];
+    let expected = [
+        AddOutcome::Added(1),
+        AddOutcome::Added(2),
+        AddOutcome::Added(3),
+        AddOutcome::Duplicate(2),
+        AddOutcome::PriorityChanged(1),
+    ];
     assert_eq!(added, expected);
     let line: Vec<i64> = jobs.list().await.expect("listed").iter().map(|job| job.number).collect();
     assert_eq!(line, [3, 2, 1]);
     assert_eq!(jobs.first().await.expect("read").map(|job| job.task), Some("c".to_owned()));
     jobs.start(3, 8).await.expect("started");
-    assert_eq!(jobs.add(&[new("c", 1)], 9).await.expect("added"), [Added::New(4)]);
+    assert_eq!(jobs.add(&[new("c", 1)], 9).await.expect("added"), [AddOutcome::Added(4)]);
     assert_eq!(jobs.count().await.expect("counted"), (3, Some(7)));
     assert_eq!(jobs.clear().await.expect("cleared"), 3);
     assert_eq!(jobs.count().await.expect("counted"), (0, None));
@@ -40,13 +46,13 @@ async fn a_job_is_known_from_its_submission_to_its_end() {
     let mut jobs = jobs(&dir).await;
     jobs.add(&[new("a", 5)], 7).await.expect("added");
     jobs.start(1, 8).await.expect("started");
-    jobs.put_back(1).await.expect("put back");
+    jobs.requeue(1).await.expect("put back");
     assert_eq!(jobs.first().await.expect("read").map(|job| job.number), Some(1));
     jobs.start(1, 9).await.expect("started");
-    let ended = Ended { state: State::Failed, exit_code: Some(2), output: "the end".to_owned() };
+    let ended = JobResult { state: JobState::Failed, exit_code: Some(2), output: "the end".to_owned() };
     jobs.end(1, &ended, 10).await.expect("ended");
     let job = jobs.show(1).await.expect("read").expect("it is there");
-    assert_eq!((job.state, job.attempts, job.exit_code), (State::Failed, 2, Some(2)));
+    assert_eq!((job.state, job.attempts, job.exit_code), (JobState::Failed, 2, Some(2)));
     assert_eq!((job.submitted, job.started, job.ended), (7, Some(9), Some(10)));
     assert_eq!(job.output.as_deref(), Some("the end"));
     assert_eq!(jobs.show(2).await.expect("read"), None);
@@ -63,9 +69,9 @@ async fn of_two_equal_jobs_one_of_which_was_put_back_the_older_one_is_meant() {
     jobs.add(&[new("a", 5)], 7).await.expect("added");
     jobs.start(1, 8).await.expect("started");
     jobs.add(&[new("a", 5)], 9).await.expect("added");
-    jobs.put_back(1).await.expect("put back");
-    assert_eq!(jobs.add(&[new("a", 5)], 10).await.expect("added"), [Added::Duplicate(1)]);
-    assert_eq!(jobs.add(&[new("a", 4)], 10).await.expect("added"), [Added::Changed(1)]);
+    jobs.requeue(1).await.expect("put back");
+    assert_eq!(jobs.add(&[new("a", 5)], 10).await.expect("added"), [AddOutcome::Duplicate(1)]);
+    assert_eq!(jobs.add(&[new("a", 4)], 10).await.expect("added"), [AddOutcome::PriorityChanged(1)]);
 }
 
 /// What can be done with the line.
@@ -95,17 +101,17 @@ struct Line {
 }
 
 impl Line {
-    fn add(&mut self, job: &New) -> Added {
+    fn add(&mut self, job: &NewJob) -> AddOutcome {
         match self.waiting.iter_mut().find(|(_, (_, task))| *task == job.task) {
-            Some((number, (priority, _))) if *priority == job.priority => Added::Duplicate(*number),
+            Some((number, (priority, _))) if *priority == job.priority => AddOutcome::Duplicate(*number),
             Some((number, (priority, _))) => {
                 *priority = job.priority;
-                Added::Changed(*number)
+                AddOutcome::PriorityChanged(*number)
             }
             None => {
                 self.last += 1;
                 self.waiting.insert(self.last, (job.priority, job.task.clone()));
-                Added::New(self.last)
+                AddOutcome::Added(self.last)
             }
         }
     }
@@ -128,10 +134,10 @@ proptest! {
             for step in steps {
                 match step {
                     Step::Add(wanted) => {
-                        let wanted: Vec<New> =
+                        let wanted: Vec<NewJob> =
                             wanted.iter().map(|(task, priority)| new(&format!("task {task}"), *priority)).collect();
                         let added = jobs.add(&wanted, 7).await.expect("added");
-                        let expected: Vec<Added> = wanted.iter().map(|job| line.add(job)).collect();
+                        let expected: Vec<AddOutcome> = wanted.iter().map(|job| line.add(job)).collect();
                         prop_assert_eq!(added, expected);
                     }
                     Step::Start => {
@@ -145,7 +151,7 @@ proptest! {
                     }
                     Step::PutBack(index) if !line.running.is_empty() => {
                         let number = *index.get(&line.running.keys().copied().collect::<Vec<_>>());
-                        jobs.put_back(number).await.expect("put back");
+                        jobs.requeue(number).await.expect("put back");
                         line.waiting.extend(line.running.remove_entry(&number));
                     }
                     Step::PutBack(_) => {}

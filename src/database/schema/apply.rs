@@ -1,30 +1,34 @@
 //! What is made and mended by our own statements: nothing that could lose a row.
 
-use super::desired::{Index, OwnTable};
-use super::diff::Repair;
-use super::introspect::{Catalogue, Column, Default, Kind};
+use super::desired::{IndexDef, UnmanagedTable};
+use super::diff::SchemaFix;
+use super::introspect::{Column, ColumnDefault, ColumnType, Schema};
 use super::{numbering, sqlite_alter};
 use crate::database::connection::Connection;
-use crate::database::{Error, Settings};
+use crate::database::{DatabaseConfig, Error};
 
 /// Makes the unmanaged tables that are missing: all of them or none, where the database can take back what it has begun.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn make(
+pub async fn create_tables(
     connection: &mut Connection,
-    settings: &Settings,
-    catalogue: &Catalogue,
-    tables: &[OwnTable],
+    settings: &DatabaseConfig,
+    catalogue: &Schema,
+    tables: &[UnmanagedTable],
 ) -> Result<(), Error> {
     let made = async {
         let mut statements = Vec::new();
         for table in tables {
-            let last = if table.name == numbering::TABLE { numbering::last(connection, catalogue).await? } else { 0 };
-            statements.extend(numbering::from(connection, &table.statement, last));
+            let last = if table.name == numbering::TABLE {
+                numbering::max_referenced_id(connection, catalogue).await?
+            } else {
+                0
+            };
+            statements.extend(numbering::create_with_start(connection, &table.statement, last));
             statements.extend(table.indexes.iter().map(|(_, statement)| statement.clone()));
         }
-        together(connection, &statements).await
+        execute_in_transaction(connection, &statements).await
     };
     made.await.map_err(|error| Error::failed("make tables in", settings, &error))
 }
@@ -33,30 +37,36 @@ pub async fn make(
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn remake(connection: &mut Connection, settings: &Settings, tables: &[&OwnTable]) -> Result<(), Error> {
-    let again = |table: &&OwnTable| {
+pub async fn recreate_tables(
+    connection: &mut Connection,
+    settings: &DatabaseConfig,
+    tables: &[&UnmanagedTable],
+) -> Result<(), Error> {
+    let again = |table: &&UnmanagedTable| {
         let indexes = table.indexes.iter().map(|(_, statement)| statement.clone());
         let drop = format!("DROP TABLE {}", table.name);
         [drop, table.statement.clone()].into_iter().chain(indexes).collect::<Vec<_>>()
     };
     let statements: Vec<String> = tables.iter().flat_map(again).collect();
-    together(connection, &statements).await.map_err(|error| Error::failed("make tables in", settings, &error))
+    execute_in_transaction(connection, &statements)
+        .await
+        .map_err(|error| Error::failed("make tables in", settings, &error))
 }
 
 /// Mends one thing.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn mend(connection: &mut Connection, settings: &Settings, repair: &Repair) -> Result<(), Error> {
+pub async fn apply(connection: &mut Connection, settings: &DatabaseConfig, repair: &SchemaFix) -> Result<(), Error> {
     let mended = match repair {
-        Repair::Reshape { table, from, to } if matches!(connection, Connection::Sqlite(_)) => {
+        SchemaFix::AlterColumn { table, from, to } if matches!(connection, Connection::Sqlite(_)) => {
             let default = default(connection, to).filter(|_| from.default != to.default);
             let nullable = to.nullable && !from.nullable;
-            sqlite_alter::change(connection, table, &from.name, default.as_deref(), nullable).await
+            sqlite_alter::edit_schema(connection, table, &from.name, default.as_deref(), nullable).await
         }
         _ => {
             let statements = statements(connection, repair);
-            together(connection, &statements).await
+            execute_in_transaction(connection, &statements).await
         }
     };
     mended.map_err(|error| {
@@ -74,48 +84,53 @@ pub async fn mend(connection: &mut Connection, settings: &Settings, repair: &Rep
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn clear(connection: &mut Connection, settings: &Settings, tables: &[String]) -> Result<(), Error> {
-    let drops: Vec<String> = tables.iter().map(|table| format!("DROP TABLE {}", connection.quote(table))).collect();
+pub async fn drop_tables(
+    connection: &mut Connection,
+    settings: &DatabaseConfig,
+    tables: &[String],
+) -> Result<(), Error> {
+    let drops: Vec<String> =
+        tables.iter().map(|table| format!("DROP TABLE {}", connection.quote_ident(table))).collect();
     let all = format!("SET FOREIGN_KEY_CHECKS = 0; {}; SET FOREIGN_KEY_CHECKS = 1", drops.join("; "));
-    connection.run(all).await.map_err(|error| Error::failed("clear", settings, &error))
+    connection.execute_batch(all).await.map_err(|error| Error::failed("clear", settings, &error))
 }
 
 /// In one transaction, where the database has those for such statements.
-async fn together(connection: &mut Connection, statements: &[String]) -> Result<(), sqlx::Error> {
+async fn execute_in_transaction(connection: &mut Connection, statements: &[String]) -> Result<(), sqlx::Error> {
     if matches!(connection, Connection::Mysql(_)) {
         for statement in statements {
-            connection.run(statement.clone()).await?;
+            connection.execute_batch(statement.clone()).await?;
         }
         return Ok(());
     }
     let begin = if matches!(connection, Connection::Sqlite(_)) { "BEGIN IMMEDIATE" } else { "BEGIN" };
-    let done = connection.run(format!("{begin}; {}; COMMIT", statements.join("; "))).await;
+    let done = connection.execute_batch(format!("{begin}; {}; COMMIT", statements.join("; "))).await;
     if done.is_err() {
         // It may have failed before it began, or the connection may be gone: then there is nothing to take back.
-        let _ = connection.run("ROLLBACK").await;
+        let _ = connection.execute_batch("ROLLBACK").await;
     }
     done
 }
 
-fn statements(connection: &Connection, repair: &Repair) -> Vec<String> {
+fn statements(connection: &Connection, repair: &SchemaFix) -> Vec<String> {
     match repair {
-        Repair::AddColumn { table, column, definition } => {
-            vec![format!("ALTER TABLE {} ADD COLUMN {column} {definition}", connection.quote(table))]
+        SchemaFix::AddColumn { table, column, definition } => {
+            vec![format!("ALTER TABLE {} ADD COLUMN {column} {definition}", connection.quote_ident(table))]
         }
-        Repair::AddIndex { table, index } => vec![add_index(connection, table, index)],
-        Repair::Reshape { table, from, to } => reshape(connection, table, from, to),
+        SchemaFix::AddIndex { table, index } => vec![add_index(connection, table, index)],
+        SchemaFix::AlterColumn { table, from, to } => alter_column(connection, table, from, to),
     }
 }
 
-fn add_index(connection: &Connection, table: &str, index: &Index) -> String {
+fn add_index(connection: &Connection, table: &str, index: &IndexDef) -> String {
     let operators = index.operators.as_ref().map(|operators| format!(" {operators}")).unwrap_or_default();
-    let column = |column: &String| format!("{}{operators}", connection.quote(column));
+    let column = |column: &String| format!("{}{operators}", connection.quote_ident(column));
     let columns = index.columns.iter().map(column).collect::<Vec<_>>().join(", ");
     let name = match index.name.as_str() {
         "" => format!("{table}_{}_botsctl", index.columns.join("_")).chars().take(60).collect(),
         name => name.to_owned(),
     };
-    let (name, table) = (connection.quote(&name), connection.quote(table));
+    let (name, table) = (connection.quote_ident(&name), connection.quote_ident(table));
     match (connection, index.unique) {
         // As Django has it: a later migration looks for a constraint of that name.
         (Connection::Postgres(_), true) => format!("ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE ({columns})"),
@@ -123,8 +138,8 @@ fn add_index(connection: &Connection, table: &str, index: &Index) -> String {
     }
 }
 
-fn reshape(connection: &Connection, table: &str, from: &Column, to: &Column) -> Vec<String> {
-    let (table, column) = (connection.quote(table), connection.quote(&from.name));
+fn alter_column(connection: &Connection, table: &str, from: &Column, to: &Column) -> Vec<String> {
+    let (table, column) = (connection.quote_ident(table), connection.quote_ident(&from.name));
     let default = default(connection, to);
     match connection {
         Connection::Mysql(_) => {
@@ -151,9 +166,9 @@ fn reshape(connection: &Connection, table: &str, from: &Column, to: &Column) -> 
 
 fn default(connection: &Connection, column: &Column) -> Option<String> {
     match &column.default {
-        Default::None | Default::Generated => None,
-        Default::Other(expression) => Some(expression.clone()),
-        Default::Now => Some(match connection {
+        ColumnDefault::None | ColumnDefault::Generated => None,
+        ColumnDefault::Other(expression) => Some(expression.clone()),
+        ColumnDefault::Now => Some(match connection {
             Connection::Sqlite(_) => "(datetime('now', 'localtime'))".to_owned(),
             // MySQL wants the same precision as the column's.
             Connection::Mysql(_) => {
@@ -162,10 +177,10 @@ fn default(connection: &Connection, column: &Column) -> Option<String> {
             }
             Connection::Postgres(_) => "CURRENT_TIMESTAMP".to_owned(),
         }),
-        Default::Constant(text) => Some(match (&column.kind, connection) {
-            (Kind::Boolean, Connection::Postgres(_)) => if text == "0" { "false" } else { "true" }.to_owned(),
-            (Kind::Integer | Kind::Boolean, _) => text.clone(),
-            _ => connection.literal(text),
+        ColumnDefault::Constant(text) => Some(match (&column.kind, connection) {
+            (ColumnType::Boolean, Connection::Postgres(_)) => if text == "0" { "false" } else { "true" }.to_owned(),
+            (ColumnType::Integer | ColumnType::Boolean, _) => text.clone(),
+            _ => connection.quote_literal(text),
         }),
     }
 }

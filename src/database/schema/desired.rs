@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::introspect::{Catalogue, Default, Kind};
-use crate::database::Settings;
+use super::introspect::{ColumnDefault, ColumnType, Schema};
+use crate::database::DatabaseConfig;
 
 /// Tables that Bots uses with its own SQL.
 pub const UNMANAGED: [&str; 4] = ["ta", "mutex", "persist", "uniek"];
@@ -25,7 +25,7 @@ pub enum Variant {
 
 /// What a database should hold.
 #[derive(Debug, Clone)]
-pub struct Expected {
+pub struct DesiredSchema {
     /// Which family's tables.
     pub variant: Variant,
     /// Tables that Django makes, by name.
@@ -34,10 +34,10 @@ pub struct Expected {
     pub migrations: BTreeMap<String, Vec<String>>,
 }
 
-impl Expected {
+impl DesiredSchema {
     /// The tables of Bots and Django that are there.
     #[must_use]
-    pub fn tables(&self, catalogue: &Catalogue) -> Vec<String> {
+    pub fn tables(&self, catalogue: &Schema) -> Vec<String> {
         let managed = self.managed.keys().map(String::as_str);
         let mut all: Vec<&str> = managed.chain(UNMANAGED).chain(["django_migrations"]).collect();
         all.sort_unstable();
@@ -52,12 +52,12 @@ pub struct ManagedTable {
     /// Name, length and whether NULL is allowed.
     pub columns: Vec<(String, Option<u32>, bool)>,
     /// All but that of the primary key.
-    pub indexes: Vec<Index>,
+    pub indexes: Vec<IndexDef>,
 }
 
 /// An index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Index {
+pub struct IndexDef {
     /// Empty where any will do.
     pub name: String,
     /// In their order.
@@ -70,24 +70,24 @@ pub struct Index {
 
 /// A table of our statements.
 #[derive(Debug, Clone)]
-pub struct OwnTable {
+pub struct UnmanagedTable {
     /// Its name.
     pub name: String,
     /// The statement that makes it.
     pub statement: String,
     /// Its columns.
-    pub columns: Vec<OwnColumn>,
+    pub columns: Vec<UnmanagedColumn>,
     /// Its indexes, each with the statement that makes it.
-    pub indexes: Vec<(Index, String)>,
+    pub indexes: Vec<(IndexDef, String)>,
 }
 
 /// A column of our statements.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
-pub struct OwnColumn {
+pub struct UnmanagedColumn {
     pub name: String,
-    pub kind: Kind,
-    pub default: Default,
+    pub kind: ColumnType,
+    pub default: ColumnDefault,
     pub nullable: bool,
     /// As it stands in the statement, after the name.
     pub definition: String,
@@ -95,70 +95,70 @@ pub struct OwnColumn {
 
 /// The unmanaged tables of a Bots in this kind of database.
 #[must_use]
-pub fn unmanaged(settings: &Settings, variant: Variant) -> Vec<OwnTable> {
+pub fn unmanaged(settings: &DatabaseConfig, variant: Variant) -> Vec<UnmanagedTable> {
     parse(match (settings, variant) {
-        (Settings::Sqlite(_), Variant::Bots3) => include_str!("../../../sql/sqlite/bots-3.sql"),
-        (Settings::Sqlite(_), Variant::Bots4) => include_str!("../../../sql/sqlite/bots-4.sql"),
-        (Settings::Mysql(_), Variant::Bots3) => include_str!("../../../sql/mysql/bots-3.sql"),
-        (Settings::Mysql(_), Variant::Bots4) => include_str!("../../../sql/mysql/bots-4.sql"),
-        (Settings::Postgres(_), Variant::Bots3) => include_str!("../../../sql/postgresql/bots-3.sql"),
-        (Settings::Postgres(_), Variant::Bots4) => include_str!("../../../sql/postgresql/bots-4.sql"),
+        (DatabaseConfig::Sqlite(_), Variant::Bots3) => include_str!("../../../sql/sqlite/bots-3.sql"),
+        (DatabaseConfig::Sqlite(_), Variant::Bots4) => include_str!("../../../sql/sqlite/bots-4.sql"),
+        (DatabaseConfig::Mysql(_), Variant::Bots3) => include_str!("../../../sql/mysql/bots-3.sql"),
+        (DatabaseConfig::Mysql(_), Variant::Bots4) => include_str!("../../../sql/mysql/bots-4.sql"),
+        (DatabaseConfig::Postgres(_), Variant::Bots3) => include_str!("../../../sql/postgresql/bots-3.sql"),
+        (DatabaseConfig::Postgres(_), Variant::Bots4) => include_str!("../../../sql/postgresql/bots-4.sql"),
     })
 }
 
 /// The statement that makes the table of notes.
 #[must_use]
-pub fn notes(settings: &Settings) -> &'static str {
+pub fn progress_table(settings: &DatabaseConfig) -> &'static str {
     match settings {
-        Settings::Sqlite(_) => include_str!("../../../sql/sqlite/own.sql"),
-        Settings::Mysql(_) => include_str!("../../../sql/mysql/own.sql"),
-        Settings::Postgres(_) => include_str!("../../../sql/postgresql/own.sql"),
+        DatabaseConfig::Sqlite(_) => include_str!("../../../sql/sqlite/own.sql"),
+        DatabaseConfig::Mysql(_) => include_str!("../../../sql/mysql/own.sql"),
+        DatabaseConfig::Postgres(_) => include_str!("../../../sql/postgresql/own.sql"),
     }
 }
 
 /// One column a line, and every statement ends a line: `sql/README.md` says so.
-fn parse(text: &str) -> Vec<OwnTable> {
+fn parse(text: &str) -> Vec<UnmanagedTable> {
     let lines = text.lines().filter(|line| !line.starts_with("--"));
     let text = lines.collect::<Vec<_>>().join("\n");
-    let mut tables: Vec<OwnTable> = Vec::new();
+    let mut tables: Vec<UnmanagedTable> = Vec::new();
     for statement in text.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()) {
         let statement = statement.trim_end_matches(';');
         if let Some(rest) = statement.strip_prefix("CREATE TABLE ") {
             let name = rest.split([' ', '(']).next().unwrap_or_default().to_owned();
-            let mut columns: Vec<OwnColumn> = rest.lines().skip(1).filter_map(column).collect();
+            let mut columns: Vec<UnmanagedColumn> = rest.lines().skip(1).filter_map(column).collect();
             let primary = rest.split_once("PRIMARY KEY (").and_then(|(_, names)| names.split(')').next());
             for name in primary.into_iter().flat_map(|names| names.split(", ")) {
                 columns.iter_mut().filter(|column| column.name == name).for_each(|column| column.nullable = false);
             }
-            tables.push(OwnTable { name, statement: statement.to_owned(), columns, indexes: Vec::new() });
-        } else if let Some((start, place)) = statement.split_once(" ON ")
+            tables.push(UnmanagedTable { name, statement: statement.to_owned(), columns, indexes: Vec::new() });
+        } else if let Some((start, position)) = statement.split_once(" ON ")
             && let Some(name) = start.strip_prefix("CREATE INDEX ")
-            && let Some((table, column)) = place.trim_end_matches(')').split_once(" (")
+            && let Some((table, column)) = position.trim_end_matches(')').split_once(" (")
             && let Some(table) = tables.iter_mut().find(|own| own.name == table)
         {
             let (name, columns) = (name.to_owned(), vec![column.to_owned()]);
-            table.indexes.push((Index { name, columns, unique: false, operators: None }, statement.to_owned()));
+            table.indexes.push((IndexDef { name, columns, unique: false, operators: None }, statement.to_owned()));
         }
     }
     tables
 }
 
-fn column(line: &str) -> Option<OwnColumn> {
+fn column(line: &str) -> Option<UnmanagedColumn> {
     let line = line.strip_prefix("    ")?.trim_end_matches(',');
     let (name, definition) = line.split_once(' ')?;
     if name == "PRIMARY" {
         return None;
     }
     let of_type = definition.split(" DEFAULT ").next().unwrap_or_default();
-    let kind = Kind::read(of_type);
+    let kind = ColumnType::read(of_type);
     let is_number = ["AUTO_INCREMENT", "AUTOINCREMENT", "SERIAL"].iter().any(|word| definition.contains(word));
     let default = match definition.split_once(" DEFAULT ") {
-        _ if is_number => Default::Generated,
-        Some((_, default)) => Default::read(Some(default), &kind),
-        None => Default::None,
+        _ if is_number => ColumnDefault::Generated,
+        Some((_, default)) => ColumnDefault::read(Some(default), &kind),
+        None => ColumnDefault::None,
     };
     let nullable = !definition.contains("NOT NULL") && !is_number;
-    Some(OwnColumn { name: name.to_owned(), kind, default, nullable, definition: definition.to_owned() })
+    Some(UnmanagedColumn { name: name.to_owned(), kind, default, nullable, definition: definition.to_owned() })
 }
 
 #[cfg(test)]
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn our_statements_are_read_as_they_are_run() {
-        let tables = unmanaged(&Settings::Sqlite(PathBuf::new()), Variant::Bots4);
+        let tables = unmanaged(&DatabaseConfig::Sqlite(PathBuf::new()), Variant::Bots4);
         let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
         assert_eq!(names, UNMANAGED);
         assert_eq!(tables.iter().map(|table| table.columns.len()).collect::<Vec<_>>(), [41, 3, 4, 2]);
@@ -176,17 +176,17 @@ mod tests {
         let indexes = ta.indexes.iter().map(|(index, _)| (index.name.as_str(), index.columns[0].as_str()));
         assert_eq!(indexes.collect::<Vec<_>>(), [("ta_parent", "parent"), ("ta_reference", "reference")]);
         let column = |name: &str| ta.columns.iter().find(|column| column.name == name).expect(name);
-        assert_eq!(column("idta").default, Default::Generated);
-        assert_eq!(column("contenttype").default, Default::Constant("text/plain".to_owned()));
-        assert_eq!(column("reference").kind, Kind::Varchar(256));
-        assert_eq!((&column("ts").kind, &column("ts").default), (&Kind::Timestamp, &Default::Now));
+        assert_eq!(column("idta").default, ColumnDefault::Generated);
+        assert_eq!(column("contenttype").default, ColumnDefault::Constant("text/plain".to_owned()));
+        assert_eq!(column("reference").kind, ColumnType::Varchar(256));
+        assert_eq!((&column("ts").kind, &column("ts").default), (&ColumnType::Timestamp, &ColumnDefault::Now));
         assert!(column("errortext").nullable && !tables[1].columns[0].nullable && !tables[2].columns[0].nullable);
     }
 
     #[test]
     fn all_databases_have_the_same_tables() {
         let shape = |text: &str| -> Vec<(String, Vec<String>)> {
-            let columns = |table: &OwnTable| table.columns.iter().map(|column| column.name.clone()).collect();
+            let columns = |table: &UnmanagedTable| table.columns.iter().map(|column| column.name.clone()).collect();
             parse(text).iter().map(|table| (table.name.clone(), columns(table))).collect()
         };
         let [three, four] = [

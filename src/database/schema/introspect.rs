@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::database::connection::{Connection, TextRow};
+use crate::database::connection::{Connection, Row};
 
 /// Everything that is in the database.
 #[derive(Debug, Default, Clone)]
-pub struct Catalogue {
+pub struct Schema {
     /// Tables by name.
     pub tables: BTreeMap<String, Table>,
 }
@@ -17,7 +17,7 @@ pub struct Table {
     /// In their order.
     pub columns: Vec<Column>,
     /// Indexes and constraints that are ones.
-    pub keys: Vec<Key>,
+    pub keys: Vec<IndexInfo>,
 }
 
 /// A column.
@@ -25,9 +25,9 @@ pub struct Table {
 #[allow(missing_docs)]
 pub struct Column {
     pub name: String,
-    pub kind: Kind,
+    pub kind: ColumnType,
     pub nullable: bool,
-    pub default: Default,
+    pub default: ColumnDefault,
     /// The type in the database's own words.
     pub own_type: String,
 }
@@ -35,7 +35,7 @@ pub struct Column {
 /// An index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
-pub struct Key {
+pub struct IndexInfo {
     pub name: String,
     pub columns: Vec<String>,
     pub unique: bool,
@@ -43,7 +43,7 @@ pub struct Key {
 
 /// A type, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum ColumnType {
     /// Of any size.
     Integer,
     /// True or false.
@@ -60,7 +60,7 @@ pub enum Kind {
 
 /// What a column holds when an INSERT does not say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Default {
+pub enum ColumnDefault {
     /// NULL, or an error where that is not allowed.
     None,
     /// A constant; of truth values, 0 or 1.
@@ -97,7 +97,7 @@ const POSTGRES_KEYS: &str = "SELECT c.relname, n.relname, (i.indisunique AND i.i
      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum \
      WHERE c.relnamespace <> 'pg_catalog'::regnamespace AND pg_table_is_visible(c.oid) ORDER BY c.relname, n.relname, k.place";
 
-impl Catalogue {
+impl Schema {
     /// Reads the catalogue of the database that the connection is in.
     ///
     /// # Errors
@@ -109,12 +109,12 @@ impl Catalogue {
             Connection::Postgres(_) => (POSTGRES_COLUMNS, POSTGRES_KEYS),
         };
         let mut catalogue = Self::default();
-        for row in connection.rows(columns).await? {
+        for row in connection.fetch_text(columns).await? {
             if let Some((table, column)) = read_column(row) {
                 catalogue.tables.entry(table).or_default().columns.push(column);
             }
         }
-        for row in connection.rows(keys).await? {
+        for row in connection.fetch_text(keys).await? {
             catalogue.note_key(row);
         }
         Ok(catalogue)
@@ -126,14 +126,14 @@ impl Catalogue {
         self.tables.contains_key(table)
     }
 
-    fn note_key(&mut self, row: TextRow) {
+    fn note_key(&mut self, row: Row) {
         let [Some(table), Some(name), unique, Some(column)] = <[_; 4]>::try_from(row).unwrap_or_default() else {
             return;
         };
         let Some(table) = self.tables.get_mut(&table) else { return };
         match table.keys.last_mut().filter(|key| key.name == name) {
             Some(key) => key.columns.push(column),
-            None => table.keys.push(Key { name, columns: vec![column], unique: is_true(unique.as_deref()) }),
+            None => table.keys.push(IndexInfo { name, columns: vec![column], unique: is_true(unique.as_deref()) }),
         }
     }
 }
@@ -152,13 +152,13 @@ impl Table {
     }
 }
 
-fn read_column(row: TextRow) -> Option<(String, Column)> {
+fn read_column(row: Row) -> Option<(String, Column)> {
     let [table, name, own_type, required, default, generated] = <[_; 6]>::try_from(row).ok()?;
     let own_type = own_type.unwrap_or_default();
-    let kind = Kind::read(&own_type);
+    let kind = ColumnType::read(&own_type);
     let default = match is_true(generated.as_deref()) {
-        true => Default::Generated,
-        false => Default::read(default.as_deref(), &kind),
+        true => ColumnDefault::Generated,
+        false => ColumnDefault::read(default.as_deref(), &kind),
     };
     let column = Column { name: name?, kind, nullable: !is_true(required.as_deref()), default, own_type };
     Some((table?, column))
@@ -168,7 +168,7 @@ fn is_true(flag: Option<&str>) -> bool {
     flag == Some("1")
 }
 
-impl Kind {
+impl ColumnType {
     /// From the words of any of the databases.
     #[must_use]
     pub fn read(text: &str) -> Self {
@@ -189,10 +189,10 @@ impl Kind {
     }
 }
 
-impl Default {
+impl ColumnDefault {
     /// From the expression of any of the databases.
     #[must_use]
-    pub fn read(text: Option<&str>, kind: &Kind) -> Self {
+    pub fn read(text: Option<&str>, kind: &ColumnType) -> Self {
         let Some(text) = text.map(str::trim).filter(|text| !text.eq_ignore_ascii_case("null")) else {
             return Self::None;
         };
@@ -201,7 +201,7 @@ impl Default {
             return Self::Generated;
         }
         if lower.contains("current_timestamp")
-            || lower.contains("now") && (lower.contains('(') || *kind == Kind::Timestamp)
+            || lower.contains("now") && (lower.contains('(') || *kind == ColumnType::Timestamp)
         {
             return Self::Now;
         }
@@ -225,34 +225,34 @@ mod tests {
     #[test]
     fn the_same_type_is_known_in_every_databases_words() {
         for text in ["int(11)", "INTEGER", "integer unsigned", "bigint(20)", "serial", "smallint"] {
-            assert_eq!(Kind::read(text), Kind::Integer, "{text}");
+            assert_eq!(ColumnType::read(text), ColumnType::Integer, "{text}");
         }
         for text in ["varchar(35)", "character varying(35)", "VARCHAR(35)"] {
-            assert_eq!(Kind::read(text), Kind::Varchar(35), "{text}");
+            assert_eq!(ColumnType::read(text), ColumnType::Varchar(35), "{text}");
         }
         for text in ["timestamp", "datetime(6)", "timestamp with time zone", "timestamp without time zone"] {
-            assert_eq!(Kind::read(text), Kind::Timestamp, "{text}");
+            assert_eq!(ColumnType::read(text), ColumnType::Timestamp, "{text}");
         }
         for text in ["tinyint(1)", "bool", "boolean"] {
-            assert_eq!(Kind::read(text), Kind::Boolean, "{text}");
+            assert_eq!(ColumnType::read(text), ColumnType::Boolean, "{text}");
         }
-        assert_eq!(Kind::read("longtext"), Kind::Text);
-        assert_eq!(Kind::read("uuid"), Kind::Other("uuid".to_owned()));
+        assert_eq!(ColumnType::read("longtext"), ColumnType::Text);
+        assert_eq!(ColumnType::read("uuid"), ColumnType::Other("uuid".to_owned()));
     }
 
     #[test]
     fn the_same_default_is_known_in_every_databases_words() {
-        let read = |text| Default::read(Some(text), &Kind::Text);
+        let read = |text| ColumnDefault::read(Some(text), &ColumnType::Text);
         for text in ["CURRENT_TIMESTAMP", "current_timestamp()", "now()", "(datetime('now', 'localtime'))"] {
-            assert_eq!(read(text), Default::Now, "{text}");
+            assert_eq!(read(text), ColumnDefault::Now, "{text}");
         }
         for text in ["''", "''::character varying", ""] {
-            assert_eq!(read(text), Default::Constant(String::new()), "{text:?}");
+            assert_eq!(read(text), ColumnDefault::Constant(String::new()), "{text:?}");
         }
-        assert_eq!(read("'text/plain'::character varying"), Default::Constant("text/plain".to_owned()));
-        assert_eq!(read("false"), Default::Constant("0".to_owned()));
-        assert_eq!(read("nextval('ta_idta_seq'::regclass)"), Default::Generated);
-        assert_eq!(read("NULL"), Default::None);
-        assert_eq!(Default::read(None, &Kind::Text), Default::None);
+        assert_eq!(read("'text/plain'::character varying"), ColumnDefault::Constant("text/plain".to_owned()));
+        assert_eq!(read("false"), ColumnDefault::Constant("0".to_owned()));
+        assert_eq!(read("nextval('ta_idta_seq'::regclass)"), ColumnDefault::Generated);
+        assert_eq!(read("NULL"), ColumnDefault::None);
+        assert_eq!(ColumnDefault::read(None, &ColumnType::Text), ColumnDefault::None);
     }
 }

@@ -9,63 +9,64 @@ mod sqlite_alter;
 
 use std::collections::BTreeSet;
 
-use super::connect::{Purpose, connect};
+use super::connect::{ConnectMode, connect};
 use super::connection::Connection;
-use super::init_progress::{self, Note};
-use super::{Error, Settings, default_account, errors};
-use desired::{Expected, NOTES};
-use diff::{Difference, compare};
-use introspect::Catalogue;
+use super::init_progress::{self, InitProgress};
+use super::{DatabaseConfig, Error, default_account, errors};
+use desired::{DesiredSchema, NOTES};
+use diff::{SchemaDiff, compare};
+use introspect::Schema;
 
 /// Tables without which no service is of use; the names of Bots's own start-up check.
 pub const REQUIRED: [&str; 4] = ["channel", "routes", "ta", "mutex"];
 
 /// What a look told.
 #[derive(Debug)]
-pub struct Look {
+pub struct Inspection {
     /// What is not as it should be.
-    pub difference: Difference,
+    pub difference: SchemaDiff,
     /// Whether our own table is there.
-    pub has_notes: bool,
+    pub has_progress_table: bool,
     /// What an earlier run has left in it.
-    pub note: Option<Note>,
+    pub progress: Option<InitProgress>,
     /// Everything that is there.
-    pub catalogue: Catalogue,
+    pub catalogue: Schema,
 }
 
 /// Compares the database with what is expected.
 ///
 /// # Errors
 /// When it cannot be read.
-pub async fn inspect(connection: &mut Connection, settings: &Settings, expected: &Expected) -> Result<Look, Error> {
-    let looked = look(connection, settings, expected).await;
-    let (difference, catalogue) = looked.map_err(|error| Error::failed("read", settings, &error))?;
+pub async fn inspect(
+    connection: &mut Connection,
+    settings: &DatabaseConfig,
+    expected: &DesiredSchema,
+) -> Result<Inspection, Error> {
+    let inspected = inspection(connection, settings, expected).await;
+    let (difference, catalogue) = inspected.map_err(|error| Error::failed("read", settings, &error))?;
     let has_notes = catalogue.has(NOTES);
     let note = if has_notes { init_progress::read(connection, settings).await? } else { None };
-    Ok(Look { difference, has_notes, note, catalogue })
+    Ok(Inspection { difference, has_progress_table: has_notes, progress: note, catalogue })
 }
 
-async fn look(
+async fn inspection(
     connection: &mut Connection,
-    settings: &Settings,
-    expected: &Expected,
-) -> Result<(Difference, Catalogue), sqlx::Error> {
-    let catalogue = Catalogue::read(connection).await?;
+    settings: &DatabaseConfig,
+    expected: &DesiredSchema,
+) -> Result<(SchemaDiff, Schema), sqlx::Error> {
+    let catalogue = Schema::read(connection).await?;
     let applied = applied(connection, &catalogue).await?;
     let mut difference = compare(settings, &catalogue, expected, &applied);
-    difference.users = !catalogue.has("auth_user") || !has_rows(connection, "auth_user").await?;
-    difference.default_account = !difference.users && default_account::is_open(connection).await?;
+    difference.lacks_superuser = !catalogue.has("auth_user") || !has_rows(connection, "auth_user").await?;
+    difference.has_default_password = !difference.lacks_superuser && default_account::is_open(connection).await?;
     Ok((difference, catalogue))
 }
 
-async fn applied(
-    connection: &mut Connection,
-    catalogue: &Catalogue,
-) -> Result<BTreeSet<(String, String)>, sqlx::Error> {
+async fn applied(connection: &mut Connection, catalogue: &Schema) -> Result<BTreeSet<(String, String)>, sqlx::Error> {
     if !catalogue.has("django_migrations") {
         return Ok(BTreeSet::new());
     }
-    let rows = connection.rows("SELECT app, name FROM django_migrations").await?;
+    let rows = connection.fetch_text("SELECT app, name FROM django_migrations").await?;
     let pairs = rows.into_iter().filter_map(|row| match <[_; 2]>::try_from(row) {
         Ok([Some(app), Some(name)]) => Some((app, name)),
         _ => None,
@@ -79,8 +80,8 @@ async fn applied(
 /// When they cannot be read.
 pub async fn any_rows(
     connection: &mut Connection,
-    settings: &Settings,
-    catalogue: &Catalogue,
+    settings: &DatabaseConfig,
+    catalogue: &Schema,
     tables: impl Iterator<Item = &str>,
 ) -> Result<bool, Error> {
     for table in tables.filter(|table| catalogue.has(table)) {
@@ -92,17 +93,17 @@ pub async fn any_rows(
 }
 
 async fn has_rows(connection: &mut Connection, table: &str) -> Result<bool, sqlx::Error> {
-    let table = connection.quote(table);
-    Ok(connection.value(format!("SELECT 1 FROM {table} LIMIT 1")).await?.is_some())
+    let table = connection.quote_ident(table);
+    Ok(connection.fetch_value(format!("SELECT 1 FROM {table} LIMIT 1")).await?.is_some())
 }
 
 /// Which of the tables that every service needs are not there.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn missing_required(settings: &Settings) -> Result<Vec<String>, Error> {
-    let mut connection = connect(settings, Purpose::Probe).await?;
-    let found = Catalogue::read(&mut connection).await;
+pub async fn missing_required(settings: &DatabaseConfig) -> Result<Vec<String>, Error> {
+    let mut connection = connect(settings, ConnectMode::Probe).await?;
+    let found = Schema::read(&mut connection).await;
     connection.close().await;
     match found {
         Ok(found) => Ok(REQUIRED.into_iter().filter(|name| !found.has(name)).map(str::to_owned).collect()),

@@ -1,6 +1,6 @@
 //! Numbers of `ta` when it is made while reports are there: they refer to its rows, so it must not begin anew under them.
 
-use super::introspect::Catalogue;
+use super::introspect::Schema;
 use crate::database::connection::Connection;
 
 /// The table with the numbers.
@@ -13,11 +13,11 @@ const KEPT_IN: [(&str, &str); 3] = [("report", "idta"), ("filereport", "idta"), 
 ///
 /// # Errors
 /// What the database says.
-pub async fn last(connection: &mut Connection, catalogue: &Catalogue) -> Result<u64, sqlx::Error> {
+pub async fn max_referenced_id(connection: &mut Connection, catalogue: &Schema) -> Result<u64, sqlx::Error> {
     let mut last = 0;
     for (table, column) in KEPT_IN {
         if catalogue.tables.get(table).is_some_and(|table| table.column(column).is_some()) {
-            let highest = connection.value(format!("SELECT max({column}) FROM {table}")).await?;
+            let highest = connection.fetch_value(format!("SELECT max({column}) FROM {table}")).await?;
             last = last.max(highest.and_then(|number| number.parse().ok()).unwrap_or_default());
         }
     }
@@ -25,7 +25,7 @@ pub async fn last(connection: &mut Connection, catalogue: &Catalogue) -> Result<
 }
 
 /// The statements that make the table, its first number being the one after `last`.
-pub fn from(connection: &Connection, statement: &str, last: u64) -> Vec<String> {
+pub fn create_with_start(connection: &Connection, statement: &str, last: u64) -> Vec<String> {
     let make = statement.to_owned();
     match connection {
         _ if last == 0 => vec![make],

@@ -7,39 +7,40 @@ use crate::database::connection::Connection;
 ///
 /// # Errors
 /// What SQLite says, or that the definition is not one that can be changed safely.
-pub async fn change(
+pub async fn edit_schema(
     connection: &mut Connection,
     table: &str,
     column: &str,
     default: Option<&str>,
     nullable: bool,
 ) -> Result<(), sqlx::Error> {
-    let name = connection.literal(table);
+    let name = connection.quote_literal(table);
     let text =
-        connection.value(format!("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = {name}")).await?;
+        connection.fetch_value(format!("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = {name}")).await?;
     let refused = || sqlx::Error::InvalidArgument(format!("the definition of {table} cannot be changed safely"));
     let text = text.and_then(|text| rewritten(&text, column, default, nullable)).ok_or_else(refused)?;
-    let text = connection.literal(&text);
-    let version = connection.value("PRAGMA schema_version").await?.and_then(|version| version.parse::<i64>().ok());
+    let text = connection.quote_literal(&text);
+    let version =
+        connection.fetch_value("PRAGMA schema_version").await?.and_then(|version| version.parse::<i64>().ok());
     let next = version.unwrap_or_default() + 1;
     let changed = async {
         connection
-            .run(format!(
+            .execute_batch(format!(
                 "BEGIN IMMEDIATE; PRAGMA writable_schema = ON; \
                  UPDATE sqlite_master SET sql = {text} WHERE type = 'table' AND name = {name}; \
                  PRAGMA schema_version = {next}; PRAGMA writable_schema = RESET"
             ))
             .await?;
-        match connection.value("PRAGMA integrity_check(1)").await?.as_deref() {
-            Some("ok") => connection.run("COMMIT").await,
+        match connection.fetch_value("PRAGMA integrity_check(1)").await?.as_deref() {
+            Some("ok") => connection.execute_batch("COMMIT").await,
             _ => Err(refused()),
         }
     }
     .await;
     if changed.is_err() {
         // It may have failed before it began.
-        let _ = connection.run("ROLLBACK").await;
-        let _ = connection.run("PRAGMA writable_schema = RESET").await;
+        let _ = connection.execute_batch("ROLLBACK").await;
+        let _ = connection.execute_batch("PRAGMA writable_schema = RESET").await;
     }
     changed
 }
@@ -57,8 +58,8 @@ fn rewritten(text: &str, column: &str, default: Option<&str>, nullable: bool) ->
     })?;
     let (start, end) = (open + 1 + start, open + 1 + end);
     let mut definition = text[start..end].trim_end().to_owned();
-    if nullable && let Some(place) = definition.to_ascii_uppercase().find(" NOT NULL") {
-        definition.replace_range(place..place + " NOT NULL".len(), "");
+    if nullable && let Some(position) = definition.to_ascii_uppercase().find(" NOT NULL") {
+        definition.replace_range(position..position + " NOT NULL".len(), "");
     }
     if let Some(default) = default {
         if definition.to_ascii_uppercase().contains(" DEFAULT ") {
@@ -72,7 +73,7 @@ fn rewritten(text: &str, column: &str, default: Option<&str>, nullable: bool) ->
 /// Where the parts between commas begin and end, up to the bracket that closes them.
 fn top_level_parts(text: &str) -> Option<Vec<(usize, usize)>> {
     let (mut parts, mut start, mut depth, mut quote) = (Vec::new(), 0, 0_usize, None);
-    for (place, c) in text.char_indices() {
+    for (position, c) in text.char_indices() {
         match (quote, c) {
             (Some(closing), c) if c == closing => quote = None,
             (Some(_), _) => {}
@@ -80,13 +81,13 @@ fn top_level_parts(text: &str) -> Option<Vec<(usize, usize)>> {
             (None, '[') => quote = Some(']'),
             (None, '(') => depth += 1,
             (None, ')') if depth == 0 => {
-                parts.push((start, place));
+                parts.push((start, position));
                 return Some(parts);
             }
             (None, ')') => depth -= 1,
             (None, ',') if depth == 0 => {
-                parts.push((start, place));
-                start = place + 1;
+                parts.push((start, position));
+                start = position + 1;
             }
             (None, _) => {}
         }

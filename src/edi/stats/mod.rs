@@ -2,7 +2,7 @@
 //!
 //! Neither `filereport` nor `ta` has an index on the route or the state, and both may hold millions of rows. So nothing
 //! is asked of them but by ranges of the primary key: `idta` grows, and what belongs to a run that is over does not
-//! change any more. A [`Reader`] remembers how far it has read, adds up what is new, and forgets what is older than a day.
+//! change any more. A [`EdiStatsReader`] remembers how far it has read, adds up what is new, and forgets what is older than a day.
 
 mod accumulator;
 mod sql_time;
@@ -14,36 +14,36 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::runs;
-use crate::database::connect::{Purpose, connect};
-use crate::database::connection::{Connection, TextRow};
+use crate::database::connect::{ConnectMode, connect};
+use crate::database::connection::{Connection, Row};
 use crate::database::run_metrics;
-use crate::database::run_metrics::Sums;
-use crate::database::{Error, Settings, errors};
-use accumulator::{Rows, Tally};
-use sql_time::Dialect;
-use utc_offset::Zone;
+use crate::database::run_metrics::RunTotals;
+use crate::database::{DatabaseConfig, Error, errors};
+use accumulator::{EdiStatsAccumulator, RangeRows};
+use sql_time::TimeDialect;
+use utc_offset::DjangoTimeZone;
 
 /// Runs that are told.
-pub const RUNS: usize = 50;
+pub const MAX_RUNS: usize = 50;
 
 /// Routes that are told by name.
-pub const ROUTES: usize = 500;
+pub const MAX_ROUTES: usize = 500;
 
 /// Numbers of `idta` that one query looks at: some tens of milliseconds for a server, at the most.
-const STRIDE: i64 = 20_000;
+const ROWS_PER_QUERY: i64 = 20_000;
 
 /// Queries of that kind in one go. The first reading looks back so far, and no further.
-const STRIDES: i64 = 10;
+const QUERIES_PER_READ: i64 = 10;
 
 /// What a reading gives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// The last runs of the engine, newest first; at most [`RUNS`].
-    pub runs: Vec<Run>,
-    /// The active routes, and others that had files in the last day; at most [`ROUTES`].
-    pub routes: Vec<Route>,
+pub struct EdiStats {
+    /// The last runs of the engine, newest first; at most [`MAX_RUNS`].
+    pub runs: Vec<EngineRunStats>,
+    /// The active routes, and others that had files in the last day; at most [`MAX_ROUTES`].
+    pub routes: Vec<RouteStats>,
     /// Those that are not named, all together.
-    pub rest: Rest,
+    pub rest: UnnamedRoutes,
     /// When the last day begins, or how far it could be looked back: seconds since 1970.
     pub recent_since: i64,
     /// When counting the totals began.
@@ -53,12 +53,12 @@ pub struct Figures {
     /// Whether Bots's own lock is set: an engine runs, or was cut off and the next one recovers what it had begun.
     pub is_locked: bool,
     /// What runs have left of themselves, if they have.
-    pub sums: Option<Sums>,
+    pub totals: Option<RunTotals>,
 }
 
 /// A run of the engine that is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
+pub struct EngineRunStats {
     /// Its number, as in Bots's reports and in the names of its logs.
     pub id: i64,
     /// `new`, `resend`, `rereceive`, `automaticretrycommunication` or `crashrecovery`.
@@ -85,7 +85,7 @@ pub struct Run {
 
 /// What came of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub struct RouteStats {
     /// Its name.
     pub name: String,
     /// Whether an engine runs it.
@@ -93,9 +93,9 @@ pub struct Route {
     /// Its last file, as far as it could be looked back.
     pub last: Option<LastFile>,
     /// In the last day.
-    pub recent: Counts,
-    /// Since [`Figures::counted_since`]; never less than before, as long as the process lives.
-    pub total: Counts,
+    pub recent: FileCounts,
+    /// Since [`EdiStats::counted_since`]; never less than before, as long as the process lives.
+    pub total: FileCounts,
 }
 
 /// The last file of a route.
@@ -121,18 +121,18 @@ pub enum FileState {
 
 /// Routes that are not named.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Rest {
+pub struct UnnamedRoutes {
     /// How many.
     pub routes: usize,
     /// Theirs of the last day.
-    pub recent: Counts,
-    /// Theirs since [`Figures::counted_since`].
-    pub total: Counts,
+    pub recent: FileCounts,
+    /// Theirs since [`EdiStats::counted_since`].
+    pub total: FileCounts,
 }
 
 /// Files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct FileCounts {
     /// Taken in: the sum of the next three.
     pub received: u64,
     /// Of those, gone all the way.
@@ -145,7 +145,7 @@ pub struct Counts {
     pub sent: u64,
 }
 
-impl Run {
+impl EngineRunStats {
     /// Whether it finished what an engine had begun that was cut off.
     #[must_use]
     pub fn is_recovery(&self) -> bool {
@@ -155,11 +155,11 @@ impl Run {
 
 /// Reads the same database again and again.
 #[derive(Debug)]
-pub struct Reader {
-    settings: Settings,
-    zone: Zone,
-    dialect: Dialect,
-    tally: Tally,
+pub struct EdiStatsReader {
+    settings: DatabaseConfig,
+    zone: DjangoTimeZone,
+    dialect: TimeDialect,
+    accumulator: EdiStatsAccumulator,
     /// How far `ta` and `filereport` were read; `None` before the first time.
     read_to: Option<i64>,
     newest_run: i64,
@@ -168,22 +168,22 @@ pub struct Reader {
 }
 
 /// Where everything ends that does not change any more.
-struct End {
+struct ReadHorizon {
     /// Newest number that was given.
     newest: i64,
     is_locked: bool,
     now: i64,
 }
 
-impl Reader {
+impl EdiStatsReader {
     /// Connects with each reading, and not in between: they are rare, and a server or a file may have been replaced.
     /// `time_zone` is Django's.
     #[must_use]
-    pub fn new(settings: Settings, time_zone: Option<&str>) -> Self {
-        let zone = Zone::named(time_zone);
-        let dialect = Dialect::of(&settings, zone.offsets(now()));
-        let (tally, took) = (Tally::default(), HashMap::new());
-        Self { settings, zone, dialect, tally, read_to: None, newest_run: 0, took }
+    pub fn new(settings: DatabaseConfig, time_zone: Option<&str>) -> Self {
+        let zone = DjangoTimeZone::named(time_zone);
+        let dialect = TimeDialect::of(&settings, zone.offsets(now()));
+        let (totals, took) = (EdiStatsAccumulator::default(), HashMap::new());
+        Self { settings, zone, dialect, accumulator: totals, read_to: None, newest_run: 0, took }
     }
 
     /// Reads what is new; nothing while another connection has the database locked. Dropped in the middle it has read a
@@ -191,20 +191,20 @@ impl Reader {
     ///
     /// # Errors
     /// When the database cannot be read, or was never initialised.
-    pub async fn read(&mut self) -> Result<Option<Figures>, Error> {
+    pub async fn read(&mut self) -> Result<Option<EdiStats>, Error> {
         // The clocks may have been changed since the last time.
-        self.dialect = Dialect::of(&self.settings, self.zone.offsets(now()));
-        let mut connection = connect(&self.settings, Purpose::Probe).await?;
-        let read = self.read_over(&mut connection).await;
+        self.dialect = TimeDialect::of(&self.settings, self.zone.offsets(now()));
+        let mut connection = connect(&self.settings, ConnectMode::Probe).await?;
+        let read = self.read_with(&mut connection).await;
         connection.close().await;
         match read {
-            Ok(figures) => Ok(Some(figures)),
+            Ok(stats) => Ok(Some(stats)),
             Err(error) if errors::is_busy(&error) => Ok(None),
             Err(error) => Err(runs::failed(&self.settings, &error)),
         }
     }
 
-    async fn read_over(&mut self, connection: &mut Connection) -> Result<Figures, sqlx::Error> {
+    async fn read_with(&mut self, connection: &mut Connection) -> Result<EdiStats, sqlx::Error> {
         let end = self.end(connection).await?;
         let mut runs = self.runs(connection).await?;
         let active = active_routes(connection).await?;
@@ -212,39 +212,39 @@ impl Reader {
         let newest_run = runs.first().map_or(0, |run| run.id);
         let done_to = if end.is_locked { newest_run - 1 } else { end.newest }.max(0);
         if !end.is_locked {
-            self.notice_backup(newest_run, done_to);
+            self.detect_restore(newest_run, done_to);
         }
         self.begin(done_to, end.now);
-        self.catch_up(connection, done_to).await?;
-        self.time(connection, &mut runs, done_to).await?;
-        self.tally.forget(end.now);
-        let sums = run_metrics::read(connection).await?;
-        Ok(Figures { sums, ..self.figures(runs, &active, &end) })
+        self.read_new_rows(connection, done_to).await?;
+        self.measure_durations(connection, &mut runs, done_to).await?;
+        self.accumulator.forget(end.now);
+        let run_totals = run_metrics::read(connection).await?;
+        Ok(EdiStats { totals: run_totals, ..self.stats(runs, &active, &end) })
     }
 
     /// All three at one moment: with the lock gone, every run has ended that took one of the numbers.
-    async fn end(&self, connection: &mut Connection) -> Result<End, sqlx::Error> {
+    async fn end(&self, connection: &mut Connection) -> Result<ReadHorizon, sqlx::Error> {
         let now = self.dialect.now();
         let query = format!("SELECT (SELECT MAX(idta) FROM ta), (SELECT COUNT(*) FROM mutex), {now}");
-        let row = connection.rows(query).await?.into_iter().next().unwrap_or_default();
-        Ok(End { newest: number(&row, 0), is_locked: number(&row, 1) > 0, now: number(&row, 2) })
+        let row = connection.fetch_text(query).await?.into_iter().next().unwrap_or_default();
+        Ok(ReadHorizon { newest: number(&row, 0), is_locked: number(&row, 1) > 0, now: number(&row, 2) })
     }
 
-    async fn runs(&self, connection: &mut Connection) -> Result<Vec<Run>, sqlx::Error> {
+    async fn runs(&self, connection: &mut Connection) -> Result<Vec<EngineRunStats>, sqlx::Error> {
         let started = self.dialect.seconds("ts");
         let query = format!(
             "SELECT idta, type, {started}, lastreceived, lastdone, lasterror, lastok + lastopen, send, processerrors, \
-             CASE WHEN status THEN 1 ELSE 0 END FROM report ORDER BY idta DESC LIMIT {RUNS}"
+             CASE WHEN status THEN 1 ELSE 0 END FROM report ORDER BY idta DESC LIMIT {MAX_RUNS}"
         );
-        let rows = connection.rows(query).await?;
+        let rows = connection.fetch_text(query).await?;
         Ok(rows.iter().map(run).collect())
     }
 
     /// What is older than at the last reading is another state of the database, as of a backup: it is read anew.
-    fn notice_backup(&mut self, newest_run: i64, done_to: i64) {
+    fn detect_restore(&mut self, newest_run: i64, done_to: i64) {
         if newest_run < self.newest_run && self.read_to.is_some_and(|read_to| done_to < read_to) {
             self.took.clear();
-            (self.tally, self.read_to) = (Tally::default(), None);
+            (self.accumulator, self.read_to) = (EdiStatsAccumulator::default(), None);
         }
         self.newest_run = newest_run;
     }
@@ -252,27 +252,27 @@ impl Reader {
     /// The first time there is a past to look at, which is recent but does not count.
     fn begin(&mut self, done_to: i64, now: i64) {
         if self.read_to.is_none() {
-            self.read_to = Some((done_to - STRIDE * STRIDES).max(0));
-            self.tally.count_from(done_to, now);
+            self.read_to = Some((done_to - ROWS_PER_QUERY * QUERIES_PER_READ).max(0));
+            self.accumulator.count_from(done_to, now);
         }
     }
 
-    async fn catch_up(&mut self, connection: &mut Connection, done_to: i64) -> Result<(), sqlx::Error> {
-        for _ in 0..STRIDES {
+    async fn read_new_rows(&mut self, connection: &mut Connection, done_to: i64) -> Result<(), sqlx::Error> {
+        for _ in 0..QUERIES_PER_READ {
             let from = self.read_to.unwrap_or(done_to);
             if from >= done_to {
                 return Ok(());
             }
-            let to = done_to.min(from + STRIDE).min(self.tally.next_stop(from));
+            let to = done_to.min(from + ROWS_PER_QUERY).min(self.accumulator.range_limit(from));
             let rows = self.range(connection, from, to).await?;
-            self.tally.add(&rows, to);
+            self.accumulator.add(&rows, to);
             self.read_to = Some(to);
         }
         Ok(())
     }
 
     /// What is between two numbers: after `from`, up to `to`.
-    async fn range(&self, connection: &mut Connection, from: i64, to: i64) -> Result<Rows, sqlx::Error> {
+    async fn range(&self, connection: &mut Connection, from: i64, to: i64) -> Result<RangeRows, sqlx::Error> {
         let range = format!("idta > {from} AND idta <= {to}");
         let (hour, seconds) = (self.dialect.hour("ts"), self.dialect.seconds("ts"));
         let files = format!(
@@ -285,11 +285,16 @@ impl Reader {
              FROM ta WHERE {range} AND (status = 520 AND statust = 3 OR status = 1 AND statust = 0 AND script = 0) \
              GROUP BY 1, 2"
         );
-        Ok(Rows { files: connection.rows(files).await?, steps: connection.rows(steps).await? })
+        Ok(RangeRows { files: connection.fetch_text(files).await?, steps: connection.fetch_text(steps).await? })
     }
 
     /// How long runs took: from the first to the last of their steps. Runs without files have left none.
-    async fn time(&mut self, connection: &mut Connection, runs: &mut [Run], done_to: i64) -> Result<(), sqlx::Error> {
+    async fn measure_durations(
+        &mut self,
+        connection: &mut Connection,
+        runs: &mut [EngineRunStats],
+        done_to: i64,
+    ) -> Result<(), sqlx::Error> {
         let mut next = done_to + 1;
         let mut parts = Vec::new();
         for run in runs.iter() {
@@ -302,9 +307,9 @@ impl Reader {
             }
         }
         if !parts.is_empty() {
-            let parts = parts.iter().enumerate().map(|(place, part)| format!("SELECT * FROM ({part}) AS part{place}"));
-            let rows = connection.rows(parts.collect::<Vec<_>>().join(" UNION ALL ")).await?;
-            self.note_times(runs, &rows);
+            let parts = parts.iter().enumerate().map(|(index, part)| format!("SELECT * FROM ({part}) AS part{index}"));
+            let rows = connection.fetch_text(parts.collect::<Vec<_>>().join(" UNION ALL ")).await?;
+            self.record_durations(runs, &rows);
         }
         let known: HashMap<_, _> =
             runs.iter().filter_map(|run| self.took.remove_entry(&(run.id, run.kind.clone()))).collect();
@@ -315,7 +320,7 @@ impl Reader {
         Ok(())
     }
 
-    fn note_times(&mut self, runs: &[Run], rows: &[TextRow]) {
+    fn record_durations(&mut self, runs: &[EngineRunStats], rows: &[Row]) {
         for run in runs {
             let times = rows.iter().filter(|row| number(row, 0) == run.id).map(|row| number(row, 1));
             let (first, last) = (times.clone().min(), times.max());
@@ -326,17 +331,17 @@ impl Reader {
         }
     }
 
-    fn figures(&mut self, runs: Vec<Run>, active: &[String], end: &End) -> Figures {
-        let (routes, rest) = self.tally.routes(active);
-        Figures {
+    fn stats(&mut self, runs: Vec<EngineRunStats>, active: &[String], end: &ReadHorizon) -> EdiStats {
+        let (routes, rest) = self.accumulator.routes(active);
+        EdiStats {
             runs,
             routes,
             rest,
-            recent_since: self.tally.recent_since(end.now),
-            counted_since: self.tally.counted_since(),
-            lost_runs: self.tally.lost_runs(),
+            recent_since: self.accumulator.recent_since(end.now),
+            counted_since: self.accumulator.counted_since(),
+            lost_runs: self.accumulator.lost_runs(),
             is_locked: end.is_locked,
-            sums: None,
+            totals: None,
         }
     }
 }
@@ -348,13 +353,13 @@ fn now() -> i64 {
 }
 
 async fn active_routes(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
-    let rows = connection.rows("SELECT DISTINCT idroute FROM routes WHERE active ORDER BY 1").await?;
+    let rows = connection.fetch_text("SELECT DISTINCT idroute FROM routes WHERE active ORDER BY 1").await?;
     Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
 }
 
-fn run(row: &TextRow) -> Run {
-    let count = |place| count(row, place);
-    Run {
+fn run(row: &Row) -> EngineRunStats {
+    let count = |index| count(row, index);
+    EngineRunStats {
         id: number(row, 0),
         kind: text(row, 1),
         started: number(row, 2),
@@ -369,14 +374,14 @@ fn run(row: &TextRow) -> Run {
     }
 }
 
-fn text(row: &TextRow, place: usize) -> String {
-    row.get(place).cloned().flatten().unwrap_or_default()
+fn text(row: &Row, index: usize) -> String {
+    row.get(index).cloned().flatten().unwrap_or_default()
 }
 
-fn number(row: &TextRow, place: usize) -> i64 {
-    row.get(place).and_then(Option::as_ref).and_then(|text| text.parse().ok()).unwrap_or_default()
+fn number(row: &Row, index: usize) -> i64 {
+    row.get(index).and_then(Option::as_ref).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-fn count(row: &TextRow, place: usize) -> u64 {
-    u64::try_from(number(row, place)).unwrap_or_default()
+fn count(row: &Row, index: usize) -> u64 {
+    u64::try_from(number(row, index)).unwrap_or_default()
 }

@@ -3,30 +3,30 @@
 //! Bots leaves times to the database: MySQL and PostgreSQL note them in the zone of the session, which is the server's for
 //! Bots's engine and for us; on SQLite they are local times of Django's zone.
 
-use super::utc_offset::Offsets;
-use crate::database::Settings;
+use super::utc_offset::UtcOffsets;
+use crate::database::DatabaseConfig;
 
 /// A kind of database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dialect {
-    Sqlite(Offsets),
+pub(crate) enum TimeDialect {
+    Sqlite(UtcOffsets),
     Mysql,
     Postgres,
 }
 
-impl Dialect {
-    pub fn of(settings: &Settings, offsets: Offsets) -> Self {
+impl TimeDialect {
+    pub fn of(settings: &DatabaseConfig, offsets: UtcOffsets) -> Self {
         match settings {
-            Settings::Sqlite(_) => Self::Sqlite(offsets),
-            Settings::Mysql(_) => Self::Mysql,
-            Settings::Postgres(_) => Self::Postgres,
+            DatabaseConfig::Sqlite(_) => Self::Sqlite(offsets),
+            DatabaseConfig::Mysql(_) => Self::Mysql,
+            DatabaseConfig::Postgres(_) => Self::Postgres,
         }
     }
 
     /// A column as seconds since 1970.
     pub fn seconds(self, column: &str) -> String {
         match self {
-            Self::Sqlite(Offsets { now, before }) => {
+            Self::Sqlite(UtcOffsets { now, before }) => {
                 let local = format!("CAST(strftime('%s', {column}) AS INTEGER)");
                 match before {
                     Some((change, then)) => {

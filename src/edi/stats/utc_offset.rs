@@ -5,22 +5,22 @@ use tz::TimeZone;
 const DAY: i64 = 24 * 3600;
 
 /// How far back a change of the clocks is looked for: half a year, and what politics may add.
-const BACK: i64 = 400;
+const DAYS_BACK: i64 = 400;
 
 /// A time zone. One that this machine does not know is UTC, as for Bots's Python.
 #[derive(Debug, Clone)]
-pub(crate) struct Zone(TimeZone);
+pub(crate) struct DjangoTimeZone(TimeZone);
 
 /// How local times differ from UTC, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Offsets {
+pub(crate) struct UtcOffsets {
     /// Now.
     pub now: i64,
     /// The last change: the first local time after it as if it were UTC, and the difference before it.
     pub before: Option<(i64, i64)>,
 }
 
-impl Zone {
+impl DjangoTimeZone {
     /// By its name, such as `Europe/Berlin`; without one, that of the machine.
     pub fn named(name: Option<&str>) -> Self {
         let name = name.filter(|name| !name.is_empty()).unwrap_or("localtime");
@@ -28,11 +28,11 @@ impl Zone {
     }
 
     /// As of a moment, in seconds since 1970.
-    pub fn offsets(&self, now: i64) -> Offsets {
+    pub fn offsets(&self, now: i64) -> UtcOffsets {
         let offset = self.offset(now);
-        let earlier = (0..=BACK).step_by(7).map(|days| now - days * DAY).find(|at| self.offset(*at) != offset);
+        let earlier = (0..=DAYS_BACK).step_by(7).map(|days| now - days * DAY).find(|at| self.offset(*at) != offset);
         let before = earlier.map(|earlier| (self.change(earlier, now, offset) + offset, self.offset(earlier)));
-        Offsets { now: offset, before }
+        UtcOffsets { now: offset, before }
     }
 
     /// The first second with this offset, between one without it and one with it.
@@ -56,9 +56,9 @@ mod tests {
     #[test]
     fn clocks_that_are_changed() {
         // By a rule, so that no zone need be installed: Berlin in the winter of 2026.
-        let berlin = Zone::named(Some("CET-1CEST,M3.5.0,M10.5.0/3"));
+        let berlin = DjangoTimeZone::named(Some("CET-1CEST,M3.5.0,M10.5.0/3"));
         let (december, change) = (1_796_083_200, 1_792_890_000);
-        let expected = Offsets { now: 3600, before: Some((change + 3600, 7200)) };
+        let expected = UtcOffsets { now: 3600, before: Some((change + 3600, 7200)) };
         assert_eq!(berlin.offsets(december), expected);
         assert_eq!(berlin.offsets(change), expected);
         assert_eq!(berlin.offsets(change - 1).now, 7200);
@@ -66,6 +66,6 @@ mod tests {
 
     #[test]
     fn a_zone_that_nobody_knows_is_utc() {
-        assert_eq!(Zone::named(Some("Nowhere/Atlantis")).offsets(0), Offsets { now: 0, before: None });
+        assert_eq!(DjangoTimeZone::named(Some("Nowhere/Atlantis")).offsets(0), UtcOffsets { now: 0, before: None });
     }
 }

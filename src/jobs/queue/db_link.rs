@@ -7,34 +7,34 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Activity, Setup, Status};
+use super::{QueueConfig, Role, Status};
 use crate::database::Error;
-use crate::database::jobs::Jobs;
+use crate::database::jobs::JobStore;
 
 /// How long a queue may take to become the active one until it counts as one that stands by.
-const MOMENT: Duration = Duration::from_millis(300);
+const STANDBY_GRACE: Duration = Duration::from_millis(300);
 
 /// The way to the database.
-pub(super) enum Link {
-    Opening(Pin<Box<dyn Future<Output = Result<Jobs, Error>> + Send>>),
-    Up(Box<Jobs>),
+pub(super) enum DbLink {
+    Connecting(Pin<Box<dyn Future<Output = Result<JobStore, Error>> + Send>>),
+    Connected(Box<JobStore>),
     /// Tried again at this moment.
-    Down(Instant),
+    Backoff(Instant),
 }
 
-impl Link {
+impl DbLink {
     /// Sets out; whoever waits for another queue to end soon says so.
-    pub fn open(setup: &Setup, status: &watch::Sender<Status>) -> Self {
+    pub fn open(setup: &QueueConfig, status: &watch::Sender<Status>) -> Self {
         let (settings, owner, status) = (setup.database.clone(), setup.owner.clone(), status.clone());
-        Self::Opening(Box::pin(async move {
+        Self::Connecting(Box::pin(async move {
             let (sender, connected) = oneshot::channel();
-            let opening = Jobs::open(&settings, &owner, || {
+            let opening = JobStore::open(&settings, &owner, || {
                 let _ = sender.send(());
             });
             let standing_by = async {
                 if connected.await.is_ok() {
-                    sleep(MOMENT).await;
-                    status.send_modify(|status| status.activity = Activity::Standby);
+                    sleep(STANDBY_GRACE).await;
+                    status.send_modify(|status| status.activity = Role::Standby);
                 }
                 std::future::pending::<Infallible>().await
             };
@@ -46,11 +46,11 @@ impl Link {
     }
 
     /// What came of setting out; nothing when it is time to set out again.
-    pub async fn changed(&mut self) -> Option<Result<Jobs, Error>> {
+    pub async fn changed(&mut self) -> Option<Result<JobStore, Error>> {
         match self {
-            Self::Opening(opening) => Some(opening.as_mut().await),
-            Self::Up(_) => std::future::pending().await,
-            Self::Down(until) => {
+            Self::Connecting(opening) => Some(opening.as_mut().await),
+            Self::Connected(_) => std::future::pending().await,
+            Self::Backoff(until) => {
                 sleep_until(*until).await;
                 None
             }

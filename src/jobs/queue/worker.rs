@@ -8,26 +8,28 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
 
-use super::super::command_line::Task;
-use super::super::runner::{self, Ended};
-use super::db_link::Link;
+use super::super::command_line::JobCommand;
+use super::super::runner::{self, RunEnd};
+use super::db_link::DbLink;
 use super::retry::Retries;
-use super::{Activity, Asker, BATCH, Launch, Order, PATIENCE, Reply, Request, Setup, Status, Unavailable};
+use super::{
+    JobSpec, MAX_BATCH, QueueCommand, QueueConfig, REQUEST_TIMEOUT, Reply, ReplyTo, Request, Role, Status, Unavailable,
+};
 use crate::database::Error;
-use crate::database::jobs::{self as rows, Added, Jobs, New, State, Waiting};
+use crate::database::jobs::{self as rows, AddOutcome, JobState, JobStore, NewJob, QueuedJob};
 use crate::exit::{Exit, Kind};
-use crate::supervisor::state::End;
+use crate::supervisor::state::Termination;
 use crate::telemetry::correlation;
 
 /// How often to look at the line without being told to, for what somebody else has written there; to notice a database
 /// that is gone; and to give a sign of life to those who stand by.
-const SWEEP: Duration = Duration::from_secs(2);
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long to wait before the database is tried again.
-const RECONNECT: Duration = Duration::from_secs(1);
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// How many jobs that have ended are remembered.
-const REMEMBERED: i64 = 1000;
+const MAX_FINISHED_JOBS: i64 = 1000;
 
 /// The engine's exit code for "another engine runs".
 const ENGINE_BUSY: u8 = 3;
@@ -37,41 +39,41 @@ const SIGNALS: u8 = 128;
 
 /// What is to be written of a job that ran.
 #[derive(Debug, Clone)]
-enum Verdict {
+enum JobUpdate {
     /// And when that was.
-    Ended(rows::Ended, i64),
-    PutBack,
+    Finished(rows::JobResult, i64),
+    Requeue,
 }
 
-struct Finished {
+struct RunFinished {
     number: i64,
     run: String,
     is_engine: bool,
-    ended: Ended,
+    ended: RunEnd,
     output: String,
     took: Duration,
 }
 
 enum Event {
-    Asked(Vec<Request>),
-    Opened(Box<Result<Jobs, Error>>),
-    Reopen,
-    Finished(Finished),
-    Told(Option<Order>),
-    Overdue,
+    Requests(Vec<Request>),
+    Connected(Box<Result<JobStore, Error>>),
+    Reconnect,
+    RunFinished(RunFinished),
+    Command(Option<QueueCommand>),
+    StopDeadline,
     Tick,
 }
 
 /// Does the queue's work.
 pub struct Worker {
-    setup: Setup,
+    setup: QueueConfig,
     requests: mpsc::Receiver<Request>,
     status: watch::Sender<Status>,
-    link: Link,
-    runs: JoinSet<Finished>,
+    link: DbLink,
+    runs: JoinSet<RunFinished>,
     running: BTreeSet<i64>,
     /// What could not be written yet.
-    unrecorded: Vec<(i64, Verdict)>,
+    unrecorded: Vec<(i64, JobUpdate)>,
     retries: Retries,
     ends_until_pruning: i64,
     next_sweep: Instant,
@@ -87,9 +89,9 @@ pub struct Worker {
 
 impl Worker {
     /// With nothing begun yet.
-    pub(super) fn new(setup: Setup, requests: mpsc::Receiver<Request>, status: watch::Sender<Status>) -> Self {
+    pub(super) fn new(setup: QueueConfig, requests: mpsc::Receiver<Request>, status: watch::Sender<Status>) -> Self {
         Self {
-            link: Link::open(&setup, &status),
+            link: DbLink::open(&setup, &status),
             setup,
             requests,
             status,
@@ -98,7 +100,7 @@ impl Worker {
             unrecorded: Vec::new(),
             retries: Retries::default(),
             ends_until_pruning: 0,
-            next_sweep: Instant::now() + SWEEP,
+            next_sweep: Instant::now() + HOUSEKEEPING_INTERVAL,
             has_begun: false,
             is_finishing: false,
             stopping: None,
@@ -108,25 +110,25 @@ impl Worker {
     }
 
     /// Works until it was asked to stop and no job runs any more.
-    pub async fn run(mut self, orders: &mut mpsc::Receiver<Order>) -> End {
+    pub async fn run(mut self, orders: &mut mpsc::Receiver<QueueCommand>) -> Termination {
         while !self.is_done() {
             match self.next(orders).await {
-                Event::Asked(requests) => self.answer(requests).await,
-                Event::Opened(opened) => match *opened {
+                Event::Requests(requests) => self.handle_request(requests).await,
+                Event::Connected(opened) => match *opened {
                     Ok(jobs) => self.activate(jobs).await,
-                    Err(error) => self.lose(&error),
+                    Err(error) => self.disconnect(&error),
                 },
-                Event::Reopen => self.link = Link::open(&self.setup, &self.status),
-                Event::Finished(finished) => self.conclude(finished).await,
-                Event::Told(Some(Order::Begin)) => self.has_begun = true,
-                Event::Told(Some(Order::Finish)) => self.finish(),
-                Event::Told(Some(Order::Stop) | None) => self.stop(),
-                Event::Overdue => self.cut_short(),
-                Event::Tick => self.sweep().await,
+                Event::Reconnect => self.link = DbLink::open(&self.setup, &self.status),
+                Event::RunFinished(finished) => self.on_run_finished(finished).await,
+                Event::Command(Some(QueueCommand::Start)) => self.has_begun = true,
+                Event::Command(Some(QueueCommand::Drain)) => self.finish(),
+                Event::Command(Some(QueueCommand::Stop) | None) => self.stop(),
+                Event::StopDeadline => self.kill_running(),
+                Event::Tick => self.housekeeping().await,
             }
             self.start_jobs().await;
         }
-        if self.was_killed { End::Killed } else { End::Stopped }
+        if self.was_killed { Termination::Killed } else { Termination::Stopped }
     }
 
     fn is_done(&self) -> bool {
@@ -135,108 +137,112 @@ impl Worker {
         (self.stopping.is_some() || is_finished) && self.runs.is_empty()
     }
 
-    async fn next(&mut self, orders: &mut mpsc::Receiver<Order>) -> Event {
+    async fn next(&mut self, orders: &mut mpsc::Receiver<QueueCommand>) -> Event {
         let tick = self.retries.until().map_or(self.next_sweep, |until| until.min(self.next_sweep));
         let deadline = self.stopping.filter(|_| !*self.kill.borrow());
         let mut batch = Vec::new();
         tokio::select! {
-            Some(Ok(finished)) = self.runs.join_next() => Event::Finished(finished),
-            opened = self.link.changed() => opened.map_or(Event::Reopen, |opened| Event::Opened(Box::new(opened))),
-            count = self.requests.recv_many(&mut batch, BATCH), if !self.requests.is_closed() => {
+            Some(Ok(finished)) = self.runs.join_next() => Event::RunFinished(finished),
+            opened = self.link.changed() => opened.map_or(Event::Reconnect, |opened| Event::Connected(Box::new(opened))),
+            count = self.requests.recv_many(&mut batch, MAX_BATCH), if !self.requests.is_closed() => {
                 debug!("{count} requests at once");
-                Event::Asked(batch)
+                Event::Requests(batch)
             }
-            told = orders.recv() => Event::Told(told),
-            () = sleep_until(deadline.unwrap_or(tick)), if deadline.is_some() => Event::Overdue,
+            logged = orders.recv() => Event::Command(logged),
+            () = sleep_until(deadline.unwrap_or(tick)), if deadline.is_some() => Event::StopDeadline,
             () = sleep_until(tick) => Event::Tick,
         }
     }
 
-    async fn answer(&mut self, requests: Vec<Request>) {
-        let (mut news, mut askers) = (Vec::new(), Vec::new());
+    async fn handle_request(&mut self, requests: Vec<Request>) {
+        let (mut new_jobs, mut askers) = (Vec::new(), Vec::new());
         for request in requests {
             match request {
                 Request::Add(new, asker) => {
-                    news.push(new);
+                    new_jobs.push(new);
                     askers.push(asker);
                 }
-                Request::List(reply) => tell(reply, self.with(async |jobs| jobs.list().await).await),
+                Request::List(reply) => send_reply(reply, self.with(async |jobs| jobs.list().await).await),
                 Request::Clear(reply) => {
                     let cleared = self.with(async |jobs| jobs.clear().await).await;
-                    self.count(|status| status.waiting = 0, cleared.is_ok());
-                    tell(reply, cleared);
+                    self.update_status(|status| status.waiting = 0, cleared.is_ok());
+                    send_reply(reply, cleared);
                 }
-                Request::Take(reply) => tell(reply, self.take().await),
-                Request::Show(number, reply) => tell(reply, self.with(async |jobs| jobs.show(number).await).await),
+                Request::Take(reply) => send_reply(reply, self.take().await),
+                Request::Show(number, reply) => {
+                    send_reply(reply, self.with(async |jobs| jobs.show(number).await).await)
+                }
             }
         }
-        if !news.is_empty() {
-            self.add(news, askers).await;
+        if !new_jobs.is_empty() {
+            self.add(new_jobs, askers).await;
         }
     }
 
-    async fn add(&mut self, news: Vec<New>, askers: Vec<Asker>) {
+    async fn add(&mut self, new_jobs: Vec<NewJob>, askers: Vec<ReplyTo>) {
         let now = milliseconds();
-        let Ok(added) = self.with(async |jobs| jobs.add(&news, now).await).await else {
-            askers.into_iter().for_each(|(_, reply)| tell(reply, Err(Unavailable)));
+        let Ok(added) = self.with(async |jobs| jobs.add(&new_jobs, now).await).await else {
+            askers.into_iter().for_each(|(_, reply)| send_reply(reply, Err(Unavailable)));
             return;
         };
-        for ((new, added), (request_id, reply)) in news.iter().zip(added).zip(askers) {
-            let (task, priority) = (Task::from_json(&new.task), new.priority);
+        for ((new, added), (request_id, reply)) in new_jobs.iter().zip(added).zip(askers) {
+            let (task, priority) = (JobCommand::from_json(&new.task), new.priority);
             match added {
-                Added::New(job) => info!(job, %request_id, "job {job} with priority {priority}: {task}"),
-                Added::Changed(job) => info!(job, %request_id, "job {job} now has priority {priority}: {task}"),
-                Added::Duplicate(job) => {
+                AddOutcome::Added(job) => info!(job, %request_id, "job {job} with priority {priority}: {task}"),
+                AddOutcome::PriorityChanged(job) => {
+                    info!(job, %request_id, "job {job} now has priority {priority}: {task}")
+                }
+                AddOutcome::Duplicate(job) => {
                     info!(job, %request_id, "job {job} waits already and is not added again: {task}");
                 }
             }
-            self.count(|status| status.waiting += 1, matches!(added, Added::New(_)));
-            tell(reply, Ok(added));
+            self.update_status(|status| status.waiting += 1, matches!(added, AddOutcome::Added(_)));
+            send_reply(reply, Ok(added));
         }
     }
 
-    async fn take(&mut self) -> Result<Option<Waiting>, Unavailable> {
+    async fn take(&mut self) -> Result<Option<QueuedJob>, Unavailable> {
         let Some(first) = self.with(async |jobs| jobs.first().await).await? else { return Ok(None) };
         let (number, now) = (first.number, milliseconds());
-        let ended = rows::Ended { state: State::Done, exit_code: None, output: "taken by getjob".to_owned() };
+        let ended = rows::JobResult { state: JobState::Done, exit_code: None, output: "taken by getjob".to_owned() };
         self.with(async |jobs| {
             jobs.start(number, now).await?;
             jobs.end(number, &ended, now).await
         })
         .await?;
         info!(job = number, "job {number} was taken by getjob");
-        self.count(|status| status.waiting = status.waiting.saturating_sub(1), true);
+        self.update_status(|status| status.waiting = status.waiting.saturating_sub(1), true);
         Ok(Some(first))
     }
 
     /// Does something with the rows, if they can be reached.
-    async fn with<T>(&mut self, act: impl AsyncFnOnce(&mut Jobs) -> Result<T, Error>) -> Result<T, Unavailable> {
-        let Link::Up(jobs) = &mut self.link else { return Err(Unavailable) };
-        let late = || Error::Unavailable(format!("the database did not answer within {} s", PATIENCE.as_secs()));
-        match timeout(PATIENCE, act(jobs)).await.unwrap_or_else(|_| Err(late())) {
+    async fn with<T>(&mut self, act: impl AsyncFnOnce(&mut JobStore) -> Result<T, Error>) -> Result<T, Unavailable> {
+        let DbLink::Connected(jobs) = &mut self.link else { return Err(Unavailable) };
+        let late = || Error::Unavailable(format!("the database did not answer within {} s", REQUEST_TIMEOUT.as_secs()));
+        match timeout(REQUEST_TIMEOUT, act(jobs)).await.unwrap_or_else(|_| Err(late())) {
             Ok(done) => Ok(done),
             Err(error) => {
-                self.lose(&error);
+                self.disconnect(&error);
                 Err(Unavailable)
             }
         }
     }
 
     /// The connection is given up, and with it the right to change anything, until there is a new one.
-    fn lose(&mut self, error: &Error) {
+    fn disconnect(&mut self, error: &Error) {
         let was = self.status.borrow().activity;
-        if was == Activity::Unavailable {
+        if was == Role::Unavailable {
             debug!("{error}");
         } else {
             error!("the job queue waits for its database: {error}");
         }
-        self.status.send_modify(|status| status.activity = Activity::Unavailable);
-        self.link = Link::Down(Instant::now() + RECONNECT);
+        self.status.send_modify(|status| status.activity = Role::Unavailable);
+        self.link = DbLink::Backoff(Instant::now() + RECONNECT_DELAY);
     }
 
     /// This queue is the active one from here on.
-    async fn activate(&mut self, jobs: Jobs) {
-        self.link = Link::Up(Box::new(jobs));
+    async fn activate(&mut self, jobs: JobStore) {
+        self.link = DbLink::Connected(Box::new(jobs));
         for (number, verdict) in std::mem::take(&mut self.unrecorded) {
             self.record(number, verdict).await;
         }
@@ -245,13 +251,13 @@ impl Worker {
             let mut recovered = Vec::new();
             for number in jobs.running().await? {
                 if running.contains(&number) {
-                    jobs.adopt(number).await?;
+                    jobs.reclaim(number).await?;
                 } else {
-                    jobs.put_back(number).await?;
+                    jobs.requeue(number).await?;
                     recovered.push(number);
                 }
             }
-            jobs.prune(REMEMBERED).await?;
+            jobs.prune(MAX_FINISHED_JOBS).await?;
             Ok((recovered, jobs.count().await?))
         });
         let Ok((recovered, (waiting, oldest))) = recovered.await else { return };
@@ -260,13 +266,13 @@ impl Worker {
         }
         info!("the job queue is active; {waiting} jobs wait");
         self.status.send_modify(|status| {
-            status.activity = Activity::Active;
+            status.activity = Role::Active;
             (status.waiting, status.oldest) = (waiting, oldest);
         });
     }
 
     async fn start_jobs(&mut self) {
-        if !self.has_begun || self.is_finishing || !self.retries.is_over() {
+        if !self.has_begun || self.is_finishing || !self.retries.may_start() {
             return;
         }
         while self.stopping.is_none() && self.runs.len() < self.setup.slots && self.status.borrow().waiting > 0 {
@@ -277,9 +283,9 @@ impl Worker {
                 Ok(Some(first))
             });
             let Ok(first) = started.await else { return };
-            let left =
+            let remaining =
                 |status: &mut Status| status.waiting = first.as_ref().map_or(0, |_| status.waiting.saturating_sub(1));
-            self.count(left, true);
+            self.update_status(remaining, true);
             let Some(first) = first else { return };
             // One that another queue had put back meanwhile, and that runs here still.
             if self.running.insert(first.number) {
@@ -288,140 +294,143 @@ impl Worker {
         }
     }
 
-    async fn start(&mut self, first: Waiting) {
-        let (number, task) = (first.number, Task::from_json(&first.task));
-        let Some(Launch { spec, is_engine }) = (self.setup.launcher)(task.words()) else {
+    async fn start(&mut self, first: QueuedJob) {
+        let (number, task) = (first.number, JobCommand::from_json(&first.task));
+        let Some(JobSpec { spec, is_engine }) = (self.setup.launcher)(task.argv()) else {
             error!(job = number, "job {number} is not started: {task} is not authorised");
             self.running.remove(&number);
             let output = "not authorised".to_owned();
-            let ended = rows::Ended { state: State::Failed, exit_code: None, output };
-            return self.record(number, Verdict::Ended(ended, milliseconds())).await;
+            let ended = rows::JobResult { state: JobState::Failed, exit_code: None, output };
+            return self.record(number, JobUpdate::Finished(ended, milliseconds())).await;
         };
-        let run = correlation::fresh();
+        let run = correlation::new_id();
         info!(job = number, run_id = run, "starting job {number}: {task}");
-        let Setup { limits, reaper, lines, .. } = &self.setup;
+        let QueueConfig { limits, reaper, lines, .. } = &self.setup;
         let (limits, reaper, lines, kill) = (*limits, reaper.clone(), lines.clone(), self.kill.subscribe());
         self.runs.spawn(async move {
             let started = Instant::now();
             let (ended, output) = runner::run(number, &run, &spec, limits, &reaper, &lines, kill).await;
-            Finished { number, run, is_engine, ended, output, took: started.elapsed() }
+            RunFinished { number, run, is_engine, ended, output, took: started.elapsed() }
         });
         let running = self.running.len() as u64;
-        self.count(|status| status.running = running, true);
+        self.update_status(|status| status.running = running, true);
     }
 
-    async fn conclude(&mut self, finished: Finished) {
-        let Finished { number, run, is_engine, ended, output, took } = finished;
+    async fn on_run_finished(&mut self, finished: RunFinished) {
+        let RunFinished { number, run, is_engine, ended, output, took } = finished;
         self.running.remove(&number);
         let running = self.running.len() as u64;
-        self.count(|status| status.running = running, true);
+        self.update_status(|status| status.running = running, true);
         let took = took.as_secs_f64();
         let verdict = match ended {
-            Ended::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine runs"),
-            Ended::Exited(exit) if is_engine && was_cut_off(exit) && self.retries.may_try_again(number) => {
+            RunEnd::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine runs"),
+            RunEnd::Exited(exit) if is_engine && is_retryable(exit) && self.retries.record_interruption(number) => {
                 warn!(job = number, run_id = run, "job {number} has not done its work after {took:.1} s: {exit}");
                 self.postpone(number, "the next run recovers what this one had begun")
             }
-            Ended::NoRoom => self.postpone(number, "there is no room for another process"),
-            Ended::CutShort => {
+            RunEnd::NoResources => self.postpone(number, "there is no room for another process"),
+            RunEnd::KilledAtStop => {
                 warn!(job = number, run_id = run, "job {number} was killed after {took:.1} s; it runs again");
-                Verdict::PutBack
+                JobUpdate::Requeue
             }
-            Ended::NotStarted(why) => {
-                error!(job = number, run_id = run, "job {number} cannot be started: {why}");
-                Verdict::Ended(rows::Ended { state: State::Failed, exit_code: None, output }, milliseconds())
+            RunEnd::SpawnFailed(reason) => {
+                error!(job = number, run_id = run, "job {number} cannot be started: {reason}");
+                JobUpdate::Finished(
+                    rows::JobResult { state: JobState::Failed, exit_code: None, output },
+                    milliseconds(),
+                )
             }
-            Ended::Exited(exit) | Ended::Overdue(exit) => {
-                self.retries.has_run();
+            RunEnd::Exited(exit) | RunEnd::TimedOut(exit) => {
+                self.retries.reset();
                 let is_good = exit == Exit::Code(0);
                 match is_good {
                     true => info!(job = number, run_id = run, "job {number} has ended after {took:.1} s: {exit}"),
                     false => warn!(job = number, run_id = run, "job {number} has ended after {took:.1} s: {exit}"),
                 }
-                let state = if is_good { State::Done } else { State::Failed };
-                let ended = rows::Ended { state, exit_code: Some(i64::from(exit.code())), output };
-                Verdict::Ended(ended, milliseconds())
+                let state = if is_good { JobState::Done } else { JobState::Failed };
+                let ended = rows::JobResult { state, exit_code: Some(i64::from(exit.code())), output };
+                JobUpdate::Finished(ended, milliseconds())
             }
         };
-        if let Verdict::Ended(..) = verdict {
+        if let JobUpdate::Finished(..) = verdict {
             self.retries.forget(number);
         }
         let outcome = |status: &mut Status| match &verdict {
-            Verdict::Ended(rows::Ended { state: State::Done, .. }, _) => status.done += 1,
-            Verdict::Ended(..) => status.failed += 1,
-            Verdict::PutBack => status.repeated += 1,
+            JobUpdate::Finished(rows::JobResult { state: JobState::Done, .. }, _) => status.done += 1,
+            JobUpdate::Finished(..) => status.failed += 1,
+            JobUpdate::Requeue => status.repeated += 1,
         };
-        self.count(outcome, true);
+        self.update_status(outcome, true);
         self.record(number, verdict).await;
     }
 
     /// The job keeps its place, and nothing is started for a while.
-    fn postpone(&mut self, number: i64, why: &str) -> Verdict {
+    fn postpone(&mut self, number: i64, reason: &str) -> JobUpdate {
         let pause = self.retries.pause();
-        info!(job = number, "{why}: job {number} is tried again in {} s", pause.as_secs());
-        Verdict::PutBack
+        info!(job = number, "{reason}: job {number} is tried again in {} s", pause.as_secs());
+        JobUpdate::Requeue
     }
 
     /// Writes what became of a job, now or as soon as the database is back.
-    async fn record(&mut self, number: i64, verdict: Verdict) {
+    async fn record(&mut self, number: i64, verdict: JobUpdate) {
         self.ends_until_pruning -= 1;
         let is_time = self.ends_until_pruning < 0;
         if is_time {
-            self.ends_until_pruning = REMEMBERED / 10;
+            self.ends_until_pruning = MAX_FINISHED_JOBS / 10;
         }
         let written = self.with(async |jobs| {
             match &verdict {
-                Verdict::Ended(ended, at) => jobs.end(number, ended, *at).await?,
-                Verdict::PutBack => jobs.put_back(number).await?,
+                JobUpdate::Finished(ended, at) => jobs.end(number, ended, *at).await?,
+                JobUpdate::Requeue => jobs.requeue(number).await?,
             }
-            if is_time { jobs.prune(REMEMBERED).await } else { Ok(()) }
+            if is_time { jobs.prune(MAX_FINISHED_JOBS).await } else { Ok(()) }
         });
         match (written.await, &verdict) {
-            (Ok(()), Verdict::PutBack) => self.count(|status| status.waiting += 1, true),
-            (Ok(()), Verdict::Ended(..)) => {}
+            (Ok(()), JobUpdate::Requeue) => self.update_status(|status| status.waiting += 1, true),
+            (Ok(()), JobUpdate::Finished(..)) => {}
             (Err(Unavailable), _) => self.unrecorded.push((number, verdict)),
         }
     }
 
-    async fn sweep(&mut self) {
-        self.next_sweep = Instant::now() + SWEEP;
-        let looked = self.with(async |jobs| {
-            jobs.show_life().await?;
+    async fn housekeeping(&mut self) {
+        self.next_sweep = Instant::now() + HOUSEKEEPING_INTERVAL;
+        let checked_at = self.with(async |jobs| {
+            jobs.heartbeat().await?;
             jobs.count().await
         });
-        if let Ok(looked) = looked.await {
-            self.count(|status| (status.waiting, status.oldest) = looked, true);
+        if let Ok(looked) = checked_at.await {
+            self.update_status(|status| (status.waiting, status.oldest) = looked, true);
         }
     }
 
     fn finish(&mut self) {
         self.is_finishing = true;
         if !self.runs.is_empty() {
-            info!("waiting for job {} to end, and starting no other one", self.in_words());
+            info!("waiting for job {} to end, and starting no other one", self.format_running());
         }
     }
 
-    fn in_words(&self) -> String {
+    fn format_running(&self) -> String {
         self.running.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
     }
 
     fn stop(&mut self) {
         if self.stopping.is_some() {
-            return self.cut_short();
+            return self.kill_running();
         }
         self.stopping = Some(Instant::now() + self.setup.stop_timeout);
         if !self.runs.is_empty() {
             let limit = self.setup.stop_timeout.as_secs_f64();
-            info!("waiting for job {} to end, for at most {limit} s", self.in_words());
+            info!("waiting for job {} to end, for at most {limit} s", self.format_running());
         }
     }
 
-    fn cut_short(&mut self) {
+    fn kill_running(&mut self) {
         self.was_killed = !self.runs.is_empty();
         self.kill.send_replace(true);
     }
 
-    fn count(&self, change: impl FnOnce(&mut Status), happened: bool) {
+    fn update_status(&self, change: impl FnOnce(&mut Status), happened: bool) {
         if happened {
             self.status.send_modify(change);
         }
@@ -429,13 +438,13 @@ impl Worker {
 }
 
 /// Whether an engine ended without having done its work: its database was away, or a signal has ended it.
-fn was_cut_off(exit: Exit) -> bool {
+fn is_retryable(exit: Exit) -> bool {
     exit == Exit::Code(Kind::Unavailable.code()) || exit.code() > SIGNALS
 }
 
 /// Whoever has asked may have gone.
-fn tell<T>(reply: Reply<T>, answer: Result<T, Unavailable>) {
-    let _ = reply.send(answer);
+fn send_reply<T>(reply: Reply<T>, response: Result<T, Unavailable>) {
+    let _ = reply.send(response);
 }
 
 fn milliseconds() -> i64 {

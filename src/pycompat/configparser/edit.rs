@@ -7,7 +7,7 @@
 
 use thiserror::Error;
 
-use super::{BotsIni, DEFAULT, ParseError, Section, Setting, indentation, is_comment, is_space, lines, strip};
+use super::{BotsIni, DEFAULT, IniSection, IniSetting, ParseError, indentation, is_comment, is_space, lines, strip};
 
 /// Why a text was not changed.
 #[derive(Debug, PartialEq, Eq, Error)]
@@ -39,16 +39,16 @@ pub enum EditError {
 /// If the text has faults, or if the format cannot express key or value.
 pub fn set_value(text: &str, section: &str, key: &str, value: &str) -> Result<String, EditError> {
     let before = BotsIni::parse(text).map_err(EditError::Unreadable)?;
-    let place = before.section(section);
-    let known = place.and_then(|place| place.setting(&key.to_lowercase()));
-    let edited = match (place, known) {
+    let offset = before.section(section);
+    let known = offset.and_then(|position| position.setting(&key.to_lowercase()));
+    let edited = match (offset, known) {
         (_, Some(known)) if known.value == value => text.to_owned(),
         (_, Some(known)) => replace(text, known, value),
         (Some(place), None) => insert(text, place, key, value),
         (None, _) => append(text, section, key, value),
     };
     let wanted = with_value(&before, section, key, value);
-    if reads_as(&edited, &wanted) {
+    if parses_to(&edited, &wanted) {
         return Ok(edited);
     }
     Err(EditError::Unwritable { section: section.to_owned(), key: key.to_owned() })
@@ -67,12 +67,12 @@ pub fn remove_section(text: &str, section: &str) -> Result<String, EditError> {
     let Some(gone) = removable.and_then(|name| ini.sections.shift_remove(name)) else {
         return Ok(text.to_owned());
     };
-    let edited = without(text, &gone, str::to_owned);
-    if reads_as(&edited, &ini) {
+    let edited = delete_section(text, &gone, str::to_owned);
+    if parses_to(&edited, &ini) {
         return Ok(edited);
     }
     // The next header was indented and has become part of the value before.
-    Ok(without(text, &gone, |header| header.trim_start_matches(is_space).to_owned()))
+    Ok(delete_section(text, &gone, |header| header.trim_start_matches(is_space).to_owned()))
 }
 
 fn list(faults: &[ParseError]) -> String {
@@ -81,12 +81,12 @@ fn list(faults: &[ParseError]) -> String {
 }
 
 /// Whether a text has these contents, wherever its lines are.
-fn reads_as(text: &str, wanted: &BotsIni) -> bool {
+fn parses_to(text: &str, wanted: &BotsIni) -> bool {
     BotsIni::parse(text).is_ok_and(|found| contents(&found) == contents(wanted))
 }
 
 fn contents<'a>(ini: &'a BotsIni) -> Vec<(&'a str, Vec<(&'a str, &'a str)>)> {
-    let pairs = |it: &'a Section| it.settings.iter().map(Setting::pair).collect();
+    let pairs = |it: &'a IniSection| it.settings.iter().map(IniSetting::pair).collect();
     let sections = ini.sections.values();
     sections.map(|it| (it.name.as_str(), pairs(it))).collect()
 }
@@ -94,22 +94,22 @@ fn contents<'a>(ini: &'a BotsIni) -> Vec<(&'a str, Vec<(&'a str, &'a str)>)> {
 fn with_value(before: &BotsIni, section: &str, key: &str, value: &str) -> BotsIni {
     let mut ini = before.clone();
     let key = key.to_lowercase();
-    let made = || Section { name: section.to_owned(), line: 0, settings: Vec::new() };
+    let made = || IniSection { name: section.to_owned(), line: 0, settings: Vec::new() };
     let settings = &mut ini.sections.entry(section.to_owned()).or_insert_with(made).settings;
     match settings.iter_mut().find(|setting| setting.key == key) {
         Some(setting) => value.clone_into(&mut setting.value),
-        None => settings.push(Setting { key, value: value.to_owned(), line: 0, end: 0 }),
+        None => settings.push(IniSetting { key, value: value.to_owned(), line: 0, end: 0 }),
     }
     ini
 }
 
 /// Writes a new value behind the old key. Comments within the old one stay.
-fn replace(text: &str, known: &Setting, value: &str) -> String {
+fn replace(text: &str, known: &IniSetting, value: &str) -> String {
     let mut edited = String::with_capacity(text.len() + value.len());
     for (number, line) in (1..).zip(lines(text)) {
         if number == known.line {
             let end = line_end(line);
-            let written = notation(&before_value(line), indentation(line), value, eol(text, line));
+            let written = render_setting(&before_value(line), indentation(line), value, eol(text, line));
             edited.extend([&written, end]);
         } else if number < known.line || number > known.end || is_comment(strip(line)) {
             edited.push_str(line);
@@ -119,17 +119,17 @@ fn replace(text: &str, known: &Setting, value: &str) -> String {
 }
 
 /// Writes a new key behind the last one of its section.
-fn insert(text: &str, place: &Section, key: &str, value: &str) -> String {
+fn insert(text: &str, offset: &IniSection, key: &str, value: &str) -> String {
     let mut edited = String::with_capacity(text.len() + key.len() + value.len());
-    let indent = insertion_indent(text, place);
+    let indent = insertion_indent(text, offset);
     for (number, line) in (1..).zip(lines(text)) {
         edited.push_str(line);
-        if number == place.end() {
+        if number == offset.end() {
             let eol = eol(text, line);
             if line_end(line).is_empty() {
                 edited.push_str(eol);
             }
-            let written = notation(&format!("{indent}{key} = "), indent, value, eol);
+            let written = render_setting(&format!("{indent}{key} = "), indent, value, eol);
             edited.extend([&written, eol]);
         }
     }
@@ -138,10 +138,10 @@ fn insert(text: &str, place: &Section, key: &str, value: &str) -> String {
 
 /// As deep as the section's last key. Without one, as deep as the header that
 /// follows: were it deeper than the new key, it would be read as a part of it.
-fn insertion_indent<'a>(text: &'a str, place: &Section) -> &'a str {
-    let model = match place.settings.last() {
+fn insertion_indent<'a>(text: &'a str, offset: &IniSection) -> &'a str {
+    let model = match offset.settings.last() {
         Some(last) => lines(text).nth(last.line - 1),
-        None => lines(text).skip(place.line).find(|line| has_content(line)),
+        None => lines(text).skip(offset.line).find(|line| has_content(line)),
     };
     model.map_or("", indentation)
 }
@@ -156,28 +156,28 @@ fn append(text: &str, section: &str, key: &str, value: &str) -> String {
     if !strip(last).is_empty() {
         edited.push_str(eol);
     }
-    let written = notation(&format!("{key} = "), "", value, eol);
+    let written = render_setting(&format!("{key} = "), "", value, eol);
     edited.extend(["[", section, "]", eol, &written, eol]);
     edited
 }
 
-fn without(text: &str, gone: &Section, rewrite_next: impl Fn(&str) -> String) -> String {
-    let mut kept = lines(text).take(gone.line - 1).collect::<String>();
+fn delete_section(text: &str, gone: &IniSection, rewrite_next: impl Fn(&str) -> String) -> String {
+    let mut unchanged = lines(text).take(gone.line - 1).collect::<String>();
     let mut rest = lines(text).skip(gone.end()).skip_while(|line| strip(line).is_empty());
     for line in rest.by_ref() {
         if has_content(line) {
-            kept.push_str(&rewrite_next(line));
+            unchanged.push_str(&rewrite_next(line));
             break;
         }
-        kept.push_str(line);
+        unchanged.push_str(line);
     }
-    kept.extend(rest);
-    kept
+    unchanged.extend(rest);
+    unchanged
 }
 
 /// A setting without its last line end. Further lines of the value are indented
 /// deeper than the key.
-fn notation(before_value: &str, indent: &str, value: &str, eol: &str) -> String {
+fn render_setting(before_value: &str, indent: &str, value: &str, eol: &str) -> String {
     let mut parts = value.split('\n');
     let first = parts.next().unwrap_or_default();
     let mut written = format!("{before_value}{first}");

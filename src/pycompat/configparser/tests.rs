@@ -31,7 +31,7 @@ fn entries_and_sections_know_their_line() {
     assert_eq!(ini.section_line("a"), Some(3));
     assert_eq!(ini.section_line("b"), Some(6));
     assert_eq!(ini.section_line("c"), None);
-    assert_eq!(ini.get("b", "two"), Some(Entry { value: "2", line: 7 }));
+    assert_eq!(ini.get("b", "two"), Some(IniValue { value: "2", line: 7 }));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use tracing::{error, info};
 
 use crate::bots::Error;
 use crate::bots::environment::Environment;
-use crate::bots::services::JobQueue;
-use crate::supervisor::task::Control;
+use crate::bots::services::BotsJobQueueIni;
+use crate::supervisor::task::ServiceCommand;
 
 /// What bots.ini says: `[settings] maxruntime` and `[jobqueue] killjobsintimeout`.
 #[derive(Debug, Clone, Copy)]
@@ -24,17 +24,17 @@ pub(crate) struct MaxRuntime {
 impl MaxRuntime {
     /// Reads the effective bots.ini.
     pub fn read(environment: &Environment) -> Result<Self, Error> {
-        let queue = JobQueue::read(environment)?;
+        let queue = BotsJobQueueIni::read(environment)?;
         Ok(Self { minutes: queue.longest_minutes, stops: queue.kills_overdue })
     }
 
     /// Tells when a run that begins now exceeds it, and has the engine stopped where that is configured.
-    pub async fn watch(self, control: mpsc::Sender<Control>) -> Infallible {
+    pub async fn watch(self, control: mpsc::Sender<ServiceCommand>) -> Infallible {
         sleep(Duration::from_secs(self.minutes.saturating_mul(60))).await;
         error!("the engine exceeded maxruntime of {} minutes", self.minutes);
         if self.stops {
             info!("stopping the engine, as [jobqueue] killjobsintimeout says");
-            let _ = control.send(Control::Stop).await;
+            let _ = control.send(ServiceCommand::Stop).await;
         }
         pending().await
     }

@@ -4,19 +4,19 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use crate::bots::engine_args::EngineArguments;
+use crate::bots::engine_args::EngineArgs;
 use crate::config::Config;
-use crate::config::layers::nearest;
+use crate::config::layers::closest_match;
 use crate::database;
 use crate::database::lease::Lease;
 use crate::edi::runs;
 use crate::exit::{Error, Kind};
 
-use super::incomplete_files::FilesOfRun;
+use super::incomplete_files::RunFiles;
 use super::{acquire, run_metrics};
 
 /// The lease, and the figures that the sums of the run need.
-pub(crate) struct Leased {
+pub(crate) struct LeasedRun {
     pub lease: Box<Lease>,
     pub name: String,
     /// How long another engine was waited for.
@@ -30,11 +30,11 @@ pub(crate) struct Leased {
 /// When the database is away, or a route is not one that can be run.
 pub(crate) async fn begin(
     config: &Config,
-    settings: &database::Settings,
-    arguments: &EngineArguments,
-    files: &mut FilesOfRun<'_>,
-) -> Result<Option<Leased>, Error> {
-    let (name, mut waited) = (our_name(), Duration::ZERO);
+    settings: &database::DatabaseConfig,
+    arguments: &EngineArgs,
+    files: &mut RunFiles<'_>,
+) -> Result<Option<LeasedRun>, Error> {
+    let (name, mut waited) = (holder_name(), Duration::ZERO);
     loop {
         let begin = Instant::now();
         let mut lease = match acquire::acquire(settings, config, &name).await? {
@@ -47,7 +47,7 @@ pub(crate) async fn begin(
         };
         waited += begin.elapsed();
         match may_begin(config, &mut lease, arguments, files).await {
-            Ok(true) => return Ok(Some(Leased { lease, name, waited })),
+            Ok(true) => return Ok(Some(LeasedRun { lease, name, waited })),
             Ok(false) => {
                 lease.release().await;
                 files.wait().await;
@@ -63,17 +63,17 @@ pub(crate) async fn begin(
 async fn may_begin(
     config: &Config,
     lease: &mut Lease,
-    arguments: &EngineArguments,
-    files: &mut FilesOfRun<'_>,
+    arguments: &EngineArgs,
+    files: &mut RunFiles<'_>,
 ) -> Result<bool, Error> {
     if !arguments.routes.is_empty() && !config.engine.unknown_routes {
-        check_routes(&lease.ask(runs::routes).await?, &arguments.routes)?;
+        check_routes(&lease.query_with_retry(runs::routes).await?, &arguments.routes)?;
     }
     files.may_begin(lease).await
 }
 
 /// Pod and process, as an engine that waits for this one names it.
-fn our_name() -> String {
+fn holder_name() -> String {
     let host = nix::unistd::gethostname().unwrap_or_default();
     format!("{} (process {})", host.to_string_lossy(), std::process::id())
 }
@@ -85,7 +85,7 @@ fn check_routes(known: &[runs::Route], wanted: &[String]) -> Result<(), Error> {
     let explain = |name: &String| match known.iter().find(|route| route.name == *name) {
         Some(route) if route.is_active => None,
         Some(_) => Some(format!("route {name} is not active; active routes: {all}")),
-        None => Some(match nearest(name, active.iter()) {
+        None => Some(match closest_match(name, active.iter()) {
             Some(near) => format!("there is no route {name}; did you mean {near}? Active routes: {all}"),
             None => format!("there is no route {name}; active routes: {all}"),
         }),

@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::bots::Generation;
-use crate::bots::django_settings::{Context, Facts, Key};
-use crate::bots::migrate::{self, UserWork};
-use crate::bots::python_session::Interpreter;
+use crate::bots::BotsVersion;
+use crate::bots::django_settings::{DjangoIndex, DjangoSettings, PythonContext};
+use crate::bots::migrate::{self, SuperuserAction};
+use crate::bots::python_session::PythonSession;
 use crate::config::{Config, DatabaseUrl};
-use crate::database::advisory_lock::{self, Held, Name};
-use crate::database::config::Django;
-use crate::database::connect::{Purpose, connect};
-use crate::database::schema::desired::{Expected, Index, ManagedTable, Variant};
-use crate::database::schema::diff::Difference;
-use crate::database::schema::{self, Look};
-use crate::database::{self, Settings, jobs, retry, run_metrics};
+use crate::database::advisory_lock::{self, LockGuard, LockName};
+use crate::database::config::DjangoConnection;
+use crate::database::connect::{ConnectMode, connect};
+use crate::database::schema::desired::{DesiredSchema, IndexDef, ManagedTable, Variant};
+use crate::database::schema::diff::SchemaDiff;
+use crate::database::schema::{self, Inspection};
+use crate::database::{self, DatabaseConfig, jobs, retry, run_metrics};
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
 use crate::process::network;
@@ -29,11 +29,11 @@ use crate::process::network;
 use crate::runtime::init_db::steps::complete;
 pub(crate) use report::Report;
 
-/// How often to look whether another start in this environment has been told the facts.
-const TURN_RETRY: Duration = Duration::from_millis(10);
+/// How often to look whether another start in this environment has been told the django.
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long to wait before a server is asked again that has just gone away.
-const LOST_RETRY: Duration = Duration::from_millis(500);
+const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
 const DEFAULT_ACCOUNT: &str = "the account bots with the password that Bots's bundled database has";
 
@@ -42,7 +42,7 @@ const DEFAULT_ACCOUNT_REMEDY: &str = "whoever reaches the web UI could log in; c
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Task {
+pub(crate) struct InitOptions {
     /// Look only.
     pub check: bool,
     /// Make or update the web user, whether there is one or not.
@@ -55,90 +55,100 @@ pub(crate) struct Task {
 /// Python is asked anew. `critical` is set while the schema is being changed.
 ///
 /// # Errors
-/// As [`settle_reporting`]; also when something is left that a person must see to.
-pub(crate) async fn settle(config: &Config, context: &Context<'_>, critical: &Cell<bool>) -> Result<Facts, Error> {
+/// As [`ensure_database_with`]; also when something is left that a person must see to.
+pub(crate) async fn ensure_database(
+    config: &Config,
+    context: &PythonContext<'_>,
+    no_cancel: &Cell<bool>,
+) -> Result<DjangoSettings, Error> {
     let mut report = Report::default();
-    let facts = settle_reporting(config, context, critical, Task::default(), &mut report).await?;
+    let django = ensure_database_with(config, context, no_cancel, InitOptions::default(), &mut report).await?;
     if report.missing.is_empty() && report.findings.is_empty() {
-        return Ok(facts);
+        return Ok(django);
     }
-    let left = [report.missing, report.findings].concat().join("; ");
-    Err(Error::new(Kind::Failed, format!("the {} is not as Bots needs it: {left}", report.database)))
+    let unfixed = [report.missing, report.findings].concat().join("; ");
+    Err(Error::new(Kind::Failed, format!("the {} is not as Bots needs it: {unfixed}", report.database)))
 }
 
-pub(crate) async fn settle_reporting(
+pub(crate) async fn ensure_database_with(
     config: &Config,
-    context: &Context<'_>,
-    critical: &Cell<bool>,
-    task: Task,
+    context: &PythonContext<'_>,
+    no_cancel: &Cell<bool>,
+    task: InitOptions,
     report: &mut Report,
-) -> Result<Facts, Error> {
+) -> Result<DjangoSettings, Error> {
     if task.superuser {
         migrate::check_password(&config.superuser, true)?;
     }
-    let (mut facts, mut python) = know(context).await?;
+    let (mut django, mut python) = load_settings(context).await?;
     loop {
-        let ground =
-            Ground { config, context, settings: settings(config, &facts)?, expected: expected(context, &facts) };
-        report.database = ground.settings.describe();
-        if python.is_none() && !task.superuser && !task.check && ground.is_complete().await? {
+        let bots = InitDb {
+            config,
+            context,
+            settings: database_config(config, &django)?,
+            expected: expected(context, &django),
+        };
+        report.database = bots.settings.describe();
+        if python.is_none() && !task.superuser && !task.check && bots.is_complete().await? {
             debug!("the {} is complete", report.database);
-            return Ok(facts);
+            return Ok(django);
         }
         if task.check {
-            return ground.check(report).await.map(|()| facts);
+            return bots.check(report).await.map(|()| django);
         }
-        let Some(work) = ground.begin(task).await? else { return Ok(facts) };
+        let Some(work) = bots.lock_and_inspect(task).await? else { return Ok(django) };
         if python.is_none() {
-            let (started, asked) = Interpreter::start(context).await?;
+            let (started, asked) = PythonSession::start(context).await?;
             python = Some(started);
-            if !asked.is_same(&facts) {
-                facts = asked;
+            if !asked.is_same(&django) {
+                django = asked;
                 continue;
             }
         }
         if let Some(python) = python {
-            ground.initialise(python, work, critical, report).await?;
+            bots.initialise(python, work, no_cancel, report).await?;
         }
-        return Ok(facts);
+        return Ok(django);
     }
 }
 
 /// What Django is configured with, and the Python that has told it if there had to be one. Of several that start at
 /// once in one environment only the first asks.
-async fn know(context: &Context<'_>) -> Result<(Facts, Option<Interpreter>), Error> {
-    if let Some(facts) = Facts::kept(context) {
-        return Ok((facts, None));
+async fn load_settings(context: &PythonContext<'_>) -> Result<(DjangoSettings, Option<PythonSession>), Error> {
+    if let Some(django) = DjangoSettings::load_cached(context) {
+        return Ok((django, None));
     }
-    let _turn = turn(context).await?;
-    if let Some(facts) = Facts::kept(context) {
-        return Ok((facts, None));
+    let _turn = lock_settings_cache(context).await?;
+    if let Some(django) = DjangoSettings::load_cached(context) {
+        return Ok((django, None));
     }
-    let (python, facts) = Interpreter::start(context).await?;
-    Ok((facts, Some(python)))
+    let (python, django) = PythonSession::start(context).await?;
+    Ok((django, Some(python)))
 }
 
-async fn turn(context: &Context<'_>) -> Result<File, Error> {
+async fn lock_settings_cache(context: &PythonContext<'_>) -> Result<File, Error> {
     let path = context.environment.root.join(".bots-ctl-facts.lock");
     loop {
         match atomic::try_lock(&path)? {
             Some(file) => return Ok(file),
-            None => sleep(TURN_RETRY).await,
+            None => sleep(LOCK_POLL_INTERVAL).await,
         }
     }
 }
 
-fn is_done(look: &Look) -> bool {
-    look.difference.is_schema_complete() && !look.difference.users && look.difference.findings.is_empty()
+fn is_complete(inspection: &Inspection) -> bool {
+    inspection.difference.is_schema_complete()
+        && !inspection.difference.lacks_superuser
+        && inspection.difference.manual_fixes.is_empty()
 }
 
 /// The database that Django is configured with, in the database module's terms.
 ///
 /// # Errors
 /// When there is no driver for it, or the URL names another one.
-pub(crate) fn settings(config: &Config, facts: &Facts) -> Result<Settings, Error> {
-    let database = &facts.database;
-    let django = Django {
+pub(crate) fn database_config(config: &Config, settings: &DjangoSettings) -> Result<DatabaseConfig, Error> {
+    let database = &settings.database;
+    let django = DjangoConnection {
         engine: &database.engine,
         name: &database.name,
         user: &database.user,
@@ -148,52 +158,52 @@ pub(crate) fn settings(config: &Config, facts: &Facts) -> Result<Settings, Error
         options: &database.options,
     };
     let url: Option<&DatabaseUrl> = config.database.url.as_ref();
-    Ok(Settings::from_django(&django, url)?)
+    Ok(DatabaseConfig::from_django(&django, url)?)
 }
 
-fn expected(context: &Context<'_>, facts: &Facts) -> Expected {
-    let variant = match context.bots.generation() {
-        Generation::Three => Variant::Bots3,
-        Generation::Four => Variant::Bots4,
+fn expected(context: &PythonContext<'_>, django: &DjangoSettings) -> DesiredSchema {
+    let variant = match context.bots.bots_version() {
+        BotsVersion::V3 => Variant::Bots3,
+        BotsVersion::V4 => Variant::Bots4,
     };
-    let index = |key: &Key| Index {
+    let index = |key: &DjangoIndex| IndexDef {
         name: key.name.clone(),
         columns: key.columns.clone(),
         unique: key.unique,
         operators: key.operators.clone(),
     };
-    let managed = facts.tables.iter().map(|(name, table)| {
+    let managed = django.tables.iter().map(|(name, table)| {
         let indexes = table.keys.iter().map(index).collect();
         (name.clone(), ManagedTable { columns: table.columns.clone(), indexes })
     });
-    Expected { variant, managed: managed.collect(), migrations: facts.migrations.clone() }
+    DesiredSchema { variant, managed: managed.collect(), migrations: django.migrations.clone() }
 }
 
 /// What an initialisation stands on.
-struct Ground<'a> {
+struct InitDb<'a> {
     config: &'a Config,
-    context: &'a Context<'a>,
-    settings: Settings,
-    expected: Expected,
+    context: &'a PythonContext<'a>,
+    settings: DatabaseConfig,
+    expected: DesiredSchema,
 }
 
-impl Ground<'_> {
+impl InitDb<'_> {
     async fn check(&self, report: &mut Report) -> Result<(), Error> {
         let mut connection = match &self.settings {
             // A look must not make the file.
-            Settings::Sqlite(path) if !path.exists() => {
+            DatabaseConfig::Sqlite(path) if !path.exists() => {
                 report.missing.push(format!("the file {}", path.display()));
                 return Ok(());
             }
-            Settings::Sqlite(_) => connect(&self.settings, Purpose::Work).await?,
-            _ => retry::for_connection(&self.settings, self.config.database.patience()).await?,
+            DatabaseConfig::Sqlite(_) => connect(&self.settings, ConnectMode::ReadWrite).await?,
+            _ => retry::connect_with_retry(&self.settings, self.config.database.retry_window()).await?,
         };
-        let look = schema::inspect(&mut connection, &self.settings, &self.expected).await;
+        let inspection = schema::inspect(&mut connection, &self.settings, &self.expected).await;
         connection.close().await;
-        let look = look?;
+        let look = inspection?;
         report.missing = look.difference.missing();
-        report.findings = look.difference.findings;
-        if look.difference.default_account && !self.config.database.allow_default_password {
+        report.findings = look.difference.manual_fixes;
+        if look.difference.has_default_password && !self.config.database.allow_default_password {
             report.findings.push(DEFAULT_ACCOUNT.to_owned());
         }
         Ok(())
@@ -202,73 +212,74 @@ impl Ground<'_> {
     /// Whether a look, which waits for nothing, finds everything in place.
     async fn is_complete(&self) -> Result<bool, Error> {
         let looked = async {
-            let mut connection = connect(&self.settings, Purpose::Probe).await?;
-            let look = schema::inspect(&mut connection, &self.settings, &self.expected).await;
+            let mut connection = connect(&self.settings, ConnectMode::Probe).await?;
+            let inspection = schema::inspect(&mut connection, &self.settings, &self.expected).await;
             connection.close().await;
-            look
+            inspection
         };
         match looked.await {
-            Ok(look) if is_done(&look) => self.refuse_default_account(&look.difference).map(|()| true),
+            Ok(look) if is_complete(&look) => self.refuse_default_account(&look.difference).map(|()| true),
             _ => Ok(false),
         }
     }
 
     /// Waits for the lock; a server that goes away meanwhile is waited for like one that is not there yet.
-    async fn lock(&self) -> Result<Held, Error> {
+    async fn lock(&self) -> Result<LockGuard, Error> {
         let mut lost = None;
         loop {
-            let connection = retry::for_connection(&self.settings, self.config.database.patience()).await?;
-            let text = match advisory_lock::wait(&self.settings, Name::Initialisation, connection).await {
+            let connection = retry::connect_with_retry(&self.settings, self.config.database.retry_window()).await?;
+            let text = match advisory_lock::acquire(&self.settings, LockName::InitDb, connection).await {
                 Err(database::Error::Unavailable(text)) => text,
                 locked => return Ok(locked?),
             };
-            if lost.get_or_insert_with(Instant::now).elapsed() >= self.config.database.patience() {
+            if lost.get_or_insert_with(Instant::now).elapsed() >= self.config.database.retry_window() {
                 return Err(Error::new(Kind::Unavailable, text));
             }
-            info!("{text}; trying again for {} s", self.config.database.patience().as_secs_f64());
-            sleep(LOST_RETRY).await;
+            info!("{text}; trying again for {} s", self.config.database.retry_window().as_secs_f64());
+            sleep(RECONNECT_DELAY).await;
         }
     }
 
     /// Gets the lock and looks under it; `None` when there is nothing left to do.
-    async fn begin(&self, task: Task) -> Result<Option<Begun>, Error> {
-        let mut held = self.lock().await?;
-        let look = schema::inspect(&mut held.connection, &self.settings, &self.expected).await?;
-        if is_done(&look) && !task.superuser {
-            held.connection.close().await;
+    async fn lock_and_inspect(&self, task: InitOptions) -> Result<Option<LockedInit>, Error> {
+        let mut guard = self.lock().await?;
+        let inspection = schema::inspect(&mut guard.connection, &self.settings, &self.expected).await?;
+        if is_complete(&inspection) && !task.superuser {
+            guard.connection.close().await;
             info!("the {} is complete", self.settings.describe());
-            return self.refuse_default_account(&look.difference).map(|()| None);
+            return self.refuse_default_account(&inspection.difference).map(|()| None);
         }
-        let user = match (task.superuser, look.difference.users) {
-            (true, _) => Some(UserWork::Update),
-            (false, true) => Some(UserWork::First),
+        let user = match (task.superuser, inspection.difference.lacks_superuser) {
+            (true, _) => Some(SuperuserAction::Upsert),
+            (false, true) => Some(SuperuserAction::CreateIfNone),
             (false, false) => None,
         };
-        Ok(Some(Begun { held, look, user }))
+        Ok(Some(LockedInit { guard, inspection, user }))
     }
 
     async fn initialise(
         &self,
-        python: Interpreter,
-        Begun { mut held, look, user }: Begun,
-        critical: &Cell<bool>,
+        python: PythonSession,
+        LockedInit { mut guard, inspection, user }: LockedInit,
+        no_cancel: &Cell<bool>,
         report: &mut Report,
     ) -> Result<(), Error> {
         let begin = Instant::now();
-        jobs::make(&self.settings, &mut held.connection).await?;
-        run_metrics::make(&mut held.connection, &self.settings).await?;
-        critical.set(true);
-        let completed = complete(self, &mut held, python, &look, user, report).await;
-        critical.set(false);
-        let is_success = completed.as_ref().is_ok_and(|left| left.is_schema_complete() && left.findings.is_empty());
-        if let Err(error) = run_metrics::add_initialisation(&mut held.connection, &self.settings, is_success).await {
+        jobs::create_table(&self.settings, &mut guard.connection).await?;
+        run_metrics::create_tables(&mut guard.connection, &self.settings).await?;
+        no_cancel.set(true);
+        let completed = complete(self, &mut guard, python, &inspection, user, report).await;
+        no_cancel.set(false);
+        let is_success =
+            completed.as_ref().is_ok_and(|unfixed| unfixed.is_schema_complete() && unfixed.manual_fixes.is_empty());
+        if let Err(error) = run_metrics::add_initialisation(&mut guard.connection, &self.settings, is_success).await {
             debug!("{error}");
         }
-        held.connection.close().await;
+        guard.connection.close().await;
         let left = completed?;
         report.missing = left.missing();
         self.refuse_default_account(&left)?;
-        report.findings = left.findings;
+        report.findings = left.manual_fixes;
         if report.missing.is_empty() && report.findings.is_empty() {
             info!("the {} is ready after {:.2} s", self.settings.describe(), begin.elapsed().as_secs_f64());
         }
@@ -276,8 +287,8 @@ impl Ground<'_> {
     }
 
     /// The web UI listens on every address: where others can reach this machine, they could log in.
-    fn refuse_default_account(&self, difference: &Difference) -> Result<(), Error> {
-        if !difference.default_account || self.config.database.allow_default_password {
+    fn refuse_default_account(&self, difference: &SchemaDiff) -> Result<(), Error> {
+        if !difference.has_default_password || self.config.database.allow_default_password {
             return Ok(());
         }
         let database = self.settings.describe();
@@ -290,8 +301,8 @@ impl Ground<'_> {
 }
 
 /// The lock is ours, and there is something to do.
-struct Begun {
-    held: Held,
-    look: Look,
-    user: Option<UserWork>,
+struct LockedInit {
+    guard: LockGuard,
+    inspection: Inspection,
+    user: Option<SuperuserAction>,
 }

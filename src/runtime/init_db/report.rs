@@ -33,7 +33,7 @@ impl Report {
     }
 
     /// What this run could not do, for whoever reads the log.
-    pub fn warn_of_what_is_left(&self) {
+    pub fn log_unfixed(&self) {
         for name in &self.missing {
             warn!(
                 "the {} still lacks {name}: make it by hand, or restore a backup, then run init-db again",

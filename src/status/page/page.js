@@ -93,9 +93,9 @@ function chart(runs) {
 
 function runs() {
   const r = last.results, list = r ? r.runs : [];
-  show('stale', r && r.trouble);
-  if (r && r.trouble) {
-    const why = last.errors.includes(r.trouble) ? 'the database could not be read since.' : r.trouble;
+  show('stale', r && r.error);
+  if (r && r.error) {
+    const why = last.errors.includes(r.error) ? 'the database could not be read since.' : r.error;
     say('stale', `As of ${span(r.age + now() - last.now)} ago: ${why}`);
   }
   show('chart', list.length);
@@ -125,7 +125,7 @@ function routes() {
   }
   const found = list.filter(route => route.name.toLowerCase().includes(wanted)).sort(order);
   const bad = list.filter(troubled).length, more = r.more_routes ? ` ${r.more_routes} more are not listed.` : '';
-  say('routes-note', `${plural(list.length, 'route')}, ${bad || 'none'} with trouble; files since ${clock(r.since)}.${more}${wanted ? ` ${found.length} shown.` : ''}`);
+  say('routes-note', `${plural(list.length, 'route')}, ${bad || 'none'} with errors; files since ${clock(r.since)}.${more}${wanted ? ` ${found.length} shown.` : ''}`);
   fill('routes', found.slice(0, all ? found.length : SHOWN).map(route => {
     const head = make('th', '', route.name, route.inactive ? make('span', 'soft', ' (not active)') : null);
     head.scope = 'row';
@@ -140,12 +140,12 @@ function routes() {
 }
 
 function directories() {
-  const m = last.monitor, list = m ? m.directories : [], bad = list.filter(d => d.trouble);
+  const m = last.monitor, list = m ? m.directories : [], bad = list.filter(d => d.error);
   show('watched', m);
   if (!m) return;
-  const marked = m.marked ? ` ${plural(m.marked, 'route')} wait for the job queue.` : '';
-  say('watched-note', `${plural(list.length - bad.length, 'directory').replace('directorys', 'directories')} watched, ${bad.length || 'none'} with trouble.${marked}`);
-  fill('directories', bad.slice(0, SHOWN).map(d => make('li', 'bad', `✕ ${d.files} for route ${d.route}: ${d.trouble}`)));
+  const pending = m.pending_routes ? ` ${plural(m.pending_routes, 'route')} wait for the job queue.` : '';
+  say('watched-note', `${plural(list.length - bad.length, 'directory').replace('directorys', 'directories')} watched, ${bad.length || 'none'} with errors.${pending}`);
+  fill('directories', bad.slice(0, SHOWN).map(d => make('li', 'bad', `✕ ${d.files} for route ${d.route}: ${d.error}`)));
 }
 
 function render() {

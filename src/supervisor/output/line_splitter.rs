@@ -1,14 +1,14 @@
 //! Cuts a stream of bytes into lines. Pure: bytes in, lines out.
 
 /// Longer lines are split, so that one without an end cannot take all memory.
-const LONGEST_LINE: usize = 64 * 1024;
+const MAX_LINE: usize = 64 * 1024;
 
 /// What is read at once: what a pipe usually holds.
 const CHUNK: usize = 64 * 1024;
 
 /// Bytes that were read, and where the lines in them begin.
-pub struct Splitter {
-    longest: usize,
+pub struct LineSplitter {
+    max_line: usize,
     bytes: Vec<u8>,
     /// The beginning of what was not given yet.
     start: usize,
@@ -16,17 +16,17 @@ pub struct Splitter {
     searched: usize,
 }
 
-impl Default for Splitter {
+impl Default for LineSplitter {
     fn default() -> Self {
-        Self::with_longest(LONGEST_LINE)
+        Self::with_longest(MAX_LINE)
     }
 }
 
-impl Splitter {
+impl LineSplitter {
     /// For lines of at most so many bytes. There must be room for a character of UTF-8.
     #[must_use]
     pub fn with_longest(longest: usize) -> Self {
-        Self { longest: longest.max(4), bytes: Vec::new(), start: 0, searched: 0 }
+        Self { max_line: longest.max(4), bytes: Vec::new(), start: 0, searched: 0 }
     }
 
     /// Where the next chunk goes, with room for it.
@@ -41,8 +41,8 @@ impl Splitter {
         self.searched = end.unwrap_or(self.bytes.len());
         let line = without_return(&self.bytes[self.start..self.searched]);
         let (first, length) = (self.start, line.len());
-        if length > self.longest {
-            let part = part(line, self.longest);
+        if length > self.max_line {
+            let part = part(line, self.max_line);
             self.start += part;
             return Some((&self.bytes[first..first + part], true));
         }
@@ -52,10 +52,10 @@ impl Splitter {
     }
 
     /// Everything up to the last line end, as it is; everything when the last line is too long.
-    pub fn whole(&mut self) -> &[u8] {
+    pub fn complete_lines(&mut self) -> &[u8] {
         let rest = &self.bytes[self.start..];
         let end = memchr::memrchr(b'\n', rest).map(|at| at + 1);
-        let length = if rest.len() - end.unwrap_or(0) > self.longest { rest.len() } else { end.unwrap_or(0) };
+        let length = if rest.len() - end.unwrap_or(0) > self.max_line { rest.len() } else { end.unwrap_or(0) };
         let first = self.start;
         self.start += length;
         self.searched = self.start;
@@ -63,12 +63,12 @@ impl Splitter {
     }
 
     /// What is left, as it is.
-    pub fn rest(&self) -> &[u8] {
+    pub fn remainder(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 
     /// There will be no more bytes: the last line ends here.
-    pub fn end(&mut self) {
+    pub fn finish(&mut self) {
         if !self.is_empty() {
             self.bytes.push(b'\n');
         }
@@ -87,7 +87,7 @@ impl Splitter {
     }
 
     /// Whether the buffer is larger than what is in it.
-    pub fn is_roomy(&self) -> bool {
+    pub fn has_spare_capacity(&self) -> bool {
         self.bytes.capacity() > self.bytes.len()
     }
 
@@ -103,10 +103,10 @@ fn without_return(line: &[u8]) -> &[u8] {
 }
 
 /// The length of the first part of a line that is too long: not within a character, if it is UTF-8.
-fn part(line: &[u8], longest: usize) -> usize {
+fn part(line: &[u8], max_line: usize) -> usize {
     let is_inner = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
-    let starts = (longest - 3..=longest).rev();
-    starts.into_iter().find(|at| !is_inner(line[*at])).unwrap_or(longest)
+    let starts = (max_line - 3..=max_line).rev();
+    starts.into_iter().find(|at| !is_inner(line[*at])).unwrap_or(max_line)
 }
 
 #[cfg(test)]
@@ -117,13 +117,13 @@ mod tests {
 
     /// All lines of what arrives in these chunks, and whether each goes on.
     fn lines<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool)> {
-        lines_of(LONGEST_LINE, chunks)
+        lines_of(MAX_LINE, chunks)
     }
 
-    fn lines_of<'a>(longest: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool)> {
-        let mut splitter = Splitter::with_longest(longest);
+    fn lines_of<'a>(max_line: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool)> {
+        let mut splitter = LineSplitter::with_longest(max_line);
         let mut found = Vec::new();
-        let mut collect = |splitter: &mut Splitter| {
+        let mut collect = |splitter: &mut LineSplitter| {
             while let Some((line, continues)) = splitter.next_line() {
                 found.push((line.to_vec(), continues));
             }
@@ -133,7 +133,7 @@ mod tests {
             splitter.space().extend_from_slice(chunk);
             collect(&mut splitter);
         }
-        splitter.end();
+        splitter.finish();
         collect(&mut splitter);
         assert!(splitter.is_empty());
         found
@@ -142,7 +142,7 @@ mod tests {
     /// However it arrives, the same bytes make the same lines.
     fn check(input: &[u8], expected: &[(&[u8], bool)]) {
         let expected: Vec<(Vec<u8>, bool)> = expected.iter().map(|(line, goes_on)| (line.to_vec(), *goes_on)).collect();
-        for size in [1, 7, 4096, LONGEST_LINE - 1, LONGEST_LINE, LONGEST_LINE + 1, usize::MAX] {
+        for size in [1, 7, 4096, MAX_LINE - 1, MAX_LINE, MAX_LINE + 1, usize::MAX] {
             assert!(lines(input.chunks(size.min(input.len().max(1)))) == expected, "in chunks of {size}");
         }
     }
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_line_of_64_kib_is_whole_and_one_more_byte_is_a_part_of_its_own() {
-        let line = vec![b'x'; LONGEST_LINE];
+        let line = vec![b'x'; MAX_LINE];
         for end in ["", "\n", "\r\n"] {
             check(&[&line, end.as_bytes()].concat(), &[(&line, false)]);
             check(&[&line, b"y".as_slice(), end.as_bytes()].concat(), &[(&line, true), (b"y", false)]);
@@ -168,32 +168,32 @@ mod tests {
     fn a_line_is_not_split_within_a_character() {
         for character in ["\u{e4}", "\u{20ac}", "\u{1f600}"] {
             for before in 0..4 {
-                let text = format!("{}{}", "x".repeat(before), character.repeat(LONGEST_LINE / character.len() + 1));
+                let text = format!("{}{}", "x".repeat(before), character.repeat(MAX_LINE / character.len() + 1));
                 let parts = lines([text.as_bytes()]);
                 assert_eq!(parts.len(), 2);
                 let parts = parts.into_iter().map(|(part, _)| String::from_utf8(part).expect("whole characters"));
                 assert_eq!(parts.collect::<String>(), text);
             }
         }
-        let wild = vec![0x80; LONGEST_LINE + 1];
-        check(&wild, &[(&wild[..LONGEST_LINE], true), (&[0x80], false)]);
+        let wild = vec![0x80; MAX_LINE + 1];
+        check(&wild, &[(&wild[..MAX_LINE], true), (&[0x80], false)]);
     }
 
     #[test]
     fn raw_bytes_come_in_whole_lines_unless_a_line_is_too_long() {
-        let mut splitter = Splitter::default();
+        let mut splitter = LineSplitter::default();
         let mut whole = |bytes: &[u8]| {
             splitter.space().extend_from_slice(bytes);
-            let whole = splitter.whole().to_vec();
+            let whole = splitter.complete_lines().to_vec();
             splitter.compact();
             whole
         };
         assert_eq!(whole(b"a\r\nb"), b"a\r\n");
         assert_eq!(whole(b"c"), b"");
         assert_eq!(whole(b"\n\nd"), b"bc\n\n");
-        assert_eq!(whole(&[b'x'; LONGEST_LINE - 1]), b"");
-        assert_eq!(whole(b"xy").len(), LONGEST_LINE + 2);
-        assert_eq!(splitter.rest(), b"");
+        assert_eq!(whole(&[b'x'; MAX_LINE - 1]), b"");
+        assert_eq!(whole(b"xy").len(), MAX_LINE + 2);
+        assert_eq!(splitter.remainder(), b"");
     }
 
     /// Line ends, characters of every length, and bytes that are none.
@@ -209,7 +209,7 @@ mod tests {
     proptest! {
         #[test]
         fn however_bytes_arrive_the_lines_are_the_same(
-            bytes in bytes(), sizes in vec(1..40_usize, 1..6), longest in 4..30_usize,
+            bytes in bytes(), sizes in vec(1..40_usize, 1..6), max_line in 4..30_usize,
         ) {
             let mut arrived = Vec::new();
             let mut left = bytes.as_slice();
@@ -221,8 +221,8 @@ mod tests {
                     break;
                 }
             }
-            let found = lines_of(longest, arrived);
-            prop_assert_eq!(&found, &lines_of(longest, [bytes.as_slice()]));
+            let found = lines_of(max_line, arrived);
+            prop_assert_eq!(&found, &lines_of(max_line, [bytes.as_slice()]));
             // Nothing is lost but line ends.
             let joined = found.iter().flat_map(|(line, goes_on)| [line.as_slice(), if *goes_on { b"" } else { b"\n" }]);
             let text = joined.collect::<Vec<_>>().concat();
@@ -235,20 +235,20 @@ mod tests {
                 [content.strip_suffix(b"\r").unwrap_or(content), b"\n"]
             });
             prop_assert_eq!(text, expected.collect::<Vec<_>>().concat());
-            prop_assert!(found.iter().all(|(line, _)| line.len() <= longest));
+            prop_assert!(found.iter().all(|(line, _)| line.len() <= max_line));
         }
 
         #[test]
         fn raw_bytes_arrive_as_they_were(bytes in bytes(), size in 1..40_usize, longest in 4..30_usize) {
-            let mut splitter = Splitter::with_longest(longest);
+            let mut splitter = LineSplitter::with_longest(longest);
             let mut arrived = Vec::new();
             for chunk in bytes.chunks(size) {
                 splitter.space().extend_from_slice(chunk);
-                arrived.extend_from_slice(splitter.whole());
+                arrived.extend_from_slice(splitter.complete_lines());
                 splitter.compact();
-                prop_assert!(splitter.rest().len() <= longest);
+                prop_assert!(splitter.remainder().len() <= longest);
             }
-            arrived.extend_from_slice(splitter.rest());
+            arrived.extend_from_slice(splitter.remainder());
             prop_assert_eq!(arrived, bytes);
         }
     }

@@ -11,125 +11,143 @@ const RENEWAL_DRAIN: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(3);
 const STEADY: Duration = Duration::from_secs(60);
-const RESTART: Restart = Restart {
-    policy: Policy::OnFailure,
+const RESTART: RestartRules = RestartRules {
+    policy: RestartWhen::OnFailure,
     limit: 3,
     delay: Duration::from_secs(1),
-    longest_delay: Duration::from_secs(3),
+    max_delay: Duration::from_secs(3),
     reset_after: STEADY,
 };
-const PLAN: Plan = Plan {
+const PLAN: ServicePolicy = ServicePolicy {
     drain: DRAIN,
-    renewal_drain: RENEWAL_DRAIN,
+    reload_drain: RENEWAL_DRAIN,
     timeout: TIMEOUT,
     stop_signal: Some(SIGINT),
-    settle: SETTLE,
+    leftover_timeout: SETTLE,
     restart: RESTART,
 };
 const CODE: Exit = Exit::Code(5);
 
-fn life(state: State, failures: u32) -> Life {
-    Life { state, failures }
+fn life(state: State, failures: u32) -> Lifecycle {
+    Lifecycle { state, failures }
 }
 
 /// Every state with every event: the next state and the actions; where a pair is missing, nothing happens.
-fn table() -> Vec<(State, Event, Life, Vec<Action>)> {
-    use Action::{Kill, KillOwn, Pause, Signal, Start, Timer, Unready};
-    use Event::{Answered, Exited, GroupEmpty, Hung, Renewed, StartFailed, StopRequested, TimerElapsed};
+fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
+    use Action::{KillGroup, KillProcess, MarkUnready, Signal, Start, StartBackoff, StartTimer};
+    use Event::{
+        BecameAlive, Exited, GroupEmpty, Reconfigured, StartFailed, StopRequested, TimerElapsed, Unresponsive,
+    };
     let term = Some(SIGTERM);
     let int = Some(SIGINT);
-    let crash = End::Exited(CODE);
-    let sweep = vec![Unready, Timer(TIMEOUT)];
-    let ask = |signal| vec![Unready, Signal(signal), Timer(TIMEOUT)];
-    let again = vec![Unready, Timer(SETTLE)];
-    let pause = vec![Pause(Duration::from_secs(1))];
-    let (end, replace, renew) = (Goal::End, Goal::Replace, Goal::Renew);
+    let crash = Termination::Exited(CODE);
+    let wait_for_group = vec![MarkUnready, StartTimer(TIMEOUT)];
+    let ask = |signal| vec![MarkUnready, Signal(signal), StartTimer(TIMEOUT)];
+    let again = vec![MarkUnready, StartTimer(SETTLE)];
+    let pause = vec![StartBackoff(Duration::from_secs(1))];
+    let (end, replace, reconfigure) = (StopReason::Shutdown, StopReason::Unresponsive, StopReason::Reconfigure);
     let last = |state| life(state, 0);
     let failed = |state| life(state, 1);
-    let to_restart = failed(Sweeping(Next::Restart));
-    let to_renewal = last(Sweeping(Next::Renewal));
-    let stopped = last(Sweeping(Next::End(End::Stopped)));
-    let crashed = last(Sweeping(Next::End(crash)));
+    let to_restart = failed(WaitingForGroup(AfterExit::Restart));
+    let to_renewal = last(WaitingForGroup(AfterExit::Renewal));
+    let stopped = last(WaitingForGroup(AfterExit::End(Termination::Stopped)));
+    let crashed = last(WaitingForGroup(AfterExit::End(crash)));
     vec![
-        (Starting, Answered, last(Running), vec![Timer(STEADY)]),
-        (Starting, Hung, last(Stopping(term, replace)), ask(SIGTERM)),
+        (Starting, BecameAlive, last(Running), vec![StartTimer(STEADY)]),
+        (Starting, Unresponsive, last(Stopping(term, replace)), ask(SIGTERM)),
         (Starting, StopRequested, last(Stopping(term, end)), ask(SIGTERM)),
-        (Starting, Renewed, last(Stopping(term, renew)), ask(SIGTERM)),
+        (Starting, Reconfigured, last(Stopping(term, reconfigure)), ask(SIGTERM)),
         (Starting, Exited(CODE), to_restart, again.clone()),
-        (Starting, StartFailed, failed(Paused), pause.clone()),
-        (Running, Hung, last(Stopping(int, replace)), ask(SIGINT)),
-        (Running, StopRequested, last(Draining(end)), vec![Unready, Timer(DRAIN)]),
-        (Running, Renewed, last(Draining(renew)), vec![Unready, Timer(RENEWAL_DRAIN)]),
+        (Starting, StartFailed, failed(Backoff), pause.clone()),
+        (Running, Unresponsive, last(Stopping(int, replace)), ask(SIGINT)),
+        (Running, StopRequested, last(Draining(end)), vec![MarkUnready, StartTimer(DRAIN)]),
+        (Running, Reconfigured, last(Draining(reconfigure)), vec![MarkUnready, StartTimer(RENEWAL_DRAIN)]),
         (Running, TimerElapsed, last(Running), vec![]),
         (Running, Exited(CODE), to_restart, again.clone()),
         (Draining(end), StopRequested, last(Stopping(int, end)), ask(SIGINT)),
         (Draining(end), TimerElapsed, last(Stopping(int, end)), ask(SIGINT)),
-        (Draining(end), Exited(CODE), crashed, sweep.clone()),
-        (Draining(renew), StopRequested, last(Draining(end)), vec![Timer(DRAIN)]),
-        (Draining(renew), TimerElapsed, last(Stopping(int, renew)), ask(SIGINT)),
-        (Draining(renew), Exited(CODE), to_renewal, again.clone()),
-        (Stopping(int, end), StopRequested, last(Killing(end)), vec![Kill]),
-        (Stopping(int, end), TimerElapsed, last(Killing(end)), vec![Kill]),
-        (Stopping(int, end), Exited(CODE), crashed, sweep.clone()),
-        (Stopping(int, end), Exited(Exit::Code(0)), stopped, sweep.clone()),
-        (Stopping(int, end), Exited(Exit::Code(130)), stopped, sweep.clone()),
-        (Stopping(int, end), Exited(Exit::Signal(SIGINT)), stopped, sweep.clone()),
+        (Draining(end), Exited(CODE), crashed, wait_for_group.clone()),
+        (Draining(reconfigure), StopRequested, last(Draining(end)), vec![StartTimer(DRAIN)]),
+        (Draining(reconfigure), TimerElapsed, last(Stopping(int, reconfigure)), ask(SIGINT)),
+        (Draining(reconfigure), Exited(CODE), to_renewal, again.clone()),
+        (Stopping(int, end), StopRequested, last(Killing(end)), vec![KillGroup]),
+        (Stopping(int, end), TimerElapsed, last(Killing(end)), vec![KillGroup]),
+        (Stopping(int, end), Exited(CODE), crashed, wait_for_group.clone()),
+        (Stopping(int, end), Exited(Exit::Code(0)), stopped, wait_for_group.clone()),
+        (Stopping(int, end), Exited(Exit::Code(130)), stopped, wait_for_group.clone()),
+        (Stopping(int, end), Exited(Exit::Signal(SIGINT)), stopped, wait_for_group.clone()),
         (Stopping(int, replace), StopRequested, last(Stopping(int, end)), vec![]),
-        (Stopping(int, replace), Renewed, last(Stopping(int, renew)), vec![]),
-        (Stopping(int, replace), TimerElapsed, last(Killing(replace)), vec![KillOwn]),
+        (Stopping(int, replace), Reconfigured, last(Stopping(int, reconfigure)), vec![]),
+        (Stopping(int, replace), TimerElapsed, last(Killing(replace)), vec![KillProcess]),
         (Stopping(int, replace), Exited(CODE), to_restart, again.clone()),
         (Stopping(int, replace), Exited(Exit::Code(0)), to_restart, again.clone()),
-        (Stopping(int, renew), StopRequested, last(Stopping(int, end)), vec![]),
-        (Stopping(int, renew), TimerElapsed, last(Killing(renew)), vec![KillOwn]),
-        (Stopping(int, renew), Exited(CODE), to_renewal, again.clone()),
-        (Stopping(int, renew), Exited(Exit::Code(0)), to_renewal, again.clone()),
-        (Killing(end), Exited(CODE), last(Sweeping(Next::End(End::Killed))), sweep.clone()),
+        (Stopping(int, reconfigure), StopRequested, last(Stopping(int, end)), vec![]),
+        (Stopping(int, reconfigure), TimerElapsed, last(Killing(reconfigure)), vec![KillProcess]),
+        (Stopping(int, reconfigure), Exited(CODE), to_renewal, again.clone()),
+        (Stopping(int, reconfigure), Exited(Exit::Code(0)), to_renewal, again.clone()),
+        (
+            Killing(end),
+            Exited(CODE),
+            last(WaitingForGroup(AfterExit::End(Termination::Killed))),
+            wait_for_group.clone(),
+        ),
         (Killing(replace), StopRequested, last(Killing(end)), vec![]),
-        (Killing(replace), Renewed, last(Killing(renew)), vec![]),
+        (Killing(replace), Reconfigured, last(Killing(reconfigure)), vec![]),
         (Killing(replace), Exited(CODE), to_restart, again.clone()),
-        (Killing(renew), StopRequested, last(Killing(end)), vec![]),
-        (Killing(renew), Exited(CODE), to_renewal, again),
-        (Sweeping(Next::Restart), StopRequested, stopped, sweep.clone()),
-        (Sweeping(Next::Restart), Renewed, to_renewal, vec![]),
-        (Sweeping(Next::Restart), TimerElapsed, last(Paused), pause.clone()),
-        (Sweeping(Next::Restart), GroupEmpty, last(Paused), pause),
-        (Sweeping(Next::Renewal), StopRequested, stopped, sweep.clone()),
-        (Sweeping(Next::Renewal), TimerElapsed, last(Starting), vec![Start]),
-        (Sweeping(Next::Renewal), GroupEmpty, last(Starting), vec![Start]),
-        (Sweeping(Next::End(crash)), StopRequested, last(Clearing(crash)), vec![Kill, Timer(CLEARING)]),
-        (Sweeping(Next::End(crash)), TimerElapsed, last(Clearing(crash)), vec![Kill, Timer(CLEARING)]),
-        (Sweeping(Next::End(crash)), GroupEmpty, last(Ended(crash)), vec![]),
-        (Clearing(crash), TimerElapsed, last(Ended(crash)), vec![]),
-        (Clearing(crash), GroupEmpty, last(Ended(crash)), vec![]),
-        (Paused, StopRequested, stopped, sweep),
-        (Paused, Renewed, last(Starting), vec![Start]),
-        (Paused, TimerElapsed, last(Starting), vec![Start]),
+        (Killing(reconfigure), StopRequested, last(Killing(end)), vec![]),
+        (Killing(reconfigure), Exited(CODE), to_renewal, again),
+        (WaitingForGroup(AfterExit::Restart), StopRequested, stopped, wait_for_group.clone()),
+        (WaitingForGroup(AfterExit::Restart), Reconfigured, to_renewal, vec![]),
+        (WaitingForGroup(AfterExit::Restart), TimerElapsed, last(Backoff), pause.clone()),
+        (WaitingForGroup(AfterExit::Restart), GroupEmpty, last(Backoff), pause),
+        (WaitingForGroup(AfterExit::Renewal), StopRequested, stopped, wait_for_group.clone()),
+        (WaitingForGroup(AfterExit::Renewal), TimerElapsed, last(Starting), vec![Start]),
+        (WaitingForGroup(AfterExit::Renewal), GroupEmpty, last(Starting), vec![Start]),
+        (
+            WaitingForGroup(AfterExit::End(crash)),
+            StopRequested,
+            last(KillingGroup(crash)),
+            vec![KillGroup, StartTimer(GROUP_KILL_TIMEOUT)],
+        ),
+        (
+            WaitingForGroup(AfterExit::End(crash)),
+            TimerElapsed,
+            last(KillingGroup(crash)),
+            vec![KillGroup, StartTimer(GROUP_KILL_TIMEOUT)],
+        ),
+        (WaitingForGroup(AfterExit::End(crash)), GroupEmpty, last(Ended(crash)), vec![]),
+        (KillingGroup(crash), TimerElapsed, last(Ended(crash)), vec![]),
+        (KillingGroup(crash), GroupEmpty, last(Ended(crash)), vec![]),
+        (Backoff, StopRequested, stopped, wait_for_group),
+        (Backoff, Reconfigured, last(Starting), vec![Start]),
+        (Backoff, TimerElapsed, last(Starting), vec![Start]),
     ]
 }
 
 #[test]
 fn every_state_knows_every_event() {
-    let crash = End::Exited(CODE);
+    let crash = Termination::Exited(CODE);
     let int = Some(SIGINT);
     let states = [
         Starting,
         Running,
-        Draining(Goal::End),
-        Draining(Goal::Renew),
-        Stopping(int, Goal::End),
-        Stopping(int, Goal::Replace),
-        Stopping(int, Goal::Renew),
-        Killing(Goal::End),
-        Killing(Goal::Replace),
-        Killing(Goal::Renew),
-        Sweeping(Next::Restart),
-        Sweeping(Next::Renewal),
-        Sweeping(Next::End(crash)),
-        Clearing(crash),
-        Paused,
+        Draining(StopReason::Shutdown),
+        Draining(StopReason::Reconfigure),
+        Stopping(int, StopReason::Shutdown),
+        Stopping(int, StopReason::Unresponsive),
+        Stopping(int, StopReason::Reconfigure),
+        Killing(StopReason::Shutdown),
+        Killing(StopReason::Unresponsive),
+        Killing(StopReason::Reconfigure),
+        WaitingForGroup(AfterExit::Restart),
+        WaitingForGroup(AfterExit::Renewal),
+        WaitingForGroup(AfterExit::End(crash)),
+        KillingGroup(crash),
+        Backoff,
         Ended(crash),
     ];
-    let mut events = vec![Event::Answered, Event::Hung, Event::StopRequested, Event::Renewed, Event::TimerElapsed];
+    let mut events =
+        vec![Event::BecameAlive, Event::Unresponsive, Event::StopRequested, Event::Reconfigured, Event::TimerElapsed];
     events.extend([Event::StartFailed, Event::GroupEmpty]);
     events.extend([CODE, Exit::Code(0), Exit::Code(130), Exit::Signal(SIGINT)].map(Event::Exited));
     let table = table();
@@ -149,8 +167,9 @@ fn every_state_knows_every_event() {
 
 #[test]
 fn without_a_drain_the_stop_signal_goes_out_at_once() {
-    let plan = Plan { drain: Duration::ZERO, renewal_drain: Duration::ZERO, ..PLAN };
-    for (event, goal) in [(Event::StopRequested, Goal::End), (Event::Renewed, Goal::Renew)] {
+    let plan = ServicePolicy { drain: Duration::ZERO, reload_drain: Duration::ZERO, ..PLAN };
+    for (event, goal) in [(Event::StopRequested, StopReason::Shutdown), (Event::Reconfigured, StopReason::Reconfigure)]
+    {
         let (next, actions) = life(Running, 0).step(event, &plan);
         assert_eq!(next.state, Stopping(Some(SIGINT), goal));
         assert_eq!(actions[1], Action::Signal(SIGINT));
@@ -159,21 +178,21 @@ fn without_a_drain_the_stop_signal_goes_out_at_once() {
 
 #[test]
 fn what_must_not_be_signalled_is_only_waited_for() {
-    let plan = Plan { drain: Duration::ZERO, stop_signal: None, ..PLAN };
+    let plan = ServicePolicy { drain: Duration::ZERO, stop_signal: None, ..PLAN };
     for state in [Starting, Running] {
         let (next, actions) = life(state, 0).step(Event::StopRequested, &plan);
-        assert_eq!(next.state, Stopping(None, Goal::End));
-        assert_eq!(actions, [Action::Unready, Action::Timer(TIMEOUT)]);
+        assert_eq!(next.state, Stopping(None, StopReason::Shutdown));
+        assert_eq!(actions, [Action::MarkUnready, Action::StartTimer(TIMEOUT)]);
         let (next, _) = next.step(Event::Exited(Exit::Code(2)), &plan);
-        assert_eq!(next.state, Sweeping(Next::End(End::Exited(Exit::Code(2)))));
-        assert_eq!(life(state, 0).step(Event::Renewed, &plan), (life(state, 0), vec![]), "it finishes its run");
+        assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(2)))));
+        assert_eq!(life(state, 0).step(Event::Reconfigured, &plan), (life(state, 0), vec![]), "it finishes its run");
     }
 }
 
 #[test]
 fn failures_of_the_old_settings_are_forgotten() {
-    for state in [Starting, Running, Paused, Sweeping(Next::Restart)] {
-        assert_eq!(life(state, 3).step(Event::Renewed, &PLAN).0.failures, 0, "{state:?}");
+    for state in [Starting, Running, Backoff, WaitingForGroup(AfterExit::Restart)] {
+        assert_eq!(life(state, 3).step(Event::Reconfigured, &PLAN).0.failures, 0, "{state:?}");
     }
 }
 
@@ -181,21 +200,21 @@ fn failures_of_the_old_settings_are_forgotten() {
 fn pauses_double_up_to_the_longest() {
     let seconds: Vec<u64> = (1..=5).map(|failures| RESTART.pause(failures).as_secs()).collect();
     assert_eq!(seconds, [1, 2, 3, 3, 3]);
-    assert_eq!(RESTART.pause(u32::MAX), RESTART.longest_delay);
+    assert_eq!(RESTART.pause(u32::MAX), RESTART.max_delay);
 }
 
 #[test]
 fn a_crash_loop_ends_in_the_last_exit() {
-    let (mut life, _) = Life::begin();
+    let (mut life, _) = Lifecycle::begin();
     for code in 1..=3 {
         (life, _) = life.step(Event::Exited(Exit::Code(code)), &PLAN);
-        assert_eq!(life.state, Sweeping(Next::Restart));
+        assert_eq!(life.state, WaitingForGroup(AfterExit::Restart));
         (life, _) = life.step(Event::GroupEmpty, &PLAN);
         (life, _) = life.step(Event::TimerElapsed, &PLAN);
         assert_eq!(life.state, Starting);
     }
     (life, _) = life.step(Event::Exited(Exit::Code(4)), &PLAN);
-    assert_eq!(life.state, Sweeping(Next::End(End::Exited(Exit::Code(4)))));
+    assert_eq!(life.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(4)))));
 }
 
 #[test]
@@ -209,32 +228,32 @@ fn running_well_for_a_while_resets_the_count() {
 #[test]
 fn the_policy_decides_which_ends_are_failures() {
     let table = [
-        (Policy::Never, Exit::Code(1), false),
-        (Policy::OnFailure, Exit::Code(0), false),
-        (Policy::OnFailure, Exit::Code(1), true),
-        (Policy::OnFailure, Exit::Signal(9), true),
-        (Policy::Always, Exit::Code(0), true),
+        (RestartWhen::Never, Exit::Code(1), false),
+        (RestartWhen::OnFailure, Exit::Code(0), false),
+        (RestartWhen::OnFailure, Exit::Code(1), true),
+        (RestartWhen::OnFailure, Exit::Signal(9), true),
+        (RestartWhen::Always, Exit::Code(0), true),
     ];
     for (policy, exit, restarts) in table {
-        let plan = Plan { restart: Restart { policy, ..RESTART }, ..PLAN };
+        let plan = ServicePolicy { restart: RestartRules { policy, ..RESTART }, ..PLAN };
         let (next, _) = life(Running, 0).step(Event::Exited(exit), &plan);
-        assert_eq!(next.state == Sweeping(Next::Restart), restarts, "{policy:?} {exit:?}");
+        assert_eq!(next.state == WaitingForGroup(AfterExit::Restart), restarts, "{policy:?} {exit:?}");
     }
 }
 
 #[test]
 fn too_few_processes_are_waited_for_up_to_the_limit() {
     let (next, _) = life(Starting, RESTART.limit).step(Event::StartFailed, &PLAN);
-    assert_eq!(next.state, Sweeping(Next::End(End::NotStarted)));
+    assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::NotStarted)));
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let exit = prop_oneof![Just(Exit::Code(0)), Just(CODE), Just(Exit::Signal(SIGTERM))];
     prop_oneof![
-        1 => Just(Event::Answered),
-        1 => Just(Event::Hung),
+        1 => Just(Event::BecameAlive),
+        1 => Just(Event::Unresponsive),
         1 => Just(Event::StopRequested),
-        1 => Just(Event::Renewed),
+        1 => Just(Event::Reconfigured),
         4 => Just(Event::TimerElapsed),
         4 => exit.prop_map(Event::Exited),
         1 => Just(Event::StartFailed),
@@ -246,25 +265,25 @@ proptest! {
     #[test]
     fn pauses_never_shrink_and_never_exceed_the_longest(delay in 1..100_000_u64, longest in 1..1_000_000_u64, failures in 1..=u32::MAX) {
         let restart =
-            Restart { delay: Duration::from_millis(delay), longest_delay: Duration::from_millis(longest), ..RESTART };
+            RestartRules { delay: Duration::from_millis(delay), max_delay: Duration::from_millis(longest), ..RESTART };
         let (first, pause, next) = (restart.pause(1), restart.pause(failures), restart.pause(failures.saturating_add(1)));
-        prop_assert_eq!(first, restart.delay.min(restart.longest_delay));
-        prop_assert!(first <= pause && pause <= next && next <= restart.longest_delay);
-        prop_assert!(next == (pause * 2).min(restart.longest_delay) || failures == u32::MAX);
+        prop_assert_eq!(first, restart.delay.min(restart.max_delay));
+        prop_assert!(first <= pause && pause <= next && next <= restart.max_delay);
+        prop_assert!(next == (pause * 2).min(restart.max_delay) || failures == u32::MAX);
     }
 
     /// Whatever happens in whatever order.
     #[test]
     fn no_life_has_more_failures_in_a_row_than_allowed(events in vec(event(), 0..60), limit in 0..5_u32) {
-        let plan = Plan { restart: Restart { limit, ..RESTART }, ..PLAN };
-        let (mut life, _) = Life::begin();
+        let plan = ServicePolicy { restart: RestartRules { limit, ..RESTART }, ..PLAN };
+        let (mut life, _) = Lifecycle::begin();
         for event in events {
             let before = life;
             let actions;
             (life, actions) = life.step(event, &plan);
             prop_assert!(life.failures <= limit);
             for action in &actions {
-                prop_assert!(!matches!(action, Action::Pause(span) if *span > plan.restart.longest_delay || limit == 0));
+                prop_assert!(!matches!(action, Action::StartBackoff(span) if *span > plan.restart.max_delay || limit == 0));
             }
             prop_assert!(!matches!(before.state, Ended(_)) || (life == before && actions.is_empty()));
             let starts = actions.contains(&Action::Start);
@@ -275,7 +294,7 @@ proptest! {
     /// Two stops and the end of its process end it, wherever it is.
     #[test]
     fn who_is_asked_to_stop_comes_to_an_end(events in vec(event(), 0..60)) {
-        let (mut life, _) = Life::begin();
+        let (mut life, _) = Lifecycle::begin();
         let stop = [Event::StopRequested, Event::StopRequested, Event::StopRequested, Event::Exited(CODE), Event::GroupEmpty];
         for event in events.into_iter().chain(stop) {
             life = life.step(event, &PLAN).0;

@@ -40,15 +40,15 @@ impl Reader {
     }
 }
 
-fn queue() -> (LineQueue, Flush, Reader) {
+fn queue() -> (LineWriter, FlushGuard, Reader) {
     let ((answer, answers), (sender, written)) = (channel(), channel());
     let gate = Gate { answers, written: sender };
-    let (queue, flush) = LineQueue::to(gate, FOR_A_READER, |lost| format!("lost {lost}\n"));
+    let (queue, flush) = LineWriter::spawn(gate, PIPE_SEND_TIMEOUT, |lost| format!("lost {lost}\n"));
     (queue, flush, Reader { answer, written })
 }
 
 /// Waits until the thread has taken what was pushed and is held up in writing it.
-fn wait_taken(queue: &LineQueue) {
+fn wait_taken(queue: &LineWriter) {
     wait_until(|| queue.lock().waiting.is_empty());
 }
 
@@ -61,7 +61,7 @@ fn wait_until(done: impl Fn() -> bool) {
 }
 
 /// As many lines as given, of a quarter of the buffer each.
-fn push_quarters(queue: &LineQueue, lines: usize) {
+fn push_quarters(queue: &LineWriter, lines: usize) {
     let mut line = vec![b'x'; BUFFERED_BYTES / 4 - 1];
     line.push(b'\n');
     (0..lines).for_each(|_| queue.push(&line));
@@ -141,12 +141,12 @@ async fn a_full_buffer_is_waited_for_once_until_the_reader_is_up_to_date() {
     queue.push(b"first\n");
     wait_taken(&queue);
     push_quarters(&queue, 4);
-    let waited = async |queue: &LineQueue| {
+    let waited = async |queue: &LineWriter| {
         let started = tokio::time::Instant::now();
         queue.send(b"line\n").await;
         started.elapsed()
     };
-    assert_eq!(waited(&queue).await, FOR_A_READER);
+    assert_eq!(waited(&queue).await, PIPE_SEND_TIMEOUT);
     assert_eq!(waited(&queue).await, Duration::ZERO);
     reader.read();
     wait_taken(&queue);
@@ -154,11 +154,11 @@ async fn a_full_buffer_is_waited_for_once_until_the_reader_is_up_to_date() {
     assert_eq!(waited(&queue).await, Duration::ZERO, "it has not caught up yet");
     reader.read();
     reader.read();
-    wait_until(|| !queue.lock().strained);
+    wait_until(|| !queue.lock().dropping);
     queue.push(b"first\n");
     wait_taken(&queue);
     push_quarters(&queue, 4);
-    assert_eq!(waited(&queue).await, FOR_A_READER);
+    assert_eq!(waited(&queue).await, PIPE_SEND_TIMEOUT);
 }
 
 #[tokio::test]

@@ -44,7 +44,7 @@ fn records(lines: &str) -> Vec<(String, bool)> {
         found.push((record.text.to_owned(), record.text.contains('\n')));
         assert_eq!(record.level, level_expected(record.text), "{record:?}");
     };
-    let mut assembler = Assembler::default();
+    let mut assembler = TracebackAssembler::default();
     lines.lines().for_each(|line| assembler.line(line, level_of(line), &mut emit));
     assembler.flush(&mut emit);
     found
@@ -120,7 +120,7 @@ fn unrelated_lines_are_not_taken_for_the_message() {
         let found = records(&format!("{traceback}\n{next}"));
         assert_eq!(found, [(traceback.to_owned(), true), (next.trim().to_owned(), false)]);
     }
-    let found = records(&format!("{traceback}\n{}", "line\n".repeat(LONGEST_TAIL + 3)));
+    let found = records(&format!("{traceback}\n{}", "line\n".repeat(MAX_TAIL_LINES + 3)));
     assert_eq!(found.len(), 4, "{found:#?}");
 }
 
@@ -137,9 +137,9 @@ fn a_traceback_that_was_cut_ends_where_the_next_record_begins() {
 fn a_huge_traceback_comes_in_parts_that_lose_nothing() {
     let lines = format!("{HEADING}\n{}E: x\n", "  File \"a\", line 1, in b\n".repeat(10_000));
     let mut parts = Vec::new();
-    let mut assembler = Assembler::default();
+    let mut assembler = TracebackAssembler::default();
     let mut emit = |record: Record<'_>| {
-        assert!(record.level == Some(LogLevel::Error) && record.text.len() <= LONGEST_RECORD);
+        assert!(record.level == Some(LogLevel::Error) && record.text.len() <= MAX_RECORD);
         parts.push((record.text.to_owned(), record.continues));
     };
     lines.lines().for_each(|line| assembler.line(line, level_of(line), &mut emit));
@@ -152,15 +152,15 @@ fn a_huge_traceback_comes_in_parts_that_lose_nothing() {
 
 #[test]
 fn only_what_may_go_on_is_held() {
-    let mut assembler = Assembler::default();
-    let mut patience = |line: &str| {
+    let mut assembler = TracebackAssembler::default();
+    let mut flush_delay = |line: &str| {
         assembler.line(line, level_of(line), &mut |_| {});
-        assembler.patience()
+        assembler.flush_delay()
     };
-    assert_eq!(patience("20261123 05:17:40 INFO: x"), None);
-    assert_eq!(patience("20261123 05:17:40 ERROR: x"), Some(MORE_MAY_COME));
-    assert_eq!(patience(HEADING), Some(MORE_IS_SURE));
-    assert_eq!(patience("  File \"a\", line 1, in b"), Some(MORE_IS_SURE));
-    assert_eq!(patience("E: x"), Some(MORE_MAY_COME));
-    assert_eq!(patience("20261123 05:17:40 INFO: x"), None);
+    assert_eq!(flush_delay("20261123 05:17:40 INFO: x"), None);
+    assert_eq!(flush_delay("20261123 05:17:40 ERROR: x"), Some(ANNOUNCED_TIMEOUT));
+    assert_eq!(flush_delay(HEADING), Some(MID_TRACEBACK_TIMEOUT));
+    assert_eq!(flush_delay("  File \"a\", line 1, in b"), Some(MID_TRACEBACK_TIMEOUT));
+    assert_eq!(flush_delay("E: x"), Some(ANNOUNCED_TIMEOUT));
+    assert_eq!(flush_delay("20261123 05:17:40 INFO: x"), None);
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use bots_ctl::config::toml_file::{self, Value};
-use bots_ctl::config::{Config, Fault, Origin, Shown};
+use bots_ctl::config::toml_file::{self, TomlValue};
+use bots_ctl::config::{Config, Diagnostic, EffectiveSetting, Origin};
 use tempfile::TempDir;
 
 /// Where the input has this as a secret alone, nothing that is told may hold it.
@@ -38,16 +38,16 @@ pub fn check(data: &[u8]) {
         let values = toml_file::parse(toml);
         let file_place = format!("{}:", file.display());
         for fault in &faults {
-            check_fault(fault, &config.shown, &file_place);
+            check_fault(fault, &config.effective_settings, &file_place);
         }
         if let Ok(values) = &values {
-            for shown in &config.shown {
+            for shown in &config.effective_settings {
                 check_origin(shown, &environment, values, &faults);
             }
         }
         // What is in no layer cannot be told.
         let has_secret = text.contains(SECRET) || text.to_ascii_lowercase().contains("_file");
-        if has_secret && is_secret_alone(&environment, values.as_ref().ok(), toml, &config.shown) {
+        if has_secret && is_secret_alone(&environment, values.as_ref().ok(), toml, &config.effective_settings) {
             check_secrecy(&config, &faults, data.len().is_multiple_of(16));
         }
     });
@@ -61,20 +61,20 @@ fn environment(lines: &str, place: &Path) -> BTreeMap<String, String> {
     pairs.map(|(name, text)| (name.to_owned(), value(name, text))).collect()
 }
 
-fn check_fault(fault: &Fault, shown: &[Shown], file_place: &str) {
+fn check_fault(fault: &Diagnostic, shown: &[EffectiveSetting], file_place: &str) {
     let text = &fault.text;
     assert!(!super::has_control(text), "{text:?}");
     let names_key = || shown.iter().any(|key| text.contains(key.env) || text.contains(key.path));
     assert!(text.contains(file_place) || text.contains("BOTS_CONFIG_DIR") || names_key(), "{text:?} is nowhere");
-    assert!(!fault.is_usage, "{text:?}: there are no flags");
+    assert!(!fault.is_from_command_line, "{text:?}: there are no flags");
 }
 
 /// The environment decides before the file does, and the file before the default, unless what they say is refused.
 fn check_origin(
-    shown: &Shown,
+    shown: &EffectiveSetting,
     environment: &BTreeMap<String, String>,
-    values: &BTreeMap<String, Value>,
-    faults: &[Fault],
+    values: &BTreeMap<String, TomlValue>,
+    faults: &[Diagnostic],
 ) {
     let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
     let refused = |name: &str| faults.iter().any(|fault| fault.text.contains(name));
@@ -97,12 +97,12 @@ fn check_origin(
 /// Whether it stands where secrets do, and nowhere else.
 fn is_secret_alone(
     environment: &BTreeMap<String, String>,
-    values: Option<&BTreeMap<String, Value>>,
+    values: Option<&BTreeMap<String, TomlValue>>,
     toml: &str,
-    shown: &[Shown],
+    shown: &[EffectiveSetting],
 ) -> bool {
     // The parts of the URL are told where they disagree with others.
-    let secret = |key: &&Shown| key.secret && key.path != "database.url";
+    let secret = |key: &&EffectiveSetting| key.secret && key.path != "database.url";
     let of_secrets = |name: &str| shown.iter().filter(secret).any(|key| key.env == name || key.path == name);
     let variables =
         environment.iter().all(|(name, value)| !name.contains(SECRET) && (!value.contains(SECRET) || of_secrets(name)));
@@ -116,11 +116,11 @@ fn is_secret_alone(
     variables && in_file
 }
 
-fn check_secrecy(config: &Config, faults: &[Fault], also_debug: bool) {
+fn check_secrecy(config: &Config, faults: &[Diagnostic], also_debug: bool) {
     for fault in faults {
         assert!(!fault.text.contains(SECRET), "{}", fault.text);
     }
-    for shown in &config.shown {
+    for shown in &config.effective_settings {
         assert!(!shown.value.contains(SECRET), "{} shows it", shown.path);
     }
     assert!(!also_debug || !format!("{config:?}").contains(SECRET));

@@ -5,14 +5,14 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use bots_ctl::pycompat::fnmatch::{Mask, has_magic};
+use bots_ctl::pycompat::fnmatch::{FnMatch, has_magic};
 
 /// Matches.
 pub fn check(data: &[u8]) {
     let Some((length, rest)) = data.split_first() else { return };
     let (mask, name) = rest.split_at(usize::from(*length).min(rest.len()));
     let (text, name) = (String::from_utf8_lossy(mask), OsStr::from_bytes(name));
-    let mask = Mask::new(&text);
+    let mask = FnMatch::new(&text);
     assert_eq!(mask.as_str(), text);
     assert_eq!(mask.is_pattern(), has_magic(&text));
     let matches = mask.matches(name);

@@ -7,10 +7,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bots_ctl::admin::server::{Pages, service};
-use bots_ctl::health::state::{Fact, Facts};
-use bots_ctl::http::Page;
-use bots_ctl::http::server::answer;
+use bots_ctl::admin::server::{AdminPages, service};
+use bots_ctl::health::state::{CheckResult, HealthState};
+use bots_ctl::http::HttpBody;
+use bots_ctl::http::server::serve_connection;
 use bots_ctl::metrics::Format;
 use bots_ctl::telemetry::counters::Counters;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
@@ -52,14 +52,15 @@ pub fn check(data: &[u8]) {
 }
 
 fn listener(kind: u8) -> Serve {
-    let database = if kind & 1 == 0 { Fact::Good } else { Fact::Bad("it is away".to_owned()) };
-    let facts = Facts { database, stopping: kind & 2 != 0, ..Facts::default() };
+    let database = if kind & 1 == 0 { CheckResult::Ok } else { CheckResult::Failed("it is away".to_owned()) };
+    let facts = HealthState { database, stopping: kind & 2 != 0, ..HealthState::default() };
     let metrics = Arc::new(|_, accept: String| {
-        let page = Page { content_type: Format::wanted(&accept).content_type(), body: "up 1\n".to_owned() };
+        let page = HttpBody { content_type: Format::wanted(&accept).content_type(), body: "up 1\n".to_owned() };
         Box::pin(async { Ok(page) }) as Pin<Box<dyn Future<Output = _> + Send>>
     });
-    let service = service(watch::channel(facts).1, Arc::<Counters>::default(), Pages { metrics, has_status: true });
-    Box::new(move |stream| Box::pin(answer(stream, service.clone())))
+    let service =
+        service(watch::channel(facts).1, Arc::<Counters>::default(), AdminPages { metrics, has_status: true });
+    Box::new(move |stream| Box::pin(serve_connection(stream, service.clone())))
 }
 
 /// Sends the bytes, and hears what comes back until the other side leaves.

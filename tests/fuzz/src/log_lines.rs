@@ -7,13 +7,13 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bots_ctl::config::{ChildOutput, LogLevel};
-use bots_ctl::supervisor::output::line_splitter::Splitter;
-use bots_ctl::telemetry::child_output::{LineSink, Records, Stream};
-use bots_ctl::telemetry::line_writer::LineQueue;
+use bots_ctl::supervisor::output::line_splitter::LineSplitter;
+use bots_ctl::telemetry::child_output::{RecordWriter, ServiceOutput, Stream};
+use bots_ctl::telemetry::line_writer::LineWriter;
 use serde_json::Value;
 
 /// Nothing is ever sent to it.
-static QUEUE: LazyLock<LineQueue> = LazyLock::new(|| LineQueue::to(sink(), Duration::ZERO, |_| String::new()).0);
+static QUEUE: LazyLock<LineWriter> = LazyLock::new(|| LineWriter::spawn(sink(), Duration::ZERO, |_| String::new()).0);
 
 /// A line or a part of one, and whether it goes on.
 type Line = (Vec<u8>, bool);
@@ -68,9 +68,9 @@ fn chunks(mut bytes: &[u8], sizes: [usize; 2]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn split(bytes: &[u8], longest: usize, sizes: [usize; 2]) -> Vec<Line> {
-    let mut splitter = Splitter::with_longest(longest);
+    let mut splitter = LineSplitter::with_longest(longest);
     let mut lines = Vec::new();
-    let mut take = |splitter: &mut Splitter| {
+    let mut take = |splitter: &mut LineSplitter| {
         while let Some((line, continues)) = splitter.next_line() {
             lines.push((line.to_vec(), continues));
         }
@@ -80,19 +80,19 @@ fn split(bytes: &[u8], longest: usize, sizes: [usize; 2]) -> Vec<Line> {
         splitter.space().extend_from_slice(chunk);
         take(&mut splitter);
     }
-    splitter.end();
+    splitter.finish();
     take(&mut splitter);
     assert!(splitter.is_empty());
     lines
 }
 
 fn records(bytes: &[u8], longest: usize, sizes: [usize; 2], shape: ChildOutput, stream: Stream) -> Vec<u8> {
-    let sink = LineSink::new(QUEUE.clone(), QUEUE.clone(), shape, LogLevel::Trace).of("engine");
+    let sink = ServiceOutput::new(QUEUE.clone(), QUEUE.clone(), shape, LogLevel::Trace).for_service("engine");
     let is_raw = sink.is_raw();
-    let (mut splitter, mut records) = (Splitter::with_longest(longest), sink.records(stream));
-    let forward = |splitter: &mut Splitter, records: &mut Records| {
+    let (mut splitter, mut records) = (LineSplitter::with_longest(longest), sink.records(stream));
+    let forward = |splitter: &mut LineSplitter, records: &mut RecordWriter| {
         if is_raw {
-            records.bytes(splitter.whole());
+            records.bytes(splitter.complete_lines());
         }
         while !is_raw && let Some((line, continues)) = splitter.next_line() {
             records.line(line, continues);
@@ -104,9 +104,9 @@ fn records(bytes: &[u8], longest: usize, sizes: [usize; 2], shape: ChildOutput, 
         forward(&mut splitter, &mut records);
     }
     if is_raw {
-        records.bytes(splitter.rest());
+        records.bytes(splitter.remainder());
     } else {
-        splitter.end();
+        splitter.finish();
         forward(&mut splitter, &mut records);
         records.flush();
     }
@@ -127,7 +127,7 @@ fn check_text(written: &[u8], lines: &[Line]) {
     }
 }
 
-/// Records hold every line; an empty one at the end of a record may be left out.
+/// RecordWriter hold every line; an empty one at the end of a record may be left out.
 fn check_json(written: &[u8], lines: &[Line]) {
     let written = std::str::from_utf8(written).expect("it is text");
     let mut text = String::new();

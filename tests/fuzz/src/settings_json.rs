@@ -2,10 +2,10 @@
 //!
 //! The input is the JSON, and behind a byte 0xff a URL of the database.
 
-use bots_ctl::bots::django_settings::Facts;
+use bots_ctl::bots::django_settings::DjangoSettings;
 use bots_ctl::config::DatabaseUrl;
-use bots_ctl::database::Settings;
-use bots_ctl::database::config::Django;
+use bots_ctl::database::DatabaseConfig;
+use bots_ctl::database::config::DjangoConnection;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, from_str, json};
 
@@ -18,7 +18,7 @@ pub fn check(data: &[u8]) {
     let url = (!url.is_empty()).then(|| check_url(&url)).flatten();
     let Ok(answer) = from_str::<Value>(&answer) else { return };
     let is_secret = is_in_the_password_alone(&answer);
-    let facts = match Facts::from_answer(answer.clone()) {
+    let facts = match DjangoSettings::parse(answer.clone()) {
         Ok(facts) => facts,
         Err(error) => {
             let told = error.to_string();
@@ -30,7 +30,7 @@ pub fn check(data: &[u8]) {
     assert!(facts.is_same(&facts));
     let kept = json!(facts);
     assert!(kept["database"].get("password").is_none());
-    let mut again = Facts::from_answer(kept).expect("what is kept can be read");
+    let mut again = DjangoSettings::parse(kept).expect("what is kept can be read");
     again.database.password = SecretString::from(facts.database.password.expose_secret());
     assert!(facts.is_same(&again));
     check_settings(&facts, url.as_ref(), is_secret);
@@ -55,9 +55,9 @@ fn is_in_the_password_alone(answer: &Value) -> bool {
     password == Some(Value::from(PASSWORD)) && !rest.to_string().contains(PASSWORD)
 }
 
-fn check_settings(facts: &Facts, url: Option<&DatabaseUrl>, is_secret: bool) {
+fn check_settings(facts: &DjangoSettings, url: Option<&DatabaseUrl>, is_secret: bool) {
     let database = &facts.database;
-    let django = Django {
+    let django = DjangoConnection {
         engine: &database.engine,
         name: &database.name,
         user: &database.user,
@@ -67,11 +67,11 @@ fn check_settings(facts: &Facts, url: Option<&DatabaseUrl>, is_secret: bool) {
         options: &database.options,
     };
     let has_url = url.is_some();
-    let told = match Settings::from_django(&django, url) {
+    let told = match DatabaseConfig::from_django(&django, url) {
         Ok(settings) => {
             assert!(
                 has_url
-                    || database.is_sqlite() == matches!(settings, Settings::Sqlite(_))
+                    || database.is_sqlite() == matches!(settings, DatabaseConfig::Sqlite(_))
                     || !database.engine.contains('.')
             );
             format!("{} {settings:?} {facts:?}", settings.describe())

@@ -3,7 +3,7 @@
 //!
 //! The input is taken as a message, and as the recipe of a value.
 
-use bots_ctl::jobs::command_line::Task;
+use bots_ctl::jobs::command_line::JobCommand;
 use bots_ctl::jobs::xmlrpc::{Value, read_answer, read_call, write_answer, write_call, write_fault};
 
 /// Arrays and structures within each other that are read, three elements each; and written, where all values name their type.
@@ -59,13 +59,13 @@ fn check_answer(data: &[u8]) {
 /// A fault is for any client: only characters that XML has, and no more than a line of them.
 fn check_fault(fault: &str) {
     assert!(!super::has_control(fault) && fault.len() < 500, "{fault:?}");
-    assert!(Task::new(vec![fault.to_owned()]).is_ok(), "{fault:?}");
+    assert!(JobCommand::new(vec![fault.to_owned()]).is_ok(), "{fault:?}");
     assert_eq!(read_answer(write_fault(fault).as_bytes()), Ok(Err(fault.to_owned())));
 }
 
 fn check_task(value: &Value) {
-    let Ok(task) = Task::from_value(value) else { return };
-    assert_eq!(Task::from_json(&task.to_json()), task);
+    let Ok(task) = JobCommand::from_value(value) else { return };
+    assert_eq!(JobCommand::from_json(&task.to_json()), task);
     assert!(same(&[task.to_value()], std::slice::from_ref(value)));
     assert!(!super::has_control(&task.to_string().replace('\t', "")));
 }
@@ -123,7 +123,7 @@ impl Recipe<'_> {
         let (text, rest) = self.0.split_at(length);
         self.0 = rest;
         // What a task or a fault may hold.
-        String::from_utf8_lossy(text).chars().filter(|c| Task::new(vec![c.to_string()]).is_ok()).collect()
+        String::from_utf8_lossy(text).chars().filter(|c| JobCommand::new(vec![c.to_string()]).is_ok()).collect()
     }
 
     /// As ours are; one without any is not read again.
