@@ -20,6 +20,9 @@ const HOOK: (&str, &str) = ("sitecustomize.py", include_str!("python/sitecustomi
 /// The variable by which the hook knows an engine that bots-ctl starts under its lease.
 pub const HOLDS_LEASE: &str = "BOTS_CTL_HOLDS_LEASE";
 
+/// The variable by which the hook knows the descriptor through which it asks bots-ctl for the files that a channel may take.
+pub const FILES_SOCKET: &str = "BOTS_CTL_FILES_SOCKET";
+
 /// The directory of the link, in an environment.
 const DIRECTORY: &str = ".bots-ctl-bin";
 

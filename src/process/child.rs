@@ -4,11 +4,12 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use nix::libc;
 use nix::unistd::Pid;
@@ -19,7 +20,7 @@ pub use super::sys::{
     stop_own_group,
 };
 
-use super::sys::{close_inherited_on_exec, reset_signals, set_parent_death_kill, take_foreground};
+use super::sys::{close_inherited_on_exec, keep_on_exec, reset_signals, set_parent_death_kill, take_foreground};
 
 /// Where a child's standard input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +74,10 @@ pub struct ProcessSpec {
     pub group: ProcessGroup,
     /// Is killed by the kernel when we die.
     pub kill_on_parent_death: bool,
-    /// Inherits no descriptor but the standard three.
+    /// Inherits no descriptor but the standard three, and the one below.
     pub service: bool,
+    /// A descriptor that it inherits under the number that it has here.
+    pub inherited: Option<Arc<OwnedFd>>,
 }
 
 impl ProcessSpec {
@@ -91,6 +94,7 @@ impl ProcessSpec {
             group: ProcessGroup::New,
             kill_on_parent_death: true,
             service: true,
+            inherited: None,
         }
     }
 
@@ -193,9 +197,10 @@ fn command(spec: &ProcessSpec) -> Command {
     command.stdout(output()).stderr(output());
     let (foreground, service, parent) =
         (spec.group == ProcessGroup::NewForeground, spec.service, nix::unistd::getpid());
-    let dies_with_us = spec.kill_on_parent_death;
+    let (kill_on_parent_death, inherited) =
+        (spec.kill_on_parent_death, spec.inherited.as_ref().map(|inherited| inherited.as_raw_fd()));
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed. It makes
-    // system calls alone (open, tcsetpgrp, sigaction, sigprocmask, prctl, getppid, close_range), allocates nothing
+    // system calls alone (open, tcsetpgrp, sigaction, sigprocmask, prctl, getppid, close_range, fcntl), allocates nothing
     // and takes no lock; its captures are Copy values.
     unsafe {
         command.pre_exec(move || {
@@ -203,11 +208,14 @@ fn command(spec: &ProcessSpec) -> Command {
                 take_foreground();
             }
             reset_signals();
-            if dies_with_us {
+            if kill_on_parent_death {
                 set_parent_death_kill(parent)?;
             }
             if service {
                 close_inherited_on_exec();
+            }
+            if let Some(inherited) = inherited {
+                keep_on_exec(inherited)?;
             }
             Ok(())
         });

@@ -2,6 +2,7 @@
 //! waiting for whichever child has something to tell.
 
 use std::io;
+use std::os::fd::RawFd;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -56,6 +57,13 @@ pub(crate) fn close_inherited_on_exec() {
     unsafe {
         libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
+}
+
+/// Has a descriptor pass on to the program that is executed.
+pub(super) fn keep_on_exec(descriptor: RawFd) -> io::Result<()> {
+    // SAFETY: fcntl with this command takes integers alone; it fails on a descriptor that is not open.
+    let done = unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Stops our own group, as Ctrl-Z would if SIGTSTP were not blocked. Returns when we are continued; at once where

@@ -1,9 +1,13 @@
-//! Whether files are at rest, for one who is about to take them: a run of the engine, which takes whatever its channels find.
+//! Whether files are at rest, for one who is about to take them: a run of the engine, which matches whatever its channels find.
 //!
 //! What was seen is kept from one look to the next, so that a file has to be observed once.
 
+use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
@@ -21,7 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Looks take at most one part in so many of the time.
 const MAX_SCAN_DUTY: u32 = 10;
 
-/// A look that takes longer is left alone.
+/// A look that comes to no further file for so long is left alone.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A file that is not known to be complete.
@@ -35,31 +39,30 @@ pub struct IncompleteFile {
     pub is_awaited: bool,
 }
 
-/// The files of some entries.
+type Scanners = Vec<(Arc<WatchTarget>, TargetScanner)>;
+
+/// The files of some targets.
 pub struct ChannelFiles {
-    targets: Vec<(Arc<WatchTarget>, TargetScanner)>,
+    scanners: Scanners,
     events: Arc<Watcher>,
     took: Duration,
 }
 
 impl Default for ChannelFiles {
     fn default() -> Self {
-        Self { targets: Vec::new(), events: Arc::new(Watcher::none()), took: Duration::ZERO }
+        Self { scanners: Vec::new(), events: Arc::new(Watcher::none()), took: Duration::ZERO }
     }
 }
 
 impl ChannelFiles {
-    /// Looks at the files of these entries from now on. What is known of one that stays is kept.
-    pub fn set_targets(&mut self, entries: Vec<WatchTarget>) {
-        let mut before = std::mem::take(&mut self.targets);
-        let scanner_for = |watch_target: WatchTarget| {
-            let known = before.iter().position(|(known, _)| **known == watch_target);
-            known.map(|known| before.swap_remove(known)).unwrap_or_else(|| {
-                let entry = Arc::new(watch_target);
-                (Arc::clone(&entry), TargetScanner::new(entry, 0, Arc::clone(&self.events), ClockSource::Probed))
-            })
+    /// Looks at the files of these targets from now on. What is known of one that stays is kept.
+    pub fn set_targets(&mut self, targets: Vec<WatchTarget>) {
+        let mut before = std::mem::take(&mut self.scanners);
+        let scanner = |target: WatchTarget| {
+            let known = before.iter().position(|(known, _)| **known == target);
+            known.map(|known| before.swap_remove(known)).unwrap_or_else(|| self.scanner_for(target))
         };
-        self.targets = entries.into_iter().map(scanner_for).collect();
+        self.scanners = targets.into_iter().map(scanner).collect();
     }
 
     /// Looks at all files; the answer is which are not known to be complete, and why.
@@ -67,15 +70,15 @@ impl ChannelFiles {
     /// # Errors
     /// When a file system does not answer, or there is no thread to wait for it.
     pub async fn scan(&mut self) -> Result<Vec<IncompleteFile>, String> {
-        if self.targets.is_empty() {
+        if self.scanners.is_empty() {
             return Ok(Vec::new());
         }
-        let (mut targets, began) = (std::mem::take(&mut self.targets), Instant::now());
-        let scan = move || {
+        let began = Instant::now();
+        let scan = |scanners: &mut Scanners| {
             let mut restless = Vec::new();
-            for (_, directories) in &mut targets {
-                directories.scan(Vec::new(), ScanScope::Full);
-                let found = directories.unfinished();
+            for (_, scanner) in scanners {
+                scanner.scan(Vec::new(), ScanScope::Full);
+                let found = scanner.unfinished();
                 restless.extend(found.map(|(path, unfinished, is_awaited)| IncompleteFile {
                     path,
                     unfinished,
@@ -85,13 +88,60 @@ impl ChannelFiles {
             // A file that two channels take is one file.
             restless.sort_by(|one: &IncompleteFile, other| one.path.cmp(&other.path));
             restless.dedup_by(|one, other| one.path == other.path);
-            (targets, restless)
+            restless
         };
-        let late = |_| Err(std::io::Error::other(format!("no answer within {} s", SCAN_TIMEOUT.as_secs())));
-        let scanned = timeout(SCAN_TIMEOUT, blocking::run(scan)).await.unwrap_or_else(late);
-        let (scanners, restless) = scanned.map_err(|error| error.to_string())?;
-        (self.targets, self.took) = (scanners, began.elapsed());
+        let restless = self.on_a_thread(scan).await?;
+        self.took = began.elapsed();
         Ok(restless)
+    }
+
+    /// Judges files that an target matches, as of now. The answer has one item for each: nothing where the file is complete.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan), and when their directory cannot be read.
+    pub async fn judge(
+        &mut self,
+        target: WatchTarget,
+        files: Vec<PathBuf>,
+    ) -> Result<Vec<Option<IncompleteFile>>, String> {
+        let known = self.scanners.iter().position(|(known, _)| **known == target);
+        let index = known.unwrap_or(self.scanners.len());
+        if known.is_none() {
+            self.scanners.push(self.scanner_for(target));
+        }
+        let judge = move |scanners: &mut Scanners| judge_all(&mut scanners[index].1, &files);
+        self.on_a_thread(judge).await?.map_err(|error| error.to_string())
+    }
+
+    fn scanner_for(&self, target: WatchTarget) -> (Arc<WatchTarget>, TargetScanner) {
+        let target = Arc::new(target);
+        (Arc::clone(&target), TargetScanner::new(target, 0, Arc::clone(&self.events), ClockSource::Probed))
+    }
+
+    /// What is known of the files stays with a thread that does not come back.
+    async fn on_a_thread<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Scanners) -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let mut scanners = std::mem::take(&mut self.scanners);
+        let counts: Vec<_> = scanners.iter().map(|(_, scanner)| scanner.scanned_files()).collect();
+        let scanned = || counts.iter().map(|count| count.load(Ordering::Relaxed)).sum::<usize>();
+        let work = move || {
+            let result = work(&mut scanners);
+            (scanners, result)
+        };
+        let mut working = pin!(blocking::run(work));
+        let done = loop {
+            let before = scanned();
+            match timeout(SCAN_TIMEOUT, &mut working).await {
+                Ok(done) => break done,
+                Err(_) if scanned() != before => {}
+                Err(_) => return Err(format!("no answer within {} s", SCAN_TIMEOUT.as_secs())),
+            }
+        };
+        let (scanners, result) = done.map_err(|error| error.to_string())?;
+        self.scanners = scanners;
+        Ok(result)
     }
 
     /// Waits until no file has to be waited for, at most for so long.
@@ -101,12 +151,25 @@ impl ChannelFiles {
     pub async fn wait(&mut self, limit: Duration) -> Result<(), String> {
         let begin = Instant::now();
         loop {
-            let remaining = limit.saturating_sub(begin.elapsed());
-            sleep(POLL_INTERVAL.max(self.took * MAX_SCAN_DUTY).min(remaining)).await;
+            let left = limit.saturating_sub(begin.elapsed());
+            sleep(POLL_INTERVAL.max(self.took * MAX_SCAN_DUTY).min(left)).await;
             let is_over = self.scan().await?.iter().all(|file| !file.is_awaited);
             if is_over || begin.elapsed() >= limit {
                 return Ok(());
             }
         }
     }
+}
+
+/// Most files that are listed together are in one directory, which is then read once.
+fn judge_all(scanner: &mut TargetScanner, files: &[PathBuf]) -> io::Result<Vec<Option<IncompleteFile>>> {
+    let mut judged = Vec::with_capacity(files.len());
+    for of_directory in files.chunk_by(|one, other| one.parent() == other.parent()) {
+        let parent = of_directory[0].parent().unwrap_or("/".as_ref());
+        let names: Vec<OsString> =
+            of_directory.iter().map(|file| file.file_name().unwrap_or_default().into()).collect();
+        let restless = |(path, unfinished, is_awaited)| IncompleteFile { path, unfinished, is_awaited };
+        judged.extend(scanner.judge(parent, &names)?.into_iter().map(|found| found.map(restless)));
+    }
+    Ok(judged)
 }

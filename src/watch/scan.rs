@@ -3,12 +3,15 @@
 //! Everything here may wait for a file system, so it runs on a thread for such work. A directory is watched before it is
 //! listed: what comes in between is told twice and counts once.
 
+mod before_taking;
+
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::backend::{DirId, WatchBackend, dir_id};
@@ -67,6 +70,7 @@ pub struct TargetScanner {
     is_first: bool,
     unfinished: UnfinishedFiles,
     clock: ClockSource,
+    scanned: Arc<AtomicUsize>,
 }
 
 struct ScannedDir {
@@ -90,20 +94,20 @@ struct ScanAccumulator {
 impl TargetScanner {
     /// Nothing is looked at yet.
     #[must_use]
-    pub fn new(entry: Arc<WatchTarget>, target_id: TargetId, events: Arc<Watcher>, clock: ClockSource) -> Self {
-        let stability_rules = StabilityRules { stable_after: entry.stable_after, limit: entry.file_wait };
-        let (known, unfinished) = (HashMap::new(), UnfinishedFiles::default());
+    pub fn new(watch_target: Arc<WatchTarget>, target: TargetId, events: Arc<Watcher>, clock: ClockSource) -> Self {
+        let rules = StabilityRules { stable_after: watch_target.stable_after, limit: watch_target.file_wait };
         Self {
-            watch_target: entry,
-            target: target_id,
+            watch_target,
+            target,
             events,
-            rules: stability_rules,
-            known,
+            rules,
+            known: HashMap::new(),
             root: None,
             round: 0,
             is_first: true,
-            unfinished,
+            unfinished: UnfinishedFiles::default(),
             clock,
+            scanned: Arc::default(),
         }
     }
 
@@ -125,6 +129,12 @@ impl TargetScanner {
         let found = &mut gathered.found;
         found.waiting = self.unfinished.hold(&mut found.complete, Instant::now(), self.rules.limit);
         gathered.found
+    }
+
+    /// Counts what is looked at, so that a look that takes its time is known from one that hangs.
+    #[must_use]
+    pub fn scanned_files(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.scanned)
     }
 
     /// Files that are there and not known to be complete, why, and whether they are still waited for.
@@ -257,7 +267,9 @@ impl TargetScanner {
         let (watch_target, rules, now) = (Arc::clone(&self.watch_target), self.rules, Instant::now());
         let mut clock = self.clock.begin(real, &directory.backend);
         directory.files.begin_round();
+        let scanned = self.scanned_files();
         let listed = list(real, |item| {
+            scanned.fetch_add(1, Ordering::Relaxed);
             let name = item.file_name();
             if item.file_type().is_ok_and(|kind| kind.is_dir()) {
                 if watch_target.is_recursive {

@@ -233,6 +233,20 @@ impl FileTracker {
         }
     }
 
+    /// The same for a file that is about to be taken: one that was complete may have been opened again since.
+    pub fn observe_before_taking(
+        &mut self,
+        name: &OsStr,
+        observation: &Observation,
+        now: Instant,
+        rules: StabilityRules,
+    ) -> FileVerdict {
+        if observation.has_writer == Some(true) && self.counted(name).is_some() {
+            self.on_created(name, now);
+        }
+        self.observe(name, observation, now, rules)
+    }
+
     /// It appeared, by whatever means: a link is complete, a file that was opened to be written is not.
     pub fn on_created(&mut self, name: &OsStr, now: Instant) {
         self.on_attributes_changed(name, now, false);

@@ -43,10 +43,15 @@ impl WatchTarget {
     /// Whether a file of this name is one of the entry's.
     #[must_use]
     pub fn matches(&self, name: &OsStr) -> bool {
-        let is_lock = self.locks.iter().any(|lock| name == lock.as_str());
         // Python's `glob`, by which channels find their files, has this rule for directories and files alike.
         let is_found = if self.is_channel { matches_dir(&self.mask, name) } else { self.mask.matches(name) };
-        is_found && !is_lock && (self.is_channel || !self.is_unfinished(name))
+        is_found && !self.is_lock(name) && (self.is_channel || !self.is_unfinished(name))
+    }
+
+    /// Whether a file of this name is the lock of a channel.
+    #[must_use]
+    pub fn is_lock(&self, name: &OsStr) -> bool {
+        self.locks.iter().any(|lock| name == lock.as_str())
     }
 
     /// Whether a name says that the file is not complete. One that begins with a dot or has an end of those only does where the

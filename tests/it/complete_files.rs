@@ -17,10 +17,10 @@ use crate::servers::Engine;
 use crate::watch::{Fuse, UNCACHED};
 
 /// As the attribute cache of NFS does at the least.
-const CACHED: &str = "attr_timeout=3,entry_timeout=3";
+pub const CACHED: &str = "attr_timeout=3,entry_timeout=3";
 
 /// Longer than that, with room for a machine that is busy.
-const SETTLE: &str = "4s";
+pub const SETTLE: &str = "4s";
 
 /// How often a slow writer appends a part.
 const PART_INTERVAL: Duration = Duration::from_millis(500);
@@ -29,28 +29,28 @@ const PART_INTERVAL: Duration = Duration::from_millis(500);
 const PARTS: usize = 8;
 
 /// Where the files are, and where writers write them.
-enum Storage {
+pub enum Storage {
     Ext4,
     Share(&'static str),
 }
 
 /// A route whose files come to a directory of some storage.
-struct Place {
+pub struct Place {
     // The share is gone before the directory that it is mounted in.
     share: Option<Fuse>,
-    system: System,
+    pub system: System,
 }
 
 /// What starts the route.
 #[derive(Debug, Clone, Copy)]
-enum Starter {
+pub enum Starter {
     Monitor,
     Schedule,
     Engine,
 }
 
 impl Place {
-    fn new(storage: &Storage) -> Self {
+    pub fn new(storage: &Storage) -> Self {
         let mut system = System::new(Engine::Sqlite);
         system.demo.sandbox.set("BOTS_CTL_DIRMONITOR_SETTLE", SETTLE);
         let share = match storage {
@@ -61,7 +61,7 @@ impl Place {
     }
 
     /// As a writer sees the file of an order. Behind a share it is another machine.
-    fn file(&self, number: usize) -> PathBuf {
+    pub fn file(&self, number: usize) -> PathBuf {
         let name = format!("{number}.edi");
         match &self.share {
             Some(share) => share.behind.join(name),
@@ -69,16 +69,16 @@ impl Place {
         }
     }
 
-    fn set(&mut self, name: &str, value: &str) {
+    pub fn set(&mut self, name: &str, value: &str) {
         self.system.demo.sandbox.set(name, value);
     }
 
-    fn engine(&self, args: &[&str]) -> Running {
+    pub fn engine(&self, args: &[&str]) -> Running {
         self.system.start(&[&["engine"], args].concat())
     }
 
     /// The monitor that watches the directory, and its queue.
-    fn monitor(&self) -> Running {
+    pub fn monitor(&self) -> Running {
         let sandbox = &self.system.demo.sandbox;
         sandbox.set_ini("jobqueue", "enabled", "True");
         sandbox.set_ini("dirmonitor1", "path", &self.system.demo.input().display().to_string());
@@ -89,7 +89,7 @@ impl Place {
     }
 
     /// Waits until so many orders are out and the engine has ended.
-    fn wait_orders(&self, count: usize, running: &Running) {
+    pub fn wait_orders(&self, count: usize, running: &Running) {
         let are_out = || (fs::read_dir(self.system.demo.output()).ok()?.count() >= count).then_some(());
         wait_until("the orders are out", are_out, || running.report());
     }
@@ -137,7 +137,7 @@ fn append(mut file: File, parts: Vec<Vec<u8>>) -> JoinHandle<()> {
     })
 }
 
-fn parts(number: usize) -> Vec<Vec<u8>> {
+pub fn parts(number: usize) -> Vec<Vec<u8>> {
     let text = message(number).into_bytes();
     text.chunks(text.len().div_ceil(PARTS)).map(<[u8]>::to_vec).collect()
 }
@@ -345,7 +345,7 @@ fn a_file_that_holds_its_route_is_told_by_log_status_and_metrics() {
     drop(open);
 }
 
-fn write_whole(path: &Path, number: usize) {
+pub fn write_whole(path: &Path, number: usize) {
     fs::write(path, message(number)).expect("written");
 }
 

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bots_ctl::config::WatchMethod;
 use bots_ctl::pycompat::fnmatch::FnMatch;
 use bots_ctl::telemetry::counters::Counters;
 use bots_ctl::watch::monitor::{self, MonitorCommand};
+use bots_ctl::watch::run_check::ChannelFiles;
 use bots_ctl::watch::scan::WatchState;
 use bots_ctl::watch::status::{MonitorStatus, NewFiles};
 use bots_ctl::watch::target::{PathPattern, WatchTarget};
@@ -22,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::needs::{Need, needs};
-use crate::sandbox::{DEADLINE, wait_until};
+use crate::sandbox::{DEADLINE, some_or_all, wait_until};
 
 /// Long enough that nothing in these tests is found by it.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -267,6 +268,47 @@ fn a_slow_writer_counts_once_where_nothing_tells_of_its_end() {
     }
     monitor.expect(&path);
     drop(file);
+}
+
+/// A share answers for each file by itself: a look takes longer than one that hangs is waited for.
+#[apply(test)]
+fn a_look_at_many_files_of_a_share_takes_its_time() {
+    needs(Need::Time);
+    let (_kept, dir) = directory();
+    let fuse = Fuse::mount(&dir);
+    for number in 0..60_000 {
+        fs::write(fuse.behind.join(number.to_string()), "content").expect("written");
+    }
+    let mut rest = ChannelFiles::default();
+    rest.set_targets(vec![polled(WatchTarget { is_channel: true, ..entry(&fuse.mounted, "*") })]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("made");
+    let began = Instant::now();
+    let looked = runtime.block_on(rest.scan()).map(|files| files.len());
+    assert_eq!(looked, Ok(60_000), "within {:?}", began.elapsed());
+}
+
+#[apply(test)]
+fn only_the_open_file_of_many_is_left() {
+    const REQUEST: usize = 130;
+    let (_kept, dir) = directory();
+    let files: Vec<PathBuf> = (0..some_or_all(10_000, 100_000)).map(|number| dir.join(number.to_string())).collect();
+    files.iter().for_each(|file| fs::write(file, "content").expect("written"));
+    let open = File::options().append(true).open(&files[7]).expect("it is there");
+    let (mut rest, entry) = (ChannelFiles::default(), polled(WatchTarget { is_channel: true, ..entry(&dir, "*") }));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("made");
+    let began = Instant::now();
+    rest.set_targets(vec![entry.clone()]);
+    let looked = runtime.block_on(rest.scan()).map(|files| files.len());
+    assert_eq!(looked, Ok(1), "the open one");
+    let scan = began.elapsed();
+    let mut left = Vec::new();
+    for request in files.chunks(REQUEST) {
+        let judged = runtime.block_on(rest.judge(entry.clone(), request.to_vec())).expect("the file system answers");
+        left.extend(judged.into_iter().flatten().map(|file| file.path));
+    }
+    println!("{} files: a scan in {scan:?}, the judgements in {:?}", files.len(), began.elapsed() - scan);
+    assert_eq!(left, [files[7].clone()]);
+    drop(open);
 }
 
 #[apply(test)]

@@ -2,7 +2,8 @@
 
 Python imports this when it starts, since this directory comes first on PYTHONPATH. Bots's engine begins with a look for another one on
 its machine: at that point bots-ctl takes its place, with the same arguments. An engine that bots-ctl itself starts has a variable
-that says so: it goes on, and its row in the table mutex says that it holds the lease. And the client of the job queue of Bots 3 gets the sentences that it lacks for a refused job.
+that says so: it goes on, and its row in the table mutex says that it holds the lease. When one of its channels lists a directory, bots-ctl
+says which of the files are complete; the others stay for the next run. And the client of the job queue of Bots 3 gets the sentences that it lacks for a refused job.
 """
 
 import os
@@ -11,6 +12,10 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ENGINE = "bots.engine"
 PROGRAM = "bots-engine"
+# Of the paths in one request to bots-ctl: a slow share answers for so many in time.
+REQUEST_BYTES = 8 * 1024
+# bots-ctl itself gives up a file system that does not answer after 5 s.
+ANSWER_TIMEOUT = 60
 ANSWERS = {
     2: "Error, no job is named.",
     3: "Error, this job is not allowed: it is not bots-engine of this environment, nor in authorized_tasks of bots.ini.",
@@ -78,6 +83,85 @@ def mark_the_row(botslib):
     botslib.set_database_lock = take_marked_lock
 
 
+class Matches:
+    """Stands for the module glob while a channel lists its directory: files that are not complete do not match."""
+
+    def __init__(self, glob, descriptor):
+        self.glob, self.descriptor, self.socket = glob, descriptor, None
+
+    def iglob(self, pattern):
+        paths = list(self.glob.iglob(pattern))
+        return self.complete(pattern, paths) if paths else paths
+
+    def complete(self, pattern, paths):
+        complete, done = [], 0
+        try:
+            for part in parts(paths):
+                complete += [path for path, is_taken in zip(part, self.ask(pattern, part)) if is_taken]
+                done += len(part)
+        except EOFError:
+            # bots-ctl cannot judge them, and has said why.
+            self.descriptor = None
+        except (OSError, ValueError) as error:
+            self.descriptor = None
+            tell_unknown(error)
+        return complete + paths[done:]
+
+    def ask(self, pattern, paths):
+        if self.descriptor is None:
+            raise EOFError
+        if self.socket is None:
+            import socket
+
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=self.descriptor)
+            self.socket.settimeout(ANSWER_TIMEOUT)
+        request = b"".join(os.fsencode(path) + b"\0" for path in [pattern] + paths)
+        self.socket.sendall(len(request).to_bytes(4, "big") + request)
+        answer = b""
+        while len(answer) < len(paths):
+            received = self.socket.recv(len(paths) - len(answer))
+            if not received:
+                raise EOFError
+            answer += received
+        return answer
+
+
+def tell_unknown(error):
+    print("bots-ctl: cannot ask which files are complete: %s; the run takes them as they are" % error, file=sys.stderr)
+
+
+def parts(paths):
+    part, size = [], 0
+    for path in paths:
+        part.append(path)
+        size += len(os.fsencode(path)) + 1
+        if size >= REQUEST_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def judge_files(communication, descriptor):
+    """Channels that fetch files by other means than a directory are as they were."""
+    try:
+        # What the engine starts has nothing to ask.
+        os.set_inheritable(descriptor, False)
+    except OSError as error:
+        return tell_unknown(error)
+    glob, incommunicate = communication.glob, communication.file.incommunicate
+    matches = Matches(glob, descriptor)
+
+    def judged(*args, **named):
+        communication.glob = matches
+        try:
+            return incommunicate(*args, **named)
+        finally:
+            communication.glob = glob
+
+    communication.file.incommunicate = judged
+
+
 def complete_the_answers(job2queue):
     for code, text in ANSWERS.items():
         job2queue.JOBQUEUEMESSAGE2TXT.setdefault(code, text)
@@ -86,12 +170,14 @@ def complete_the_answers(job2queue):
 class Finder:
     """Finds the modules of Bots in which something is changed once they are there."""
 
-    def __init__(self, holds_lease):
+    def __init__(self, holds_lease, descriptor):
         start = directory()
         self.changes = {
             "bots.botslib": mark_the_row if holds_lease else lambda module: wrap_the_look(module, start),
             "bots.job2queue": complete_the_answers,
         }
+        if holds_lease and descriptor:
+            self.changes["bots.communication"] = lambda module: judge_files(module, int(descriptor))
 
     def find_spec(self, name, path=None, target=None):
         change = self.changes.get(name)
@@ -125,7 +211,7 @@ def pass_on():
 
 # Older ones cannot run a Bots that bots-ctl knows.
 if sys.version_info >= (3, 4):
-    sys.meta_path.insert(0, Finder("BOTS_CTL_HOLDS_LEASE" in os.environ))
-    # Whatever the engine starts does not hold it.
-    os.environ.pop("BOTS_CTL_HOLDS_LEASE", None)
+    # Whatever the engine starts does not hold the lease.
+    holds_lease, descriptor = (os.environ.pop(name, None) for name in ("BOTS_CTL_HOLDS_LEASE", "BOTS_CTL_FILES_SOCKET"))
+    sys.meta_path.insert(0, Finder(holds_lease is not None, descriptor))
     pass_on()

@@ -1,23 +1,21 @@
 //! The files that a run is about to take, and the wait for those that are being written.
 
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
 use crate::bots::Installation;
-use crate::bots::dirmonitor_config::{DirmonitorConfig, FilePattern, WatchOptions};
 use crate::bots::engine_args::EngineArgs;
 use crate::bots::environment::Environment;
-use crate::config::{Config, WatchMethod};
+use crate::config::Config;
 use crate::database::lease::Lease;
 use crate::edi::monitored_routes;
-use crate::edi::monitored_routes::InChannel;
 use crate::exit::Error;
 use crate::watch::run_check::{ChannelFiles, IncompleteFile};
-use crate::watch::target::WatchTarget;
 
-use crate::runtime::watch_targets::target;
+use super::channels::Channels;
 
 /// Files that one log line names.
 const MAX_LISTED_FILES: usize = 20;
@@ -25,31 +23,23 @@ const MAX_LISTED_FILES: usize = 20;
 /// The files of a run.
 pub(crate) struct RunFiles<'a> {
     config: &'a Config,
-    bots: &'a Installation,
-    environment: &'a Environment,
+    bots: Installation,
+    environment: Environment,
     arguments: &'a EngineArgs,
     rest: ChannelFiles,
+    /// What the last look was at; nothing where files are not judged.
+    channels: Option<Channels>,
+    /// FilePattern that the run matches as they are.
+    given_up: HashSet<PathBuf>,
     begin: Instant,
     is_logged: bool,
 }
 
 impl<'a> RunFiles<'a> {
     /// Nothing is looked at yet.
-    pub fn new(
-        config: &'a Config,
-        bots: &'a Installation,
-        environment: &'a Environment,
-        arguments: &'a EngineArgs,
-    ) -> Self {
-        Self {
-            config,
-            bots,
-            environment,
-            arguments,
-            rest: ChannelFiles::default(),
-            begin: Instant::now(),
-            is_logged: false,
-        }
+    pub fn new(config: &'a Config, bots: Installation, environment: Environment, arguments: &'a EngineArgs) -> Self {
+        let (rest, channels, given_up, begin) = (ChannelFiles::default(), None, HashSet::new(), Instant::now());
+        Self { config, bots, environment, arguments, rest, channels, given_up, begin, is_logged: false }
     }
 
     /// Whether the run may begin now. The log names each file that the run no longer waits for. The lease is held, so no
@@ -63,11 +53,12 @@ impl<'a> RunFiles<'a> {
         }
         let began = Instant::now();
         let channels = lease.query_with_retry(monitored_routes::in_channels).await?;
-        self.rest.set_targets(self.targets(&channels));
+        let channels = Channels::new(self.config, &self.environment, &self.bots, channels);
+        self.rest.set_targets(channels.targets(&self.arguments.routes));
         let scanned = self.rest.scan().await;
         debug!(
             "a look at the files of {} channels took {:.1} ms",
-            channels.len(),
+            channels.count(),
             began.elapsed().as_secs_f64() * 1000.0
         );
         Ok(match scanned {
@@ -77,6 +68,8 @@ impl<'a> RunFiles<'a> {
             }
             Ok(files) => {
                 files.iter().for_each(|file| self.log_abandoned(file));
+                self.given_up = files.into_iter().map(|file| file.path).collect();
+                self.channels = Some(channels);
                 true
             }
             Err(reason) => {
@@ -99,59 +92,38 @@ impl<'a> RunFiles<'a> {
         self.config.engine.file_wait.saturating_sub(self.begin.elapsed())
     }
 
-    /// What the channels of the routes find, and what bots.ini watches for them.
-    fn targets(&self, channels: &[InChannel]) -> Vec<WatchTarget> {
-        let monitored = DirmonitorConfig::read(self.environment, self.bots).unwrap_or_else(|error| {
-            debug!("{error}; the files of channels are looked at alone");
-            DirmonitorConfig::without_sections(self.environment, self.bots)
-        });
-        let routes = &self.arguments.routes;
-        let runs = |channel: &&InChannel| match routes.is_empty() {
-            true => channel.is_in_default_run,
-            false => routes.contains(&channel.route),
-        };
-        let running: Vec<&InChannel> = channels.iter().filter(runs).collect();
-        let locks = || channels.iter().map(|channel| (channel.path.as_str(), channel.lock.as_str()));
-        let target = |origin: &str, files: &FilePattern, way: WatchOptions| {
-            let name = (origin.to_owned(), String::new());
-            let target = target(self.config, &monitored, name, files, way, locks());
-            WatchTarget { watch_by: WatchMethod::Poll, ..target }
-        };
-        let directories = running.iter().filter(|channel| channel.is_directory);
-        let files = directories.filter_map(|channel| monitored.files(&channel.path, &channel.filename));
-        // Two routes may have one channel.
-        let (mut targets, mut known) = (Vec::new(), HashSet::new());
-        for files in files.filter(|files| known.insert((files.directory.clone(), files.mask.clone()))) {
-            targets.push(WatchTarget {
-                is_channel: true,
-                ..target("a channel", &files, monitored.watch_options_for(&files.directory))
-            });
+    /// Whether Bots is to ask which of the files that its channels match it may take.
+    pub fn are_judged(&self) -> bool {
+        self.channels.is_some()
+    }
+
+    /// Judges files that the pattern of a channel matches, at the moment in which Bots has listed them: each that is complete, or no
+    /// longer waited for, may be taken. The log names the others.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub async fn may_be_taken(&mut self, pattern: &Path, files: Vec<PathBuf>) -> Result<Vec<bool>, String> {
+        let Some(channels) = &self.channels else { return Ok(vec![true; files.len()]) };
+        let judged = self.rest.judge(channels.target_of(pattern), files).await?;
+        let incomplete = judged.iter().flatten().filter(|file| !self.given_up.contains(&file.path));
+        let (left, given_up): (Vec<&IncompleteFile>, Vec<&IncompleteFile>) =
+            incomplete.partition(|file| file.is_awaited);
+        given_up.into_iter().for_each(|file| self.log_abandoned(file));
+        if !left.is_empty() {
+            let named = named(&left);
+            info!(files = left.len(), "files are left for the next run, since they are not complete: {named}");
         }
-        // Most sections watch the directory of a channel, and the mask of the channel decides which files Bots takes.
-        for section in &monitored.directories {
-            let is_other = known.iter().all(|(directory, _)| *directory != section.files.directory);
-            if is_other && running.iter().any(|channel| channel.route == section.route) {
-                let target = target(&section.origin, &section.files, section.way.or(monitored.way));
-                targets.push(WatchTarget { is_recursive: section.is_recursive, ..target });
-            }
-        }
-        targets
+        let is_left = |file: &IncompleteFile| file.is_awaited && !self.given_up.contains(&file.path);
+        Ok(judged.iter().map(|file| !file.as_ref().is_some_and(is_left)).collect())
     }
 
     fn log_wait(&mut self, files: &[IncompleteFile]) {
         if std::mem::replace(&mut self.is_logged, true) {
             return;
         }
-        let (awaited, limit): (Vec<&IncompleteFile>, _) =
-            (files.iter().filter(|file| file.is_awaited).collect(), self.config.engine.file_wait.as_secs_f64());
-        let one = |file: &&IncompleteFile| format!("{} ({})", file.path.display(), file.unfinished.reason.as_str());
-        let named = awaited.iter().take(MAX_LISTED_FILES).map(one).collect::<Vec<_>>().join(", ");
-        let more = awaited.len().saturating_sub(MAX_LISTED_FILES);
-        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
-        info!(
-            files = awaited.len(),
-            "the run waits for at most {limit} s, since files are not complete: {named}{more}"
-        );
+        let awaited: Vec<&IncompleteFile> = files.iter().filter(|file| file.is_awaited).collect();
+        let (limit, named) = (self.config.engine.file_wait.as_secs_f64(), named(&awaited));
+        info!(files = awaited.len(), "the run waits for at most {limit} s, since files are not complete: {named}");
     }
 
     fn log_abandoned(&self, file: &IncompleteFile) {
@@ -161,6 +133,14 @@ impl<'a> RunFiles<'a> {
     }
 }
 
-fn log_unknown(reason: &str) {
-    warn!("cannot tell whether files are complete: {reason}; the run takes them as they are");
+/// The first of the files, each with the reason.
+fn named(files: &[&IncompleteFile]) -> String {
+    let one = |file: &&IncompleteFile| format!("{} ({})", file.path.display(), file.unfinished.reason.as_str());
+    let named = files.iter().take(MAX_LISTED_FILES).map(one).collect::<Vec<_>>().join(", ");
+    let more = files.len().saturating_sub(MAX_LISTED_FILES);
+    if more > 0 { format!("{named}, and {more} more") } else { named }
+}
+
+pub(super) fn log_unknown(why: &str) {
+    warn!("cannot tell whether files are complete: {why}; the run matches them as they are");
 }

@@ -1,7 +1,9 @@
 //! One run of Bots's engine under its lease: the wait for other engines and for incomplete files, the run, and its metrics.
 
 mod acquire;
+mod channels;
 mod incomplete_files;
+mod listings;
 mod maxruntime;
 mod preflight;
 mod run;

@@ -29,6 +29,7 @@ use crate::telemetry::correlation;
 use crate::telemetry::counters::Counters;
 
 use super::incomplete_files::RunFiles;
+use super::listings;
 use super::maxruntime::MaxRuntime;
 use super::preflight;
 use super::preflight::LeasedRun;
@@ -54,11 +55,12 @@ pub(crate) const ERRORS: u8 = 2;
 const RECOVER: &str = "--cleanup";
 
 /// Everything that is settled before the engine starts.
-struct PreparedRun {
+struct PreparedRun<'a> {
     /// What recovers an earlier run first, where the engine itself would not recover all of it.
     recovery: Option<services::BotsServiceSpec>,
     service: services::BotsServiceSpec,
     max_runtime: MaxRuntime,
+    files: RunFiles<'a>,
     lease: Box<Lease>,
     before: RunBaseline,
     /// Whether the database knows that it runs.
@@ -95,6 +97,7 @@ struct EngineRun<'a> {
     signals: &'a mut Signals,
     lines: &'a ServiceOutput,
     max_runtime: MaxRuntime,
+    files: RunFiles<'a>,
     lease: &'a mut Lease,
 }
 
@@ -111,9 +114,9 @@ pub(crate) async fn run(mut session: App, arguments: &EngineArgs) -> Result<Outc
         }
     };
     let Some(ready) = prepared else { return Ok(Outcome::Child(BUSY)) };
-    let PreparedRun { recovery, service, max_runtime: longest, mut lease, before, is_noted } = ready;
+    let PreparedRun { recovery, service, max_runtime, files, mut lease, before, is_noted } = ready;
     let begin = Instant::now();
-    let run = EngineRun { config, reaper, signals, lines, max_runtime: longest, lease: &mut lease };
+    let run = EngineRun { config, reaper, signals, lines, max_runtime, files, lease: &mut lease };
     let ended = run.run(recovery, service).await;
     let took = begin.elapsed();
     // A database that is away is waited for once.
@@ -128,12 +131,12 @@ pub(crate) async fn run(mut session: App, arguments: &EngineArgs) -> Result<Outc
 }
 
 /// Nothing when another engine runs.
-async fn prepare_run(
-    config: &Config,
+async fn prepare_run<'a>(
+    config: &'a Config,
     reaper: &Reaper,
     counters: &Arc<Counters>,
-    arguments: &EngineArgs,
-) -> Result<Option<PreparedRun>, Error> {
+    arguments: &'a EngineArgs,
+) -> Result<Option<PreparedRun<'a>>, Error> {
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = prepare(config, &bots).await?;
@@ -141,7 +144,7 @@ async fn prepare_run(
     relay::start(config, &environment, counters).await;
     let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::database_config(config, &load_django_settings(&context).await?)?;
-    let mut files = RunFiles::new(config, &bots, &environment, arguments);
+    let mut files = RunFiles::new(config, bots.clone(), environment.clone(), arguments);
     let Some(LeasedRun { mut lease, name, waited }) =
         preflight::begin(config, &settings, arguments, &mut files).await?
     else {
@@ -152,14 +155,8 @@ async fn prepare_run(
             let is_noted = run_metrics::begin(&mut lease, &name, waited, before.recovers).await;
             let run = services::BotsContext { bots: &bots, environment: &environment, variables: &variables };
             let recovery = (before.recovers && !arguments.routes.is_empty()).then(|| run.engine(&[RECOVER.into()]));
-            Ok(Some(PreparedRun {
-                recovery,
-                service: run.engine(&arguments.to_argv()),
-                max_runtime,
-                lease,
-                before,
-                is_noted,
-            }))
+            let service = run.engine(&arguments.to_argv());
+            Ok(Some(PreparedRun { recovery, service, max_runtime, files, lease, before, is_noted }))
         }
         Err(error) => {
             lease.release().await;
@@ -244,8 +241,9 @@ impl EngineRun<'_> {
         self.supervise(service).await
     }
 
-    async fn supervise(&mut self, service: services::BotsServiceSpec) -> Result<RunResult, Error> {
+    async fn supervise(&mut self, mut service: services::BotsServiceSpec) -> Result<RunResult, Error> {
         let name = service.name.as_str();
+        let answering = listings::answer(&mut self.files, &mut service.spec);
         let times = self.config.stop.engine;
         let plan = ServicePolicy {
             drain: times.drain,
@@ -271,6 +269,7 @@ impl EngineRun<'_> {
                 end = supervise(&mut service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
                 never = forward_signals(self.signals, sender, &was_asked) => match never {},
                 never = overdue => match never {},
+                never = answering => match never {},
             };
             // Nothing of this run may go on when the next one begins, in whatever pod.
             if terminate_leftovers(self.reaper, self.signals, times.timeout, is_lost.subscribe()).await {

@@ -1,0 +1,74 @@
+//! Answers the engine which of the files that a channel has listed it may take. The hook in Bots asks through a socket, which the
+//! engine inherits.
+//!
+//! A request is its length, in four bytes with the highest first, then the pattern of the channel and the paths that match it, each with
+//! a NUL after it. The response has one byte for each path: 1 for a file to take, 0 for one to leave. A channel with many files asks
+//! for one part of them after the other. Where bots-ctl cannot judge it closes the socket, and Bots matches the files as they are.
+
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::future::{Future, pending};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::bots::engine_shim;
+use crate::process::child::ProcessSpec;
+
+use super::incomplete_files::{RunFiles, log_unknown};
+
+/// Longer than a request of the hook: that ends with the path with which it has 8 KiB of them, and a path has at most 4 KiB.
+const MAX_REQUEST: usize = 32 * 1024;
+
+/// Has the engine ask, and answers for as long as that is polled.
+pub(super) fn answer<'f, 'r>(
+    files: &'f mut RunFiles<'r>,
+    spec: &mut ProcessSpec,
+) -> impl Future<Output = Infallible> + use<'f, 'r> {
+    let socket = files.are_judged().then(|| socket(spec));
+    async move {
+        if let Some(socket) = socket {
+            let answered = async { answer_each(socket?, files).await };
+            let why = answered.await.err().filter(|error: &io::Error| error.kind() != io::ErrorKind::UnexpectedEof);
+            why.into_iter().for_each(|why| log_unknown(&why.to_string()));
+        }
+        pending().await
+    }
+}
+
+/// One end for us, the other for the process that is described.
+fn socket(spec: &mut ProcessSpec) -> io::Result<UnixStream> {
+    let (ours, theirs) = net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let theirs = OwnedFd::from(theirs);
+    spec.environment.push((engine_shim::FILES_SOCKET.to_owned(), theirs.as_raw_fd().to_string().into()));
+    spec.inherited = Some(Arc::new(theirs));
+    UnixStream::from_std(ours)
+}
+
+async fn answer_each(mut socket: UnixStream, files: &mut RunFiles<'_>) -> io::Result<()> {
+    loop {
+        let length = usize::try_from(socket.read_u32().await?).unwrap_or(usize::MAX);
+        if length > MAX_REQUEST {
+            return Err(io::Error::other(format!("the engine sent a request of {length} bytes")));
+        }
+        let mut request = vec![0; length];
+        socket.read_exact(&mut request).await?;
+        let (pattern, paths) = read(&request);
+        let may_be_taken = files.may_be_taken(&pattern, paths).await.map_err(io::Error::other)?;
+        socket.write_all(&may_be_taken.into_iter().map(u8::from).collect::<Vec<_>>()).await?;
+    }
+}
+
+/// The pattern and the paths.
+fn read(request: &[u8]) -> (PathBuf, Vec<PathBuf>) {
+    let parts = request.strip_suffix(b"\0").unwrap_or(request).split(|byte| *byte == 0);
+    let mut paths = parts.map(|path| PathBuf::from(OsStr::from_bytes(path)));
+    (paths.next().unwrap_or_default(), paths.collect())
+}

@@ -1,0 +1,63 @@
+//! FilePattern that Bots has listed and is about to take: each is judged where it is, without another listing. What looks have shown of it
+//! before counts as well.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::{ScannedDir, TargetScanner};
+use crate::watch::backend::{WatchBackend, dir_id};
+use crate::watch::observation::{file, observe};
+use crate::watch::stability::{FileTracker, FileVerdict, IncompleteSince};
+
+/// A file that is not known to be complete: its real path, why, and whether it is still waited for.
+type Incomplete = (PathBuf, IncompleteSince, bool);
+
+impl TargetScanner {
+    /// Judges files of one directory, as of now. The answer has one item for each; nothing for a complete file, and for a name that
+    /// is no file.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn judge(&mut self, parent: &Path, names: &[OsString]) -> io::Result<Vec<Option<Incomplete>>> {
+        let real = match fs::canonicalize(parent) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![None; names.len()]),
+            real => real?,
+        };
+        let (target, rules, clock) = (Arc::clone(&self.watch_target), self.rules, self.clock);
+        let scanned = self.scanned_files();
+        let directory = self.directory(&real)?;
+        let mut clock = clock.begin(&real, &directory.backend);
+        let judge = |name: &OsString| {
+            scanned.fetch_add(1, Ordering::Relaxed);
+            let path = real.join(name);
+            let meta = (!target.is_lock(name)).then(|| file(&path)).flatten()?;
+            let observation = observe(&path, &meta, &directory.backend, &mut clock, target.is_unfinished(name));
+            let now = Instant::now();
+            let FileVerdict::Waiting(unfinished) =
+                directory.files.observe_before_taking(name, &observation, now, rules)
+            else {
+                return None;
+            };
+            Some((path, unfinished, unfinished.since + rules.limit > now))
+        };
+        Ok(names.iter().map(judge).collect())
+    }
+
+    /// What is known of a directory, which no look may have found.
+    fn directory(&mut self, real: &Path) -> io::Result<&mut ScannedDir> {
+        let identity = dir_id(real).ok_or(io::ErrorKind::NotFound)?;
+        if self.known.get(real).is_none_or(|known| known.identity != identity) {
+            let (backend, level) =
+                (WatchBackend::of(real, self.watch_target.watch_by)?, self.watch_target.directory.rest.len());
+            let files = FileTracker::default();
+            let directory = ScannedDir { identity, level, is_watched: false, backend, files, round: self.round };
+            self.known.insert(real.to_owned(), directory);
+        }
+        Ok(self.known.get_mut(real).ok_or(io::ErrorKind::NotFound)?)
+    }
+}
