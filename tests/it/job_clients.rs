@@ -6,7 +6,7 @@ use crate::browser::Browser;
 use crate::demo::Demo;
 use crate::jobs::{Queue, ask};
 use crate::relay::{pods, start_beside};
-use crate::sandbox::{Sandbox, bots_bin_dir, free_port, wait_until};
+use crate::sandbox::{Sandbox, bots_bin_dir, free_port, python, wait_until};
 
 #[apply(test)]
 fn the_queue_takes_jobs_from_bots_own_client() {
@@ -22,9 +22,12 @@ fn the_queue_takes_jobs_from_bots_own_client() {
     client("x").expect_code(0);
     client("x").expect_code(4);
     // Bots 3 has no words for it, and Bots 4 does not ask.
-    let refused = queue.sandbox.run(&["exec", "--", &program, &config, "/bin/touch", "x"]);
-    assert!(refused.expect_code(3).stdout.starts_with("Error, "), "{refused:?}");
-    assert!(!refused.stderr.contains("Traceback"), "{refused:?}");
+    let python = python().display().to_string();
+    for words in [&[&*program] as &[&str], &[&*python, "-m", "bots.job2queue"]] {
+        let refused = queue.sandbox.run(&[&["exec", "--"], words, &[&*config, "/bin/touch", "x"]].concat());
+        assert!(refused.expect_code(3).stdout.starts_with("Error, "), "{refused:?}");
+        assert!(!refused.stderr.contains("Traceback"), "{refused:?}");
+    }
     assert_eq!(queue.ask("q.listjobs()"), format!("[[2, 2, {}]]", queue.task("x")));
     queue.go();
     queue.wait_lines("ran", 2, &running);

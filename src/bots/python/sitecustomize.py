@@ -12,6 +12,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 ENGINE = "bots.engine"
 PROGRAM = "bots-engine"
+CLIENT = "bots.job2queue"
 # Of the paths in one request to bots-ctl: a slow share answers for so many in time.
 REQUEST_BYTES = 8 * 1024
 # bots-ctl itself gives up a file system that does not answer after 5 s.
@@ -174,7 +175,7 @@ class Finder:
         start = directory()
         self.changes = {
             "bots.botslib": mark_the_row if holds_lease else lambda module: wrap_the_look(module, start),
-            "bots.job2queue": complete_the_answers,
+            CLIENT: complete_the_answers,
         }
         if holds_lease and descriptor:
             self.changes["bots.communication"] = lambda module: judge_files(module, int(descriptor))
@@ -187,13 +188,18 @@ class Finder:
 
         spec = PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
+            loader = spec.loader
+            execute, get_code = loader.exec_module, loader.get_code
 
             def exec_module(module):
+                loader.get_code = get_code
                 execute(module)
                 change(module)
 
-            spec.loader.exec_module = exec_module
+            loader.exec_module = exec_module
+            if name == CLIENT:
+                # `python -m` executes this under another name, by which nothing would be changed.
+                loader.get_code = lambda name: compile("from %s import start\nstart()" % name, spec.origin, "exec")
         return spec
 
 
