@@ -50,6 +50,21 @@ fn run_in_the_web_ui_reaches_the_queue() {
     wait_until("it has run", shown, || format!("{}\n{}", running.report(), web.report()));
 }
 
+/// Where no queue is enabled, Bots's web UI starts the engine by its name. What the run came to is told by bots-ctl alone.
+#[apply(test)]
+fn run_in_the_web_ui_without_a_queue_leads_to_the_lease() {
+    let demo = Demo::new();
+    demo.drop_in("input");
+    let web = demo.sandbox.webserver();
+    let base_url = format!("http://127.0.0.1:{}", demo.sandbox.web_port);
+    let mut browser = Browser::start();
+    let password = demo.sandbox.admin_password();
+    browser.log_in(&base_url, "admin", &password).unwrap_or_else(|e| panic!("{e}\n{}", web.report()));
+    browser.run_new(&base_url);
+    let is_told = || web.report().contains("the run received 3 files, finished 3").then_some(());
+    wait_until("bots-ctl has run it", is_told, || web.report());
+}
+
 /// It asks the queue for a run of its route for each file that comes, and the queue's engine sends what was in it.
 #[apply(test)]
 fn a_file_that_the_directory_monitor_sees_is_translated() {
