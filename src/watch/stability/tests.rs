@@ -219,3 +219,19 @@ fn what_is_looked_at_in_a_round_stays() {
     case.files.end_round();
     assert_eq!(case.files.count(), 1);
 }
+
+/// A look still knows the file; a run that took it would lose what its writer is about to write.
+#[test]
+fn a_complete_file_that_is_open_again_is_not_taken() {
+    let mut case = Case::new();
+    let at_rest = Observation { quiet: PATIENCE.limit * 60, has_writer: Some(false), ..sight(9) };
+    assert_eq!(case.see(0, at_rest), FileVerdict::Complete);
+    let open = Observation { has_writer: Some(true), ..at_rest };
+    assert_eq!(case.see(100, open), FileVerdict::AlreadyReported);
+    let now = case.at(200);
+    // However old it is, it is waited for from now on.
+    let waits = FileVerdict::Waiting(IncompleteSince { reason: Reason::Open, until: None, since: now });
+    assert_eq!(case.files.observe_before_taking(name(), &open, now, PATIENCE), waits);
+    let now = case.at(300);
+    assert_eq!(case.files.observe_before_taking(name(), &at_rest, now, PATIENCE), FileVerdict::Complete);
+}
