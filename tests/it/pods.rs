@@ -144,6 +144,17 @@ impl System {
         engine
     }
 
+    /// From now on each engine stops at the beginning of a route, before it takes files, until it is released.
+    pub fn hold_routes(&self) {
+        let script = self.demo.sandbox.root().join("usersys/routescripts/demo_orders.py");
+        let held = self.held_file();
+        let start = format!(
+            "import os\nimport time\n\n\ndef start(routedict):\n    while os.path.exists('{held}'):\n        time.sleep(0.01)\n"
+        );
+        fs::write(script, start).expect("the demo is installed");
+        fs::write(held, "").expect("written");
+    }
+
     /// A program in a pod of its own, with the environment of this one and without bots-ctl.
     pub fn start_bare(&self, program: impl AsRef<Path>, args: &[&str]) -> Running {
         let with = self.demo.sandbox.command(&[]);
