@@ -41,8 +41,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
         process::signals::block_all();
     }
     let args: Vec<OsString> = args.into_iter().collect();
-    if args.first().is_some_and(|name| engine_shim::is_called_by(name)) {
-        return command::engine::as_bots_engine(args.get(1..).unwrap_or_default());
+    if let Some(arguments) = engine_shim::arguments(&args) {
+        return command::engine::as_bots_engine(arguments);
     }
     match Cli::try_parse_from(args) {
         Ok(cli) => dispatch(cli),

@@ -1,11 +1,16 @@
 //! A directory that comes first on the services' PATH, where `bots-engine` is bots-ctl: however an engine is started,
 //! by the web UI, a job queue or a person, it takes the same way. It comes first for Python as well, whose hook there leads
-//! engines to bots-ctl that are started by their path, as a module or from a script.
+//! engines to bots-ctl that are started by their path, as a module or from a script. Where a volume has no symbolic links, as
+//! CIFS by default, `bots-engine` is a script whose interpreter is bots-ctl.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+
+use nix::libc;
 
 use super::Error;
 use crate::fs::atomic::{describe_io_error, temporary_name, write_atomically};
@@ -26,10 +31,22 @@ pub const FILES_SOCKET: &str = "BOTS_CTL_FILES_SOCKET";
 /// The directory of the link, in an environment.
 const DIRECTORY: &str = ".bots-ctl-bin";
 
-/// Whether this program was called as Bots's engine.
+/// The arguments for Bots's engine, if this program was called as that: by the link, or by the script in its place.
 #[must_use]
-pub fn is_called_by(program: &OsStr) -> bool {
+pub fn arguments(command_line: &[OsString]) -> Option<&[OsString]> {
+    match command_line {
+        [program, rest @ ..] if is_link(program) => Some(rest),
+        [_, script, rest @ ..] if is_script(script) => Some(rest),
+        _ => None,
+    }
+}
+
+fn is_link(program: &OsStr) -> bool {
     Path::new(program).file_name().is_some_and(|name| name == NAME)
+}
+
+fn is_script(argument: &OsStr) -> bool {
+    Path::new(argument).ends_with(Path::new(DIRECTORY).join(NAME))
 }
 
 /// The directory of the link, in an environment.
@@ -55,11 +72,24 @@ pub fn create(environment_root: &Path) -> Result<(), Error> {
     }
     // Never away for a moment: another pod may be starting an engine. Every pod's first process has the same number.
     let new = temporary_name(&link);
-    let made = symlink(&program, &new).and_then(|()| fs::rename(&new, &link));
-    made.map_err(|error| {
-        let _ = fs::remove_file(&new);
-        describe_io_error("make", &link, &error).into()
-    })
+    match symlink(&program, &new).and_then(|()| fs::rename(&new, &link)) {
+        Err(error) if means_no_links(&error) => make_script(&link, &program),
+        made => made.map_err(|error| {
+            let _ = fs::remove_file(&new);
+            describe_io_error("make", &link, &error).into()
+        }),
+    }
+}
+
+/// Whether this is the error of symlink(2) on a file system without symbolic links.
+fn means_no_links(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM))
+}
+
+fn make_script(path: &Path, program: &Path) -> Result<(), Error> {
+    let script = [b"#!", program.as_os_str().as_bytes(), b"\n"].concat();
+    write_atomically(path, &script, 0o755)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -96,8 +126,21 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_part_of_a_name_counts() {
-        assert!(is_called_by(OsStr::new("/x/bots-engine")) && is_called_by(OsStr::new("bots-engine")));
-        assert!(!is_called_by(OsStr::new("/bots-engine/bots-ctl")) && !is_called_by(OsStr::new("bots-engine2")));
+    fn the_name_that_it_is_called_by_counts() {
+        let rest = |line: &str| -> Option<String> {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            arguments(&words).map(|rest| rest.join(OsStr::new(" ")).into_string().expect("text"))
+        };
+        for (line, expected) in [
+            ("/x/bots-engine --new", Some("--new")),
+            ("bots-engine", Some("")),
+            ("/usr/bin/bots-ctl /env/.bots-ctl-bin/bots-engine -cconfig --new", Some("-cconfig --new")),
+            ("/bots-engine/bots-ctl engine", None),
+            ("bots-engine2", None),
+            ("bots-ctl exec -- /env/.bots-ctl-bin/bots-engine", None),
+            ("bots-ctl /opt/bots/bin/bots-engine", None),
+        ] {
+            assert_eq!(rest(line).as_deref(), expected, "{line}");
+        }
     }
 }

@@ -3,8 +3,10 @@
 use std::fs;
 
 use crate::demo::Demo;
+use crate::needs::{Need, needs};
 use crate::pods::{Amiss, System};
-use crate::sandbox::{Sandbox, bots_bin_dir, python};
+use crate::process::wrapped;
+use crate::sandbox::{Running, Sandbox, bots_bin_dir, python};
 use crate::servers::Engine;
 
 const MESSAGES: usize = 12;
@@ -67,6 +69,27 @@ fn as_a_module_it_takes_its_arguments_along() {
     assert!(done.expect_code(0).stderr.contains("the run received 3 files"), "{done:?}");
     assert!(fs::read_dir(demo.output()).expect("there").count() > 0, "{done:?}");
     demo.sandbox.run(&["exec", "--", "python", "-m", "bots.engine", "no_such_route"]).expect_code(64);
+}
+
+/// As on CIFS with its default options.
+#[apply(test)]
+fn on_a_volume_without_symbolic_links_they_lead_to_the_lease_too() {
+    needs(Need::Strace);
+    let demo = Demo::new();
+    let link = demo.sandbox.root().join(".bots-ctl-bin/bots-engine");
+    let config = format!("-c{}", demo.config_dir());
+    for engine in [&["bots-engine"][..], &["python", "-m", "bots.engine"]] {
+        let _ = fs::remove_file(&link);
+        demo.drop_in("input");
+        let words = [&["exec", "--"], engine, &[config.as_str(), "demo_orders"]].concat();
+        let flags = ["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=symlink,symlinkat"];
+        let flags = [&flags[..], &["-e", "inject=symlink,symlinkat:error=EOPNOTSUPP"]].concat();
+        let command = wrapped(&demo.sandbox.command(&words), "strace", &flags);
+        let mut running = Running::start(command, demo.sandbox.home.path(), demo.sandbox.health_port);
+        assert_eq!(running.wait_code(), 0, "{}", running.report());
+        assert!(running.stderr().contains("the run received 3 files"), "{}", running.report());
+        assert!(link.is_file() && !link.is_symlink());
+    }
 }
 
 /// Bots would take it for another engine that runs, and end with 3 in silence.
