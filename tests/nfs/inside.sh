@@ -2,7 +2,7 @@
 # The first program of the virtual machine of run.sh: serves a directory by NFS and CIFS, mounts it twice, as two machines would,
 # runs shares.py on it, and switches the virtual machine off.
 set -u
-exec </dev/null >/dev/ttyS0 2>&1
+exec </dev/null >/dev/console 2>&1
 trap 'sync; echo o >/proc/sysrq-trigger; sleep 60' EXIT
 export HOME=/root LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -67,7 +67,7 @@ mount_shares() {
                 other_machine mount -t nfs -o "vers=${1#nfs}" 10.77.0.1:/srv/share /other
             ;;
         cifs)
-            # On an emulated processor Samba may answer too late.
+            # On a busy machine Samba may answer too late.
             until_done mount -t cifs -o username=root,password=bots //127.0.0.1/share /client &&
                 until_done other_machine mount -t cifs -o username=root,password=bots //10.77.0.1/share /other
             ;;

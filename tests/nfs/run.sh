@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs bots-ctl on real NFS 3, NFS 4 and CIFS, in a virtual machine with Debian's kernel, and prints what was seen.
+# Runs bots-ctl on real NFS 3, NFS 4 and CIFS, in a virtual machine that is Debian's User Mode Linux, and prints what was seen.
 #   tests/nfs/run.sh [KIND...]    KIND: nfs3, nfs4 or cifs; all of them by default
-# Needs root and the packages qemu-system-x86 and mmdebstrap. BOTS_CTL_BIN names another binary than target/debug/bots-ctl. All
-# files are below target/nfs. The first run makes the image, in some minutes; the processor is emulated, so each kind takes five more.
+# Needs root, gcc and the package mmdebstrap. BOTS_CTL_BIN names another binary than target/debug/bots-ctl. All files are below
+# target/nfs. The first run makes the image, in some minutes; each kind takes five more.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 work=target/nfs
 root=$work/root
 log=$work/image.log
-serial=$work/serial.log
+console=$work/console.log
 # For the whole life of the virtual machine.
-limit=90m
-packages=linux-image-cloud-amd64,nfs-kernel-server,samba,cifs-utils,iproute2,kmod,ca-certificates,python3,python3-venv
+limit=60m
+packages=user-mode-linux,nfs-kernel-server,samba,cifs-utils,iproute2,kmod,ca-certificates,python3,python3-venv
 
 fail() {
     echo "tests/nfs/run.sh: $1" >&2
@@ -37,29 +37,24 @@ make_root() {
     install "$binary" "$root/usr/bin/bots-ctl"
     in_image bots-ctl install
     rm "$root/usr/bin/bots-ctl"
-    # The first program of the virtual machine. All that differs between runs is on the second disk.
-    printf '#!/bin/sh\nmount -t devtmpfs devtmpfs /dev\nmount -o ro /dev/nvme1n1 /mnt\nexec /mnt/inside.sh\n' |
-        install -m 755 /dev/stdin "$root/sbin/inside"
-}
-
-make_disk() {
-    local directory=$1 image=$2 size=$3
-    rm -f "$image"
-    truncate -s "$size" "$image"
-    mkfs.ext4 -q -F -d "$directory" "$image"
+    ln -s uml/modules "$root/lib/modules"
+    # The first program of the virtual machine. All that differs between runs is in a directory of this machine.
+    printf '#!/bin/sh\nmount -t hostfs -o ro none /mnt\nexec /mnt/inside.sh\n' | install -m 755 /dev/stdin "$root/sbin/inside"
 }
 
 make_image() {
     rm -rf "$root"
     make_root
-    cp "$root"/boot/vmlinuz-* "$work/vmlinuz"
-    make_disk "$root" "$work/root.img" 4G
+    cp "$root/usr/bin/linux.uml" "$work/"
+    rm -f "$work/root.img"
+    truncate -s 4G "$work/root.img"
+    mkfs.ext4 -q -F -d "$root" "$work/root.img"
     rm -rf "$root"
 }
 
 [ "$(id -u)" -eq 0 ] || fail 'the image can be made by root alone: sudo tests/nfs/run.sh'
-for command in qemu-system-x86_64 mmdebstrap mkfs.ext4; do
-    command -v "$command" >/dev/null || fail "cannot find $command: apt-get install qemu-system-x86 mmdebstrap e2fsprogs"
+for command in cc mmdebstrap mkfs.ext4; do
+    command -v "$command" >/dev/null || fail "cannot find $command: apt-get install gcc mmdebstrap e2fsprogs"
 done
 binary=${BOTS_CTL_BIN:-target/debug/bots-ctl}
 [ -x "$binary" ] || fail "cannot find $binary: run cargo build"
@@ -79,27 +74,25 @@ if [ "$(cat "$work/complete" 2>/dev/null)" != "$stamp" ]; then
     echo "$stamp" > "$work/complete"
 fi
 
-rm -rf "$work/second"
-mkdir "$work/second"
-cp -r tests/nfs/inside.sh tests/nfs/shares.py tests/fixtures/demo "$work/second/"
-strip -o "$work/second/bots-ctl" "$binary"
-make_disk "$work/second" "$work/second.img" 256M
+rm -rf "$work/run" "$work/root.cow"
+mkdir "$work/run"
+cp -r tests/nfs/inside.sh tests/nfs/shares.py tests/fixtures/demo "$work/run/"
+strip -o "$work/run/bots-ctl" "$binary"
+cc -O2 -shared -fPIC -o "$work/xstate.so" tests/nfs/xstate.c
 
-# Debian's cloud kernel has NVMe and ext4 built in, so it needs no initial RAM disk. Its check of timers fails where the emulated
-# ones are late. What the virtual machine writes is dropped.
-: > "$serial"
-TMPDIR=$work timeout "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 2G -nodefaults -display none -no-reboot \
-    -kernel "$work/vmlinuz" \
-    -append "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 no_timer_check init=/sbin/inside kinds=${kinds// /,}" \
-    -drive "file=$work/root.img,format=raw,if=none,id=root,snapshot=on" -device nvme,drive=root,serial=root \
-    -drive "file=$work/second.img,format=raw,if=none,id=second,snapshot=on" -device nvme,drive=second,serial=second \
-    -serial "file:$serial" &
+# What the virtual machine writes to its disk goes into root.cow. Its memory is a file, which is slow on a disk.
+: > "$console"
+memory=/dev/shm
+[ "$(df --output=avail -B1M "$memory" 2>/dev/null | tail -n 1)" -ge 2048 ] || memory=$work
+TMPDIR=$memory LD_PRELOAD=$PWD/$work/xstate.so timeout "$limit" "$work/linux.uml" mem=2G "uml_dir=$PWD/$work/uml" \
+    "ubd0=$work/root.cow,$work/root.img" root=/dev/ubda rw "hostfs=$PWD/$work/run" con0=null,fd:1 con=null ssl=null quiet \
+    init=/sbin/inside "kinds=${kinds// /,}" >>"$console" 2>&1 </dev/null &
 machine=$!
 trap 'kill "$machine" 2>/dev/null' EXIT
-tail -f --pid="$machine" "$serial"
-wait "$machine" || fail "the virtual machine did not end by itself: see $serial"
+tail -f --pid="$machine" "$console"
+wait "$machine" || fail "the virtual machine did not end by itself: see $console"
 trap - EXIT
-tr -d '\r' < "$serial" | grep -qx 'tests/nfs: all is as it should be' || {
-    echo "tests/nfs/run.sh: not all is as it should be: see $serial" >&2
+tr -d '\r' < "$console" | grep -qx 'tests/nfs: all is as it should be' || {
+    echo "tests/nfs/run.sh: not all is as it should be: see $console" >&2
     exit 1
 }
