@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 use crate::environment::{
     as_user, as_user_of_bots, finish, give_to_user, in_mounts, is_bots_3, open_to_all, own_settings, package,
 };
-use crate::sandbox::{Finished, Sandbox, free_port};
+use crate::support::sandbox::{Finished, Sandbox, free_port};
 
 /// What a command that was refused says about each fault, after the rules that hold for all of them.
 fn faults(refused: &Finished, code: i32) -> Vec<&str> {

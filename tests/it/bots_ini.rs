@@ -11,7 +11,7 @@ use std::{env, fs, iter};
 
 use crate::environment::package;
 use crate::fuzzing::corpus;
-use crate::sandbox::rounds;
+use crate::support::sandbox::rounds;
 use bots_ctl::pycompat::configparser::{BotsIni, EditError, parse_boolean, parse_integer, remove_section, set_value};
 use serde_json::{Value, json};
 

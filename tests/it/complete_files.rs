@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 
-use crate::needs::in_network_of;
-use crate::pods::{Amiss, System, message};
-use crate::sandbox::{Running, python, wait_until};
-use crate::servers::Engine;
+use crate::support::needs::in_network_of;
+use crate::support::pods::{Amiss, System, message};
+use crate::support::sandbox::{Running, python, wait_until};
+use crate::support::servers::Engine;
 use crate::watch::{Fuse, UNCACHED};
 
 /// As the attribute cache of NFS does at the least.

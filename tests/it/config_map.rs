@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::browser::Browser;
-use crate::sandbox::{Sandbox, python};
+use crate::support::browser::Browser;
+use crate::support::sandbox::{Sandbox, python};
 
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/k3s/base/config");
 

@@ -12,7 +12,7 @@ use walkdir::WalkDir;
 
 use crate::documentation::page;
 use crate::environment::{as_user_of_bots, finish, give_to_user, is_bots_3, own_settings, package};
-use crate::sandbox::Sandbox;
+use crate::support::sandbox::Sandbox;
 
 /// Everything below a directory that a write would change.
 fn state(dir: &Path) -> BTreeMap<PathBuf, (u32, u64, i64, i64)> {

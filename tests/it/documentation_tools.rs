@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::documentation::pages;
-use crate::kustomize::{text, tool};
+use crate::support::kustomize::{text, tool};
 
 #[apply(test)]
 fn words_are_spelled_as_they_should() {

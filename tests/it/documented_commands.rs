@@ -17,10 +17,10 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use crate::documentation::{Block, Page, page, pages};
-use crate::kustomize::{copy, tool};
-use crate::needs::{Need, needs};
-use crate::sandbox::{Sandbox, binary, python};
-use crate::servers::{Database, Engine};
+use crate::support::kustomize::{copy, tool};
+use crate::support::needs::{Need, needs};
+use crate::support::sandbox::{Sandbox, binary, python};
+use crate::support::servers::{Database, Engine};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 

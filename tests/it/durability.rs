@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::needs::{Need, needs};
 use crate::process::wrapped;
-use crate::sandbox::{Running, Sandbox};
+use crate::support::needs::{Need, needs};
+use crate::support::sandbox::{Running, Sandbox};
 
 /// What a command and everything below it asks the kernel for, of these kinds, in order.
 fn calls(sandbox: &Sandbox, args: &[&str], kinds: &str) -> Vec<String> {

@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::process::wrapped;
-use crate::sandbox::{Running, Sandbox, http, wait_until};
+use crate::support::sandbox::{Running, Sandbox, http, wait_until};
 
 /// Moments of the start at which it is stopped, from the first at which a signal can be caught.
 const MOMENTS: u64 = 10;

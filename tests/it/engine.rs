@@ -5,8 +5,8 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::demo::Demo;
-use crate::sandbox::{Finished, Sandbox, wait_until};
+use crate::support::demo_translation::Demo;
+use crate::support::sandbox::{Finished, Sandbox, wait_until};
 
 /// Copies of one message, so that the engine is busy for a while.
 const MESSAGES: usize = 300;

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use crate::demo::Demo;
-use crate::needs::{Need, needs};
-use crate::pods::{Amiss, System};
 use crate::process::wrapped;
-use crate::sandbox::{Running, Sandbox, bots_bin_dir, python};
-use crate::servers::Engine;
+use crate::support::demo_translation::Demo;
+use crate::support::needs::{Need, needs};
+use crate::support::pods::{Amiss, System};
+use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, python};
+use crate::support::servers::Engine;
 
 const MESSAGES: usize = 12;
 

@@ -14,9 +14,9 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use walkdir::WalkDir;
 
-use crate::needs::unshared;
 use crate::process::wrapped;
-use crate::sandbox::{Finished, Running, Sandbox, python, some_or_all, wait_until};
+use crate::support::needs::unshared;
+use crate::support::sandbox::{Finished, Running, Sandbox, python, some_or_all, wait_until};
 
 /// The user that containers run as.
 const USER: u32 = 10_001;

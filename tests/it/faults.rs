@@ -14,13 +14,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::needs::{Need, needs};
-use crate::network::run;
 use crate::overlap::Random;
-use crate::pods::{expected, order};
-use crate::sandbox::{bots_bin_dir, processes};
-use crate::servers::Engine;
-use crate::world::{World, is_bad};
+use crate::support::needs::{Need, needs};
+use crate::support::network::run;
+use crate::support::pods::{expected, order};
+use crate::support::sandbox::{bots_bin_dir, processes};
+use crate::support::servers::Engine;
+use crate::support::simulation::{World, is_bad};
 
 /// How long things break.
 const ROUND: Duration = Duration::from_secs(30);

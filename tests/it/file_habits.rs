@@ -15,8 +15,8 @@ use nix::sys::signal::Signal;
 
 use crate::complete_files::{CACHED, Place, Storage};
 use crate::overlap::Random;
-use crate::pods::{Amiss, message};
-use crate::sandbox::{python, some_or_all, wait_until};
+use crate::support::pods::{Amiss, message};
+use crate::support::sandbox::{python, some_or_all, wait_until};
 use crate::watch::Fuse;
 
 /// Routes, each with a directory of its own. That of the last one is a share.
@@ -225,7 +225,7 @@ fn whatever_habits_writers_have_each_order_goes_out_once() {
     let mut up = system.start(&["up", "--services", "jobqueue,dirmonitor,engine"]);
     up.wait_stderr("the directory monitor watches");
     routes.write(&planned);
-    let report = |up: &crate::sandbox::Running| format!("seed {seed}: {planned:#?}\n{}", up.report());
+    let report = |up: &crate::support::sandbox::Running| format!("seed {seed}: {planned:#?}\n{}", up.report());
     let are_taken = || {
         let is_empty = |input: &PathBuf| fs::read_dir(input).is_ok_and(|mut files| files.next().is_none());
         routes.inputs.iter().all(is_empty).then_some(())

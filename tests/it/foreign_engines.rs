@@ -3,9 +3,9 @@
 use nix::sys::signal::{Signal, killpg};
 
 use crate::overlap::Random;
-use crate::pods::{Amiss, System};
-use crate::sandbox::{rounds, wait_until};
-use crate::servers::{Engine, on_each_database};
+use crate::support::pods::{Amiss, System};
+use crate::support::sandbox::{rounds, wait_until};
+use crate::support::servers::{Engine, on_each_database};
 
 /// For an engine that takes its time with each of them.
 const MESSAGES: usize = 15;

@@ -1,6 +1,6 @@
 //! The runner of the integration tests.
 //!
-//! It differs from Rust's own in three ways: a test that calls [`needs`](crate::needs::needs) for something that the
+//! It differs from Rust's own in three ways: a test that calls [`needs`](crate::support::needs::needs) for something that the
 //! machine does not have is skipped and counted under that name; each result is printed, with the message of a failure,
 //! when it happens; and a further test is started whenever a processor is idle, since most tests mostly wait.
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use linkme::distributed_slice;
 
-use crate::needs::{Need, Scope, set_scope};
+use crate::support::needs::{Need, Scope, set_scope};
 
 /// All integration tests; `#[apply(test)]` adds a function.
 #[distributed_slice]

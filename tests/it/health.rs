@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
-use crate::sandbox::{Running, Sandbox, http, raw_http, wait_until};
+use crate::support::sandbox::{Running, Sandbox, http, raw_http, wait_until};
 
 #[apply(test)]
 fn endpoints_answer_as_documented() {
@@ -90,7 +90,7 @@ fn a_locked_database_counts_as_reachable() {
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
     let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); \
                   c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()";
-    let mut python = std::process::Command::new(crate::sandbox::python());
+    let mut python = std::process::Command::new(crate::support::sandbox::python());
     python.args(["-c", script]).arg(&database);
     python.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
     let mut holder = python.spawn().expect("Python starts");

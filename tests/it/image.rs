@@ -5,9 +5,9 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::browser::Browser;
-use crate::podman::{Container, IMAGE, Network, Volume, build, expect, image, make_bases, run};
-use crate::sandbox::wait_until;
+use crate::support::browser::Browser;
+use crate::support::podman::{Container, IMAGE, Network, Volume, build, expect, image, make_bases, run};
+use crate::support::sandbox::wait_until;
 
 /// Nothing can be written but what is mounted, and nothing is allowed that an ordinary user is not.
 const STRICT: [&str; 4] =

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::process::{send, wait_descendant, without_bots};
-use crate::sandbox::{Running, descendants, processes_with, python, wait_until};
+use crate::support::sandbox::{Running, descendants, processes_with, python, wait_until};
 
 /// Says which signals it gets, until SIGUSR2 ends it with code 9.
 const TELL: &str = "for s in HUP INT QUIT TERM USR1; do trap \"echo got $s\" $s; done; trap 'exit 9' USR2; echo ready; \

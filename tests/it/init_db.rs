@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::environment::{finish, in_mounts};
-use crate::sandbox::{Finished, Sandbox, binary, free_port, processes_with, python, some_or_all};
-use crate::schema::{ADMIN_PASSWORD, complete, expect_right, facts, tables};
-use crate::servers::{Database, Engine, on_each_database};
+use crate::support::sandbox::{Finished, Sandbox, binary, free_port, processes_with, python, some_or_all};
+use crate::support::schema::{ADMIN_PASSWORD, complete, expect_right, facts, tables};
+use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
     an_empty_database_is_completed_and_the_engine_runs,
@@ -220,7 +220,7 @@ fn a_web_ui_whose_database_fails_does_not_start() {
     assert_ne!(failed.code(), 0, "{failed:?}");
     assert!(failed.stderr.contains("/nowhere/at/all"), "{failed:?}");
     assert!(processes_with(&sandbox.root().display().to_string()).is_empty(), "something is left of it");
-    assert!(crate::sandbox::http(sandbox.web_port, "GET", "/login/").is_none());
+    assert!(crate::support::sandbox::http(sandbox.web_port, "GET", "/login/").is_none());
 }
 
 #[apply(test)]
@@ -231,8 +231,9 @@ fn a_web_ui_that_is_told_so_leaves_the_database_alone() {
     sandbox.set("DB_INIT_SKIP", "true");
     let web = sandbox.start(&["webserver"]);
     web.wait_health("/health/live", 200);
-    let asked = || crate::sandbox::http(sandbox.web_port, "GET", "/login/").filter(|answer| answer.status == 200);
-    crate::sandbox::wait_until("the web UI answers", asked, || web.report());
+    let asked =
+        || crate::support::sandbox::http(sandbox.web_port, "GET", "/login/").filter(|answer| answer.status == 200);
+    crate::support::sandbox::wait_until("the web UI answers", asked, || web.report());
     assert!(!tables(&database).contains(&"persist".to_owned()), "{}", web.report());
     drop(web);
     sandbox.set("DB_INIT_SKIP", "false");

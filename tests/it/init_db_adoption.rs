@@ -7,13 +7,13 @@ use std::path::Path;
 use crate::environment::{finish, is_bots_3, package, package_of};
 use crate::init_db::{can_log_in, expect_bots_works, json};
 use crate::init_db_repair::{expect_rows, leave_rows};
-use crate::interruption::Interruption;
-use crate::needs::without_network;
-use crate::schema::{
+use crate::support::interruption::Interruption;
+use crate::support::needs::without_network;
+use crate::support::schema::{
     ADMIN_PASSWORD, UNMANAGED, bare_django, complete, difference, expect_right, facts, make_by_bots, migrate_in,
     own_sql, reference,
 };
-use crate::servers::{Database, Engine, on_each_database};
+use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
     what_bots_itself_has_made_is_complete,

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::environment::is_bots_3;
 use crate::init_db::expect_bots_works;
-use crate::sandbox::{Finished, Sandbox, rounds};
-use crate::schema::{ADMIN_PASSWORD, UNMANAGED, complete, difference, expect_right, facts, reference, tables};
-use crate::servers::{Database, Engine, on_each_database};
+use crate::support::sandbox::{Finished, Sandbox, rounds};
+use crate::support::schema::{ADMIN_PASSWORD, UNMANAGED, complete, difference, expect_right, facts, reference, tables};
+use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
     each_missing_table_is_named,

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use crate::environment::{finish, is_bots_3, own_settings};
 use crate::init_db::expect_bots_works;
 use crate::init_db_repair::{expect_rows, leave_rows};
-use crate::interruption::Interruption;
 use crate::process::wrapped;
-use crate::sandbox::{Finished, Sandbox, python};
-use crate::schema::{ADMIN_PASSWORD, complete, expect_right, facts};
-use crate::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
+use crate::support::interruption::Interruption;
+use crate::support::sandbox::{Finished, Sandbox, python};
+use crate::support::schema::{ADMIN_PASSWORD, complete, expect_right, facts};
+use crate::support::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
 
 on_each_server!(
     a_wrong_password_fails_at_once_without_telling_it,
@@ -169,7 +169,7 @@ fn a_server_that_starts_later_is_waited_for(engine: Engine) {
 fn a_server_that_is_away_is_named(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
-    let port = crate::sandbox::free_port().to_string();
+    let port = crate::support::sandbox::free_port().to_string();
     sandbox.set("DB_PORT", &port);
     expect_failure(&sandbox.run(&["init-db", "--wait", "0"]), &["127.0.0.1", &port]);
     expect_failure(&sandbox.run(&["init-db", "--wait", "1"]), &["127.0.0.1", &port]);
@@ -184,7 +184,7 @@ const ON_TERMINAL: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitco
 
 fn who_sits_at_a_terminal_does_not_wait(engine: Engine) {
     let mut sandbox = Database::fresh(engine).sandbox();
-    sandbox.set("DB_PORT", crate::sandbox::free_port().to_string());
+    sandbox.set("DB_PORT", crate::support::sandbox::free_port().to_string());
     let python = python().display().to_string();
     let shown = finish(wrapped(&sandbox.command(&["init-db"]), &python, &["-c", ON_TERMINAL]));
     assert!(shown.expect_code(1).stdout.contains("cannot open the"), "{shown:?}");
@@ -386,8 +386,8 @@ fn the_web_ui_does_not_start_without_its_server(engine: Engine) {
     let failed = sandbox.run(&["webserver"]);
     assert_ne!(failed.code(), 0, "{failed:?}");
     assert!(failed.stderr.contains("password") && !failed.stderr.contains("wrong-secret"), "{failed:?}");
-    assert!(crate::sandbox::processes_with(&sandbox.root().display().to_string()).is_empty());
-    assert!(crate::sandbox::http(sandbox.web_port, "GET", "/login/").is_none());
+    assert!(crate::support::sandbox::processes_with(&sandbox.root().display().to_string()).is_empty());
+    assert!(crate::support::sandbox::http(sandbox.web_port, "GET", "/login/").is_none());
     // Rows of the user are never in the way.
     sandbox.set("DB_PASSWORD", PASSWORD);
     sandbox.run(&["init-db"]).expect_code(0);

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 
-use crate::needs::{Need, needs};
-use crate::sandbox::Sandbox;
+use crate::support::needs::{Need, needs};
+use crate::support::sandbox::Sandbox;
 
 /// A sandbox without a Bots.
 fn without_bots() -> Sandbox {

@@ -17,7 +17,7 @@ use std::thread;
 
 use serde::Deserialize;
 
-use crate::needs::{Need, needs};
+use crate::support::needs::{Need, needs};
 
 /// How much dearer a path may become, in percent.
 const TOLERATED: u64 = 10;

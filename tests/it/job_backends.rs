@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::environment::is_bots_3;
 use crate::jobs::Queue;
-use crate::sandbox::{http, processes_with, raw_http, wait_until};
+use crate::support::sandbox::{http, processes_with, raw_http, wait_until};
 
 /// A queue of each kind that the installed Bots has.
 fn on_each_backend(test: impl Fn(Queue, &str)) {
@@ -70,7 +70,7 @@ fn an_engine_is_known_by_its_name_and_by_its_path() {
         let running = queue.start();
         queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
         queue.wait_lines("started", 1, &running);
-        let real = crate::sandbox::bots_bin_dir().join("bots-engine").display().to_string();
+        let real = crate::support::sandbox::bots_bin_dir().join("bots-engine").display().to_string();
         let asked = |word: &str| queue.ask(&format!("q.addjob(['{word}', '--cleanup'], 5)"));
         assert_eq!((asked("bots-engine"), asked(&real)), ("0".into(), "0".into()), "{backend}");
         for other in ["/tmp/bots-engine", "./bots-engine", "bots-engine2", "sh"] {

@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::browser::Browser;
-use crate::demo::Demo;
 use crate::jobs::{Queue, ask};
 use crate::relay::{pods, start_beside};
-use crate::sandbox::{Sandbox, bots_bin_dir, free_port, python, wait_until};
+use crate::support::browser::Browser;
+use crate::support::demo_translation::Demo;
+use crate::support::sandbox::{Sandbox, bots_bin_dir, free_port, python, wait_until};
 
 #[apply(test)]
 fn the_queue_takes_jobs_from_bots_own_client() {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::jobs::Queue;
 use crate::overlap::Random;
-use crate::sandbox::{DEADLINE, Running, raw_http};
+use crate::support::sandbox::{DEADLINE, Running, raw_http};
 
 /// Bots's own server answers one client at a time; one that is silent blocks all others.
 #[apply(test)]

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
-use crate::sandbox::{Sandbox, free_port, python};
+use crate::support::sandbox::{Sandbox, free_port, python};
 
 /// A queue that has started an engine: something in its group that is not done until `done` lies beside it.
 const BUSY_QUEUE: &str = r#"#!/usr/bin/env python3

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::jobqueue::with_queue;
-use crate::link::Link;
-use crate::sandbox::{Finished, Running, Sandbox, free_port, python, raw_http, wait_until};
-use crate::servers::{Database, Engine, Server, on_each_database};
+use crate::support::sandbox::{Finished, Running, Sandbox, free_port, python, raw_http, wait_until};
+use crate::support::servers::{Database, Engine, Server, on_each_database};
+use crate::support::tcp_proxy::Link;
 
 /// A task that bots.ini authorises: notes its argument; waits for a file when the argument is `wait`.
 const TASK: &str = r#"#!/bin/sh
@@ -39,7 +39,7 @@ mod on_servers {
         one_that_stands_by_behind_a_silent_connection_takes_over,
     };
 
-    crate::servers::on_each_server! {
+    crate::support::servers::on_each_server! {
         a_database_that_is_away_loses_nothing,
         a_queue_that_gives_no_sign_of_life_is_replaced,
         one_that_stands_by_behind_a_silent_connection_takes_over,

@@ -8,12 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::clock::Clock;
 use crate::environment::open_to_all;
-use crate::needs::{Need, needs};
-use crate::pods::{Amiss, System, real_engine};
-use crate::sandbox::{Running, free_port, wait_until};
-use crate::servers::{Database, Engine, Server, on_each_database};
+use crate::support::clock::Clock;
+use crate::support::needs::{Need, needs};
+use crate::support::pods::{Amiss, System, real_engine};
+use crate::support::sandbox::{Running, free_port, wait_until};
+use crate::support::servers::{Database, Engine, Server, on_each_database};
 
 /// For an engine that is held in the middle of one of them.
 const MESSAGES: usize = 20;
@@ -32,7 +32,7 @@ mod on_servers {
         the_lease_is_renewed_until_nothing_of_the_run_is_left,
     };
 
-    crate::servers::on_each_server! {
+    crate::support::servers::on_each_server! {
         a_cut_connection_lets_nobody_else_in,
         a_vanished_holder_is_waited_for_and_its_session_ended,
         an_engine_whose_lease_was_taken_is_killed,
@@ -300,12 +300,12 @@ fn a_proxy_that_pools_transactions_is_refused() {
         );
         fs::write(dir.path().join("pgbouncer.ini"), config).expect("written");
         needs(Need::Pgbouncer);
-        let mut bouncer = crate::servers::as_nobody("/usr/sbin/pgbouncer");
+        let mut bouncer = crate::support::servers::as_nobody("/usr/sbin/pgbouncer");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("changed");
         let mut bouncer = bouncer.arg(dir.path().join("pgbouncer.ini")).spawn().expect("see tests/run.sh");
         let answers = || std::net::TcpStream::connect(("127.0.0.1", port)).ok();
         wait_until("it listens", answers, String::new);
-        let mut sandbox = crate::sandbox::Sandbox::new();
+        let mut sandbox = crate::support::sandbox::Sandbox::new();
         sandbox.set("DB_ENGINE", "postgresql").set("DB_NAME", "pooled").set("DB_USER", "pooled");
         sandbox.set("DB_PASSWORD", plain).set("DB_HOST", "127.0.0.1").set("DB_PORT", port.to_string());
         if code == 0 {

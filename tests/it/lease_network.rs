@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::link::Link;
-use crate::network::Node;
 use crate::overlap::Random;
-use crate::pods::{Amiss, System};
-use crate::proxy::{Cut, Proxy};
-use crate::sandbox::{Running, rounds, wait_until};
-use crate::servers::{Database, Engine, Server, on_each_server};
+use crate::support::network::Node;
+use crate::support::pods::{Amiss, System};
+use crate::support::pooler::{Cut, Proxy};
+use crate::support::sandbox::{Running, rounds, wait_until};
+use crate::support::servers::{Database, Engine, Server, on_each_server};
+use crate::support::tcp_proxy::Link;
 
 const FEW: usize = 20;
 

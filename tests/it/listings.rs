@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::complete_files::{CACHED, Place, Starter, Storage, parts, write_whole};
-use crate::pods::{Amiss, message};
-use crate::sandbox::{Running, bots_bin_dir, wait_until};
+use crate::support::pods::{Amiss, message};
+use crate::support::sandbox::{Running, bots_bin_dir, wait_until};
 
 /// Bots's engine, held before it starts. The files of its run have been looked at then.
 struct Hold {
@@ -159,7 +159,7 @@ fn a_file_begun_during_a_recovery_is_left_whole() {
     place.system.can_be_held();
     write_whole(&place.file(0), 0);
     let mut killed = place.system.start_held(0, &["engine"]);
-    let real = crate::pods::real_engine(&killed).expect("it is held");
+    let real = crate::support::pods::real_engine(&killed).expect("it is held");
     nix::sys::signal::kill(real, Signal::SIGKILL).expect("it is there");
     assert_eq!(killed.wait_code(), 137, "{}", killed.report());
     let hold = Hold::engines(&mut place, "");

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::demo::Demo;
 use crate::job_wire::ask_v6;
 use crate::relay::pods;
-use crate::sandbox::{Running, Sandbox, raw_http, wait_until};
+use crate::support::demo_translation::Demo;
+use crate::support::sandbox::{Running, Sandbox, raw_http, wait_until};
 
 /// The lines of a JSON log that are there so far; the last one may not be whole yet.
 fn records(text: &str) -> Vec<Value> {

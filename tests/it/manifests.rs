@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::kustomize::{copy, find, k3s, objects, render, text, tool, with_component};
+use crate::support::kustomize::{copy, find, k3s, objects, render, text, tool, with_component};
 
 const OVERLAYS: [&str; 3] = ["dev", "staging", "prod"];
 

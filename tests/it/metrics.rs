@@ -8,13 +8,13 @@ use std::process::{Child, Command, Stdio};
 
 use bots_ctl::metrics::definitions::{ALL, MetricDef};
 
-use crate::demo::Demo;
 use crate::jobqueue::with_queue;
-use crate::kustomize::text;
-use crate::needs::{Need, needs};
-use crate::pods::System;
-use crate::sandbox::{Running, free_port, http, python, raw_http, wait_until};
-use crate::servers::{Database, Engine, Server, USER, on_each_database};
+use crate::support::demo_translation::Demo;
+use crate::support::kustomize::text;
+use crate::support::needs::{Need, needs};
+use crate::support::pods::System;
+use crate::support::sandbox::{Running, free_port, http, python, raw_http, wait_until};
+use crate::support::servers::{Database, Engine, Server, USER, on_each_database};
 
 on_each_database! {
     figures_that_cannot_be_written_stop_no_run,

@@ -8,8 +8,8 @@ use std::process::Command;
 use bots_ctl::metrics::definitions::{ALL, MetricKind};
 use serde_json::Value;
 
-use crate::kustomize::{find, objects, render, text, with_component};
-use crate::needs::{Need, needs};
+use crate::support::kustomize::{find, objects, render, text, with_component};
+use crate::support::needs::{Need, needs};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 

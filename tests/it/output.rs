@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::Value;
 
 use crate::process::wrapped;
-use crate::sandbox::{Finished, Running, Sandbox, bots_bin_dir, wait_until};
+use crate::support::sandbox::{Finished, Running, Sandbox, bots_bin_dir, wait_until};
 
 /// The longest line that is not split.
 const LONGEST: usize = 64 * 1024;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::pods::{Amiss, System, real_engine};
-use crate::sandbox::rounds;
-use crate::servers::{Engine, on_each_database};
+use crate::support::pods::{Amiss, System, real_engine};
+use crate::support::sandbox::rounds;
+use crate::support::servers::{Engine, on_each_database};
 
 /// For an engine that is held in the middle of one of them.
 const FEW: usize = 20;

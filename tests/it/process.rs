@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::needs::as_pid_1;
-use crate::sandbox::{Running, Sandbox, binary, bots_bin_dir, descendants, python, wait_until};
+use crate::support::needs::as_pid_1;
+use crate::support::sandbox::{Running, Sandbox, binary, bots_bin_dir, descendants, python, wait_until};
 
 /// Signals that no program can receive from us: they cannot be caught, belong to the reaper or the terminal, are
 /// raised by a program's own fault, or are kept by the C library.

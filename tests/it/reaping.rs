@@ -6,9 +6,9 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::needs::unshared;
 use crate::process::wait_descendant;
-use crate::sandbox::{Finished, Running, Sandbox, descendants, processes_with, python, wait_until};
+use crate::support::needs::unshared;
+use crate::support::sandbox::{Finished, Running, Sandbox, descendants, processes_with, python, wait_until};
 
 /// Leaves a thousand orphans to whoever adopts them, and says when none of them is left, not even as a zombie.
 const ORPHANS: &str = r#"
@@ -46,7 +46,7 @@ sys.exit(42 if not left else 1)
 
 /// A command as PID 1 of a PID namespace of its own.
 fn as_pid_1(sandbox: &Sandbox, args: &[&str]) -> Running {
-    let command = crate::needs::as_pid_1(&sandbox.command(args));
+    let command = crate::support::needs::as_pid_1(&sandbox.command(args));
     Running::start(command, sandbox.home.path(), sandbox.health_port)
 }
 

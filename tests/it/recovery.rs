@@ -4,9 +4,9 @@ use std::process::Command;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::pods::{Amiss, System, real_engine};
-use crate::sandbox::{Finished, Running, python, wait_until};
-use crate::servers::{Engine, on_each_database};
+use crate::support::pods::{Amiss, System, real_engine};
+use crate::support::sandbox::{Finished, Running, python, wait_until};
+use crate::support::servers::{Engine, on_each_database};
 
 /// For an engine that is held in the middle of one of them.
 const FEW: usize = 12;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use crate::job_wire::{ask_v6, expect_bound_to_loopback_alone};
 use crate::jobqueue::with_queue;
 use crate::jobs::{Queue, ask};
-use crate::needs::unshared;
 use crate::process::text;
-use crate::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_http};
+use crate::support::needs::unshared;
+use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_http};
 
 const TOKEN: &str = "a-token-that-nobody-knows";
 

@@ -5,9 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::demo::Demo;
-use crate::sandbox::{Running, Sandbox, wait_until};
-use crate::servers::{Database, Engine, on_each_database};
+use crate::support::demo_translation::Demo;
+use crate::support::sandbox::{Running, Sandbox, wait_until};
+use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database! {
     real_runs_are_told_with_their_times_and_without_content,

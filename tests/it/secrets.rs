@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::jobqueue::with_queue;
 use crate::jobs::add_with;
 use crate::process::write_program;
-use crate::sandbox::{Running, Sandbox, free_port, wait_until};
+use crate::support::sandbox::{Running, Sandbox, free_port, wait_until};
 
 /// What every process of Bots gets, since settings.py reads it.
 const OF_BOTS: [(&str, &str); 2] = [

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use crate::browser::Browser;
 use crate::jobqueue::with_queue;
 use crate::results::{eager, file_row, run_row, wait_results};
-use crate::sandbox::{Running, Sandbox, http, wait_until};
-use crate::servers::{Database, Engine};
+use crate::support::browser::Browser;
+use crate::support::sandbox::{Running, Sandbox, http, wait_until};
+use crate::support::servers::{Database, Engine};
 
 /// The page of a bots-ctl, in as many browsers as are wanted.
 struct Page {

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::demo::Demo;
-use crate::sandbox::{Running, Sandbox, python, wait_until};
+use crate::support::demo_translation::Demo;
+use crate::support::sandbox::{Running, Sandbox, python, wait_until};
 
 /// Logs in and starts the engine as the button in the UI does; on 4.x the answer comes when the engine has ended.
 const PRESS_RUN: &str = r#"

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use crate::environment::{as_user, as_user_of_bots, finish, give_to_user, open_to_all};
 use crate::process::wrapped;
 use crate::process::write_program;
-use crate::sandbox::{Running, Sandbox, wait_until};
+use crate::support::sandbox::{Running, Sandbox, wait_until};
 
 /// A web server that answers everything, and writes down the signals it gets. It fails while `fail` lies beside it.
 const WEB_SERVER: &str = r#"#!/usr/bin/env python3

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, tcgetpgrp};
 
 use crate::process::wrapped;
-use crate::sandbox::{DEADLINE, Sandbox, binary, descendants, wait_until};
+use crate::support::sandbox::{DEADLINE, Sandbox, binary, descendants, wait_until};
 
 const CTRL_C: &str = "\x03";
 const CTRL_Z: &str = "\x1a";

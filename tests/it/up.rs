@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 
 use crate::jobqueue::with_queue;
-use crate::sandbox::{Running, Sandbox, bots_bin_dir, processes_with, wait_until};
+use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, processes_with, wait_until};
 
 const SERVICES: &str = "engine,dirmonitor,webserver,jobqueue";
 

@@ -22,8 +22,8 @@ use bots_ctl::watch::target::{PathPattern, WatchTarget};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::needs::{Need, needs};
-use crate::sandbox::{DEADLINE, some_or_all, wait_until};
+use crate::support::needs::{Need, needs};
+use crate::support::sandbox::{DEADLINE, some_or_all, wait_until};
 
 /// Long enough that nothing in these tests is found by it.
 const NEVER: Duration = Duration::from_secs(3600);

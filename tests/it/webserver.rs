@@ -7,9 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 
-use crate::browser::Browser;
 use crate::environment::is_bots_3;
-use crate::sandbox::{DEADLINE, Sandbox, descendants, http, wait_until};
+use crate::support::browser::Browser;
+use crate::support::sandbox::{DEADLINE, Sandbox, descendants, http, wait_until};
 
 #[apply(test)]
 fn a_person_logs_in_and_opens_the_routes_page() {
@@ -191,7 +191,7 @@ fn a_request_in_progress_is_answered_before_the_end() {
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
     let lock = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); \
                 c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()";
-    let mut holder = std::process::Command::new(crate::sandbox::python())
+    let mut holder = std::process::Command::new(crate::support::sandbox::python())
         .args(["-c", lock])
         .arg(&database)
         .stdin(std::process::Stdio::piped())

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::browser::Browser;
-use crate::cluster::{Cluster, Pod, SUPERUSER_PASSWORD, get};
-use crate::podman::run;
-use crate::sandbox::wait_until;
+use crate::support::browser::Browser;
+use crate::support::cluster::{Cluster, Pod, SUPERUSER_PASSWORD, get};
+use crate::support::podman::run;
+use crate::support::sandbox::wait_until;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo");
 /// The host name of the overlay; the web UI answers to no other.

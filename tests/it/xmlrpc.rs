@@ -10,7 +10,7 @@ use bots_ctl::jobs::xmlrpc::{Value, read_answer, read_call, write_answer, write_
 use serde_json::json;
 
 use crate::overlap::Random;
-use crate::sandbox::{python, rounds};
+use crate::support::sandbox::{python, rounds};
 
 /// Reads lines of JSON: what we wrote in hex, for which it says what it reads; or a call, which it writes in hex.
 const PYTHON: &str = r#"

@@ -17,10 +17,10 @@ use k8s_openapi::api::core::v1::{Container as Spec, PodSpec, Probe, Secret};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::kustomize::{copy, find, objects, render};
 use crate::manifests::http_probe;
-use crate::podman::{Container, Network, expect, expect_with, image, run, unique};
-use crate::sandbox::{DEADLINE, wait_until};
+use crate::support::kustomize::{copy, find, objects, render};
+use crate::support::podman::{Container, Network, expect, expect_with, image, run, unique};
+use crate::support::sandbox::{DEADLINE, wait_until};
 
 /// The secrets of the pods: what YAML, a shell or SQL could trip over.
 const SECRETS: &str = "db-password=p@ss w/o?r#d%20&'\"$HOME\ndjango-secret-key=not-a-secret-in-a-test-0123456789abcdef\n\

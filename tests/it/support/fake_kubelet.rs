@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::clock::Clock;
-use crate::cluster::get;
-use crate::needs::as_pid_1;
-use crate::network::Node;
-use crate::sandbox::{Running, Sandbox, binary};
+use crate::support::clock::Clock;
+use crate::support::cluster::get;
+use crate::support::needs::as_pid_1;
+use crate::support::network::Node;
+use crate::support::sandbox::{Running, Sandbox, binary};
 
 /// The port of every pod's health listener.
 const HEALTH_PORT: u16 = 9180;
@@ -111,7 +111,7 @@ impl Pod {
 
     /// What bots-ctl has started, and what that has.
     pub fn services(&self) -> Vec<(Pid, String)> {
-        self.init().map(crate::sandbox::descendants).unwrap_or_default()
+        self.init().map(crate::support::sandbox::descendants).unwrap_or_default()
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -14,11 +14,11 @@ use crate::environment::is_bots_3;
 use crate::init_db::expect_bots_works;
 use crate::init_db_adoption::{expect_adopted, make_other};
 use crate::init_db_repair::{expect_rows, leave_rows, sample};
-use crate::interruption::Interruption;
-use crate::needs::{Need, needs};
-use crate::sandbox::{Finished, Sandbox, rounds, wait_until};
-use crate::schema::{UNMANAGED, bare_django, difference, expect_right, facts, migrate_in, own_sql, reference};
-use crate::servers::{Database, Engine, on_each_database};
+use crate::support::interruption::Interruption;
+use crate::support::needs::{Need, needs};
+use crate::support::sandbox::{Finished, Sandbox, rounds, wait_until};
+use crate::support::schema::{UNMANAGED, bare_django, difference, expect_right, facts, migrate_in, own_sql, reference};
+use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
     eight_at_once_make_one_database,

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use nix::unistd::Uid;
 use tempfile::TempDir;
 
-use crate::needs::{Need, needs};
-use crate::sandbox::{Sandbox, free_port, python, wait_until};
+use crate::support::needs::{Need, needs};
+use crate::support::sandbox::{Sandbox, free_port, python, wait_until};
 
 /// Servers refuse to run as root; this user is on every system.
 const NOBODY: u32 = 65534;
@@ -39,23 +39,23 @@ wait $!
 /// One test per database and function.
 macro_rules! on_each_database {
     ($($test:ident),* $(,)?) => {
-        crate::servers::on_databases!(sqlite Sqlite: $($test),*);
-        crate::servers::on_each_server!($($test),*);
+        crate::support::servers::on_databases!(sqlite Sqlite: $($test),*);
+        crate::support::servers::on_each_server!($($test),*);
     };
 }
 
 /// One test per server and function.
 macro_rules! on_each_server {
     ($($test:ident),* $(,)?) => {
-        crate::servers::on_databases!(mariadb Mariadb: $($test),*);
-        crate::servers::on_databases!(postgresql Postgresql: $($test),*);
+        crate::support::servers::on_databases!(mariadb Mariadb: $($test),*);
+        crate::support::servers::on_databases!(postgresql Postgresql: $($test),*);
     };
 }
 
 macro_rules! on_databases {
     ($module:ident $engine:ident: $($test:ident),*) => {
         mod $module {
-            $(#[apply(test)] fn $test() { super::$test(crate::servers::Engine::$engine.needed()); })*
+            $(#[apply(test)] fn $test() { super::$test(crate::support::servers::Engine::$engine.needed()); })*
         }
     };
 }

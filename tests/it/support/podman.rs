@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use crate::needs::{Need, needs};
-use crate::sandbox::wait_until;
+use crate::support::needs::{Need, needs};
+use crate::support::sandbox::wait_until;
 
 /// The image under test.
 pub const IMAGE: &str = "localhost/bots-ctl:test";

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::needs::{Need, needs};
+use crate::support::needs::{Need, needs};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use walkdir::WalkDir;
 
-use crate::needs::{Need, Scope, can_have, scope};
+use crate::support::needs::{Need, Scope, can_have, scope};
 
 /// Generous: a loaded machine stalls for seconds, and a passing test never waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@ use std::fs;
 use std::sync::OnceLock;
 
 use crate::environment::{is_bots_3, package};
-use crate::sandbox::{Finished, Sandbox, python};
-use crate::servers::{Database, Engine};
+use crate::support::sandbox::{Finished, Sandbox, python};
+use crate::support::servers::{Database, Engine};
 
 /// Tables that Bots uses with its own SQL.
 pub const UNMANAGED: [&str; 4] = ["ta", "mutex", "persist", "uniek"];

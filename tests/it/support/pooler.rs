@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use tempfile::TempDir;
 
-use crate::sandbox::binary;
-use crate::servers::{Engine, Server};
+use crate::support::sandbox::binary;
+use crate::support::servers::{Engine, Server};
 
 /// Listens for as long as the test process lives.
 pub struct Proxy {

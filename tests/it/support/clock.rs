@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::network::run;
+use crate::support::network::run;
 
 /// Loaded before all else, makes a process see a time of day that is so many seconds off as a file says.
 const CLOCK: &str = r#"

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::sandbox::{Running, Sandbox, wait_until};
+use crate::support::sandbox::{Running, Sandbox, wait_until};
 
-const SCRIPT: &str = include_str!("../fixtures/interruption/sitecustomize.py");
+const SCRIPT: &str = include_str!("../../fixtures/interruption/sitecustomize.py");
 
 /// What happens in the Python of one sandbox.
 pub struct Interruption {

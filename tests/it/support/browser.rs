@@ -29,7 +29,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::{self, Runtime};
 
-use crate::needs::{Need, needs};
+use crate::support::needs::{Need, needs};
 
 const CHROMIUM: &str = "/usr/bin/chromium";
 const CHROMEDRIVER: &str = "/usr/bin/chromedriver";

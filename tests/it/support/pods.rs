@@ -6,13 +6,13 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::Pid;
 
-use crate::demo::Demo;
-use crate::needs::without_network;
-use crate::sandbox::{Finished, Running, bots_bin_dir, wait_until};
-use crate::servers::{Database, Engine};
+use crate::support::demo_translation::Demo;
+use crate::support::needs::without_network;
+use crate::support::sandbox::{Finished, Running, bots_bin_dir, wait_until};
+use crate::support::servers::{Database, Engine};
 
-const MESSAGE: &str = include_str!("../fixtures/demo/input/single.edi");
-const OUTPUT: &[u8] = include_bytes!("../fixtures/demo/expected/PO-1001.txt");
+const MESSAGE: &str = include_str!("../../fixtures/demo/input/single.edi");
+const OUTPUT: &[u8] = include_bytes!("../../fixtures/demo/expected/PO-1001.txt");
 
 /// The one order of [`MESSAGE`], and the one interchange.
 const ORDER: &str = "PO-1001";

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::demo::Demo;
-use crate::fleet::Pod;
 use crate::jobs::add_with;
-use crate::link::Link;
-use crate::network::run;
-use crate::pods::message;
 use crate::process::write_program;
-use crate::servers::{Database, Engine, Server};
+use crate::support::demo_translation::Demo;
+use crate::support::fake_kubelet::Pod;
+use crate::support::network::run;
+use crate::support::pods::message;
+use crate::support::servers::{Database, Engine, Server};
+use crate::support::tcp_proxy::Link;
 
 /// Where the job queue's service is reached, and its pods listen.
 const QUEUE_PORT: u16 = 28083;
