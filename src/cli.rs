@@ -238,8 +238,8 @@ pub struct Engine {
     #[arg(long)]
     pub cleanup: bool,
     /// Exit with 0 when the engine's code is this one, such as 2: it ran, and some files had errors; may be repeated
-    #[arg(long = "ok-exit", value_name = "CODE", value_delimiter = ',')]
-    pub ok_exits: Vec<String>,
+    #[arg(long = "success-exit-codes", value_name = "CODE", value_delimiter = ',')]
+    pub success_exit_codes: Vec<String>,
     /// How long to wait for an engine that runs already, in any pod; then the exit code is 3 [default: 60s]
     #[arg(long, value_name = "TIME")]
     pub lease_wait: Option<String>,
@@ -326,8 +326,8 @@ pub struct Exec {
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Exit with 0 when the program's code is this one; may be repeated
-    #[arg(short = 'e', long = "ok-exit", value_name = "CODE", value_delimiter = ',')]
-    pub ok_exits: Vec<u8>,
+    #[arg(short = 'e', long = "success-exit-codes", value_name = "CODE", value_delimiter = ',')]
+    pub success_exit_codes: Vec<u8>,
     /// Get this signal when the parent of bots-ctl dies; KILL then kills the program as well
     #[arg(short, long, value_name = "SIGNAL")]
     pub parent_death_signal: Option<String>,

@@ -189,7 +189,7 @@ impl SectionReader<'_> {
         WatchOptions {
             watch_by: self.parsed(section, "watch", parse::watch_by),
             poll_interval: self.parsed(section, "poll_interval", parse::interval),
-            stable_after: self.parsed(section, "settle", parse::duration),
+            stable_after: self.parsed(section, "stable_after", parse::duration),
         }
     }
 
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn all_faults_are_told_at_once_with_their_lines() {
         let text = "[dirmonitor]\nprocess_existing = perhaps\nwatch = often\n[dirmonitor1]\nroute =\n[dirmonitor2]\n\
-                    path = /in\nroute = r\nfilemask =\nrecursive = deep\nsettle = soon\n";
+                    path = /in\nroute = r\nfilemask =\nrecursive = deep\nstable_after = soon\n";
         let Err(Error::Faults(faults)) = read(BotsVersion::V3, text) else { panic!("it is faulty") };
         let expected = [
             ":2: [dirmonitor] process_existing = perhaps is neither True nor False",
@@ -279,7 +279,7 @@ mod tests {
             ":5: [dirmonitor1] route =  names no route",
             ":9: [dirmonitor2] filemask =  matches no file",
             ":10: [dirmonitor2] recursive = deep is neither",
-            ":11: [dirmonitor2] settle = soon is wrong",
+            ":11: [dirmonitor2] stable_after = soon is wrong",
         ];
         assert_eq!(faults.len(), expected.len(), "{faults:#?}");
         for (fault, part) in faults.iter().zip(expected) {

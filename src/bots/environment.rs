@@ -68,7 +68,7 @@ impl Environment {
     /// Where the answer of the last Python run is kept.
     #[must_use]
     pub fn settings_cache_file(&self) -> PathBuf {
-        self.root.join(".bots-ctl-facts.json")
+        self.root.join(".bots-ctl-settings-cache.json")
     }
 
     /// Makes what is missing, takes over what is mounted, and checks the result. `tell` hears what has changed.

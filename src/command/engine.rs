@@ -33,9 +33,17 @@ pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
         return Err(Error::new(Kind::Usage, text));
     }
     let given = [
-        ("engine.ok_exit", "--ok-exit", Some(flags.ok_exits.join(",")).filter(|codes| !codes.is_empty())),
+        (
+            "engine.success_exit_codes",
+            "--success-exit-codes",
+            Some(flags.success_exit_codes.join(",")).filter(|codes| !codes.is_empty()),
+        ),
         ("engine.lease_wait", "--lease-wait", flags.lease_wait.clone()),
-        ("engine.unknown_routes", "--allow-unknown-routes", flags.allow_unknown_routes.then(|| "true".to_owned())),
+        (
+            "engine.allow_unknown_routes",
+            "--allow-unknown-routes",
+            flags.allow_unknown_routes.then(|| "true".to_owned()),
+        ),
     ];
     let given = given.into_iter().filter_map(|(path, flag, value)| Some(FlagOverride { path, flag, value: value? }));
     run_with(global, given.collect(), arguments)
@@ -79,9 +87,9 @@ fn engine_argv(flags: &cli::Engine) -> Vec<OsString> {
 
 fn run_with(global: &Global, given: Vec<FlagOverride>, arguments: EngineArgs) -> Result<Outcome, Error> {
     with_app(load_config(global, given)?, async |session| {
-        let ok_exits = session.config.engine.ok_exits.clone();
+        let success_exit_codes = session.config.engine.success_exit_codes.clone();
         Ok(match engine::run(session, &arguments).await? {
-            Outcome::Child(code) if ok_exits.contains(&code) => {
+            Outcome::Child(code) if success_exit_codes.contains(&code) => {
                 info!("exit code {code} of the engine counts as 0");
                 Outcome::Success
             }

@@ -35,7 +35,7 @@ use crate::runtime::session::{App, with_app};
 struct ExecOptions {
     rewrites: SignalMap,
     parent_death_signal: Option<i32>,
-    ok_exits: Vec<u8>,
+    success_exit_codes: Vec<u8>,
     single_child: bool,
     warn: bool,
     /// What the program leaves in the background goes on without us.
@@ -99,8 +99,8 @@ fn options(flags: &cli::Exec) -> Result<ExecOptions, Error> {
         let text = format!("{}: it is never passed on; choose another, such as TERM or KILL", signals::name(number));
         return Err(wrong("--parent-death-signal", text));
     }
-    let (ok_exits, single_child, warn) = (flags.ok_exits.clone(), flags.single_child, flags.warn);
-    Ok(ExecOptions { rewrites, parent_death_signal, ok_exits, single_child, warn, ..ExecOptions::default() })
+    let (success_exit_codes, single_child, warn) = (flags.success_exit_codes.clone(), flags.single_child, flags.warn);
+    Ok(ExecOptions { rewrites, parent_death_signal, success_exit_codes, single_child, warn, ..ExecOptions::default() })
 }
 
 /// Runs a shell: `$SHELL`, else bash, else sh.
@@ -208,7 +208,7 @@ async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions)
         tree::terminate_all(reaper, signals, &[program.child.pid], config.stop.timeout).await;
     }
     let code = exit.code();
-    Ok(Outcome::Child(if options.ok_exits.contains(&code) { 0 } else { code }))
+    Ok(Outcome::Child(if options.success_exit_codes.contains(&code) { 0 } else { code }))
 }
 
 impl ExecChild<'_> {

@@ -18,7 +18,7 @@ use crate::runtime::session::{App, run_until_shutdown, with_app};
 /// # Errors
 /// What went wrong, with code 1 for the database and 78 for the configuration.
 pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
-    let wait = flags.wait.clone().map(|value| FlagOverride { path: "database.wait", flag: "--wait", value });
+    let wait = flags.wait.clone().map(|value| FlagOverride { path: "database.connect_timeout", flag: "--wait", value });
     let task = InitOptions { check: flags.check, superuser: flags.superuser };
     with_app(load_config(global, wait.into_iter().collect())?, async |mut session| {
         let App { config, reaper, signals, .. } = &mut session;

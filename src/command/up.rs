@@ -58,7 +58,7 @@ fn select_services(context: &LaunchContext<'_>) -> Result<Vec<ServiceSpec>, Erro
 
 fn engine(config: &Config, bots: &BotsContext<'_>) -> ServiceSpec {
     let new = [OsString::from("--new")];
-    ServiceSpec::new_periodic(bots.engine_via_shim(&new), config.up.engine_every, config)
+    ServiceSpec::new_periodic(bots.engine_via_shim(&new), config.up.engine_interval, config)
 }
 
 /// What bots.ini has in use.

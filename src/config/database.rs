@@ -45,7 +45,7 @@ pub(super) fn read(reader: &mut LayeredConfig<'_>) -> DatabaseSection {
         port: reader.optional(&keys::DB_PORT),
         options: options.and_then(|text| serde_json::from_str(&text).ok()),
         url: reader.optional(&keys::DATABASE_URL),
-        wait: reader.optional(&keys::DB_WAIT),
+        wait: reader.optional(&keys::DB_CONNECT_TIMEOUT),
         allow_default_password: reader.get(&keys::ALLOW_DEFAULT_PASSWORD),
     };
     if let Some(url) = database.url.clone() {

@@ -8,7 +8,7 @@ const FIXED: [&str; 11] = [
     "environment.",
     "bots.",
     "up.",
-    "engine.every",
+    "up.engine_interval",
     "jobqueue.backend",
     "jobqueue.addr",
     "dirmonitor.backend",

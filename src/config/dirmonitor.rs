@@ -37,7 +37,7 @@ pub(super) fn read(reader: &mut LayeredConfig<'_>) -> DirmonitorSection {
         backend: reader.get(&keys::DIRMONITOR_BACKEND),
         watch_by: reader.get(&keys::DIRMONITOR_WATCH),
         poll_interval: reader.get(&keys::DIRMONITOR_POLL_INTERVAL),
-        stable_after: reader.get(&keys::DIRMONITOR_SETTLE),
-        rescan_interval: reader.get(&keys::DIRMONITOR_SWEEP),
+        stable_after: reader.get(&keys::DIRMONITOR_STABLE_AFTER),
+        rescan_interval: reader.get(&keys::DIRMONITOR_RESCAN_INTERVAL),
     }
 }

@@ -109,15 +109,15 @@ keys! {
         "how new files are found: inotify, poll, or auto: as the file system allows; also watch in bots.ini";
     DIRMONITOR_POLL_INTERVAL: Duration = "dirmonitor.poll_interval", "BOTS_CTL_DIRMONITOR_POLL_INTERVAL", Duration, interval,
         "1s", "time between two looks at a directory that is polled; also poll_interval in bots.ini";
-    DIRMONITOR_SETTLE: Duration = "dirmonitor.settle", "BOTS_CTL_DIRMONITOR_SETTLE", Duration, duration, "5s",
-        "how long a file has to stay as it is to be complete, where its close cannot be seen; also settle in bots.ini";
-    DIRMONITOR_SWEEP: Duration = "dirmonitor.sweep", "BOTS_CTL_DIRMONITOR_SWEEP", Duration, interval, "1m",
+    DIRMONITOR_STABLE_AFTER: Duration = "dirmonitor.stable_after", "BOTS_CTL_DIRMONITOR_STABLE_AFTER", Duration, duration, "5s",
+        "how long a file has to stay as it is to be complete, where its close cannot be seen; also stable_after in bots.ini";
+    DIRMONITOR_RESCAN_INTERVAL: Duration = "dirmonitor.rescan_interval", "BOTS_CTL_DIRMONITOR_RESCAN_INTERVAL", Duration, interval, "1m",
         "time between two looks at everything where events are had, in case one was missed";
     DIRMONITOR_STOP_TIMEOUT: Duration = "dirmonitor.stop_timeout", "BOTS_CTL_DIRMONITOR_STOP_TIMEOUT", Duration, duration,
         "as BOTS_CTL_STOP_TIMEOUT", "the directory monitor's own stop timeout";
     ENGINE_STOP_TIMEOUT: Duration = "engine.stop_timeout", "BOTS_CTL_ENGINE_STOP_TIMEOUT", Duration, duration,
         "as BOTS_CTL_STOP_TIMEOUT", "the engine's own stop timeout, in which a run may finish";
-    ENGINE_OK_EXIT: Vec<u8> = "engine.ok_exit", "BOTS_CTL_OK_EXIT", List, exit_codes, "",
+    ENGINE_SUCCESS_EXIT_CODES: Vec<u8> = "engine.success_exit_codes", "BOTS_CTL_SUCCESS_EXIT_CODES", List, exit_codes, "",
         "exit codes of the engine that become 0, such as 2: it ran, and some files had errors";
     ENGINE_LEASE_WAIT: Duration = "engine.lease_wait", "BOTS_CTL_LEASE_WAIT", Duration, duration, "60s",
         "how long an engine waits for another one to end, in any pod; then its exit code is 3";
@@ -125,9 +125,9 @@ keys! {
         "15m", "time without a new row after which the run of an engine that bots-ctl did not start is recovered";
     ENGINE_FILE_WAIT: Duration = "engine.file_wait", "BOTS_CTL_FILE_WAIT", Duration, duration, "5m",
         "how long a run, and a route of the directory monitor, waits for a file that is being written";
-    ENGINE_UNKNOWN_ROUTES: bool = "engine.unknown_routes", "BOTS_CTL_ALLOW_UNKNOWN_ROUTES", Boolean, boolean, "false",
+    ENGINE_ALLOW_UNKNOWN_ROUTES: bool = "engine.allow_unknown_routes", "BOTS_CTL_ALLOW_UNKNOWN_ROUTES", Boolean, boolean, "false",
         "routes that are not in the database, or not active, are passed over as Bots does, instead of being an error";
-    ENGINE_EVERY: Duration = "engine.every", "BOTS_CTL_ENGINE_EVERY", Duration, interval, "5m",
+    ENGINE_INTERVAL: Duration = "up.engine_interval", "BOTS_CTL_ENGINE_INTERVAL", Duration, interval, "5m",
         "time between the starts of two engine runs under up";
     UP_SERVICES: Vec<ServiceName> = "up.services", "BOTS_CTL_UP_SERVICES", List, services, "",
         "services that up runs: webserver, jobqueue, dirmonitor, engine; else those that bots.ini has in use";
@@ -135,9 +135,9 @@ keys! {
         "when a service that ended by itself is started again: never, on-failure or always";
     RESTART_LIMIT: u32 = "restart.limit", "BOTS_CTL_RESTART_LIMIT", Integer, count, "5",
         "restarts in a row, after which bots-ctl ends with the service's exit code";
-    RESTART_DELAY: Duration = "restart.delay", "BOTS_CTL_RESTART_DELAY", Duration, interval, "1s",
+    RESTART_INITIAL_DELAY: Duration = "restart.initial_delay", "BOTS_CTL_RESTART_INITIAL_DELAY", Duration, interval, "1s",
         "pause before the first restart; each further one takes twice as long";
-    RESTART_LONGEST_DELAY: Duration = "restart.longest_delay", "BOTS_CTL_RESTART_LONGEST_DELAY", Duration, interval, "30s",
+    RESTART_MAX_DELAY: Duration = "restart.max_delay", "BOTS_CTL_RESTART_MAX_DELAY", Duration, interval, "30s",
         "longest pause before a restart";
     RESTART_RESET_AFTER: Duration = "restart.reset_after", "BOTS_CTL_RESTART_RESET_AFTER", Duration, interval, "1m",
         "how long a service has to answer until its restarts are counted anew";
@@ -150,7 +150,7 @@ keys! {
     RELOAD_DRAIN: Duration = "reload.drain", "BOTS_CTL_RELOAD_DRAIN", Duration, duration,
         "15s in Kubernetes, else as BOTS_CTL_WEBSERVER_DRAIN",
         "how long the web UI stays up, no longer ready, before it is restarted with a change";
-    WATCHDOG_MISSES: u32 = "watchdog.misses", "BOTS_CTL_WATCHDOG_MISSES", Integer, positive, "3",
+    WATCHDOG_FAILURE_THRESHOLD: u32 = "watchdog.failure_threshold", "BOTS_CTL_WATCHDOG_FAILURE_THRESHOLD", Integer, positive, "3",
         "signs of life that a service may miss in a row before it counts as hung";
     WATCHDOG_RESTART: bool = "watchdog.restart", "BOTS_CTL_WATCHDOG_RESTART", Boolean, boolean, "true under up, else false",
         "a hung service is restarted by bots-ctl itself; else it is not live, and whoever asks decides";
@@ -162,7 +162,7 @@ keys! {
         "how often the results of engine runs and routes are read from the database";
     STATUS_PAGE: bool = "health.status_page", "BOTS_CTL_STATUS_PAGE", Boolean, boolean, "true",
         "the health listener has a status page, on /";
-    METRICS_NAMES: u32 = "metrics.names", "BOTS_CTL_METRICS_NAMES", Integer, positive, "100",
+    METRICS_MAX_LABEL_VALUES: u32 = "metrics.max_label_values", "BOTS_CTL_METRICS_MAX_LABEL_VALUES", Integer, positive, "100",
         "how many routes, and how many watched directories, metrics tell by name; the rest is told as other";
     HEALTH_DB_ONLY: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, boolean, "false",
         "ready looks at the database alone";
@@ -183,7 +183,7 @@ keys! {
     DB_PORT: u16 = "database.port", "DB_PORT", Integer, port, "", "database port";
     DB_OPTIONS: String = "database.options", "DB_OPTIONS", Text, json_object, "",
         "Django's OPTIONS of the database as a JSON object, for TLS or a socket";
-    DB_WAIT: Duration = "database.wait", "BOTS_CTL_DB_WAIT", Duration, duration, "0s on a terminal, else 60s",
+    DB_CONNECT_TIMEOUT: Duration = "database.connect_timeout", "BOTS_CTL_DB_CONNECT_TIMEOUT", Duration, duration, "0s on a terminal, else 60s",
         "how long to try again while the database server cannot be reached or is still starting";
     ALLOW_DEFAULT_PASSWORD: bool = "database.allow_default_password", "BOTS_CTL_ALLOW_DEFAULT_PASSWORD", Boolean, boolean,
         "false", "tolerates the account bots with its well-known password, which Bots's bundled database has";

@@ -124,7 +124,7 @@ pub struct HealthConfig {
 #[derive(Debug, Clone, Copy)]
 pub struct MetricsConfig {
     /// How many routes, and how many directories, go by their own names.
-    pub names: u32,
+    pub max_label_values: u32,
 }
 
 /// Logs.
@@ -236,7 +236,7 @@ impl Config {
             jobqueue: jobqueue::read(&mut reader),
             dirmonitor: dirmonitor::read(&mut reader),
             health: read_health(&mut reader),
-            metrics: MetricsConfig { names: reader.get(&keys::METRICS_NAMES) },
+            metrics: MetricsConfig { max_label_values: reader.get(&keys::METRICS_MAX_LABEL_VALUES) },
             log: read_log(&mut reader),
             database: database::read(&mut reader),
             django: read_django(&mut reader),

@@ -42,7 +42,7 @@ pub struct RestartConfig {
     /// Restarts in a row.
     pub limit: u32,
     /// Pause before the first one.
-    pub delay: Duration,
+    pub initial_delay: Duration,
     /// Longest pause.
     pub max_delay: Duration,
     /// How long a service has to answer until the count begins anew.
@@ -73,14 +73,14 @@ pub struct UpConfig {
     /// The services, when they are chosen.
     pub services: Option<Vec<ServiceName>>,
     /// Time between the starts of two engine runs.
-    pub engine_every: Duration,
+    pub engine_interval: Duration,
 }
 
 /// How engines are run.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Exit codes that become 0.
-    pub ok_exits: Vec<u8>,
+    pub success_exit_codes: Vec<u8>,
     /// How long to wait for an engine that runs already.
     pub lease_wait: Duration,
     /// How long a run of another engine may make no progress before it counts as cut off.
@@ -88,7 +88,7 @@ pub struct EngineConfig {
     /// How long a file that is not complete keeps a run from being started.
     pub file_wait: Duration,
     /// Whether routes need not be known.
-    pub unknown_routes: bool,
+    pub allow_unknown_routes: bool,
 }
 
 /// A service of Bots.
@@ -150,29 +150,29 @@ pub(super) fn read_restart(reader: &mut LayeredConfig<'_>) -> RestartConfig {
     RestartConfig {
         policy: reader.get(&keys::RESTART),
         limit: reader.get(&keys::RESTART_LIMIT),
-        delay: reader.get(&keys::RESTART_DELAY),
-        max_delay: reader.get(&keys::RESTART_LONGEST_DELAY),
+        initial_delay: reader.get(&keys::RESTART_INITIAL_DELAY),
+        max_delay: reader.get(&keys::RESTART_MAX_DELAY),
         reset_after: reader.get(&keys::RESTART_RESET_AFTER),
     }
 }
 
 pub(super) fn read_watchdog(reader: &mut LayeredConfig<'_>) -> WatchdogConfig {
     WatchdogConfig {
-        failure_threshold: reader.get(&keys::WATCHDOG_MISSES),
+        failure_threshold: reader.get(&keys::WATCHDOG_FAILURE_THRESHOLD),
         restart: reader.optional(&keys::WATCHDOG_RESTART),
     }
 }
 
 pub(super) fn read_engine(reader: &mut LayeredConfig<'_>) -> EngineConfig {
     EngineConfig {
-        ok_exits: reader.optional(&keys::ENGINE_OK_EXIT).unwrap_or_default(),
+        success_exit_codes: reader.optional(&keys::ENGINE_SUCCESS_EXIT_CODES).unwrap_or_default(),
         lease_wait: reader.get(&keys::ENGINE_LEASE_WAIT),
         progress_timeout: reader.get(&keys::ENGINE_PROGRESS_TIMEOUT),
         file_wait: reader.get(&keys::ENGINE_FILE_WAIT),
-        unknown_routes: reader.get(&keys::ENGINE_UNKNOWN_ROUTES),
+        allow_unknown_routes: reader.get(&keys::ENGINE_ALLOW_UNKNOWN_ROUTES),
     }
 }
 
 pub(super) fn read_up(reader: &mut LayeredConfig<'_>) -> UpConfig {
-    UpConfig { services: reader.optional(&keys::UP_SERVICES), engine_every: reader.get(&keys::ENGINE_EVERY) }
+    UpConfig { services: reader.optional(&keys::UP_SERVICES), engine_interval: reader.get(&keys::ENGINE_INTERVAL) }
 }

@@ -72,7 +72,7 @@ impl RunOutcome {
             Self::Busy => "busy",
             Self::Killed => "killed",
             Self::LeaseLost => "lost",
-            Self::Interrupted => "cut_off",
+            Self::Interrupted => "interrupted",
         }
     }
 
@@ -159,7 +159,7 @@ pub async fn begin(connection: &mut Connection, settings: &DatabaseConfig, run: 
     let (now, id) = (server_time_ms(connection), connection.quote_literal(run.id));
     let holder: String = run.holder.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     let (holder, waited) = (connection.quote_literal(&holder), milliseconds(run.waited));
-    let cut_off = RunOutcome::Interrupted.as_str();
+    let interrupted = RunOutcome::Interrupted.as_str();
     let open = format!("outcome IS NULL AND id <> {id}");
     let is_new = format!("NOT EXISTS (SELECT 1 FROM botsctl_run WHERE id = {id})");
     let totals =
@@ -170,7 +170,7 @@ pub async fn begin(connection: &mut Connection, settings: &DatabaseConfig, run: 
     );
     let statements = [
         others,
-        format!("UPDATE botsctl_run SET outcome = '{cut_off}', ended = {now} WHERE {open}"),
+        format!("UPDATE botsctl_run SET outcome = '{interrupted}', ended = {now} WHERE {open}"),
         totals,
         format!(
             "INSERT INTO botsctl_run (id, holder, started, lease_wait, recovered) \

@@ -80,7 +80,7 @@ pub struct QueueCounts {
     /// How many have not.
     pub failed: u64,
     /// How often one had to be put back, to run again.
-    pub repeated: u64,
+    pub requeued: u64,
 }
 
 /// What the directory monitor knows.

@@ -94,7 +94,7 @@ pub struct Status {
     /// Those that have not.
     pub failed: u64,
     /// Those that have to run again.
-    pub repeated: u64,
+    pub requeued: u64,
 }
 
 /// What a worker is told.

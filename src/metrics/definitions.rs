@@ -97,7 +97,7 @@ families! {
 
     ENGINE_RUNNING = "botsctl_engine_running" Gauge [] "1 while an engine runs, in whatever pod, else 0";
     ENGINE_RUNS = "botsctl_engine_runs_total" Counter ["outcome"]
-        "Runs of the engine, by outcome: success, errors, failed, busy, killed, lost or cut_off";
+        "Runs of the engine, by outcome: success, errors, failed, busy, killed, lost or interrupted";
     ENGINE_DURATION = "botsctl_engine_run_duration_seconds" Histogram [] "How long runs of the engine took that were ended";
     ENGINE_SUCCESS = "botsctl_engine_last_success_timestamp_seconds" Gauge []
         "When the engine ran through last, with or without errors in files, in seconds since 1970";
@@ -110,27 +110,27 @@ families! {
     EDI_ERRORS = "botsctl_edi_file_errors_total" Counter ["route"] "EDI files that were taken in and had errors";
     EDI_STUCK = "botsctl_edi_files_stuck" Gauge ["route"]
         "EDI files of the last day that are in an unfinished state though their run is over";
-    EDI_LOST = "botsctl_edi_lost_runs" Gauge []
+    EDI_LOST = "botsctl_edi_runs_abandoned" Gauge []
         "Runs of the last day that were broken off, and not recovered or given up";
     EDI_READ = "botsctl_edi_read_timestamp_seconds" Gauge []
         "When the figures of engine and EDI were last read from the database, in seconds since 1970";
 
     JOBS = "botsctl_jobs" Gauge ["state"] "Jobs in the queue: waiting or running";
     OLDEST_JOB = "botsctl_job_oldest_age_seconds" Gauge [] "How long the job that was submitted first has waited; 0 when none waits";
-    JOBS_ENDED = "botsctl_jobs_ended_total" Counter ["outcome"] "Jobs that were run, by outcome: done, failed or repeated";
+    JOBS_ENDED = "botsctl_jobs_ended_total" Counter ["outcome"] "Jobs that were run, by outcome: done, failed or requeued";
 
     DIRECTORIES = "botsctl_dirmonitor_directories" Gauge ["backend"]
         "Entries of the directory monitor by how files are found: inotify, poll, both or none";
-    TROUBLED = "botsctl_dirmonitor_directories_in_trouble" Gauge [] "Entries of the directory monitor that cannot be watched";
+    TROUBLED = "botsctl_dirmonitor_targets_failed" Gauge [] "Entries of the directory monitor that cannot be watched";
     OLDEST_FILE = "botsctl_dirmonitor_oldest_file_age_seconds" Gauge ["files", "route"]
         "How long the file is there that came first and was not taken; 0 when there is none";
     UNFINISHED = "botsctl_dirmonitor_unfinished_files" Gauge ["files", "route"]
         "Files that are being written, or not known to be complete";
     GIVEN_UP = "botsctl_dirmonitor_files_given_up_total" Counter []
         "Files that were not complete after BOTS_CTL_FILE_WAIT, so that their route no longer waits for them";
-    MARKED = "botsctl_dirmonitor_marked_routes" Gauge [] "Routes whose files have come and which the job queue does not have yet";
+    MARKED = "botsctl_dirmonitor_pending_routes" Gauge [] "Routes whose files have come and which the job queue does not have yet";
     WATCH_EVENTS = "botsctl_dirmonitor_events_total" Counter [] "What the kernel has told of watched directories";
-    WATCH_SWEEPS = "botsctl_dirmonitor_sweeps_total" Counter [] "Looks at all files of an entry of the directory monitor";
+    WATCH_SWEEPS = "botsctl_dirmonitor_full_scans_total" Counter [] "Looks at all files of an entry of the directory monitor";
     WATCH_LOSSES = "botsctl_dirmonitor_overflows_total" Counter []
         "How often the kernel told of more than could be taken in, so that everything was looked at";
 

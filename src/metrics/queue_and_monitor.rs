@@ -19,8 +19,11 @@ pub(super) fn write(
     if let Some(jobs) = health.services.iter().find_map(|service| service.jobs) {
         queue(page, jobs)?;
     }
-    let calls =
-        [("passed", Event::RelayForwarded), ("unreachable", Event::RelayUnreachable), ("refused", Event::RelayRefused)];
+    let calls = [
+        ("forwarded", Event::RelayForwarded),
+        ("unreachable", Event::RelayUnreachable),
+        ("refused", Event::RelayRefused),
+    ];
     page.write_family(&f::RELAY, calls.map(|(outcome, event)| ([outcome.into()], number(counters.of(event)))))?;
     match &health.monitor {
         Some(found) => monitor(page, found, counters, names),
@@ -32,7 +35,7 @@ fn queue(page: &mut MetricWriter<'_>, jobs: QueueCounts) -> fmt::Result {
     let states = [("waiting", jobs.waiting), ("running", jobs.running)];
     page.write_family(&f::JOBS, states.map(|(state, count)| ([state.into()], number(count))))?;
     page.write_single(&f::OLDEST_JOB, Some(age(jobs.oldest)))?;
-    let outcomes = [("done", jobs.done), ("failed", jobs.failed), ("repeated", jobs.repeated)];
+    let outcomes = [("done", jobs.done), ("failed", jobs.failed), ("requeued", jobs.requeued)];
     page.write_family(&f::JOBS_ENDED, outcomes.map(|(outcome, count)| ([outcome.into()], number(count))))
 }
 

@@ -268,7 +268,7 @@ fn update_health(service: &mut ServiceHealth, status: Status) {
         oldest: oldest.map(|oldest| UNIX_EPOCH + Duration::from_millis(oldest)),
         done: status.done,
         failed: status.failed,
-        repeated: status.repeated,
+        requeued: status.requeued,
     });
     service.alive |= status.activity == Role::Standby;
     service.failures = u32::from(status.activity == Role::Unavailable);

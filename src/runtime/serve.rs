@@ -124,7 +124,8 @@ async fn start_health(session: &App, expected: &[ServiceName]) -> Result<watch::
         let text = format!("cannot listen on {} for health probes: {error}", health.addr);
         Error::new(Kind::Unavailable, format!("{text}; set BOTS_CTL_HEALTH_ADDR to a free address"))
     })?;
-    let exporter = Arc::new(Exporter::new(Arc::clone(counters), lines.clone(), config.metrics.names as usize));
+    let exporter =
+        Arc::new(Exporter::new(Arc::clone(counters), lines.clone(), config.metrics.max_label_values as usize));
     let metrics: MetricsHandler = Arc::new(move |state, accept| {
         let exporter = Arc::clone(&exporter);
         Box::pin(async move { exporter.page(state, &accept).await })

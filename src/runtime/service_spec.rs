@@ -56,11 +56,11 @@ pub(crate) struct ChildService {
 impl ServiceSpec {
     pub fn new(service: BotsServiceSpec, config: &Config) -> Self {
         let (name, times) = (service.name, stop_timeouts(service.name, config));
-        let settle = if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO };
+        let leftover_timeout = if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO };
         Self {
             name,
             times,
-            work: ServiceKind::Child(Box::new(ChildService { service, every: None, leftover_timeout: settle })),
+            work: ServiceKind::Child(Box::new(ChildService { service, every: None, leftover_timeout })),
         }
     }
 
@@ -120,14 +120,14 @@ impl ServiceSpec {
 impl ChildService {
     /// In the supervisor's terms.
     pub fn supervised(self, times: StopTimeouts, config: &Config, lines: ServiceOutput) -> task::SupervisedService {
-        let Self { service, every, leftover_timeout: settle } = self;
+        let Self { service, every, leftover_timeout } = self;
         let name = service.name.as_str();
         let plan = ServicePolicy {
             drain: times.drain,
             reload_drain: if service.name == ServiceName::Webserver { config.reload.drain } else { times.drain },
             timeout: times.timeout,
             stop_signal: service.stop_signal,
-            leftover_timeout: settle,
+            leftover_timeout,
             restart: if every.is_some() { never_restart(config) } else { restart(config) },
         };
         let is_watched = service.probe != Liveness::None;
@@ -151,8 +151,8 @@ fn restart(config: &Config) -> RestartRules {
         RestartPolicy::OnFailure => RestartWhen::OnFailure,
         RestartPolicy::Always => RestartWhen::Always,
     };
-    let crate::config::RestartConfig { limit, delay, max_delay: longest_delay, reset_after, .. } = config.restart;
-    RestartRules { policy, limit, delay, max_delay: longest_delay, reset_after }
+    let crate::config::RestartConfig { limit, initial_delay, max_delay, reset_after, .. } = config.restart;
+    RestartRules { policy, limit, initial_delay, max_delay, reset_after }
 }
 
 /// For a service that ends by itself. Want of processes is waited for all the same.

@@ -46,7 +46,7 @@ pub struct RestartRules {
     /// How many times in a row, before its end is the end.
     pub limit: u32,
     /// The pause before the first restart; each further one takes twice as long.
-    pub delay: Duration,
+    pub initial_delay: Duration,
     /// The longest pause.
     pub max_delay: Duration,
     /// How long it has to run well until the count begins anew.
@@ -372,7 +372,7 @@ impl Lifecycle {
 impl RestartRules {
     /// The pause after so many failures in a row.
     fn pause(&self, failures: u32) -> Duration {
-        let doubled = self.delay.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        let doubled = self.initial_delay.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         doubled.min(self.max_delay)
     }
 }

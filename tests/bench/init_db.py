@@ -28,7 +28,7 @@ REPLICAS = 8
 # The least that a Python of Bots can do: its settings and its models.
 BARE_PYTHON = "import django; django.setup()"
 
-FACTS = ".bots-ctl-facts.json"
+FACTS = ".bots-ctl-settings-cache.json"
 
 
 class Sqlite:

@@ -29,7 +29,7 @@ class Listener:
     """A bots-ctl whose health listener is measured."""
 
     def __init__(self, given, home):
-        variables = {"BOTS_CTL_RESULTS_INTERVAL": "1s", "BOTS_CTL_METRICS_NAMES": str(ROUTES)}
+        variables = {"BOTS_CTL_RESULTS_INTERVAL": "1s", "BOTS_CTL_METRICS_MAX_LABEL_VALUES": str(ROUTES)}
         self.here = Place(given.binary, given.bots, home, variables)
         self.database = self.here.root / "botssys/sqlitedb/botsdb"
         self.scraped, self.probes, self.seconds = (20, 30, 1) if given.quick else (300, 300, 8)

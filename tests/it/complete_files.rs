@@ -52,7 +52,7 @@ pub enum Starter {
 impl Place {
     pub fn new(storage: &Storage) -> Self {
         let mut system = System::new(Engine::Sqlite);
-        system.demo.sandbox.set("BOTS_CTL_DIRMONITOR_SETTLE", SETTLE);
+        system.demo.sandbox.set("BOTS_CTL_DIRMONITOR_STABLE_AFTER", SETTLE);
         let share = match storage {
             Storage::Ext4 => None,
             Storage::Share(options) => Some(Fuse::over(&system.demo.input(), system.demo.sandbox.home.path(), options)),
@@ -202,7 +202,7 @@ on_each_storage! {
 #[apply(test)]
 fn the_defaults_outlast_the_cache_of_a_share() {
     let mut place = Place::new(&Storage::Share(CACHED));
-    place.system.demo.sandbox.unset("BOTS_CTL_DIRMONITOR_SETTLE");
+    place.system.demo.sandbox.unset("BOTS_CTL_DIRMONITOR_STABLE_AFTER");
     place.expect_whole(Starter::Engine, 1, slowly);
     place.expect_whole(Starter::Monitor, 1, empty_first);
 }
@@ -239,7 +239,7 @@ fn the_clock_of_another_machine_does_not_matter() {
 fn a_run_waits_for_nothing_where_nothing_is_young() {
     let mut place = Place::new(&Storage::Share("attr_timeout=3,entry_timeout=3,ctime-from-mtime"));
     // A run that waited would not end.
-    place.set("BOTS_CTL_DIRMONITOR_SETTLE", "1h");
+    place.set("BOTS_CTL_DIRMONITOR_STABLE_AFTER", "1h");
     place.set("BOTS_CTL_FILE_WAIT", "1h");
     let file = File::create(place.file(0)).expect("made");
     (&file).write_all(message(0).as_bytes()).expect("written");

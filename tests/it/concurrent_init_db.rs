@@ -47,7 +47,7 @@ const PASSWORD: &str = "the same for 8 of them";
 fn replicas(database: &Database, count: usize) -> Vec<Sandbox> {
     let sandbox = || {
         let mut sandbox = database.sandbox();
-        sandbox.set("SUPERUSER_PASSWORD", PASSWORD).set("BOTS_CTL_DB_WAIT", "60");
+        sandbox.set("SUPERUSER_PASSWORD", PASSWORD).set("BOTS_CTL_DB_CONNECT_TIMEOUT", "60");
         sandbox
     };
     (0..count).map(|_| sandbox()).collect()

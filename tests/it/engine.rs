@@ -33,14 +33,14 @@ fn its_exit_codes_are_the_engines() {
 fn a_code_that_is_fine_becomes_0() {
     let mut demo = Demo::new();
     demo.drop_in("bad");
-    run(&demo.sandbox, &["--ok-exit", "2,3"]).expect_code(0);
+    run(&demo.sandbox, &["--success-exit-codes", "2,3"]).expect_code(0);
     demo.drop_in("bad");
-    run(&demo.sandbox, &["--ok-exit", "3"]).expect_code(2);
+    run(&demo.sandbox, &["--success-exit-codes", "3"]).expect_code(2);
     demo.drop_in("bad");
-    demo.sandbox.set("BOTS_CTL_OK_EXIT", "2");
+    demo.sandbox.set("BOTS_CTL_SUCCESS_EXIT_CODES", "2");
     run(&demo.sandbox, &[]).expect_code(0);
-    let refused = run(&demo.sandbox, &["--ok-exit", "two"]).expect_code(64).stderr.clone();
-    assert!(refused.contains("--ok-exit: \"two\" is wrong: expected exit codes from 0 to 255"), "{refused}");
+    let refused = run(&demo.sandbox, &["--success-exit-codes", "two"]).expect_code(64).stderr.clone();
+    assert!(refused.contains("--success-exit-codes: \"two\" is wrong: expected exit codes from 0 to 255"), "{refused}");
 }
 
 #[apply(test)]

@@ -176,7 +176,7 @@ struct Routes {
 impl Routes {
     fn new() -> Self {
         let mut place = Place::new(&Storage::Ext4);
-        place.set("BOTS_CTL_ENGINE_EVERY", "3s");
+        place.set("BOTS_CTL_ENGINE_INTERVAL", "3s");
         let (python, config, demo) =
             (python().display().to_string(), place.system.demo.config_dir(), &place.system.demo);
         let make = ["exec", "--", &python, "-c", MAKE_ROUTES, &config, &ROUTES.to_string()];

@@ -68,7 +68,7 @@ fn an_engine_that_was_killed_elsewhere_is_recovered_after_a_time_without_progres
     other.signal(Signal::SIGKILL);
     other.wait();
     system.release();
-    let next = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    let next = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!((next.code(), system.collect(MESSAGES)), (0, Amiss::default()), "{next:?}");
     assert!(next.stderr.contains("may be running (run "), "{next:?}");
     assert!(next.stderr.contains("was cut off: Bots recovers it first"), "{next:?}");
@@ -87,7 +87,7 @@ fn an_engine_of_ours_that_is_killed_in_its_first_moment_is_recovered_at_once(eng
     killpg(first.pid(), Signal::SIGKILL).expect("it runs");
     first.wait();
     system.release();
-    let next = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    let next = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!((next.code(), system.collect(MESSAGES)), (0, Amiss::default()), "{next:?}");
     assert!(!next.stderr.contains("may be running"), "{next:?}");
 }

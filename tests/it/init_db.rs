@@ -251,7 +251,7 @@ fn what_makes_no_sense_is_refused_with_its_name() {
         ("DB_OPTIONS", "[1]"),
         ("BOTS_CTL_DATABASE_URL", "no URL"),
         ("BOTS_CTL_DATABASE_URL", "oracle://localhost/bots"),
-        ("BOTS_CTL_DB_WAIT", "soon"),
+        ("BOTS_CTL_DB_CONNECT_TIMEOUT", "soon"),
         ("BOTS_CTL_ALLOW_DEFAULT_PASSWORD", "perhaps"),
     ];
     for (name, value) in nonsense {

@@ -57,7 +57,7 @@ fn expect_failure_at_once(finished: &Finished, words: &[&str]) {
 fn a_wrong_password_fails_at_once_without_telling_it(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
-    sandbox.set("DB_PASSWORD", "wrong-secret").set("BOTS_CTL_DB_WAIT", PATIENCE);
+    sandbox.set("DB_PASSWORD", "wrong-secret").set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
     expect_failure_at_once(&sandbox.run(&["init-db"]), &["o'Bots", "password"]);
     expect_failure_at_once(&sandbox.run(&["init-db", "--check"]), &["password"]);
     sandbox.unset("DB_PASSWORD");
@@ -85,7 +85,7 @@ fn a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused(engine: Engine) {
     database.server().create_user("n=a,b=c", "another-secret");
     database.grant("SELECT", "n=a,b=c");
     let mut sandbox = database.sandbox();
-    sandbox.set("DB_USER", "n=a,b=c").set("DB_PASSWORD", "another-secret").set("BOTS_CTL_DB_WAIT", PATIENCE);
+    sandbox.set("DB_USER", "n=a,b=c").set("DB_PASSWORD", "another-secret").set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
     let checked = sandbox.run(&["init-db", "--check"]);
     if engine == Engine::Mariadb {
         checked.expect_code(0);
@@ -98,7 +98,7 @@ fn a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused(engine: Engine) {
 fn an_unknown_database_fails_at_once_with_its_name(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
-    sandbox.set("DB_NAME", "").set("BOTS_CTL_DB_WAIT", PATIENCE);
+    sandbox.set("DB_NAME", "").set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
     let nameless = sandbox.run(&["init-db"]);
     assert!(nameless.expect_code(78).stderr.contains("DB_NAME"), "{nameless:?}");
     sandbox.set("DB_NAME", "nowhere at all");
@@ -120,7 +120,7 @@ fn other_user(database: &Database, rights: &str) -> Sandbox {
     server.create_user(&name, "another-secret");
     database.grant(rights, &name);
     let mut sandbox = database.sandbox();
-    sandbox.set("DB_USER", name).set("DB_PASSWORD", "another-secret").set("BOTS_CTL_DB_WAIT", PATIENCE);
+    sandbox.set("DB_USER", name).set("DB_PASSWORD", "another-secret").set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
     sandbox
 }
 
@@ -173,7 +173,7 @@ fn a_server_that_is_away_is_named(engine: Engine) {
     sandbox.set("DB_PORT", &port);
     expect_failure(&sandbox.run(&["init-db", "--wait", "0"]), &["127.0.0.1", &port]);
     expect_failure(&sandbox.run(&["init-db", "--wait", "1"]), &["127.0.0.1", &port]);
-    sandbox.set("BOTS_CTL_DB_WAIT", "0");
+    sandbox.set("BOTS_CTL_DB_CONNECT_TIMEOUT", "0");
     expect_failure(&sandbox.run(&["init-db", "--check"]), &["127.0.0.1", &port]);
     sandbox.set("DB_HOST", "no-such-host.invalid");
     expect_failure(&sandbox.run(&["init-db"]), &["no-such-host.invalid"]);
@@ -267,7 +267,7 @@ fn a_certificate_for_another_host_is_refused(engine: Engine) {
         _ => serde_json::json!({ "sslmode": "verify-full", "sslrootcert": authority }),
     };
     let mut sandbox = database.sandbox();
-    sandbox.set("BOTS_CTL_DB_WAIT", PATIENCE).set("DB_OPTIONS", strict.to_string());
+    sandbox.set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE).set("DB_OPTIONS", strict.to_string());
     sandbox.run(&["init-db", "--check"]).expect_code(0);
     sandbox.set("DB_HOST", "127.0.0.2");
     expect_failure_at_once(&sandbox.run(&["init-db", "--check"]), &["certificate", "DB_OPTIONS"]);
@@ -280,7 +280,7 @@ fn a_server_that_wants_tls_gets_it(engine: Engine) {
     let mut sandbox = want_tls(&database);
     let without = if engine == Engine::Mariadb { "{}" } else { r#"{"sslmode": "disable"}"# };
     sandbox.set("DB_OPTIONS", without);
-    sandbox.set("BOTS_CTL_DB_WAIT", PATIENCE);
+    sandbox.set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
     expect_failure_at_once(&sandbox.run(&["init-db"]), &["o'Bots"]);
     let authority = database.server().authority().display().to_string();
     sandbox.set("DB_OPTIONS", tls_options(engine, &authority));
@@ -294,7 +294,7 @@ fn a_certificate_of_another_authority_is_refused(engine: Engine) {
     let mut sandbox = database.sandbox();
     let other = if engine == Engine::Mariadb { Engine::Postgresql } else { Engine::Mariadb };
     let authority = other.server().authority().display().to_string();
-    sandbox.set("DB_OPTIONS", tls_options(engine, &authority)).set("BOTS_CTL_DB_WAIT", PATIENCE);
+    sandbox.set("DB_OPTIONS", tls_options(engine, &authority)).set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
     expect_failure_at_once(&sandbox.run(&["init-db"]), &["certificate"]);
     assert!(facts(&database).is_empty());
 }

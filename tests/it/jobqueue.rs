@@ -89,7 +89,7 @@ fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
     let (mut sandbox, port) = with_python_queue();
     sandbox.stand_in("bots-jobqueueserver", BUSY_QUEUE);
     sandbox.set("QUEUE_PORT", port.to_string()).set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "1h");
-    sandbox.set("BOTS_CTL_RESTART_DELAY", "1ms");
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1ms");
     let mut queue = sandbox.start(&["jobqueue"]);
     queue.wait_ready();
     let find = || queue.descendants().into_iter().find(|(_, command)| command.contains("bots-jobqueueserver"));
@@ -113,7 +113,7 @@ fn a_queue_that_no_longer_answers_is_not_live() {
         return;
     }
     let (mut sandbox, port) = with_python_queue();
-    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_MISSES", "1");
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_FAILURE_THRESHOLD", "1");
     let queue = sandbox.start(&["jobqueue"]);
     queue.wait_ready();
     let silent = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");

@@ -50,7 +50,7 @@ fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
     refused.expect_code(3);
     assert!(refused.stderr.contains("nothing was run: "), "{refused:?}");
     assert!(refused.stderr.contains(&format!("(process {})", first.pid())), "{refused:?}");
-    system.run(&["engine", "--lease-wait", "0", "--ok-exit", "3"]).expect_code(0);
+    system.run(&["engine", "--lease-wait", "0", "--success-exit-codes", "3"]).expect_code(0);
     system.release();
     assert_eq!(first.wait_code(), 0, "{}", first.report());
     let sums = "SELECT value FROM botsctl_total WHERE name IN ('run_busy', 'run_success') ORDER BY name";
@@ -73,10 +73,10 @@ fn an_engine_never_outlives_its_bots_ctl(engine: Engine) {
         system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
         system.age_lease(61);
     }
-    let second = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    let second = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     second.expect_code(0);
     assert_eq!((system.recoveries(), system.collect(MESSAGES)), (1, Amiss::default()), "{second:?}");
-    let sums = "SELECT value FROM botsctl_total WHERE name IN ('recoveries', 'run_cut_off') ORDER BY name";
+    let sums = "SELECT value FROM botsctl_total WHERE name IN ('recoveries', 'run_interrupted') ORDER BY name";
     assert_eq!(system.database.sql(sums), ["1", "1"], "the next run has counted it");
 }
 

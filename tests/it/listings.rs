@@ -121,7 +121,7 @@ fn finish(place: &Place, starter: Starter, running: &mut Running, begun: Vec<Beg
 
 fn a_file_begun_after_the_look_is_left_whole(starter: Starter, storage: &Storage) {
     let mut place = Place::new(storage);
-    place.set("BOTS_CTL_ENGINE_EVERY", "1s");
+    place.set("BOTS_CTL_ENGINE_INTERVAL", "1s");
     let hold = Hold::engines(&mut place, "");
     write_whole(&place.file(0), 0);
     // On a share nobody could tell yet that it is not complete, and it would be let go.

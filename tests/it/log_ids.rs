@@ -39,7 +39,7 @@ fn all_lines_of_an_engine_run_have_its_name() {
 #[apply(test)]
 fn each_run_of_a_scheduled_engine_has_a_name_of_its_own() {
     let mut sandbox = Sandbox::prepared();
-    sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s").set("LOG_FORMAT", "json");
+    sandbox.set("BOTS_CTL_ENGINE_INTERVAL", "1s").set("LOG_FORMAT", "json");
     let up = sandbox.start(&["up", "--services", "engine"]);
     let names = || -> BTreeSet<String> {
         records(&up.stdout()).iter().map(|line| line["run_id"].as_str().expect("a name").to_owned()).collect()

@@ -359,7 +359,7 @@ fn the_engine_on_schedule_runs_once_at_a_time_and_is_not_repeated() {
     assert_eq!(job.backoff_limit, Some(0));
     let pod = job.template.spec.expect("it has one");
     let args = container(&pod).args.clone().expect("it has some");
-    assert_eq!(args, ["engine", "--new", "--ok-exit", "2"]);
+    assert_eq!(args, ["engine", "--new", "--success-exit-codes", "2"]);
     for on_demand in ["bots-engine-now", "bots-init-db"] {
         let job: CronJob = typed(find(&all, "CronJob", on_demand));
         assert_eq!(job.spec.and_then(|spec| spec.suspend), Some(true), "{on_demand}");

@@ -136,7 +136,7 @@ fn prometheus_sees_what_becomes_of_orders() {
     demo.sandbox.set_ini("dirmonitor1", "path", &demo.input().display().to_string());
     demo.sandbox.set_ini("dirmonitor1", "route", "demo_orders");
     demo.sandbox.set("BOTS_CTL_UP_SERVICES", "jobqueue,webserver,dirmonitor,engine");
-    demo.sandbox.set("BOTS_CTL_RESULTS_INTERVAL", "200ms").set("BOTS_CTL_DIRMONITOR_SWEEP", "1s");
+    demo.sandbox.set("BOTS_CTL_RESULTS_INTERVAL", "200ms").set("BOTS_CTL_DIRMONITOR_RESCAN_INTERVAL", "1s");
     let up = demo.sandbox.start(&["up"]);
     up.wait_ready();
     let prometheus = Prometheus::of(demo.sandbox.health_port);

@@ -48,7 +48,7 @@ fn a_recovery_that_is_killed_is_recovered_too(engine: Engine) {
     }
     kill_engine(&mut running);
     system.release();
-    let last = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    let last = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
     assert_eq!(system.recoveries(), 1, "{last:?}");
 
@@ -57,7 +57,7 @@ fn a_recovery_that_is_killed_is_recovered_too(engine: Engine) {
     let mut running = system.start_held(3, &["engine", "--new"]);
     kill_engine(&mut running);
     system.release();
-    let last = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    let last = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
     assert_eq!(system.recoveries(), 2, "{last:?}");
 }
@@ -80,7 +80,7 @@ fn a_run_that_the_database_fails_is_recovered() {
     assert!(failed.stderr.contains("the run did not come to its end, since its database failed"), "{failed:?}");
     assert_eq!(system.database.value("SELECT count(*) FROM mutex"), "0", "Bots would not recover it: {failed:?}");
     system.database.sql("DROP TRIGGER full_ta; DROP TRIGGER full_report");
-    let next = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    let next = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!(next.code(), 0, "{next:?}");
     // Bots itself tells of the file that it had in hand.
     let errors = system.database.value("SELECT infilename FROM filereport WHERE statust = 1");
@@ -140,7 +140,7 @@ fn a_stop_during_the_recovery_leaves_the_routes_for_later() {
 }
 
 fn other_routes(system: &System) -> Finished {
-    system.run(&["engine", "--allow-unknown-routes", "--ok-exit", "2", "another"])
+    system.run(&["engine", "--allow-unknown-routes", "--success-exit-codes", "2", "another"])
 }
 
 fn kill_engine(engine: &mut Running) {

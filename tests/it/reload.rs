@@ -153,7 +153,7 @@ fn what_only_a_new_bots_ctl_can_do_is_told_and_the_rest_is_done() {
     let mut web = sandbox.webserver();
     let before = status(&web)["services"][0].clone();
     mount.mount(&[("bots-ctl.toml", "[watchdog]\nmisses = 7\n[up]\nservices = [\"webserver\"]\n")]);
-    web.wait_stderr("takes effect when bots-ctl itself is started again: watchdog.misses, up.services");
+    web.wait_stderr("takes effect when bots-ctl itself is started again: watchdog.failure_threshold, up.services");
     web.wait_stderr("to be restarted with it: nothing");
     assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
 
@@ -255,7 +255,7 @@ fn a_web_ui_that_fails_again_and_again_is_started_at_once_with_what_mends_it() {
     let mut sandbox = Sandbox::prepared();
     sandbox.stand_in("bots-webserver", "#!/bin/sh\n[ -e \"$HOME/mended\" ] || exit 9\nexec sleep 1000\n");
     let mount = Mount::of(&mut sandbox);
-    sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1h").set("BOTS_CTL_RESTART_MAX_DELAY", "1h");
     let web = sandbox.start(&["webserver"]);
     web.wait_stderr("starting it again in");
     fs::write(sandbox.home.path().join("mended"), "").expect("written");

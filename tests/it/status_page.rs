@@ -120,7 +120,7 @@ fn a_service_that_crashes_again_and_again() {
     let mut sandbox = Sandbox::prepared();
     eager(&mut sandbox);
     sandbox.stand_in("bots-webserver", "#!/bin/sh\necho 'ERROR cannot start'\nexit 3\n");
-    sandbox.set("BOTS_CTL_RESTART_LIMIT", "100").set("BOTS_CTL_RESTART_DELAY", "200ms");
+    sandbox.set("BOTS_CTL_RESTART_LIMIT", "100").set("BOTS_CTL_RESTART_INITIAL_DELAY", "200ms");
     let web = sandbox.start(&["webserver"]);
     web.wait_health("/health/startup", 200);
     let page = Page::open(&web);

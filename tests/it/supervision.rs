@@ -38,7 +38,7 @@ except KeyboardInterrupt:
 fn with_stand_in(script: &str) -> Sandbox {
     let mut sandbox = Sandbox::new();
     sandbox.stand_in("bots-webserver", script);
-    sandbox.set("BOTS_CTL_RESTART_DELAY", "1ms");
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1ms");
     sandbox
 }
 
@@ -64,7 +64,7 @@ fn status(sandbox: &Sandbox) -> serde_json::Value {
 #[apply(test)]
 fn a_web_server_that_dies_is_started_again() {
     let mut sandbox = Sandbox::prepared();
-    sandbox.set("BOTS_CTL_RESTART_DELAY", "50ms");
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "50ms");
     let mut web = sandbox.webserver();
     let first = web_process(&web);
     kill(first, Signal::SIGKILL).expect("it is there");
@@ -129,7 +129,7 @@ fn running_well_for_a_while_resets_the_count() {
 #[apply(test)]
 fn a_stop_during_the_pause_before_a_restart_is_obeyed_at_once() {
     let mut sandbox = with_stand_in("#!/bin/sh\nexit 9\n");
-    sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1h").set("BOTS_CTL_RESTART_MAX_DELAY", "1h");
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         let mut web = sandbox.start(&["webserver"]);
         web.wait_stderr("starting it again in");
@@ -143,7 +143,7 @@ fn a_stop_during_the_pause_before_a_restart_is_obeyed_at_once() {
 #[apply(test)]
 fn signals_that_come_between_two_processes_reach_the_next_one() {
     let mut sandbox = with_stand_in(WEB_SERVER);
-    sandbox.set("BOTS_CTL_RESTART_DELAY", "1s");
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1s");
     fs::write(beside(&sandbox, "fail"), "").expect("written");
     let mut web = sandbox.start(&["webserver"]);
     web.wait_stderr("starting it again in");
@@ -192,7 +192,7 @@ fn a_signal_that_comes_during_the_preparations_reaches_the_service() {
 #[apply(test)]
 fn a_web_server_that_hangs_is_not_live_and_left_alone_unless_configured() {
     let mut sandbox = with_stand_in(WEB_SERVER);
-    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_MISSES", "2");
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_FAILURE_THRESHOLD", "2");
     let web = sandbox.webserver();
     let hung = web_process(&web);
     kill(hung, Signal::SIGSTOP).expect("it is there");
@@ -282,7 +282,7 @@ esac
 exit 9
 "#;
     let mut sandbox = with_stand_in(script);
-    sandbox.set("BOTS_CTL_RESTART_LIMIT", "1000").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1ms");
+    sandbox.set("BOTS_CTL_RESTART_LIMIT", "1000").set("BOTS_CTL_RESTART_MAX_DELAY", "1ms");
     let gate = beside(&sandbox, "gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).expect("a pipe is made");
     let mut web = sandbox.start(&["webserver"]);
@@ -338,7 +338,7 @@ fn a_stop_that_cannot_fit_the_grace_period_is_told_at_the_start() {
 #[apply(test)]
 fn want_of_processes_is_told_and_waited_for() {
     let mut sandbox = with_stand_in(WEB_SERVER);
-    sandbox.set("BOTS_CTL_RESTART_DELAY", "100ms").set("BOTS_CTL_RESTART_LIMIT", "1000");
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "100ms").set("BOTS_CTL_RESTART_LIMIT", "1000");
     give_to_user(sandbox.home.path());
     open_to_all(sandbox.home.path());
     let command = as_user_of_bots(&sandbox.command(&["webserver"]));
@@ -373,7 +373,7 @@ fn want_of_processes_at_the_start_is_one_clear_line() {
 #[apply(test)]
 fn a_stop_between_two_tries_to_start_an_engine_is_one() {
     let mut sandbox = quick_schedule();
-    sandbox.set("BOTS_CTL_RESTART_DELAY", "1h").set("BOTS_CTL_RESTART_LONGEST_DELAY", "1h");
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1h").set("BOTS_CTL_RESTART_MAX_DELAY", "1h");
     give_to_user(sandbox.home.path());
     open_to_all(sandbox.home.path());
     let command = as_user_of_bots(&sandbox.command(&["up", "--services", "engine"]));
@@ -411,7 +411,7 @@ fn a_stop_while_a_run_has_left_something_behind_is_one() {
 fn quick_schedule() -> Sandbox {
     let mut sandbox = Sandbox::new();
     sandbox.stand_in("bots-engine", "#!/bin/sh\n");
-    sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s");
+    sandbox.set("BOTS_CTL_ENGINE_INTERVAL", "1s");
     sandbox
 }
 

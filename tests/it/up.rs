@@ -102,7 +102,7 @@ fn what_is_not_in_use_is_left_out_and_told() {
 #[apply(test)]
 fn the_engine_runs_again_and_again() {
     let mut sandbox = Sandbox::prepared();
-    sandbox.set("BOTS_CTL_ENGINE_EVERY", "1s");
+    sandbox.set("BOTS_CTL_ENGINE_INTERVAL", "1s");
     let mut up = sandbox.start(&["up", "--services", "engine"]);
     let runs = || (up.stderr().matches("engine ended: exit code 0").count() >= 2).then_some(());
     wait_until("it has run twice", runs, || up.report());

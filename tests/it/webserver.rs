@@ -39,7 +39,7 @@ fn a_first_run_makes_its_own_secrets_and_keeps_them() {
     let password = sandbox.admin_password();
     assert_eq!(password.len(), 20);
     assert_eq!(web.stderr().matches(&password).count(), 1, "shown once\n{}", web.stderr());
-    for name in ["admin-password", "secret-key", ".bots-ctl-facts.json"] {
+    for name in ["admin-password", "secret-key", ".bots-ctl-settings-cache.json"] {
         let mode = fs::metadata(sandbox.root().join(name)).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }

@@ -358,7 +358,7 @@ impl Worker {
         let outcome = |status: &mut Status| match &verdict {
             JobUpdate::Finished(rows::JobResult { state: JobState::Done, .. }, _) => status.done += 1,
             JobUpdate::Finished(..) => status.failed += 1,
-            JobUpdate::Requeue => status.repeated += 1,
+            JobUpdate::Requeue => status.requeued += 1,
         };
         self.update_status(outcome, true);
         self.record(number, verdict).await;

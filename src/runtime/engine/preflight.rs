@@ -66,7 +66,7 @@ async fn may_begin(
     arguments: &EngineArgs,
     files: &mut RunFiles<'_>,
 ) -> Result<bool, Error> {
-    if !arguments.routes.is_empty() && !config.engine.unknown_routes {
+    if !arguments.routes.is_empty() && !config.engine.allow_unknown_routes {
         check_routes(&lease.query_with_retry(runs::routes).await?, &arguments.routes)?;
     }
     files.may_begin(lease).await

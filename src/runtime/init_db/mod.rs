@@ -127,7 +127,7 @@ async fn load_settings(context: &PythonContext<'_>) -> Result<(DjangoSettings, O
 }
 
 async fn lock_settings_cache(context: &PythonContext<'_>) -> Result<File, Error> {
-    let path = context.environment.root.join(".bots-ctl-facts.lock");
+    let path = context.environment.root.join(".bots-ctl-settings-cache.lock");
     loop {
         match atomic::try_lock(&path)? {
             Some(file) => return Ok(file),

@@ -14,7 +14,7 @@ const STEADY: Duration = Duration::from_secs(60);
 const RESTART: RestartRules = RestartRules {
     policy: RestartWhen::OnFailure,
     limit: 3,
-    delay: Duration::from_secs(1),
+    initial_delay: Duration::from_secs(1),
     max_delay: Duration::from_secs(3),
     reset_after: STEADY,
 };
@@ -265,9 +265,9 @@ proptest! {
     #[test]
     fn pauses_never_shrink_and_never_exceed_the_longest(delay in 1..100_000_u64, longest in 1..1_000_000_u64, failures in 1..=u32::MAX) {
         let restart =
-            RestartRules { delay: Duration::from_millis(delay), max_delay: Duration::from_millis(longest), ..RESTART };
+            RestartRules { initial_delay: Duration::from_millis(delay), max_delay: Duration::from_millis(longest), ..RESTART };
         let (first, pause, next) = (restart.pause(1), restart.pause(failures), restart.pause(failures.saturating_add(1)));
-        prop_assert_eq!(first, restart.delay.min(restart.max_delay));
+        prop_assert_eq!(first, restart.initial_delay.min(restart.max_delay));
         prop_assert!(first <= pause && pause <= next && next <= restart.max_delay);
         prop_assert!(next == (pause * 2).min(restart.max_delay) || failures == u32::MAX);
     }

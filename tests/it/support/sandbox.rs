@@ -148,7 +148,7 @@ impl Sandbox {
             let sandbox = Self::new();
             sandbox.run(&["init-db"]).expect_code(0);
             // What bots-ctl knows of the settings is about this place, and is found out again in another.
-            fs::remove_file(sandbox.root().join(".bots-ctl-facts.json")).expect("it is there");
+            fs::remove_file(sandbox.root().join(".bots-ctl-settings-cache.json")).expect("it is there");
             let ini = sandbox.root().join("config/bots.ini");
             let text = fs::read_to_string(&ini).expect("there is a bots.ini");
             fs::write(&ini, text.replace(&sandbox.home.path().display().to_string(), PLACE)).expect("written");
