@@ -11,7 +11,7 @@ use nix::libc;
 use sha2::{Digest, Sha256};
 use tracing::info;
 
-use super::connection::Connection;
+use super::query::Connection;
 use super::{DatabaseConfig, Error, errors};
 use crate::fs::lock;
 

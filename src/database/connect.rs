@@ -12,7 +12,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time::timeout;
 
 use super::config::{DatabaseConfig, Server, ServerAddress};
-use super::connection::Connection;
+use super::query::Connection;
 use super::tls::Mode;
 use super::{Error, errors};
 

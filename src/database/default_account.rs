@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use ring::pbkdf2::{PBKDF2_HMAC_SHA256, verify};
 
-use super::connection::Connection;
+use super::query::Connection;
 
 const USER: &str = "bots";
 const PASSWORD: &str = "botsbots";

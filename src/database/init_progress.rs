@@ -1,6 +1,6 @@
 //! Our own table: what `init-db` was doing, so that the next run knows of one that was cut off.
 
-use super::connection::Connection;
+use super::query::Connection;
 use super::schema::desired;
 use super::schema::desired::NOTES;
 use super::{DatabaseConfig, Error};

@@ -14,11 +14,10 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::advisory_lock::LockName;
-use super::connection::Connection;
 use super::lease_row;
 use super::lock_session::LockSession;
+use super::query::{Connection, Param, Row};
 use super::retry::with_timeout;
-use super::statement::{Param, Value, execute, fetch};
 use super::{DatabaseConfig, Error};
 use Param::{Integer, Text};
 pub use job::{AddOutcome, Job, JobResult, JobState, NewJob, QueuedJob};
@@ -53,7 +52,7 @@ impl JobStore {
         jobs.become_active().await?;
         with_timeout(settings, jobs.session.reject_transaction_pooler()).await?;
         let rows = with_timeout(settings, jobs.rows("SELECT max(number) FROM botsctl_job", &[], "read")).await?;
-        jobs.last_number = rows.first().and_then(|row| row.first()?.integer()).unwrap_or(0);
+        jobs.last_number = rows.first().and_then(|row| integer(row, 0)).unwrap_or(0);
         Ok(jobs)
     }
 
@@ -180,11 +179,8 @@ impl JobStore {
             repeated("?", jobs.len())
         );
         let digests: Vec<Param<'_>> = jobs.iter().map(|job| Text(&job.digest)).collect();
-        let rows = fetch(&mut self.session.connection, query, &digests).await?;
-        let entry = |row: Vec<Value>| {
-            let mut cells = row.into_iter();
-            Some((cells.next()?.text()?, (cells.next()?.integer()?, cells.next()?.integer()?)))
-        };
+        let rows = self.session.connection.fetch(query, &digests).await?;
+        let entry = |row: Row| Some((text(&row, 0)?, (integer(&row, 1)?, integer(&row, 2)?)));
         Ok(rows.into_iter().filter_map(entry).collect())
     }
 
@@ -199,7 +195,7 @@ impl JobStore {
         let values = jobs.iter().flat_map(|(number, job)| {
             [Integer(*number), Integer(job.priority), Text(&job.task), Text(&job.digest), Integer(now)]
         });
-        execute(&mut self.session.connection, statement, &values.collect::<Vec<_>>()).await.map(|_| ())
+        self.session.connection.execute(statement, &values.collect::<Vec<_>>()).await.map(|_| ())
     }
 
     /// The job that is first in line.
@@ -231,7 +227,7 @@ impl JobStore {
         const COUNT: &str = "SELECT count(*), (SELECT submitted FROM botsctl_job WHERE number = \
              (SELECT min(number) FROM botsctl_job WHERE state = 'waiting')) FROM botsctl_job WHERE state = 'waiting'";
         let rows = self.rows(COUNT, &[], "read").await?;
-        let cell = |index: usize| rows.first().and_then(|row| row.get(index)?.integer());
+        let cell = |index: usize| rows.first().and_then(|row| integer(row, index));
         Ok((cell(0).and_then(|count| u64::try_from(count).ok()).unwrap_or(0), cell(1)))
     }
 
@@ -300,7 +296,7 @@ impl JobStore {
     /// When the database refuses.
     pub async fn running(&mut self) -> Result<Vec<i64>, Error> {
         let rows = self.rows("SELECT number FROM botsctl_job WHERE state = 'running'", &[], "read").await?;
-        Ok(rows.iter().filter_map(|row| row.first()?.integer()).collect())
+        Ok(rows.iter().filter_map(|row| integer(row, 0)).collect())
     }
 
     /// Everything that is known of a job.
@@ -322,25 +318,20 @@ impl JobStore {
              ORDER BY number DESC LIMIT 1 OFFSET ?";
         const PRUNE: &str = "DELETE FROM botsctl_job WHERE state IN ('done', 'failed') AND number <= ?";
         let rows = self.rows(OLDEST, &[Integer(keep)], "read").await?;
-        let Some(oldest) = rows.first().and_then(|row| row.first()?.integer()) else { return Ok(()) };
+        let Some(oldest) = rows.first().and_then(|row| integer(row, 0)) else { return Ok(()) };
         self.change(PRUNE, &[Integer(oldest)], "remove jobs from").await.map(|_| ())
     }
 
     async fn run(&mut self, statement: &'static str, arguments: &[Param<'_>]) -> Result<u64, sqlx::Error> {
-        execute(&mut self.session.connection, statement, arguments).await
+        self.session.connection.execute(statement, arguments).await
     }
 
     async fn change(&mut self, statement: &'static str, arguments: &[Param<'_>], action: &str) -> Result<u64, Error> {
         self.run(statement, arguments).await.map_err(|error| self.failed(action, &error))
     }
 
-    async fn rows(
-        &mut self,
-        query: &'static str,
-        arguments: &[Param<'_>],
-        action: &str,
-    ) -> Result<Vec<Vec<Value>>, Error> {
-        fetch(&mut self.session.connection, query, arguments).await.map_err(|error| self.failed(action, &error))
+    async fn rows(&mut self, query: &'static str, arguments: &[Param<'_>], action: &str) -> Result<Vec<Row>, Error> {
+        self.session.connection.fetch(query, arguments).await.map_err(|error| self.failed(action, &error))
     }
 
     fn failed(&self, action: &str, error: &sqlx::Error) -> Error {
@@ -354,7 +345,7 @@ impl JobStore {
 /// When the database refuses.
 pub async fn create_table(settings: &DatabaseConfig, connection: &mut Connection) -> Result<(), Error> {
     // An account that may not make tables, or one that is told of each that is there, has no need to try.
-    if fetch(connection, "SELECT number FROM botsctl_job WHERE number < 0", &[]).await.is_ok() {
+    if connection.fetch_text("SELECT number FROM botsctl_job WHERE number < 0").await.is_ok() {
         return Ok(());
     }
     let statements = match settings {
@@ -381,26 +372,31 @@ fn repeated(part: &str, times: usize) -> String {
     vec![part; times].join(", ")
 }
 
-fn waiting(row: Vec<Value>) -> Option<QueuedJob> {
-    let mut cells = row.into_iter();
-    let (number, priority) = (cells.next()?.integer()?, cells.next()?.integer()?);
-    Some(QueuedJob { number, priority, task: cells.next()?.text()? })
+fn waiting(row: Row) -> Option<QueuedJob> {
+    Some(QueuedJob { number: integer(&row, 0)?, priority: integer(&row, 1)?, task: text(&row, 2)? })
 }
 
-fn job(row: Vec<Value>) -> Option<Job> {
-    let mut cells = row.into_iter();
+fn job(row: Row) -> Option<Job> {
     Some(Job {
-        number: cells.next()?.integer()?,
-        state: JobState::of(&cells.next()?.text()?),
-        priority: cells.next()?.integer()?,
-        task: cells.next()?.text()?,
-        submitted: cells.next()?.integer()?,
-        started: cells.next()?.integer(),
-        ended: cells.next()?.integer(),
-        attempts: cells.next()?.integer()?,
-        exit_code: cells.next()?.integer(),
-        output: cells.next()?.text(),
+        number: integer(&row, 0)?,
+        state: JobState::of(&text(&row, 1)?),
+        priority: integer(&row, 2)?,
+        task: text(&row, 3)?,
+        submitted: integer(&row, 4)?,
+        started: integer(&row, 5),
+        ended: integer(&row, 6),
+        attempts: integer(&row, 7)?,
+        exit_code: integer(&row, 8),
+        output: text(&row, 9),
     })
+}
+
+fn text(row: &Row, index: usize) -> Option<String> {
+    row.get(index).cloned().flatten()
+}
+
+fn integer(row: &Row, index: usize) -> Option<i64> {
+    row.get(index)?.as_ref()?.parse().ok()
 }
 
 #[cfg(test)]

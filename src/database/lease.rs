@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::advisory_lock::{LockName, lock_file_path};
-use super::connection::Connection;
 use super::lease_row::{self, LeaseHolder};
 use super::lock_session::LockSession;
+use super::query::Connection;
 use super::retry::{QUERY_TIMEOUT, with_timeout};
 use super::{DatabaseConfig, Error, retry};
 use crate::fs::lock;

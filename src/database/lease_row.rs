@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connection::Connection;
+use super::query::Connection;
 use super::{DatabaseConfig, Error, errors};
 
 /// Longest name of a holder that is kept.

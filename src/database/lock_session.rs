@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::advisory_lock::{LockName, mysql_name, open_beside, postgres_key};
 use super::connect::{ConnectMode, connect};
-use super::connection::Connection;
+use super::query::Connection;
 use super::{DatabaseConfig, Error};
 use crate::fs::lock;
 

@@ -4,7 +4,6 @@
 //! what makes the tables Bots uses with its own SQL. Rows that are there are never touched.
 
 pub mod connect;
-pub mod connection;
 mod default_account;
 pub mod errors;
 
@@ -16,10 +15,10 @@ pub mod lease;
 pub mod lease_row;
 pub mod lock_session;
 pub mod ping;
+pub mod query;
 pub mod retry;
 pub mod run_metrics;
 pub mod schema;
-pub mod statement;
 pub mod tls;
 
 pub use config::DatabaseConfig;

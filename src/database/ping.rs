@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connect::{ConnectMode, connect};
-use super::connection::Connection;
 use super::lease_row::LeaseHolder;
+use super::query::Connection;
 use super::{DatabaseConfig, Error, errors, lease};
 
 /// How long an answer may take. A connection that is late is given up: on a server that hangs, or behind a network

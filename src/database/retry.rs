@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
 use super::connect::{ConnectMode, connect};
-use super::connection::Connection;
+use super::query::Connection;
 use super::{DatabaseConfig, Error};
 
 /// Pause before the second try; each further one is half as long again.

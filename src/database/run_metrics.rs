@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::connection::Connection;
 use super::lease_row::server_time_ms;
+use super::query::Connection;
 use super::{DatabaseConfig, Error, errors};
 
 /// Rows of runs that are kept; the sums know of all.

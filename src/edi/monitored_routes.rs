@@ -1,7 +1,7 @@
 //! What the database says of files that start routes: routes that ask to be monitored, and the locks of channels.
 
 use super::runs;
-use crate::database::connection::Connection;
+use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
 
 /// A route that runs when a file comes to its channel.

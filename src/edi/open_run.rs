@@ -9,9 +9,9 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{recovery, runs};
-use crate::database::connection::Connection;
 use crate::database::lease_row;
 use crate::database::lease_row::LeaseRow;
+use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
 
 /// What `mutexer` of the row in `mutex` is for an engine that holds the lease, as the hook of bots-ctl in that engine writes it.

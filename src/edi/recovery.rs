@@ -10,7 +10,7 @@
 
 use super::open_run::OURS;
 use super::runs;
-use crate::database::connection::Connection;
+use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error, lease_row};
 
 /// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.

@@ -1,6 +1,6 @@
 //! What Bots's own tables say of routes and runs. Nothing here writes.
 
-use crate::database::connection::Connection;
+use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error, errors};
 
 /// A route, as the engine can be asked for it.

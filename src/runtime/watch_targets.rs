@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::database;
 use crate::database::DatabaseConfig;
 use crate::database::connect::{ConnectMode, connect};
-use crate::database::connection::Connection;
+use crate::database::query::Connection;
 use crate::edi::monitored_routes;
 use crate::edi::monitored_routes::{ChannelLock, MonitoredRoute};
 use crate::edi::runs;

@@ -4,7 +4,7 @@ use super::desired::{IndexDef, UnmanagedTable};
 use super::diff::SchemaFix;
 use super::introspect::{Column, ColumnDefault, ColumnType, Schema};
 use super::{numbering, sqlite_alter};
-use crate::database::connection::Connection;
+use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
 
 /// Makes the unmanaged tables that are missing: all of them or none, where the database can take back what it has begun.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::database::connection::{Connection, Row};
+use crate::database::query::{Connection, Row};
 
 /// Everything that is in the database.
 #[derive(Debug, Default, Clone)]

@@ -10,8 +10,8 @@ mod sqlite_alter;
 use std::collections::BTreeSet;
 
 use super::connect::{ConnectMode, connect};
-use super::connection::Connection;
 use super::init_progress::{self, InitProgress};
+use super::query::Connection;
 use super::{DatabaseConfig, Error, default_account, errors};
 use desired::{DesiredSchema, NOTES};
 use diff::{SchemaDiff, compare};

@@ -1,7 +1,7 @@
 //! Numbers of `ta` when it is made while reports are there: they refer to its rows, so it must not begin anew under them.
 
 use super::introspect::Schema;
-use crate::database::connection::Connection;
+use crate::database::query::Connection;
 
 /// The table with the numbers.
 pub const TABLE: &str = "ta";

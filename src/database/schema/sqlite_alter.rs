@@ -1,7 +1,7 @@
 //! Defaults in a SQLite table that is there: SQLite has no statement for it, but a documented procedure, which changes
 //! the text of the table's definition and leaves every row where it is.
 
-use crate::database::connection::Connection;
+use crate::database::query::Connection;
 
 /// Gives a column a default, and lets it be NULL, in one transaction that is taken back unless the result is sound.
 ///

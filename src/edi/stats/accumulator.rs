@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{FileCounts, FileState, LastFile, MAX_ROUTES, RouteStats, UnnamedRoutes, count, number, text};
-use crate::database::connection::Row;
+use crate::database::query::Row;
 
 /// Hours that are remembered: a day and the hour that has begun.
 const HOURS: i64 = 24;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::runs;
 use crate::database::connect::{ConnectMode, connect};
-use crate::database::connection::{Connection, Row};
+use crate::database::query::{Connection, Row};
 use crate::database::run_metrics;
 use crate::database::run_metrics::RunTotals;
 use crate::database::{DatabaseConfig, Error, errors};

@@ -1,0 +1,174 @@
+//! One connection for all three databases: statements and their arguments in, rows of text out.
+//!
+//! A statement without arguments is not prepared: one exchange instead of two, and poolers allow it. An argument is sent
+//! beside the text of its statement, never in it.
+
+use sqlx::database::Database;
+use sqlx::mysql::MySqlConnection;
+use sqlx::postgres::PgConnection;
+use sqlx::query::Query;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, ColumnIndex, Connection as _, Decode, Encode, IntoArguments, Row as SqlxRow, Type};
+
+/// A row: each value as text, or NULL.
+pub type Row = Vec<Option<String>>;
+
+/// The value of a `?` in a statement.
+#[derive(Debug, Clone, Copy)]
+#[allow(missing_docs)]
+pub enum Param<'a> {
+    Integer(i64),
+    Text(&'a str),
+}
+
+/// Runs `$text` on one kind of connection: as it stands, or prepared when there are arguments.
+macro_rules! run {
+    ($method:ident, $on:expr, $text:expr, $arguments:expr) => {
+        if $arguments.is_empty() {
+            sqlx::raw_sql(AssertSqlSafe($text)).$method($on).await
+        } else {
+            bind(sqlx::query(AssertSqlSafe($text)), $arguments).$method($on).await
+        }
+    };
+}
+
+/// An open connection. Dropped, it is closed, and what it has locked is free.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Connection {
+    Sqlite(SqliteConnection),
+    Mysql(MySqlConnection),
+    Postgres(PgConnection),
+}
+
+impl Connection {
+    /// Runs statements, separated by semicolons. Their text is a constant, or made of names from the catalogue.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn execute_batch(&mut self, statements: impl Into<String>) -> Result<(), sqlx::Error> {
+        self.execute(statements, &[]).await.map(|_| ())
+    }
+
+    /// The rows of a query without parameters, whose text is made as that of [`Self::execute_batch`].
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn fetch_text(&mut self, query: impl Into<String>) -> Result<Vec<Row>, sqlx::Error> {
+        self.fetch(query, &[]).await
+    }
+
+    /// Runs a statement with an argument for each `?`; the number of rows that it changed.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn execute(&mut self, statement: impl Into<String>, arguments: &[Param<'_>]) -> Result<u64, sqlx::Error> {
+        let statement = statement.into();
+        match self {
+            Self::Sqlite(on) => run!(execute, on, statement, arguments).map(|done| done.rows_affected()),
+            Self::Mysql(on) => run!(execute, on, statement, arguments).map(|done| done.rows_affected()),
+            Self::Postgres(on) => {
+                run!(execute, on, with_numbers(statement, arguments), arguments).map(|done| done.rows_affected())
+            }
+        }
+    }
+
+    /// The rows of a query with an argument for each `?`.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn fetch(&mut self, query: impl Into<String>, arguments: &[Param<'_>]) -> Result<Vec<Row>, sqlx::Error> {
+        let (query, is_prepared) = (query.into(), !arguments.is_empty());
+        match self {
+            Self::Sqlite(on) => texts(&run!(fetch_all, on, query, arguments)?, is_prepared),
+            Self::Mysql(on) => texts(&run!(fetch_all, on, query, arguments)?, is_prepared),
+            Self::Postgres(on) => texts(&run!(fetch_all, on, with_numbers(query, arguments), arguments)?, is_prepared),
+        }
+    }
+
+    /// The first value of the first row.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn fetch_value(&mut self, query: impl Into<String>) -> Result<Option<String>, sqlx::Error> {
+        Ok(self.fetch_text(query).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
+    }
+
+    /// Says goodbye, so that the server does not log a connection that was cut.
+    pub async fn close(self) {
+        let _ = match self {
+            Self::Sqlite(connection) => connection.close().await,
+            Self::Mysql(connection) => connection.close().await,
+            Self::Postgres(connection) => connection.close().await,
+        };
+    }
+
+    /// A name as it stands in a statement.
+    #[must_use]
+    pub fn quote_ident(&self, name: &str) -> String {
+        match self {
+            Self::Mysql(_) => format!("`{}`", name.replace('`', "``")),
+            Self::Sqlite(_) | Self::Postgres(_) => format!("\"{}\"", name.replace('"', "\"\"")),
+        }
+    }
+
+    /// A text as it stands in a statement. MySQL takes backslashes for escapes.
+    #[must_use]
+    pub fn quote_literal(&self, text: &str) -> String {
+        let text = text.replace('\'', "''");
+        match self {
+            Self::Mysql(_) => format!("'{}'", text.replace('\\', "\\\\")),
+            Self::Sqlite(_) | Self::Postgres(_) => format!("'{text}'"),
+        }
+    }
+}
+
+fn bind<'q, D: Database>(query: Query<'q, D, D::Arguments>, arguments: &[Param<'_>]) -> Query<'q, D, D::Arguments>
+where
+    i64: Encode<'q, D> + Type<D>,
+    String: Encode<'q, D> + Type<D>,
+    D::Arguments: IntoArguments<D>,
+{
+    arguments.iter().fold(query, |query, argument| match argument {
+        Param::Integer(number) => query.bind(*number),
+        Param::Text(text) => query.bind((*text).to_owned()),
+    })
+}
+
+/// PostgreSQL numbers its parameters. A `?` in a statement without arguments is text.
+fn with_numbers(statement: String, arguments: &[Param<'_>]) -> String {
+    if arguments.is_empty() {
+        return statement;
+    }
+    let mut parts = statement.split('?');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.enumerate().fold(first, |text, (index, part)| format!("{text}${}{part}", index + 1))
+}
+
+/// The answer to a prepared statement has numbers in binary.
+fn texts<R: SqlxRow>(rows: &[R], is_prepared: bool) -> Result<Vec<Row>, sqlx::Error>
+where
+    usize: ColumnIndex<R>,
+    for<'r> Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Option<String>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    let number = |row: &R, index| if is_prepared { row.try_get::<Option<i64>, _>(index).ok() } else { None };
+    let cell = |row: &R, index: usize| match number(row, index) {
+        Some(number) => Ok(number.map(|number| number.to_string())),
+        None => row.try_get_unchecked::<Option<String>, _>(index),
+    };
+    rows.iter().map(|row| (0..row.len()).map(|index| cell(row, index)).collect()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_numbered_in_their_order() {
+        let numbered = |statement: &str, arguments: &[Param<'_>]| with_numbers(statement.to_owned(), arguments);
+        let two = [Param::Integer(1), Param::Integer(2)];
+        assert_eq!(numbered("SELECT ? WHERE a = ? AND b", &two), "SELECT $1 WHERE a = $2 AND b");
+        assert_eq!(numbered("SELECT '?'", &[]), "SELECT '?'");
+    }
+}
