@@ -1,4 +1,4 @@
-//! Locks on a database that die with their holder: one initialiser at a time, and whatever else there must be one of.
+//! Advisory locks on a database that die with their holder: one initialiser at a time, one engine, one job queue.
 //!
 //! On a server it is a lock of the session, beside SQLite a lock on a file. A wait for one may be given up at any time.
 
@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use nix::libc;
 use sha2::{Digest, Sha256};
+use tokio::time::sleep;
 use tracing::info;
 
+use super::connect::{ConnectMode, connect};
 use super::query::Connection;
 use super::{DatabaseConfig, Error, errors};
 use crate::fs::lock;
 
-/// How often to look whether a file's lock has become free. Locking itself has no way to be given up again.
-const RETRY: Duration = Duration::from_millis(10);
+/// Time between two attempts to lock a file: flock(2) has no timeout.
+const FILE_RETRY: Duration = Duration::from_millis(10);
 
 /// The longest name of a lock that MySQL takes.
 const MAX_NAME: usize = 64;
@@ -40,74 +42,211 @@ impl LockName {
             Self::JobQueue => "queue",
         }
     }
-
-    fn activity(self) -> &'static str {
-        match self {
-            Self::InitDb => "initialises",
-            Self::Engine => "runs the engine on",
-            Self::JobQueue => "runs the jobs of",
-        }
-    }
 }
 
-/// Held until it is dropped, its connection is cut, or its process dies.
+/// A connection, and a lock that it has or wants. Dropped, it has the lock no more.
 #[derive(Debug)]
 #[must_use]
-pub struct LockGuard {
-    /// The session that has the lock; for what is done under it.
+pub struct LockSession {
+    /// For what is done under the lock.
     pub connection: Connection,
-    held_query: Option<String>,
-    _file: Option<File>,
+    lock: LockBackend,
+    settings: DatabaseConfig,
 }
 
-/// Waits for a lock; `connection` becomes the session that has it.
-///
-/// # Errors
-/// When there is no way to lock this database.
-pub async fn acquire(settings: &DatabaseConfig, name: LockName, connection: Connection) -> Result<LockGuard, Error> {
-    match settings {
-        DatabaseConfig::Sqlite(path) => {
-            let file = lock_file(settings, path, name).await?;
-            Ok(LockGuard { connection, held_query: None, _file: Some(file) })
-        }
-        DatabaseConfig::Mysql(server) => {
-            let lock = connection.quote_literal(&mysql_name(&server.name, name));
-            let question = format!("SELECT IS_USED_LOCK({lock}) = CONNECTION_ID()");
-            let connection = on_mysql(settings, name, connection, &lock).await?;
-            Ok(LockGuard { connection, held_query: Some(question), _file: None })
-        }
-        DatabaseConfig::Postgres(_) => {
-            let (high, low) = postgres_key(name);
-            let question = format!(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted \
-                 AND classid = {high} AND objid = {low}"
-            );
-            let connection = on_postgres(settings, name, connection, (high, low)).await?;
-            Ok(LockGuard { connection, held_query: Some(question), _file: None })
+#[derive(Debug)]
+enum LockBackend {
+    /// A file beside a SQLite database.
+    File(File),
+    Sql(LockSql),
+}
+
+/// The statements for one kind of server. The last row of `acquire` and of `wait` is 1 when the session has the lock.
+#[derive(Debug)]
+struct LockSql {
+    acquire: String,
+    /// For a second at most: a server notices late that a client is gone which it lets wait.
+    wait: String,
+    release: String,
+    /// The session that has the lock.
+    holder: String,
+    /// The same, for a log line.
+    holder_text: String,
+    session_id: &'static str,
+    terminate: fn(&str) -> String,
+}
+
+impl LockSession {
+    /// Connects. The lock is not acquired yet.
+    ///
+    /// # Errors
+    /// When the database cannot be opened, or there is no way to lock it.
+    pub async fn open(settings: &DatabaseConfig, name: LockName) -> Result<Self, Error> {
+        Self::new(connect(settings, ConnectMode::ReadWrite).await?, settings, name)
+    }
+
+    /// The same over a connection that is open.
+    ///
+    /// # Errors
+    /// When there is no way to lock the database.
+    pub fn new(connection: Connection, settings: &DatabaseConfig, name: LockName) -> Result<Self, Error> {
+        let lock = match settings {
+            DatabaseConfig::Sqlite(database) => LockBackend::File(open_beside(database, name)?),
+            DatabaseConfig::Mysql(server) => {
+                LockBackend::Sql(on_mysql(&connection.quote_literal(&mysql_name(&server.name, name))))
+            }
+            DatabaseConfig::Postgres(_) => LockBackend::Sql(on_postgres(postgres_key(name))),
+        };
+        Ok(Self { connection, lock, settings: settings.clone() })
+    }
+
+    /// Acquires the lock if it is free; whether it was.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn try_acquire(&mut self) -> Result<bool, Error> {
+        match &self.lock {
+            LockBackend::File(file) => try_lock(file).await.map_err(|error| {
+                Error::Failed(format!("cannot lock beside the {}: {error}", self.settings.describe()))
+            }),
+            LockBackend::Sql(sql) => self.is_granted(sql.acquire.clone()).await,
         }
     }
-}
 
-impl LockGuard {
-    /// Whether the session still has it: a connection that was cut has lost it without a word.
+    /// Acquires the lock, however long that takes. `activity` is what its holder does with the database, for the log.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn acquire(&mut self, activity: &str) -> Result<(), Error> {
+        if self.try_acquire().await? {
+            return Ok(());
+        }
+        let holder = self.ask(|sql| &sql.holder_text).await?.unwrap_or_default();
+        info!("another bots-ctl{holder} {activity} the {}: waiting for it", self.settings.describe());
+        loop {
+            let is_acquired = match &self.lock {
+                LockBackend::File(_) => {
+                    sleep(FILE_RETRY).await;
+                    self.try_acquire().await?
+                }
+                LockBackend::Sql(sql) => self.is_granted(sql.wait.clone()).await?,
+            };
+            if is_acquired {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn is_granted(&mut self, statement: String) -> Result<bool, Error> {
+        match self.connection.fetch_text(statement).await {
+            Ok(rows) => Ok(rows.last().and_then(|row| row.first()?.as_deref()) == Some("1")),
+            Err(error) if errors::is_lock_timeout(&error) => Ok(false),
+            Err(error) => Err(Error::failed("lock", &self.settings, &error)),
+        }
+    }
+
+    /// Whether the session still has the lock: a connection that was cut has lost it without a word.
     ///
     /// # Errors
     /// When it has not.
-    pub async fn check(&mut self, settings: &DatabaseConfig) -> Result<(), Error> {
-        let Some(question) = &self.held_query else { return Ok(()) };
-        let value = self.connection.fetch_value(question.clone()).await;
-        match value.map_err(|error| Error::failed("keep a lock on", settings, &error))?.as_deref() {
-            Some("1") => Ok(()),
-            _ => Err(Error::Failed(format!("the lock on the {} was lost meanwhile", settings.describe()))),
+    pub async fn check(&mut self) -> Result<(), Error> {
+        if self.holder().await? == self.id().await? {
+            return Ok(());
         }
+        Err(Error::Failed(format!("the lock on the {} was lost meanwhile", self.settings.describe())))
+    }
+
+    /// Releases the lock.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn release(&mut self) -> Result<(), Error> {
+        match &self.lock {
+            LockBackend::File(file) => file.unlock().map_err(|error| Error::Failed(format!("cannot unlock: {error}"))),
+            LockBackend::Sql(sql) => {
+                let released = self.connection.fetch_value(sql.release.clone()).await;
+                released.map(|_| ()).map_err(|error| Error::failed("unlock", &self.settings, &error))
+            }
+        }
+    }
+
+    /// The server's number for this session; none beside a file.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn id(&mut self) -> Result<Option<String>, Error> {
+        self.ask(|sql| sql.session_id).await
+    }
+
+    /// The session that has the lock; none beside a file.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn holder(&mut self) -> Result<Option<String>, Error> {
+        self.ask(|sql| &sql.holder).await
+    }
+
+    async fn ask(&mut self, question: impl Fn(&LockSql) -> &str) -> Result<Option<String>, Error> {
+        let LockBackend::Sql(sql) = &self.lock else { return Ok(None) };
+        let value = self.connection.fetch_value(question(sql)).await;
+        value.map_err(|error| Error::failed("ask", &self.settings, &error))
+    }
+
+    /// Ends another session, and so what it holds.
+    ///
+    /// # Errors
+    /// What the database says: it lets us end sessions of our own account.
+    pub async fn terminate(&mut self, id: &str) -> Result<(), Error> {
+        let LockBackend::Sql(sql) = &self.lock else { return Ok(()) };
+        let value = self.connection.execute_batch((sql.terminate)(id)).await;
+        value.map_err(|error| Error::failed("end a session of", &self.settings, &error))
+    }
+
+    /// Refuses a proxy that gives each transaction to whatever session is free: another client would have the lock.
+    ///
+    /// # Errors
+    /// When it is one, or the database does not answer.
+    pub async fn reject_transaction_pooler(&mut self) -> Result<(), Error> {
+        let Some(before) = self.id().await? else { return Ok(()) };
+        let LockBackend::Sql(sql) = &self.lock else { return Ok(()) };
+        let failed = |error| Error::failed("ask", &self.settings, &error);
+        // In a transaction it keeps its session to itself, and gets ours if ours is free to be given away.
+        let mut other = connect(&self.settings, ConnectMode::ReadWrite).await?;
+        other.execute_batch("BEGIN").await.map_err(failed)?;
+        let beside = other.fetch_value(sql.session_id).await.map_err(failed)?;
+        let after = self.id().await?;
+        other.close().await;
+        if beside.as_ref() != Some(&before) && after.as_ref() == Some(&before) {
+            return Ok(());
+        }
+        Err(Error::Unsupported(format!(
+            "the {} is behind a proxy that pools transactions, so no lock holds there and two engines could run at \
+             once: connect to the server itself, or let the proxy pool sessions (pool_mode = session)",
+            self.settings.describe()
+        )))
     }
 }
 
+/// Whether a process has the lock of a SQLite database.
+pub(super) fn is_file_locked(database: &Path, name: LockName) -> bool {
+    let file = File::open(lock_file_path(database, name));
+    file.is_ok_and(|file| lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
+}
+
+/// [`is_file_locked`] has the lock for a moment.
+async fn try_lock(file: &File) -> std::io::Result<bool> {
+    const LOCK_RETRY: Duration = Duration::from_millis(5);
+    for _ in 0..3 {
+        if lock::try_lock(file)? {
+            return Ok(true);
+        }
+        sleep(LOCK_RETRY).await;
+    }
+    Ok(false)
+}
+
 /// Opens the file that is locked for a SQLite database, not through a link, which could lead to any file.
-///
-/// # Errors
-/// When it cannot be made, or is a link.
-pub fn open_beside(database: &Path, name: LockName) -> Result<File, Error> {
+fn open_beside(database: &Path, name: LockName) -> Result<File, Error> {
     let path = lock_file_path(database, name);
     let mut options = OpenOptions::new();
     let opened = options.create(true).truncate(false).write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
@@ -117,93 +256,50 @@ pub fn open_beside(database: &Path, name: LockName) -> Result<File, Error> {
     })
 }
 
-async fn lock_file(settings: &DatabaseConfig, database: &Path, name: LockName) -> Result<File, Error> {
-    let path = lock_file_path(database, name);
-    let failed = |error: std::io::Error| Error::Failed(format!("cannot lock {}: {error}", path.display()));
-    let file = open_beside(database, name)?;
-    let mut logged = false;
-    loop {
-        if lock::try_lock(&file).map_err(failed)? {
-            return Ok(file);
-        }
-        if !std::mem::replace(&mut logged, true) {
-            log_waiting(settings, name, "");
-        }
-        tokio::time::sleep(RETRY).await;
-    }
-}
-
 /// Not the database itself: SQLite has locks of its own on that.
-pub(super) fn lock_file_path(database: &Path, name: LockName) -> PathBuf {
+fn lock_file_path(database: &Path, name: LockName) -> PathBuf {
     let mut file = database.as_os_str().to_owned();
     file.push(format!(".{}-lock", name.text()));
     PathBuf::from(file)
 }
 
-fn log_waiting(settings: &DatabaseConfig, name: LockName, who: &str) {
-    info!("another bots-ctl{who} {} the {}: waiting for it", name.activity(), settings.describe());
-}
-
-async fn on_mysql(
-    settings: &DatabaseConfig,
-    name: LockName,
-    mut on: Connection,
-    lock: &str,
-) -> Result<Connection, Error> {
-    let failed = |error: sqlx::Error| Error::failed("lock", settings, &error);
-    // A session that idles while Django works must not be ended for it.
-    let ask = |seconds: u8| format!("SET SESSION wait_timeout = 28800; SELECT GET_LOCK({lock}, {seconds})");
-    if is_granted(&on.fetch_text(ask(0)).await.map_err(failed)?) {
-        return Ok(on);
+fn on_mysql(name: &str) -> LockSql {
+    // A session that is idle while Django or an engine works must not be ended for it.
+    let get_lock = |seconds: u8| format!("SET SESSION wait_timeout = 28800; SELECT GET_LOCK({name}, {seconds})");
+    LockSql {
+        acquire: get_lock(0),
+        wait: get_lock(1),
+        release: format!("SELECT RELEASE_LOCK({name})"),
+        holder: format!("SELECT IS_USED_LOCK({name})"),
+        holder_text: format!("SELECT CONCAT(' (connection ', IS_USED_LOCK({name}), ')')"),
+        session_id: "SELECT CONNECTION_ID()",
+        terminate: |id| format!("KILL {id}"),
     }
-    let holder = on.fetch_value(format!("SELECT IS_USED_LOCK({lock})")).await.map_err(failed)?;
-    log_waiting(settings, name, &holder.map(|id| format!(" (connection {id})")).unwrap_or_default());
-    // A short wait, over and over: the server notices late that a client has gone that it makes wait.
-    while !is_granted(&on.fetch_text(ask(1)).await.map_err(failed)?) {}
-    Ok(on)
 }
 
-fn is_granted(rows: &[Vec<Option<String>>]) -> bool {
-    rows.last().and_then(|row| row.first()?.as_deref()) == Some("1")
-}
-
-async fn on_postgres(
-    settings: &DatabaseConfig,
-    name: LockName,
-    mut on: Connection,
-    (high, low): (u32, u32),
-) -> Result<Connection, Error> {
-    let failed = |error: sqlx::Error| Error::failed("lock", settings, &error);
+fn on_postgres((high, low): (u32, u32)) -> LockSql {
     // The two halves of the one key that pg_locks shows in two columns.
     let key = (i64::from(high) << 32) | i64::from(low);
-    let tried = on.fetch_value(format!("SELECT pg_try_advisory_lock({key})::int")).await.map_err(failed)?;
-    if tried.as_deref() == Some("1") {
-        return Ok(on);
-    }
-    let holder = on
-        .fetch_value(format!(
-            "SELECT concat(' (process ', l.pid, coalesce(' from ' || host(a.client_addr), ''), ')') FROM pg_locks l \
-             LEFT JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {high} \
-             AND l.objid = {low} AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ))
-        .await
-        .map_err(failed)?;
-    log_waiting(settings, name, &holder.unwrap_or_default());
-    // A short wait, over and over: the server notices late that a client has gone that it makes wait.
-    loop {
-        match on
-            .execute_batch(format!("SET lock_timeout = '1s'; SELECT pg_advisory_lock({key}); RESET lock_timeout"))
-            .await
-        {
-            Ok(()) => return Ok(on),
-            Err(error) if errors::is_lock_timeout(&error) => {}
-            Err(error) => return Err(failed(error)),
-        }
+    let from_locks = format!(
+        "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted \
+         AND l.classid = {high} AND l.objid = {low} \
+         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    );
+    LockSql {
+        acquire: format!("SELECT pg_try_advisory_lock({key})::int"),
+        wait: format!("SET lock_timeout = '1s'; SELECT 1 FROM pg_advisory_lock({key}); RESET lock_timeout"),
+        release: format!("SELECT pg_advisory_unlock({key})::int"),
+        holder: format!("SELECT l.pid {from_locks}"),
+        holder_text: format!(
+            "SELECT concat(' (process ', l.pid, coalesce(' from ' || host(a.client_addr), ''), ')') {from_locks}"
+        ),
+        session_id: "SELECT pg_backend_pid()",
+        terminate: |id| format!("SELECT pg_terminate_backend({id})"),
     }
 }
 
 /// MySQL's names are those of the whole server.
-pub(super) fn mysql_name(database: &str, name: LockName) -> String {
+fn mysql_name(database: &str, name: LockName) -> String {
     let readable = format!("bots-ctl.{}.{database}", name.text());
     if readable.len() <= MAX_NAME && readable.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) {
         return readable;
@@ -214,7 +310,7 @@ pub(super) fn mysql_name(database: &str, name: LockName) -> String {
 }
 
 /// Advisory locks belong to one database. The key is 63 bits, so that it is no negative number.
-pub(super) fn postgres_key(name: LockName) -> (u32, u32) {
+fn postgres_key(name: LockName) -> (u32, u32) {
     let hash = Sha256::digest(format!("bots-ctl.{}", name.text()).as_bytes());
     let half = |at: usize| u32::from_be_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
     (half(0) & 0x7fff_ffff, half(4))

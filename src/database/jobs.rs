@@ -13,9 +13,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::advisory_lock::LockName;
+use super::advisory_lock::{LockName, LockSession};
 use super::lease_row;
-use super::lock_session::LockSession;
 use super::query::{Connection, Param, Row};
 use super::retry::with_timeout;
 use super::{DatabaseConfig, Error};

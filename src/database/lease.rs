@@ -5,8 +5,6 @@
 //! both: the lock, and a row that was released or has not been renewed for its lifetime. The server's clock counts.
 //! Beside SQLite the lock of a file is enough: the system frees it when its holder dies, and never before.
 
-use std::fs::File;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -14,13 +12,11 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::advisory_lock::{LockName, lock_file_path};
+use super::advisory_lock::{LockName, LockSession, is_file_locked};
 use super::lease_row::{self, LeaseHolder};
-use super::lock_session::LockSession;
 use super::query::Connection;
 use super::retry::{QUERY_TIMEOUT, with_timeout};
 use super::{DatabaseConfig, Error, retry};
-use crate::fs::lock;
 
 /// How long a row counts that nobody renews.
 pub const LEASE_TTL: Duration = Duration::from_secs(60);
@@ -155,14 +151,9 @@ pub async fn current_holder(
     let holder = lease_row::read(connection, settings).await?.filter(|holder| !holder.expired_for(Duration::ZERO));
     Ok(match settings {
         // The row of one that was killed is never renewed, but its lock is free.
-        DatabaseConfig::Sqlite(database) => holder.filter(|_| is_locked(database)),
+        DatabaseConfig::Sqlite(database) => holder.filter(|_| is_file_locked(database, LockName::Engine)),
         DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => holder,
     })
-}
-
-fn is_locked(database: &Path) -> bool {
-    let file = File::open(lock_file_path(database, LockName::Engine));
-    file.is_ok_and(|file| lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
 }
 
 /// One try; the answer is who has the lease now, perhaps we.

@@ -13,7 +13,6 @@ pub mod init_progress;
 pub mod jobs;
 pub mod lease;
 pub mod lease_row;
-pub mod lock_session;
 pub mod ping;
 pub mod query;
 pub mod retry;

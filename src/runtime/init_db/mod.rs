@@ -15,7 +15,7 @@ use crate::bots::django_settings::{DjangoIndex, DjangoSettings, PythonContext};
 use crate::bots::migrate::{self, SuperuserAction};
 use crate::bots::python_session::PythonSession;
 use crate::config::{Config, DatabaseUrl};
-use crate::database::advisory_lock::{self, LockGuard, LockName};
+use crate::database::advisory_lock::{LockName, LockSession};
 use crate::database::config::DjangoConnection;
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::schema::desired::{DesiredSchema, IndexDef, ManagedTable, Variant};
@@ -224,13 +224,15 @@ impl InitDb<'_> {
     }
 
     /// Waits for the lock; a server that goes away meanwhile is waited for like one that is not there yet.
-    async fn lock(&self) -> Result<LockGuard, Error> {
+    async fn lock(&self) -> Result<LockSession, Error> {
         let mut lost = None;
         loop {
             let connection = retry::connect_with_retry(&self.settings, self.config.database.retry_window()).await?;
-            let text = match advisory_lock::acquire(&self.settings, LockName::InitDb, connection).await {
+            let mut session = LockSession::new(connection, &self.settings, LockName::InitDb)?;
+            let text = match session.acquire("initialises").await {
                 Err(database::Error::Unavailable(text)) => text,
-                locked => return Ok(locked?),
+                Err(error) => return Err(error.into()),
+                Ok(()) => return Ok(session),
             };
             if lost.get_or_insert_with(Instant::now).elapsed() >= self.config.database.retry_window() {
                 return Err(Error::new(Kind::Unavailable, text));
@@ -242,10 +244,10 @@ impl InitDb<'_> {
 
     /// Gets the lock and looks under it; `None` when there is nothing left to do.
     async fn lock_and_inspect(&self, task: InitOptions) -> Result<Option<LockedInit>, Error> {
-        let mut guard = self.lock().await?;
-        let inspection = schema::inspect(&mut guard.connection, &self.settings, &self.expected).await?;
+        let mut session = self.lock().await?;
+        let inspection = schema::inspect(&mut session.connection, &self.settings, &self.expected).await?;
         if is_complete(&inspection) && !task.superuser {
-            guard.connection.close().await;
+            session.connection.close().await;
             info!("the {} is complete", self.settings.describe());
             return self.refuse_default_account(&inspection.difference).map(|()| None);
         }
@@ -254,28 +256,28 @@ impl InitDb<'_> {
             (false, true) => Some(SuperuserAction::CreateIfNone),
             (false, false) => None,
         };
-        Ok(Some(LockedInit { guard, inspection, user }))
+        Ok(Some(LockedInit { session, inspection, user }))
     }
 
     async fn initialise(
         &self,
         python: PythonSession,
-        LockedInit { mut guard, inspection, user }: LockedInit,
+        LockedInit { mut session, inspection, user }: LockedInit,
         no_cancel: &Cell<bool>,
         report: &mut Report,
     ) -> Result<(), Error> {
         let begin = Instant::now();
-        jobs::create_table(&self.settings, &mut guard.connection).await?;
-        run_metrics::create_tables(&mut guard.connection, &self.settings).await?;
+        jobs::create_table(&self.settings, &mut session.connection).await?;
+        run_metrics::create_tables(&mut session.connection, &self.settings).await?;
         no_cancel.set(true);
-        let completed = complete(self, &mut guard, python, &inspection, user, report).await;
+        let completed = complete(self, &mut session, python, &inspection, user, report).await;
         no_cancel.set(false);
         let is_success =
             completed.as_ref().is_ok_and(|unfixed| unfixed.is_schema_complete() && unfixed.manual_fixes.is_empty());
-        if let Err(error) = run_metrics::add_initialisation(&mut guard.connection, &self.settings, is_success).await {
+        if let Err(error) = run_metrics::add_initialisation(&mut session.connection, &self.settings, is_success).await {
             debug!("{error}");
         }
-        guard.connection.close().await;
+        session.connection.close().await;
         let left = completed?;
         report.missing = left.missing();
         self.refuse_default_account(&left)?;
@@ -302,7 +304,7 @@ impl InitDb<'_> {
 
 /// The lock is ours, and there is something to do.
 struct LockedInit {
-    guard: LockGuard,
+    session: LockSession,
     inspection: Inspection,
     user: Option<SuperuserAction>,
 }

@@ -8,7 +8,7 @@ use crate::bots::migrate;
 use crate::bots::migrate::{MigrateOptions, MigrateRequest, SuperuserAction};
 use crate::bots::python_session::PythonSession;
 use crate::database::DatabaseConfig;
-use crate::database::advisory_lock::LockGuard;
+use crate::database::advisory_lock::LockSession;
 use crate::database::init_progress;
 use crate::database::init_progress::InitProgress;
 use crate::database::schema;
@@ -26,7 +26,7 @@ const DJANGO_INTERNAL_TABLES: [&str; 3] = ["django_migrations", "django_content_
 /// Takes every step that is needed; the answer is what is left.
 pub(crate) async fn complete(
     init: &InitDb<'_>,
-    guard: &mut LockGuard,
+    session: &mut LockSession,
     mut python: PythonSession,
     inspection: &Inspection,
     user: Option<SuperuserAction>,
@@ -34,7 +34,7 @@ pub(crate) async fn complete(
 ) -> Result<SchemaDiff, Error> {
     migrate::check_password(&init.config.superuser, false)?;
     let mut steps =
-        Steps { init, guard, report, progress: first_progress(inspection), has_notes: inspection.has_progress_table };
+        Steps { init, session, report, progress: first_progress(inspection), has_notes: inspection.has_progress_table };
     let cleared = steps.reset_interrupted_first_run(inspection).await?;
     let inspected = cleared.as_ref().unwrap_or(inspection);
     steps.create_unmanaged_tables(inspected).await?;
@@ -52,7 +52,7 @@ fn first_progress(inspection: &Inspection) -> InitProgress {
 
 struct Steps<'a> {
     init: &'a InitDb<'a>,
-    guard: &'a mut LockGuard,
+    session: &'a mut LockSession,
     report: &'a mut Report,
     progress: InitProgress,
     has_notes: bool,
@@ -66,7 +66,7 @@ impl Steps<'_> {
     async fn write(&mut self, step: &str, finished: bool) -> Result<(), Error> {
         step.clone_into(&mut self.progress.step);
         self.progress.finished = finished;
-        init_progress::write(&mut self.guard.connection, &self.init.settings, self.has_notes, &self.progress).await?;
+        init_progress::write(&mut self.session.connection, &self.init.settings, self.has_notes, &self.progress).await?;
         self.has_notes = true;
         Ok(())
     }
@@ -84,12 +84,12 @@ impl Steps<'_> {
             return Ok(None);
         }
         let business = ours.iter().map(String::as_str).filter(|name| !DJANGO_INTERNAL_TABLES.contains(name));
-        if schema::any_rows(&mut self.guard.connection, settings, &inspection.catalogue, business).await? {
+        if schema::any_rows(&mut self.session.connection, settings, &inspection.catalogue, business).await? {
             return Ok(None);
         }
         let begin = Instant::now();
         self.write("clear", false).await?;
-        apply::drop_tables(&mut self.guard.connection, settings, &ours).await?;
+        apply::drop_tables(&mut self.session.connection, settings, &ours).await?;
         self.report.step("clearing what an interrupted first run has left", begin);
         self.inspect().await.map(Some)
     }
@@ -102,7 +102,7 @@ impl Steps<'_> {
         }
         let begin = Instant::now();
         self.write("tables", false).await?;
-        apply::create_tables(&mut self.guard.connection, &self.init.settings, &inspection.catalogue, tables).await?;
+        apply::create_tables(&mut self.session.connection, &self.init.settings, &inspection.catalogue, tables).await?;
         let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
         self.report.step(&format!("making {}", names.join(", ")), begin);
         Ok(())
@@ -133,7 +133,7 @@ impl Steps<'_> {
         for step in &done.steps {
             self.report.step_of(&step.step, Duration::try_from_secs_f64(step.seconds).unwrap_or_default());
         }
-        self.guard.check(&self.init.settings).await?;
+        self.session.check().await?;
         Ok(())
     }
 
@@ -150,7 +150,7 @@ impl Steps<'_> {
         }
         let mut failures = Vec::new();
         for repair in &inspection.difference.repairs {
-            match apply::apply(&mut self.guard.connection, &self.init.settings, repair).await {
+            match apply::apply(&mut self.session.connection, &self.init.settings, repair).await {
                 Ok(()) => info!("{}", repair.done()),
                 Err(error) => failures.push(error.to_string()),
             }
@@ -170,7 +170,7 @@ impl Steps<'_> {
             // Reports refer to the numbers of `ta`, which must not begin anew under them.
             let filled =
                 if table.name == "ta" { vec!["ta", "report", "filereport"] } else { vec![table.name.as_str()] };
-            if !schema::any_rows(&mut self.guard.connection, settings, &inspection.catalogue, filled.into_iter())
+            if !schema::any_rows(&mut self.session.connection, settings, &inspection.catalogue, filled.into_iter())
                 .await?
             {
                 empty.push(table);
@@ -179,7 +179,7 @@ impl Steps<'_> {
         if empty.is_empty() {
             return Ok(false);
         }
-        apply::recreate_tables(&mut self.guard.connection, settings, &empty).await?;
+        apply::recreate_tables(&mut self.session.connection, settings, &empty).await?;
         let names: Vec<&str> = empty.iter().map(|table| table.name.as_str()).collect();
         info!("made {} anew, with the defaults that Bots needs", names.join(", "));
         Ok(true)
@@ -187,6 +187,6 @@ impl Steps<'_> {
 
     async fn inspect(&mut self) -> Result<Inspection, Error> {
         let InitDb { settings, expected, .. } = self.init;
-        Ok(schema::inspect(&mut self.guard.connection, settings, expected).await?)
+        Ok(schema::inspect(&mut self.session.connection, settings, expected).await?)
     }
 }
