@@ -1,9 +1,10 @@
-//! Our own table: what `init-db` was doing, so that the next run knows of one that was cut off.
+//! What `init-db` was doing, so that the next run knows of one that was cut off.
 
 use super::query::Connection;
-use super::schema::desired;
-use super::schema::desired::NOTES;
 use super::{DatabaseConfig, Error};
+
+/// The table; `own_schema` makes it.
+pub const TABLE: &str = "botsctl_init";
 
 /// What an earlier run was doing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub struct InitProgress {
 /// # Errors
 /// When the database cannot be read.
 pub async fn read(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<InitProgress>, Error> {
-    let query = format!("SELECT step, first_run, finished FROM {NOTES} WHERE id = 1");
+    let query = format!("SELECT step, first_run, finished FROM {TABLE} WHERE id = 1");
     let rows = connection.fetch_text(query).await.map_err(|error| Error::failed("read", settings, &error))?;
     Ok(rows.into_iter().next().map(|row| {
         let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
@@ -36,13 +37,9 @@ pub async fn read(connection: &mut Connection, settings: &DatabaseConfig) -> Res
 pub async fn write(
     connection: &mut Connection,
     settings: &DatabaseConfig,
-    is_there: bool,
     progress: &InitProgress,
 ) -> Result<(), Error> {
     let failed = |error: sqlx::Error| Error::failed("write to", settings, &error);
-    if !is_there {
-        connection.execute_batch(desired::progress_table(settings)).await.map_err(failed)?;
-    }
     let holder = format!("{} {}", std::process::id(), host());
     let values = format!(
         "1, {}, {}, {}, {}, CURRENT_TIMESTAMP",
@@ -54,10 +51,10 @@ pub async fn write(
     let columns = "id, step, first_run, finished, holder, ts";
     let statement = match settings {
         DatabaseConfig::Sqlite(_) | DatabaseConfig::Mysql(_) => {
-            format!("REPLACE INTO {NOTES} ({columns}) VALUES ({values})")
+            format!("REPLACE INTO {TABLE} ({columns}) VALUES ({values})")
         }
         DatabaseConfig::Postgres(_) => format!(
-            "INSERT INTO {NOTES} ({columns}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET step = excluded.step, \
+            "INSERT INTO {TABLE} ({columns}) VALUES ({values}) ON CONFLICT (id) DO UPDATE SET step = excluded.step, \
              first_run = excluded.first_run, finished = excluded.finished, holder = excluded.holder, ts = excluded.ts"
         ),
     };

@@ -15,7 +15,8 @@ use tracing::{info, warn};
 
 use super::advisory_lock::{LockName, LockSession};
 use super::lease_row;
-use super::query::{Connection, Param, Row};
+use super::own_schema::{self, OwnTables};
+use super::query::{Param, Row};
 use super::retry::with_timeout;
 use super::{DatabaseConfig, Error};
 use Param::{Integer, Text};
@@ -45,8 +46,9 @@ impl JobStore {
     pub async fn open(settings: &DatabaseConfig, owner: &str, connected: impl FnOnce()) -> Result<Self, Error> {
         let mut session = LockSession::open(settings, LockName::JobQueue).await?;
         connected();
-        with_timeout(settings, lease_row::ensure_table(&mut session.connection, settings)).await?;
-        with_timeout(settings, create_table(settings, &mut session.connection)).await?;
+        for tables in [OwnTables::Lease, OwnTables::Jobs] {
+            with_timeout(settings, own_schema::ensure(&mut session.connection, settings, tables)).await?;
+        }
         let mut jobs = Self { settings: settings.clone(), session, owner: owner.to_owned(), last_number: 0 };
         jobs.become_active().await?;
         with_timeout(settings, jobs.session.reject_transaction_pooler()).await?;
@@ -336,26 +338,6 @@ impl JobStore {
     fn failed(&self, action: &str, error: &sqlx::Error) -> Error {
         Error::failed(action, &self.settings, error)
     }
-}
-
-/// Makes the table of jobs if there is none.
-///
-/// # Errors
-/// When the database refuses.
-pub async fn create_table(settings: &DatabaseConfig, connection: &mut Connection) -> Result<(), Error> {
-    // An account that may not make tables, or one that is told of each that is there, has no need to try.
-    if connection.fetch_text("SELECT number FROM botsctl_job WHERE number < 0").await.is_ok() {
-        return Ok(());
-    }
-    let statements = match settings {
-        DatabaseConfig::Sqlite(_) => include_str!("../../sql/sqlite/jobs.sql"),
-        DatabaseConfig::Mysql(_) => include_str!("../../sql/mysql/jobs.sql"),
-        DatabaseConfig::Postgres(_) => include_str!("../../sql/postgresql/jobs.sql"),
-    };
-    connection
-        .execute_batch(statements)
-        .await
-        .map_err(|error| Error::failed("make the table botsctl_job in", settings, &error))
 }
 
 /// SQLite would find out that another connection writes only at the end, when it is too late to wait.

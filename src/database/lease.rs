@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::advisory_lock::{LockName, LockSession, is_file_locked};
 use super::lease_row::{self, LeaseHolder};
+use super::own_schema::{self, OwnTables};
 use super::query::Connection;
 use super::retry::{QUERY_TIMEOUT, with_timeout};
 use super::{DatabaseConfig, Error, retry};
@@ -99,7 +100,8 @@ struct LeaseRequest<'a> {
 impl LeaseRequest<'_> {
     /// Over one connection.
     async fn wait(&mut self, mut session: LockSession) -> Result<Acquire, Error> {
-        with_timeout(self.settings, lease_row::ensure_table(&mut session.connection, self.settings)).await?;
+        with_timeout(self.settings, own_schema::ensure(&mut session.connection, self.settings, OwnTables::Lease))
+            .await?;
         loop {
             let renewed = boot_time();
             let attempt = try_acquire(self.settings, &mut session, self.owner, self.name);

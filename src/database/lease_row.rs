@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::query::Connection;
-use super::{DatabaseConfig, Error, errors};
+use super::{DatabaseConfig, Error};
 
 /// Longest name of a holder that is kept.
 const MAX_NAME: usize = 200;
@@ -35,30 +35,6 @@ impl LeaseHolder {
         let lifetime = if self.released { Duration::ZERO } else { super::lease::LEASE_TTL };
         self.since_heartbeat.map_or(self.released, |since_heartbeat| since_heartbeat >= lifetime + span)
     }
-}
-
-/// Makes the table if it is not there: `init-db` of an earlier version knew nothing of it.
-///
-/// # Errors
-/// When that is not allowed.
-pub async fn ensure_table(connection: &mut Connection, settings: &DatabaseConfig) -> Result<(), Error> {
-    match connection.fetch_text("SELECT name FROM botsctl_lease").await {
-        Err(error) if errors::is_missing_table(&error) => {}
-        // What else is wrong shows at the next statement.
-        _ => return Ok(()),
-    }
-    let statement = match settings {
-        DatabaseConfig::Sqlite(_) => include_str!("../../sql/sqlite/lease.sql"),
-        DatabaseConfig::Mysql(_) => include_str!("../../sql/mysql/lease.sql"),
-        DatabaseConfig::Postgres(_) => include_str!("../../sql/postgresql/lease.sql"),
-    };
-    if let Err(error) = connection.execute_batch(statement).await {
-        // Somebody else may have made it in this moment, which PostgreSQL takes for a conflict.
-        if connection.fetch_text("SELECT name FROM botsctl_lease").await.is_err() {
-            return Err(Error::failed("make the table botsctl_lease in", settings, &error));
-        }
-    }
-    Ok(())
 }
 
 /// Makes the row ours if it was released, is not there, or has not been renewed for `lifetime`; without a lifetime in any

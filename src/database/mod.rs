@@ -13,6 +13,7 @@ pub mod init_progress;
 pub mod jobs;
 pub mod lease;
 pub mod lease_row;
+pub mod own_schema;
 pub mod ping;
 pub mod query;
 pub mod retry;

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::lease_row::server_time_ms;
+use super::own_schema::{self, OwnTables};
 use super::query::Connection;
 use super::{DatabaseConfig, Error, errors};
 
@@ -114,30 +115,27 @@ pub struct RunTotals {
     pub initialisations: (u64, u64),
 }
 
-/// Makes the tables if they are not there.
+/// Makes the tables and the rows of the sums that are not there.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn create_tables(connection: &mut Connection, settings: &DatabaseConfig) -> Result<(), Error> {
-    let failed = |error: sqlx::Error| Error::failed("make the tables of sums in", settings, &error);
+pub async fn ensure_totals(connection: &mut Connection, settings: &DatabaseConfig) -> Result<(), Error> {
+    let failed = |error: sqlx::Error| Error::failed("make the rows of botsctl_total in", settings, &error);
     let lacking = match missing_totals(connection).await {
-        Err(error) if errors::is_missing_table(&error) => total_names(),
-        lacking => lacking.map_err(failed)?,
+        Err(error) if errors::is_missing_table(&error) => {
+            own_schema::ensure(connection, settings, OwnTables::RunMetrics).await?;
+            missing_totals(connection).await
+        }
+        lacking => lacking,
     };
-    if lacking.is_empty() {
+    let rows: Vec<String> = lacking.map_err(failed)?.iter().map(|name| format!("('{name}', 0)")).collect();
+    if rows.is_empty() {
         return Ok(());
     }
-    let statements = match settings {
-        DatabaseConfig::Sqlite(_) => include_str!("../../sql/sqlite/sums.sql"),
-        DatabaseConfig::Mysql(_) => include_str!("../../sql/mysql/sums.sql"),
-        DatabaseConfig::Postgres(_) => include_str!("../../sql/postgresql/sums.sql"),
-    };
-    let rows: Vec<String> = lacking.iter().map(|name| format!("('{name}', 0)")).collect();
     let insert = format!("INSERT INTO botsctl_total (name, value) VALUES {}", rows.join(", "));
-    let made = connection.execute_batch(statements).await;
-    let Err(error) = made.and(connection.execute_batch(insert).await) else { return Ok(()) };
-    // Somebody else may have made the same in this moment, which is taken for a conflict.
-    match self::missing_totals(connection).await {
+    let Err(error) = connection.execute_batch(insert).await else { return Ok(()) };
+    // Another process may have made the same rows in this moment, which is a conflict.
+    match missing_totals(connection).await {
         Ok(lacking) if lacking.is_empty() => Ok(()),
         _ => Err(failed(error)),
     }
@@ -155,7 +153,7 @@ async fn missing_totals(connection: &mut Connection) -> Result<Vec<String>, sqlx
 /// # Errors
 /// When the database refuses.
 pub async fn begin(connection: &mut Connection, settings: &DatabaseConfig, run: &RunRow<'_>) -> Result<(), Error> {
-    create_tables(connection, settings).await?;
+    ensure_totals(connection, settings).await?;
     let (now, id) = (server_time_ms(connection), connection.quote_literal(run.id));
     let holder: String = run.holder.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     let (holder, waited) = (connection.quote_literal(&holder), milliseconds(run.waited));
@@ -223,7 +221,7 @@ pub async fn end(
 /// # Errors
 /// When the database refuses.
 pub async fn add_busy(connection: &mut Connection, settings: &DatabaseConfig, waited: Duration) -> Result<(), Error> {
-    create_tables(connection, settings).await?;
+    ensure_totals(connection, settings).await?;
     let busy = sum_of(RunOutcome::Busy);
     let totals = increment_sql(&[(&busy, "1".to_owned()), (LEASE_WAIT, milliseconds(waited).to_string())], "1 = 1");
     connection.execute_batch(totals).await.map_err(|error| Error::failed("note a run in", settings, &error))

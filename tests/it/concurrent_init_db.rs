@@ -132,7 +132,7 @@ fn a_kill_at_any_statement_is_mended_by_the_next_run(engine: Engine) {
 fn a_kill_before_the_first_table_is_mended_by_the_next_run(engine: Engine) {
     let database = Database::fresh(engine);
     let directory = if engine == Engine::Mariadb { "mysql" } else { engine.word() };
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(directory).join("own.sql");
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(directory).join("init_progress.sql");
     database.sql(&fs::read_to_string(own).expect("readable"));
     database.sql(
         "INSERT INTO botsctl_init (id, step, first_run, finished, holder, ts) \

@@ -11,9 +11,6 @@ use crate::database::DatabaseConfig;
 /// Tables that Bots uses with its own SQL.
 pub const UNMANAGED: [&str; 4] = ["ta", "mutex", "persist", "uniek"];
 
-/// Our own table.
-pub const NOTES: &str = "botsctl_init";
-
 /// The statements for one family of Bots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
@@ -104,16 +101,6 @@ pub fn unmanaged(settings: &DatabaseConfig, variant: Variant) -> Vec<UnmanagedTa
         (DatabaseConfig::Postgres(_), Variant::Bots3) => include_str!("../../../sql/postgresql/bots-3.sql"),
         (DatabaseConfig::Postgres(_), Variant::Bots4) => include_str!("../../../sql/postgresql/bots-4.sql"),
     })
-}
-
-/// The statement that makes the table of notes.
-#[must_use]
-pub fn progress_table(settings: &DatabaseConfig) -> &'static str {
-    match settings {
-        DatabaseConfig::Sqlite(_) => include_str!("../../../sql/sqlite/own.sql"),
-        DatabaseConfig::Mysql(_) => include_str!("../../../sql/mysql/own.sql"),
-        DatabaseConfig::Postgres(_) => include_str!("../../../sql/postgresql/own.sql"),
-    }
 }
 
 /// One column a line, and every statement ends a line: `sql/README.md` says so.

@@ -13,7 +13,7 @@ use super::connect::{ConnectMode, connect};
 use super::init_progress::{self, InitProgress};
 use super::query::Connection;
 use super::{DatabaseConfig, Error, default_account, errors};
-use desired::{DesiredSchema, NOTES};
+use desired::DesiredSchema;
 use diff::{SchemaDiff, compare};
 use introspect::Schema;
 
@@ -25,8 +25,6 @@ pub const REQUIRED: [&str; 4] = ["channel", "routes", "ta", "mutex"];
 pub struct Inspection {
     /// What is not as it should be.
     pub difference: SchemaDiff,
-    /// Whether our own table is there.
-    pub has_progress_table: bool,
     /// What an earlier run has left in it.
     pub progress: Option<InitProgress>,
     /// Everything that is there.
@@ -44,9 +42,9 @@ pub async fn inspect(
 ) -> Result<Inspection, Error> {
     let inspected = inspection(connection, settings, expected).await;
     let (difference, catalogue) = inspected.map_err(|error| Error::failed("read", settings, &error))?;
-    let has_notes = catalogue.has(NOTES);
-    let note = if has_notes { init_progress::read(connection, settings).await? } else { None };
-    Ok(Inspection { difference, has_progress_table: has_notes, progress: note, catalogue })
+    let has_table = catalogue.has(init_progress::TABLE);
+    let progress = if has_table { init_progress::read(connection, settings).await? } else { None };
+    Ok(Inspection { difference, progress, catalogue })
 }
 
 async fn inspection(

@@ -18,10 +18,11 @@ use crate::config::{Config, DatabaseUrl};
 use crate::database::advisory_lock::{LockName, LockSession};
 use crate::database::config::DjangoConnection;
 use crate::database::connect::{ConnectMode, connect};
+use crate::database::own_schema::{self, OwnTables};
 use crate::database::schema::desired::{DesiredSchema, IndexDef, ManagedTable, Variant};
 use crate::database::schema::diff::SchemaDiff;
 use crate::database::schema::{self, Inspection};
-use crate::database::{self, DatabaseConfig, jobs, retry, run_metrics};
+use crate::database::{self, DatabaseConfig, retry, run_metrics};
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
 use crate::process::network;
@@ -267,8 +268,10 @@ impl InitDb<'_> {
         report: &mut Report,
     ) -> Result<(), Error> {
         let begin = Instant::now();
-        jobs::create_table(&self.settings, &mut session.connection).await?;
-        run_metrics::create_tables(&mut session.connection, &self.settings).await?;
+        for tables in OwnTables::ALL {
+            own_schema::ensure(&mut session.connection, &self.settings, tables).await?;
+        }
+        run_metrics::ensure_totals(&mut session.connection, &self.settings).await?;
         no_cancel.set(true);
         let completed = complete(self, &mut session, python, &inspection, user, report).await;
         no_cancel.set(false);

@@ -33,8 +33,7 @@ pub(crate) async fn complete(
     report: &mut Report,
 ) -> Result<SchemaDiff, Error> {
     migrate::check_password(&init.config.superuser, false)?;
-    let mut steps =
-        Steps { init, session, report, progress: first_progress(inspection), has_notes: inspection.has_progress_table };
+    let mut steps = Steps { init, session, report, progress: first_progress(inspection) };
     let cleared = steps.reset_interrupted_first_run(inspection).await?;
     let inspected = cleared.as_ref().unwrap_or(inspection);
     steps.create_unmanaged_tables(inspected).await?;
@@ -55,7 +54,6 @@ struct Steps<'a> {
     session: &'a mut LockSession,
     report: &'a mut Report,
     progress: InitProgress,
-    has_notes: bool,
 }
 
 impl Steps<'_> {
@@ -66,8 +64,7 @@ impl Steps<'_> {
     async fn write(&mut self, step: &str, finished: bool) -> Result<(), Error> {
         step.clone_into(&mut self.progress.step);
         self.progress.finished = finished;
-        init_progress::write(&mut self.session.connection, &self.init.settings, self.has_notes, &self.progress).await?;
-        self.has_notes = true;
+        init_progress::write(&mut self.session.connection, &self.init.settings, &self.progress).await?;
         Ok(())
     }
 

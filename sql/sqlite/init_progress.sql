@@ -1,10 +1,10 @@
 -- What init-db was doing when: one row, so that the next run knows of one that was cut off.
 
-CREATE TABLE botsctl_init (
+CREATE TABLE IF NOT EXISTS botsctl_init (
     id INTEGER PRIMARY KEY NOT NULL,
     step VARCHAR(32) NOT NULL DEFAULT '',
     first_run INTEGER NOT NULL DEFAULT 0,
     finished INTEGER NOT NULL DEFAULT 0,
     holder VARCHAR(255) NOT NULL DEFAULT '',
-    ts TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
-) ENGINE=InnoDB;
+    ts TIMESTAMP NOT NULL DEFAULT (datetime('now'))
+);
