@@ -1,4 +1,4 @@
--- The engine lease: one row, that of whoever runs the engine or ran it last. Times are milliseconds since 1970.
+-- The process that runs the engine, or ran it last, and the job queue that is active, or was last: one row each. Times are milliseconds since 1970.
 
 CREATE TABLE IF NOT EXISTS botsctl_lease (
     name VARCHAR(32) PRIMARY KEY NOT NULL,

@@ -14,7 +14,6 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::advisory_lock::{LockName, LockSession};
-use super::lease_row;
 use super::own_schema::{self, OwnTables};
 use super::query::{Param, Row};
 use super::retry::with_timeout;
@@ -85,7 +84,7 @@ impl JobStore {
         if matches!(self.settings, DatabaseConfig::Sqlite(_)) {
             return Ok(None);
         }
-        let now = lease_row::server_time_ms(&self.session.connection);
+        let now = self.session.connection.server_time_ms();
         let query = format!("SELECT {now} - renewed FROM botsctl_lease WHERE name = 'jobqueue'");
         let since_heartbeat =
             self.session.connection.fetch_value(query).await.map_err(|error| self.failed("read", &error))?;
@@ -105,7 +104,7 @@ impl JobStore {
 
     async fn write_heartbeat(&mut self, is_first: bool) -> Result<(), Error> {
         let connection = &mut self.session.connection;
-        let (now, owner) = (lease_row::server_time_ms(connection), connection.quote_literal(&self.owner));
+        let (now, owner) = (connection.server_time_ms(), connection.quote_literal(&self.owner));
         let acquired =
             if is_first { format!("owner = {owner}, holder = {owner}, acquired = {now}, ") } else { String::new() };
         let update =

@@ -50,7 +50,7 @@ pub async fn claim_row(
     lifetime: Option<Duration>,
 ) -> Result<LeaseHolder, Error> {
     let failed = |error: sqlx::Error| Error::failed("take the engine lease in", settings, &error);
-    let (now, owner) = (server_time_ms(connection), connection.quote_literal(owner));
+    let (now, owner) = (connection.server_time_ms(), connection.quote_literal(owner));
     let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     let values = [owner.clone(), connection.quote_literal(&name), now.to_owned(), now.to_owned(), "0".to_owned()];
     if read(connection, settings).await?.is_none() {
@@ -87,7 +87,7 @@ pub async fn release(connection: &mut Connection, settings: &DatabaseConfig, own
 }
 
 async fn write(connection: &mut Connection, settings: &DatabaseConfig, owner: &str, more: &str) -> Result<(), Error> {
-    let (now, owner) = (server_time_ms(connection), connection.quote_literal(owner));
+    let (now, owner) = (connection.server_time_ms(), connection.quote_literal(owner));
     let update = format!(
         "UPDATE botsctl_lease SET renewed = {now}{more} WHERE name = 'engine' AND owner = {owner} AND released = 0"
     );
@@ -100,7 +100,7 @@ async fn write(connection: &mut Connection, settings: &DatabaseConfig, owner: &s
 /// # Errors
 /// What the database says.
 pub async fn read(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<LeaseHolder>, Error> {
-    let now = server_time_ms(connection);
+    let now = connection.server_time_ms();
     let query = format!(
         "SELECT owner, holder, {now} - acquired, {now} - renewed, released FROM botsctl_lease WHERE name = 'engine'"
     );
@@ -120,72 +120,7 @@ pub async fn read(connection: &mut Connection, settings: &DatabaseConfig) -> Res
     }))
 }
 
-/// A row beside that of the lease, for what a holder of the lease has noted.
-#[derive(Debug)]
-pub(crate) struct LeaseRow {
-    /// Its two texts.
-    pub owner: String,
-    pub holder: String,
-    /// How long ago it was written.
-    pub age: Duration,
-    /// A flag.
-    pub released: bool,
-}
-
-/// Reads such a row.
-pub(crate) async fn find(connection: &mut Connection, name: &str) -> Result<Option<LeaseRow>, sqlx::Error> {
-    let now = server_time_ms(connection);
-    let query = format!("SELECT owner, holder, {now} - acquired, released FROM botsctl_lease WHERE name = '{name}'");
-    Ok(connection.fetch_text(query).await?.into_iter().next().map(|row| {
-        let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
-        let age = Duration::from_millis(text(2).parse().unwrap_or_default());
-        LeaseRow { owner: text(0), holder: text(1), age, released: text(3) == "1" }
-    }))
-}
-
-/// Writes such a row.
-pub(crate) async fn put(
-    connection: &mut Connection,
-    name: &str,
-    owner: &str,
-    holder: &str,
-    released: bool,
-) -> Result<(), sqlx::Error> {
-    let now = server_time_ms(connection);
-    let (owner, holder, released) =
-        (connection.quote_literal(owner), connection.quote_literal(holder), u8::from(released));
-    let is_there = connection.fetch_value(format!("SELECT count(*) FROM botsctl_lease WHERE name = '{name}'")).await?;
-    let statement = if is_there.as_deref() == Some("0") {
-        format!(
-            "INSERT INTO botsctl_lease (name, {COLUMNS}) VALUES ('{name}', {owner}, {holder}, {now}, {now}, {released})"
-        )
-    } else {
-        format!(
-            "UPDATE botsctl_lease SET owner = {owner}, holder = {holder}, acquired = {now}, renewed = {now}, \
-             released = {released} WHERE name = '{name}'"
-        )
-    };
-    connection.execute_batch(statement).await
-}
-
 const COLUMNS: &str = "owner, holder, acquired, renewed, released";
-
-/// Milliseconds since 1970, as the server counts them at the moment when it writes or reads a row: a statement may have
-/// waited for that, longer than whoever sent it.
-pub(crate) fn server_time_ms(connection: &Connection) -> &'static str {
-    match connection {
-        Connection::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-        // Only the statement's beginning is to be had in UTC, and only the local time of this moment. Local times have leaps,
-        // by half an hour at least, and mean two moments where they go back: of them no more is taken than what has passed
-        // since that beginning.
-        Connection::Mysql(_) => {
-            "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 \
-             + IF(SYSDATE(3) BETWEEN NOW(3) AND NOW(3) + INTERVAL 15 MINUTE, \
-             TIMESTAMPDIFF(MICROSECOND, NOW(3), SYSDATE(3)) DIV 1000, 0))"
-        }
-        Connection::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -10,18 +10,20 @@ use super::{DatabaseConfig, Error};
 pub enum OwnTables {
     InitProgress,
     Lease,
+    Recovery,
     RunMetrics,
     Jobs,
 }
 
 impl OwnTables {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::InitProgress, Self::Lease, Self::RunMetrics, Self::Jobs];
+    /// All of them. Recovery takes what earlier versions kept in the lease.
+    pub const ALL: [Self; 5] = [Self::InitProgress, Self::Lease, Self::Recovery, Self::RunMetrics, Self::Jobs];
 
     fn names(self) -> &'static str {
         match self {
             Self::InitProgress => "botsctl_init",
             Self::Lease => "botsctl_lease",
+            Self::Recovery => "botsctl_recovery",
             Self::RunMetrics => "botsctl_run, botsctl_total",
             Self::Jobs => "botsctl_job",
         }
@@ -40,6 +42,7 @@ impl OwnTables {
         match self {
             Self::InitProgress => of_kind!("init_progress.sql"),
             Self::Lease => of_kind!("lease.sql"),
+            Self::Recovery => of_kind!("recovery.sql"),
             Self::RunMetrics => of_kind!("run_metrics.sql"),
             Self::Jobs => of_kind!("jobs.sql"),
         }
@@ -65,5 +68,10 @@ pub async fn ensure(connection: &mut Connection, settings: &DatabaseConfig, tabl
 }
 
 async fn are_there(connection: &mut Connection, tables: OwnTables) -> bool {
-    connection.fetch_value(format!("SELECT count(*) FROM {} WHERE 1 = 0", tables.names())).await.is_ok()
+    let query = match tables {
+        // A server without transactions for CREATE TABLE may have been cut off before the row was there.
+        OwnTables::Recovery => "SELECT run FROM botsctl_recovery".to_owned(),
+        _ => format!("SELECT count(*) FROM {} WHERE 1 = 0", tables.names()),
+    };
+    matches!(connection.fetch_value(query).await, Ok(Some(_)))
 }

@@ -103,6 +103,24 @@ impl Connection {
         };
     }
 
+    /// Milliseconds since 1970, as the server counts them at the moment when it writes or reads a row: a statement may have
+    /// waited for that, longer than its sender.
+    #[must_use]
+    pub fn server_time_ms(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+            // Only the statement's beginning is to be had in UTC, and only the local time of this moment. Local times have leaps,
+            // by half an hour at least, and mean two moments where they go back: of them no more is taken than what has passed
+            // since that beginning.
+            Self::Mysql(_) => {
+                "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 \
+                 + IF(SYSDATE(3) BETWEEN NOW(3) AND NOW(3) + INTERVAL 15 MINUTE, \
+                 TIMESTAMPDIFF(MICROSECOND, NOW(3), SYSDATE(3)) DIV 1000, 0))"
+            }
+            Self::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
+        }
+    }
+
     /// A name as it stands in a statement.
     #[must_use]
     pub fn quote_ident(&self, name: &str) -> String {

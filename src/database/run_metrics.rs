@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::lease_row::server_time_ms;
 use super::own_schema::{self, OwnTables};
 use super::query::Connection;
 use super::{DatabaseConfig, Error, errors};
@@ -154,7 +153,7 @@ async fn missing_totals(connection: &mut Connection) -> Result<Vec<String>, sqlx
 /// When the database refuses.
 pub async fn begin(connection: &mut Connection, settings: &DatabaseConfig, run: &RunRow<'_>) -> Result<(), Error> {
     ensure_totals(connection, settings).await?;
-    let (now, id) = (server_time_ms(connection), connection.quote_literal(run.id));
+    let (now, id) = (connection.server_time_ms(), connection.quote_literal(run.id));
     let holder: String = run.holder.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     let (holder, waited) = (connection.quote_literal(&holder), milliseconds(run.waited));
     let interrupted = RunOutcome::Interrupted.as_str();
@@ -192,7 +191,7 @@ pub async fn end(
     (outcome, exit_code): (RunOutcome, Option<u8>),
     took: Duration,
 ) -> Result<(), Error> {
-    let (now, id) = (server_time_ms(connection), connection.quote_literal(id));
+    let (now, id) = (connection.server_time_ms(), connection.quote_literal(id));
     let is_open = format!("EXISTS (SELECT 1 FROM botsctl_run WHERE id = {id} AND outcome IS NULL)");
     let (sum, class, took) = (sum_of(outcome), bucket_for(took), milliseconds(took));
     let mut totals = vec![(sum.as_str(), "1".to_owned()), (&class, "1".to_owned()), (TOOK, took.to_string())];

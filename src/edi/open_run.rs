@@ -2,24 +2,20 @@
 //!
 //! The lease keeps engines of bots-ctl apart. An engine that bots-ctl did not start takes no lease, and the row in `mutex`
 //! that Bots takes for a crash may be that of a living one. Engines that hold the lease mark that row as theirs: with
-//! the lease in hand it is known to be cut off. Any other run is watched: the row `watched` of `botsctl_lease` has the look
-//! of the run and the moment when it last changed, by the server's clock. All processes share what they have seen.
+//! the lease in hand it is known to be cut off. Any other run is watched: `botsctl_recovery` has a snapshot
+//! of the run and the moment when it last changed, by the server's clock. All processes share it.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::{recovery, runs};
-use crate::database::lease_row;
-use crate::database::lease_row::LeaseRow;
+use crate::database::own_schema::{self, OwnTables};
 use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
 
 /// What `mutexer` of the row in `mutex` is for an engine that holds the lease, as the hook of bots-ctl in that engine writes it.
 /// Bots itself leaves it at 0.
 pub(crate) const OURS: u8 = 1;
-
-/// The row that has the look of a run which is watched.
-const WATCHED_ROW: &str = "watched";
 
 /// Rows of `ta` whose states are a part of the look.
 const NEWEST_ROWS: u32 = 200;
@@ -88,15 +84,16 @@ impl fmt::Display for OpenRun {
 /// # Errors
 /// When the database cannot be read or written.
 pub async fn observe(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<OpenRun>, Error> {
+    own_schema::ensure(connection, settings, OwnTables::Recovery).await?;
     if !recovery::is_open(connection, settings).await? {
         return Ok(None);
     }
     let observed = async {
         let traces = traces(connection).await?;
-        let before = lease_row::find(connection, WATCHED_ROW).await?.map(watched);
+        let before = watched(connection).await?;
         let open = judge(&traces, before.as_ref());
         if !open.is_ours && before.is_none_or(|before| before.snapshot != traces.snapshot) {
-            lease_row::put(connection, WATCHED_ROW, &traces.locked_at, &traces.snapshot, open.has_changed).await?;
+            watch(connection, &traces, open.has_changed).await?;
         }
         Ok(Some(open))
     };
@@ -133,8 +130,26 @@ async fn traces(connection: &mut Connection) -> Result<RunTraces, sqlx::Error> {
     })
 }
 
-fn watched(row: LeaseRow) -> WatchedRun {
-    WatchedRun { engine: row.owner, snapshot: row.holder, age: row.age, has_changed: row.released }
+async fn watched(connection: &mut Connection) -> Result<Option<WatchedRun>, sqlx::Error> {
+    let now = connection.server_time_ms();
+    let query =
+        format!("SELECT engine, snapshot, {now} - changed, has_changed FROM botsctl_recovery WHERE engine <> ''");
+    Ok(connection.fetch_text(query).await?.into_iter().next().map(|row| {
+        let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
+        let age = Duration::from_millis(text(2).parse().unwrap_or_default());
+        WatchedRun { engine: text(0), snapshot: text(1), age, has_changed: text(3) == "1" }
+    }))
+}
+
+async fn watch(connection: &mut Connection, traces: &RunTraces, has_changed: bool) -> Result<(), sqlx::Error> {
+    let update = format!(
+        "UPDATE botsctl_recovery SET engine = {}, snapshot = {}, changed = {}, has_changed = {}",
+        connection.quote_literal(&traces.locked_at),
+        connection.quote_literal(&traces.snapshot),
+        connection.server_time_ms(),
+        u8::from(has_changed)
+    );
+    connection.execute_batch(update).await
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Bots takes up the newest run and marks it as done before it has begun with it. When that recovery is cut off in turn,
 //! the next one would take up the recovery, and the files of the run that it was for would stay behind for ever. So a
-//! row of `botsctl_lease` says which run is being recovered; until that has been done, recoveries that were cut off are
+//! row of `botsctl_recovery` says which run is being recovered; until that has been done, recoveries that were cut off are
 //! made a part of it, and Bots finds it as the newest one again.
 //!
 //! A run that the database fails, while its connection lives, ends by itself: without a report, and without the row in
@@ -11,7 +11,7 @@
 use super::open_run::OURS;
 use super::runs;
 use crate::database::query::Connection;
-use crate::database::{DatabaseConfig, Error, lease_row};
+use crate::database::{DatabaseConfig, Error};
 
 /// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.
 const FAILURES: u32 = 3;
@@ -78,16 +78,16 @@ async fn mark_for_recovery(connection: &mut Connection) -> Result<PreviousRun, s
         return Ok(PreviousRun::Completed);
     }
     let Some(run) = begun else { return connection.execute_batch(LOCK).await.map(|()| PreviousRun::Failed) };
-    let failures = "SELECT holder FROM botsctl_lease WHERE name = 'recovery'";
-    let failures = connection.fetch_value(failures).await?.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
+    let failures = connection.fetch_value("SELECT failures FROM botsctl_recovery").await?;
+    let failures = failures.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
     if failures >= FAILURES {
         // Bots's own mark of a run that is open, which figures and status count as lost.
         connection.execute_batch(format!("UPDATE ta SET statust = 0 WHERE idta = {run}")).await?;
-        connection.execute_batch("UPDATE botsctl_lease SET owner = '', holder = '' WHERE name = 'recovery'").await?;
+        connection.execute_batch("UPDATE botsctl_recovery SET run = 0, failures = 0").await?;
         return Ok(PreviousRun::Abandoned { run, failures });
     }
     connection.execute_batch(LOCK).await?;
-    connection.execute_batch(format!("UPDATE botsctl_lease SET holder = '{failures}' WHERE name = 'recovery'")).await?;
+    connection.execute_batch(format!("UPDATE botsctl_recovery SET failures = {failures}")).await?;
     Ok(PreviousRun::Failed)
 }
 
@@ -110,8 +110,8 @@ pub async fn prepare(connection: &mut Connection, settings: &DatabaseConfig) -> 
         }
         _ => {
             // For the recovery that comes after this one.
-            let recorded = lease_row::put(connection, "recovery", &newest.to_string(), "", false).await;
-            recorded.map(|()| false).map_err(failed)
+            let record = format!("UPDATE botsctl_recovery SET run = {newest}, failures = 0");
+            connection.execute_batch(record).await.map(|()| false).map_err(failed)
         }
     }
 }
@@ -119,13 +119,8 @@ pub async fn prepare(connection: &mut Connection, settings: &DatabaseConfig) -> 
 /// The run whose recovery was begun and has not come to its end: then there would be a report of that type. One of another
 /// type says nothing: Bots goes on with what it was asked for when a recovery has failed.
 async fn pending_recovery(connection: &mut Connection) -> Result<Option<u64>, sqlx::Error> {
-    let recorded = connection.fetch_value("SELECT owner FROM botsctl_lease WHERE name = 'recovery'").await?;
-    let Some(noted) = recorded.and_then(|number| number.parse::<u64>().ok()) else { return Ok(None) };
-    let is_open = connection
-        .fetch_value(format!(
-            "SELECT count(*) FROM ta WHERE idta = {noted} AND script = 0 \
-             AND NOT EXISTS (SELECT 1 FROM report WHERE idta >= {noted} AND type = 'crashrecovery')"
-        ))
-        .await?;
-    Ok((is_open.as_deref() == Some("1")).then_some(noted))
+    const PENDING: &str = "SELECT begun.run FROM botsctl_recovery begun \
+        WHERE EXISTS (SELECT 1 FROM ta WHERE ta.idta = begun.run AND ta.script = 0) \
+        AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= begun.run AND report.type = 'crashrecovery')";
+    Ok(connection.fetch_value(PENDING).await?.and_then(|number| number.parse().ok()))
 }
