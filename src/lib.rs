@@ -13,6 +13,7 @@ pub mod health;
 pub mod http;
 pub mod jobs;
 pub mod metrics;
+pub mod model;
 pub mod process;
 pub mod pycompat;
 pub mod random;

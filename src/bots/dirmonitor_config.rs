@@ -4,10 +4,11 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::environment::{Environment, parse_ini};
-use super::{BotsVersion, Error, Installation};
+use super::{Error, Installation};
 use crate::config::WatchMethod;
 use crate::config::parse::{self, ParseResult};
 use crate::fs::atomic::describe_io_error;
+use crate::model::BotsVersion;
 use crate::pycompat::configparser::{BotsIni, parse_boolean};
 
 /// The section of what holds for all directories; those of single ones begin with the same word.

@@ -5,11 +5,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::config_source::ConfigFiles;
-use super::{BotsVersion, Error, Installation, engine_shim, seed_usersys, settings_py};
+use super::{Error, Installation, engine_shim, seed_usersys, settings_py};
 use crate::config::Config;
 use crate::fs::atomic::{
     AtomicBatch, check_writable, create_if_absent, describe_io_error, file_mode, load_or_create_secret, lock, make_dir,
 };
+use crate::model::BotsVersion;
 use crate::pycompat::configparser::{BotsIni, EditError, remove_section, set_value};
 use crate::random;
 

@@ -21,6 +21,7 @@ pub mod settings_py;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use crate::model::BotsVersion;
 use crate::process::capture::capture;
 use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
@@ -57,15 +58,6 @@ impl Error {
     pub fn fault(text: impl Into<String>) -> Self {
         Self::Faults(vec![text.into()])
     }
-}
-
-/// The two families of Bots, which differ in their tables and in what they can import.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BotsVersion {
-    /// Up to 3.3.1.
-    V3,
-    /// 4.0 and later.
-    V4,
 }
 
 /// An installed Bots.

@@ -10,8 +10,9 @@ use secrecy::ExposeSecret;
 use super::django_settings::DjangoSettings;
 use super::environment::{Environment, parse_ini};
 use super::{Error, Installation, engine_shim};
+use crate::config::Config;
 use crate::config::keys::CONFIG_FILE_ENV;
-use crate::config::{Config, ServiceName};
+use crate::model::ServiceName;
 use crate::process::child::ProcessSpec;
 use crate::pycompat::configparser::{parse_boolean, parse_integer};
 

@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 
-use crate::bots::BotsVersion;
 use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
-use crate::config::{Config, FlagOverride, ServiceBackend, ServiceName};
+use crate::config::{Config, FlagOverride, ServiceBackend};
 use crate::exit::{Error, Kind, Outcome};
+use crate::model::{BotsVersion, ServiceName};
 
 use super::{health_override, load_config, read_config};
 use crate::runtime::init_db;

@@ -6,8 +6,9 @@ use tracing::info;
 
 use crate::bots::services::{BotsContext, BotsJobQueueIni};
 use crate::cli::{self, Global};
-use crate::config::{Config, FlagOverride, ServiceName};
+use crate::config::{Config, FlagOverride};
 use crate::exit::{Error, Outcome};
+use crate::model::ServiceName;
 
 use super::webserver::install_if_missing;
 use super::{dirmonitor, jobqueue, load_config, read_config, webserver};

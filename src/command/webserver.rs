@@ -4,8 +4,9 @@ use std::ffi::OsString;
 
 use crate::bots;
 use crate::cli::{self, Global};
-use crate::config::{FlagOverride, ServiceName};
+use crate::config::FlagOverride;
 use crate::exit::{Error, Outcome};
+use crate::model::ServiceName;
 
 use super::{install, load_config, read_config};
 use crate::runtime::bots_environment::find_bots;

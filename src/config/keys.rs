@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use super::database_url::DatabaseUrl;
 use super::parse::{self, ParseResult};
-use super::{
-    ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, RestartPolicy, ServiceBackend, ServiceName, WatchMethod,
-};
+use super::{ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, ServiceBackend, WatchMethod};
+use crate::model::{RestartPolicy, ServiceName};
 
 /// What a TOML value of this setting must be; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

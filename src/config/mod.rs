@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::model::RestartRules;
 pub use database::DatabaseSection;
 pub use database_url::DatabaseUrl;
 pub use dirmonitor::{DirmonitorSection, WatchMethod};
@@ -30,9 +31,7 @@ pub use jobqueue::{JobQueueConfig, QueueUrl, ServiceBackend};
 use layers::LayeredConfig;
 pub use layers::{Diagnostic, EffectiveSetting, FlagOverride, Origin};
 pub use reload::{ReloadConfig, ReloadPolicy};
-pub use supervision::{
-    EngineConfig, RestartConfig, RestartPolicy, ServiceName, StopConfig, StopTimeouts, UpConfig, WatchdogConfig,
-};
+pub use supervision::{EngineConfig, StopConfig, StopTimeouts, UpConfig, WatchdogConfig};
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -50,7 +49,7 @@ pub struct Config {
     /// The stop sequence.
     pub stop: StopConfig,
     /// When services are started again.
-    pub restart: RestartConfig,
+    pub restart: RestartRules,
     /// What a change of the mounted configuration does.
     pub reload: ReloadConfig,
     /// When a service counts as hung, and what then.

@@ -4,9 +4,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{
-    ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, RestartPolicy, ServiceBackend, ServiceName, WatchMethod,
-};
+use super::{ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, ServiceBackend, WatchMethod};
+use crate::model::{RestartPolicy, ServiceName};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
 pub type ParseResult<T> = Result<T, String>;

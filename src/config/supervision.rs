@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::keys::{self, Setting};
 use super::layers::LayeredConfig;
+use crate::model::{RestartRules, ServiceName};
 
 /// How long a service stays up, no longer ready, in Kubernetes: endpoints need some seconds to forget a pod.
 pub(super) const DRAIN_IN_KUBERNETES: Duration = Duration::from_secs(5);
@@ -32,30 +33,6 @@ pub struct StopTimeouts {
     pub drain: Duration,
     /// Time between the stop signal and SIGKILL.
     pub timeout: Duration,
-}
-
-/// When a service that has ended by itself is started again.
-#[derive(Debug, Clone, Copy)]
-pub struct RestartConfig {
-    /// After which ends.
-    pub policy: RestartPolicy,
-    /// Restarts in a row.
-    pub limit: u32,
-    /// Pause before the first one.
-    pub initial_delay: Duration,
-    /// Longest pause.
-    pub max_delay: Duration,
-    /// How long a service has to answer until the count begins anew.
-    pub reset_after: Duration,
-}
-
-/// After which ends a service is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum RestartPolicy {
-    Never,
-    OnFailure,
-    Always,
 }
 
 /// When a service counts as hung, and what then.
@@ -91,32 +68,6 @@ pub struct EngineConfig {
     pub allow_unknown_routes: bool,
 }
 
-/// A service of Bots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum ServiceName {
-    Webserver,
-    Jobqueue,
-    Dirmonitor,
-    Engine,
-}
-
-impl ServiceName {
-    /// All of them, in the order in which they are started.
-    pub const ALL: [Self; 4] = [Self::Jobqueue, Self::Webserver, Self::Dirmonitor, Self::Engine];
-
-    /// The name in commands, logs and health answers.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Webserver => "webserver",
-            Self::Jobqueue => "jobqueue",
-            Self::Dirmonitor => "dirmonitor",
-            Self::Engine => "engine",
-        }
-    }
-}
-
 pub(super) fn read_stop(reader: &mut LayeredConfig<'_>, in_kubernetes: bool) -> StopConfig {
     let drain = if in_kubernetes { DRAIN_IN_KUBERNETES } else { Duration::ZERO };
     let drain = reader.get_or(&keys::DRAIN, drain, &in_seconds(drain));
@@ -146,8 +97,8 @@ fn in_seconds(span: Duration) -> String {
     format!("{}s", span.as_secs_f64())
 }
 
-pub(super) fn read_restart(reader: &mut LayeredConfig<'_>) -> RestartConfig {
-    RestartConfig {
+pub(super) fn read_restart(reader: &mut LayeredConfig<'_>) -> RestartRules {
+    RestartRules {
         policy: reader.get(&keys::RESTART),
         limit: reader.get(&keys::RESTART_LIMIT),
         initial_delay: reader.get(&keys::RESTART_INITIAL_DELAY),

@@ -17,12 +17,13 @@ use crate::bots::config_watcher::{Change, ConfigWatcher};
 use crate::bots::django_settings::PythonContext;
 use crate::bots::services::{BotsContext, BotsJobQueueIni};
 use crate::config::diff::ConfigDiff;
-use crate::config::{Config, ReloadPolicy, ServiceName};
+use crate::config::{Config, ReloadPolicy};
 use crate::exit;
 use crate::exit::Error;
 use crate::fs::atomic;
 use crate::health::checks::CheckTargets;
 use crate::health::state::{CheckResult, HealthState, Phase};
+use crate::model::ServiceName;
 
 use super::bots_environment::{blocking, health_targets, prepare_from, service_variables};
 use super::dry_run::dry_run;

@@ -13,6 +13,7 @@ use crate::database::DatabaseConfig;
 use crate::exit::Error;
 use crate::health::state::{HealthState, IncompleteFiles, Phase, WatchStatus};
 use crate::jobs::submitter::JobSubmitter;
+use crate::model::ServiceName;
 use crate::process::blocking;
 use crate::supervisor::group::InProcessService;
 use crate::supervisor::state::Termination;
@@ -204,7 +205,7 @@ async fn read_again(mut sources: TargetSources, submitter: &JobSubmitter, config
         Ok(queue) => {
             debug!("read {} again", queue.file.display());
             if !queue.enabled {
-                error!("{}", queue.disabled_error(crate::config::ServiceName::Dirmonitor));
+                error!("{}", queue.disabled_error(ServiceName::Dirmonitor));
             }
             submitter.set_target(relay::queue(config, queue.port));
         }

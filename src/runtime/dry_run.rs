@@ -7,10 +7,11 @@ use crate::bots;
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::django_settings::{DjangoSettings, PythonContext};
 use crate::bots::environment::Environment;
-use crate::bots::{BotsVersion, Installation, seed_usersys};
+use crate::bots::{Installation, seed_usersys};
 use crate::config::Config;
 use crate::exit::Error;
 use crate::fs::atomic;
+use crate::model::BotsVersion;
 use crate::process::reaper::Reaper;
 use crate::pycompat::configparser::{BotsIni, set_value};
 

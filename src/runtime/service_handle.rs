@@ -6,11 +6,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::bots::services::Liveness;
-use crate::config::{Config, ServiceName};
+use crate::config::Config;
 use crate::health::checks;
 use crate::health::checks::CheckTargets;
 use crate::health::state::HealthState;
 use crate::health::{edi_refresh, watchdog};
+use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::supervisor::group;
 use crate::supervisor::group::GroupMember;

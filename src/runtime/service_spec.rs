@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use crate::bots::django_settings::DjangoSettings as DjangoFacts;
 use crate::bots::services::{BotsContext, BotsJobQueueIni, BotsServiceSpec, Liveness};
-use crate::config::{Config, RestartPolicy, ServiceName, StopTimeouts};
+use crate::config::{Config, StopTimeouts};
 use crate::exit::{Error, Kind};
 use crate::health::liveness::{HttpService, LivenessProbe};
 use crate::health::state::ServiceHealth as ServiceFacts;
-use crate::supervisor::state::{RestartRules, RestartWhen, ServicePolicy};
+use crate::model::{RestartPolicy, RestartRules, ServiceName};
+use crate::supervisor::state::ServicePolicy;
 use crate::supervisor::task;
 use crate::telemetry::child_output::ServiceOutput;
 
@@ -128,7 +129,7 @@ impl ChildService {
             timeout: times.timeout,
             stop_signal: service.stop_signal,
             leftover_timeout,
-            restart: if every.is_some() { never_restart(config) } else { restart(config) },
+            restart: if every.is_some() { never_restart(config) } else { config.restart },
         };
         let is_watched = service.probe != Liveness::None;
         task::SupervisedService { name, spec: service.spec, plan, lines, has_liveness_probe: is_watched }
@@ -144,20 +145,9 @@ fn stop_timeouts(name: ServiceName, config: &Config) -> StopTimeouts {
     }
 }
 
-/// The restart rules of the configuration, in the supervisor's terms.
-fn restart(config: &Config) -> RestartRules {
-    let policy = match config.restart.policy {
-        RestartPolicy::Never => RestartWhen::Never,
-        RestartPolicy::OnFailure => RestartWhen::OnFailure,
-        RestartPolicy::Always => RestartWhen::Always,
-    };
-    let crate::config::RestartConfig { limit, initial_delay, max_delay, reset_after, .. } = config.restart;
-    RestartRules { policy, limit, initial_delay, max_delay, reset_after }
-}
-
 /// For a service that ends by itself. Want of processes is waited for all the same.
 pub(crate) fn never_restart(config: &Config) -> RestartRules {
-    RestartRules { policy: RestartWhen::Never, ..restart(config) }
+    RestartRules { policy: RestartPolicy::Never, ..config.restart }
 }
 
 /// Bots itself would only find out after its start-up, and print a traceback.

@@ -9,10 +9,10 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::bots;
+use crate::bots::Installation;
 use crate::bots::dirmonitor_config::{DirmonitorConfig, FilePattern, WatchOptions};
 use crate::bots::environment::Environment;
 use crate::bots::services::BotsJobQueueIni;
-use crate::bots::{BotsVersion, Installation};
 use crate::config::Config;
 use crate::database;
 use crate::database::DatabaseConfig;
@@ -22,6 +22,7 @@ use crate::edi::monitored_routes;
 use crate::edi::monitored_routes::{ChannelLock, MonitoredRoute};
 use crate::edi::runs;
 use crate::edi::runs::Route;
+use crate::model::BotsVersion;
 use crate::pycompat::fnmatch::FnMatch;
 use crate::watch::target::{PathPattern, WatchTarget};
 

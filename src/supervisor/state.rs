@@ -20,6 +20,7 @@ use std::time::Duration;
 use State::{Backoff, Draining, Ended, Killing, KillingGroup, Running, Starting, Stopping, WaitingForGroup};
 
 use crate::exit::Exit;
+use crate::model::{RestartPolicy, RestartRules};
 
 /// How a service is to be kept running, and to be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,32 +37,6 @@ pub struct ServicePolicy {
     pub leftover_timeout: Duration,
     /// When it is started again.
     pub restart: RestartRules,
-}
-
-/// When a service that has ended by itself is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RestartRules {
-    /// After which ends.
-    pub policy: RestartWhen,
-    /// How many times in a row, before its end is the end.
-    pub limit: u32,
-    /// The pause before the first restart; each further one takes twice as long.
-    pub initial_delay: Duration,
-    /// The longest pause.
-    pub max_delay: Duration,
-    /// How long it has to run well until the count begins anew.
-    pub reset_after: Duration,
-}
-
-/// After which ends a service is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestartWhen {
-    /// None.
-    Never,
-    /// All but exit code 0.
-    OnFailure,
-    /// All.
-    Always,
 }
 
 /// How the whole thing ended.
@@ -325,9 +300,9 @@ impl Lifecycle {
     fn failed(self, exit: Exit, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         let replaced = matches!(self.state, Stopping(..) | Killing(_));
         let wanted = match plan.restart.policy {
-            RestartWhen::Never => replaced,
-            RestartWhen::OnFailure => replaced || exit != Exit::Code(0),
-            RestartWhen::Always => true,
+            RestartPolicy::Never => replaced,
+            RestartPolicy::OnFailure => replaced || exit != Exit::Code(0),
+            RestartPolicy::Always => true,
         };
         if !wanted || self.failures >= plan.restart.limit {
             return self.wait_for_group(Termination::Exited(exit), plan);

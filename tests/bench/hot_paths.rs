@@ -28,6 +28,8 @@ mod health;
 mod http;
 #[path = "../../src/jobs/mod.rs"]
 mod jobs;
+#[path = "../../src/model.rs"]
+mod model;
 #[path = "../../src/process/mod.rs"]
 mod process;
 #[path = "../../src/pycompat/mod.rs"]

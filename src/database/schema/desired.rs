@@ -7,24 +7,17 @@ use std::collections::BTreeMap;
 
 use super::introspect::{ColumnDefault, ColumnType, Schema};
 use crate::database::DatabaseConfig;
+use crate::model::BotsVersion;
 
 /// Tables that Bots uses with its own SQL.
 pub const UNMANAGED: [&str; 4] = ["ta", "mutex", "persist", "uniek"];
 
-/// The statements for one family of Bots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
-    /// Up to 3.3.1.
-    Bots3,
-    /// 4.0 and later.
-    Bots4,
-}
 
 /// What a database should hold.
 #[derive(Debug, Clone)]
 pub struct DesiredSchema {
     /// Which family's tables.
-    pub variant: Variant,
+    pub version: BotsVersion,
     /// Tables that Django makes, by name.
     pub managed: BTreeMap<String, ManagedTable>,
     /// Migrations by app.
@@ -92,14 +85,14 @@ pub struct UnmanagedColumn {
 
 /// The unmanaged tables of a Bots in this kind of database.
 #[must_use]
-pub fn unmanaged(settings: &DatabaseConfig, variant: Variant) -> Vec<UnmanagedTable> {
-    parse(match (settings, variant) {
-        (DatabaseConfig::Sqlite(_), Variant::Bots3) => include_str!("../../../sql/sqlite/bots-3.sql"),
-        (DatabaseConfig::Sqlite(_), Variant::Bots4) => include_str!("../../../sql/sqlite/bots-4.sql"),
-        (DatabaseConfig::Mysql(_), Variant::Bots3) => include_str!("../../../sql/mysql/bots-3.sql"),
-        (DatabaseConfig::Mysql(_), Variant::Bots4) => include_str!("../../../sql/mysql/bots-4.sql"),
-        (DatabaseConfig::Postgres(_), Variant::Bots3) => include_str!("../../../sql/postgresql/bots-3.sql"),
-        (DatabaseConfig::Postgres(_), Variant::Bots4) => include_str!("../../../sql/postgresql/bots-4.sql"),
+pub fn unmanaged(settings: &DatabaseConfig, version: BotsVersion) -> Vec<UnmanagedTable> {
+    parse(match (settings, version) {
+        (DatabaseConfig::Sqlite(_), BotsVersion::V3) => include_str!("../../../sql/sqlite/bots-3.sql"),
+        (DatabaseConfig::Sqlite(_), BotsVersion::V4) => include_str!("../../../sql/sqlite/bots-4.sql"),
+        (DatabaseConfig::Mysql(_), BotsVersion::V3) => include_str!("../../../sql/mysql/bots-3.sql"),
+        (DatabaseConfig::Mysql(_), BotsVersion::V4) => include_str!("../../../sql/mysql/bots-4.sql"),
+        (DatabaseConfig::Postgres(_), BotsVersion::V3) => include_str!("../../../sql/postgresql/bots-3.sql"),
+        (DatabaseConfig::Postgres(_), BotsVersion::V4) => include_str!("../../../sql/postgresql/bots-4.sql"),
     })
 }
 
@@ -155,7 +148,7 @@ mod tests {
 
     #[test]
     fn our_statements_are_read_as_they_are_run() {
-        let tables = unmanaged(&DatabaseConfig::Sqlite(PathBuf::new()), Variant::Bots4);
+        let tables = unmanaged(&DatabaseConfig::Sqlite(PathBuf::new()), BotsVersion::V4);
         let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
         assert_eq!(names, UNMANAGED);
         assert_eq!(tables.iter().map(|table| table.columns.len()).collect::<Vec<_>>(), [41, 3, 4, 2]);

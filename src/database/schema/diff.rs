@@ -125,7 +125,7 @@ pub fn compare(
     applied: &BTreeSet<(String, String)>,
 ) -> SchemaDiff {
     let mut difference = SchemaDiff::default();
-    for own in desired::unmanaged(settings, expected.variant) {
+    for own in desired::unmanaged(settings, expected.version) {
         match catalogue.tables.get(&own.name) {
             None => difference.unmanaged.push(own),
             Some(found) => compare_own(settings, &own, found, &mut difference),
@@ -288,8 +288,8 @@ mod tests {
 
     use super::*;
     use crate::database::config::{Server, ServerAddress};
-    use crate::database::schema::desired::Variant;
     use crate::database::tls::Tls;
+    use crate::model::BotsVersion;
 
     fn sqlite() -> DatabaseConfig {
         DatabaseConfig::Sqlite(PathBuf::new())
@@ -309,7 +309,7 @@ mod tests {
     }
 
     /// The unmanaged tables just as they are wanted.
-    fn whole(settings: &DatabaseConfig, variant: Variant) -> Schema {
+    fn whole(settings: &DatabaseConfig, version: BotsVersion) -> Schema {
         let column = |own: &UnmanagedColumn| Column {
             name: own.name.clone(),
             kind: own.kind.clone(),
@@ -322,15 +322,15 @@ mod tests {
             columns: index.columns.clone(),
             unique: false,
         };
-        let tables = desired::unmanaged(settings, variant).into_iter().map(|own| {
+        let tables = desired::unmanaged(settings, version).into_iter().map(|own| {
             let columns = own.columns.iter().map(column).collect();
             (own.name, Table { columns, keys: own.indexes.iter().map(key).collect() })
         });
         Schema { tables: tables.collect() }
     }
 
-    fn expected(variant: Variant) -> DesiredSchema {
-        DesiredSchema { variant, managed: BTreeMap::new(), migrations: BTreeMap::new() }
+    fn expected(version: BotsVersion) -> DesiredSchema {
+        DesiredSchema { version, managed: BTreeMap::new(), migrations: BTreeMap::new() }
     }
 
     fn missing(settings: &DatabaseConfig, catalogue: &Schema, expected: &DesiredSchema) -> Vec<String> {
@@ -344,8 +344,8 @@ mod tests {
 
     #[test]
     fn what_is_as_it_should_be_is_not_mentioned() {
-        for variant in [Variant::Bots3, Variant::Bots4] {
-            let all = compare(&postgres(), &whole(&postgres(), variant), &expected(variant), &BTreeSet::new());
+        for version in [BotsVersion::V3, BotsVersion::V4] {
+            let all = compare(&postgres(), &whole(&postgres(), version), &expected(version), &BTreeSet::new());
             assert!(
                 all.is_schema_complete() && all.manual_fixes.is_empty(),
                 "{:?} {:?}",
@@ -357,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_database_of_the_older_bots_lacks_room_and_indexes() {
-        let (older, newer) = (whole(&postgres(), Variant::Bots3), expected(Variant::Bots4));
+        let (older, newer) = (whole(&postgres(), BotsVersion::V3), expected(BotsVersion::V4));
         let found = missing(&postgres(), &older, &newer);
         let indexes = ["index ta_parent on ta (parent)", "index ta_reference on ta (reference)"];
         for part in ["room in ta.reference", "room in uniek.domein", indexes[0], indexes[1]] {
@@ -369,19 +369,19 @@ mod tests {
 
     #[test]
     fn a_database_of_the_newer_bots_lacks_a_column() {
-        let found = missing(&postgres(), &whole(&postgres(), Variant::Bots4), &expected(Variant::Bots3));
+        let found = missing(&postgres(), &whole(&postgres(), BotsVersion::V4), &expected(BotsVersion::V3));
         assert_eq!(found, ["column ta.statuse"]);
     }
 
     #[test]
     fn defaults_that_are_missing_are_mended_and_others_are_told() {
-        let mut catalogue = whole(&postgres(), Variant::Bots4);
+        let mut catalogue = whole(&postgres(), BotsVersion::V4);
         *change(&mut catalogue, "ta", "statust") =
             Column { default: ColumnDefault::None, nullable: false, ..change(&mut catalogue, "ta", "statust").clone() };
         change(&mut catalogue, "ta", "errortext").nullable = false;
         change(&mut catalogue, "mutex", "mutexer").default = ColumnDefault::Constant("7".to_owned());
         change(&mut catalogue, "uniek", "nummer").kind = ColumnType::Text;
-        let all = compare(&postgres(), &catalogue, &expected(Variant::Bots4), &BTreeSet::new());
+        let all = compare(&postgres(), &catalogue, &expected(BotsVersion::V4), &BTreeSet::new());
         assert_eq!(all.missing(), ["default of ta.statust", "NULL in ta.errortext"]);
         assert!(all.lacks_defaults("ta") && !all.lacks_defaults("mutex"));
         assert!(all.manual_fixes.iter().any(|text| text.contains("mutex.mutexer has another default")));
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn columns_of_another_bots_must_not_make_an_insert_fail() {
-        let mut catalogue = whole(&postgres(), Variant::Bots3);
+        let mut catalogue = whole(&postgres(), BotsVersion::V3);
         let column = |name: &str, kind: ColumnType| Column {
             name: name.to_owned(),
             kind,
@@ -401,7 +401,7 @@ mod tests {
         let columns =
             vec![column("dirmonitor", ColumnType::Boolean), column("odd", ColumnType::Other("uuid".to_owned()))];
         catalogue.tables.insert("routes".to_owned(), Table { columns, keys: Vec::new() });
-        let mut expected = expected(Variant::Bots3);
+        let mut expected = expected(BotsVersion::V3);
         expected.managed.insert("routes".to_owned(), ManagedTable { columns: Vec::new(), indexes: Vec::new() });
         let all = compare(&postgres(), &catalogue, &expected, &BTreeSet::new());
         assert_eq!(all.missing(), ["default of routes.dirmonitor"]);
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn tables_and_migrations_that_are_missing_are_named() {
-        let mut expected = expected(Variant::Bots4);
+        let mut expected = expected(BotsVersion::V4);
         expected.managed.insert("channel".to_owned(), ManagedTable { columns: Vec::new(), indexes: Vec::new() });
         expected.migrations.insert("bots".to_owned(), vec!["0001_initial".to_owned(), "0002".to_owned()]);
         let applied = BTreeSet::from([("bots".to_owned(), "0001_initial".to_owned())]);

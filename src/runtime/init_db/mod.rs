@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::bots::BotsVersion;
 use crate::bots::django_settings::{DjangoIndex, DjangoSettings, PythonContext};
 use crate::bots::migrate::{self, SuperuserAction};
 use crate::bots::python_session::PythonSession;
@@ -19,7 +18,7 @@ use crate::database::advisory_lock::{LockName, LockSession};
 use crate::database::config::DjangoConnection;
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::own_schema::{self, OwnTables};
-use crate::database::schema::desired::{DesiredSchema, IndexDef, ManagedTable, Variant};
+use crate::database::schema::desired::{DesiredSchema, IndexDef, ManagedTable};
 use crate::database::schema::diff::SchemaDiff;
 use crate::database::schema::{self, Inspection};
 use crate::database::{self, DatabaseConfig, retry, run_metrics};
@@ -163,10 +162,6 @@ pub(crate) fn database_config(config: &Config, settings: &DjangoSettings) -> Res
 }
 
 fn expected(context: &PythonContext<'_>, django: &DjangoSettings) -> DesiredSchema {
-    let variant = match context.bots.bots_version() {
-        BotsVersion::V3 => Variant::Bots3,
-        BotsVersion::V4 => Variant::Bots4,
-    };
     let index = |key: &DjangoIndex| IndexDef {
         name: key.name.clone(),
         columns: key.columns.clone(),
@@ -177,7 +172,11 @@ fn expected(context: &PythonContext<'_>, django: &DjangoSettings) -> DesiredSche
         let indexes = table.keys.iter().map(index).collect();
         (name.clone(), ManagedTable { columns: table.columns.clone(), indexes })
     });
-    DesiredSchema { variant, managed: managed.collect(), migrations: django.migrations.clone() }
+    DesiredSchema {
+        version: context.bots.bots_version(),
+        managed: managed.collect(),
+        migrations: django.migrations.clone(),
+    }
 }
 
 /// What an initialisation stands on.

@@ -161,7 +161,7 @@ impl Steps<'_> {
     /// Makes unmanaged tables anew that Django has made, without the defaults, and that hold no row.
     async fn recreate_empty_tables(&mut self, inspection: &Inspection) -> Result<bool, Error> {
         let InitDb { settings, expected, .. } = self.init;
-        let all = desired::unmanaged(settings, expected.variant);
+        let all = desired::unmanaged(settings, expected.version);
         let mut empty = Vec::new();
         for table in all.iter().filter(|table| inspection.difference.lacks_defaults(&table.name)) {
             // Reports refer to the numbers of `ta`, which must not begin anew under them.

@@ -12,7 +12,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(3);
 const STEADY: Duration = Duration::from_secs(60);
 const RESTART: RestartRules = RestartRules {
-    policy: RestartWhen::OnFailure,
+    policy: RestartPolicy::OnFailure,
     limit: 3,
     initial_delay: Duration::from_secs(1),
     max_delay: Duration::from_secs(3),
@@ -228,11 +228,11 @@ fn running_well_for_a_while_resets_the_count() {
 #[test]
 fn the_policy_decides_which_ends_are_failures() {
     let table = [
-        (RestartWhen::Never, Exit::Code(1), false),
-        (RestartWhen::OnFailure, Exit::Code(0), false),
-        (RestartWhen::OnFailure, Exit::Code(1), true),
-        (RestartWhen::OnFailure, Exit::Signal(9), true),
-        (RestartWhen::Always, Exit::Code(0), true),
+        (RestartPolicy::Never, Exit::Code(1), false),
+        (RestartPolicy::OnFailure, Exit::Code(0), false),
+        (RestartPolicy::OnFailure, Exit::Code(1), true),
+        (RestartPolicy::OnFailure, Exit::Signal(9), true),
+        (RestartPolicy::Always, Exit::Code(0), true),
     ];
     for (policy, exit, restarts) in table {
         let plan = ServicePolicy { restart: RestartRules { policy, ..RESTART }, ..PLAN };
