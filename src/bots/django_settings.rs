@@ -8,12 +8,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use super::environment::Environment;
+use super::Error;
 use super::python_session::PythonSession;
+use super::services::BotsContext;
 use super::settings_cache_key::settings_cache_key;
-use super::{Error, Installation, services};
 use crate::fs::atomic;
-use crate::process::reaper::Reaper;
 
 /// The answer of Bots's own start-up code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -110,23 +109,11 @@ enum PasswordSource {
     SettingsPy,
 }
 
-/// Everything a question to Python needs.
-pub struct PythonContext<'a> {
-    /// Starts Python.
-    pub reaper: &'a Reaper,
-    /// Which Bots.
-    pub bots: &'a Installation,
-    /// Which environment.
-    pub environment: &'a Environment,
-    /// Variables that the services get.
-    pub variables: &'a services::ChildEnv,
-}
-
 impl DjangoSettings {
     /// The answer kept from an earlier start, if everything it was made from is as it was then, and the database's
     /// password is known without asking.
     #[must_use]
-    pub fn load_cached(context: &PythonContext<'_>) -> Option<Self> {
+    pub fn load_cached(context: &BotsContext<'_>) -> Option<Self> {
         let cached: CachedSettings =
             serde_json::from_slice(&fs::read(context.environment.settings_cache_file()).ok()?).ok()?;
         let current = settings_cache_key(context, &cached.django.sources);
@@ -139,7 +126,7 @@ impl DjangoSettings {
     ///
     /// # Errors
     /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
-    pub async fn query(context: &PythonContext<'_>) -> Result<Self, Error> {
+    pub async fn query(context: &BotsContext<'_>) -> Result<Self, Error> {
         Ok(PythonSession::start(context).await?.1)
     }
 
@@ -153,12 +140,12 @@ impl DjangoSettings {
     ///
     /// # Errors
     /// What is wrong with it, with file and line.
-    pub async fn query_settings_only(context: &PythonContext<'_>) -> Result<(), Error> {
+    pub async fn query_settings_only(context: &BotsContext<'_>) -> Result<(), Error> {
         PythonSession::import_settings_only(context).await
     }
 
     /// What everything was like before a question.
-    pub(super) fn fingerprint(context: &PythonContext<'_>) -> String {
+    pub(super) fn fingerprint(context: &BotsContext<'_>) -> String {
         settings_cache_key(context, &[])
     }
 
@@ -172,7 +159,7 @@ impl DjangoSettings {
     }
 
     /// Reads, checks and keeps an answer to a question that was asked when things were as `before` says.
-    pub(super) fn learn(context: &PythonContext<'_>, reply: serde_json::Value, before: &str) -> Result<Self, Error> {
+    pub(super) fn learn(context: &BotsContext<'_>, reply: serde_json::Value, before: &str) -> Result<Self, Error> {
         let django = Self::parse(reply)?;
         django.check(context)?;
         // Something may have changed while Python ran; then the answer is of neither state for certain.
@@ -183,7 +170,7 @@ impl DjangoSettings {
     }
 
     /// Kept for the next start; there is no password in it. A failure only costs time.
-    fn write_cache(&self, context: &PythonContext<'_>) {
+    fn write_cache(&self, context: &BotsContext<'_>) {
         let password = PasswordSource::of(self.database.password.expose_secret(), context);
         let cached =
             CachedSettings { fingerprint: settings_cache_key(context, &self.sources), password, django: self.clone() };
@@ -194,7 +181,7 @@ impl DjangoSettings {
     }
 
     /// Python may have found a package of the same name elsewhere, which Bots never mentions.
-    fn check(&self, context: &PythonContext<'_>) -> Result<(), Error> {
+    fn check(&self, context: &BotsContext<'_>) -> Result<(), Error> {
         let environment = context.environment;
         let mut faults = Vec::new();
         let expected = [("configuration", &self.directories.config, &environment.config)];
@@ -234,7 +221,7 @@ impl DjangoDatabase {
 }
 
 impl PasswordSource {
-    fn of(password: &str, context: &PythonContext<'_>) -> Self {
+    fn of(password: &str, context: &BotsContext<'_>) -> Self {
         if password.is_empty() {
             return Self::None;
         }
@@ -248,7 +235,7 @@ impl PasswordSource {
         }
     }
 
-    fn read(&self, context: &PythonContext<'_>) -> Option<SecretString> {
+    fn read(&self, context: &BotsContext<'_>) -> Option<SecretString> {
         let variable = |wanted: &str| {
             let found = context.variables.effective().into_iter().find(|(name, _)| name == wanted);
             found.map(|(_, value)| value)

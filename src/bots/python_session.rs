@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::Error;
-use super::django_settings::{DjangoSettings, PythonContext, without_fault};
+use super::django_settings::{DjangoSettings, without_fault};
+use super::services::BotsContext;
 use crate::process::capture::pipe_reader;
 use crate::process::child::{Input, Output, ProcessSpec, signal_group};
 use crate::process::reaper::Child;
@@ -47,7 +48,7 @@ impl PythonSession {
     ///
     /// # Errors
     /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
-    pub async fn start(context: &PythonContext<'_>) -> Result<(Self, DjangoSettings), Error> {
+    pub async fn start(context: &BotsContext<'_>) -> Result<(Self, DjangoSettings), Error> {
         let before = DjangoSettings::fingerprint(context);
         let (python, reply) = Self::spawn_and_query(context, &[]).await?;
         Ok((python, DjangoSettings::learn(context, reply, &before)?))
@@ -57,12 +58,12 @@ impl PythonSession {
     ///
     /// # Errors
     /// What is wrong with it, with file and line.
-    pub(super) async fn import_settings_only(context: &PythonContext<'_>) -> Result<(), Error> {
+    pub(super) async fn import_settings_only(context: &BotsContext<'_>) -> Result<(), Error> {
         let (_, reply) = Self::spawn_and_query(context, &["settings"]).await?;
         without_fault(reply).map(|_| ())
     }
 
-    async fn spawn_and_query(context: &PythonContext<'_>, more: &[&str]) -> Result<(Self, Value), Error> {
+    async fn spawn_and_query(context: &BotsContext<'_>, more: &[&str]) -> Result<(Self, Value), Error> {
         let mut python = Self::spawn(context, more)?;
         let settings = context.environment.config.join("settings.py");
         let Ok(received) = timeout(START_TIMEOUT, python.read_reply(false)).await else {
@@ -79,7 +80,7 @@ impl PythonSession {
         Ok((python, reply))
     }
 
-    fn spawn(context: &PythonContext<'_>, more: &[&str]) -> Result<Self, Error> {
+    fn spawn(context: &BotsContext<'_>, more: &[&str]) -> Result<Self, Error> {
         let mut spec = ProcessSpec::new(&context.bots.python).arg("-c").arg(SCRIPT);
         spec = spec.arg(&context.environment.config).args(more.iter().copied());
         spec.directory = Some(context.environment.root.clone());

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::config::keys::CONFIG_FILE_ENV;
 use crate::model::ServiceName;
 use crate::process::child::ProcessSpec;
+use crate::process::reaper::Reaper;
 use crate::pycompat::configparser::{parse_boolean, parse_integer};
 
 /// Variables that everything of Bots gets, beside those bots-ctl itself has. Not `Debug`: some are secrets.
@@ -106,9 +107,11 @@ pub enum Liveness {
     None,
 }
 
-/// What every service is made from.
+/// What every process of Bots is made from.
 #[derive(Clone, Copy)]
 pub struct BotsContext<'a> {
+    /// Starts Python.
+    pub reaper: &'a Reaper,
     /// Which Bots.
     pub bots: &'a Installation,
     /// Which environment.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::django_settings::PythonContext;
+use super::services::BotsContext;
 
 /// Variables that change from shell to shell, pod to pod or with who has started us, and say nothing about settings.
 const VOLATILE: [&str; 10] = [
@@ -29,7 +29,7 @@ const VOLATILE: [&str; 10] = [
 
 /// The fingerprint of everything that `context`'s settings are made from.
 #[must_use]
-pub fn settings_cache_key(context: &PythonContext<'_>, sources: &[PathBuf]) -> String {
+pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> String {
     let mut hash = Sha256::new();
     add(&mut hash, env!("CARGO_PKG_VERSION").as_bytes());
     add(&mut hash, super::python_session::SCRIPT.as_bytes());

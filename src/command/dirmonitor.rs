@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::bots::dirmonitor_config::trigger_file;
-use crate::bots::django_settings::PythonContext;
 use crate::bots::environment::Environment;
+use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
 use crate::config::{Config, FlagOverride, ServiceBackend};
 use crate::exit::{Error, Kind, Outcome};
@@ -92,7 +92,7 @@ async fn dry_run(session: App, json: bool) -> Result<Outcome, Error> {
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = prepare(config, &bots).await?;
-    let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let database = init_db::database_config(config, &load_django_settings(&context).await?)?;
     let mut sources = TargetSources::new(config, &bots, &environment, database)?;
     sources.read_database().await?;

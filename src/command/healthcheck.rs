@@ -6,8 +6,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admin::server::to_json;
-use crate::bots::django_settings::{DjangoSettings, PythonContext};
+use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
+use crate::bots::services::BotsContext;
 use crate::cli::{self, Global, Healthcheck};
 use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
@@ -65,7 +66,7 @@ async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<Pro
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = Environment::paths(config);
-    let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let django = match DjangoSettings::load_cached(&context) {
         Some(cached) => cached,
         None => DjangoSettings::query(&context).await?,

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::bots::django_settings::PythonContext;
+use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
 use crate::config::FlagOverride;
 use crate::exit::{Error, Kind, Outcome};
@@ -28,7 +28,7 @@ pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
             let bots = find_bots(config, reaper).await?;
             let variables = child_variables(config, Some(&bots.bin_dir));
             let environment = prepare(config, &bots).await?;
-            let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+            let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
             init_db::ensure_database_with(config, &context, &no_cancel, task, &mut report).await.map(|_| ())
         };
         let result = match run_until_shutdown(signals, &no_cancel, initialising).await {

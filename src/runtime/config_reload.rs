@@ -14,7 +14,6 @@ use tracing::{debug, error, info, warn};
 
 use crate::bots::config_source::{ConfigFiles, FileDigests};
 use crate::bots::config_watcher::{Change, ConfigWatcher};
-use crate::bots::django_settings::PythonContext;
 use crate::bots::services::{BotsContext, BotsJobQueueIni};
 use crate::config::diff::ConfigDiff;
 use crate::config::{Config, ReloadPolicy};
@@ -232,7 +231,7 @@ impl<'a> ConfigReloader<'a> {
         let prepare =
             move || prepare_from(&own, &installed, &source).map(|environment| (environment, source.digests()));
         let (environment, contents) = blocking(prepare).await??;
-        let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+        let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
         let mut django = load_django_settings(&context).await?;
         let is_other_database =
             difference.needs_service_restart || !self.prepared.django.database.is_same(&django.database);
@@ -240,11 +239,10 @@ impl<'a> ConfigReloader<'a> {
             django = init_db::ensure_database(config, &context, self.no_cancel).await?;
         }
         let queue = BotsJobQueueIni::read(&environment)?;
-        let ground = BotsContext { bots: &bots, environment: &environment, variables: &variables };
         let held = [self.prepared.django.web_port, self.prepared.queue.port];
         let specs = (self.plan.choose)(&LaunchContext {
             config,
-            bots: ground,
+            bots: context,
             django: &django,
             queue: &queue,
             own_ports: &held,

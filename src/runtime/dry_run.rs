@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::bots;
 use crate::bots::config_source::ConfigFiles;
-use crate::bots::django_settings::{DjangoSettings, PythonContext};
+use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
+use crate::bots::services::BotsContext;
 use crate::bots::{Installation, seed_usersys};
 use crate::config::Config;
 use crate::exit::Error;
@@ -58,7 +59,7 @@ pub(crate) async fn dry_run(
     let mut variables = child_variables(&staging.config, Some(&bots.bin_dir));
     // Through a link to the user's own packages, bytecode would end up beside them.
     variables.0.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
-    let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = match faults.is_empty() {
         true => DjangoSettings::query(&context).await.map(Some),
         false if environment.config.join("settings.py").exists() => {

@@ -11,7 +11,7 @@ use crate::admin::server;
 use crate::admin::server::{AdminPages, MetricsHandler};
 use crate::bots::Installation;
 use crate::bots::config_source::{ConfigFiles, FileDigests};
-use crate::bots::django_settings::{DjangoSettings, PythonContext};
+use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::services::{BotsContext, BotsJobQueueIni};
 use crate::config::{Config, Diagnostic};
@@ -151,7 +151,7 @@ async fn prepare_all(
         prepare_from(&own, &installed, &source).map(|environment| (environment, source.digests()))
     };
     let (environment, contents) = blocking(prepare).await??;
-    let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let django = if plan.initialise && !config.database.init_skip {
         let begin = Instant::now();
         let result = init_db::ensure_database(config, &context, no_cancel).await;
@@ -163,15 +163,14 @@ async fn prepare_all(
     };
     health.send_modify(|state| state.bots_version = Some(django.bots_version.clone()));
     let queue = BotsJobQueueIni::read(&environment)?;
-    let ground = BotsContext { bots: &bots, environment: &environment, variables: &variables };
     let services =
-        (plan.choose)(&LaunchContext { config, bots: ground, django: &django, queue: &queue, own_ports: &[] })?;
+        (plan.choose)(&LaunchContext { config, bots: context, django: &django, queue: &queue, own_ports: &[] })?;
     let targets = health_targets(config, &django)?;
     Ok(Prepared { bots, environment, django, queue, contents, specs: services, targets })
 }
 
 /// What Django is configured with, from an earlier start if nothing has changed since.
-pub(crate) async fn load_django_settings(context: &PythonContext<'_>) -> Result<DjangoSettings, Error> {
+pub(crate) async fn load_django_settings(context: &BotsContext<'_>) -> Result<DjangoSettings, Error> {
     match DjangoSettings::load_cached(context) {
         Some(cached) => Ok(cached),
         None => Ok(DjangoSettings::query(context).await?),

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{error, info, warn};
 
-use crate::bots::django_settings::PythonContext;
 use crate::bots::engine_args::EngineArgs;
 use crate::bots::services;
 use crate::config::Config;
@@ -142,7 +141,7 @@ async fn prepare_run<'a>(
     let environment = prepare(config, &bots).await?;
     let max_runtime = MaxRuntime::read(&environment)?;
     relay::start(config, &environment, counters).await;
-    let context = PythonContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let context = services::BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::database_config(config, &load_django_settings(&context).await?)?;
     let mut files = RunFiles::new(config, bots.clone(), environment.clone(), arguments);
     let Some(LeasedRun { mut lease, name, waited }) =
@@ -153,9 +152,8 @@ async fn prepare_run<'a>(
     match check_previous_run(&mut lease, arguments).await {
         Ok(before) => {
             let is_noted = run_metrics::begin(&mut lease, &name, waited, before.recovers).await;
-            let run = services::BotsContext { bots: &bots, environment: &environment, variables: &variables };
-            let recovery = (before.recovers && !arguments.routes.is_empty()).then(|| run.engine(&[RECOVER.into()]));
-            let service = run.engine(&arguments.to_argv());
+            let recovery = (before.recovers && !arguments.routes.is_empty()).then(|| context.engine(&[RECOVER.into()]));
+            let service = context.engine(&arguments.to_argv());
             Ok(Some(PreparedRun { recovery, service, max_runtime, files, lease, before, is_noted }))
         }
         Err(error) => {

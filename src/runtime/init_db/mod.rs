@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::bots::django_settings::{DjangoIndex, DjangoSettings, PythonContext};
+use crate::bots::django_settings::{DjangoIndex, DjangoSettings};
 use crate::bots::migrate::{self, SuperuserAction};
 use crate::bots::python_session::PythonSession;
+use crate::bots::services::BotsContext;
 use crate::config::{Config, DatabaseUrl};
 use crate::database::advisory_lock::{LockName, LockSession};
 use crate::database::config::DjangoConnection;
@@ -58,7 +59,7 @@ pub(crate) struct InitOptions {
 /// As [`ensure_database_with`]; also when something is left that a person must see to.
 pub(crate) async fn ensure_database(
     config: &Config,
-    context: &PythonContext<'_>,
+    context: &BotsContext<'_>,
     no_cancel: &Cell<bool>,
 ) -> Result<DjangoSettings, Error> {
     let mut report = Report::default();
@@ -72,7 +73,7 @@ pub(crate) async fn ensure_database(
 
 pub(crate) async fn ensure_database_with(
     config: &Config,
-    context: &PythonContext<'_>,
+    context: &BotsContext<'_>,
     no_cancel: &Cell<bool>,
     task: InitOptions,
     report: &mut Report,
@@ -114,7 +115,7 @@ pub(crate) async fn ensure_database_with(
 
 /// What Django is configured with, and the Python that has told it if there had to be one. Of several that start at
 /// once in one environment only the first asks.
-async fn load_settings(context: &PythonContext<'_>) -> Result<(DjangoSettings, Option<PythonSession>), Error> {
+async fn load_settings(context: &BotsContext<'_>) -> Result<(DjangoSettings, Option<PythonSession>), Error> {
     if let Some(django) = DjangoSettings::load_cached(context) {
         return Ok((django, None));
     }
@@ -126,7 +127,7 @@ async fn load_settings(context: &PythonContext<'_>) -> Result<(DjangoSettings, O
     Ok((django, Some(python)))
 }
 
-async fn lock_settings_cache(context: &PythonContext<'_>) -> Result<File, Error> {
+async fn lock_settings_cache(context: &BotsContext<'_>) -> Result<File, Error> {
     let path = context.environment.root.join(".bots-ctl-settings-cache.lock");
     loop {
         match atomic::try_lock(&path)? {
@@ -161,7 +162,7 @@ pub(crate) fn database_config(config: &Config, settings: &DjangoSettings) -> Res
     Ok(DatabaseConfig::from_django(&django, url)?)
 }
 
-fn expected(context: &PythonContext<'_>, django: &DjangoSettings) -> DesiredSchema {
+fn expected(context: &BotsContext<'_>, django: &DjangoSettings) -> DesiredSchema {
     let index = |key: &DjangoIndex| IndexDef {
         name: key.name.clone(),
         columns: key.columns.clone(),
@@ -182,7 +183,7 @@ fn expected(context: &PythonContext<'_>, django: &DjangoSettings) -> DesiredSche
 /// What an initialisation stands on.
 struct InitDb<'a> {
     config: &'a Config,
-    context: &'a PythonContext<'a>,
+    context: &'a BotsContext<'a>,
     settings: DatabaseConfig,
     expected: DesiredSchema,
 }
