@@ -60,3 +60,17 @@ pub enum BotsVersion {
     /// 4.0 and later.
     V4,
 }
+
+/// What shows that a service lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LivenessProbe {
+    /// It answers a HEAD of this path, which needs no database, on loopback. Any status line counts: it shows that a worker has taken the request. A plain
+    /// request to a port with TLS, or a connection without a handshake, would each time be an error line in the service's log.
+    #[allow(missing_docs)]
+    Http { port: u16, path: String, tls: bool },
+    /// It answers XML-RPC on this port of loopback, and has a child process while jobs wait.
+    #[allow(missing_docs)]
+    JobQueue { port: u16 },
+    /// Its process holds a descriptor for events of the file system.
+    Inotify,
+}

@@ -12,7 +12,7 @@ use super::environment::{Environment, parse_ini};
 use super::{Error, Installation, engine_shim};
 use crate::config::Config;
 use crate::config::keys::CONFIG_FILE_ENV;
-use crate::model::ServiceName;
+use crate::model::{LivenessProbe, ServiceName};
 use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
 use crate::pycompat::configparser::{parse_boolean, parse_integer};
@@ -88,23 +88,8 @@ pub struct BotsServiceSpec {
     pub spec: ProcessSpec,
     /// The signal that makes it stop in order; none for the engine, which is let finish.
     pub stop_signal: Option<i32>,
-    /// What shows that it lives.
-    pub probe: Liveness,
-}
-
-/// What shows that a service lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Liveness {
-    /// It answers this path on this port, with TLS or without.
-    #[allow(missing_docs)]
-    Web { port: u16, path: String, https: bool },
-    /// It answers XML-RPC on this port of loopback.
-    #[allow(missing_docs)]
-    JobQueue { port: u16 },
-    /// It waits for events of the file system.
-    Inotify,
-    /// Nothing: it ends by itself.
-    None,
+    /// What shows that it lives; none for a process that ends by itself.
+    pub probe: Option<LivenessProbe>,
 }
 
 /// What every process of Bots is made from.
@@ -124,10 +109,10 @@ impl BotsContext<'_> {
     /// The web UI. SIGINT makes it finish the requests it has; SIGTERM would cut them.
     #[must_use]
     pub fn webserver(&self, django: &DjangoSettings, args: &[OsString]) -> BotsServiceSpec {
-        let liveness =
-            Liveness::Web { port: django.web_port, path: webserver_probe_path(django), https: django.web_https };
+        let (port, path, tls) = (django.web_port, webserver_probe_path(django), django.web_https);
+        let probe = Some(LivenessProbe::Http { port, path, tls });
         let spec = self.spec("bots-webserver", args);
-        BotsServiceSpec { name: ServiceName::Webserver, spec, stop_signal: Some(libc::SIGINT), probe: liveness }
+        BotsServiceSpec { name: ServiceName::Webserver, spec, stop_signal: Some(libc::SIGINT), probe }
     }
 
     /// Bots's own job queue. SIGTERM ends it at once; SIGINT would close its port and leave it running (3.3.1). An
@@ -135,8 +120,8 @@ impl BotsContext<'_> {
     #[must_use]
     pub fn jobqueue(&self, queue: &BotsJobQueueIni, args: &[OsString]) -> BotsServiceSpec {
         let spec = self.spec("bots-jobqueueserver", args);
-        let liveness = Liveness::JobQueue { port: queue.port };
-        BotsServiceSpec { name: ServiceName::Jobqueue, spec, stop_signal: Some(libc::SIGTERM), probe: liveness }
+        let probe = Some(LivenessProbe::JobQueue { port: queue.port });
+        BotsServiceSpec { name: ServiceName::Jobqueue, spec, stop_signal: Some(libc::SIGTERM), probe }
     }
 
     /// Bots's own directory monitor, which has nothing to finish.
@@ -147,7 +132,7 @@ impl BotsContext<'_> {
             name: ServiceName::Dirmonitor,
             spec,
             stop_signal: Some(libc::SIGTERM),
-            probe: Liveness::Inotify,
+            probe: Some(LivenessProbe::Inotify),
         }
     }
 
@@ -157,7 +142,7 @@ impl BotsContext<'_> {
     pub fn engine(&self, args: &[OsString]) -> BotsServiceSpec {
         let mut spec = self.spec(engine_shim::NAME, args);
         spec.environment.push((engine_shim::HOLDS_LEASE.to_owned(), "1".into()));
-        BotsServiceSpec { name: ServiceName::Engine, spec, stop_signal: None, probe: Liveness::None }
+        BotsServiceSpec { name: ServiceName::Engine, spec, stop_signal: None, probe: None }
     }
 
     /// One run of the engine as everybody starts it who is not bots-ctl: through its link.

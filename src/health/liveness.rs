@@ -12,40 +12,30 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature,
 use tokio_rustls::rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
+use crate::model::LivenessProbe;
+
 /// More than the headers of any answer to HEAD.
 const MAX_RESPONSE: u64 = 64 * 1024;
 
-/// What shows that a service lives.
-#[derive(Debug, Clone)]
-pub enum LivenessProbe {
-    /// It answers HTTP.
-    Http(HttpService),
-    /// It answers XML-RPC on this port of loopback, and has a child process while jobs wait. Only listing its jobs shows
-    /// that the queue's own lock is free; a queue without that method says so, which is an answer as well.
-    JobQueue(u16),
-    /// It waits for events of the file system: its process holds a descriptor for them.
-    Inotify,
-}
-
-impl LivenessProbe {
-    /// Looks once for the sign that the service's process gives. The caller sets the time limit.
-    ///
-    /// # Errors
-    /// When it cannot be reached, breaks off, or gives none.
-    pub async fn probe(&self, pid: i32) -> io::Result<()> {
-        match self {
-            Self::Http(service) => service.probe().await,
-            Self::JobQueue(port) => {
-                let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await?;
-                let response = http_exchange(stream, &list_jobs()).await?;
-                if lists_jobs(&response) && has_no_child(pid) {
-                    return Err(io::Error::other("jobs wait and none is run"));
-                }
-                Ok(())
+/// Looks once for the sign of life that the service's process gives. The caller sets the time limit.
+///
+/// # Errors
+/// When it cannot be reached, breaks off, or gives none.
+pub async fn probe_once(probe: &LivenessProbe, pid: i32) -> io::Result<()> {
+    match probe {
+        LivenessProbe::Http { port, path, tls } => probe_http(*port, path, *tls).await,
+        LivenessProbe::JobQueue { port } => {
+            // Only listing the jobs shows that the queue's own lock is free; a queue without that method says so, which is an
+            // answer as well.
+            let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await?;
+            let response = http_exchange(stream, &list_jobs()).await?;
+            if lists_jobs(&response) && has_no_child(pid) {
+                return Err(io::Error::other("jobs wait and none is run"));
             }
-            Self::Inotify if holds_inotify(pid)? => Ok(()),
-            Self::Inotify => Err(io::Error::other("it does not watch anything")),
+            Ok(())
         }
+        LivenessProbe::Inotify if holds_inotify(pid)? => Ok(()),
+        LivenessProbe::Inotify => Err(io::Error::other("it does not watch anything")),
     }
 }
 
@@ -77,41 +67,16 @@ fn holds_inotify(pid: i32) -> io::Result<bool> {
     Ok(targets.any(|target| target.to_string_lossy().contains("inotify")))
 }
 
-/// A service that answers HTTP on loopback. Any status line counts: it shows that a worker has taken the request.
-#[derive(Debug, Clone)]
-pub struct HttpService {
-    /// Port.
-    pub port: u16,
-    /// A path that needs no database.
-    pub path: String,
-    /// Whether the port speaks TLS: a plain request, or a connection without a handshake, would each time be an
-    /// error line in the service's log.
-    pub tls: bool,
-}
-
-impl HttpService {
-    /// Where a person on this machine finds it.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("{}://localhost:{}", if self.tls { "https" } else { "http" }, self.port)
+async fn probe_http(port: u16, path: &str, tls: bool) -> io::Result<()> {
+    let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+    let request =
+        format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
+    if !tls {
+        return http_exchange(stream, &request).await.map(drop);
     }
-
-    /// Asks once. The caller sets the time limit.
-    ///
-    /// # Errors
-    /// When it cannot be reached, breaks off, or says what is no answer.
-    pub async fn probe(&self) -> io::Result<()> {
-        let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
-        let path = &self.path;
-        let request =
-            format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
-        if !self.tls {
-            return http_exchange(stream, &request).await.map(drop);
-        }
-        let connector = TlsConnector::from(Arc::new(any_certificate()?));
-        let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
-        http_exchange(connector.connect(name, stream).await?, &request).await.map(drop)
-    }
+    let connector = TlsConnector::from(Arc::new(any_certificate()?));
+    let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    http_exchange(connector.connect(name, stream).await?, &request).await.map(drop)
 }
 
 async fn http_exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<Vec<u8>> {

@@ -6,8 +6,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::checks::{PROBE_TIMEOUT, publish};
-use super::liveness::LivenessProbe;
+use super::liveness;
 use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
+use crate::model::LivenessProbe;
 
 /// How often to look for the first sign of life: its users wait for it.
 const STARTING_INTERVAL: Duration = Duration::from_millis(20);
@@ -74,7 +75,7 @@ async fn probe_once(index: usize, pid: i32, probe: &LivenessProbe, health: &watc
 
 /// Why there is no sign of life, if there is none.
 async fn probe_error(probe: &LivenessProbe, pid: i32) -> Option<String> {
-    match timeout(PROBE_TIMEOUT, probe.probe(pid)).await {
+    match timeout(PROBE_TIMEOUT, liveness::probe_once(probe, pid)).await {
         Ok(probed) => probed.err().map(|error| error.to_string()),
         Err(_) => Some(format!("nothing within {} s", PROBE_TIMEOUT.as_secs())),
     }

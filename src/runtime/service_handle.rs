@@ -5,13 +5,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::bots::services::Liveness;
 use crate::config::Config;
 use crate::health::checks;
 use crate::health::checks::CheckTargets;
 use crate::health::state::HealthState;
 use crate::health::{edi_refresh, watchdog};
-use crate::model::ServiceName;
+use crate::model::{LivenessProbe, ServiceName};
 use crate::process::reaper::Reaper;
 use crate::supervisor::group;
 use crate::supervisor::group::GroupMember;
@@ -60,7 +59,7 @@ pub(crate) struct ServiceHandle {
     pub name: ServiceName,
     pub kind: HandleKind,
     index: usize,
-    probe: Liveness,
+    probe: Option<LivenessProbe>,
     watchdog: Option<JoinHandle<()>>,
 }
 
@@ -78,7 +77,7 @@ impl ServiceHandle {
     /// Takes the place at `index` of the facts.
     pub fn start(index: usize, spec: ServiceSpec, runtime: &RuntimeContext<'_>) -> (Self, GroupMember) {
         let RuntimeContext { config, reaper, counters, health, .. } = runtime;
-        let (name, probe, watchdog) = (spec.name, spec.probe().clone(), spawn_watchdog(index, &spec, runtime));
+        let (name, probe, watchdog) = (spec.name, spec.probe().cloned(), spawn_watchdog(index, &spec, runtime));
         let (kind, work) = match spec.work {
             ServiceKind::Child(process) => {
                 let every = process.every;
@@ -120,8 +119,8 @@ impl ServiceHandle {
         reconfigurations: &mpsc::Sender<Reconfiguration>,
     ) {
         let reply = spec.ready_message();
-        if self.probe != *spec.probe() {
-            self.probe = spec.probe().clone();
+        if self.probe.as_ref() != spec.probe() {
+            self.probe = spec.probe().cloned();
             // Nobody asks the old process in the new way: it is no longer running when the first question is due.
             self.watchdog.iter().for_each(JoinHandle::abort);
             self.watchdog = spawn_watchdog(self.index, &spec, runtime);
@@ -141,7 +140,7 @@ impl ServiceHandle {
 
 /// Looks for signs of life from now on.
 fn spawn_watchdog(index: usize, spec: &ServiceSpec, runtime: &RuntimeContext<'_>) -> Option<JoinHandle<()>> {
-    let probe = spec.liveness_probe()?;
+    let probe = spec.probe()?.clone();
     let watching = watchdog::run(index, probe, runtime.config.health.interval, runtime.health.clone());
     Some(tokio::spawn(watching))
 }

@@ -5,12 +5,11 @@ use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::time::Duration;
 
 use crate::bots::django_settings::DjangoSettings as DjangoFacts;
-use crate::bots::services::{BotsContext, BotsJobQueueIni, BotsServiceSpec, Liveness};
+use crate::bots::services::{BotsContext, BotsJobQueueIni, BotsServiceSpec};
 use crate::config::{Config, StopTimeouts};
 use crate::exit::{Error, Kind};
-use crate::health::liveness::{HttpService, LivenessProbe};
 use crate::health::state::ServiceHealth as ServiceFacts;
-use crate::model::{RestartPolicy, RestartRules, ServiceName};
+use crate::model::{LivenessProbe, RestartPolicy, RestartRules, ServiceName};
 use crate::supervisor::state::ServicePolicy;
 use crate::supervisor::task;
 use crate::telemetry::child_output::ServiceOutput;
@@ -83,37 +82,26 @@ impl ServiceSpec {
     }
 
     pub fn health(&self) -> ServiceFacts {
-        let takes_work = !matches!(self.work, ServiceKind::Child(_)) || *self.probe() != Liveness::None;
+        let takes_work = !matches!(self.work, ServiceKind::Child(_)) || self.probe().is_some();
         ServiceFacts::new(self.name.as_str(), takes_work)
-    }
-
-    pub fn liveness_probe(&self) -> Option<LivenessProbe> {
-        match self.probe() {
-            Liveness::Web { port, path, https } => {
-                Some(LivenessProbe::Http(HttpService { port: *port, path: path.clone(), tls: *https }))
-            }
-            Liveness::JobQueue { port } => Some(LivenessProbe::JobQueue(*port)),
-            Liveness::Inotify => Some(LivenessProbe::Inotify),
-            Liveness::None => None,
-        }
     }
 
     /// Where a person on this machine finds it.
     pub fn ready_message(&self) -> String {
         match self.probe() {
-            Liveness::Web { port, https, .. } => {
-                format!("the web UI answers on {}://localhost:{port}", if *https { "https" } else { "http" })
+            Some(LivenessProbe::Http { port, tls, .. }) => {
+                format!("the web UI answers on {}://localhost:{port}", if *tls { "https" } else { "http" })
             }
-            Liveness::JobQueue { port } => format!("the job queue answers on port {port}"),
-            Liveness::Inotify => "the directory monitor watches".to_owned(),
-            Liveness::None => String::new(),
+            Some(LivenessProbe::JobQueue { port }) => format!("the job queue answers on port {port}"),
+            Some(LivenessProbe::Inotify) => "the directory monitor watches".to_owned(),
+            None => String::new(),
         }
     }
 
-    pub fn probe(&self) -> &Liveness {
+    pub fn probe(&self) -> Option<&LivenessProbe> {
         match &self.work {
-            ServiceKind::Child(process) => &process.service.probe,
-            ServiceKind::JobQueue(_) | ServiceKind::DirMonitor(_) => &Liveness::None,
+            ServiceKind::Child(process) => process.service.probe.as_ref(),
+            ServiceKind::JobQueue(_) | ServiceKind::DirMonitor(_) => None,
         }
     }
 }
@@ -131,7 +119,7 @@ impl ChildService {
             leftover_timeout,
             restart: if every.is_some() { never_restart(config) } else { config.restart },
         };
-        let is_watched = service.probe != Liveness::None;
+        let is_watched = service.probe.is_some();
         task::SupervisedService { name, spec: service.spec, plan, lines, has_liveness_probe: is_watched }
     }
 }
