@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
 /// A service of Bots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -73,4 +76,57 @@ pub enum LivenessProbe {
     JobQueue { port: u16 },
     /// Its process holds a descriptor for events of the file system.
     Inotify,
+}
+
+/// Django's `DATABASES['default']`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct DjangoDatabase {
+    pub engine: String,
+    pub name: String,
+    pub user: String,
+    pub host: String,
+    pub port: String,
+    pub options: serde_json::Map<String, serde_json::Value>,
+    /// Never written to a file.
+    #[serde(skip_serializing, default)]
+    pub password: SecretString,
+}
+
+impl DjangoDatabase {
+    /// Whether this is SQLite.
+    #[must_use]
+    pub fn is_sqlite(&self) -> bool {
+        self.engine.ends_with("sqlite3")
+    }
+
+    /// Whether both are the same database, reached in the same way.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let passwords = [self, other].map(|database| database.password.expose_secret());
+        passwords[0] == passwords[1] && serde_json::json!(self) == serde_json::json!(other)
+    }
+}
+
+/// A table that Django makes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ManagedTable {
+    /// Name, length and whether NULL is allowed.
+    pub columns: Vec<(String, Option<u32>, bool)>,
+    /// All but that of the primary key.
+    #[serde(rename = "keys")]
+    pub indexes: Vec<IndexDef>,
+}
+
+/// An index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexDef {
+    /// Empty where any will do.
+    pub name: String,
+    /// In their order.
+    pub columns: Vec<String>,
+    /// Whether each row must differ from the others.
+    pub unique: bool,
+    /// PostgreSQL's class of operators, where it is not the usual one.
+    pub operators: Option<String>,
 }

@@ -13,6 +13,7 @@ use super::python_session::PythonSession;
 use super::services::BotsContext;
 use super::settings_cache_key::settings_cache_key;
 use crate::fs::atomic;
+use crate::model::{DjangoDatabase, ManagedTable};
 
 /// The answer of Bots's own start-up code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,48 +29,11 @@ pub struct DjangoSettings {
     pub web_port: u16,
     pub web_https: bool,
     /// Tables that Django makes, by name.
-    pub tables: BTreeMap<String, DjangoTable>,
+    pub tables: BTreeMap<String, ManagedTable>,
     /// Migrations that the installed apps ship, by app.
     pub migrations: BTreeMap<String, Vec<String>>,
     /// Files the settings were made from, beside those in the configuration directory.
     pub sources: Vec<PathBuf>,
-}
-
-/// Django's `DATABASES['default']`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct DjangoDatabase {
-    pub engine: String,
-    pub name: String,
-    pub user: String,
-    pub host: String,
-    pub port: String,
-    pub options: serde_json::Map<String, serde_json::Value>,
-    /// Never written to a file.
-    #[serde(skip_serializing, default)]
-    pub password: SecretString,
-}
-
-/// A table as its model has it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DjangoTable {
-    /// Name, length and whether NULL is allowed.
-    pub columns: Vec<(String, Option<u32>, bool)>,
-    /// All but the primary one.
-    pub keys: Vec<DjangoIndex>,
-}
-
-/// An index as Django makes it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DjangoIndex {
-    /// Empty where the database finds one.
-    pub name: String,
-    /// In their order.
-    pub columns: Vec<String>,
-    /// Whether each row must differ from the others.
-    pub unique: bool,
-    /// PostgreSQL's class of operators, where it is not the usual one.
-    pub operators: Option<String>,
 }
 
 /// Where Bots itself says its directories are.
@@ -202,21 +166,6 @@ impl DjangoSettings {
             ));
         }
         if faults.is_empty() { Ok(()) } else { Err(Error::Faults(faults)) }
-    }
-}
-
-impl DjangoDatabase {
-    /// Whether this is SQLite.
-    #[must_use]
-    pub fn is_sqlite(&self) -> bool {
-        self.engine.ends_with("sqlite3")
-    }
-
-    /// Whether both are the same database, reached in the same way.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        let passwords = [self, other].map(|database| database.password.expose_secret());
-        passwords[0] == passwords[1] && serde_json::json!(self) == serde_json::json!(other)
     }
 }
 

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::Error;
 use super::tls::{self, Tls};
 use crate::config::DatabaseUrl;
 use crate::config::database::normalise_engine;
+use crate::model::DjangoDatabase;
 
 /// A database. The password in it is never shown.
 #[derive(Debug, Clone)]
@@ -55,19 +56,6 @@ pub enum ServerAddress {
     },
 }
 
-/// `DATABASES['default']`, as Django has it.
-#[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
-pub struct DjangoConnection<'a> {
-    pub engine: &'a str,
-    pub name: &'a str,
-    pub user: &'a str,
-    pub password: &'a SecretString,
-    pub host: &'a str,
-    pub port: &'a str,
-    pub options: &'a Map<String, Value>,
-}
-
 /// Where Debian's, MariaDB's and MySQL's own packages put the socket that a client looks for by itself.
 const MYSQL_SOCKETS: [&str; 4] =
     ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock"];
@@ -82,13 +70,13 @@ impl DatabaseConfig {
     /// # Errors
     /// [`Error::Unsupported`] when bots-ctl has no driver for the engine or cannot follow an option;
     /// [`Error::Conflict`] when the URL names another database.
-    pub fn from_django(django: &DjangoConnection<'_>, url: Option<&DatabaseUrl>) -> Result<Self, Error> {
+    pub fn from_django(django: &DjangoDatabase, url: Option<&DatabaseUrl>) -> Result<Self, Error> {
         if let Some(url) = url {
             check_agreement(django, url)?;
         }
-        let family = normalise_engine(django.engine);
+        let family = normalise_engine(&django.engine);
         match family {
-            "sqlite" => Ok(Self::Sqlite(PathBuf::from(django.name))),
+            "sqlite" => Ok(Self::Sqlite(PathBuf::from(&django.name))),
             "mysql" if django.host.starts_with('/') => Err(Error::Unsupported(format!(
                 "settings.py: DATABASES has HOST {:?}: Django takes that for a socket, the engine of Bots for the name \
                  of a host; write \"OPTIONS\": {{\"unix_socket\": {:?}}} and \"HOST\": \"localhost\" instead",
@@ -130,49 +118,54 @@ impl Server {
 }
 
 fn server(
-    django: &DjangoConnection<'_>,
+    django: &DjangoDatabase,
     url: Option<&DatabaseUrl>,
-    address: fn(&DjangoConnection<'_>) -> Result<ServerAddress, Error>,
+    address: fn(&DjangoDatabase) -> Result<ServerAddress, Error>,
 ) -> Result<Server, Error> {
-    let mut options = django.options.clone();
-    if let Some(hidden) = HIDDEN.iter().find(|name| options.contains_key(**name)).filter(|_| url.is_none()) {
+    if let Some(hidden) = HIDDEN.iter().find(|name| django.options.contains_key(**name)).filter(|_| url.is_none()) {
         return Err(Error::Unsupported(format!(
             "settings.py: DATABASES has OPTIONS {hidden}, which bots-ctl does not follow: write host, port, user and \
              password into DATABASES, or give BOTS_CTL_DATABASE_URL as well"
         )));
     }
-    let from_url = url.map(|url| url.options.clone()).unwrap_or_default();
-    options.extend(from_url.into_iter().map(|(key, value)| (key, Value::String(value))));
-    let own = |given: &str, of_url: fn(&DatabaseUrl) -> String| match given {
-        "" => url.map(of_url).unwrap_or_default(),
-        given => given.to_owned(),
-    };
-    let (user, name) = (own(django.user, |url| url.user.clone()), own(django.name, |url| url.name.clone()));
-    let host = own(django.host, |url| url.host.clone());
-    let port = own(django.port, |url| url.port.map(|port| port.to_string()).unwrap_or_default());
-    let complete = DjangoConnection { host: &host, port: &port, options: &options, ..*django };
-    let password = url.and_then(|url| url.password.clone()).unwrap_or_else(|| django.password.clone());
-    if name.is_empty() {
+    let complete = url.map_or_else(|| django.clone(), |url| completed(django, url));
+    if complete.name.is_empty() {
         let text = "settings.py: DATABASES has no NAME: write the database's there, or set DB_NAME";
         return Err(Error::Unsupported(text.to_owned()));
     }
+    let session = complete.options.get("options").and_then(Value::as_str).unwrap_or_default();
     Ok(Server {
         address: address(&complete)?,
-        user,
-        password,
-        name,
-        tls: tls::from_options(&options)?,
-        session: session_settings(options.get("options").and_then(Value::as_str).unwrap_or_default()),
+        tls: tls::from_options(&complete.options)?,
+        session: session_settings(session),
+        user: complete.user,
+        password: complete.password,
+        name: complete.name,
     })
 }
 
-fn mysql_address(django: &DjangoConnection<'_>) -> Result<ServerAddress, Error> {
-    let port = port(django.port, 3306)?;
+/// What Django leaves open comes from the URL; the password and the options of the URL count before Django's.
+fn completed(django: &DjangoDatabase, url: &DatabaseUrl) -> DjangoDatabase {
+    let own = |given: &str, of_url: &str| if given.is_empty() { of_url } else { given }.to_owned();
+    let from_url = url.options.clone().into_iter().map(|(key, value)| (key, Value::String(value)));
+    DjangoDatabase {
+        engine: django.engine.clone(),
+        name: own(&django.name, &url.name),
+        user: own(&django.user, &url.user),
+        host: own(&django.host, &url.host),
+        port: own(&django.port, &url.port.map(|port| port.to_string()).unwrap_or_default()),
+        options: django.options.clone().into_iter().chain(from_url).collect(),
+        password: url.password.clone().unwrap_or_else(|| django.password.clone()),
+    }
+}
+
+fn mysql_address(django: &DjangoDatabase) -> Result<ServerAddress, Error> {
+    let port = port(&django.port, 3306)?;
     let option = |name| django.options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(socket) = option("unix_socket") {
         return Ok(ServerAddress::Socket { path: socket.into(), port });
     }
-    let host = if django.host.is_empty() { option("host").unwrap_or("localhost") } else { django.host };
+    let host = if django.host.is_empty() { option("host").unwrap_or("localhost") } else { &django.host };
     if host.starts_with('/') {
         return Ok(ServerAddress::Socket { path: host.into(), port });
     }
@@ -184,9 +177,9 @@ fn mysql_address(django: &DjangoConnection<'_>) -> Result<ServerAddress, Error> 
     }
 }
 
-fn postgres_address(django: &DjangoConnection<'_>) -> Result<ServerAddress, Error> {
-    let port = port(django.port, 5432)?;
-    match django.host {
+fn postgres_address(django: &DjangoDatabase) -> Result<ServerAddress, Error> {
+    let port = port(&django.port, 5432)?;
+    match django.host.as_str() {
         "" => Ok(ServerAddress::Default),
         host if host.starts_with('/') => Ok(ServerAddress::Socket { path: host.into(), port }),
         host => Ok(ServerAddress::Tcp { host: host.to_owned(), port }),
@@ -223,19 +216,19 @@ fn session_settings(options: &str) -> Vec<(String, String)> {
 }
 
 /// What Django leaves to its client is nothing to disagree with.
-fn check_agreement(django: &DjangoConnection<'_>, url: &DatabaseUrl) -> Result<(), Error> {
+fn check_agreement(django: &DjangoDatabase, url: &DatabaseUrl) -> Result<(), Error> {
     let number = url.port.map(|port| port.to_string()).unwrap_or_default();
     let socket = django.options.get("unix_socket").and_then(Value::as_str).filter(|_| url.host.starts_with('/'));
     let local = |host: &str| if host == "127.0.0.1" { "localhost".to_owned() } else { host.to_owned() };
     let mut pairs = vec![
-        ("ENGINE", normalise_engine(django.engine).to_owned(), url.engine.to_owned()),
-        ("NAME", django.name.to_owned(), url.name.clone()),
+        ("ENGINE", normalise_engine(&django.engine).to_owned(), url.engine.to_owned()),
+        ("NAME", django.name.clone(), url.name.clone()),
     ];
     if url.engine != "sqlite" {
         pairs.extend([
-            ("HOST", local(socket.unwrap_or(django.host)), local(&url.host)),
-            ("PORT", django.port.to_owned(), number),
-            ("USER", django.user.to_owned(), url.user.clone()),
+            ("HOST", local(socket.unwrap_or(&django.host)), local(&url.host)),
+            ("PORT", django.port.clone(), number),
+            ("USER", django.user.clone(), url.user.clone()),
         ]);
     }
     let differ = pairs.iter().filter(|(_, one, other)| !one.is_empty() && !other.is_empty() && one != other);
@@ -254,12 +247,15 @@ fn check_agreement(django: &DjangoConnection<'_>, url: &DatabaseUrl) -> Result<(
 mod tests {
     use super::*;
 
+    fn django(engine: &str, name: &str, host: &str, port: &str, options: &str) -> DjangoDatabase {
+        let options = serde_json::from_str(options).expect("an object");
+        let [engine, name, host, port, user] = [engine, name, host, port, "u"].map(str::to_owned);
+        DjangoDatabase { engine, name, user, host, port, options, password: SecretString::default() }
+    }
+
     fn address(engine: &str, host: &str, port: &str, options: &str, url: Option<&str>) -> Result<ServerAddress, Error> {
-        let (password, options) = (SecretString::default(), serde_json::from_str(options).expect("an object"));
-        let django =
-            DjangoConnection { engine, name: "n", user: "u", password: &password, host, port, options: &options };
         let url = url.map(|url| DatabaseUrl::parse(url).expect("valid"));
-        match DatabaseConfig::from_django(&django, url.as_ref())? {
+        match DatabaseConfig::from_django(&django(engine, "n", host, port, options), url.as_ref())? {
             DatabaseConfig::Mysql(server) | DatabaseConfig::Postgres(server) => Ok(server.address),
             DatabaseConfig::Sqlite(path) => Ok(ServerAddress::Socket { path, port: 0 }),
         }
@@ -307,16 +303,7 @@ mod tests {
     #[test]
     fn a_server_without_a_database_is_refused() {
         for engine in ["django.db.backends.mysql", "django.db.backends.postgresql"] {
-            let (password, options) = (SecretString::default(), Map::new());
-            let django = DjangoConnection {
-                engine,
-                name: "",
-                user: "u",
-                password: &password,
-                host: "db",
-                port: "",
-                options: &options,
-            };
+            let django = django(engine, "", "db", "", "{}");
             assert!(matches!(DatabaseConfig::from_django(&django, None), Err(Error::Unsupported(_))));
         }
     }

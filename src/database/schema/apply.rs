@@ -1,11 +1,12 @@
 //! What is made and mended by our own statements: nothing that could lose a row.
 
-use super::desired::{IndexDef, UnmanagedTable};
+use super::desired::UnmanagedTable;
 use super::diff::SchemaFix;
 use super::introspect::{Column, ColumnDefault, ColumnType, Schema};
 use super::{numbering, sqlite_alter};
 use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
+use crate::model::IndexDef;
 
 /// Makes the unmanaged tables that are missing: all of them or none, where the database can take back what it has begun.
 ///

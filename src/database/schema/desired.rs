@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::introspect::{ColumnDefault, ColumnType, Schema};
 use crate::database::DatabaseConfig;
-use crate::model::BotsVersion;
+use crate::model::{BotsVersion, IndexDef, ManagedTable};
 
 /// Tables that Bots uses with its own SQL.
 pub const UNMANAGED: [&str; 4] = ["ta", "mutex", "persist", "uniek"];
@@ -34,28 +34,6 @@ impl DesiredSchema {
         all.dedup();
         all.into_iter().filter(|name| catalogue.has(name)).map(str::to_owned).collect()
     }
-}
-
-/// A table that Django makes.
-#[derive(Debug, Clone)]
-pub struct ManagedTable {
-    /// Name, length and whether NULL is allowed.
-    pub columns: Vec<(String, Option<u32>, bool)>,
-    /// All but that of the primary key.
-    pub indexes: Vec<IndexDef>,
-}
-
-/// An index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexDef {
-    /// Empty where any will do.
-    pub name: String,
-    /// In their order.
-    pub columns: Vec<String>,
-    /// Whether each row must differ from the others.
-    pub unique: bool,
-    /// PostgreSQL's class of operators, where it is not the usual one.
-    pub operators: Option<String>,
 }
 
 /// A table of our statements.

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::desired;
-use super::desired::{DesiredSchema, IndexDef, ManagedTable, UNMANAGED, UnmanagedColumn, UnmanagedTable};
+use super::desired::{DesiredSchema, UNMANAGED, UnmanagedColumn, UnmanagedTable};
 use super::introspect::{Column, ColumnDefault, ColumnType, IndexInfo, Schema, Table};
 use crate::database::DatabaseConfig;
+use crate::model::{IndexDef, ManagedTable};
 
 /// What a look at the database told.
 #[derive(Debug, std::default::Default)]

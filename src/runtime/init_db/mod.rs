@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::bots::django_settings::{DjangoIndex, DjangoSettings};
+use crate::bots::django_settings::DjangoSettings;
 use crate::bots::migrate::{self, SuperuserAction};
 use crate::bots::python_session::PythonSession;
 use crate::bots::services::BotsContext;
-use crate::config::{Config, DatabaseUrl};
+use crate::config::Config;
 use crate::database::advisory_lock::{LockName, LockSession};
-use crate::database::config::DjangoConnection;
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::own_schema::{self, OwnTables};
-use crate::database::schema::desired::{DesiredSchema, IndexDef, ManagedTable};
+use crate::database::schema::desired::DesiredSchema;
 use crate::database::schema::diff::SchemaDiff;
 use crate::database::schema::{self, Inspection};
 use crate::database::{self, DatabaseConfig, retry, run_metrics};
@@ -87,7 +86,11 @@ pub(crate) async fn ensure_database_with(
             config,
             context,
             settings: database_config(config, &django)?,
-            expected: expected(context, &django),
+            expected: DesiredSchema {
+                version: context.bots.bots_version(),
+                managed: django.tables.clone(),
+                migrations: django.migrations.clone(),
+            },
         };
         report.database = bots.settings.describe();
         if python.is_none() && !task.superuser && !task.check && bots.is_complete().await? {
@@ -148,36 +151,7 @@ fn is_complete(inspection: &Inspection) -> bool {
 /// # Errors
 /// When there is no driver for it, or the URL names another one.
 pub(crate) fn database_config(config: &Config, settings: &DjangoSettings) -> Result<DatabaseConfig, Error> {
-    let database = &settings.database;
-    let django = DjangoConnection {
-        engine: &database.engine,
-        name: &database.name,
-        user: &database.user,
-        password: &database.password,
-        host: &database.host,
-        port: &database.port,
-        options: &database.options,
-    };
-    let url: Option<&DatabaseUrl> = config.database.url.as_ref();
-    Ok(DatabaseConfig::from_django(&django, url)?)
-}
-
-fn expected(context: &BotsContext<'_>, django: &DjangoSettings) -> DesiredSchema {
-    let index = |key: &DjangoIndex| IndexDef {
-        name: key.name.clone(),
-        columns: key.columns.clone(),
-        unique: key.unique,
-        operators: key.operators.clone(),
-    };
-    let managed = django.tables.iter().map(|(name, table)| {
-        let indexes = table.keys.iter().map(index).collect();
-        (name.clone(), ManagedTable { columns: table.columns.clone(), indexes })
-    });
-    DesiredSchema {
-        version: context.bots.bots_version(),
-        managed: managed.collect(),
-        migrations: django.migrations.clone(),
-    }
+    Ok(DatabaseConfig::from_django(&settings.database, config.database.url.as_ref())?)
 }
 
 /// What an initialisation stands on.

@@ -5,7 +5,6 @@
 use bots_ctl::bots::django_settings::DjangoSettings;
 use bots_ctl::config::DatabaseUrl;
 use bots_ctl::database::DatabaseConfig;
-use bots_ctl::database::config::DjangoConnection;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, from_str, json};
 
@@ -57,17 +56,8 @@ fn is_in_the_password_alone(answer: &Value) -> bool {
 
 fn check_settings(facts: &DjangoSettings, url: Option<&DatabaseUrl>, is_secret: bool) {
     let database = &facts.database;
-    let django = DjangoConnection {
-        engine: &database.engine,
-        name: &database.name,
-        user: &database.user,
-        password: &database.password,
-        host: &database.host,
-        port: &database.port,
-        options: &database.options,
-    };
     let has_url = url.is_some();
-    let told = match DatabaseConfig::from_django(&django, url) {
+    let told = match DatabaseConfig::from_django(database, url) {
         Ok(settings) => {
             assert!(
                 has_url
