@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit::CODES;
+use crate::model::{Check, Driver};
 
 fn exit_codes() -> String {
     let own = CODES.iter().map(|(_, code, meaning)| format!("\n  {code:<4} {meaning}"));
@@ -287,17 +288,6 @@ pub struct Healthcheck {
     pub standalone: bool,
 }
 
-/// Which question to ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Check {
-    /// Is the service alive?
-    Live,
-    /// Can it be sent work?
-    Ready,
-    /// Has it come up?
-    Startup,
-}
-
 /// Arguments of `shell`.
 #[derive(Debug, Args)]
 pub struct Shell {
@@ -345,15 +335,6 @@ pub struct Install {
     /// Database drivers to install as well
     #[arg(long, value_enum, value_delimiter = ',', value_name = "DRIVER")]
     pub with: Vec<Driver>,
-}
-
-/// A database driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Driver {
-    /// MySQL and MariaDB (compiled: needs gcc, pkg-config and libmariadb-dev)
-    Mysql,
-    /// PostgreSQL
-    Postgresql,
 }
 
 /// A text that other programs read.

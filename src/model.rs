@@ -1,5 +1,7 @@
 //! Plain data that every layer may use: it depends on nothing of this crate.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -129,4 +131,48 @@ pub struct IndexDef {
     pub unique: bool,
     /// PostgreSQL's class of operators, where it is not the usual one.
     pub operators: Option<String>,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Host and port.
+    pub authority: String,
+    /// Path.
+    pub path: String,
+    /// What is shown as `Authorization: Bearer`.
+    pub token: Option<SecretString>,
+}
+
+/// A question to the health listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Check {
+    /// Is the service alive?
+    Live,
+    /// Can it be sent work?
+    Ready,
+    /// Has it come up?
+    Startup,
+}
+
+/// A database driver that is installed on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Driver {
+    /// MySQL and MariaDB (compiled: needs gcc, pkg-config and libmariadb-dev)
+    Mysql,
+    /// PostgreSQL
+    Postgresql,
+}
+
+/// Which file this is, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl From<&Metadata> for FileId {
+    fn from(meta: &Metadata) -> Self {
+        Self { device: meta.dev(), inode: meta.ino() }
+    }
 }

@@ -22,8 +22,9 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::health::state::{Check, HealthState, ProbeResponse, evaluate};
+use crate::health::state::{HealthState, ProbeResponse, evaluate};
 use crate::http::{self, HttpBody};
+use crate::model::Check;
 use crate::status::model::{Status, status};
 use crate::status::page;
 use crate::telemetry::counters::{Counters, path_index};

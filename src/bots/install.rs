@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::Error;
 use crate::fs::atomic::{describe_io_error, lock, make_dir, write_atomically};
+use crate::model::Driver;
 use crate::process::Exit;
 use crate::process::blocking;
 use crate::process::capture::{CapturedOutput, capture};
@@ -55,15 +56,6 @@ const PIP_KEPT: [&str; 13] = [
 /// Python's own variables that would have it look elsewhere.
 const PYTHON_REMOVED: [&str; 6] =
     ["PYTHONPATH", "PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONUSERBASE", "SETUPTOOLS_USE_DISTUTILS"];
-
-/// A database driver that is installed on request, since it needs a compiler or is not needed by all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Driver {
-    /// mysqlclient, for MySQL and MariaDB; compiled.
-    Mysql,
-    /// psycopg2, for PostgreSQL.
-    Postgresql,
-}
 
 impl Driver {
     fn requirements(self) -> (&'static str, &'static str) {

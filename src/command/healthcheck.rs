@@ -9,12 +9,13 @@ use crate::admin::server::to_json;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::services::BotsContext;
-use crate::cli::{self, Global, Healthcheck};
+use crate::cli::{Global, Healthcheck};
 use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
 use crate::health::checks;
 use crate::health::client::{self, ProbeReply};
-use crate::health::state::{Check, CheckResult, HealthState, ProbeResponse, evaluate};
+use crate::health::state::{CheckResult, HealthState, ProbeResponse, evaluate};
+use crate::model::Check;
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
@@ -27,8 +28,8 @@ use crate::runtime::session::{App, run_until_shutdown, with_app};
 /// # Errors
 /// Code 2 when the check could not be carried out.
 pub fn run(global: &Global, flags: Healthcheck) -> Result<Outcome, Error> {
-    let check = check(flags.check);
-    let response = if flags.standalone { standalone(global, check)? } else { query_listener(global, check)? };
+    let response =
+        if flags.standalone { standalone(global, flags.check)? } else { query_listener(global, flags.check)? };
     if flags.json {
         write_stdout(&format!("{}\n", response.body));
     } else if !flags.quiet {
@@ -83,14 +84,6 @@ async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<Pro
 /// Whatever keeps a check from being made is code 2, so that a probe never mistakes it for an answer.
 fn into_check_not_run(error: Error) -> Error {
     Error::all(Kind::CheckNotRun, error.faults().to_vec())
-}
-
-fn check(check: cli::Check) -> Check {
-    match check {
-        cli::Check::Live => Check::Live,
-        cli::Check::Ready => Check::Ready,
-        cli::Check::Startup => Check::Startup,
-    }
 }
 
 /// The layout that the Python script had which this replaces.

@@ -1,8 +1,9 @@
 //! `install`: Bots in a private virtual environment.
 
-use crate::bots::install::{Driver, install};
+use crate::bots::install::install;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Outcome};
+use crate::model::Driver;
 use crate::process::signals;
 
 use super::load_config;
@@ -13,9 +14,8 @@ use crate::runtime::session::{App, with_app};
 /// # Errors
 /// What went wrong, and what helps.
 pub fn run(global: &Global, flags: &cli::Install) -> Result<Outcome, Error> {
-    let drivers: Vec<Driver> = flags.with.iter().copied().map(driver).collect();
-    with_app(load_config(global, Vec::new())?, async move |mut session| {
-        interruptible(&mut session, &drivers).await.map(|end| end.unwrap_or(Outcome::Success))
+    with_app(load_config(global, Vec::new())?, async |mut session| {
+        interruptible(&mut session, &flags.with).await.map(|end| end.unwrap_or(Outcome::Success))
     })
 }
 
@@ -35,12 +35,5 @@ pub(super) async fn interruptible(session: &mut App, drivers: &[Driver]) -> Resu
                 }
             }
         }
-    }
-}
-
-fn driver(driver: cli::Driver) -> Driver {
-    match driver {
-        cli::Driver::Mysql => Driver::Mysql,
-        cli::Driver::Postgresql => Driver::Postgresql,
     }
 }

@@ -12,11 +12,11 @@ use crate::bots::services::BotsJobQueueIni;
 use crate::cli::{self, AddJob, Global};
 use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
-use crate::http::client::Endpoint;
 use crate::jobs::client::{self, call};
 use crate::jobs::command_line::JobCommand;
 use crate::jobs::rpc::{ADD, ADD_NUMBERED, CLEAR, LIST, SHOW, code};
 use crate::jobs::xmlrpc::Value;
+use crate::model::Endpoint;
 
 use super::{load_config, write_stdout};
 use crate::runtime::relay;

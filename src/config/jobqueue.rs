@@ -6,6 +6,7 @@ use secrecy::SecretString;
 
 use super::keys;
 use super::layers::LayeredConfig;
+use crate::model::Endpoint;
 
 /// The job queue.
 #[derive(Debug, Clone)]
@@ -16,8 +17,8 @@ pub struct JobQueueConfig {
     pub addr: Option<SocketAddr>,
     /// What is to be shown there.
     pub token: Option<SecretString>,
-    /// Where it is, when it is in another container.
-    pub url: Option<QueueUrl>,
+    /// Where it is, with the token, when it is in another container.
+    pub url: Option<Endpoint>,
 }
 
 /// Who does the work of the job queue.
@@ -27,15 +28,6 @@ pub enum ServiceBackend {
     Native,
     /// Bots's own server.
     Python,
-}
-
-/// A URL of a job queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueUrl {
-    /// Host and port.
-    pub authority: String,
-    /// Path.
-    pub path: String,
 }
 
 impl JobQueueConfig {
@@ -56,10 +48,9 @@ impl JobQueueConfig {
 }
 
 pub(super) fn read(reader: &mut LayeredConfig<'_>) -> JobQueueConfig {
-    JobQueueConfig {
-        backend: reader.get(&keys::JOBQUEUE_BACKEND),
-        addr: reader.optional(&keys::JOBQUEUE_ADDR),
-        token: reader.secret(&keys::JOBQUEUE_TOKEN),
-        url: reader.optional(&keys::JOBQUEUE_URL),
-    }
+    let backend = reader.get(&keys::JOBQUEUE_BACKEND);
+    let addr = reader.optional(&keys::JOBQUEUE_ADDR);
+    let token = reader.secret(&keys::JOBQUEUE_TOKEN);
+    let url = reader.optional(&keys::JOBQUEUE_URL).map(|url| Endpoint { token: token.clone(), ..url });
+    JobQueueConfig { backend, addr, token, url }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::database_url::DatabaseUrl;
 use super::parse::{self, ParseResult};
-use super::{ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, ServiceBackend, WatchMethod};
-use crate::model::{RestartPolicy, ServiceName};
+use super::{ChildOutput, LogFormat, LogLevel, ReloadPolicy, ServiceBackend, WatchMethod};
+use crate::model::{Endpoint, RestartPolicy, ServiceName};
 
 /// What a TOML value of this setting must be; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ keys! {
         "who does the work of the job queue: native (bots-ctl itself) or python (Bots's own server)";
     JOBQUEUE_ADDR: SocketAddr = "jobqueue.addr", "BOTS_CTL_JOBQUEUE_ADDR", Text, address, "",
         "address on which the job queue serves other containers, such as 0.0.0.0:28083; needs the token";
-    JOBQUEUE_URL: QueueUrl = "jobqueue.url", "BOTS_CTL_JOBQUEUE_URL", Text, queue_url, "",
+    JOBQUEUE_URL: Endpoint = "jobqueue.url", "BOTS_CTL_JOBQUEUE_URL", Text, queue_url, "",
         "job queue of another container, such as `http://bots-jobqueue:28083`; jobs of this container are passed on to it";
     DIRMONITOR_BACKEND: ServiceBackend = "dirmonitor.backend", "BOTS_CTL_DIRMONITOR_BACKEND", Text, backend, "native",
         "who watches directories: native (bots-ctl itself) or python (Bots's own monitor)";

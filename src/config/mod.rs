@@ -27,7 +27,7 @@ use crate::model::RestartRules;
 pub use database::DatabaseSection;
 pub use database_url::DatabaseUrl;
 pub use dirmonitor::{DirmonitorSection, WatchMethod};
-pub use jobqueue::{JobQueueConfig, QueueUrl, ServiceBackend};
+pub use jobqueue::{JobQueueConfig, ServiceBackend};
 use layers::LayeredConfig;
 pub use layers::{Diagnostic, EffectiveSetting, FlagOverride, Origin};
 pub use reload::{ReloadConfig, ReloadPolicy};

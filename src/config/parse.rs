@@ -4,8 +4,8 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ChildOutput, LogFormat, LogLevel, QueueUrl, ReloadPolicy, ServiceBackend, WatchMethod};
-use crate::model::{RestartPolicy, ServiceName};
+use super::{ChildOutput, LogFormat, LogLevel, ReloadPolicy, ServiceBackend, WatchMethod};
+use crate::model::{Endpoint, RestartPolicy, ServiceName};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
 pub type ParseResult<T> = Result<T, String>;
@@ -213,8 +213,8 @@ pub fn backend(value: &str) -> ParseResult<ServiceBackend> {
     }
 }
 
-/// `http://HOST:PORT`, with or without a path.
-pub fn queue_url(value: &str) -> ParseResult<QueueUrl> {
+/// `http://HOST:PORT`, with or without a path. The token is a setting of its own.
+pub fn queue_url(value: &str) -> ParseResult<Endpoint> {
     const EXPECTED: &str = "expected a URL such as http://bots-jobqueue:28083";
     let rest = value.strip_prefix("http://").ok_or(EXPECTED)?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -225,7 +225,7 @@ pub fn queue_url(value: &str) -> ParseResult<QueueUrl> {
         return Err(EXPECTED.to_owned());
     }
     self::port(port)?;
-    Ok(QueueUrl { authority: authority.to_owned(), path: format!("/{path}") })
+    Ok(Endpoint { authority: authority.to_owned(), path: format!("/{path}"), token: None })
 }
 
 #[cfg(test)]
@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn a_queue_url_has_a_host_and_a_port() {
-        let url = |authority: &str, path: &str| Ok(QueueUrl { authority: authority.into(), path: path.into() });
-        assert_eq!(queue_url("http://bots-jobqueue:28083"), url("bots-jobqueue:28083", "/"));
-        assert_eq!(queue_url("http://[::1]:1/RPC2"), url("[::1]:1", "/RPC2"));
+        let url = |text| queue_url(text).map(|url| (url.authority, url.path));
+        assert_eq!(url("http://bots-jobqueue:28083"), Ok(("bots-jobqueue:28083".to_owned(), "/".to_owned())));
+        assert_eq!(url("http://[::1]:1/RPC2"), Ok(("[::1]:1".to_owned(), "/RPC2".to_owned())));
         for wrong in
             ["", "queue:1", "https://queue:1", "http://queue", "http://:1", "http://user@queue:1", "http://q:0"]
         {

@@ -1,6 +1,5 @@
 //! The same question to the same database again and again, for the health checks.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use super::connect::{ConnectMode, connect};
 use super::lease_row::LeaseHolder;
 use super::query::Connection;
 use super::{DatabaseConfig, Error, errors, lease};
+use crate::model::FileId;
 
 /// How long an answer may take. A connection that is late is given up: on a server that hangs, or behind a network
 /// that drops packets, it would never come back.
@@ -29,9 +29,6 @@ pub struct DatabasePing {
     settings: DatabaseConfig,
     cached: Option<(FileId, Connection)>,
 }
-
-/// Device and inode; zeros for a server, which is no file.
-type FileId = (u64, u64);
 
 impl DatabasePing {
     /// Connects at the first question.
@@ -103,16 +100,17 @@ impl DatabasePing {
         Ok(Ok(value))
     }
 
+    /// The default for a server, which is no file.
     fn file_id(&self) -> Option<FileId> {
         match &self.settings {
             DatabaseConfig::Sqlite(path) => file_id(path),
-            DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => Some((0, 0)),
+            DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => Some(FileId::default()),
         }
     }
 }
 
 fn file_id(path: &Path) -> Option<FileId> {
-    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+    std::fs::metadata(path).ok().map(|meta| FileId::from(&meta))
 }
 
 #[cfg(test)]

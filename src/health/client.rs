@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::state::Check;
+use crate::model::Check;
 
 /// A kubelet waits one second by default; a person may wait a little longer.
 const TIMEOUT: Duration = Duration::from_secs(3);

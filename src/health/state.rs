@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::exit::Exit;
+use crate::model::Check;
 
 /// What a check last told: not yet run, fine, or the reason why not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -183,17 +184,6 @@ pub struct HealthState {
     pub refused: Arc<[String]>,
     /// `ready` is to look at the database alone.
     pub database_only: bool,
-}
-
-/// Which question is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
-    /// Is the process to be restarted?
-    Live,
-    /// Is it to be sent work?
-    Ready,
-    /// Has it come up?
-    Startup,
 }
 
 /// An answer.

@@ -8,19 +8,10 @@ use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderVa
 use axum::http::{HeaderName, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tokio::net::{TcpStream, lookup_host};
 
-/// Where a request goes.
-#[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// Host and port.
-    pub authority: String,
-    /// Path.
-    pub path: String,
-    /// What is shown as `Authorization: Bearer`.
-    pub token: Option<SecretString>,
-}
+use crate::model::Endpoint;
 
 /// Posts a body, with one more header, and reads the answer, of which at most `longest` bytes are taken. The caller sets the time limit.
 ///

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use super::request_id::{self, RequestId};
 use super::xmlrpc::{MAX_RESPONSE, Value, read_answer, write_call};
-use crate::http::client::{Endpoint, post};
+use crate::http::client::post;
+use crate::model::Endpoint;
 
 /// A queue answers within five seconds or not at all.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);

@@ -19,8 +19,8 @@ use super::listener::{DropConnection, error_response, read_body, xml_response};
 use super::request_id::RequestId;
 use super::rpc::{ADD, CLEAR, LIST};
 use super::xmlrpc::{read_call, write_fault};
-use crate::http::client::Endpoint;
 use crate::http::server;
+use crate::model::Endpoint;
 use crate::telemetry::counters::{Counters, Event};
 
 /// What Bots's own programs use.

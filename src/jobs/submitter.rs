@@ -16,7 +16,7 @@ use super::client::{self, call};
 use super::command_line::JobCommand;
 use super::rpc::{ADD, code};
 use super::xmlrpc::Value;
-use crate::http::client::Endpoint;
+use crate::model::Endpoint;
 use crate::telemetry::escape::escape_control;
 
 /// The priority that all of Bots's programs ask for.

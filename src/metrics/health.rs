@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::health::state::{Check, CheckResult, HealthState, evaluate};
+use crate::health::state::{CheckResult, HealthState, evaluate};
+use crate::model::Check;
 use crate::telemetry::counters::{Counters, Probe};
 
 use super::definitions as f;

@@ -1,10 +1,11 @@
 //! What the kernel knows of an open file beyond what the standard library asks it: attributes that are not from a cache, and
 //! whether a process has the file open for writing. Beside `system`, since these calls have no safe interface either.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -12,17 +13,29 @@ use nix::libc;
 /// Which signal tells of a lease that is broken; the `libc` crate lacks it.
 const F_SETSIG: libc::c_int = 10;
 
-/// Attributes of a file. Times are nanoseconds since 1970, by the clock of its file system.
+/// What shows that a file has changed. Times are nanoseconds since 1970, by the clock of its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attributes {
+pub struct FileStamp {
     /// Bytes.
     pub size: u64,
     /// When its content changed last.
     pub modified: i64,
-    /// When anything about it changed last.
+    /// When anything about it changed last: a rename does.
     pub changed: i64,
     /// Its number on its file system.
     pub inode: u64,
+}
+
+impl From<&Metadata> for FileStamp {
+    fn from(meta: &Metadata) -> Self {
+        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        Self {
+            size: meta.size(),
+            modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
+            changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
+            inode: meta.ino(),
+        }
+    }
 }
 
 /// The attributes as the file system has them now. `fstat(2)` answers from the cache of FUSE and SMB, also for a file that was
@@ -30,7 +43,7 @@ pub struct Attributes {
 ///
 /// # Errors
 /// What `statx(2)` says.
-pub fn attributes(file: &File) -> io::Result<Attributes> {
+pub fn attributes(file: &File) -> io::Result<FileStamp> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
     let mut found = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path is an empty string that lives for ever, and statx writes one structure, which lives on this stack; all
@@ -43,7 +56,7 @@ pub fn attributes(file: &File) -> io::Result<Attributes> {
     };
     let time =
         |time: libc::statx_timestamp| time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec));
-    Ok(Attributes {
+    Ok(FileStamp {
         size: found.stx_size,
         modified: time(found.stx_mtime),
         changed: time(found.stx_ctime),

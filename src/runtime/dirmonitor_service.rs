@@ -1,5 +1,6 @@
 //! The directory monitor as a service of bots-ctl itself: where its entries come from, and what becomes of its news.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::health::state::{HealthState, IncompleteFiles, Phase, WatchStatus};
 use crate::jobs::submitter::JobSubmitter;
 use crate::model::ServiceName;
 use crate::process::blocking;
+use crate::process::open_file::FileStamp;
 use crate::supervisor::group::InProcessService;
 use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceCommand;
@@ -27,7 +29,7 @@ use crate::watch::unfinished::PendingFiles;
 
 use super::in_process::{Handover, StateSlot, stop_requested};
 use super::relay;
-use super::watch_targets::{FileStamp, TargetSources, consume_trigger_file, stat};
+use super::watch_targets::{TargetSources, consume_trigger_file};
 
 /// How often it is looked whether bots.ini has changed or somebody asks for something.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -135,13 +137,14 @@ async fn sync_targets(
     counters: &Counters,
 ) {
     let mut look = interval(POLL_INTERVAL);
-    let mut seen: Option<FileStamp> = None;
+    let mut seen: Option<Option<FileStamp>> = None;
     let mut next_ask = Instant::now();
     let mut was_away = false;
     loop {
         look.tick().await;
         let (file, trigger) = (sources.file(), sources.trigger().to_owned());
-        let Ok((state, queried)) = blocking::run(move || (stat(&file), consume_trigger_file(&trigger))).await else {
+        let Ok((state, queried)) = blocking::run(move || (file_stamp(&file), consume_trigger_file(&trigger))).await
+        else {
             continue;
         };
         let is_asked = queried.is_some_and(|text| is_reload(&text));
@@ -167,6 +170,11 @@ async fn sync_targets(
             let _ = orders.send(MonitorCommand::Rescan).await;
         }
     }
+}
+
+/// Nothing where the file is not there. May wait for a file system.
+fn file_stamp(path: &Path) -> Option<FileStamp> {
+    std::fs::metadata(path).ok().as_ref().map(FileStamp::from)
 }
 
 /// Whether the database says something else than before. One that is away is told once each way.

@@ -9,9 +9,9 @@ use tracing::{debug, info, warn};
 use crate::bots::environment::Environment;
 use crate::bots::services::BotsJobQueueIni;
 use crate::config::Config;
-use crate::http::client::Endpoint;
 use crate::jobs::listener::bind_loopback;
 use crate::jobs::relay::{Relay, serve};
+use crate::model::Endpoint;
 use crate::telemetry::counters::Counters;
 
 /// Passes jobs on to `BOTS_CTL_JOBQUEUE_URL`, if that is set.
@@ -22,7 +22,7 @@ impl RelayListeners {
     /// Begins on this port of loopback; what was begun before ends.
     pub async fn listen(&mut self, config: &Config, port: u16, counters: &Arc<Counters>) {
         self.0.shutdown().await;
-        let Some(target) = queue_endpoint(config) else { return };
+        let Some(target) = config.jobqueue.url.clone() else { return };
         match bind_loopback(port).await {
             Ok(listeners) => {
                 info!("jobs are passed on from port {port} to {}", target.authority);
@@ -48,15 +48,9 @@ pub(crate) async fn start(config: &Config, environment: &Environment, counters: 
     relays.0.detach_all();
 }
 
-/// The job queue of another container.
-fn queue_endpoint(config: &Config) -> Option<Endpoint> {
-    let url = config.jobqueue.url.clone()?;
-    Some(Endpoint { authority: url.authority, path: url.path, token: config.jobqueue.token.clone() })
-}
-
 /// The job queue that jobs are for: the one of another container, else the one on this machine.
 pub(crate) fn queue(config: &Config, port: u16) -> Endpoint {
-    queue_endpoint(config).unwrap_or_else(|| Endpoint {
+    config.jobqueue.url.clone().unwrap_or_else(|| Endpoint {
         authority: format!("127.0.0.1:{port}"),
         path: "/RPC2".to_owned(),
         token: None,

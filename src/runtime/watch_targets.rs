@@ -1,7 +1,6 @@
 //! What is to be watched: the sections of bots.ini, routes of the database, and every change of both.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -50,9 +49,6 @@ struct DatabaseRoutes {
     locks: Vec<ChannelLock>,
     routes: Vec<Route>,
 }
-
-/// What a file was like when it was read.
-pub(crate) type FileStamp = Option<(u64, u64, i64, i64)>;
 
 impl TargetSources {
     /// Reads bots.ini; the database comes later.
@@ -252,12 +248,6 @@ async fn read_routes(
     let routes = runs::routes(connection, settings).await?;
     let monitored = if is_4 { monitored_routes::routes(connection, settings).await? } else { Vec::new() };
     Ok(DatabaseRoutes { monitored, locks: monitored_routes::locks(connection, settings).await?, routes })
-}
-
-/// What a file is like now; nothing when it is not there. May wait for a file system.
-pub(crate) fn stat(path: &Path) -> FileStamp {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// Takes what was written to the trigger file, and removes it. May wait for a file system.

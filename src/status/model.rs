@@ -5,7 +5,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::edi::{ResultsStatus, results};
-use crate::health::state::{Check, CheckResult, HealthState, Phase, evaluate, is_ready};
+use crate::health::state::{CheckResult, HealthState, Phase, evaluate, is_ready};
+use crate::model::Check;
 
 /// Everything that is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

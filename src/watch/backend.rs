@@ -1,11 +1,11 @@
 //! Where events of the kernel tell everything: on file systems that only this machine writes to.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sys::statfs::statfs;
 
 use crate::config::WatchMethod;
+use crate::model::FileId;
 
 /// File systems of this machine alone, by the magic numbers of `statfs(2)`. All others may be written to by another
 /// machine, which gives no event here; what is not in this list is looked at again and again.
@@ -138,14 +138,11 @@ impl WatchBackend {
     }
 }
 
-/// What tells one directory from another of the same name: device and number.
-pub type DirId = (u64, u64);
-
 /// Which directory a path leads to; none where it leads to no directory.
 #[must_use]
-pub fn dir_id(path: &Path) -> Option<DirId> {
+pub fn dir_id(path: &Path) -> Option<FileId> {
     let meta = std::fs::metadata(path).ok()?;
-    meta.is_dir().then(|| (meta.dev(), meta.ino()))
+    meta.is_dir().then(|| FileId::from(&meta))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use super::backend::{DirId, dir_id};
+use super::backend::dir_id;
 use super::events::{Event, EventReceiver, TargetId, Watcher};
 use super::scan::{ScanScope, WatchState};
 use super::schedule_entry::{ScanResult, ScheduledTarget};
@@ -20,6 +20,7 @@ pub use super::status::NewFiles;
 use super::status::{MonitorStatus, TargetStatus, tell_change, tell_given_up};
 use super::target::WatchTarget;
 use super::unfinished::{CompleteFiles, WaitingFiles};
+use crate::model::FileId;
 use crate::telemetry::counters::{Counters, Event as Happened};
 
 /// Looks that are under way at once: enough to use the time one waits for a disk, too few to be felt.
@@ -368,7 +369,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     /// Events do not tell when a path leads to another directory, since something was mounted there or comes back.
     fn start_check(&mut self) {
         let expected =
-            |(id, index): (&TargetId, &ScheduledTarget)| -> Option<(TargetId, Arc<WatchTarget>, Option<DirId>)> {
+            |(id, index): (&TargetId, &ScheduledTarget)| -> Option<(TargetId, Arc<WatchTarget>, Option<FileId>)> {
                 let root = match index.condition.as_ref()? {
                     WatchState::Watching { backend, .. } if backend.polls => return None,
                     WatchState::Watching { root, .. } => Some(*root),
@@ -380,7 +381,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         let expected: Vec<_> = self.targets.iter().filter_map(expected).collect();
         self.checks.spawn_blocking(move || {
             let began = std::time::Instant::now();
-            let is_other = |(_, watch_target, root): &(TargetId, Arc<WatchTarget>, Option<DirId>)| {
+            let is_other = |(_, watch_target, root): &(TargetId, Arc<WatchTarget>, Option<FileId>)| {
                 dir_id(&watch_target.directory.root) != *root
             };
             let other = expected.into_iter().filter(is_other).map(|(id, ..)| id).collect();

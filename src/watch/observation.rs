@@ -5,14 +5,14 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use nix::libc;
 
 use super::backend::{Stamps, WatchBackend, Writers};
-use super::stability::{FileStamp, Observation, StampClock, unchanged_for};
+use super::stability::{Observation, StampClock, unchanged_for};
 use crate::process::open_file::{attributes, has_writer};
 
 /// Servers keep times in steps of up to so long.
@@ -72,10 +72,7 @@ pub fn observe(
     // Without the flag, a pipe that has taken the name of the file would be waited for.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok();
     let attributes = file.as_ref().and_then(|file| attributes(file).ok());
-    let stamp = attributes.map_or_else(
-        || stamp(meta),
-        |found| FileStamp { size: found.size, modified: found.modified, changed: found.changed, inode: found.inode },
-    );
+    let stamp = attributes.unwrap_or_else(|| meta.into());
     let has_writer = file.as_ref().and_then(|file| writer(file, backend.writers));
     Observation { stamp, quiet: unchanged_for(&stamp, clock.now()), has_writer, is_named_unfinished }
 }
@@ -92,18 +89,6 @@ fn writer(file: &File, writers: Writers) -> Option<bool> {
 #[must_use]
 pub fn file(path: &Path) -> Option<Metadata> {
     fs::metadata(path).ok().filter(Metadata::is_file)
-}
-
-/// What a file is recognised by.
-#[must_use]
-pub fn stamp(meta: &Metadata) -> FileStamp {
-    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-    FileStamp {
-        size: meta.size(),
-        modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
-        changed: nanoseconds(meta.ctime(), meta.ctime_nsec()),
-        inode: meta.ino(),
-    }
 }
 
 fn our_time() -> i64 {

@@ -14,12 +14,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::backend::{DirId, WatchBackend, dir_id};
+use super::backend::{WatchBackend, dir_id};
 use super::events::{Event, EventKind, TargetId, Watcher};
-use super::observation::{ClockSource, file, observe, stamp};
+use super::observation::{ClockSource, file, observe};
 use super::stability::{FileTracker, FileVerdict, IncompleteSince, StabilityRules};
 use super::target::{WatchTarget, matches_dir};
 use super::unfinished::{CompleteFiles, UnfinishedFiles, WaitingFiles};
+use crate::model::FileId;
 
 /// How much is looked at, beside what was told and files that were not complete the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,10 +52,10 @@ pub struct ScanOutcome {
 pub enum WatchState {
     /// As many, in this way.
     #[allow(missing_docs)]
-    Watching { directories: usize, backend: WatchBackend, root: DirId },
+    Watching { directories: usize, backend: WatchBackend, root: FileId },
     /// They are not all watched, for a reason that time or a person may mend.
     #[allow(missing_docs)]
-    Failed { reason: String, root: Option<DirId> },
+    Failed { reason: String, root: Option<FileId> },
 }
 
 /// The directories of one entry.
@@ -65,7 +66,7 @@ pub struct TargetScanner {
     rules: StabilityRules,
     /// By their real paths.
     known: HashMap<PathBuf, ScannedDir>,
-    root: Option<DirId>,
+    root: Option<FileId>,
     round: u32,
     is_first: bool,
     unfinished: UnfinishedFiles,
@@ -74,7 +75,7 @@ pub struct TargetScanner {
 }
 
 struct ScannedDir {
-    identity: DirId,
+    identity: FileId,
     /// How many names of the pattern lead here.
     level: usize,
     is_watched: bool,
@@ -280,7 +281,7 @@ impl TargetScanner {
             let path = item.path();
             let Some(meta) = watch_target.matches(&name).then(|| file(&path)).flatten() else { return };
             // Most files are known, and need no further question.
-            if directory.files.is_still(&name, stamp(&meta)) {
+            if directory.files.is_still(&name, (&meta).into()) {
                 return;
             }
             let is_unfinished = watch_target.is_channel && watch_target.is_unfinished(&name);
@@ -352,7 +353,7 @@ impl TargetScanner {
             return;
         };
         let begins = matches!(kind, EventKind::Created | EventKind::Modified);
-        if begins && directory.files.counted(name) == Some(stamp(&meta)) {
+        if begins && directory.files.counted(name) == Some((&meta).into()) {
             // An earlier look was faster than this event.
             return;
         }

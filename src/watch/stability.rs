@@ -10,21 +10,10 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
+use crate::process::open_file::FileStamp;
+
 /// An empty file has to stay as it is for so many times as long as another one: most are made before they are filled.
 const EMPTY_FILE_FACTOR: u32 = 6;
-
-/// What a file is recognised by. Times are nanoseconds since 1970, by the clock of its file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileStamp {
-    /// Bytes.
-    pub size: u64,
-    /// When its content changed last.
-    pub modified: i64,
-    /// When anything about it changed last: a rename does.
-    pub changed: i64,
-    /// Its number on its file system.
-    pub inode: u64,
-}
 
 /// What one observation of a file has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
