@@ -22,7 +22,8 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::health::state::{HealthState, ProbeResponse, evaluate};
+use crate::health::rules::{ProbeResponse, evaluate};
+use crate::health::state::HealthState;
 use crate::http::{self, HttpBody};
 use crate::model::Check;
 use crate::status::model::{Status, status};

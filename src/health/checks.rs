@@ -11,10 +11,12 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::rules::CHECKS;
 use super::state::{CheckResult, HealthState};
 use crate::database::lease_row::LeaseHolder;
 use crate::database::ping::{Availability, DatabasePing};
 use crate::database::{self, DatabaseConfig, schema};
+use crate::model::Check;
 use crate::telemetry::counters::{self, Counters};
 
 /// How long one probe may take.
@@ -159,13 +161,9 @@ pub(super) fn publish(health: &watch::Sender<HealthState>, change: impl FnOnce(&
 
 /// Once each way: a database that is away for an hour is one line, and one more when it is back.
 fn log_changes(before: &HealthState, after: &HealthState) {
-    let pairs = [
-        ("database", &before.database, &after.database),
-        ("botssys", &before.botssys, &after.botssys),
-        ("usersys", &before.usersys, &after.usersys),
-    ];
-    for (name, before, after) in pairs {
-        match (before, after) {
+    for check in CHECKS.iter().filter(|check| check.answers(Check::Ready)) {
+        let name = check.name;
+        match ((check.result)(before), (check.result)(after)) {
             (CheckResult::Ok | CheckResult::Pending, CheckResult::Failed(reason)) => {
                 tracing::error!(check = name, "{reason}")
             }

@@ -7,5 +7,6 @@ pub mod checks;
 pub mod client;
 pub mod edi_refresh;
 pub mod liveness;
+pub mod rules;
 pub mod state;
 pub mod watchdog;

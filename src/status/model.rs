@@ -5,7 +5,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::edi::{ResultsStatus, results};
-use crate::health::state::{CheckResult, HealthState, Phase, evaluate, is_ready};
+use crate::health::rules::{CHECKS, evaluate, is_ready};
+use crate::health::state::{CheckResult, HealthState, Phase};
 use crate::model::Check;
 
 /// Everything that is told.
@@ -190,20 +191,13 @@ pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
 }
 
 fn checks(health: &HealthState) -> Vec<CheckStatus> {
-    let all = [
-        ("database", &health.database),
-        ("tables", &health.tables),
-        ("botssys", &health.botssys),
-        ("usersys", &health.usersys),
-        ("config", &health.config),
-    ];
-    let rendered = all.into_iter().map(|(name, result)| {
-        let (good, why) = match result {
+    let rendered = CHECKS.iter().map(|check| {
+        let (good, why) = match (check.result)(health) {
             CheckResult::Pending => (None, None),
             CheckResult::Ok => (Some(true), None),
             CheckResult::Failed(why) => (Some(false), Some(why.clone())),
         };
-        CheckStatus { name: name.to_owned(), good, why }
+        CheckStatus { name: check.name.to_owned(), good, why }
     });
     rendered.collect()
 }

@@ -1,0 +1,297 @@
+//! The rules for `live`, `ready` and `startup`, and the one list of checks. Pure.
+//!
+//! Status words and names of checks are those of the health pages that Bots 4 has below `/bots/health`.
+
+use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
+use crate::model::Check;
+use crate::telemetry::counters::Probe;
+
+const DATABASE: &str = "database";
+
+/// A check of what the services stand on.
+pub struct HealthCheck {
+    /// Its name in health answers, metrics, status and log.
+    pub name: &'static str,
+    /// What is checked, as the subject of a sentence.
+    subject: &'static str,
+    /// What it has told last.
+    pub result: fn(&HealthState) -> &CheckResult,
+    /// The questions that it is a part of: of `live` only where no service runs.
+    questions: &'static [Check],
+    /// What measures its time.
+    pub probe: Option<Probe>,
+}
+
+/// All checks: the answers to probes, the log, the status and the metrics go through them in this order.
+pub const CHECKS: [HealthCheck; 5] = [
+    HealthCheck {
+        name: DATABASE,
+        subject: "the database",
+        result: |health| &health.database,
+        questions: &[Check::Ready, Check::Startup],
+        probe: Some(Probe::Database),
+    },
+    HealthCheck {
+        name: "tables",
+        subject: "the tables",
+        result: |health| &health.tables,
+        questions: &[Check::Startup],
+        probe: Some(Probe::Tables),
+    },
+    HealthCheck {
+        name: "botssys",
+        subject: "botssys",
+        result: |health| &health.botssys,
+        questions: &[Check::Ready, Check::Startup],
+        probe: Some(Probe::Directories),
+    },
+    HealthCheck {
+        name: "usersys",
+        subject: "usersys",
+        result: |health| &health.usersys,
+        questions: &[Check::Ready, Check::Startup],
+        probe: Some(Probe::Directories),
+    },
+    HealthCheck {
+        name: "config",
+        subject: "the configuration",
+        result: |health| &health.config,
+        questions: &[Check::Live, Check::Startup],
+        probe: None,
+    },
+];
+
+impl HealthCheck {
+    /// Whether it is a part of this question.
+    #[must_use]
+    pub fn answers(&self, question: Check) -> bool {
+        self.questions.contains(&question)
+    }
+
+    fn error(&self, health: &HealthState) -> Option<String> {
+        match (self.result)(health) {
+            CheckResult::Ok => None,
+            CheckResult::Pending => Some(format!("{} was not checked yet", self.subject)),
+            CheckResult::Failed(reason) => Some(reason.clone()),
+        }
+    }
+}
+
+type CheckOutcome = (&'static str, Option<String>);
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProbeResponse {
+    /// Whether all is well.
+    pub healthy: bool,
+    /// The status word.
+    pub status: &'static str,
+    /// The name of the question.
+    pub check: &'static str,
+    /// Each thing looked at.
+    pub checks: Vec<(&'static str, bool)>,
+    /// Why not.
+    pub errors: Vec<String>,
+    /// Set when only a part was looked at, as configured.
+    pub mode: Option<&'static str>,
+}
+
+impl Check {
+    /// The last part of the path.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Ready => "ready",
+            Self::Startup => "startup",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Live => "liveness",
+            Self::Ready => "readiness",
+            Self::Startup => "startup",
+        }
+    }
+
+    fn status(self, healthy: bool) -> &'static str {
+        match (self, healthy) {
+            (Self::Live, true) => "ok",
+            (Self::Live, false) => "failed",
+            (Self::Ready, true) => "ready",
+            (Self::Ready, false) => "not_ready",
+            (Self::Startup, true) => "started",
+            (Self::Startup, false) => "starting",
+        }
+    }
+}
+
+/// Answers a question from the facts.
+#[must_use]
+pub fn evaluate(check: Check, health: &HealthState) -> ProbeResponse {
+    let database_only = check == Check::Ready && health.database_only;
+    let services = health.services.iter();
+    let mut looked_at: Vec<CheckOutcome> = CHECKS
+        .iter()
+        .filter(|one| one.answers(check) && (!database_only || one.name == DATABASE))
+        .filter(|_| check != Check::Live || health.services.is_empty())
+        .map(|one| (one.name, one.error(health)))
+        .collect();
+    match check {
+        Check::Live => looked_at.extend(services.map(|service| live(service, health))),
+        Check::Ready if database_only && !health.stopping => {}
+        Check::Ready => looked_at.extend(services.filter(|s| s.counts_for_ready).map(|service| ready(service, health))),
+        Check::Startup => {}
+    }
+    let healthy = looked_at.iter().all(|(_, error)| error.is_none());
+    ProbeResponse {
+        healthy,
+        status: check.status(healthy),
+        check: check.name(),
+        checks: looked_at.iter().map(|(name, error)| (*name, error.is_none())).collect(),
+        errors: looked_at.into_iter().filter_map(|(_, error)| error).collect(),
+        mode: database_only.then_some("database_only"),
+    }
+}
+
+/// Whether a service can be sent work.
+#[must_use]
+pub fn is_ready(service: &ServiceHealth, health: &HealthState) -> bool {
+    ready(service, health).1.is_none()
+}
+
+/// Ready: it has answered, is not being stopped, and answered the last time it was asked.
+fn ready(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
+    let name = service.name;
+    let error = match service.phase {
+        Phase::Ended => Some(format!("{name} has ended")),
+        Phase::Draining => Some(format!("{name} is stopping")),
+        _ if health.stopping => Some(format!("{name} is stopping")),
+        Phase::Running | Phase::Waiting if service.failures == 0 => None,
+        Phase::Running | Phase::Waiting => Some(format!("{name} does not answer")),
+        Phase::Starting => Some(format!("{name} is starting")),
+        Phase::Restarting => Some(format!("{name} is being restarted")),
+        Phase::Standby => Some(format!("{name} stands by: another one is active")),
+    };
+    (name, error)
+}
+
+/// Alive: its process is there or will be again, and is not hung. Requests that wait for a database which is away or
+/// locked occupy the web server's workers, so silence at such a time is no evidence against the process.
+fn live(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
+    let (name, misses) = (service.name, service.countable_failures);
+    let error = match service.phase {
+        Phase::Ended => Some(format!("{name} has ended")),
+        _ if misses >= health.misses_allowed.max(1) => Some(format!("{name} has not answered {misses} times in a row")),
+        _ => None,
+    };
+    (name, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn running() -> ServiceHealth {
+        ServiceHealth { phase: Phase::Running, alive: true, ..ServiceHealth::new("webserver", true) }
+    }
+
+    fn with(service: ServiceHealth) -> HealthState {
+        HealthState {
+            services: vec![service],
+            misses_allowed: 3,
+            stopping: false,
+            database: CheckResult::Ok,
+            database_busy: false,
+            tables: CheckResult::Ok,
+            engine: None,
+            monitor: None,
+            results: None,
+            bots_version: None,
+            initialised: None,
+            botssys: CheckResult::Ok,
+            usersys: CheckResult::Ok,
+            config: CheckResult::Ok,
+            refused: Arc::default(),
+            database_only: false,
+        }
+    }
+
+    fn healthy() -> HealthState {
+        with(running())
+    }
+
+    #[test]
+    fn all_is_well() {
+        let ready = evaluate(Check::Ready, &healthy());
+        assert!(ready.healthy && ready.errors.is_empty());
+        assert_eq!((ready.status, ready.check), ("ready", "readiness"));
+        let names: Vec<_> = ready.checks.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["database", "botssys", "usersys", "webserver"]);
+        let startup = evaluate(Check::Startup, &healthy());
+        let names: Vec<_> = startup.checks.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["database", "tables", "botssys", "usersys", "config"]);
+        assert_eq!(evaluate(Check::Live, &healthy()).status, "ok");
+    }
+
+    #[test]
+    fn a_database_outage_makes_unready_but_never_dead() {
+        let away = CheckResult::Failed("connection refused".into());
+        let health = HealthState { database: away, ..with(ServiceHealth { failures: 100, ..running() }) };
+        let ready = evaluate(Check::Ready, &health);
+        assert!(!ready.healthy && ready.errors.contains(&"connection refused".to_owned()));
+        assert!(evaluate(Check::Live, &health).healthy);
+    }
+
+    #[test]
+    fn a_hung_service_is_unready_at_once_and_dead_after_some_misses() {
+        let missed = |misses| with(ServiceHealth { failures: misses, countable_failures: misses, ..running() });
+        let once = missed(1);
+        assert!(!evaluate(Check::Ready, &once).healthy);
+        assert!(evaluate(Check::Live, &once).healthy);
+        assert!(!evaluate(Check::Live, &missed(3)).healthy);
+        assert!(evaluate(Check::Live, &HealthState { misses_allowed: 4, ..missed(3) }).healthy);
+    }
+
+    #[test]
+    fn the_life_of_a_service() {
+        let at = |phase, check| evaluate(check, &with(ServiceHealth { phase, ..running() })).healthy;
+        assert!(at(Phase::Starting, Check::Live) && !at(Phase::Starting, Check::Ready));
+        assert!(at(Phase::Draining, Check::Live) && !at(Phase::Draining, Check::Ready));
+        assert!(at(Phase::Restarting, Check::Live) && !at(Phase::Restarting, Check::Ready));
+        assert!(at(Phase::Standby, Check::Live) && !at(Phase::Standby, Check::Ready));
+        assert!(!at(Phase::Ended, Check::Live) && !at(Phase::Ended, Check::Ready));
+    }
+
+    #[test]
+    fn each_service_has_its_own_check() {
+        let queue = ServiceHealth { phase: Phase::Starting, ..ServiceHealth::new("jobqueue", true) };
+        let engine = ServiceHealth { phase: Phase::Waiting, ..ServiceHealth::new("engine", false) };
+        let health = HealthState { services: vec![queue, running(), engine], ..healthy() };
+        let ready = evaluate(Check::Ready, &health);
+        assert_eq!(ready.checks[3..], [("jobqueue", false), ("webserver", true)]);
+        assert_eq!(ready.errors, ["jobqueue is starting"]);
+        let live = evaluate(Check::Live, &health);
+        assert_eq!(live.checks, [("jobqueue", true), ("webserver", true), ("engine", true)]);
+        let stopping = evaluate(Check::Ready, &HealthState { stopping: true, ..health });
+        assert_eq!(stopping.checks[3..], [("jobqueue", false), ("webserver", false)]);
+    }
+
+    #[test]
+    fn nothing_is_assumed_before_it_was_checked() {
+        let fresh = HealthState { services: vec![ServiceHealth::new("webserver", true)], ..HealthState::default() };
+        assert_eq!(evaluate(Check::Startup, &fresh).checks.iter().filter(|(_, good)| *good).count(), 0);
+        assert_eq!(evaluate(Check::Startup, &fresh).status, "starting");
+    }
+
+    #[test]
+    fn ready_may_be_about_the_database_alone() {
+        let health = HealthState { database_only: true, ..with(ServiceHealth::new("webserver", true)) };
+        let ready = evaluate(Check::Ready, &health);
+        assert_eq!((ready.checks, ready.mode), (vec![("database", true)], Some("database_only")));
+        assert!(!evaluate(Check::Ready, &HealthState { stopping: true, ..health }).healthy);
+    }
+}
