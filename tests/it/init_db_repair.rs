@@ -19,6 +19,7 @@ on_each_database!(
     a_missing_column_of_django_is_added_again_or_left_with_its_name,
     each_forgotten_migration_is_named_and_noted_again,
     a_column_of_another_type_is_left_with_its_name,
+    a_column_that_this_bots_does_not_know_gets_a_default,
 );
 
 /// Some of them, evenly spread.
@@ -319,4 +320,34 @@ fn a_column_of_another_type_is_left_with_its_name(engine: Engine) {
     left.expect_code(1);
     assert!(left.stderr.contains("persist") && left.stderr.contains("botskey"), "{left:?}");
     assert_eq!(difference(&facts(&database), &before), "");
+}
+
+/// As a newer Bots makes one: no INSERT of this Bots gives it a value.
+fn a_column_that_this_bots_does_not_know_gets_a_default(engine: Engine) {
+    let database = complete(engine);
+    leave_rows(&database);
+    database.sql("CREATE TABLE of_old AS SELECT * FROM ccodetrigger; DELETE FROM ccodetrigger");
+    database.sql("ALTER TABLE ccodetrigger ADD COLUMN newer integer NOT NULL DEFAULT 5");
+    match engine {
+        // What no statement of SQLite makes: a column of a table that is there, without a default.
+        Engine::Sqlite => {
+            let create = database.value("SELECT sql FROM sqlite_master WHERE name = 'ccodetrigger'");
+            database.sql(&format!("DROP TABLE ccodetrigger; {}", create.replace(" DEFAULT 5", "")))
+        }
+        Engine::Mariadb | Engine::Postgresql => {
+            database.sql("ALTER TABLE ccodetrigger ALTER COLUMN newer DROP DEFAULT")
+        }
+    };
+    let columns = "ccodeid, ccodeid_desc";
+    database.sql(&format!(
+        "INSERT INTO ccodetrigger ({columns}, newer) SELECT {columns}, 7 FROM of_old; DROP TABLE of_old"
+    ));
+    let sandbox = database.sandbox();
+    expect_named(&sandbox, "newer");
+    sandbox.run(&["init-db"]).expect_code(0);
+    expect_rows(&database);
+    assert_eq!(database.value("SELECT newer FROM ccodetrigger"), "7");
+    database.sql("INSERT INTO ccodetrigger (ccodeid, ccodeid_desc) VALUES ('later', 'written by this Bots')");
+    assert_eq!(database.value("SELECT newer FROM ccodetrigger WHERE ccodeid = 'later'"), "0");
+    sandbox.run(&["init-db", "--check"]).expect_code(0);
 }

@@ -3,7 +3,7 @@
 use super::desired::UnmanagedTable;
 use super::diff::SchemaFix;
 use super::introspect::{Column, ColumnDefault, ColumnType, Schema};
-use super::{numbering, sqlite_alter};
+use super::numbering;
 use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
 use crate::model::IndexDef;
@@ -59,20 +59,9 @@ pub async fn recreate_tables(
 /// # Errors
 /// When the database refuses.
 pub async fn apply(connection: &mut Connection, settings: &DatabaseConfig, repair: &SchemaFix) -> Result<(), Error> {
-    let mended = match repair {
-        SchemaFix::AlterColumn { table, from, to } if matches!(connection, Connection::Sqlite(_)) => {
-            let default = default(connection, to).filter(|_| from.default != to.default);
-            let nullable = to.nullable && !from.nullable;
-            sqlite_alter::edit_schema(connection, table, &from.name, default.as_deref(), nullable).await
-        }
-        _ => {
-            let statements = statements(connection, repair);
-            execute_in_transaction(connection, &statements).await
-        }
-    };
-    mended.map_err(|error| {
-        let by_hand = statements(connection, repair).join("; ");
-        let hint = if by_hand.is_empty() { String::new() } else { format!("; to be run by hand: {by_hand};") };
+    let statements = statements(connection, repair);
+    execute_in_transaction(connection, &statements).await.map_err(|error| {
+        let hint = format!("; to be run by hand: {};", statements.join("; "));
         match Error::failed(&format!("add what is missing ({}) to", repair.missing()), settings, &error) {
             Error::Failed(text) => Error::Failed(format!("{text}{hint}")),
             other => other,
@@ -161,7 +150,19 @@ fn alter_column(connection: &Connection, table: &str, from: &Column, to: &Column
             }
             vec![format!("ALTER TABLE {table} {}", changes.join(", "))]
         }
-        Connection::Sqlite(_) => Vec::new(),
+        // SQLite changes no column that is there: another one takes over its rows and its name. That it stands last then makes no
+        // difference, since Bots and Django name the columns that they want.
+        Connection::Sqlite(_) => {
+            let next = connection.quote_ident(&format!("{}_botsctl", from.name));
+            let null = if to.nullable { "" } else { " NOT NULL" };
+            let default = default.map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
+            vec![
+                format!("ALTER TABLE {table} ADD COLUMN {next} {}{null}{default}", to.own_type),
+                format!("UPDATE {table} SET {next} = {column}"),
+                format!("ALTER TABLE {table} DROP COLUMN {column}"),
+                format!("ALTER TABLE {table} RENAME COLUMN {next} TO {column}"),
+            ]
+        }
     }
 }
 

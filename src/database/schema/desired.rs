@@ -12,7 +12,6 @@ use crate::model::{BotsVersion, IndexDef, ManagedTable};
 /// Tables that Bots uses with its own SQL.
 pub const UNMANAGED: [&str; 4] = ["ta", "mutex", "persist", "uniek"];
 
-
 /// What a database should hold.
 #[derive(Debug, Clone)]
 pub struct DesiredSchema {

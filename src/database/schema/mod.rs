@@ -5,7 +5,6 @@ pub mod desired;
 pub mod diff;
 pub mod introspect;
 mod numbering;
-mod sqlite_alter;
 
 use std::collections::BTreeSet;
 
