@@ -107,13 +107,13 @@ async fn dry_run(session: App, json: bool) -> Result<Outcome, Error> {
         };
         (0..).zip(targets).map(look).collect::<Vec<_>>()
     };
-    let rehearsed = blocking::run(scan).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))?;
-    write_stdout(&if json { format!("{}\n", to_json(&rehearsed)) } else { rehearsed.iter().map(to_text).collect() });
+    let scanned = blocking::run(scan).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))?;
+    write_stdout(&if json { format!("{}\n", to_json(&scanned)) } else { scanned.iter().map(to_text).collect() });
     Ok(Outcome::Success)
 }
 
-fn to_text(rehearsed: &ScannedTarget) -> String {
-    let ScannedTarget { target: entry, found } = rehearsed;
+fn to_text(scanned: &ScannedTarget) -> String {
+    let ScannedTarget { target: entry, found } = scanned;
     let mut text = format!("{} for route {}, by {}\n", entry.files(), entry.route, entry.origin);
     let _ = match found.condition.as_ref() {
         Some(WatchState::Watching { directories, backend, .. }) => {
@@ -141,7 +141,7 @@ fn to_text(rehearsed: &ScannedTarget) -> String {
     text
 }
 
-fn to_json(rehearsed: &[ScannedTarget]) -> serde_json::Value {
+fn to_json(scanned: &[ScannedTarget]) -> serde_json::Value {
     let one = |ScannedTarget { target: entry, found }: &ScannedTarget| {
         let (watched, error) = match found.condition.as_ref() {
             Some(WatchState::Watching { directories, backend, .. }) => {
@@ -160,5 +160,5 @@ fn to_json(rehearsed: &[ScannedTarget]) -> serde_json::Value {
             "unfinished": found.waiting.pending.count,
         })
     };
-    rehearsed.iter().map(one).collect()
+    scanned.iter().map(one).collect()
 }

@@ -71,9 +71,9 @@ impl JobStore {
 
     async fn terminate_stale_session(&mut self) -> Result<(), Error> {
         if self.since_heartbeat().await?.is_some_and(|since_heartbeat| since_heartbeat > QUEUE_TTL_MS)
-            && let Some(ghost) = self.session.holder().await?
+            && let Some(stale) = self.session.holder().await?
         {
-            self.session.terminate(&ghost).await?;
+            self.session.terminate(&stale).await?;
             warn!("ended the session of a job queue that gave no sign of life");
         }
         Ok(())

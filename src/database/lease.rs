@@ -57,7 +57,7 @@ pub struct Lease {
     renewed: Duration,
 }
 
-/// Takes the lease, waiting for it at most for `limit`, and at most for `patience` for a server that cannot be reached;
+/// Takes the lease, waiting for it at most for `limit`, and at most for `retry_window` for a server that cannot be reached;
 /// `name` says who we are.
 ///
 /// # Errors
@@ -180,16 +180,16 @@ async fn try_acquire(
     };
     if holder.owner == owner {
         // Taken over a connection that was cut since: the server has not noticed yet.
-        if let Some(ghost) = session.holder().await? {
-            session.terminate(&ghost).await?;
+        if let Some(stale) = session.holder().await? {
+            session.terminate(&stale).await?;
         }
         return Err(Error::Unavailable("the lock is still with a connection that was cut".to_owned()));
     }
     if is_server
         && holder.expired_for(RELEASE_GRACE)
-        && let Some(ghost) = session.holder().await?
+        && let Some(stale) = session.holder().await?
     {
-        session.terminate(&ghost).await?;
+        session.terminate(&stale).await?;
         let since_heartbeat = holder.since_heartbeat.unwrap_or_default().as_secs();
         warn!("ended the session of {}, silent for {since_heartbeat} s", holder.name);
     }

@@ -1,4 +1,4 @@
-//! Patience with a server that is not there yet, or does not answer.
+//! Retries while a server cannot be reached, and timeouts for one that does not answer.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub async fn with_timeout<T>(
     })
 }
 
-/// Opens the database, and tries again for as long as `patience` lasts while it cannot be reached.
+/// Opens the database, and tries again for as long as `retry_window` lasts while it cannot be reached.
 ///
 /// # Errors
 /// As [`connect`]; what no wait would mend, at once.

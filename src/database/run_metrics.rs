@@ -1,5 +1,5 @@
 //! The figures that runs leave in the database, so that a pod that lasts can tell of one that is gone: a row for each of
-//! the last runs of the engine, and sums that only grow.
+//! the last runs of the engine, and totals that only grow.
 //!
 //! A run writes its row when it begins and completes it when it ends. One that was cut off in between is found by the
 //! next, which has the lease and so knows that nobody works on it any more. Every change can be made twice and counts
@@ -13,7 +13,7 @@ use super::own_schema::{self, OwnTables};
 use super::query::Connection;
 use super::{DatabaseConfig, Error, errors};
 
-/// Rows of runs that are kept; the sums know of all.
+/// Rows of runs that are kept; the totals include all.
 const MAX_RUN_ROWS: usize = 500;
 
 /// Longest name of a holder that is kept.
@@ -114,7 +114,7 @@ pub struct RunTotals {
     pub initialisations: (u64, u64),
 }
 
-/// Makes the tables and the rows of the sums that are not there.
+/// Makes the tables and the rows of the totals that are missing.
 ///
 /// # Errors
 /// When the database refuses.
@@ -140,7 +140,7 @@ pub async fn ensure_totals(connection: &mut Connection, settings: &DatabaseConfi
     }
 }
 
-/// The sums that have no row.
+/// The totals that have no row.
 async fn missing_totals(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
     let rows = connection.fetch_text("SELECT name FROM botsctl_total").await?;
     let there: BTreeSet<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
@@ -265,7 +265,7 @@ pub async fn read(connection: &mut Connection) -> Result<Option<RunTotals>, sqlx
     }))
 }
 
-/// The names of all sums.
+/// The names of all totals.
 fn total_names() -> Vec<String> {
     let others = [LEASE_WAIT, RECOVERIES, TOOK, LAST_SUCCESS, initialisation(true), initialisation(false)];
     let runs = RunOutcome::ALL.map(sum_of).into_iter();
@@ -289,7 +289,7 @@ fn initialisation(is_success: bool) -> &'static str {
     if is_success { "init_success" } else { "init_failed" }
 }
 
-/// One statement that adds to several sums, where a condition holds.
+/// One statement that adds to several totals, where a condition holds.
 fn increment_sql(changes: &[(&str, String)], condition: &str) -> String {
     let mut statement = "UPDATE botsctl_total SET value = value + CASE name".to_owned();
     for (name, change) in changes {

@@ -1,6 +1,6 @@
-//! A directory for one rehearsal: nobody else can look into it, and it is gone afterwards.
+//! A temporary directory that no other user can read, and that is removed when it is dropped.
 //!
-//! Whoever works in one holds a lock in it, which dies with its holder. So the next rehearsal can tell what was left by one that
+//! Its owner holds a lock in it, which the kernel releases when the process ends. So the next process can tell a directory that was left by one that
 //! was killed, and removes that: there are copies of configuration in it.
 
 use std::fs::{self, DirBuilder, File};

@@ -42,7 +42,7 @@ use writer::MetricWriter;
 pub enum Format {
     /// Prometheus' own text format.
     Text,
-    /// Its successor, which newer servers ask for.
+    /// OpenMetrics, which newer servers ask for.
     OpenMetrics,
 }
 

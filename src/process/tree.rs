@@ -95,7 +95,7 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     let state = words.next()?.chars().next()?;
     let mut number = || Some(Pid::from_raw(words.next()?.parse().ok()?));
     let (parent, group, session) = (number()?, number()?, number()?);
-    // From the seventh word on: two sums of its own and of its children after seven others, the pages after eight more.
+    // From the seventh word on: two times of its own and of its children after seven others, the pages after eight more.
     let rest: Vec<u64> = words.map(|word| word.trim().parse().unwrap_or_default()).collect();
     let ticks = rest.get(7..11).map_or(0, |times| times.iter().sum());
     let pages = rest.get(17).copied().unwrap_or_default();

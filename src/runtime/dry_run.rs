@@ -1,4 +1,4 @@
-//! A start rehearsed in a copy of the environment: for `config check`, and before a changed configuration is taken over.
+//! A dry run of a start in a copy of the environment: for `config check`, and before a changed configuration is taken over.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::fs::temp_dir::{PrivateTempDir, make_private};
 const USERSYS: &str = "usersys";
 const BOTSSYS: &str = "botssys";
 
-/// What a rehearsal has shown.
+/// The result of a dry run.
 pub(crate) struct DryRunResult {
     /// What a start would trip over.
     pub faults: Vec<String>,
@@ -36,7 +36,7 @@ pub(crate) struct DryRunResult {
 /// something to tell anyway.
 ///
 /// # Errors
-/// When there can be no rehearsal.
+/// When there can be no dry run.
 pub(crate) async fn dry_run(
     config: &Config,
     reaper: &Reaper,
@@ -45,7 +45,7 @@ pub(crate) async fn dry_run(
 ) -> Result<DryRunResult, Error> {
     let bots = match find_bots(config, reaper).await {
         Ok(bots) => bots,
-        // Without Bots there is nothing to rehearse with, and the code says so unless there is more to say.
+        // Without Bots there can be no dry run, and the code says so unless there is more to say.
         Err(error) if !has_faults => return Err(error.into()),
         Err(error) => return Ok(DryRunResult { faults: Error::from(error).faults().to_vec(), django: None }),
     };
@@ -101,7 +101,7 @@ fn stage(
     Ok((staging, prepared))
 }
 
-/// A copy of the environment in which a start is rehearsed: its configuration files, a storage of its own, and links
+/// A copy of the environment for the dry run of a start: its configuration files, a storage of its own, and links
 /// to the rest.
 struct StagedEnvironment {
     scratch: PrivateTempDir,
@@ -205,7 +205,7 @@ fn link_all(from: &Path, to: &Path, leave_out: impl Fn(&str, &Path) -> bool) -> 
     Ok(())
 }
 
-/// What cannot be read in the original is linked to, so that the rehearsal meets it as a start would.
+/// What cannot be read in the original is linked to, so that the dry run meets it as a start would.
 fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
     for file in fs::read_dir(from).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let target = to.join(file.file_name().unwrap_or_default());

@@ -15,7 +15,7 @@ use crate::exit::{Error, Kind};
 use super::incomplete_files::RunFiles;
 use super::{acquire, run_metrics};
 
-/// The lease, and the figures that the sums of the run need.
+/// The lease, and what the metrics of the run need.
 pub(crate) struct LeasedRun {
     pub lease: Box<Lease>,
     pub name: String,

@@ -1,6 +1,6 @@
 'use strict';
 // Everything that is shown is set as text, never as markup.
-const INTERVAL = 4000, PATIENCE = 6000, OLD = 15, SHOWN = 50;
+const INTERVAL = 4000, TIMEOUT = 6000, OLD = 15, SHOWN = 50;
 const $ = id => document.getElementById(id);
 let last = null, seen = 0, failed = null, all = false;
 
@@ -181,7 +181,7 @@ function tick() {
 async function look() {
   if (!document.hidden) {
     try {
-      const answer = await fetch('status', { cache: 'no-store', signal: AbortSignal.timeout(PATIENCE) });
+      const answer = await fetch('status', { cache: 'no-store', signal: AbortSignal.timeout(TIMEOUT) });
       if (!answer.ok) throw new Error(answer.status);
       last = await answer.json();
       [seen, failed] = [performance.now(), null];

@@ -3,7 +3,7 @@
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
-const PATIENCE: StabilityRules = StabilityRules { stable_after: SECOND, limit: Duration::from_secs(60) };
+const RULES: StabilityRules = StabilityRules { stable_after: SECOND, limit: Duration::from_secs(60) };
 
 struct Case {
     files: FileTracker,
@@ -26,12 +26,12 @@ impl Case {
 
     fn see(&mut self, milliseconds: u64, sight: Observation) -> FileVerdict {
         let now = self.at(milliseconds);
-        self.files.observe(name(), &sight, now, PATIENCE)
+        self.files.observe(name(), &sight, now, RULES)
     }
 
     fn closed(&mut self, milliseconds: u64, size: u64) -> FileVerdict {
         let now = self.at(milliseconds);
-        self.files.on_closed(name(), &sight(size), now, PATIENCE)
+        self.files.on_closed(name(), &sight(size), now, RULES)
     }
 
     fn waits(&self, reason: Reason, until: u64, since: u64) -> FileVerdict {
@@ -73,7 +73,7 @@ fn each_kind_of_file_is_judged() {
     for (size, has_writer, is_being_written, is_named_unfinished, expected) in table {
         let sight = Observation { has_writer, is_named_unfinished, ..sight(size) };
         let since = Instant::now();
-        let judged = |now| evaluate(&sight, since, is_being_written, now, PATIENCE);
+        let judged = |now| evaluate(&sight, since, is_being_written, now, RULES);
         let row = format!("{sight:?} {is_being_written}");
         let Some((reason, seconds)) = expected else {
             assert_eq!(judged(since), Stability::Complete, "{row}");
@@ -86,7 +86,7 @@ fn each_kind_of_file_is_judged() {
                 assert_eq!(judged(until - SECOND / 2), Stability::Incomplete(reason, Some(until)), "{row}");
                 assert_eq!(judged(until), Stability::Complete, "{row}");
             }
-            None => assert_eq!(judged(since + PATIENCE.limit * 9), Stability::Incomplete(reason, None), "{row}"),
+            None => assert_eq!(judged(since + RULES.limit * 9), Stability::Incomplete(reason, None), "{row}"),
         }
     }
 }
@@ -163,7 +163,7 @@ fn a_second_writer_is_waited_for_and_so_is_an_empty_file() {
     let second = Observation { has_writer: Some(true), ..sight(1) };
     let now = case.at(500);
     let open = IncompleteSince { reason: Reason::Open, until: None, since: case.start };
-    assert_eq!(case.files.on_closed(name(), &second, now, PATIENCE), FileVerdict::Waiting(open));
+    assert_eq!(case.files.on_closed(name(), &second, now, RULES), FileVerdict::Waiting(open));
     assert_eq!(case.closed(1000, 1), FileVerdict::Complete);
     assert_eq!(case.closed(2000, 0), case.waits(Reason::Empty, 8000, 2000));
     assert_eq!(case.observe(8000, 0), FileVerdict::Complete);
@@ -224,14 +224,14 @@ fn what_is_looked_at_in_a_round_stays() {
 #[test]
 fn a_complete_file_that_is_open_again_is_not_taken() {
     let mut case = Case::new();
-    let at_rest = Observation { quiet: PATIENCE.limit * 60, has_writer: Some(false), ..sight(9) };
+    let at_rest = Observation { quiet: RULES.limit * 60, has_writer: Some(false), ..sight(9) };
     assert_eq!(case.see(0, at_rest), FileVerdict::Complete);
     let open = Observation { has_writer: Some(true), ..at_rest };
     assert_eq!(case.see(100, open), FileVerdict::AlreadyReported);
     let now = case.at(200);
     // However old it is, it is waited for from now on.
     let waits = FileVerdict::Waiting(IncompleteSince { reason: Reason::Open, until: None, since: now });
-    assert_eq!(case.files.observe_before_taking(name(), &open, now, PATIENCE), waits);
+    assert_eq!(case.files.observe_before_taking(name(), &open, now, RULES), waits);
     let now = case.at(300);
-    assert_eq!(case.files.observe_before_taking(name(), &at_rest, now, PATIENCE), FileVerdict::Complete);
+    assert_eq!(case.files.observe_before_taking(name(), &at_rest, now, RULES), FileVerdict::Complete);
 }
