@@ -109,7 +109,10 @@ impl LockSession {
             LockBackend::File(file) => try_lock(file).await.map_err(|error| {
                 Error::Failed(format!("cannot lock beside the {}: {error}", self.settings.describe()))
             }),
-            LockBackend::Sql(sql) => self.is_granted(sql.acquire.clone()).await,
+            LockBackend::Sql(sql) => {
+                let acquire = sql.acquire.clone();
+                self.is_granted(acquire).await
+            }
         }
     }
 
@@ -129,7 +132,10 @@ impl LockSession {
                     sleep(FILE_RETRY).await;
                     self.try_acquire().await?
                 }
-                LockBackend::Sql(sql) => self.is_granted(sql.wait.clone()).await?,
+                LockBackend::Sql(sql) => {
+                    let wait = sql.wait.clone();
+                    self.is_granted(wait).await?
+                }
             };
             if is_acquired {
                 return Ok(());
