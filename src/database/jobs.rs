@@ -2,7 +2,7 @@
 //! a queue that has lost the lock cannot change anything any more.
 //!
 //! A node that vanishes leaves a session behind which the server takes for a living one. So the active queue gives signs
-//! of life in a row of botsctl_lease, and one that stands by ends a session that has given none for a while.
+//! of life in a row of botsctl_lease, and one that stands by ends a session that has given none for its TTL.
 
 mod job;
 
@@ -14,16 +14,14 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::advisory_lock::{LockName, LockSession};
+use super::lease;
+use super::lease::row::{self, LeaseKind};
 use super::own_schema::{self, OwnTables};
 use super::query::{Param, Row};
 use super::retry::with_timeout;
 use super::{DatabaseConfig, Error};
 use Param::{Integer, Text};
 pub use job::{AddOutcome, Job, JobResult, JobState, NewJob, QueuedJob};
-
-/// Without a sign of life for so many milliseconds a session is ended from outside. What it does not know of its end
-/// harms nobody: it cannot write any more.
-const QUEUE_TTL_MS: i64 = 7_000;
 
 /// How often one that stands by tries again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -66,29 +64,18 @@ impl JobStore {
             with_timeout(&settings, self.terminate_stale_session()).await?;
             sleep(RETRY).await;
         }
-        with_timeout(&settings, self.write_heartbeat(true)).await
+        let (connection, owner) = (&mut self.session.connection, (&*self.owner, &*self.owner));
+        let claimed = row::claim_row(connection, &settings, LeaseKind::JOB_QUEUE, owner, None);
+        with_timeout(&settings, claimed).await.map(|_| ())
     }
 
     async fn terminate_stale_session(&mut self) -> Result<(), Error> {
-        if self.since_heartbeat().await?.is_some_and(|since_heartbeat| since_heartbeat > QUEUE_TTL_MS)
-            && let Some(stale) = self.session.holder().await?
-        {
-            self.session.terminate(&stale).await?;
+        let holder = row::read(&mut self.session.connection, &self.settings, LeaseKind::JOB_QUEUE).await?;
+        let Some(holder) = holder else { return Ok(()) };
+        if lease::terminate_stale(&mut self.session, LeaseKind::JOB_QUEUE, &holder, Duration::ZERO).await? {
             warn!("ended the session of a job queue that gave no sign of life");
         }
         Ok(())
-    }
-
-    /// How many milliseconds ago the active queue has given a sign of life, by the server's clock.
-    async fn since_heartbeat(&mut self) -> Result<Option<i64>, Error> {
-        if matches!(self.settings, DatabaseConfig::Sqlite(_)) {
-            return Ok(None);
-        }
-        let now = self.session.connection.server_time_ms();
-        let query = format!("SELECT {now} - renewed FROM botsctl_lease WHERE name = 'jobqueue'");
-        let since_heartbeat =
-            self.session.connection.fetch_value(query).await.map_err(|error| self.failed("read", &error))?;
-        Ok(since_heartbeat.and_then(|heartbeat_age| heartbeat_age.parse().ok()))
     }
 
     /// Shows those who stand by that this queue lives. Beside SQLite the lock alone shows it.
@@ -96,31 +83,10 @@ impl JobStore {
     /// # Errors
     /// When the database refuses.
     pub async fn heartbeat(&mut self) -> Result<(), Error> {
-        match self.settings {
-            DatabaseConfig::Sqlite(_) => Ok(()),
-            DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => self.write_heartbeat(false).await,
+        if matches!(self.settings, DatabaseConfig::Sqlite(_)) {
+            return Ok(());
         }
-    }
-
-    async fn write_heartbeat(&mut self, is_first: bool) -> Result<(), Error> {
-        let connection = &mut self.session.connection;
-        let (now, owner) = (connection.server_time_ms(), connection.quote_literal(&self.owner));
-        let acquired =
-            if is_first { format!("owner = {owner}, holder = {owner}, acquired = {now}, ") } else { String::new() };
-        let update =
-            format!("UPDATE botsctl_lease SET {acquired}renewed = {now}, released = 0 WHERE name = 'jobqueue'");
-        let insert = format!(
-            "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) \
-             SELECT 'jobqueue', {owner}, {owner}, {now}, {now}, 0 FROM (SELECT 1) AS one \
-             WHERE NOT EXISTS (SELECT 1 FROM botsctl_lease WHERE name = 'jobqueue')"
-        );
-        let written = async {
-            if is_first {
-                connection.execute_batch(insert).await?;
-            }
-            connection.execute_batch(update).await
-        };
-        written.await.map_err(|error| self.failed("give a sign of life in", &error))
+        row::heartbeat(&mut self.session.connection, &self.settings, LeaseKind::JOB_QUEUE, &self.owner).await
     }
 
     /// Keeps jobs: all of them or none.

@@ -12,7 +12,6 @@ pub mod config;
 pub mod init_progress;
 pub mod jobs;
 pub mod lease;
-pub mod lease_row;
 pub mod own_schema;
 pub mod ping;
 pub mod query;

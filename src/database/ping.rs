@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connect::{ConnectMode, connect};
-use super::lease_row::LeaseHolder;
+use super::lease::LeaseHolder;
 use super::query::Connection;
 use super::{DatabaseConfig, Error, errors, lease};
 use crate::model::FileId;

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::rules::CHECKS;
 use super::state::{CheckResult, HealthState};
-use crate::database::lease_row::LeaseHolder;
+use crate::database::lease::LeaseHolder;
 use crate::database::ping::{Availability, DatabasePing};
 use crate::database::{self, DatabaseConfig, schema};
 use crate::model::Check;

@@ -155,7 +155,7 @@ impl JobQueueService {
             Arc::new(move |words| tasks.spec(words).map(|(spec, is_engine)| JobSpec { spec, is_engine }));
         QueueConfig {
             database: self.database,
-            owner: format!("{:.60}-{}-{}", host.to_string_lossy(), std::process::id(), random::alphanumeric(8)),
+            owner: format!("{:.40}-{}-{}", host.to_string_lossy(), std::process::id(), random::alphanumeric(8)),
             slots: self.slots,
             limits: self.limits,
             stop_timeout: self.limits.stop_timeout,

@@ -5,6 +5,8 @@
 //! both: the lock, and a row that was released or has not been renewed for its lifetime. The server's clock counts.
 //! Beside SQLite the lock of a file is enough: the system frees it when its holder dies, and never before.
 
+pub(super) mod row;
+
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -12,15 +14,14 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::advisory_lock::{LockName, LockSession, is_file_locked};
-use super::lease_row::{self, LeaseHolder};
-use super::own_schema::{self, OwnTables};
-use super::query::Connection;
-use super::retry::{QUERY_TIMEOUT, with_timeout};
-use super::{DatabaseConfig, Error, retry};
+use crate::database::advisory_lock::{LockName, LockSession, is_file_locked};
+use crate::database::own_schema::{self, OwnTables};
+use crate::database::query::Connection;
+use crate::database::retry::{QUERY_TIMEOUT, with_timeout};
+use crate::database::{DatabaseConfig, Error, retry};
 
-/// How long a row counts that nobody renews.
-pub const LEASE_TTL: Duration = Duration::from_secs(60);
+pub use row::LeaseHolder;
+use row::LeaseKind;
 
 /// How often its holder renews it.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
@@ -128,7 +129,7 @@ impl LeaseRequest<'_> {
             Err(Error::Unavailable(text)) => return Err(Error::Unavailable(text)),
             Err(error) => {
                 let giving_back = async {
-                    lease_row::release(&mut session.connection, self.settings, self.owner).await?;
+                    row::release(&mut session.connection, self.settings, LeaseKind::ENGINE, self.owner).await?;
                     session.release().await
                 };
                 with_timeout(self.settings, giving_back).await?;
@@ -150,7 +151,9 @@ pub async fn current_holder(
     connection: &mut Connection,
     settings: &DatabaseConfig,
 ) -> Result<Option<LeaseHolder>, Error> {
-    let holder = lease_row::read(connection, settings).await?.filter(|holder| !holder.expired_for(Duration::ZERO));
+    let holder = row::read(connection, settings, LeaseKind::ENGINE)
+        .await?
+        .filter(|holder| !holder.expired_for(LeaseKind::ENGINE, Duration::ZERO));
     Ok(match settings {
         // The row of one that was killed is never renewed, but its lock is free.
         DatabaseConfig::Sqlite(database) => holder.filter(|_| is_file_locked(database, LockName::Engine)),
@@ -167,15 +170,16 @@ async fn try_acquire(
 ) -> Result<LeaseHolder, Error> {
     let is_server = !matches!(settings, DatabaseConfig::Sqlite(_));
     if session.try_acquire().await? {
-        let lifetime = is_server.then_some(LEASE_TTL);
-        let holder = lease_row::claim_row(&mut session.connection, settings, owner, name, lifetime).await?;
+        let lifetime = is_server.then_some(LeaseKind::ENGINE.ttl);
+        let holder =
+            row::claim_row(&mut session.connection, settings, LeaseKind::ENGINE, (owner, name), lifetime).await?;
         if holder.owner != owner {
             // The row of one who has lost only its connection: it must be able to have the lock back.
             session.release().await?;
         }
         return Ok(holder);
     }
-    let Some(holder) = lease_row::read(&mut session.connection, settings).await? else {
+    let Some(holder) = row::read(&mut session.connection, settings, LeaseKind::ENGINE).await? else {
         return Ok(LeaseHolder::unknown());
     };
     if holder.owner == owner {
@@ -185,15 +189,27 @@ async fn try_acquire(
         }
         return Err(Error::Unavailable("the lock is still with a connection that was cut".to_owned()));
     }
-    if is_server
-        && holder.expired_for(RELEASE_GRACE)
-        && let Some(stale) = session.holder().await?
-    {
-        session.terminate(&stale).await?;
+    if terminate_stale(session, LeaseKind::ENGINE, &holder, RELEASE_GRACE).await? {
         let since_heartbeat = holder.since_heartbeat.unwrap_or_default().as_secs();
         warn!("ended the session of {}, silent for {since_heartbeat} s", holder.name);
     }
     Ok(holder)
+}
+
+/// Ends the session that has the lock when the row ran out so long ago: a node that vanishes leaves a session behind that
+/// the server takes for a living one. Whether there was one.
+pub(super) async fn terminate_stale(
+    session: &mut LockSession,
+    kind: LeaseKind,
+    holder: &LeaseHolder,
+    grace: Duration,
+) -> Result<bool, Error> {
+    // Beside SQLite there is no heartbeat, and no session to end.
+    if holder.since_heartbeat.is_none() || !holder.expired_for(kind, grace) {
+        return Ok(false);
+    }
+    let Some(id) = session.holder().await? else { return Ok(false) };
+    session.terminate(&id).await.map(|()| true)
 }
 
 impl Lease {
@@ -306,7 +322,7 @@ impl Lease {
         let begin = boot_time();
         let (settings, owner) = (self.settings.clone(), self.owner.clone());
         let session = self.session().await?;
-        let holder = lease_row::renew(&mut session.connection, &settings, &owner).await?;
+        let holder = row::renew(&mut session.connection, &settings, LeaseKind::ENGINE, &owner).await?;
         if holder.owner != owner || holder.released {
             return Ok(Some(holder));
         }
@@ -337,7 +353,9 @@ impl Lease {
     pub async fn release(mut self) {
         let owner = self.owner.clone();
         let released = self
-            .query_with_retry(async |connection, settings| lease_row::release(connection, settings, &owner).await)
+            .query_with_retry(async |connection, settings| {
+                row::release(connection, settings, LeaseKind::ENGINE, &owner).await
+            })
             .await;
         if let Err(error) = released {
             warn!("cannot give the engine lease back, so it runs out: {error}");
