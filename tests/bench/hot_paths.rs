@@ -175,8 +175,9 @@ impl Write for Arrival {
 /// waits for it.
 async fn log(rounds: u32) -> Result<(), Failure> {
     let (sender, arrived) = mpsc::channel();
-    let (queue, _flush) = LineWriter::spawn(Arrival(sender), FILE_SEND_TIMEOUT, |lost| format!("{lost} lines were dropped\n"));
-    let sink = ServiceOutput::new(queue.clone(), queue, ChildOutput::Json, LogLevel::Info).of("engine");
+    let (queue, _flush) =
+        LineWriter::spawn(Arrival(sender), FILE_SEND_TIMEOUT, |lost| format!("{lost} lines were dropped\n"));
+    let sink = ServiceOutput::new(queue.clone(), queue, ChildOutput::Json, LogLevel::Info).for_service("engine");
     for _ in 0..rounds {
         let (reader, mut writer): (_, PipeWriter) = io::pipe()?;
         writer.write_all(LINES)?;
