@@ -54,7 +54,7 @@ pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> Str
     for path in sources {
         add_state(&mut hash, path);
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(hash.finalize())
 }
 
 /// Length first, so that two neighbours cannot trade a byte unnoticed.

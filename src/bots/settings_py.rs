@@ -31,11 +31,7 @@ fn keep(above: &str, recorded: &str) -> String {
 }
 
 fn hash(text: &str) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(text.as_bytes()).iter().take(16).fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    hex::encode(&Sha256::digest(text.as_bytes())[..16])
 }
 
 #[cfg(test)]

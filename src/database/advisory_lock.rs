@@ -310,9 +310,7 @@ fn mysql_name(database: &str, name: LockName) -> String {
     if readable.len() <= MAX_NAME && readable.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) {
         return readable;
     }
-    let hash =
-        Sha256::digest(database.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
-    format!("bots-ctl.{}.{hash}", name.text())
+    format!("bots-ctl.{}.{}", name.text(), hex::encode(&Sha256::digest(database.as_bytes())[..16]))
 }
 
 /// Advisory locks belong to one database. The key is 63 bits, so that it is no negative number.

@@ -63,7 +63,7 @@ impl JobCommand {
     /// What equal tasks have in common, and others do not.
     #[must_use]
     pub fn digest(&self) -> String {
-        Sha256::digest(self.to_json().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(Sha256::digest(self.to_json().as_bytes()))
     }
 }
 
