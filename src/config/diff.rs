@@ -47,7 +47,9 @@ mod tests {
     fn config(variables: &[(&str, &str)]) -> Config {
         let variables: BTreeMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Config::load(&variables, &[], None, Path::new("/nowhere")).expect("it is valid")
+        let (config, faults) = Config::read(&variables, &[], None, Path::new("/nowhere"));
+        assert!(faults.is_empty(), "{faults:?}");
+        config
     }
 
     #[test]

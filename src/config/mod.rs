@@ -191,20 +191,6 @@ pub struct SuperuserConfig {
 }
 
 impl Config {
-    /// Reads all layers.
-    ///
-    /// # Errors
-    /// Every fault found, each naming the key, the value and where it came from.
-    pub fn load(
-        environment: &BTreeMap<String, String>,
-        overrides: &[FlagOverride],
-        file: Option<&Path>,
-        home: &Path,
-    ) -> Result<Self, Vec<Diagnostic>> {
-        let (config, faults) = Self::read(environment, overrides, file, home);
-        if faults.is_empty() { Ok(config) } else { Err(faults) }
-    }
-
     /// Reads all layers; what is wrong is left at its default and reported, so that a check can go on.
     #[must_use]
     pub fn read(

@@ -14,8 +14,8 @@ fn load(pairs: &[(&str, &str)], toml: &str, overrides: &[FlagOverride]) -> Resul
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("bots-ctl.toml");
     std::fs::write(&file, toml).expect("the file is written");
-    Config::load(&map(pairs), overrides, Some(&file), Path::new("/home/me"))
-        .map_err(|faults| faults.into_iter().map(|fault| fault.text).collect())
+    let (config, faults) = Config::read(&map(pairs), overrides, Some(&file), Path::new("/home/me"));
+    if faults.is_empty() { Ok(config) } else { Err(faults.into_iter().map(|fault| fault.text).collect()) }
 }
 
 fn effective<'a>(config: &'a Config, path: &str) -> &'a EffectiveSetting {
@@ -177,9 +177,9 @@ proptest! {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let file = dir.path().join("bots-ctl.toml");
         std::fs::write(&file, &toml).expect("the file is written");
-        let config = Config::load(&environment, &flags, Some(&file), Path::new("/home/me")).expect("valid");
-        let default = Config::load(&BTreeMap::new(), &[], Some(Path::new("/dev/null")), Path::new("/home/me"));
-        let default = default.expect("valid");
+        let (config, faults) = Config::read(&environment, &flags, Some(&file), Path::new("/home/me"));
+        assert!(faults.is_empty(), "{faults:?}");
+        let (default, _) = Config::read(&BTreeMap::new(), &[], Some(Path::new("/dev/null")), Path::new("/home/me"));
         for ((path, variable), [in_file, own, flag]) in NUMBERS.iter().zip(&layers) {
             let line = toml.lines().position(|line| line.starts_with(path)).map_or(0, |at| at + 1);
             let (value, origin) = match (flag, own, in_file) {
