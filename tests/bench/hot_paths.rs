@@ -78,7 +78,7 @@ const REQUEST: &[u8] = b"GET /health/ready HTTP/1.1\r\nHost: 10.42.0.17:9180\r\n
 const RECORDS: usize = 147;
 
 /// Longer than records take to arrive on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -120,15 +120,15 @@ fn probe(rounds: u32, listener: SocketAddr) -> Result<(), Failure> {
 
 /// One connection with one request, as a kubelet makes them.
 async fn health(rounds: u32) -> Result<(), Failure> {
-    let (_facts, facts) = watch::channel(facts());
+    let (_state, state) = watch::channel(health_state());
     let scrape: MetricsHandler =
         Arc::new(|_, _| Box::pin(async { Ok(HttpBody { content_type: "text/plain", body: String::new() }) }));
-    let service = service(facts, Arc::new(Counters::default()), AdminPages { metrics: scrape, has_status: true });
+    let service = service(state, Arc::new(Counters::default()), AdminPages { metrics: scrape, has_status: true });
     let mut answer = String::new();
     for _ in 0..rounds {
         let (mut client, theirs) = tokio::io::duplex(16 * 1024);
         client.write_all(REQUEST).await?;
-        server::answer(theirs, service.clone()).await;
+        server::serve_connection(theirs, service.clone()).await;
         answer.clear();
         client.read_to_string(&mut answer).await?;
         if !answer.starts_with("HTTP/1.1 200") {
@@ -139,9 +139,9 @@ async fn health(rounds: u32) -> Result<(), Failure> {
 }
 
 /// What is known while the web UI works.
-fn facts() -> HealthState {
+fn health_state() -> HealthState {
     let mut webserver = ServiceHealth::new("webserver", true);
-    (webserver.phase, webserver.pid, webserver.answered) = (Phase::Running, Some(17), true);
+    (webserver.phase, webserver.pid, webserver.alive) = (Phase::Running, Some(17), true);
     webserver.started = Some(Instant::now());
     HealthState {
         services: vec![webserver],
@@ -185,7 +185,7 @@ async fn log(rounds: u32) -> Result<(), Failure> {
         spawn_output_pump(OwnedFd::from(reader), Stream::Stderr, sink.clone()).await?;
         let mut missing = RECORDS;
         while missing > 0 {
-            missing = missing.checked_sub(arrived.recv_timeout(PATIENCE)?).ok_or("there are too many records")?;
+            missing = missing.checked_sub(arrived.recv_timeout(TIMEOUT)?).ok_or("there are too many records")?;
         }
     }
     Ok(())
