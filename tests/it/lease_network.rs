@@ -74,6 +74,10 @@ fn engines_meet_while_their_connections_are_cut(engine: Engine) {
     }
 }
 
+/// More messages than a login takes. On a busy machine it takes seconds, and a connection that is cut before it is made was
+/// of no use.
+const LOGIN: usize = 10;
+
 /// Cuts connections at random moments until it is dropped.
 struct Cutter(Arc<AtomicBool>);
 
@@ -83,9 +87,8 @@ impl Cutter {
         let (told, proxy, mut random) = (Arc::clone(&is_over), Arc::clone(proxy), Random(seed));
         std::thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
-                // On a busy machine a connection takes some tenths of a second to be made.
                 std::thread::sleep(Duration::from_millis(100 + random.below(900) as u64));
-                proxy.cut([Cut::Both, Cut::ClientAlone][random.below(2)]);
+                proxy.cut_after([Cut::Both, Cut::ClientAlone][random.below(2)], LOGIN + random.below(20));
             }
         });
         Self(is_over)

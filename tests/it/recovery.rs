@@ -78,7 +78,7 @@ fn a_recovery_that_an_earlier_version_began_is_recovered_too(engine: Engine) {
         "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) \
          SELECT 'recovery', run, '', 1, 1, 0 FROM botsctl_recovery WHERE run > 0; DROP TABLE botsctl_recovery",
     );
-    let last = system.run(&["engine", "--new", "--ok-exit", "2"]);
+    let last = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
     assert_eq!(system.recoveries(), 1, "{last:?}");
     let rows = system.database.value("SELECT count(*) FROM botsctl_lease WHERE name = 'recovery'");

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -27,6 +28,8 @@ pub struct Proxy {
 struct Link {
     client: UnixStream,
     server: UnixStream,
+    /// Messages of the client.
+    sent: Arc<AtomicUsize>,
 }
 
 /// What a server notices of a cut.
@@ -54,12 +57,14 @@ impl Proxy {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = UnixStream::connect(&behind) else { continue };
                 let copy = |stream: &UnixStream| stream.try_clone().expect("cloned");
+                let sent = Arc::<AtomicUsize>::default();
                 if is_bots_ctl(&client) {
-                    known.lock().expect("not poisoned").push(Link { client: copy(&client), server: copy(&server) });
+                    let link = Link { client: copy(&client), server: copy(&server), sent: Arc::clone(&sent) };
+                    known.lock().expect("not poisoned").push(link);
                 }
                 let (from, to) = (copy(&client), copy(&server));
-                std::thread::spawn(move || pass(from, to));
-                std::thread::spawn(move || pass(server, client));
+                std::thread::spawn(move || pass(from, to, &sent));
+                std::thread::spawn(move || pass(server, client, &AtomicUsize::new(0)));
             }
         });
         Self { dir, socket, engine: server.engine, links, ghosts: Mutex::default() }
@@ -75,9 +80,15 @@ impl Proxy {
 
     /// Cuts all connections that bots-ctl has; says how many there were, some of them closed before.
     pub fn cut(&self, cut: Cut) -> usize {
-        let links = std::mem::take(&mut *self.links.lock().expect("not poisoned"));
+        self.cut_after(cut, 0)
+    }
+
+    /// Cuts those connections whose client has sent so many messages.
+    pub fn cut_after(&self, cut: Cut, messages: usize) -> usize {
+        let is_due = |link: &mut Link| link.sent.load(Ordering::Relaxed) >= messages;
+        let links: Vec<Link> = self.links.lock().expect("not poisoned").extract_if(.., is_due).collect();
         let count = links.len();
-        for Link { client, server } in links {
+        for Link { client, server, .. } in links {
             if cut == Cut::ClientAlone {
                 // Two descriptors of one connection: as long as this one is there, the other's end is no end.
                 self.ghosts.lock().expect("not poisoned").push(server);
@@ -91,12 +102,13 @@ impl Proxy {
 }
 
 /// Hands bytes on until one side ends; that the other one hears of it is up to whoever drops the last descriptor.
-fn pass(mut from: UnixStream, mut to: UnixStream) {
+fn pass(mut from: UnixStream, mut to: UnixStream, messages: &AtomicUsize) {
     let mut bytes = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         if to.write_all(&bytes[..count]).is_err() {
             break;
         }
+        messages.fetch_add(1, Ordering::Relaxed);
     }
 }
 
