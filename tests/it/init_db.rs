@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::environment::{finish, in_mounts};
-use crate::support::sandbox::{Finished, Sandbox, binary, free_port, processes_with, python, some_or_all};
+use crate::support::sandbox::{Finished, Sandbox, binary, free_port, python, some_or_all, wait_gone};
 use crate::support::schema::{ADMIN_PASSWORD, complete, expect_right, facts, tables};
 use crate::support::servers::{Database, Engine, on_each_database};
 
@@ -219,7 +219,7 @@ fn a_web_ui_whose_database_fails_does_not_start() {
     let failed = sandbox.run(&["webserver"]);
     assert_ne!(failed.code(), 0, "{failed:?}");
     assert!(failed.stderr.contains("/nowhere/at/all"), "{failed:?}");
-    assert!(processes_with(&sandbox.root().display().to_string()).is_empty(), "something is left of it");
+    wait_gone(&sandbox.root().display().to_string());
     assert!(crate::support::sandbox::http(sandbox.web_port, "GET", "/login/").is_none());
 }
 

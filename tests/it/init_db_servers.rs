@@ -386,7 +386,7 @@ fn the_web_ui_does_not_start_without_its_server(engine: Engine) {
     let failed = sandbox.run(&["webserver"]);
     assert_ne!(failed.code(), 0, "{failed:?}");
     assert!(failed.stderr.contains("password") && !failed.stderr.contains("wrong-secret"), "{failed:?}");
-    assert!(crate::support::sandbox::processes_with(&sandbox.root().display().to_string()).is_empty());
+    crate::support::sandbox::wait_gone(&sandbox.root().display().to_string());
     assert!(crate::support::sandbox::http(sandbox.web_port, "GET", "/login/").is_none());
     // Rows of the user are never in the way.
     sandbox.set("DB_PASSWORD", PASSWORD);

@@ -157,7 +157,10 @@ fn what_only_a_new_bots_ctl_can_do_is_told_and_the_rest_is_done() {
     web.wait_stderr("to be restarted with it: nothing");
     assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
 
-    mount.mount(&[("bots-ctl.toml", "[watchdog]\nfailure_threshold = 7\n[django]\nallowed_hosts = [\"edi.example.com\"]\n")]);
+    mount.mount(&[(
+        "bots-ctl.toml",
+        "[watchdog]\nfailure_threshold = 7\n[django]\nallowed_hosts = [\"edi.example.com\"]\n",
+    )]);
     wait_renewed(&web, 0, &before);
     let answer = http(sandbox.web_port, "GET", "/login/").expect("it answers");
     assert_eq!(answer.status, 400, "localhost is no longer among the hosts: {}", answer.body);

@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::{Signal, kill};
 
 use crate::jobqueue::with_queue;
-use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, processes_with, wait_until};
+use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, processes_with, wait_gone, wait_until};
 
 const SERVICES: &str = "engine,dirmonitor,webserver,jobqueue";
 
@@ -133,8 +133,7 @@ fn a_killed_bots_ctl_leaves_no_service_behind() {
     assert_eq!(below.len(), 1, "{below:?}");
     up.signal(Signal::SIGKILL);
     up.wait();
-    let gone = || processes_with(&sandbox.root().display().to_string()).is_empty().then_some(());
-    wait_until("all are gone", gone, || format!("{:?}", processes_with(&sandbox.root().display().to_string())));
+    wait_gone(&sandbox.root().display().to_string());
 }
 
 #[apply(test)]

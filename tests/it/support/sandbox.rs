@@ -436,6 +436,12 @@ pub fn processes_with(text: &str) -> Vec<(Pid, String)> {
     all.map(|(pid, _, command)| (pid, command)).collect()
 }
 
+/// Waits until no process has this in its command line: the kernel kills children after their parent's exit.
+pub fn wait_gone(text: &str) {
+    let gone = || processes_with(text).is_empty().then_some(());
+    wait_until("all processes are gone", gone, || format!("{:?}", processes_with(text)));
+}
+
 /// All processes with their parents and command lines.
 pub fn processes() -> Vec<(Pid, Pid, String)> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted").flatten();
