@@ -165,7 +165,9 @@ impl Worker {
                 Request::List(reply) => send_reply(reply, self.with(async |jobs| jobs.list().await).await),
                 Request::Clear(reply) => {
                     let cleared = self.with(async |jobs| jobs.clear().await).await;
-                    self.update_status(|status| status.waiting = 0, cleared.is_ok());
+                    if cleared.is_ok() {
+                        self.status.send_modify(|status| status.waiting = 0);
+                    }
                     send_reply(reply, cleared);
                 }
                 Request::Take(reply) => send_reply(reply, self.take().await),
@@ -188,7 +190,10 @@ impl Worker {
         for ((new, added), (request_id, reply)) in new_jobs.iter().zip(added).zip(askers) {
             let (task, priority) = (JobCommand::from_json(&new.task), new.priority);
             match added {
-                AddOutcome::Added(job) => info!(job, %request_id, "job {job} with priority {priority}: {task}"),
+                AddOutcome::Added(job) => {
+                    self.status.send_modify(|status| status.waiting += 1);
+                    info!(job, %request_id, "job {job} with priority {priority}: {task}");
+                }
                 AddOutcome::PriorityChanged(job) => {
                     info!(job, %request_id, "job {job} now has priority {priority}: {task}")
                 }
@@ -196,7 +201,6 @@ impl Worker {
                     info!(job, %request_id, "job {job} waits already and is not added again: {task}");
                 }
             }
-            self.update_status(|status| status.waiting += 1, matches!(added, AddOutcome::Added(_)));
             send_reply(reply, Ok(added));
         }
     }
@@ -211,7 +215,7 @@ impl Worker {
         })
         .await?;
         info!(job = number, "job {number} was taken by getjob");
-        self.update_status(|status| status.waiting = status.waiting.saturating_sub(1), true);
+        self.status.send_modify(|status| status.waiting = status.waiting.saturating_sub(1));
         Ok(Some(first))
     }
 
@@ -285,7 +289,7 @@ impl Worker {
             let Ok(first) = started.await else { return };
             let remaining =
                 |status: &mut Status| status.waiting = first.as_ref().map_or(0, |_| status.waiting.saturating_sub(1));
-            self.update_status(remaining, true);
+            self.status.send_modify(remaining);
             let Some(first) = first else { return };
             // One that another queue had put back meanwhile, and that runs here still.
             if self.running.insert(first.number) {
@@ -313,14 +317,14 @@ impl Worker {
             RunFinished { number, run, is_engine, ended, output, took: started.elapsed() }
         });
         let running = self.running.len() as u64;
-        self.update_status(|status| status.running = running, true);
+        self.status.send_modify(|status| status.running = running);
     }
 
     async fn on_run_finished(&mut self, finished: RunFinished) {
         let RunFinished { number, run, is_engine, ended, output, took } = finished;
         self.running.remove(&number);
         let running = self.running.len() as u64;
-        self.update_status(|status| status.running = running, true);
+        self.status.send_modify(|status| status.running = running);
         let took = took.as_secs_f64();
         let verdict = match ended {
             RunEnd::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine runs"),
@@ -335,10 +339,8 @@ impl Worker {
             }
             RunEnd::SpawnFailed(reason) => {
                 error!(job = number, run_id = run, "job {number} cannot be started: {reason}");
-                JobUpdate::Finished(
-                    rows::JobResult { state: JobState::Failed, exit_code: None, output },
-                    milliseconds(),
-                )
+                let ended = rows::JobResult { state: JobState::Failed, exit_code: None, output };
+                JobUpdate::Finished(ended, milliseconds())
             }
             RunEnd::Exited(exit) | RunEnd::TimedOut(exit) => {
                 self.retries.reset();
@@ -360,7 +362,7 @@ impl Worker {
             JobUpdate::Finished(..) => status.failed += 1,
             JobUpdate::Requeue => status.requeued += 1,
         };
-        self.update_status(outcome, true);
+        self.status.send_modify(outcome);
         self.record(number, verdict).await;
     }
 
@@ -386,7 +388,7 @@ impl Worker {
             if is_time { jobs.prune(MAX_FINISHED_JOBS).await } else { Ok(()) }
         });
         match (written.await, &verdict) {
-            (Ok(()), JobUpdate::Requeue) => self.update_status(|status| status.waiting += 1, true),
+            (Ok(()), JobUpdate::Requeue) => self.status.send_modify(|status| status.waiting += 1),
             (Ok(()), JobUpdate::Finished(..)) => {}
             (Err(Unavailable), _) => self.unrecorded.push((number, verdict)),
         }
@@ -394,12 +396,12 @@ impl Worker {
 
     async fn housekeeping(&mut self) {
         self.next_sweep = Instant::now() + HOUSEKEEPING_INTERVAL;
-        let checked_at = self.with(async |jobs| {
+        let counting = self.with(async |jobs| {
             jobs.heartbeat().await?;
             jobs.count().await
         });
-        if let Ok(looked) = checked_at.await {
-            self.update_status(|status| (status.waiting, status.oldest) = looked, true);
+        if let Ok(counted) = counting.await {
+            self.status.send_modify(|status| (status.waiting, status.oldest) = counted);
         }
     }
 
@@ -429,12 +431,6 @@ impl Worker {
         self.was_killed = !self.runs.is_empty();
         self.kill.send_replace(true);
     }
-
-    fn update_status(&self, change: impl FnOnce(&mut Status), happened: bool) {
-        if happened {
-            self.status.send_modify(change);
-        }
-    }
 }
 
 /// Whether an engine ended without having done its work: its database was away, or a signal has ended it.
@@ -442,7 +438,7 @@ fn is_retryable(exit: Exit) -> bool {
     exit == Exit::Code(Kind::Unavailable.code()) || exit.code() > SIGNALS
 }
 
-/// Whoever has asked may have gone.
+/// The requester may have disconnected.
 fn send_reply<T>(reply: Reply<T>, response: Result<T, Unavailable>) {
     let _ = reply.send(response);
 }
