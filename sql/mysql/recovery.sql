@@ -1,6 +1,6 @@
--- What is known of a run that has not come to its end: one row. Bots recovers `run` (0: none), and so many recoveries of it
--- failed. The engine that wrote the row `engine` of `mutex` is watched: `changed` is when the rows of its run last changed, in
--- milliseconds since 1970. Earlier versions kept the same in two rows of botsctl_lease.
+-- One row. `run` is the run that Bots recovers (0: none), `failures` counts its failed recoveries. The engine that wrote the
+-- row `engine` of `mutex` is watched: `changed` is when the rows of its run last changed, in milliseconds since 1970. Earlier
+-- versions kept the same in two rows of botsctl_lease.
 
 CREATE TABLE IF NOT EXISTS botsctl_recovery (
     id INTEGER PRIMARY KEY NOT NULL,

@@ -1,4 +1,4 @@
-//! Notices that what is mounted has changed: whole, and into something else than what is in use.
+//! Detects a change of the mounted configuration: a complete one, to other content than the applied one.
 //!
 //! Looking costs a few system calls; files are read when they look otherwise than before, twice in a row. So a file that is
 //! being written is not read in the middle, and neither are files of two versions.

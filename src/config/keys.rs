@@ -177,7 +177,7 @@ keys! {
     STATUS_PAGE: bool = "health.status_page", "BOTS_CTL_STATUS_PAGE", Boolean, boolean, "true",
         "the health listener has a status page, on /", fixed;
     METRICS_MAX_LABEL_VALUES: u32 = "metrics.max_label_values", "BOTS_CTL_METRICS_MAX_LABEL_VALUES", Integer, positive, "100",
-        "how many routes, and how many watched directories, metrics tell by name; the rest is told as other";
+        "maximum number of routes, and of directories, with their own labels; all others are other";
     HEALTH_DB_ONLY: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, boolean, "false",
         "ready looks at the database alone", fixed;
     LOG_LEVEL: LogLevel = "log.level", "LOG_LEVEL", Text, log_level, "info",
