@@ -2,6 +2,22 @@
 
 use super::Config;
 
+/// Keys, by the beginnings of their paths, that decide what the process itself is: where it listens and logs, which
+/// services it runs, and of which environment.
+const FIXED: [&str; 11] = [
+    "environment.",
+    "bots.",
+    "up.",
+    "up.engine_interval",
+    "jobqueue.backend",
+    "jobqueue.addr",
+    "dirmonitor.backend",
+    "reload.",
+    "watchdog.",
+    "health.",
+    "log.",
+];
+
 /// What differs from the configuration before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigDiff {
@@ -15,11 +31,11 @@ impl Config {
     /// The configuration to go on with, and how it differs from this one. What cannot change any more stays.
     #[must_use]
     pub fn merge_reloadable(&self, next: Self) -> (Self, ConfigDiff) {
+        let is_fixed = |path: &str| FIXED.iter().any(|beginning| path.starts_with(beginning));
         // Both were read by the same code, which asks for the keys in one order.
         let pairs = self.effective_settings.iter().zip(&next.effective_settings);
-        let changed = pairs.filter(|(old, new)| old.value_hash != new.value_hash).map(|(old, _)| old);
-        let (at_once, later): (Vec<_>, Vec<_>) = changed.partition(|setting| setting.reloadable);
-        let later = later.into_iter().map(|setting| setting.path).collect();
+        let changed = pairs.filter(|(old, new)| old.value_hash != new.value_hash).map(|(old, _)| old.path);
+        let (later, at_once): (Vec<_>, Vec<_>) = changed.partition(|path| is_fixed(path));
         let mut followed = Self {
             environment: self.environment.clone(),
             bots: self.bots.clone(),

@@ -45,26 +45,12 @@ pub struct Setting<T> {
     pub help: &'static str,
     /// Text to value.
     pub parse: fn(&str) -> ParseResult<T>,
-    /// Can change while bots-ctl runs.
-    pub reloadable: bool,
-}
-
-/// `fixed` at the end of a row: it decides what the process itself is, where it listens and logs, which services it runs, and of
-/// which environment.
-macro_rules! reloadable {
-    () => {
-        true
-    };
-    (fixed) => {
-        false
-    };
 }
 
 macro_rules! keys {
-    ($($name:ident: $type:ty = $path:literal, $env:literal, $shape:ident, $parse:ident, $default:literal, $help:literal $(, $fixed:ident)?;)*) => {
+    ($($name:ident: $type:ty = $path:literal, $env:literal, $shape:ident, $parse:ident, $default:literal, $help:literal;)*) => {
         $(#[doc = $help] pub const $name: Setting<$type> = Setting {
             path: $path, env: $env, shape: ValueType::$shape, default: $default, secret: false, help: $help, parse: parse::$parse,
-            reloadable: reloadable!($($fixed)?),
         };)*
     };
 }
@@ -73,28 +59,27 @@ macro_rules! secrets {
     ($($name:ident = $path:literal, $env:literal, $help:literal;)*) => {
         $(#[doc = $help] pub const $name: Setting<String> = Setting {
             path: $path, env: $env, shape: ValueType::Text, default: "", secret: true, help: $help, parse: parse::text,
-            reloadable: true,
         };)*
     };
 }
 
 keys! {
     ENVIRONMENT_NAME: String = "environment.name", "BOTSENV", Text, directory_name, "default",
-        "name of the Bots environment: the directory below ~/.bots/env", fixed;
+        "name of the Bots environment: the directory below ~/.bots/env";
     CONFIG_DIR: PathBuf = "environment.config_dir", "BOTS_CONFIG_DIR", Text, absolute_path, "~/.bots/env/$BOTSENV/config",
-        "Bots's configuration directory; botssys and usersys are its siblings", fixed;
+        "Bots's configuration directory; botssys and usersys are its siblings";
     CONFIG_SOURCE: PathBuf = "environment.config_source", "BOTS_CTL_CONFIG_SOURCE", Text, absolute_path, "/config",
-        "directory whose files are copied over the configuration directory at every start", fixed;
+        "directory whose files are copied over the configuration directory at every start";
     SEED_USERSYS: PathBuf = "environment.seed_usersys", "BOTS_CTL_SEED_USERSYS", Text, absolute_path,
-        "/usr/local/bots/plugins/usersys", "what an empty usersys is filled from, beside what Bots itself ships", fixed;
+        "/usr/local/bots/plugins/usersys", "what an empty usersys is filled from, beside what Bots itself ships";
     SEED_GRAMMARS: PathBuf = "environment.seed_grammars", "BOTS_CTL_SEED_GRAMMARS", Text, absolute_path,
-        "/usr/local/bots/grammars", "grammars that a new usersys gets below usersys/grammars", fixed;
+        "/usr/local/bots/grammars", "grammars that a new usersys gets below usersys/grammars";
     BIN_DIR: PathBuf = "bots.bin_dir", "BOTS_BIN_DIR", Text, absolute_path, "",
-        "directory of bots-webserver and the other programs of Bots; else PATH, else what install made", fixed;
+        "directory of bots-webserver and the other programs of Bots; else PATH, else what install made";
     INSTALL_DIR: PathBuf = "bots.install_dir", "BOTS_CTL_INSTALL_DIR", Text, absolute_path, "~/.bots/venv",
-        "where install makes its private environment", fixed;
+        "where install makes its private environment";
     PYTHON: PathBuf = "bots.python", "BOTS_CTL_PYTHON", Text, program, "python3",
-        "Python that install makes the private environment with", fixed;
+        "Python that install makes the private environment with";
     WEB_PORT: u16 = "webserver.port", "PORT", Integer, port, "",
         "port of the web UI; written to the port of section webserver in bots.ini, which decides when this is not set";
     DRAIN: Duration = "stop.drain", "BOTS_CTL_DRAIN", Duration, duration, "5s in Kubernetes, else 0s",
@@ -112,13 +97,13 @@ keys! {
     JOBQUEUE_STOP_TIMEOUT: Duration = "jobqueue.stop_timeout", "BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", Duration, duration,
         "as BOTS_CTL_STOP_TIMEOUT", "the job queue's own stop timeout, in which a running job may finish";
     JOBQUEUE_BACKEND: ServiceBackend = "jobqueue.backend", "BOTS_CTL_JOBQUEUE_BACKEND", Text, backend, "native",
-        "who does the work of the job queue: native (bots-ctl itself) or python (Bots's own server)", fixed;
+        "who does the work of the job queue: native (bots-ctl itself) or python (Bots's own server)";
     JOBQUEUE_ADDR: SocketAddr = "jobqueue.addr", "BOTS_CTL_JOBQUEUE_ADDR", Text, address, "",
-        "address on which the job queue serves other containers, such as 0.0.0.0:28083; needs the token", fixed;
+        "address on which the job queue serves other containers, such as 0.0.0.0:28083; needs the token";
     JOBQUEUE_URL: Endpoint = "jobqueue.url", "BOTS_CTL_JOBQUEUE_URL", Text, queue_url, "",
         "job queue of another container, such as `http://bots-jobqueue:28083`; jobs of this container are passed on to it";
     DIRMONITOR_BACKEND: ServiceBackend = "dirmonitor.backend", "BOTS_CTL_DIRMONITOR_BACKEND", Text, backend, "native",
-        "who watches directories: native (bots-ctl itself) or python (Bots's own monitor)", fixed;
+        "who watches directories: native (bots-ctl itself) or python (Bots's own monitor)";
     DIRMONITOR_WATCH: WatchMethod = "dirmonitor.watch", "BOTS_CTL_DIRMONITOR_WATCH", Text, watch_by, "auto",
         "how new files are found: inotify, poll, or auto: as the file system allows; also watch in bots.ini";
     DIRMONITOR_POLL_INTERVAL: Duration = "dirmonitor.poll_interval", "BOTS_CTL_DIRMONITOR_POLL_INTERVAL", Duration, interval,
@@ -142,9 +127,9 @@ keys! {
     ENGINE_ALLOW_UNKNOWN_ROUTES: bool = "engine.allow_unknown_routes", "BOTS_CTL_ALLOW_UNKNOWN_ROUTES", Boolean, boolean, "false",
         "routes that are not in the database, or not active, are passed over as Bots does, instead of being an error";
     ENGINE_INTERVAL: Duration = "up.engine_interval", "BOTS_CTL_ENGINE_INTERVAL", Duration, interval, "5m",
-        "time between the starts of two engine runs under up", fixed;
+        "time between the starts of two engine runs under up";
     UP_SERVICES: Vec<ServiceName> = "up.services", "BOTS_CTL_UP_SERVICES", List, services, "",
-        "services that up runs: webserver, jobqueue, dirmonitor, engine; else those that bots.ini has in use", fixed;
+        "services that up runs: webserver, jobqueue, dirmonitor, engine; else those that bots.ini has in use";
     RESTART: RestartPolicy = "restart.policy", "BOTS_CTL_RESTART", Text, restart_policy, "on-failure",
         "when a service that ended by itself is started again: never, on-failure or always";
     RESTART_LIMIT: u32 = "restart.limit", "BOTS_CTL_RESTART_LIMIT", Integer, count, "5",
@@ -156,36 +141,36 @@ keys! {
     RESTART_RESET_AFTER: Duration = "restart.reset_after", "BOTS_CTL_RESTART_RESET_AFTER", Duration, interval, "1m",
         "how long a service has to answer until its restarts are counted anew";
     RELOAD: ReloadPolicy = "reload.policy", "BOTS_CTL_RELOAD", Text, reload_policy, "restart",
-        "what a change of the mounted configuration does: restart (services are restarted with it) or off (nothing)", fixed;
+        "what a change of the mounted configuration does: restart (services are restarted with it) or off (nothing)";
     RELOAD_INTERVAL: Duration = "reload.interval", "BOTS_CTL_RELOAD_INTERVAL", Duration, interval, "2s",
-        "time between two looks at the mounted configuration; a change has to be seen twice", fixed;
+        "time between two looks at the mounted configuration; a change has to be seen twice";
     RELOAD_JITTER: Duration = "reload.jitter", "BOTS_CTL_RELOAD_JITTER", Duration, duration, "10s in Kubernetes, else 0s",
-        "longest pause before a change is taken over; its length is random, so that replicas do not do it together", fixed;
+        "longest pause before a change is taken over; its length is random, so that replicas do not do it together";
     RELOAD_DRAIN: Duration = "reload.drain", "BOTS_CTL_RELOAD_DRAIN", Duration, duration,
         "15s in Kubernetes, else as BOTS_CTL_WEBSERVER_DRAIN",
-        "how long the web UI stays up, no longer ready, before it is restarted with a change", fixed;
+        "how long the web UI stays up, no longer ready, before it is restarted with a change";
     WATCHDOG_FAILURE_THRESHOLD: u32 = "watchdog.failure_threshold", "BOTS_CTL_WATCHDOG_FAILURE_THRESHOLD", Integer, positive, "3",
-        "signs of life that a service may miss in a row before it counts as hung", fixed;
+        "signs of life that a service may miss in a row before it counts as hung";
     WATCHDOG_RESTART: bool = "watchdog.restart", "BOTS_CTL_WATCHDOG_RESTART", Boolean, boolean, "true under up, else false",
-        "a hung service is restarted by bots-ctl itself; else it is not live, and whoever asks decides", fixed;
+        "a hung service is restarted by bots-ctl itself; else it is not live, and whoever asks decides";
     HEALTH_ADDR: SocketAddr = "health.addr", "BOTS_CTL_HEALTH_ADDR", Text, address, "0.0.0.0:9180",
-        "address of the health listener", fixed;
+        "address of the health listener";
     HEALTH_INTERVAL: Duration = "health.interval", "BOTS_CTL_HEALTH_INTERVAL", Duration, interval, "2s",
-        "how often the checks behind the health endpoints run", fixed;
+        "how often the checks behind the health endpoints run";
     RESULTS_INTERVAL: Duration = "health.results_interval", "BOTS_CTL_RESULTS_INTERVAL", Duration, interval, "30s",
-        "how often the results of engine runs and routes are read from the database", fixed;
+        "how often the results of engine runs and routes are read from the database";
     STATUS_PAGE: bool = "health.status_page", "BOTS_CTL_STATUS_PAGE", Boolean, boolean, "true",
-        "the health listener has a status page, on /", fixed;
+        "the health listener has a status page, on /";
     METRICS_MAX_LABEL_VALUES: u32 = "metrics.max_label_values", "BOTS_CTL_METRICS_MAX_LABEL_VALUES", Integer, positive, "100",
         "maximum number of routes, and of directories, with their own labels; all others are other";
     HEALTH_DB_ONLY: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, boolean, "false",
-        "ready looks at the database alone", fixed;
+        "ready looks at the database alone";
     LOG_LEVEL: LogLevel = "log.level", "LOG_LEVEL", Text, log_level, "info",
-        "error, warn, info, debug or trace", fixed;
+        "error, warn, info, debug or trace";
     LOG_FORMAT: LogFormat = "log.format", "LOG_FORMAT", Text, log_format, "auto",
-        "text, json, or auto: text on a terminal and json elsewhere", fixed;
+        "text, json, or auto: text on a terminal and json elsewhere";
     CHILD_OUTPUT: ChildOutput = "log.child_output", "BOTS_CTL_CHILD_OUTPUT", Text, child_output, "as LOG_FORMAT",
-        "what the output of services becomes: raw (passed on as it is), text or json", fixed;
+        "what the output of services becomes: raw (passed on as it is), text or json";
     INIT_SKIP: bool = "database.init_skip", "DB_INIT_SKIP", Boolean, boolean, "false",
         "webserver does not run init-db first";
     DB_ENGINE: String = "database.engine", "DB_ENGINE", Text, text, "sqlite",
@@ -232,7 +217,6 @@ pub const DATABASE_URL: Setting<DatabaseUrl> = Setting {
     secret: true,
     help: "the database in one URL, such as `postgresql://USER:PASSWORD@HOST:5432/NAME`, instead of DB_ENGINE to DB_PORT",
     parse: DatabaseUrl::parse,
-    reloadable: true,
 };
 
 /// Variables that are read before any file is: they say where the files are.

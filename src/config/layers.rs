@@ -71,8 +71,6 @@ pub struct EffectiveSetting {
     pub shape: ValueType,
     /// Its value is never shown, and may be given in a file.
     pub secret: bool,
-    /// Can change while bots-ctl runs.
-    pub reloadable: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -244,7 +242,7 @@ impl<'a> LayeredConfig<'a> {
     }
 
     fn show<T>(&mut self, key: &Setting<T>, value: String, origin: Origin) {
-        let Setting { path, env, help, default, shape, secret, reloadable, .. } = *key;
+        let Setting { path, env, help, default, shape, secret, .. } = *key;
         let mark = hash_value(&value);
         let value = if secret && !value.is_empty() { "(hidden)".to_owned() } else { value };
         self.effective.push(EffectiveSetting {
@@ -257,7 +255,6 @@ impl<'a> LayeredConfig<'a> {
             default,
             shape,
             secret,
-            reloadable,
         });
     }
 
