@@ -3,7 +3,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -52,12 +53,20 @@ struct Answer<'a> {
     mode: Option<&'a str>,
 }
 
-/// Binds the listener.
+/// Binds the listener, unless there is one for this address already.
 ///
 /// # Errors
 /// When the address is in use or is not ours.
-pub async fn bind(addr: SocketAddr) -> std::io::Result<TcpListener> {
-    TcpListener::bind(addr).await
+pub async fn bind(addr: SocketAddr, inherited: Option<OwnedFd>) -> io::Result<TcpListener> {
+    let inherited =
+        inherited.map(StdListener::from).filter(|listener| listener.local_addr().is_ok_and(|at| at == addr));
+    match inherited {
+        Some(listener) => {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        }
+        None => TcpListener::bind(addr).await,
+    }
 }
 
 /// Serves until the task is dropped, and counts what is answered.

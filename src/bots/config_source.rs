@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::Error;
 use crate::fs::atomic::{AtomicBatch, describe_io_error, file_mode};
@@ -22,7 +22,6 @@ const NEVER_DIRECTORIES: [&str; 2] = ["bots.ini", "settings.py"];
 /// The files of a directory.
 #[derive(Debug, Clone, Default)]
 pub struct ConfigFiles {
-    directory: PathBuf,
     files: BTreeMap<OsString, File>,
 }
 
@@ -37,8 +36,8 @@ pub struct File {
     pub mode: u32,
 }
 
-/// The content of each file, to compare.
-pub type FileDigests = BTreeMap<OsString, [u8; 32]>;
+/// What tells one state of the files from another.
+pub type Digest = [u8; 32];
 
 /// What a directory looks like without reading its files, to notice that they may have changed.
 pub type DirSnapshot = BTreeMap<OsString, Option<[i64; 6]>>;
@@ -60,7 +59,7 @@ impl ConfigFiles {
                 files.insert(name, File { path, content, mode });
             }
         }
-        Ok(Self { directory: directory.to_owned(), files })
+        Ok(Self { files })
     }
 
     /// The files of what a configuration names as its source; none where that is the configuration directory itself.
@@ -88,10 +87,15 @@ impl ConfigFiles {
         self.files.iter().filter(|(name, _)| !names.iter().any(|other| *name == other))
     }
 
-    /// What tells one state of the files from another.
+    /// Of the names and contents.
     #[must_use]
-    pub fn digests(&self) -> FileDigests {
-        self.files.iter().map(|(name, file)| (name.clone(), Sha256::digest(&file.content).into())).collect()
+    pub fn digest(&self) -> Digest {
+        let mut all = Sha256::new();
+        for (name, file) in &self.files {
+            all.update(Sha256::digest(name.as_encoded_bytes()));
+            all.update(Sha256::digest(&file.content));
+        }
+        all.finalize().into()
     }
 
     /// Writes the files into another directory.
@@ -104,21 +108,6 @@ impl ConfigFiles {
             batch.add(&directory.join(name), &file.content, file.mode)?;
         }
         Ok(batch.commit()?)
-    }
-
-    /// Makes the directory hold these files again, and no other ones.
-    ///
-    /// # Errors
-    /// When one cannot be written.
-    pub fn restore(&self) -> Result<(), Error> {
-        self.write_to(&self.directory)?;
-        for name in names(&self.directory)?.into_iter().filter(|name| !self.files.contains_key(name)) {
-            let path = self.directory.join(name);
-            if path.is_file() {
-                fs::remove_file(&path).map_err(|error| describe_io_error("remove", &path, &error))?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -181,23 +170,7 @@ mod tests {
         symlink("..2026_11_24", dir.path().join("..data_tmp")).expect("linked");
         fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).expect("renamed");
         assert_ne!(snapshot(dir.path()).expect("readable"), before);
-        assert_eq!(ConfigFiles::read(dir.path()).expect("readable").digests(), source.digests());
-    }
-
-    #[test]
-    fn restoring_brings_back_what_was_there_and_nothing_else() {
-        let dir = directory();
-        for name in ["changed", "kept", "removed"] {
-            fs::write(dir.path().join(name), name).expect("written");
-        }
-        let before = ConfigFiles::read(dir.path()).expect("readable");
-        fs::write(dir.path().join("changed"), "otherwise").expect("written");
-        fs::write(dir.path().join("new"), "new").expect("written");
-        fs::remove_file(dir.path().join("removed")).expect("there");
-        fs::create_dir(dir.path().join("__pycache__")).expect("made");
-        before.restore().expect("restored");
-        assert_eq!(ConfigFiles::read(dir.path()).expect("readable").digests(), before.digests());
-        assert!(dir.path().join("__pycache__").is_dir());
+        assert_eq!(ConfigFiles::read(dir.path()).expect("readable").digest(), source.digest());
     }
 
     #[test]

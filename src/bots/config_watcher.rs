@@ -6,14 +6,14 @@
 use std::path::PathBuf;
 
 use super::Error;
-use super::config_source::{ConfigFiles, DirSnapshot, FileDigests, snapshot};
+use super::config_source::{ConfigFiles, Digest, DirSnapshot, snapshot};
 
 /// A directory whose files are mounted.
 #[derive(Debug, Clone)]
 pub struct ConfigWatcher {
     directory: PathBuf,
     /// What is in use.
-    applied: FileDigests,
+    applied: Digest,
     snapshot: Option<DirSnapshot>,
     /// What was seen has been judged.
     is_judged: bool,
@@ -37,8 +37,8 @@ pub enum Change {
 impl ConfigWatcher {
     /// A directory of whose files these are in use.
     #[must_use]
-    pub fn new(directory: PathBuf, taken: FileDigests) -> Self {
-        Self { directory, applied: taken, snapshot: None, is_judged: false }
+    pub fn new(directory: PathBuf, applied: Digest) -> Self {
+        Self { directory, applied, snapshot: None, is_judged: false }
     }
 
     /// Looks. May wait for a volume.
@@ -61,21 +61,18 @@ impl ConfigWatcher {
             return Ok(Change::InProgress);
         }
         self.is_judged = true;
-        Ok(match source.digests() {
-            contents if contents == self.applied => Change::Reverted,
-            contents if contents.is_empty() => Change::Removed,
-            _ => Change::New(source),
+        Ok(if source.digest() == self.applied {
+            Change::Reverted
+        } else if source.is_empty() {
+            Change::Removed
+        } else {
+            Change::New(source)
         })
     }
 
     /// The next look tells again what it shows.
     pub fn invalidate(&mut self) {
         self.is_judged = false;
-    }
-
-    /// What is in use from now on.
-    pub fn set_applied(&mut self, contents: FileDigests) {
-        self.applied = contents;
     }
 }
 
@@ -88,7 +85,7 @@ mod tests {
     fn mounted(content: &str) -> (tempfile::TempDir, ConfigWatcher) {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::write(dir.path().join("bots.ini"), content).expect("written");
-        let applied = ConfigFiles::read(dir.path()).expect("readable").digests();
+        let applied = ConfigFiles::read(dir.path()).expect("readable").digest();
         let mount = ConfigWatcher::new(dir.path().to_owned(), applied);
         (dir, mount)
     }
@@ -118,9 +115,6 @@ mod tests {
         assert!(matches!(change(&mut mount), Change::None));
         mount.invalidate();
         assert!(matches!(change(&mut mount), Change::New(_)));
-        mount.set_applied(source.digests());
-        mount.invalidate();
-        assert!(matches!(change(&mut mount), Change::Reverted));
     }
 
     #[test]
@@ -138,7 +132,7 @@ mod tests {
     #[test]
     fn where_nothing_was_ever_mounted_there_is_nothing_to_tell() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut mount = ConfigWatcher::new(dir.path().join("missing"), FileDigests::new());
+        let mut mount = ConfigWatcher::new(dir.path().join("missing"), ConfigFiles::default().digest());
         assert!(matches!(change(&mut mount), Change::InProgress));
         assert!(matches!(change(&mut mount), Change::Reverted));
         assert!(matches!(change(&mut mount), Change::None));

@@ -90,7 +90,8 @@ impl Environment {
         let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
         create_if_absent(&environment.config.join("__init__.py"), b"", 0o644)?;
         load_or_create_secret(&environment.secret_key_file(), &random::alphanumeric(SECRET_LENGTH), "key")?;
-        let ini = environment.write_config(config, bots, source, log)?;
+        let (update, ini) = environment.stage_config(config, bots, source)?;
+        update.commit(log)?;
         environment.apply_ini_paths(&ini);
         make_dir(&environment.botssys.join("sqlitedb"))?;
         environment.seed_usersys(config, bots, log)?;
@@ -99,31 +100,36 @@ impl Environment {
         Ok(environment)
     }
 
-    /// Brings the configuration directory up to date: all files, or none where one of them is at fault or has no room.
-    fn write_config(
+    /// Writes the files that bring the configuration directory up to date, each beside its place: all of them, or none where one
+    /// of them is at fault or has no room.
+    fn stage_config(
         &self,
         config: &Config,
         bots: &Installation,
         source: &ConfigFiles,
-        log: &dyn Fn(&str),
-    ) -> Result<BotsIni, Error> {
+    ) -> Result<(ConfigUpdate, BotsIni), Error> {
         let mut edition = ConfigUpdate::default();
         for (name, file) in source.files_except(&["bots.ini", "settings.py"]) {
             edition.add(&self.config.join(name), &file.content, file.mode | 0o600, &file.path)?;
         }
         let ini = self.write_bots_ini(config, bots, source, &mut edition)?;
         self.write_settings(bots, source, &mut edition)?;
-        edition.commit(log)?;
-        Ok(ini)
+        Ok((edition, ini))
     }
 
-    /// Puts files back that were there before, see [`ConfigFiles::restore`].
+    /// Writes what is mounted beside its places and removes it again, so that want of room is found before anything is stopped
+    /// for it.
     ///
     /// # Errors
-    /// When one cannot be written.
-    pub fn restore(&self, before: &ConfigFiles) -> Result<(), Error> {
-        let _lock = lock(&self.root.join(".bots-ctl.lock"))?;
-        before.restore()
+    /// As [`Environment::prepare`].
+    pub fn try_write(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<(), Error> {
+        let mut environment = Self::paths(config);
+        let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
+        let (_update, ini) = environment.stage_config(config, bots, source)?;
+        environment.apply_ini_paths(&ini);
+        make_dir(&environment.botssys.join("sqlitedb"))?;
+        make_dir(&environment.usersys)?;
+        environment.check_directories()
     }
 
     /// The user's bots.ini may have its directories elsewhere; relative ones are below the environment.

@@ -38,7 +38,7 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
     let quiet = LogConfig { level: config.log.level.min(LogLevel::Warn), ..config.log };
     with_app(Config { log: quiet, ..config }, async |mut session| {
         let App { config, reaper, signals, .. } = &mut session;
-        let work = dry_run(config, reaper, None, !faults.is_empty());
+        let work = dry_run(config, reaper, None, !faults.is_empty(), |_, _| Ok(()));
         let Ok(found) = run_until_shutdown(signals, &Cell::new(false), work).await else {
             return Err(Error::new(Kind::CheckNotRun, "interrupted"));
         };

@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use crate::cli::Global;
 use crate::config::{Config, Diagnostic, FlagOverride};
 use crate::exit::{Error, Kind};
+use crate::runtime::reload_state;
 
 /// Reads the configuration for a command line; `more` holds what its own flags set.
 fn load_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error> {
@@ -39,7 +40,9 @@ fn read_config(global: &Global, more: Vec<FlagOverride>) -> Result<(Config, Vec<
         .collect();
     let overrides = global_overrides(global, more);
     let home = home_dir(environment.get("HOME"))?;
-    let (config, faults) = Config::read(&environment, &overrides, global.config.as_deref(), &home);
+    let committed = reload_state::own_file();
+    let file = committed.as_deref().or(global.config.as_deref());
+    let (config, faults) = Config::read(&environment, &overrides, file, &home);
     Ok((config, faults))
 }
 

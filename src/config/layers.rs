@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -61,8 +60,6 @@ pub struct EffectiveSetting {
     pub value: String,
     /// Where it came from.
     pub origin: Origin,
-    /// Changes with the value, also where that is a secret.
-    pub value_hash: u64,
     /// The setting's meaning.
     pub help: &'static str,
     /// The default, in words.
@@ -243,19 +240,8 @@ impl<'a> LayeredConfig<'a> {
 
     fn show<T>(&mut self, key: &Setting<T>, value: String, origin: Origin) {
         let Setting { path, env, help, default, shape, secret, .. } = *key;
-        let mark = hash_value(&value);
         let value = if secret && !value.is_empty() { "(hidden)".to_owned() } else { value };
-        self.effective.push(EffectiveSetting {
-            path,
-            env,
-            value,
-            origin,
-            value_hash: mark,
-            help,
-            default,
-            shape,
-            secret,
-        });
+        self.effective.push(EffectiveSetting { path, env, value, origin, help, default, shape, secret });
     }
 
     fn report_unknown_keys(&mut self) {
@@ -336,12 +322,6 @@ fn read_file(path: PathBuf, faults: &mut Vec<String>) -> Option<(PathBuf, BTreeM
             None
         }
     }
-}
-
-fn hash_value(value: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// Text from the environment (`None`) fits everything; so does a TOML string, which the parser then judges.

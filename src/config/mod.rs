@@ -6,7 +6,6 @@
 
 pub mod database;
 pub mod database_url;
-pub mod diff;
 pub mod dirmonitor;
 pub mod jobqueue;
 pub mod keys;

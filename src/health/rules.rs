@@ -165,6 +165,7 @@ pub fn is_ready(service: &ServiceHealth, health: &HealthState) -> bool {
 fn ready(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
     let name = service.name;
     let error = match service.phase {
+        Phase::Ended | Phase::Draining if health.reloading => Some(format!("{name} is being restarted")),
         Phase::Ended => Some(format!("{name} has ended")),
         Phase::Draining => Some(format!("{name} is stopping")),
         _ if health.stopping => Some(format!("{name} is stopping")),
@@ -182,7 +183,7 @@ fn ready(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
 fn live(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
     let (name, misses) = (service.name, service.countable_failures);
     let error = match service.phase {
-        Phase::Ended => Some(format!("{name} has ended")),
+        Phase::Ended if !health.reloading => Some(format!("{name} has ended")),
         _ if misses >= health.misses_allowed.max(1) => Some(format!("{name} has not answered {misses} times in a row")),
         _ => None,
     };
@@ -204,6 +205,7 @@ mod tests {
             services: vec![service],
             misses_allowed: 3,
             stopping: false,
+            reloading: false,
             database: CheckResult::Ok,
             database_busy: false,
             tables: CheckResult::Ok,

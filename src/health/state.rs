@@ -155,6 +155,8 @@ pub struct HealthState {
     pub misses_allowed: u32,
     /// Everything was asked to stop.
     pub stopping: bool,
+    /// All services are stopped in order, to be started again with another configuration.
+    pub reloading: bool,
     /// The database answers.
     pub database: CheckResult,
     /// It answers that another connection has it locked.

@@ -14,6 +14,7 @@ pub mod child;
 pub mod network;
 pub mod open_file;
 pub mod reaper;
+pub mod reexec;
 pub mod signal_map;
 pub mod signals;
 mod sys;

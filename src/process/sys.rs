@@ -1,8 +1,9 @@
 //! The system calls that no safe interface offers: what a process does between fork and exec, signals by number, and
 //! waiting for whichever child has something to tell.
 
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -193,4 +194,21 @@ fn status(raw: i32) -> Status {
     } else {
         Status::Exited(Exit::Code(libc::WEXITSTATUS(raw).to_le_bytes()[0]))
     }
+}
+
+/// Takes a variable out of our own environment. To be called before there is another thread.
+#[expect(clippy::disallowed_methods, reason = "what is taken out is meant for no child")]
+pub fn take_variable(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name)?;
+    // SAFETY: the environment is changed while no other thread reads it.
+    unsafe { std::env::remove_var(name) };
+    Some(value)
+}
+
+/// A descriptor that the program before has left open for us, if it is open; closed at the next exec.
+pub fn adopt_descriptor(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: fcntl takes three integers, and fails where nothing is open.
+    let is_open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+    // SAFETY: nothing in this program owns it, since it was open before the program began.
+    is_open.then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -37,13 +37,19 @@ pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> ChildE
 /// mounted is taken over here, once it was found valid.
 pub(crate) fn service_variables(config: &Config, bots: &Installation) -> ChildEnv {
     let mut variables = child_variables(config, Some(&bots.bin_dir));
-    let paths = &config.environment;
-    variables.set(CONFIG_SOURCE.env, &paths.config_dir);
-    let own_file = config.file.as_ref().and_then(|file| file.strip_prefix(&paths.config_source).ok());
-    if let Some(name) = own_file {
-        variables.set(CONFIG_FILE_ENV, paths.config_dir.join(name));
+    variables.set(CONFIG_SOURCE.env, &config.environment.config_dir);
+    if let Some(file) = committed_own_file(config) {
+        variables.set(CONFIG_FILE_ENV, file);
     }
     variables
+}
+
+/// The copy of the configuration file that is, or was, mounted.
+pub(crate) fn committed_own_file(config: &Config) -> Option<PathBuf> {
+    let paths = &config.environment;
+    let below = |dir| config.file.as_ref()?.strip_prefix(dir).ok();
+    let name = below(&paths.config_source).or_else(|| below(&paths.config_dir))?;
+    Some(paths.config_dir.join(name))
 }
 
 /// With a read-only root file system the usual place for temporary files cannot be written to.

@@ -27,7 +27,7 @@ use crate::watch::scan::WatchState;
 use crate::watch::status::{MonitorStatus, TargetStatus};
 use crate::watch::unfinished::PendingFiles;
 
-use super::in_process::{Handover, StateSlot, stop_requested};
+use super::in_process::{StateSlot, stop_requested};
 use super::relay;
 use super::watch_targets::{TargetSources, consume_trigger_file};
 
@@ -62,37 +62,20 @@ impl DirMonitorService {
         Ok(Self { sources, submitter, config: config.clone(), rescan: config.dirmonitor.rescan_interval })
     }
 
-    /// As a member of a fleet, whose facts are at `index`, until there is a successor.
-    pub fn task(
-        self,
-        index: usize,
-        health: &watch::Sender<HealthState>,
-        counters: &Arc<Counters>,
-        handover: Handover<Self>,
-    ) -> InProcessService {
+    /// As a member of the group, whose facts are at `index`.
+    pub fn task(self, index: usize, health: &watch::Sender<HealthState>, counters: &Arc<Counters>) -> InProcessService {
         let counters = Arc::clone(counters);
         let slot = StateSlot { health: health.clone(), index };
         Box::new(move |mut control| {
             Box::pin(async move {
-                let mut monitor = self;
-                while monitor.run(&mut control, &slot, &counters, &handover).await == ExitReason::Replaced
-                    && let Some(next) = handover.take()
-                {
-                    monitor = next;
-                }
+                self.run(&mut control, &slot, &counters).await;
                 slot.update(|service| service.phase = Phase::Ended);
                 Ok(Termination::Stopped)
             })
         })
     }
 
-    async fn run(
-        self,
-        control: &mut mpsc::Receiver<ServiceCommand>,
-        slot: &StateSlot,
-        counters: &Counters,
-        handover: &Handover<Self>,
-    ) -> ExitReason {
+    async fn run(self, control: &mut mpsc::Receiver<ServiceCommand>, slot: &StateSlot, counters: &Counters) {
         let Self { sources, submitter, config, rescan: sweep } = self;
         let (orders, queried) = mpsc::channel(4);
         let arrived =
@@ -102,30 +85,19 @@ impl DirMonitorService {
         let submitting = submitter.run(|pending| {
             slot.health.send_modify(|health| health.monitor.get_or_insert_default().pending_routes = pending);
         });
-        let exit_reason = tokio::select! {
-            () = watching => ExitReason::Stopped,
-            () = following => ExitReason::Stopped,
-            () = submitting => ExitReason::Stopped,
-            () = stop_requested(control) => ExitReason::Stopped,
-            () = handover.wait() => ExitReason::Replaced,
-        };
-        if exit_reason == ExitReason::Stopped {
-            slot.update(|service| service.phase = Phase::Draining);
+        tokio::select! {
+            () = watching => {}
+            () = following => {}
+            () = submitting => {}
+            _ = stop_requested(control) => {}
         }
+        slot.update(|service| service.phase = Phase::Draining);
         let names = submitter.finish().await;
         if !names.is_empty() {
             let names = names.join(", ");
             warn!("the job queue does not answer: files of {names} are found again at the next start");
         }
-        exit_reason
     }
-}
-
-/// How a monitor has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ExitReason {
-    Stopped,
-    Replaced,
 }
 
 /// Tells the monitor what to watch, now and whenever that changes.

@@ -33,7 +33,7 @@ pub(crate) struct DryRunResult {
 
 /// Looks for everything that a start would trip over, without changing the environment. Faults of one part do not keep the
 /// others from being looked at. `source` is what is mounted, where that was read already; `has_faults` says that there is
-/// something to tell anyway.
+/// something to tell anyway; `services` judges what would run, where all else is in order.
 ///
 /// # Errors
 /// When there can be no dry run.
@@ -42,6 +42,7 @@ pub(crate) async fn dry_run(
     reaper: &Reaper,
     source: Option<&ConfigFiles>,
     has_faults: bool,
+    services: impl FnOnce(&BotsContext<'_>, &DjangoSettings) -> Result<(), Error>,
 ) -> Result<DryRunResult, Error> {
     let bots = match find_bots(config, reaper).await {
         Ok(bots) => bots,
@@ -71,6 +72,9 @@ pub(crate) async fn dry_run(
         faults.extend(Error::from(error).faults().to_vec());
         None
     });
+    if let Some(loaded) = &loaded {
+        faults.extend(services(&context, loaded).err().iter().flat_map(|error| error.faults().to_vec()));
+    }
     let faults = faults.into_iter().map(|fault| staging.map_paths_back(&fault)).collect();
     let loaded = loaded.map(|mut loaded| {
         loaded.database.name = staging.map_paths_back(&loaded.database.name);

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use nix::unistd::Pid;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::health::state::{HealthState, Phase, ServiceHealth};
@@ -12,26 +12,16 @@ use crate::process::signals;
 use crate::process::signals::Signals;
 use crate::supervisor::group::GroupCommand;
 use crate::supervisor::state::{AfterExit, State, StopReason};
-use crate::supervisor::task;
 use crate::supervisor::task::{ServiceCommand, ServiceSnapshot};
-
-/// Another process that is to take a service's place.
-pub(crate) struct Reconfiguration {
-    /// Which service.
-    pub index: usize,
-    /// What runs from now on.
-    pub service: Box<task::SupervisedService>,
-    /// What is said when it answers.
-    pub reply: String,
-}
 
 /// The source of requests.
 pub(crate) struct SupervisorEvents<'a> {
     signals: &'a mut Signals,
     health: watch::Receiver<HealthState>,
-    reconfigurations: mpsc::Receiver<Reconfiguration>,
-    /// For each service: what is said when it answers next, and since when that is waited for.
-    replies: Vec<Option<(String, Instant)>>,
+    is_reload_passed_on: bool,
+    /// For each service: what is said when it answers for the first time.
+    replies: Vec<Option<String>>,
+    started: Instant,
     /// For each service: the process whose first answer was told, and the one whose silence was.
     logged: Vec<(Option<i32>, Option<i32>)>,
     restart_hung: bool,
@@ -41,14 +31,13 @@ impl<'a> SupervisorEvents<'a> {
     pub fn new(
         signals: &'a mut Signals,
         health: watch::Receiver<HealthState>,
-        reconfigurations: mpsc::Receiver<Reconfiguration>,
         replies: Vec<String>,
         restart_hung: bool,
         started: Instant,
     ) -> Self {
         let told = vec![(None, None); replies.len()];
-        let replies = replies.into_iter().map(|reply| Some((reply, started))).collect();
-        Self { signals, health, reconfigurations, replies, logged: told, restart_hung }
+        let replies = replies.into_iter().map(|reply| Some(reply).filter(|reply| !reply.is_empty())).collect();
+        Self { signals, health, is_reload_passed_on: false, replies, started, logged: told, restart_hung }
     }
 
     /// The next request. Nothing is lost when the wait for it is given up.
@@ -68,23 +57,21 @@ impl<'a> SupervisorEvents<'a> {
                     number => return GroupCommand::Forward(number),
                 },
                 Ok(()) = self.health.changed() => {}
-                Some(Reconfiguration { index, service, reply }) = self.reconfigurations.recv() => {
-                    self.replies[index] = Some((reply, Instant::now()));
-                    return GroupCommand::ToService(index, ServiceCommand::Reconfigure(service));
-                }
             }
         }
     }
 
     fn poll_health(&mut self) -> Option<GroupCommand> {
         let health = self.health.borrow_and_update();
+        if health.reloading && !std::mem::replace(&mut self.is_reload_passed_on, true) {
+            return Some(GroupCommand::StopForReload);
+        }
         for (index, (service, logged)) in health.services.iter().zip(&mut self.logged).enumerate() {
             let Some(pid) = service.pid else { continue };
             if service.alive && logged.0 != Some(pid) {
                 logged.0 = Some(pid);
-                let reply = self.replies[index].take().filter(|(answer, _)| !answer.is_empty());
-                if let Some((answer, since)) = reply {
-                    info!("{answer} after {:.2} s", since.elapsed().as_secs_f64());
+                if let Some(answer) = self.replies[index].take() {
+                    info!("{answer} after {:.2} s", self.started.elapsed().as_secs_f64());
                 }
                 return Some(GroupCommand::ToService(index, ServiceCommand::MarkAlive(Pid::from_raw(pid))));
             }
@@ -118,13 +105,11 @@ pub(crate) fn update_service_health(
     service.phase = match snapshot.state {
         State::Starting => Phase::Starting,
         State::Running => Phase::Running,
-        State::Draining(StopReason::Unresponsive | StopReason::Reconfigure)
-        | State::Stopping(_, StopReason::Unresponsive | StopReason::Reconfigure) => Phase::Restarting,
-        State::Killing(StopReason::Unresponsive | StopReason::Reconfigure) => Phase::Restarting,
-        State::WaitingForGroup(AfterExit::Restart | AfterExit::Renewal) | State::Backoff => Phase::Restarting,
-        State::Draining(StopReason::Shutdown)
-        | State::Stopping(_, StopReason::Shutdown)
-        | State::Killing(StopReason::Shutdown) => Phase::Draining,
+        State::Stopping(_, StopReason::Unresponsive) | State::Killing(StopReason::Unresponsive) => Phase::Restarting,
+        State::WaitingForGroup(AfterExit::Restart) | State::Backoff => Phase::Restarting,
+        State::Draining | State::Stopping(_, StopReason::Shutdown) | State::Killing(StopReason::Shutdown) => {
+            Phase::Draining
+        }
         State::WaitingForGroup(AfterExit::End(_)) | State::KillingGroup(_) => Phase::Draining,
         State::Ended(_) if is_scheduled => Phase::Waiting,
         State::Ended(_) => Phase::Ended,

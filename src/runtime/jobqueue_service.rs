@@ -30,7 +30,7 @@ use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceCommand;
 use crate::telemetry::child_output::ServiceOutput;
 
-use super::in_process::{Handover, StateSlot, stop_requested};
+use super::in_process::{StateSlot, stop_requested};
 
 /// How long a queue that takes over waits for its predecessor's ports, and how often it tries.
 const PORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,28 +79,19 @@ impl JobQueueService {
         }
     }
 
-    /// As a member of a fleet, whose facts are at `index`, until there is a successor.
+    /// As a member of the group, whose facts are at `index`.
     pub fn task(
         self,
         index: usize,
         reaper: &Reaper,
         lines: &ServiceOutput,
         health: &watch::Sender<HealthState>,
-        handover: Handover<Self>,
     ) -> InProcessService {
         let (reaper, lines) = (reaper.clone(), lines.clone());
         let slot = StateSlot { health: health.clone(), index };
         Box::new(move |mut control| {
             Box::pin(async move {
-                let (mut queue, mut is_stopping) = (self, false);
-                let ended = loop {
-                    let parts = (reaper.clone(), lines.clone());
-                    let ended = queue.run(parts, &mut control, &slot, &handover, &mut is_stopping).await;
-                    match handover.take() {
-                        Some(next) if !is_stopping && matches!(ended, Ok(Termination::Stopped)) => queue = next,
-                        _ => break ended,
-                    }
-                };
+                let ended = self.run(reaper, lines, &mut control, &slot).await;
                 slot.update(|service| service.phase = Phase::Ended);
                 ended
             })
@@ -109,26 +100,24 @@ impl JobQueueService {
 
     async fn run(
         self,
-        (reaper, lines): (Reaper, ServiceOutput),
+        reaper: Reaper,
+        lines: ServiceOutput,
         control: &mut mpsc::Receiver<ServiceCommand>,
         slot: &StateSlot,
-        handover: &Handover<Self>,
-        is_stopping: &mut bool,
     ) -> ServiceResult {
         let (addresses, drain) = (self.addresses.clone(), self.drain);
         let (orders, mut logged) = mpsc::channel(8);
         let (queue, mut status, worker) = queue(self.setup(reaper, lines));
         let mut listeners = Listeners { addresses, queue, tasks: JoinSet::new(), was_standby: false, until: None };
         let work = worker.run(&mut logged);
-        let stop = forward_stop(control, orders.clone(), drain, slot, is_stopping);
+        let stop = forward_stop(control, orders.clone(), drain, slot);
         tokio::pin!(work, stop);
-        let (mut has_begun, mut is_finishing) = (false, false);
+        let mut has_begun = false;
         // Nothing here may wait: the queue works, and gives its signs of life, only while this loop asks it to.
         let ended = loop {
             tokio::select! {
                 end = &mut work => break Ok(end),
                 () = &mut stop => {}
-                () = handover.wait(), if !is_finishing => is_finishing = orders.try_send(QueueCommand::Drain).is_ok(),
                 Ok(()) = status.changed() => {}
                 () = sleep(PORT_RETRY_INTERVAL), if listeners.bind_pending() => {}
             }
@@ -143,7 +132,6 @@ impl JobQueueService {
                 has_begun = has_begun || orders.try_send(QueueCommand::Start).is_ok();
             }
         };
-        // Whoever takes this one's place may need the ports.
         listeners.tasks.shutdown().await;
         ended
     }
@@ -238,20 +226,21 @@ impl ListenAddresses {
     }
 }
 
-/// Passes on that the queue is to stop: after the drain, and at once when asked again.
+/// Passes on that the queue is to stop: after the drain, and at once when asked again. Before a reload it goes on until its jobs
+/// have ended.
 async fn forward_stop(
     control: &mut mpsc::Receiver<ServiceCommand>,
     orders: mpsc::Sender<QueueCommand>,
     drain: Duration,
     slot: &StateSlot,
-    is_stopping: &mut bool,
 ) {
-    stop_requested(control).await;
-    *is_stopping = true;
+    while stop_requested(control).await {
+        let _ = orders.send(QueueCommand::Drain).await;
+    }
     slot.update(|service| service.phase = Phase::Draining);
     tokio::select! {
         () = sleep(drain) => {}
-        () = stop_requested(control) => {}
+        _ = stop_requested(control) => {}
     }
     loop {
         let _ = orders.send(QueueCommand::Stop).await;

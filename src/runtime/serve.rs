@@ -1,19 +1,19 @@
 //! What `webserver`, `jobqueue`, `dirmonitor` and `up` have in common: prepare, start, watch, stop, and say how it went.
 
 use std::cell::Cell;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::admin::server;
 use crate::admin::server::{AdminPages, MetricsHandler};
-use crate::bots::Installation;
-use crate::bots::config_source::{ConfigFiles, FileDigests};
+use crate::bots::config_source::{ConfigFiles, Digest};
 use crate::bots::django_settings::DjangoSettings;
-use crate::bots::environment::Environment;
 use crate::bots::services::{BotsContext, BotsJobQueueIni};
+use crate::bots::{self, Installation};
 use crate::config::{Config, Diagnostic};
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::health::checks::CheckTargets;
@@ -21,22 +21,24 @@ use crate::health::state::{CheckResult, HealthState, ServiceHealth as ServiceFac
 use crate::metrics::Exporter;
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
+use crate::process::signals::Signals;
 use crate::process::tree;
 use crate::supervisor::group;
 use crate::supervisor::group::ServiceResult;
 use crate::supervisor::state::Termination;
+use crate::telemetry::counters::{Counters, Event};
 
-use super::bots_environment::{blocking, find_bots, health_targets, prepare_from, service_variables};
-use super::config_reload::{ConfigReloader, LiveServices};
+use super::bots_environment::{
+    blocking, committed_own_file, find_bots, health_targets, prepare_from, service_variables,
+};
+use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
 use super::events::SupervisorEvents;
 use super::init_db;
 use super::relay::RelayListeners;
-use super::service_handle::{RuntimeContext, ServiceHandle};
+use super::reload_state::ReloadState;
 use super::service_spec::{LaunchContext, ServiceSpec};
+use super::service_start::{self, RuntimeContext};
 use super::session::{App, run_until_shutdown};
-
-/// Renewals that may wait; they are passed on at once.
-const MAX_QUEUED_RECONFIGURATIONS: usize = 8;
 
 /// What a command asks for before it knows what is configured.
 pub(crate) struct ServePlan<'a> {
@@ -76,42 +78,61 @@ pub(crate) async fn serve_one(
 /// What a configuration has led to.
 pub(crate) struct Prepared {
     pub bots: Installation,
-    pub environment: Environment,
     pub django: DjangoSettings,
     pub queue: BotsJobQueueIni,
     /// What was mounted.
-    pub contents: FileDigests,
-    pub specs: Vec<ServiceSpec>,
+    pub applied: Digest,
     pub targets: CheckTargets,
 }
 
-/// Runs services from the preparations to the end.
+/// Runs services from the preparations to the end, or until bots-ctl starts again with another configuration.
 ///
 /// # Errors
 /// Whatever keeps them from starting.
 pub(crate) async fn serve(mut session: App, plan: ServePlan<'_>) -> Result<Outcome, Error> {
     let started = Instant::now();
-    let health = start_health(&session, &plan.expected).await?;
+    let mut reloaded = session.reloaded.take();
+    let (health, listener) = start_health(&session, &plan.expected, reloaded.as_mut()).await?;
     let no_cancel = Cell::new(false);
-    let App { config, reaper, signals, .. } = &mut session;
-    let preparing = prepare_all(config, reaper, &plan, &no_cancel, &health);
+    let App { config, reaper, signals, lines, counters, .. } = &mut session;
+    let preparing = prepare_all(config, reaper, &plan, reloaded.as_ref(), &no_cancel, &health);
     let Ok(prepared) = run_until_shutdown(signals, &no_cancel, preparing).await else {
         // What was asked of Python no longer matters.
         tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
         info!("stopped before anything was started");
         return Ok(Outcome::Success);
     };
-    let ready = prepared?;
+    let (prepared, specs) = prepared?;
     health.send_modify(|state| {
         state.config = CheckResult::Ok;
-        state.services = ready.specs.iter().map(ServiceSpec::health).collect();
+        state.services = specs.iter().map(ServiceSpec::health).collect();
     });
-    check_grace_period(config, &ready.specs);
-    run(session, ready, &plan, &no_cancel, health, started).await
+    check_grace_period(config, &specs);
+    let runtime = RuntimeContext { config, reaper, lines, counters, health: &health };
+    if let Some(turn) = reloaded.and_then(|mut state| state.turn()) {
+        hold_turn_until_ready(turn.into(), &runtime);
+    }
+    let names: Vec<&'static str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    let (ends, reload) = run(signals, &runtime, &plan, &prepared, specs, started).await;
+    if let Some(reload) = reload.filter(|_| health.borrow().reloading) {
+        let state = commit(&prepared.bots, &reload, counters).await?;
+        // What was logged is written first.
+        drop(session);
+        let error = state.reexec(listener, reload.turn.map(OwnedFd::from));
+        return Err(Error::new(Kind::Internal, format!("bots-ctl cannot start itself again: {error}")));
+    }
+    // What has left the groups of the services, a daemon for instance, is below us all the same.
+    tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
+    outcome(&names, ends)
 }
 
-/// Binds and serves the health listener. It comes first: from here on probes see how far the start has come.
-async fn start_health(session: &App, expected: &[ServiceName]) -> Result<watch::Sender<HealthState>, Error> {
+/// Binds and serves the health listener. It comes first: from here on probes see how far the start has come. The second
+/// descriptor of the listener is for the next start in this place.
+async fn start_health(
+    session: &App,
+    expected: &[ServiceName],
+    reloaded: Option<&mut ReloadState>,
+) -> Result<(watch::Sender<HealthState>, Option<OwnedFd>), Error> {
     let App { config, counters, lines, .. } = session;
     let health = config.health;
     let state = HealthState {
@@ -120,11 +141,17 @@ async fn start_health(session: &App, expected: &[ServiceName]) -> Result<watch::
         database_only: health.database_only,
         ..HealthState::default()
     };
+    let inherited = reloaded.and_then(|state| {
+        counters.add(Event::ReloadApplied, state.reloads[0]);
+        counters.add(Event::ReloadRefused, state.reloads[1]);
+        state.listener()
+    });
     let sender = watch::Sender::new(state);
-    let listener = server::bind(health.addr).await.map_err(|error| {
+    let listener = server::bind(health.addr, inherited).await.map_err(|error| {
         let text = format!("cannot listen on {} for health probes: {error}", health.addr);
         Error::new(Kind::Unavailable, format!("{text}; set BOTS_CTL_HEALTH_ADDR to a free address"))
     })?;
+    let descriptor = listener.as_fd().try_clone_to_owned().ok();
     let exporter =
         Arc::new(Exporter::new(Arc::clone(counters), lines.clone(), config.metrics.max_label_values as usize));
     let metrics: MetricsHandler = Arc::new(move |state, accept| {
@@ -133,24 +160,31 @@ async fn start_health(session: &App, expected: &[ServiceName]) -> Result<watch::
     });
     let pages = AdminPages { metrics, has_status: health.status_page };
     tokio::spawn(server::serve(listener, sender.subscribe(), Arc::clone(counters), pages));
-    Ok(sender)
+    Ok((sender, descriptor))
 }
 
 async fn prepare_all(
     config: &Config,
     reaper: &Reaper,
     plan: &ServePlan<'_>,
+    reloaded: Option<&ReloadState>,
     no_cancel: &Cell<bool>,
     health: &watch::Sender<HealthState>,
-) -> Result<Prepared, Error> {
+) -> Result<(Prepared, Vec<ServiceSpec>), Error> {
     let bots = find_bots(config, reaper).await?;
     let variables = service_variables(config, &bots);
     let (own, installed) = (config.clone(), bots.clone());
+    let committed = reloaded.map(|state| state.applied);
     let prepare = move || {
-        let source = ConfigFiles::mounted(&own.environment.config_source, &own.environment.config_dir)?;
-        prepare_from(&own, &installed, &source).map(|environment| (environment, source.digests()))
+        let source = match committed {
+            // What is mounted may be another one by now, which was not checked.
+            Some(_) => ConfigFiles::default(),
+            None => ConfigFiles::mounted(&own.environment.config_source, &own.environment.config_dir)?,
+        };
+        let environment = prepare_from(&own, &installed, &source)?;
+        Ok::<_, bots::Error>((environment, committed.unwrap_or_else(|| source.digest())))
     };
-    let (environment, contents) = blocking(prepare).await??;
+    let (environment, applied) = blocking(prepare).await??;
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let django = if plan.initialise && !config.database.init_skip {
         let begin = Instant::now();
@@ -166,7 +200,7 @@ async fn prepare_all(
     let services =
         (plan.choose)(&LaunchContext { config, bots: context, django: &django, queue: &queue, own_ports: &[] })?;
     let targets = health_targets(config, &django)?;
-    Ok(Prepared { bots, environment, django, queue, contents, specs: services, targets })
+    Ok((Prepared { bots, django, queue, applied, targets }, services))
 }
 
 /// What Django is configured with, from an earlier start if nothing has changed since.
@@ -190,40 +224,53 @@ fn check_grace_period(config: &Config, specs: &[ServiceSpec]) {
     }
 }
 
+/// Runs the services until all have ended: how each did, and what to start again with, if that is why they were stopped.
 async fn run(
-    session: App,
-    mut prepared: Prepared,
+    signals: &mut Signals,
+    runtime: &RuntimeContext<'_>,
     plan: &ServePlan<'_>,
-    no_cancel: &Cell<bool>,
-    health: watch::Sender<HealthState>,
+    prepared: &Prepared,
+    specs: Vec<ServiceSpec>,
     started: Instant,
-) -> Result<Outcome, Error> {
-    let App { config, reaper, signals, lines, counters, .. } = &mut { session };
-    let specs = std::mem::take(&mut prepared.specs);
+) -> (Vec<(usize, ServiceResult)>, Option<PendingReload>) {
+    let RuntimeContext { config, reaper, counters, health, .. } = *runtime;
     let mut relays = RelayListeners::default();
     if specs.iter().all(|spec| spec.name != ServiceName::Jobqueue) {
         relays.listen(config, prepared.queue.port, counters).await;
     }
-    let names: Vec<&'static str> = specs.iter().map(|launch| launch.name.as_str()).collect();
+    runtime.spawn_checks(&prepared.targets);
     let answers = specs.iter().map(ServiceSpec::ready_message).collect();
-    let house = RuntimeContext { config, reaper, lines, counters, health: &health };
-    let checking = house.spawn_checks(&prepared.targets);
-    let services = specs.into_iter().enumerate();
-    let (handles, members): (Vec<_>, _) =
-        services.map(|(index, launch)| ServiceHandle::start(index, launch, &house)).unzip();
-    let (sender, renewals) = mpsc::channel(MAX_QUEUED_RECONFIGURATIONS);
+    let members =
+        specs.into_iter().enumerate().map(|(index, spec)| service_start::start(index, spec, runtime)).collect();
     let restart_hung = config.watchdog.restart.unwrap_or(plan.restart_hung);
-    let mut requests = SupervisorEvents::new(signals, health.subscribe(), renewals, answers, restart_hung, started);
-    let stopping = || {
-        health.send_modify(|state| state.stopping = true);
+    let mut requests = SupervisorEvents::new(signals, health.subscribe(), answers, restart_hung, started);
+    let stopping = |is_reload: bool| {
+        health.send_modify(|state| (state.reloading, state.stopping) = (is_reload, !is_reload));
     };
-    let changeable = LiveServices { handles, relays, checking, reconfigurations: sender };
-    let reloading = ConfigReloader::new(house, plan, no_cancel, prepared, changeable).run();
-    let running = group::run(members, reaper, async || requests.next().await, stopping);
-    let (ends, ()) = tokio::join!(running, reloading);
-    // What has left the groups of the services, a daemon for instance, is below us all the same.
-    tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
-    outcome(&names, ends)
+    let mut reloader = ConfigReloader::new(*runtime, plan, prepared);
+    let mut stopped = health.subscribe();
+    let reloading = async {
+        tokio::select! {
+            // A stop wins.
+            biased;
+            _ = stopped.wait_for(|health| health.stopping) => None,
+            next = reloader.next() => {
+                info!("the mounted configuration has changed and is valid: stopping the services to start again with it");
+                health.send_modify(|state| state.reloading = true);
+                Some(next)
+            }
+        }
+    };
+    tokio::join!(group::run(members, reaper, async || requests.next().await, stopping), reloading)
+}
+
+/// Puts the files in their places, as a start does; what the next start in this place has to know.
+async fn commit(bots: &Installation, reload: &PendingReload, counters: &Counters) -> Result<ReloadState, Error> {
+    let (config, bots, source) = (reload.config.clone(), bots.clone(), reload.source.clone());
+    blocking(move || prepare_from(&config, &bots, &source)).await??;
+    let reloads = [counters.of(Event::ReloadApplied) + 1, counters.of(Event::ReloadRefused)];
+    let (own_file, applied) = (committed_own_file(&reload.config), reload.source.digest());
+    Ok(ReloadState { own_file, applied, reloads, ..ReloadState::default() })
 }
 
 /// How the command ends: as the first service did that did not stop as it was asked to.

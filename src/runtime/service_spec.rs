@@ -118,6 +118,7 @@ impl ChildService {
             stop_signal: service.stop_signal,
             leftover_timeout,
             restart: if every.is_some() { never_restart(config) } else { config.restart },
+            lets_runs_finish: false,
         };
         let is_watched = service.probe.is_some();
         task::SupervisedService { name, spec: service.spec, plan, lines, has_liveness_probe: is_watched }

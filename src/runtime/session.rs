@@ -12,6 +12,8 @@ use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::logging::{self, LogGuard};
 
+use super::reload_state::ReloadState;
+
 /// Longer than any process of ours lives.
 const BLOCKING_THREAD_KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -22,6 +24,8 @@ pub(crate) struct App {
     pub signals: Signals,
     pub lines: ServiceOutput,
     pub counters: Arc<Counters>,
+    /// What bots-ctl has left for itself, where this is a reload.
+    pub reloaded: Option<ReloadState>,
     /// Declared last: flushed after everything else is gone.
     _log: LogGuard,
 }
@@ -29,6 +33,7 @@ pub(crate) struct App {
 /// Sets up log, runtime, signals and reaper, and runs `body` in them.
 pub(crate) fn with_app<T>(config: Config, body: impl AsyncFnOnce(App) -> Result<T, Error>) -> Result<T, Error> {
     signals::block_all();
+    let reloaded = ReloadState::take();
     let (log, lines) = logging::init(config.log);
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     // A thread for work that blocks is kept once there is one: in want of processes there may be no other.
@@ -37,7 +42,7 @@ pub(crate) fn with_app<T>(config: Config, body: impl AsyncFnOnce(App) -> Result<
     let result = runtime.block_on(async {
         let signals = Signals::install().map_err(|error| internal_error(&error))?;
         let reaper = Reaper::start().map_err(|error| internal_error(&error))?;
-        body(App { config, reaper, signals, lines, counters: Arc::default(), _log: log }).await
+        body(App { config, reaper, signals, lines, counters: Arc::default(), reloaded, _log: log }).await
     });
     // Whatever still runs in the background must not hold up the end.
     runtime.shutdown_background();

@@ -52,6 +52,8 @@ pub type InProcessService =
 pub enum GroupCommand {
     /// Stop everything in order; once more: all at once; and once more: now.
     Stop,
+    /// Stop everything in order, and let finish what runs, since bots-ctl starts again.
+    StopForReload,
     /// Pass this signal on to every service.
     Forward(i32),
     /// Something for the service at this place.
@@ -64,33 +66,26 @@ pub type ServiceResult = Result<Termination, SpawnError>;
 /// Runs the services until all have ended. The first that ends by itself takes the others with it: a system with a
 /// missing part is not whole. The answer holds the service's place and its end, in the order of the ends.
 ///
-/// `next` gives the requests, `stopping` is called once before anything is stopped.
+/// `next` gives the requests; `stopping` is called before anything is stopped, and with whether that is for a reload.
 pub async fn run(
     members: Vec<GroupMember>,
     reaper: &Reaper,
     mut next: impl AsyncFnMut() -> GroupCommand,
-    stopping: impl FnOnce(),
+    stopping: impl Fn(bool),
 ) -> Vec<(usize, ServiceResult)> {
     let mut fleet = ServiceGroup::start(members, reaper);
-    let mut stopping = Some(stopping);
     let mut ends = Vec::new();
     while !fleet.tasks.is_empty() {
-        let is_stop = tokio::select! {
-            request = next() => {
-                let is_stop = matches!(request, GroupCommand::Stop);
-                fleet.dispatch(request).await;
-                is_stop
-            }
+        tokio::select! {
+            request = next() => fleet.dispatch(request).await,
             Some(joined) = fleet.tasks.join_next() => {
                 // A panic aborts the process, and nothing cancels these tasks.
                 ends.extend(joined);
-                true
+                fleet.is_stopping = true;
             }
-        };
-        if let Some(stopping) = stopping.take_if(|_| is_stop) {
-            stopping();
         }
-        if is_stop {
+        if fleet.is_stopping {
+            stopping(fleet.is_reload);
             fleet.stop_next().await;
         }
     }
@@ -98,21 +93,28 @@ pub async fn run(
 }
 
 struct ServiceGroup {
-    names: Vec<&'static str>,
     controls: Vec<mpsc::Sender<ServiceCommand>>,
     tasks: JoinSet<(usize, ServiceResult)>,
     /// Which of them were asked to stop.
     requested: Vec<bool>,
+    is_stopping: bool,
+    /// Whether that is for a reload.
+    is_reload: bool,
     requests: u32,
 }
 
 impl ServiceGroup {
     fn start(members: Vec<GroupMember>, reaper: &Reaper) -> Self {
-        let mut fleet =
-            Self { names: Vec::new(), controls: Vec::new(), tasks: JoinSet::new(), requested: Vec::new(), requests: 0 };
+        let mut fleet = Self {
+            controls: Vec::new(),
+            tasks: JoinSet::new(),
+            requested: Vec::new(),
+            is_stopping: false,
+            is_reload: false,
+            requests: 0,
+        };
         for (index, member) in members.into_iter().enumerate() {
             let (sender, control) = mpsc::channel(MAX_QUEUED_COMMANDS);
-            fleet.names.push(member.name);
             fleet.controls.push(sender);
             fleet.requested.push(false);
             let reaper = reaper.clone();
@@ -131,9 +133,18 @@ impl ServiceGroup {
             GroupCommand::ToService(index, command) => {
                 let _ = self.controls[index].send(command).await;
             }
+            GroupCommand::StopForReload => {
+                self.is_reload |= !self.is_stopping;
+                self.is_stopping = true;
+            }
             GroupCommand::Stop => {
-                self.requests += 1;
-                if self.requests > 1 {
+                (self.is_stopping, self.requests) = (true, self.requests + 1);
+                if std::mem::take(&mut self.is_reload) {
+                    for member in (0..self.controls.len()).filter(|member| self.requested[*member]).collect::<Vec<_>>()
+                    {
+                        self.stop(member).await;
+                    }
+                } else if self.requests > 1 {
                     info!("asked to stop again: not waiting any longer");
                     for member in (0..self.controls.len()).rev() {
                         self.stop(member).await;
@@ -157,7 +168,8 @@ impl ServiceGroup {
 
     async fn stop(&mut self, index: usize) {
         self.requested[index] = true;
-        let _ = self.controls[index].send(ServiceCommand::Stop).await;
+        let command = if self.is_reload { ServiceCommand::StopForReload } else { ServiceCommand::Stop };
+        let _ = self.controls[index].send(command).await;
     }
 }
 
@@ -184,10 +196,10 @@ async fn run_process(
     mut control: mpsc::Receiver<ServiceCommand>,
     pending_signals: Vec<i32>,
 ) -> ServiceResult {
-    let ChildMember { mut service, every, mut observe } = process;
+    let ChildMember { service, every, mut observe } = process;
     match every {
-        Some(every) => run_every(every, &mut service, reaper, &mut control, &mut observe).await,
-        None => supervise(&mut service, reaper, &mut control, pending_signals, &mut observe).await,
+        Some(every) => run_every(every, &service, reaper, &mut control, &mut observe).await,
+        None => supervise(&service, reaper, &mut control, pending_signals, &mut observe).await,
     }
 }
 
@@ -199,13 +211,8 @@ async fn wait_for_turn(member: &mut GroupMember, control: &mut mpsc::Receiver<Se
             () = &mut member.turn => return Some(pending_signals),
             command = control.recv() => match command {
                 Some(ServiceCommand::Forward(number)) => pending_signals.push(number),
-                Some(ServiceCommand::Reconfigure(next)) => {
-                    if let MemberKind::Process(process) = &mut member.work {
-                        process.service = *next;
-                    }
-                }
                 Some(ServiceCommand::MarkAlive(_) | ServiceCommand::MarkUnresponsive(_)) => {}
-                Some(ServiceCommand::Stop) | None => return None,
+                Some(ServiceCommand::Stop | ServiceCommand::StopForReload) | None => return None,
             },
         }
     }

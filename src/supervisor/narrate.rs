@@ -10,14 +10,13 @@ use crate::process::signals;
 pub fn log_transition(name: &'static str, from: Lifecycle, to: Lifecycle, event: Event, plan: &ServicePolicy) {
     let timeout = seconds(plan.timeout);
     match (from.state, to.state) {
-        (State::Running, State::Draining(StopReason::Reconfigure)) => {
-            info!(service = name, "draining for {} before it is restarted", seconds(plan.reload_drain));
-        }
-        (State::Running | State::Draining(_), State::Draining(_)) if event == Event::StopRequested => {
+        (State::Running | State::Draining, State::Draining)
+            if matches!(event, Event::StopRequested | Event::PolicyChanged) =>
+        {
             info!(service = name, "draining for {}", seconds(plan.drain));
         }
-        (State::Starting | State::Running | State::Draining(_), State::Stopping(signal, goal)) => {
-            stopping(name, signal, goal, &timeout);
+        (State::Starting | State::Running | State::Draining, State::Stopping(signal, goal)) => {
+            stopping(name, signal, goal, plan);
         }
         (State::Stopping(..), State::Killing(_)) if event == Event::TimerElapsed => {
             warn!(service = name, "did not stop within {timeout}: killing it");
@@ -32,12 +31,6 @@ pub fn log_transition(name: &'static str, from: Lifecycle, to: Lifecycle, event:
         {
             error!(service = name, "{name} has failed {} times in a row: giving up", from.failures + 1);
         }
-        (State::WaitingForGroup(AfterExit::Renewal), State::Starting) => {
-            info!(service = name, "starting it with the new settings")
-        }
-        (State::Backoff, State::Starting) if event == Event::Reconfigured => {
-            info!(service = name, "starting it at once with the new settings");
-        }
         (State::Running, State::Running) if from.failures > to.failures => {
             info!(service = name, "{name} has run well for {}", seconds(plan.restart.reset_after));
         }
@@ -48,12 +41,14 @@ pub fn log_transition(name: &'static str, from: Lifecycle, to: Lifecycle, event:
     }
 }
 
-fn stopping(name: &'static str, signal: Option<i32>, goal: StopReason, timeout: &str) {
+fn stopping(name: &'static str, signal: Option<i32>, goal: StopReason, plan: &ServicePolicy) {
+    let timeout = seconds(plan.timeout);
     if goal == StopReason::Unresponsive {
         warn!(service = name, "{name} does not answer: it will be replaced");
     }
     match signal {
         Some(signal) => info!(service = name, "stopping with {}, for at most {timeout}", signals::name(signal)),
+        None if plan.lets_runs_finish => info!(service = name, "waiting for its end, however long it takes"),
         None => info!(service = name, "waiting for its end, for at most {timeout}"),
     }
 }

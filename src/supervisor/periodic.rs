@@ -18,14 +18,14 @@ use crate::process::reaper::Reaper;
 /// As [`supervise`].
 pub async fn run_every(
     every: Duration,
-    service: &mut SupervisedService,
+    service: &SupervisedService,
     reaper: &Reaper,
     control: &mut mpsc::Receiver<ServiceCommand>,
     mut observe: impl FnMut(ServiceSnapshot),
 ) -> Result<Termination, SpawnError> {
     let mut due = Instant::now();
     loop {
-        if wait(due, service, control).await == Wake::Stop {
+        if wait(due, control).await == Wake::Stop {
             return Ok(Termination::Stopped);
         }
         due = Instant::now() + every;
@@ -51,13 +51,12 @@ enum Wake {
 }
 
 /// Between two runs there is no process for any other message.
-async fn wait(due: Instant, service: &mut SupervisedService, control: &mut mpsc::Receiver<ServiceCommand>) -> Wake {
+async fn wait(due: Instant, control: &mut mpsc::Receiver<ServiceCommand>) -> Wake {
     loop {
         tokio::select! {
             () = sleep_until(due) => return Wake::Due,
             command = control.recv() => match command {
-                Some(ServiceCommand::Stop) | None => return Wake::Stop,
-                Some(ServiceCommand::Reconfigure(next)) => *service = *next,
+                Some(ServiceCommand::Stop | ServiceCommand::StopForReload) | None => return Wake::Stop,
                 Some(ServiceCommand::Forward(_) | ServiceCommand::MarkAlive(_) | ServiceCommand::MarkUnresponsive(_)) => {}
             },
         }

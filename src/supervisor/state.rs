@@ -12,8 +12,7 @@
 //! the deadline (Clearing); before a restart it is left to finish beside the next process. What even SIGKILL does not
 //! end, a zombie that its own parent keeps for instance, is not waited for.
 //!
-//! A service is *renewed* when it is to run with other settings: it is stopped in order, drain included, and started at once.
-//! That is no failure of its. What only is waited for, an engine, goes on: its next run has the other settings.
+//! A policy may let runs finish: then what the service has started, and a service that is only waited for, is never killed.
 
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ use crate::model::{RestartPolicy, RestartRules};
 pub struct ServicePolicy {
     /// How long it stays up, no longer ready.
     pub drain: Duration,
-    /// The same before it is renewed.
+    /// The same before bots-ctl is started again with another configuration.
     pub reload_drain: Duration,
     /// How long it may take after the stop signal, and its leftovers after its end.
     pub timeout: Duration,
@@ -37,6 +36,16 @@ pub struct ServicePolicy {
     pub leftover_timeout: Duration,
     /// When it is started again.
     pub restart: RestartRules,
+    /// Whether what it has started may take as long as it likes when it stops, and so may a service without a stop signal.
+    pub lets_runs_finish: bool,
+}
+
+impl ServicePolicy {
+    /// How it is stopped before bots-ctl is started again with another configuration.
+    #[must_use]
+    pub fn for_reload(self) -> Self {
+        Self { drain: self.reload_drain, lets_runs_finish: true, ..self }
+    }
 }
 
 /// How the whole thing ended.
@@ -57,8 +66,6 @@ pub enum Termination {
 pub enum AfterExit {
     /// Another one, after a pause.
     Restart,
-    /// Another one at once, with other settings.
-    Renewal,
     /// Nothing.
     End(Termination),
 }
@@ -70,8 +77,6 @@ pub enum StopReason {
     Shutdown,
     /// It does not answer, and another process is to take its place.
     Unresponsive,
-    /// Another process with other settings is to take its place.
-    Reconfigure,
 }
 
 /// Where a service is in its life. What exists only in a state lives in its variant.
@@ -82,7 +87,7 @@ pub enum State {
     /// It runs.
     Running,
     /// It runs, is no longer ready, and will be asked to stop.
-    Draining(StopReason),
+    Draining,
     /// It was sent this signal to stop, if there is one.
     Stopping(Option<i32>, StopReason),
     /// It was sent SIGKILL.
@@ -115,8 +120,8 @@ pub enum Event {
     Unresponsive,
     /// A stop was asked for; a further one means "now".
     StopRequested,
-    /// There are other settings for it, with which the next process is started.
-    Reconfigured,
+    /// While it is being stopped, the policy has become another one, whose limits begin now.
+    PolicyChanged,
     /// The timer that was started last has run out.
     TimerElapsed,
     /// The service's own process has ended.
@@ -166,7 +171,7 @@ impl Lifecycle {
             Event::BecameAlive => self.became_alive(plan),
             Event::Unresponsive => self.became_unresponsive(plan),
             Event::StopRequested => self.stop_requested(plan),
-            Event::Reconfigured => self.reconfigured(plan),
+            Event::PolicyChanged => self.policy_changed(plan),
             Event::TimerElapsed => self.timer_elapsed(plan),
             Event::Exited(exit) => self.exited(exit, plan),
             Event::StartFailed => self.start_failed(plan),
@@ -185,7 +190,7 @@ impl Lifecycle {
     fn became_alive(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
             Starting => self.transition(Running, vec![Action::StartTimer(plan.restart.reset_after)]),
-            Running | Draining(_) | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
+            Running | Draining | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
             | Ended(_) => self.ignore(),
         }
     }
@@ -194,7 +199,7 @@ impl Lifecycle {
         match self.state {
             Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Unresponsive, plan),
             Running => self.stop(plan.stop_signal, StopReason::Unresponsive, plan),
-            Draining(_) | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff | Ended(_) => {
+            Draining | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff | Ended(_) => {
                 self.ignore()
             }
         }
@@ -204,20 +209,17 @@ impl Lifecycle {
         match self.state {
             Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Shutdown, plan),
             Running if plan.drain.is_zero() => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
-            Running => self
-                .transition(Draining(StopReason::Shutdown), vec![Action::MarkUnready, Action::StartTimer(plan.drain)]),
-            Draining(StopReason::Shutdown) => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
-            // From here on this is an end, with the drain of one.
-            Draining(_) => self.transition(Draining(StopReason::Shutdown), vec![Action::StartTimer(plan.drain)]),
+            Running => self.transition(Draining, vec![Action::MarkUnready, Action::StartTimer(plan.drain)]),
+            Draining => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
             // It has been asked already; from now on its end is the end.
-            Stopping(signal, StopReason::Unresponsive | StopReason::Reconfigure) => {
+            Stopping(signal, StopReason::Unresponsive) => {
                 self.transition(Stopping(signal, StopReason::Shutdown), Vec::new())
             }
             Stopping(_, StopReason::Shutdown) => {
                 self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
             }
             Killing(_) => self.transition(Killing(StopReason::Shutdown), Vec::new()),
-            WaitingForGroup(AfterExit::Restart | AfterExit::Renewal) | Backoff => self.transition(
+            WaitingForGroup(AfterExit::Restart) | Backoff => self.transition(
                 WaitingForGroup(AfterExit::End(Termination::Stopped)),
                 vec![Action::MarkUnready, Action::StartTimer(plan.timeout)],
             ),
@@ -226,24 +228,14 @@ impl Lifecycle {
         }
     }
 
-    /// A failure before was one of the old settings.
-    fn reconfigured(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        let anew = Self { failures: 0, ..self };
+    fn policy_changed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
-            Starting | Running if plan.stop_signal.is_none() => self.ignore(),
-            Starting => anew.stop(Some(SIGTERM), StopReason::Reconfigure, plan),
-            Running if plan.reload_drain.is_zero() => anew.stop(plan.stop_signal, StopReason::Reconfigure, plan),
-            Running => anew.transition(
-                Draining(StopReason::Reconfigure),
-                vec![Action::MarkUnready, Action::StartTimer(plan.reload_drain)],
-            ),
-            Stopping(signal, StopReason::Unresponsive) => {
-                anew.transition(Stopping(signal, StopReason::Reconfigure), Vec::new())
+            Draining => self.transition(self.state, vec![Action::StartTimer(plan.drain)]),
+            Stopping(_, StopReason::Shutdown) | WaitingForGroup(AfterExit::End(_)) => {
+                self.transition(self.state, vec![Action::StartTimer(plan.timeout)])
             }
-            Killing(StopReason::Unresponsive) => anew.transition(Killing(StopReason::Reconfigure), Vec::new()),
-            WaitingForGroup(AfterExit::Restart) => anew.transition(WaitingForGroup(AfterExit::Renewal), Vec::new()),
-            Backoff => anew.transition(Starting, vec![Action::Start]),
-            Draining(_) | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Ended(_) => self.ignore(),
+            Starting | Running | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
+            | Ended(_) => self.ignore(),
         }
     }
 
@@ -257,14 +249,15 @@ impl Lifecycle {
     fn timer_elapsed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
             Running => (Self { failures: 0, ..self }, Vec::new()),
-            Draining(goal) => self.stop(plan.stop_signal, goal, plan),
-            Stopping(_, StopReason::Shutdown) => {
+            Draining => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
+            Stopping(None, StopReason::Shutdown) if plan.lets_runs_finish => self.ignore(),
+            Stopping(_, StopReason::Shutdown) if !plan.lets_runs_finish => {
                 self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
             }
             Stopping(_, goal) => self.transition(Killing(goal), vec![Action::KillProcess]),
+            WaitingForGroup(AfterExit::End(_)) if plan.lets_runs_finish => self.ignore(),
             WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
             WaitingForGroup(AfterExit::Restart) => self.pause(plan),
-            WaitingForGroup(AfterExit::Renewal) => self.transition(Starting, vec![Action::Start]),
             KillingGroup(end) => self.transition(Ended(end), Vec::new()),
             Backoff => self.transition(Starting, vec![Action::Start]),
             Starting | Killing(_) | Ended(_) => self.ignore(),
@@ -280,13 +273,7 @@ impl Lifecycle {
             Starting | Running | Stopping(_, StopReason::Unresponsive) | Killing(StopReason::Unresponsive) => {
                 self.failed(exit, plan)
             }
-            Draining(StopReason::Reconfigure)
-            | Stopping(_, StopReason::Reconfigure)
-            | Killing(StopReason::Reconfigure) => self.transition(
-                WaitingForGroup(AfterExit::Renewal),
-                vec![Action::MarkUnready, Action::StartTimer(plan.leftover_timeout)],
-            ),
-            Draining(_) => self.wait_for_group(Termination::Exited(exit), plan),
+            Draining => self.wait_for_group(Termination::Exited(exit), plan),
             Stopping(signal, StopReason::Shutdown) if is_clean_exit(exit, signal) => {
                 self.wait_for_group(Termination::Stopped, plan)
             }
@@ -318,7 +305,7 @@ impl Lifecycle {
         match self.state {
             Starting if self.failures >= plan.restart.limit => self.wait_for_group(Termination::NotStarted, plan),
             Starting => Self { failures: self.failures + 1, ..self }.pause(plan),
-            Running | Draining(_) | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
+            Running | Draining | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
             | Ended(_) => self.ignore(),
         }
     }
@@ -338,8 +325,7 @@ impl Lifecycle {
         match self.state {
             WaitingForGroup(AfterExit::End(end)) | KillingGroup(end) => self.transition(Ended(end), Vec::new()),
             WaitingForGroup(AfterExit::Restart) => self.pause(plan),
-            WaitingForGroup(AfterExit::Renewal) => self.transition(Starting, vec![Action::Start]),
-            Starting | Running | Draining(_) | Stopping(..) | Killing(_) | Backoff | Ended(_) => self.ignore(),
+            Starting | Running | Draining | Stopping(..) | Killing(_) | Backoff | Ended(_) => self.ignore(),
         }
     }
 }

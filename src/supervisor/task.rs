@@ -39,6 +39,8 @@ pub struct SupervisedService {
 pub enum ServiceCommand {
     /// Stop in order; once more: stop now.
     Stop,
+    /// Stop in order, and let finish what has been started, since bots-ctl starts again. [`ServiceCommand::Stop`] sets the limits again.
+    StopForReload,
     /// Pass this signal on. Between two processes it is kept for the next one, and until a process that is watched has
     /// given a sign of life: before, the default action of most signals would end it.
     Forward(i32),
@@ -46,8 +48,6 @@ pub enum ServiceCommand {
     MarkAlive(Pid),
     /// This process no longer answers and is to be replaced.
     MarkUnresponsive(Pid),
-    /// The next process is to be this one, and its time has come. What only is waited for finishes first.
-    Reconfigure(Box<SupervisedService>),
 }
 
 /// How a service fares.
@@ -66,12 +66,12 @@ pub struct ServiceSnapshot {
 }
 
 /// Supervises a service until nothing of it is left. `observe` is called at every change; `kept` are signals that came
-/// before there was a process to pass them on to. When it is renewed, `service` becomes another one.
+/// before there was a process to pass them on to.
 ///
 /// # Errors
 /// When its program is not there or cannot be executed. Want of processes or memory is waited for.
 pub async fn supervise(
-    service: &mut SupervisedService,
+    service: &SupervisedService,
     reaper: &Reaper,
     control: &mut mpsc::Receiver<ServiceCommand>,
     pending_signals: Vec<i32>,
@@ -86,7 +86,7 @@ pub async fn supervise(
             Some(event) => event,
             None => driver.next_event(life.state, control).await,
         };
-        let (next, actions) = life.step(event, &driver.service.plan);
+        let (next, actions) = life.step(event, &driver.plan);
         driver.log_transition(life, next, event);
         for action in actions {
             at_once = driver.perform(action)?.or(at_once);
@@ -98,16 +98,15 @@ pub async fn supervise(
         if let State::Ended(end) = life.state {
             driver.publish(life.state);
             driver.drain_output().await;
-            driver.apply_replacement();
             return Ok(end);
         }
     }
 }
 
 struct ServiceTask<'a, F> {
-    service: &'a mut SupervisedService,
-    /// What the next process is to be.
-    replacement: Option<Box<SupervisedService>>,
+    service: &'a SupervisedService,
+    /// Its policy, or that for a reload.
+    plan: ServicePolicy,
     reaper: &'a Reaper,
     observe: F,
     reaped: watch::Receiver<u64>,
@@ -121,17 +120,15 @@ struct ServiceTask<'a, F> {
     /// Whether the present process has given its first sign of life.
     is_alive: bool,
     starts: u32,
-    /// Starts that had no failure before them.
-    reconfigurations: u32,
     last_exit: Option<Exit>,
     was_asked: bool,
 }
 
 impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
-    fn new(service: &'a mut SupervisedService, reaper: &'a Reaper, pending_signals: Vec<i32>, observe: F) -> Self {
+    fn new(service: &'a SupervisedService, reaper: &'a Reaper, pending_signals: Vec<i32>, observe: F) -> Self {
         Self {
             service,
-            replacement: None,
+            plan: service.plan,
             reaper,
             observe,
             reaped: reaper.reaped(),
@@ -142,7 +139,6 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
             pending_signals,
             is_alive: false,
             starts: 0,
-            reconfigurations: 0,
             last_exit: None,
             was_asked: false,
         }
@@ -150,7 +146,7 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
 
     fn publish(&mut self, state: State) {
         let pid = self.child.as_ref().map(|child| child.pid);
-        let restarts = self.starts.saturating_sub(1 + self.reconfigurations);
+        let restarts = self.starts.saturating_sub(1);
         let (last_exit, was_asked) = (self.last_exit, self.was_asked);
         (self.observe)(ServiceSnapshot { state, pid, restarts, last_exit, was_asked });
     }
@@ -179,17 +175,13 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
     }
 
     fn log_transition(&mut self, from: Lifecycle, to: Lifecycle, event: Event) {
-        let is_renewal = matches!(
-            (from.state, event),
-            (State::WaitingForGroup(AfterExit::Renewal), _) | (State::Backoff, Event::Reconfigured)
-        );
-        self.reconfigurations += u32::from(is_renewal && to.state == State::Starting);
-        let plan = self.service.plan;
+        let plan = self.plan;
         log_transition(self.service.name, from, to, event, &plan);
         let was_sweeping = matches!(from.state, State::WaitingForGroup(_));
         if matches!(to.state, State::WaitingForGroup(AfterExit::End(_))) && !was_sweeping && !self.groups_empty() {
             let limit = seconds(plan.timeout);
-            info!(service = self.service.name, "waiting for the processes it left, for at most {limit}");
+            let limit = if plan.lets_runs_finish { "however long it takes" } else { &format!("for at most {limit}") };
+            info!(service = self.service.name, "waiting for the processes it left, {limit}");
         }
     }
 
@@ -203,9 +195,15 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
     fn on_command(&mut self, command: Option<ServiceCommand>) -> Option<Event> {
         let current = self.child.as_ref().map(|child| child.pid);
         match command {
+            Some(ServiceCommand::StopForReload) => {
+                self.was_asked = true;
+                self.plan = self.service.plan.for_reload();
+                Some(Event::StopRequested)
+            }
             Some(ServiceCommand::Stop) | None => {
                 self.was_asked = true;
-                Some(Event::StopRequested)
+                let before = std::mem::replace(&mut self.plan, self.service.plan);
+                Some(if before == self.plan { Event::StopRequested } else { Event::PolicyChanged })
             }
             Some(ServiceCommand::Forward(number)) => {
                 match current {
@@ -216,10 +214,6 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
             }
             Some(ServiceCommand::MarkAlive(pid)) => (current == Some(pid)).then_some(Event::BecameAlive),
             Some(ServiceCommand::MarkUnresponsive(pid)) => (current == Some(pid)).then_some(Event::Unresponsive),
-            Some(ServiceCommand::Reconfigure(service)) => {
-                self.replacement = Some(service);
-                Some(Event::Reconfigured)
-            }
         }
     }
 
@@ -249,7 +243,6 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
     }
 
     fn start(&mut self) -> Result<Option<Event>, SpawnError> {
-        self.apply_replacement();
         // A group's number may be given to others once it is empty.
         self.groups.retain(|group| group_exists(*group));
         let mut child = match self.reaper.spawn(&self.service.spec) {
@@ -270,12 +263,6 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
         self.groups.push(child.pid);
         self.child = Some(child);
         Ok(None)
-    }
-
-    fn apply_replacement(&mut self) {
-        if let Some(next) = self.replacement.take() {
-            *self.service = *next;
-        }
     }
 
     fn deliver_held_signals(&mut self) {

@@ -1,4 +1,5 @@
-//! A mounted configuration that changes while services run: taken over when it is valid, refused when it is not.
+//! A mounted configuration that changes while services run: bots-ctl starts again with it when it is valid, and refuses it when it
+//! is not.
 
 use std::fs;
 use std::io::Write;
@@ -74,6 +75,14 @@ fn wait_renewed(running: &Running, service: usize, before: &Value) -> Value {
     wait_until("it is ready with another process", renewed, || format!("{:#}\n{}", status(running), running.report()))
 }
 
+/// The number of the socket that listens on this port of this machine.
+fn listening_inode(port: u16) -> String {
+    let sockets = fs::read_to_string("/proc/net/tcp").expect("it is there");
+    let listening = |line: &&str| line.contains(&format!(":{port:04X} ")) && line.contains(" 0A ");
+    let line = sockets.lines().find(listening).expect("it listens");
+    line.split_whitespace().nth(9).expect("it has a number").to_owned()
+}
+
 fn wait_refused(running: &Running, fault: &str) {
     let refused = || status(running)["refused"].to_string().contains(fault).then_some(());
     wait_until(&format!("{fault} is refused"), refused, || format!("{:#}\n{}", status(running), running.report()));
@@ -129,10 +138,16 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
     assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
     assert_eq!(fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there"), first);
 
-    // Mended it is picked up, by another process of the web UI and the same one of bots-ctl.
+    // Mended it is picked up, by another process of the web UI and the same one of bots-ctl, which answers probes all the time.
+    let listener = listening_inode(sandbox.health_port);
     mount.mount(&[("bots.ini", &second)]);
     let after = wait_renewed(&web, 0, &before);
-    assert_eq!((&after["restarts"], &after["last_exit"]), (&0.into(), &"exit code 0".into()), "{after:#}");
+    assert_eq!((&after["restarts"], &after["last_exit"]), (&0.into(), &Value::Null), "{after:#}");
+    assert_eq!(listening_inode(sandbox.health_port), listener, "the listener was handed over");
+    let metrics = web.health("/metrics").expect("it listens").body;
+    for line in ["{outcome=\"applied\"} 1\n", "{outcome=\"refused\"} 3\n"] {
+        assert!(metrics.contains(&format!("botsctl_config_reloads_total{line}")), "{metrics}");
+    }
     assert_eq!(status(&web)["refused"], Value::Null);
     assert!(environment_text(&sandbox).contains("the second one"));
 
@@ -146,26 +161,45 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
+/// Also those that decide what bots-ctl itself is; and nothing of the way is left to processes.
 #[apply(test)]
-fn what_only_a_new_bots_ctl_can_do_is_told_and_the_rest_is_done() {
+fn every_key_of_bots_ctl_takes_effect() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let mut web = sandbox.webserver();
     let before = status(&web)["services"][0].clone();
-    mount.mount(&[("bots-ctl.toml", "[watchdog]\nfailure_threshold = 7\n[up]\nservices = [\"webserver\"]\n")]);
-    web.wait_stderr("takes effect when bots-ctl itself is started again: watchdog.failure_threshold, up.services");
-    web.wait_stderr("to be restarted with it: nothing");
-    assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
-
+    assert_eq!(web.health("/").expect("it listens").status, 200);
     mount.mount(&[(
         "bots-ctl.toml",
-        "[watchdog]\nfailure_threshold = 7\n[django]\nallowed_hosts = [\"edi.example.com\"]\n",
+        "[health]\nstatus_page = false\n[django]\nallowed_hosts = [\"edi.example.com\"]\n",
     )]);
     wait_renewed(&web, 0, &before);
+    assert_eq!(web.health("/").expect("it listens").status, 404);
     let answer = http(sandbox.web_port, "GET", "/login/").expect("it answers");
     assert_eq!(answer.status, 400, "localhost is no longer among the hosts: {}", answer.body);
+    let environment = fs::read(format!("/proc/{}/environ", web_process(&web))).expect("it runs");
+    assert!(!String::from_utf8_lossy(&environment).contains("_BOTS_CTL_STATE"));
     web.signal(Signal::SIGTERM);
     assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+/// The start that follows knows what was checked, and judges the rest itself.
+#[apply(test)]
+fn a_faulty_change_while_services_are_stopped_for_another_one_is_refused() {
+    let mut sandbox = Sandbox::prepared();
+    let mount = Mount::of(&mut sandbox);
+    sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1s");
+    let web = sandbox.webserver();
+    let before = status(&web)["services"][0].clone();
+    let valid = ini(&sandbox, &[("webserver", "environment_text", "the valid one")]);
+    mount.mount(&[("bots.ini", &valid), ("bots-ctl.toml", "[django]\ntime_zone = \"Europe/Berlin\"\n")]);
+    web.wait_stderr("draining for 1 s");
+    mount.mount(&[("bots.ini", "no section\n"), ("bots-ctl.toml", "[stop]\ntimeout = \"never\"\n")]);
+    wait_renewed(&web, 0, &before);
+    for fault in ["bots.ini:1: ", "bots-ctl.toml:2: "] {
+        wait_refused(&web, &mount.file(fault));
+    }
+    assert!(environment_text(&sandbox).contains("the valid one"));
 }
 
 #[apply(test)]
@@ -193,9 +227,9 @@ fn another_port_is_taken_over_unless_it_is_in_use() {
     web.wait_stderr(&format!("the web UI answers on http://localhost:{port} after"));
 }
 
-/// The environment has the new configuration from the moment of the copy: whoever starts then finds it.
+/// A stop wins, and the next start finds what is mounted.
 #[apply(test)]
-fn an_end_between_copying_and_restart_loses_nothing() {
+fn an_end_before_the_restart_loses_nothing() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1h");
@@ -203,7 +237,7 @@ fn an_end_between_copying_and_restart_loses_nothing() {
         let mut web = sandbox.webserver();
         let before = web_process(&web);
         mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", signal.as_str())]))]);
-        web.wait_stderr("draining for 3600 s before it is restarted");
+        web.wait_stderr("draining for 3600 s");
         let answer = web.wait_health("/health/ready", 503);
         assert!(answer.body.contains("webserver is being restarted"), "{}", answer.body);
         assert_eq!(web.health("/health/live").expect("it listens").status, 200);
@@ -241,8 +275,7 @@ fn a_change_during_the_start_and_two_in_a_row_end_in_the_last_one() {
     let is_started = || {
         let log = web.stderr();
         let (_, after) = log.split_once("/last.txt")?;
-        let (_, after) = after.split_once("has changed and was taken over")?;
-        after.contains("starting it with the new settings").then_some(())
+        after.contains("the web UI answers").then_some(())
     };
     wait_until("it is started with the last one", is_started, || web.report());
     web.wait_ready();
@@ -263,7 +296,6 @@ fn a_web_ui_that_fails_again_and_again_is_started_at_once_with_what_mends_it() {
     web.wait_stderr("starting it again in");
     fs::write(sandbox.home.path().join("mended"), "").expect("written");
     mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", "mended")]))]);
-    web.wait_stderr("starting it at once with the new settings");
     let runs = || status(&web)["services"][0]["pid"].is_i64().then_some(());
     wait_until("it runs", runs, || web.report());
 }
@@ -311,9 +343,25 @@ fn engines_go_on_with_the_configuration_in_use_while_another_one_is_refused() {
     queue.sandbox.run(&["healthcheck"]).expect_code(0);
 }
 
-/// The monitor reads bots.ini by itself, and a queue of which nothing has changed goes on.
 #[apply(test)]
-fn what_does_not_depend_on_a_change_is_not_restarted() {
+fn a_queue_that_waits_for_its_job_before_a_reload_is_stopped_by_a_signal() {
+    let mut queue = Queue::new();
+    let mount = Mount::of(&mut queue.sandbox);
+    let mut running = queue.start();
+    let waiting = queue.task("wait");
+    assert_eq!(queue.ask(&format!("q.addjob({waiting}, 5)")), "0");
+    wait_until("it runs", || (queue.lines("started") == ["wait"]).then_some(()), || running.report());
+    mount.mount(&[("bots.ini", &ini(&queue.sandbox, &[("settings", "maxruntime", "7")]))]);
+    running.wait_stderr("waiting for job 1 to end, and starting no other one");
+    running.signal(Signal::SIGTERM);
+    running.wait_stderr("waiting for job 1 to end, for at most");
+    fs::write(queue.task.with_file_name("go"), "").expect("written");
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    assert_eq!(running.stderr().matches("the job queue is active").count(), 1, "{}", running.report());
+}
+
+#[apply(test)]
+fn all_services_of_a_container_start_again_together() {
     let (mut sandbox, _) = with_queue();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_UP_SERVICES", "jobqueue,webserver,dirmonitor");
@@ -323,12 +371,13 @@ fn what_does_not_depend_on_a_change_is_not_restarted() {
     let watched = sandbox.home.path().display().to_string();
     let changed = ini(&sandbox, &[("dirmonitor7", "path", &watched), ("dirmonitor7", "route", "a_route")]);
     mount.mount(&[("bots.ini", &changed), ("settings.py", &own_settings())]);
-    up.wait_stderr("to be restarted with it: webserver\n");
     wait_renewed(&up, 1, &before["services"][1]);
     let watches = || status(&up)["monitor"]["directories"].to_string().contains(&watched).then_some(());
     wait_until("the directory is watched", watches, || up.report());
-    assert_eq!(up.stderr().matches("the directory monitor watches").count(), 1, "{}", up.report());
-    assert_eq!(up.stderr().matches("the job queue is active").count(), 1, "{}", up.report());
+    up.wait_ready();
+    for once_each in ["the directory monitor watches", "the job queue is active", "the web UI answers"] {
+        assert_eq!(up.stderr().matches(once_each).count(), 2, "{}", up.report());
+    }
     up.signal(Signal::SIGTERM);
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }

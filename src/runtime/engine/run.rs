@@ -250,8 +250,9 @@ impl EngineRun<'_> {
             stop_signal: service.stop_signal,
             leftover_timeout: times.drain,
             restart: never_restart(self.config),
+            lets_runs_finish: false,
         };
-        let mut service = SupervisedService {
+        let service = SupervisedService {
             name,
             spec: service.spec,
             plan,
@@ -264,7 +265,7 @@ impl EngineRun<'_> {
         let fencing = hold_lease(self.lease, &stop, sender.clone(), &is_lost);
         let running = async {
             let end = tokio::select! {
-                end = supervise(&mut service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
+                end = supervise(&service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
                 never = forward_signals(self.signals, sender, &was_asked) => match never {},
                 never = overdue => match never {},
                 never = answering => match never {},

@@ -7,7 +7,7 @@ use super::*;
 
 const SIGINT: i32 = 2;
 const DRAIN: Duration = Duration::from_secs(5);
-const RENEWAL_DRAIN: Duration = Duration::from_secs(15);
+const RELOAD_DRAIN: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(20);
 const SETTLE: Duration = Duration::from_secs(3);
 const STEADY: Duration = Duration::from_secs(60);
@@ -20,11 +20,12 @@ const RESTART: RestartRules = RestartRules {
 };
 const PLAN: ServicePolicy = ServicePolicy {
     drain: DRAIN,
-    reload_drain: RENEWAL_DRAIN,
+    reload_drain: RELOAD_DRAIN,
     timeout: TIMEOUT,
     stop_signal: Some(SIGINT),
     leftover_timeout: SETTLE,
     restart: RESTART,
+    lets_runs_finish: false,
 };
 const CODE: Exit = Exit::Code(5);
 
@@ -36,7 +37,7 @@ fn life(state: State, failures: u32) -> Lifecycle {
 fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
     use Action::{KillGroup, KillProcess, MarkUnready, Signal, Start, StartBackoff, StartTimer};
     use Event::{
-        BecameAlive, Exited, GroupEmpty, Reconfigured, StartFailed, StopRequested, TimerElapsed, Unresponsive,
+        BecameAlive, Exited, GroupEmpty, PolicyChanged, StartFailed, StopRequested, TimerElapsed, Unresponsive,
     };
     let term = Some(SIGTERM);
     let int = Some(SIGINT);
@@ -45,46 +46,37 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
     let ask = |signal| vec![MarkUnready, Signal(signal), StartTimer(TIMEOUT)];
     let again = vec![MarkUnready, StartTimer(SETTLE)];
     let pause = vec![StartBackoff(Duration::from_secs(1))];
-    let (end, replace, reconfigure) = (StopReason::Shutdown, StopReason::Unresponsive, StopReason::Reconfigure);
+    let (end, replace) = (StopReason::Shutdown, StopReason::Unresponsive);
     let last = |state| life(state, 0);
     let failed = |state| life(state, 1);
     let to_restart = failed(WaitingForGroup(AfterExit::Restart));
-    let to_renewal = last(WaitingForGroup(AfterExit::Renewal));
     let stopped = last(WaitingForGroup(AfterExit::End(Termination::Stopped)));
     let crashed = last(WaitingForGroup(AfterExit::End(crash)));
     vec![
         (Starting, BecameAlive, last(Running), vec![StartTimer(STEADY)]),
         (Starting, Unresponsive, last(Stopping(term, replace)), ask(SIGTERM)),
         (Starting, StopRequested, last(Stopping(term, end)), ask(SIGTERM)),
-        (Starting, Reconfigured, last(Stopping(term, reconfigure)), ask(SIGTERM)),
         (Starting, Exited(CODE), to_restart, again.clone()),
         (Starting, StartFailed, failed(Backoff), pause.clone()),
         (Running, Unresponsive, last(Stopping(int, replace)), ask(SIGINT)),
-        (Running, StopRequested, last(Draining(end)), vec![MarkUnready, StartTimer(DRAIN)]),
-        (Running, Reconfigured, last(Draining(reconfigure)), vec![MarkUnready, StartTimer(RENEWAL_DRAIN)]),
+        (Running, StopRequested, last(Draining), vec![MarkUnready, StartTimer(DRAIN)]),
         (Running, TimerElapsed, last(Running), vec![]),
         (Running, Exited(CODE), to_restart, again.clone()),
-        (Draining(end), StopRequested, last(Stopping(int, end)), ask(SIGINT)),
-        (Draining(end), TimerElapsed, last(Stopping(int, end)), ask(SIGINT)),
-        (Draining(end), Exited(CODE), crashed, wait_for_group.clone()),
-        (Draining(reconfigure), StopRequested, last(Draining(end)), vec![StartTimer(DRAIN)]),
-        (Draining(reconfigure), TimerElapsed, last(Stopping(int, reconfigure)), ask(SIGINT)),
-        (Draining(reconfigure), Exited(CODE), to_renewal, again.clone()),
+        (Draining, StopRequested, last(Stopping(int, end)), ask(SIGINT)),
+        (Draining, PolicyChanged, last(Draining), vec![StartTimer(DRAIN)]),
+        (Draining, TimerElapsed, last(Stopping(int, end)), ask(SIGINT)),
+        (Draining, Exited(CODE), crashed, wait_for_group.clone()),
         (Stopping(int, end), StopRequested, last(Killing(end)), vec![KillGroup]),
+        (Stopping(int, end), PolicyChanged, last(Stopping(int, end)), vec![StartTimer(TIMEOUT)]),
         (Stopping(int, end), TimerElapsed, last(Killing(end)), vec![KillGroup]),
         (Stopping(int, end), Exited(CODE), crashed, wait_for_group.clone()),
         (Stopping(int, end), Exited(Exit::Code(0)), stopped, wait_for_group.clone()),
         (Stopping(int, end), Exited(Exit::Code(130)), stopped, wait_for_group.clone()),
         (Stopping(int, end), Exited(Exit::Signal(SIGINT)), stopped, wait_for_group.clone()),
         (Stopping(int, replace), StopRequested, last(Stopping(int, end)), vec![]),
-        (Stopping(int, replace), Reconfigured, last(Stopping(int, reconfigure)), vec![]),
         (Stopping(int, replace), TimerElapsed, last(Killing(replace)), vec![KillProcess]),
         (Stopping(int, replace), Exited(CODE), to_restart, again.clone()),
         (Stopping(int, replace), Exited(Exit::Code(0)), to_restart, again.clone()),
-        (Stopping(int, reconfigure), StopRequested, last(Stopping(int, end)), vec![]),
-        (Stopping(int, reconfigure), TimerElapsed, last(Killing(reconfigure)), vec![KillProcess]),
-        (Stopping(int, reconfigure), Exited(CODE), to_renewal, again.clone()),
-        (Stopping(int, reconfigure), Exited(Exit::Code(0)), to_renewal, again.clone()),
         (
             Killing(end),
             Exited(CODE),
@@ -92,17 +84,10 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
             wait_for_group.clone(),
         ),
         (Killing(replace), StopRequested, last(Killing(end)), vec![]),
-        (Killing(replace), Reconfigured, last(Killing(reconfigure)), vec![]),
-        (Killing(replace), Exited(CODE), to_restart, again.clone()),
-        (Killing(reconfigure), StopRequested, last(Killing(end)), vec![]),
-        (Killing(reconfigure), Exited(CODE), to_renewal, again),
+        (Killing(replace), Exited(CODE), to_restart, again),
         (WaitingForGroup(AfterExit::Restart), StopRequested, stopped, wait_for_group.clone()),
-        (WaitingForGroup(AfterExit::Restart), Reconfigured, to_renewal, vec![]),
         (WaitingForGroup(AfterExit::Restart), TimerElapsed, last(Backoff), pause.clone()),
         (WaitingForGroup(AfterExit::Restart), GroupEmpty, last(Backoff), pause),
-        (WaitingForGroup(AfterExit::Renewal), StopRequested, stopped, wait_for_group.clone()),
-        (WaitingForGroup(AfterExit::Renewal), TimerElapsed, last(Starting), vec![Start]),
-        (WaitingForGroup(AfterExit::Renewal), GroupEmpty, last(Starting), vec![Start]),
         (
             WaitingForGroup(AfterExit::End(crash)),
             StopRequested,
@@ -115,11 +100,11 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
             last(KillingGroup(crash)),
             vec![KillGroup, StartTimer(GROUP_KILL_TIMEOUT)],
         ),
+        (WaitingForGroup(AfterExit::End(crash)), PolicyChanged, crashed, vec![StartTimer(TIMEOUT)]),
         (WaitingForGroup(AfterExit::End(crash)), GroupEmpty, last(Ended(crash)), vec![]),
         (KillingGroup(crash), TimerElapsed, last(Ended(crash)), vec![]),
         (KillingGroup(crash), GroupEmpty, last(Ended(crash)), vec![]),
         (Backoff, StopRequested, stopped, wait_for_group),
-        (Backoff, Reconfigured, last(Starting), vec![Start]),
         (Backoff, TimerElapsed, last(Starting), vec![Start]),
     ]
 }
@@ -131,23 +116,19 @@ fn every_state_knows_every_event() {
     let states = [
         Starting,
         Running,
-        Draining(StopReason::Shutdown),
-        Draining(StopReason::Reconfigure),
+        Draining,
         Stopping(int, StopReason::Shutdown),
         Stopping(int, StopReason::Unresponsive),
-        Stopping(int, StopReason::Reconfigure),
         Killing(StopReason::Shutdown),
         Killing(StopReason::Unresponsive),
-        Killing(StopReason::Reconfigure),
         WaitingForGroup(AfterExit::Restart),
-        WaitingForGroup(AfterExit::Renewal),
         WaitingForGroup(AfterExit::End(crash)),
         KillingGroup(crash),
         Backoff,
         Ended(crash),
     ];
     let mut events =
-        vec![Event::BecameAlive, Event::Unresponsive, Event::StopRequested, Event::Reconfigured, Event::TimerElapsed];
+        vec![Event::BecameAlive, Event::Unresponsive, Event::StopRequested, Event::PolicyChanged, Event::TimerElapsed];
     events.extend([Event::StartFailed, Event::GroupEmpty]);
     events.extend([CODE, Exit::Code(0), Exit::Code(130), Exit::Signal(SIGINT)].map(Event::Exited));
     let table = table();
@@ -167,12 +148,25 @@ fn every_state_knows_every_event() {
 
 #[test]
 fn without_a_drain_the_stop_signal_goes_out_at_once() {
-    let plan = ServicePolicy { drain: Duration::ZERO, reload_drain: Duration::ZERO, ..PLAN };
-    for (event, goal) in [(Event::StopRequested, StopReason::Shutdown), (Event::Reconfigured, StopReason::Reconfigure)]
-    {
-        let (next, actions) = life(Running, 0).step(event, &plan);
-        assert_eq!(next.state, Stopping(Some(SIGINT), goal));
-        assert_eq!(actions[1], Action::Signal(SIGINT));
+    let (next, actions) = life(Running, 0).step(Event::StopRequested, &ServicePolicy { drain: Duration::ZERO, ..PLAN });
+    assert_eq!(next.state, Stopping(Some(SIGINT), StopReason::Shutdown));
+    assert_eq!(actions[1], Action::Signal(SIGINT));
+}
+
+#[test]
+fn before_a_reload_runs_are_let_finish_until_a_stop_sets_the_limits_again() {
+    let plan = PLAN.for_reload();
+    let (draining, actions) = life(Running, 0).step(Event::StopRequested, &plan);
+    assert_eq!(actions, [Action::MarkUnready, Action::StartTimer(RELOAD_DRAIN)]);
+    let (stopping, _) = draining.step(Event::TimerElapsed, &plan);
+    let (killing, actions) = stopping.step(Event::TimerElapsed, &plan);
+    assert_eq!((killing.state, actions), (Killing(StopReason::Shutdown), vec![Action::KillProcess]));
+    let (left, _) = killing.step(Event::Exited(CODE), &plan);
+    let only_waited_for = life(Stopping(None, StopReason::Shutdown), 0);
+    for waiting in [left, only_waited_for] {
+        assert_eq!(waiting.step(Event::TimerElapsed, &plan), (waiting, vec![]));
+        assert_eq!(waiting.step(Event::PolicyChanged, &PLAN), (waiting, vec![Action::StartTimer(TIMEOUT)]));
+        assert!(waiting.step(Event::TimerElapsed, &PLAN).1.contains(&Action::KillGroup));
     }
 }
 
@@ -185,14 +179,6 @@ fn what_must_not_be_signalled_is_only_waited_for() {
         assert_eq!(actions, [Action::MarkUnready, Action::StartTimer(TIMEOUT)]);
         let (next, _) = next.step(Event::Exited(Exit::Code(2)), &plan);
         assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(2)))));
-        assert_eq!(life(state, 0).step(Event::Reconfigured, &plan), (life(state, 0), vec![]), "it finishes its run");
-    }
-}
-
-#[test]
-fn failures_of_the_old_settings_are_forgotten() {
-    for state in [Starting, Running, Backoff, WaitingForGroup(AfterExit::Restart)] {
-        assert_eq!(life(state, 3).step(Event::Reconfigured, &PLAN).0.failures, 0, "{state:?}");
     }
 }
 
@@ -253,7 +239,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::BecameAlive),
         1 => Just(Event::Unresponsive),
         1 => Just(Event::StopRequested),
-        1 => Just(Event::Reconfigured),
+        1 => Just(Event::PolicyChanged),
         4 => Just(Event::TimerElapsed),
         4 => exit.prop_map(Event::Exited),
         1 => Just(Event::StartFailed),

@@ -1,0 +1,58 @@
+//! What bots-ctl leaves for itself when it starts again with another configuration.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::bots::config_source::Digest;
+use crate::process::reexec;
+
+/// What is left, as it is in a variable.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct ReloadState {
+    /// The bots-ctl.toml that was committed, if there is one.
+    pub own_file: Option<PathBuf>,
+    /// The mounted files that were committed.
+    pub applied: Digest,
+    /// How often a changed configuration was applied, and refused.
+    pub reloads: [u64; 2],
+    pub listener: Option<RawFd>,
+    pub turn: Option<RawFd>,
+}
+
+impl ReloadState {
+    /// What the program before has left, if this one was started by it. To be called before there is another thread.
+    pub fn take() -> Option<Self> {
+        parse(&reexec::take_state()?)
+    }
+
+    /// The health listener: connections wait in it until they are answered again.
+    pub fn listener(&mut self) -> Option<OwnedFd> {
+        self.listener.take().and_then(reexec::adopt_descriptor)
+    }
+
+    /// The lock that holds up other replicas.
+    pub fn turn(&mut self) -> Option<OwnedFd> {
+        self.turn.take().and_then(reexec::adopt_descriptor)
+    }
+
+    /// Starts bots-ctl again. Returns only when that has failed.
+    pub fn reexec(mut self, listener: Option<OwnedFd>, turn: Option<OwnedFd>) -> io::Error {
+        let number = |descriptor: &Option<OwnedFd>| descriptor.as_ref().map(AsRawFd::as_raw_fd);
+        (self.listener, self.turn) = (number(&listener), number(&turn));
+        let descriptors: Vec<OwnedFd> = listener.into_iter().chain(turn).collect();
+        reexec::reexec(&serde_json::to_string(&self).unwrap_or_default(), &descriptors)
+    }
+}
+
+fn parse(state: &str) -> Option<ReloadState> {
+    serde_json::from_str(state).ok()
+}
+
+/// The configuration file to start with, where the program before has committed one: what is mounted may be another one by
+/// now, which was not checked.
+pub(crate) fn own_file() -> Option<PathBuf> {
+    parse(&reexec::state()?)?.own_file
+}
