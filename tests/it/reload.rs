@@ -118,11 +118,12 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
     let broken = first.replacen("[settings]", "[settings", 1);
     let line = 1 + first.lines().position(|line| line == "[settings]").expect("it has this section");
     let toml = "[stop]\ntimeout = \"never\"\n";
-    for (files, fault) in [
+    let faults = [
         (vec![("bots.ini", broken.as_str())], format!("{}:{line}: ", mount.file("bots.ini"))),
         (vec![("bots.ini", first.as_str()), ("settings.py", "x = (\n")], "config/settings.py:1: ".to_owned()),
         (vec![("bots.ini", first.as_str()), ("bots-ctl.toml", toml)], format!("{}:2: ", mount.file("bots-ctl.toml"))),
-    ] {
+    ];
+    for (reverted, (files, fault)) in (1..).zip(faults) {
         mount.mount(&files);
         wait_refused(&web, &fault);
         assert_eq!(web.health("/health/ready").expect("it listens").status, 200);
@@ -134,6 +135,9 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
         for name in ["settings.py", "bots-ctl.toml"] {
             let _ = fs::remove_file(mount.dir.path().join(name));
         }
+        mount.mount(&[("bots.ini", &first)]);
+        let accepted = || (web.stderr().matches("is no longer refused").count() == reverted).then_some(());
+        wait_until("it is no longer refused", accepted, || web.report());
     }
     assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
     assert_eq!(fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there"), first);
@@ -145,7 +149,7 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
     assert_eq!((&after["restarts"], &after["last_exit"]), (&0.into(), &Value::Null), "{after:#}");
     assert_eq!(listening_inode(sandbox.health_port), listener, "the listener was handed over");
     let metrics = web.health("/metrics").expect("it listens").body;
-    for line in ["{outcome=\"applied\"} 1\n", "{outcome=\"refused\"} 3\n"] {
+    for line in ["{outcome=\"applied\"} 4\n", "{outcome=\"refused\"} 3\n"] {
         assert!(metrics.contains(&format!("botsctl_config_reloads_total{line}")), "{metrics}");
     }
     assert_eq!(status(&web)["refused"], Value::Null);
