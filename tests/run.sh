@@ -72,6 +72,7 @@ missing_packages() {
     python3 -c "$headers" >/dev/null 2>&1 || echo python3-dev
     [ "$scope" = image ] || return 0
     need podman podman
+    python3 -c 'import fusepy' 2>/dev/null || echo python3-fusepy
     need runc runc
     need catatonit catatonit
     need debootstrap debootstrap

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 
+use crate::support::fuse::{Fuse, UNCACHED};
 use crate::support::needs::in_network_of;
 use crate::support::pods::{Amiss, System, message};
 use crate::support::sandbox::{Running, python, wait_until};
 use crate::support::servers::Engine;
-use crate::watch::{Fuse, UNCACHED};
 
 /// As the attribute cache of NFS does at the least.
 pub const CACHED: &str = "attr_timeout=3,entry_timeout=3";

@@ -15,9 +15,9 @@ use nix::sys::signal::Signal;
 
 use crate::complete_files::{CACHED, Place, Storage};
 use crate::overlap::Random;
+use crate::support::fuse::Fuse;
 use crate::support::pods::{Amiss, message};
 use crate::support::sandbox::{python, some_or_all, wait_until};
-use crate::watch::Fuse;
 
 /// Routes, each with a directory of its own. That of the last one is a share.
 const ROUTES: usize = 5;

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ use bots_ctl::watch::run_check::ChannelFiles;
 use bots_ctl::watch::scan::WatchState;
 use bots_ctl::watch::status::{MonitorStatus, NewFiles};
 use bots_ctl::watch::target::{PathPattern, WatchTarget};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
+use crate::support::fuse::Fuse;
 use crate::support::needs::{Need, needs};
 use crate::support::sandbox::{DEADLINE, some_or_all, wait_until};
 
@@ -589,69 +589,5 @@ impl Mount {
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// A directory seen through a file system of a process, which knows nothing of what others write to it.
-pub struct Fuse {
-    pub behind: PathBuf,
-    mounted: PathBuf,
-    process: Child,
-}
-
-/// Nothing is cached, so that what others write is seen at once.
-pub const UNCACHED: &str = "attr_timeout=0,entry_timeout=0";
-
-impl Fuse {
-    fn mount(dir: &Path) -> Self {
-        let mounted = dir.join("mounted");
-        fs::create_dir(&mounted).expect("made");
-        Self::over(&mounted, dir, UNCACHED)
-    }
-
-    /// Mounts over a directory what is in a new one below `dir`.
-    pub fn over(mounted: &Path, dir: &Path, options: &str) -> Self {
-        let behind = dir.join("behind");
-        fs::create_dir(&behind).expect("made");
-        let process = Self::start(&behind, mounted, options);
-        Self { behind, mounted: mounted.to_owned(), process }
-    }
-
-    fn start(behind: &Path, mounted: &Path, options: &str) -> Child {
-        needs(Need::Bindfs);
-        let process =
-            Command::new("bindfs").args(["-f", "-o", options]).arg(behind).arg(mounted).spawn().expect("bindfs runs");
-        let is_mounted = || {
-            let mounts = fs::read_to_string("/proc/self/mounts").expect("readable");
-            mounts.contains(&format!(" {} fuse", mounted.display())).then_some(())
-        };
-        wait_until("it is mounted", is_mounted, String::new);
-        process
-    }
-
-    fn write_from_elsewhere(&self, name: &str) {
-        fs::write(self.behind.join(name), "content").expect("written");
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id().cast_signed()), signal).expect("it is there");
-    }
-
-    fn kill(&mut self) {
-        self.signal(Signal::SIGKILL);
-        self.process.wait().expect("it ends");
-    }
-
-    fn remount(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
-        self.process = Self::start(&self.behind, &self.mounted, UNCACHED);
-    }
-}
-
-impl Drop for Fuse {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.mounted).status();
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

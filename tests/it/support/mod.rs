@@ -5,6 +5,7 @@ pub mod clock;
 pub mod cluster;
 pub mod demo_translation;
 pub mod fake_kubelet;
+pub mod fuse;
 pub mod interruption;
 pub mod kustomize;
 pub mod needs;
