@@ -31,7 +31,7 @@ RUN apt-get update \
 ARG BOTS=3.3.1
 # Any of: mysql postgresql
 ARG DRIVERS="mysql postgresql"
-# Any of: sftp excel pdf
+# Any of: sftp excel pdf html
 ARG EXTRAS=""
 COPY src/bots/requirements /requirements
 COPY --from=bots-source / /bots-source/

@@ -176,6 +176,18 @@ fn the_image_holds_what_it_needs_and_no_more() {
     assert_eq!(inside(drivers), "(2, 2)");
 }
 
+/// What the image of the shell entrypoint held, as Bots imports it.
+#[apply(test)]
+fn extras_are_what_channels_and_grammars_import() {
+    make_bases();
+    let tag = "localhost/bots-ctl:extras";
+    build(tag, &["--build-arg", "EXTRAS=sftp excel pdf html"]);
+    let script = "import bots.envelope, bots.outmessage; from bots.botslib import botsbaseimport as imported; \
+                  print(*[imported(name).__name__ for name in ('paramiko', 'xlrd', 'pdfminer', 'genshi.template')])";
+    let python = ["run", "--rm", "--network", "none", "--entrypoint", "/opt/bots/bin/python", tag, "-c", script];
+    assert_eq!(expect(&python), "paramiko xlrd pdfminer genshi.template");
+}
+
 /// A source tree for Bots 4.x, the driver of its own and grammars come in through build contexts and arguments.
 #[apply(test)]
 fn build_contexts_and_arguments_reach_the_image() {
