@@ -13,6 +13,7 @@ mod harness;
 mod bad_input;
 mod bots_ini;
 mod complete_files;
+mod components;
 mod concurrent_init_db;
 mod config_map;
 mod configuration;

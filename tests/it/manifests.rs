@@ -8,20 +8,18 @@ use std::process::Command;
 use bots_ctl::config::Config;
 use bots_ctl::pycompat::configparser::BotsIni;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::CronJob;
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PersistentVolumeClaim, PodSpec, Probe, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PersistentVolumeClaim, PodSpec, Service};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::support::kustomize::{copy, find, k3s, objects, render, text, tool, with_component};
-
-const OVERLAYS: [&str; 3] = ["dev", "staging", "prod"];
+use crate::support::kustomize::{
+    OVERLAYS, copy, find, http_probe, k3s, objects, of_kind, overlay, pods, render, secret_keys, text, tool, typed,
+    unmade_mount_points,
+};
 
 /// The oldest that k3s still ships as stable, and the newest there is.
 const KUBERNETES: [&str; 2] = ["1.33.0", "1.37.0"];
@@ -33,31 +31,6 @@ const EXPLAINED: [&str; 2] = [
     // With such a version a node need not ask the registry for what it has: a registry that is away stops no pod.
     "CKV_K8S_15",
 ];
-
-fn overlay(name: &str) -> Vec<Value> {
-    objects(&render(&k3s().join("overlays").join(name)))
-}
-
-fn typed<T: DeserializeOwned>(object: &Value) -> T {
-    serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{error}\n{object:#}"))
-}
-
-fn of_kind<T: DeserializeOwned>(objects: &[Value], kind: &str) -> Vec<T> {
-    objects.iter().filter(|object| object["kind"] == kind).map(typed).collect()
-}
-
-/// Names and pods of everything that runs.
-fn pods(objects: &[Value]) -> Vec<(String, PodSpec)> {
-    let deployments = of_kind::<Deployment>(objects, "Deployment").into_iter().map(|deployment| {
-        let spec = deployment.spec.expect("it has one");
-        (deployment.metadata.name.expect("named"), spec.template.spec.expect("it has one"))
-    });
-    let jobs = of_kind::<CronJob>(objects, "CronJob").into_iter().map(|job| {
-        let spec = job.spec.expect("it has one").job_template.spec.expect("it has one");
-        (job.metadata.name.expect("named"), spec.template.spec.expect("it has one"))
-    });
-    deployments.chain(jobs).collect()
-}
 
 fn container(pod: &PodSpec) -> &Container {
     assert_eq!(pod.containers.len(), 1, "one container, which is bots-ctl");
@@ -167,7 +140,7 @@ fn environments_differ_as_they_should() {
         let given = container(&pod).resources.clone().expect("it has some");
         let (requests, limits) = (given.requests.expect("some"), given.limits.expect("some"));
         let found = [&requests["cpu"].0, &requests["memory"].0, &limits["cpu"].0, &limits["memory"].0];
-        assert_eq!(found.map(String::as_str), resources, "{name}");
+        assert_eq!(found.map(|quantity| canonical(quantity)), resources.map(canonical), "{name}");
         for (claim, size) in ["bots-data", "bots-logs", "bots-environment"].iter().zip(sizes) {
             let spec = &find(&all, "PersistentVolumeClaim", claim)["spec"];
             assert_eq!(spec["resources"]["requests"]["storage"], size, "{name} {claim}");
@@ -176,6 +149,75 @@ fn environments_differ_as_they_should() {
         }
         let engine: CronJob = typed(find(&all, "CronJob", "bots-engine"));
         assert_eq!(engine.spec.expect("it has one").schedule, schedule, "{name}");
+    }
+}
+
+/// What pods are granted that is the same in every environment: an engine in the queue's pod has what that pod has.
+#[apply(test)]
+fn resources_are_those_of_the_table() {
+    let expected = [
+        ("bots-jobqueue", ["100m", "256Mi", "500m", "512Mi"]),
+        ("bots-engine", ["200m", "512Mi", "2", "2Gi"]),
+        ("bots-engine-now", ["200m", "512Mi", "2", "2Gi"]),
+    ];
+    for name in OVERLAYS {
+        let pods: BTreeMap<String, PodSpec> = pods(&overlay(name)).into_iter().collect();
+        for (workload, resources) in expected {
+            let given = container(&pods[workload]).resources.clone().expect("it has some");
+            let (requests, limits) = (given.requests.expect("some"), given.limits.expect("some"));
+            let found = [&requests["cpu"].0, &requests["memory"].0, &limits["cpu"].0, &limits["memory"].0];
+            assert_eq!(found.map(String::as_str), resources, "{name}: {workload}");
+        }
+    }
+}
+
+/// Kubernetes keeps quantities in one form: in another one, each apply would change what has not changed.
+#[apply(test)]
+fn quantities_are_in_canonical_form() {
+    assert_eq!(["1000m", "1500m", "1", "1024Mi", "500Mi"].map(canonical), ["1", "1500m", "1", "1Gi", "500Mi"]);
+    for name in OVERLAYS {
+        let mut found = Vec::new();
+        overlay(name).iter().for_each(|object| collect_quantities(object, &mut found));
+        assert!(found.len() > 30, "{name}: {found:?}");
+        found.iter().for_each(|quantity| assert_eq!(canonical(quantity), *quantity, "{name}"));
+    }
+}
+
+fn collect_quantities(value: &Value, found: &mut Vec<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        if key == "requests" || key == "limits" {
+            found
+                .extend(value.as_object().into_iter().flatten().filter_map(|(_, one)| one.as_str().map(str::to_owned)));
+        } else {
+            collect_quantities(value, found);
+        }
+    }
+    value.as_array().into_iter().flatten().for_each(|value| collect_quantities(value, found));
+}
+
+/// A quantity as the API server returns it: no thousandths of what is whole, the greatest suffix that leaves it whole.
+fn canonical(quantity: &str) -> String {
+    const BINARY: [&str; 5] = ["", "Ki", "Mi", "Gi", "Ti"];
+    let digits = quantity.find(|c: char| !c.is_ascii_digit()).unwrap_or(quantity.len());
+    let (number, suffix) = quantity.split_at(digits);
+    let mut number: u64 = number.parse().unwrap_or_else(|error| panic!("{quantity}: {error}"));
+    if suffix == "m" {
+        return if number.is_multiple_of(1000) { (number / 1000).to_string() } else { quantity.to_owned() };
+    }
+    let mut power = BINARY.iter().position(|known| *known == suffix).unwrap_or_else(|| panic!("{quantity}"));
+    while power > 0 && number.is_multiple_of(1024) {
+        (number, power) = (number / 1024, power + 1);
+    }
+    format!("{number}{}", BINARY[power])
+}
+
+/// A mount inside of another volume needs a directory there, and a runtime that is nobody to a file server cannot make it.
+#[apply(test)]
+fn mount_points_inside_of_volumes_are_made_by_the_user_of_bots() {
+    for name in OVERLAYS {
+        for (workload, pod) in pods(&overlay(name)) {
+            assert_eq!(unmade_mount_points(&pod), [""; 0], "{name}: {workload}");
+        }
     }
 }
 
@@ -251,19 +293,6 @@ fn probes_ask_the_health_listener() {
             }
         }
     }
-}
-
-/// Port, path and probe; a port's name is looked up.
-pub fn http_probe<'a>(container: &Container, probe: &'a Probe) -> (i32, String, &'a Probe) {
-    let get = probe.http_get.as_ref().expect("an HTTP probe");
-    let port = match &get.port {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(name) => {
-            let ports = container.ports.iter().flatten();
-            ports.clone().find(|port| port.name.as_ref() == Some(name)).expect("a port of this name").container_port
-        }
-    };
-    (port, get.path.clone().expect("a path"), probe)
 }
 
 #[apply(test)]
@@ -360,9 +389,36 @@ fn the_engine_on_schedule_runs_once_at_a_time_and_is_not_repeated() {
     let pod = job.template.spec.expect("it has one");
     let args = container(&pod).args.clone().expect("it has some");
     assert_eq!(args, ["engine", "--new", "--success-exit-codes", "2"]);
-    for on_demand in ["bots-engine-now", "bots-init-db"] {
+    for on_demand in ["bots-engine-now", "bots-init-db", "bots-config-check"] {
         let job: CronJob = typed(find(&all, "CronJob", on_demand));
         assert_eq!(job.spec.and_then(|spec| spec.suspend), Some(true), "{on_demand}");
+    }
+}
+
+/// A pod that is deleted finishes its run: its Job has not failed before.
+#[apply(test)]
+fn a_job_waits_for_the_end_of_a_pod_that_is_deleted() {
+    for name in ["bots-engine", "bots-engine-now", "bots-init-db"] {
+        let job: CronJob = typed(find(&overlay("prod"), "CronJob", name));
+        let job = job.spec.and_then(|spec| spec.job_template.spec).expect("it has one");
+        assert_eq!(job.pod_replacement_policy.as_deref(), Some("Failed"), "{name}");
+    }
+}
+
+/// What is applied first, by its label, is the check and all that it takes from the same change.
+#[apply(test)]
+fn a_configuration_can_be_checked_before_it_is_applied() {
+    for name in OVERLAYS {
+        let all = overlay(name);
+        let is_labelled = |object: &&Value| object["metadata"]["labels"]["bots-ctl/preflight"] == "true";
+        let first: Vec<Value> = all.iter().filter(is_labelled).cloned().collect();
+        let (_, pod) = pods(&first).into_iter().next().expect("the check");
+        assert_eq!(container(&pod).args.clone().expect("some"), ["config", "check"]);
+        assert_eq!(environment(&first, container(&pod))["DB_ENGINE"], "mysql", "{name}");
+        for map in pod.volumes.iter().flatten().filter_map(|volume| volume.config_map.as_ref()) {
+            find(&first, "ConfigMap", &map.name);
+        }
+        assert_eq!(first.len(), 3, "{name}: {first:#?}");
     }
 }
 
@@ -375,40 +431,6 @@ fn config_map_files_parse() {
     let mut python = Command::new("python3");
     python.args(["-c", "import ast, sys; ast.parse(sys.argv[1])", &files["settings.py"]]);
     assert!(python.status().expect("Python can be run").success());
-}
-
-#[apply(test)]
-fn components_fit_the_base() {
-    for name in
-        ["sensor", "monitoring", "network-policy", "autoscaling", "sealed-secrets", "postgresql", "sqlite", "ingress"]
-    {
-        let copy = with_component(name);
-        let all = objects(&render(&copy.path().join("overlays/test")));
-        match name {
-            "sensor" => {
-                drop((of_kind::<Role>(&all, "Role"), of_kind::<RoleBinding>(&all, "RoleBinding")));
-                let trigger = &find(&all, "Sensor", "bots-engine")["spec"]["triggers"][0]["template"];
-                let job = &trigger["k8s"]["source"]["resource"]["spec"];
-                assert_eq!(job, &find(&all, "CronJob", "bots-engine-now")["spec"]["jobTemplate"]["spec"]);
-                let image = &job["template"]["spec"]["containers"][0]["image"];
-                assert_eq!(image, "registry.example.com/bots-ctl:0.1.0");
-                let binding: RoleBinding = typed(find(&all, "RoleBinding", "bots-sensor"));
-                assert_eq!(binding.subjects.expect("some")[0].namespace.as_deref(), Some("edi-test"));
-            }
-            // Its kinds are not those of Kubernetes: what they hold is looked at in monitoring.rs.
-            "monitoring" => drop((find(&all, "PodMonitor", "bots"), find(&all, "PrometheusRule", "bots"))),
-            "autoscaling" => drop(of_kind::<HorizontalPodAutoscaler>(&all, "HorizontalPodAutoscaler")),
-            "postgresql" | "sqlite" => {
-                let map: ConfigMap = typed(find(&all, "ConfigMap", "bots-env"));
-                assert_eq!(map.data.expect("some")["DB_ENGINE"], name);
-            }
-            "sealed-secrets" => {
-                let sealed = &find(&all, "SealedSecret", "bots-secrets")["spec"]["encryptedData"];
-                assert_eq!(sealed.as_object().map(|keys| keys.keys().cloned().collect()), Some(secret_keys()));
-            }
-            _ => {}
-        }
-    }
 }
 
 /// The keys that pods mount are those of the template, and git would not take the filled-in file.
@@ -439,12 +461,4 @@ fn secrets_are_complete_and_stay_out_of_git() {
             .status();
         assert!(ignored.expect("git can be run").success(), "{name}");
     }
-}
-
-fn secret_keys() -> Vec<String> {
-    let template = fs::read_to_string(k3s().join("secrets/secrets.env.example")).expect("readable");
-    let mut keys: Vec<String> =
-        template.lines().filter_map(|line| line.split_once('=')).map(|(key, _)| key.to_owned()).collect();
-    keys.sort();
-    keys
 }

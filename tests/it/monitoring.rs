@@ -8,7 +8,7 @@ use std::process::Command;
 use bots_ctl::metrics::definitions::{ALL, MetricKind};
 use serde_json::Value;
 
-use crate::support::kustomize::{find, objects, render, text, with_component};
+use crate::support::kustomize::{find, overlay, overlay_with, text};
 use crate::support::needs::{Need, needs};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
@@ -24,7 +24,7 @@ const KUBERNETES: [&str; 5] = [
 
 /// The rendered component.
 fn component() -> Vec<Value> {
-    objects(&render(&with_component("monitoring").path().join("overlays/test")))
+    overlay_with("dev", "monitoring")
 }
 
 fn groups(objects: &[Value]) -> Value {
@@ -158,7 +158,7 @@ fn the_monitor_finds_the_listener_of_each_pod() {
         let ports = template["spec"]["containers"][0]["ports"].as_array().expect("some").iter();
         assert!(ports.clone().any(|port| port["name"] == "health" && port["containerPort"] == 9180), "{name}");
     }
-    let policies = objects(&render(&with_component("network-policy").path().join("overlays/test")));
+    let policies = overlay("dev");
     let policy = &find(&policies, "NetworkPolicy", "bots-metrics")["spec"];
     assert_eq!(&policy["podSelector"]["matchLabels"], wanted);
     assert_eq!(policy["ingress"][0]["ports"][0]["port"], "health");

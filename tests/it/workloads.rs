@@ -1,6 +1,8 @@
 //! The whole story in pods: from nothing to translated orders, and on through restarts and changes.
 
 use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::browser::Browser;
 use crate::support::cluster::{Cluster, Pod, SUPERUSER_PASSWORD, get};
+use crate::support::fuse::Fuse;
+use crate::support::needs::{Need, needs};
 use crate::support::podman::run;
 use crate::support::sandbox::wait_until;
 
@@ -140,6 +144,35 @@ fn from_nothing_to_translated_orders() {
         let logs = pod.container.logs();
         assert_eq!(pod.delete(), 0, "{logs}");
     }
+}
+
+/// Storage for which root is nobody, as NFS with root_squash: its owner can write, and neither the runtime nor the kubelet.
+#[apply(test)]
+fn storage_that_takes_nothing_from_root_is_enough() {
+    needs(Need::Image);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (behind, mounted) = (dir.path().join("behind"), dir.path().join("mounted"));
+    for path in [&behind, &mounted] {
+        fs::create_dir(path).expect("made");
+    }
+    for claim in ["bots-environment", "bots-data", "bots-logs"] {
+        let path = behind.join(claim);
+        fs::create_dir(&path).expect("made");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).expect("ours");
+        chown(&path, Some(10001), Some(10001)).expect("this is root");
+    }
+    let _share = Fuse::root_squash(&behind, &mounted);
+    let refused = fs::create_dir(mounted.join("bots-data/by-root")).map_err(|error| error.kind());
+    assert_eq!(refused, Err(ErrorKind::PermissionDenied), "root is nobody there");
+
+    let mut cluster = Cluster::on(&mounted);
+    let init = cluster.create_job("bots-init-db");
+    assert_eq!(init.container.wait(), 0, "{}", init.container.logs());
+    let web = cluster.deploy("bots-webserver");
+    web.wait_ready();
+    let engine = cluster.create_job("bots-engine");
+    assert_eq!(engine.container.wait(), 0, "{}", engine.container.logs());
+    assert!(behind.join("bots-logs/engine.log").exists() || behind.join("bots-logs/engine").exists());
 }
 
 /// A balancer as a cluster has one: it sends requests to pods that were ready a moment ago. Each pod is asked for that by itself,

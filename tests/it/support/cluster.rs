@@ -17,8 +17,7 @@ use k8s_openapi::api::core::v1::{Container as Spec, PodSpec, Probe, Secret};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::manifests::http_probe;
-use crate::support::kustomize::{copy, find, objects, render};
+use crate::support::kustomize::{copy, find, http_probe, objects, render};
 use crate::support::podman::{Container, Network, expect, expect_with, image, run, unique};
 use crate::support::sandbox::{DEADLINE, wait_until};
 
@@ -47,6 +46,8 @@ pub struct Cluster {
     database: Container,
     _setup: TempDir,
     network: Network,
+    /// A directory with those of the claims, which are volumes otherwise.
+    claims: Option<PathBuf>,
     // Volumes have the names that the claims have, so there is one cluster at a time.
     _turn: MutexGuard<'static, ()>,
 }
@@ -61,6 +62,15 @@ pub struct Pod {
 impl Cluster {
     /// A network, a database and the manifests; no pod yet.
     pub fn new() -> Self {
+        Self::with_claims(None)
+    }
+
+    /// The same with the claims in this directory: nothing is copied into them from the image, as with a volume of podman's.
+    pub fn on(claims: &Path) -> Self {
+        Self::with_claims(Some(claims.to_owned()))
+    }
+
+    fn with_claims(claims: Option<PathBuf>) -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         image();
@@ -73,8 +83,16 @@ impl Cluster {
         fs::write(manifests.path().join("secrets/dev/secrets.env"), SECRETS).expect("written");
         let network = Network::new();
         let (database, setup) = start_database(&network);
-        let mut cluster =
-            Self { manifests, objects: Vec::new(), pods: Vec::new(), database, _setup: setup, network, _turn: turn };
+        let mut cluster = Self {
+            manifests,
+            objects: Vec::new(),
+            pods: Vec::new(),
+            database,
+            _setup: setup,
+            network,
+            claims,
+            _turn: turn,
+        };
         cluster.apply();
         cluster
     }
@@ -113,6 +131,9 @@ impl Cluster {
             if let Some(secret) = volume.as_object_mut().expect("an object").remove("secret") {
                 volume["configMap"] = json!({"name": secret["secretName"], "items": secret["items"]});
             }
+            if let (Some(dir), Some(claim)) = (&self.claims, volume["persistentVolumeClaim"]["claimName"].as_str()) {
+                *volume = json!({"name": volume["name"], "hostPath": {"path": dir.join(claim), "type": "Directory"}});
+            }
         }
         // Podman's own resolver drops questions while it adds pods to the network.
         let database = json!({"ip": self.database.address(), "hostnames": [DATABASE]});
@@ -120,8 +141,11 @@ impl Cluster {
         // Podman would publish them on this machine.
         pod["spec"]["containers"][0].as_object_mut().expect("an object").remove("ports");
         // Claims are kept from the first pod on.
-        let kinds: &[&str] =
-            if self.pods.is_empty() { &["ConfigMap", "PersistentVolumeClaim"] } else { &["ConfigMap"] };
+        let kinds: &[&str] = if self.pods.is_empty() && self.claims.is_none() {
+            &["ConfigMap", "PersistentVolumeClaim"]
+        } else {
+            &["ConfigMap"]
+        };
         let is_needed = |object: &&Value| kinds.contains(&object["kind"].as_str().unwrap_or_default());
         let mut all: Vec<Value> = self.objects.iter().filter(is_needed).cloned().collect();
         all.push(pod);
