@@ -6,10 +6,10 @@ use std::path::Path;
 
 use walkdir::WalkDir;
 
-use crate::environment::{
-    as_user, as_user_of_bots, finish, give_to_user, in_mounts, is_bots_3, open_to_all, own_settings, package,
-};
+use crate::support::bots::{is_bots_3, own_settings, package};
+use crate::support::process::finish;
 use crate::support::sandbox::{Finished, Sandbox, free_port};
+use crate::support::users::{as_user, as_user_of_bots, give_to_user, in_mounts, open_to_all};
 
 /// What a command that was refused says about each fault, after the rules that hold for all of them.
 fn faults(refused: &Finished, code: i32) -> Vec<&str> {

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, iter};
 
-use crate::environment::package;
-use crate::fuzzing::corpus;
+use crate::support::bots::package;
+use crate::support::fuzzing::corpus;
 use crate::support::sandbox::rounds;
 use bots_ctl::pycompat::configparser::{BotsIni, EditError, parse_boolean, parse_integer, remove_section, set_value};
 use serde_json::{Value, json};

@@ -3,146 +3,21 @@
 
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 
-use crate::support::fuse::{Fuse, UNCACHED};
+use crate::support::arrivals::{Arrivals, CACHED, PART_INTERVAL, Starter, Storage, append, parts, write_whole};
+use crate::support::fuse::UNCACHED;
 use crate::support::needs::in_network_of;
 use crate::support::pods::{Amiss, System, message};
 use crate::support::sandbox::{Running, python, wait_until};
 use crate::support::servers::Engine;
 
-/// As the attribute cache of NFS does at the least.
-pub const CACHED: &str = "attr_timeout=3,entry_timeout=3";
-
-/// Longer than that, with room for a machine that is busy.
-pub const SETTLE: &str = "4s";
-
-/// How often a slow writer appends a part.
-const PART_INTERVAL: Duration = Duration::from_millis(500);
-
-/// The parts of a file of a slow writer.
-const PARTS: usize = 8;
-
-/// Where the files are, and where writers write them.
-pub enum Storage {
-    Ext4,
-    Share(&'static str),
-}
-
-/// A route whose files come to a directory of some storage.
-pub struct Place {
-    // The share is gone before the directory that it is mounted in.
-    share: Option<Fuse>,
-    pub system: System,
-}
-
-/// What starts the route.
-#[derive(Debug, Clone, Copy)]
-pub enum Starter {
-    Monitor,
-    Schedule,
-    Engine,
-}
-
-impl Place {
-    pub fn new(storage: &Storage) -> Self {
-        let mut system = System::new(Engine::Sqlite);
-        system.demo.sandbox.set("BOTS_CTL_DIRMONITOR_STABLE_AFTER", SETTLE);
-        let share = match storage {
-            Storage::Ext4 => None,
-            Storage::Share(options) => Some(Fuse::over(&system.demo.input(), system.demo.sandbox.home.path(), options)),
-        };
-        Self { share, system }
-    }
-
-    /// As a writer sees the file of an order. Behind a share it is another machine.
-    pub fn file(&self, number: usize) -> PathBuf {
-        let name = format!("{number}.edi");
-        match &self.share {
-            Some(share) => share.behind.join(name),
-            None => self.system.demo.input().join(name),
-        }
-    }
-
-    pub fn set(&mut self, name: &str, value: &str) {
-        self.system.demo.sandbox.set(name, value);
-    }
-
-    pub fn engine(&self, args: &[&str]) -> Running {
-        self.system.start(&[&["engine"], args].concat())
-    }
-
-    /// The monitor that watches the directory, and its queue.
-    pub fn monitor(&self) -> Running {
-        let sandbox = &self.system.demo.sandbox;
-        sandbox.set_ini("jobqueue", "enabled", "True");
-        sandbox.set_ini("dirmonitor1", "path", &self.system.demo.input().display().to_string());
-        sandbox.set_ini("dirmonitor1", "route", "demo_orders");
-        let up = self.system.start(&["up", "--services", "jobqueue,dirmonitor"]);
-        up.wait_stderr("the directory monitor watches");
-        up
-    }
-
-    /// Waits until so many orders are out and the engine has ended.
-    pub fn wait_orders(&self, count: usize, running: &Running) {
-        let are_out = || (fs::read_dir(self.system.demo.output()).ok()?.count() >= count).then_some(());
-        wait_until("the orders are out", are_out, || running.report());
-    }
-
-    /// The same for what starts engines, which is stopped in order: the next one finds no job, and nothing to recover.
-    fn expect_orders(&self, count: usize, writer: JoinHandle<()>, mut up: Running) {
-        writer.join().expect("it has written");
-        self.wait_orders(count, &up);
-        up.signal(Signal::SIGTERM);
-        assert_eq!(up.wait_code(), 0, "{}", up.report());
-    }
-
-    /// Runs the route while files are being written, and checks that each has gone out once, as it should be.
-    fn expect_whole(&self, starter: Starter, count: usize, write: impl FnOnce(&Self) -> JoinHandle<()>) {
-        match starter {
-            Starter::Monitor => {
-                let up = self.monitor();
-                let writer = write(self);
-                self.expect_orders(count, writer, up);
-            }
-            Starter::Schedule => {
-                let writer = write(self);
-                let up = self.system.start(&["up", "--services", "engine"]);
-                self.expect_orders(count, writer, up);
-            }
-            Starter::Engine => {
-                let writer = write(self);
-                let mut engine = self.engine(&["--new"]);
-                assert_eq!(engine.wait_code(), 0, "{}", engine.report());
-                writer.join().expect("it has written");
-            }
-        }
-        assert_eq!(self.system.collect(count), Amiss::default());
-    }
-}
-
-/// Appends the rest of an order in parts, with a pause before each.
-fn append(mut file: File, parts: Vec<Vec<u8>>) -> JoinHandle<()> {
-    thread::spawn(move || {
-        for part in parts {
-            thread::sleep(PART_INTERVAL);
-            file.write_all(&part).expect("written");
-        }
-    })
-}
-
-pub fn parts(number: usize) -> Vec<Vec<u8>> {
-    let text = message(number).into_bytes();
-    text.chunks(text.len().div_ceil(PARTS)).map(<[u8]>::to_vec).collect()
-}
-
 /// A writer that appends every half second, and has begun.
-fn slowly(place: &Place) -> JoinHandle<()> {
+fn slowly(place: &Arrivals) -> JoinHandle<()> {
     let mut parts = parts(0);
     let mut file = File::create(place.file(0)).expect("made");
     file.write_all(&parts.remove(0)).expect("written");
@@ -150,7 +25,7 @@ fn slowly(place: &Place) -> JoinHandle<()> {
 }
 
 /// A file that is made empty, and filled four seconds later.
-fn empty_first(place: &Place) -> JoinHandle<()> {
+fn empty_first(place: &Arrivals) -> JoinHandle<()> {
     let path = place.file(0);
     drop(File::create(&path).expect("made"));
     thread::spawn(move || {
@@ -162,7 +37,7 @@ fn empty_first(place: &Place) -> JoinHandle<()> {
 }
 
 /// A complete file that comes while another one is being written.
-fn beside_another(place: &Place) -> JoinHandle<()> {
+fn beside_another(place: &Arrivals) -> JoinHandle<()> {
     let writer = slowly(place);
     let part = place.file(1).with_extension("part");
     fs::write(&part, message(1)).expect("written");
@@ -171,7 +46,7 @@ fn beside_another(place: &Place) -> JoinHandle<()> {
 }
 
 fn each_writer_is_waited_for(starter: Starter, storage: &Storage) {
-    let place = Place::new(storage);
+    let place = Arrivals::new(storage);
     place.expect_whole(starter, 1, slowly);
     place.expect_whole(starter, 1, empty_first);
     place.expect_whole(starter, 2, beside_another);
@@ -201,7 +76,7 @@ on_each_storage! {
 /// With nothing configured.
 #[apply(test)]
 fn the_defaults_outlast_the_cache_of_a_share() {
-    let mut place = Place::new(&Storage::Share(CACHED));
+    let mut place = Arrivals::new(&Storage::Share(CACHED));
     place.system.demo.sandbox.unset("BOTS_CTL_DIRMONITOR_STABLE_AFTER");
     place.expect_whole(Starter::Engine, 1, slowly);
     place.expect_whole(Starter::Monitor, 1, empty_first);
@@ -211,7 +86,7 @@ fn the_defaults_outlast_the_cache_of_a_share() {
 /// look old; one that is ahead makes it look as if it were from the future.
 #[apply(test)]
 fn the_clock_of_another_machine_does_not_matter() {
-    let place = Place::new(&Storage::Share("attr_timeout=0,entry_timeout=0,ctime-from-mtime"));
+    let place = Arrivals::new(&Storage::Share("attr_timeout=0,entry_timeout=0,ctime-from-mtime"));
     let hour = Duration::from_secs(3600);
     let clocks = [SystemTime::now() - hour, SystemTime::now() - hour * 25, SystemTime::now() + hour];
     for clock in clocks {
@@ -237,7 +112,7 @@ fn the_clock_of_another_machine_does_not_matter() {
 
 #[apply(test)]
 fn a_run_waits_for_nothing_where_nothing_is_young() {
-    let mut place = Place::new(&Storage::Share("attr_timeout=3,entry_timeout=3,ctime-from-mtime"));
+    let mut place = Arrivals::new(&Storage::Share("attr_timeout=3,entry_timeout=3,ctime-from-mtime"));
     // A run that waited would not end.
     place.set("BOTS_CTL_DIRMONITOR_STABLE_AFTER", "1h");
     place.set("BOTS_CTL_FILE_WAIT", "1h");
@@ -251,7 +126,7 @@ fn a_run_waits_for_nothing_where_nothing_is_young() {
     assert_eq!(place.system.collect(1), Amiss::default());
 
     // On this machine a file is known to be closed, however young it is.
-    let mut local = Place { share: None, system: System::new(Engine::Sqlite) };
+    let mut local = Arrivals { share: None, system: System::new(Engine::Sqlite) };
     local.system.demo.sandbox.set("BOTS_CTL_FILE_WAIT", "1h");
     local.system.fill(3);
     let mut engine = local.engine(&[]);
@@ -262,7 +137,7 @@ fn a_run_waits_for_nothing_where_nothing_is_young() {
 
 #[apply(test)]
 fn a_file_that_never_comes_to_rest_is_named_and_taken_after_the_limit() {
-    let mut place = Place::new(&Storage::Ext4);
+    let mut place = Arrivals::new(&Storage::Ext4);
     place.set("BOTS_CTL_FILE_WAIT", "2s");
     let mut open = File::create(place.file(0)).expect("made");
     open.write_all(message(0).as_bytes()).expect("written");
@@ -278,7 +153,7 @@ fn a_file_that_never_comes_to_rest_is_named_and_taken_after_the_limit() {
 /// Others work meanwhile, and the wait can be ended.
 #[apply(test)]
 fn a_run_that_waits_has_no_lease() {
-    let place = Place::new(&Storage::Ext4);
+    let place = Arrivals::new(&Storage::Ext4);
     let open = File::create(place.file(0)).expect("made");
     let mut waiting = place.engine(&["demo_orders"]);
     waiting.wait_stderr("waits for at most 300 s");
@@ -302,7 +177,7 @@ botsinit.generalinit(sys.argv[1])
 from bots import models
 models.channel.objects.filter(idchannel='demo_in').update(filename='*')
 ";
-    let place = Place::new(&Storage::Ext4);
+    let place = Arrivals::new(&Storage::Ext4);
     let quiet = place.system.run(&["config", "check"]);
     assert_eq!((quiet.code(), quiet.stdout.as_str()), (0, "the configuration is valid\n"), "{quiet:?}");
     let (python, config) = (python().display().to_string(), place.system.demo.config_dir());
@@ -323,7 +198,7 @@ models.channel.objects.filter(idchannel='demo_in').update(filename='*')
 /// In the monitor an open file holds its route up to the limit, and everybody can see that.
 #[apply(test)]
 fn a_file_that_holds_its_route_is_told_by_log_status_and_metrics() {
-    let mut place = Place::new(&Storage::Ext4);
+    let mut place = Arrivals::new(&Storage::Ext4);
     place.set("BOTS_CTL_FILE_WAIT", "6s");
     let up = place.monitor();
     let open = File::create(place.file(0)).expect("made");
@@ -342,10 +217,6 @@ fn a_file_that_holds_its_route_is_told_by_log_status_and_metrics() {
     wait_until("the run names it", is_named, || up.report());
     place.wait_orders(1, &up);
     drop(open);
-}
-
-pub fn write_whole(path: &Path, number: usize) {
-    fs::write(path, message(number)).expect("written");
 }
 
 /// The health listener of a pod answers in its network namespace alone.

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::environment::is_bots_3;
-use crate::init_db::expect_bots_works;
-use crate::init_db_adoption::{expect_adopted, make_other};
-use crate::init_db_repair::{expect_rows, leave_rows, sample};
+use crate::support::bots::expect_bots_works;
+use crate::support::bots::is_bots_3;
 use crate::support::interruption::Interruption;
 use crate::support::needs::{Need, needs};
+use crate::support::other_version::{expect_adopted, make_other};
 use crate::support::sandbox::{Finished, Sandbox, rounds, wait_until};
 use crate::support::schema::{UNMANAGED, bare_django, difference, expect_right, facts, migrate_in, own_sql, reference};
+use crate::support::schema::{expect_rows, leave_rows, sample};
 use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(

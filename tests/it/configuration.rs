@@ -10,9 +10,11 @@ use bots_ctl::config::Config;
 use bots_ctl::pycompat::configparser::set_value;
 use walkdir::WalkDir;
 
-use crate::documentation::page;
-use crate::environment::{as_user_of_bots, finish, give_to_user, is_bots_3, own_settings, package};
+use crate::support::bots::{is_bots_3, own_settings, package};
+use crate::support::markdown::page;
+use crate::support::process::finish;
 use crate::support::sandbox::Sandbox;
+use crate::support::users::{as_user_of_bots, give_to_user};
 
 /// Everything below a directory that a write would change.
 fn state(dir: &Path) -> BTreeMap<PathBuf, (u32, u64, i64, i64)> {

@@ -11,11 +11,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::environment::is_bots_3;
-use crate::jobqueue::with_queue;
-use crate::process::wrapped;
+use crate::support::bots::is_bots_3;
 use crate::support::demo_translation::Demo;
 use crate::support::needs::{Need, needs};
+use crate::support::process::wrapped;
+use crate::support::queue::with_queue;
 use crate::support::sandbox::{DEADLINE, Running, Sandbox, free_port, python, wait_until};
 
 /// Makes a route that passes files on as they are, from a channel with masks in its path.

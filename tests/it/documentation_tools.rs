@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::documentation::pages;
 use crate::support::kustomize::{text, tool};
+use crate::support::markdown::pages;
 
 #[apply(test)]
 fn words_are_spelled_as_they_should() {

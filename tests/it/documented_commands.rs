@@ -16,8 +16,8 @@ use bots_ctl::config::keys::ValueType;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
-use crate::documentation::{Block, Page, page, pages};
 use crate::support::kustomize::{copy, tool};
+use crate::support::markdown::{Block, Page, page, pages};
 use crate::support::needs::{Need, needs};
 use crate::support::sandbox::{Sandbox, binary, python};
 use crate::support::servers::{Database, Engine};

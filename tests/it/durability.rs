@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::process::wrapped;
 use crate::support::needs::{Need, needs};
+use crate::support::process::wrapped;
 use crate::support::sandbox::{Running, Sandbox};
 
 /// What a command and everything below it asks the kernel for, of these kinds, in order.

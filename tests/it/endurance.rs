@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
-use crate::process::wrapped;
+use crate::support::process::wrapped;
 use crate::support::sandbox::{Running, Sandbox, http, wait_until};
 
 /// Moments of the start at which it is stopped, from the first at which a signal can be caught.

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crate::process::wrapped;
 use crate::support::demo_translation::Demo;
 use crate::support::needs::{Need, needs};
 use crate::support::pods::{Amiss, System};
+use crate::support::process::wrapped;
 use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, python};
 use crate::support::servers::Engine;
 

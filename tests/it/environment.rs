@@ -4,118 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use walkdir::WalkDir;
 
-use crate::process::wrapped;
-use crate::support::needs::unshared;
-use crate::support::sandbox::{Finished, Running, Sandbox, python, some_or_all, wait_until};
-
-/// The user that containers run as.
-const USER: u32 = 10_001;
-
-/// What makes a command line run as that user.
-const AS_USER: [&str; 6] = ["setpriv", "--reuid", "10001", "--regid", "10001", "--clear-groups"];
-
-/// The same, with the right to read everything.
-const AS_READER: [&str; 10] = [
-    "setpriv",
-    "--reuid",
-    "10001",
-    "--regid",
-    "10001",
-    "--clear-groups",
-    "--inh-caps",
-    "+dac_read_search",
-    "--ambient-caps",
-    "+dac_read_search",
-];
-
-/// Runs a command to its end, with its output kept outside of HOME: some tests look at every file there.
-pub fn finish(command: Command) -> Finished {
-    let outside = tempfile::tempdir().expect("a temporary directory");
-    let mut running = Running::start(command, outside.path(), 0);
-    let status = running.wait();
-    Finished { status, stdout: running.stdout(), stderr: running.stderr() }
-}
-
-/// The same command line as uid 10001. Who is not root is an ordinary user already.
-pub fn as_user(inner: &Command) -> Command {
-    let [program, args @ ..] = &AS_USER;
-    if nix::unistd::geteuid().is_root() { wrapped(inner, program, args) } else { wrapped(inner, "env", &[]) }
-}
-
-/// As [`as_user`], for what starts the Python of Bots: if that lies below a directory which is closed to others, as
-/// root's home is, the user also gets the right to read everything, and still none to write.
-pub fn as_user_of_bots(inner: &Command) -> Command {
-    match nix::unistd::geteuid().is_root() && is_closed(&python()) {
-        true => wrapped(inner, AS_READER[0], &AS_READER[1..]),
-        false => as_user(inner),
-    }
-}
-
-/// Whether uid 10001 cannot get there.
-fn is_closed(path: &Path) -> bool {
-    let path = path.canonicalize().expect("it is there");
-    let mut above = path.ancestors().skip(1);
-    above.any(|dir| fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o001 == 0))
-}
-
-/// The same command line as `$0 "$@"` of a shell script in a mount namespace of its own.
-pub fn in_mounts(script: &str, inner: &Command) -> Command {
-    unshared(inner, &["--mount", "sh", "-c", script])
-}
-
-/// Gives a directory and what is in it to uid 10001.
-pub fn give_to_user(dir: &Path) {
-    if nix::unistd::geteuid().is_root() {
-        for entry in WalkDir::new(dir) {
-            chown(entry.expect("readable").path(), Some(USER), Some(USER)).expect("root may");
-        }
-    }
-}
-
-/// Lets others in: a temporary directory is its owner's alone.
-pub fn open_to_all(dir: &Path) {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("it is ours");
-}
-
-/// The installed package of Bots.
-pub fn package() -> &'static Path {
-    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| package_of(&python()))
-}
-
-/// The package of the Bots that this Python has.
-pub fn package_of(python: &Path) -> PathBuf {
-    let question = "import bots, os; print(os.path.dirname(os.path.abspath(bots.__file__)))";
-    let answer = Command::new(python).args(["-c", question]).current_dir("/").output().expect("Python starts");
-    PathBuf::from(String::from_utf8_lossy(&answer.stdout).trim())
-}
-
-/// Whether the Bots under test is 3.3.1 or older.
-pub fn is_bots_3() -> bool {
-    !package().join("migrations").is_dir()
-}
-
-/// A settings.py that somebody wrote for themselves.
-pub fn own_settings() -> String {
-    let template = fs::read_to_string(package().join("install/settings.py")).expect("Bots ships a template");
-    let added = "
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-DATABASES['default']['NAME'] = os.path.join(_ROOT, 'botssys', 'sqlitedb', 'botsdb')
-STATIC_ROOT = os.path.join(_ROOT, 'botssys', 'static')
-SECRET_KEY = 'written-by-hand-and-long-enough-for-everything-here'
-";
-    template + added
-}
+use crate::support::bots::{is_bots_3, own_settings, package};
+use crate::support::process::finish;
+use crate::support::sandbox::{Running, Sandbox, python, some_or_all, wait_until};
+use crate::support::users::{USER, as_user, as_user_of_bots, give_to_user, in_mounts, open_to_all};
 
 /// All files below a directory, without what Python compiles.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {

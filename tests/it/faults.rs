@@ -14,10 +14,10 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::overlap::Random;
 use crate::support::needs::{Need, needs};
 use crate::support::network::run;
 use crate::support::pods::{expected, order};
+use crate::support::random::Random;
 use crate::support::sandbox::{bots_bin_dir, processes};
 use crate::support::servers::Engine;
 use crate::support::simulation::{World, is_bad};

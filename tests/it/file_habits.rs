@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
-use crate::complete_files::{CACHED, Place, Storage};
-use crate::overlap::Random;
+use crate::support::arrivals::{Arrivals, CACHED, Storage};
 use crate::support::fuse::Fuse;
 use crate::support::pods::{Amiss, message};
+use crate::support::random::Random;
 use crate::support::sandbox::{python, some_or_all, wait_until};
 
 /// Routes, each with a directory of its own. That of the last one is a share.
@@ -170,12 +170,12 @@ struct Routes {
     inputs: Vec<PathBuf>,
     // The share is gone before the directory that it is mounted in.
     share: Fuse,
-    place: Place,
+    place: Arrivals,
 }
 
 impl Routes {
     fn new() -> Self {
-        let mut place = Place::new(&Storage::Ext4);
+        let mut place = Arrivals::new(&Storage::Ext4);
         place.set("BOTS_CTL_ENGINE_INTERVAL", "3s");
         let (python, config, demo) =
             (python().display().to_string(), place.system.demo.config_dir(), &place.system.demo);

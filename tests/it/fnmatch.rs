@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use bots_ctl::pycompat::fnmatch::FnMatch;
 
-use crate::fuzzing::corpus;
+use crate::support::fuzzing::corpus;
 use crate::support::sandbox::{python, rounds};
 
 /// Reads masks and names, both in hex, one pair a line; says for each whether it matches.

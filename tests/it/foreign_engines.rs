@@ -2,8 +2,8 @@
 
 use nix::sys::signal::{Signal, killpg};
 
-use crate::overlap::Random;
 use crate::support::pods::{Amiss, System};
+use crate::support::random::Random;
 use crate::support::sandbox::{rounds, wait_until};
 use crate::support::servers::{Engine, on_each_database};
 

@@ -5,7 +5,8 @@
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
-use std::path::{Path, PathBuf};
+use crate::support::fuzzing::corpus;
+use std::path::Path;
 use std::{env, fs};
 
 type Check = fn(&[u8]);
@@ -46,13 +47,4 @@ fn every_target_is_complete() {
     }
     let programs = fs::read_dir(place.join("fuzz_targets")).expect("it is there");
     assert_eq!(programs.count(), TARGETS.len());
-}
-
-/// The inputs of a target with the names of their files.
-pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
-    let place = env::var_os("BOTS_CTL_TEST_CORPUS").map_or_else(|| PathBuf::from("tests/fuzz/corpus"), PathBuf::from);
-    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join(place).join(target);
-    let files = fs::read_dir(&place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
-    let read = |path: PathBuf| (path.display().to_string(), fs::read(&path).expect("readable"));
-    files.map(|entry| read(entry.expect("an entry").path())).collect()
 }

@@ -10,7 +10,8 @@ use bots_ctl::process::signals::{self, Signals};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::process::{send, wait_descendant, without_bots};
+use crate::support::bots::without_bots;
+use crate::support::process::{send, wait_descendant};
 use crate::support::sandbox::{Running, descendants, processes_with, python, wait_until};
 
 /// Says which signals it gets, until SIGUSR2 ends it with code 9.
@@ -136,7 +137,7 @@ fn the_death_of_the_parent_is_passed_on() {
     for (number, (signal, name)) in [("TERM", "got TERM"), ("KILL", "")].into_iter().enumerate() {
         let marker = format!("{TELL} # {}-{number}", sandbox.health_port);
         let command = sandbox.command(&["exec", "-p", signal, "--", "sh", "-c", &marker]);
-        let parent = crate::process::wrapped(&command, "sh", &["-c", "\"$@\" & wait", "sh"]);
+        let parent = crate::support::process::wrapped(&command, "sh", &["-c", "\"$@\" & wait", "sh"]);
         let running = Running::start(parent, sandbox.home.path(), sandbox.health_port);
         wait_line(&running, "ready");
         let ours = wait_descendant(&running, &sandbox.command(&[]).get_program().to_string_lossy());

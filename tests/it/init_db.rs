@@ -8,10 +8,13 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::environment::{finish, in_mounts};
-use crate::support::sandbox::{Finished, Sandbox, binary, free_port, python, some_or_all, wait_gone};
+use crate::support::bots::{can_log_in, expect_bots_works};
+use crate::support::process::finish;
+use crate::support::process::json;
+use crate::support::sandbox::{Sandbox, binary, python, some_or_all, wait_gone};
 use crate::support::schema::{ADMIN_PASSWORD, complete, expect_right, facts, tables};
 use crate::support::servers::{Database, Engine, on_each_database};
+use crate::support::users::in_mounts;
 
 on_each_database!(
     an_empty_database_is_completed_and_the_engine_runs,
@@ -24,41 +27,8 @@ on_each_database!(
     a_superuser_without_a_password_of_its_own_is_refused,
 );
 
-/// Logs in as a browser does; prints where that led.
-const LOG_IN: &str = r#"
-import re, sys, urllib.parse, urllib.request
-from http.cookiejar import CookieJar
-base, user, password = sys.argv[1:]
-browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-page = browser.open(base + "/login/").read().decode()
-token = re.search(r'csrfmiddlewaretoken[^>]*value=["\']([^"\']+)', page).group(1)
-form = {"csrfmiddlewaretoken": token, "username": user, "password": password}
-print(browser.open(base + "/login/", urllib.parse.urlencode(form).encode()).geturl())
-"#;
-
 /// Writes down each start of Python.
 const COUNTING_PYTHON: &str = "#!/bin/sh\necho started >>\"$HOME/starts\"\nexec REAL \"$@\"\n";
-
-/// Whether this user can log in to the web UI that runs for this sandbox.
-pub fn can_log_in(sandbox: &Sandbox, user: &str, password: &str) -> bool {
-    let mut client = Command::new(python());
-    client.args(["-c", LOG_IN, &format!("http://127.0.0.1:{}", sandbox.web_port), user, password]);
-    finish(client).expect_code(0).stdout.trim().trim_end_matches('/').ends_with("home")
-}
-
-/// Bots itself proves that a database is good: the engine runs, and the web UI lets its admin in.
-pub fn expect_bots_works(sandbox: &Sandbox, password: &str) {
-    // The engine's lock is a port of this machine, and other tests may run on it.
-    sandbox.set_ini("settings", "port", &free_port().to_string());
-    sandbox.engine(&["--new"]).expect_code(0);
-    let web = sandbox.webserver();
-    assert!(can_log_in(sandbox, "admin", password), "the admin cannot log in: {}", web.report());
-}
-
-/// The answer of `--json`.
-pub fn json(finished: &Finished) -> Value {
-    serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}: {finished:?}"))
-}
 
 fn an_empty_database_is_completed_and_the_engine_runs(engine: Engine) {
     let database = Database::fresh(engine);

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::environment::is_bots_3;
-use crate::init_db::expect_bots_works;
-use crate::support::sandbox::{Finished, Sandbox, rounds};
+use crate::support::bots::expect_bots_works;
+use crate::support::bots::is_bots_3;
+use crate::support::sandbox::{Finished, Sandbox};
 use crate::support::schema::{ADMIN_PASSWORD, UNMANAGED, complete, difference, expect_right, facts, reference, tables};
+use crate::support::schema::{expect_rows, leave_rows, sample};
 use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
@@ -21,26 +22,6 @@ on_each_database!(
     a_column_of_another_type_is_left_with_its_name,
     a_column_that_this_bots_does_not_know_gets_a_default,
 );
-
-/// Some of them, evenly spread.
-pub fn sample<T: Clone>(all: &[T], few: usize) -> Vec<T> {
-    let wanted = rounds(few).clamp(1, all.len().max(1));
-    (0..wanted.min(all.len())).map(|number| all[(2 * number + 1) * all.len() / (2 * wanted)].clone()).collect()
-}
-
-/// A row that has to be there afterwards.
-pub fn leave_rows(database: &Database) {
-    database.sql(
-        "INSERT INTO ccodetrigger (ccodeid, ccodeid_desc) VALUES ('kept', 'a row of the user');\
-         INSERT INTO mutex (mutexk) VALUES (77)",
-    );
-}
-
-/// Checks that the rows are as they were.
-pub fn expect_rows(database: &Database) {
-    assert_eq!(database.value("SELECT ccodeid_desc FROM ccodetrigger WHERE ccodeid = 'kept'"), "a row of the user");
-    assert_eq!(database.value("SELECT mutexk FROM mutex WHERE mutexer = 0"), "77");
-}
 
 /// Checks that `--check` fails and names this.
 fn expect_named(sandbox: &Sandbox, name: &str) {

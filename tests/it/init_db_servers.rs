@@ -3,13 +3,14 @@
 use std::fs;
 use std::sync::Arc;
 
-use crate::environment::{finish, is_bots_3, own_settings};
-use crate::init_db::expect_bots_works;
-use crate::init_db_repair::{expect_rows, leave_rows};
-use crate::process::wrapped;
+use crate::support::bots::expect_bots_works;
+use crate::support::bots::{is_bots_3, own_settings};
 use crate::support::interruption::Interruption;
+use crate::support::process::finish;
+use crate::support::process::wrapped;
 use crate::support::sandbox::{Finished, Sandbox, python};
 use crate::support::schema::{ADMIN_PASSWORD, complete, expect_right, facts};
+use crate::support::schema::{expect_rows, leave_rows};
 use crate::support::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
 
 on_each_server!(

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::environment::is_bots_3;
-use crate::jobs::Queue;
+use crate::support::bots::is_bots_3;
+use crate::support::queue::Queue;
 use crate::support::sandbox::{http, processes_with, raw_http, wait_until};
 
 /// A queue of each kind that the installed Bots has.

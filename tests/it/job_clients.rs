@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crate::jobs::{Queue, ask};
-use crate::relay::{pods, start_beside};
 use crate::support::browser::Browser;
 use crate::support::demo_translation::Demo;
+use crate::support::queue::{Queue, ask};
+use crate::support::queue::{pods, start_beside};
 use crate::support::sandbox::{Sandbox, bots_bin_dir, free_port, python, wait_until};
 
 #[apply(test)]

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::jobs::Queue;
-use crate::overlap::Random;
+use crate::support::queue::Queue;
+use crate::support::queue::{ask_v6, expect_bound_to_loopback_alone};
+use crate::support::random::Random;
 use crate::support::sandbox::{DEADLINE, Running, raw_http};
 
 /// Bots's own server answers one client at a time; one that is silent blocks all others.
@@ -93,21 +94,6 @@ fn it_answers_on_both_addresses_of_loopback_and_on_no_other() {
     let call = "<methodCall><methodName>listjobs</methodName></methodCall>";
     let request = format!("POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{call}", call.len());
     assert!(ask_v6(queue.port, &request).contains("<i4>0</i4>"));
-}
-
-/// Any other address of this machine, of which 127.0.0.2 is one everywhere, leads to a listener on all addresses.
-pub fn expect_bound_to_loopback_alone(port: u16) {
-    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
-    assert!(TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port)).is_err(), "port {port} is open to others");
-}
-
-/// What somebody gets who asks `[::1]`.
-pub fn ask_v6(port: u16, request: &str) -> String {
-    let mut stream = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).expect("it listens");
-    stream.write_all(request.as_bytes()).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it ends");
-    answer
 }
 
 /// Sends bytes and waits until the connection is closed; how, does not matter.

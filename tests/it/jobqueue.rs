@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
-use crate::support::sandbox::{Sandbox, free_port, python};
+use crate::support::queue::with_queue;
+use crate::support::sandbox::{Sandbox, python};
 
 /// A queue that has started an engine: something in its group that is not done until `done` lies beside it.
 const BUSY_QUEUE: &str = r#"#!/usr/bin/env python3
@@ -20,22 +21,13 @@ server.serve_forever()
 
 /// Whether the Bots under test has a job queue that runs jobs.
 fn has_working_queue() -> bool {
-    !crate::environment::is_bots_3()
+    !crate::support::bots::is_bots_3()
 }
 
 /// An environment where Bots's own queue does the work.
 fn with_python_queue() -> (Sandbox, u16) {
     let (mut sandbox, port) = with_queue();
     sandbox.set("BOTS_CTL_JOBQUEUE_BACKEND", "python");
-    (sandbox, port)
-}
-
-/// An environment whose job queue is in use, on a port of its own.
-pub fn with_queue() -> (Sandbox, u16) {
-    let sandbox = Sandbox::prepared();
-    let port = free_port();
-    sandbox.set_ini("jobqueue", "enabled", "True");
-    sandbox.set_ini("jobqueue", "port", &port.to_string());
     (sandbox, port)
 }
 

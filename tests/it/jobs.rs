@@ -1,30 +1,16 @@
 //! The job queue of bots-ctl: Bots's own API and clients, an order that holds, and no job that is lost.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::jobqueue::with_queue;
-use crate::support::sandbox::{Finished, Running, Sandbox, free_port, python, raw_http, wait_until};
+use crate::support::queue::{Queue, add, ask};
+use crate::support::sandbox::wait_until;
 use crate::support::servers::{Database, Engine, Server, on_each_database};
 use crate::support::tcp_proxy::Link;
-
-/// A task that bots.ini authorises: notes its argument; waits for a file when the argument is `wait`.
-const TASK: &str = r#"#!/bin/sh
-here=$(dirname "$0")
-echo "$1" >> "$here/started"
-if [ "$1" = wait ]; then while [ ! -e "$here/go" ]; do sleep 0.02; done; fi
-echo "$1" >> "$here/ran"
-echo "this is $1"
-exit ${2:-0}
-"#;
 
 on_each_database! {
     jobs_run_in_the_documented_order,
@@ -44,130 +30,6 @@ mod on_servers {
         a_queue_that_gives_no_sign_of_life_is_replaced,
         one_that_stands_by_behind_a_silent_connection_takes_over,
     }
-}
-
-/// A queue with a task of its own.
-pub struct Queue {
-    pub sandbox: Sandbox,
-    pub port: u16,
-    pub task: PathBuf,
-    /// Kept while the queue is there.
-    _database: Option<Database>,
-}
-
-impl Queue {
-    pub fn new() -> Self {
-        let (sandbox, port) = with_queue();
-        Self::of(sandbox, port, None)
-    }
-
-    fn on(database: Database) -> Self {
-        let sandbox = database.sandbox();
-        sandbox.run(&["init-db"]).expect_code(0);
-        let port = free_port();
-        sandbox.set_ini("jobqueue", "enabled", "True");
-        sandbox.set_ini("jobqueue", "port", &port.to_string());
-        Self::of(sandbox, port, Some(database))
-    }
-
-    fn of(sandbox: Sandbox, port: u16, database: Option<Database>) -> Self {
-        let task = sandbox.home.path().join("task");
-        fs::write(&task, TASK).expect("written");
-        fs::set_permissions(&task, fs::Permissions::from_mode(0o755)).expect("changed");
-        sandbox.set_ini("jobqueue", "authorized_tasks", &task.display().to_string());
-        Self { sandbox, port, task, _database: database }
-    }
-
-    /// Starts the queue and waits until it takes jobs.
-    pub fn start(&self) -> Running {
-        let running = self.sandbox.start(&["jobqueue"]);
-        running.wait_ready();
-        running
-    }
-
-    /// Another one on the same database, with another port.
-    fn start_second(&self) -> (Running, u16) {
-        self.start_second_with(&[])
-    }
-
-    fn start_second_with(&self, variables: &[(&str, String)]) -> (Running, u16) {
-        let (config, port, health_port) = (self.sandbox.root().join("config"), free_port(), free_port());
-        let second = self.sandbox.home.path().join("second/config");
-        fs::create_dir_all(&second).expect("made");
-        for entry in fs::read_dir(config).expect("readable").flatten().filter(|entry| entry.path().is_file()) {
-            fs::copy(entry.path(), second.join(entry.file_name())).expect("copied");
-        }
-        let ini = fs::read_to_string(second.join("bots.ini")).expect("readable");
-        let ini =
-            bots_ctl::pycompat::configparser::set_value(&ini, "jobqueue", "port", &port.to_string()).expect("set");
-        fs::write(second.join("bots.ini"), ini).expect("written");
-        let mut command = self.sandbox.command(&["jobqueue"]);
-        command.env("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{health_port}")).env("BOTS_CONFIG_DIR", second);
-        command.envs(variables.iter().cloned());
-        (Running::start(command, self.sandbox.home.path(), health_port), port)
-    }
-
-    /// The words of the task as Python writes them.
-    pub fn task(&self, argument: &str) -> String {
-        format!("['{}', '{argument}']", self.task.display())
-    }
-
-    /// What Python's own client gets for an expression about `q`.
-    pub fn ask(&self, expression: &str) -> String {
-        ask(self.port, expression)
-    }
-
-    pub fn lines(&self, file: &str) -> Vec<String> {
-        let text = fs::read_to_string(self.task.with_file_name(file)).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    pub fn wait_lines(&self, file: &str, count: usize, running: &Running) -> Vec<String> {
-        let enough = || Some(self.lines(file)).filter(|lines| lines.len() >= count);
-        wait_until(&format!("{count} lines are in {file}"), enough, || running.report())
-    }
-
-    pub fn go(&self) {
-        fs::write(self.task.with_file_name("go"), "").expect("written");
-    }
-
-    pub fn job(&self, args: &[&str]) -> Finished {
-        let args: Vec<&str> = std::iter::once("job").chain(args.iter().copied()).collect();
-        self.sandbox.run(&args)
-    }
-}
-
-/// What Python's own client gets for an expression about `q`.
-pub fn ask(port: u16, expression: &str) -> String {
-    let script = format!(
-        "import xmlrpc.client\nq = xmlrpc.client.ServerProxy('http://localhost:{port}')\nprint(({expression}))"
-    );
-    let asked = Command::new(python()).args(["-c", &script]).output().expect("Python runs");
-    let errors = String::from_utf8_lossy(&asked.stderr).into_owned();
-    let last = errors.lines().last().unwrap_or_default().to_owned();
-    String::from_utf8_lossy(&asked.stdout).trim().to_owned() + &last
-}
-
-/// One call as any client makes it; nothing when there is no answer.
-pub fn add(port: u16, words: &[&str], priority: i32) -> Option<String> {
-    add_with("", port, words, priority)
-}
-
-/// The same with a token.
-pub fn add_with(token: &str, port: u16, words: &[&str], priority: i32) -> Option<String> {
-    let words: String = words.iter().map(|word| format!("<value><string>{word}</string></value>")).collect();
-    let call = format!(
-        "<?xml version='1.0'?><methodCall><methodName>addjob</methodName><params><param><value><array><data>{words}\
-         </data></array></value></param><param><value><int>{priority}</int></value></param></params></methodCall>"
-    );
-    let length = call.len();
-    let request = format!(
-        "POST /RPC2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/xml\r\n\
-         Authorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{call}"
-    );
-    let answer = raw_http(port, request.as_bytes())?;
-    let (_, rest) = answer.split_once("<i4>")?;
-    Some(rest.split_once("</i4>")?.0.to_owned())
 }
 
 fn jobs_run_in_the_documented_order(engine: Engine) {

@@ -8,12 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::environment::open_to_all;
 use crate::support::clock::Clock;
 use crate::support::needs::{Need, needs};
 use crate::support::pods::{Amiss, System, real_engine};
 use crate::support::sandbox::{Running, free_port, wait_until};
 use crate::support::servers::{Database, Engine, Server, on_each_database};
+use crate::support::users::open_to_all;
 
 /// For an engine that is held in the middle of one of them.
 const MESSAGES: usize = 20;

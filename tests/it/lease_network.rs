@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::overlap::Random;
 use crate::support::network::Node;
 use crate::support::pods::{Amiss, System};
 use crate::support::pooler::{Cut, Proxy};
+use crate::support::random::Random;
 use crate::support::sandbox::{Running, rounds, wait_until};
 use crate::support::servers::{Database, Engine, Server, on_each_server};
 use crate::support::tcp_proxy::Link;

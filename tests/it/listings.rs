@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use crate::complete_files::{CACHED, Place, Starter, Storage, parts, write_whole};
+use crate::support::arrivals::{Arrivals, CACHED, Starter, Storage, parts, write_whole};
 use crate::support::pods::{Amiss, message};
 use crate::support::sandbox::{Running, bots_bin_dir, wait_until};
 
@@ -21,7 +21,7 @@ struct Hold {
 
 impl Hold {
     /// Holds each engine from now on; `change` is a prefix of the command by which it goes on.
-    fn engines(place: &mut Place, change: &str) -> Self {
+    fn engines(place: &mut Arrivals, change: &str) -> Self {
         let home = place.system.demo.sandbox.home.path();
         let (held, hold, real) =
             (home.join("engine-held"), home.join("engine-hold"), bots_bin_dir().join("bots-engine"));
@@ -54,7 +54,7 @@ struct Begun {
 
 impl Begun {
     /// It stays open for writing.
-    fn open(place: &Place, number: usize) -> Self {
+    fn open(place: &Arrivals, number: usize) -> Self {
         let path = place.file(number);
         let mut file = File::create(&path).expect("made");
         let mut parts = parts(number);
@@ -63,14 +63,14 @@ impl Begun {
     }
 
     /// It is made empty, and closed.
-    fn empty(place: &Place, number: usize) -> Self {
+    fn empty(place: &Arrivals, number: usize) -> Self {
         let path = place.file(number);
         drop(File::create(&path).expect("made"));
         Self { path, rest: message(number).into_bytes(), open: None }
     }
 
     /// A file that was complete for all that a look could tell is opened again. Nothing is written yet.
-    fn again(place: &Place, number: usize, first: &[u8]) -> Self {
+    fn again(place: &Arrivals, number: usize, first: &[u8]) -> Self {
         let path = place.file(number);
         let open = OpenOptions::new().append(true).open(&path).expect("it is there");
         Self { path, rest: message(number).as_bytes()[first.len()..].to_vec(), open: Some(open) }
@@ -83,7 +83,7 @@ impl Begun {
     }
 }
 
-fn start(place: &Place, starter: Starter) -> Running {
+fn start(place: &Arrivals, starter: Starter) -> Running {
     match starter {
         Starter::Monitor => place.monitor(),
         Starter::Schedule => place.system.start(&["up", "--services", "engine"]),
@@ -92,7 +92,7 @@ fn start(place: &Place, starter: Starter) -> Running {
 }
 
 /// Waits until the whole file is out, and finishes the others when the log has named each of them.
-fn finish(place: &Place, starter: Starter, running: &mut Running, begun: Vec<Begun>) {
+fn finish(place: &Arrivals, starter: Starter, running: &mut Running, begun: Vec<Begun>) {
     if matches!(starter, Starter::Engine) {
         assert_eq!(running.wait_code(), 0, "{}", running.report());
     }
@@ -120,7 +120,7 @@ fn finish(place: &Place, starter: Starter, running: &mut Running, begun: Vec<Beg
 }
 
 fn a_file_begun_after_the_look_is_left_whole(starter: Starter, storage: &Storage) {
-    let mut place = Place::new(storage);
+    let mut place = Arrivals::new(storage);
     place.set("BOTS_CTL_ENGINE_INTERVAL", "1s");
     let hold = Hold::engines(&mut place, "");
     write_whole(&place.file(0), 0);
@@ -155,7 +155,7 @@ by_each_starter! {
 /// The recovery of an earlier run comes first, and takes its time.
 #[apply(test)]
 fn a_file_begun_during_a_recovery_is_left_whole() {
-    let mut place = Place::new(&Storage::Ext4);
+    let mut place = Arrivals::new(&Storage::Ext4);
     place.system.can_be_held();
     write_whole(&place.file(0), 0);
     let mut killed = place.system.start_held(0, &["engine"]);
@@ -178,7 +178,7 @@ fn a_file_begun_during_a_recovery_is_left_whole() {
 /// A channel may be changed while its run begins, and a name need not be text.
 #[apply(test)]
 fn a_directory_that_the_look_did_not_know_is_judged_and_so_is_any_name() {
-    let mut place = Place::new(&Storage::Ext4);
+    let mut place = Arrivals::new(&Storage::Ext4);
     let hold = Hold::engines(&mut place, "");
     let other = place.system.demo.sandbox.home.path().join("other");
     fs::create_dir(&other).expect("made");
@@ -202,7 +202,7 @@ fn a_directory_that_the_look_did_not_know_is_judged_and_so_is_any_name() {
 #[apply(test)]
 fn files_are_taken_as_they_are_where_that_is_wanted_or_cannot_be_helped() {
     for (wait, change, is_told) in [("0s", "", false), ("1h", "BOTS_CTL_FILES_SOCKET=999 ", true)] {
-        let mut place = Place::new(&Storage::Ext4);
+        let mut place = Arrivals::new(&Storage::Ext4);
         place.set("BOTS_CTL_FILE_WAIT", wait);
         let hold = Hold::engines(&mut place, change);
         let mut running = place.engine(&[]);

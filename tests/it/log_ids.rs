@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::job_wire::ask_v6;
-use crate::relay::pods;
 use crate::support::demo_translation::Demo;
+use crate::support::queue::ask_v6;
+use crate::support::queue::pods;
 use crate::support::sandbox::{Running, Sandbox, raw_http, wait_until};
 
 /// The lines of a JSON log that are there so far; the last one may not be whole yet.

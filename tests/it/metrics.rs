@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 
 use bots_ctl::metrics::definitions::{ALL, MetricDef};
 
-use crate::jobqueue::with_queue;
 use crate::support::demo_translation::Demo;
 use crate::support::kustomize::text;
 use crate::support::needs::{Need, needs};
 use crate::support::pods::System;
+use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, free_port, http, python, raw_http, wait_until};
 use crate::support::servers::{Database, Engine, Server, USER, on_each_database};
 

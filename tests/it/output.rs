@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::Value;
 
-use crate::process::wrapped;
+use crate::support::process::wrapped;
 use crate::support::sandbox::{Finished, Running, Sandbox, bots_bin_dir, wait_until};
 
 /// The longest line that is not split.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::pods::{Amiss, System, real_engine};
+use crate::support::random::Random;
 use crate::support::sandbox::rounds;
 use crate::support::servers::{Engine, on_each_database};
 
@@ -108,14 +109,4 @@ fn without_the_lease_the_second_engine_sends_twice(engine: Engine) {
     assert!(told.contains("crashrecovery"), "{told}");
     let amiss = system.collect(FEW);
     assert!(!amiss.doubled.is_empty(), "{amiss:?}\n{}\n{told}", first.report());
-}
-
-/// Numbers that are the same in every run.
-pub struct Random(pub u32);
-
-impl Random {
-    pub fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        usize::try_from(self.0 >> 8).expect("24 bits fit") % limit
-    }
 }

@@ -4,14 +4,15 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::support::bots::without_bots;
 use crate::support::needs::as_pid_1;
+use crate::support::process::{send, text, wait_descendant, wrapped, write_program};
 use crate::support::sandbox::{Running, Sandbox, binary, bots_bin_dir, descendants, python, wait_until};
 
 /// Signals that no program can receive from us: they cannot be caught, belong to the reaper or the terminal, are
@@ -50,42 +51,6 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, sig
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 os.execv(sys.argv[1], sys.argv[1:])
 ";
-
-/// The same command as the argument of another program, in the same environment.
-pub fn wrapped(command: &Command, program: impl AsRef<OsStr>, args: &[&str]) -> Command {
-    let mut wrapper = Command::new(program);
-    wrapper.args(args).arg(command.get_program()).args(command.get_args()).env_clear().stdin(Stdio::null());
-    wrapper.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    wrapper.current_dir(command.get_current_dir().expect("a sandbox has a directory"));
-    wrapper
-}
-
-/// Sends any signal, realtime ones included.
-pub fn send(pid: Pid, number: i32) {
-    let sent = Command::new("sh").args(["-c", "kill -$0 $1", &number.to_string(), &pid.to_string()]).status();
-    assert!(sent.expect("sh runs").success(), "signal {number} cannot be sent to {pid}");
-}
-
-/// Waits until a process below `running` has a command line that starts with these words.
-pub fn wait_descendant(running: &Running, words: &str) -> Pid {
-    let found = || running.descendants().into_iter().find(|(_, command)| command.starts_with(words));
-    wait_until(&format!("{words:?} runs"), found, || running.report()).0
-}
-
-/// A sandbox from which no Bots can be found.
-pub fn without_bots() -> Sandbox {
-    let mut sandbox = Sandbox::new();
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs = std::env::split_paths(&path).filter(|dir| !dir.join("bots-webserver").exists());
-    let path = std::env::join_paths(dirs).expect("parts of a path make a path");
-    sandbox.unset("BOTS_BIN_DIR").set("PATH", path.to_str().expect("PATH is text"));
-    sandbox
-}
-
-pub fn write_program(path: &Path, text: &str, mode: u32) {
-    fs::write(path, text).expect("written");
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("changed");
-}
 
 #[apply(test)]
 fn every_exit_code_is_passed_on() {
@@ -561,8 +526,4 @@ fn descriptors(pid: Pid) -> Vec<(i32, PathBuf)> {
     let target =
         |entry: fs::DirEntry| Some((entry.file_name().to_str()?.parse().ok()?, fs::read_link(entry.path()).ok()?));
     entries.filter_map(target).collect()
-}
-
-pub fn text(path: &Path) -> String {
-    path.display().to_string()
 }

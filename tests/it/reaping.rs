@@ -6,8 +6,8 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::process::wait_descendant;
 use crate::support::needs::unshared;
+use crate::support::process::wait_descendant;
 use crate::support::sandbox::{Finished, Running, Sandbox, descendants, processes_with, python, wait_until};
 
 /// Leaves a thousand orphans to whoever adopts them, and says when none of them is left, not even as a zombie.

@@ -2,39 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::job_wire::{ask_v6, expect_bound_to_loopback_alone};
-use crate::jobqueue::with_queue;
-use crate::jobs::{Queue, ask};
-use crate::process::text;
-use crate::support::needs::unshared;
+use crate::support::queue::ask;
+use crate::support::queue::with_queue;
+use crate::support::queue::{TOKEN, pods};
+use crate::support::queue::{ask_v6, expect_bound_to_loopback_alone};
 use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_http};
-
-const TOKEN: &str = "a-token-that-nobody-knows";
-
-/// A queue that other containers can reach, and an environment of one of those.
-pub fn pods() -> (Queue, Sandbox, u16, u16) {
-    let mut queue = Queue::new();
-    let network_port = free_port();
-    queue.sandbox.set("BOTS_CTL_JOBQUEUE_ADDR", format!("0.0.0.0:{network_port}"));
-    queue.sandbox.set("BOTS_CTL_JOBQUEUE_TOKEN", TOKEN);
-    let (mut other, relay_port) = with_queue();
-    other.set_ini("jobqueue", "enabled", "False");
-    other.set("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{network_port}"));
-    other.set("BOTS_CTL_JOBQUEUE_TOKEN", TOKEN);
-    (queue, other, relay_port, network_port)
-}
-
-/// Starts the queue where it finds its environment by the same path as the other container does: in pods all are the same.
-pub fn start_beside(queue: &Queue, other: &Sandbox) -> Running {
-    let script = r#"mount --bind "$1" "$2" && shift 2 && exec "$@""#;
-    let (from, to) = (text(&queue.sandbox.root()), text(&other.root()));
-    let jobqueue = queue.sandbox.command(&["jobqueue"]);
-    let mut command = unshared(&jobqueue, &["--mount", "sh", "-c", script, "sh", &from, &to]);
-    command.env("HOME", other.home.path());
-    let running = Running::start(command, queue.sandbox.home.path(), queue.sandbox.health_port);
-    running.wait_ready();
-    running
-}
 
 fn shell(sandbox: &Sandbox) -> Running {
     let running = sandbox.start(&["shell", "-c", "sleep 600"]);

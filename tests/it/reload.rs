@@ -9,14 +9,15 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::environment::{in_mounts, own_settings};
-use crate::jobqueue::with_queue;
-use crate::jobs::Queue;
-use crate::supervision::web_process;
+use crate::support::bots::own_settings;
 use crate::support::browser::Browser;
 use crate::support::needs::in_network_of;
 use crate::support::pods::System;
+use crate::support::process::web_process;
+use crate::support::queue::Queue;
+use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, Sandbox, free_port, http, wait_until};
+use crate::support::users::in_mounts;
 
 /// A directory that is changed as a kubelet changes a mounted ConfigMap: all files at once.
 struct Mount {

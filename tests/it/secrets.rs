@@ -6,9 +6,9 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::jobqueue::with_queue;
-use crate::jobs::add_with;
-use crate::process::write_program;
+use crate::support::process::write_program;
+use crate::support::queue::add_with;
+use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, Sandbox, free_port, wait_until};
 
 /// What every process of Bots gets, since settings.py reads it.

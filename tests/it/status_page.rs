@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use crate::jobqueue::with_queue;
-use crate::results::{eager, file_row, run_row, wait_results};
 use crate::support::browser::Browser;
+use crate::support::queue::with_queue;
+use crate::support::results::{eager, file_row, run_row, wait_results};
 use crate::support::sandbox::{Running, Sandbox, http, wait_until};
 use crate::support::servers::{Database, Engine};
 

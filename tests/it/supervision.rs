@@ -6,10 +6,12 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::environment::{as_user, as_user_of_bots, finish, give_to_user, open_to_all};
-use crate::process::wrapped;
-use crate::process::write_program;
+use crate::support::process::finish;
+use crate::support::process::web_process;
+use crate::support::process::wrapped;
+use crate::support::process::write_program;
 use crate::support::sandbox::{Running, Sandbox, wait_until};
+use crate::support::users::{as_user, as_user_of_bots, give_to_user, open_to_all};
 
 /// A web server that answers everything, and writes down the signals it gets. It fails while `fail` lies beside it.
 const WEB_SERVER: &str = r#"#!/usr/bin/env python3
@@ -48,12 +50,6 @@ fn beside(sandbox: &Sandbox, name: &str) -> std::path::PathBuf {
 
 fn lines(path: &Path) -> usize {
     fs::read_to_string(path).unwrap_or_default().lines().count()
-}
-
-/// The web server's process.
-pub fn web_process(running: &Running) -> Pid {
-    let found = || running.descendants().into_iter().find(|(_, command)| command.contains("bots-webserver"));
-    wait_until("the web server has a process", found, || running.report()).0
 }
 
 fn status(sandbox: &Sandbox) -> serde_json::Value {
@@ -151,7 +147,7 @@ fn signals_that_come_between_two_processes_reach_the_next_one() {
     let realtime = nix::libc::SIGRTMIN() + 3;
     let sent = [Signal::SIGUSR1 as i32, realtime, Signal::SIGUSR2 as i32];
     for number in sent {
-        crate::process::send(web.pid(), number);
+        crate::support::process::send(web.pid(), number);
     }
     web.wait_ready();
     let log = beside(&sandbox, "signals");

@@ -14,7 +14,7 @@ use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, tcgetpgrp};
 
-use crate::process::wrapped;
+use crate::support::process::wrapped;
 use crate::support::sandbox::{DEADLINE, Sandbox, binary, descendants, wait_until};
 
 const CTRL_C: &str = "\x03";

@@ -4,7 +4,7 @@ use std::fs;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::jobqueue::with_queue;
+use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, processes_with, wait_gone, wait_until};
 
 const SERVICES: &str = "engine,dirmonitor,webserver,jobqueue";

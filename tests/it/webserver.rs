@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
 
-use crate::environment::is_bots_3;
+use crate::support::bots::is_bots_3;
 use crate::support::browser::Browser;
 use crate::support::sandbox::{DEADLINE, Sandbox, descendants, http, wait_until};
 

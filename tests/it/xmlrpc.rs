@@ -9,7 +9,7 @@ use bots_ctl::jobs::command_line::JobCommand;
 use bots_ctl::jobs::xmlrpc::{Value, read_answer, read_call, write_answer, write_call, write_fault};
 use serde_json::json;
 
-use crate::overlap::Random;
+use crate::support::random::Random;
 use crate::support::sandbox::{python, rounds};
 
 /// Reads lines of JSON: what we wrote in hex, for which it says what it reads; or a call, which it writes in hex.

@@ -1,20 +1,30 @@
 //! What several themes use: sandboxes, servers, pods, browsers, networks.
 
+pub mod arrivals;
+pub mod bots;
 pub mod browser;
 pub mod clock;
 pub mod cluster;
 pub mod demo_translation;
 pub mod fake_kubelet;
 pub mod fuse;
+pub mod fuzzing;
 pub mod interruption;
 pub mod kustomize;
+pub mod markdown;
 pub mod needs;
 pub mod network;
+pub mod other_version;
 pub mod podman;
 pub mod pods;
 pub mod pooler;
+pub mod process;
+pub mod queue;
+pub mod random;
+pub mod results;
 pub mod sandbox;
 pub mod schema;
 pub mod servers;
 pub mod simulation;
 pub mod tcp_proxy;
+pub mod users;

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use nix::unistd::{Pid, Uid};
 
-use crate::process::wrapped;
+use crate::support::process::wrapped;
 
 /// Something that not every machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

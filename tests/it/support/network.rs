@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::process::wrapped;
 use crate::support::needs::{Need, needs};
+use crate::support::process::wrapped;
 
 /// A network namespace with a cable to this one.
 pub struct Node {

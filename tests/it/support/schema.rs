@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::OnceLock;
 
-use crate::environment::{is_bots_3, package};
-use crate::support::sandbox::{Finished, Sandbox, python};
+use crate::support::bots::{is_bots_3, package};
+use crate::support::sandbox::{Finished, Sandbox, python, rounds};
 use crate::support::servers::{Database, Engine};
 
 /// Tables that Bots uses with its own SQL.
@@ -162,4 +162,24 @@ pub fn own_sql(engine: Engine, table: &str) -> String {
     let mut files = names.iter().map(|name| format!("{table}.{name}.sql")).chain([format!("{table}.sql")]);
     let file = files.find_map(|name| Some(package().join("sql").join(name)).filter(|path| path.exists()));
     fs::read_to_string(file.expect("Bots ships it")).expect("readable")
+}
+
+/// Some of them, evenly spread.
+pub fn sample<T: Clone>(all: &[T], few: usize) -> Vec<T> {
+    let wanted = rounds(few).clamp(1, all.len().max(1));
+    (0..wanted.min(all.len())).map(|number| all[(2 * number + 1) * all.len() / (2 * wanted)].clone()).collect()
+}
+
+/// A row that has to be there afterwards.
+pub fn leave_rows(database: &Database) {
+    database.sql(
+        "INSERT INTO ccodetrigger (ccodeid, ccodeid_desc) VALUES ('kept', 'a row of the user');\
+         INSERT INTO mutex (mutexk) VALUES (77)",
+    );
+}
+
+/// Checks that the rows are as they were.
+pub fn expect_rows(database: &Database) {
+    assert_eq!(database.value("SELECT ccodeid_desc FROM ccodetrigger WHERE ccodeid = 'kept'"), "a row of the user");
+    assert_eq!(database.value("SELECT mutexk FROM mutex WHERE mutexer = 0"), "77");
 }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::jobs::add_with;
-use crate::process::write_program;
 use crate::support::demo_translation::Demo;
 use crate::support::fake_kubelet::Pod;
 use crate::support::network::run;
 use crate::support::pods::message;
+use crate::support::process::write_program;
+use crate::support::queue::add_with;
 use crate::support::servers::{Database, Engine, Server};
 use crate::support::tcp_proxy::Link;
 
