@@ -126,7 +126,10 @@ impl Cluster {
     fn start(&mut self, service: &str, template: Value) -> Pod {
         let name = unique(service);
         let spec: PodSpec = serde_json::from_value(template["spec"].clone()).expect("a pod");
-        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": template["spec"]});
+        // Podman sometimes fails to remove an init container of the other kind, which has just ended.
+        let annotations = json!({"io.podman.annotations.init.container.type": "always"});
+        let metadata = json!({"name": name, "annotations": annotations});
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]});
         for volume in pod["spec"]["volumes"].as_array_mut().expect("it has some") {
             if let Some(secret) = volume.as_object_mut().expect("an object").remove("secret") {
                 volume["configMap"] = json!({"name": secret["secretName"], "items": secret["items"]});
