@@ -66,7 +66,7 @@ pub struct Global {
 pub enum Command {
     /// Run the web UI, with health endpoints beside it
     ///
-    /// A mounted configuration that changes is checked and taken over, and the web UI restarted with it; BOTS_CTL_RELOAD=off
+    /// A mounted configuration that changes is checked, and the web UI restarted with it; BOTS_CTL_RELOAD_ENABLED=false
     /// leaves that to the next start. So it is for every service.
     #[command(after_help = "Example:\n  bots-ctl webserver --install\n  curl -s localhost:9180/health/ready")]
     Webserver(Webserver),

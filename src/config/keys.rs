@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::database_url::DatabaseUrl;
 use super::parse::{self, ParseResult};
-use super::{ChildOutput, LogFormat, LogLevel, ReloadPolicy, ServiceBackend, WatchMethod};
+use super::{ChildOutput, LogFormat, LogLevel, ServiceBackend, WatchMethod};
 use crate::model::{Endpoint, RestartPolicy, ServiceName};
 
 /// What a TOML value of this setting must be; environment variables and flags are always text.
@@ -140,8 +140,8 @@ keys! {
         "longest pause before a restart";
     RESTART_RESET_AFTER: Duration = "restart.reset_after", "BOTS_CTL_RESTART_RESET_AFTER", Duration, interval, "1m",
         "how long a service has to answer until its restarts are counted anew";
-    RELOAD: ReloadPolicy = "reload.policy", "BOTS_CTL_RELOAD", Text, reload_policy, "restart",
-        "what a change of the mounted configuration does: restart (services are restarted with it) or off (nothing)";
+    RELOAD_ENABLED: bool = "reload.enabled", "BOTS_CTL_RELOAD_ENABLED", Boolean, boolean, "true",
+        "services are restarted with a mounted configuration that changes; else it waits for the next start";
     RELOAD_INTERVAL: Duration = "reload.interval", "BOTS_CTL_RELOAD_INTERVAL", Duration, interval, "2s",
         "time between two looks at the mounted configuration; a change has to be seen twice";
     RELOAD_JITTER: Duration = "reload.jitter", "BOTS_CTL_RELOAD_JITTER", Duration, duration, "10s in Kubernetes, else 0s",

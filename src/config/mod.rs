@@ -29,7 +29,7 @@ pub use dirmonitor::{DirmonitorSection, WatchMethod};
 pub use jobqueue::{JobQueueConfig, ServiceBackend};
 use layers::LayeredConfig;
 pub use layers::{Diagnostic, EffectiveSetting, FlagOverride, Origin};
-pub use reload::{ReloadConfig, ReloadPolicy};
+pub use reload::ReloadConfig;
 pub use supervision::{EngineConfig, StopConfig, StopTimeouts, UpConfig, WatchdogConfig};
 
 /// The effective configuration.

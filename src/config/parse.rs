@@ -4,7 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ChildOutput, LogFormat, LogLevel, ReloadPolicy, ServiceBackend, WatchMethod};
+use super::{ChildOutput, LogFormat, LogLevel, ServiceBackend, WatchMethod};
 use crate::model::{Endpoint, RestartPolicy, ServiceName};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
@@ -156,15 +156,6 @@ pub fn restart_policy(value: &str) -> ParseResult<RestartPolicy> {
         "on-failure" => Ok(RestartPolicy::OnFailure),
         "always" => Ok(RestartPolicy::Always),
         _ => Err("expected never, on-failure or always".to_owned()),
-    }
-}
-
-/// What a change of the mounted configuration does.
-pub fn reload_policy(value: &str) -> ParseResult<ReloadPolicy> {
-    match value.to_ascii_lowercase().as_str() {
-        "restart" => Ok(ReloadPolicy::Restart),
-        "off" => Ok(ReloadPolicy::Off),
-        _ => Err("expected restart or off".to_owned()),
     }
 }
 

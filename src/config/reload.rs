@@ -15,8 +15,8 @@ const DRAIN_IN_KUBERNETES: Duration = Duration::from_secs(15);
 /// What a change of the mounted configuration does.
 #[derive(Debug, Clone, Copy)]
 pub struct ReloadConfig {
-    /// Anything at all?
-    pub policy: ReloadPolicy,
+    /// Whether services are restarted with it.
+    pub enabled: bool,
     /// Time between two looks.
     pub interval: Duration,
     /// The longest pause before a change is taken over.
@@ -25,22 +25,13 @@ pub struct ReloadConfig {
     pub drain: Duration,
 }
 
-/// What a change of the mounted configuration does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReloadPolicy {
-    /// Services are restarted with it.
-    Restart,
-    /// Nothing.
-    Off,
-}
-
 /// `drain` is the web UI's own.
 pub(super) fn read(reader: &mut LayeredConfig<'_>, in_kubernetes: bool, drain: Duration) -> ReloadConfig {
     let (jitter, drain) =
         if in_kubernetes { (JITTER_IN_KUBERNETES, DRAIN_IN_KUBERNETES) } else { (Duration::ZERO, drain) };
     let text = |span: Duration| format!("{}s", span.as_secs_f64());
     ReloadConfig {
-        policy: reader.get(&keys::RELOAD),
+        enabled: reader.get(&keys::RELOAD_ENABLED),
         interval: reader.get(&keys::RELOAD_INTERVAL),
         jitter: reader.get_or(&keys::RELOAD_JITTER, jitter, &text(jitter)),
         drain: reader.get_or(&keys::RELOAD_DRAIN, drain, &text(drain)),

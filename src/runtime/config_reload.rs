@@ -15,7 +15,7 @@ use crate::bots::config_watcher::{Change, ConfigWatcher};
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::services::{BotsContext, BotsJobQueueIni};
-use crate::config::{Config, ReloadPolicy};
+use crate::config::Config;
 use crate::database::ping::DatabasePing;
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
@@ -62,7 +62,7 @@ impl<'a> ConfigReloader<'a> {
     pub async fn next(&mut self) -> PendingReload {
         let config = self.runtime.config;
         let paths = &config.environment;
-        if config.reload.policy == ReloadPolicy::Off || paths.config_source == paths.config_dir {
+        if !config.reload.enabled || paths.config_source == paths.config_dir {
             std::future::pending::<()>().await;
         }
         loop {

@@ -391,7 +391,7 @@ fn all_services_of_a_container_start_again_together() {
 fn a_change_is_left_alone_when_that_is_wanted() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
-    sandbox.set("BOTS_CTL_RELOAD", "off");
+    sandbox.set("BOTS_CTL_RELOAD_ENABLED", "false");
     let web = sandbox.webserver();
     mount.mount(&[("bots.ini", "nothing that could be read")]);
     let uptime = || status(&web)["services"][0]["uptime"].as_u64().filter(|seconds| *seconds >= 2);
