@@ -49,7 +49,7 @@ pub struct RestartRules {
 }
 
 /// After which ends a service is started again; `OnFailure` are all but exit code 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 #[allow(missing_docs)]
 pub enum RestartPolicy {
     Never,

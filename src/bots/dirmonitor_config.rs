@@ -188,7 +188,7 @@ impl SectionReader<'_> {
 
     fn read_watch_options(&mut self, section: &str) -> WatchOptions {
         WatchOptions {
-            watch_by: self.parsed(section, "watch", parse::watch_by),
+            watch_by: self.parsed(section, "watch", parse::choice),
             poll_interval: self.parsed(section, "poll_interval", parse::interval),
             stable_after: self.parsed(section, "stable_after", parse::duration),
         }

@@ -164,7 +164,7 @@ impl Environment {
             let absolute = self.root.join(botssys);
             text = map_edit_error(origin, set_value(&text, "directories", "botssys", &absolute.display().to_string()))?;
         }
-        if let Some(port) = config.web_port {
+        if let Some(port) = config.webserver.port {
             text = map_edit_error(origin, set_value(&text, "webserver", "port", &port.to_string()))?;
         }
         if config.jobqueue.url.is_some() {

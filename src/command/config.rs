@@ -18,12 +18,12 @@ use crate::runtime::session::{App, run_until_shutdown, with_app};
 /// When the configuration is not valid.
 pub fn show(global: &Global) -> Result<Outcome, Error> {
     let config = load_config(global, Vec::new())?;
-    let width = config.effective_settings.iter().map(|setting| setting.path.len()).max().unwrap_or(0);
+    let width = config.effective_settings.iter().map(|setting| setting.setting.path.len()).max().unwrap_or(0);
     let value_width =
         config.effective_settings.iter().map(|setting| setting.value.len()).filter(|w| *w <= 40).max().unwrap_or(0);
     for setting in &config.effective_settings {
         let value = if setting.value.is_empty() { "-" } else { &setting.value };
-        write_stdout(&format!("{:width$}  {value:value_width$}  {}\n", setting.path, setting.origin));
+        write_stdout(&format!("{:width$}  {value:value_width$}  {}\n", setting.setting.path, setting.origin));
     }
     Ok(Outcome::Success)
 }

@@ -3,75 +3,35 @@
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value};
 
 use super::database_url::DatabaseUrl;
-use super::keys;
+use super::keys::DatabaseSection;
 use super::layers::LayeredConfig;
 
-/// How long to try again while the server cannot be reached, where nobody sits and waits.
+/// How long to try again while the server cannot be reached, unless a person waits at a terminal.
 const CONNECT_RETRY_WINDOW: Duration = Duration::from_secs(60);
-
-/// Database settings that a generated `settings.py` reads, and how the database is initialised.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct DatabaseSection {
-    pub init_skip: bool,
-    pub engine: Option<String>,
-    pub name: Option<String>,
-    pub user: Option<String>,
-    pub password: Option<SecretString>,
-    pub host: Option<String>,
-    pub port: Option<u16>,
-    /// Django's `OPTIONS`.
-    pub options: Option<Map<String, Value>>,
-    /// What all of the above were taken from, when it was given.
-    pub url: Option<DatabaseUrl>,
-    /// How long to try again while the server cannot be reached, if that was said.
-    pub wait: Option<Duration>,
-    pub allow_default_password: bool,
-}
-
-pub(super) fn read(reader: &mut LayeredConfig<'_>) -> DatabaseSection {
-    let options: Option<String> = reader.optional(&keys::DB_OPTIONS);
-    let mut database = DatabaseSection {
-        init_skip: reader.get(&keys::INIT_SKIP),
-        engine: reader.optional(&keys::DB_ENGINE),
-        name: reader.optional(&keys::DB_NAME),
-        user: reader.optional(&keys::DB_USER),
-        password: reader.secret(&keys::DB_PASSWORD),
-        host: reader.optional(&keys::DB_HOST),
-        port: reader.optional(&keys::DB_PORT),
-        options: options.and_then(|text| serde_json::from_str(&text).ok()),
-        url: reader.optional(&keys::DATABASE_URL),
-        wait: reader.optional(&keys::DB_CONNECT_TIMEOUT),
-        allow_default_password: reader.get(&keys::ALLOW_DEFAULT_PASSWORD),
-    };
-    if let Some(url) = database.url.clone() {
-        check_conflicts(&database, &url).into_iter().for_each(|fault| reader.report(fault));
-        database.apply_url(&url);
-    }
-    database
-}
 
 impl DatabaseSection {
     /// How long to try again while the server cannot be reached.
     #[must_use]
     pub fn retry_window(&self) -> Duration {
-        self.wait.unwrap_or(if stderr().is_terminal() { Duration::ZERO } else { CONNECT_RETRY_WINDOW })
+        self.connect_timeout.unwrap_or(if stderr().is_terminal() { Duration::ZERO } else { CONNECT_RETRY_WINDOW })
     }
 
-    /// What the URL says reaches a generated `settings.py` as the variables would.
-    fn apply_url(&mut self, url: &DatabaseUrl) {
-        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    /// The parts of the URL reach a generated `settings.py` as the variables would.
+    pub(super) fn apply_url(&mut self, layers: &mut LayeredConfig<'_>) {
+        let Some(url) = self.url.clone() else { return };
+        check_conflicts(self, &url).into_iter().for_each(|fault| layers.report(fault));
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
         self.engine = Some(url.engine.to_owned());
-        self.name = given(&url.name);
-        self.user = given(&url.user).or_else(|| self.user.take());
-        self.host = given(&url.host).or_else(|| self.host.take());
+        self.name = given(url.name);
+        self.user = given(url.user).or_else(|| self.user.take());
+        self.host = given(url.host).or_else(|| self.host.take());
         self.port = url.port.or(self.port);
-        self.password = url.password.clone().or_else(|| self.password.take());
-        let options = url.options.iter().map(|(key, value)| (key.clone(), Value::String(value.clone())));
+        self.password = url.password.or_else(|| self.password.take());
+        let options = url.options.into_iter().map(|(key, value)| (key, Value::String(value)));
         let all: Map<String, Value> = self.options.take().into_iter().flatten().chain(options).collect();
         self.options = Some(all).filter(|all| !all.is_empty());
     }

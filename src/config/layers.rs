@@ -6,9 +6,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
-
-use super::keys::{self, Setting, ValueType};
+use super::parse::ParseResult;
+use super::setting::{Setting, ValueType};
 use super::toml_file::{self, TomlValue};
 
 /// Bytes of a file that holds a secret.
@@ -52,95 +51,60 @@ pub struct Diagnostic {
 /// One line of `config show`.
 #[derive(Debug, Clone)]
 pub struct EffectiveSetting {
-    /// Dotted path.
-    pub path: &'static str,
-    /// Environment variable.
-    pub env: &'static str,
+    /// The setting.
+    pub setting: &'static Setting,
     /// The effective value; empty when there is none, never a secret.
     pub value: String,
     /// Where it came from.
     pub origin: Origin,
-    /// The setting's meaning.
-    pub help: &'static str,
-    /// The default, in words.
-    pub default: &'static str,
-    /// What its value must be.
-    pub shape: ValueType,
-    /// Its value is never shown, and may be given in a file.
-    pub secret: bool,
 }
 
-#[derive(Debug, Clone)]
 struct RawValue {
     text: String,
+    /// Of a TOML value.
     shape: Option<ValueType>,
     origin: Origin,
 }
 
-/// The layers, asked key by key.
+/// The layers, from which each setting is read once.
 pub struct LayeredConfig<'a> {
     environment: &'a BTreeMap<String, String>,
     overrides: &'a [FlagOverride],
+    home: &'a Path,
     file: Option<(PathBuf, BTreeMap<String, TomlValue>)>,
-    known: BTreeSet<String>,
     effective: Vec<EffectiveSetting>,
     faults: Vec<Diagnostic>,
 }
 
 impl<'a> LayeredConfig<'a> {
-    /// Reads the file, if there is one, and gets ready to be asked.
-    #[must_use]
+    /// Reads the file, if there is one.
     pub fn new(
         environment: &'a BTreeMap<String, String>,
         overrides: &'a [FlagOverride],
         file: Option<PathBuf>,
+        home: &'a Path,
     ) -> Self {
-        let mut faults = Vec::new();
-        let file = file.and_then(|path| read_file(path, &mut faults));
-        let faults = faults.into_iter().map(|text| Diagnostic { text, is_from_command_line: false }).collect();
-        Self { environment, overrides, file, known: BTreeSet::new(), effective: Vec::new(), faults }
+        let mut layers = Self { environment, overrides, home, file: None, effective: Vec::new(), faults: Vec::new() };
+        layers.file = file.and_then(|path| layers.read_file(path));
+        layers
     }
 
-    /// The value of a key that has a default: the key's own, or `default` where it depends on the machine.
-    pub fn get_or<T: Clone + fmt::Debug>(&mut self, key: &Setting<T>, default: T, default_text: &str) -> T {
-        match self.layered(key) {
-            Some((value, raw)) => {
-                self.show(key, raw.text, raw.origin);
-                value
-            }
-            None => {
-                self.show(key, default_text.to_owned(), Origin::Default);
-                default
-            }
-        }
-    }
-
-    /// The value of a key with a fixed default.
+    /// The value of a setting that has a default.
     ///
     /// # Panics
-    /// When the key table holds a default that its own parser refuses; a unit test reads every default.
-    pub fn get<T: Clone + fmt::Debug>(&mut self, key: &Setting<T>) -> T {
-        let default = (key.parse)(key.default).expect("the key table's defaults parse");
-        self.get_or(key, default, key.default)
+    /// When the table holds a default that its own parser refuses; a unit test reads every default.
+    pub fn get<T>(&mut self, setting: &'static Setting, parse: fn(&str) -> ParseResult<T>) -> T {
+        let default = self.default_value(setting.default);
+        let value = parse(&default).expect("the table's defaults parse");
+        self.layered(setting, parse, default).unwrap_or(value)
     }
 
-    /// The value of a key that may be left unset.
-    pub fn optional<T: Clone + fmt::Debug>(&mut self, key: &Setting<T>) -> Option<T> {
-        let Some((value, raw)) = self.layered(key) else {
-            self.show(key, String::new(), Origin::Default);
-            return None;
-        };
-        self.show(key, raw.text, raw.origin);
-        Some(value)
+    /// The value of a setting that may be left unset.
+    pub fn optional<T>(&mut self, setting: &'static Setting, parse: fn(&str) -> ParseResult<T>) -> Option<T> {
+        self.layered(setting, parse, String::new())
     }
 
-    /// A secret, which may be given directly or as the name of a file that holds it.
-    pub fn secret(&mut self, key: &Setting<String>) -> Option<SecretString> {
-        self.optional(key).map(SecretString::from)
-    }
-
-    /// Ends the pass: reports what the file holds beside known keys, and returns what was seen and every fault.
-    #[must_use]
+    /// Ends the pass: reports unknown keys of the file, and returns all settings and every fault.
     pub fn finish(mut self) -> (Vec<EffectiveSetting>, Vec<Diagnostic>) {
         self.report_unknown_keys();
         for fault in &mut self.faults {
@@ -154,73 +118,97 @@ impl<'a> LayeredConfig<'a> {
         self.faults.push(Diagnostic { text: fault.into(), is_from_command_line: false });
     }
 
-    fn layered<T>(&mut self, key: &Setting<T>) -> Option<(T, RawValue)> {
-        self.known.insert(key.path.to_owned());
-        let raw = self.raw(key)?;
-        let parsed = match shape_fits(key.shape, raw.shape) {
-            true => (key.parse)(&raw.text),
-            false => Err(format!("expected {}", describe(key.shape))),
+    /// A default by its rule: `A in Kubernetes, else B`, `as VARIABLE` for the value of a setting that was read before, or a
+    /// path that begins with `~/` and may contain `$BOTSENV`.
+    fn default_value(&self, rule: &str) -> String {
+        let value_of = |variable: &str| {
+            let known = self.effective.iter().find(|known| known.setting.env == variable);
+            known.map_or("", |known| &known.value)
         };
-        match parsed {
-            Ok(value) => Some((value, raw)),
-            Err(problem) => {
-                let value = if key.secret { "(hidden)".to_owned() } else { format!("{:?}", raw.text) };
-                let text = format!("{}: {value} is wrong: {problem}", location(key.path, &raw.origin));
-                self.faults.push(Diagnostic { text, is_from_command_line: matches!(raw.origin, Origin::Flag(_)) });
-                None
-            }
+        if let Some((in_kubernetes, elsewhere)) = rule.split_once(" in Kubernetes, else ") {
+            let is_pod = self.environment.contains_key("KUBERNETES_SERVICE_HOST");
+            return if is_pod { in_kubernetes.to_owned() } else { self.default_value(elsewhere) };
+        }
+        match (rule.strip_prefix("as "), rule.strip_prefix("~/")) {
+            (Some(variable), _) => value_of(variable).to_owned(),
+            (_, Some(path)) => self.home.join(path.replace("$BOTSENV", value_of("BOTSENV"))).display().to_string(),
+            _ => rule.to_owned(),
         }
     }
 
-    fn raw<T>(&mut self, key: &Setting<T>) -> Option<RawValue> {
-        let flag = self.overrides.iter().find(|o| o.path == key.path);
+    fn layered<T>(
+        &mut self,
+        setting: &'static Setting,
+        parse: fn(&str) -> ParseResult<T>,
+        default: String,
+    ) -> Option<T> {
+        let found = self.raw(setting).and_then(|raw| Some((self.parsed(setting, parse, &raw)?, raw)));
+        let (value, text, origin) = match found {
+            Some((value, raw)) => (Some(value), raw.text, raw.origin),
+            None => (None, default, Origin::Default),
+        };
+        let text = if setting.secret && !text.is_empty() { "(hidden)".to_owned() } else { text };
+        self.effective.push(EffectiveSetting { setting, value: text, origin });
+        value
+    }
+
+    fn parsed<T>(&mut self, setting: &Setting, parse: fn(&str) -> ParseResult<T>, raw: &RawValue) -> Option<T> {
+        let parsed = match raw.shape.is_none_or(|found| setting.shape.accepts(found)) {
+            true => parse(&raw.text),
+            false => Err(format!("expected {}", setting.shape.describe())),
+        };
+        parsed
+            .map_err(|problem| {
+                let value = if setting.secret { "(hidden)".to_owned() } else { format!("{:?}", raw.text) };
+                let text = format!("{}: {value} is wrong: {problem}", location(setting.path, &raw.origin));
+                self.faults.push(Diagnostic { text, is_from_command_line: matches!(raw.origin, Origin::Flag(_)) });
+            })
+            .ok()
+    }
+
+    fn raw(&mut self, setting: &Setting) -> Option<RawValue> {
+        let flag = self.overrides.iter().find(|o| o.path == setting.path);
         if let Some(FlagOverride { flag, value, .. }) = flag {
             return Some(RawValue { text: value.clone(), shape: None, origin: Origin::Flag(flag) });
         }
-        self.environment_layer(key).or_else(|| self.file_layer(key))
+        self.environment_layer(setting).or_else(|| self.file_layer(setting))
     }
 
-    fn environment_layer<T>(&mut self, key: &Setting<T>) -> Option<RawValue> {
+    fn environment_layer(&mut self, setting: &Setting) -> Option<RawValue> {
         let set = |name: &str| self.environment.get(name).filter(|value| !value.is_empty()).cloned();
-        let direct = set(key.env);
-        let by_file = key.secret.then(|| set(&format!("{}_FILE", key.env))).flatten();
-        match (direct, by_file) {
+        let name = format!("{}_FILE", setting.env);
+        match (set(setting.env), set(&name).filter(|_| setting.secret)) {
             (Some(_), Some(_)) => {
-                self.report(format!("{0} and {0}_FILE are both set: keep one of them", key.env));
+                self.report(format!("{} and {name} are both set: keep one of them", setting.env));
                 None
             }
-            (Some(text), None) => Some(RawValue { text, shape: None, origin: Origin::Environment(key.env.to_owned()) }),
-            (None, Some(path)) => {
-                let name = format!("{}_FILE", key.env);
-                self.secret_file(name.clone(), &name, PathBuf::from(path))
+            (Some(text), None) => {
+                Some(RawValue { text, shape: None, origin: Origin::Environment(setting.env.to_owned()) })
             }
+            (None, Some(path)) => self.secret_file(name.clone(), &name, PathBuf::from(path)),
             (None, None) => None,
         }
     }
 
-    fn file_layer<T>(&mut self, key: &Setting<T>) -> Option<RawValue> {
+    fn file_layer(&mut self, setting: &Setting) -> Option<RawValue> {
         let (path, values) = self.file.as_ref()?;
-        if let Some(value) = values.get(key.path) {
+        if let Some(value) = values.get(setting.path) {
             // An empty variable is as none. Here it is a secret that anybody knows.
-            if key.secret && value.text.is_empty() {
+            if setting.secret && value.text.is_empty() {
                 let location = format!("{}:{}", path.display(), value.line);
-                self.report(format!("{location}: {} is empty: give it a value, or take the line out", key.path));
+                self.report(format!("{location}: {} is empty: give it a value, or take the line out", setting.path));
                 return None;
             }
             let origin = Origin::File(path.clone(), value.line);
             return Some(RawValue { text: value.text.clone(), shape: Some(value.shape), origin });
         }
-        if !key.secret {
-            return None;
-        }
-        let name = format!("{}_file", key.path);
-        self.known.insert(name.clone());
-        let value = values.get(&name)?;
-        let (place, file) = (format!("{}:{}: {name}", path.display(), value.line), PathBuf::from(&value.text));
-        self.secret_file(name, &place, file)
+        let name = format!("{}_file", setting.path);
+        let value = values.get(&name).filter(|_| setting.secret)?;
+        let (location, file) = (format!("{}:{}: {name}", path.display(), value.line), PathBuf::from(&value.text));
+        self.secret_file(name, &location, file)
     }
 
-    /// `place` is where the file is named: for messages, where `name` would not say enough.
+    /// `location` is where the file is named, for messages.
     fn secret_file(&mut self, name: String, location: &str, path: PathBuf) -> Option<RawValue> {
         match read_secret(&path) {
             Ok(text) if text.trim().is_empty() => {
@@ -238,39 +226,35 @@ impl<'a> LayeredConfig<'a> {
         }
     }
 
-    fn show<T>(&mut self, key: &Setting<T>, value: String, origin: Origin) {
-        let Setting { path, env, help, default, shape, secret, .. } = *key;
-        let value = if secret && !value.is_empty() { "(hidden)".to_owned() } else { value };
-        self.effective.push(EffectiveSetting { path, env, value, origin, help, default, shape, secret });
+    fn report_unknown_keys(&mut self) {
+        let Some((path, values)) = self.file.take() else { return };
+        let settings = self.effective.iter().map(|known| known.setting);
+        let files = settings.clone().filter(|setting| setting.secret).map(|setting| format!("{}_file", setting.path));
+        let known: BTreeSet<String> = settings.map(|setting| setting.path.to_owned()).chain(files).collect();
+        for (name, value) in values.iter().filter(|(name, _)| !known.contains(*name)) {
+            let hint = closest_match(name, known.iter())
+                .map_or_else(|| "; config show lists all keys".to_owned(), |near| format!("; did you mean {near}?"));
+            self.report(format!("{}:{}: unknown key {name}{hint}", path.display(), value.line));
+        }
     }
 
-    fn report_unknown_keys(&mut self) {
-        let Some((path, values)) = &self.file else { return };
-        let unknown = values.iter().filter(|(name, _)| !self.known.contains(*name));
-        let faults: Vec<String> = unknown
-            .map(|(name, value)| {
-                let hint = closest_match(name, self.known.iter()).map_or_else(
-                    || "; config show lists all keys".to_owned(),
-                    |near| format!("; did you mean {near}?"),
-                );
-                format!("{}:{}: unknown key {name}{hint}", path.display(), value.line)
-            })
-            .collect();
-        faults.into_iter().for_each(|fault| self.report(fault));
+    fn read_file(&mut self, path: PathBuf) -> Option<(PathBuf, BTreeMap<String, TomlValue>)> {
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| self.report(format!("cannot read the configuration file {}: {error}", path.display())));
+        match toml_file::parse(&text.ok()?) {
+            Ok(values) => Some((path, values)),
+            Err(errors) => {
+                errors.iter().for_each(|e| self.report(format!("{}:{}: {}", path.display(), e.line, e.message)));
+                None
+            }
+        }
     }
 }
 
-/// Names of keys and files may hold line ends and what moves a cursor.
+/// Names of keys and files may hold line ends and escape sequences.
 fn on_one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// Some files never end.
@@ -291,56 +275,6 @@ pub fn closest_match<'a>(name: &str, candidates: impl Iterator<Item = &'a String
         .filter(|(score, _)| *score >= MIN_SIMILARITY)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
-}
-
-/// The file to read: the one named, else the first that exists of the usual places.
-#[must_use]
-pub fn file_path(environment: &BTreeMap<String, String>, flag: Option<&Path>, home: &Path) -> Option<PathBuf> {
-    let set = |name| environment.get(name).filter(|value| !value.is_empty());
-    let named = flag.map(Path::to_path_buf).or_else(|| set(keys::CONFIG_FILE_ENV).map(PathBuf::from));
-    if named.is_some() {
-        return named;
-    }
-    let source = set(keys::CONFIG_SOURCE.env).map_or(keys::CONFIG_SOURCE.default, String::as_str);
-    let usual = [Path::new(source).join("bots-ctl.toml"), home.join(".bots/bots-ctl.toml")];
-    usual.into_iter().find(|path| path.exists())
-}
-
-fn read_file(path: PathBuf, faults: &mut Vec<String>) -> Option<(PathBuf, BTreeMap<String, TomlValue>)> {
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) => {
-            faults.push(format!("cannot read the configuration file {}: {error}", path.display()));
-            return None;
-        }
-    };
-    match toml_file::parse(&text) {
-        Ok(values) => Some((path, values)),
-        Err(errors) => {
-            let explain = |e: toml_file::SyntaxError| format!("{}:{}: {}", path.display(), e.line, e.message);
-            faults.extend(errors.into_iter().map(explain));
-            None
-        }
-    }
-}
-
-/// Text from the environment (`None`) fits everything; so does a TOML string, which the parser then judges.
-fn shape_fits(wanted: ValueType, found: Option<ValueType>) -> bool {
-    match found {
-        None | Some(ValueType::Text) => true,
-        Some(ValueType::Integer) => matches!(wanted, ValueType::Integer | ValueType::Duration),
-        Some(found) => found == wanted,
-    }
-}
-
-fn describe(shape: ValueType) -> &'static str {
-    match shape {
-        ValueType::Text => "a string",
-        ValueType::Integer => "an integer",
-        ValueType::Boolean => "true or false",
-        ValueType::Duration => "a duration such as \"30s\"",
-        ValueType::List | ValueType::Other => "an array of strings",
-    }
 }
 
 fn location(path: &str, origin: &Origin) -> String {

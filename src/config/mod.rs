@@ -4,15 +4,13 @@
 //! and what is true ([`Config`]). Only the last leaves this module. Nothing here reads the process's own
 //! environment or arguments: both are handed in, so that tests need neither.
 
+mod choices;
 pub mod database;
-pub mod database_url;
-pub mod dirmonitor;
-pub mod jobqueue;
+mod database_url;
 pub mod keys;
 pub mod layers;
 pub mod parse;
-pub mod reload;
-pub mod supervision;
+pub mod setting;
 pub mod toml_file;
 
 use std::collections::BTreeMap;
@@ -20,17 +18,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use secrecy::SecretString;
-
-use crate::model::RestartRules;
-pub use database::DatabaseSection;
+use crate::model::{RestartRules, ServiceName};
+pub use choices::{ChildOutput, LogFormat, LogLevel, ServiceBackend, WatchMethod};
 pub use database_url::DatabaseUrl;
-pub use dirmonitor::{DirmonitorSection, WatchMethod};
-pub use jobqueue::{JobQueueConfig, ServiceBackend};
+pub use keys::{
+    BotsConfig, DatabaseSection, DirmonitorSection, DjangoConfig, EngineConfig, EnvironmentConfig, HealthConfig,
+    JobQueueConfig, LogConfig, MetricsConfig, ReloadConfig, StopConfig, SuperuserConfig, UpConfig, WatchdogConfig,
+    WebserverConfig,
+};
 use layers::LayeredConfig;
 pub use layers::{Diagnostic, EffectiveSetting, FlagOverride, Origin};
-pub use reload::ReloadConfig;
-pub use supervision::{EngineConfig, StopConfig, StopTimeouts, UpConfig, WatchdogConfig};
 
 /// The effective configuration.
 #[derive(Debug, Clone)]
@@ -43,17 +40,17 @@ pub struct Config {
     pub environment: EnvironmentConfig,
     /// Where Bots is.
     pub bots: BotsConfig,
-    /// Port of the web UI, when it is to differ from bots.ini's.
-    pub web_port: Option<u16>,
+    /// The web UI.
+    pub webserver: WebserverConfig,
     /// The stop sequence.
     pub stop: StopConfig,
     /// When services are started again.
     pub restart: RestartRules,
-    /// What a change of the mounted configuration does.
+    /// The effect of a change of the mounted configuration.
     pub reload: ReloadConfig,
-    /// When a service counts as hung, and what then.
+    /// When a service counts as unresponsive, and what follows.
     pub watchdog: WatchdogConfig,
-    /// What `up` runs.
+    /// The services under `up`.
     pub up: UpConfig,
     /// How engines are run.
     pub engine: EngineConfig,
@@ -63,7 +60,7 @@ pub struct Config {
     pub dirmonitor: DirmonitorSection,
     /// The health listener.
     pub health: HealthConfig,
-    /// What metrics tell.
+    /// Metrics.
     pub metrics: MetricsConfig,
     /// Logs.
     pub log: LogConfig,
@@ -77,116 +74,13 @@ pub struct Config {
     pub effective_settings: Vec<EffectiveSetting>,
 }
 
-/// Directories of the Bots environment.
-#[derive(Debug, Clone)]
-pub struct EnvironmentConfig {
-    /// `BOTSENV`.
-    pub name: String,
-    /// Bots's configuration directory; absolute, without trailing slash.
-    pub config_dir: PathBuf,
-    /// Copied over `config_dir` at every start, when it exists.
-    pub config_source: PathBuf,
-    /// What an empty usersys is filled from.
-    pub seed_usersys: PathBuf,
-    /// Grammars for a new usersys.
-    pub seed_grammars: PathBuf,
-}
-
-/// Where Bots is, or is to be installed.
-#[derive(Debug, Clone)]
-pub struct BotsConfig {
-    /// Directory of Bots's programs, when configured.
-    pub bin_dir: Option<PathBuf>,
-    /// The private environment of `install`.
-    pub install_dir: PathBuf,
-    /// Python for `install`.
-    pub python: PathBuf,
-}
-
-/// The health listener and its checks.
+/// The times of one service's stop.
 #[derive(Debug, Clone, Copy)]
-pub struct HealthConfig {
-    /// Address to listen on.
-    pub addr: SocketAddr,
-    /// Time between two rounds of checks.
-    pub interval: Duration,
-    /// Time between two readings of what came of the EDI files.
-    pub results_interval: Duration,
-    /// Whether the listener has a status page.
-    pub status_page: bool,
-    /// `ready` looks at the database alone.
-    pub database_only: bool,
-}
-
-/// What metrics tell.
-#[derive(Debug, Clone, Copy)]
-pub struct MetricsConfig {
-    /// How many routes, and how many directories, go by their own names.
-    pub max_label_values: u32,
-}
-
-/// Logs.
-#[derive(Debug, Clone, Copy)]
-pub struct LogConfig {
-    /// Least severe level that is written.
-    pub level: LogLevel,
-    /// Shape of lines.
-    pub format: LogFormat,
-    /// Shape of the lines of services, when it is not to follow `format`.
-    pub child_output: Option<ChildOutput>,
-}
-
-/// Severity of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// Shape of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// Text for people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// What the output of services becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChildOutput {
-    /// Passed on as it is, each stream to ours.
-    Raw,
-    /// Lines with the service's name before them.
-    Text,
-    /// One JSON object a record.
-    Json,
-}
-
-/// Django settings that a generated `settings.py` reads.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct DjangoConfig {
-    pub secret_key: Option<SecretString>,
-    pub allowed_hosts: Option<String>,
-    pub csrf_trusted_origins: Option<String>,
-    pub debug: Option<bool>,
-    pub time_zone: Option<String>,
-}
-
-/// The web user that `init-db` makes when there is no superuser.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct SuperuserConfig {
-    pub username: String,
-    pub email: Option<String>,
-    pub password: Option<SecretString>,
+pub struct StopTimeouts {
+    /// Time between "not ready" and the stop signal.
+    pub drain: Duration,
+    /// Time between the stop signal and SIGKILL.
+    pub timeout: Duration,
 }
 
 impl Config {
@@ -198,36 +92,37 @@ impl Config {
         file: Option<&Path>,
         home: &Path,
     ) -> (Self, Vec<Diagnostic>) {
-        let file = layers::file_path(environment, file, home);
-        let mut reader = LayeredConfig::new(environment, overrides, file.clone());
-        let in_kubernetes = environment.contains_key("KUBERNETES_SERVICE_HOST");
-        let environment = read_environment(&mut reader, home);
-        let bots = read_bots(&mut reader, home);
-        let web_port = reader.optional(&keys::WEB_PORT);
-        let stop = supervision::read_stop(&mut reader, in_kubernetes);
+        let file = file_path(environment, file, home);
+        let mut layers = LayeredConfig::new(environment, overrides, file.clone(), home);
+        // In this order: the default of a setting may be the value of one before it.
         let mut config = Self {
             home: home.to_path_buf(),
             file,
-            environment,
-            bots,
-            web_port,
-            stop,
-            restart: supervision::read_restart(&mut reader),
-            reload: reload::read(&mut reader, in_kubernetes, stop.webserver.drain),
-            watchdog: supervision::read_watchdog(&mut reader),
-            up: supervision::read_up(&mut reader),
-            engine: supervision::read_engine(&mut reader),
-            jobqueue: jobqueue::read(&mut reader),
-            dirmonitor: dirmonitor::read(&mut reader),
-            health: read_health(&mut reader),
-            metrics: MetricsConfig { max_label_values: reader.get(&keys::METRICS_MAX_LABEL_VALUES) },
-            log: read_log(&mut reader),
-            database: database::read(&mut reader),
-            django: read_django(&mut reader),
-            superuser: read_superuser(&mut reader),
+            environment: EnvironmentConfig::read(&mut layers),
+            bots: BotsConfig::read(&mut layers),
+            webserver: WebserverConfig::read(&mut layers),
+            stop: StopConfig::read(&mut layers),
+            restart: RestartRules::read(&mut layers),
+            reload: ReloadConfig::read(&mut layers),
+            watchdog: WatchdogConfig::read(&mut layers),
+            up: UpConfig::read(&mut layers),
+            engine: EngineConfig::read(&mut layers),
+            jobqueue: JobQueueConfig::read(&mut layers),
+            dirmonitor: DirmonitorSection::read(&mut layers),
+            health: HealthConfig::read(&mut layers),
+            metrics: MetricsConfig::read(&mut layers),
+            log: LogConfig::read(&mut layers),
+            database: DatabaseSection::read(&mut layers),
+            django: DjangoConfig::read(&mut layers),
+            superuser: SuperuserConfig::read(&mut layers),
             effective_settings: Vec::new(),
         };
-        let (effective, faults) = reader.finish();
+        config.check_config_dir(&mut layers);
+        config.database.apply_url(&mut layers);
+        if let Some(url) = &mut config.jobqueue.url {
+            url.token.clone_from(&config.jobqueue.token);
+        }
+        let (effective, faults) = layers.finish();
         config.effective_settings = effective;
         (config, faults)
     }
@@ -237,79 +132,59 @@ impl Config {
     pub fn environment_root(&self) -> &Path {
         self.environment.config_dir.parent().unwrap_or(Path::new("/"))
     }
-}
 
-fn read_environment(reader: &mut LayeredConfig<'_>, home: &Path) -> EnvironmentConfig {
-    let name = reader.get(&keys::ENVIRONMENT_NAME);
-    let default_dir = home.join(".bots/env").join(&name).join("config");
-    let effective = default_dir.display().to_string();
-    let config_dir = reader.get_or(&keys::CONFIG_DIR, default_dir, &effective);
-    check_config_dir(reader, &config_dir);
-    EnvironmentConfig {
-        name,
-        config_dir,
-        config_source: reader.get(&keys::CONFIG_SOURCE),
-        seed_usersys: reader.get(&keys::SEED_USERSYS),
-        seed_grammars: reader.get(&keys::SEED_GRAMMARS),
+    /// Bots imports the configuration directory as a Python package, which not every name allows.
+    fn check_config_dir(&self, layers: &mut LayeredConfig<'_>) {
+        let config_dir = &self.environment.config_dir;
+        let name = config_dir.file_name().unwrap_or_default().to_string_lossy();
+        if name.is_empty() || name.contains('.') {
+            layers.report(format!(
+                "{}: Bots imports this directory as a Python package, so its last name must not be empty or hold a \
+                 dot; set BOTS_CONFIG_DIR to a directory such as /srv/bots/config",
+                config_dir.display()
+            ));
+        }
     }
 }
 
-/// Bots imports the configuration directory as a Python package, which not every name allows.
-fn check_config_dir(reader: &mut LayeredConfig<'_>, config_dir: &Path) {
-    let name = config_dir.file_name().unwrap_or_default().to_string_lossy();
-    if name.is_empty() || name.contains('.') {
-        reader.report(format!(
-            "{}: Bots imports this directory as a Python package, so its last name must not be empty or hold a dot; \
-             set BOTS_CONFIG_DIR to a directory such as /srv/bots/config",
-            config_dir.display()
-        ));
+impl StopConfig {
+    /// The times of one service.
+    #[must_use]
+    pub fn of(&self, service: ServiceName) -> StopTimeouts {
+        let (drain, timeout) = match service {
+            ServiceName::Webserver => (self.webserver_drain, self.webserver_timeout),
+            ServiceName::Jobqueue => (self.jobqueue_drain, self.jobqueue_timeout),
+            ServiceName::Dirmonitor => (Duration::ZERO, self.dirmonitor_timeout),
+            ServiceName::Engine => (Duration::ZERO, self.engine_timeout),
+        };
+        StopTimeouts { drain, timeout }
     }
 }
 
-fn read_bots(reader: &mut LayeredConfig<'_>, home: &Path) -> BotsConfig {
-    let install_dir = home.join(".bots/venv");
-    let effective = install_dir.display().to_string();
-    BotsConfig {
-        bin_dir: reader.optional(&keys::BIN_DIR),
-        install_dir: reader.get_or(&keys::INSTALL_DIR, install_dir, &effective),
-        python: reader.get(&keys::PYTHON),
+impl JobQueueConfig {
+    /// Where the job queue listens beside loopback.
+    ///
+    /// # Errors
+    /// For an address that any client could use. Only the queue itself checks this: a program that it has started may see
+    /// the address and not the token.
+    pub fn guarded_addr(&self) -> Result<Option<SocketAddr>, String> {
+        match self.addr {
+            Some(addr) if !addr.ip().is_loopback() && self.token.is_none() => Err(format!(
+                "BOTS_CTL_JOBQUEUE_ADDR={addr}: whoever reaches this address could run jobs; set \
+                 BOTS_CTL_JOBQUEUE_TOKEN or BOTS_CTL_JOBQUEUE_TOKEN_FILE, or choose an address of loopback"
+            )),
+            addr => Ok(addr),
+        }
     }
 }
 
-fn read_health(reader: &mut LayeredConfig<'_>) -> HealthConfig {
-    HealthConfig {
-        addr: reader.get(&keys::HEALTH_ADDR),
-        interval: reader.get(&keys::HEALTH_INTERVAL),
-        results_interval: reader.get(&keys::RESULTS_INTERVAL),
-        status_page: reader.get(&keys::STATUS_PAGE),
-        database_only: reader.get(&keys::HEALTH_DB_ONLY),
-    }
-}
-
-fn read_log(reader: &mut LayeredConfig<'_>) -> LogConfig {
-    LogConfig {
-        level: reader.get(&keys::LOG_LEVEL),
-        format: reader.get(&keys::LOG_FORMAT),
-        child_output: reader.optional(&keys::CHILD_OUTPUT),
-    }
-}
-
-fn read_django(reader: &mut LayeredConfig<'_>) -> DjangoConfig {
-    DjangoConfig {
-        secret_key: reader.secret(&keys::SECRET_KEY),
-        allowed_hosts: reader.optional(&keys::ALLOWED_HOSTS),
-        csrf_trusted_origins: reader.optional(&keys::CSRF_TRUSTED_ORIGINS),
-        debug: reader.optional(&keys::DEBUG),
-        time_zone: reader.optional(&keys::TIME_ZONE),
-    }
-}
-
-fn read_superuser(reader: &mut LayeredConfig<'_>) -> SuperuserConfig {
-    SuperuserConfig {
-        username: reader.get(&keys::SUPERUSER_NAME),
-        email: reader.optional(&keys::SUPERUSER_EMAIL),
-        password: reader.secret(&keys::SUPERUSER_PASSWORD),
-    }
+/// The file to read: the one named, else the first that exists of the usual places.
+fn file_path(environment: &BTreeMap<String, String>, flag: Option<&Path>, home: &Path) -> Option<PathBuf> {
+    let set = |name| environment.get(name).filter(|value| !value.is_empty());
+    let named = flag.map(Path::to_path_buf).or_else(|| set(keys::CONFIG_FILE_ENV).map(PathBuf::from));
+    let source = Path::new(set(keys::CONFIG_SOURCE_ENV).map_or(keys::CONFIG_SOURCE, String::as_str));
+    let usual = [source.join("bots-ctl.toml"), home.join(".bots/bots-ctl.toml")];
+    named.or_else(|| usual.into_iter().find(|path| path.exists()))
 }
 
 #[cfg(test)]

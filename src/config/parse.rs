@@ -4,8 +4,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ChildOutput, LogFormat, LogLevel, ServiceBackend, WatchMethod};
-use crate::model::{Endpoint, RestartPolicy, ServiceName};
+use clap::ValueEnum;
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use crate::model::{Endpoint, ServiceName};
 
 /// What a parser answers; the error completes the sentence "NAME is wrong: …".
 pub type ParseResult<T> = Result<T, String>;
@@ -13,6 +16,11 @@ pub type ParseResult<T> = Result<T, String>;
 /// Any text.
 pub fn text(value: &str) -> ParseResult<String> {
     Ok(value.to_owned())
+}
+
+/// Any text that is never shown.
+pub fn secret(value: &str) -> ParseResult<SecretString> {
+    Ok(SecretString::from(value))
 }
 
 /// An absolute path, without trailing slashes (Bots 3.3.1 loses its `usersys` over one).
@@ -49,6 +57,16 @@ pub fn boolean(value: &str) -> ParseResult<bool> {
         "false" | "no" | "off" | "0" => Ok(false),
         _ => Err("expected true or false".to_owned()),
     }
+}
+
+/// One of several words, in any case.
+pub fn choice<T: ValueEnum>(value: &str) -> ParseResult<T> {
+    T::from_str(value, true).map_err(|_| {
+        let words = T::value_variants().iter().filter_map(T::to_possible_value);
+        let words: Vec<String> = words.map(|word| word.get_name().to_owned()).collect();
+        let (last, others) = words.split_last().expect("there is more than one");
+        format!("expected {} or {last}", others.join(", "))
+    })
 }
 
 /// A TCP port.
@@ -104,28 +122,6 @@ pub fn interval(value: &str) -> ParseResult<Duration> {
     }
 }
 
-/// A log level, in the words of Rust's or Python's logging.
-pub fn log_level(value: &str) -> ParseResult<LogLevel> {
-    match value.to_ascii_lowercase().as_str() {
-        "error" | "critical" => Ok(LogLevel::Error),
-        "warn" | "warning" => Ok(LogLevel::Warn),
-        "info" => Ok(LogLevel::Info),
-        "debug" => Ok(LogLevel::Debug),
-        "trace" => Ok(LogLevel::Trace),
-        _ => Err("expected error, warn, info, debug or trace".to_owned()),
-    }
-}
-
-/// The shape of log lines.
-pub fn log_format(value: &str) -> ParseResult<LogFormat> {
-    match value.to_ascii_lowercase().as_str() {
-        "auto" => Ok(LogFormat::Auto),
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err("expected auto, text or json".to_owned()),
-    }
-}
-
 /// A number of times.
 pub fn count(value: &str) -> ParseResult<u32> {
     value.parse().map_err(|_| "expected a whole number, such as 5".to_owned())
@@ -136,26 +132,6 @@ pub fn positive(value: &str) -> ParseResult<u32> {
     match count(value)? {
         0 => Err("expected a number of at least 1".to_owned()),
         number => Ok(number),
-    }
-}
-
-/// How new files are found.
-pub fn watch_by(value: &str) -> ParseResult<WatchMethod> {
-    match value.to_ascii_lowercase().as_str() {
-        "auto" => Ok(WatchMethod::Auto),
-        "inotify" => Ok(WatchMethod::Inotify),
-        "poll" => Ok(WatchMethod::Poll),
-        _ => Err("expected auto, inotify or poll".to_owned()),
-    }
-}
-
-/// After which ends a service is started again.
-pub fn restart_policy(value: &str) -> ParseResult<RestartPolicy> {
-    match value.to_ascii_lowercase().as_str() {
-        "never" => Ok(RestartPolicy::Never),
-        "on-failure" => Ok(RestartPolicy::OnFailure),
-        "always" => Ok(RestartPolicy::Always),
-        _ => Err("expected never, on-failure or always".to_owned()),
     }
 }
 
@@ -170,12 +146,9 @@ pub fn services(value: &str) -> ParseResult<Vec<ServiceName>> {
     Ok(ServiceName::ALL.into_iter().filter(|service| words.contains(&service.as_str())).collect())
 }
 
-/// A JSON object, which stays text.
-pub fn json_object(value: &str) -> ParseResult<String> {
-    match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(value) {
-        Ok(_) => Ok(value.to_owned()),
-        Err(_) => Err("expected a JSON object, such as {\"sslmode\": \"require\"}".to_owned()),
-    }
+/// A JSON object.
+pub fn json_object(value: &str) -> ParseResult<Map<String, Value>> {
+    serde_json::from_str(value).map_err(|_| "expected a JSON object, such as {\"sslmode\": \"require\"}".to_owned())
 }
 
 /// Exit codes, separated by commas.
@@ -183,25 +156,6 @@ pub fn exit_codes(value: &str) -> ParseResult<Vec<u8>> {
     let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
     let codes: Result<Vec<u8>, _> = words.map(str::parse).collect();
     codes.map_err(|_| "expected exit codes from 0 to 255, such as 2, separated by commas".to_owned())
-}
-
-/// What the output of services becomes.
-pub fn child_output(value: &str) -> ParseResult<ChildOutput> {
-    match value.to_ascii_lowercase().as_str() {
-        "raw" => Ok(ChildOutput::Raw),
-        "text" => Ok(ChildOutput::Text),
-        "json" => Ok(ChildOutput::Json),
-        _ => Err("expected raw, text or json".to_owned()),
-    }
-}
-
-/// Who does the work of the job queue.
-pub fn backend(value: &str) -> ParseResult<ServiceBackend> {
-    match value.to_ascii_lowercase().as_str() {
-        "native" => Ok(ServiceBackend::Native),
-        "python" => Ok(ServiceBackend::Python),
-        _ => Err("expected native or python".to_owned()),
-    }
 }
 
 /// `http://HOST:PORT`, with or without a path. The token is a setting of its own.

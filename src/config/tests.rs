@@ -19,7 +19,7 @@ fn load(pairs: &[(&str, &str)], toml: &str, overrides: &[FlagOverride]) -> Resul
 }
 
 fn effective<'a>(config: &'a Config, path: &str) -> &'a EffectiveSetting {
-    config.effective_settings.iter().find(|s| s.path == path).expect("every key is shown")
+    config.effective_settings.iter().find(|s| s.setting.path == path).expect("every key is shown")
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn defaults_need_nothing() {
     let config = load(&[], "", &[]).expect("defaults are valid");
     assert_eq!(config.environment.config_dir, Path::new("/home/me/.bots/env/default/config"));
     assert_eq!(config.environment_root(), Path::new("/home/me/.bots/env/default"));
-    assert_eq!(config.stop.webserver.drain, Duration::ZERO);
+    assert_eq!(config.stop.webserver_drain, Duration::ZERO);
     assert_eq!(effective(&config, "health.addr").origin, Origin::Default);
 }
 
@@ -36,7 +36,7 @@ fn later_layers_win_and_are_named() {
     let toml = "[health]\naddr = \"127.0.0.1:1\"\n[webserver]\nport = 81\n[stop]\ntimeout = 7\n";
     let flag = FlagOverride { path: "webserver.port", flag: "--port", value: "83".into() };
     let config = load(&[("PORT", "82"), ("BOTS_CTL_HEALTH_ADDR", "127.0.0.1:2")], toml, &[flag]).expect("valid");
-    assert_eq!(config.web_port, Some(83));
+    assert_eq!(config.webserver.port, Some(83));
     assert_eq!(effective(&config, "webserver.port").origin, Origin::Flag("--port"));
     assert_eq!(config.health.addr.port(), 2);
     assert_eq!(effective(&config, "health.addr").origin, Origin::Environment("BOTS_CTL_HEALTH_ADDR".into()));
@@ -120,7 +120,7 @@ fn a_secret_may_stand_in_the_file_or_beside_it() {
 #[test]
 fn an_empty_variable_counts_as_unset() {
     let config = load(&[("PORT", ""), ("LOG_LEVEL", "")], "", &[]).expect("valid");
-    assert_eq!(config.web_port, None);
+    assert_eq!(config.webserver.port, None);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn config_directories_bots_cannot_import_are_refused() {
 #[test]
 fn a_pod_drains_by_default() {
     let config = load(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")], "", &[]).expect("valid");
-    assert_eq!(config.stop.webserver.drain, supervision::DRAIN_IN_KUBERNETES);
+    assert_eq!(config.stop.webserver_drain, Duration::from_secs(5));
 }
 
 #[test]
@@ -192,7 +192,7 @@ proptest! {
             prop_assert_eq!(&effective(&config, path).origin, &origin);
         }
         let given = |layers: &[Option<u16>; 3]| layers.iter().rev().flatten().next().copied();
-        prop_assert_eq!(config.web_port, given(&layers[0]));
+        prop_assert_eq!(config.webserver.port, given(&layers[0]));
         prop_assert_eq!(config.restart.limit, given(&layers[1]).map_or(default.restart.limit, u32::from));
         let seconds = |layers, default| given(layers).map_or(default, |value| Duration::from_secs(value.into()));
         prop_assert_eq!(config.stop.timeout, seconds(&layers[2], default.stop.timeout));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::ValueType;
+use super::setting::ValueType;
 
 /// One value of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]

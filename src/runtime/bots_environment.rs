@@ -8,7 +8,7 @@ use crate::bots::environment::Environment;
 use crate::bots::services::{ChildEnv, InheritedEnv, build_child_env};
 use crate::bots::{self, Installation};
 use crate::config::Config;
-use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE};
+use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE_ENV};
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
 use crate::health::checks::CheckTargets;
@@ -37,7 +37,7 @@ pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> ChildE
 /// mounted is taken over here, once it was found valid.
 pub(crate) fn service_variables(config: &Config, bots: &Installation) -> ChildEnv {
     let mut variables = child_variables(config, Some(&bots.bin_dir));
-    variables.set(CONFIG_SOURCE.env, &config.environment.config_dir);
+    variables.set(CONFIG_SOURCE_ENV, &config.environment.config_dir);
     if let Some(file) = committed_own_file(config) {
         variables.set(CONFIG_FILE_ENV, file);
     }

@@ -23,6 +23,7 @@ use crate::health::state::{HealthState, Phase, QueueCounts, ServiceHealth};
 use crate::jobs::listener::{bind, bind_loopback, serve};
 use crate::jobs::queue::{CommandResolver, JobSpec, Queue, QueueCommand, QueueConfig, Role, Status, queue};
 use crate::jobs::runner::RunLimits;
+use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::random;
 use crate::supervisor::group::{InProcessService, ServiceResult};
@@ -66,7 +67,7 @@ impl JobQueueService {
         database: DatabaseConfig,
         addr: Option<SocketAddr>,
     ) -> Self {
-        let times = config.stop.jobqueue;
+        let times = config.stop.of(ServiceName::Jobqueue);
         let longest = Duration::from_secs(queue.longest_minutes.saturating_mul(60));
         let network = addr.map(|addr| (addr, config.jobqueue.token.clone()));
         Self {

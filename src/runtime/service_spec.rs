@@ -126,12 +126,7 @@ impl ChildService {
 }
 
 fn stop_timeouts(name: ServiceName, config: &Config) -> StopTimeouts {
-    match name {
-        ServiceName::Webserver => config.stop.webserver,
-        ServiceName::Jobqueue => config.stop.jobqueue,
-        ServiceName::Dirmonitor => config.stop.dirmonitor,
-        ServiceName::Engine => config.stop.engine,
-    }
+    config.stop.of(name)
 }
 
 /// For a service that ends by itself. Want of processes is waited for all the same.

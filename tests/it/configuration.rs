@@ -361,7 +361,9 @@ fn the_readme_has_settings_with_their_defaults_and_every_exit_code() {
     for (_, cells) in settings.iter().skip(1) {
         let names = cells[0].split(", ").map(|name| name.trim_matches('`'));
         let found: Option<Vec<&str>> = names
-            .map(|name| Some(config.effective_settings.iter().find(|setting| setting.env == name)?.default))
+            .map(|name| {
+                Some(config.effective_settings.iter().find(|setting| setting.setting.env == name)?.setting.default)
+            })
             .collect();
         let defaults = cells[1].replace('`', "");
         match found {

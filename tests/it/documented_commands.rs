@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bots_ctl::cli::{self, Cli};
 use bots_ctl::config::Config;
-use bots_ctl::config::keys::ValueType;
+use bots_ctl::config::setting::ValueType;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
@@ -154,7 +154,7 @@ fn flags(command: &clap::Command, is_wanted: impl Fn(&str) -> bool) -> String {
 fn the_table_of_settings_is_that_of_the_code() {
     const BEGIN: &str = "| key | variable | type | default | meaning |\n|---|---|---|---|---|\n";
     let (config, _) = Config::read(&BTreeMap::new(), &[], None, Path::new("/nowhere"));
-    let mut settings: Vec<_> = config.effective_settings.iter().collect();
+    let mut settings: Vec<_> = config.effective_settings.iter().map(|known| known.setting).collect();
     settings.sort_by_key(|setting| setting.path);
     let mut rows = String::new();
     for setting in settings {
@@ -208,7 +208,7 @@ fn the_example_of_the_configuration_sets_every_key() {
     assert!(faults.is_empty(), "{faults:?}");
     let is_missing = |path: &str| !example.text.contains(&format!("{} =", path.rsplit('.').next().unwrap_or(path)));
     let missing: Vec<&str> =
-        config.effective_settings.iter().map(|setting| setting.path).filter(|path| is_missing(path)).collect();
+        config.effective_settings.iter().map(|known| known.setting.path).filter(|path| is_missing(path)).collect();
     assert!(missing.is_empty(), "the example leaves out {missing:?}");
 }
 

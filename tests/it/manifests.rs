@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use bots_ctl::config::Config;
+use bots_ctl::model::ServiceName;
 use bots_ctl::pycompat::configparser::BotsIni;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::CronJob;
@@ -249,7 +250,7 @@ fn every_variable_means_something() {
 
 fn known_variables() -> BTreeSet<String> {
     let (config, _) = Config::read(&BTreeMap::new(), &[], None, Path::new("/home/bots"));
-    config.effective_settings.iter().map(|shown| shown.env.to_owned()).collect()
+    config.effective_settings.iter().map(|shown| shown.setting.env.to_owned()).collect()
 }
 
 /// The stop sequence fits into what the kubelet grants, and bots-ctl is told how long that is.
@@ -265,10 +266,10 @@ fn the_grace_period_covers_the_stop_sequence() {
         variables.insert("KUBERNETES_SERVICE_HOST".into(), "10.0.0.1".into());
         let (config, _) = Config::read(&variables, &[], None, Path::new("/home/bots"));
         let times = match workload.as_str() {
-            "bots-webserver" => config.stop.webserver,
-            "bots-jobqueue" => config.stop.jobqueue,
-            "bots-dirmonitor" => config.stop.dirmonitor,
-            _ => config.stop.engine,
+            "bots-webserver" => config.stop.of(ServiceName::Webserver),
+            "bots-jobqueue" => config.stop.of(ServiceName::Jobqueue),
+            "bots-dirmonitor" => config.stop.of(ServiceName::Dirmonitor),
+            _ => config.stop.of(ServiceName::Engine),
         };
         let needed = (times.drain + times.timeout).as_secs_f64();
         let reserve = 3.0;

@@ -17,6 +17,7 @@ use crate::edi::recovery;
 use crate::edi::recovery::PreviousRun;
 use crate::edi::runs;
 use crate::exit::{Error, Exit, Kind, Outcome};
+use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::process::signals;
 use crate::process::signals::Signals;
@@ -242,7 +243,7 @@ impl EngineRun<'_> {
     async fn supervise(&mut self, mut service: services::BotsServiceSpec) -> Result<RunResult, Error> {
         let name = service.name.as_str();
         let answering = listings::answer(&mut self.files, &mut service.spec);
-        let times = self.config.stop.engine;
+        let times = self.config.stop.of(ServiceName::Engine);
         let plan = ServicePolicy {
             drain: times.drain,
             reload_drain: times.drain,

@@ -64,7 +64,8 @@ fn environment(lines: &str, place: &Path) -> BTreeMap<String, String> {
 fn check_fault(fault: &Diagnostic, shown: &[EffectiveSetting], file_place: &str) {
     let text = &fault.text;
     assert!(!super::has_control(text), "{text:?}");
-    let names_key = || shown.iter().any(|key| text.contains(key.env) || text.contains(key.path));
+    let names_key =
+        || shown.iter().map(|shown| shown.setting).any(|key| text.contains(key.env) || text.contains(key.path));
     assert!(text.contains(file_place) || text.contains("BOTS_CONFIG_DIR") || names_key(), "{text:?} is nowhere");
     assert!(!fault.is_from_command_line, "{text:?}: there are no flags");
 }
@@ -76,22 +77,22 @@ fn check_origin(
     values: &BTreeMap<String, TomlValue>,
     faults: &[Diagnostic],
 ) {
+    let key = shown.setting;
     let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
     let refused = |name: &str| faults.iter().any(|fault| fault.text.contains(name));
-    let is_file_variable = |name: &str| name.strip_suffix("_FILE") == Some(shown.env);
+    let is_file_variable = |name: &str| name.strip_suffix("_FILE") == Some(key.env);
     let is_fine = match &shown.origin {
-        Origin::Environment(name) => name == shown.env && set(name),
+        Origin::Environment(name) => name == key.env && set(name),
         Origin::SecretFile(name, _) => {
-            shown.secret && !set(shown.env) && (is_file_variable(name) || name.ends_with("_file"))
+            key.secret && !set(key.env) && (is_file_variable(name) || name.ends_with("_file"))
         }
-        Origin::File(_, line) => !set(shown.env) && values.get(shown.path).is_some_and(|value| value.line == *line),
+        Origin::File(_, line) => !set(key.env) && values.get(key.path).is_some_and(|value| value.line == *line),
         Origin::Default => {
-            (!set(shown.env) || refused(shown.env))
-                && (!values.contains_key(shown.path) || set(shown.env) || refused(shown.path))
+            (!set(key.env) || refused(key.env)) && (!values.contains_key(key.path) || set(key.env) || refused(key.path))
         }
         Origin::Flag(_) => false,
     };
-    assert!(is_fine, "{} comes from {:?}: {faults:?}", shown.path, shown.origin);
+    assert!(is_fine, "{} comes from {:?}: {faults:?}", key.path, shown.origin);
 }
 
 /// Whether it stands where secrets do, and nowhere else.
@@ -102,8 +103,8 @@ fn is_secret_alone(
     shown: &[EffectiveSetting],
 ) -> bool {
     // The parts of the URL are told where they disagree with others.
-    let secret = |key: &&EffectiveSetting| key.secret && key.path != "database.url";
-    let of_secrets = |name: &str| shown.iter().filter(secret).any(|key| key.env == name || key.path == name);
+    let secrets = || shown.iter().map(|shown| shown.setting).filter(|key| key.secret && key.path != "database.url");
+    let of_secrets = |name: &str| secrets().any(|key| key.env == name || key.path == name);
     let variables =
         environment.iter().all(|(name, value)| !name.contains(SECRET) && (!value.contains(SECRET) || of_secrets(name)));
     let in_file = match values {
@@ -121,7 +122,7 @@ fn check_secrecy(config: &Config, faults: &[Diagnostic], also_debug: bool) {
         assert!(!fault.text.contains(SECRET), "{}", fault.text);
     }
     for shown in &config.effective_settings {
-        assert!(!shown.value.contains(SECRET), "{} shows it", shown.path);
+        assert!(!shown.value.contains(SECRET), "{} shows it", shown.setting.path);
     }
     assert!(!also_debug || !format!("{config:?}").contains(SECRET));
 }
