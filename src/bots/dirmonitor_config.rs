@@ -3,11 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::environment::{Environment, parse_ini};
+use super::environment::Environment;
 use super::{Error, Installation};
 use crate::config::WatchMethod;
 use crate::config::parse::{self, ParseResult};
-use crate::fs::atomic::describe_io_error;
 use crate::model::BotsVersion;
 use crate::pycompat::configparser::{BotsIni, parse_boolean};
 
@@ -68,19 +67,15 @@ impl DirmonitorConfig {
     /// # Errors
     /// Everything that would start the wrong route, or none, with file and line.
     pub fn read(environment: &Environment, bots: &Installation) -> Result<Self, Error> {
-        let file = environment.config.join("bots.ini");
-        let text = std::fs::read_to_string(&file).map_err(|error| describe_io_error("read", &file, &error))?;
-        let ini = parse_ini(&file, &text)?;
+        let (file, ini) = (environment.ini_file(), environment.read_ini()?);
         let empty = Self::without_sections(environment, bots);
         let mut reader = SectionReader { file: &file, ini: &ini, base: &empty.base, faults: Vec::new() };
         let process_existing = reader.boolean(GENERAL, "process_existing", true);
         let way = reader.read_watch_options(GENERAL);
         let sections: Vec<&str> = ini.sections().filter(|name| name.starts_with(GENERAL) && *name != GENERAL).collect();
         let directories = sections.into_iter().filter_map(|section| reader.directory(section)).collect();
-        if reader.faults.is_empty() {
-            return Ok(Self { directories, process_existing, way, ..empty });
-        }
-        Err(Error::Faults(reader.faults))
+        Error::from_faults(reader.faults)?;
+        Ok(Self { directories, process_existing, way, ..empty })
     }
 
     /// As with a bots.ini that says nothing of the directory monitor.

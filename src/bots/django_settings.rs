@@ -165,7 +165,7 @@ impl DjangoSettings {
                 environment.botssys.display()
             ));
         }
-        if faults.is_empty() { Ok(()) } else { Err(Error::Faults(faults)) }
+        Error::from_faults(faults)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The only place that knows Bots: where it is installed, its files, its programs, its versions.
 
+pub mod child_env;
 pub mod config_source;
 pub mod config_watcher;
 pub mod dirmonitor_config;
@@ -10,6 +11,7 @@ pub mod engine_shim;
 pub mod environment;
 pub mod install;
 pub mod job_policy;
+pub mod jobqueue_config;
 pub mod log_format;
 pub mod migrate;
 pub mod python_session;
@@ -54,6 +56,11 @@ impl From<fs::Error> for Error {
 }
 
 impl Error {
+    /// All of these faults, if there are any.
+    pub(crate) fn from_faults(faults: Vec<String>) -> Result<(), Self> {
+        if faults.is_empty() { Ok(()) } else { Err(Self::Faults(faults)) }
+    }
+
     /// One fault.
     pub fn fault(text: impl Into<String>) -> Self {
         Self::Faults(vec![text.into()])

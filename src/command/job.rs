@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 use tokio::time::sleep;
 
 use crate::bots::environment::Environment;
-use crate::bots::services::BotsJobQueueIni;
+use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::cli::{self, AddJob, Global};
 use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};

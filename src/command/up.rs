@@ -4,7 +4,8 @@ use std::ffi::OsString;
 
 use tracing::info;
 
-use crate::bots::services::{BotsContext, BotsJobQueueIni};
+use crate::bots::jobqueue_config::BotsJobQueueIni;
+use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
 use crate::config::{Config, FlagOverride};
 use crate::exit::{Error, Outcome};

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::bots::child_env::ChildEnv;
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
-use crate::bots::services::{ChildEnv, InheritedEnv, build_child_env};
 use crate::bots::{self, Installation};
 use crate::config::Config;
 use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE_ENV};
@@ -25,12 +25,7 @@ pub(crate) async fn find_bots(config: &Config, reaper: &Reaper) -> Result<Instal
 
 /// The variables for children, on top of our own.
 pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> ChildEnv {
-    let inherited = InheritedEnv {
-        path: std::env::var_os("PATH"),
-        python_path: std::env::var_os("PYTHONPATH").filter(|path| !path.is_empty()),
-        temporary: temporary_directory(config),
-    };
-    build_child_env(config, bin_dir, &inherited)
+    ChildEnv::new(config, bin_dir, temporary_directory(config))
 }
 
 /// The variables of services. What they start, engines for instance, is bots-ctl again and takes over nothing: what is
@@ -66,18 +61,9 @@ pub(crate) async fn prepare(config: &Config, bots: &Installation) -> Result<Envi
     let (config, bots) = (config.clone(), bots.clone());
     let prepare = move || {
         let source = ConfigFiles::mounted(&config.environment.config_source, &config.environment.config_dir)?;
-        prepare_from(&config, &bots, &source)
+        Environment::prepare(&config, &bots, &source)
     };
     Ok(blocking(prepare).await??)
-}
-
-/// The same on this thread, with what is mounted.
-pub(crate) fn prepare_from(
-    config: &Config,
-    bots: &Installation,
-    source: &ConfigFiles,
-) -> Result<Environment, bots::Error> {
-    Environment::prepare(config, bots, source, &|line| tracing::info!("{line}"))
 }
 
 /// Does what may wait for a volume off the runtime's thread.

@@ -8,7 +8,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval};
 use tracing::{debug, error, info, warn};
 
-use crate::bots::services::{BotsContext, BotsJobQueueIni};
+use crate::bots::jobqueue_config::BotsJobQueueIni;
+use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::exit::Error;

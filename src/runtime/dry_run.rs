@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tracing::subscriber::{NoSubscriber, with_default};
+
 use crate::bots;
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::django_settings::DjangoSettings;
@@ -92,7 +94,7 @@ fn check_secret_key(config: &Config) -> Result<(), bots::Error> {
     }
 }
 
-/// Makes the copy and prepares it. What happens to a copy is told nobody.
+/// Makes the copy and prepares it, without the log lines of changes to it.
 fn stage(
     config: &Config,
     bots: &Installation,
@@ -101,7 +103,8 @@ fn stage(
     let staging = StagedEnvironment::new(config, bots.bots_version(), source)?;
     let paths = &staging.config.environment;
     let source = ConfigFiles::mounted(&paths.config_source, &paths.config_dir);
-    let prepared = source.and_then(|source| Environment::prepare(&staging.config, bots, &source, &|_| {}));
+    let prepare = || Environment::prepare(&staging.config, bots, &source?);
+    let prepared = with_default(NoSubscriber::new(), prepare);
     Ok((staging, prepared))
 }
 

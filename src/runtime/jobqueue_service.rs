@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep};
 use tracing::{error, info};
 
 use crate::bots::job_policy::JobPolicy;
-use crate::bots::services::{BotsContext, BotsJobQueueIni};
+use crate::bots::jobqueue_config::BotsJobQueueIni;
+use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::bots::environment::Environment;
-use crate::bots::services::BotsJobQueueIni;
+use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::config::Config;
 use crate::jobs::listener::bind_loopback;
 use crate::jobs::relay::{Relay, serve};

@@ -12,7 +12,9 @@ use crate::admin::server;
 use crate::admin::server::{AdminPages, MetricsHandler};
 use crate::bots::config_source::{ConfigFiles, Digest};
 use crate::bots::django_settings::DjangoSettings;
-use crate::bots::services::{BotsContext, BotsJobQueueIni};
+use crate::bots::environment::Environment;
+use crate::bots::jobqueue_config::BotsJobQueueIni;
+use crate::bots::services::BotsContext;
 use crate::bots::{self, Installation};
 use crate::config::{Config, Diagnostic};
 use crate::exit::{Error, Exit, Kind, Outcome};
@@ -28,9 +30,7 @@ use crate::supervisor::group::ServiceResult;
 use crate::supervisor::state::Termination;
 use crate::telemetry::counters::{Counters, Event};
 
-use super::bots_environment::{
-    blocking, committed_own_file, find_bots, health_targets, prepare_from, service_variables,
-};
+use super::bots_environment::{blocking, committed_own_file, find_bots, health_targets, service_variables};
 use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
 use super::events::SupervisorEvents;
 use super::init_db;
@@ -181,7 +181,7 @@ async fn prepare_all(
             Some(_) => ConfigFiles::default(),
             None => ConfigFiles::mounted(&own.environment.config_source, &own.environment.config_dir)?,
         };
-        let environment = prepare_from(&own, &installed, &source)?;
+        let environment = Environment::prepare(&own, &installed, &source)?;
         Ok::<_, bots::Error>((environment, committed.unwrap_or_else(|| source.digest())))
     };
     let (environment, applied) = blocking(prepare).await??;
@@ -267,7 +267,7 @@ async fn run(
 /// Puts the files in their places, as a start does; what the next start in this place has to know.
 async fn commit(bots: &Installation, reload: &PendingReload, counters: &Counters) -> Result<ReloadState, Error> {
     let (config, bots, source) = (reload.config.clone(), bots.clone(), reload.source.clone());
-    blocking(move || prepare_from(&config, &bots, &source)).await??;
+    blocking(move || Environment::prepare(&config, &bots, &source)).await??;
     let reloads = [counters.of(Event::ReloadApplied) + 1, counters.of(Event::ReloadRefused)];
     let (own_file, applied) = (committed_own_file(&reload.config), reload.source.digest());
     Ok(ReloadState { own_file, applied, reloads, ..ReloadState::default() })

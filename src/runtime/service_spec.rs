@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::time::Duration;
 
 use crate::bots::django_settings::DjangoSettings as DjangoFacts;
-use crate::bots::services::{BotsContext, BotsJobQueueIni, BotsServiceSpec};
+use crate::bots::jobqueue_config::BotsJobQueueIni;
+use crate::bots::services::{BotsContext, BotsServiceSpec};
 use crate::config::{Config, StopTimeouts};
 use crate::exit::{Error, Kind};
 use crate::health::state::ServiceHealth as ServiceFacts;

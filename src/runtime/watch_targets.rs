@@ -11,7 +11,7 @@ use crate::bots;
 use crate::bots::Installation;
 use crate::bots::dirmonitor_config::{DirmonitorConfig, FilePattern, WatchOptions};
 use crate::bots::environment::Environment;
-use crate::bots::services::BotsJobQueueIni;
+use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::config::Config;
 use crate::database;
 use crate::database::DatabaseConfig;

@@ -10,7 +10,7 @@ use tracing::{error, info};
 
 use crate::bots::Error;
 use crate::bots::environment::Environment;
-use crate::bots::services::BotsJobQueueIni;
+use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::supervisor::task::ServiceCommand;
 
 /// What bots.ini says: `[settings] maxruntime` and `[jobqueue] killjobsintimeout`.

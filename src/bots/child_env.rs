@@ -1,0 +1,125 @@
+//! The environment variables that lead any program of Bots, and any Python of it, to one environment.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::engine_shim;
+use crate::config::Config;
+use crate::config::keys::CONFIG_FILE_ENV;
+use crate::process::child::ProcessSpec;
+
+/// Secrets that no service has a use for.
+const BOTSCTL_ONLY_VARS: [&str; 6] = [
+    "SUPERUSER_PASSWORD",
+    "SUPERUSER_PASSWORD_FILE",
+    "BOTS_CTL_DATABASE_URL",
+    "BOTS_CTL_DATABASE_URL_FILE",
+    "BOTS_CTL_JOBQUEUE_TOKEN",
+    "BOTS_CTL_JOBQUEUE_TOKEN_FILE",
+];
+
+/// Secrets that settings.py reads.
+const SECRETS: [&str; 2] = ["DB_PASSWORD", "DJANGO_SECRET_KEY"];
+
+/// Variables that every child gets beside those that bots-ctl itself has. Not `Debug`: some are secrets.
+#[derive(Clone)]
+pub struct ChildEnv(pub Vec<(String, OsString)>);
+
+impl ChildEnv {
+    /// The variables for programs of Bots in `bin_dir`, or for any program where Bots is not installed. `temporary` is a directory
+    /// for temporary files, where the usual one cannot be written to.
+    #[must_use]
+    pub fn new(config: &Config, bin_dir: Option<&Path>, temporary: Option<PathBuf>) -> Self {
+        let config_dir = &config.environment.config_dir;
+        let module = format!("{}.settings", config_dir.file_name().unwrap_or_default().to_string_lossy());
+        let root = config.environment_root();
+        let links = engine_shim::directory(root);
+        let modules = [links.as_path(), root];
+        let python_path = prepend(if bin_dir.is_some() { &modules } else { &modules[1..] }, "PYTHONPATH");
+        let mut all: Vec<(String, OsString)> = vec![
+            ("BOTSENV".into(), config.environment.name.clone().into()),
+            ("BOTS_CONFIG_DIR".into(), config_dir.into()),
+            ("DJANGO_SETTINGS_MODULE".into(), module.into()),
+            ("PYTHONUNBUFFERED".into(), "1".into()),
+            ("HOME".into(), config.home.clone().into()),
+            ("PYTHONPATH".into(), python_path),
+        ];
+        all.extend(bin_dir.map(|bin_dir| ("PATH".into(), prepend(&[&links, bin_dir], "PATH"))));
+        all.extend(temporary.map(|temporary| ("TMPDIR".into(), temporary.into())));
+        if let Some(file) = &config.file {
+            // An engine that a service starts is bots-ctl again.
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+            all.push((CONFIG_FILE_ENV.into(), file.into()));
+        }
+        all.extend(settings_env(config));
+        Self(all)
+    }
+
+    /// Gives a process these variables, and keeps from it those that only bots-ctl needs.
+    #[must_use]
+    pub fn apply(&self, mut spec: ProcessSpec) -> ProcessSpec {
+        spec.environment.clone_from(&self.0);
+        spec.env_remove.extend(self.hidden());
+        spec
+    }
+
+    /// Sets one of them.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.0.retain(|(known, _)| known != name);
+        self.0.push((name.to_owned(), value.into()));
+    }
+
+    /// Variables that name the file of a secret which is given as well: bots-ctl, started by a child, would find two
+    /// values.
+    pub fn redundant_secret_file_vars(&self) -> impl Iterator<Item = String> {
+        let given = self.0.iter().filter(|(name, _)| SECRETS.contains(&name.as_str()));
+        given.map(|(name, _)| format!("{name}_FILE"))
+    }
+
+    fn hidden(&self) -> impl Iterator<Item = String> {
+        self.redundant_secret_file_vars().chain(BOTSCTL_ONLY_VARS.map(str::to_owned))
+    }
+
+    /// The complete environment of a process of Bots.
+    pub(super) fn effective(&self) -> BTreeMap<String, String> {
+        let inherited = std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+        let mut all: BTreeMap<String, String> = inherited
+            .chain(self.0.iter().cloned())
+            .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+            .collect();
+        self.hidden().for_each(|name| drop(all.remove(&name)));
+        all
+    }
+}
+
+/// `first` before the paths that our own variable has; nothing twice.
+fn prepend(first: &[&Path], variable: &str) -> OsString {
+    let own = std::env::var_os(variable).filter(|paths| !paths.is_empty());
+    let own: Vec<PathBuf> = own.iter().flat_map(std::env::split_paths).collect();
+    let others = own.iter().map(PathBuf::as_path).filter(|path| !first.contains(path));
+    std::env::join_paths(first.iter().copied().chain(others)).unwrap_or_else(|_| first[first.len() - 1].into())
+}
+
+/// A value of bots-ctl.toml or of a flag reaches settings.py as a variable would.
+fn settings_env(config: &Config) -> impl Iterator<Item = (String, OsString)> {
+    let (database, django) = (&config.database, &config.django);
+    let secret = |value: &Option<SecretString>| value.as_ref().map(|secret| secret.expose_secret().to_owned());
+    let given = [
+        ("DB_ENGINE", database.engine.clone()),
+        ("DB_NAME", database.name.clone()),
+        ("DB_USER", database.user.clone()),
+        ("DB_PASSWORD", secret(&database.password)),
+        ("DB_HOST", database.host.clone()),
+        ("DB_PORT", database.port.map(|port| port.to_string())),
+        ("DB_OPTIONS", database.options.as_ref().map(|options| serde_json::json!(options).to_string())),
+        ("DJANGO_SECRET_KEY", secret(&django.secret_key)),
+        ("ALLOWED_HOSTS", django.allowed_hosts.clone()),
+        ("CSRF_TRUSTED_ORIGINS", django.csrf_trusted_origins.clone()),
+        ("DEBUG", django.debug.map(|debug| if debug { "True" } else { "False" }.to_owned())),
+        ("TZ", django.time_zone.clone()),
+    ];
+    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())))
+}

@@ -1,0 +1,60 @@
+//! The section `[jobqueue]` of bots.ini.
+
+use std::path::PathBuf;
+
+use super::Error;
+use super::environment::Environment;
+use crate::model::ServiceName;
+use crate::pycompat::configparser::{parse_boolean, parse_integer};
+
+/// The job queue as bots.ini configures it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BotsJobQueueIni {
+    /// Whether it is in use.
+    pub enabled: bool,
+    /// Its port on loopback.
+    pub port: u16,
+    /// How many jobs run at once.
+    pub threads: usize,
+    /// How many minutes a job may run.
+    pub longest_minutes: u64,
+    /// Whether it is ended then.
+    pub kills_overdue: bool,
+    /// First words of tasks that may be run beside the engine.
+    pub authorised: Vec<String>,
+    /// The file that says so.
+    pub file: PathBuf,
+}
+
+impl BotsJobQueueIni {
+    /// The port where bots.ini names none.
+    pub const PORT: u16 = 28082;
+
+    /// Reads the effective bots.ini.
+    ///
+    /// # Errors
+    /// When it cannot be read; each fault with file and line.
+    pub fn read(environment: &Environment) -> Result<Self, Error> {
+        let ini = environment.read_ini()?;
+        let value = |section, key| ini.get(section, key).map(|entry| entry.value);
+        let is_true = |key| value("jobqueue", key).and_then(parse_boolean).unwrap_or(false);
+        let number = |section, key| value(section, key).and_then(parse_integer);
+        let words = value("jobqueue", "authorized_tasks").unwrap_or_default().split([' ', ',', ';', '\t', '\n']);
+        Ok(Self {
+            enabled: is_true("enabled"),
+            port: number("jobqueue", "port").and_then(|port| port.try_into().ok()).unwrap_or(Self::PORT),
+            threads: number("jobqueue", "nr_threads").and_then(|count| count.try_into().ok()).unwrap_or(1).max(1),
+            longest_minutes: number("settings", "maxruntime").map_or(60, |minutes| minutes.try_into().unwrap_or(0)),
+            kills_overdue: is_true("killjobsintimeout"),
+            authorised: words.filter(|word| !word.is_empty()).map(str::to_owned).collect(),
+            file: environment.ini_file(),
+        })
+    }
+
+    /// The fault that keeps the queue, and a service that needs it, from running.
+    #[must_use]
+    pub fn disabled_error(&self, service: ServiceName) -> Error {
+        let (file, name) = (self.file.display(), service.as_str());
+        Error::fault(format!("{file}: [jobqueue] enabled is not True, so {name} would end at once: set enabled = True"))
+    }
+}
