@@ -1,4 +1,4 @@
--- What init-db was doing when: one row, so that the next run knows of one that was cut off.
+-- The step that init-db is at, in one row: the next run finds out that this one was interrupted.
 
 CREATE TABLE IF NOT EXISTS botsctl_init (
     id INTEGER PRIMARY KEY NOT NULL,

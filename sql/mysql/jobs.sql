@@ -13,6 +13,6 @@ CREATE TABLE IF NOT EXISTS botsctl_job (
     exit_code BIGINT,
     output MEDIUMTEXT,
     owner VARCHAR(100),
-    KEY botsctl_job_line (state, priority, number),
-    KEY botsctl_job_task (digest, state)
+    KEY botsctl_job_state_priority (state, priority, number),
+    KEY botsctl_job_digest (digest, state)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4;

@@ -1,7 +1,7 @@
--- What runs leave behind for whoever exports metrics: the last runs of the engine, one row each, and sums that only grow, so
--- that removing old rows takes nothing from them. Times are milliseconds since 1970, spans milliseconds.
+-- The last runs of the engine, one row each, and counters over all runs, which only grow: removing old rows takes nothing
+-- from them. Metrics show both. Times are milliseconds since 1970, durations milliseconds.
 
-CREATE TABLE IF NOT EXISTS botsctl_run (
+CREATE TABLE IF NOT EXISTS botsctl_engine_run (
     id VARCHAR(32) PRIMARY KEY NOT NULL,
     holder VARCHAR(255) NOT NULL,
     started BIGINT NOT NULL,
@@ -12,7 +12,7 @@ CREATE TABLE IF NOT EXISTS botsctl_run (
     lease_wait BIGINT NOT NULL,
     recovered INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS botsctl_total (
+CREATE TABLE IF NOT EXISTS botsctl_counter (
     name VARCHAR(32) PRIMARY KEY NOT NULL,
     value BIGINT NOT NULL
 );

@@ -14,5 +14,5 @@ CREATE TABLE IF NOT EXISTS botsctl_job (
     output TEXT,
     owner VARCHAR(100)
 );
-CREATE INDEX IF NOT EXISTS botsctl_job_line ON botsctl_job (state, priority, number);
-CREATE INDEX IF NOT EXISTS botsctl_job_task ON botsctl_job (digest, state);
+CREATE INDEX IF NOT EXISTS botsctl_job_state_priority ON botsctl_job (state, priority, number);
+CREATE INDEX IF NOT EXISTS botsctl_job_digest ON botsctl_job (digest, state);

@@ -1,4 +1,5 @@
--- The process that runs the engine, or ran it last, and the job queue that is active, or was last: one row each. Times are milliseconds since 1970.
+-- One row for the process that runs the engine, or ran it last, and one for the active job queue. Times are milliseconds
+-- since 1970.
 
 CREATE TABLE IF NOT EXISTS botsctl_lease (
     name VARCHAR(32) PRIMARY KEY NOT NULL,

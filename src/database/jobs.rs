@@ -43,7 +43,7 @@ impl JobStore {
     pub async fn open(settings: &DatabaseConfig, owner: &str, connected: impl FnOnce()) -> Result<Self, Error> {
         let mut session = LockSession::open(settings, LockName::JobQueue).await?;
         connected();
-        for tables in [OwnTables::Lease, OwnTables::Jobs] {
+        for tables in [OwnTables::LEASE, OwnTables::JOBS] {
             with_timeout(settings, own_schema::ensure(&mut session.connection, settings, tables)).await?;
         }
         let mut jobs = Self { settings: settings.clone(), session, owner: owner.to_owned(), last_number: 0 };

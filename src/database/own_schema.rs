@@ -1,79 +1,86 @@
-//! The tables of bots-ctl itself. `init-db` makes all of them; in a database that an earlier version initialised, the
-//! first process that needs one makes it.
+//! The tables of bots-ctl itself. `init-db` creates all of them; in a database that an earlier version initialised, the
+//! first process that needs one creates it.
 
 use super::query::Connection;
 use super::{DatabaseConfig, Error};
 
-/// A file of `sql/`, with the tables that it makes.
+/// A file of `sql/`, with the tables that it creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum OwnTables {
-    InitProgress,
-    Lease,
-    Recovery,
-    RunMetrics,
-    Jobs,
+pub struct OwnTables {
+    names: &'static str,
+    /// For SQLite, MySQL and PostgreSQL.
+    statements: [&'static str; 3],
+}
+
+macro_rules! own_tables {
+    ($names:literal, $file:literal) => {
+        OwnTables {
+            names: $names,
+            statements: [
+                include_str!(concat!("../../sql/sqlite/", $file)),
+                include_str!(concat!("../../sql/mysql/", $file)),
+                include_str!(concat!("../../sql/postgresql/", $file)),
+            ],
+        }
+    };
 }
 
 impl OwnTables {
-    /// All of them. Recovery takes what earlier versions kept in the lease.
-    pub const ALL: [Self; 5] = [Self::InitProgress, Self::Lease, Self::Recovery, Self::RunMetrics, Self::Jobs];
+    pub const INIT_PROGRESS: Self = own_tables!("botsctl_init", "init_progress.sql");
+    pub const LEASE: Self = own_tables!("botsctl_lease", "lease.sql");
+    pub const RECOVERY: Self = own_tables!("botsctl_recovery", "recovery.sql");
+    pub const RUN_METRICS: Self = own_tables!("botsctl_engine_run, botsctl_counter", "run_metrics.sql");
+    pub const JOBS: Self = own_tables!("botsctl_job", "jobs.sql");
 
-    fn names(self) -> &'static str {
-        match self {
-            Self::InitProgress => "botsctl_init",
-            Self::Lease => "botsctl_lease",
-            Self::Recovery => "botsctl_recovery",
-            Self::RunMetrics => "botsctl_run, botsctl_total",
-            Self::Jobs => "botsctl_job",
-        }
-    }
-
-    fn statements(self, settings: &DatabaseConfig) -> &'static str {
-        macro_rules! of_kind {
-            ($file:literal) => {
-                match settings {
-                    DatabaseConfig::Sqlite(_) => include_str!(concat!("../../sql/sqlite/", $file)),
-                    DatabaseConfig::Mysql(_) => include_str!(concat!("../../sql/mysql/", $file)),
-                    DatabaseConfig::Postgres(_) => include_str!(concat!("../../sql/postgresql/", $file)),
-                }
-            };
-        }
-        match self {
-            Self::InitProgress => of_kind!("init_progress.sql"),
-            Self::Lease => of_kind!("lease.sql"),
-            Self::Recovery => of_kind!("recovery.sql"),
-            Self::RunMetrics => of_kind!("run_metrics.sql"),
-            Self::Jobs => of_kind!("jobs.sql"),
-        }
-    }
+    /// All of them. Recovery moves rows of earlier versions out of the lease.
+    pub const ALL: [Self; 5] = [Self::INIT_PROGRESS, Self::LEASE, Self::RECOVERY, Self::RUN_METRICS, Self::JOBS];
 }
 
-/// Makes the tables if they are not there: an account that may not make tables, or that is warned of each that is there,
-/// has no need to try.
+/// Tables that earlier versions had under another name.
+const RENAMED: [(&str, &str); 2] = [("botsctl_run", "botsctl_engine_run"), ("botsctl_total", "botsctl_counter")];
+
+/// Creates the tables if they do not exist. An account without the right to create tables needs none while they exist.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn ensure(connection: &mut Connection, settings: &DatabaseConfig, tables: OwnTables) -> Result<(), Error> {
-    if are_there(connection, tables).await {
+    if exist(connection, tables).await {
         return Ok(());
     }
-    let made = connection.execute_batch(tables.statements(settings)).await;
-    let Err(error) = made else { return Ok(()) };
-    // Another process may have made them in this moment, which PostgreSQL takes for a conflict.
-    if are_there(connection, tables).await {
+    let Err(error) = create(connection, settings, tables).await else { return Ok(()) };
+    // Another process may have created them at the same time, which PostgreSQL reports as a conflict.
+    if exist(connection, tables).await {
         return Ok(());
     }
-    Err(Error::failed(&format!("make {} in", tables.names()), settings, &error))
+    Err(Error::failed(&format!("create {} in", tables.names), settings, &error))
 }
 
-async fn are_there(connection: &mut Connection, tables: OwnTables) -> bool {
-    let query = match tables {
-        // A server without transactions for CREATE TABLE may have been cut off before the row was there.
-        OwnTables::Recovery => "SELECT run FROM botsctl_recovery".to_owned(),
-        _ => format!("SELECT count(*) FROM {} WHERE 1 = 0", tables.names()),
+async fn create(connection: &mut Connection, settings: &DatabaseConfig, tables: OwnTables) -> Result<(), sqlx::Error> {
+    for (old, new) in RENAMED.into_iter().filter(|(_, new)| tables.names.contains(new)) {
+        if has_table(connection, old).await {
+            connection.execute_batch(format!("ALTER TABLE {old} RENAME TO {new}")).await?;
+        }
+    }
+    let [sqlite, mysql, postgres] = tables.statements;
+    let statements = match settings {
+        DatabaseConfig::Sqlite(_) => sqlite,
+        DatabaseConfig::Mysql(_) => mysql,
+        DatabaseConfig::Postgres(_) => postgres,
     };
-    matches!(connection.fetch_value(query).await, Ok(Some(_)))
+    connection.execute_batch(statements).await
+}
+
+async fn exist(connection: &mut Connection, tables: OwnTables) -> bool {
+    // A server without transactions for CREATE TABLE may have been interrupted before it wrote the row.
+    if tables == OwnTables::RECOVERY {
+        return matches!(connection.fetch_value("SELECT run FROM botsctl_recovery").await, Ok(Some(_)));
+    }
+    has_table(connection, tables.names).await
+}
+
+/// Whether the tables of this list can be read.
+async fn has_table(connection: &mut Connection, names: &str) -> bool {
+    connection.fetch_value(format!("SELECT count(*) FROM {names} WHERE 1 = 0")).await.is_ok()
 }
 
 #[cfg(test)]
@@ -86,7 +93,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
-        ensure(&mut on, &settings, OwnTables::Lease).await.expect("made");
+        ensure(&mut on, &settings, OwnTables::LEASE).await.expect("made");
         on.execute_batch(
             "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) VALUES \
              ('engine', 'e', 'pod', 1, 2, 0), ('recovery', '17', '2', 3, 3, 0), ('watched', 'noon', 'noon 9', 4, 4, 1); \
@@ -97,7 +104,7 @@ mod tests {
         .await
         .expect("written, and cut off before the row");
         for _ in 0..2 {
-            ensure(&mut on, &settings, OwnTables::Recovery).await.expect("made");
+            ensure(&mut on, &settings, OwnTables::RECOVERY).await.expect("made");
             let rows = on.fetch_text("SELECT * FROM botsctl_recovery").await.expect("read");
             let row = ["1", "17", "2", "noon", "noon 9", "4", "1"].map(|cell| Some(cell.to_owned()));
             assert_eq!(rows, [row.to_vec()]);
@@ -114,12 +121,30 @@ mod tests {
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
         for tables in OwnTables::ALL {
-            assert!(!are_there(&mut on, tables).await, "{tables:?}");
+            assert!(!exist(&mut on, tables).await, "{tables:?}");
             ensure(&mut on, &settings, tables).await.expect("made");
-            assert!(are_there(&mut on, tables).await, "{tables:?}");
+            assert!(exist(&mut on, tables).await, "{tables:?}");
         }
         on.execute_batch("UPDATE botsctl_recovery SET run = 5").await.expect("written");
-        ensure(&mut on, &settings, OwnTables::Recovery).await.expect("it is there");
+        ensure(&mut on, &settings, OwnTables::RECOVERY).await.expect("it is there");
         assert_eq!(on.fetch_value("SELECT run FROM botsctl_recovery").await.expect("read"), Some("5".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn tables_with_their_earlier_names_are_renamed_with_their_rows() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
+        let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
+        ensure(&mut on, &settings, OwnTables::RUN_METRICS).await.expect("created");
+        on.execute_batch(
+            "INSERT INTO botsctl_counter (name, value) VALUES ('run_success', 7); \
+             ALTER TABLE botsctl_counter RENAME TO botsctl_total; ALTER TABLE botsctl_engine_run RENAME TO botsctl_run",
+        )
+        .await
+        .expect("as an earlier version has left them");
+        ensure(&mut on, &settings, OwnTables::RUN_METRICS).await.expect("renamed");
+        let value = on.fetch_value("SELECT value FROM botsctl_counter WHERE name = 'run_success'").await;
+        assert_eq!(value.expect("read"), Some("7".to_owned()));
+        assert!(!has_table(&mut on, "botsctl_total").await && !has_table(&mut on, "botsctl_run").await);
     }
 }

@@ -119,10 +119,10 @@ pub struct RunTotals {
 /// # Errors
 /// When the database refuses.
 pub async fn ensure_totals(connection: &mut Connection, settings: &DatabaseConfig) -> Result<(), Error> {
-    let failed = |error: sqlx::Error| Error::failed("make the rows of botsctl_total in", settings, &error);
+    let failed = |error: sqlx::Error| Error::failed("make the rows of botsctl_counter in", settings, &error);
     let lacking = match missing_totals(connection).await {
         Err(error) if errors::is_missing_table(&error) => {
-            own_schema::ensure(connection, settings, OwnTables::RunMetrics).await?;
+            own_schema::ensure(connection, settings, OwnTables::RUN_METRICS).await?;
             missing_totals(connection).await
         }
         lacking => lacking,
@@ -131,7 +131,7 @@ pub async fn ensure_totals(connection: &mut Connection, settings: &DatabaseConfi
     if rows.is_empty() {
         return Ok(());
     }
-    let insert = format!("INSERT INTO botsctl_total (name, value) VALUES {}", rows.join(", "));
+    let insert = format!("INSERT INTO botsctl_counter (name, value) VALUES {}", rows.join(", "));
     let Err(error) = connection.execute_batch(insert).await else { return Ok(()) };
     // Another process may have made the same rows in this moment, which is a conflict.
     match missing_totals(connection).await {
@@ -142,7 +142,7 @@ pub async fn ensure_totals(connection: &mut Connection, settings: &DatabaseConfi
 
 /// The totals that have no row.
 async fn missing_totals(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
-    let rows = connection.fetch_text("SELECT name FROM botsctl_total").await?;
+    let rows = connection.fetch_text("SELECT name FROM botsctl_counter").await?;
     let there: BTreeSet<String> = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
     Ok(total_names().into_iter().filter(|name| !there.contains(name)).collect())
 }
@@ -158,19 +158,19 @@ pub async fn begin(connection: &mut Connection, settings: &DatabaseConfig, run: 
     let (holder, waited) = (connection.quote_literal(&holder), milliseconds(run.waited));
     let interrupted = RunOutcome::Interrupted.as_str();
     let open = format!("outcome IS NULL AND id <> {id}");
-    let is_new = format!("NOT EXISTS (SELECT 1 FROM botsctl_run WHERE id = {id})");
+    let is_new = format!("NOT EXISTS (SELECT 1 FROM botsctl_engine_run WHERE id = {id})");
     let totals =
         increment_sql(&[(LEASE_WAIT, waited.to_string()), (RECOVERIES, u8::from(run.recovers).to_string())], &is_new);
     let others = increment_sql(
-        &[(&sum_of(RunOutcome::Interrupted), format!("(SELECT count(*) FROM botsctl_run WHERE {open})"))],
+        &[(&sum_of(RunOutcome::Interrupted), format!("(SELECT count(*) FROM botsctl_engine_run WHERE {open})"))],
         "1 = 1",
     );
     let statements = [
         others,
-        format!("UPDATE botsctl_run SET outcome = '{interrupted}', ended = {now} WHERE {open}"),
+        format!("UPDATE botsctl_engine_run SET outcome = '{interrupted}', ended = {now} WHERE {open}"),
         totals,
         format!(
-            "INSERT INTO botsctl_run (id, holder, started, lease_wait, recovered) \
+            "INSERT INTO botsctl_engine_run (id, holder, started, lease_wait, recovered) \
              SELECT {id}, {holder}, {now}, {waited}, {} FROM (SELECT 1) AS one WHERE {is_new}",
             u8::from(run.recovers)
         ),
@@ -192,7 +192,7 @@ pub async fn end(
     took: Duration,
 ) -> Result<(), Error> {
     let (now, id) = (connection.server_time_ms(), connection.quote_literal(id));
-    let is_open = format!("EXISTS (SELECT 1 FROM botsctl_run WHERE id = {id} AND outcome IS NULL)");
+    let is_open = format!("EXISTS (SELECT 1 FROM botsctl_engine_run WHERE id = {id} AND outcome IS NULL)");
     let (sum, class, took) = (sum_of(outcome), bucket_for(took), milliseconds(took));
     let mut totals = vec![(sum.as_str(), "1".to_owned()), (&class, "1".to_owned()), (TOOK, took.to_string())];
     if outcome.is_complete_run() {
@@ -202,12 +202,12 @@ pub async fn end(
     let statements = [
         increment_sql(&totals, &is_open),
         format!(
-            "UPDATE botsctl_run SET outcome = '{outcome}', ended = {now}, exit_code = {code}, took = {took} \
+            "UPDATE botsctl_engine_run SET outcome = '{outcome}', ended = {now}, exit_code = {code}, took = {took} \
              WHERE id = {id} AND outcome IS NULL"
         ),
         format!(
-            "DELETE FROM botsctl_run WHERE started < (SELECT min(started) FROM \
-             (SELECT started FROM botsctl_run ORDER BY started DESC LIMIT {MAX_RUN_ROWS}) AS newest)"
+            "DELETE FROM botsctl_engine_run WHERE started < (SELECT min(started) FROM \
+             (SELECT started FROM botsctl_engine_run ORDER BY started DESC LIMIT {MAX_RUN_ROWS}) AS newest)"
         ),
     ];
     execute_in_transaction(connection, &statements)
@@ -244,7 +244,7 @@ pub async fn add_initialisation(
 /// # Errors
 /// When the database cannot be read.
 pub async fn read(connection: &mut Connection) -> Result<Option<RunTotals>, sqlx::Error> {
-    let rows = match connection.fetch_text("SELECT name, value FROM botsctl_total").await {
+    let rows = match connection.fetch_text("SELECT name, value FROM botsctl_counter").await {
         Err(error) if errors::is_missing_table(&error) => return Ok(None),
         rows => rows?,
     };
@@ -291,7 +291,7 @@ fn initialisation(is_success: bool) -> &'static str {
 
 /// One statement that adds to several totals, where a condition holds.
 fn increment_sql(changes: &[(&str, String)], condition: &str) -> String {
-    let mut statement = "UPDATE botsctl_total SET value = value + CASE name".to_owned();
+    let mut statement = "UPDATE botsctl_counter SET value = value + CASE name".to_owned();
     for (name, change) in changes {
         let _ = write!(statement, " WHEN '{name}' THEN {change}");
     }
@@ -383,11 +383,11 @@ mod tests {
             let id = format!("{number:05}");
             begin(&mut on, &settings, &run(&id)).await.expect("begun");
             // Runs of the same millisecond are of the same age.
-            let spread = format!("UPDATE botsctl_run SET started = {number} WHERE id = '{id}'");
+            let spread = format!("UPDATE botsctl_engine_run SET started = {number} WHERE id = '{id}'");
             on.execute_batch(spread).await.expect("changed");
             end(&mut on, &settings, &id, (RunOutcome::Success, Some(0)), Duration::ZERO).await.expect("ended");
         }
-        let rows = on.fetch_value("SELECT count(*) FROM botsctl_run").await.expect("counted");
+        let rows = on.fetch_value("SELECT count(*) FROM botsctl_engine_run").await.expect("counted");
         assert_eq!(rows, Some(MAX_RUN_ROWS.to_string()));
         let totals = read(&mut on).await.expect("read").expect("they are there");
         assert_eq!(totals.runs[0], MAX_RUN_ROWS as u64 + 20);

@@ -53,7 +53,7 @@ fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
     system.run(&["engine", "--lease-wait", "0", "--success-exit-codes", "3"]).expect_code(0);
     system.release();
     assert_eq!(first.wait_code(), 0, "{}", first.report());
-    let sums = "SELECT value FROM botsctl_total WHERE name IN ('run_busy', 'run_success') ORDER BY name";
+    let sums = "SELECT value FROM botsctl_counter WHERE name IN ('run_busy', 'run_success') ORDER BY name";
     assert_eq!(system.database.sql(sums), ["2", "1"], "each run is counted");
     system.run(&["engine", "--lease-wait", "0"]).expect_code(0);
 }
@@ -76,7 +76,7 @@ fn an_engine_never_outlives_its_bots_ctl(engine: Engine) {
     let second = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     second.expect_code(0);
     assert_eq!((system.recoveries(), system.collect(MESSAGES)), (1, Amiss::default()), "{second:?}");
-    let sums = "SELECT value FROM botsctl_total WHERE name IN ('recoveries', 'run_interrupted') ORDER BY name";
+    let sums = "SELECT value FROM botsctl_counter WHERE name IN ('recoveries', 'run_interrupted') ORDER BY name";
     assert_eq!(system.database.sql(sums), ["1", "1"], "the next run has counted it");
 }
 

@@ -18,6 +18,7 @@ use crate::support::servers::{Database, Engine, Server, USER, on_each_database};
 
 on_each_database! {
     figures_that_cannot_be_written_stop_no_run,
+    counters_under_their_earlier_table_names_go_on,
 }
 
 /// More than are told by name.
@@ -273,21 +274,38 @@ fn what_is_too_much_shares_a_name() {
     prometheus.wait("count(botsctl_edi_files_received_total)", 101.0, &queue);
 }
 
+/// Earlier versions named the tables `botsctl_run` and `botsctl_total`.
+fn counters_under_their_earlier_table_names_go_on(engine: Engine) {
+    let system = System::new(engine);
+    system.fill(1);
+    system.run(&["engine", "--new"]).expect_code(0);
+    system.database.sql(
+        "ALTER TABLE botsctl_engine_run RENAME TO botsctl_run; ALTER TABLE botsctl_counter RENAME TO botsctl_total",
+    );
+    system.fill(1);
+    let ran = system.run(&["engine", "--new"]);
+    ran.expect_code(0);
+    assert!(!ran.stderr.contains("metrics will not tell of this run"), "{ran:?}");
+    let successes = "SELECT value FROM botsctl_counter WHERE name = 'run_success'";
+    assert_eq!(system.database.sql(successes), ["2"], "{ran:?}");
+    assert_eq!(system.database.sql("SELECT count(*) FROM botsctl_engine_run"), ["2"], "{ran:?}");
+}
+
 fn figures_that_cannot_be_written_stop_no_run(engine: Engine) {
     let system = System::new(engine);
     let total = |name: &str| {
-        system.database.value(&format!("SELECT value FROM botsctl_total WHERE name = '{name}'")).trim().to_owned()
+        system.database.value(&format!("SELECT value FROM botsctl_counter WHERE name = '{name}'")).trim().to_owned()
     };
     // As a version has left it that knew nothing of them.
-    system.database.sql("DROP TABLE botsctl_run; DROP TABLE botsctl_total");
+    system.database.sql("DROP TABLE botsctl_engine_run; DROP TABLE botsctl_counter");
     system.fill(1);
     system.run(&["engine", "--new"]).expect_code(0);
     assert_eq!((total("run_success").as_str(), total("run_errors").as_str()), ("1", "0"));
     assert!(total("last_success").parse::<u64>().expect("a number") > 1_700_000_000_000);
-    let rows = "SELECT outcome, exit_code, recovered FROM botsctl_run WHERE took > 0 AND ended >= started";
+    let rows = "SELECT outcome, exit_code, recovered FROM botsctl_engine_run WHERE took > 0 AND ended >= started";
     assert_eq!(system.database.sql(rows), ["success\t0\t0"]);
 
-    system.database.sql("DROP TABLE botsctl_total; CREATE TABLE botsctl_total (name VARCHAR(32))");
+    system.database.sql("DROP TABLE botsctl_counter; CREATE TABLE botsctl_counter (name VARCHAR(32))");
     system.fill(1);
     let ran = system.run(&["engine", "--new"]);
     ran.expect_code(0);

@@ -101,7 +101,7 @@ struct LeaseRequest<'a> {
 impl LeaseRequest<'_> {
     /// Over one connection.
     async fn wait(&mut self, mut session: LockSession) -> Result<Acquire, Error> {
-        with_timeout(self.settings, own_schema::ensure(&mut session.connection, self.settings, OwnTables::Lease))
+        with_timeout(self.settings, own_schema::ensure(&mut session.connection, self.settings, OwnTables::LEASE))
             .await?;
         loop {
             let renewed = boot_time();
