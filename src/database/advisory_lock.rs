@@ -1,6 +1,6 @@
-//! Advisory locks on a database that die with their holder: one initialiser at a time, one engine, one job queue.
+//! Advisory locks on a database: one initialiser at a time, one engine, one job queue. They end with their holder.
 //!
-//! On a server it is a lock of the session, beside SQLite a lock on a file. A wait for one may be given up at any time.
+//! On a server it is a lock of the session, with SQLite a lock on a file beside the database. A wait for one is cancel safe.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,17 +13,17 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::connect::{ConnectMode, connect};
-use super::query::Connection;
+use super::query::{Connection, text};
 use super::{DatabaseConfig, Error, errors};
 use crate::fs::lock;
 
 /// Time between two attempts to lock a file: flock(2) has no timeout.
 const FILE_RETRY: Duration = Duration::from_millis(10);
 
-/// The longest name of a lock that MySQL takes.
+/// The longest name of a lock that MySQL accepts.
 const MAX_NAME: usize = 64;
 
-/// What there may be one of.
+/// A lock, named after the one process that may hold it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockName {
     /// The initialiser.
@@ -44,14 +44,13 @@ impl LockName {
     }
 }
 
-/// A connection, and a lock that it has or wants. Dropped, it has the lock no more.
+/// A connection, and a lock that it holds or wants. Dropping it releases the lock.
 #[derive(Debug)]
 #[must_use]
 pub struct LockSession {
-    /// For what is done under the lock.
+    /// For work under the lock.
     pub connection: Connection,
     lock: LockBackend,
-    settings: DatabaseConfig,
 }
 
 #[derive(Debug)]
@@ -61,62 +60,60 @@ enum LockBackend {
     Sql(LockSql),
 }
 
-/// The statements for one kind of server. The last row of `acquire` and of `wait` is 1 when the session has the lock.
+/// The statements for one kind of server. The last row of `acquire` and of `wait` is 1 when the session holds the lock.
 #[derive(Debug)]
 struct LockSql {
     acquire: String,
-    /// For a second at most: a server notices late that a client is gone which it lets wait.
+    /// Waits for a second at most: a server notices late that a waiting client is gone.
     wait: String,
     release: String,
-    /// The session that has the lock.
+    /// The session that holds the lock.
     holder: String,
     /// The same, for a log line.
     holder_text: String,
     session_id: &'static str,
-    terminate: fn(&str) -> String,
+    /// The function that ends the session whose number follows.
+    terminate: &'static str,
 }
 
 impl LockSession {
-    /// Connects. The lock is not acquired yet.
+    /// Connects, without acquiring the lock.
     ///
     /// # Errors
-    /// When the database cannot be opened, or there is no way to lock it.
+    /// When the database cannot be opened, or the lock's file cannot.
     pub async fn open(settings: &DatabaseConfig, name: LockName) -> Result<Self, Error> {
-        Self::new(connect(settings, ConnectMode::ReadWrite).await?, settings, name)
+        Self::new(connect(settings, ConnectMode::ReadWrite).await?, name)
     }
 
-    /// The same over a connection that is open.
+    /// The same over an open connection.
     ///
     /// # Errors
-    /// When there is no way to lock the database.
-    pub fn new(connection: Connection, settings: &DatabaseConfig, name: LockName) -> Result<Self, Error> {
-        let lock = match settings {
+    /// When the lock's file cannot be opened.
+    pub fn new(connection: Connection, name: LockName) -> Result<Self, Error> {
+        let lock = match &connection.settings {
             DatabaseConfig::Sqlite(database) => LockBackend::File(open_beside(database, name)?),
             DatabaseConfig::Mysql(server) => {
                 LockBackend::Sql(on_mysql(&connection.quote_literal(&mysql_name(&server.name, name))))
             }
             DatabaseConfig::Postgres(_) => LockBackend::Sql(on_postgres(postgres_key(name))),
         };
-        Ok(Self { connection, lock, settings: settings.clone() })
+        Ok(Self { connection, lock })
     }
 
-    /// Acquires the lock if it is free; whether it was.
+    /// Acquires the lock if it is free; returns whether it was.
     ///
     /// # Errors
     /// What the database says.
     pub async fn try_acquire(&mut self) -> Result<bool, Error> {
         match &self.lock {
             LockBackend::File(file) => try_lock(file).await.map_err(|error| {
-                Error::Failed(format!("cannot lock beside the {}: {error}", self.settings.describe()))
+                Error::Failed(format!("cannot lock beside the {}: {error}", self.connection.settings.describe()))
             }),
-            LockBackend::Sql(sql) => {
-                let acquire = sql.acquire.clone();
-                self.is_granted(acquire).await
-            }
+            LockBackend::Sql(sql) => is_granted(&mut self.connection, &sql.acquire).await,
         }
     }
 
-    /// Acquires the lock, however long that takes. `activity` is what its holder does with the database, for the log.
+    /// Acquires the lock, however long that takes. `activity` says, for the log, why its holder has it.
     ///
     /// # Errors
     /// What the database says.
@@ -124,42 +121,32 @@ impl LockSession {
         if self.try_acquire().await? {
             return Ok(());
         }
-        let holder = self.ask(|sql| &sql.holder_text).await?.unwrap_or_default();
-        info!("another bots-ctl{holder} {activity} the {}: waiting for it", self.settings.describe());
-        loop {
-            let is_acquired = match &self.lock {
-                LockBackend::File(_) => {
-                    sleep(FILE_RETRY).await;
-                    self.try_acquire().await?
-                }
-                LockBackend::Sql(sql) => {
-                    let wait = sql.wait.clone();
-                    self.is_granted(wait).await?
-                }
-            };
-            if is_acquired {
-                return Ok(());
+        let holder = self.query(|sql| &sql.holder_text).await?.unwrap_or_default();
+        info!("another bots-ctl{holder} {activity} the {}: waiting for it", self.connection.settings.describe());
+        while !self.wait().await? {}
+        Ok(())
+    }
+
+    /// Waits for the lock for a short time; returns whether it was granted.
+    async fn wait(&mut self) -> Result<bool, Error> {
+        match &self.lock {
+            LockBackend::File(_) => {
+                sleep(FILE_RETRY).await;
+                self.try_acquire().await
             }
+            LockBackend::Sql(sql) => is_granted(&mut self.connection, &sql.wait).await,
         }
     }
 
-    async fn is_granted(&mut self, statement: String) -> Result<bool, Error> {
-        match self.connection.fetch_text(statement).await {
-            Ok(rows) => Ok(rows.last().and_then(|row| row.first()?.as_deref()) == Some("1")),
-            Err(error) if errors::is_lock_timeout(&error) => Ok(false),
-            Err(error) => Err(Error::failed("lock", &self.settings, &error)),
-        }
-    }
-
-    /// Whether the session still has the lock: a connection that was cut has lost it without a word.
+    /// Checks that the session still holds the lock: one whose connection was cut has lost it without an error.
     ///
     /// # Errors
-    /// When it has not.
+    /// When it does not.
     pub async fn check(&mut self) -> Result<(), Error> {
         if self.holder().await? == self.id().await? {
             return Ok(());
         }
-        Err(Error::Failed(format!("the lock on the {} was lost meanwhile", self.settings.describe())))
+        Err(Error::Failed(format!("the lock on the {} was lost meanwhile", self.connection.settings.describe())))
     }
 
     /// Releases the lock.
@@ -169,77 +156,81 @@ impl LockSession {
     pub async fn release(&mut self) -> Result<(), Error> {
         match &self.lock {
             LockBackend::File(file) => file.unlock().map_err(|error| Error::Failed(format!("cannot unlock: {error}"))),
-            LockBackend::Sql(sql) => {
-                let released = self.connection.fetch_value(sql.release.clone()).await;
-                released.map(|_| ()).map_err(|error| Error::failed("unlock", &self.settings, &error))
-            }
+            LockBackend::Sql(sql) => self.connection.select("unlock", sql.release.as_str(), &[]).await.map(|_| ()),
         }
     }
 
-    /// The server's number for this session; none beside a file.
+    /// The server's number for this session; none for a file.
     ///
     /// # Errors
     /// What the database says.
     pub async fn id(&mut self) -> Result<Option<String>, Error> {
-        self.ask(|sql| sql.session_id).await
+        self.query(|sql| sql.session_id).await
     }
 
-    /// The session that has the lock; none beside a file.
+    /// The session that holds the lock; none for a file.
     ///
     /// # Errors
     /// What the database says.
     pub async fn holder(&mut self) -> Result<Option<String>, Error> {
-        self.ask(|sql| &sql.holder).await
+        self.query(|sql| &sql.holder).await
     }
 
-    async fn ask(&mut self, question: impl Fn(&LockSql) -> &str) -> Result<Option<String>, Error> {
+    async fn query(&mut self, query: fn(&LockSql) -> &str) -> Result<Option<String>, Error> {
         let LockBackend::Sql(sql) = &self.lock else { return Ok(None) };
-        let value = self.connection.fetch_value(question(sql)).await;
-        value.map_err(|error| Error::failed("ask", &self.settings, &error))
+        let rows = self.connection.select("query", query(sql), &[]).await?;
+        Ok(rows.first().and_then(|row| text(row, 0)))
     }
 
-    /// Ends another session, and so what it holds.
+    /// Ends another session, which releases its locks.
     ///
     /// # Errors
-    /// What the database says: it lets us end sessions of our own account.
+    /// What the database says: it lets an account end its own sessions.
     pub async fn terminate(&mut self, id: &str) -> Result<(), Error> {
         let LockBackend::Sql(sql) = &self.lock else { return Ok(()) };
-        let value = self.connection.execute_batch((sql.terminate)(id)).await;
-        value.map_err(|error| Error::failed("end a session of", &self.settings, &error))
+        let statement = format!("{}({id})", sql.terminate);
+        self.connection.change("end a session of", statement, &[]).await.map(|_| ())
     }
 
-    /// Refuses a proxy that gives each transaction to whatever session is free: another client would have the lock.
+    /// Refuses a proxy that gives each transaction to any free session: another client would hold the lock.
     ///
     /// # Errors
     /// When it is one, or the database does not answer.
     pub async fn reject_transaction_pooler(&mut self) -> Result<(), Error> {
         let Some(before) = self.id().await? else { return Ok(()) };
-        let LockBackend::Sql(sql) = &self.lock else { return Ok(()) };
-        let failed = |error| Error::failed("ask", &self.settings, &error);
-        // In a transaction it keeps its session to itself, and gets ours if ours is free to be given away.
-        let mut other = connect(&self.settings, ConnectMode::ReadWrite).await?;
-        other.execute_batch("BEGIN").await.map_err(failed)?;
-        let beside = other.fetch_value(sql.session_id).await.map_err(failed)?;
+        let settings = self.connection.settings.clone();
+        // A pooler keeps a session for this transaction, and takes the one of the lock if that is free to be given away.
+        let mut other = Self::open(&settings, LockName::Engine).await?;
+        other.connection.change("query", "BEGIN", &[]).await?;
+        let beside = other.id().await?;
         let after = self.id().await?;
-        other.close().await;
+        other.connection.close().await;
         if beside.as_ref() != Some(&before) && after.as_ref() == Some(&before) {
             return Ok(());
         }
         Err(Error::Unsupported(format!(
             "the {} is behind a proxy that pools transactions, so no lock holds there and two engines could run at \
              once: connect to the server itself, or let the proxy pool sessions (pool_mode = session)",
-            self.settings.describe()
+            settings.describe()
         )))
     }
 }
 
-/// Whether a process has the lock of a SQLite database.
+async fn is_granted(connection: &mut Connection, statement: &str) -> Result<bool, Error> {
+    match connection.fetch_text(statement).await {
+        Ok(rows) => Ok(rows.last().and_then(|row| row.first()?.as_deref()) == Some("1")),
+        Err(error) if errors::is_lock_timeout(&error) => Ok(false),
+        Err(error) => Err(Error::failed("lock", &connection.settings, &error)),
+    }
+}
+
+/// Whether a process holds the lock of a SQLite database.
 pub(super) fn is_file_locked(database: &Path, name: LockName) -> bool {
     let file = File::open(lock_file_path(database, name));
     file.is_ok_and(|file| lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
 }
 
-/// [`is_file_locked`] has the lock for a moment.
+/// Tries again, since [`is_file_locked`] holds the lock for a moment.
 async fn try_lock(file: &File) -> std::io::Result<bool> {
     const LOCK_RETRY: Duration = Duration::from_millis(5);
     for _ in 0..3 {
@@ -251,7 +242,7 @@ async fn try_lock(file: &File) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Opens the file that is locked for a SQLite database, not through a link, which could lead to any file.
+/// Opens the lock file of a SQLite database, but not through a link, which could lead to any file.
 fn open_beside(database: &Path, name: LockName) -> Result<File, Error> {
     let path = lock_file_path(database, name);
     let mut options = OpenOptions::new();
@@ -262,7 +253,7 @@ fn open_beside(database: &Path, name: LockName) -> Result<File, Error> {
     })
 }
 
-/// Not the database itself: SQLite has locks of its own on that.
+/// The database itself has the locks of SQLite.
 fn lock_file_path(database: &Path, name: LockName) -> PathBuf {
     let mut file = database.as_os_str().to_owned();
     file.push(format!(".{}-lock", name.text()));
@@ -270,7 +261,7 @@ fn lock_file_path(database: &Path, name: LockName) -> PathBuf {
 }
 
 fn on_mysql(name: &str) -> LockSql {
-    // A session that is idle while Django or an engine works must not be ended for it.
+    // The session is idle while Django or an engine works, which must not end it.
     let get_lock = |seconds: u8| format!("SET SESSION wait_timeout = 28800; SELECT GET_LOCK({name}, {seconds})");
     LockSql {
         acquire: get_lock(0),
@@ -279,12 +270,12 @@ fn on_mysql(name: &str) -> LockSql {
         holder: format!("SELECT IS_USED_LOCK({name})"),
         holder_text: format!("SELECT CONCAT(' (connection ', IS_USED_LOCK({name}), ')')"),
         session_id: "SELECT CONNECTION_ID()",
-        terminate: |id| format!("KILL {id}"),
+        terminate: "KILL ",
     }
 }
 
 fn on_postgres((high, low): (u32, u32)) -> LockSql {
-    // The two halves of the one key that pg_locks shows in two columns.
+    // pg_locks shows the two halves of the key in two columns.
     let key = (i64::from(high) << 32) | i64::from(low);
     let from_locks = format!(
         "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted \
@@ -300,11 +291,11 @@ fn on_postgres((high, low): (u32, u32)) -> LockSql {
             "SELECT concat(' (process ', l.pid, coalesce(' from ' || host(a.client_addr), ''), ')') {from_locks}"
         ),
         session_id: "SELECT pg_backend_pid()",
-        terminate: |id| format!("SELECT pg_terminate_backend({id})"),
+        terminate: "SELECT pg_terminate_backend",
     }
 }
 
-/// MySQL's names are those of the whole server.
+/// In MySQL a lock belongs to the whole server.
 fn mysql_name(database: &str, name: LockName) -> String {
     let readable = format!("bots-ctl.{}.{database}", name.text());
     if readable.len() <= MAX_NAME && readable.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) {
@@ -313,7 +304,7 @@ fn mysql_name(database: &str, name: LockName) -> String {
     format!("bots-ctl.{}.{}", name.text(), hex::encode(&Sha256::digest(database.as_bytes())[..16]))
 }
 
-/// Advisory locks belong to one database. The key is 63 bits, so that it is no negative number.
+/// In PostgreSQL a lock belongs to one database. The key has 63 bits, so that it is never negative.
 fn postgres_key(name: LockName) -> (u32, u32) {
     let hash = Sha256::digest(format!("bots-ctl.{}", name.text()).as_bytes());
     let half = |at: usize| u32::from_be_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);

@@ -41,7 +41,6 @@ pub struct Server {
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum ServerAddress {
     /// As the client library decides.
     Default,
@@ -90,6 +89,12 @@ impl DatabaseConfig {
                 django.engine
             ))),
         }
+    }
+
+    /// Whether it is a file instead of a server.
+    #[must_use]
+    pub fn is_sqlite(&self) -> bool {
+        matches!(self, Self::Sqlite(_))
     }
 
     /// The database as a person would name it, without the password.

@@ -1,55 +1,55 @@
-//! From settings to a connection, and what keeps one from being made.
+//! Opens connections, and explains why one cannot be opened.
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use sqlx::ConnectOptions;
-use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlSslMode};
+use sqlx::mysql::{MySqlConnectOptions, MySqlSslMode};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::time::timeout;
 
 use super::config::{DatabaseConfig, Server, ServerAddress};
-use super::query::Connection;
+use super::query::{Connection, Driver};
 use super::tls::Mode;
 use super::{Error, errors};
 
-/// How long to wait for a lock that a statement of Bots holds, while initialising.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Limit of the wait for a lock that a statement of Bots holds, while initialising.
+const INIT_BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The same while working: who waits for us gives up after five seconds.
-const WORK_TIMEOUT: Duration = Duration::from_secs(4);
+/// The same while working: the clients of bots-ctl give up after five seconds.
+const WORK_BUSY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long a server may take to let us in. A host that drops packets would cost minutes.
+/// Limit of a login. A host that drops packets would cost minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a connection is going to be used.
+/// The use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectMode {
-    /// To initialise: makes the file when it is missing, waits for locks.
+    /// For initialising: creates a missing file, waits for locks.
     Create,
-    /// To work with rows: makes no file, and waits for a lock, though not as long as a client of ours waits for us.
+    /// For work with rows: creates no file, and waits for a lock less long than a client waits for bots-ctl.
     ReadWrite,
-    /// To look: never makes a file, never waits.
+    /// For inspection: never creates a file, never waits.
     Probe,
 }
 
 /// Opens the database.
 ///
 /// # Errors
-/// [`Error::Rejected`] when it would be no use to try again, [`Error::Unavailable`] when it might.
-pub async fn connect(settings: &DatabaseConfig, purpose: ConnectMode) -> Result<Connection, Error> {
+/// [`Error::Rejected`] when a retry cannot help, [`Error::Unavailable`] when it might.
+pub async fn connect(settings: &DatabaseConfig, mode: ConnectMode) -> Result<Connection, Error> {
     let opening = async {
         match settings {
-            DatabaseConfig::Sqlite(path) => sqlite(path, purpose).await,
+            DatabaseConfig::Sqlite(path) => sqlite(path, mode).await,
             DatabaseConfig::Mysql(server) => mysql(server).await,
             DatabaseConfig::Postgres(server) => postgres(server).await,
         }
     };
     match timeout(CONNECT_TIMEOUT, opening).await {
-        Ok(opened) => opened.map_err(|error| explain(settings, &error)),
+        Ok(Ok(driver)) => Ok(Connection { settings: settings.clone(), driver }),
+        Ok(Err(error)) => Err(explain(settings, &error)),
         Err(_) => Err(Error::Unavailable(format!(
             "cannot open the {}: it did not answer within {} s",
             settings.describe(),
@@ -58,23 +58,22 @@ pub async fn connect(settings: &DatabaseConfig, purpose: ConnectMode) -> Result<
     }
 }
 
-async fn sqlite(path: &Path, purpose: ConnectMode) -> Result<Connection, sqlx::Error> {
-    let initialise = purpose == ConnectMode::Create;
+async fn sqlite(path: &Path, mode: ConnectMode) -> Result<Driver, sqlx::Error> {
     // A probe opens for writing as well: after a crash SQLite must roll back before anything can be read.
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(initialise)
-        .busy_timeout(match purpose {
-            ConnectMode::Create => BUSY_TIMEOUT,
-            ConnectMode::ReadWrite => WORK_TIMEOUT,
+        .create_if_missing(mode == ConnectMode::Create)
+        .busy_timeout(match mode {
+            ConnectMode::Create => INIT_BUSY_TIMEOUT,
+            ConnectMode::ReadWrite => WORK_BUSY_TIMEOUT,
             ConnectMode::Probe => Duration::ZERO,
         })
         .disable_statement_logging();
-    options.connect().await.map(Connection::Sqlite)
+    options.connect().await.map(Driver::Sqlite)
 }
 
-async fn mysql(server: &Server) -> Result<Connection, sqlx::Error> {
-    // Nothing of what the driver sets by itself is needed here, and each costs an exchange with the server.
+async fn mysql(server: &Server) -> Result<Driver, sqlx::Error> {
+    // None of the driver's own session settings is needed here, and each costs an exchange with the server.
     let mut options = MySqlConnectOptions::new()
         .database(&server.name)
         .timezone(None)
@@ -99,7 +98,7 @@ async fn mysql(server: &Server) -> Result<Connection, sqlx::Error> {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
     let mode = match server.tls.mode {
-        // The client that Django uses does not encrypt either unless it is told to.
+        // Django's client does not encrypt either by default.
         None if is_local(&server.address) => MySqlSslMode::Disabled,
         Some(Mode::Disabled) => MySqlSslMode::Disabled,
         None | Some(Mode::Preferred) => MySqlSslMode::Preferred,
@@ -112,11 +111,11 @@ async fn mysql(server: &Server) -> Result<Connection, sqlx::Error> {
         Err(sqlx::Error::Tls(_)) if is_optional => options.ssl_mode(MySqlSslMode::Disabled).connect().await,
         opened => opened,
     };
-    opened.map(Connection::Mysql)
+    opened.map(Driver::Mysql)
 }
 
-async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
-    // What the variables that begin with PG say holds here as it does for Django's client.
+async fn postgres(server: &Server) -> Result<Driver, sqlx::Error> {
+    // The variables that begin with PG count here as they do for Django's client.
     let mut options = PgConnectOptions::new().application_name("bots-ctl").disable_statement_logging();
     options = match &server.address {
         ServerAddress::Default => options,
@@ -139,7 +138,7 @@ async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
     if !server.session.is_empty() {
-        // Even when there is none, a pooler refuses whom it finds with this parameter.
+        // A pooler refuses clients with this parameter, even when it is empty.
         options = options.options(server.session.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     }
     if let Some(mode) = server.tls.mode {
@@ -151,7 +150,7 @@ async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
             Mode::VerifyHost => PgSslMode::VerifyFull,
         });
     }
-    // On one machine there is nobody to hide from, and a handshake costs more than all the rest.
+    // On one machine encryption protects nothing, and its handshake costs more than the rest of a login.
     let is_optional = matches!(options.get_ssl_mode(), PgSslMode::Prefer);
     let local = is_optional && server.tls.mode.is_none() && is_local(&server.address);
     let (first, second) =
@@ -162,7 +161,7 @@ async fn postgres(server: &Server) -> Result<Connection, sqlx::Error> {
         }
         opened => opened,
     };
-    opened.map(Connection::Postgres)
+    opened.map(Driver::Postgres)
 }
 
 fn is_local(address: &ServerAddress) -> bool {
@@ -182,42 +181,8 @@ fn explain(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
         (_, text) => text,
     };
     let text = format!("cannot open the {}: {reason}", settings.describe());
-    if is_permanent(settings, error) {
-        Error::Rejected(format!("{text}{}", hint(error)))
-    } else {
-        Error::Unavailable(text)
-    }
-}
-
-/// Whether trying again is no use: credentials, a name or a protocol does not become right by waiting.
-fn is_permanent(settings: &DatabaseConfig, error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(database) => match settings {
-            DatabaseConfig::Sqlite(_) => false,
-            DatabaseConfig::Mysql(_) => {
-                let number = database.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number);
-                // Access denied (in four forms), unknown database, plugin not supported.
-                number.is_some_and(|number| [1044, 1045, 1049, 1251, 1698, 1130, 3118].contains(&number))
-            }
-            // Of class 28 (authorisation) and 3D (no such database), and a client that is not welcome at all.
-            DatabaseConfig::Postgres(_) => {
-                database.code().is_some_and(|code| code.starts_with("28") || code.starts_with("3D") || code == "42501")
-            }
-        },
-        error if errors::is_tls(error) => true,
-        sqlx::Error::Io(error) => error.kind() == ErrorKind::PermissionDenied,
-        sqlx::Error::Configuration(_) => true,
-        _ => false,
-    }
-}
-
-fn hint(error: &sqlx::Error) -> &'static str {
-    let number = error.as_database_error().and_then(|error| error.try_downcast_ref::<MySqlDatabaseError>());
-    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
-    match (number.map(MySqlDatabaseError::number), code.as_ref()) {
-        (Some(1049), _) | (_, "3D000") => "; make it, or change its name (DB_NAME)",
-        (Some(_), _) | (_, "28P01" | "28000") => "; check the account (DB_USER) and its password (DB_PASSWORD)",
-        _ if errors::is_tls(error) => "; check the TLS options (DB_OPTIONS) and the certificates",
-        _ => "",
+    match errors::permanent(error) {
+        Some(hint) => Error::Rejected(format!("{text}{hint}")),
+        None => Error::Unavailable(text),
     }
 }

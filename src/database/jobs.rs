@@ -1,8 +1,8 @@
-//! The rows of the job queue, for the one queue that is active: every change goes over the session that has the lock, so
-//! a queue that has lost the lock cannot change anything any more.
+//! The rows of the job queue. Every change goes over the session that holds the lock, so a queue that has lost the lock
+//! cannot change anything any more.
 //!
-//! A node that vanishes leaves a session behind which the server takes for a living one. So the active queue gives signs
-//! of life in a row of botsctl_lease, and one that stands by ends a session that has given none for its TTL.
+//! A node that vanishes leaves a session behind which the server takes for a living one. So the active queue writes
+//! heartbeats to a row of botsctl_lease, and a standby ends a session whose row has expired.
 
 mod job;
 
@@ -10,158 +10,73 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::advisory_lock::{LockName, LockSession};
 use super::lease;
-use super::lease::row::{self, LeaseKind};
+use super::lease::row::LeaseKind;
 use super::own_schema::{self, OwnTables};
-use super::query::{Param, Row};
+use super::query::Param::{Integer, OptionalInteger, Text};
+use super::query::{Connection, Param, Row, number, text};
 use super::retry::with_timeout;
 use super::{DatabaseConfig, Error};
-use Param::{Integer, Text};
-pub use job::{AddOutcome, Job, JobResult, JobState, NewJob, QueuedJob};
+pub use job::{AddOutcome, Job, JobResult, NewJob, QueuedJob};
 
-/// How often one that stands by tries again.
+/// Time between two attempts of a standby.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// The rows, and the right to change them.
 pub struct JobStore {
-    settings: DatabaseConfig,
     session: LockSession,
     owner: String,
     last_number: i64,
 }
 
 impl JobStore {
-    /// Waits for the right to change the rows, and makes the table if there is none. `connected` is called when there
-    /// is nothing left to wait for but another queue that has that right. `owner` tells this process from all others.
+    /// Waits for the right to change the rows, and creates the table if it does not exist. `connected` is notified when only
+    /// another queue with that right is left to wait for. `owner` is a name that no other process has.
     ///
     /// # Errors
     /// When the database cannot be used.
-    pub async fn open(settings: &DatabaseConfig, owner: &str, connected: impl FnOnce()) -> Result<Self, Error> {
+    pub async fn open(settings: &DatabaseConfig, owner: &str, connected: &Notify) -> Result<Self, Error> {
         let mut session = LockSession::open(settings, LockName::JobQueue).await?;
-        connected();
+        connected.notify_one();
         for tables in [OwnTables::LEASE, OwnTables::JOBS] {
-            with_timeout(settings, own_schema::ensure(&mut session.connection, settings, tables)).await?;
+            with_timeout(settings, own_schema::ensure(&mut session.connection, tables)).await?;
         }
-        let mut jobs = Self { settings: settings.clone(), session, owner: owner.to_owned(), last_number: 0 };
-        jobs.become_active().await?;
-        with_timeout(settings, jobs.session.reject_transaction_pooler()).await?;
-        let rows = with_timeout(settings, jobs.rows("SELECT max(number) FROM botsctl_job", &[], "read")).await?;
-        jobs.last_number = rows.first().and_then(|row| integer(row, 0)).unwrap_or(0);
-        Ok(jobs)
+        become_active(settings, &mut session, owner).await?;
+        with_timeout(settings, session.reject_transaction_pooler()).await?;
+        let newest = session.connection.select("read", "SELECT max(number) FROM botsctl_job", &[]);
+        let newest = with_timeout(settings, newest).await?;
+        let last_number = newest.first().and_then(|row| number(row, 0)).unwrap_or(0);
+        Ok(Self { session, owner: owner.to_owned(), last_number })
     }
 
-    /// Waits for the lock. A session that has it and gives no sign of life is ended.
-    async fn become_active(&mut self) -> Result<(), Error> {
-        let (settings, mut logged) = (self.settings.clone(), false);
-        while !with_timeout(&settings, self.session.try_acquire()).await? {
-            if !std::mem::replace(&mut logged, true) {
-                info!("another bots-ctl runs the jobs of the {}: standing by", settings.describe());
-            }
-            with_timeout(&settings, self.terminate_stale_session()).await?;
-            sleep(RETRY).await;
-        }
-        let (connection, owner) = (&mut self.session.connection, (&*self.owner, &*self.owner));
-        let claimed = row::claim_row(connection, &settings, LeaseKind::JOB_QUEUE, owner, None);
-        with_timeout(&settings, claimed).await.map(|_| ())
-    }
-
-    async fn terminate_stale_session(&mut self) -> Result<(), Error> {
-        let holder = row::read(&mut self.session.connection, &self.settings, LeaseKind::JOB_QUEUE).await?;
-        let Some(holder) = holder else { return Ok(()) };
-        if lease::terminate_stale(&mut self.session, LeaseKind::JOB_QUEUE, &holder, Duration::ZERO).await? {
-            warn!("ended the session of a job queue that gave no sign of life");
-        }
-        Ok(())
-    }
-
-    /// Shows those who stand by that this queue lives. Beside SQLite the lock alone shows it.
+    /// Shows standbys that this queue is alive. With SQLite the lock alone shows it.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn heartbeat(&mut self) -> Result<(), Error> {
-        if matches!(self.settings, DatabaseConfig::Sqlite(_)) {
+        if self.session.connection.settings.is_sqlite() {
             return Ok(());
         }
-        row::heartbeat(&mut self.session.connection, &self.settings, LeaseKind::JOB_QUEUE, &self.owner).await
+        LeaseKind::JOB_QUEUE.heartbeat(&mut self.session.connection, &self.owner).await
     }
 
-    /// Keeps jobs: all of them or none.
+    /// Adds jobs: all of them or none.
     ///
     /// # Errors
-    /// When the database refuses; nothing is kept then.
+    /// When the database refuses; then no job is added.
     pub async fn add(&mut self, jobs: &[NewJob], now: i64) -> Result<Vec<AddOutcome>, Error> {
-        let result = async {
-            self.session.connection.execute_batch(begin(&self.settings)).await?;
-            let (added, last_number) = self.add_all(jobs, now).await?;
-            self.session.connection.execute_batch("COMMIT").await?;
-            self.last_number = last_number;
-            Ok(added)
-        };
-        let result = result.await;
-        if result.is_err() {
-            let _ = self.session.connection.execute_batch("ROLLBACK").await;
-        }
-        result.map_err(|error| self.failed("keep a job in", &error))
-    }
-
-    /// A few statements for any number of jobs: each costs an exchange with the server. Also gives the number of the
-    /// last job.
-    async fn add_all(&mut self, jobs: &[NewJob], now: i64) -> Result<(Vec<AddOutcome>, i64), sqlx::Error> {
-        let mut waiting = self.find_waiting_duplicates(jobs).await?;
-        let (mut last_number, mut fresh, mut changed) = (self.last_number, Vec::new(), BTreeMap::new());
-        let added = jobs.iter().map(|job| match waiting.entry(job.digest.clone()) {
-            Entry::Vacant(index) => {
-                last_number += 1;
-                index.insert((last_number, job.priority));
-                fresh.push((last_number, job));
-                AddOutcome::Added(last_number)
-            }
-            Entry::Occupied(same) if same.get().1 == job.priority => AddOutcome::Duplicate(same.get().0),
-            Entry::Occupied(mut same) => {
-                same.get_mut().1 = job.priority;
-                changed.insert(same.get().0, job.priority);
-                AddOutcome::PriorityChanged(same.get().0)
-            }
-        });
-        let added = added.collect();
-        self.insert(&fresh, now).await?;
-        for (number, priority) in changed {
-            const CHANGE: &str = "UPDATE botsctl_job SET priority = ? WHERE number = ?";
-            self.run(CHANGE, &[Integer(priority), Integer(number)]).await?;
-        }
-        Ok((added, last_number))
-    }
-
-    /// Number and priority of the jobs that wait and have the same task as one of these, by its digest.
-    async fn find_waiting_duplicates(&mut self, jobs: &[NewJob]) -> Result<BTreeMap<String, (i64, i64)>, sqlx::Error> {
-        // A job that was put back may wait beside another of the same task: the older one is meant, which is read last.
-        let query = format!(
-            "SELECT digest, number, priority FROM botsctl_job WHERE state = 'waiting' AND digest IN ({}) \
-             ORDER BY number DESC",
-            repeated("?", jobs.len())
-        );
-        let digests: Vec<Param<'_>> = jobs.iter().map(|job| Text(&job.digest)).collect();
-        let rows = self.session.connection.fetch(query, &digests).await?;
-        let entry = |row: Row| Some((text(&row, 0)?, (integer(&row, 1)?, integer(&row, 2)?)));
-        Ok(rows.into_iter().filter_map(entry).collect())
-    }
-
-    async fn insert(&mut self, jobs: &[(i64, &NewJob)], now: i64) -> Result<(), sqlx::Error> {
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        let statement = format!(
-            "INSERT INTO botsctl_job (number, state, priority, task, digest, submitted, attempts) VALUES {}",
-            repeated("(?, 'waiting', ?, ?, ?, ?, 0)", jobs.len())
-        );
-        let values = jobs.iter().flat_map(|(number, job)| {
-            [Integer(*number), Integer(job.priority), Text(&job.task), Text(&job.digest), Integer(now)]
-        });
-        self.session.connection.execute(statement, &values.collect::<Vec<_>>()).await.map(|_| ())
+        let last = self.last_number;
+        let connection = &mut self.session.connection;
+        let added = connection.in_transaction(async |connection| add_all(connection, jobs, last, now).await).await;
+        let (added, last_number) =
+            added.map_err(|error| Error::failed("add a job to", &self.session.connection.settings, &error))?;
+        self.last_number = last_number;
+        Ok(added)
     }
 
     /// The job that is first in line.
@@ -169,43 +84,42 @@ impl JobStore {
     /// # Errors
     /// When the database refuses.
     pub async fn first(&mut self) -> Result<Option<QueuedJob>, Error> {
-        const SELECT_FIRST: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
+        const FIRST: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
              ORDER BY priority, number LIMIT 1";
-        Ok(self.rows(SELECT_FIRST, &[], "read").await?.into_iter().find_map(waiting))
+        Ok(self.rows(FIRST, &[]).await?.iter().find_map(waiting))
     }
 
-    /// All that wait, the first in line first.
+    /// All waiting jobs, the first in line first.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn list(&mut self) -> Result<Vec<QueuedJob>, Error> {
         const ALL: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
              ORDER BY priority, number";
-        Ok(self.rows(ALL, &[], "read").await?.into_iter().filter_map(waiting).collect())
+        Ok(self.rows(ALL, &[]).await?.iter().filter_map(waiting).collect())
     }
 
-    /// How many wait, and when the one was submitted that waits longest.
+    /// The number of waiting jobs, and the time when the oldest was submitted.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn count(&mut self) -> Result<(u64, Option<i64>), Error> {
-        // Numbers grow with time, and an index has those of the jobs that wait.
+        // Numbers grow with time, and an index has those of the waiting jobs.
         const COUNT: &str = "SELECT count(*), (SELECT submitted FROM botsctl_job WHERE number = \
              (SELECT min(number) FROM botsctl_job WHERE state = 'waiting')) FROM botsctl_job WHERE state = 'waiting'";
-        let rows = self.rows(COUNT, &[], "read").await?;
-        let cell = |index: usize| rows.first().and_then(|row| integer(row, index));
-        Ok((cell(0).and_then(|count| u64::try_from(count).ok()).unwrap_or(0), cell(1)))
+        let rows = self.rows(COUNT, &[]).await?;
+        Ok(rows.first().map(|row| (number(row, 0).unwrap_or(0), number(row, 1))).unwrap_or_default())
     }
 
-    /// Forgets all that wait; says how many those were.
+    /// Removes all waiting jobs; returns how many.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn clear(&mut self) -> Result<u64, Error> {
-        self.change("DELETE FROM botsctl_job WHERE state = 'waiting'", &[], "remove jobs from").await
+        self.change("remove jobs from", "DELETE FROM botsctl_job WHERE state = 'waiting'", &[]).await
     }
 
-    /// Notes that a job has been started.
+    /// Records the start of a job.
     ///
     /// # Errors
     /// When the database refuses.
@@ -213,69 +127,62 @@ impl JobStore {
         const START: &str = "UPDATE botsctl_job SET state = 'running', started = ?, ended = NULL, exit_code = NULL, \
              attempts = attempts + 1, owner = ? WHERE number = ? AND state = 'waiting'";
         let owner = self.owner.clone();
-        self.change(START, &[Integer(now), Text(&owner), Integer(number)], "start a job of").await.map(|_| ())
+        self.change("start a job of", START, &[Integer(now), Text(&owner), Integer(number)]).await.map(|_| ())
     }
 
-    /// Notes how a job has ended, unless another queue has taken it over meanwhile.
+    /// Records the end of a job, unless another queue has taken it over meanwhile.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn end(&mut self, number: i64, ended: &JobResult, now: i64) -> Result<(), Error> {
-        const FINISH_JOB: &str = "UPDATE botsctl_job SET state = ?, ended = ?, exit_code = ?, output = ? \
+    pub async fn end(&mut self, number: i64, result: &JobResult) -> Result<(), Error> {
+        const END: &str = "UPDATE botsctl_job SET state = ?, ended = ?, exit_code = ?, output = ? \
              WHERE number = ? AND owner = ? AND state = 'running'";
-        const END_WITHOUT_CODE: &str = "UPDATE botsctl_job SET state = ?, ended = ?, output = ? \
-             WHERE number = ? AND owner = ? AND state = 'running'";
-        let (state, output, owner) = (Text(ended.state.as_str()), Text(&ended.output), self.owner.clone());
-        let (now, number, owner) = (Integer(now), Integer(number), Text(&owner));
-        let changed = match ended.exit_code {
-            Some(code) => {
-                self.change(FINISH_JOB, &[state, now, Integer(code), output, number, owner], "end a job of").await
-            }
-            None => self.change(END_WITHOUT_CODE, &[state, now, output, number, owner], "end a job of").await,
-        };
-        changed.map(|_| ())
+        let (state, owner) = (if result.is_success { "done" } else { "failed" }, self.owner.clone());
+        let result = [Text(state), Integer(result.ended), OptionalInteger(result.exit_code), Text(&result.output)];
+        let arguments = [&result[..], &[Integer(number), Text(&owner)]].concat();
+        self.change("end a job of", END, &arguments).await.map(|_| ())
     }
 
-    /// Puts a job that was running back to its place in the line.
+    /// Returns a running job to its position in the queue.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn requeue(&mut self, number: i64) -> Result<(), Error> {
-        const REQUEUE_JOB: &str = "UPDATE botsctl_job SET state = 'waiting', started = NULL, owner = NULL \
+        const REQUEUE: &str = "UPDATE botsctl_job SET state = 'waiting', started = NULL, owner = NULL \
              WHERE number = ? AND state = 'running'";
-        self.change(REQUEUE_JOB, &[Integer(number)], "put back a job of").await.map(|_| ())
+        self.change("requeue a job of", REQUEUE, &[Integer(number)]).await.map(|_| ())
     }
 
-    /// Takes charge of a job that runs here, and that another queue had started again meanwhile.
+    /// Takes over a job that runs here, and that another queue had started again meanwhile.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn reclaim(&mut self, number: i64) -> Result<(), Error> {
-        const RECLAIM_JOB: &str = "UPDATE botsctl_job SET owner = ? WHERE number = ? AND state = 'running'";
+        const RECLAIM: &str = "UPDATE botsctl_job SET owner = ? WHERE number = ? AND state = 'running'";
         let owner = self.owner.clone();
-        self.change(RECLAIM_JOB, &[Text(&owner), Integer(number)], "take over a job of").await.map(|_| ())
+        self.change("take over a job of", RECLAIM, &[Text(&owner), Integer(number)]).await.map(|_| ())
     }
 
-    /// The numbers of all jobs that run, as far as the table knows.
+    /// The numbers of all jobs that run, according to the table.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn running(&mut self) -> Result<Vec<i64>, Error> {
-        let rows = self.rows("SELECT number FROM botsctl_job WHERE state = 'running'", &[], "read").await?;
-        Ok(rows.iter().filter_map(|row| integer(row, 0)).collect())
+        let rows = self.rows("SELECT number FROM botsctl_job WHERE state = 'running'", &[]).await?;
+        Ok(rows.iter().filter_map(|row| number(row, 0)).collect())
     }
 
-    /// Everything that is known of a job.
+    /// A job in any state.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn show(&mut self, number: i64) -> Result<Option<Job>, Error> {
         const SHOW: &str = "SELECT number, state, priority, task, submitted, started, ended, attempts, exit_code, \
              output FROM botsctl_job WHERE number = ?";
-        Ok(self.rows(SHOW, &[Integer(number)], "read").await?.into_iter().find_map(job))
+        Ok(self.rows(SHOW, &[Integer(number)]).await?.iter().find_map(job))
     }
 
-    /// Forgets all but the newest of the jobs that have ended.
+    /// Removes all but the newest of the jobs that have ended.
     ///
     /// # Errors
     /// When the database refuses.
@@ -283,66 +190,112 @@ impl JobStore {
         const OLDEST: &str = "SELECT number FROM botsctl_job WHERE state IN ('done', 'failed') \
              ORDER BY number DESC LIMIT 1 OFFSET ?";
         const PRUNE: &str = "DELETE FROM botsctl_job WHERE state IN ('done', 'failed') AND number <= ?";
-        let rows = self.rows(OLDEST, &[Integer(keep)], "read").await?;
-        let Some(oldest) = rows.first().and_then(|row| integer(row, 0)) else { return Ok(()) };
-        self.change(PRUNE, &[Integer(oldest)], "remove jobs from").await.map(|_| ())
+        let rows = self.rows(OLDEST, &[Integer(keep)]).await?;
+        let Some(oldest) = rows.first().and_then(|row| number(row, 0)) else { return Ok(()) };
+        self.change("remove jobs from", PRUNE, &[Integer(oldest)]).await.map(|_| ())
     }
 
-    async fn run(&mut self, statement: &'static str, arguments: &[Param<'_>]) -> Result<u64, sqlx::Error> {
-        self.session.connection.execute(statement, arguments).await
+    async fn change(&mut self, action: &str, statement: &str, arguments: &[Param<'_>]) -> Result<u64, Error> {
+        self.session.connection.change(action, statement, arguments).await
     }
 
-    async fn change(&mut self, statement: &'static str, arguments: &[Param<'_>], action: &str) -> Result<u64, Error> {
-        self.run(statement, arguments).await.map_err(|error| self.failed(action, &error))
-    }
-
-    async fn rows(&mut self, query: &'static str, arguments: &[Param<'_>], action: &str) -> Result<Vec<Row>, Error> {
-        self.session.connection.fetch(query, arguments).await.map_err(|error| self.failed(action, &error))
-    }
-
-    fn failed(&self, action: &str, error: &sqlx::Error) -> Error {
-        Error::failed(action, &self.settings, error)
+    async fn rows(&mut self, query: &str, arguments: &[Param<'_>]) -> Result<Vec<Row>, Error> {
+        self.session.connection.select("read", query, arguments).await
     }
 }
 
-/// SQLite would find out that another connection writes only at the end, when it is too late to wait.
-fn begin(settings: &DatabaseConfig) -> &'static str {
-    match settings {
-        DatabaseConfig::Sqlite(_) => "BEGIN IMMEDIATE",
-        DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => "BEGIN",
+/// Waits for the lock. A session that holds it without heartbeats is ended.
+async fn become_active(settings: &DatabaseConfig, session: &mut LockSession, owner: &str) -> Result<(), Error> {
+    let mut logged = false;
+    while !with_timeout(settings, session.try_acquire()).await? {
+        if !std::mem::replace(&mut logged, true) {
+            info!("another bots-ctl runs the jobs of the {}: standing by", settings.describe());
+        }
+        with_timeout(settings, terminate_stale_session(session)).await?;
+        sleep(RETRY).await;
     }
+    let claimed = LeaseKind::JOB_QUEUE.claim(&mut session.connection, (owner, owner), false);
+    with_timeout(settings, claimed).await.map(|_| ())
 }
 
-/// The same so many times, as a list.
-fn repeated(part: &str, times: usize) -> String {
-    vec![part; times].join(", ")
+async fn terminate_stale_session(session: &mut LockSession) -> Result<(), Error> {
+    let Some(holder) = LeaseKind::JOB_QUEUE.read(&mut session.connection).await? else { return Ok(()) };
+    if lease::terminate_stale(session, LeaseKind::JOB_QUEUE, &holder, Duration::ZERO).await? {
+        warn!("ended the session of a job queue that gave no sign of life");
+    }
+    Ok(())
 }
 
-fn waiting(row: Row) -> Option<QueuedJob> {
-    Some(QueuedJob { number: integer(&row, 0)?, priority: integer(&row, 1)?, task: text(&row, 2)? })
+/// A few statements for any number of jobs: each costs an exchange with the server. Also returns the number of the last job.
+async fn add_all(
+    connection: &mut Connection,
+    jobs: &[NewJob],
+    mut last_number: i64,
+    now: i64,
+) -> Result<(Vec<AddOutcome>, i64), sqlx::Error> {
+    let mut waiting = find_waiting_duplicates(connection, jobs).await?;
+    let (mut values, mut changed) = (Vec::new(), BTreeMap::new());
+    let added = jobs.iter().map(|job| match waiting.entry(job.digest.clone()) {
+        Entry::Vacant(entry) => {
+            last_number += 1;
+            entry.insert((last_number, job.priority));
+            let (task, digest) = (Text(&job.task), Text(&job.digest));
+            values.extend([Integer(last_number), Integer(job.priority), task, digest, Integer(now)]);
+            AddOutcome::Added(last_number)
+        }
+        Entry::Occupied(same) if same.get().1 == job.priority => AddOutcome::Duplicate(same.get().0),
+        Entry::Occupied(mut same) => {
+            same.get_mut().1 = job.priority;
+            changed.insert(same.get().0, job.priority);
+            AddOutcome::PriorityChanged(same.get().0)
+        }
+    });
+    let added: Vec<AddOutcome> = added.collect();
+    if !values.is_empty() {
+        let rows = vec!["(?, 'waiting', ?, ?, ?, ?, 0)"; values.len() / 5].join(", ");
+        let columns = "number, state, priority, task, digest, submitted, attempts";
+        connection.execute(format!("INSERT INTO botsctl_job ({columns}) VALUES {rows}"), &values).await?;
+    }
+    for (number, priority) in changed {
+        const CHANGE: &str = "UPDATE botsctl_job SET priority = ? WHERE number = ?";
+        connection.execute(CHANGE, &[Integer(priority), Integer(number)]).await?;
+    }
+    Ok((added, last_number))
 }
 
-fn job(row: Row) -> Option<Job> {
+/// Number and priority, by digest, of waiting jobs with the task of one of these.
+async fn find_waiting_duplicates(
+    connection: &mut Connection,
+    jobs: &[NewJob],
+) -> Result<BTreeMap<String, (i64, i64)>, sqlx::Error> {
+    // A requeued job may wait beside another one with the same task: the older one counts, which comes last.
+    let query = format!(
+        "SELECT digest, number, priority FROM botsctl_job WHERE state = 'waiting' AND digest IN ({}) \
+         ORDER BY number DESC",
+        vec!["?"; jobs.len()].join(", ")
+    );
+    let digests: Vec<Param<'_>> = jobs.iter().map(|job| Text(&job.digest)).collect();
+    let rows = connection.fetch(query, &digests).await?;
+    Ok(rows.iter().filter_map(|row| Some((text(row, 0)?, (number(row, 1)?, number(row, 2)?)))).collect())
+}
+
+fn waiting(row: &Row) -> Option<QueuedJob> {
+    Some(QueuedJob { number: number(row, 0)?, priority: number(row, 1)?, task: text(row, 2)? })
+}
+
+fn job(row: &Row) -> Option<Job> {
     Some(Job {
-        number: integer(&row, 0)?,
-        state: JobState::of(&text(&row, 1)?),
-        priority: integer(&row, 2)?,
-        task: text(&row, 3)?,
-        submitted: integer(&row, 4)?,
-        started: integer(&row, 5),
-        ended: integer(&row, 6),
-        attempts: integer(&row, 7)?,
-        exit_code: integer(&row, 8),
-        output: text(&row, 9),
+        number: number(row, 0)?,
+        state: text(row, 1)?,
+        priority: number(row, 2)?,
+        task: text(row, 3)?,
+        submitted: number(row, 4)?,
+        started: number(row, 5),
+        ended: number(row, 6),
+        attempts: number(row, 7)?,
+        exit_code: number(row, 8),
+        output: text(row, 9),
     })
-}
-
-fn text(row: &Row, index: usize) -> Option<String> {
-    row.get(index).cloned().flatten()
-}
-
-fn integer(row: &Row, index: usize) -> Option<i64> {
-    row.get(index)?.as_ref()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -43,26 +43,26 @@ const RENAMED: [(&str, &str); 2] = [("botsctl_run", "botsctl_engine_run"), ("bot
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn ensure(connection: &mut Connection, settings: &DatabaseConfig, tables: OwnTables) -> Result<(), Error> {
+pub async fn ensure(connection: &mut Connection, tables: OwnTables) -> Result<(), Error> {
     if exist(connection, tables).await {
         return Ok(());
     }
-    let Err(error) = create(connection, settings, tables).await else { return Ok(()) };
+    let Err(error) = create(connection, tables).await else { return Ok(()) };
     // Another process may have created them at the same time, which PostgreSQL reports as a conflict.
     if exist(connection, tables).await {
         return Ok(());
     }
-    Err(Error::failed(&format!("create {} in", tables.names), settings, &error))
+    Err(Error::failed(&format!("create {} in", tables.names), &connection.settings, &error))
 }
 
-async fn create(connection: &mut Connection, settings: &DatabaseConfig, tables: OwnTables) -> Result<(), sqlx::Error> {
+async fn create(connection: &mut Connection, tables: OwnTables) -> Result<(), sqlx::Error> {
     for (old, new) in RENAMED.into_iter().filter(|(_, new)| tables.names.contains(new)) {
         if has_table(connection, old).await {
             connection.execute_batch(format!("ALTER TABLE {old} RENAME TO {new}")).await?;
         }
     }
     let [sqlite, mysql, postgres] = tables.statements;
-    let statements = match settings {
+    let statements = match connection.settings {
         DatabaseConfig::Sqlite(_) => sqlite,
         DatabaseConfig::Mysql(_) => mysql,
         DatabaseConfig::Postgres(_) => postgres,
@@ -93,7 +93,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
-        ensure(&mut on, &settings, OwnTables::LEASE).await.expect("made");
+        ensure(&mut on, OwnTables::LEASE).await.expect("made");
         on.execute_batch(
             "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) VALUES \
              ('engine', 'e', 'pod', 1, 2, 0), ('recovery', '17', '2', 3, 3, 0), ('watched', 'noon', 'noon 9', 4, 4, 1); \
@@ -104,7 +104,7 @@ mod tests {
         .await
         .expect("written, and cut off before the row");
         for _ in 0..2 {
-            ensure(&mut on, &settings, OwnTables::RECOVERY).await.expect("made");
+            ensure(&mut on, OwnTables::RECOVERY).await.expect("made");
             let rows = on.fetch_text("SELECT * FROM botsctl_recovery").await.expect("read");
             let row = ["1", "17", "2", "noon", "noon 9", "4", "1"].map(|cell| Some(cell.to_owned()));
             assert_eq!(rows, [row.to_vec()]);
@@ -122,11 +122,11 @@ mod tests {
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
         for tables in OwnTables::ALL {
             assert!(!exist(&mut on, tables).await, "{tables:?}");
-            ensure(&mut on, &settings, tables).await.expect("made");
+            ensure(&mut on, tables).await.expect("made");
             assert!(exist(&mut on, tables).await, "{tables:?}");
         }
         on.execute_batch("UPDATE botsctl_recovery SET run = 5").await.expect("written");
-        ensure(&mut on, &settings, OwnTables::RECOVERY).await.expect("it is there");
+        ensure(&mut on, OwnTables::RECOVERY).await.expect("it is there");
         assert_eq!(on.fetch_value("SELECT run FROM botsctl_recovery").await.expect("read"), Some("5".to_owned()));
     }
 
@@ -135,14 +135,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
-        ensure(&mut on, &settings, OwnTables::RUN_METRICS).await.expect("created");
+        ensure(&mut on, OwnTables::RUN_METRICS).await.expect("created");
         on.execute_batch(
             "INSERT INTO botsctl_counter (name, value) VALUES ('run_success', 7); \
              ALTER TABLE botsctl_counter RENAME TO botsctl_total; ALTER TABLE botsctl_engine_run RENAME TO botsctl_run",
         )
         .await
         .expect("as an earlier version has left them");
-        ensure(&mut on, &settings, OwnTables::RUN_METRICS).await.expect("renamed");
+        ensure(&mut on, OwnTables::RUN_METRICS).await.expect("renamed");
         let value = on.fetch_value("SELECT value FROM botsctl_counter WHERE name = 'run_success'").await;
         assert_eq!(value.expect("read"), Some("7".to_owned()));
         assert!(!has_table(&mut on, "botsctl_total").await && !has_table(&mut on, "botsctl_run").await);

@@ -56,7 +56,7 @@ impl DatabasePing {
     /// Who runs an engine, as far as the database knows. Asked after [`Self::ping`], on the same connection.
     pub async fn engine(&mut self) -> Option<LeaseHolder> {
         let (file, mut connection) = self.cached.take()?;
-        let holder = timeout(PING_TIMEOUT, lease::current_holder(&mut connection, &self.settings)).await.ok()?;
+        let holder = timeout(PING_TIMEOUT, lease::current_holder(&mut connection)).await.ok()?;
         self.cached = Some((file, connection));
         holder.ok().flatten()
     }
@@ -82,10 +82,7 @@ impl DatabasePing {
         file: Option<FileId>,
         mut connection: Connection,
     ) -> Result<Result<Availability, Error>, sqlx::Error> {
-        let question = match connection {
-            Connection::Sqlite(_) => "SELECT count(*) FROM sqlite_master",
-            Connection::Mysql(_) | Connection::Postgres(_) => "SELECT 1",
-        };
+        let question = if self.settings.is_sqlite() { "SELECT count(*) FROM sqlite_master" } else { "SELECT 1" };
         let value = match connection.fetch_value(question).await {
             // Whoever opens a SQLite file that is gone makes an empty one in its place, Bots for one.
             Ok(count) if count.as_deref() == Some("0") => {

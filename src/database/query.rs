@@ -1,7 +1,9 @@
-//! One connection for all three databases: statements and their arguments in, rows of text out.
+//! One connection type for all three databases: statements and their arguments in, rows of text out.
 //!
 //! A statement without arguments is not prepared: one exchange instead of two, and poolers allow it. An argument is sent
 //! beside the text of its statement, never in it.
+
+use std::str::FromStr;
 
 use sqlx::database::Database;
 use sqlx::mysql::MySqlConnection;
@@ -10,14 +12,28 @@ use sqlx::query::Query;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, ColumnIndex, Connection as _, Decode, Encode, IntoArguments, Row as SqlxRow, Type};
 
+use super::{DatabaseConfig, Error};
+
 /// A row: each value as text, or NULL.
 pub type Row = Vec<Option<String>>;
 
+/// A column of a row, as text.
+#[must_use]
+pub fn text(row: &Row, index: usize) -> Option<String> {
+    row.get(index).cloned().flatten()
+}
+
+/// A column of a row, as a number.
+#[must_use]
+pub fn number<T: FromStr>(row: &Row, index: usize) -> Option<T> {
+    row.get(index)?.as_ref()?.parse().ok()
+}
+
 /// The value of a `?` in a statement.
 #[derive(Debug, Clone, Copy)]
-#[allow(missing_docs)]
 pub enum Param<'a> {
     Integer(i64),
+    OptionalInteger(Option<i64>),
     Text(&'a str),
 }
 
@@ -32,10 +48,16 @@ macro_rules! run {
     };
 }
 
-/// An open connection. Dropped, it is closed, and what it has locked is free.
+/// An open connection. Dropped, it is closed, and its locks are free.
 #[derive(Debug)]
-#[allow(missing_docs)]
-pub enum Connection {
+pub struct Connection {
+    /// The database that it is open to.
+    pub settings: DatabaseConfig,
+    pub(super) driver: Driver,
+}
+
+#[derive(Debug)]
+pub(super) enum Driver {
     Sqlite(SqliteConnection),
     Mysql(MySqlConnection),
     Postgres(PgConnection),
@@ -64,10 +86,10 @@ impl Connection {
     /// What the database says.
     pub async fn execute(&mut self, statement: impl Into<String>, arguments: &[Param<'_>]) -> Result<u64, sqlx::Error> {
         let statement = statement.into();
-        match self {
-            Self::Sqlite(on) => run!(execute, on, statement, arguments).map(|done| done.rows_affected()),
-            Self::Mysql(on) => run!(execute, on, statement, arguments).map(|done| done.rows_affected()),
-            Self::Postgres(on) => {
+        match &mut self.driver {
+            Driver::Sqlite(on) => run!(execute, on, statement, arguments).map(|done| done.rows_affected()),
+            Driver::Mysql(on) => run!(execute, on, statement, arguments).map(|done| done.rows_affected()),
+            Driver::Postgres(on) => {
                 run!(execute, on, with_numbers(statement, arguments), arguments).map(|done| done.rows_affected())
             }
         }
@@ -79,10 +101,12 @@ impl Connection {
     /// What the database says.
     pub async fn fetch(&mut self, query: impl Into<String>, arguments: &[Param<'_>]) -> Result<Vec<Row>, sqlx::Error> {
         let (query, is_prepared) = (query.into(), !arguments.is_empty());
-        match self {
-            Self::Sqlite(on) => texts(&run!(fetch_all, on, query, arguments)?, is_prepared),
-            Self::Mysql(on) => texts(&run!(fetch_all, on, query, arguments)?, is_prepared),
-            Self::Postgres(on) => texts(&run!(fetch_all, on, with_numbers(query, arguments), arguments)?, is_prepared),
+        match &mut self.driver {
+            Driver::Sqlite(on) => texts(&run!(fetch_all, on, query, arguments)?, is_prepared),
+            Driver::Mysql(on) => texts(&run!(fetch_all, on, query, arguments)?, is_prepared),
+            Driver::Postgres(on) => {
+                texts(&run!(fetch_all, on, with_numbers(query, arguments), arguments)?, is_prepared)
+            }
         }
     }
 
@@ -94,12 +118,68 @@ impl Connection {
         Ok(self.fetch_text(query).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
     }
 
-    /// Says goodbye, so that the server does not log a connection that was cut.
+    /// As [`Self::execute`]; the error says which `action` failed.
+    ///
+    /// # Errors
+    /// When the database refuses, or its connection is lost.
+    pub async fn change(
+        &mut self,
+        action: &str,
+        statement: impl Into<String>,
+        arguments: &[Param<'_>],
+    ) -> Result<u64, Error> {
+        self.execute(statement, arguments).await.map_err(|error| Error::failed(action, &self.settings, &error))
+    }
+
+    /// As [`Self::fetch`]; the error says which `action` failed.
+    ///
+    /// # Errors
+    /// When the database refuses, or its connection is lost.
+    pub async fn select(
+        &mut self,
+        action: &str,
+        query: impl Into<String>,
+        arguments: &[Param<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        self.fetch(query, arguments).await.map_err(|error| Error::failed(action, &self.settings, &error))
+    }
+
+    /// Runs all of the statements or none, as far as the database has transactions for them: MySQL and MariaDB commit after
+    /// each CREATE and ALTER.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub async fn execute_in_transaction(&mut self, statements: &[String]) -> Result<(), sqlx::Error> {
+        self.in_transaction(async |connection| connection.execute_batch(statements.join("; ")).await).await
+    }
+
+    /// Does work in a transaction, which is rolled back when the work fails.
+    ///
+    /// # Errors
+    /// That of the work, or when the transaction cannot be committed.
+    pub async fn in_transaction<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Self) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        // SQLite would find out only at the commit that another connection writes, when it is too late to wait.
+        self.execute_batch(if self.settings.is_sqlite() { "BEGIN IMMEDIATE" } else { "BEGIN" }).await?;
+        let result = match work(self).await {
+            Ok(value) => self.execute_batch("COMMIT").await.map(|()| value),
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            // The error may have ended the transaction, or the connection may be lost: then there is nothing to roll back.
+            let _ = self.execute_batch("ROLLBACK").await;
+        }
+        result
+    }
+
+    /// Closes it in order: a server logs a connection that is cut.
     pub async fn close(self) {
-        let _ = match self {
-            Self::Sqlite(connection) => connection.close().await,
-            Self::Mysql(connection) => connection.close().await,
-            Self::Postgres(connection) => connection.close().await,
+        let _ = match self.driver {
+            Driver::Sqlite(driver) => driver.close().await,
+            Driver::Mysql(driver) => driver.close().await,
+            Driver::Postgres(driver) => driver.close().await,
         };
     }
 
@@ -107,26 +187,26 @@ impl Connection {
     /// waited for that, longer than its sender.
     #[must_use]
     pub fn server_time_ms(&self) -> &'static str {
-        match self {
-            Self::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+        match self.driver {
+            Driver::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
             // Only the statement's beginning is to be had in UTC, and only the local time of this moment. Local times have leaps,
             // by half an hour at least, and mean two moments where they go back: of them no more is taken than what has passed
             // since that beginning.
-            Self::Mysql(_) => {
+            Driver::Mysql(_) => {
                 "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 \
                  + IF(SYSDATE(3) BETWEEN NOW(3) AND NOW(3) + INTERVAL 15 MINUTE, \
                  TIMESTAMPDIFF(MICROSECOND, NOW(3), SYSDATE(3)) DIV 1000, 0))"
             }
-            Self::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
+            Driver::Postgres(_) => "(extract(epoch from clock_timestamp()) * 1000)::bigint",
         }
     }
 
     /// A name as it stands in a statement.
     #[must_use]
     pub fn quote_ident(&self, name: &str) -> String {
-        match self {
-            Self::Mysql(_) => format!("`{}`", name.replace('`', "``")),
-            Self::Sqlite(_) | Self::Postgres(_) => format!("\"{}\"", name.replace('"', "\"\"")),
+        match self.driver {
+            Driver::Mysql(_) => format!("`{}`", name.replace('`', "``")),
+            Driver::Sqlite(_) | Driver::Postgres(_) => format!("\"{}\"", name.replace('"', "\"\"")),
         }
     }
 
@@ -134,9 +214,9 @@ impl Connection {
     #[must_use]
     pub fn quote_literal(&self, text: &str) -> String {
         let text = text.replace('\'', "''");
-        match self {
-            Self::Mysql(_) => format!("'{}'", text.replace('\\', "\\\\")),
-            Self::Sqlite(_) | Self::Postgres(_) => format!("'{text}'"),
+        match self.driver {
+            Driver::Mysql(_) => format!("'{}'", text.replace('\\', "\\\\")),
+            Driver::Sqlite(_) | Driver::Postgres(_) => format!("'{text}'"),
         }
     }
 }
@@ -144,11 +224,13 @@ impl Connection {
 fn bind<'q, D: Database>(query: Query<'q, D, D::Arguments>, arguments: &[Param<'_>]) -> Query<'q, D, D::Arguments>
 where
     i64: Encode<'q, D> + Type<D>,
+    Option<i64>: Encode<'q, D> + Type<D>,
     String: Encode<'q, D> + Type<D>,
     D::Arguments: IntoArguments<D>,
 {
     arguments.iter().fold(query, |query, argument| match argument {
         Param::Integer(number) => query.bind(*number),
+        Param::OptionalInteger(number) => query.bind(*number),
         Param::Text(text) => query.bind((*text).to_owned()),
     })
 }

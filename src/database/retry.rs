@@ -9,26 +9,26 @@ use super::connect::{ConnectMode, connect};
 use super::query::Connection;
 use super::{DatabaseConfig, Error};
 
-/// Pause before the second try; each further one is half as long again.
+/// Pause before the second attempt; each further one is half as long again.
 const INITIAL_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// No longer than this, so that a server that has come up is soon noticed.
+/// The longest pause, so that a server that has started is soon noticed.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// How long one exchange with a server may take. When the network has forgotten a connection no answer ever comes, and the
-/// system would find out after a quarter of an hour.
+/// Limit of one exchange with a server. When the network has dropped a connection no answer ever comes, and the kernel
+/// reports that after a quarter of an hour.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The outcome of an exchange, if it comes in time. When it does not, the connection is of no more use: the answer may still
-/// be on its way. A SQLite file is no server: it waits for locks by rules of its own.
+/// The result of an exchange, if it comes in time. After a timeout the connection is unusable: the answer may still be on its
+/// way. SQLite has a busy timeout of its own instead.
 ///
 /// # Errors
-/// What the exchange says, or [`Error::Unavailable`] when it took too long.
+/// That of the exchange, or [`Error::Unavailable`] when it took too long.
 pub async fn with_timeout<T>(
     settings: &DatabaseConfig,
     exchange: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
-    if matches!(settings, DatabaseConfig::Sqlite(_)) {
+    if settings.is_sqlite() {
         return exchange.await;
     }
     timeout(QUERY_TIMEOUT, exchange).await.unwrap_or_else(|_| {
@@ -37,29 +37,21 @@ pub async fn with_timeout<T>(
     })
 }
 
-/// Opens the database, and tries again for as long as `retry_window` lasts while it cannot be reached.
+/// Opens the database. While a server cannot be reached it tries again, for as long as `retry_window` lasts.
 ///
 /// # Errors
-/// As [`connect`]; what no wait would mend, at once.
-pub async fn connect_with_retry(settings: &DatabaseConfig, retry_window: Duration) -> Result<Connection, Error> {
-    retry_while_unavailable(settings, retry_window, async || connect(settings, ConnectMode::Create).await).await
-}
-
-/// Opens something on the database, and tries again in the same way.
-///
-/// # Errors
-/// As [`connect_with_retry`].
-pub async fn retry_while_unavailable<T>(
+/// As [`connect`]; an error that no wait would mend is returned at once.
+pub async fn connect_with_retry(
     settings: &DatabaseConfig,
+    mode: ConnectMode,
     retry_window: Duration,
-    open: impl AsyncFn() -> Result<T, Error>,
-) -> Result<T, Error> {
+) -> Result<Connection, Error> {
     let begin = Instant::now();
     let mut pause = INITIAL_RETRY_DELAY;
     let mut logged = false;
     loop {
-        let error = match open().await {
-            Err(Error::Unavailable(text)) if !matches!(settings, DatabaseConfig::Sqlite(_)) => text,
+        let error = match connect(settings, mode).await {
+            Err(Error::Unavailable(text)) if !settings.is_sqlite() => text,
             opened => return opened,
         };
         let remaining = retry_window.saturating_sub(begin.elapsed());

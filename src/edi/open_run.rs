@@ -84,7 +84,7 @@ impl fmt::Display for OpenRun {
 /// # Errors
 /// When the database cannot be read or written.
 pub async fn observe(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<OpenRun>, Error> {
-    own_schema::ensure(connection, settings, OwnTables::RECOVERY).await?;
+    own_schema::ensure(connection, OwnTables::RECOVERY).await?;
     if !recovery::is_open(connection, settings).await? {
         return Ok(None);
     }

@@ -128,7 +128,7 @@ fn waiting(job: &QueuedJob) -> Value {
 fn job(job: &Job) -> Value {
     structure([
         ("number", Some(integer(job.number))),
-        ("state", Some(Value::String(job.state.as_str().to_owned()))),
+        ("state", Some(Value::String(job.state.clone()))),
         ("priority", Some(integer(job.priority))),
         ("task", Some(JobCommand::from_json(&job.task).to_value())),
         ("submitted", Some(seconds(job.submitted))),

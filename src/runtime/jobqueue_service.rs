@@ -22,7 +22,7 @@ use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};
 use crate::health::state::{HealthState, Phase, QueueCounts, ServiceHealth};
 use crate::jobs::listener::{bind, bind_loopback, serve};
-use crate::jobs::queue::{CommandResolver, JobSpec, Queue, QueueCommand, QueueConfig, Role, Status, queue};
+use crate::jobs::queue::{Queue, QueueCommand, QueueConfig, Role, Status, queue};
 use crate::jobs::runner::RunLimits;
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
@@ -140,16 +140,13 @@ impl JobQueueService {
 
     fn setup(self, reaper: Reaper, lines: ServiceOutput) -> QueueConfig {
         let host = gethostname().unwrap_or_default();
-        let tasks = self.tasks;
-        let launcher: CommandResolver =
-            Arc::new(move |words| tasks.spec(words).map(|(spec, is_engine)| JobSpec { spec, is_engine }));
         QueueConfig {
             database: self.database,
             owner: format!("{:.40}-{}-{}", host.to_string_lossy(), std::process::id(), random::alphanumeric(8)),
             slots: self.slots,
             limits: self.limits,
             stop_timeout: self.limits.stop_timeout,
-            launcher,
+            policy: Arc::new(self.tasks),
             reaper,
             lines,
         }

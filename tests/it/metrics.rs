@@ -300,7 +300,7 @@ fn figures_that_cannot_be_written_stop_no_run(engine: Engine) {
     system.database.sql("DROP TABLE botsctl_engine_run; DROP TABLE botsctl_counter");
     system.fill(1);
     system.run(&["engine", "--new"]).expect_code(0);
-    assert_eq!((total("run_success").as_str(), total("run_errors").as_str()), ("1", "0"));
+    assert_eq!((total("run_success").as_str(), total("run_errors").as_str()), ("1", ""));
     assert!(total("last_success").parse::<u64>().expect("a number") > 1_700_000_000_000);
     let rows = "SELECT outcome, exit_code, recovered FROM botsctl_engine_run WHERE took > 0 AND ended >= started";
     assert_eq!(system.database.sql(rows), ["success\t0\t0"]);

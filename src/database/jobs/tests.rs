@@ -12,7 +12,7 @@ fn new(task: &str, priority: i64) -> NewJob {
 async fn jobs(dir: &tempfile::TempDir) -> JobStore {
     let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
     std::fs::write(dir.path().join("db"), "").expect("made");
-    JobStore::open(&settings, "me", || {}).await.expect("opened")
+    JobStore::open(&settings, "me", &Notify::new()).await.expect("opened")
 }
 
 #[tokio::test]
@@ -49,10 +49,10 @@ async fn a_job_is_known_from_its_submission_to_its_end() {
     jobs.requeue(1).await.expect("put back");
     assert_eq!(jobs.first().await.expect("read").map(|job| job.number), Some(1));
     jobs.start(1, 9).await.expect("started");
-    let ended = JobResult { state: JobState::Failed, exit_code: Some(2), output: "the end".to_owned() };
-    jobs.end(1, &ended, 10).await.expect("ended");
+    let result = JobResult { is_success: false, ended: 10, exit_code: Some(2), output: "the end".to_owned() };
+    jobs.end(1, &result).await.expect("ended");
     let job = jobs.show(1).await.expect("read").expect("it is there");
-    assert_eq!((job.state, job.attempts, job.exit_code), (JobState::Failed, 2, Some(2)));
+    assert_eq!((job.state.as_str(), job.attempts, job.exit_code), ("failed", 2, Some(2)));
     assert_eq!((job.submitted, job.started, job.ended), (7, Some(9), Some(10)));
     assert_eq!(job.output.as_deref(), Some("the end"));
     assert_eq!(jobs.show(2).await.expect("read"), None);

@@ -1,40 +1,30 @@
-//! The row of a lease: its holder, since when, and the last heartbeat, by the server's clock.
+//! The row of a lease: its holder, the start of the hold, and the last heartbeat, by the server's clock.
 
 use std::time::Duration;
 
-use crate::database::query::Connection;
-use crate::database::{DatabaseConfig, Error};
-
-/// Longest name of a holder that is kept.
-const MAX_NAME: usize = 200;
+use crate::database::Error;
+use crate::database::query::{Connection, Row, number, text};
 
 /// One of the leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseKind {
     name: &'static str,
-    /// For so long a row counts without a heartbeat.
+    /// For so long a row is valid without a heartbeat.
     pub ttl: Duration,
 }
 
-impl LeaseKind {
-    /// The right to run the engine.
-    pub const ENGINE: Self = Self { name: "engine", ttl: Duration::from_secs(60) };
-    /// The right to run the jobs. A queue that has lost it cannot write any more, so that it may be short.
-    pub const JOB_QUEUE: Self = Self { name: "jobqueue", ttl: Duration::from_secs(7) };
-}
-
-/// Who holds the lease, or did.
+/// The process that holds a lease, or held it last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseHolder {
-    /// What tells it from every other.
+    /// The random name of the hold.
     pub(crate) owner: String,
     /// Pod and process.
     pub name: String,
-    /// Since when it has it, or had.
+    /// The time since it acquired the lease.
     pub since: Duration,
-    /// How long ago it gave the last sign of life; none beside SQLite, where the lock of a file shows that it lives.
+    /// The time since its last heartbeat; none with SQLite, where the lock of a file shows that it is alive.
     pub since_heartbeat: Option<Duration>,
-    /// Whether it has given the lease back.
+    /// Whether it has released the lease.
     pub released: bool,
 }
 
@@ -45,127 +35,98 @@ impl LeaseHolder {
         Self { owner, name, since: Duration::ZERO, since_heartbeat: None, released: false }
     }
 
-    /// Whether its row was released, or ran out, so long ago.
+    /// Whether its row was released or expired that long ago.
     pub(crate) fn expired_for(&self, kind: LeaseKind, span: Duration) -> bool {
-        let lifetime = if self.released { Duration::ZERO } else { kind.ttl };
-        self.since_heartbeat.map_or(self.released, |since_heartbeat| since_heartbeat >= lifetime + span)
+        let ttl = if self.released { Duration::ZERO } else { kind.ttl };
+        self.since_heartbeat.map_or(self.released, |since_heartbeat| since_heartbeat >= ttl + span)
     }
 }
 
-/// Makes the row ours if it was released, is not there, or has not been renewed for `lifetime`; without a lifetime in any
-/// case. The answer is whose it is then.
-///
-/// # Errors
-/// What the database says.
-pub async fn claim_row(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    kind: LeaseKind,
-    (owner, name): (&str, &str),
-    lifetime: Option<Duration>,
-) -> Result<LeaseHolder, Error> {
-    let refused = |error: sqlx::Error| failed("take", kind, settings, &error);
-    let (now, owner, row) = (connection.server_time_ms(), connection.quote_literal(owner), kind.name);
-    let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
-    let values = [owner.clone(), connection.quote_literal(&name), now.to_owned(), now.to_owned(), "0".to_owned()];
-    if read(connection, settings, kind).await?.is_none() {
-        let insert = format!("INSERT INTO botsctl_lease (name, {COLUMNS}) VALUES ('{row}', {})", values.join(", "));
-        connection.execute_batch(insert).await.map_err(refused)?;
-    } else {
-        let set: Vec<String> =
-            COLUMNS.split(", ").zip(&values).map(|(column, value)| format!("{column} = {value}")).collect();
-        let free = match lifetime {
-            Some(lifetime) => format!(" AND (released = 1 OR renewed < {now} - {})", lifetime.as_millis()),
-            None => String::new(),
+impl LeaseKind {
+    /// The right to run the engine.
+    pub const ENGINE: Self = Self { name: "engine", ttl: Duration::from_secs(60) };
+    /// The right to run the jobs. The TTL may be short, since a queue that has lost its lock cannot write any more.
+    pub const JOB_QUEUE: Self = Self { name: "jobqueue", ttl: Duration::from_secs(7) };
+
+    /// Claims the row if it was released, does not exist, or has expired; without `only_expired` in any case. Returns the
+    /// holder afterwards.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn claim(
+        self,
+        connection: &mut Connection,
+        (owner, holder): (&str, &str),
+        only_expired: bool,
+    ) -> Result<LeaseHolder, Error> {
+        let (now, row) = (connection.server_time_ms(), self.name);
+        let [owner, holder] = [owner, holder].map(|text| connection.quote_literal(text));
+        let statement = if self.read(connection).await?.is_none() {
+            format!(
+                "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) \
+                 VALUES ('{row}', {owner}, {holder}, {now}, {now}, 0)"
+            )
+        } else {
+            let ttl = self.ttl.as_millis();
+            let free =
+                if only_expired { format!("released = 1 OR renewed < {now} - {ttl}") } else { "1 = 1".to_owned() };
+            format!(
+                "UPDATE botsctl_lease SET owner = {owner}, holder = {holder}, acquired = {now}, renewed = {now}, \
+                 released = 0 WHERE name = '{row}' AND ({free})"
+            )
         };
-        let update = format!("UPDATE botsctl_lease SET {} WHERE name = '{row}'{free}", set.join(", "));
-        connection.execute_batch(update).await.map_err(refused)?;
+        connection.change(&self.action("acquire"), statement, &[]).await?;
+        Ok(self.read(connection).await?.unwrap_or_else(LeaseHolder::unknown))
     }
-    Ok(read(connection, settings, kind).await?.unwrap_or_else(LeaseHolder::unknown))
-}
 
-/// A heartbeat. The answer is whose lease it is.
-///
-/// # Errors
-/// What the database says.
-pub async fn renew(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    kind: LeaseKind,
-    owner: &str,
-) -> Result<LeaseHolder, Error> {
-    heartbeat(connection, settings, kind, owner).await?;
-    Ok(read(connection, settings, kind).await?.unwrap_or_else(LeaseHolder::unknown))
-}
+    /// Writes a heartbeat, if the lease is still that of this owner.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn heartbeat(self, connection: &mut Connection, owner: &str) -> Result<(), Error> {
+        self.update(connection, "renew", owner, "").await
+    }
 
-/// A heartbeat of an owner that has the lock.
-///
-/// # Errors
-/// What the database says.
-pub async fn heartbeat(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    kind: LeaseKind,
-    owner: &str,
-) -> Result<(), Error> {
-    write(connection, kind, owner, "").await.map_err(|error| failed("renew", kind, settings, &error))
-}
+    /// Releases the lease.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn release(self, connection: &mut Connection, owner: &str) -> Result<(), Error> {
+        self.update(connection, "release", owner, ", released = 1").await
+    }
 
-/// Releases it.
-///
-/// # Errors
-/// What the database says.
-pub async fn release(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    kind: LeaseKind,
-    owner: &str,
-) -> Result<(), Error> {
-    write(connection, kind, owner, ", released = 1").await.map_err(|error| failed("release", kind, settings, &error))
-}
+    async fn update(self, connection: &mut Connection, verb: &str, owner: &str, more: &str) -> Result<(), Error> {
+        let (now, owner, row) = (connection.server_time_ms(), connection.quote_literal(owner), self.name);
+        let update = format!(
+            "UPDATE botsctl_lease SET renewed = {now}{more} WHERE name = '{row}' AND owner = {owner} AND released = 0"
+        );
+        connection.change(&self.action(verb), update, &[]).await.map(|_| ())
+    }
 
-async fn write(connection: &mut Connection, kind: LeaseKind, owner: &str, more: &str) -> Result<(), sqlx::Error> {
-    let (now, owner, row) = (connection.server_time_ms(), connection.quote_literal(owner), kind.name);
-    let update = format!(
-        "UPDATE botsctl_lease SET renewed = {now}{more} WHERE name = '{row}' AND owner = {owner} AND released = 0"
-    );
-    connection.execute_batch(update).await
-}
+    /// The holder, or the last one; none when the lease was never acquired.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn read(self, connection: &mut Connection) -> Result<Option<LeaseHolder>, Error> {
+        let (now, row) = (connection.server_time_ms(), self.name);
+        let query = format!(
+            "SELECT owner, holder, released, {now} - acquired, {now} - renewed FROM botsctl_lease WHERE name = '{row}'"
+        );
+        let rows = connection.select(&self.action("read"), query, &[]).await?;
+        let age = |row: &Row, index| Duration::from_millis(number(row, index).unwrap_or_default());
+        Ok(rows.first().map(|row| LeaseHolder {
+            owner: text(row, 0).unwrap_or_default(),
+            name: text(row, 1).unwrap_or_default(),
+            released: number(row, 2) == Some(1),
+            since: age(row, 3),
+            since_heartbeat: (!connection.settings.is_sqlite()).then(|| age(row, 4)),
+        }))
+    }
 
-fn failed(action: &str, kind: LeaseKind, settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
-    Error::failed(&format!("{action} the lease of the {} in", kind.name), settings, error)
+    fn action(self, verb: &str) -> String {
+        format!("{verb} the lease of the {} in", self.name)
+    }
 }
-
-/// Who has it, or had it last; nobody when it was never taken.
-///
-/// # Errors
-/// What the database says.
-pub async fn read(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    kind: LeaseKind,
-) -> Result<Option<LeaseHolder>, Error> {
-    let (now, row) = (connection.server_time_ms(), kind.name);
-    let query = format!(
-        "SELECT owner, holder, {now} - acquired, {now} - renewed, released FROM botsctl_lease WHERE name = '{row}'"
-    );
-    let rows = connection.fetch_text(query).await;
-    let rows = rows.map_err(|error| failed("read", kind, settings, &error))?;
-    Ok(rows.into_iter().next().map(|row| {
-        let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
-        let span = |column| Duration::from_millis(text(column).parse().unwrap_or_default());
-        let heartbeat_age = (!matches!(settings, DatabaseConfig::Sqlite(_))).then(|| span(3));
-        LeaseHolder {
-            owner: text(0),
-            name: text(1),
-            since: span(2),
-            since_heartbeat: heartbeat_age,
-            released: text(4) == "1",
-        }
-    }))
-}
-
-const COLUMNS: &str = "owner, holder, acquired, renewed, released";
 
 #[cfg(test)]
 mod tests {

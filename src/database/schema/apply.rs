@@ -29,7 +29,7 @@ pub async fn create_tables(
             statements.extend(numbering::create_with_start(connection, &table.statement, last));
             statements.extend(table.indexes.iter().map(|(_, statement)| statement.clone()));
         }
-        execute_in_transaction(connection, &statements).await
+        connection.execute_in_transaction(&statements).await
     };
     made.await.map_err(|error| Error::failed("make tables in", settings, &error))
 }
@@ -49,7 +49,8 @@ pub async fn recreate_tables(
         [drop, table.statement.clone()].into_iter().chain(indexes).collect::<Vec<_>>()
     };
     let statements: Vec<String> = tables.iter().flat_map(again).collect();
-    execute_in_transaction(connection, &statements)
+    connection
+        .execute_in_transaction(&statements)
         .await
         .map_err(|error| Error::failed("make tables in", settings, &error))
 }
@@ -60,7 +61,7 @@ pub async fn recreate_tables(
 /// When the database refuses.
 pub async fn apply(connection: &mut Connection, settings: &DatabaseConfig, repair: &SchemaFix) -> Result<(), Error> {
     let statements = statements(connection, repair);
-    execute_in_transaction(connection, &statements).await.map_err(|error| {
+    connection.execute_in_transaction(&statements).await.map_err(|error| {
         let hint = format!("; to be run by hand: {};", statements.join("; "));
         match Error::failed(&format!("add what is missing ({}) to", repair.missing()), settings, &error) {
             Error::Failed(text) => Error::Failed(format!("{text}{hint}")),
@@ -85,23 +86,6 @@ pub async fn drop_tables(
     connection.execute_batch(all).await.map_err(|error| Error::failed("clear", settings, &error))
 }
 
-/// In one transaction, where the database has those for such statements.
-async fn execute_in_transaction(connection: &mut Connection, statements: &[String]) -> Result<(), sqlx::Error> {
-    if matches!(connection, Connection::Mysql(_)) {
-        for statement in statements {
-            connection.execute_batch(statement.clone()).await?;
-        }
-        return Ok(());
-    }
-    let begin = if matches!(connection, Connection::Sqlite(_)) { "BEGIN IMMEDIATE" } else { "BEGIN" };
-    let done = connection.execute_batch(format!("{begin}; {}; COMMIT", statements.join("; "))).await;
-    if done.is_err() {
-        // It may have failed before it began, or the connection may be gone: then there is nothing to take back.
-        let _ = connection.execute_batch("ROLLBACK").await;
-    }
-    done
-}
-
 fn statements(connection: &Connection, repair: &SchemaFix) -> Vec<String> {
     match repair {
         SchemaFix::AddColumn { table, column, definition } => {
@@ -121,9 +105,9 @@ fn add_index(connection: &Connection, table: &str, index: &IndexDef) -> String {
         name => name.to_owned(),
     };
     let (name, table) = (connection.quote_ident(&name), connection.quote_ident(table));
-    match (connection, index.unique) {
+    match (&connection.settings, index.unique) {
         // As Django has it: a later migration looks for a constraint of that name.
-        (Connection::Postgres(_), true) => format!("ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE ({columns})"),
+        (DatabaseConfig::Postgres(_), true) => format!("ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE ({columns})"),
         (_, unique) => format!("CREATE {}INDEX {name} ON {table} ({columns})", if unique { "UNIQUE " } else { "" }),
     }
 }
@@ -131,13 +115,13 @@ fn add_index(connection: &Connection, table: &str, index: &IndexDef) -> String {
 fn alter_column(connection: &Connection, table: &str, from: &Column, to: &Column) -> Vec<String> {
     let (table, column) = (connection.quote_ident(table), connection.quote_ident(&from.name));
     let default = default(connection, to);
-    match connection {
-        Connection::Mysql(_) => {
+    match connection.settings {
+        DatabaseConfig::Mysql(_) => {
             let null = if to.nullable { "NULL" } else { "NOT NULL" };
             let default = default.map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
             vec![format!("ALTER TABLE {table} MODIFY COLUMN {column} {} {null}{default}", to.own_type)]
         }
-        Connection::Postgres(_) => {
+        DatabaseConfig::Postgres(_) => {
             let mut changes = Vec::new();
             if from.kind != to.kind {
                 changes.push(format!("ALTER COLUMN {column} TYPE {}", to.own_type));
@@ -152,7 +136,7 @@ fn alter_column(connection: &Connection, table: &str, from: &Column, to: &Column
         }
         // SQLite changes no column that is there: another one takes over its rows and its name. That it stands last then makes no
         // difference, since Bots and Django name the columns that they want.
-        Connection::Sqlite(_) => {
+        DatabaseConfig::Sqlite(_) => {
             let next = connection.quote_ident(&format!("{}_botsctl", from.name));
             let null = if to.nullable { "" } else { " NOT NULL" };
             let default = default.map(|default| format!(" DEFAULT {default}")).unwrap_or_default();
@@ -170,17 +154,17 @@ fn default(connection: &Connection, column: &Column) -> Option<String> {
     match &column.default {
         ColumnDefault::None | ColumnDefault::Generated => None,
         ColumnDefault::Other(expression) => Some(expression.clone()),
-        ColumnDefault::Now => Some(match connection {
-            Connection::Sqlite(_) => "(datetime('now', 'localtime'))".to_owned(),
+        ColumnDefault::Now => Some(match connection.settings {
+            DatabaseConfig::Sqlite(_) => "(datetime('now', 'localtime'))".to_owned(),
             // MySQL wants the same precision as the column's.
-            Connection::Mysql(_) => {
+            DatabaseConfig::Mysql(_) => {
                 let precision = column.own_type.split_once('(').map(|(_, rest)| format!("({rest}")).unwrap_or_default();
                 format!("CURRENT_TIMESTAMP{precision}")
             }
-            Connection::Postgres(_) => "CURRENT_TIMESTAMP".to_owned(),
+            DatabaseConfig::Postgres(_) => "CURRENT_TIMESTAMP".to_owned(),
         }),
-        ColumnDefault::Constant(text) => Some(match (&column.kind, connection) {
-            (ColumnType::Boolean, Connection::Postgres(_)) => if text == "0" { "false" } else { "true" }.to_owned(),
+        ColumnDefault::Constant(text) => Some(match (&column.kind, &connection.settings) {
+            (ColumnType::Boolean, DatabaseConfig::Postgres(_)) => if text == "0" { "false" } else { "true" }.to_owned(),
             (ColumnType::Integer | ColumnType::Boolean, _) => text.clone(),
             _ => connection.quote_literal(text),
         }),

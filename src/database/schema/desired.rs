@@ -50,7 +50,6 @@ pub struct UnmanagedTable {
 
 /// A column of our statements.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct UnmanagedColumn {
     pub name: String,
     pub kind: ColumnType,

@@ -34,13 +34,10 @@ pub struct SchemaDiff {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaFix {
     /// A column of an unmanaged table.
-    #[allow(missing_docs)]
     AddColumn { table: String, column: String, definition: String },
     /// A wider type, a default, NULL where nothing needs to be said.
-    #[allow(missing_docs)]
     AlterColumn { table: String, from: Column, to: Column },
     /// An index.
-    #[allow(missing_docs)]
     AddIndex { table: String, index: IndexDef },
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::database::DatabaseConfig;
 use crate::database::query::{Connection, Row};
 
 /// Everything that is in the database.
@@ -22,7 +23,6 @@ pub struct Table {
 
 /// A column.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Column {
     pub name: String,
     pub kind: ColumnType,
@@ -34,7 +34,6 @@ pub struct Column {
 
 /// An index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct IndexInfo {
     pub name: String,
     pub columns: Vec<String>,
@@ -103,10 +102,10 @@ impl Schema {
     /// # Errors
     /// What the database says.
     pub async fn read(connection: &mut Connection) -> Result<Self, sqlx::Error> {
-        let (columns, keys) = match connection {
-            Connection::Sqlite(_) => (SQLITE_COLUMNS, SQLITE_KEYS),
-            Connection::Mysql(_) => (MYSQL_COLUMNS, MYSQL_KEYS),
-            Connection::Postgres(_) => (POSTGRES_COLUMNS, POSTGRES_KEYS),
+        let (columns, keys) = match connection.settings {
+            DatabaseConfig::Sqlite(_) => (SQLITE_COLUMNS, SQLITE_KEYS),
+            DatabaseConfig::Mysql(_) => (MYSQL_COLUMNS, MYSQL_KEYS),
+            DatabaseConfig::Postgres(_) => (POSTGRES_COLUMNS, POSTGRES_KEYS),
         };
         let mut catalogue = Self::default();
         for row in connection.fetch_text(columns).await? {

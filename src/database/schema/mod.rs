@@ -42,7 +42,7 @@ pub async fn inspect(
     let inspected = inspection(connection, settings, expected).await;
     let (difference, catalogue) = inspected.map_err(|error| Error::failed("read", settings, &error))?;
     let has_table = catalogue.has(init_progress::TABLE);
-    let progress = if has_table { init_progress::read(connection, settings).await? } else { None };
+    let progress = if has_table { init_progress::read(connection).await? } else { None };
     Ok(Inspection { difference, progress, catalogue })
 }
 

@@ -1,6 +1,7 @@
 //! Numbers of `ta` when it is made while reports are there: they refer to its rows, so it must not begin anew under them.
 
 use super::introspect::Schema;
+use crate::database::DatabaseConfig;
 use crate::database::query::Connection;
 
 /// The table with the numbers.
@@ -27,14 +28,14 @@ pub async fn max_referenced_id(connection: &mut Connection, catalogue: &Schema) 
 /// The statements that make the table, its first number being the one after `last`.
 pub fn create_with_start(connection: &Connection, statement: &str, last: u64) -> Vec<String> {
     let make = statement.to_owned();
-    match connection {
+    match connection.settings {
         _ if last == 0 => vec![make],
         // One statement, as MySQL could be interrupted between two.
-        Connection::Mysql(_) => vec![format!("{make} AUTO_INCREMENT={}", last + 1)],
-        Connection::Postgres(_) => {
+        DatabaseConfig::Mysql(_) => vec![format!("{make} AUTO_INCREMENT={}", last + 1)],
+        DatabaseConfig::Postgres(_) => {
             vec![make, format!("SELECT setval(pg_get_serial_sequence('{TABLE}', 'idta'), {last})")]
         }
-        Connection::Sqlite(_) => vec![
+        DatabaseConfig::Sqlite(_) => vec![
             make,
             format!("DELETE FROM sqlite_sequence WHERE name = '{TABLE}'"),
             format!("INSERT INTO sqlite_sequence (name, seq) VALUES ('{TABLE}', {last})"),

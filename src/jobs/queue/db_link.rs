@@ -1,59 +1,100 @@
-//! The way from the queue to its rows: on its way, there, or to be tried again.
+//! The queue's connection to its rows: being opened, open, or to be opened again.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, error};
 
-use super::{QueueConfig, Role, Status};
-use crate::database::Error;
+use super::{REQUEST_TIMEOUT, Role, Status, Unavailable};
 use crate::database::jobs::JobStore;
+use crate::database::{DatabaseConfig, Error};
 
-/// How long a queue may take to become the active one until it counts as one that stands by.
+/// A queue that has not become active for so long counts as a standby.
 const STANDBY_GRACE: Duration = Duration::from_millis(300);
 
-/// The way to the database.
-pub(super) enum DbLink {
+/// Pause before the database is tried again.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+
+pub(super) struct DbLink {
+    settings: DatabaseConfig,
+    owner: String,
+    status: watch::Sender<Status>,
+    state: LinkState,
+}
+
+enum LinkState {
     Connecting(Pin<Box<dyn Future<Output = Result<JobStore, Error>> + Send>>),
     Connected(Box<JobStore>),
-    /// Tried again at this moment.
+    /// Tried again at this time.
     Backoff(Instant),
 }
 
 impl DbLink {
-    /// Sets out; whoever waits for another queue to end soon says so.
-    pub fn open(setup: &QueueConfig, status: &watch::Sender<Status>) -> Self {
-        let (settings, owner, status) = (setup.database.clone(), setup.owner.clone(), status.clone());
-        Self::Connecting(Box::pin(async move {
-            let (sender, connected) = oneshot::channel();
-            let opening = JobStore::open(&settings, &owner, || {
-                let _ = sender.send(());
-            });
-            let standing_by = async {
-                if connected.await.is_ok() {
-                    sleep(STANDBY_GRACE).await;
-                    status.send_modify(|status| status.activity = Role::Standby);
-                }
-                std::future::pending::<Infallible>().await
-            };
-            tokio::select! {
-                opened = opening => opened,
-                never = standing_by => match never {},
-            }
-        }))
+    pub fn new(settings: DatabaseConfig, owner: String, status: watch::Sender<Status>) -> Self {
+        Self { settings, owner, status, state: LinkState::Backoff(Instant::now()) }
     }
 
-    /// What came of setting out; nothing when it is time to set out again.
-    pub async fn changed(&mut self) -> Option<Result<JobStore, Error>> {
-        match self {
-            Self::Connecting(opening) => Some(opening.as_mut().await),
-            Self::Connected(_) => std::future::pending().await,
-            Self::Backoff(until) => {
-                sleep_until(*until).await;
-                None
+    /// Waits until a new connection is open, and this queue the active one. Cancel safe.
+    pub async fn connected(&mut self) {
+        loop {
+            match &mut self.state {
+                LinkState::Connected(_) => pending().await,
+                LinkState::Connecting(opening) => match opening.as_mut().await {
+                    Ok(jobs) => {
+                        self.state = LinkState::Connected(Box::new(jobs));
+                        return;
+                    }
+                    Err(error) => self.disconnect(&error),
+                },
+                LinkState::Backoff(until) => {
+                    sleep_until(*until).await;
+                    let opening = open(self.settings.clone(), self.owner.clone(), self.status.clone());
+                    self.state = LinkState::Connecting(Box::pin(opening));
+                }
             }
         }
+    }
+
+    /// Works with the rows. After an error the connection is given up, and with it the right to change them.
+    pub async fn with<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut JobStore) -> Result<T, Error>,
+    ) -> Result<T, Unavailable> {
+        let LinkState::Connected(jobs) = &mut self.state else { return Err(Unavailable) };
+        let late = || Error::Unavailable(format!("the database did not answer within {} s", REQUEST_TIMEOUT.as_secs()));
+        let result = timeout(REQUEST_TIMEOUT, work(jobs)).await.unwrap_or_else(|_| Err(late()));
+        result.map_err(|error| {
+            self.disconnect(&error);
+            Unavailable
+        })
+    }
+
+    fn disconnect(&mut self, error: &Error) {
+        self.state = LinkState::Backoff(Instant::now() + RECONNECT_DELAY);
+        if self.status.borrow().activity == Role::Unavailable {
+            debug!("{error}");
+        } else {
+            error!("the job queue waits for its database: {error}");
+        }
+        self.status.send_modify(|status| status.activity = Role::Unavailable);
+    }
+}
+
+/// Opens the rows; a queue that has to wait for another one is a standby meanwhile.
+async fn open(settings: DatabaseConfig, owner: String, status: watch::Sender<Status>) -> Result<JobStore, Error> {
+    let connected = Notify::new();
+    let standing_by = async {
+        connected.notified().await;
+        sleep(STANDBY_GRACE).await;
+        status.send_modify(|status| status.activity = Role::Standby);
+        pending::<Infallible>().await
+    };
+    tokio::select! {
+        opened = JobStore::open(&settings, &owner, &connected) => opened,
+        never = standing_by => match never {},
     }
 }

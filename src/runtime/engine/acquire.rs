@@ -7,10 +7,9 @@ use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::config::Config;
-use crate::database::connect::{ConnectMode, connect};
-use crate::database::lease;
-use crate::database::lease::{Acquire, Lease, LeaseHolder};
-use crate::database::retry::{retry_while_unavailable, with_timeout};
+use crate::database::connect::ConnectMode;
+use crate::database::lease::{self, Lease, LeaseHolder};
+use crate::database::retry::{connect_with_retry, with_timeout};
 use crate::database::{DatabaseConfig, Error};
 use crate::edi::open_run;
 use crate::edi::open_run::OpenRun;
@@ -50,8 +49,8 @@ pub(crate) async fn acquire(
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
         let mut lease = match lease::acquire(settings, name, remaining, retry_window).await? {
-            Acquire::Granted(lease) => lease,
-            Acquire::Busy(holder) => return Ok(Err(Busy::Holder(holder))),
+            Ok(lease) => lease,
+            Err(holder) => return Ok(Err(Busy::Holder(holder))),
         };
         let run = match lease.query_with_retry(open_run::observe).await {
             Ok(run) => run.filter(|run| !run.is_cut_off(timeout)),
@@ -88,9 +87,7 @@ async fn wait(
             info!("{run}: waiting for at most {left} s; without a new row for {timeout} s it counts as cut off");
         }
         sleep(OBSERVE_INTERVAL.min(remaining)).await;
-        let mut connection =
-            retry_while_unavailable(settings, retry_window, async || connect(settings, ConnectMode::ReadWrite).await)
-                .await?;
+        let mut connection = connect_with_retry(settings, ConnectMode::ReadWrite, retry_window).await?;
         let observed = with_timeout(settings, open_run::observe(&mut connection, settings)).await?;
         connection.close().await;
         match observed.filter(|run| !run.is_cut_off(timeout)) {

@@ -21,18 +21,14 @@ use super::run::{BUSY, ERRORS, RunResult};
 pub(crate) async fn begin(lease: &mut Lease, holder: &str, waited: Duration, recovers: bool) -> bool {
     let id = lease.id().to_owned();
     let run = RunRow { id: &id, holder, waited, recovers };
-    log_error(
-        lease.query_with_retry(async |connection, settings| run_metrics::begin(connection, settings, &run).await).await,
-    )
+    log_error(lease.query_with_retry(async |connection, _| run_metrics::begin(connection, &run).await).await)
 }
 
 /// A run has ended.
 pub(crate) async fn end(lease: &mut Lease, ended: &Result<RunResult, exit::Error>, took: Duration) {
     let (id, how) = (lease.id().to_owned(), outcome(ended));
     let _ = log_error(
-        lease
-            .query_with_retry(async |connection, settings| run_metrics::end(connection, settings, &id, how, took).await)
-            .await,
+        lease.query_with_retry(async |connection, _| run_metrics::end(connection, &id, how, took).await).await,
     );
 }
 
@@ -41,7 +37,7 @@ pub(crate) async fn add_busy(settings: &DatabaseConfig, waited: Duration) {
     let added = async {
         let mut connection = connect(settings, ConnectMode::ReadWrite).await?;
         with_timeout(settings, async {
-            run_metrics::add_busy(&mut connection, settings, waited).await?;
+            run_metrics::add_busy(&mut connection, waited).await?;
             connection.close().await;
             Ok(())
         })

@@ -171,7 +171,10 @@ impl InitDb<'_> {
                 return Ok(());
             }
             DatabaseConfig::Sqlite(_) => connect(&self.settings, ConnectMode::ReadWrite).await?,
-            _ => retry::connect_with_retry(&self.settings, self.config.database.retry_window()).await?,
+            _ => {
+                retry::connect_with_retry(&self.settings, ConnectMode::Create, self.config.database.retry_window())
+                    .await?
+            }
         };
         let inspection = schema::inspect(&mut connection, &self.settings, &self.expected).await;
         connection.close().await;
@@ -202,8 +205,10 @@ impl InitDb<'_> {
     async fn lock(&self) -> Result<LockSession, Error> {
         let mut lost = None;
         loop {
-            let connection = retry::connect_with_retry(&self.settings, self.config.database.retry_window()).await?;
-            let mut session = LockSession::new(connection, &self.settings, LockName::InitDb)?;
+            let connection =
+                retry::connect_with_retry(&self.settings, ConnectMode::Create, self.config.database.retry_window())
+                    .await?;
+            let mut session = LockSession::new(connection, LockName::InitDb)?;
             let text = match session.acquire("initialises").await {
                 Err(database::Error::Unavailable(text)) => text,
                 Err(error) => return Err(error.into()),
@@ -243,15 +248,14 @@ impl InitDb<'_> {
     ) -> Result<(), Error> {
         let begin = Instant::now();
         for tables in OwnTables::ALL {
-            own_schema::ensure(&mut session.connection, &self.settings, tables).await?;
+            own_schema::ensure(&mut session.connection, tables).await?;
         }
-        run_metrics::ensure_totals(&mut session.connection, &self.settings).await?;
         no_cancel.set(true);
         let completed = complete(self, &mut session, python, &inspection, user, report).await;
         no_cancel.set(false);
         let is_success =
             completed.as_ref().is_ok_and(|unfixed| unfixed.is_schema_complete() && unfixed.manual_fixes.is_empty());
-        if let Err(error) = run_metrics::add_initialisation(&mut session.connection, &self.settings, is_success).await {
+        if let Err(error) = run_metrics::add_initialisation(&mut session.connection, is_success).await {
             debug!("{error}");
         }
         session.connection.close().await;

@@ -64,7 +64,7 @@ impl Steps<'_> {
     async fn write(&mut self, step: &str, finished: bool) -> Result<(), Error> {
         step.clone_into(&mut self.progress.step);
         self.progress.finished = finished;
-        init_progress::write(&mut self.session.connection, &self.init.settings, &self.progress).await?;
+        init_progress::write(&mut self.session.connection, &self.progress).await?;
         Ok(())
     }
 

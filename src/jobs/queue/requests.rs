@@ -1,0 +1,76 @@
+//! The requests of clients.
+
+use tracing::info;
+
+use super::super::command_line::JobCommand;
+use super::super::request_id::RequestId;
+use super::worker::{Worker, milliseconds};
+use super::{Reply, Request, Unavailable};
+use crate::database::jobs::{AddOutcome, JobResult, NewJob, QueuedJob};
+
+impl Worker {
+    pub(super) async fn handle_requests(&mut self, requests: Vec<Request>) {
+        let (mut jobs, mut clients) = (Vec::new(), Vec::new());
+        for request in requests {
+            match request {
+                Request::Add(job, request_id, reply) => {
+                    jobs.push(job);
+                    clients.push((request_id, reply));
+                }
+                Request::List(reply) => send_reply(reply, self.db.with(async |jobs| jobs.list().await).await),
+                Request::Clear(reply) => {
+                    let cleared = self.db.with(async |jobs| jobs.clear().await).await;
+                    if cleared.is_ok() {
+                        self.status.send_modify(|status| status.waiting = 0);
+                    }
+                    send_reply(reply, cleared);
+                }
+                Request::Take(reply) => send_reply(reply, self.take().await),
+                Request::Show(number, reply) => {
+                    send_reply(reply, self.db.with(async |jobs| jobs.show(number).await).await);
+                }
+            }
+        }
+        if !jobs.is_empty() {
+            self.add(&jobs, clients).await;
+        }
+    }
+
+    async fn add(&mut self, jobs: &[NewJob], clients: Vec<(RequestId, Reply<AddOutcome>)>) {
+        let now = milliseconds();
+        let Ok(added) = self.db.with(async |rows| rows.add(jobs, now).await).await else {
+            clients.into_iter().for_each(|(_, reply)| send_reply(reply, Err(Unavailable)));
+            return;
+        };
+        for ((new, added), (request_id, reply)) in jobs.iter().zip(added).zip(clients) {
+            let (task, priority) = (JobCommand::from_json(&new.task), new.priority);
+            match added {
+                AddOutcome::Added(job) => {
+                    self.status.send_modify(|status| status.waiting += 1);
+                    info!(job, %request_id, "job {job} with priority {priority}: {task}");
+                }
+                AddOutcome::PriorityChanged(job) => {
+                    info!(job, %request_id, "job {job} now has priority {priority}: {task}");
+                }
+                AddOutcome::Duplicate(job) => {
+                    info!(job, %request_id, "job {job} waits already and is not added again: {task}");
+                }
+            }
+            send_reply(reply, Ok(added));
+        }
+    }
+
+    async fn take(&mut self) -> Result<Option<QueuedJob>, Unavailable> {
+        let Some(first) = self.start_first().await? else { return Ok(None) };
+        let output = "taken by getjob".to_owned();
+        let result = JobResult { is_success: true, ended: milliseconds(), exit_code: None, output };
+        self.db.with(async |jobs| jobs.end(first.number, &result).await).await?;
+        info!(job = first.number, "job {} was taken by getjob", first.number);
+        Ok(Some(first))
+    }
+}
+
+/// The client may have disconnected.
+fn send_reply<T>(reply: Reply<T>, response: Result<T, Unavailable>) {
+    let _ = reply.send(response);
+}
