@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -25,20 +24,17 @@ use tokio::sync::watch;
 
 use crate::health::rules::{ProbeResponse, evaluate};
 use crate::health::state::HealthState;
-use crate::http::{self, HttpBody};
+use crate::http;
+use crate::metrics::Exporter;
 use crate::model::Check;
 use crate::status::model::{Status, status};
 use crate::status::page;
 use crate::telemetry::counters::{Counters, path_index};
 
-/// Makes the page of metrics from the facts, in a format that an `Accept` header is satisfied with.
-pub type MetricsHandler =
-    Arc<dyn Fn(HealthState, String) -> Pin<Box<dyn Future<Output = io::Result<HttpBody>> + Send>> + Send + Sync>;
-
 /// What the listener has beside its answers to probes.
 pub struct AdminPages {
-    /// Who makes the page of metrics.
-    pub metrics: MetricsHandler,
+    /// Writes the page of metrics.
+    pub metrics: Arc<Exporter>,
     /// Whether there is a status page.
     pub has_status: bool,
 }
@@ -97,11 +93,14 @@ pub fn service(
     })
 }
 
-fn router(health: watch::Receiver<HealthState>, AdminPages { metrics: scrape, has_status }: AdminPages) -> Router {
+fn router(health: watch::Receiver<HealthState>, AdminPages { metrics: exporter, has_status }: AdminPages) -> Router {
     let metrics = |State(health): State<watch::Receiver<HealthState>>, headers: HeaderMap| async move {
-        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default().to_owned();
+        let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
         let health = health.borrow().clone();
-        to_response(scrape(health, accept).await)
+        match exporter.page(health, accept).await {
+            Ok((content_type, body)) => uncached(content_type, body),
+            Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        }
     };
     let response = |check: Check| {
         get(move |State(health): State<watch::Receiver<HealthState>>| async move {
@@ -130,21 +129,15 @@ fn router(health: watch::Receiver<HealthState>, AdminPages { metrics: scrape, ha
 
 fn json(report: &ProbeResponse) -> Response {
     let status = if report.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], to_json(report)).into_response()
+    (status, uncached("application/json", to_json(report))).into_response()
 }
 
-fn to_response(page: io::Result<HttpBody>) -> Response {
-    match page {
-        Ok(HttpBody { content_type, body }) => {
-            ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response()
-        }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
-    }
+fn uncached(content_type: &'static str, body: String) -> Response {
+    ([(CONTENT_TYPE, content_type), (CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 fn status_json(health: &HealthState) -> Response {
-    let body = serde_json::to_string(&status_now(health)).unwrap_or_default();
-    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
+    uncached("application/json", serde_json::to_string(&status_now(health)).unwrap_or_default())
 }
 
 fn status_now(health: &HealthState) -> Status {

@@ -3,12 +3,3 @@
 pub mod client;
 mod connection_limit;
 pub mod server;
-
-/// A response body and its type.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpBody {
-    /// The value of `Content-Type`.
-    pub content_type: &'static str,
-    /// The content.
-    pub body: String,
-}

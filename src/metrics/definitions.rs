@@ -1,17 +1,6 @@
 //! Every metric by name, with its type, labels and meaning. `docs/metrics.md` says the same, and a test compares the two.
 
-/// What a metric is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MetricKind {
-    /// A number that only grows while its process lives.
-    Counter,
-    /// A number that goes up and down.
-    Gauge,
-    /// Spans of time, sorted into classes.
-    Histogram,
-    /// Nothing but labels.
-    Info,
-}
+pub use prometheus_client::metrics::MetricType as MetricKind;
 
 /// A metric with its labels.
 #[derive(Debug, Clone, Copy)]
@@ -26,26 +15,13 @@ pub struct MetricDef {
     pub help: &'static str,
 }
 
-impl MetricKind {
-    /// The word of the formats.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-            Self::Info => "info",
-        }
-    }
-}
-
 impl MetricDef {
     /// The name without what the formats themselves put at its end.
     pub(super) fn base_name(&self) -> &'static str {
         let end = match self.kind {
             MetricKind::Counter => "_total",
             MetricKind::Info => "_info",
-            MetricKind::Gauge | MetricKind::Histogram => "",
+            MetricKind::Gauge | MetricKind::Histogram | MetricKind::Unknown => "",
         };
         self.name.strip_suffix(end).unwrap_or(self.name)
     }

@@ -6,16 +6,12 @@
 //! our processes, and writes them down in the format that is wanted; so it costs the database nothing, and one that is away
 //! changes nothing but the values. What a run of the engine in another pod has left in the database is among the facts.
 //!
-//! [`definitions`] is the list of all metrics. Each module beside it writes those of one theme.
+//! [`definitions`] is the list of all metrics, and [`collect`] writes their values.
 
+mod collect;
 mod cpu_totals;
 pub mod definitions;
-mod edi;
-mod health;
 mod label_limit;
-mod process;
-mod queue_and_monitor;
-mod services;
 mod writer;
 
 use std::fmt;
@@ -28,11 +24,11 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Mutex;
 
 use crate::health::state::HealthState;
-use crate::http::HttpBody;
 use crate::process::blocking;
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
 
+use collect::Scrape;
 use cpu_totals::{CpuTotals, UsageSample};
 use label_limit::LabelLimit;
 use writer::MetricWriter;
@@ -92,21 +88,21 @@ impl Exporter {
     /// Names at most `limit` routes, and as many directories.
     #[must_use]
     pub fn new(counters: Arc<Counters>, lines: ServiceOutput, limit: usize) -> Self {
-        let (routes, directories, meters) = (LabelLimit::new(limit), LabelLimit::new(limit), CpuTotals::default());
-        Self { counters, lines, routes, directories, meters, turn: Mutex::default() }
+        let (routes, directories) = (LabelLimit::new(limit), LabelLimit::new(limit));
+        Self { counters, lines, routes, directories, meters: CpuTotals::default(), turn: Mutex::default() }
     }
 
-    /// The page of metrics for who wants it like this. It is made on another thread, so that no probe waits for it, and one
-    /// at a time.
+    /// The page of metrics in the format that an `Accept` header wants, and the format's `Content-Type`. It is made on another
+    /// thread, so that no probe waits for it, and one at a time.
     ///
     /// # Errors
     /// When there is no room for a thread.
-    pub async fn page(self: Arc<Self>, health: HealthState, accept: &str) -> io::Result<HttpBody> {
+    pub async fn page(self: Arc<Self>, health: HealthState, accept: &str) -> io::Result<(&'static str, String)> {
         let format = Format::wanted(accept);
         let exporter = Arc::clone(&self);
         let _turn = self.turn.lock().await;
         let body = blocking::run(move || exporter.scrape(health, format)).await?;
-        Ok(HttpBody { content_type: format.content_type(), body })
+        Ok((format.content_type(), body))
     }
 
     /// All metrics as of now.
@@ -140,13 +136,8 @@ impl fmt::Debug for Encoder {
 
 impl Collector for Encoder {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (page, health, Exporter { counters, lines, routes, directories, .. }) =
-            (&mut MetricWriter::new(encoder), &self.health, &*self.exporter);
-        process::write(page, health, counters, lines, &self.readings)?;
-        services::write(page, health, &self.readings)?;
-        health::write(page, health, counters)?;
-        edi::write(page, health, routes)?;
-        queue_and_monitor::write(page, health, counters, directories)
+        let Self { exporter, health, readings } = self;
+        Scrape { page: MetricWriter(encoder), exporter, health, usage: readings }.write()
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::admin::server;
-use crate::admin::server::{AdminPages, MetricsHandler};
+use crate::admin::server::AdminPages;
 use crate::bots::config_source::{ConfigFiles, Digest};
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
@@ -154,11 +154,7 @@ async fn start_health(
     let descriptor = listener.as_fd().try_clone_to_owned().ok();
     let exporter =
         Arc::new(Exporter::new(Arc::clone(counters), lines.clone(), config.metrics.max_label_values as usize));
-    let metrics: MetricsHandler = Arc::new(move |state, accept| {
-        let exporter = Arc::clone(&exporter);
-        Box::pin(async move { exporter.page(state, &accept).await })
-    });
-    let pages = AdminPages { metrics, has_status: health.status_page };
+    let pages = AdminPages { metrics: exporter, has_status: health.status_page };
     tokio::spawn(server::serve(listener, sender.subscribe(), Arc::clone(counters), pages));
     Ok((sender, descriptor))
 }

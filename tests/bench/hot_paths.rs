@@ -28,6 +28,8 @@ mod health;
 mod http;
 #[path = "../../src/jobs/mod.rs"]
 mod jobs;
+#[path = "../../src/metrics/mod.rs"]
+mod metrics;
 #[path = "../../src/model.rs"]
 mod model;
 #[path = "../../src/process/mod.rs"]
@@ -52,19 +54,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-use admin::server::{AdminPages, MetricsHandler, service};
+use admin::server::{AdminPages, service};
 use config::{ChildOutput, LogLevel};
 use health::client::query;
 use health::state::{CheckResult, HealthState, Phase, ServiceHealth};
-use http::{HttpBody, server};
+use http::server;
 use jobs::command_line::JobCommand;
 use jobs::xmlrpc::{Value, read_call, write_answer};
+use metrics::Exporter;
 use model::Check;
 use pycompat::configparser::BotsIni;
 use supervisor::output::spawn_output_pump;
 use telemetry::child_output::{ServiceOutput, Stream};
 use telemetry::counters::Counters;
-use telemetry::line_writer::{FILE_SEND_TIMEOUT, LineWriter};
+use telemetry::line_writer::{FILE_SEND_TIMEOUT, FlushGuard, LineWriter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
@@ -121,9 +124,10 @@ fn probe(rounds: u32, listener: SocketAddr) -> Result<(), Failure> {
 /// One connection with one request, as a kubelet makes them.
 async fn health(rounds: u32) -> Result<(), Failure> {
     let (_state, state) = watch::channel(health_state());
-    let scrape: MetricsHandler =
-        Arc::new(|_, _| Box::pin(async { Ok(HttpBody { content_type: "text/plain", body: String::new() }) }));
-    let service = service(state, Arc::new(Counters::default()), AdminPages { metrics: scrape, has_status: true });
+    let (counters, (queue, _flush)) = (Arc::<Counters>::default(), writer(io::sink()));
+    let lines = ServiceOutput::new(queue.clone(), queue, ChildOutput::Json, LogLevel::Info);
+    let metrics = Arc::new(Exporter::new(Arc::clone(&counters), lines, 0));
+    let service = service(state, counters, AdminPages { metrics, has_status: true });
     let mut answer = String::new();
     for _ in 0..rounds {
         let (mut client, theirs) = tokio::io::duplex(16 * 1024);
@@ -171,12 +175,15 @@ impl Write for Arrival {
     }
 }
 
+fn writer(target: impl Write + Send + 'static) -> (LineWriter, FlushGuard) {
+    LineWriter::spawn(target, FILE_SEND_TIMEOUT, |lost| format!("{lost} lines were dropped\n"))
+}
+
 /// What an engine prints, from its pipe into records. The thread that writes them has no turn of its own to choose: each round
 /// waits for it.
 async fn log(rounds: u32) -> Result<(), Failure> {
     let (sender, arrived) = mpsc::channel();
-    let (queue, _flush) =
-        LineWriter::spawn(Arrival(sender), FILE_SEND_TIMEOUT, |lost| format!("{lost} lines were dropped\n"));
+    let (queue, _flush) = writer(Arrival(sender));
     let sink = ServiceOutput::new(queue.clone(), queue, ChildOutput::Json, LogLevel::Info).for_service("engine");
     for _ in 0..rounds {
         let (reader, mut writer): (_, PipeWriter) = io::pipe()?;

@@ -23,7 +23,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("health", &["config", "database", "edi", "http", "telemetry"]),
     ("status", &["edi", "health", "telemetry"]),
     ("metrics", &["database", "edi", "health", "http", "process", "telemetry"]),
-    ("admin", &["health", "http", "status", "telemetry"]),
+    ("admin", &["health", "http", "metrics", "status", "telemetry"]),
     ("jobs", &["bots", "config", "database", "http", "process", "supervisor", "telemetry"]),
     ("watch", &["config", "process", "pycompat", "telemetry"]),
     (

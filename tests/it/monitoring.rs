@@ -137,7 +137,7 @@ fn is_known(name: &str) -> bool {
         MetricKind::Histogram => {
             ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(family.name))
         }
-        MetricKind::Counter | MetricKind::Gauge | MetricKind::Info => name == family.name,
+        MetricKind::Counter | MetricKind::Gauge | MetricKind::Info | MetricKind::Unknown => name == family.name,
     };
     KUBERNETES.contains(&name) || ALL.iter().any(is_family)
 }

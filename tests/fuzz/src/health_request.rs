@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bots_ctl::admin::server::{AdminPages, service};
+use bots_ctl::config::{ChildOutput, LogLevel};
 use bots_ctl::health::state::{CheckResult, HealthState};
-use bots_ctl::http::HttpBody;
 use bots_ctl::http::server::serve_connection;
-use bots_ctl::metrics::Format;
+use bots_ctl::metrics::Exporter;
+use bots_ctl::telemetry::child_output::ServiceOutput;
 use bots_ctl::telemetry::counters::Counters;
+use bots_ctl::telemetry::line_writer::LineWriter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
 use tokio::join;
 use tokio::runtime::{Builder, Runtime};
@@ -54,12 +56,11 @@ pub fn check(data: &[u8]) {
 fn listener(kind: u8) -> Serve {
     let database = if kind & 1 == 0 { CheckResult::Ok } else { CheckResult::Failed("it is away".to_owned()) };
     let facts = HealthState { database, stopping: kind & 2 != 0, ..HealthState::default() };
-    let metrics = Arc::new(|_, accept: String| {
-        let page = HttpBody { content_type: Format::wanted(&accept).content_type(), body: "up 1\n".to_owned() };
-        Box::pin(async { Ok(page) }) as Pin<Box<dyn Future<Output = _> + Send>>
-    });
-    let service =
-        service(watch::channel(facts).1, Arc::<Counters>::default(), AdminPages { metrics, has_status: true });
+    let (writer, _flush) = LineWriter::spawn(std::io::sink(), Duration::ZERO, |_| String::new());
+    let lines = ServiceOutput::new(writer.clone(), writer, ChildOutput::Json, LogLevel::Info);
+    let counters = Arc::<Counters>::default();
+    let metrics = Arc::new(Exporter::new(Arc::clone(&counters), lines, 0));
+    let service = service(watch::channel(facts).1, counters, AdminPages { metrics, has_status: true });
     Box::new(move |stream| Box::pin(serve_connection(stream, service.clone())))
 }
 

@@ -1,0 +1,188 @@
+//! Every metric of [`definitions`](super::definitions) with its values, theme by theme.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::database::run_metrics::{DURATION_BUCKETS_S, RunOutcome, RunTotals};
+use crate::edi::stats::{EdiStats, FileCounts};
+use crate::health::rules::{CHECKS, evaluate};
+use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth};
+use crate::model::Check;
+use crate::telemetry::counters::Event;
+
+use super::Exporter;
+use super::cpu_totals::UsageSample;
+use super::definitions::{self as f, MetricDef};
+use super::writer::{MetricWriter, age, moment, number};
+
+/// One scrape: the page, and the data that its values are made from.
+pub(super) struct Scrape<'a, 'page> {
+    pub page: MetricWriter<'page>,
+    pub exporter: &'a Exporter,
+    pub health: &'a HealthState,
+    pub usage: &'a UsageSample,
+}
+
+impl Scrape<'_, '_> {
+    pub fn write(mut self) -> fmt::Result {
+        self.process()?;
+        self.services()?;
+        self.checks()?;
+        self.page.write_single(&f::ENGINE_RUNNING, f64::from(self.health.engine.is_some()))?;
+        if let Some(results) = &self.health.results {
+            let read = SystemTime::now().checked_sub(Instant::now().duration_since(results.read));
+            self.page.write_single(&f::EDI_READ, read.map(moment))?;
+            results.stats.totals.as_ref().map_or(Ok(()), |totals| self.engine(totals))?;
+            self.routes(&results.stats)?;
+        }
+        self.health.services.iter().find_map(|service| service.jobs).map_or(Ok(()), |jobs| self.jobs(jobs))?;
+        self.events(
+            &f::RELAY,
+            [
+                ("forwarded", Event::RelayForwarded),
+                ("unreachable", Event::RelayUnreachable),
+                ("refused", Event::RelayRefused),
+            ],
+        )?;
+        self.health.monitor.as_ref().map_or(Ok(()), |monitor| self.monitor(monitor))
+    }
+
+    /// How often something has happened, by its outcome.
+    fn events<const N: usize>(&mut self, family: &MetricDef, events: [(&'static str, Event); N]) -> fmt::Result {
+        let counters = &self.exporter.counters;
+        self.page.write_counts(family, events.map(|(outcome, event)| (outcome, counters.of(event))))
+    }
+
+    fn event(&mut self, family: &MetricDef, event: Event) -> fmt::Result {
+        self.page.write_single(family, number(self.exporter.counters.of(event)))
+    }
+
+    fn process(&mut self) -> fmt::Result {
+        let (counters, health, own) = (&self.exporter.counters, self.health, self.usage.own);
+        self.page.write_family(&f::BUILD, [([env!("CARGO_PKG_VERSION").into()], 1.0)])?;
+        self.page.write_family(&f::BOTS, health.bots_version.as_deref().map(|version| ([version.into()], 1.0)))?;
+        self.page.write_single(&f::PROCESS_START, moment(counters.started()))?;
+        self.page.write_single(&f::PROCESS_MEMORY, own.map(|own| number(own.resident)))?;
+        self.page.write_single(&f::PROCESS_CPU, own.map(|own| own.cpu))?;
+        self.page.write_single(&f::INIT_DURATION, health.initialised.map(|(took, _)| Duration::as_secs_f64(&took)))?;
+        self.page.write_single(&f::INIT_SUCCESS, health.initialised.map(|(_, is_complete)| f64::from(is_complete)))?;
+        self.events(&f::RELOADS, [("applied", Event::ReloadApplied), ("refused", Event::ReloadRefused)])?;
+        self.page.write_single(&f::RELOAD_SUCCESS, f64::from(!counters.is_refused()))?;
+        self.page.write_single(&f::DROPPED, number(self.exporter.lines.dropped()))
+    }
+
+    fn services(&mut self) -> fmt::Result {
+        let services = || self.health.services.iter();
+        let of = |service: &ServiceHealth| [service.name.into()];
+        self.page.write_family(&f::UP, services().map(|service| (of(service), f64::from(is_up(service.phase)))))?;
+        self.page.write_family(&f::RESTARTS, services().map(|service| (of(service), f64::from(service.restarts))))?;
+        let ended = services().filter_map(|service| Some((of(service), f64::from(service.last_exit?.code()))));
+        self.page.write_family(&f::LAST_EXIT, ended)?;
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let begin = |started: Instant| moment(wall.checked_sub(now.duration_since(started)).unwrap_or(wall));
+        let started = services().filter_map(|service| Some((of(service), begin(service.started?))));
+        self.page.write_family(&f::STARTED, started)?;
+        let used = || self.usage.services.iter();
+        self.page.write_counts(&f::PROCESSES, used().map(|(name, usage)| (*name, usage.processes as u64)))?;
+        self.page.write_counts(&f::MEMORY, used().map(|(name, usage)| (*name, usage.resident)))?;
+        self.page.write_family(&f::CPU, used().map(|(name, usage)| ([(*name).into()], usage.cpu)))
+    }
+
+    fn checks(&mut self) -> fmt::Result {
+        let (health, counters) = (self.health, &self.exporter.counters);
+        let probes = [Check::Live, Check::Ready, Check::Startup];
+        let status = probes.map(|check| ([check.path().into()], f64::from(evaluate(check, health).healthy)));
+        self.page.write_family(&f::HEALTH, status)?;
+        let results = CHECKS.iter().map(|check| (check.name, (check.result)(health)));
+        let known = results.filter(|(_, result)| **result != CheckResult::Pending);
+        let good = known.map(|(name, result)| ([name.into()], f64::from(*result == CheckResult::Ok)));
+        self.page.write_family(&f::CHECK, good)?;
+        let probed = || CHECKS.iter().filter_map(|check| Some((check.name, counters.probe(check.probe?)?)));
+        let took = probed().map(|(name, (took, _))| ([name.into()], took.as_secs_f64()));
+        self.page.write_family(&f::CHECK_DURATION, took)?;
+        let ended = probed().map(|(name, (_, ended))| ([name.into()], moment(ended)));
+        self.page.write_family(&f::CHECK_TIME, ended)?;
+        let responses = counters.responses();
+        let responses = responses.map(|(path, code, count)| ([path.into(), code.to_string().into()], number(count)));
+        self.page.write_family(&f::PROBES, responses)
+    }
+
+    fn engine(&mut self, totals: &RunTotals) -> fmt::Result {
+        let runs = RunOutcome::ALL.into_iter().zip(totals.runs).map(|(outcome, count)| (outcome.as_str(), count));
+        self.page.write_counts(&f::ENGINE_RUNS, runs)?;
+        let ends = DURATION_BUCKETS_S.into_iter().map(f64::from).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = ends.zip(totals.classes).collect();
+        self.page.histogram(&f::ENGINE_DURATION, totals.took.as_secs_f64(), &buckets)?;
+        self.page.write_single(&f::ENGINE_SUCCESS, totals.last_success.map(moment))?;
+        self.page.write_single(&f::ENGINE_WAIT, totals.waited.as_secs_f64())?;
+        self.page.write_single(&f::ENGINE_RECOVERIES, number(totals.recoveries))?;
+        let (done, failed) = totals.initialisations;
+        self.page.write_counts(&f::INIT_RUNS, [("success", done), ("failed", failed)])
+    }
+
+    fn routes(&mut self, stats: &EdiStats) -> fmt::Result {
+        let named = stats.routes.iter().map(|route| (route.name.clone(), (route.total, route.recent)));
+        // Routes that the reader does not name count as `other`.
+        let rest = (stats.rest.routes > 0).then_some((stats.rest.total, stats.rest.recent));
+        let join = |(total, recent): &mut (FileCounts, FileCounts), more: (FileCounts, FileCounts)| {
+            total.add(more.0);
+            recent.add(more.1);
+        };
+        let sorted = self.exporter.routes.group(named, rest, join);
+        let mut write = |family: &MetricDef, value: fn(&(FileCounts, FileCounts)) -> u64| {
+            self.page.write_counts(family, sorted.iter().map(|(route, counts)| (route.as_str(), value(counts))))
+        };
+        write(&f::EDI_RECEIVED, |(total, _)| total.received)?;
+        write(&f::EDI_SENT, |(total, _)| total.sent)?;
+        write(&f::EDI_ERRORS, |(total, _)| total.errors)?;
+        write(&f::EDI_STUCK, |(_, recent)| recent.stuck)?;
+        self.page.write_single(&f::EDI_LOST, number(stats.lost_runs))
+    }
+
+    fn jobs(&mut self, jobs: QueueCounts) -> fmt::Result {
+        self.page.write_counts(&f::JOBS, [("waiting", jobs.waiting), ("running", jobs.running)])?;
+        self.page.write_single(&f::OLDEST_JOB, age(jobs.oldest))?;
+        let outcomes = [("done", jobs.done), ("failed", jobs.failed), ("requeued", jobs.requeued)];
+        self.page.write_counts(&f::JOBS_ENDED, outcomes)
+    }
+
+    fn monitor(&mut self, monitor: &MonitorStatus) -> fmt::Result {
+        let directories = monitor.directories.iter();
+        let mut backends: BTreeMap<&str, u64> = ["inotify", "poll", "both", "none"].map(|backend| (backend, 0)).into();
+        for directory in directories.clone() {
+            *backends.entry(directory.backend).or_default() += 1;
+        }
+        self.page.write_counts(&f::DIRECTORIES, backends)?;
+        let failed = directories.clone().filter(|directory| directory.error.is_some()).count();
+        self.page.write_single(&f::TROUBLED, number(failed as u64))?;
+        // An entry is known by its route and its files.
+        let stats = directories.map(|directory| {
+            let key = format!("{}\0{}", directory.files, directory.route);
+            let unfinished = directory.unfinished.as_ref().map_or(0, |unfinished| unfinished.count);
+            (key, (age(directory.oldest), unfinished))
+        });
+        let join = |sum: &mut (f64, usize), other: (f64, usize)| *sum = (sum.0.max(other.0), sum.1 + other.1);
+        let counts = self.exporter.directories.group(stats, None, join);
+        let labels = |key: &str| {
+            let (files, route) = key.split_once('\0').unwrap_or((key, key));
+            [files.to_owned().into(), route.to_owned().into()]
+        };
+        self.page.write_family(&f::OLDEST_FILE, counts.iter().map(|(key, (age, _))| (labels(key), *age)))?;
+        let unfinished = counts.iter().map(|(key, (_, count))| (labels(key), number(*count as u64)));
+        self.page.write_family(&f::UNFINISHED, unfinished)?;
+        self.event(&f::GIVEN_UP, Event::FileGivenUp)?;
+        self.page.write_single(&f::MARKED, number(monitor.pending_routes as u64))?;
+        self.event(&f::WATCH_EVENTS, Event::InotifyEvents)?;
+        self.event(&f::WATCH_SWEEPS, Event::FullScans)?;
+        self.event(&f::WATCH_LOSSES, Event::EventOverflows)
+    }
+}
+
+/// Whether the service does its work, or would if there were any.
+fn is_up(phase: Phase) -> bool {
+    match phase {
+        Phase::Running | Phase::Draining | Phase::Waiting | Phase::Standby => true,
+        Phase::Starting | Phase::Restarting | Phase::Ended => false,
+    }
+}
