@@ -18,7 +18,6 @@ use axum::routing::get;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
-use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -37,16 +36,6 @@ pub struct AdminPages {
     pub metrics: Arc<Exporter>,
     /// Whether there is a status page.
     pub has_status: bool,
-}
-
-#[derive(Serialize)]
-struct Answer<'a> {
-    status: &'a str,
-    check: &'a str,
-    checks: serde_json::Map<String, serde_json::Value>,
-    errors: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mode: Option<&'a str>,
 }
 
 /// Binds the listener, unless there is one for this address already.
@@ -129,7 +118,7 @@ fn router(health: watch::Receiver<HealthState>, AdminPages { metrics: exporter, 
 
 fn json(report: &ProbeResponse) -> Response {
     let status = if report.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, uncached("application/json", to_json(report))).into_response()
+    (status, uncached("application/json", report.to_json())).into_response()
 }
 
 fn uncached(content_type: &'static str, body: String) -> Response {
@@ -143,15 +132,6 @@ fn status_json(health: &HealthState) -> Response {
 fn status_now(health: &HealthState) -> Status {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     status(health, Instant::now(), unix)
-}
-
-/// The answer's body, with the checks in the order they were made.
-#[must_use]
-pub fn to_json(report: &ProbeResponse) -> String {
-    let checks = report.checks.iter().map(|(name, good)| ((*name).to_owned(), (*good).into())).collect();
-    let ProbeResponse { status, check, errors, mode, .. } = report;
-    let response = Answer { status, check, checks, errors, mode: *mode };
-    serde_json::to_string(&response).unwrap_or_default()
 }
 
 async fn not_found(_request: Request<Body>) -> Result<Response, Infallible> {

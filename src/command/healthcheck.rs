@@ -5,7 +5,6 @@ use std::cell::Cell;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::admin::server::to_json;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::services::BotsContext;
@@ -61,7 +60,7 @@ fn standalone(global: &Global, check: Check) -> Result<ProbeReply, Error> {
         }
     });
     let report = checked.map_err(into_check_not_run)?;
-    Ok(ProbeReply { healthy: report.healthy, body: to_json(&report) })
+    Ok(ProbeReply { healthy: report.healthy, body: report.to_json() })
 }
 
 async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<ProbeResponse, Error> {

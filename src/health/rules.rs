@@ -2,6 +2,8 @@
 //!
 //! Status words and names of checks are those of the health pages that Bots 4 has below `/bots/health`.
 
+use serde::{Serialize, Serializer};
+
 use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::Check;
 use crate::telemetry::counters::Probe;
@@ -79,21 +81,36 @@ impl HealthCheck {
 
 type CheckOutcome = (&'static str, Option<String>);
 
-/// An answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The response to a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProbeResponse {
-    /// Whether all is well.
+    /// Whether all checks succeeded.
+    #[serde(skip)]
     pub healthy: bool,
     /// The status word.
     pub status: &'static str,
     /// The name of the question.
     pub check: &'static str,
-    /// Each thing looked at.
+    /// Each check and whether it succeeded, in the order in which they were made.
+    #[serde(serialize_with = "as_map")]
     pub checks: Vec<(&'static str, bool)>,
-    /// Why not.
+    /// Why the others did not succeed.
     pub errors: Vec<String>,
-    /// Set when only a part was looked at, as configured.
+    /// Set when only a part was checked, as configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'static str>,
+}
+
+impl ProbeResponse {
+    /// The body of the response.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+fn as_map<S: Serializer>(checks: &[(&'static str, bool)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(checks.iter().copied())
 }
 
 impl Check {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use crate::exit::Exit;
 
 /// What a check last told: not yet run, fine, or the reason why not.
@@ -38,7 +40,7 @@ pub enum Phase {
 }
 
 /// What is known of one service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServiceHealth {
     /// Its name, as in `webserver`.
     pub name: &'static str,
@@ -65,60 +67,71 @@ pub struct ServiceHealth {
 }
 
 /// The jobs of a job queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueueCounts {
     /// How many wait.
     pub waiting: u64,
     /// How many run.
     pub running: u64,
-    /// When the one was submitted that waits longest.
+    /// When the job was submitted that waits longest.
+    #[serde(skip)]
     pub oldest: Option<SystemTime>,
-    /// How many have ended well since the queue was started.
+    /// How many have succeeded since the queue was started.
+    #[serde(skip)]
     pub done: u64,
-    /// How many have not.
+    /// How many have failed.
+    #[serde(skip)]
     pub failed: u64,
-    /// How often one had to be put back, to run again.
+    /// How often a job was put back, to run again.
+    #[serde(skip)]
     pub requeued: u64,
 }
 
-/// What the directory monitor knows.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// The directory monitor, as its last scans have left it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MonitorStatus {
-    /// What it watches.
+    /// Its entries.
     pub directories: Arc<[WatchStatus]>,
     /// Routes whose files have come and which the job queue does not have yet.
     pub pending_routes: usize,
 }
 
-/// Files that start a route.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An entry of the directory monitor: files that start a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchStatus {
     /// Directory and mask.
     pub files: String,
     /// The route.
     pub route: String,
-    /// By what they are found, in a word.
+    /// `inotify`, `poll`, `both` or `none`.
+    #[serde(skip)]
     pub backend: &'static str,
-    /// The same in words.
+    /// How files are found, with the reason.
+    #[serde(rename = "by", default, skip_serializing_if = "String::is_empty")]
     pub method: String,
     /// Why they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Since when the file is there that came first and still waits.
+    /// When the oldest file came that still waits.
+    #[serde(skip)]
     pub oldest: Option<SystemTime>,
     /// Files that are not complete, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfinished: Option<IncompleteFiles>,
 }
 
 /// Files of a watched directory that are not complete.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncompleteFiles {
     /// How many.
     pub count: usize,
-    /// The one that was seen first.
+    /// The file that was seen first.
     pub example: String,
-    /// Why it is not.
-    pub reason: &'static str,
-    /// Since when it is seen.
+    /// Why that file is not complete.
+    #[serde(rename = "why")]
+    pub reason: String,
+    /// When it was first seen.
+    #[serde(rename = "seconds", with = "elapsed")]
     pub since: Instant,
     /// Complete files that wait for them.
     pub held: usize,
@@ -126,23 +139,27 @@ pub struct IncompleteFiles {
     pub given_up: usize,
 }
 
+/// A time as the number of seconds since then.
+mod elapsed {
+    use std::time::{Duration, Instant};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(since: &Instant, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(since.elapsed().as_secs())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Instant, D::Error> {
+        let (now, elapsed) = (Instant::now(), Duration::from_secs(u64::deserialize(deserializer)?));
+        Ok(now.checked_sub(elapsed).unwrap_or(now))
+    }
+}
+
 impl ServiceHealth {
     /// A service that is about to be started.
     #[must_use]
     pub fn new(name: &'static str, takes_work: bool) -> Self {
-        Self {
-            name,
-            phase: Phase::Starting,
-            counts_for_ready: takes_work,
-            pid: None,
-            started: None,
-            alive: false,
-            failures: 0,
-            countable_failures: 0,
-            restarts: 0,
-            last_exit: None,
-            jobs: None,
-        }
+        Self { name, counts_for_ready: takes_work, ..Self::default() }
     }
 }
 

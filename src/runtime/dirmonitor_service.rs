@@ -241,7 +241,7 @@ fn unfinished(pending: &PendingFiles) -> Option<IncompleteFiles> {
     Some(IncompleteFiles {
         count: pending.count,
         example: example.to_string_lossy().into_owned(),
-        reason: oldest.reason.as_str(),
+        reason: oldest.reason.as_str().to_owned(),
         since: oldest.since,
         held: pending.held,
         given_up: pending.given_up,

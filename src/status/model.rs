@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::edi::{ResultsStatus, results};
 use crate::health::rules::{CHECKS, evaluate, is_ready};
-use crate::health::state::{CheckResult, HealthState, Phase};
+use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts};
 use crate::model::Check;
 
 /// Everything that is told.
@@ -55,50 +55,6 @@ pub struct CheckStatus {
     pub why: Option<String>,
 }
 
-/// What the directory monitor knows.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MonitorStatus {
-    /// What it watches.
-    pub directories: Vec<DirectoryStatus>,
-    /// Routes whose files have come and which the job queue does not have yet.
-    pub pending_routes: usize,
-}
-
-/// Files that start a route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DirectoryStatus {
-    /// Directory and mask.
-    pub files: String,
-    /// The route.
-    pub route: String,
-    /// How they are found.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub by: String,
-    /// Why they are not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Files that are not complete, if there are any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unfinished: Option<UnfinishedStatus>,
-}
-
-/// Files of a watched directory that are not complete.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnfinishedStatus {
-    /// How many.
-    pub count: usize,
-    /// The one that was seen first.
-    pub example: String,
-    /// Why it is not.
-    pub why: String,
-    /// For how many seconds it is seen.
-    pub seconds: u64,
-    /// Complete files that wait for them.
-    pub held: usize,
-    /// How many of them are no longer waited for.
-    pub given_up: usize,
-}
-
 /// An engine that runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineStatus {
@@ -127,16 +83,7 @@ pub struct ServiceStatus {
     pub ready: Option<bool>,
     /// Its jobs, where it knows of any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub jobs: Option<JobsStatus>,
-}
-
-/// The jobs of a job queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobsStatus {
-    /// How many wait.
-    pub waiting: u64,
-    /// How many run.
-    pub running: u64,
+    pub jobs: Option<QueueCounts>,
 }
 
 /// The facts as they are told; `unix` is the same moment as `now`, in seconds since 1970.
@@ -151,29 +98,12 @@ pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
         restarts: service.restarts,
         last_exit: service.last_exit.map(|exit| exit.to_string()),
         ready: service.counts_for_ready.then(|| is_ready(service, health)),
-        jobs: service.jobs.map(|jobs| JobsStatus { waiting: jobs.waiting, running: jobs.running }),
+        jobs: service.jobs,
     });
     let services = services.collect();
     let engine = health.engine.as_ref().map(|(holder, since)| EngineStatus {
         holder: holder.clone(),
         seconds: now.saturating_duration_since(*since).as_secs(),
-    });
-    let monitor = health.monitor.as_ref().map(|monitor| {
-        let directories = monitor.directories.iter().map(|directory| DirectoryStatus {
-            files: directory.files.clone(),
-            route: directory.route.clone(),
-            by: directory.method.clone(),
-            error: directory.error.clone(),
-            unfinished: directory.unfinished.as_ref().map(|unfinished| UnfinishedStatus {
-                count: unfinished.count,
-                example: unfinished.example.clone(),
-                why: unfinished.reason.to_owned(),
-                seconds: now.saturating_duration_since(unfinished.since).as_secs(),
-                held: unfinished.held,
-                given_up: unfinished.given_up,
-            }),
-        });
-        MonitorStatus { directories: directories.collect(), pending_routes: monitor.pending_routes }
     });
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -184,7 +114,7 @@ pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
         checks: checks(health),
         services,
         engine,
-        monitor,
+        monitor: health.monitor.clone(),
         results: health.results.as_ref().map(|last| results(last, now)),
         refused: health.refused.to_vec(),
     }

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::edi::{Files, ResultsStatus, RouteStatus, RunStatus};
-use super::model::{DirectoryStatus, MonitorStatus, ServiceStatus, Status, UnfinishedStatus};
-use crate::edi::stats::FileState;
+use super::edi::{ResultsStatus, RouteStatus};
+use super::model::{ServiceStatus, Status};
+use crate::edi::stats::{EngineRunStats, FileCounts, FileState};
+use crate::health::state::{IncompleteFiles, MonitorStatus, WatchStatus};
 use crate::telemetry::escape::escape_control;
 
 /// Directories that are named although they are well.
@@ -59,19 +60,19 @@ fn service(service: &ServiceStatus) -> [String; 7] {
 fn directories(monitor: &MonitorStatus) -> String {
     let (failed, well): (Vec<_>, Vec<_>) = monitor.directories.iter().partition(|directory| directory.error.is_some());
     let mut text = String::new();
-    for DirectoryStatus { files, route, by, .. } in well.iter().take(MAX_LISTED_DIRECTORIES) {
+    for WatchStatus { files, route, method, .. } in well.iter().take(MAX_LISTED_DIRECTORIES) {
         let _ = writeln!(
             text,
             "watched: {} for route {}, by {}",
             escape_control(files),
             escape_control(route),
-            escape_control(by)
+            escape_control(method)
         );
     }
     if let Some(more) = well.len().checked_sub(MAX_LISTED_DIRECTORIES).filter(|more| *more > 0) {
         let _ = writeln!(text, "watched: {more} more");
     }
-    for DirectoryStatus { files, route, error, .. } in failed {
+    for WatchStatus { files, route, error, .. } in failed {
         let why = escape_control(error.as_deref().unwrap_or_default());
         let _ = writeln!(text, "not watched: {} for route {}: {why}", escape_control(files), escape_control(route));
     }
@@ -85,16 +86,16 @@ fn directories(monitor: &MonitorStatus) -> String {
 }
 
 /// Files that keep a route from being started, or no longer do.
-fn in_line(route: &str, unfinished: &UnfinishedStatus) -> String {
-    let UnfinishedStatus { count, example, why, seconds, held, given_up } = unfinished;
+fn in_line(route: &str, unfinished: &IncompleteFiles) -> String {
+    let IncompleteFiles { count, example, reason, since, held, given_up } = unfinished;
     let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
     let effect = match (given_up, held) {
         (0, 0) => String::new(),
         (0, held) => format!("; {held} complete ones wait for that"),
         (given_up, _) => format!("; {given_up} no longer waited for"),
     };
-    let (example, route, time) = (escape_control(example), escape_control(route), in_words(*seconds));
-    format!("not complete: {example}{more} for route {route}, for {time}: {}{effect}\n", escape_control(why))
+    let (example, route, time) = (escape_control(example), escape_control(route), in_words(since.elapsed().as_secs()));
+    format!("not complete: {example}{more} for route {route}, for {time}: {}{effect}\n", escape_control(reason))
 }
 
 fn results(last: &ResultsStatus, now: u64) -> String {
@@ -124,22 +125,21 @@ fn results(last: &ResultsStatus, now: u64) -> String {
     text
 }
 
-fn run(run: &RunStatus, now: u64) -> [String; 8] {
-    let Files { received, errors, stuck, sent, .. } = run.files;
+fn run(run: &EngineRunStats, now: u64) -> [String; 8] {
     [
         run.id.to_string(),
         ago(run.started, now),
         run.kind.clone(),
         or_dash(run.seconds.map(in_words)),
-        received.to_string(),
-        sent.to_string(),
-        (errors + run.process_errors).to_string(),
-        stuck.to_string(),
+        run.received.to_string(),
+        run.sent.to_string(),
+        (run.errors + run.process_errors).to_string(),
+        run.stuck.to_string(),
     ]
 }
 
 fn route(route: &RouteStatus, now: u64) -> [String; 6] {
-    let Files { received, errors, stuck, sent, .. } = route.files;
+    let FileCounts { received, errors, stuck, sent, .. } = route.files;
     let state = match route.state {
         Some(FileState::Error) => ", error",
         Some(FileState::Stuck) => ", stuck",
@@ -192,7 +192,8 @@ fn in_words(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::model::{EngineStatus, JobsStatus};
+    use crate::health::state::QueueCounts;
+    use crate::status::model::EngineStatus;
 
     fn empty() -> Status {
         serde_json::from_str(r#"{"version":"1","ready":true,"errors":[],"services":[],"now":100000}"#)
@@ -224,7 +225,7 @@ mod tests {
             state: "standby".into(),
             restarts: 0,
             last_exit: None,
-            jobs: Some(JobsStatus { waiting: 3, running: 1 }),
+            jobs: Some(QueueCounts { waiting: 3, running: 1, ..QueueCounts::default() }),
             ..service.clone()
         };
         let status = Status {
@@ -249,16 +250,18 @@ mounted configuration refused: /config/bots.ini:3: no section
 
     #[test]
     fn directories_that_are_well_are_only_counted_where_there_are_many() {
-        let directory = |error: Option<&str>| DirectoryStatus {
+        let directory = |error: Option<&str>| WatchStatus {
             files: "/in/*".into(),
             route: "r".into(),
-            by: "inotify (ext4)".into(),
+            backend: "inotify",
+            method: "inotify (ext4)".into(),
             error: error.map(str::to_owned),
+            oldest: None,
             unfinished: None,
         };
         let mut all = vec![directory(Some("/in is not there"))];
         all.extend(vec![directory(None); MAX_LISTED_DIRECTORIES + 2]);
-        let text = directories(&MonitorStatus { directories: all, pending_routes: 1 });
+        let text = directories(&MonitorStatus { directories: all.into(), pending_routes: 1 });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "watched: /in/* for route r, by inotify (ext4)");
         let expected = [

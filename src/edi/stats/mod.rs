@@ -57,7 +57,7 @@ pub struct EdiStats {
 }
 
 /// A run of the engine that is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineRunStats {
     /// Its number, as in Bots's reports and in the names of its logs.
     pub id: i64,
@@ -66,20 +66,28 @@ pub struct EngineRunStats {
     /// When it began: seconds since 1970.
     pub started: i64,
     /// From then to its last step, where it had any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
     /// Files that were taken in: the sum of the next three.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub received: u64,
     /// Of those, files that went all the way.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub done: u64,
     /// Those with errors.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub errors: u64,
     /// Those left in an unfinished state.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub stuck: u64,
     /// Files that were sent.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub sent: u64,
     /// Errors that belong to no file, such as a channel that cannot be reached.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub process_errors: u64,
     /// Whether Bots calls it a failure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
 }
 
@@ -131,18 +139,29 @@ pub struct UnnamedRoutes {
 }
 
 /// Files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileCounts {
     /// Taken in: the sum of the next three.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub received: u64,
     /// Of those, gone all the way.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub done: u64,
     /// With errors.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub errors: u64,
     /// Left in an unfinished state.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub stuck: u64,
     /// Sent.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub sent: u64,
+}
+
+/// Counts of zero are left out of the status: 500 routes stay small.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub(crate) fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl EngineRunStats {
