@@ -7,7 +7,7 @@ use crate::config::{Config, LogConfig, LogLevel};
 use crate::exit::{Error, Kind, Outcome};
 use crate::telemetry::escape::escape_control;
 
-use super::{load_config, read_config, write_stdout};
+use super::{load_config, read_config, write_line};
 use crate::runtime::channel_masks;
 use crate::runtime::dry_run::dry_run;
 use crate::runtime::session::{App, run_until_shutdown, with_app};
@@ -18,12 +18,12 @@ use crate::runtime::session::{App, run_until_shutdown, with_app};
 /// When the configuration is not valid.
 pub fn show(global: &Global) -> Result<Outcome, Error> {
     let config = load_config(global, Vec::new())?;
-    let width = config.effective_settings.iter().map(|setting| setting.setting.path.len()).max().unwrap_or(0);
-    let value_width =
-        config.effective_settings.iter().map(|setting| setting.value.len()).filter(|w| *w <= 40).max().unwrap_or(0);
-    for setting in &config.effective_settings {
+    let settings = &config.effective_settings;
+    let width = settings.iter().map(|setting| setting.setting.path.len()).max().unwrap_or(0);
+    let value_width = settings.iter().map(|setting| setting.value.len()).filter(|w| *w <= 40).max().unwrap_or(0);
+    for setting in settings {
         let value = if setting.value.is_empty() { "-" } else { &setting.value };
-        write_stdout(&format!("{:width$}  {value:value_width$}  {}\n", setting.setting.path, setting.origin));
+        write_line(&format!("{:width$}  {value:value_width$}  {}", setting.setting.path, setting.origin));
     }
     Ok(Outcome::Success)
 }
@@ -49,9 +49,9 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
         }
         if let Some(django) = found.django {
             let warnings = channel_masks::warnings(config, reaper, &django).await;
-            warnings.iter().for_each(|warning| write_stdout(&format!("note: {}\n", escape_control(warning))));
+            warnings.iter().for_each(|warning| write_line(&format!("note: {}", escape_control(warning))));
         }
-        write_stdout("the configuration is valid\n");
+        write_line("the configuration is valid");
         Ok(Outcome::Success)
     })
 }

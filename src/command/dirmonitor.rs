@@ -10,7 +10,7 @@ use crate::bots::dirmonitor_config::trigger_file;
 use crate::bots::environment::Environment;
 use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
-use crate::config::{Config, FlagOverride, ServiceBackend};
+use crate::config::{Config, ServiceBackend};
 use crate::exit::{Error, Kind, Outcome};
 use crate::model::ServiceName;
 use crate::process::blocking;
@@ -20,7 +20,7 @@ use crate::watch::observation::ClockSource;
 use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner, WatchState};
 use crate::watch::target::WatchTarget;
 
-use super::{health_override, load_config, read_config, write_stdout};
+use super::{load_config, overrides, read_config, write_line, write_stdout};
 use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
 use crate::runtime::dirmonitor_service::DirMonitorService;
 use crate::runtime::init_db;
@@ -34,9 +34,10 @@ use crate::runtime::watch_targets::TargetSources;
 /// # Errors
 /// Whatever keeps the monitor from starting.
 pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
-    let backend = flags.backend.clone();
-    let backend = backend.map(|value| FlagOverride { path: "dirmonitor.backend", flag: "--backend", value });
-    let given: Vec<FlagOverride> = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
+    let given = overrides([
+        ("dirmonitor.backend", "--backend", flags.backend.clone()),
+        ("health.addr", "--health-addr", flags.health_addr.clone()),
+    ]);
     let config = load_config(global, given.clone())?;
     if flags.reload {
         return reload(&config);
@@ -69,14 +70,14 @@ pub(super) fn service_spec(context: &LaunchContext<'_>, args: &[OsString]) -> Re
     }
 }
 
-/// Asks a running monitor, in this container or in another one on the same volume, to look at everything anew.
+/// Asks a running monitor, in this container or in another one on the same volume, to scan all directories again.
 fn reload(config: &Config) -> Result<Outcome, Error> {
     let trigger = trigger_file(&Environment::load(config)?);
     std::fs::write(&trigger, "reload").map_err(|error| {
         let text = format!("cannot ask the directory monitor to reload: cannot write {}: {error}", trigger.display());
         Error::new(Kind::Failed, text)
     })?;
-    write_stdout("the directory monitor of this environment reads its configuration and looks at all files anew\n");
+    write_line("the directory monitor of this environment reads its configuration and looks at all files anew");
     Ok(Outcome::Success)
 }
 
@@ -108,7 +109,11 @@ async fn dry_run(session: App, json: bool) -> Result<Outcome, Error> {
         (0..).zip(targets).map(look).collect::<Vec<_>>()
     };
     let scanned = blocking::run(scan).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))?;
-    write_stdout(&if json { format!("{}\n", to_json(&scanned)) } else { scanned.iter().map(to_text).collect() });
+    if json {
+        write_line(&to_json(&scanned));
+    } else {
+        scanned.iter().for_each(|target| write_stdout(&to_text(target)));
+    }
     Ok(Outcome::Success)
 }
 

@@ -9,7 +9,7 @@ use crate::cli::{self, Global};
 use crate::config::FlagOverride;
 use crate::exit::{Error, Kind, Outcome};
 
-use super::{load_config, write_stdout};
+use super::{load_config, overrides, write_stdout};
 use crate::runtime::engine;
 use crate::runtime::session::with_app;
 
@@ -32,24 +32,17 @@ pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
         let text = format!("-c{} belongs to bots-engine: use --config-dir here", directory.display());
         return Err(Error::new(Kind::Usage, text));
     }
-    let given = [
-        (
-            "engine.success_exit_codes",
-            "--success-exit-codes",
-            Some(flags.success_exit_codes.join(",")).filter(|codes| !codes.is_empty()),
-        ),
+    let codes = Some(flags.success_exit_codes.join(",")).filter(|codes| !codes.is_empty());
+    let allow_unknown = flags.allow_unknown_routes.then(|| "true".to_owned());
+    let given = overrides([
+        ("engine.success_exit_codes", "--success-exit-codes", codes),
         ("engine.lease_wait", "--lease-wait", flags.lease_wait.clone()),
-        (
-            "engine.allow_unknown_routes",
-            "--allow-unknown-routes",
-            flags.allow_unknown_routes.then(|| "true".to_owned()),
-        ),
-    ];
-    let given = given.into_iter().filter_map(|(path, flag, value)| Some(FlagOverride { path, flag, value: value? }));
-    run_with(global, given.collect(), arguments)
+        ("engine.allow_unknown_routes", "--allow-unknown-routes", allow_unknown),
+    ]);
+    run_with(global, given, arguments)
 }
 
-/// Runs the engine for whoever called us by its name. What it prints passes unchanged: the caller expects Bots.
+/// Runs the engine for a caller of `bots-engine`. The engine's output passes unchanged: the caller expects Bots.
 ///
 /// # Errors
 /// As [`run()`].
@@ -64,8 +57,9 @@ pub fn as_bots_engine(argv: &[OsString]) -> Result<Outcome, Error> {
         return Err(Error::new(Kind::Configuration, text));
     }
     let global = Global { config_dir: arguments.config_dir.clone(), ..Global::default() };
-    let shape = |path, value: &str| FlagOverride { path, flag: "bots-engine", value: value.to_owned() };
-    run_with(&global, vec![shape("log.format", "text"), shape("log.child_output", "raw")], arguments)
+    let shape = [("log.format", "text"), ("log.child_output", "raw")];
+    let given = overrides(shape.map(|(path, value)| (path, "bots-engine", Some(value.to_owned()))));
+    run_with(&global, given, arguments)
 }
 
 fn read(argv: &[OsString]) -> Result<EngineArgs, Error> {

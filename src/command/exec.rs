@@ -25,7 +25,7 @@ use crate::process::signals::{self, SignalInfo, is_forwarded};
 use crate::process::terminal::Terminal;
 use crate::process::{Status, tree};
 
-use super::load_config;
+use super::{load_config, overrides};
 use crate::runtime::bots_environment::child_variables;
 use crate::runtime::relay;
 use crate::runtime::session::{App, with_app};
@@ -54,13 +54,13 @@ pub fn run(global: &Global, flags: cli::Exec) -> Result<Outcome, Error> {
         1 => Some("debug"),
         _ => Some("trace"),
     };
-    let level = level.map(|level| FlagOverride { path: "log.level", flag: "--verbose", value: level.to_owned() });
-    start(global, level, &options(&flags)?, flags.command)
+    let given = overrides([("log.level", "--verbose", level.map(str::to_owned))]);
+    start(global, given, &options(&flags)?, flags.command)
 }
 
 fn start(
     global: &Global,
-    level: Option<FlagOverride>,
+    given: Vec<FlagOverride>,
     options: &ExecOptions,
     command: Vec<OsString>,
 ) -> Result<Outcome, Error> {
@@ -75,7 +75,7 @@ fn start(
     // From here on a signal waits for the program.
     signals::block_all();
     let parent = getppid();
-    with_app(load_config(global, level.into_iter().collect())?, async |mut session| {
+    with_app(load_config(global, given)?, async |mut session| {
         if let Some(number) = options.parent_death_signal {
             set_parent_death_signal(number, parent);
         }
@@ -115,7 +115,7 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
     // A job that a person leaves in the background goes on, as it does behind any shell.
     let jobs_live_on = types && std::process::id() != 1;
     let options = ExecOptions { jobs_live_on, relays: true, ..ExecOptions::default() };
-    start(global, None, &options, std::iter::once(shell).chain(args).collect())
+    start(global, Vec::new(), &options, std::iter::once(shell).chain(args).collect())
 }
 
 /// Runs words that are no command of ours as a program, unless they look like a slip.
@@ -125,7 +125,7 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
 pub fn program(global: &Global, argv: Vec<OsString>) -> Result<Outcome, Error> {
     let name = argv.first().cloned().unwrap_or_default();
     let near = suggest_command(&name);
-    match start(global, None, &ExecOptions::default(), argv) {
+    match start(global, Vec::new(), &ExecOptions::default(), argv) {
         Err(error) if error.kind() == Kind::NotFound => {
             let name = name.to_string_lossy();
             let hint = near.map_or_else(|| "see bots-ctl --help".to_owned(), |near| format!("did you mean {near}?"));

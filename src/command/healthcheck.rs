@@ -19,7 +19,7 @@ use crate::model::Check;
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
-use super::{health_addr, load_config, write_stdout};
+use super::{health_addr, load_config, write_line, write_stdout};
 use crate::runtime::bots_environment::{child_variables, find_bots, health_targets};
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 
@@ -31,7 +31,7 @@ pub fn run(global: &Global, flags: Healthcheck) -> Result<Outcome, Error> {
     let response =
         if flags.standalone { standalone(global, flags.check)? } else { query_listener(global, flags.check)? };
     if flags.json {
-        write_stdout(&format!("{}\n", response.body));
+        write_line(&response.body);
     } else if !flags.quiet {
         write_stdout(&to_text(&response.body));
     }

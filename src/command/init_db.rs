@@ -4,12 +4,11 @@ use std::cell::Cell;
 
 use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
-use crate::config::FlagOverride;
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::tree;
 use crate::runtime::init_db::{self, InitOptions, Report};
 
-use super::{load_config, write_stdout};
+use super::{load_config, overrides, write_line, write_stdout};
 use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 
@@ -18,9 +17,9 @@ use crate::runtime::session::{App, run_until_shutdown, with_app};
 /// # Errors
 /// What went wrong, with code 1 for the database and 78 for the configuration.
 pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
-    let wait = flags.wait.clone().map(|value| FlagOverride { path: "database.connect_timeout", flag: "--wait", value });
+    let given = overrides([("database.connect_timeout", "--wait", flags.wait.clone())]);
     let task = InitOptions { check: flags.check, superuser: flags.superuser };
-    with_app(load_config(global, wait.into_iter().collect())?, async |mut session| {
+    with_app(load_config(global, given)?, async |mut session| {
         let App { config, reaper, signals, .. } = &mut session;
         let no_cancel = Cell::new(false);
         let mut report = Report::default();
@@ -52,13 +51,13 @@ fn print_result(json: bool, task: InitOptions, report: &Report, result: Result<(
             Ok(()) if report.steps.is_empty() => "complete",
             Ok(()) => "done",
         };
-        write_stdout(&format!("{}\n", report.to_json(status, result.as_ref().err())));
+        write_line(&report.to_json(status, result.as_ref().err()));
     } else if task.check && result.is_ok() {
         let missing = report.missing.iter().map(|name| format!("missing: {name}\n"));
         let findings = report.findings.iter().map(|finding| format!("finding: {finding}\n"));
         write_stdout(&missing.chain(findings).collect::<String>());
         if !is_incomplete {
-            write_stdout(&format!("the {} is complete\n", report.database));
+            write_line(&format!("the {} is complete", report.database));
         }
     } else if result.is_ok() {
         report.log_unfixed();

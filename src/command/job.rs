@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use serde_json::{Map, json};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
 use tokio::time::sleep;
 
 use crate::bots::environment::Environment;
@@ -18,11 +19,11 @@ use crate::jobs::rpc::{ADD, ADD_NUMBERED, CLEAR, LIST, SHOW, code};
 use crate::jobs::xmlrpc::Value;
 use crate::model::Endpoint;
 
-use super::{load_config, write_stdout};
+use super::{load_config, write_line, write_stdout};
 use crate::runtime::relay;
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 
-/// How often `--wait` looks.
+/// How often `--wait` polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs the command.
@@ -57,24 +58,25 @@ fn target(config: &Config) -> Endpoint {
 async fn add(target: &Endpoint, flags: &AddJob) -> Result<Outcome, Error> {
     let task = JobCommand::new(flags.command.clone()).map_err(|text| Error::new(Kind::Usage, text))?;
     let arguments = vec![task.to_value(), Value::Integer(flags.priority)];
-    let (code, number) = match call(target, ADD_NUMBERED, arguments.clone()).await {
-        Ok(Value::Struct(response)) => (integer(response.get("code")), response.get("number").cloned()),
-        Ok(_) => (None, None),
-        // Bots's own server knows nothing of numbers.
-        Err(client::Error::Fault(..)) if !flags.wait => (integer(Some(&call(target, ADD, arguments).await?)), None),
-        Err(error) => return Err(error.into()),
+    let response = match call(target, ADD_NUMBERED, arguments.clone()).await {
+        // Bots's own server has no numbers.
+        Err(client::Error::Fault(..)) if !flags.wait => {
+            json!({ "code": to_json(&call(target, ADD, arguments).await?) })
+        }
+        response => to_json(&response?),
     };
-    let (code, number) = (code.ok_or_else(|| not_a_queue_error(target))?, integer(number.as_ref()));
-    let is_there = code == code::ADDED || code == code::DUPLICATE && flags.wait;
-    match (number, flags.wait) {
-        (Some(number), true) if is_there => return follow(target, number, flags.json).await,
-        _ if is_there => {}
-        _ => return Err(refused(code, &task, number)),
+    let Some(code) = integer(&response["code"]) else {
+        return Err(Error::new(Kind::Unavailable, format!("what answers on {} is no job queue", target.authority)));
+    };
+    let number = integer(&response["number"]);
+    if code != code::ADDED && !(code == code::DUPLICATE && flags.wait) {
+        return Err(refused(code, &task, number));
     }
-    match (flags.json, number) {
-        (true, number) => write_stdout(&format!("{}\n", json!({ "code": code, "number": number }))),
-        (false, Some(number)) => write_stdout(&format!("job {number}\n")),
-        (false, None) => write_stdout("the job queue has it\n"),
+    match number {
+        Some(number) if flags.wait => return follow(target, number, flags.json).await,
+        _ if flags.json => write_line(&json!({ "code": code, "number": number })),
+        Some(number) => write_line(&format!("job {number}")),
+        None => write_line("the job queue has it"),
     }
     Ok(Outcome::Success)
 }
@@ -96,13 +98,17 @@ fn refused(code: i32, task: &JobCommand, number: Option<i32>) -> Error {
     Error::new(Kind::Failed, text)
 }
 
-/// Waits for the end of a job; the answer is its exit code.
+/// Waits for the end of a job and returns its exit code.
 async fn follow(target: &Endpoint, number: i32, json: bool) -> Result<Outcome, Error> {
     loop {
         let job = poll(target, number).await?;
-        if job.contains_key("ended") {
-            write_stdout(&if json { format!("{}\n", in_json(&job)) } else { output(&job) });
-            let code = integer(job.get("exit_code")).and_then(|code| u8::try_from(code).ok());
+        if job.get("ended").is_some() {
+            if json {
+                write_line(&job);
+            } else {
+                write_stdout(&output(&job));
+            }
+            let code = integer(&job["exit_code"]).and_then(|code| u8::try_from(code).ok());
             return code.map(Outcome::Child).ok_or_else(|| {
                 Error::new(Kind::Failed, format!("job {number} did not run; see bots-ctl job show {number}"))
             });
@@ -112,108 +118,84 @@ async fn follow(target: &Endpoint, number: i32, json: bool) -> Result<Outcome, E
 }
 
 async fn list(target: &Endpoint, json: bool) -> Result<Outcome, Error> {
-    let jobs = match call(target, LIST, Vec::new()).await? {
-        Value::Array(jobs) => jobs,
-        _ => Vec::new(),
-    };
-    let jobs = jobs.iter().filter_map(|job| match job {
-        Value::Array(job) => <&[Value; 3]>::try_from(job.as_slice()).ok(),
-        _ => None,
-    });
+    let jobs = to_json(&call(target, LIST, Vec::new()).await?);
+    let jobs = jobs.as_array().into_iter().flatten().filter(|job| job.get(2).is_some());
     if json {
-        let listed = jobs.map(|[priority, number, task]| {
-            json!({ "number": to_json(number), "priority": to_json(priority), "task": to_json(task) })
-        });
-        write_stdout(&format!("{}\n", serde_json::Value::from(listed.collect::<Vec<_>>())));
+        let listed = jobs.map(|job| json!({ "number": job[1], "priority": job[0], "task": job[2] }));
+        write_line(&listed.collect::<Json>());
         return Ok(Outcome::Success);
     }
-    let mut text = String::new();
-    for [priority, number, task] in jobs {
-        if text.is_empty() {
-            text += "NUMBER  PRIORITY  TASK\n";
-        }
-        let (number, priority) = (integer(Some(number)).unwrap_or(0), integer(Some(priority)).unwrap_or(0));
-        let _ = writeln!(text, "{number:<6}  {priority:<8}  {}", format_task(task));
-    }
-    write_stdout(if text.is_empty() { "no job waits\n" } else { &text });
+    let jobs: Vec<String> = jobs
+        .map(|job| format!("{:<6}  {:<8}  {}\n", job[1].to_string(), job[0].to_string(), format_task(&job[2])))
+        .collect();
+    let head = if jobs.is_empty() { "no job waits\n" } else { "NUMBER  PRIORITY  TASK\n" };
+    write_stdout(&(head.to_owned() + &jobs.concat()));
     Ok(Outcome::Success)
 }
 
 async fn clear(target: &Endpoint, json: bool) -> Result<Outcome, Error> {
     call(target, CLEAR, Vec::new()).await?;
-    write_stdout(if json { "{\"cleared\":true}\n" } else { "no job waits any more\n" });
+    write_line(if json { "{\"cleared\":true}" } else { "no job waits any more" });
     Ok(Outcome::Success)
 }
 
 async fn show(target: &Endpoint, number: i32, json: bool) -> Result<Outcome, Error> {
     let job = poll(target, number).await?;
     if json {
-        write_stdout(&format!("{}\n", in_json(&job)));
+        write_line(&job);
         return Ok(Outcome::Success);
     }
     let mut text = String::new();
     for name in ["number", "state", "priority", "attempts", "exit_code"] {
         if let Some(value) = job.get(name) {
-            let _ = writeln!(text, "{:<10} {}", name.replace('_', " "), to_json(value).to_string().replace('"', ""));
+            let _ = writeln!(text, "{:<10} {}", name.replace('_', " "), value.to_string().replace('"', ""));
         }
     }
-    let _ = writeln!(text, "{:<10} {}", "task", job.get("task").map(format_task).unwrap_or_default());
-    if let (Some(Value::Double(started)), Some(Value::Double(ended))) = (job.get("started"), job.get("ended")) {
+    let _ = writeln!(text, "{:<10} {}", "task", format_task(&job["task"]));
+    if let (Some(started), Some(ended)) = (job["started"].as_f64(), job["ended"].as_f64()) {
         let _ = writeln!(text, "{:<10} {:.1} s", "took", ended - started);
     }
     write_stdout(&(text + &output(&job)));
     Ok(Outcome::Success)
 }
 
-type JobRecord = std::collections::BTreeMap<String, Value>;
+async fn poll(target: &Endpoint, number: i32) -> Result<Json, Error> {
+    let text = match call(target, SHOW, vec![Value::Integer(number)]).await {
+        Ok(job @ Value::Struct(_)) => return Ok(to_json(&job)),
+        Ok(_) => format!("there is no job {number}, or it was forgotten long ago"),
+        Err(client::Error::Fault(..)) => format!(
+            "the job queue on {} keeps no account of its jobs; that of bots-ctl does (BOTS_CTL_JOBQUEUE_BACKEND=native)",
+            target.authority
+        ),
+        Err(error) => return Err(error.into()),
+    };
+    Err(Error::new(Kind::Failed, text))
+}
 
-async fn poll(target: &Endpoint, number: i32) -> Result<JobRecord, Error> {
-    match call(target, SHOW, vec![Value::Integer(number)]).await {
-        Ok(Value::Struct(job)) => Ok(job),
-        Ok(_) => Err(Error::new(Kind::Failed, format!("there is no job {number}, or it was forgotten long ago"))),
-        Err(client::Error::Fault(..)) => {
-            let text = format!("the job queue on {} keeps no account of its jobs", target.authority);
-            Err(Error::new(Kind::Failed, format!("{text}; that of bots-ctl does (BOTS_CTL_JOBQUEUE_BACKEND=native)")))
-        }
-        Err(error) => Err(error.into()),
+fn output(job: &Json) -> String {
+    match job["output"].as_str().unwrap_or_default() {
+        "" => String::new(),
+        output => format!("{output}\n"),
     }
 }
 
-fn output(job: &JobRecord) -> String {
-    match job.get("output") {
-        Some(Value::String(output)) if !output.is_empty() => format!("{output}\n"),
-        _ => String::new(),
-    }
+fn integer(value: &Json) -> Option<i32> {
+    value.as_i64().and_then(|number| i32::try_from(number).ok())
 }
 
-fn integer(value: Option<&Value>) -> Option<i32> {
-    match value {
-        Some(Value::Integer(number)) => Some(*number),
-        _ => None,
-    }
+fn format_task(task: &Json) -> String {
+    JobCommand::deserialize(task).map(|task| task.to_string()).unwrap_or_default()
 }
 
-fn format_task(task: &Value) -> String {
-    JobCommand::from_value(task).map(|task| task.to_string()).unwrap_or_default()
-}
-
-fn in_json(job: &JobRecord) -> serde_json::Value {
-    job.iter().map(|(name, value)| (name.clone(), to_json(value))).collect::<Map<_, _>>().into()
-}
-
-/// A value as JSON has it.
-fn to_json(value: &Value) -> serde_json::Value {
+fn to_json(value: &Value) -> Json {
     match value {
         Value::Integer(number) => json!(number),
         Value::Double(number) => json!(number),
         Value::String(text) => json!(text),
         Value::Array(values) => values.iter().map(to_json).collect(),
-        _ => serde_json::Value::Null,
+        Value::Struct(members) => members.iter().map(|(name, value)| (name.clone(), to_json(value))).collect(),
+        _ => Json::Null,
     }
-}
-
-fn not_a_queue_error(target: &Endpoint) -> Error {
-    Error::new(Kind::Unavailable, format!("what answers on {} is no job queue", target.authority))
 }
 
 impl From<client::Error> for Error {

@@ -4,11 +4,11 @@ use std::ffi::OsString;
 
 use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
-use crate::config::{Config, FlagOverride, ServiceBackend};
+use crate::config::{Config, ServiceBackend};
 use crate::exit::{Error, Kind, Outcome};
 use crate::model::{BotsVersion, ServiceName};
 
-use super::{health_override, load_config, read_config};
+use super::{load_config, overrides, read_config};
 use crate::runtime::init_db;
 use crate::runtime::jobqueue_service::JobQueueService;
 use crate::runtime::serve::serve_one;
@@ -20,9 +20,10 @@ use crate::runtime::session::with_app;
 /// # Errors
 /// Whatever keeps the queue from starting.
 pub fn run(global: &Global, flags: &cli::Jobqueue) -> Result<Outcome, Error> {
-    let backend = flags.backend.clone();
-    let backend = backend.map(|value| FlagOverride { path: "jobqueue.backend", flag: "--backend", value });
-    let given: Vec<FlagOverride> = health_override(flags.health_addr.as_ref()).into_iter().chain(backend).collect();
+    let given = overrides([
+        ("jobqueue.backend", "--backend", flags.backend.clone()),
+        ("health.addr", "--health-addr", flags.health_addr.clone()),
+    ]);
     with_app(load_config(global, given.clone())?, async |session| {
         let read = || read_config(global, given.clone());
         serve_one(session, ServiceName::Jobqueue, &read, &|context| service_spec(context, &flags.args)).await

@@ -7,12 +7,12 @@ use tracing::info;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
-use crate::config::{Config, FlagOverride};
+use crate::config::Config;
 use crate::exit::{Error, Outcome};
 use crate::model::ServiceName;
 
 use super::webserver::install_if_missing;
-use super::{dirmonitor, jobqueue, load_config, read_config, webserver};
+use super::{dirmonitor, jobqueue, load_config, overrides, read_config, webserver};
 use crate::runtime::serve::{ServePlan, serve};
 use crate::runtime::service_spec::{LaunchContext, ServiceSpec};
 use crate::runtime::session::with_app;
@@ -22,14 +22,11 @@ use crate::runtime::session::with_app;
 /// # Errors
 /// Whatever keeps a service from starting.
 pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
-    let given = [
-        ("up.services", "--services", &flags.services),
-        ("webserver.port", "--port", &flags.port),
-        ("health.addr", "--health-addr", &flags.health_addr),
-    ];
-    let given =
-        given.into_iter().filter_map(|(path, flag, value)| Some(FlagOverride { path, flag, value: value.clone()? }));
-    let given: Vec<FlagOverride> = given.collect();
+    let given = overrides([
+        ("up.services", "--services", flags.services.clone()),
+        ("webserver.port", "--port", flags.port.clone()),
+        ("health.addr", "--health-addr", flags.health_addr.clone()),
+    ]);
     with_app(load_config(global, given.clone())?, async |mut session| {
         if flags.install
             && let Some(interrupted) = install_if_missing(&mut session).await?

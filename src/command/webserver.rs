@@ -4,11 +4,10 @@ use std::ffi::OsString;
 
 use crate::bots;
 use crate::cli::{self, Global};
-use crate::config::FlagOverride;
 use crate::exit::{Error, Outcome};
 use crate::model::ServiceName;
 
-use super::{install, load_config, read_config};
+use super::{install, load_config, overrides, read_config};
 use crate::runtime::bots_environment::find_bots;
 use crate::runtime::serve::serve_one;
 use crate::runtime::service_spec::{LaunchContext, ServiceSpec, check_web_port};
@@ -19,10 +18,10 @@ use crate::runtime::session::{App, with_app};
 /// # Errors
 /// Whatever keeps the web UI from starting.
 pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
-    let given = [("webserver.port", "--port", &flags.port), ("health.addr", "--health-addr", &flags.health_addr)];
-    let given =
-        given.into_iter().filter_map(|(path, flag, value)| Some(FlagOverride { path, flag, value: value.clone()? }));
-    let given: Vec<FlagOverride> = given.collect();
+    let given = overrides([
+        ("webserver.port", "--port", flags.port.clone()),
+        ("health.addr", "--health-addr", flags.health_addr.clone()),
+    ]);
     with_app(load_config(global, given.clone())?, async |mut session| {
         if flags.install
             && let Some(interrupted) = install_if_missing(&mut session).await?
