@@ -136,8 +136,8 @@ fn to_text(scanned: &ScannedTarget) -> String {
             escape_control(&example)
         );
     }
-    if let Some((example, oldest)) = &found.waiting.pending.oldest {
-        let (count, why, example) = (found.waiting.pending.count, oldest.reason.as_str(), example.to_string_lossy());
+    if let Some((example, reason, _)) = &found.waiting.pending.oldest {
+        let (count, why, example) = (found.waiting.pending.count, reason.as_str(), example.to_string_lossy());
         let _ = writeln!(text, "  not complete yet: {count} files, such as {}: {why}", escape_control(&example));
     }
     if found.waiting.pending.held > 0 {

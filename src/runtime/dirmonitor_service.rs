@@ -237,12 +237,12 @@ fn directory(report: &TargetStatus) -> WatchStatus {
 }
 
 fn unfinished(pending: &PendingFiles) -> Option<IncompleteFiles> {
-    let (example, oldest) = pending.oldest.as_ref()?;
+    let (example, reason, since) = pending.oldest.as_ref()?;
     Some(IncompleteFiles {
         count: pending.count,
         example: example.to_string_lossy().into_owned(),
-        reason: oldest.reason.as_str().to_owned(),
-        since: oldest.since,
+        reason: reason.as_str().to_owned(),
+        since: *since,
         held: pending.held,
         given_up: pending.given_up,
     })

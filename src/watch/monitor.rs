@@ -323,8 +323,8 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         };
         let WaitingFiles { check_at, given_up, pending } = found.waiting;
         self.counters.add(Happened::FileGivenUp, given_up.len() as u64);
-        given_up.iter().for_each(|file| tell_given_up(&index.watch_target, file, &pending));
-        self.has_changed |= !index.unfinished.is_like(&pending);
+        given_up.iter().for_each(|(file, reason)| tell_given_up(&index.watch_target, file, *reason));
+        self.has_changed |= index.unfinished != pending;
         index.unfinished = pending;
         if let CompleteFiles { count: files, example: Some(example) } = found.complete {
             (self.arrived)(NewFiles { route: index.watch_target.route.clone(), files, example });

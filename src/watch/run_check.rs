@@ -15,8 +15,8 @@ use tokio::time::{sleep, timeout};
 use super::events::Watcher;
 use super::observation::ClockSource;
 use super::scan::{ScanScope, TargetScanner};
-use super::stability::IncompleteSince;
 use super::target::WatchTarget;
+pub use super::unfinished::IncompleteFile;
 use crate::process::blocking;
 
 /// Pause between two looks while a file is not at rest.
@@ -27,17 +27,6 @@ const MAX_SCAN_DUTY: u32 = 10;
 
 /// A look that comes to no further file for so long is left alone.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A file that is not known to be complete.
-#[derive(Debug, Clone)]
-pub struct IncompleteFile {
-    /// The file.
-    pub path: PathBuf,
-    /// Why it is not, and since when.
-    pub unfinished: IncompleteSince,
-    /// Whether it is still waited for.
-    pub is_awaited: bool,
-}
 
 type Scanners = Vec<(Arc<WatchTarget>, TargetScanner)>;
 
@@ -78,12 +67,7 @@ impl ChannelFiles {
             let mut restless = Vec::new();
             for (_, scanner) in scanners {
                 scanner.scan(Vec::new(), ScanScope::Full);
-                let found = scanner.unfinished();
-                restless.extend(found.map(|(path, unfinished, is_awaited)| IncompleteFile {
-                    path,
-                    unfinished,
-                    is_awaited,
-                }));
+                restless.extend(scanner.unfinished());
             }
             // A file that two channels take is one file.
             restless.sort_by(|one: &IncompleteFile, other| one.path.cmp(&other.path));
@@ -168,8 +152,7 @@ fn judge_all(scanner: &mut TargetScanner, files: &[PathBuf]) -> io::Result<Vec<O
         let parent = of_directory[0].parent().unwrap_or("/".as_ref());
         let names: Vec<OsString> =
             of_directory.iter().map(|file| file.file_name().unwrap_or_default().into()).collect();
-        let restless = |(path, unfinished, is_awaited)| IncompleteFile { path, unfinished, is_awaited };
-        judged.extend(scanner.judge(parent, &names)?.into_iter().map(|found| found.map(restless)));
+        judged.extend(scanner.judge(parent, &names)?);
     }
     Ok(judged)
 }

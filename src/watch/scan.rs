@@ -17,9 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::backend::{WatchBackend, dir_id};
 use super::events::{Event, EventKind, TargetId, Watcher};
 use super::observation::{ClockSource, file, observe};
-use super::stability::{FileTracker, FileVerdict, IncompleteSince, StabilityRules};
+use super::stability::{FileTracker, FileVerdict, StabilityRules};
 use super::target::{WatchTarget, matches_dir};
-use super::unfinished::{CompleteFiles, UnfinishedFiles, WaitingFiles};
+use super::unfinished::{CompleteFiles, IncompleteFile, WaitingFiles, hold};
 use crate::model::FileId;
 
 /// How much is looked at, beside what was told and files that were not complete the last time.
@@ -69,7 +69,8 @@ pub struct TargetScanner {
     root: Option<FileId>,
     round: u32,
     is_first: bool,
-    unfinished: UnfinishedFiles,
+    /// Complete files that wait for others.
+    held: CompleteFiles,
     clock: ClockSource,
     scanned: Arc<AtomicUsize>,
 }
@@ -85,10 +86,10 @@ struct ScannedDir {
     round: u32,
 }
 
-/// What is gathered during a look.
+/// The results of a scan so far.
 #[derive(Default)]
-struct ScanAccumulator {
-    found: ScanOutcome,
+struct Found {
+    complete: CompleteFiles,
     error: Option<String>,
 }
 
@@ -106,30 +107,37 @@ impl TargetScanner {
             root: None,
             round: 0,
             is_first: true,
-            unfinished: UnfinishedFiles::default(),
+            held: CompleteFiles::default(),
             clock,
             scanned: Arc::default(),
         }
     }
 
-    /// Looks at what was told, and as much more as is asked for.
+    /// Scans the files and directories of these events, and as much more as is asked for.
     pub fn scan(&mut self, reported: Vec<Event>, extent: ScanScope) -> ScanOutcome {
-        let mut gathered = ScanAccumulator::default();
+        let mut found = Found::default();
         let before = self.known.len();
-        let is_doubtful = self.scan_reported(reported, &mut gathered);
-        self.scan_incomplete(&mut gathered.found);
+        let is_doubtful = self.scan_reported(reported, &mut found);
+        self.scan_incomplete(&mut found.complete);
         if extent == ScanScope::Reset {
             self.known.values_mut().for_each(|directory| directory.files = FileTracker::default());
             self.is_first = true;
         }
-        if is_doubtful || extent != ScanScope::EventsOnly {
-            self.scan_all(&mut gathered);
-        } else if self.known.len() != before || gathered.error.is_some() {
-            gathered.found.condition = Some(self.condition(gathered.error));
+        let is_full = is_doubtful || extent != ScanScope::EventsOnly;
+        if is_full {
+            let all = self.scan_all();
+            found.complete.append(all.complete);
+            found.error = all.error;
         }
-        let found = &mut gathered.found;
-        found.waiting = self.unfinished.hold(&mut found.complete, Instant::now(), self.rules.limit);
-        gathered.found
+        let is_changed = is_full || self.known.len() != before || found.error.is_some();
+        let directories = self.known.iter_mut().map(|(path, directory)| (path.as_path(), &mut directory.files));
+        let (complete, waiting) = hold(&mut self.held, found.complete, directories, Instant::now(), self.rules.limit);
+        ScanOutcome {
+            complete,
+            waiting,
+            condition: is_changed.then(|| self.condition(found.error)),
+            oldest: if is_full { self.oldest() } else { None },
+        }
     }
 
     /// Counts what is looked at, so that a look that takes its time is known from one that hangs.
@@ -138,9 +146,14 @@ impl TargetScanner {
         Arc::clone(&self.scanned)
     }
 
-    /// Files that are there and not known to be complete, why, and whether they are still waited for.
-    pub fn unfinished(&self) -> impl Iterator<Item = (PathBuf, IncompleteSince, bool)> + '_ {
-        self.unfinished.counts()
+    /// Files that are there and not known to be complete.
+    pub fn unfinished(&mut self) -> impl Iterator<Item = IncompleteFile> + '_ {
+        self.known.iter_mut().flat_map(|(directory, known)| {
+            known.files.pending().filter_map(|(name, file)| {
+                let is_awaited = !file.is_given_up;
+                Some(IncompleteFile { path: directory.join(name), unfinished: file.unfinished?, is_awaited })
+            })
+        })
     }
 
     /// Nobody watches for this entry any more.
@@ -148,26 +161,21 @@ impl TargetScanner {
         self.forget_where(|_, _| true);
     }
 
-    fn scan_all(&mut self, gathered: &mut ScanAccumulator) {
+    fn scan_all(&mut self) -> Found {
         self.round = self.round.wrapping_add(1);
-        let before = self.unfinished.begin_round();
-        let mut all = ScanAccumulator::default();
+        let mut found = Found::default();
         let root = &self.watch_target.directory.root;
         self.root = dir_id(root);
         match (self.root, fs::canonicalize(root)) {
-            (Some(_), Ok(real)) => self.scan_dir(real, 0, &mut all),
-            _ => all.error = Some(describe_missing(root)),
+            (Some(_), Ok(real)) => self.scan_dir(real, 0, &mut found),
+            _ => found.error = Some(describe_missing(root)),
         }
         self.forget_where(|directory, round| directory.round != round);
-        if !self.is_first || self.watch_target.takes_existing {
-            let (complete, more) = (&mut gathered.found.complete, all.found.complete);
-            complete.count += more.count;
-            complete.example = complete.example.take().or(more.example);
+        if self.is_first && !self.watch_target.takes_existing {
+            found.complete = CompleteFiles::default();
         }
         self.is_first = false;
-        self.unfinished.end_round(&before);
-        gathered.found.condition = Some(self.condition(all.error));
-        gathered.found.oldest = self.oldest();
+        found
     }
 
     fn oldest(&self) -> Option<SystemTime> {
@@ -196,14 +204,14 @@ impl TargetScanner {
     }
 
     /// Looks at a directory, by its real path, and those below it that belong to the entry.
-    fn scan_dir(&mut self, real: PathBuf, level: usize, gathered: &mut ScanAccumulator) {
+    fn scan_dir(&mut self, real: PathBuf, level: usize, found: &mut Found) {
         let mut open = vec![(real, level)];
         while let Some((real, level)) = open.pop() {
-            if let Err(error) = self.scan_one_dir(&real, level, &mut open, &mut gathered.found) {
-                // What is gone again was never there.
+            if let Err(error) = self.scan_one_dir(&real, level, &mut open, &mut found.complete) {
+                // A directory that is gone again was never there.
                 if error.kind() != io::ErrorKind::NotFound {
                     let error = || format!("cannot read {}: {}", real.display(), describe_io_error(&error));
-                    gathered.error.get_or_insert_with(error);
+                    found.error.get_or_insert_with(error);
                 }
             }
         }
@@ -214,7 +222,7 @@ impl TargetScanner {
         real: &Path,
         level: usize,
         open: &mut Vec<(PathBuf, usize)>,
-        found: &mut ScanOutcome,
+        complete: &mut CompleteFiles,
     ) -> io::Result<()> {
         let Some(identity) = dir_id(real) else { return Ok(()) };
         let before = self.known.remove(real).filter(|known| known.identity == identity);
@@ -234,7 +242,7 @@ impl TargetScanner {
                     open.extend(real_directory(item).map(|below| (below, level + 1)));
                 }
             }),
-            None => self.list_files(real, level, &mut directory, open, found),
+            None => self.list_files(real, level, &mut directory, open, complete),
         };
         self.known.insert(real.to_owned(), directory);
         listed
@@ -263,7 +271,7 @@ impl TargetScanner {
         level: usize,
         directory: &mut ScannedDir,
         open: &mut Vec<(PathBuf, usize)>,
-        found: &mut ScanOutcome,
+        complete: &mut CompleteFiles,
     ) -> io::Result<()> {
         let (watch_target, rules, now) = (Arc::clone(&self.watch_target), self.rules, Instant::now());
         let mut clock = self.clock.begin(real, &directory.backend);
@@ -280,14 +288,13 @@ impl TargetScanner {
             }
             let path = item.path();
             let Some(meta) = watch_target.matches(&name).then(|| file(&path)).flatten() else { return };
-            // Most files are known, and need no further question.
+            // Most files are known.
             if directory.files.is_still(&name, (&meta).into()) {
                 return;
             }
             let is_unfinished = watch_target.is_channel && watch_target.is_unfinished(&name);
             let sight = observe(&path, &meta, &directory.backend, &mut clock, is_unfinished);
-            let verdict = directory.files.observe(&name, &sight, now, rules);
-            self.apply_event(verdict, real, name, found);
+            count(complete, directory.files.observe(&name, &sight, now, rules), &path);
         });
         if listed.is_ok() {
             directory.files.end_round();
@@ -295,33 +302,21 @@ impl TargetScanner {
         listed
     }
 
-    fn apply_event(&mut self, verdict: FileVerdict, directory: &Path, name: OsString, found: &mut ScanOutcome) {
-        let key = (directory.to_owned(), name);
-        match verdict {
-            FileVerdict::Waiting(unfinished) => self.unfinished.see(key, unfinished),
-            FileVerdict::Complete => {
-                self.unfinished.remove(&key);
-                count(found, directory, &key.1);
-            }
-            FileVerdict::AlreadyReported => self.unfinished.remove(&key),
-        }
-    }
-
     /// Whether it takes a look at everything to know how things are.
-    fn scan_reported(&mut self, reported: Vec<Event>, gathered: &mut ScanAccumulator) -> bool {
+    fn scan_reported(&mut self, reported: Vec<Event>, found: &mut Found) -> bool {
         let mut is_doubtful = false;
         for Event { path, kind: event_kind } in reported {
             let is_other = matches!(event_kind, EventKind::Removed | EventKind::AttributesChanged);
             match self.known.get_mut(&path).filter(|_| is_other) {
                 // The watch may be gone with it; a look at everything sets it again.
                 Some(directory) => (directory.is_watched, is_doubtful) = (false, true),
-                None => self.scan_name(&path, event_kind, gathered),
+                None => self.scan_name(&path, event_kind, found),
             }
         }
         is_doubtful
     }
 
-    fn scan_name(&mut self, path: &Path, kind: EventKind, gathered: &mut ScanAccumulator) {
+    fn scan_name(&mut self, path: &Path, kind: EventKind, found: &mut Found) {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
         let Some(level) = self.known.get(parent).map(|directory| directory.level) else { return };
         let may_be_directory = matches!(kind, EventKind::DirCreated | EventKind::RenamedIn | EventKind::Created);
@@ -331,62 +326,55 @@ impl TargetScanner {
                     && matches_dir(mask, name)
                     && let Ok(real) = fs::canonicalize(path)
                 {
-                    self.scan_dir(real, level + 1, gathered);
+                    self.scan_dir(real, level + 1, found);
                 }
             }
             None if self.watch_target.is_recursive && may_be_directory && is_real_directory(path) => {
-                self.scan_dir(path.to_owned(), level, gathered);
+                self.scan_dir(path.to_owned(), level, found);
             }
-            None if self.watch_target.matches(name) => self.scan_file(path, parent, name, kind, &mut gathered.found),
+            None if self.watch_target.matches(name) => self.scan_file(path, parent, name, kind, &mut found.complete),
             None => {}
         }
     }
 
-    fn scan_file(&mut self, path: &Path, parent: &Path, name: &OsStr, kind: EventKind, found: &mut ScanOutcome) {
+    fn scan_file(&mut self, path: &Path, parent: &Path, name: &OsStr, kind: EventKind, complete: &mut CompleteFiles) {
         let (now, rules) = (Instant::now(), self.rules);
         let Some(directory) = self.known.get_mut(parent) else { return };
-        let key = (parent.to_owned(), name.to_owned());
         let Some(meta) = (kind != EventKind::Removed).then(|| file(path)).flatten() else {
             // Where it is not removed, the engine was faster.
-            directory.files.on_removed(name);
-            self.unfinished.remove(&key);
-            return;
+            return directory.files.on_removed(name);
         };
-        let begins = matches!(kind, EventKind::Created | EventKind::Modified);
-        if begins && directory.files.counted(name) == Some((&meta).into()) {
-            // An earlier look was faster than this event.
-            return;
-        }
         match kind {
             EventKind::Closed | EventKind::RenamedIn => {
                 let mut clock = self.clock.begin(parent, &directory.backend);
                 let sight = observe(path, &meta, &directory.backend, &mut clock, false);
-                let verdict = directory.files.on_closed(name, &sight, now, rules);
-                self.apply_event(verdict, parent, key.1, found);
-                return;
+                count(complete, directory.files.on_closed(name, &sight, now, rules), path);
             }
-            EventKind::Created => directory.files.on_created(name, now),
-            EventKind::Modified => directory.files.on_modified(name, now),
-            EventKind::Removed | EventKind::DirCreated | EventKind::AttributesChanged => return,
+            // An earlier scan was faster than this event.
+            EventKind::Created | EventKind::Modified if directory.files.counted(name) == Some((&meta).into()) => {}
+            EventKind::Created | EventKind::Modified => {
+                directory.files.on_written(name, now, kind == EventKind::Modified);
+            }
+            EventKind::Removed | EventKind::DirCreated | EventKind::AttributesChanged => {}
         }
-        self.unfinished.touch(key);
     }
 
-    /// Where events tell of a writer, its next one is waited for; all other files are looked at.
-    fn scan_incomplete(&mut self, found: &mut ScanOutcome) {
-        let (now, rules) = (Instant::now(), self.rules);
-        for (parent, name) in self.unfinished.due(now) {
-            let path = parent.join(&name);
-            let (Some(directory), Some(meta)) = (self.known.get_mut(&parent), file(&path)) else {
-                self.known.get_mut(&parent).into_iter().for_each(|directory| directory.files.on_removed(&name));
-                self.unfinished.remove(&(parent, name));
-                continue;
-            };
-            let mut clock = self.clock.begin(&parent, &directory.backend);
-            let is_unfinished = self.watch_target.is_channel && self.watch_target.is_unfinished(&name);
-            let sight = observe(&path, &meta, &directory.backend, &mut clock, is_unfinished);
-            let verdict = directory.files.observe(&name, &sight, now, rules);
-            self.apply_event(verdict, &parent, name, found);
+    /// Where events tell of a writer, the next event is waited for; all other files that are not complete are observed.
+    fn scan_incomplete(&mut self, complete: &mut CompleteFiles) {
+        let (target, now) = (&self.watch_target, Instant::now());
+        for (parent, directory) in &mut self.known {
+            let due: Vec<OsString> = directory.files.due(now).cloned().collect();
+            for name in due {
+                let path = parent.join(&name);
+                let Some(meta) = file(&path) else {
+                    directory.files.on_removed(&name);
+                    continue;
+                };
+                let mut clock = self.clock.begin(parent, &directory.backend);
+                let is_unfinished = target.is_channel && target.is_unfinished(&name);
+                let sight = observe(&path, &meta, &directory.backend, &mut clock, is_unfinished);
+                count(complete, directory.files.observe(&name, &sight, now, self.rules), &path);
+            }
         }
     }
 
@@ -402,9 +390,11 @@ impl TargetScanner {
     }
 }
 
-fn count(found: &mut ScanOutcome, directory: &Path, name: &OsStr) {
-    found.complete.count += 1;
-    found.complete.example.get_or_insert_with(|| directory.join(name));
+fn count(complete: &mut CompleteFiles, verdict: FileVerdict, path: &Path) {
+    if verdict == FileVerdict::Complete {
+        complete.count += 1;
+        complete.example.get_or_insert_with(|| path.to_owned());
+    }
 }
 
 fn list(directory: &Path, mut each: impl FnMut(&fs::DirEntry)) -> io::Result<()> {

@@ -1,10 +1,10 @@
-//! Which files of a directory are complete, and which of those are news. Pure: names, stamps and times come from outside.
+//! Which files of a directory are complete, and which of those are new. Pure: names, stamps and times come from outside.
 //!
-//! [`evaluate`] is the one judgement of "complete", for the directory monitor and before every run of the engine. A file counts
-//! once when it is complete. It counts again when it is another one, or has changed. What the engine takes away is forgotten.
+//! [`evaluate`] is the one definition of "complete", for the directory monitor and before every run of the engine. A file is
+//! reported once when it is complete, and again when it is another file, or has changed. A file that is gone is forgotten.
 //!
-//! The judgement goes by what was observed, on our own clock. A time stamp only says more than that where its clock is known:
-//! that of another machine may be ahead or behind by any time, and [`unchanged_for`] says what is left of it.
+//! The evaluation uses observations, on the clock of this machine. A time stamp only adds to that where its clock is known: that
+//! of another machine may be ahead or behind by any time, and [`unchanged_for`] says what a stamp is worth.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -138,23 +138,27 @@ pub fn unchanged_for(stamp: &FileStamp, clock: Option<StampClock>) -> Duration {
 /// The files of one directory that match.
 #[derive(Debug, Default)]
 pub struct FileTracker {
-    known: HashMap<OsString, TrackedFile>,
+    /// Complete files that were reported, with the last round in which each was there.
+    reported: HashMap<OsString, (FileStamp, u32)>,
+    pending: HashMap<OsString, PendingFile>,
     round: u32,
 }
 
-#[derive(Debug)]
-struct TrackedFile {
-    state: State,
-    /// The last round in which it was there.
-    round: u32,
-}
-
+/// A file that is not known to be complete.
 #[derive(Debug, Clone, Copy)]
-enum State {
-    /// Not known to be complete. The stamp is what it had at the last look, and `since` when it was first seen to have that.
-    Pending { stamp: Option<FileStamp>, since: Instant, is_being_written: bool, first: Instant },
-    /// Complete, and told.
-    Reported(FileStamp),
+pub(super) struct PendingFile {
+    /// The stamp at the last observation; nothing where an event has come since.
+    stamp: Option<FileStamp>,
+    /// When the file was first seen to have that stamp.
+    since: Instant,
+    is_being_written: bool,
+    /// When the file was first seen.
+    first: Instant,
+    /// What the last observation has shown; nothing before the first one.
+    pub unfinished: Option<IncompleteSince>,
+    /// The file is no longer waited for.
+    pub is_given_up: bool,
+    round: u32,
 }
 
 impl FileStamp {
@@ -165,64 +169,61 @@ impl FileStamp {
 }
 
 impl FileTracker {
-    /// Begins a round of looks at everything that is there.
+    /// Begins a round of observations of all files in the directory.
     pub fn begin_round(&mut self) {
         self.round = self.round.wrapping_add(1);
     }
 
-    /// Ends it: what was not looked at is gone.
+    /// Ends the round: files that were not observed in it are gone.
     pub fn end_round(&mut self) {
         let round = self.round;
-        self.known.retain(|_, known| known.round == round);
-        if self.known.capacity() > 4 * self.known.len().max(8) {
-            self.known.shrink_to_fit();
+        self.pending.retain(|_, pending| pending.round == round);
+        self.reported.retain(|_, reported| reported.1 == round);
+        if self.reported.capacity() > 4 * self.reported.len().max(8) {
+            self.reported.shrink_to_fit();
         }
     }
 
-    /// Whether the file is one that has counted, by attributes that may be older than it is. Then it is still there.
+    /// Whether the file was reported with these attributes, which may be from a cache. Then it is still there.
     pub fn is_still(&mut self, name: &OsStr, stamp: FileStamp) -> bool {
         let is_still = self.counted(name) == Some(stamp);
         if is_still {
-            self.set(name, State::Reported(stamp));
+            self.report(name, stamp);
         }
         is_still
     }
 
-    /// Takes down what a look at a file has shown.
+    /// Evaluates an observation of a file.
     pub fn observe(&mut self, name: &OsStr, sight: &Observation, now: Instant, rules: StabilityRules) -> FileVerdict {
         let stamp = sight.stamp;
+        if self.is_still(name, stamp) {
+            return FileVerdict::AlreadyReported;
+        }
         let quiet_since = now.checked_sub(sight.quiet).unwrap_or(now);
-        let (since, is_being_written, first) = match self.state(name) {
-            Some(State::Reported(known)) if known == stamp => {
-                self.set(name, State::Reported(stamp));
-                return FileVerdict::AlreadyReported;
-            }
-            Some(State::Pending { stamp: Some(known), since, is_being_written, first })
-                if known.is_as_long_and_old_as(&stamp) =>
-            {
-                (since, is_being_written, first)
-            }
-            // Events have told when it was touched last.
-            Some(State::Pending { stamp: None, since, is_being_written, first }) => (since, is_being_written, first),
-            Some(State::Pending { is_being_written, first, .. }) => (quiet_since, is_being_written, first),
-            Some(State::Reported(_)) | None => (quiet_since, false, quiet_since),
+        let file = match self.pending.get(name) {
+            // Events have told when the file was written last.
+            Some(known) if known.stamp.is_none_or(|known| known.is_as_long_and_old_as(&stamp)) => *known,
+            Some(known) => PendingFile { since: quiet_since, ..*known },
+            None => PendingFile::new(quiet_since),
         };
-        match evaluate(sight, since, is_being_written, now, rules) {
+        match evaluate(sight, file.since, file.is_being_written, now, rules) {
             Stability::Complete => {
-                self.set(name, State::Reported(stamp));
+                self.report(name, stamp);
                 FileVerdict::Complete
             }
             Stability::Incomplete(reason, until) => {
-                // One that closes it unseen begins the time anew.
-                let since = if sight.has_writer == Some(true) { quiet_since } else { since };
-                let is_being_written = is_being_written && sight.has_writer != Some(false);
-                self.set(name, State::Pending { stamp: Some(stamp), since, is_being_written, first });
-                FileVerdict::Waiting(IncompleteSince { reason, until, since: first })
+                // A writer that closes the file unseen begins the time again.
+                let since = if sight.has_writer == Some(true) { quiet_since } else { file.since };
+                let is_being_written = file.is_being_written && sight.has_writer != Some(false);
+                let unfinished = IncompleteSince { reason, until, since: file.first };
+                let (stamp, known) = (Some(stamp), Some(unfinished));
+                self.wait_for(name, PendingFile { stamp, since, is_being_written, unfinished: known, ..file });
+                FileVerdict::Waiting(unfinished)
             }
         }
     }
 
-    /// The same for a file that is about to be taken: one that was complete may have been opened again since.
+    /// The same for a file that is about to be taken: a process may have opened a complete file again.
     pub fn observe_before_taking(
         &mut self,
         name: &OsStr,
@@ -231,80 +232,84 @@ impl FileTracker {
         rules: StabilityRules,
     ) -> FileVerdict {
         if observation.has_writer == Some(true) && self.counted(name).is_some() {
-            self.on_created(name, now);
+            self.on_written(name, now, false);
         }
         self.observe(name, observation, now, rules)
     }
 
-    /// It appeared, by whatever means: a link is complete, a file that was opened to be written is not.
-    pub fn on_created(&mut self, name: &OsStr, now: Instant) {
-        self.on_attributes_changed(name, now, false);
+    /// The file appeared, or was written by a process that will close it (`is_being_written`). A link that appears is complete, a
+    /// file that was opened to be written is not.
+    pub fn on_written(&mut self, name: &OsStr, now: Instant, is_being_written: bool) {
+        let known = self.pending.get(name).copied().unwrap_or(PendingFile::new(now));
+        self.wait_for(name, PendingFile { stamp: None, since: now, is_being_written, ..known });
     }
 
-    /// A process writes it, and will close it.
-    pub fn on_modified(&mut self, name: &OsStr, now: Instant) {
-        self.on_attributes_changed(name, now, true);
-    }
-
-    fn on_attributes_changed(&mut self, name: &OsStr, now: Instant, is_being_written: bool) {
-        let first = match self.state(name) {
-            Some(State::Pending { first, .. }) => first,
-            Some(State::Reported(_)) | None => now,
-        };
-        self.set(name, State::Pending { stamp: None, since: now, is_being_written, first });
-    }
-
-    /// It was closed by its writer, or renamed into place: it is complete unless a second writer has it, or it is empty. A
-    /// look may have been faster than who tells this.
+    /// The file was closed by its writer, or renamed into place: it is complete unless a second writer has it, or it is empty. A
+    /// scan may have been faster than the event.
     pub fn on_closed(&mut self, name: &OsStr, sight: &Observation, now: Instant, rules: StabilityRules) -> FileVerdict {
-        if let Some(State::Pending { first, .. }) = self.state(name) {
-            self.set(name, State::Pending { stamp: None, since: now, is_being_written: false, first });
+        if self.pending.contains_key(name) {
+            self.on_written(name, now, false);
         }
         let is_free = Some(sight.has_writer.unwrap_or_default());
         self.observe(name, &Observation { has_writer: is_free, ..*sight }, now, rules)
     }
 
-    /// It is gone.
+    /// The file is gone.
     pub fn on_removed(&mut self, name: &OsStr) {
-        self.known.remove(name);
+        self.reported.remove(name);
+        self.pending.remove(name);
     }
 
-    /// The stamp with which it counted, if it did.
+    /// The stamp with which the file was reported, if it was.
     #[must_use]
     pub fn counted(&self, name: &OsStr) -> Option<FileStamp> {
-        match self.state(name) {
-            Some(State::Reported(stamp)) => Some(stamp),
-            Some(State::Pending { .. }) | None => None,
+        self.reported.get(name).map(|(stamp, _)| *stamp)
+    }
+
+    /// When the oldest of the files came, or was written last.
+    #[must_use]
+    pub fn oldest(&self) -> Option<i64> {
+        let reported = self.reported.values().map(|(stamp, _)| stamp.changed);
+        reported.chain(self.pending.values().filter_map(|pending| Some(pending.stamp?.changed))).min()
+    }
+
+    /// Files to observe again. Where events tell of a writer they tell of its close as well.
+    pub fn due(&self, now: Instant) -> impl Iterator<Item = &OsString> {
+        let is_due = move |unfinished: IncompleteSince| {
+            unfinished.reason != Reason::Open || unfinished.until.is_some_and(|until| until <= now)
+        };
+        self.pending.iter().filter(move |(_, file)| file.unfinished.is_none_or(is_due)).map(|(name, _)| name)
+    }
+
+    /// The files that are not known to be complete.
+    pub(super) fn pending(&mut self) -> impl Iterator<Item = (&OsString, &mut PendingFile)> {
+        self.pending.iter_mut()
+    }
+
+    fn report(&mut self, name: &OsStr, stamp: FileStamp) {
+        self.pending.remove(name);
+        match self.reported.get_mut(name) {
+            Some(reported) => *reported = (stamp, self.round),
+            None => drop(self.reported.insert(name.to_owned(), (stamp, self.round))),
         }
     }
 
-    /// When the file came, or was touched last, for which that is longest ago.
-    #[must_use]
-    pub fn oldest(&self) -> Option<i64> {
-        let stamps = self.known.values().filter_map(|known| match known.state {
-            State::Reported(stamp) | State::Pending { stamp: Some(stamp), .. } => Some(stamp),
-            State::Pending { stamp: None, .. } => None,
-        });
-        stamps.map(|stamp| stamp.changed).min()
+    fn wait_for(&mut self, name: &OsStr, file: PendingFile) {
+        self.reported.remove(name);
+        self.pending.insert(name.to_owned(), PendingFile { round: self.round, ..file });
     }
+}
 
-    /// Files that are known.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.known.len()
-    }
-
-    fn state(&self, name: &OsStr) -> Option<State> {
-        self.known.get(name).map(|known| known.state)
-    }
-
-    fn set(&mut self, name: &OsStr, state: State) {
-        let known = TrackedFile { state, round: self.round };
-        match self.known.get_mut(name) {
-            Some(tracked) => *tracked = known,
-            None => {
-                self.known.insert(name.to_owned(), known);
-            }
+impl PendingFile {
+    fn new(first: Instant) -> Self {
+        Self {
+            stamp: None,
+            since: first,
+            is_being_written: false,
+            first,
+            unfinished: None,
+            is_given_up: false,
+            round: 0,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use tracing::{debug, info, warn};
 
 use super::scan::WatchState;
+use super::stability::Reason;
 use super::target::WatchTarget;
 use super::unfinished::PendingFiles;
 
@@ -80,11 +81,8 @@ pub(super) fn tell_change(
 }
 
 /// Logs that a file keeps its route from being started no longer.
-pub(super) fn tell_given_up(watch_target: &WatchTarget, file: &Path, unfinished: &PendingFiles) {
-    let reason =
-        unfinished.oldest.iter().find(|(path, _)| path == file).map(|(_, unfinished)| unfinished.reason.as_str());
-    let (seconds, route) = (watch_target.file_wait.as_secs_f64(), &watch_target.route);
-    let why = reason.unwrap_or("it is not at rest");
+pub(super) fn tell_given_up(watch_target: &WatchTarget, file: &Path, reason: Reason) {
+    let (seconds, route, why) = (watch_target.file_wait.as_secs_f64(), &watch_target.route, reason.as_str());
     warn!(
         file = %file.display(),
         route,

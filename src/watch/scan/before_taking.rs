@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,10 +12,8 @@ use std::time::Instant;
 use super::{ScannedDir, TargetScanner};
 use crate::watch::backend::{WatchBackend, dir_id};
 use crate::watch::observation::{file, observe};
-use crate::watch::stability::{FileTracker, FileVerdict, IncompleteSince};
-
-/// A file that is not known to be complete: its real path, why, and whether it is still waited for.
-type Incomplete = (PathBuf, IncompleteSince, bool);
+use crate::watch::stability::{FileTracker, FileVerdict};
+use crate::watch::unfinished::IncompleteFile;
 
 impl TargetScanner {
     /// Judges files of one directory, as of now. The answer has one item for each; nothing for a complete file, and for a name that
@@ -23,9 +21,9 @@ impl TargetScanner {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn judge(&mut self, parent: &Path, names: &[OsString]) -> io::Result<Vec<Option<Incomplete>>> {
+    pub fn judge(&mut self, parent: &Path, names: &[OsString]) -> io::Result<Vec<Option<IncompleteFile>>> {
         let real = match fs::canonicalize(parent) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![None; names.len()]),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names.iter().map(|_| None).collect()),
             real => real?,
         };
         let (target, rules, clock) = (Arc::clone(&self.watch_target), self.rules, self.clock);
@@ -43,7 +41,7 @@ impl TargetScanner {
             else {
                 return None;
             };
-            Some((path, unfinished, unfinished.since + rules.limit > now))
+            Some(IncompleteFile { path, unfinished, is_awaited: unfinished.since + rules.limit > now })
         };
         Ok(names.iter().map(judge).collect())
     }
