@@ -1,6 +1,6 @@
 //! `config show` and `config check`.
 
-use std::cell::Cell;
+use tokio_util::task::TaskTracker;
 
 use crate::cli::Global;
 use crate::config::{Config, LogConfig, LogLevel};
@@ -39,7 +39,7 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
     with_app(Config { log: quiet, ..config }, async |mut session| {
         let App { config, reaper, signals, .. } = &mut session;
         let work = dry_run(config, reaper, None, !faults.is_empty(), |_, _| Ok(()));
-        let Ok(found) = run_until_shutdown(signals, &Cell::new(false), work).await else {
+        let Ok(found) = run_until_shutdown(signals, &TaskTracker::new(), work).await else {
             return Err(Error::new(Kind::CheckNotRun, "interrupted"));
         };
         let found = found?;

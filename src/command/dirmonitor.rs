@@ -64,9 +64,9 @@ pub(super) fn service_spec(context: &LaunchContext<'_>, args: &[OsString]) -> Re
         }
         ServiceBackend::Native => {
             let database = init_db::database_config(config, django)?;
-            Ok(ServiceSpec::monitor(DirMonitorService::new(config, bots, queue, database)?, config))
+            Ok(DirMonitorService::new(config, bots, queue, database)?.into())
         }
-        ServiceBackend::Python => Ok(ServiceSpec::new(bots.dirmonitor(args), config)),
+        ServiceBackend::Python => Ok(bots.dirmonitor(args).into()),
     }
 }
 

@@ -1,9 +1,8 @@
 //! `healthcheck`: asks the listener of this container, or looks for itself.
 
-use std::cell::Cell;
-
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
@@ -54,7 +53,7 @@ fn standalone(global: &Global, check: Check) -> Result<ProbeReply, Error> {
     let config = load_config(global, Vec::new()).map_err(into_check_not_run)?;
     let checked = with_app(config, async |mut session| {
         let App { config, reaper, signals, .. } = &mut session;
-        match run_until_shutdown(signals, &Cell::new(false), run_check(config, reaper, check)).await {
+        match run_until_shutdown(signals, &TaskTracker::new(), run_check(config, reaper, check)).await {
             Ok(report) => report,
             Err(_) => Err(Error::new(Kind::CheckNotRun, "interrupted")),
         }

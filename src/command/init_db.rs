@@ -1,6 +1,6 @@
 //! `init-db`: makes or completes the database, and the web user.
 
-use std::cell::Cell;
+use tokio_util::task::TaskTracker;
 
 use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
@@ -21,16 +21,16 @@ pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
     let task = InitOptions { check: flags.check, superuser: flags.superuser };
     with_app(load_config(global, given)?, async |mut session| {
         let App { config, reaper, signals, .. } = &mut session;
-        let no_cancel = Cell::new(false);
+        let critical = TaskTracker::new();
         let mut report = Report::default();
         let initialising = async {
             let bots = find_bots(config, reaper).await?;
             let variables = child_variables(config, Some(&bots.bin_dir));
             let environment = prepare(config, &bots).await?;
             let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-            init_db::ensure_database_with(config, &context, &no_cancel, task, &mut report).await.map(|_| ())
+            init_db::ensure_database_with(config, &context, &critical, task, &mut report).await.map(|_| ())
         };
-        let result = match run_until_shutdown(signals, &no_cancel, initialising).await {
+        let result = match run_until_shutdown(signals, &critical, initialising).await {
             Ok(settled) => settled.map_err(into_failed),
             Err(exit) => {
                 // What was asked of Python no longer matters.

@@ -1,6 +1,6 @@
 //! `install`: Bots in a private virtual environment.
 
-use std::cell::Cell;
+use tokio_util::task::TaskTracker;
 
 use crate::bots::install::install;
 use crate::cli::{self, Global};
@@ -24,7 +24,7 @@ pub fn run(global: &Global, flags: &cli::Install) -> Result<Outcome, Error> {
 pub(super) async fn interruptible(session: &mut App, drivers: &[Driver]) -> Result<Option<Outcome>, Error> {
     let (config, reaper) = (&session.config.bots, &session.reaper);
     let installing = install(&config.install_dir, &config.python, drivers, reaper);
-    match run_until_shutdown(&mut session.signals, &Cell::new(false), installing).await {
+    match run_until_shutdown(&mut session.signals, &TaskTracker::new(), installing).await {
         Ok(installed) => Ok(installed.map(|()| None)?),
         Err(exit) => {
             tracing::warn!("interrupted by {exit}: run install again to complete it");

@@ -1,12 +1,12 @@
 //! `job`: adds, lists, shows and removes jobs, in the queue of this container or of another one.
 
-use std::cell::Cell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use crate::bots::environment::Environment;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
@@ -42,7 +42,7 @@ pub fn run(global: &Global, job: &cli::Job) -> Result<Outcome, Error> {
                 cli::Job::Show { number, json } => show(&target, *number, *json).await,
             }
         };
-        match run_until_shutdown(signals, &Cell::new(false), asked).await {
+        match run_until_shutdown(signals, &TaskTracker::new(), asked).await {
             Ok(done) => done,
             Err(exit) => Ok(Outcome::Child(exit.code())),
         }

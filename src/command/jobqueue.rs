@@ -48,12 +48,12 @@ pub(super) fn service_spec(context: &LaunchContext<'_>, args: &[OsString]) -> Re
                 check_queue_port(context)?;
             }
             let database = init_db::database_config(config, django)?;
-            Ok(ServiceSpec::queue(JobQueueService::new(config, bots, queue, database, addr), config))
+            Ok(JobQueueService::new(config, bots, queue, database, addr).into())
         }
         ServiceBackend::Python => {
             check_python(config, bots)?;
             check_queue_port(context)?;
-            Ok(ServiceSpec::new(bots.jobqueue(queue, args), config))
+            Ok(bots.jobqueue(queue, args).into())
         }
     }
 }

@@ -57,7 +57,7 @@ fn select_services(context: &LaunchContext<'_>) -> Result<Vec<ServiceSpec>, Erro
 
 fn engine(config: &Config, bots: &BotsContext<'_>) -> ServiceSpec {
     let new = [OsString::from("--new")];
-    ServiceSpec::new_periodic(bots.engine_via_shim(&new), config.up.engine_interval, config)
+    ServiceSpec { every: Some(config.up.engine_interval), ..bots.engine_via_shim(&new).into() }
 }
 
 /// What bots.ini has in use.

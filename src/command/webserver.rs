@@ -36,7 +36,7 @@ pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
 /// The web UI, when it can listen.
 pub(super) fn service_spec(context: &LaunchContext<'_>, args: &[OsString]) -> Result<ServiceSpec, Error> {
     check_web_port(context)?;
-    Ok(ServiceSpec::new(context.bots.webserver(context.django, args), context.config))
+    Ok(context.bots.webserver(context.django, args).into())
 }
 
 /// Installs Bots when none is found; the answer is how the command ends if that was interrupted.

@@ -5,20 +5,15 @@ use std::time::Duration;
 
 use nix::libc::{SIGKILL, SIGTERM};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
 use crate::exit::Exit;
 use crate::process::child::{ProcessSpec, SpawnError, signal_group};
 use crate::process::reaper::{Child, Reaper};
-use crate::supervisor::output::spawn_output_pump;
-use crate::telemetry::child_output::{ServiceOutput, Stream};
+use crate::supervisor::output::{drain, pump_child};
+use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::tail::OutputTail;
-
-/// How long the last lines of a job may take to arrive after its end: they are in a pipe already, unless something
-/// that it has started holds that open.
-const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a job may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,13 +61,9 @@ pub async fn run(
         Err(error) => return (RunEnd::SpawnFailed(error.to_string()), error.to_string()),
     };
     let sink = lines.for_job(number, run, tail.clone());
-    let streams = [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)];
-    let output: Vec<JoinHandle<()>> =
-        streams.into_iter().filter_map(|(fd, stream)| Some(spawn_output_pump(fd?, stream, sink.clone()))).collect();
+    let output = pump_child(&mut child, &sink);
     let ended = follow(number, run, &mut child, limits, kill).await;
-    for task in output {
-        let _ = timeout(OUTPUT_DRAIN_TIMEOUT, task).await;
-    }
+    drain(&output).await;
     (ended, tail.text())
 }
 

@@ -91,15 +91,15 @@ impl Signals {
         }
     }
 
-    /// The next signal that is `wanted`. All others stay, in their order, for whoever asks next.
-    pub async fn next_where(&mut self, wanted: impl Fn(i32) -> bool) -> i32 {
-        let mut looked_at = 0;
+    /// Resolves at the next signal that asks to stop. All others stay, in their order, for the next reader.
+    pub async fn stop_requested(&mut self) -> i32 {
+        let mut read = 0;
         loop {
-            let found = self.waiting.iter().skip(looked_at).position(|received| wanted(received.number));
-            if let Some(received) = found.and_then(|at| self.waiting.remove(looked_at + at)) {
+            let found = self.waiting.iter().skip(read).position(|received| is_stop_signal(received.number));
+            if let Some(received) = found.and_then(|at| self.waiting.remove(read + at)) {
                 return received.number;
             }
-            looked_at = self.waiting.len();
+            read = self.waiting.len();
             let received = self.read().await;
             self.waiting.push_back(received);
         }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, interval};
 use tracing::{debug, error, info, warn};
 
@@ -13,14 +14,13 @@ use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::exit::Error;
-use crate::health::state::{HealthState, IncompleteFiles, Phase, WatchStatus};
+use crate::health::state::{IncompleteFiles, Phase, WatchStatus};
 use crate::jobs::submitter::JobSubmitter;
 use crate::model::ServiceName;
 use crate::process::blocking;
 use crate::process::open_file::FileStamp;
-use crate::supervisor::group::InProcessService;
 use crate::supervisor::state::Termination;
-use crate::supervisor::task::ServiceCommand;
+use crate::supervisor::task::{ServiceResult, StopRequest};
 use crate::telemetry::counters::Counters;
 use crate::watch::monitor;
 use crate::watch::monitor::MonitorCommand;
@@ -28,8 +28,8 @@ use crate::watch::scan::WatchState;
 use crate::watch::status::{MonitorStatus, TargetStatus};
 use crate::watch::unfinished::PendingFiles;
 
-use super::in_process::{StateSlot, stop_requested};
 use super::relay;
+use super::service_start::HealthSlot;
 use super::watch_targets::{TargetSources, consume_trigger_file};
 
 /// How often it is looked whether bots.ini has changed or somebody asks for something.
@@ -63,26 +63,19 @@ impl DirMonitorService {
         Ok(Self { sources, submitter, config: config.clone(), rescan: config.dirmonitor.rescan_interval })
     }
 
-    /// As a member of the group, whose facts are at `index`.
-    pub fn task(self, index: usize, health: &watch::Sender<HealthState>, counters: &Arc<Counters>) -> InProcessService {
-        let counters = Arc::clone(counters);
-        let slot = StateSlot { health: health.clone(), index };
-        Box::new(move |mut control| {
-            Box::pin(async move {
-                self.run(&mut control, &slot, &counters).await;
-                slot.update(|service| service.phase = Phase::Ended);
-                Ok(Termination::Stopped)
-            })
-        })
-    }
-
-    async fn run(self, control: &mut mpsc::Receiver<ServiceCommand>, slot: &StateSlot, counters: &Counters) {
+    /// Runs it until it is stopped.
+    pub async fn run(
+        self,
+        mut stop: UnboundedReceiver<StopRequest>,
+        slot: HealthSlot,
+        counters: Arc<Counters>,
+    ) -> ServiceResult {
         let Self { sources, submitter, config, rescan: sweep } = self;
         let (orders, queried) = mpsc::channel(4);
         let arrived =
             |arrival: monitor::NewFiles| submitter.add_pending(&arrival.route, arrival.files, arrival.example);
-        let watching = monitor::run(queried, sweep, counters, arrived, |overview| update_health(slot, &overview));
-        let following = sync_targets(sources, &orders, &submitter, &config, counters);
+        let watching = monitor::run(queried, sweep, &counters, arrived, |overview| update_health(&slot, &overview));
+        let following = sync_targets(sources, &orders, &submitter, &config, &counters);
         let submitting = submitter.run(|pending| {
             slot.health.send_modify(|health| health.monitor.get_or_insert_default().pending_routes = pending);
         });
@@ -90,7 +83,7 @@ impl DirMonitorService {
             () = watching => {}
             () = following => {}
             () = submitting => {}
-            _ = stop_requested(control) => {}
+            _ = stop.recv() => {}
         }
         slot.update(|service| service.phase = Phase::Draining);
         let names = submitter.finish().await;
@@ -98,6 +91,8 @@ impl DirMonitorService {
             let names = names.join(", ");
             warn!("the job queue does not answer: files of {names} are found again at the next start");
         }
+        slot.update(|service| service.phase = Phase::Ended);
+        Ok(Termination::Stopped)
     }
 }
 
@@ -205,7 +200,7 @@ fn is_reload(text: &str) -> bool {
 }
 
 /// Takes down how the monitor fares. It takes work once each entry is watched or known to be in trouble.
-fn update_health(slot: &StateSlot, overview: &MonitorStatus) {
+fn update_health(slot: &HealthSlot, overview: &MonitorStatus) {
     let directories: Arc<[WatchStatus]> = overview.reports.iter().map(directory).collect();
     slot.health.send_modify(|health| {
         health.monitor.get_or_insert_default().directories = directories;

@@ -1,5 +1,6 @@
 //! The job queue that bots-ctl runs itself: what it is made from, its listeners, and what the facts say of it.
 
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,7 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use nix::unistd::gethostname;
 use secrecy::SecretString;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info};
@@ -20,19 +22,18 @@ use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};
-use crate::health::state::{HealthState, Phase, QueueCounts, ServiceHealth};
+use crate::health::state::{Phase, QueueCounts, ServiceHealth};
 use crate::jobs::listener::{bind, bind_loopback, serve};
 use crate::jobs::queue::{Queue, QueueCommand, QueueConfig, Role, Status, queue};
 use crate::jobs::runner::RunLimits;
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::random;
-use crate::supervisor::group::{InProcessService, ServiceResult};
 use crate::supervisor::state::Termination;
-use crate::supervisor::task::ServiceCommand;
+use crate::supervisor::task::{ServiceResult, StopRequest};
 use crate::telemetry::child_output::ServiceOutput;
 
-use super::in_process::{StateSlot, stop_requested};
+use super::service_start::HealthSlot;
 
 /// How long a queue that takes over waits for its predecessor's ports, and how often it tries.
 const PORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,38 +82,20 @@ impl JobQueueService {
         }
     }
 
-    /// As a member of the group, whose facts are at `index`.
-    pub fn task(
-        self,
-        index: usize,
-        reaper: &Reaper,
-        lines: &ServiceOutput,
-        health: &watch::Sender<HealthState>,
-    ) -> InProcessService {
-        let (reaper, lines) = (reaper.clone(), lines.clone());
-        let slot = StateSlot { health: health.clone(), index };
-        Box::new(move |mut control| {
-            Box::pin(async move {
-                let ended = self.run(reaper, lines, &mut control, &slot).await;
-                slot.update(|service| service.phase = Phase::Ended);
-                ended
-            })
-        })
-    }
-
-    async fn run(
+    /// Runs it until it is stopped and no job runs any more.
+    pub async fn run(
         self,
         reaper: Reaper,
         lines: ServiceOutput,
-        control: &mut mpsc::Receiver<ServiceCommand>,
-        slot: &StateSlot,
+        stop: UnboundedReceiver<StopRequest>,
+        slot: HealthSlot,
     ) -> ServiceResult {
         let (addresses, drain) = (self.addresses.clone(), self.drain);
         let (orders, mut logged) = mpsc::channel(8);
         let (queue, mut status, worker) = queue(self.setup(reaper, lines));
         let mut listeners = Listeners { addresses, queue, tasks: JoinSet::new(), was_standby: false, until: None };
         let work = worker.run(&mut logged);
-        let stop = forward_stop(control, orders.clone(), drain, slot);
+        let stop = forward_stop(stop, orders.clone(), drain, &slot);
         tokio::pin!(work, stop);
         let mut has_begun = false;
         // Nothing here may wait: the queue works, and gives its signs of life, only while this loop asks it to.
@@ -135,6 +118,7 @@ impl JobQueueService {
             }
         };
         listeners.tasks.shutdown().await;
+        slot.update(|service| service.phase = Phase::Ended);
         ended
     }
 
@@ -228,23 +212,24 @@ impl ListenAddresses {
 /// Passes on that the queue is to stop: after the drain, and at once when asked again. Before a reload it goes on until its jobs
 /// have ended.
 async fn forward_stop(
-    control: &mut mpsc::Receiver<ServiceCommand>,
+    mut stop: UnboundedReceiver<StopRequest>,
     orders: mpsc::Sender<QueueCommand>,
     drain: Duration,
-    slot: &StateSlot,
+    slot: &HealthSlot,
 ) {
-    while stop_requested(control).await {
+    while stop.recv().await.is_some_and(|request| request.for_reload) {
         let _ = orders.send(QueueCommand::Drain).await;
     }
     slot.update(|service| service.phase = Phase::Draining);
     tokio::select! {
         () = sleep(drain) => {}
-        _ = stop_requested(control) => {}
+        _ = stop.recv() => {}
     }
-    loop {
+    let _ = orders.send(QueueCommand::Stop).await;
+    while stop.recv().await.is_some() {
         let _ = orders.send(QueueCommand::Stop).await;
-        stop_requested(control).await;
     }
+    pending().await
 }
 
 /// Takes down how the queue fares. One that stands by has done all that others have to wait for.

@@ -7,8 +7,6 @@ pub(crate) mod dirmonitor_service;
 pub(crate) mod dry_run;
 pub(crate) mod engine;
 mod errors;
-pub(crate) mod events;
-pub(crate) mod in_process;
 pub(crate) mod init_db;
 pub(crate) mod jobqueue_service;
 pub(crate) mod relay;

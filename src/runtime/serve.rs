@@ -1,11 +1,13 @@
 //! What `webserver`, `jobqueue`, `dirmonitor` and `up` have in common: prepare, start, watch, stop, and say how it went.
 
-use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::pending;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::server;
@@ -25,14 +27,13 @@ use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Signals;
 use crate::process::tree;
-use crate::supervisor::group;
-use crate::supervisor::group::ServiceResult;
+use crate::supervisor::group::{self, Shutdown};
 use crate::supervisor::state::Termination;
+use crate::supervisor::task::ServiceResult;
 use crate::telemetry::counters::{Counters, Event};
 
 use super::bots_environment::{blocking, committed_own_file, find_bots, health_targets, service_variables};
 use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
-use super::events::SupervisorEvents;
 use super::init_db;
 use super::relay::RelayListeners;
 use super::reload_state::ReloadState;
@@ -93,10 +94,10 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan<'_>) -> Result<Outco
     let started = Instant::now();
     let mut reloaded = session.reloaded.take();
     let (health, listener) = start_health(&session, &plan.expected, reloaded.as_mut()).await?;
-    let no_cancel = Cell::new(false);
+    let critical = TaskTracker::new();
     let App { config, reaper, signals, lines, counters, .. } = &mut session;
-    let preparing = prepare_all(config, reaper, &plan, reloaded.as_ref(), &no_cancel, &health);
-    let Ok(prepared) = run_until_shutdown(signals, &no_cancel, preparing).await else {
+    let preparing = prepare_all(config, reaper, &plan, reloaded.as_ref(), &critical, &health);
+    let Ok(prepared) = run_until_shutdown(signals, &critical, preparing).await else {
         // What was asked of Python no longer matters.
         tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
         info!("stopped before anything was started");
@@ -108,13 +109,14 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan<'_>) -> Result<Outco
         state.services = specs.iter().map(ServiceSpec::health).collect();
     });
     check_grace_period(config, &specs);
-    let runtime = RuntimeContext { config, reaper, lines, counters, health: &health };
+    let restart_unresponsive = config.watchdog.restart.unwrap_or(plan.restart_hung);
+    let runtime = RuntimeContext { config, reaper, lines, counters, health: &health, started, restart_unresponsive };
     if let Some(turn) = reloaded.and_then(|mut state| state.turn()) {
         hold_turn_until_ready(turn.into(), &runtime);
     }
     let names: Vec<&'static str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    let (ends, reload) = run(signals, &runtime, &plan, &prepared, specs, started).await;
-    if let Some(reload) = reload.filter(|_| health.borrow().reloading) {
+    let (ends, reload) = run(signals, &runtime, &plan, &prepared, specs).await;
+    if let Some(reload) = reload {
         let state = commit(&prepared.bots, &reload, counters).await?;
         // What was logged is written first.
         drop(session);
@@ -164,7 +166,7 @@ async fn prepare_all(
     reaper: &Reaper,
     plan: &ServePlan<'_>,
     reloaded: Option<&ReloadState>,
-    no_cancel: &Cell<bool>,
+    critical: &TaskTracker,
     health: &watch::Sender<HealthState>,
 ) -> Result<(Prepared, Vec<ServiceSpec>), Error> {
     let bots = find_bots(config, reaper).await?;
@@ -184,7 +186,7 @@ async fn prepare_all(
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let django = if plan.initialise && !config.database.init_skip {
         let begin = Instant::now();
-        let result = init_db::ensure_database(config, &context, no_cancel).await;
+        let result = init_db::ensure_database(config, &context, critical).await;
         let is_success = result.is_ok();
         health.send_modify(|state| state.initialised = Some((begin.elapsed(), is_success)));
         result?
@@ -209,7 +211,8 @@ pub(crate) async fn load_django_settings(context: &BotsContext<'_>) -> Result<Dj
 
 /// The kubelet kills what takes longer, however long it was told to wait here.
 fn check_grace_period(config: &Config, specs: &[ServiceSpec]) {
-    let needed: Duration = specs.iter().map(|spec| spec.times.drain + spec.times.timeout).sum();
+    let needed: Duration =
+        specs.iter().map(|spec| config.stop.of(spec.name)).map(|times| times.drain + times.timeout).sum();
     if let Some(grace) = config.stop.grace_period.filter(|grace| *grace < needed) {
         let (needed, grace) = (needed.as_secs_f64(), grace.as_secs_f64());
         warn!(
@@ -227,37 +230,33 @@ async fn run(
     plan: &ServePlan<'_>,
     prepared: &Prepared,
     specs: Vec<ServiceSpec>,
-    started: Instant,
 ) -> (Vec<(usize, ServiceResult)>, Option<PendingReload>) {
-    let RuntimeContext { config, reaper, counters, health, .. } = *runtime;
+    let RuntimeContext { config, counters, health, .. } = *runtime;
     let mut relays = RelayListeners::default();
     if specs.iter().all(|spec| spec.name != ServiceName::Jobqueue) {
         relays.listen(config, prepared.queue.port, counters).await;
     }
     runtime.spawn_checks(&prepared.targets);
-    let answers = specs.iter().map(ServiceSpec::ready_message).collect();
     let members =
-        specs.into_iter().enumerate().map(|(index, spec)| service_start::start(index, spec, runtime)).collect();
-    let restart_hung = config.watchdog.restart.unwrap_or(plan.restart_hung);
-    let mut requests = SupervisorEvents::new(signals, health.subscribe(), answers, restart_hung, started);
-    let stopping = |is_reload: bool| {
-        health.send_modify(|state| (state.reloading, state.stopping) = (is_reload, !is_reload));
-    };
+        specs.into_iter().enumerate().map(|(index, spec)| service_start::member(index, spec, runtime)).collect();
+    let (shutdown, mut next) = (Shutdown::default(), None);
     let mut reloader = ConfigReloader::new(*runtime, plan, prepared);
-    let mut stopped = health.subscribe();
     let reloading = async {
-        tokio::select! {
-            // A stop wins.
-            biased;
-            _ = stopped.wait_for(|health| health.stopping) => None,
-            next = reloader.next() => {
-                info!("the mounted configuration has changed and is valid: stopping the services to start again with it");
-                health.send_modify(|state| state.reloading = true);
-                Some(next)
-            }
+        next = shutdown.stop.run_until_cancelled(reloader.next()).await;
+        if next.is_some() {
+            info!("the mounted configuration has changed and is valid: stopping the services to start again with it");
+            health.send_modify(|state| state.reloading = true);
+            shutdown.reload.cancel();
         }
+        shutdown.stop.cancelled().await;
+        health.send_modify(|state| (state.reloading, state.stopping) = (false, true));
+        pending::<Infallible>().await
     };
-    tokio::join!(group::run(members, reaper, async || requests.next().await, stopping), reloading)
+    let ends = tokio::select! {
+        ends = group::run(members, signals, &shutdown) => ends,
+        never = reloading => match never {},
+    };
+    (ends, next.filter(|_| !shutdown.stop.is_cancelled()))
 }
 
 /// Puts the files in their places, as a start does; what the next start in this place has to know.

@@ -4,16 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::time::Duration;
 
-use crate::bots::django_settings::DjangoSettings as DjangoFacts;
+use crate::bots::django_settings::DjangoSettings;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::bots::services::{BotsContext, BotsServiceSpec};
-use crate::config::{Config, StopTimeouts};
+use crate::config::Config;
 use crate::exit::{Error, Kind};
-use crate::health::state::ServiceHealth as ServiceFacts;
+use crate::health::state::ServiceHealth;
 use crate::model::{LivenessProbe, RestartPolicy, RestartRules, ServiceName};
 use crate::supervisor::state::ServicePolicy;
-use crate::supervisor::task;
-use crate::telemetry::child_output::ServiceOutput;
 
 use super::dirmonitor_service::DirMonitorService;
 use super::jobqueue_service::JobQueueService;
@@ -22,7 +20,7 @@ use super::jobqueue_service::JobQueueService;
 pub(crate) struct LaunchContext<'a> {
     pub config: &'a Config,
     pub bots: BotsContext<'a>,
-    pub django: &'a DjangoFacts,
+    pub django: &'a DjangoSettings,
     pub queue: &'a BotsJobQueueIni,
     /// Ports on which services of ours listen already.
     pub own_ports: &'a [u16],
@@ -31,108 +29,81 @@ pub(crate) struct LaunchContext<'a> {
 /// A service and how this command runs it.
 pub(crate) struct ServiceSpec {
     pub name: ServiceName,
-    pub times: StopTimeouts,
+    /// How often it is run, where it is meant to end.
+    pub every: Option<Duration>,
     pub work: ServiceKind,
 }
 
 /// What a service is.
 pub(crate) enum ServiceKind {
     /// A process of Bots.
-    Child(Box<ChildService>),
+    Child(Box<BotsServiceSpec>),
     /// The job queue of our own.
     JobQueue(Box<JobQueueService>),
     /// The directory monitor of our own.
     DirMonitor(Box<DirMonitorService>),
 }
 
-/// A service that is a process of Bots.
-pub(crate) struct ChildService {
-    pub service: BotsServiceSpec,
-    /// How often, for a service that is meant to end.
-    pub every: Option<Duration>,
-    /// How long what it leaves may delay the next process: another job queue beside an engine would lose jobs.
-    leftover_timeout: Duration,
+impl From<BotsServiceSpec> for ServiceSpec {
+    fn from(service: BotsServiceSpec) -> Self {
+        Self { name: service.name, every: None, work: ServiceKind::Child(Box::new(service)) }
+    }
+}
+
+impl From<JobQueueService> for ServiceSpec {
+    fn from(queue: JobQueueService) -> Self {
+        Self { name: ServiceName::Jobqueue, every: None, work: ServiceKind::JobQueue(Box::new(queue)) }
+    }
+}
+
+impl From<DirMonitorService> for ServiceSpec {
+    fn from(monitor: DirMonitorService) -> Self {
+        Self { name: ServiceName::Dirmonitor, every: None, work: ServiceKind::DirMonitor(Box::new(monitor)) }
+    }
 }
 
 impl ServiceSpec {
-    pub fn new(service: BotsServiceSpec, config: &Config) -> Self {
-        let (name, times) = (service.name, stop_timeouts(service.name, config));
-        let leftover_timeout = if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO };
-        Self {
-            name,
-            times,
-            work: ServiceKind::Child(Box::new(ChildService { service, every: None, leftover_timeout })),
-        }
-    }
-
-    /// A service that is meant to end, and is run so often.
-    pub fn new_periodic(service: BotsServiceSpec, every: Duration, config: &Config) -> Self {
-        let (name, times) = (service.name, stop_timeouts(service.name, config));
-        let process = ChildService { service, every: Some(every), leftover_timeout: Duration::ZERO };
-        Self { name, times, work: ServiceKind::Child(Box::new(process)) }
-    }
-
-    pub fn queue(queue: JobQueueService, config: &Config) -> Self {
-        let name = ServiceName::Jobqueue;
-        Self { name, times: stop_timeouts(name, config), work: ServiceKind::JobQueue(Box::new(queue)) }
-    }
-
-    pub fn monitor(monitor: DirMonitorService, config: &Config) -> Self {
-        let name = ServiceName::Dirmonitor;
-        Self { name, times: stop_timeouts(name, config), work: ServiceKind::DirMonitor(Box::new(monitor)) }
-    }
-
-    pub fn health(&self) -> ServiceFacts {
+    pub fn health(&self) -> ServiceHealth {
         let takes_work = !matches!(self.work, ServiceKind::Child(_)) || self.probe().is_some();
-        ServiceFacts::new(self.name.as_str(), takes_work)
+        ServiceHealth::new(self.name.as_str(), takes_work)
     }
 
     /// Where a person on this machine finds it.
-    pub fn ready_message(&self) -> String {
-        match self.probe() {
-            Some(LivenessProbe::Http { port, tls, .. }) => {
+    pub fn ready_message(&self) -> Option<String> {
+        Some(match self.probe()? {
+            LivenessProbe::Http { port, tls, .. } => {
                 format!("the web UI answers on {}://localhost:{port}", if *tls { "https" } else { "http" })
             }
-            Some(LivenessProbe::JobQueue { port }) => format!("the job queue answers on port {port}"),
-            Some(LivenessProbe::Inotify) => "the directory monitor watches".to_owned(),
-            None => String::new(),
-        }
+            LivenessProbe::JobQueue { port } => format!("the job queue answers on port {port}"),
+            LivenessProbe::Inotify => "the directory monitor watches".to_owned(),
+        })
     }
 
     pub fn probe(&self) -> Option<&LivenessProbe> {
         match &self.work {
-            ServiceKind::Child(process) => process.service.probe.as_ref(),
+            ServiceKind::Child(service) => service.probe.as_ref(),
             ServiceKind::JobQueue(_) | ServiceKind::DirMonitor(_) => None,
         }
     }
 }
 
-impl ChildService {
-    /// In the supervisor's terms.
-    pub fn supervised(self, times: StopTimeouts, config: &Config, lines: ServiceOutput) -> task::SupervisedService {
-        let Self { service, every, leftover_timeout } = self;
-        let name = service.name.as_str();
-        let plan = ServicePolicy {
-            drain: times.drain,
-            reload_drain: if service.name == ServiceName::Webserver { config.reload.drain } else { times.drain },
-            timeout: times.timeout,
-            stop_signal: service.stop_signal,
-            leftover_timeout,
-            restart: if every.is_some() { never_restart(config) } else { config.restart },
-            lets_runs_finish: false,
-        };
-        let is_watched = service.probe.is_some();
-        task::SupervisedService { name, spec: service.spec, plan, lines, has_liveness_probe: is_watched }
+/// How a process of Bots is kept running, and stopped.
+pub(crate) fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &Config) -> ServicePolicy {
+    let (name, times) = (service.name, config.stop.of(service.name));
+    ServicePolicy {
+        drain: times.drain,
+        reload_drain: if name == ServiceName::Webserver { config.reload.drain } else { times.drain },
+        timeout: times.timeout,
+        stop_signal: service.stop_signal,
+        // Another job queue beside an engine would lose jobs.
+        leftover_timeout: if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO },
+        restart: RestartRules {
+            // Processes or memory that are exhausted are waited for all the same.
+            policy: if ends_by_itself { RestartPolicy::Never } else { config.restart.policy },
+            ..config.restart
+        },
+        lets_runs_finish: false,
     }
-}
-
-fn stop_timeouts(name: ServiceName, config: &Config) -> StopTimeouts {
-    config.stop.of(name)
-}
-
-/// For a service that ends by itself. Want of processes is waited for all the same.
-pub(crate) fn never_restart(config: &Config) -> RestartRules {
-    RestartRules { policy: RestartPolicy::Never, ..config.restart }
 }
 
 /// Bots itself would only find out after its start-up, and print a traceback.

@@ -1,23 +1,31 @@
-//! How a service becomes a member of the group, and what all of them need.
+//! How a service becomes a member of the group, and how its health comes to be known.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Instant;
 
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
+use crate::bots::services::BotsServiceSpec;
 use crate::config::Config;
-use crate::health::checks;
-use crate::health::checks::CheckTargets;
-use crate::health::state::HealthState;
+use crate::health::checks::{self, CheckTargets};
+use crate::health::state::{HealthState, Phase, ServiceHealth};
 use crate::health::{edi_refresh, watchdog};
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
-use crate::supervisor::group;
 use crate::supervisor::group::GroupMember;
+use crate::supervisor::periodic::run_every;
+use crate::supervisor::state::{AfterExit, State, StopReason};
+use crate::supervisor::task::{
+    ProcessMessage, ServiceControl, ServiceResult, ServiceSnapshot, SupervisedService, supervise,
+};
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
 
-use super::events::update_service_health;
-use super::service_spec::{ServiceKind, ServiceSpec};
+use super::service_spec::{ServiceKind, ServiceSpec, policy};
 
 /// What all services need.
 #[derive(Clone, Copy)]
@@ -27,10 +35,14 @@ pub(crate) struct RuntimeContext<'a> {
     pub lines: &'a ServiceOutput,
     pub counters: &'a Arc<Counters>,
     pub health: &'a watch::Sender<HealthState>,
+    /// When bots-ctl began.
+    pub started: Instant,
+    /// Whether a service that does not answer is replaced.
+    pub restart_unresponsive: bool,
 }
 
 impl RuntimeContext<'_> {
-    /// Looks at what the services stand on, and at what came of the engine's runs.
+    /// Checks what the services depend on, and reads the results of the engine's runs, from now on.
     pub fn spawn_checks(&self, targets: &CheckTargets) {
         let (database, time_zone) = (targets.database.clone(), targets.time_zone.clone());
         let interval = self.config.health.results_interval;
@@ -48,33 +60,150 @@ impl RuntimeContext<'_> {
     }
 }
 
-/// A service as a member of the group, at `index` of the facts.
-pub(crate) fn start(index: usize, spec: ServiceSpec, runtime: &RuntimeContext<'_>) -> GroupMember {
-    let RuntimeContext { config, reaper, counters, health, .. } = runtime;
-    if let Some(probe) = spec.probe().cloned() {
-        tokio::spawn(watchdog::run(index, probe, config.health.interval, (*health).clone()));
+/// The health of one service.
+pub(crate) struct HealthSlot {
+    pub health: watch::Sender<HealthState>,
+    pub index: usize,
+}
+
+impl HealthSlot {
+    pub fn update(&self, change: impl FnOnce(&mut ServiceHealth)) {
+        self.health.send_modify(|health| change(&mut health.services[self.index]));
     }
-    let name = spec.name;
-    let work = match spec.work {
-        ServiceKind::Child(process) => {
-            let every = process.every;
-            let service = process.supervised(spec.times, config, runtime.lines(name));
-            let (health, is_watched) = ((*health).clone(), service.has_liveness_probe);
-            let observe = Box::new(move |snapshot| {
-                health.send_modify(|state| {
-                    update_service_health(&mut state.services[index], snapshot, is_watched, every.is_some())
-                });
-            });
-            group::MemberKind::Process(Box::new(group::ChildMember { service, every, observe }))
-        }
-        ServiceKind::JobQueue(queue) => {
-            group::MemberKind::Task(queue.task(index, reaper, &runtime.lines(name), health))
-        }
-        ServiceKind::DirMonitor(monitor) => group::MemberKind::Task(monitor.task(index, health, counters)),
-    };
-    let mut turn = health.subscribe();
-    let turn = Box::pin(async move {
-        let _ = turn.wait_for(|state| state.services[..index].iter().all(|service| service.alive)).await;
+}
+
+/// A service as a member of the group, whose health is at `index`. Its turn comes when all before it are alive.
+pub(crate) fn member(index: usize, spec: ServiceSpec, runtime: &RuntimeContext<'_>) -> GroupMember {
+    let (name, (stop, requests)) = (spec.name, unbounded_channel());
+    let slot = HealthSlot { health: runtime.health.clone(), index };
+    let ready_message = spec.ready_message();
+    if let Some(probe) = spec.probe().cloned() {
+        tokio::spawn(watchdog::run(index, probe, runtime.config.health.interval, runtime.health.clone()));
+    }
+    let turn = CancellationToken::new();
+    let (mut changes, its_turn) = (runtime.health.subscribe(), turn.clone());
+    tokio::spawn(async move {
+        let _ = changes.wait_for(|state| state.services[..index].iter().all(|service| service.alive)).await;
+        its_turn.cancel();
     });
-    GroupMember { name: name.as_str(), work, turn }
+    let (reaper, lines) = (runtime.reaper.clone(), runtime.lines(name));
+    let mut messages = None;
+    let work: Pin<Box<dyn Future<Output = ServiceResult> + Send>> = match spec.work {
+        ServiceKind::Child(child) => {
+            let service = supervised(*child, spec.every.is_some(), runtime.config, lines);
+            let (forward, received) = unbounded_channel();
+            let mut control = ServiceControl { stop: requests, messages: received, snapshot: watch::Sender::default() };
+            let link = ProcessLink {
+                slot,
+                messages: forward.clone(),
+                has_probe: service.has_liveness_probe,
+                is_periodic: spec.every.is_some(),
+                restarts_unresponsive: runtime.restart_unresponsive,
+                started: runtime.started,
+                ready_message,
+                alive: None,
+                unresponsive: None,
+            };
+            tokio::spawn(link.run(control.snapshot.subscribe()));
+            messages = Some(forward);
+            Box::pin(async move {
+                match spec.every {
+                    Some(every) => run_every(every, &service, &reaper, &mut control).await,
+                    None => supervise(&service, &reaper, &mut control).await,
+                }
+            })
+        }
+        ServiceKind::JobQueue(queue) => Box::pin(queue.run(reaper, lines, requests, slot)),
+        ServiceKind::DirMonitor(monitor) => Box::pin(monitor.run(requests, slot, Arc::clone(runtime.counters))),
+    };
+    GroupMember { name: name.as_str(), turn, stop, messages, work }
+}
+
+/// In the supervisor's terms.
+fn supervised(service: BotsServiceSpec, is_periodic: bool, config: &Config, lines: ServiceOutput) -> SupervisedService {
+    SupervisedService {
+        name: service.name.as_str(),
+        plan: policy(&service, is_periodic, config),
+        has_liveness_probe: service.probe.is_some(),
+        spec: service.spec,
+        lines,
+    }
+}
+
+/// Between a process's supervisor and its health.
+struct ProcessLink {
+    slot: HealthSlot,
+    messages: UnboundedSender<ProcessMessage>,
+    has_probe: bool,
+    is_periodic: bool,
+    restarts_unresponsive: bool,
+    started: Instant,
+    /// Logged when the service is alive for the first time.
+    ready_message: Option<String>,
+    /// The process that was reported as alive, and the one that was reported as unresponsive.
+    alive: Option<i32>,
+    unresponsive: Option<i32>,
+}
+
+impl ProcessLink {
+    /// Until the supervisor has ended.
+    async fn run(mut self, mut snapshots: watch::Receiver<ServiceSnapshot>) {
+        let mut changes = self.slot.health.subscribe();
+        loop {
+            tokio::select! {
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let snapshot = *snapshots.borrow_and_update();
+                    self.slot.update(|service| update_health(service, snapshot, self.has_probe, self.is_periodic));
+                }
+                Ok(()) = changes.changed() => self.report(&changes.borrow_and_update()),
+            }
+        }
+    }
+
+    /// Reports to the supervisor what the probes have found.
+    fn report(&mut self, health: &HealthState) {
+        let service = &health.services[self.slot.index];
+        let Some(pid) = service.pid else { return };
+        if service.alive && self.alive != Some(pid) {
+            self.alive = Some(pid);
+            if let Some(message) = self.ready_message.take() {
+                info!("{message} after {:.2} s", self.started.elapsed().as_secs_f64());
+            }
+            let _ = self.messages.send(ProcessMessage::Alive(pid));
+        }
+        let is_unresponsive = service.countable_failures >= health.misses_allowed.max(1);
+        if self.restarts_unresponsive && is_unresponsive && self.unresponsive != Some(pid) {
+            self.unresponsive = Some(pid);
+            let _ = self.messages.send(ProcessMessage::Unresponsive(pid));
+        }
+    }
+}
+
+/// A process without a probe counts as alive from its start.
+fn update_health(service: &mut ServiceHealth, snapshot: ServiceSnapshot, has_probe: bool, is_periodic: bool) {
+    if snapshot.pid != service.pid {
+        service.started = snapshot.pid.map(|_| Instant::now());
+        service.alive = !has_probe && snapshot.pid.is_some();
+        service.failures = 0;
+        service.countable_failures = 0;
+    }
+    service.pid = snapshot.pid;
+    service.restarts = snapshot.restarts;
+    service.last_exit = snapshot.last_exit.or(service.last_exit);
+    service.phase = match snapshot.state {
+        State::Starting => Phase::Starting,
+        State::Running => Phase::Running,
+        State::Stopping(_, StopReason::Unresponsive) | State::Killing(StopReason::Unresponsive) => Phase::Restarting,
+        State::WaitingForGroup(AfterExit::Restart) | State::Backoff => Phase::Restarting,
+        State::Ended(_) if is_periodic => Phase::Waiting,
+        State::Ended(_) => Phase::Ended,
+        State::Draining
+        | State::Stopping(_, StopReason::Shutdown)
+        | State::Killing(StopReason::Shutdown)
+        | State::WaitingForGroup(AfterExit::End(_))
+        | State::KillingGroup(_) => Phase::Draining,
+    };
 }

@@ -1,8 +1,9 @@
 //! The parts that a command which starts processes needs: runtime, log, signals and reaper.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::exit::{Error, Exit, Kind};
@@ -49,12 +50,12 @@ pub(crate) fn with_app<T>(config: Config, body: impl AsyncFnOnce(App) -> Result<
     result
 }
 
-/// Does work until it is done or a signal asks to stop, and then says how the command ends. While `critical` is set
-/// such a signal lets the work go on to its end, so that nothing is cut in the middle; so does a second one.
+/// Does work until it is done or a signal asks to stop, and then says how the command ends. While the work holds a token of
+/// `critical`, such a signal lets it go on to its end, so that nothing is cut in the middle; so does a second one.
 /// Signals that ask for something else stay for what comes next.
 pub(crate) async fn run_until_shutdown<T>(
     signals: &mut Signals,
-    no_cancel: &Cell<bool>,
+    critical: &TaskTracker,
     work: impl Future<Output = T>,
 ) -> Result<T, Exit> {
     tokio::pin!(work);
@@ -62,8 +63,8 @@ pub(crate) async fn run_until_shutdown<T>(
     loop {
         tokio::select! {
             done = &mut work => return stopped_by.map_or(Ok(done), |number| Err(Exit::Signal(number))),
-            number = signals.next_where(signals::is_stop_signal) => {
-                if !no_cancel.get() {
+            number = signals.stop_requested() => {
+                if critical.is_empty() {
                     return Err(Exit::Signal(stopped_by.unwrap_or(number)));
                 }
                 tracing::info!("asked to stop by {}: the database is completed first", signals::name(number));

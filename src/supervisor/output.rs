@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::unix::pipe::Receiver;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use line_splitter::LineSplitter;
 
 use crate::process::capture::pipe_reader;
+use crate::process::reaper::Child;
 use crate::telemetry::child_output::{RecordWriter, ServiceOutput, Stream};
 
 /// What a pipe holds while we are busy elsewhere: four times the usual. A wish: the system has limits of its own.
@@ -22,19 +23,37 @@ const PIPE_SIZE: i32 = 256 * 1024;
 /// Buffers are given back after so long without output.
 const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reads one stream of a service to its end, in a task of its own.
-#[must_use]
-pub fn spawn_output_pump(fd: OwnedFd, stream: Stream, sink: ServiceOutput) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        let _ = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
-        match pipe_reader(fd) {
-            Ok(source) => {
-                let raw = sink.is_raw();
-                OutputPump { source, raw, lines: LineSplitter::default(), records: sink.records(stream) }.run().await;
-            }
-            Err(error) => tracing::error!("cannot read the output of a service: {error}"),
+/// How long the last lines may take to arrive after the end of a process: they are in a pipe already, unless something
+/// that it has started holds that open.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Reads what a child prints, in tasks of their own, until its pipes are closed.
+pub fn pump_child(child: &mut Child, sink: &ServiceOutput) -> TaskTracker {
+    let tasks = TaskTracker::new();
+    for (pipe, stream) in [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)] {
+        if let Some(pipe) = pipe {
+            tasks.spawn(pump(pipe, stream, sink.clone()));
         }
-    })
+    }
+    tasks.close();
+    tasks
+}
+
+/// Waits for the last lines of a process that has ended.
+pub async fn drain(pumps: &TaskTracker) {
+    let _ = timeout(DRAIN_TIMEOUT, pumps.wait()).await;
+}
+
+/// Reads one stream of a service to its end.
+pub async fn pump(pipe: OwnedFd, stream: Stream, sink: ServiceOutput) {
+    let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
+    match pipe_reader(pipe) {
+        Ok(source) => {
+            let raw = sink.is_raw();
+            OutputPump { source, raw, lines: LineSplitter::default(), records: sink.records(stream) }.run().await;
+        }
+        Err(error) => tracing::error!("cannot read the output of a service: {error}"),
+    }
 }
 
 /// One stream of a service on its way.

@@ -80,9 +80,10 @@ pub enum StopReason {
 }
 
 /// Where a service is in its life. What exists only in a state lives in its variant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum State {
     /// It was started and has given no sign of life yet.
+    #[default]
     Starting,
     /// It runs.
     Running,
@@ -137,8 +138,6 @@ pub enum Event {
 pub enum Action {
     /// Start a process. If that is not possible, [`Event::StartFailed`] is the next event.
     Start,
-    /// Be no longer ready.
-    MarkUnready,
     /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
     /// started lose the files it has taken.
     Signal(i32),
@@ -209,7 +208,7 @@ impl Lifecycle {
         match self.state {
             Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Shutdown, plan),
             Running if plan.drain.is_zero() => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
-            Running => self.transition(Draining, vec![Action::MarkUnready, Action::StartTimer(plan.drain)]),
+            Running => self.transition(Draining, vec![Action::StartTimer(plan.drain)]),
             Draining => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
             // It has been asked already; from now on its end is the end.
             Stopping(signal, StopReason::Unresponsive) => {
@@ -221,7 +220,7 @@ impl Lifecycle {
             Killing(_) => self.transition(Killing(StopReason::Shutdown), Vec::new()),
             WaitingForGroup(AfterExit::Restart) | Backoff => self.transition(
                 WaitingForGroup(AfterExit::End(Termination::Stopped)),
-                vec![Action::MarkUnready, Action::StartTimer(plan.timeout)],
+                vec![Action::StartTimer(plan.timeout)],
             ),
             WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
             KillingGroup(_) | Ended(_) => self.ignore(),
@@ -240,9 +239,8 @@ impl Lifecycle {
     }
 
     fn stop(self, signal: Option<i32>, goal: StopReason, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        let signalled = signal.map(Action::Signal);
-        let actions = [Some(Action::MarkUnready), signalled, Some(Action::StartTimer(plan.timeout))];
-        self.transition(Stopping(signal, goal), actions.into_iter().flatten().collect())
+        let timer = Action::StartTimer(plan.timeout);
+        self.transition(Stopping(signal, goal), signal.map(Action::Signal).into_iter().chain([timer]).collect())
     }
 
     /// A timer that runs out in another state than the one that started it is late, which is normal.
@@ -295,10 +293,7 @@ impl Lifecycle {
             return self.wait_for_group(Termination::Exited(exit), plan);
         }
         let failed = Self { failures: self.failures + 1, ..self };
-        failed.transition(
-            WaitingForGroup(AfterExit::Restart),
-            vec![Action::MarkUnready, Action::StartTimer(plan.leftover_timeout)],
-        )
+        failed.transition(WaitingForGroup(AfterExit::Restart), vec![Action::StartTimer(plan.leftover_timeout)])
     }
 
     fn start_failed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
@@ -311,10 +306,7 @@ impl Lifecycle {
     }
 
     fn wait_for_group(self, end: Termination, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        self.transition(
-            WaitingForGroup(AfterExit::End(end)),
-            vec![Action::MarkUnready, Action::StartTimer(plan.timeout)],
-        )
+        self.transition(WaitingForGroup(AfterExit::End(end)), vec![Action::StartTimer(plan.timeout)])
     }
 
     fn pause(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {

@@ -1,24 +1,21 @@
-//! Runs one service: performs the actions of [`super::state`] and feeds it what happens.
+//! Runs one service: performs the actions of [`super::state`], feeds it what happens, and logs what that means.
 
 use std::time::Duration;
 
 use nix::libc::SIGKILL;
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
 
-use super::narrate::log_transition;
-use super::output::spawn_output_pump;
-use super::state::{Action, AfterExit, Event, Lifecycle, ServicePolicy, State, Termination};
+use super::output::{drain, pump_child};
+use super::state::{Action, AfterExit, Event, Lifecycle, ServicePolicy, State, StopReason, Termination};
 use crate::exit::Exit;
 use crate::process::child::{ProcessSpec, SpawnError, group_exists, signal_group, signal_process};
 use crate::process::reaper::{Child, Reaper};
-use crate::telemetry::child_output::{ServiceOutput, Stream};
-
-/// How long the last lines of a service may take to arrive after its end: they are in a pipe already.
-const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::process::signals;
+use crate::telemetry::child_output::ServiceOutput;
 
 /// A service that is to be supervised.
 #[derive(Clone)]
@@ -31,32 +28,46 @@ pub struct SupervisedService {
     pub plan: ServicePolicy,
     /// Where its output goes.
     pub lines: ServiceOutput,
-    /// Whether its first sign of life will be told: signals that come before it are kept until then.
+    /// Whether its first sign of life is reported: signals that come before it are kept until then.
     pub has_liveness_probe: bool,
 }
 
-/// What a running service is told from outside.
-pub enum ServiceCommand {
-    /// Stop in order; once more: stop now.
-    Stop,
-    /// Stop in order, and let finish what has been started, since bots-ctl starts again. [`ServiceCommand::Stop`] sets the limits again.
-    StopForReload,
+/// A request to stop a service in order. After an earlier request it shortens the next wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopRequest {
+    /// Runs may finish, since bots-ctl starts again. A later request without this sets the limits again.
+    pub for_reload: bool,
+}
+
+/// What a process receives beside requests to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessMessage {
     /// Pass this signal on. Between two processes it is kept for the next one, and until a process that is watched has
     /// given a sign of life: before, the default action of most signals would end it.
     Forward(i32),
     /// This process has given its first sign of life.
-    MarkAlive(Pid),
+    Alive(i32),
     /// This process no longer answers and is to be replaced.
-    MarkUnresponsive(Pid),
+    Unresponsive(i32),
+}
+
+/// How a supervised process is reached, and where it reports.
+pub struct ServiceControl {
+    /// Requests to stop.
+    pub stop: mpsc::UnboundedReceiver<StopRequest>,
+    /// Everything else.
+    pub messages: mpsc::UnboundedReceiver<ProcessMessage>,
+    /// Where the service is in its life.
+    pub snapshot: watch::Sender<ServiceSnapshot>,
 }
 
 /// How a service fares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServiceSnapshot {
     /// Where it is in its life.
     pub state: State,
     /// Its process, while there is one.
-    pub pid: Option<Pid>,
+    pub pid: Option<i32>,
     /// How often it was started again.
     pub restarts: u32,
     /// How its last process ended.
@@ -65,57 +76,53 @@ pub struct ServiceSnapshot {
     pub was_asked: bool,
 }
 
-/// Supervises a service until nothing of it is left. `observe` is called at every change; `kept` are signals that came
-/// before there was a process to pass them on to.
+/// How a service ended, unless its program is not there or cannot be executed.
+pub type ServiceResult = Result<Termination, SpawnError>;
+
+/// Supervises a service until nothing of it is left. It waits where processes or memory are exhausted.
 ///
 /// # Errors
-/// When its program is not there or cannot be executed. Want of processes or memory is waited for.
-pub async fn supervise(
-    service: &SupervisedService,
-    reaper: &Reaper,
-    control: &mut mpsc::Receiver<ServiceCommand>,
-    pending_signals: Vec<i32>,
-    observe: impl FnMut(ServiceSnapshot),
-) -> Result<Termination, SpawnError> {
-    let mut driver = ServiceTask::new(service, reaper, pending_signals, observe);
+/// When its program is not there or cannot be executed.
+pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &mut ServiceControl) -> ServiceResult {
+    let mut task = ServiceTask::new(service, reaper, control);
     let (mut life, first) = Lifecycle::begin();
-    let mut at_once = driver.perform(first)?;
+    let mut at_once = task.perform(first)?;
     loop {
-        driver.publish(life.state);
-        let event = match at_once.take() {
-            Some(event) => event,
-            None => driver.next_event(life.state, control).await,
-        };
-        let (next, actions) = life.step(event, &driver.plan);
-        driver.log_transition(life, next, event);
-        for action in actions {
-            at_once = driver.perform(action)?.or(at_once);
-        }
-        if event == Event::BecameAlive {
-            driver.deliver_held_signals();
-        }
-        life = next;
+        task.publish(life.state);
         if let State::Ended(end) = life.state {
-            driver.publish(life.state);
-            driver.drain_output().await;
+            drain(&task.output).await;
             return Ok(end);
         }
+        let event = match at_once.take() {
+            Some(event) => event,
+            None => task.next_event(life.state).await,
+        };
+        let (next, actions) = life.step(event, &task.plan);
+        task.log_transition(life, next, event);
+        for action in actions {
+            at_once = task.perform(action)?.or(at_once);
+        }
+        if event == Event::BecameAlive {
+            task.deliver_held_signals();
+        }
+        life = next;
     }
 }
 
-struct ServiceTask<'a, F> {
+struct ServiceTask<'a> {
     service: &'a SupervisedService,
     /// Its policy, or that for a reload.
     plan: ServicePolicy,
     reaper: &'a Reaper,
-    observe: F,
+    control: &'a mut ServiceControl,
     reaped: watch::Receiver<u64>,
     child: Option<Child>,
     /// Groups of this and of earlier processes that may still have members.
     groups: Vec<Pid>,
-    output: Vec<JoinHandle<()>>,
+    /// What reads the output of the present process.
+    output: TaskTracker,
     timer: Option<Instant>,
-    /// Signals that came while there was no process to tell.
+    /// Signals for a process that is not there, or not alive yet.
     pending_signals: Vec<i32>,
     /// Whether the present process has given its first sign of life.
     is_alive: bool,
@@ -124,19 +131,21 @@ struct ServiceTask<'a, F> {
     was_asked: bool,
 }
 
-impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
-    fn new(service: &'a SupervisedService, reaper: &'a Reaper, pending_signals: Vec<i32>, observe: F) -> Self {
+impl<'a> ServiceTask<'a> {
+    fn new(service: &'a SupervisedService, reaper: &'a Reaper, control: &'a mut ServiceControl) -> Self {
+        let output = TaskTracker::new();
+        output.close();
         Self {
             service,
             plan: service.plan,
             reaper,
-            observe,
+            control,
             reaped: reaper.reaped(),
             child: None,
             groups: Vec::new(),
-            output: Vec::new(),
+            output,
             timer: None,
-            pending_signals,
+            pending_signals: Vec::new(),
             is_alive: false,
             starts: 0,
             last_exit: None,
@@ -144,14 +153,17 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
         }
     }
 
-    fn publish(&mut self, state: State) {
-        let pid = self.child.as_ref().map(|child| child.pid);
-        let restarts = self.starts.saturating_sub(1);
-        let (last_exit, was_asked) = (self.last_exit, self.was_asked);
-        (self.observe)(ServiceSnapshot { state, pid, restarts, last_exit, was_asked });
+    fn pid(&self) -> Option<Pid> {
+        self.child.as_ref().map(|child| child.pid)
     }
 
-    async fn next_event(&mut self, state: State, control: &mut mpsc::Receiver<ServiceCommand>) -> Event {
+    fn publish(&self, state: State) {
+        let (pid, restarts) = (self.pid().map(Pid::as_raw), self.starts.saturating_sub(1));
+        let (last_exit, was_asked) = (self.last_exit, self.was_asked);
+        self.control.snapshot.send_replace(ServiceSnapshot { state, pid, restarts, last_exit, was_asked });
+    }
+
+    async fn next_event(&mut self, state: State) -> Event {
         let sweeping = matches!(state, State::WaitingForGroup(_) | State::KillingGroup(_));
         loop {
             // A reaped process is a reason to look at the groups, not yet a proof that they are empty.
@@ -161,7 +173,8 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
             let timer = self.timer;
             let event = tokio::select! {
                 exit = exited(&mut self.child) => Some(self.on_exit(exit)),
-                command = control.recv() => self.on_command(command),
+                Some(request) = self.control.stop.recv() => Some(self.on_stop(request)),
+                Some(message) = self.control.messages.recv() => self.on_message(message),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     self.timer = None;
                     Some(Event::TimerElapsed)
@@ -174,17 +187,6 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
         }
     }
 
-    fn log_transition(&mut self, from: Lifecycle, to: Lifecycle, event: Event) {
-        let plan = self.plan;
-        log_transition(self.service.name, from, to, event, &plan);
-        let was_sweeping = matches!(from.state, State::WaitingForGroup(_));
-        if matches!(to.state, State::WaitingForGroup(AfterExit::End(_))) && !was_sweeping && !self.groups_empty() {
-            let limit = seconds(plan.timeout);
-            let limit = if plan.lets_runs_finish { "however long it takes" } else { &format!("for at most {limit}") };
-            info!(service = self.service.name, "waiting for the processes it left, {limit}");
-        }
-    }
-
     fn on_exit(&mut self, exit: Exit) -> Event {
         let pid = self.child.take().map_or(0, |child| child.pid.as_raw());
         info!(service = self.service.name, pid, "{} ended: {exit}", self.service.name);
@@ -192,28 +194,30 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
         Event::Exited(exit)
     }
 
-    fn on_command(&mut self, command: Option<ServiceCommand>) -> Option<Event> {
-        let current = self.child.as_ref().map(|child| child.pid);
-        match command {
-            Some(ServiceCommand::StopForReload) => {
-                self.was_asked = true;
-                self.plan = self.service.plan.for_reload();
-                Some(Event::StopRequested)
-            }
-            Some(ServiceCommand::Stop) | None => {
-                self.was_asked = true;
-                let before = std::mem::replace(&mut self.plan, self.service.plan);
-                Some(if before == self.plan { Event::StopRequested } else { Event::PolicyChanged })
-            }
-            Some(ServiceCommand::Forward(number)) => {
-                match current {
-                    Some(pid) if self.is_alive || !self.service.has_liveness_probe => signal_group(pid, number),
-                    _ => self.pending_signals.push(number),
-                }
+    fn on_stop(&mut self, request: StopRequest) -> Event {
+        self.was_asked = true;
+        if request.for_reload {
+            self.plan = self.service.plan.for_reload();
+            return Event::StopRequested;
+        }
+        let before = std::mem::replace(&mut self.plan, self.service.plan);
+        if before == self.plan { Event::StopRequested } else { Event::PolicyChanged }
+    }
+
+    fn on_message(&mut self, message: ProcessMessage) -> Option<Event> {
+        let current = self.pid();
+        let is_current = |pid| current == Some(Pid::from_raw(pid));
+        match (message, current) {
+            (ProcessMessage::Forward(number), Some(pid)) if self.is_alive || !self.service.has_liveness_probe => {
+                signal_group(pid, number);
                 None
             }
-            Some(ServiceCommand::MarkAlive(pid)) => (current == Some(pid)).then_some(Event::BecameAlive),
-            Some(ServiceCommand::MarkUnresponsive(pid)) => (current == Some(pid)).then_some(Event::Unresponsive),
+            (ProcessMessage::Forward(number), _) => {
+                self.pending_signals.push(number);
+                None
+            }
+            (ProcessMessage::Alive(pid), _) => is_current(pid).then_some(Event::BecameAlive),
+            (ProcessMessage::Unresponsive(pid), _) => is_current(pid).then_some(Event::Unresponsive),
         }
     }
 
@@ -224,11 +228,9 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
 
     /// Does it; the answer is an event that follows at once.
     fn perform(&mut self, action: Action) -> Result<Option<Event>, SpawnError> {
-        let pid = self.child.as_ref().map(|child| child.pid);
+        let pid = self.pid();
         match action {
             Action::Start => return self.start(),
-            // Who watches learns it from the state.
-            Action::MarkUnready => {}
             Action::Signal(number) => pid.into_iter().for_each(|pid| signal_process(pid, number)),
             Action::KillProcess => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
             Action::KillGroup => self.groups.iter().for_each(|group| signal_group(*group, SIGKILL)),
@@ -253,11 +255,7 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
             }
             Err(error) => return Err(error),
         };
-        let streams = [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)];
-        let lines = self.service.lines.for_process();
-        let carried =
-            streams.into_iter().filter_map(|(fd, stream)| Some(spawn_output_pump(fd?, stream, lines.clone())));
-        self.output = carried.collect();
+        self.output = pump_child(&mut child, &self.service.lines.for_process());
         self.starts += 1;
         self.is_alive = false;
         self.groups.push(child.pid);
@@ -267,19 +265,78 @@ impl<'a, F: FnMut(ServiceSnapshot)> ServiceTask<'a, F> {
 
     fn deliver_held_signals(&mut self) {
         self.is_alive = true;
-        if let Some(child) = &self.child {
-            self.pending_signals.drain(..).for_each(|number| signal_group(child.pid, number));
+        if let Some(pid) = self.pid() {
+            self.pending_signals.drain(..).for_each(|number| signal_group(pid, number));
         }
     }
 
-    async fn drain_output(&mut self) {
-        for task in self.output.drain(..) {
-            let _ = timeout(OUTPUT_DRAIN_TIMEOUT, task).await;
+    fn log_transition(&mut self, from: Lifecycle, to: Lifecycle, event: Event) {
+        let (name, plan) = (self.service.name, self.plan);
+        match (from.state, to.state) {
+            (State::Running | State::Draining, State::Draining)
+                if matches!(event, Event::StopRequested | Event::PolicyChanged) =>
+            {
+                info!(service = name, "draining for {}", seconds(plan.drain));
+            }
+            (State::Starting | State::Running | State::Draining, State::Stopping(signal, reason)) => {
+                log_stop(name, signal, reason, &plan);
+            }
+            (State::Stopping(..), State::Killing(_)) if event == Event::TimerElapsed => {
+                warn!(service = name, "did not stop within {}: killing it", seconds(plan.timeout));
+            }
+            (State::Stopping(..), State::Killing(_)) => warn!(service = name, "asked to stop again: killing it"),
+            (State::Running, State::Running) if from.failures > to.failures => {
+                info!(service = name, "{name} has run well for {}", seconds(plan.restart.reset_after));
+            }
+            (State::WaitingForGroup(_), State::KillingGroup(_)) => {
+                warn!(service = name, "killing the processes it left behind");
+            }
+            (_, State::WaitingForGroup(after)) => self.log_exit(from, to.failures, after),
+            _ => {}
+        }
+    }
+
+    /// What follows the end of a process.
+    fn log_exit(&mut self, from: Lifecycle, failures: u32, after: AfterExit) {
+        let (name, plan, limit) = (self.service.name, self.plan, self.plan.restart.limit);
+        match (from.state, after) {
+            (State::Starting | State::Running, AfterExit::Restart) => {
+                warn!(service = name, "{name} ended by itself; restart {failures} of at most {limit} in a row");
+            }
+            (_, AfterExit::End(Termination::Exited(_))) if from.failures > 0 && from.failures >= limit => {
+                error!(service = name, "{name} has failed {} times in a row: giving up", from.failures + 1);
+            }
+            _ => {}
+        }
+        let was_sweeping = matches!(from.state, State::WaitingForGroup(_));
+        if matches!(after, AfterExit::End(_)) && !was_sweeping && !self.groups_empty() {
+            let limit = time_limit(&plan);
+            info!(service = name, "waiting for the processes it left, {limit}");
         }
     }
 }
 
-/// Waits for the end of the process; for ever while there is none.
+fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, plan: &ServicePolicy) {
+    if reason == StopReason::Unresponsive {
+        warn!(service = name, "{name} does not answer: it will be replaced");
+    }
+    match signal {
+        Some(signal) => {
+            let timeout = seconds(plan.timeout);
+            info!(service = name, "stopping with {}, for at most {timeout}", signals::name(signal));
+        }
+        None => info!(service = name, "waiting for its end, {}", time_limit(plan)),
+    }
+}
+
+fn time_limit(plan: &ServicePolicy) -> String {
+    match plan.lets_runs_finish {
+        true => "however long it takes".to_owned(),
+        false => format!("for at most {}", seconds(plan.timeout)),
+    }
+}
+
+/// Waits for the end of the process; forever while there is none.
 async fn exited(child: &mut Option<Child>) -> Exit {
     match child {
         Some(child) => child.exited().await,
@@ -293,7 +350,7 @@ fn with_jitter(span: Duration) -> Duration {
     span.mul_f64(0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX))
 }
 
-pub(super) fn seconds(span: Duration) -> String {
+fn seconds(span: Duration) -> String {
     format!("{:.3}", span.as_secs_f64()).trim_end_matches('0').trim_end_matches('.').to_owned() + " s"
 }
 

@@ -64,7 +64,7 @@ use jobs::xmlrpc::{Value, read_call, write_answer};
 use metrics::Exporter;
 use model::Check;
 use pycompat::configparser::BotsIni;
-use supervisor::output::spawn_output_pump;
+use supervisor::output::pump;
 use telemetry::child_output::{ServiceOutput, Stream};
 use telemetry::counters::Counters;
 use telemetry::line_writer::{FILE_SEND_TIMEOUT, FlushGuard, LineWriter};
@@ -189,7 +189,7 @@ async fn log(rounds: u32) -> Result<(), Failure> {
         let (reader, mut writer): (_, PipeWriter) = io::pipe()?;
         writer.write_all(LINES)?;
         drop(writer);
-        spawn_output_pump(OwnedFd::from(reader), Stream::Stderr, sink.clone()).await?;
+        tokio::spawn(pump(OwnedFd::from(reader), Stream::Stderr, sink.clone())).await?;
         let mut missing = RECORDS;
         while missing > 0 {
             missing = missing.checked_sub(arrived.recv_timeout(TIMEOUT)?).ok_or("there are too many records")?;

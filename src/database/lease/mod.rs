@@ -10,8 +10,8 @@ pub(super) mod row;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::database::advisory_lock::{LockName, LockSession, is_file_locked};
@@ -222,15 +222,15 @@ impl Lease {
     }
 
     /// Renews the lease until `stop`; returns the reason when it is lost before.
-    pub async fn renew_until(&mut self, stop: &Notify) -> Option<String> {
+    pub async fn renew_until(&mut self, stop: &CancellationToken) -> Option<String> {
         if self.settings.is_sqlite() {
-            stop.notified().await;
+            stop.cancelled().await;
             return None;
         }
         let (mut pause, mut logged) = (RENEW_INTERVAL, false);
         loop {
             // Never in the middle of an exchange.
-            if timeout(pause, stop.notified()).await.is_ok() {
+            if timeout(pause, stop.cancelled()).await.is_ok() {
                 return None;
             }
             match self.try_to_renew(&mut logged).await {
@@ -241,12 +241,12 @@ impl Lease {
     }
 
     /// Renews the lease before an action that needs it, unless `stop` comes first; returns the reason when it is lost.
-    pub async fn renew_once(&mut self, stop: &Notify) -> Option<String> {
+    pub async fn renew_once(&mut self, stop: &CancellationToken) -> Option<String> {
         let mut logged = false;
         while !self.settings.is_sqlite() {
             match self.try_to_renew(&mut logged).await {
                 Ok(true) => break,
-                Ok(false) if timeout(RETRY, stop.notified()).await.is_ok() => break,
+                Ok(false) if timeout(RETRY, stop.cancelled()).await.is_ok() => break,
                 Ok(false) => {}
                 Err(lost) => return Some(lost),
             }

@@ -4,14 +4,14 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::sleep;
 use tracing::{error, info};
 
 use crate::bots::Error;
 use crate::bots::environment::Environment;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::supervisor::task::ServiceCommand;
+use crate::supervisor::task::StopRequest;
 
 /// What bots.ini says: `[settings] maxruntime` and `[jobqueue] killjobsintimeout`.
 #[derive(Debug, Clone, Copy)]
@@ -29,12 +29,12 @@ impl MaxRuntime {
     }
 
     /// Tells when a run that begins now exceeds it, and has the engine stopped where that is configured.
-    pub async fn watch(self, control: mpsc::Sender<ServiceCommand>) -> Infallible {
+    pub async fn watch(self, stop: UnboundedSender<StopRequest>) -> Infallible {
         sleep(Duration::from_secs(self.minutes.saturating_mul(60))).await;
         error!("the engine exceeded maxruntime of {} minutes", self.minutes);
         if self.stops {
             info!("stopping the engine, as [jobqueue] killjobsintimeout says");
-            let _ = control.send(ServiceCommand::Stop).await;
+            let _ = stop.send(StopRequest { for_reload: false });
         }
         pending().await
     }

@@ -1,11 +1,13 @@
 //! One run of the engine under its lease: checks before, a summary after.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::bots::engine_args::EngineArgs;
@@ -17,13 +19,12 @@ use crate::edi::recovery;
 use crate::edi::recovery::PreviousRun;
 use crate::edi::runs;
 use crate::exit::{Error, Exit, Kind, Outcome};
-use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::process::signals;
 use crate::process::signals::Signals;
 use crate::process::tree;
-use crate::supervisor::state::{ServicePolicy, Termination};
-use crate::supervisor::task::{ServiceCommand, SupervisedService, supervise};
+use crate::supervisor::state::Termination;
+use crate::supervisor::task::{ProcessMessage, ServiceControl, StopRequest, SupervisedService, supervise};
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::correlation;
 use crate::telemetry::counters::Counters;
@@ -38,7 +39,7 @@ use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
 use crate::runtime::init_db;
 use crate::runtime::relay;
 use crate::runtime::serve::{load_django_settings, to_outcome};
-use crate::runtime::service_spec::never_restart;
+use crate::runtime::service_spec::policy;
 use crate::runtime::session::{App, run_until_shutdown};
 
 /// Bots's own code for an engine that finds another one running.
@@ -106,7 +107,7 @@ pub(crate) async fn run(mut session: App, arguments: &EngineArgs) -> Result<Outc
     let App { config, reaper, signals, lines, counters, .. } = &mut session;
     correlation::set_run_id();
     let preparing = prepare_run(config, reaper, counters, arguments);
-    let prepared = match run_until_shutdown(signals, &Cell::new(false), preparing).await {
+    let prepared = match run_until_shutdown(signals, &TaskTracker::new(), preparing).await {
         Ok(prepared) => prepared?,
         Err(exit) => {
             tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
@@ -219,11 +220,10 @@ impl EngineRun<'_> {
 
     /// One run of Bots, from the confirmation of the lease until nothing of the run is left.
     async fn run_once(&mut self, service: services::BotsServiceSpec) -> Result<RunResult, Error> {
-        let (stop, was_asked) = (Notify::new(), Cell::new(false));
+        let stop = CancellationToken::new();
         let stop_request = async {
-            self.signals.next_where(signals::is_stop_signal).await;
-            was_asked.set(true);
-            stop.notify_one();
+            self.signals.stop_requested().await;
+            stop.cancel();
             std::future::pending::<Infallible>().await
         };
         let lost = tokio::select! {
@@ -231,9 +231,9 @@ impl EngineRun<'_> {
             never = stop_request => match never {},
         };
         if lost.is_some() {
-            return Ok(RunResult { end: Termination::NotStarted, lost, was_asked: was_asked.get() });
+            return Ok(RunResult { end: Termination::NotStarted, lost, was_asked: stop.is_cancelled() });
         }
-        if was_asked.get() {
+        if stop.is_cancelled() {
             info!("the engine was not started, since a stop was asked for");
             return Ok(RunResult { end: Termination::Exited(Exit::Code(BUSY)), lost, was_asked: true });
         }
@@ -243,16 +243,7 @@ impl EngineRun<'_> {
     async fn supervise(&mut self, mut service: services::BotsServiceSpec) -> Result<RunResult, Error> {
         let name = service.name.as_str();
         let answering = listings::answer(&mut self.files, &mut service.spec);
-        let times = self.config.stop.of(ServiceName::Engine);
-        let plan = ServicePolicy {
-            drain: times.drain,
-            reload_drain: times.drain,
-            timeout: times.timeout,
-            stop_signal: service.stop_signal,
-            leftover_timeout: times.drain,
-            restart: never_restart(self.config),
-            lets_runs_finish: false,
-        };
+        let plan = policy(&service, true, self.config);
         let service = SupervisedService {
             name,
             spec: service.spec,
@@ -260,26 +251,28 @@ impl EngineRun<'_> {
             lines: self.lines.for_service(name),
             has_liveness_probe: false,
         };
-        let (sender, mut control) = mpsc::channel(64);
-        let (stop, was_asked, is_lost) = (Notify::new(), Cell::new(false), watch::Sender::new(false));
-        let overdue = self.max_runtime.watch(sender.clone());
-        let fencing = hold_lease(self.lease, &stop, sender.clone(), &is_lost);
+        let ((stop, requests), (forward, messages)) = (unbounded_channel(), unbounded_channel());
+        let mut control = ServiceControl { stop: requests, messages, snapshot: watch::Sender::default() };
+        let (ended, was_asked, is_lost) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let overdue = self.max_runtime.watch(stop.clone());
+        let fencing = hold_lease(self.lease, &ended, &stop, &is_lost);
         let running = async {
             let end = tokio::select! {
-                end = supervise(&service, self.reaper, &mut control, Vec::new(), |_| {}) => end,
-                never = forward_signals(self.signals, sender, &was_asked) => match never {},
+                end = supervise(&service, self.reaper, &mut control) => end,
+                never = forward_signals(self.signals, &stop, &forward, &was_asked) => match never {},
                 never = overdue => match never {},
                 never = answering => match never {},
             };
             // Nothing of this run may go on when the next one begins, in whatever pod.
-            if terminate_leftovers(self.reaper, self.signals, times.timeout, is_lost.subscribe()).await {
-                was_asked.set(true);
+            if terminate_leftovers(self.reaper, self.signals, plan.timeout, &is_lost).await {
+                was_asked.cancel();
             }
-            stop.notify_one();
+            ended.cancel();
             end
         };
         let (end, lost) = tokio::join!(running, fencing);
-        Ok(RunResult { end: end?, lost, was_asked: was_asked.get() })
+        Ok(RunResult { end: end?, lost, was_asked: was_asked.is_cancelled() })
     }
 }
 
@@ -288,28 +281,28 @@ async fn terminate_leftovers(
     reaper: &Reaper,
     signals: &mut Signals,
     limit: Duration,
-    mut is_lost: watch::Receiver<bool>,
+    is_lost: &CancellationToken,
 ) -> bool {
     tokio::select! {
         was_asked = tree::terminate_all(reaper, signals, &[], limit) => return was_asked,
-        _ = is_lost.wait_for(|is_lost| *is_lost) => {}
+        () = is_lost.cancelled() => {}
     }
     tree::terminate_all(reaper, signals, &[], Duration::ZERO).await
 }
 
-/// Keeps the lease until it is `enough`. When it is lost the engine is killed at once, before another one may start.
+/// Keeps the lease until the run has `ended`. When it is lost the engine is killed at once, before another one may start.
 async fn hold_lease(
     lease: &mut Lease,
-    stop: &Notify,
-    control: mpsc::Sender<ServiceCommand>,
-    is_lost: &watch::Sender<bool>,
+    ended: &CancellationToken,
+    stop: &UnboundedSender<StopRequest>,
+    is_lost: &CancellationToken,
 ) -> Option<String> {
-    let lost = lease.renew_until(stop).await?;
+    let lost = lease.renew_until(ended).await?;
     error!("the engine lease is lost: {lost}; killing the engine");
-    is_lost.send_replace(true);
+    is_lost.cancel();
     for _ in 0..2 {
         // The second one does not wait for the run to finish.
-        let _ = control.send(ServiceCommand::Stop).await;
+        let _ = stop.send(StopRequest { for_reload: false });
     }
     Some(lost)
 }
@@ -318,19 +311,18 @@ async fn hold_lease(
 /// leave a crash behind, or lose the files it has taken.
 async fn forward_signals(
     signals: &mut Signals,
-    control: mpsc::Sender<ServiceCommand>,
-    was_asked: &Cell<bool>,
+    stop: &UnboundedSender<StopRequest>,
+    forward: &UnboundedSender<ProcessMessage>,
+    was_asked: &CancellationToken,
 ) -> Infallible {
     loop {
         let number = signals.next().await;
-        let logged =
-            if signals::is_stop_signal(number) { ServiceCommand::Stop } else { ServiceCommand::Forward(number) };
-        if matches!(logged, ServiceCommand::Stop) {
-            was_asked.set(true);
+        if signals::is_stop_signal(number) {
+            was_asked.cancel();
             info!("asked to stop by {}: the engine finishes its run", signals::name(number));
-        }
-        if control.send(logged).await.is_err() {
-            std::future::pending::<Infallible>().await;
+            let _ = stop.send(StopRequest { for_reload: false });
+        } else {
+            let _ = forward.send(ProcessMessage::Forward(number));
         }
     }
 }

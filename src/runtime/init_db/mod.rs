@@ -3,11 +3,11 @@
 mod report;
 mod steps;
 
-use std::cell::Cell;
 use std::fs::File;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use crate::bots::django_settings::DjangoSettings;
@@ -52,17 +52,17 @@ pub(crate) struct InitOptions {
 /// Learns what Django is configured with and sees to it that the database is complete.
 ///
 /// An answer that is kept from an earlier start only ever leads to "nothing to do": before anything is changed,
-/// Python is asked anew. `critical` is set while the schema is being changed.
+/// Python is asked anew. A token of `critical` is held while the schema is being changed.
 ///
 /// # Errors
 /// As [`ensure_database_with`]; also when something is left that a person must see to.
 pub(crate) async fn ensure_database(
     config: &Config,
     context: &BotsContext<'_>,
-    no_cancel: &Cell<bool>,
+    critical: &TaskTracker,
 ) -> Result<DjangoSettings, Error> {
     let mut report = Report::default();
-    let django = ensure_database_with(config, context, no_cancel, InitOptions::default(), &mut report).await?;
+    let django = ensure_database_with(config, context, critical, InitOptions::default(), &mut report).await?;
     if report.missing.is_empty() && report.findings.is_empty() {
         return Ok(django);
     }
@@ -73,7 +73,7 @@ pub(crate) async fn ensure_database(
 pub(crate) async fn ensure_database_with(
     config: &Config,
     context: &BotsContext<'_>,
-    no_cancel: &Cell<bool>,
+    critical: &TaskTracker,
     task: InitOptions,
     report: &mut Report,
 ) -> Result<DjangoSettings, Error> {
@@ -110,7 +110,7 @@ pub(crate) async fn ensure_database_with(
             }
         }
         if let Some(python) = python {
-            bots.initialise(python, work, no_cancel, report).await?;
+            bots.initialise(python, work, critical, report).await?;
         }
         return Ok(django);
     }
@@ -243,16 +243,16 @@ impl InitDb<'_> {
         &self,
         python: PythonSession,
         LockedInit { mut session, inspection, user }: LockedInit,
-        no_cancel: &Cell<bool>,
+        critical: &TaskTracker,
         report: &mut Report,
     ) -> Result<(), Error> {
         let begin = Instant::now();
         for tables in OwnTables::ALL {
             own_schema::ensure(&mut session.connection, tables).await?;
         }
-        no_cancel.set(true);
+        let uncancelled = critical.token();
         let completed = complete(self, &mut session, python, &inspection, user, report).await;
-        no_cancel.set(false);
+        drop(uncancelled);
         let is_success =
             completed.as_ref().is_ok_and(|unfixed| unfixed.is_schema_complete() && unfixed.manual_fixes.is_empty());
         if let Err(error) = run_metrics::add_initialisation(&mut session.connection, is_success).await {

@@ -35,16 +35,16 @@ fn life(state: State, failures: u32) -> Lifecycle {
 
 /// Every state with every event: the next state and the actions; where a pair is missing, nothing happens.
 fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
-    use Action::{KillGroup, KillProcess, MarkUnready, Signal, Start, StartBackoff, StartTimer};
+    use Action::{KillGroup, KillProcess, Signal, Start, StartBackoff, StartTimer};
     use Event::{
         BecameAlive, Exited, GroupEmpty, PolicyChanged, StartFailed, StopRequested, TimerElapsed, Unresponsive,
     };
     let term = Some(SIGTERM);
     let int = Some(SIGINT);
     let crash = Termination::Exited(CODE);
-    let wait_for_group = vec![MarkUnready, StartTimer(TIMEOUT)];
-    let ask = |signal| vec![MarkUnready, Signal(signal), StartTimer(TIMEOUT)];
-    let again = vec![MarkUnready, StartTimer(SETTLE)];
+    let wait_for_group = vec![StartTimer(TIMEOUT)];
+    let ask = |signal| vec![Signal(signal), StartTimer(TIMEOUT)];
+    let again = vec![StartTimer(SETTLE)];
     let pause = vec![StartBackoff(Duration::from_secs(1))];
     let (end, replace) = (StopReason::Shutdown, StopReason::Unresponsive);
     let last = |state| life(state, 0);
@@ -59,7 +59,7 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         (Starting, Exited(CODE), to_restart, again.clone()),
         (Starting, StartFailed, failed(Backoff), pause.clone()),
         (Running, Unresponsive, last(Stopping(int, replace)), ask(SIGINT)),
-        (Running, StopRequested, last(Draining), vec![MarkUnready, StartTimer(DRAIN)]),
+        (Running, StopRequested, last(Draining), vec![StartTimer(DRAIN)]),
         (Running, TimerElapsed, last(Running), vec![]),
         (Running, Exited(CODE), to_restart, again.clone()),
         (Draining, StopRequested, last(Stopping(int, end)), ask(SIGINT)),
@@ -150,14 +150,14 @@ fn every_state_knows_every_event() {
 fn without_a_drain_the_stop_signal_goes_out_at_once() {
     let (next, actions) = life(Running, 0).step(Event::StopRequested, &ServicePolicy { drain: Duration::ZERO, ..PLAN });
     assert_eq!(next.state, Stopping(Some(SIGINT), StopReason::Shutdown));
-    assert_eq!(actions[1], Action::Signal(SIGINT));
+    assert_eq!(actions[0], Action::Signal(SIGINT));
 }
 
 #[test]
 fn before_a_reload_runs_are_let_finish_until_a_stop_sets_the_limits_again() {
     let plan = PLAN.for_reload();
     let (draining, actions) = life(Running, 0).step(Event::StopRequested, &plan);
-    assert_eq!(actions, [Action::MarkUnready, Action::StartTimer(RELOAD_DRAIN)]);
+    assert_eq!(actions, [Action::StartTimer(RELOAD_DRAIN)]);
     let (stopping, _) = draining.step(Event::TimerElapsed, &plan);
     let (killing, actions) = stopping.step(Event::TimerElapsed, &plan);
     assert_eq!((killing.state, actions), (Killing(StopReason::Shutdown), vec![Action::KillProcess]));
@@ -176,7 +176,7 @@ fn what_must_not_be_signalled_is_only_waited_for() {
     for state in [Starting, Running] {
         let (next, actions) = life(state, 0).step(Event::StopRequested, &plan);
         assert_eq!(next.state, Stopping(None, StopReason::Shutdown));
-        assert_eq!(actions, [Action::MarkUnready, Action::StartTimer(TIMEOUT)]);
+        assert_eq!(actions, [Action::StartTimer(TIMEOUT)]);
         let (next, _) = next.step(Event::Exited(Exit::Code(2)), &plan);
         assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(2)))));
     }
