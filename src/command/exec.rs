@@ -16,14 +16,16 @@ use crate::bots::{bin_dir, engine_command, engine_shim};
 use crate::cli::{self, Cli, Global};
 use crate::config::FlagOverride;
 use crate::exit::{Error, Kind, Outcome};
+use crate::process::Status;
 use crate::process::child::{
-    Input, Output, ProcessGroup, ProcessSpec, is_stopped, set_parent_death_signal, signal_group, signal_process,
+    Input, Output, ProcessGroup, ProcessSpec, set_parent_death_signal, signal_group, signal_process,
 };
+use crate::process::proc_table::is_stopped;
 use crate::process::reaper::Child;
 use crate::process::signal_map::{SignalMap, parse_signal};
 use crate::process::signals::{self, SignalInfo, is_forwarded};
 use crate::process::terminal::Terminal;
-use crate::process::{Status, tree};
+use crate::process::terminate::terminate_all;
 
 use super::{load_config, overrides};
 use crate::runtime::bots_environment::child_variables;
@@ -205,7 +207,7 @@ async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions)
         terminal.take_foreground();
     }
     if !options.jobs_live_on {
-        tree::terminate_all(reaper, signals, &[program.child.pid], config.stop.timeout).await;
+        terminate_all(reaper, signals, &[program.child.pid], config.stop.timeout).await;
     }
     let code = exit.code();
     Ok(Outcome::Child(if options.success_exit_codes.contains(&code) { 0 } else { code }))

@@ -5,7 +5,7 @@ use tokio_util::task::TaskTracker;
 use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Kind, Outcome};
-use crate::process::tree;
+use crate::process::terminate::terminate_all;
 use crate::runtime::init_db::{self, InitOptions, Report};
 
 use super::{load_config, overrides, write_line, write_stdout};
@@ -34,7 +34,7 @@ pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
             Ok(settled) => settled.map_err(into_failed),
             Err(exit) => {
                 // What was asked of Python no longer matters.
-                tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
+                terminate_all(reaper, signals, &[], config.stop.timeout).await;
                 return Ok(Outcome::Child(exit.code()));
             }
         };

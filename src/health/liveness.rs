@@ -13,6 +13,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTi
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::model::LivenessProbe;
+use crate::process::proc_table;
 
 /// More than the headers of any answer to HEAD.
 const MAX_RESPONSE: u64 = 64 * 1024;
@@ -46,10 +47,7 @@ fn lists_jobs(response: &[u8]) -> bool {
 
 /// Whether this process has no child. Between two jobs that is so for a moment.
 fn has_no_child(pid: i32) -> bool {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return false };
-    let parent = |stat: &str| stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok();
-    let mut stats = processes.flatten().filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
-    !stats.any(|stat| parent(&stat) == Some(pid))
+    proc_table::list().is_some_and(|all| all.iter().all(|process| process.parent.as_raw() != pid))
 }
 
 fn list_jobs() -> String {

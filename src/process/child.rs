@@ -16,8 +16,7 @@ use nix::unistd::Pid;
 
 pub(super) use super::sys::{become_subreaper, has_children, reset_signal, signal_queue, wait_any};
 pub use super::sys::{
-    group_exists, is_ignored, is_stopped, set_parent_death_signal, signal_group, signal_process, stop_ourselves,
-    stop_own_group,
+    group_exists, is_ignored, set_parent_death_signal, signal_group, signal_process, stop_ourselves, stop_own_group,
 };
 
 use super::sys::{close_inherited_on_exec, keep_on_exec, reset_signals, set_parent_death_kill, take_foreground};

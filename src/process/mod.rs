@@ -2,7 +2,7 @@
 //!
 //! Theory of operation. [`reaper::Reaper`] owns every wait: on SIGCHLD it calls `waitpid(-1, WNOHANG)` until
 //! nothing is left and hands each status to whoever holds that pid's [`reaper::Child`]; a pid nobody holds is an
-//! orphan that was re-parented to us. As long as there is any child, something below us is left ([`tree`]). Forking
+//! orphan that was re-parented to us. As long as there is any child, something below us is left ([`terminate`]). Forking
 //! and registering happen under one lock, so a child that dies at once is never missed. Every child leads its own
 //! process group, but for a part of a pipeline, so a signal to the group reaches what it started. Signals are blocked
 //! in all threads and read ([`signals`]). The runtime has a single thread, because a parent-death signal is tied to
@@ -13,13 +13,14 @@ pub mod capture;
 pub mod child;
 pub mod network;
 pub mod open_file;
+pub mod proc_table;
 pub mod reaper;
 pub mod reexec;
 pub mod signal_map;
 pub mod signals;
 mod sys;
 pub mod terminal;
-pub mod tree;
+pub mod terminate;
 pub mod usage;
 
 pub use crate::exit::Exit;

@@ -135,13 +135,6 @@ pub fn is_ignored(number: i32) -> bool {
     }
 }
 
-/// Whether a process is stopped at this moment; what the reaper told of it may be older than its last SIGCONT.
-#[must_use]
-pub fn is_stopped(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-}
-
 /// Whether any process of the group is left, zombies included.
 #[must_use]
 pub fn group_exists(group: Pid) -> bool {

@@ -12,9 +12,9 @@ use nix::libc;
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
-use super::child::{ProcessGroup, is_stopped, stop_ourselves, stop_own_group};
+use super::child::{ProcessGroup, stop_ourselves, stop_own_group};
+use super::proc_table::{self, is_stopped};
 use super::signals::SignalInfo;
-use super::tree;
 
 /// Our controlling terminal.
 pub struct Terminal {
@@ -116,6 +116,6 @@ fn is_pipe(stream: impl AsFd) -> bool {
 
 /// Whether somebody else is in our group. A supervisor gives us one for ourselves, and pipes as well.
 fn shares_group(ours: Pid) -> bool {
-    let others = tree::list().unwrap_or_default();
+    let others = proc_table::list().unwrap_or_default();
     others.iter().any(|process| process.group == ours && process.pid != getpid())
 }

@@ -1,13 +1,10 @@
 //! What processes use: memory and time of a service with all that it has started.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
-use std::path::Path;
 
 use nix::unistd::{Pid, SysconfVar, getpid, sysconf};
 
-use super::tree::{self, Process};
+use super::proc_table::{self, Process, descendants, walk_descendants};
 
 /// What some processes use together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -23,7 +20,7 @@ pub struct Usage {
 /// What this process uses alone.
 #[must_use]
 pub fn current_process() -> Option<Usage> {
-    Some(ProcUnits::of_system().of(std::slice::from_ref(&tree::read(getpid())?)))
+    Some(ProcUnits::of_system().of(std::slice::from_ref(&proc_table::read(getpid())?)))
 }
 
 /// What each of these processes uses with all below it and in its group, and last what the other ones below this process
@@ -33,7 +30,7 @@ pub fn per_root(roots: &[Pid]) -> Vec<Usage> {
     let mut shares: Vec<Vec<Process>> = vec![Vec::new(); roots.len() + 1];
     let mut owners: HashMap<Pid, usize> = HashMap::new();
     // A parent comes before its children.
-    for process in descendants() {
+    for process in walk_descendants().ok().or_else(descendants).unwrap_or_default() {
         let is_root = roots.iter().position(|root| *root == process.pid);
         let in_group = || roots.iter().position(|root| *root == process.group);
         let owner = is_root.or_else(|| owners.get(&process.parent).copied()).or_else(in_group).unwrap_or(roots.len());
@@ -44,35 +41,6 @@ pub fn per_root(roots: &[Pid]) -> Vec<Usage> {
     }
     let units = ProcUnits::of_system();
     shares.iter().map(|share| units.of(share)).collect()
-}
-
-/// By the kernel's lists of children, so that it costs nothing how many others there are; where there are no such lists, by
-/// all that is in `/proc`.
-fn descendants() -> Vec<Process> {
-    walk()
-        .or_else(|_| tree::descendants().ok_or(io::ErrorKind::NotFound.into()))
-        .unwrap_or_else(|_: io::Error| Vec::new())
-}
-
-fn walk() -> io::Result<Vec<Process>> {
-    let mut found: Vec<Process> = Vec::new();
-    let mut open = children(getpid())?;
-    while let Some(pid) = open.pop() {
-        // What ends meanwhile uses nothing any more.
-        let Some(process) = tree::read(pid) else { continue };
-        open.extend(children(pid).unwrap_or_default());
-        found.push(process);
-    }
-    Ok(found)
-}
-
-fn children(pid: Pid) -> io::Result<Vec<Pid>> {
-    let mut all = Vec::new();
-    for thread in fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task"))? {
-        let listed = fs::read_to_string(thread?.path().join("children"))?;
-        all.extend(listed.split_ascii_whitespace().filter_map(|word| word.parse().ok()).map(Pid::from_raw));
-    }
-    Ok(all)
 }
 
 /// What the numbers of `/proc` count in.
@@ -109,12 +77,12 @@ mod tests {
         shell.args(["-c", "sleep 1000 & echo there; read -r _; kill $!"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell = shell.spawn().expect("sh starts");
         let mut there = [0; 5];
-        io::Read::read_exact(shell.stdout.as_mut().expect("piped"), &mut there).expect("it says so");
+        std::io::Read::read_exact(shell.stdout.as_mut().expect("piped"), &mut there).expect("it says so");
         let root = Pid::from_raw(shell.id().cast_signed());
         let used = per_root(&[root]);
         let [one, _] = used.as_slice() else { panic!("{used:?}") };
         assert!(one.processes == 2 && one.resident > 0 && one.cpu < 60.0, "{used:?}");
-        let walked = walk().map(|all| all.iter().filter(|process| process.parent == root).count());
+        let walked = walk_descendants().map(|all| all.iter().filter(|process| process.parent == root).count());
         assert!(walked.is_ok_and(|count| count == 1));
         drop(shell.stdin.take());
         shell.wait().expect("it ends");

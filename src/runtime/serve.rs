@@ -26,7 +26,7 @@ use crate::metrics::Exporter;
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Signals;
-use crate::process::tree;
+use crate::process::terminate::terminate_all;
 use crate::supervisor::group::{self, Shutdown};
 use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceResult;
@@ -99,7 +99,7 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan<'_>) -> Result<Outco
     let preparing = prepare_all(config, reaper, &plan, reloaded.as_ref(), &critical, &health);
     let Ok(prepared) = run_until_shutdown(signals, &critical, preparing).await else {
         // What was asked of Python no longer matters.
-        tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
+        terminate_all(reaper, signals, &[], config.stop.timeout).await;
         info!("stopped before anything was started");
         return Ok(Outcome::Success);
     };
@@ -124,7 +124,7 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan<'_>) -> Result<Outco
         return Err(Error::new(Kind::Internal, format!("bots-ctl cannot start itself again: {error}")));
     }
     // What has left the groups of the services, a daemon for instance, is below us all the same.
-    tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
+    terminate_all(reaper, signals, &[], config.stop.timeout).await;
     outcome(&names, ends)
 }
 

@@ -20,7 +20,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("database", &["config", "fs", "random"]),
     ("edi", &["database"]),
     ("supervisor", &["process", "telemetry"]),
-    ("health", &["config", "database", "edi", "http", "telemetry"]),
+    ("health", &["config", "database", "edi", "http", "process", "telemetry"]),
     ("status", &["edi", "health", "telemetry"]),
     ("metrics", &["database", "edi", "health", "http", "process", "telemetry"]),
     ("admin", &["health", "http", "metrics", "status", "telemetry"]),

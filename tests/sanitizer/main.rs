@@ -32,9 +32,9 @@ async fn main() {
         kill(Pid::this(), Signal::SIGTERM).expect("sent");
         assert_eq!(signals.next().await, Signal::SIGTERM as i32);
         assert!(!is_ignored(Signal::SIGTERM as i32) && process::usage::current_process().is_some());
-        assert!(process::tree::descendants().is_some());
+        assert!(process::proc_table::descendants().is_some());
     }
-    process::tree::terminate_all(&reaper, &mut signals, &[], Duration::from_secs(5)).await;
+    process::terminate::terminate_all(&reaper, &mut signals, &[], Duration::from_secs(5)).await;
     assert!(!reaper.has_children());
     println!("{ROUNDS} rounds, nothing wrong");
 }

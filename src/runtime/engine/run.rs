@@ -22,7 +22,7 @@ use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::process::reaper::Reaper;
 use crate::process::signals;
 use crate::process::signals::Signals;
-use crate::process::tree;
+use crate::process::terminate::terminate_all;
 use crate::supervisor::state::Termination;
 use crate::supervisor::task::{ProcessMessage, ServiceControl, StopRequest, SupervisedService, supervise};
 use crate::telemetry::child_output::ServiceOutput;
@@ -110,7 +110,7 @@ pub(crate) async fn run(mut session: App, arguments: &EngineArgs) -> Result<Outc
     let prepared = match run_until_shutdown(signals, &TaskTracker::new(), preparing).await {
         Ok(prepared) => prepared?,
         Err(exit) => {
-            tree::terminate_all(reaper, signals, &[], config.stop.timeout).await;
+            terminate_all(reaper, signals, &[], config.stop.timeout).await;
             return Ok(Outcome::Child(exit.code()));
         }
     };
@@ -284,10 +284,10 @@ async fn terminate_leftovers(
     is_lost: &CancellationToken,
 ) -> bool {
     tokio::select! {
-        was_asked = tree::terminate_all(reaper, signals, &[], limit) => return was_asked,
+        was_asked = terminate_all(reaper, signals, &[], limit) => return was_asked,
         () = is_lost.cancelled() => {}
     }
-    tree::terminate_all(reaper, signals, &[], Duration::ZERO).await
+    terminate_all(reaper, signals, &[], Duration::ZERO).await
 }
 
 /// Keeps the lease until the run has `ended`. When it is lost the engine is killed at once, before another one may start.

@@ -1,0 +1,126 @@
+//! The kernel's table of processes, as `/proc` has it.
+//!
+//! As PID 1 or subreaper we inherit every process whose parent has died, also one that has a session of its own: all that
+//! services have started is among our descendants.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nix::unistd::{Pid, getpid};
+
+/// A process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: Pid,
+    /// Its parent's.
+    pub parent: Pid,
+    /// Its process group.
+    pub group: Pid,
+    /// Its session.
+    pub session: Pid,
+    /// Its state, as `ps` shows it; `Z` for one that has ended and waits to be reaped.
+    pub state: char,
+    /// The first characters of its program's name.
+    pub name: String,
+    /// Its CPU time and that of its children that have ended, in ticks of the clock.
+    pub ticks: u64,
+    /// Its pages in memory.
+    pub pages: u64,
+}
+
+/// All processes; `None` when `/proc` is not there, or is that of another PID namespace.
+#[must_use]
+pub fn list() -> Option<Vec<Process>> {
+    if fs::read_link("/proc/self").ok()? != Path::new(&getpid().to_string()) {
+        return None;
+    }
+    let names = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.file_name());
+    // A process that ends meanwhile is left out.
+    Some(names.filter_map(|name| read(Pid::from_raw(name.to_str()?.parse().ok()?))).collect())
+}
+
+/// One process, if it is there.
+#[must_use]
+pub fn read(pid: Pid) -> Option<Process> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse(pid, &String::from_utf8_lossy(&stat))
+}
+
+/// Whether a process is stopped at this moment; what the reaper has seen may be older than its last SIGCONT.
+#[must_use]
+pub fn is_stopped(pid: Pid) -> bool {
+    read(pid).is_some_and(|process| process.state == 'T')
+}
+
+/// All processes below this one, parents before their children; `None` as for [`list`].
+#[must_use]
+pub fn descendants() -> Option<Vec<Process>> {
+    let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
+    for process in list()? {
+        children.entry(process.parent).or_default().push(process);
+    }
+    let mut found = children.remove(&getpid()).unwrap_or_default();
+    let mut next = 0;
+    while let Some(process) = found.get(next) {
+        let below = children.remove(&process.pid).unwrap_or_default();
+        found.extend(below);
+        next += 1;
+    }
+    Some(found)
+}
+
+/// The same by the kernel's lists of children, whatever else runs on the machine. One that has just been started may be
+/// missing.
+///
+/// # Errors
+/// When the kernel has no such lists.
+pub fn walk_descendants() -> io::Result<Vec<Process>> {
+    let mut found = Vec::new();
+    let mut open = children(getpid())?;
+    while let Some(pid) = open.pop() {
+        let Some(process) = read(pid) else { continue };
+        open.extend(children(pid).unwrap_or_default());
+        found.push(process);
+    }
+    Ok(found)
+}
+
+fn children(pid: Pid) -> io::Result<Vec<Pid>> {
+    let mut all = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let listed = fs::read_to_string(thread?.path().join("children"))?;
+        all.extend(listed.split_ascii_whitespace().filter_map(|word| word.parse().ok()).map(Pid::from_raw));
+    }
+    Ok(all)
+}
+
+/// `pid (name) state parent group session …`, where the name may hold anything. Fields that are missing are 0.
+fn parse(pid: Pid, stat: &str) -> Option<Process> {
+    let (start, rest) = stat.rsplit_once(") ")?;
+    let (_, name) = start.split_once('(')?;
+    let mut words = rest.split_ascii_whitespace();
+    let state = words.next()?.chars().next()?;
+    let mut number = || Some(Pid::from_raw(words.next()?.parse().ok()?));
+    let (parent, group, session) = (number()?, number()?, number()?);
+    // From the seventh word on: two times of its own and of its children after seven others, the pages after eight more.
+    let rest: Vec<u64> = words.map(|word| word.parse().unwrap_or_default()).collect();
+    let ticks = rest.get(7..11).map_or(0, |times| times.iter().sum());
+    let pages = rest.get(17).copied().unwrap_or_default();
+    Some(Process { pid, parent, group, session, state, name: name.to_owned(), ticks, pages })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let pid = Pid::from_raw(7);
+        let process = parse(pid, "7 (a ) Z 9 (b)) S 3 7 7 0 -1").expect("it is a line of /proc");
+        assert_eq!((process.name.as_str(), process.state, process.parent), ("a ) Z 9 (b)", 'S', Pid::from_raw(3)));
+        assert_eq!(parse(pid, ""), None);
+    }
+}

@@ -1,0 +1,169 @@
+//! The end of every process below this one: asked first, killed at the deadline.
+//!
+//! No process is left exactly when there is no child to wait for; `/proc` only says which ones there are.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use nix::libc;
+use nix::unistd::{Pid, getpid, getsid};
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use super::child::{signal_group, signal_process, stop_own_group};
+use super::proc_table::{Process, descendants};
+use super::reaper::Reaper;
+use super::signals::{Signals, is_stop_signal};
+
+/// A wait that is longer than this is explained in the log.
+const WAIT_LOG_DELAY: Duration = Duration::from_secs(1);
+
+/// After a death, how long until `/proc` is read again: many die together.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a killed process may take to be gone; longer only when the kernel cannot end it.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// So many processes are named in one line of the log.
+const MAX_LISTED_PROCESSES: usize = 10;
+
+/// Ends every process below this one: by SIGTERM first, by SIGKILL at the `limit` or as soon as a signal asks us to stop.
+/// Returns when none is left, at once when there is none; true where such a signal came.
+///
+/// `groups` are the process groups to go by where `/proc` cannot be read.
+pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) -> bool {
+    let (mut reaped, mut was_asked) = (reaper.reaped(), false);
+    let begin = Instant::now();
+    let mut termination = Termination { groups, signalled: HashSet::new(), killed: HashSet::new(), is_killing: false };
+    let (mut deadline, mut log_at, mut refresh_at) = (begin + limit, Some(begin + WAIT_LOG_DELAY), Some(begin));
+    while reaper.has_children() {
+        let kill = tokio::select! {
+            biased;
+            number = signals.next() => {
+                if number == libc::SIGTSTP {
+                    stop_own_group();
+                }
+                was_asked |= is_stop_signal(number);
+                is_stop_signal(number)
+            }
+            () = sleep_until(deadline) => true,
+            () = sleep_until(refresh_at.unwrap_or(begin)), if refresh_at.is_some() => {
+                refresh_at = None;
+                termination.refresh();
+                false
+            }
+            () = sleep_until(log_at.unwrap_or(begin)), if log_at.is_some() => {
+                log_at = None;
+                info!("waiting for {} to end, for at most {} s", remaining_names(), limit.as_secs_f64());
+                false
+            }
+            _ = reaped.changed() => {
+                refresh_at.get_or_insert(Instant::now() + REFRESH_INTERVAL);
+                false
+            }
+        };
+        if kill && termination.is_killing {
+            warn!("{} cannot be ended: leaving it behind", remaining_names());
+            break;
+        }
+        if kill {
+            (termination.is_killing, log_at, refresh_at) = (true, None, Some(Instant::now()));
+            deadline = Instant::now() + KILL_TIMEOUT;
+        }
+    }
+    was_asked
+}
+
+/// Which processes have been sent which signal.
+struct Termination<'a> {
+    groups: &'a [Pid],
+    signalled: HashSet<Pid>,
+    killed: HashSet<Pid>,
+    is_killing: bool,
+}
+
+impl Termination<'_> {
+    /// Signals the processes that are left.
+    fn refresh(&mut self) {
+        match descendants() {
+            None => self.signal_groups(),
+            Some(remaining) if self.is_killing => self.kill(&remaining),
+            Some(remaining) => self.terminate(&remaining),
+        }
+    }
+
+    /// Each process once: at first all of them, later those that have lost their parent since. What a process starts while
+    /// it ends in order is its own affair.
+    fn terminate(&mut self, remaining: &[Process]) {
+        let (us, first) = (getpid(), self.signalled.is_empty());
+        for process in remaining.iter().filter(|process| first || process.parent == us) {
+            if process.state != 'Z' && self.signalled.insert(process.pid) {
+                signal_process(process.pid, libc::SIGTERM);
+                // A stopped process acts on nothing but SIGKILL until it is continued.
+                signal_process(process.pid, libc::SIGCONT);
+            }
+        }
+    }
+
+    fn kill(&mut self, remaining: &[Process]) {
+        let living = remaining.iter().filter(|process| process.state != 'Z');
+        let new: Vec<&Process> = living.filter(|process| self.killed.insert(process.pid)).collect();
+        let groups: HashSet<Pid> = new.iter().filter(|process| self.is_all_ours(process)).map(|p| p.group).collect();
+        // A group is killed as one: what forks faster than `/proc` is read is in it as well.
+        groups.iter().for_each(|group| signal_group(*group, libc::SIGKILL));
+        for process in new.iter().filter(|process| !groups.contains(&process.group)) {
+            signal_process(process.pid, libc::SIGKILL);
+        }
+        if !new.is_empty() {
+            warn!("killed {}", format_list(new.iter().copied()));
+        }
+    }
+
+    /// Whether everything in its group is below us: groups of another session than ours were made there, and so were
+    /// `groups`.
+    fn is_all_ours(&self, process: &Process) -> bool {
+        process.session != getsid(None).unwrap_or(process.session) || self.groups.contains(&process.group)
+    }
+
+    /// Where the processes are not known. Below PID 1 are all of its namespace, which `kill` knows by the number -1.
+    fn signal_groups(&self) {
+        let all = [Pid::from_raw(1)];
+        for group in if getpid().as_raw() == 1 { &all } else { self.groups } {
+            signal_group(*group, if self.is_killing { libc::SIGKILL } else { libc::SIGTERM });
+            signal_group(*group, libc::SIGCONT);
+        }
+        if self.is_killing {
+            warn!("killed the processes that were left");
+        }
+    }
+}
+
+fn remaining_names() -> String {
+    match descendants() {
+        Some(remaining) if !remaining.is_empty() => format_list(remaining.iter()),
+        _ => "what was left behind".to_owned(),
+    }
+}
+
+/// `sleep (12), python (13) and 4 more`.
+fn format_list<'a>(processes: impl ExactSizeIterator<Item = &'a Process>) -> String {
+    let more = processes.len().saturating_sub(MAX_LISTED_PROCESSES);
+    let named = processes.take(MAX_LISTED_PROCESSES).map(|process| format!("{} ({})", process.name, process.pid));
+    let text = named.collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proc_table;
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let us = proc_table::read(getpid()).expect("it runs");
+        let one = |pid| Process { pid: Pid::from_raw(pid), name: "sleep".to_owned(), ..us.clone() };
+        let all: Vec<Process> = (1..=12).map(one).collect();
+        assert_eq!(format_list(all[..2].iter()), "sleep (1), sleep (2)");
+        assert!(format_list(all.iter()).ends_with("sleep (10) and 2 more"));
+    }
+}
