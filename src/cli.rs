@@ -118,6 +118,9 @@ pub enum Command {
     #[command(after_help = "Exit codes: 0 all ready, 1 something is not, 69 no bots-ctl answers.\n\n\
                       Example:\n  bots-ctl status --watch --interval 5s")]
     Status(Status),
+    /// List the files that Bots has received: what came of each, and why not
+    #[command(after_help = "Example:\n  bots-ctl files --errors --since 7d")]
+    Files(Files),
     /// Show or check the configuration
     #[command(subcommand, after_help = "Example:\n  bots-ctl config show")]
     Config(Config),
@@ -252,6 +255,26 @@ pub struct Engine {
     /// More options and routes, in the words of Bots
     #[arg(last = true)]
     pub args: Vec<OsString>,
+}
+
+/// Flags of `files`.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// Only files with errors and files that are stuck
+    #[arg(long)]
+    pub errors: bool,
+    /// Only files of this route
+    #[arg(long)]
+    pub route: Option<String>,
+    /// How far to go back
+    #[arg(long, value_name = "TIME", default_value = "1d")]
+    pub since: String,
+    /// How many to list at most, the newest
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub limit: usize,
+    /// Print JSON, with all of Bots's words about an error
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `init-db`.

@@ -96,6 +96,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         Command::Dirmonitor(flags) => command::dirmonitor::run(global, &flags),
         Command::Up(flags) => command::up::run(global, &flags),
         Command::Status(flags) => command::status::run(global, &flags),
+        Command::Files(flags) => command::files::run(global, &flags),
         Command::Job(job) => command::job::run(global, &job),
     }
 }

@@ -4,9 +4,6 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::bots::django_settings::DjangoSettings;
-use crate::bots::environment::Environment;
-use crate::bots::services::BotsContext;
 use crate::cli::{Global, Healthcheck};
 use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
@@ -19,7 +16,7 @@ use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
 use super::{health_addr, load_config, write_line, write_stdout};
-use crate::runtime::bots_environment::{child_variables, find_bots, health_targets};
+use crate::runtime::bots_environment::{django_settings, health_targets};
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 
 /// Runs the command.
@@ -63,14 +60,7 @@ fn standalone(global: &Global, check: Check) -> Result<ProbeReply, Error> {
 }
 
 async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<ProbeResponse, Error> {
-    let bots = find_bots(config, reaper).await?;
-    let variables = child_variables(config, Some(&bots.bin_dir));
-    let environment = Environment::paths(config);
-    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-    let django = match DjangoSettings::load_cached(&context) {
-        Some(cached) => cached,
-        None => DjangoSettings::query(&context).await?,
-    };
+    let django = django_settings(config, reaper).await?;
     // The checks need a thread, and cannot do without.
     blocking::run(|| ()).await.map_err(|error| Error::new(Kind::CheckNotRun, error.to_string()))?;
     let database_only = config.health.database_only;

@@ -5,6 +5,7 @@ pub mod config;
 pub mod dirmonitor;
 pub mod engine;
 pub mod exec;
+pub mod files;
 pub mod healthcheck;
 pub mod init_db;
 pub mod install;

@@ -94,10 +94,19 @@ pub fn address(value: &str) -> ParseResult<SocketAddr> {
     resolved.ok_or_else(|| EXPECTED.to_owned())
 }
 
-/// A span of time: a number with `ms`, `s`, `m` or `h`; a bare number means seconds, as in Kubernetes.
+/// A span of time: a number with `ms`, `s`, `m`, `h` or `d`; a bare number means seconds, as in Kubernetes.
 pub fn duration(value: &str) -> ParseResult<Duration> {
-    const LONGEST: f64 = 7.0 * 24.0 * 3600.0;
-    let expected = || "expected a duration such as 500ms, 30s or 5m, of at most a week".to_owned();
+    let week = Duration::from_secs(7 * 24 * 3600);
+    span(value, week).ok_or_else(|| "expected a duration such as 500ms, 30s or 5m, of at most a week".to_owned())
+}
+
+/// How long ago: as [`duration`], and of years where that is wanted.
+pub fn age(value: &str) -> ParseResult<Duration> {
+    let century = Duration::from_secs(100 * 366 * 24 * 3600);
+    span(value, century).ok_or_else(|| "expected an age such as 30m, 12h or 7d".to_owned())
+}
+
+fn span(value: &str, longest: Duration) -> Option<Duration> {
     let digits = value.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(value.len());
     let (number, unit) = value.split_at(digits);
     let scale = match unit.trim() {
@@ -105,13 +114,11 @@ pub fn duration(value: &str) -> ParseResult<Duration> {
         "ms" => 0.001,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err(expected()),
+        "d" => 24.0 * 3600.0,
+        _ => return None,
     };
-    let seconds = number.parse::<f64>().map_err(|_| expected())? * scale;
-    if seconds > LONGEST {
-        return Err(expected());
-    }
-    Ok(Duration::from_secs_f64(seconds))
+    let seconds = number.parse::<f64>().ok()? * scale;
+    (seconds <= longest.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
 }
 
 /// A span of time that is not zero.

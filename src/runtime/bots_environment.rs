@@ -6,6 +6,7 @@ use crate::bots::child_env::ChildEnv;
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
+use crate::bots::services::BotsContext;
 use crate::bots::{self, Installation};
 use crate::config::Config;
 use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE_ENV};
@@ -69,6 +70,18 @@ pub(crate) async fn prepare(config: &Config, bots: &Installation) -> Result<Envi
 /// Does what may wait for a volume off the runtime's thread.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     blocking::run(work).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))
+}
+
+/// What Django is configured with: as a start has learnt it, else by asking.
+pub(crate) async fn django_settings(config: &Config, reaper: &Reaper) -> Result<DjangoSettings, Error> {
+    let bots = find_bots(config, reaper).await?;
+    let variables = child_variables(config, Some(&bots.bin_dir));
+    let environment = Environment::paths(config);
+    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    match DjangoSettings::load_cached(&context) {
+        Some(cached) => Ok(cached),
+        None => Ok(DjangoSettings::query(&context).await?),
+    }
 }
 
 /// What the health checks look at, in the places that Bots itself says.

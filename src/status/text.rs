@@ -156,7 +156,10 @@ fn route(route: &RouteStatus, now: u64) -> [String; 6] {
 }
 
 /// Columns as wide as they have to be.
-fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: impl Iterator<Item = [String; COLUMNS]>) -> String {
+pub(crate) fn table<const COLUMNS: usize>(
+    head: [&str; COLUMNS],
+    rows: impl Iterator<Item = [String; COLUMNS]>,
+) -> String {
     let rows = rows.map(|row| row.map(|cell| escape_control(&cell).into_owned()));
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
@@ -167,6 +170,13 @@ fn table<const COLUMNS: usize>(head: [&str; COLUMNS], rows: impl Iterator<Item =
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     text
+}
+
+/// A moment, in seconds since 1970, as `2026-02-03T04:05:06Z`.
+pub(crate) fn utc(at: i64) -> String {
+    let Ok(time) = tz::UtcDateTime::from_timespec(at, 0) else { return at.to_string() };
+    let (day, month, year) = (time.month_day(), time.month(), time.year());
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time.hour(), time.minute(), time.second())
 }
 
 fn or_dash(text: Option<String>) -> String {

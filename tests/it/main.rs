@@ -28,6 +28,7 @@ mod engine_starts;
 mod environment;
 mod faults;
 mod file_habits;
+mod files;
 mod fnmatch;
 mod foreign_engines;
 mod fuzzing;

@@ -70,7 +70,7 @@ impl EdiStatsAccumulator {
     pub fn add(&mut self, rows: &RangeRows, to: i64) {
         let is_new = to > self.counted_from;
         for row in &rows.files {
-            let (state, files) = (state(number(row, 2)), count(row, 3));
+            let (state, files) = (FileState::of_statust(number(row, 2)), count(row, 3));
             let mut counts = FileCounts { received: files, ..FileCounts::default() };
             match state {
                 FileState::Done => counts.done = files,
@@ -163,15 +163,6 @@ impl EdiStatsAccumulator {
 
     pub fn lost_runs(&self) -> u64 {
         self.lost.values().sum()
-    }
-}
-
-fn state(statust: i64) -> FileState {
-    match statust {
-        1 => FileState::Error,
-        0 | 2 => FileState::Stuck,
-        // Done; and done long ago, with leave to be sent again.
-        _ => FileState::Done,
     }
 }
 

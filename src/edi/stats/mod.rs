@@ -5,7 +5,7 @@
 //! change any more. A [`EdiStatsReader`] remembers how far it has read, adds up what is new, and forgets what is older than a day.
 
 mod accumulator;
-mod sql_time;
+pub(super) mod sql_time;
 mod utc_offset;
 
 use std::collections::HashMap;
@@ -125,6 +125,18 @@ pub enum FileState {
     Error,
     /// It was left in an unfinished state.
     Stuck,
+}
+
+impl FileState {
+    /// As `statust` of Bots's tables says it.
+    pub(super) fn of_statust(statust: i64) -> Self {
+        match statust {
+            1 => Self::Error,
+            0 | 2 => Self::Stuck,
+            // Done; and done long ago, with leave to be sent again.
+            _ => Self::Done,
+        }
+    }
 }
 
 /// Routes that are not named.
@@ -366,7 +378,7 @@ impl EdiStatsReader {
 }
 
 /// Seconds since 1970.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let span = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
 }
@@ -393,11 +405,11 @@ fn run(row: &Row) -> EngineRunStats {
     }
 }
 
-fn text(row: &Row, index: usize) -> String {
+pub(super) fn text(row: &Row, index: usize) -> String {
     row.get(index).cloned().flatten().unwrap_or_default()
 }
 
-fn number(row: &Row, index: usize) -> i64 {
+pub(super) fn number(row: &Row, index: usize) -> i64 {
     row.get(index).and_then(Option::as_ref).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 

@@ -3,7 +3,8 @@
 //! Bots leaves times to the database: MySQL and PostgreSQL note them in the zone of the session, which is the server's for
 //! Bots's engine and for us; on SQLite they are local times of Django's zone.
 
-use super::utc_offset::UtcOffsets;
+use super::now;
+use super::utc_offset::{DjangoTimeZone, UtcOffsets};
 use crate::database::DatabaseConfig;
 
 /// A kind of database.
@@ -21,6 +22,11 @@ impl TimeDialect {
             DatabaseConfig::Mysql(_) => Self::Mysql,
             DatabaseConfig::Postgres(_) => Self::Postgres,
         }
+    }
+
+    /// As [`Self::of`], with the offsets of this moment in Django's time zone.
+    pub fn in_zone(settings: &DatabaseConfig, time_zone: Option<&str>) -> Self {
+        Self::of(settings, DjangoTimeZone::named(time_zone).offsets(now()))
     }
 
     /// A column as seconds since 1970.

@@ -1,0 +1,111 @@
+//! The files that Bots has received: when, on which route, what came of each, and Bots's reason where it failed.
+
+use serde::Serialize;
+
+use super::runs;
+use super::stats::sql_time::TimeDialect;
+use super::stats::{FileState, now, number, text};
+use crate::database::connect::{ConnectMode, connect};
+use crate::database::query::{Connection, Param};
+use crate::database::{DatabaseConfig, Error};
+
+/// `filereport` has no index but its key, so each query reads this many numbers of it at most.
+const NUMBERS_PER_QUERY: i64 = 20_000;
+
+/// Which files are wanted.
+#[derive(Debug, Clone)]
+pub struct FileFilter {
+    /// Received within so many seconds.
+    pub max_age: i64,
+    /// Of this route.
+    pub route: Option<String>,
+    /// Only those that did not go all the way.
+    pub failed: bool,
+    /// At most so many, the newest.
+    pub limit: usize,
+}
+
+/// A file that an engine has received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReceivedFile {
+    /// Its number in Bots.
+    pub id: i64,
+    /// The number of the run that received it.
+    pub run: i64,
+    /// When: seconds since 1970.
+    pub received: i64,
+    pub route: String,
+    pub name: String,
+    pub state: FileState,
+    /// The name of what was sent, where that is one file.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub output: String,
+    /// Bots's own words, of several lines at times.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// The files that the filter lets through, newest first. `time_zone` is Django's.
+///
+/// # Errors
+/// When the database cannot be read, or was never initialised.
+pub async fn received(
+    settings: &DatabaseConfig,
+    time_zone: Option<&str>,
+    filter: &FileFilter,
+) -> Result<Vec<ReceivedFile>, Error> {
+    let dialect = TimeDialect::in_zone(settings, time_zone);
+    let mut connection = connect(settings, ConnectMode::Probe).await?;
+    let read = read(&mut connection, dialect, filter).await;
+    connection.close().await;
+    read.map_err(|error| runs::failed(settings, &error))
+}
+
+/// Goes back range by range, until one has nothing young enough.
+async fn read(
+    connection: &mut Connection,
+    dialect: TimeDialect,
+    filter: &FileFilter,
+) -> Result<Vec<ReceivedFile>, sqlx::Error> {
+    let oldest = now() - filter.max_age;
+    let mut found = Vec::new();
+    let mut to = newest_up_to(connection, i64::MAX).await?;
+    while let Some(end) = to.filter(|_| found.len() < filter.limit) {
+        let range = format!("idta > {} AND idta <= {end}", end - NUMBERS_PER_QUERY);
+        let received = dialect.seconds("ts");
+        let youngest = format!("SELECT MAX({received}) FROM filereport WHERE {range}");
+        let youngest = connection.fetch_value(youngest).await?.and_then(|at| at.parse::<i64>().ok());
+        if youngest.is_none_or(|youngest| youngest < oldest) {
+            break;
+        }
+        let (route, failed) = (
+            filter.route.as_ref().map_or("", |_| " AND idroute = ?"),
+            if filter.failed { " AND statust IN (0, 1, 2)" } else { "" },
+        );
+        let query = format!(
+            "SELECT idta, reportidta, {received}, idroute, infilename, statust, outfilename, errortext FROM filereport \
+             WHERE {range} AND {received} >= {oldest}{route}{failed} ORDER BY idta DESC LIMIT {}",
+            filter.limit - found.len()
+        );
+        let arguments: Vec<Param<'_>> = filter.route.iter().map(|route| Param::Text(route)).collect();
+        let rows = connection.fetch(query, &arguments).await?;
+        found.extend(rows.iter().map(|row| ReceivedFile {
+            id: number(row, 0),
+            run: number(row, 1),
+            received: number(row, 2),
+            route: text(row, 3),
+            name: text(row, 4),
+            state: FileState::of_statust(number(row, 5)),
+            output: text(row, 6),
+            error: text(row, 7).trim().to_owned(),
+        }));
+        to = newest_up_to(connection, end - NUMBERS_PER_QUERY).await?;
+    }
+    Ok(found)
+}
+
+/// Numbers are shared with other tables, so there may be gaps of any size.
+async fn newest_up_to(connection: &mut Connection, limit: i64) -> Result<Option<i64>, sqlx::Error> {
+    let newest = connection.fetch_value(format!("SELECT MAX(idta) FROM filereport WHERE idta <= {limit}")).await?;
+    Ok(newest.and_then(|newest| newest.parse().ok()))
+}
