@@ -146,21 +146,61 @@ fn from_nothing_to_translated_orders() {
     }
 }
 
+/// Directories for the claims, as an administrator prepares them on a file server.
+fn make_claims(dir: &Path) {
+    fs::create_dir(dir).expect("made");
+    for claim in ["bots-environment", "bots-data", "bots-logs"] {
+        let path = dir.join(claim);
+        fs::create_dir(&path).expect("made");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).expect("ours");
+        chown(&path, Some(10001), Some(10001)).expect("this is root");
+    }
+}
+
+/// The label `bots-ctl/preflight` is for this.
+#[apply(test)]
+fn a_faulty_configuration_is_found_before_it_is_applied() {
+    let mut cluster = Cluster::new();
+    let check = cluster.create_job("bots-config-check");
+    assert_eq!(check.container.wait(), 0, "{}", check.container.logs());
+    cluster.change_config("bots.ini", |text| text.replace("port = 8080", "port = many"));
+    let check = cluster.create_job("bots-config-check");
+    assert_eq!(check.container.wait(), 78, "{}", check.container.logs());
+    assert!(check.container.logs().contains("[webserver] port = many: expected a port number"));
+}
+
+/// The component `migration`, with the volume of the shell entrypoint.
+#[apply(test)]
+fn an_old_environment_is_copied_into_the_volumes() {
+    needs(Need::Image);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let claims = dir.path().join("claims");
+    make_claims(&claims);
+    let old = claims.join("bots-edi-data-pvc/env/dev");
+    let files = ["usersys/mappings/edifact/orders.py", "botssys/infile/1.edi", "botssys/logging/engine.log"];
+    for file in files {
+        fs::create_dir_all(old.join(file).parent().expect("it has one")).expect("made");
+        fs::write(old.join(file), file).expect("written");
+    }
+    let mut cluster = Cluster::on(&claims);
+    cluster.add_component("migration");
+    let copy = cluster.create_job("bots-copy-environment");
+    assert_eq!(copy.container.wait(), 0, "{}", copy.container.logs());
+    let copied =
+        ["bots-environment/usersys/mappings/edifact/orders.py", "bots-data/infile/1.edi", "bots-logs/engine.log"];
+    for (copied, file) in copied.iter().zip(files) {
+        assert_eq!(fs::read_to_string(claims.join(copied)).expect("copied"), file);
+    }
+}
+
 /// Storage for which root is nobody, as NFS with root_squash: its owner can write, and neither the runtime nor the kubelet.
 #[apply(test)]
 fn storage_that_takes_nothing_from_root_is_enough() {
     needs(Need::Image);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (behind, mounted) = (dir.path().join("behind"), dir.path().join("mounted"));
-    for path in [&behind, &mounted] {
-        fs::create_dir(path).expect("made");
-    }
-    for claim in ["bots-environment", "bots-data", "bots-logs"] {
-        let path = behind.join(claim);
-        fs::create_dir(&path).expect("made");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).expect("ours");
-        chown(&path, Some(10001), Some(10001)).expect("this is root");
-    }
+    fs::create_dir(&mounted).expect("made");
+    make_claims(&behind);
     let _share = Fuse::root_squash(&behind, &mounted);
     let refused = fs::create_dir(mounted.join("bots-data/by-root")).map_err(|error| error.kind());
     assert_eq!(refused, Err(ErrorKind::PermissionDenied), "root is nobody there");

@@ -105,6 +105,15 @@ impl Cluster {
         self.apply();
     }
 
+    /// Lists a component in the overlay, and renders all again.
+    pub fn add_component(&mut self, name: &str) {
+        let path = self.manifests.path().join("overlays/dev/kustomization.yaml");
+        let text = fs::read_to_string(&path).expect("readable");
+        let image = "  - ../../components/image\n";
+        fs::write(path, text.replace(image, &format!("{image}  - ../../components/{name}\n"))).expect("written");
+        self.apply();
+    }
+
     fn apply(&mut self) {
         let secrets = objects(&render(&self.manifests.path().join("secrets/dev")));
         self.objects = objects(&render(&self.manifests.path().join("overlays/dev")));
