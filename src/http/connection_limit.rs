@@ -1,114 +1,76 @@
-//! Who is connected: at most so many, of whom those make room for others who have nothing to ask.
+//! The open connections of a listener: at most so many, of which idle ones make room for new ones.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// Everybody who is connected.
-pub(super) struct ConnectionLimiter(Arc<Inner>);
-
-struct Inner {
+/// The open connections, in the order in which they were admitted.
+pub(super) struct ConnectionLimiter {
     limit: usize,
-    present: Mutex<State>,
-    /// Somebody has left, or has been answered.
-    changed: Notify,
+    open: Vec<(AbortHandle, Weak<Connection>)>,
+    /// A connection was closed, or a request was answered.
+    changed: Arc<Notify>,
 }
 
-#[derive(Default)]
-struct State {
-    /// By number: who came first has the lowest.
-    guests: BTreeMap<u64, Entry>,
-    last: u64,
+/// An open connection; it is closed when this is dropped.
+pub(super) struct Connection {
+    requests: AtomicUsize,
+    changed: Arc<Notify>,
 }
 
-struct Entry {
-    task: AbortHandle,
-    requested: Arc<AtomicUsize>,
-}
-
-/// One who is connected; gone when this is dropped.
-pub(super) struct ConnectionGuard {
-    inner: Arc<Inner>,
-    number: u64,
-    requested: Arc<AtomicUsize>,
-}
-
-/// Held while an answer is made.
-pub(super) struct RequestGuard {
-    inner: Arc<Inner>,
-    requested: Arc<AtomicUsize>,
-}
+/// Held while a response is made.
+pub(super) struct RequestGuard(Arc<Connection>);
 
 impl ConnectionLimiter {
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Inner { limit, present: Mutex::default(), changed: Notify::new() }))
+        Self { limit, open: Vec::new(), changed: Arc::default() }
     }
 
-    /// Waits until there is room for one more. Of those who ask nothing the one that came first has to go.
-    pub async fn reserve(&self) {
+    /// Waits until there is room for one more connection, and closes the oldest idle one where that makes room.
+    pub async fn reserve(&mut self) {
         loop {
-            let changed = self.0.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if self.has_capacity() {
+            self.open.retain(|(_, connection)| connection.strong_count() > 0);
+            if self.open.len() < self.limit {
                 return;
             }
-            changed.await;
+            let is_idle = |connection: Arc<Connection>| connection.requests.load(Relaxed) == 0;
+            let idle = self.open.iter().position(|(_, connection)| connection.upgrade().is_some_and(is_idle));
+            if let Some(index) = idle {
+                return self.open.remove(index).0.abort();
+            }
+            self.changed.notified().await;
         }
     }
 
-    fn has_capacity(&self) -> bool {
-        let mut present = self.0.lock();
-        if present.guests.len() < self.0.limit {
-            return true;
-        }
-        let is_idle = |connection: &Entry| connection.requested.load(Relaxed) == 0;
-        let first = present.guests.iter().find(|(_, guard)| is_idle(guard)).map(|(number, _)| *number);
-        let Some(guest) = first.and_then(|number| present.guests.remove(&number)) else { return false };
-        guest.task.abort();
-        true
-    }
-
-    /// Lets somebody in, to be served by a task of its own.
-    pub fn admit<F: Future<Output = ()> + Send + 'static>(&self, serve: impl FnOnce(ConnectionGuard) -> F) {
-        let mut present = self.0.lock();
-        present.last += 1;
-        let (number, last_request) = (present.last, Arc::<AtomicUsize>::default());
-        let connection = ConnectionGuard { inner: Arc::clone(&self.0), number, requested: Arc::clone(&last_request) };
-        let task = tokio::spawn(serve(connection)).abort_handle();
-        present.guests.insert(number, Entry { task, requested: last_request });
+    /// Serves a connection in a task of its own.
+    pub fn admit<F: Future<Output = ()> + Send + 'static>(&mut self, serve: impl FnOnce(Arc<Connection>) -> F) {
+        let connection = Arc::new(Connection { requests: AtomicUsize::new(0), changed: Arc::clone(&self.changed) });
+        let open = Arc::downgrade(&connection);
+        self.open.push((tokio::spawn(serve(connection)).abort_handle(), open));
     }
 }
 
-impl ConnectionGuard {
-    /// It has asked something.
-    pub fn begin(&self) -> RequestGuard {
-        self.requested.fetch_add(1, Relaxed);
-        RequestGuard { inner: Arc::clone(&self.inner), requested: Arc::clone(&self.requested) }
+impl Connection {
+    /// A request has come.
+    pub fn begin(self: &Arc<Self>) -> RequestGuard {
+        self.requests.fetch_add(1, Relaxed);
+        RequestGuard(Arc::clone(self))
     }
 }
 
-impl Drop for ConnectionGuard {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.inner.lock().guests.remove(&self.number);
-        self.inner.changed.notify_waiters();
+        self.changed.notify_one();
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.requested.fetch_sub(1, Relaxed);
-        self.inner.changed.notify_waiters();
-    }
-}
-
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.requests.fetch_sub(1, Relaxed);
+        self.0.changed.notify_one();
     }
 }
 
@@ -119,8 +81,8 @@ mod tests {
     use tokio::sync::mpsc;
     use tokio::time::timeout;
 
-    /// Lets somebody in who says its name when it is gone.
-    fn admit(limiter: &ConnectionLimiter, name: u8, is_busy: bool, gone: &mpsc::UnboundedSender<u8>) {
+    /// Admits a connection that sends its name when it is closed.
+    fn admit(limiter: &mut ConnectionLimiter, name: u8, is_busy: bool, gone: &mpsc::UnboundedSender<u8>) {
         struct Leaving(u8, mpsc::UnboundedSender<u8>);
         impl Drop for Leaving {
             fn drop(&mut self) {
@@ -136,27 +98,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_nothing_makes_room_and_who_came_first_is_the_first() {
-        let (limiter, (sender, mut gone)) = (ConnectionLimiter::new(3), mpsc::unbounded_channel());
+    async fn idle_connections_make_room_the_oldest_first() {
+        let (mut limiter, (sender, mut gone)) = (ConnectionLimiter::new(3), mpsc::unbounded_channel());
         for (name, is_busy) in [(1, true), (2, false), (3, false)] {
             limiter.reserve().await;
-            admit(&limiter, name, is_busy, &sender);
+            admit(&mut limiter, name, is_busy, &sender);
         }
         tokio::task::yield_now().await;
         limiter.reserve().await;
-        admit(&limiter, 4, true, &sender);
+        admit(&mut limiter, 4, true, &sender);
         assert_eq!(gone.recv().await, Some(2));
         limiter.reserve().await;
-        admit(&limiter, 5, true, &sender);
+        admit(&mut limiter, 5, true, &sender);
         assert_eq!(gone.recv().await, Some(3));
         tokio::task::yield_now().await;
         let waited = timeout(Duration::from_secs(60), limiter.reserve()).await;
-        assert!(waited.is_err() && gone.try_recv().is_err(), "who is being answered stays");
+        assert!(waited.is_err() && gone.try_recv().is_err(), "a connection with a request stays");
     }
 
     #[tokio::test]
-    async fn who_leaves_makes_room() {
-        let limiter = ConnectionLimiter::new(1);
+    async fn a_closed_connection_makes_room() {
+        let mut limiter = ConnectionLimiter::new(1);
         for _ in 0..3 {
             limiter.reserve().await;
             limiter.admit(|connection| async move {

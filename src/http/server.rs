@@ -1,5 +1,6 @@
 //! A listener that no client can hold up: connections, headers and time are limited.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,10 +11,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
-use super::connection_limit::{ConnectionGuard, ConnectionLimiter};
+use super::connection_limit::{Connection, ConnectionLimiter};
 
-/// Connections served at once; a handful are usual, and more than this is somebody's mistake. Tokio accepts half as many
-/// before it serves those, so nobody is sent away who asks at once.
+/// Connections served at once; a handful are usual, and more than this is a client's mistake. Tokio accepts half as many
+/// before it serves those, so no connection is closed whose request is on its way.
 const MAX_CONNECTIONS: usize = 256;
 
 /// How long a client may take to send its request headers.
@@ -22,26 +23,26 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of request headers that are read at most.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 
-/// How long a connection may stay open altogether: requests are short, and there is not room for everybody.
+/// How long a connection may stay open altogether: requests are short, and connections are limited.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(60);
 
-/// Serves until the task is dropped. A request that the service answers with an error ends its connection without an
-/// answer. When there is no room left, who asks nothing makes room, so that nobody waits for those.
+/// Serves until the task is dropped. A request that the service answers with an error ends its connection without a
+/// response. At the limit, idle connections make room for new ones.
 pub async fn serve<S, E>(listener: TcpListener, name: &'static str, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E> + Clone + Send + 'static,
     S::Future: Send,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
-    let limiter = ConnectionLimiter::new(MAX_CONNECTIONS);
+    let mut limiter = ConnectionLimiter::new(MAX_CONNECTIONS);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // While everybody's answer is being made, further clients wait in the kernel's queue.
+                // While all connections have a request, further clients wait in the kernel's queue.
                 limiter.reserve().await;
                 // Answers are small: waiting for more to send would only delay them.
                 let _ = stream.set_nodelay(true);
-                limiter.admit(|guard| connection(stream, service.clone(), guard));
+                limiter.admit(|open| connection(stream, service.clone(), open));
             }
             // Out of descriptors, most likely: the next attempt must not spin.
             Err(error) => {
@@ -53,7 +54,7 @@ where
 }
 
 /// Serves one client for as long as it may stay.
-async fn connection<T, S, E>(stream: T, service: S, connection: ConnectionGuard)
+async fn connection<T, S, E>(stream: T, service: S, connection: Arc<Connection>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E>,
@@ -71,15 +72,15 @@ where
     let _ = tokio::time::timeout(MAX_CONNECTION_AGE, serve_connection(stream, service)).await;
 }
 
-/// Answers the requests of one client until it leaves or must go; its own limits are those of time for a request's headers
-/// and of their size.
+/// Answers the requests of one client until it closes the connection; the time for the headers of a request and their size are
+/// limited.
 pub async fn serve_connection<T, S, E>(stream: T, service: S)
 where
     T: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E>,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
-    // A client that breaks off or sends rubbish is no event of ours.
+    // A client that breaks off or sends nonsense is no event for the log.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -104,7 +105,7 @@ mod tests {
     {
         let (client, stream) = tokio::io::duplex(64 * 1024);
         let service = service_fn(move |_: Request<Incoming>| response());
-        ConnectionLimiter::new(MAX_CONNECTIONS).admit(|guard| connection(stream, service, guard));
+        ConnectionLimiter::new(MAX_CONNECTIONS).admit(|open| connection(stream, service, open));
         client
     }
 
