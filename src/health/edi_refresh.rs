@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::checks::publish;
-use super::state::HealthState;
+use super::state::{CachedEdiStats, HealthState};
 use crate::database::{DatabaseConfig, Error};
 use crate::edi::stats::{EdiStats, EdiStatsReader};
 
@@ -18,19 +18,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Pause after a SQLite database was found locked: an engine has it so for moments, one after the other.
 const LOCKED_RETRY: Duration = Duration::from_secs(2);
-
-/// What was read, and when.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachedEdiStats {
-    /// What the tables said.
-    pub stats: EdiStats,
-    /// When they were asked.
-    pub read: Instant,
-    /// How long the answer took.
-    pub took: Duration,
-    /// Why there is nothing newer; `None` when the last attempt succeeded.
-    pub error: Option<String>,
-}
 
 /// Reads until the task is dropped. `time_zone` is Django's.
 pub async fn run(

@@ -163,6 +163,19 @@ impl ServiceHealth {
     }
 }
 
+/// Statistics of the EDI files, as they were read from the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedEdiStats {
+    /// The statistics.
+    pub stats: crate::edi::stats::EdiStats,
+    /// When they were read.
+    pub read: Instant,
+    /// How long the reading took.
+    pub took: Duration,
+    /// Why there is nothing newer; `None` when the last attempt succeeded.
+    pub error: Option<String>,
+}
+
 /// Everything the answers are made from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealthState {
@@ -185,7 +198,7 @@ pub struct HealthState {
     /// What the directory monitor knows, where bots-ctl is that itself.
     pub monitor: Option<MonitorStatus>,
     /// What came of the EDI files, once it was read.
-    pub results: Option<Arc<super::edi_refresh::CachedEdiStats>>,
+    pub results: Option<Arc<CachedEdiStats>>,
     /// The version of Bots, once it is known.
     pub bots_version: Option<String>,
     /// How long the database was looked at and completed at this start, and whether it is complete.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::edi::stats::{EngineRunStats, FileCounts, FileState, RouteStats, is_zero};
-use crate::health::edi_refresh::CachedEdiStats;
+use crate::health::state::CachedEdiStats;
 
 /// What was read from the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_zero_is_left_out() {
+    fn counts_of_zero_are_left_out() {
         let idle =
             RouteStatus { name: "r".into(), inactive: false, last: None, state: None, files: FileCounts::default() };
         let text = serde_json::to_string(&idle).expect("it can be told");

@@ -1,4 +1,4 @@
-//! Where events of the kernel tell everything: on file systems that only this machine writes to.
+//! Whether the events of the kernel are complete: they are on file systems that only this machine writes to.
 
 use std::path::Path;
 
@@ -7,62 +7,63 @@ use nix::sys::statfs::statfs;
 use crate::config::WatchMethod;
 use crate::model::FileId;
 
-/// File systems of this machine alone, by the magic numbers of `statfs(2)`. All others may be written to by another
-/// machine, which gives no event here; what is not in this list is looked at again and again.
-const LOCAL: [(i64, &str); 12] = [
-    (0xef53, "ext4"),
-    (0x5846_5342, "xfs"),
-    (0x9123_683e, "btrfs"),
-    (0x0102_1994, "tmpfs"),
-    (0x8584_58f6, "ramfs"),
-    (0x2fc1_2fc1, "zfs"),
-    (0xf2f5_2010, "f2fs"),
-    (0x3153_464a, "jfs"),
-    (0x5265_4973, "reiserfs"),
-    (0x4d44, "vfat"),
-    (0x2011_bab0, "exfat"),
-    (0xca45_1a4e, "bcachefs"),
+/// Who may write to a file system beside this machine's kernel, which gives no event for that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Local,
+    /// Layers over directories that may be written to directly.
+    Overlay,
+    /// A process of this machine, which may pass on what is anywhere.
+    Fuse,
+    /// Other machines; the server stamps the files, by its own clock.
+    Server,
+    /// Other machines, each of which stamps the files by its own clock.
+    Shared,
+}
+
+/// File systems by the magic numbers of `statfs(2)`. All others are taken for shared ones.
+const FILE_SYSTEMS: [(i64, &str, Kind); 23] = [
+    (0xef53, "ext4", Kind::Local),
+    (0x5846_5342, "xfs", Kind::Local),
+    (0x9123_683e, "btrfs", Kind::Local),
+    (0x0102_1994, "tmpfs", Kind::Local),
+    (0x8584_58f6, "ramfs", Kind::Local),
+    (0x2fc1_2fc1, "zfs", Kind::Local),
+    (0xf2f5_2010, "f2fs", Kind::Local),
+    (0x3153_464a, "jfs", Kind::Local),
+    (0x5265_4973, "reiserfs", Kind::Local),
+    (0x4d44, "vfat", Kind::Local),
+    (0x2011_bab0, "exfat", Kind::Local),
+    (0xca45_1a4e, "bcachefs", Kind::Local),
+    (0x794c_7630, "overlay", Kind::Overlay),
+    (0x6573_5546, "fuse", Kind::Fuse),
+    (0x6969, "nfs", Kind::Server),
+    (0xff53_4d42, "cifs", Kind::Server),
+    (0xfe53_4d42, "smb2", Kind::Server),
+    (0x0102_1997, "9p", Kind::Shared),
+    (0x00c3_6400, "ceph", Kind::Shared),
+    (0x0bd0_0bd0, "lustre", Kind::Shared),
+    (0x0116_1970, "gfs2", Kind::Shared),
+    (0x7461_636f, "ocfs2", Kind::Shared),
+    (0x5346_414f, "afs", Kind::Shared),
 ];
 
-/// Names for those that are met most often.
-const REMOTE: [(i64, &str); 10] = [
-    (0x6969, "nfs"),
-    (0xff53_4d42, "cifs"),
-    (0xfe53_4d42, "smb2"),
-    (FUSE, "fuse"),
-    (0x0102_1997, "9p"),
-    (0x00c3_6400, "ceph"),
-    (0x0bd0_0bd0, "lustre"),
-    (0x0116_1970, "gfs2"),
-    (0x7461_636f, "ocfs2"),
-    (0x5346_414f, "afs"),
-];
-
-/// File systems whose server stamps the files, by its own clock. Clients of the others may do that, each by its own.
-const STAMPED_BY_SERVER: [i64; 3] = [0x6969, 0xff53_4d42, 0xfe53_4d42];
-
-/// Layers over directories that may be written to directly, without an event here.
-const OVERLAY: i64 = 0x794c_7630;
-
-/// File systems of processes.
-const FUSE: i64 = 0x6573_5546;
-
-/// How news in a directory are found, and why in this way.
+/// How changes in a directory are found, and why in this way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchBackend {
-    /// Whether events are asked for.
+    /// Whether inotify is used.
     pub events: bool,
-    /// Whether it is looked at in short intervals.
+    /// Whether the directory is polled.
     pub polls: bool,
-    /// Whose clock the stamps of its files are from.
+    /// The clock that stamps its files.
     pub stamps: Stamps,
-    /// Which processes that write a file the kernel tells of.
+    /// Which processes that write a file are known to the kernel.
     pub writers: Writers,
     /// The kind of file system, or what was configured.
     pub reason: String,
 }
 
-/// Whose clock stamps the files of a file system.
+/// The clock that stamps the files of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stamps {
     /// That of this machine.
@@ -80,7 +81,7 @@ pub enum Writers {
     All,
     /// Those of this machine that do not go past this file system.
     Some,
-    /// None: NFS and SMB answer for their server, which need not tell.
+    /// None: NFS and SMB answer for their server, which may not say.
     None,
 }
 
@@ -88,7 +89,7 @@ impl WatchBackend {
     /// Decides for a directory. May hang where the file system does.
     ///
     /// # Errors
-    /// When it cannot be asked.
+    /// When the file system cannot be queried.
     pub fn of(directory: &Path, wanted: WatchMethod) -> nix::Result<Self> {
         // The type differs between machines, and so does the sign; the numbers have 32 bits.
         #[allow(clippy::unnecessary_cast, reason = "it is one elsewhere")]
@@ -97,28 +98,22 @@ impl WatchBackend {
     }
 
     fn on(magic: i64, wanted: WatchMethod) -> Self {
-        let named =
-            |table: &[(i64, &'static str)]| table.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name);
-        let is_overlay = magic == OVERLAY;
-        let is_local = named(&LOCAL).is_some() || is_overlay;
-        let writers = match magic {
-            OVERLAY | FUSE => Writers::Some,
-            _ if is_local => Writers::All,
-            _ => Writers::None,
+        let known = FILE_SYSTEMS.iter().find(|(number, ..)| *number == magic);
+        let name = known.map_or_else(|| format!("file system 0x{magic:x}"), |(_, name, _)| (*name).to_owned());
+        let kind = known.map_or(Kind::Shared, |(.., kind)| *kind);
+        let (writers, stamps) = match kind {
+            Kind::Local => (Writers::All, Stamps::Ours),
+            Kind::Overlay => (Writers::Some, Stamps::Ours),
+            Kind::Fuse => (Writers::Some, Stamps::Any),
+            Kind::Server => (Writers::None, Stamps::Server),
+            Kind::Shared => (Writers::None, Stamps::Any),
         };
-        let stamps = match magic {
-            _ if is_local => Stamps::Ours,
-            _ if STAMPED_BY_SERVER.contains(&magic) => Stamps::Server,
-            _ => Stamps::Any,
-        };
-        let name = named(&LOCAL).or(named(&REMOTE)).or(is_overlay.then_some("overlay"));
-        let name = name.map_or_else(|| format!("file system 0x{magic:x}"), str::to_owned);
-        let (events, polls, why) = match wanted {
-            WatchMethod::Auto => (is_local, !is_local || is_overlay, name),
+        let (events, polls, reason) = match wanted {
+            WatchMethod::Auto => (matches!(kind, Kind::Local | Kind::Overlay), kind != Kind::Local, name),
             WatchMethod::Inotify => (true, false, "watch = inotify".into()),
             WatchMethod::Poll => (false, true, "watch = poll".into()),
         };
-        Self { events, polls, stamps, writers, reason: why }
+        Self { events, polls, stamps, writers, reason }
     }
 
     /// The same without events, for a reason.
@@ -127,7 +122,7 @@ impl WatchBackend {
         Self { events: false, polls: true, reason: why.to_owned(), ..self }
     }
 
-    /// In a word.
+    /// The name in logs and in the status.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match (self.events, self.polls) {
@@ -157,8 +152,8 @@ mod tests {
         };
         assert_eq!(auto(0xef53), ("inotify", "ext4".into()));
         assert_eq!(auto(0x6969), ("poll", "nfs".into()));
-        assert_eq!(auto(FUSE), ("poll", "fuse".into()));
-        assert_eq!(auto(OVERLAY), ("inotify and poll", "overlay".into()));
+        assert_eq!(auto(0x6573_5546), ("poll", "fuse".into()));
+        assert_eq!(auto(0x794c_7630), ("inotify and poll", "overlay".into()));
         assert_eq!(auto(0x1234), ("poll", "file system 0x1234".into()));
     }
 
@@ -169,10 +164,10 @@ mod tests {
             (backend.writers, backend.stamps)
         };
         assert_eq!(known(0xef53), (Writers::All, Stamps::Ours));
-        assert_eq!(known(OVERLAY), (Writers::Some, Stamps::Ours));
+        assert_eq!(known(0x794c_7630), (Writers::Some, Stamps::Ours));
         assert_eq!(known(0x6969), (Writers::None, Stamps::Server));
         assert_eq!(known(0xfe53_4d42), (Writers::None, Stamps::Server));
-        assert_eq!(known(FUSE), (Writers::Some, Stamps::Any));
+        assert_eq!(known(0x6573_5546), (Writers::Some, Stamps::Any));
     }
 
     #[test]

@@ -129,29 +129,22 @@ impl Watcher {
         lock(&self.users).get(directory).cloned().unwrap_or_default()
     }
 
-    /// Whether anybody had it before.
+    /// Whether the directory had a user before.
     fn add_user(&self, directory: &Path, target: TargetId) -> bool {
         let mut users = lock(&self.users);
-        let Some(known) = users.get_mut(directory) else {
-            users.insert(directory.to_owned(), vec![target]);
-            return false;
-        };
+        let known = users.entry(directory.to_owned()).or_default();
+        let was_used = !known.is_empty();
         if !known.contains(&target) {
             known.push(target);
         }
-        true
+        was_used
     }
 
-    /// Whether it was the last one.
+    /// Whether that was the last user of the directory.
     fn remove_user(&self, directory: &Path, target: TargetId) -> bool {
         let mut users = lock(&self.users);
-        let Some(known) = users.get_mut(directory) else { return false };
-        known.retain(|user| *user != target);
-        let is_last = known.is_empty();
-        if is_last {
-            users.remove(directory);
-        }
-        is_last
+        users.get_mut(directory).into_iter().for_each(|known| known.retain(|user| *user != target));
+        users.get(directory).is_some_and(Vec::is_empty) && users.remove(directory).is_some()
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use super::backend::dir_id;
 use super::events::{Event, EventReceiver, TargetId, Watcher};
 use super::scan::{ScanScope, WatchState};
-use super::schedule_entry::{ScanResult, ScheduledTarget};
+use super::schedule_entry::{MAX_SCAN_DUTY, ScanResult, ScheduledTarget};
 pub use super::status::NewFiles;
 use super::status::{MonitorStatus, TargetStatus, tell_change, tell_given_up};
 use super::target::WatchTarget;
@@ -34,10 +34,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How soon everything is looked at again when events were lost once more.
 const MIN_OVERFLOW_RESCAN_INTERVAL: Duration = Duration::from_secs(2);
-
-/// What is done over and over takes at most one part in so many of the time. This keeps an idle monitor of ten thousand
-/// directories below one percent of a core.
-pub(super) const MAX_SCAN_DUTY: u32 = 200;
 
 /// The overview is renewed so often while everything changes.
 const STATUS_INTERVAL: Duration = Duration::from_millis(200);

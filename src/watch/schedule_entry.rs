@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::events::{Event, EventKind, TargetId, Watcher};
-use super::monitor::MAX_SCAN_DUTY;
 use super::observation::ClockSource;
 use super::scan::{ScanOutcome, ScanScope, TargetScanner, WatchState};
 use super::target::WatchTarget;
@@ -14,6 +13,10 @@ use super::unfinished::PendingFiles;
 
 /// How often a directory that cannot be read is tried again.
 const FAILED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Repeated work takes at most one part in so many of the time. This keeps an idle monitor of ten thousand directories below one
+/// percent of a core.
+pub(super) const MAX_SCAN_DUTY: u32 = 200;
 
 /// As [`MAX_SCAN_DUTY`], for polling, where delays matter more.
 const MAX_POLL_DUTY: u32 = 2;
