@@ -9,17 +9,21 @@ use crate::edi::stats::{EdiStats, FileCounts};
 use crate::health::rules::{CHECKS, evaluate};
 use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth};
 use crate::model::Check;
-use crate::telemetry::counters::Event;
+use crate::telemetry::child_output::ServiceOutput;
+use crate::telemetry::counters::{Counters, Event};
 
-use super::Exporter;
 use super::cpu_totals::UsageSample;
 use super::definitions::{self as f, MetricDef};
+use super::label_limit::LabelLimit;
 use super::writer::{MetricWriter, age, moment, number};
 
 /// One scrape: the page, and the data that its values are made from.
 pub(super) struct Scrape<'a, 'page> {
     pub page: MetricWriter<'page>,
-    pub exporter: &'a Exporter,
+    pub counters: &'a Counters,
+    pub lines: &'a ServiceOutput,
+    pub routes: &'a LabelLimit,
+    pub directories: &'a LabelLimit,
     pub health: &'a HealthState,
     pub usage: &'a UsageSample,
 }
@@ -50,16 +54,15 @@ impl Scrape<'_, '_> {
 
     /// How often something has happened, by its outcome.
     fn events<const N: usize>(&mut self, family: &MetricDef, events: [(&'static str, Event); N]) -> fmt::Result {
-        let counters = &self.exporter.counters;
-        self.page.write_counts(family, events.map(|(outcome, event)| (outcome, counters.of(event))))
+        self.page.write_counts(family, events.map(|(outcome, event)| (outcome, self.counters.of(event))))
     }
 
     fn event(&mut self, family: &MetricDef, event: Event) -> fmt::Result {
-        self.page.write_single(family, number(self.exporter.counters.of(event)))
+        self.page.write_single(family, number(self.counters.of(event)))
     }
 
     fn process(&mut self) -> fmt::Result {
-        let (counters, health, own) = (&self.exporter.counters, self.health, self.usage.own);
+        let (counters, health, own) = (self.counters, self.health, self.usage.own);
         self.page.write_family(&f::BUILD, [([env!("CARGO_PKG_VERSION").into()], 1.0)])?;
         self.page.write_family(&f::BOTS, health.bots_version.as_deref().map(|version| ([version.into()], 1.0)))?;
         self.page.write_single(&f::PROCESS_START, moment(counters.started()))?;
@@ -69,7 +72,7 @@ impl Scrape<'_, '_> {
         self.page.write_single(&f::INIT_SUCCESS, health.initialised.map(|(_, is_complete)| f64::from(is_complete)))?;
         self.events(&f::RELOADS, [("applied", Event::ReloadApplied), ("refused", Event::ReloadRefused)])?;
         self.page.write_single(&f::RELOAD_SUCCESS, f64::from(!counters.is_refused()))?;
-        self.page.write_single(&f::DROPPED, number(self.exporter.lines.dropped()))
+        self.page.write_single(&f::DROPPED, number(self.lines.dropped()))
     }
 
     fn services(&mut self) -> fmt::Result {
@@ -90,7 +93,7 @@ impl Scrape<'_, '_> {
     }
 
     fn checks(&mut self) -> fmt::Result {
-        let (health, counters) = (self.health, &self.exporter.counters);
+        let (health, counters) = (self.health, self.counters);
         let probes = [Check::Live, Check::Ready, Check::Startup];
         let status = probes.map(|check| ([check.path().into()], f64::from(evaluate(check, health).healthy)));
         self.page.write_family(&f::HEALTH, status)?;
@@ -129,7 +132,7 @@ impl Scrape<'_, '_> {
             total.add(more.0);
             recent.add(more.1);
         };
-        let sorted = self.exporter.routes.group(named, rest, join);
+        let sorted = self.routes.group(named, rest, join);
         let mut write = |family: &MetricDef, value: fn(&(FileCounts, FileCounts)) -> u64| {
             self.page.write_counts(family, sorted.iter().map(|(route, counts)| (route.as_str(), value(counts))))
         };
@@ -163,7 +166,7 @@ impl Scrape<'_, '_> {
             (key, (age(directory.oldest), unfinished))
         });
         let join = |sum: &mut (f64, usize), other: (f64, usize)| *sum = (sum.0.max(other.0), sum.1 + other.1);
-        let counts = self.exporter.directories.group(stats, None, join);
+        let counts = self.directories.group(stats, None, join);
         let labels = |key: &str| {
             let (files, route) = key.split_once('\0').unwrap_or((key, key));
             [files.to_owned().into(), route.to_owned().into()]

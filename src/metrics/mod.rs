@@ -136,8 +136,9 @@ impl fmt::Debug for Encoder {
 
 impl Collector for Encoder {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Self { exporter, health, readings } = self;
-        Scrape { page: MetricWriter(encoder), exporter, health, usage: readings }.write()
+        let Exporter { counters, lines, routes, directories, .. } = &*self.exporter;
+        let (page, health, usage) = (MetricWriter(encoder), &self.health, &self.readings);
+        Scrape { page, counters, lines, routes, directories, health, usage }.write()
     }
 }
 
