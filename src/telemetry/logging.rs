@@ -1,15 +1,19 @@
 //! The set-up of `tracing`: coloured text on a terminal, one JSON object a line elsewhere.
 
+use std::fmt::Debug;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
+use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
 use super::child_output::ServiceOutput;
+use super::escape::escape_control;
 use super::format_json::JsonFormat;
-use super::format_text;
 use super::line_writer::{FILE_SEND_TIMEOUT, FlushGuard, LineWriter, PIPE_SEND_TIMEOUT};
 use super::stdio::{UnbufferedStream, is_file, is_same};
 use crate::bots::log_format::{level_name, severity_number};
@@ -39,14 +43,21 @@ pub fn init(log: LogConfig) -> (LogGuard, ServiceOutput) {
     if own_json {
         subscriber.event_format(JsonFormat).init();
     } else {
-        subscriber
-            .compact()
-            .with_target(false)
-            .with_ansi(io::stderr().is_terminal())
-            .fmt_fields(format_text::fields())
-            .init();
+        subscriber.compact().with_target(false).with_ansi(io::stderr().is_terminal()).fmt_fields(text_fields()).init();
     }
     (LogGuard(guard), ServiceOutput::new(stdout, stderr, shape, log.level))
+}
+
+/// Writes message and values with escapes for the characters that a terminal would obey, so that no caller can forget that.
+fn text_fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
+    let write = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => write!(writer, "{}", escape_control(&text)),
+            name => write!(writer, "{name}={}", escape_control(&text)),
+        }
+    };
+    debug_fn(write).delimited(" ")
 }
 
 /// Whether lines to this stream are JSON.
@@ -86,5 +97,47 @@ fn filter(level: LogLevel) -> LevelFilter {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use tracing::{info, subscriber::with_default};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_message_of_ours_has_a_raw_control_character_in_any_shape() {
+        let (text, json) = (Written::default(), Written::default());
+        let (to_text, to_json) = (text.clone(), json.clone());
+        let builder = tracing_subscriber::fmt().with_ansi(false);
+        let as_text =
+            builder.compact().with_target(false).fmt_fields(text_fields()).with_writer(move || to_text.clone());
+        let as_json = tracing_subscriber::fmt().event_format(JsonFormat).with_writer(move || to_json.clone());
+        let tell = || info!(files = 2, "in \u{9b}2J\u{202e}\nforged \u{7f}\u{2066}");
+        with_default(as_text.finish(), tell);
+        with_default(as_json.finish(), tell);
+        let [text, json] =
+            [text, json].map(|all| String::from_utf8(all.0.lock().expect("no panic").clone()).expect("text"));
+        assert!(text.ends_with("INFO in \\u{9b}2J\\u{202e}\\nforged \\u{7f}\\u{2066} files=2\n"), "{text:?}");
+        assert!(json.contains(r#""message":"in \u009b2J\u202e\nforged \u007f\u2066""#), "{json:?}");
+        assert_eq!((text.lines().count(), json.lines().count()), (1, 1));
     }
 }

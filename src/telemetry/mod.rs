@@ -8,7 +8,6 @@ pub mod correlation;
 pub mod counters;
 pub mod escape;
 mod format_json;
-mod format_text;
 pub mod line_writer;
 pub mod logging;
 pub mod stdio;
