@@ -77,6 +77,10 @@ pub(crate) async fn django_settings(config: &Config, reaper: &Reaper) -> Result<
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = Environment::paths(config);
+    if !environment.config.join("settings.py").is_file() {
+        let text = format!("there is no settings.py in {}: bots-ctl init-db makes it", environment.config.display());
+        return Err(Error::new(Kind::Configuration, text));
+    }
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     match DjangoSettings::load_cached(&context) {
         Some(cached) => Ok(cached),

@@ -54,6 +54,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "bots",
             "cli",
             "config",
+            "edi",
             "health",
             "http",
             "jobs",
