@@ -9,8 +9,8 @@ use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
 use crate::health::checks;
 use crate::health::client::{self, ProbeReply};
-use crate::health::rules::{ProbeResponse, evaluate};
-use crate::health::state::{CheckResult, HealthState};
+use crate::health::rules::{CONFIG, ProbeResponse, evaluate};
+use crate::health::state::{CheckResults, HealthState};
 use crate::model::Check;
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
@@ -64,7 +64,11 @@ async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<Pro
     // The checks need a thread, and cannot do without.
     blocking::run(|| ()).await.map_err(|error| Error::new(Kind::CheckNotRun, error.to_string()))?;
     let database_only = config.health.database_only;
-    let health = watch::Sender::new(HealthState { config: CheckResult::Ok, database_only, ..HealthState::default() });
+    let health = watch::Sender::new(HealthState {
+        checks: CheckResults::all_ok(&[CONFIG]),
+        database_only,
+        ..HealthState::default()
+    });
     checks::run_once(&health_targets(config, &django)?, &health).await;
     let response = evaluate(check, &health.borrow());
     Ok(response)

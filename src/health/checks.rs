@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::rules::CHECKS;
+use super::rules::{BOTSSYS, CHECKS, DATABASE, TABLES, USERSYS};
 use super::state::{CheckResult, HealthState};
 use crate::database::lease::LeaseHolder;
 use crate::database::ping::{Availability, DatabasePing};
@@ -94,18 +94,20 @@ impl Checks {
                 state.services.iter_mut().for_each(|service| service.countable_failures = 0);
             }
             state.database_busy = matches!(ping, Some(Ok(Availability::Locked)));
-            state.database = to_check_result("the database", ping);
-            state.tables = tables;
+            state.checks.set(DATABASE, to_check_result("the database", ping));
+            state.checks.set(TABLES, tables);
             state.engine = engine.and_then(|holder| Some((holder.name, Instant::now().checked_sub(holder.since)?)));
             let late =
                 || CheckResult::Failed(format!("the volume did not answer within {} s", PROBE_TIMEOUT.as_secs()));
-            [state.botssys, state.usersys] = directories.unwrap_or_else(|| [late(), late()]);
+            let [botssys, usersys] = directories.unwrap_or_else(|| [late(), late()]);
+            state.checks.set(BOTSSYS, botssys);
+            state.checks.set(USERSYS, usersys);
         });
     }
 
     /// Tables that were there once do not go away by themselves.
     async fn check_tables(&mut self, targets: &CheckTargets, health: &watch::Sender<HealthState>) -> CheckResult {
-        if health.borrow().tables == CheckResult::Ok {
+        if *health.borrow().checks.get(TABLES) == CheckResult::Ok {
             return CheckResult::Ok;
         }
         let database = targets.database.clone();
@@ -163,7 +165,7 @@ pub(super) fn publish(health: &watch::Sender<HealthState>, change: impl FnOnce(&
 fn log_changes(before: &HealthState, after: &HealthState) {
     for check in CHECKS.iter().filter(|check| check.answers(Check::Ready)) {
         let name = check.name;
-        match ((check.result)(before), (check.result)(after)) {
+        match (before.checks.get(name), after.checks.get(name)) {
             (CheckResult::Ok | CheckResult::Pending, CheckResult::Failed(reason)) => {
                 tracing::error!(check = name, "{reason}")
             }

@@ -8,7 +8,12 @@ use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::Check;
 use crate::telemetry::counters::Probe;
 
-const DATABASE: &str = "database";
+/// Names of checks, as the code that makes them knows them.
+pub const DATABASE: &str = "database";
+pub const TABLES: &str = "tables";
+pub const BOTSSYS: &str = "botssys";
+pub const USERSYS: &str = "usersys";
+pub const CONFIG: &str = "config";
 
 /// A check of what the services stand on.
 pub struct HealthCheck {
@@ -16,8 +21,6 @@ pub struct HealthCheck {
     pub name: &'static str,
     /// What is checked, as the subject of a sentence.
     subject: &'static str,
-    /// What it has told last.
-    pub result: fn(&HealthState) -> &CheckResult,
     /// The questions that it is a part of: of `live` only where no service runs.
     questions: &'static [Check],
     /// What measures its time.
@@ -29,38 +32,23 @@ pub const CHECKS: [HealthCheck; 5] = [
     HealthCheck {
         name: DATABASE,
         subject: "the database",
-        result: |health| &health.database,
         questions: &[Check::Ready, Check::Startup],
         probe: Some(Probe::Database),
     },
+    HealthCheck { name: TABLES, subject: "the tables", questions: &[Check::Startup], probe: Some(Probe::Tables) },
     HealthCheck {
-        name: "tables",
-        subject: "the tables",
-        result: |health| &health.tables,
-        questions: &[Check::Startup],
-        probe: Some(Probe::Tables),
-    },
-    HealthCheck {
-        name: "botssys",
+        name: BOTSSYS,
         subject: "botssys",
-        result: |health| &health.botssys,
         questions: &[Check::Ready, Check::Startup],
         probe: Some(Probe::Directories),
     },
     HealthCheck {
-        name: "usersys",
+        name: USERSYS,
         subject: "usersys",
-        result: |health| &health.usersys,
         questions: &[Check::Ready, Check::Startup],
         probe: Some(Probe::Directories),
     },
-    HealthCheck {
-        name: "config",
-        subject: "the configuration",
-        result: |health| &health.config,
-        questions: &[Check::Live, Check::Startup],
-        probe: None,
-    },
+    HealthCheck { name: CONFIG, subject: "the configuration", questions: &[Check::Live, Check::Startup], probe: None },
 ];
 
 impl HealthCheck {
@@ -71,7 +59,7 @@ impl HealthCheck {
     }
 
     fn error(&self, health: &HealthState) -> Option<String> {
-        match (self.result)(health) {
+        match health.checks.get(self.name) {
             CheckResult::Ok => None,
             CheckResult::Pending => Some(format!("{} was not checked yet", self.subject)),
             CheckResult::Failed(reason) => Some(reason.clone()),
@@ -212,6 +200,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::health::state::CheckResults;
 
     fn running() -> ServiceHealth {
         ServiceHealth { phase: Phase::Running, alive: true, ..ServiceHealth::new("webserver", true) }
@@ -223,17 +212,13 @@ mod tests {
             misses_allowed: 3,
             stopping: false,
             reloading: false,
-            database: CheckResult::Ok,
+            checks: CheckResults::all_ok(&CHECKS.map(|check| check.name)),
             database_busy: false,
-            tables: CheckResult::Ok,
             engine: None,
             monitor: None,
             results: None,
             bots_version: None,
             initialised: None,
-            botssys: CheckResult::Ok,
-            usersys: CheckResult::Ok,
-            config: CheckResult::Ok,
             refused: Arc::default(),
             database_only: false,
         }
@@ -259,7 +244,8 @@ mod tests {
     #[test]
     fn a_database_outage_makes_unready_but_never_dead() {
         let away = CheckResult::Failed("connection refused".into());
-        let health = HealthState { database: away, ..with(ServiceHealth { failures: 100, ..running() }) };
+        let mut health = with(ServiceHealth { failures: 100, ..running() });
+        health.checks.set(DATABASE, away);
         let ready = evaluate(Check::Ready, &health);
         assert!(!ready.healthy && ready.errors.contains(&"connection refused".to_owned()));
         assert!(evaluate(Check::Live, &health).healthy);

@@ -19,6 +19,32 @@ pub enum CheckResult {
     Failed(String),
 }
 
+/// The last result of each check, by the name that `rules::CHECKS` gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CheckResults(Vec<(&'static str, CheckResult)>);
+
+impl CheckResults {
+    /// The result of a check.
+    #[must_use]
+    pub fn get(&self, name: &str) -> &CheckResult {
+        self.0.iter().find(|(known, _)| *known == name).map_or(&CheckResult::Pending, |(_, result)| result)
+    }
+
+    /// Replaces the result of a check.
+    pub fn set(&mut self, name: &'static str, result: CheckResult) {
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = result,
+            None => self.0.push((name, result)),
+        }
+    }
+
+    /// Of checks that have all succeeded.
+    #[must_use]
+    pub fn all_ok(names: &[&'static str]) -> Self {
+        Self(names.iter().map(|name| (*name, CheckResult::Ok)).collect())
+    }
+}
+
 /// Where a service is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Phase {
@@ -187,12 +213,10 @@ pub struct HealthState {
     pub stopping: bool,
     /// All services are stopped in order, to be started again with another configuration.
     pub reloading: bool,
-    /// The database answers.
-    pub database: CheckResult,
-    /// It answers that another connection has it locked.
+    /// What the checks found last.
+    pub checks: CheckResults,
+    /// The database answers that another connection has it locked.
     pub database_busy: bool,
-    /// The tables that every service needs are there.
-    pub tables: CheckResult,
     /// Who runs an engine, here or in another pod, and since when.
     pub engine: Option<(String, Instant)>,
     /// What the directory monitor knows, where bots-ctl is that itself.
@@ -203,12 +227,6 @@ pub struct HealthState {
     pub bots_version: Option<String>,
     /// How long the database was looked at and completed at this start, and whether it is complete.
     pub initialised: Option<(Duration, bool)>,
-    /// Bots's storage is there and writable.
-    pub botssys: CheckResult,
-    /// The user's scripts are there and writable.
-    pub usersys: CheckResult,
-    /// The configuration was found valid.
-    pub config: CheckResult,
     /// What is wrong with a configuration that is mounted and was not taken over.
     pub refused: Arc<[String]>,
     /// `ready` is to look at the database alone.

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::checks::{PROBE_TIMEOUT, publish};
 use super::liveness;
+use super::rules::DATABASE;
 use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::LivenessProbe;
 
@@ -83,7 +84,7 @@ async fn probe_error(probe: &LivenessProbe, pid: i32) -> Option<String> {
 
 /// Takes an answer, or its absence, down for the process that was asked.
 fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<String>) {
-    let is_excused = health.database != CheckResult::Ok || health.database_busy;
+    let is_excused = *health.checks.get(DATABASE) != CheckResult::Ok || health.database_busy;
     let service = &mut health.services[index];
     let is_asked = matches!(service.phase, Phase::Starting | Phase::Running) && service.pid == Some(pid);
     if !is_asked {
@@ -109,12 +110,13 @@ fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::state::CheckResults;
 
     const PID: i32 = 7;
 
     fn running() -> HealthState {
         let service = ServiceHealth { phase: Phase::Running, pid: Some(PID), ..ServiceHealth::new("webserver", true) };
-        HealthState { services: vec![service], database: CheckResult::Ok, ..HealthState::default() }
+        HealthState { services: vec![service], checks: CheckResults::all_ok(&[DATABASE]), ..HealthState::default() }
     }
 
     fn unresponsive() -> Option<String> {
@@ -131,7 +133,7 @@ mod tests {
         record_probe(&mut health, 0, PID, unresponsive());
         assert_eq!(misses(&health), (1, 1));
         for mut excused in [
-            HealthState { database: CheckResult::Failed(String::new()), ..running() },
+            HealthState { checks: CheckResults::default(), ..running() },
             HealthState { database_busy: true, ..running() },
         ] {
             record_probe(&mut excused, 0, PID, unresponsive());

@@ -21,6 +21,7 @@ use crate::bots::{self, Installation};
 use crate::config::{Config, Diagnostic};
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::health::checks::CheckTargets;
+use crate::health::rules::CONFIG;
 use crate::health::state::{CheckResult, HealthState, ServiceHealth as ServiceFacts};
 use crate::metrics::Exporter;
 use crate::model::ServiceName;
@@ -105,7 +106,7 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan<'_>) -> Result<Outco
     };
     let (prepared, specs) = prepared?;
     health.send_modify(|state| {
-        state.config = CheckResult::Ok;
+        state.checks.set(CONFIG, CheckResult::Ok);
         state.services = specs.iter().map(ServiceSpec::health).collect();
     });
     check_grace_period(config, &specs);

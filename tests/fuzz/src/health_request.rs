@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bots_ctl::admin::server::{AdminPages, service};
 use bots_ctl::config::{ChildOutput, LogLevel};
+use bots_ctl::health::rules::DATABASE;
 use bots_ctl::health::state::{CheckResult, HealthState};
 use bots_ctl::http::server::serve_connection;
 use bots_ctl::metrics::Exporter;
@@ -55,7 +56,8 @@ pub fn check(data: &[u8]) {
 
 fn listener(kind: u8) -> Serve {
     let database = if kind & 1 == 0 { CheckResult::Ok } else { CheckResult::Failed("it is away".to_owned()) };
-    let facts = HealthState { database, stopping: kind & 2 != 0, ..HealthState::default() };
+    let mut facts = HealthState { stopping: kind & 2 != 0, ..HealthState::default() };
+    facts.checks.set(DATABASE, database);
     let (writer, _flush) = LineWriter::spawn(std::io::sink(), Duration::ZERO, |_| String::new());
     let lines = ServiceOutput::new(writer.clone(), writer, ChildOutput::Json, LogLevel::Info);
     let counters = Arc::<Counters>::default();
