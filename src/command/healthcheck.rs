@@ -65,7 +65,7 @@ async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<Pro
     blocking::run(|| ()).await.map_err(|error| Error::new(Kind::CheckNotRun, error.to_string()))?;
     let database_only = config.health.database_only;
     let health = watch::Sender::new(HealthState {
-        checks: CheckResults::all_ok(&[CONFIG]),
+        checks: CheckResults::all_ok([CONFIG]),
         database_only,
         ..HealthState::default()
     });

@@ -40,8 +40,8 @@ impl CheckResults {
 
     /// Of checks that have all succeeded.
     #[must_use]
-    pub fn all_ok(names: &[&'static str]) -> Self {
-        Self(names.iter().map(|name| (*name, CheckResult::Ok)).collect())
+    pub fn all_ok(names: impl IntoIterator<Item = &'static str>) -> Self {
+        Self(names.into_iter().map(|name| (name, CheckResult::Ok)).collect())
     }
 }
 

@@ -116,7 +116,7 @@ mod tests {
 
     fn running() -> HealthState {
         let service = ServiceHealth { phase: Phase::Running, pid: Some(PID), ..ServiceHealth::new("webserver", true) };
-        HealthState { services: vec![service], checks: CheckResults::all_ok(&[DATABASE]), ..HealthState::default() }
+        HealthState { services: vec![service], checks: CheckResults::all_ok([DATABASE]), ..HealthState::default() }
     }
 
     fn unresponsive() -> Option<String> {

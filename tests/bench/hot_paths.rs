@@ -150,7 +150,7 @@ fn health_state() -> HealthState {
     HealthState {
         services: vec![webserver],
         misses_allowed: 3,
-        checks: CheckResults::all_ok(&health::rules::CHECKS.map(|check| check.name)),
+        checks: CheckResults::all_ok(health::rules::CHECKS.iter().map(|check| check.name)),
         bots_version: Some("3.3.1".to_owned()),
         initialised: Some((Duration::from_millis(12), true)),
         ..HealthState::default()
