@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::statvfs::statvfs;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::rules::{BOTSSYS, CHECKS, DATABASE, TABLES, USERSYS};
+use super::rules::{BOTSSYS, CHECKS, DATABASE, SPACE, TABLES, USERSYS};
 use super::state::{CheckResult, HealthState};
 use crate::database::lease::LeaseHolder;
 use crate::database::ping::{Availability, DatabasePing};
@@ -21,6 +22,9 @@ use crate::telemetry::counters::{self, Counters};
 
 /// How long one probe may take.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Less room than this on the volume of botssys, and a run may fail in its middle.
+const MIN_FREE: u64 = 16 * 1024 * 1024;
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -57,7 +61,7 @@ struct Checks {
     pinger: Arc<Mutex<DatabasePing>>,
     database: SingleFlight<(Result<Availability, database::Error>, Option<LeaseHolder>)>,
     tables: SingleFlight<Result<(), database::Error>>,
-    directories: SingleFlight<[CheckResult; 2]>,
+    directories: SingleFlight<[CheckResult; 3]>,
     counters: Arc<Counters>,
 }
 
@@ -80,7 +84,7 @@ impl Checks {
             })
         });
         let (botssys, usersys) = (targets.botssys.clone(), targets.usersys.clone());
-        let look = move || [directory(&botssys), directory(&usersys)];
+        let look = move || [directory(&botssys), directory(&usersys), space(&botssys)];
         let directories = self.directories.run(|| tokio::task::spawn_blocking(look));
         let (ping, directories) = tokio::join!(
             measure(&self.counters, counters::Probe::Database, ping),
@@ -99,9 +103,10 @@ impl Checks {
             state.engine = engine.and_then(|holder| Some((holder.name, Instant::now().checked_sub(holder.since)?)));
             let late =
                 || CheckResult::Failed(format!("the volume did not answer within {} s", PROBE_TIMEOUT.as_secs()));
-            let [botssys, usersys] = directories.unwrap_or_else(|| [late(), late()]);
-            state.checks.set(BOTSSYS, botssys);
-            state.checks.set(USERSYS, usersys);
+            let directories = directories.unwrap_or_else(|| [late(), late(), late()]);
+            for (name, result) in [BOTSSYS, USERSYS, SPACE].into_iter().zip(directories) {
+                state.checks.set(name, result);
+            }
         });
     }
 
@@ -194,6 +199,20 @@ fn directory(path: &Path) -> CheckResult {
         Ok(()) => CheckResult::Ok,
         Err(error) => CheckResult::Failed(format!("cannot write to {}: {}", path.display(), error.desc())),
     }
+}
+
+/// Whether there is room on the volume of a directory, and a number for one more file. Some file systems say nothing of either.
+fn space(path: &Path) -> CheckResult {
+    let Ok(volume) = statvfs(path) else { return CheckResult::Ok };
+    let free = volume.blocks_available().saturating_mul(volume.fragment_size());
+    if volume.blocks() > 0 && free < MIN_FREE {
+        let text = format!("{} has {} MiB left on its volume: make room", path.display(), free / 1024 / 1024);
+        return CheckResult::Failed(text);
+    }
+    if volume.files() > 0 && volume.files_available() == 0 {
+        return CheckResult::Failed(format!("{} has no inode left on its volume: remove files", path.display()));
+    }
+    CheckResult::Ok
 }
 
 #[cfg(test)]

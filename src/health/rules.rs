@@ -13,6 +13,7 @@ pub const DATABASE: &str = "database";
 pub const TABLES: &str = "tables";
 pub const BOTSSYS: &str = "botssys";
 pub const USERSYS: &str = "usersys";
+pub const SPACE: &str = "space";
 pub const CONFIG: &str = "config";
 
 /// A check of what the services stand on.
@@ -46,6 +47,12 @@ pub const CHECKS: &[HealthCheck] = &[
         name: USERSYS,
         subject: "usersys",
         questions: &[Check::Ready, Check::Startup],
+        probe: Some(Probe::Directories),
+    },
+    HealthCheck {
+        name: SPACE,
+        subject: "the room on the volume",
+        questions: &[Check::Ready],
         probe: Some(Probe::Directories),
     },
     HealthCheck { name: CONFIG, subject: "the configuration", questions: &[Check::Live, Check::Startup], probe: None },
@@ -234,7 +241,7 @@ mod tests {
         assert!(ready.healthy && ready.errors.is_empty());
         assert_eq!((ready.status, ready.check), ("ready", "readiness"));
         let names: Vec<_> = ready.checks.iter().map(|(name, _)| *name).collect();
-        assert_eq!(names, ["database", "botssys", "usersys", "webserver"]);
+        assert_eq!(names, ["database", "botssys", "usersys", "space", "webserver"]);
         let startup = evaluate(Check::Startup, &healthy());
         let names: Vec<_> = startup.checks.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["database", "tables", "botssys", "usersys", "config"]);

@@ -1,11 +1,13 @@
 //! The health listener and its client, as a kubelet, curl and a person use them.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
 use crate::support::sandbox::{Running, Sandbox, http, raw_http, wait_until};
+use crate::support::users::in_mounts;
 
 #[apply(test)]
 fn endpoints_answer_as_documented() {
@@ -16,7 +18,7 @@ fn endpoints_answer_as_documented() {
     assert!(ping.head.contains("text/plain"), "{}", ping.head);
     let ready = web.health("/health/ready").expect("it listens");
     let expected = "{\"status\":\"ready\",\"check\":\"readiness\",\"checks\":{\"database\":true,\"botssys\":true,\
-                    \"usersys\":true,\"webserver\":true},\"errors\":[]}";
+                    \"usersys\":true,\"space\":true,\"webserver\":true},\"errors\":[]}";
     assert_eq!(ready.body, expected);
     assert!(ready.head.contains("application/json"), "{}", ready.head);
     let live = web.health("/health/live").expect("it listens");
@@ -184,4 +186,26 @@ fn ready_may_look_at_the_database_alone() {
     let web = sandbox.webserver();
     let ready = wait_until("ready", || web.health("/health/ready").filter(|a| a.status == 200), || web.report());
     assert!(ready.body.contains("\"checks\":{\"database\":true}"), "{}", ready.body);
+}
+
+#[apply(test)]
+fn a_full_volume_makes_unready_until_there_is_room() {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.root().join("botssys");
+    fs::create_dir_all(&dir).expect("made");
+    let script = format!("mount -t tmpfs -o size=64m tmpfs '{}' && exec \"$0\" \"$@\"", dir.display());
+    let web = in_mounts(&script, &sandbox.command(&["webserver"]));
+    let web = Running::start(web, sandbox.home.path(), sandbox.health_port);
+    web.wait_health("/health/ready", 200);
+    // As the service sees it.
+    let file = format!("/proc/{}/root{}/fill", web.pid(), dir.display());
+    let mut fill = fs::File::create(&file).expect("there is room");
+    while fill.write_all(&[0; 1 << 20]).is_ok() {}
+    let unready = web.wait_health("/health/ready", 503);
+    assert!(unready.body.contains("\"space\":false"), "{}", unready.body);
+    assert!(unready.body.contains("has 0 MiB left on its volume"), "{}", unready.body);
+    assert_eq!(web.health("/health/live").expect("it listens").status, 200);
+    fs::remove_file(&file).expect("removed");
+    drop(fill);
+    web.wait_health("/health/ready", 200);
 }
