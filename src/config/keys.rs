@@ -205,6 +205,8 @@ sections! {
             "how often the checks behind the health endpoints run";
         results_interval: Duration = "health.results_interval", "BOTS_CTL_RESULTS_INTERVAL", Duration, parse::interval, "30s",
             "how often the results of engine runs and routes are read from the database";
+        min_free: u64 = "health.min_free", "BOTS_CTL_MIN_FREE", Integer, parse::size, "16Mi",
+            "room that botssys needs on its volume for ready, such as 512Mi; 0 asks for none";
         status_page: bool = "health.status_page", "BOTS_CTL_STATUS_PAGE", Boolean, parse::boolean, "true",
             "the health listener has a status page, on /";
         database_only: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, parse::boolean, "false",

@@ -129,6 +129,16 @@ pub fn interval(value: &str) -> ParseResult<Duration> {
     }
 }
 
+/// A number of bytes, with the binary suffixes of Kubernetes.
+pub fn size(value: &str) -> ParseResult<u64> {
+    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let (number, suffix) = value.split_at(digits);
+    let power = ["", "Ki", "Mi", "Gi", "Ti"].iter().position(|known| *known == suffix.trim());
+    let scale = power.and_then(|power| 1024_u64.checked_pow(u32::try_from(power).ok()?));
+    let size = scale.and_then(|scale| number.parse::<u64>().ok()?.checked_mul(scale));
+    size.ok_or_else(|| "expected a size such as 64Mi or 2Gi, or a number of bytes".to_owned())
+}
+
 /// A number of times.
 pub fn count(value: &str) -> ParseResult<u32> {
     value.parse().map_err(|_| "expected a whole number, such as 5".to_owned())
@@ -185,12 +195,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sizes_take_the_suffixes_of_kubernetes() {
+        assert_eq!(["0", "17", "16Mi", "2 Gi"].map(size), [Ok(0), Ok(17), Ok(16 << 20), Ok(2 << 30)]);
+        for wrong in ["", "Mi", "16M", "-1", "1.5Gi", "99999999999999999999", "99999999999Ti"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn durations_take_units_and_bare_seconds() {
         assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "s", "-1s", "1d", "abc", "1.2.3", "1e9h", "99999h"] {
+        for wrong in ["", "s", "-1s", "1w", "abc", "1.2.3", "1e9h", "99999h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(interval("0s").is_err());

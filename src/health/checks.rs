@@ -23,9 +23,6 @@ use crate::telemetry::counters::{self, Counters};
 /// How long one probe may take.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Less room than this on the volume of botssys, and a run may fail in its middle.
-const MIN_FREE: u64 = 16 * 1024 * 1024;
-
 /// What is looked at.
 #[derive(Debug, Clone)]
 pub struct CheckTargets {
@@ -35,6 +32,8 @@ pub struct CheckTargets {
     pub botssys: PathBuf,
     /// The user's scripts.
     pub usersys: PathBuf,
+    /// Bytes that have to be left on its volume: a run that finds no room fails in its middle.
+    pub min_free: u64,
     /// Django's time zone, in which Bots notes times where the database does not.
     pub time_zone: Option<String>,
     /// Time between two rounds.
@@ -83,8 +82,8 @@ impl Checks {
                 (result, engine)
             })
         });
-        let (botssys, usersys) = (targets.botssys.clone(), targets.usersys.clone());
-        let look = move || [directory(&botssys), directory(&usersys), space(&botssys)];
+        let (botssys, usersys, min_free) = (targets.botssys.clone(), targets.usersys.clone(), targets.min_free);
+        let look = move || [directory(&botssys), directory(&usersys), space(&botssys, min_free)];
         let directories = self.directories.run(|| tokio::task::spawn_blocking(look));
         let (ping, directories) = tokio::join!(
             measure(&self.counters, counters::Probe::Database, ping),
@@ -202,14 +201,15 @@ fn directory(path: &Path) -> CheckResult {
 }
 
 /// Whether there is room on the volume of a directory, and a number for one more file. Some file systems say nothing of either.
-fn space(path: &Path) -> CheckResult {
+fn space(path: &Path, min_free: u64) -> CheckResult {
     let Ok(volume) = statvfs(path) else { return CheckResult::Ok };
     let free = volume.blocks_available().saturating_mul(volume.fragment_size());
-    if volume.blocks() > 0 && free < MIN_FREE {
-        let text = format!("{} has {} MiB left on its volume: make room", path.display(), free / 1024 / 1024);
+    if volume.blocks() > 0 && free < min_free {
+        let (free, wanted) = (free / 1024 / 1024, min_free / 1024 / 1024);
+        let text = format!("{} has {free} MiB left on its volume, of {wanted} MiB wanted: make room", path.display());
         return CheckResult::Failed(text);
     }
-    if volume.files() > 0 && volume.files_available() == 0 {
+    if min_free > 0 && volume.files() > 0 && volume.files_available() == 0 {
         return CheckResult::Failed(format!("{} has no inode left on its volume: remove files", path.display()));
     }
     CheckResult::Ok

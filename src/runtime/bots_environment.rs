@@ -94,6 +94,7 @@ pub(crate) fn health_targets(config: &Config, django: &DjangoSettings) -> Result
         database: init_db::database_config(config, django)?,
         botssys: django.directories.botssys.clone(),
         usersys: django.directories.usersys.clone(),
+        min_free: config.health.min_free,
         time_zone: django.time_zone.clone(),
         interval: config.health.interval,
     })

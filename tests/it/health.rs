@@ -190,7 +190,8 @@ fn ready_may_look_at_the_database_alone() {
 
 #[apply(test)]
 fn a_full_volume_makes_unready_until_there_is_room() {
-    let sandbox = Sandbox::new();
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_MIN_FREE", "8Mi");
     let dir = sandbox.root().join("botssys");
     fs::create_dir_all(&dir).expect("made");
     let script = format!("mount -t tmpfs -o size=64m tmpfs '{}' && exec \"$0\" \"$@\"", dir.display());
@@ -203,7 +204,7 @@ fn a_full_volume_makes_unready_until_there_is_room() {
     while fill.write_all(&[0; 1 << 20]).is_ok() {}
     let unready = web.wait_health("/health/ready", 503);
     assert!(unready.body.contains("\"space\":false"), "{}", unready.body);
-    assert!(unready.body.contains("has 0 MiB left on its volume"), "{}", unready.body);
+    assert!(unready.body.contains("has 0 MiB left on its volume, of 8 MiB wanted"), "{}", unready.body);
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     fs::remove_file(&file).expect("removed");
     drop(fill);
