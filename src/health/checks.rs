@@ -83,7 +83,8 @@ impl Checks {
             })
         });
         let (botssys, usersys, min_free) = (targets.botssys.clone(), targets.usersys.clone(), targets.min_free);
-        let look = move || [directory(&botssys), directory(&usersys), space(&botssys, min_free)];
+        let counters = Arc::clone(&self.counters);
+        let look = move || [directory(&botssys), directory(&usersys), space(&botssys, min_free, &counters)];
         let directories = self.directories.run(|| tokio::task::spawn_blocking(look));
         let (ping, directories) = tokio::join!(
             measure(&self.counters, counters::Probe::Database, ping),
@@ -201,9 +202,12 @@ fn directory(path: &Path) -> CheckResult {
 }
 
 /// Whether there is room on the volume of a directory, and a number for one more file. Some file systems say nothing of either.
-fn space(path: &Path, min_free: u64) -> CheckResult {
+fn space(path: &Path, min_free: u64, counters: &Counters) -> CheckResult {
     let Ok(volume) = statvfs(path) else { return CheckResult::Ok };
     let free = volume.blocks_available().saturating_mul(volume.fragment_size());
+    if volume.blocks() > 0 {
+        counters.record_free(free);
+    }
     if volume.blocks() > 0 && free < min_free {
         let (free, wanted) = (free / 1024 / 1024, min_free / 1024 / 1024);
         let text = format!("{} has {free} MiB left on its volume, of {wanted} MiB wanted: make room", path.display());

@@ -106,6 +106,7 @@ impl Scrape<'_, '_> {
         self.page.write_family(&f::CHECK_DURATION, took)?;
         let ended = probed().map(|(name, (_, ended))| ([name.into()], moment(ended)));
         self.page.write_family(&f::CHECK_TIME, ended)?;
+        self.page.write_single(&f::VOLUME_FREE, counters.free().map(number))?;
         let responses = counters.responses();
         let responses = responses.map(|(path, code, count)| ([path.into(), code.to_string().into()], number(count)));
         self.page.write_family(&f::PROBES, responses)

@@ -64,6 +64,7 @@ families! {
     CHECK_DURATION = "botsctl_check_duration_seconds" Gauge ["check"] "How long the last background check took";
     CHECK_TIME = "botsctl_check_timestamp_seconds" Gauge ["check"]
         "When the last background check ended, in seconds since 1970";
+    VOLUME_FREE = "botsctl_volume_free_bytes" Gauge [] "Bytes that are free on the volume of botssys";
     PROBES = "botsctl_probes_total" Counter ["path", "code"] "Requests that the health listener has answered";
 
     INIT_DURATION = "botsctl_init_duration_seconds" Gauge [] "How long the database was looked at and completed at this start";

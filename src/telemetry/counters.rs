@@ -64,6 +64,8 @@ pub struct Counters {
     /// For each probe: how many microseconds the last one took, and when it ended, in milliseconds since 1970.
     probes: [(AtomicU64, AtomicU64); PROBES],
     is_refused: AtomicBool,
+    /// Bytes that are free on the volume of botssys; none are known where it is `u64::MAX`.
+    free: AtomicU64,
 }
 
 impl Default for Counters {
@@ -74,6 +76,7 @@ impl Default for Counters {
             responses: Default::default(),
             probes: Default::default(),
             is_refused: AtomicBool::default(),
+            free: AtomicU64::new(u64::MAX),
         }
     }
 }
@@ -99,6 +102,17 @@ impl Counters {
     #[must_use]
     pub fn of(&self, event: Event) -> u64 {
         self.events[event as usize].load(Relaxed)
+    }
+
+    /// So many bytes are free on the volume of botssys.
+    pub fn record_free(&self, bytes: u64) {
+        self.free.store(bytes, Relaxed);
+    }
+
+    /// The bytes that are free there, once they are known.
+    #[must_use]
+    pub fn free(&self) -> Option<u64> {
+        Some(self.free.load(Relaxed)).filter(|free| *free != u64::MAX)
     }
 
     /// A changed configuration was taken over, or refused.

@@ -205,6 +205,7 @@ fn a_full_volume_makes_unready_until_there_is_room() {
     let unready = web.wait_health("/health/ready", 503);
     assert!(unready.body.contains("\"space\":false"), "{}", unready.body);
     assert!(unready.body.contains("has 0 MiB left on its volume, of 8 MiB wanted"), "{}", unready.body);
+    assert!(web.health("/metrics").expect("it listens").body.contains("\nbotsctl_volume_free_bytes 0\n"));
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     fs::remove_file(&file).expect("removed");
     drop(fill);
