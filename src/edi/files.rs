@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::runs;
 use super::stats::sql_time::TimeDialect;
-use super::stats::{FileState, now, number, text};
+use super::stats::{FileState, now};
+use super::{failed, number, text};
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::query::{Connection, Param};
 use crate::database::{DatabaseConfig, Error};
@@ -58,7 +58,7 @@ pub async fn received(
     let mut connection = connect(settings, ConnectMode::Probe).await?;
     let read = read(&mut connection, dialect, filter).await;
     connection.close().await;
-    read.map_err(|error| runs::failed(settings, &error))
+    read.map_err(|error| failed(settings, &error))
 }
 
 /// Goes back range by range, until one has nothing young enough.
@@ -78,13 +78,13 @@ async fn read(
         if youngest.is_none_or(|youngest| youngest < oldest) {
             break;
         }
-        let (route, failed) = (
+        let (route, state) = (
             filter.route.as_ref().map_or("", |_| " AND idroute = ?"),
             if filter.failed { " AND statust IN (0, 1, 2)" } else { "" },
         );
         let query = format!(
             "SELECT idta, reportidta, {received}, idroute, infilename, statust, outfilename, errortext FROM filereport \
-             WHERE {range} AND {received} >= {oldest}{route}{failed} ORDER BY idta DESC LIMIT {}",
+             WHERE {range} AND {received} >= {oldest}{route}{state} ORDER BY idta DESC LIMIT {}",
             filter.limit - found.len()
         );
         let arguments: Vec<Param<'_>> = filter.route.iter().map(|route| Param::Text(route)).collect();

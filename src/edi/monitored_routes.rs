@@ -1,7 +1,7 @@
-//! What the database says of files that start routes: routes that ask to be monitored, and the locks of channels.
+//! Files that start routes, by the database: routes that are to be monitored, and the locks of channels.
 
-use super::runs;
-use crate::database::query::Connection;
+use super::{fetch, is_set, text};
+use crate::database::query::{Connection, Row};
 use crate::database::{DatabaseConfig, Error};
 
 /// A route that runs when a file comes to its channel.
@@ -57,16 +57,16 @@ pub async fn in_channels(connection: &mut Connection, settings: &DatabaseConfig)
                          CASE WHEN r.notindefaultrun THEN 0 ELSE 1 END \
                          FROM routes r JOIN channel c ON c.idchannel = r.fromchannel_id \
                          WHERE r.active ORDER BY r.idroute, c.idchannel";
-    let rows = connection.fetch_text(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
-    let channel = |row: Vec<Option<String>>| {
-        let mut row = row.into_iter();
-        let mut next = || row.next().flatten();
-        let (route, channel) = (next()?, next()?);
-        let [path, filename, lock] = [(); 3].map(|()| next().unwrap_or_default());
-        let [is_directory, is_in_default_run] = [(); 2].map(|()| next().as_deref() == Some("1"));
-        Some(InChannel { route, channel, is_directory, path, filename, lock, is_in_default_run })
+    let channel = |row: &Row| InChannel {
+        route: text(row, 0),
+        channel: text(row, 1),
+        path: text(row, 2),
+        filename: text(row, 3),
+        lock: text(row, 4),
+        is_directory: is_set(row, 5),
+        is_in_default_run: is_set(row, 6),
     };
-    Ok(rows.into_iter().filter_map(channel).collect())
+    Ok(fetch(connection, settings, QUERY).await?.iter().map(channel).collect())
 }
 
 /// Active routes whose files are to be monitored, each with each of its channels. Only Bots 4 has such.
@@ -79,15 +79,14 @@ pub async fn routes(connection: &mut Connection, settings: &DatabaseConfig) -> R
                          CASE WHEN c.remove THEN 1 ELSE 0 END \
                          FROM routes r JOIN channel c ON c.idchannel = r.fromchannel_id \
                          WHERE r.active AND r.dirmonitor AND c.type = 'file' ORDER BY r.idroute, c.idchannel";
-    let rows = connection.fetch_text(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
-    let route = |row: Vec<Option<String>>| {
-        let mut row = row.into_iter();
-        let mut next = || row.next().flatten();
-        let (route, channel) = (next()?, next()?);
-        let (path, filename) = (next().unwrap_or_default(), next().unwrap_or_default());
-        Some(MonitoredRoute { route, channel, path, filename, removes: next().as_deref() == Some("1") })
+    let route = |row: &Row| MonitoredRoute {
+        route: text(row, 0),
+        channel: text(row, 1),
+        path: text(row, 2),
+        filename: text(row, 3),
+        removes: is_set(row, 4),
     };
-    Ok(rows.into_iter().filter_map(route).collect())
+    Ok(fetch(connection, settings, QUERY).await?.iter().map(route).collect())
 }
 
 /// The locks of all channels that have one.
@@ -96,10 +95,6 @@ pub async fn routes(connection: &mut Connection, settings: &DatabaseConfig) -> R
 /// As [`routes`].
 pub async fn locks(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Vec<ChannelLock>, Error> {
     const QUERY: &str = "SELECT path, lockname FROM channel WHERE type = 'file' AND lockname <> '' ORDER BY idchannel";
-    let rows = connection.fetch_text(QUERY).await.map_err(|error| runs::failed(settings, &error))?;
-    let lock = |row: Vec<Option<String>>| {
-        let mut row = row.into_iter();
-        Some(ChannelLock { path: row.next()??, name: row.next()?? })
-    };
-    Ok(rows.into_iter().filter_map(lock).collect())
+    let lock = |row: &Row| ChannelLock { path: text(row, 0), name: text(row, 1) };
+    Ok(fetch(connection, settings, QUERY).await?.iter().map(lock).collect())
 }

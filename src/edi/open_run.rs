@@ -8,14 +8,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{recovery, runs};
+use super::recovery::{self, OURS};
+use super::{failed, is_set, number, text};
 use crate::database::own_schema::{self, OwnTables};
 use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
-
-/// What `mutexer` of the row in `mutex` is for an engine that holds the lease, as the hook of bots-ctl in that engine writes it.
-/// Bots itself leaves it at 0.
-pub(crate) const OURS: u8 = 1;
 
 /// Rows of `ta` whose states are a part of the look.
 const NEWEST_ROWS: u32 = 200;
@@ -97,7 +94,7 @@ pub async fn observe(connection: &mut Connection, settings: &DatabaseConfig) -> 
         }
         Ok(Some(open))
     };
-    observed.await.map_err(|error| runs::failed(settings, &error))
+    observed.await.map_err(|error| failed(settings, &error))
 }
 
 fn judge(traces: &RunTraces, before: Option<&WatchedRun>) -> OpenRun {
@@ -119,13 +116,11 @@ async fn traces(connection: &mut Connection) -> Result<RunTraces, sqlx::Error> {
          FROM ta WHERE idta > (SELECT MAX(idta) FROM ta) - {NEWEST_ROWS}"
     );
     let row = connection.fetch_text(query).await?.into_iter().next().unwrap_or_default();
-    let text: Vec<String> = row.into_iter().map(Option::unwrap_or_default).collect();
-    let at = |place: usize| text.get(place).map_or("", |text| text.trim_end());
-    let locked_at = at(1).to_owned();
+    let locked_at = text(&row, 1).trim_end().to_owned();
     Ok(RunTraces {
-        run: at(0).parse().unwrap_or_default(),
-        is_ours: locked_at.is_empty() || at(2) == OURS.to_string(),
-        snapshot: format!("{locked_at} {} {} {}", at(3), at(4), at(5)),
+        run: number(&row, 0),
+        is_ours: locked_at.is_empty() || number::<u8>(&row, 2) == OURS,
+        snapshot: format!("{locked_at} {} {} {}", text(&row, 3), text(&row, 4), text(&row, 5)),
         locked_at,
     })
 }
@@ -134,10 +129,11 @@ async fn watched(connection: &mut Connection) -> Result<Option<WatchedRun>, sqlx
     let now = connection.server_time_ms();
     let query =
         format!("SELECT engine, snapshot, {now} - changed, has_changed FROM botsctl_recovery WHERE engine <> ''");
-    Ok(connection.fetch_text(query).await?.into_iter().next().map(|row| {
-        let text = |index: usize| row.get(index).cloned().flatten().unwrap_or_default();
-        let age = Duration::from_millis(text(2).parse().unwrap_or_default());
-        WatchedRun { engine: text(0), snapshot: text(1), age, has_changed: text(3) == "1" }
+    Ok(connection.fetch_text(query).await?.first().map(|row| WatchedRun {
+        engine: text(row, 0),
+        snapshot: text(row, 1),
+        age: Duration::from_millis(number(row, 2)),
+        has_changed: is_set(row, 3),
     }))
 }
 

@@ -8,10 +8,13 @@
 //! A run that the database fails, while its connection lives, ends by itself: without a report, and without the row in
 //! `mutex` that Bots would recover it for. The files that it had taken would stay behind as well.
 
-use super::open_run::OURS;
-use super::runs;
+use super::{failed, runs};
 use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
+
+/// What `mutexer` of the row in `mutex` is for an engine that holds the lease, as the hook of bots-ctl in that engine writes it.
+/// Bots itself leaves it at 0.
+pub(crate) const OURS: u8 = 1;
 
 /// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.
 const FAILURES: u32 = 3;
@@ -54,7 +57,7 @@ pub async fn check_previous_run(connection: &mut Connection, settings: &Database
     if runs::was_cut_off(connection, settings).await? {
         return Ok(PreviousRun::Interrupted);
     }
-    mark_for_recovery(connection).await.map_err(|error| runs::failed(settings, &error))
+    mark_for_recovery(connection).await.map_err(|error| failed(settings, &error))
 }
 
 /// Whether the run that has just ended, or the one that it was to recover, did not come to its end: the next one has
@@ -66,9 +69,9 @@ pub async fn is_open(connection: &mut Connection, settings: &DatabaseConfig) -> 
     if runs::was_cut_off(connection, settings).await? {
         return Ok(true);
     }
-    let failed =
+    let is_open =
         async { Ok(pending_recovery(connection).await?.is_some() || connection.fetch_value(FAILED).await?.is_some()) };
-    failed.await.map_err(|error| runs::failed(settings, &error))
+    is_open.await.map_err(|error| failed(settings, &error))
 }
 
 /// Makes a run that failed before its end look like one that was cut off.
@@ -97,23 +100,22 @@ async fn mark_for_recovery(connection: &mut Connection) -> Result<PreviousRun, s
 /// # Errors
 /// When the database cannot be read or written: no engine may be started then.
 pub async fn prepare(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
-    let failed = |error: sqlx::Error| runs::failed(settings, &error);
+    join_recoveries(connection).await.map_err(|error| failed(settings, &error))
+}
+
+async fn join_recoveries(connection: &mut Connection) -> Result<bool, sqlx::Error> {
     // From here on the run is that of a holder of the lease, whatever engine began it.
-    connection.execute_batch(format!("UPDATE mutex SET mutexer = {OURS} WHERE mutexk = 1")).await.map_err(failed)?;
-    let newest = connection.fetch_value("SELECT MAX(idta) FROM ta WHERE script = 0").await.map_err(failed)?;
+    connection.execute_batch(format!("UPDATE mutex SET mutexer = {OURS} WHERE mutexk = 1")).await?;
+    let newest = connection.fetch_value("SELECT MAX(idta) FROM ta WHERE script = 0").await?;
     let Some(newest) = newest.and_then(|number| number.parse::<u64>().ok()) else { return Ok(false) };
-    match pending_recovery(connection).await.map_err(failed)? {
-        Some(begun) if begun < newest => {
-            let join = format!("UPDATE ta SET script = {begun} WHERE script = 0 AND idta > {begun}");
-            connection.execute_batch(join).await.map_err(failed)?;
-            Ok(true)
-        }
-        _ => {
-            // For the recovery that comes after this one.
-            let record = format!("UPDATE botsctl_recovery SET run = {newest}, failures = 0");
-            connection.execute_batch(record).await.map(|()| false).map_err(failed)
-        }
-    }
+    let interrupted = pending_recovery(connection).await?.filter(|begun| *begun < newest);
+    let statement = match interrupted {
+        Some(begun) => format!("UPDATE ta SET script = {begun} WHERE script = 0 AND idta > {begun}"),
+        // For the recovery that comes after this one.
+        None => format!("UPDATE botsctl_recovery SET run = {newest}, failures = 0"),
+    };
+    connection.execute_batch(statement).await?;
+    Ok(interrupted.is_some())
 }
 
 /// The run whose recovery was begun and has not come to its end: then there would be a report of that type. One of another

@@ -1,7 +1,8 @@
-//! What Bots's own tables say of routes and runs. Nothing here writes.
+//! Routes and runs in Bots's own tables. Nothing here writes.
 
-use crate::database::query::Connection;
-use crate::database::{DatabaseConfig, Error, errors};
+use super::{fetch, is_set, number, text};
+use crate::database::query::{Connection, Row};
+use crate::database::{DatabaseConfig, Error};
 
 /// A route, as the engine can be asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub struct Route {
     pub is_active: bool,
 }
 
-/// What the reports of some runs add up to.
+/// The sums of the reports of some runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Summary {
@@ -35,12 +36,8 @@ pub struct Summary {
 pub async fn routes(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Vec<Route>, Error> {
     const QUERY: &str =
         "SELECT idroute, MAX(CASE WHEN active THEN 1 ELSE 0 END) FROM routes GROUP BY idroute ORDER BY 1";
-    let rows = connection.fetch_text(QUERY).await.map_err(|error| failed(settings, &error))?;
-    let route = |row: Vec<Option<String>>| {
-        let mut row = row.into_iter();
-        Some(Route { name: row.next()??, is_active: row.next()?? == "1" })
-    };
-    Ok(rows.into_iter().filter_map(route).collect())
+    let route = |row: &Row| Route { name: text(row, 0), is_active: is_set(row, 1) };
+    Ok(fetch(connection, settings, QUERY).await?.iter().map(route).collect())
 }
 
 /// Whether an engine was cut off: it leaves a row that only its orderly end removes.
@@ -48,11 +45,8 @@ pub async fn routes(connection: &mut Connection, settings: &DatabaseConfig) -> R
 /// # Errors
 /// As [`routes`].
 pub async fn was_cut_off(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
-    let count = connection
-        .fetch_value("SELECT count(*) FROM mutex WHERE mutexk = 1")
-        .await
-        .map_err(|error| failed(settings, &error))?;
-    Ok(count.is_some_and(|count| count != "0"))
+    let rows = fetch(connection, settings, "SELECT count(*) FROM mutex WHERE mutexk = 1").await?;
+    Ok(rows.first().is_some_and(|row| number::<u64>(row, 0) > 0))
 }
 
 /// The number of the newest report, 0 when there is none.
@@ -60,39 +54,26 @@ pub async fn was_cut_off(connection: &mut Connection, settings: &DatabaseConfig)
 /// # Errors
 /// As [`routes`].
 pub async fn newest_report(connection: &mut Connection, settings: &DatabaseConfig) -> Result<u64, Error> {
-    let newest =
-        connection.fetch_value("SELECT MAX(idta) FROM report").await.map_err(|error| failed(settings, &error))?;
-    Ok(newest.and_then(|number| number.parse().ok()).unwrap_or_default())
+    let rows = fetch(connection, settings, "SELECT MAX(idta) FROM report").await?;
+    Ok(rows.first().map_or(0, |row| number(row, 0)))
 }
 
-/// What the reports after `number` add up to.
+/// The sums of the reports after the number `since`.
 ///
 /// # Errors
 /// As [`routes`].
 pub async fn summary_since(
     connection: &mut Connection,
     settings: &DatabaseConfig,
-    number: u64,
+    since: u64,
 ) -> Result<Summary, Error> {
     let query = format!(
         "SELECT count(*), SUM(lastreceived), SUM(lastdone), SUM(lasterror), SUM(send), SUM(processerrors), MAX(idta) \
          FROM report \
-         WHERE idta > {number}"
+         WHERE idta > {since}"
     );
-    let rows = connection.fetch_text(query).await.map_err(|error| failed(settings, &error))?;
-    let row = rows.into_iter().next().unwrap_or_default();
-    let count = |place: usize| {
-        let text = row.get(place).cloned().flatten().unwrap_or_default();
-        text.parse().unwrap_or_default()
-    };
-    let [reports, received, done, errors, sent, process_errors, newest] = [0, 1, 2, 3, 4, 5, 6].map(count);
+    let row = fetch(connection, settings, query).await?.into_iter().next().unwrap_or_default();
+    let [reports, received, done, errors, sent, process_errors, newest] =
+        [0, 1, 2, 3, 4, 5, 6].map(|at| number(&row, at));
     Ok(Summary { reports, received, done, errors, sent, process_errors, newest })
-}
-
-pub(crate) fn failed(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
-    if errors::is_missing_table(error) {
-        let text = format!("the {} lacks tables of Bots: run bots-ctl init-db first", settings.describe());
-        return Error::Failed(text);
-    }
-    Error::failed("read", settings, error)
 }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{FileCounts, FileState, LastFile, MAX_ROUTES, RouteStats, UnnamedRoutes, count, number, text};
+use super::{FileCounts, FileState, LastFile, MAX_ROUTES, RouteStats, UnnamedRoutes};
 use crate::database::query::Row;
+use crate::edi::{number, text};
 
 /// Hours that are remembered: a day and the hour that has begun.
 const HOURS: i64 = 24;
@@ -25,7 +26,7 @@ pub(crate) struct RangeRows {
 pub(crate) struct EdiStatsAccumulator {
     /// Where counting the totals begins, and when that was.
     counted_from: i64,
-    counted_since: i64,
+    pub counted_since: i64,
     /// Known routes; a place once given is kept, so that totals only grow.
     indexes: HashMap<String, usize>,
     totals: Vec<RouteTotals>,
@@ -70,7 +71,7 @@ impl EdiStatsAccumulator {
     pub fn add(&mut self, rows: &RangeRows, to: i64) {
         let is_new = to > self.counted_from;
         for row in &rows.files {
-            let (state, files) = (FileState::of_statust(number(row, 2)), count(row, 3));
+            let (state, files) = (FileState::of_statust(number(row, 2)), number(row, 3));
             let mut counts = FileCounts { received: files, ..FileCounts::default() };
             match state {
                 FileState::Done => counts.done = files,
@@ -85,7 +86,7 @@ impl EdiStatsAccumulator {
             }
         }
         for row in &rows.steps {
-            let (sent, lost) = (count(row, 2), count(row, 3));
+            let (sent, lost): (u64, u64) = (number(row, 2), number(row, 3));
             if sent > 0 {
                 self.count(row, FileCounts { sent, ..FileCounts::default() }, is_new);
             }
@@ -155,10 +156,6 @@ impl EdiStatsAccumulator {
     pub fn recent_since(&self, now: i64) -> i64 {
         let day = (now / 3600 - HOURS) * 3600;
         self.first_hour.map_or(day, |hour| day.max(hour * 3600))
-    }
-
-    pub fn counted_since(&self) -> i64 {
-        self.counted_since
     }
 
     pub fn lost_runs(&self) -> u64 {

@@ -8,12 +8,11 @@ mod accumulator;
 pub(super) mod sql_time;
 mod utc_offset;
 
-use std::collections::HashMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::runs;
+use super::{failed, is_set, number, text};
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::query::{Connection, Row};
 use crate::database::run_metrics;
@@ -176,14 +175,6 @@ pub(crate) fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-impl EngineRunStats {
-    /// Whether it finished what an engine had begun that was cut off.
-    #[must_use]
-    pub fn is_recovery(&self) -> bool {
-        self.kind == "crashrecovery"
-    }
-}
-
 /// Reads the same database again and again.
 #[derive(Debug)]
 pub struct EdiStatsReader {
@@ -194,8 +185,8 @@ pub struct EdiStatsReader {
     /// How far `ta` and `filereport` were read; `None` before the first time.
     read_to: Option<i64>,
     newest_run: i64,
-    /// How long the runs took of which that is known, by number and kind: a recovery has the number of what it recovers.
-    took: HashMap<(i64, String), Option<u64>>,
+    /// As last read, for the durations that are known.
+    runs: Vec<EngineRunStats>,
 }
 
 /// Where everything ends that does not change any more.
@@ -213,8 +204,8 @@ impl EdiStatsReader {
     pub fn new(settings: DatabaseConfig, time_zone: Option<&str>) -> Self {
         let zone = DjangoTimeZone::named(time_zone);
         let dialect = TimeDialect::of(&settings, zone.offsets(now()));
-        let (totals, took) = (EdiStatsAccumulator::default(), HashMap::new());
-        Self { settings, zone, dialect, accumulator: totals, read_to: None, newest_run: 0, took }
+        let accumulator = EdiStatsAccumulator::default();
+        Self { settings, zone, dialect, accumulator, read_to: None, newest_run: 0, runs: Vec::new() }
     }
 
     /// Reads what is new; nothing while another connection has the database locked. Dropped in the middle it has read a
@@ -231,34 +222,45 @@ impl EdiStatsReader {
         match read {
             Ok(stats) => Ok(Some(stats)),
             Err(error) if errors::is_busy(&error) => Ok(None),
-            Err(error) => Err(runs::failed(&self.settings, &error)),
+            Err(error) => Err(failed(&self.settings, &error)),
         }
     }
 
     async fn read_with(&mut self, connection: &mut Connection) -> Result<EdiStats, sqlx::Error> {
-        let end = self.end(connection).await?;
+        let ReadHorizon { newest, is_locked, now } = self.horizon(connection).await?;
         let mut runs = self.runs(connection).await?;
         let active = active_routes(connection).await?;
         // While an engine runs, or has left its lock behind, what follows the newest report is still changing.
         let newest_run = runs.first().map_or(0, |run| run.id);
-        let done_to = if end.is_locked { newest_run - 1 } else { end.newest }.max(0);
-        if !end.is_locked {
+        let done_to = if is_locked { newest_run - 1 } else { newest }.max(0);
+        if !is_locked {
             self.detect_restore(newest_run, done_to);
         }
-        self.begin(done_to, end.now);
+        self.begin(done_to, now);
         self.read_new_rows(connection, done_to).await?;
         self.measure_durations(connection, &mut runs, done_to).await?;
-        self.accumulator.forget(end.now);
-        let run_totals = run_metrics::read(connection).await?;
-        Ok(EdiStats { totals: run_totals, ..self.stats(runs, &active, &end) })
+        self.runs.clone_from(&runs);
+        self.accumulator.forget(now);
+        let totals = run_metrics::read(connection).await?;
+        let (routes, rest) = self.accumulator.routes(&active);
+        Ok(EdiStats {
+            runs,
+            routes,
+            rest,
+            recent_since: self.accumulator.recent_since(now),
+            counted_since: self.accumulator.counted_since,
+            lost_runs: self.accumulator.lost_runs(),
+            is_locked,
+            totals,
+        })
     }
 
     /// All three at one moment: with the lock gone, every run has ended that took one of the numbers.
-    async fn end(&self, connection: &mut Connection) -> Result<ReadHorizon, sqlx::Error> {
+    async fn horizon(&self, connection: &mut Connection) -> Result<ReadHorizon, sqlx::Error> {
         let now = self.dialect.now();
         let query = format!("SELECT (SELECT MAX(idta) FROM ta), (SELECT COUNT(*) FROM mutex), {now}");
         let row = connection.fetch_text(query).await?.into_iter().next().unwrap_or_default();
-        Ok(ReadHorizon { newest: number(&row, 0), is_locked: number(&row, 1) > 0, now: number(&row, 2) })
+        Ok(ReadHorizon { newest: number(&row, 0), is_locked: number::<i64>(&row, 1) > 0, now: number(&row, 2) })
     }
 
     async fn runs(&self, connection: &mut Connection) -> Result<Vec<EngineRunStats>, sqlx::Error> {
@@ -274,7 +276,7 @@ impl EdiStatsReader {
     /// What is older than at the last reading is another state of the database, as of a backup: it is read anew.
     fn detect_restore(&mut self, newest_run: i64, done_to: i64) {
         if newest_run < self.newest_run && self.read_to.is_some_and(|read_to| done_to < read_to) {
-            self.took.clear();
+            self.runs.clear();
             (self.accumulator, self.read_to) = (EdiStatsAccumulator::default(), None);
         }
         self.newest_run = newest_run;
@@ -319,61 +321,35 @@ impl EdiStatsReader {
         Ok(RangeRows { files: connection.fetch_text(files).await?, steps: connection.fetch_text(steps).await? })
     }
 
-    /// How long runs took: from the first to the last of their steps. Runs without files have left none.
+    /// The durations of runs that are not known yet: from the first to the last of their steps. Runs without files have left
+    /// none.
     async fn measure_durations(
-        &mut self,
+        &self,
         connection: &mut Connection,
         runs: &mut [EngineRunStats],
         done_to: i64,
     ) -> Result<(), sqlx::Error> {
+        let seconds = self.dialect.seconds("ts");
         let mut next = done_to + 1;
-        let mut parts = Vec::new();
-        for run in runs.iter() {
+        let mut queries = Vec::new();
+        for run in runs.iter_mut() {
             let (id, end) = (run.id, std::mem::replace(&mut next, run.id));
+            let known = self.runs.iter().find(|known| (known.id, &known.kind) == (id, &run.kind));
+            run.seconds = known.and_then(|known| known.seconds);
             let has_steps = run.received > 0 || run.process_errors > 0 || run.sent > 0;
-            if has_steps && id < end && !self.took.contains_key(&(id, run.kind.clone())) {
-                let seconds = self.dialect.seconds("ts");
-                let steps = format!("SELECT {id} AS run, {seconds} AS at FROM ta WHERE idta >= {id} AND idta < {end}");
-                parts.extend(["ASC", "DESC"].map(|order| format!("{steps} ORDER BY idta {order} LIMIT 1")));
+            if run.seconds.is_none() && has_steps && id < end {
+                let steps = format!("SELECT {seconds} FROM ta WHERE idta >= {id} AND idta < {end} ORDER BY idta");
+                queries.push(format!("SELECT {id}, ABS(({steps} DESC LIMIT 1) - ({steps} ASC LIMIT 1))"));
             }
         }
-        if !parts.is_empty() {
-            let parts = parts.iter().enumerate().map(|(index, part)| format!("SELECT * FROM ({part}) AS part{index}"));
-            let rows = connection.fetch_text(parts.collect::<Vec<_>>().join(" UNION ALL ")).await?;
-            self.record_durations(runs, &rows);
-        }
-        let known: HashMap<_, _> =
-            runs.iter().filter_map(|run| self.took.remove_entry(&(run.id, run.kind.clone()))).collect();
-        self.took = known;
-        for run in runs {
-            run.seconds = self.took.get(&(run.id, run.kind.clone())).copied().flatten();
+        if !queries.is_empty() {
+            for row in connection.fetch_text(queries.join(" UNION ALL ")).await? {
+                if let Some(run) = runs.iter_mut().find(|run| run.id == number::<i64>(&row, 0)) {
+                    run.seconds = text(&row, 1).parse().ok();
+                }
+            }
         }
         Ok(())
-    }
-
-    fn record_durations(&mut self, runs: &[EngineRunStats], rows: &[Row]) {
-        for run in runs {
-            let times = rows.iter().filter(|row| number(row, 0) == run.id).map(|row| number(row, 1));
-            let (first, last) = (times.clone().min(), times.max());
-            let took = first.zip(last).and_then(|(first, last)| u64::try_from(last - first).ok());
-            if took.is_some() {
-                self.took.insert((run.id, run.kind.clone()), took);
-            }
-        }
-    }
-
-    fn stats(&mut self, runs: Vec<EngineRunStats>, active: &[String], end: &ReadHorizon) -> EdiStats {
-        let (routes, rest) = self.accumulator.routes(active);
-        EdiStats {
-            runs,
-            routes,
-            rest,
-            recent_since: self.accumulator.recent_since(end.now),
-            counted_since: self.accumulator.counted_since(),
-            lost_runs: self.accumulator.lost_runs(),
-            is_locked: end.is_locked,
-            totals: None,
-        }
     }
 }
 
@@ -389,30 +365,17 @@ async fn active_routes(connection: &mut Connection) -> Result<Vec<String>, sqlx:
 }
 
 fn run(row: &Row) -> EngineRunStats {
-    let count = |index| count(row, index);
     EngineRunStats {
         id: number(row, 0),
         kind: text(row, 1),
         started: number(row, 2),
         seconds: None,
-        received: count(3),
-        done: count(4),
-        errors: count(5),
-        stuck: count(6),
-        sent: count(7),
-        process_errors: count(8),
-        failed: count(9) == 1,
+        received: number(row, 3),
+        done: number(row, 4),
+        errors: number(row, 5),
+        stuck: number(row, 6),
+        sent: number(row, 7),
+        process_errors: number(row, 8),
+        failed: is_set(row, 9),
     }
-}
-
-pub(super) fn text(row: &Row, index: usize) -> String {
-    row.get(index).cloned().flatten().unwrap_or_default()
-}
-
-pub(super) fn number(row: &Row, index: usize) -> i64 {
-    row.get(index).and_then(Option::as_ref).and_then(|text| text.parse().ok()).unwrap_or_default()
-}
-
-fn count(row: &Row, index: usize) -> u64 {
-    u64::try_from(number(row, index)).unwrap_or_default()
 }
