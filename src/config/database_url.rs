@@ -2,9 +2,11 @@
 //!
 //! A faulty URL is never quoted in a message: it usually holds a password.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
 use super::parse::ParseResult;
@@ -123,24 +125,10 @@ fn options(query: &str) -> ParseResult<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Percent-decoding. A `%` that begins no code stands for itself: not everybody encodes passwords.
+/// Percent-decoding. A `%` that begins no code stands for itself: passwords are often not encoded.
 fn decode(text: &str) -> ParseResult<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..2).filter(|_| *first == b'%');
-        match code.and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 once its %-codes are decoded".to_owned())
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.map(Cow::into_owned).map_err(|_| "it is not UTF-8 once its %-codes are decoded".to_owned())
 }
 
 #[cfg(test)]
