@@ -1,4 +1,4 @@
-//! What Bots and Django are configured with: the answer of one Python start, kept for the next one.
+//! The settings of Bots and Django: the reply of one Python start, kept for the next one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,14 +8,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
-use super::Error;
-use super::python_session::PythonSession;
-use super::services::BotsContext;
 use super::settings_cache_key::settings_cache_key;
+use super::{BotsContext, Error};
 use crate::fs::atomic;
 use crate::model::{DjangoDatabase, ManagedTable};
 
-/// The answer of Bots's own start-up code.
+/// The reply of Bots's own start-up code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct DjangoSettings {
@@ -56,42 +54,25 @@ struct PythonError {
 #[derive(Serialize, Deserialize)]
 struct CachedSettings {
     fingerprint: String,
-    password: PasswordSource,
+    /// The variable with the password of the database or the name of its file; none where there is no password.
+    password_variable: Option<String>,
     django: DjangoSettings,
 }
 
-/// Where the password of the database can be had without asking Django.
-#[derive(Serialize, Deserialize)]
-enum PasswordSource {
-    /// There is none.
-    None,
-    /// The value of this variable.
-    EnvVar(String),
-    /// The file that this variable names.
-    EnvFile(String),
-    /// Only settings.py knows.
-    SettingsPy,
-}
-
 impl DjangoSettings {
-    /// The answer kept from an earlier start, if everything it was made from is as it was then, and the database's
-    /// password is known without asking.
+    /// The reply kept from an earlier start, if everything it was made from is as it was then, and the database's
+    /// password can be had without Python.
     #[must_use]
     pub fn load_cached(context: &BotsContext<'_>) -> Option<Self> {
         let cached: CachedSettings =
             serde_json::from_slice(&fs::read(context.environment.settings_cache_file()).ok()?).ok()?;
         let current = settings_cache_key(context, &cached.django.sources);
         let mut django = (cached.fingerprint == current).then_some(cached.django)?;
-        django.database.password = cached.password.read(context)?;
+        django.database.password = match cached.password_variable {
+            Some(variable) => password_from(&variable, context.variables.effective().get(&variable)?),
+            None => SecretString::default(),
+        };
         Some(django)
-    }
-
-    /// Asks Python, checks the answer, and keeps it.
-    ///
-    /// # Errors
-    /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
-    pub async fn query(context: &BotsContext<'_>) -> Result<Self, Error> {
-        Ok(PythonSession::start(context).await?.1)
     }
 
     /// Whether both say the same of the database and of what should be in it.
@@ -100,46 +81,45 @@ impl DjangoSettings {
         self.database.is_same(&other.database) && serde_json::json!(self) == serde_json::json!(other)
     }
 
-    /// Imports settings.py alone, for a check of it where bots.ini is known to be faulty.
-    ///
-    /// # Errors
-    /// What is wrong with it, with file and line.
-    pub async fn query_settings_only(context: &BotsContext<'_>) -> Result<(), Error> {
-        PythonSession::import_settings_only(context).await
-    }
-
-    /// What everything was like before a question.
+    /// A digest of everything that the settings are made from, before Python reads them.
     pub(super) fn fingerprint(context: &BotsContext<'_>) -> String {
         settings_cache_key(context, &[])
     }
 
-    /// Reads an answer of Python.
+    /// Reads a reply of Python.
     ///
     /// # Errors
-    /// What is wrong with the settings, with file and line, or that this is no answer.
+    /// What is wrong with the settings, with file and line, or that this is no such reply.
     pub fn parse(reply: serde_json::Value) -> Result<Self, Error> {
         serde_json::from_value(without_fault(reply)?)
             .map_err(|error| Error::fault(format!("cannot read what Bots says of its settings: {error}")))
     }
 
-    /// Reads, checks and keeps an answer to a question that was asked when things were as `before` says.
+    /// Reads and checks a reply, and keeps it if nothing has changed since the digest `before` was made.
     pub(super) fn learn(context: &BotsContext<'_>, reply: serde_json::Value, before: &str) -> Result<Self, Error> {
         let django = Self::parse(reply)?;
         django.check(context)?;
-        // Something may have changed while Python ran; then the answer is of neither state for certain.
+        // Something may have changed while Python ran; then the reply is of neither state for certain.
         if settings_cache_key(context, &[]) == before {
             django.write_cache(context);
         }
         Ok(django)
     }
 
-    /// Kept for the next start; there is no password in it. A failure only costs time.
+    /// Kept for the next start, without the password: only where that can be had without Python. A failure only costs time.
     fn write_cache(&self, context: &BotsContext<'_>) {
-        let password = PasswordSource::of(self.database.password.expose_secret(), context);
-        let cached =
-            CachedSettings { fingerprint: settings_cache_key(context, &self.sources), password, django: self.clone() };
-        let text = serde_json::to_vec(&cached).unwrap_or_default();
-        if let Err(error) = atomic::write_atomically(&context.environment.settings_cache_file(), &text, 0o600) {
+        let password = self.database.password.expose_secret();
+        let variables = context.variables.effective();
+        let has_it = |(name, value): &(&String, &String)| password_from(name, value).expose_secret() == password;
+        let password_variable = variables.iter().find(has_it).map(|(name, _)| name.clone());
+        if !password.is_empty() && password_variable.is_none() {
+            return;
+        }
+        let password_variable = password_variable.filter(|_| !password.is_empty());
+        let fingerprint = settings_cache_key(context, &self.sources);
+        let text = serde_json::to_vec(&CachedSettings { fingerprint, password_variable, django: self.clone() });
+        let file = context.environment.settings_cache_file();
+        if let Err(error) = atomic::write_atomically(&file, &text.unwrap_or_default(), 0o600) {
             debug!("{error}");
         }
     }
@@ -148,11 +128,8 @@ impl DjangoSettings {
     fn check(&self, context: &BotsContext<'_>) -> Result<(), Error> {
         let environment = context.environment;
         let mut faults = Vec::new();
-        let expected = [("configuration", &self.directories.config, &environment.config)];
-        for (what, found, wanted) in expected {
-            if !is_same_path(found, wanted) {
-                faults.push(shadowed_path_error(what, found, wanted));
-            }
+        if !is_same_path(&self.directories.config, &environment.config) {
+            faults.push(shadowed_path_error("configuration", &self.directories.config, &environment.config));
         }
         if self.directories.usersys.starts_with(&context.bots.package) {
             faults.push(shadowed_path_error("usersys", &self.directories.usersys, &environment.usersys));
@@ -169,41 +146,15 @@ impl DjangoSettings {
     }
 }
 
-impl PasswordSource {
-    fn of(password: &str, context: &BotsContext<'_>) -> Self {
-        if password.is_empty() {
-            return Self::None;
-        }
-        let variables = context.variables.effective();
-        let direct = variables.iter().find(|(_, value)| value.as_str() == password);
-        let named =
-            || variables.iter().find(|(name, value)| name.ends_with("_FILE") && read_trimmed(value) == password);
-        match direct {
-            Some((name, _)) => Self::EnvVar(name.clone()),
-            None => named().map_or(Self::SettingsPy, |(name, _)| Self::EnvFile(name.clone())),
-        }
-    }
-
-    fn read(&self, context: &BotsContext<'_>) -> Option<SecretString> {
-        let variable = |wanted: &str| {
-            let found = context.variables.effective().into_iter().find(|(name, _)| name == wanted);
-            found.map(|(_, value)| value)
-        };
-        match self {
-            Self::None => Some(SecretString::default()),
-            Self::EnvVar(name) => variable(name).map(SecretString::from),
-            Self::EnvFile(name) => variable(name).map(|path| SecretString::from(read_trimmed(&path))),
-            Self::SettingsPy => None,
-        }
+/// A variable `NAME_FILE` names a file, in which the line end does not count.
+fn password_from(variable: &str, value: &str) -> SecretString {
+    match variable.ends_with("_FILE") {
+        true => fs::read_to_string(value).unwrap_or_default().trim_end_matches(['\r', '\n']).into(),
+        false => value.into(),
     }
 }
 
-/// As secrets are written: with a line end that does not count.
-fn read_trimmed(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim_end_matches(['\r', '\n']).to_owned()
-}
-
-/// An answer of Python, unless it is that something went wrong.
+/// A reply of Python, or the error in it.
 pub(super) fn without_fault(mut reply: serde_json::Value) -> Result<serde_json::Value, Error> {
     let fault = reply.get_mut("fault").map(serde_json::Value::take).unwrap_or_default();
     match serde_json::from_value::<PythonError>(fault) {

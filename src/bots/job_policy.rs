@@ -7,9 +7,9 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use super::BotsContext;
 use super::child_env::ChildEnv;
 use super::engine_command::{is_old_name, is_python};
-use super::services::BotsContext;
 use crate::process::child::ProcessSpec;
 
 /// The engine's program.

@@ -28,6 +28,8 @@ use crate::process::capture::capture;
 use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
 use crate::{config, fs};
+use child_env::ChildEnv;
+use environment::Environment;
 
 /// The program whose presence means that Bots is there.
 const MAIN_PROGRAM: &str = "bots-webserver";
@@ -104,6 +106,19 @@ impl Installation {
     pub fn program(&self, name: &str) -> OsString {
         self.bin_dir.join(name).into_os_string()
     }
+}
+
+/// What every process of Bots is made from.
+#[derive(Clone, Copy)]
+pub struct BotsContext<'a> {
+    /// Starts Python.
+    pub reaper: &'a Reaper,
+    /// Which Bots.
+    pub bots: &'a Installation,
+    /// Which environment.
+    pub environment: &'a Environment,
+    /// Variables that the services get.
+    pub variables: &'a ChildEnv,
 }
 
 /// The directory of Bots's programs, without a look at what is in it.

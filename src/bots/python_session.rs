@@ -1,20 +1,21 @@
-//! One start of Python, and the conversation with it: it tells the facts, then waits for work or for the end.
+//! One start of Python, and the conversation with it: it replies with the settings, then waits for work or for the end.
 //!
-//! A start costs most of a second on a busy machine, so what is asked before a migration and the migration itself
-//! share one. What Python prints beside its answers goes to our log.
+//! A start costs most of a second on a busy machine, so the settings and a migration share one. Output of Python beside its
+//! replies goes to our log.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::libc::SIGKILL;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Split};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use super::Error;
 use super::django_settings::{DjangoSettings, without_fault};
-use super::services::BotsContext;
+use super::{BotsContext, Error};
 use crate::process::capture::pipe_reader;
 use crate::process::child::{Input, Output, ProcessSpec, signal_group};
 use crate::process::reaper::Child;
@@ -34,17 +35,19 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long after Python's end its pipes are still read: something it has started may hold them open for ever.
 const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A Python that has told its facts. Dropped, it ends by itself.
+type Lines = Split<BufReader<pipe::Receiver>>;
+
+/// A Python that has read the settings. Dropped, it ends by itself.
 pub struct PythonSession {
     child: Child,
     requests: pipe::Sender,
-    replies: LineReader,
-    noise: LineReader,
-    last_noise: String,
+    replies: Lines,
+    stderr: Lines,
+    last_stderr_line: String,
 }
 
 impl PythonSession {
-    /// Starts Python and hears what Bots and Django are configured with; the answer is kept for the next start.
+    /// Starts Python, which reads the settings of Bots and Django; the reply is kept for the next start.
     ///
     /// # Errors
     /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
@@ -58,7 +61,7 @@ impl PythonSession {
     ///
     /// # Errors
     /// What is wrong with it, with file and line.
-    pub(super) async fn import_settings_only(context: &BotsContext<'_>) -> Result<(), Error> {
+    pub async fn import_settings_only(context: &BotsContext<'_>) -> Result<(), Error> {
         let (_, reply) = Self::spawn_and_query(context, &["settings"]).await?;
         without_fault(reply).map(|_| ())
     }
@@ -73,7 +76,7 @@ impl PythonSession {
             return Err(Error::fault(text));
         };
         let Some(reply) = received else {
-            let reason = python.last_stderr_line();
+            let reason = python.last_stderr_line;
             let interpreter = context.bots.python.display();
             return Err(Error::fault(format!("cannot ask Bots for its settings with {interpreter}: {reason}")));
         };
@@ -90,91 +93,71 @@ impl PythonSession {
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(Error::Failed("cannot talk to Python: it was started without pipes".to_owned()));
         };
-        let failed = |error: std::io::Error| Error::Failed(format!("cannot talk to Python: {error}"));
+        let failed = |error: io::Error| Error::Failed(format!("cannot talk to Python: {error}"));
         Ok(Self {
             child,
             requests: pipe::Sender::from_owned_fd(stdin).map_err(failed)?,
-            replies: LineReader::new(pipe_reader(stdout).map_err(failed)?),
-            noise: LineReader::new(pipe_reader(stderr).map_err(failed)?),
-            last_noise: String::new(),
+            replies: lines(stdout).map_err(failed)?,
+            stderr: lines(stderr).map_err(failed)?,
+            last_stderr_line: "it said nothing".to_owned(),
         })
     }
 
-    /// Has work done. There is no time limit: a migration that is cut in the middle may leave a database that a
+    /// Sends a request. There is no time limit: a migration that is cut in the middle may leave a database that a
     /// plain `migrate` cannot complete.
     ///
     /// # Errors
-    /// How Python ended without an answer.
+    /// How Python ended without a reply.
     pub(super) async fn request(&mut self, request: &Value) -> Result<Value, String> {
-        // If it does not listen any more, it does not answer either.
+        // Python that no longer reads does not reply either.
         let _ = self.requests.write_all(format!("{request}\n").as_bytes()).await;
         match self.read_reply(true).await {
             Some(reply) => Ok(reply),
             None => {
                 let end = self.child.exited().await;
-                Err(format!("Python ended with {end}: {}", self.last_stderr_line()))
+                Err(format!("Python ended with {end}: {}", self.last_stderr_line))
             }
         }
     }
 
-    /// The next answer; `None` when Python ended without one.
-    async fn read_reply(&mut self, tell_noise: bool) -> Option<Value> {
-        let mut has_noise = true;
+    /// The next reply; `None` when Python ended without one.
+    async fn read_reply(&mut self, log: bool) -> Option<Value> {
+        let mut has_stderr = true;
         loop {
             tokio::select! {
-                line = self.replies.next() => match line {
-                    Some(line) => return serde_json::from_str(&line).ok(),
-                    None => {
-                        let _ = timeout(OUTPUT_DRAIN_TIMEOUT, self.drain(tell_noise)).await;
-                        return None;
+                line = self.replies.next_segment() => {
+                    if let Ok(Some(line)) = line {
+                        return serde_json::from_slice(&line).ok();
                     }
-                },
-                line = self.noise.next(), if has_noise => match line {
-                    Some(line) => self.log_stderr(&line, tell_noise),
-                    None => has_noise = false,
+                    let _ = timeout(OUTPUT_DRAIN_TIMEOUT, self.drain_stderr(log)).await;
+                    return None;
+                }
+                line = self.stderr.next_segment(), if has_stderr => match line {
+                    Ok(Some(line)) => self.log_stderr(&line, log),
+                    _ => has_stderr = false,
                 },
             }
         }
     }
 
-    async fn drain(&mut self, log: bool) {
-        while let Some(line) = self.noise.next().await {
+    async fn drain_stderr(&mut self, log: bool) {
+        while let Ok(Some(line)) = self.stderr.next_segment().await {
             self.log_stderr(&line, log);
         }
     }
 
-    fn log_stderr(&mut self, line: &str, log: bool) {
-        let line = line.trim();
-        if line.is_empty() {
-            return;
+    fn log_stderr(&mut self, line: &[u8], log: bool) {
+        let text = String::from_utf8_lossy(line);
+        match text.trim() {
+            "" => return,
+            line if log => info!("migrate: {line}"),
+            line => debug!("python: {line}"),
         }
-        if log {
-            info!("migrate: {line}");
-        } else {
-            debug!("python: {line}");
-        }
-        line.clone_into(&mut self.last_noise);
-    }
-
-    fn last_stderr_line(&self) -> &str {
-        if self.last_noise.is_empty() { "it said nothing" } else { &self.last_noise }
+        text.trim().clone_into(&mut self.last_stderr_line);
     }
 }
 
-/// Lines of a pipe; a wait for one may be given up and taken up again.
-struct LineReader {
-    source: BufReader<pipe::Receiver>,
-    begun: Vec<u8>,
-}
-
-impl LineReader {
-    fn new(source: pipe::Receiver) -> Self {
-        Self { source: BufReader::new(source), begun: Vec::new() }
-    }
-
-    async fn next(&mut self) -> Option<String> {
-        let _ = self.source.read_until(b'\n', &mut self.begun).await;
-        let line = std::mem::take(&mut self.begun);
-        (!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned())
-    }
+/// The lines of a pipe.
+fn lines(pipe: OwnedFd) -> io::Result<Lines> {
+    Ok(BufReader::new(pipe_reader(pipe)?).split(b'\n'))
 }

@@ -4,14 +4,12 @@ use std::ffi::{OsStr, OsString};
 
 use nix::libc;
 
-use super::child_env::ChildEnv;
+pub use super::BotsContext;
 use super::django_settings::DjangoSettings;
-use super::environment::Environment;
+use super::engine_shim;
 use super::jobqueue_config::BotsJobQueueIni;
-use super::{Installation, engine_shim};
 use crate::model::{LivenessProbe, ServiceName};
 use crate::process::child::ProcessSpec;
-use crate::process::reaper::Reaper;
 
 /// A service as bots-ctl runs it.
 #[derive(Clone)]
@@ -24,19 +22,6 @@ pub struct BotsServiceSpec {
     pub stop_signal: Option<i32>,
     /// Its liveness probe; none for a process that ends by itself.
     pub probe: Option<LivenessProbe>,
-}
-
-/// What every process of Bots is made from.
-#[derive(Clone, Copy)]
-pub struct BotsContext<'a> {
-    /// Starts Python.
-    pub reaper: &'a Reaper,
-    /// Which Bots.
-    pub bots: &'a Installation,
-    /// Which environment.
-    pub environment: &'a Environment,
-    /// Variables that the services get.
-    pub variables: &'a ChildEnv,
 }
 
 impl BotsContext<'_> {

@@ -1,7 +1,6 @@
 //! One value that changes when anything changes that Bots's settings are made from.
 //!
-//! A kept answer that is out of date would have bots-ctl look at another database than Django does, so what goes in
-//! is generous: the whole environment, every file of the configuration directory, every file that was imported or
+//! A kept reply that is out of date would lead bots-ctl to another database than Django's, so the digest is generous: the whole environment, every file of the configuration directory, every file that was imported or
 //! opened while the settings were made, and the files that `*_FILE` variables name. A needless change only costs one Python start.
 
 use std::fs;
@@ -11,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::services::BotsContext;
+use super::BotsContext;
 
-/// Variables that change from shell to shell, pod to pod or with who has started us, and say nothing about settings.
+/// Variables that change from shell to shell, from pod to pod or with the parent process, and say nothing about settings.
 const VOLATILE: [&str; 10] = [
     "_",
     "SHLVL",

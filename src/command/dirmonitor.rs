@@ -21,10 +21,11 @@ use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner, WatchState};
 use crate::watch::target::WatchTarget;
 
 use super::{load_config, overrides, read_config, write_line, write_stdout};
+use crate::runtime::bots_environment::load_django_settings;
 use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
 use crate::runtime::dirmonitor_service::DirMonitorService;
 use crate::runtime::init_db;
-use crate::runtime::serve::{load_django_settings, serve_one};
+use crate::runtime::serve::serve_one;
 use crate::runtime::service_spec::{LaunchContext, ServiceSpec};
 use crate::runtime::session::{App, with_app};
 use crate::runtime::watch_targets::TargetSources;

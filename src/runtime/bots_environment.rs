@@ -6,6 +6,7 @@ use crate::bots::child_env::ChildEnv;
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
+use crate::bots::python_session::PythonSession;
 use crate::bots::services::BotsContext;
 use crate::bots::{self, Installation};
 use crate::config::Config;
@@ -82,9 +83,14 @@ pub(crate) async fn django_settings(config: &Config, reaper: &Reaper) -> Result<
         return Err(Error::new(Kind::Configuration, text));
     }
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-    match DjangoSettings::load_cached(&context) {
+    load_django_settings(&context).await
+}
+
+/// What Django is configured with, from an earlier start if nothing has changed since.
+pub(crate) async fn load_django_settings(context: &BotsContext<'_>) -> Result<DjangoSettings, Error> {
+    match DjangoSettings::load_cached(context) {
         Some(cached) => Ok(cached),
-        None => Ok(DjangoSettings::query(&context).await?),
+        None => Ok(PythonSession::start(context).await?.1),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::bots;
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
+use crate::bots::python_session::PythonSession;
 use crate::bots::services::BotsContext;
 use crate::bots::{Installation, seed_usersys};
 use crate::config::Config;
@@ -64,9 +65,9 @@ pub(crate) async fn dry_run(
     variables.0.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = match faults.is_empty() {
-        true => DjangoSettings::query(&context).await.map(Some),
+        true => PythonSession::start(&context).await.map(|(_, django)| Some(django)),
         false if environment.config.join("settings.py").exists() => {
-            DjangoSettings::query_settings_only(&context).await.map(|()| None)
+            PythonSession::import_settings_only(&context).await.map(|()| None)
         }
         false => Ok(None),
     };

@@ -33,7 +33,9 @@ use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceResult;
 use crate::telemetry::counters::{Counters, Event};
 
-use super::bots_environment::{blocking, committed_own_file, find_bots, health_targets, service_variables};
+use super::bots_environment::{
+    blocking, committed_own_file, find_bots, health_targets, load_django_settings, service_variables,
+};
 use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
 use super::init_db;
 use super::relay::RelayListeners;
@@ -200,14 +202,6 @@ async fn prepare_all(
         (plan.choose)(&LaunchContext { config, bots: context, django: &django, queue: &queue, own_ports: &[] })?;
     let targets = health_targets(config, &django)?;
     Ok((Prepared { bots, django, queue, applied, targets }, services))
-}
-
-/// What Django is configured with, from an earlier start if nothing has changed since.
-pub(crate) async fn load_django_settings(context: &BotsContext<'_>) -> Result<DjangoSettings, Error> {
-    match DjangoSettings::load_cached(context) {
-        Some(cached) => Ok(cached),
-        None => Ok(DjangoSettings::query(context).await?),
-    }
 }
 
 /// The kubelet kills what takes longer, however long it was told to wait here.

@@ -35,10 +35,11 @@ use super::maxruntime::MaxRuntime;
 use super::preflight;
 use super::preflight::LeasedRun;
 use super::run_metrics;
+use crate::runtime::bots_environment::load_django_settings;
 use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
 use crate::runtime::init_db;
 use crate::runtime::relay;
-use crate::runtime::serve::{load_django_settings, to_outcome};
+use crate::runtime::serve::to_outcome;
 use crate::runtime::service_spec::policy;
 use crate::runtime::session::{App, run_until_shutdown};
 
