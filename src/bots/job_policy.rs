@@ -2,7 +2,7 @@
 //!
 //! Bots's programs name the engine in several ways: `bots-engine`, its full path, and with Bots 3 the Python that runs
 //! it and its full path. All of them are the same engine, which is started by the name that PATH leads to, and for this
-//! environment: whoever may submit tasks must not choose the directory whose settings it imports.
+//! environment: a client of the queue must not choose the directory whose settings it imports.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 use super::BotsContext;
 use super::child_env::ChildEnv;
 use super::engine_command::{is_old_name, is_python};
+use super::engine_shim::NAME as ENGINE;
 use crate::process::child::ProcessSpec;
-
-/// The engine's program.
-const ENGINE: &str = "bots-engine";
 
 /// What stands before its configuration directory, without a space.
 const CONFIG_DIR: &str = "-c";
@@ -28,18 +26,8 @@ pub struct JobPolicy {
     authorised: Vec<String>,
 }
 
-/// A task that may be run.
-#[derive(Debug, PartialEq, Eq)]
-enum AuthorisedCommand<'a> {
-    /// The engine, with these arguments.
-    Engine(&'a [String]),
-    /// What bots.ini authorises.
-    Other(&'a String, &'a [String]),
-}
-
 impl JobPolicy {
     /// Tasks of this environment. `authorised` are first words that bots.ini names.
-    #[must_use]
     pub fn new(bots: &BotsContext<'_>, authorised: Vec<String>) -> Self {
         Self {
             bin_dir: bots.bots.bin_dir.clone(),
@@ -51,34 +39,23 @@ impl JobPolicy {
     }
 
     /// How a task is started, and whether it is an engine; nothing for one that is not authorised.
-    #[must_use]
     pub fn spec(&self, argv: &[String]) -> Option<(ProcessSpec, bool)> {
-        let known = self.authorise(argv)?;
-        let mut spec = match known {
-            AuthorisedCommand::Engine(arguments) => self.engine(arguments),
-            AuthorisedCommand::Other(program, arguments) => {
-                ProcessSpec::new(program).args(arguments.iter().map(String::as_str))
-            }
-        };
-        spec.directory = Some(self.root.clone());
-        Some((self.variables.apply(spec), matches!(known, AuthorisedCommand::Engine(_))))
-    }
-
-    fn authorise<'a>(&self, argv: &'a [String]) -> Option<AuthorisedCommand<'a>> {
-        match argv {
-            [first, rest @ ..] if self.is_engine(first) => {
-                self.targets_this_environment(rest).then_some(AuthorisedCommand::Engine(rest))
-            }
+        let (mut spec, is_engine) = match argv {
+            [first, rest @ ..] if self.is_engine(first) => (self.engine(rest)?, true),
             // Whichever Python it is: the engine is started by the name that PATH leads to. A virtual environment can be reached by
             // several paths, and of another one Bots says where Python is, not where its own programs are.
             [first, second, rest @ ..]
                 if is_python(OsStr::new(first)) && self.is_engine(second) && second.contains('/') =>
             {
-                self.targets_this_environment(rest).then_some(AuthorisedCommand::Engine(rest))
+                (self.engine(rest)?, true)
             }
-            [first, rest @ ..] if self.authorised.contains(first) => Some(AuthorisedCommand::Other(first, rest)),
-            _ => None,
-        }
+            [first, rest @ ..] if self.authorised.contains(first) => {
+                (ProcessSpec::new(first).args(rest.iter().map(String::as_str)), false)
+            }
+            _ => return None,
+        };
+        spec.directory = Some(self.root.clone());
+        Some((self.variables.apply(spec), is_engine))
     }
 
     /// The name, or the path of one that is there: beside Bots's other programs, or where the engine's PATH leads. By its old
@@ -109,12 +86,13 @@ impl JobPolicy {
     }
 
     /// With our own name of the configuration directory: without one it would take one of its own choice, and what another
-    /// name leads to may have changed since.
-    fn engine(&self, arguments: &[String]) -> ProcessSpec {
+    /// name leads to may have changed since. Nothing for the engine of another environment.
+    fn engine(&self, arguments: &[String]) -> Option<ProcessSpec> {
         let mut config = OsString::from(CONFIG_DIR);
         config.push(&self.config);
         let others = arguments.iter().filter(|argument| !argument.starts_with(CONFIG_DIR));
-        ProcessSpec::new(ENGINE).arg(config).args(others.map(String::as_str))
+        let spec = ProcessSpec::new(ENGINE).arg(config).args(others.map(String::as_str));
+        self.targets_this_environment(arguments).then_some(spec)
     }
 }
 
