@@ -1,4 +1,4 @@
-//! What only Django can do to the database, in the Python that has told the facts: `migrate`, and web users.
+//! Changes to the database that only Django can make, in the Python that has read the settings: `migrate`, and web users.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use crate::random;
 /// Length of a generated password: more than 110 bits.
 const PASSWORD_LENGTH: usize = 20;
 
-/// Passwords that everybody knows, in lower case.
+/// Well-known passwords, in lower case.
 const WELL_KNOWN: [&str; 14] = [
     "botsbots",
     "bots",
@@ -37,19 +37,14 @@ const WELL_KNOWN: [&str; 14] = [
 #[derive(Debug, Clone, Copy)]
 pub struct MigrateRequest<'a> {
     /// Run `migrate`.
-    pub migrate: Option<MigrateOptions>,
-    /// See to this web user.
+    pub migrate: bool,
+    /// An earlier `migrate` may have been cut off.
+    pub finish: bool,
+    /// Make or update this web user.
     pub user: Option<(&'a SuperuserConfig, SuperuserAction)>,
 }
 
-/// How `migrate` is to be run.
-#[derive(Debug, Clone, Copy)]
-pub struct MigrateOptions {
-    /// An earlier run may have been cut off.
-    pub finish: bool,
-}
-
-/// What is to be done about a web user.
+/// How a web user is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SuperuserAction {
     /// Make it if there is no user at all.
@@ -58,7 +53,7 @@ pub enum SuperuserAction {
     Upsert,
 }
 
-/// What Django has done.
+/// The reply of Django.
 #[derive(Debug, Deserialize)]
 pub struct MigrateResult {
     /// Steps in their order, with the time each took.
@@ -69,16 +64,15 @@ pub struct MigrateResult {
 
 /// One step.
 #[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
 pub struct Step {
     pub step: String,
     pub seconds: f64,
 }
 
-/// Has the work done on the database that a person would call `database`; what Django prints goes to our log.
+/// Sends the request for the database described by `database`; Django's output goes to our log.
 ///
 /// # Errors
-/// What Django says.
+/// Django's own error.
 pub async fn run(
     python: &mut PythonSession,
     environment: &Environment,
@@ -94,10 +88,7 @@ pub async fn run(
             "update": what == SuperuserAction::Upsert,
         })
     });
-    let migrate = work.migrate.unwrap_or(MigrateOptions { finish: false });
-    let request = json!({
-        "migrate": work.migrate.is_some(), "finish": migrate.finish, "user": user,
-    });
+    let request = json!({ "migrate": work.migrate, "finish": work.finish, "user": user });
     let reply = python.request(&request).await.map_err(|end| {
         Error::Failed(format!(
             "Django could not complete the {database}: {end}; init-db goes on from there when it is run again"
@@ -115,7 +106,7 @@ pub async fn run(
     Ok(done)
 }
 
-/// Refuses a password that gives everybody the web UI.
+/// Refuses a well-known password: it would open the web UI to any client.
 ///
 /// # Errors
 /// When the configured one is well known, or `must_be_set` and there is none.
@@ -138,19 +129,19 @@ pub fn check_password(user: &SuperuserConfig, must_be_set: bool) -> Result<(), E
 }
 
 /// The configured password, else a random one. It is on disk before the user exists, so that a stop between the
-/// two leaves nobody locked out.
+/// two locks no user out.
 fn load_or_generate_password(superuser: &SuperuserConfig, environment: &Environment) -> Result<SecretString, Error> {
     if let Some(password) = &superuser.password {
         return Ok(password.clone());
     }
     let made = format!("{}\n", random::alphanumeric(PASSWORD_LENGTH));
     let saved = load_or_create_secret(&environment.admin_password_file(), &made, "password")?;
-    // Whoever made it before us may have died too early for that.
+    // Another process may have made the file and died before this.
     fsync_dir(&environment.root)?;
     Ok(SecretString::from(saved))
 }
 
-/// The one place where a secret is shown, and the one time: nobody could log in otherwise.
+/// The only place and time where a secret is shown: without it no user could log in.
 fn log_superuser(superuser: &SuperuserConfig, what: &str, password: &SecretString, environment: &Environment) {
     let name = &superuser.username;
     match (what, &superuser.password) {

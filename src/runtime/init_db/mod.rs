@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::database::advisory_lock::{LockName, LockSession};
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::own_schema::{self, OwnTables};
+use crate::database::query::Connection;
 use crate::database::schema::desired::DesiredSchema;
 use crate::database::schema::diff::SchemaDiff;
 use crate::database::schema::{self, Inspection};
@@ -26,13 +27,13 @@ use crate::exit::{Error, Kind};
 use crate::fs::atomic;
 use crate::process::network;
 
-use crate::runtime::init_db::steps::complete;
 pub(crate) use report::Report;
+use steps::{InitDb, complete};
 
-/// How often to look whether another start in this environment has been told the django.
+/// How often to look whether another start in this environment has read the settings.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long to wait before a server is asked again that has just gone away.
+/// How long to wait before a connection to a server that has just gone away.
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
 const DEFAULT_ACCOUNT: &str = "the account bots with the password that Bots's bundled database has";
@@ -40,7 +41,7 @@ const DEFAULT_ACCOUNT: &str = "the account bots with the password that Bots's bu
 const DEFAULT_ACCOUNT_REMEDY: &str = "whoever reaches the web UI could log in; change it with SUPERUSER_USERNAME=bots, \
      SUPERUSER_PASSWORD and init-db --superuser, or set BOTS_CTL_ALLOW_DEFAULT_PASSWORD=true";
 
-/// What is asked for.
+/// The options of a start.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct InitOptions {
     /// Look only.
@@ -49,13 +50,13 @@ pub(crate) struct InitOptions {
     pub superuser: bool,
 }
 
-/// Learns what Django is configured with and sees to it that the database is complete.
+/// Reads the settings of Django and completes the database.
 ///
-/// An answer that is kept from an earlier start only ever leads to "nothing to do": before anything is changed,
-/// Python is asked anew. A token of `critical` is held while the schema is being changed.
+/// A reply that is kept from an earlier start only ever leads to "nothing to do": before anything is changed,
+/// Python reads the settings again. A token of `critical` is held while the schema is being changed.
 ///
 /// # Errors
-/// As [`ensure_database_with`]; also when something is left that a person must see to.
+/// As [`ensure_database_with`]; also when something is left to a person.
 pub(crate) async fn ensure_database(
     config: &Config,
     context: &BotsContext<'_>,
@@ -116,7 +117,7 @@ pub(crate) async fn ensure_database_with(
     }
 }
 
-/// What Django is configured with, and the Python that has told it if there had to be one. Of several that start at
+/// The settings of Django, and the Python that has read them if there had to be one. Of several that start at
 /// once in one environment only the first asks.
 async fn load_settings(context: &BotsContext<'_>) -> Result<(DjangoSettings, Option<PythonSession>), Error> {
     if let Some(django) = DjangoSettings::load_cached(context) {
@@ -154,17 +155,9 @@ pub(crate) fn database_config(config: &Config, settings: &DjangoSettings) -> Res
     Ok(DatabaseConfig::from_django(&settings.database, config.database.url.as_ref())?)
 }
 
-/// What an initialisation stands on.
-struct InitDb<'a> {
-    config: &'a Config,
-    context: &'a BotsContext<'a>,
-    settings: DatabaseConfig,
-    expected: DesiredSchema,
-}
-
 impl InitDb<'_> {
     async fn check(&self, report: &mut Report) -> Result<(), Error> {
-        let mut connection = match &self.settings {
+        let connection = match &self.settings {
             // A look must not make the file.
             DatabaseConfig::Sqlite(path) if !path.exists() => {
                 report.missing.push(format!("the file {}", path.display()));
@@ -176,9 +169,7 @@ impl InitDb<'_> {
                     .await?
             }
         };
-        let inspection = schema::inspect(&mut connection, &self.settings, &self.expected).await;
-        connection.close().await;
-        let look = inspection?;
+        let look = self.inspect(connection).await?;
         report.missing = look.difference.missing();
         report.findings = look.difference.manual_fixes;
         if look.difference.has_default_password && !self.config.database.allow_default_password {
@@ -189,35 +180,34 @@ impl InitDb<'_> {
 
     /// Whether a look, which waits for nothing, finds everything in place.
     async fn is_complete(&self) -> Result<bool, Error> {
-        let looked = async {
-            let mut connection = connect(&self.settings, ConnectMode::Probe).await?;
-            let inspection = schema::inspect(&mut connection, &self.settings, &self.expected).await;
-            connection.close().await;
-            inspection
-        };
-        match looked.await {
+        let Ok(connection) = connect(&self.settings, ConnectMode::Probe).await else { return Ok(false) };
+        match self.inspect(connection).await {
             Ok(look) if is_complete(&look) => self.refuse_default_account(&look.difference).map(|()| true),
             _ => Ok(false),
         }
     }
 
+    async fn inspect(&self, mut connection: Connection) -> Result<Inspection, database::Error> {
+        let inspection = schema::inspect(&mut connection, &self.settings, &self.expected).await;
+        connection.close().await;
+        inspection
+    }
+
     /// Waits for the lock; a server that goes away meanwhile is waited for like one that is not there yet.
     async fn lock(&self) -> Result<LockSession, Error> {
-        let mut lost = None;
+        let (mut lost, window) = (None, self.config.database.retry_window());
         loop {
-            let connection =
-                retry::connect_with_retry(&self.settings, ConnectMode::Create, self.config.database.retry_window())
-                    .await?;
+            let connection = retry::connect_with_retry(&self.settings, ConnectMode::Create, window).await?;
             let mut session = LockSession::new(connection, LockName::InitDb)?;
             let text = match session.acquire("initialises").await {
                 Err(database::Error::Unavailable(text)) => text,
                 Err(error) => return Err(error.into()),
                 Ok(()) => return Ok(session),
             };
-            if lost.get_or_insert_with(Instant::now).elapsed() >= self.config.database.retry_window() {
+            if lost.get_or_insert_with(Instant::now).elapsed() >= window {
                 return Err(Error::new(Kind::Unavailable, text));
             }
-            info!("{text}; trying again for {} s", self.config.database.retry_window().as_secs_f64());
+            info!("{text}; trying again for {} s", window.as_secs_f64());
             sleep(RECONNECT_DELAY).await;
         }
     }

@@ -1,4 +1,4 @@
-//! What `init-db` tells: a line per step in the log, and one JSON object for programs.
+//! The report of `init-db`: a line per step in the log, and one JSON object for programs.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use tracing::{info, warn};
 
 use crate::exit::Error;
 
-/// What was done and what is left.
+/// The steps that were taken, and those that are left.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     /// The database, as a person would name it.
@@ -21,18 +21,18 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Takes down a step that has just been done.
+    /// Records a step that has just ended.
     pub fn step(&mut self, name: &str, begin: Instant) {
         self.step_of(name, begin.elapsed());
     }
 
-    /// As [`Self::step`], for one that somebody else has timed.
+    /// As [`Self::step`], for one that Django has timed.
     pub fn step_of(&mut self, name: &str, took: Duration) {
         info!("{name} took {:.2} s", took.as_secs_f64());
         self.steps.push((name.to_owned(), took));
     }
 
-    /// What this run could not do, for whoever reads the log.
+    /// Logs the steps that are left to a person.
     pub fn log_unfixed(&self) {
         for name in &self.missing {
             warn!(

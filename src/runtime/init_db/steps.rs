@@ -1,27 +1,33 @@
-//! The way from what is there to what should be, under the lock: each step is noted in the database before it is taken.
+//! The steps to a complete database, under the lock: each is recorded in the database before it is taken.
 
 use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use crate::bots::migrate;
-use crate::bots::migrate::{MigrateOptions, MigrateRequest, SuperuserAction};
+use crate::bots::migrate::{self, MigrateRequest, SuperuserAction};
 use crate::bots::python_session::PythonSession;
+use crate::bots::services::BotsContext;
+use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::database::advisory_lock::LockSession;
-use crate::database::init_progress;
-use crate::database::init_progress::InitProgress;
-use crate::database::schema;
-use crate::database::schema::Inspection;
+use crate::database::init_progress::{self, InitProgress};
+use crate::database::schema::desired::{self, DesiredSchema};
 use crate::database::schema::diff::SchemaDiff;
-use crate::database::schema::{apply, desired};
+use crate::database::schema::{self, Inspection, apply};
 use crate::exit::Error;
 
-use super::InitDb;
 use super::report::Report;
 
-/// Django's own books: what is in them says nothing of anybody's work.
+/// Django's own tables: they hold no work of users.
 const DJANGO_INTERNAL_TABLES: [&str; 3] = ["django_migrations", "django_content_type", "auth_permission"];
+
+/// One initialisation of a database.
+pub(crate) struct InitDb<'a> {
+    pub config: &'a Config,
+    pub context: &'a BotsContext<'a>,
+    pub settings: DatabaseConfig,
+    pub expected: DesiredSchema,
+}
 
 /// Takes every step that is needed; the answer is what is left.
 pub(crate) async fn complete(
@@ -115,18 +121,17 @@ impl Steps<'_> {
         let was_finished = inspection.progress.as_ref().is_some_and(|progress| progress.finished);
         // Only a database that cannot take back what was begun can be left half-way.
         let finish = !difference.is_empty && !was_finished && matches!(self.settings(), DatabaseConfig::Mysql(_));
-        let migrate = difference.needs_migrate().then_some(MigrateOptions { finish });
-        if migrate.is_none() && user.is_none() {
+        let migrate = difference.needs_migrate();
+        if !migrate && user.is_none() {
             return Ok(());
         }
-        if migrate.is_some() {
+        if migrate {
             self.write("migrate", false).await?;
             info!("running Django's migrate");
         }
         let user = user.map(|what| (&self.init.config.superuser, what));
-        let environment = self.init.context.environment;
-        let done =
-            migrate::run(python, environment, &self.settings().describe(), MigrateRequest { migrate, user }).await?;
+        let (environment, database) = (self.init.context.environment, self.settings().describe());
+        let done = migrate::run(python, environment, &database, MigrateRequest { migrate, finish, user }).await?;
         for step in &done.steps {
             self.report.step_of(&step.step, Duration::try_from_secs_f64(step.seconds).unwrap_or_default());
         }
@@ -158,13 +163,13 @@ impl Steps<'_> {
         Ok(inspection.difference)
     }
 
-    /// Makes unmanaged tables anew that Django has made, without the defaults, and that hold no row.
+    /// Recreates unmanaged tables that Django has made, without the defaults, and that hold no row.
     async fn recreate_empty_tables(&mut self, inspection: &Inspection) -> Result<bool, Error> {
         let InitDb { settings, expected, .. } = self.init;
         let all = desired::unmanaged(settings, expected.version);
         let mut empty = Vec::new();
         for table in all.iter().filter(|table| inspection.difference.lacks_defaults(&table.name)) {
-            // Reports refer to the numbers of `ta`, which must not begin anew under them.
+            // Reports refer to the numbers of `ta`, which must not start over.
             let filled =
                 if table.name == "ta" { vec!["ta", "report", "filereport"] } else { vec![table.name.as_str()] };
             if !schema::any_rows(&mut self.session.connection, settings, &inspection.catalogue, filled.into_iter())
