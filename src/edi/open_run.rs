@@ -14,16 +14,16 @@ use crate::database::own_schema::{self, OwnTables};
 use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
 
-/// Rows of `ta` whose states are a part of the look.
+/// Rows of `ta` whose states are a part of the snapshot.
 const NEWEST_ROWS: u32 = 200;
 
-/// What the tables of Bots show.
+/// The newest run in the tables of Bots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct RunTraces {
     /// The newest run, 0 when there is none.
     run: u64,
-    /// When the row in `mutex` was written, in the words of the database; empty without that row. It tells an engine from
-    /// those before and after it, which may begin several runs.
+    /// When the row in `mutex` was written, in the words of the database; empty without that row. It identifies an
+    /// engine among those before and after it, which may begin several runs.
     locked_at: String,
     /// Whether no engine can work on the run when the lease is free: the row is that of a holder, or Bots has removed it.
     is_ours: bool,
@@ -31,14 +31,14 @@ struct RunTraces {
     snapshot: String,
 }
 
-/// A look that was noted.
+/// A snapshot that was recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct WatchedRun {
     engine: String,
     snapshot: String,
-    /// How long ago it was noted.
+    /// How long ago it was recorded.
     age: Duration,
-    /// Whether the run had another look before.
+    /// Whether the run had another snapshot before.
     has_changed: bool,
 }
 
@@ -58,7 +58,6 @@ pub struct OpenRun {
 impl OpenRun {
     /// Whether no engine works on it any more, for one that has the lease: the run is that of an earlier holder, or has made
     /// no progress for the `timeout`.
-    #[must_use]
     pub fn is_cut_off(&self, timeout: Duration) -> bool {
         self.is_ours || self.unchanged >= timeout
     }

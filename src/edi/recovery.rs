@@ -19,8 +19,8 @@ pub(crate) const OURS: u8 = 1;
 /// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.
 const FAILURES: u32 = 3;
 
-/// Has Bots recover the newest run. Written before it is counted: who dies in between has tried once too often, and given
-/// nothing up.
+/// Has Bots recover the newest run. Written before it is counted: a process that dies in between leaves one attempt
+/// more, and abandons nothing.
 const LOCK: &str = "INSERT INTO mutex (mutexk, mutexer) VALUES (1, 1)";
 
 /// The newest run, if it failed before its end. Bots writes the report last, and passes over it when it cannot. A run that
@@ -31,7 +31,7 @@ const FAILED: &str = "SELECT run.idta FROM ta run \
     AND (run.statust IN (0, 1) OR EXISTS (SELECT 1 FROM ta WHERE ta.idta > run.idta AND ta.status <> 1)) \
     AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= run.idta)";
 
-/// What is to be done about an earlier run.
+/// The state of an earlier run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreviousRun {
     /// Nothing: it came to its end.

@@ -13,9 +13,8 @@ pub struct Route {
     pub is_active: bool,
 }
 
-/// The sums of the reports of some runs.
+/// The totals of the reports of some runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Summary {
     /// Runs that wrote a report; none that found nothing to do, in some versions.
     pub reports: u64,
@@ -58,7 +57,7 @@ pub async fn newest_report(connection: &mut Connection, settings: &DatabaseConfi
     Ok(rows.first().map_or(0, |row| number(row, 0)))
 }
 
-/// The sums of the reports after the number `since`.
+/// The totals of the reports after the number `since`.
 ///
 /// # Errors
 /// As [`routes`].

@@ -1,6 +1,8 @@
 //! Pure: files by route, added up since counting began and over the last day, hour by hour.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use indexmap::IndexMap;
 
 use super::{FileCounts, FileState, LastFile, MAX_ROUTES, RouteStats, UnnamedRoutes};
 use crate::database::query::Row;
@@ -27,20 +29,17 @@ pub(crate) struct EdiStatsAccumulator {
     /// Where counting the totals begins, and when that was.
     counted_from: i64,
     pub counted_since: i64,
-    /// Known routes; a place once given is kept, so that totals only grow.
-    indexes: HashMap<String, usize>,
-    totals: Vec<RouteTotals>,
-    /// Of the last day, by hour and place.
+    /// Known routes, by name; an index once given is kept, so that totals only grow.
+    totals: IndexMap<String, RouteTotals>,
+    /// Of the last day, by hour and index.
     hours: BTreeMap<i64, HashMap<usize, FileCounts>>,
     lost: BTreeMap<i64, u64>,
     /// The oldest hour that was read.
     first_hour: Option<i64>,
 }
 
-/// A route that has a place.
 #[derive(Debug, Default)]
 struct RouteTotals {
-    name: String,
     last: Option<(i64, LastFile)>,
     total: FileCounts,
 }
@@ -98,23 +97,15 @@ impl EdiStatsAccumulator {
 
     fn count(&mut self, row: &Row, counts: FileCounts, is_new: bool) -> usize {
         let name = Some(text(row, 0)).filter(|name| !name.is_empty()).unwrap_or_else(|| NO_ROUTE.to_owned());
-        let (index, hour) = (self.route_index(&name), number(row, 1));
+        let (entry, hour) = (self.totals.entry(name), number(row, 1));
+        let index = entry.index();
+        entry.or_default();
         self.first_hour = Some(self.first_hour.map_or(hour, |first| first.min(hour)));
         self.hours.entry(hour).or_default().entry(index).or_default().add(counts);
         if is_new {
             self.totals[index].total.add(counts);
         }
         index
-    }
-
-    fn route_index(&mut self, name: &str) -> usize {
-        if let Some(index) = self.indexes.get(name) {
-            return *index;
-        }
-        let route = self.totals.len();
-        self.indexes.insert(name.to_owned(), route);
-        self.totals.push(RouteTotals { name: name.to_owned(), ..RouteTotals::default() });
-        route
     }
 
     /// Forgets what is older than a day.
@@ -127,21 +118,21 @@ impl EdiStatsAccumulator {
     /// The first [`MAX_ROUTES`] that were ever seen, active ones before others, by name; and the rest of them together.
     pub fn routes(&mut self, active: &[String]) -> (Vec<RouteStats>, UnnamedRoutes) {
         for name in active {
-            self.route_index(name);
+            self.totals.entry(name.clone()).or_default();
         }
         let mut recent = vec![FileCounts::default(); self.totals.len()];
         for (index, counts) in self.hours.values().flatten() {
             recent[*index].add(*counts);
         }
-        let active: std::collections::HashSet<&str> = active.iter().map(String::as_str).collect();
+        let active: HashSet<&str> = active.iter().map(String::as_str).collect();
         let (mut named, mut rest) = (Vec::new(), UnnamedRoutes::default());
-        for (route, (totals, recent)) in self.totals.iter().zip(recent).enumerate() {
-            let is_active = active.contains(totals.name.as_str());
+        for (index, ((name, totals), recent)) in self.totals.iter().zip(recent).enumerate() {
+            let is_active = active.contains(name.as_str());
             if !is_active && recent == FileCounts::default() && totals.total == FileCounts::default() {
                 continue;
             }
-            if route < MAX_ROUTES {
-                let (name, last) = (totals.name.clone(), totals.last.map(|(_, last)| last));
+            if index < MAX_ROUTES {
+                let (name, last) = (name.clone(), totals.last.map(|(_, last)| last));
                 named.push(RouteStats { name, is_active, last, recent, total: totals.total });
             } else {
                 rest.routes += 1;

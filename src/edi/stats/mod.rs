@@ -1,4 +1,4 @@
-//! What came of the EDI files, as Bots's own tables tell it. Nothing here writes.
+//! The results of EDI files, from Bots's own tables. Nothing here writes.
 //!
 //! Neither `filereport` nor `ta` has an index on the route or the state, and both may hold millions of rows. So nothing
 //! is asked of them but by ranges of the primary key: `idta` grows, and what belongs to a run that is over does not
@@ -22,19 +22,19 @@ use accumulator::{EdiStatsAccumulator, RangeRows};
 use sql_time::TimeDialect;
 use utc_offset::DjangoTimeZone;
 
-/// Runs that are told.
+/// Maximum number of runs.
 pub const MAX_RUNS: usize = 50;
 
-/// Routes that are told by name.
+/// Maximum number of routes with their names.
 pub const MAX_ROUTES: usize = 500;
 
-/// Numbers of `idta` that one query looks at: some tens of milliseconds for a server, at the most.
+/// Numbers of `idta` that one query covers: some tens of milliseconds for a server, at most.
 const ROWS_PER_QUERY: i64 = 20_000;
 
 /// Queries of that kind in one go. The first reading looks back so far, and no further.
 const QUERIES_PER_READ: i64 = 10;
 
-/// What a reading gives.
+/// The result of a reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EdiStats {
     /// The last runs of the engine, newest first; at most [`MAX_RUNS`].
@@ -51,7 +51,7 @@ pub struct EdiStats {
     pub lost_runs: u64,
     /// Whether Bots's own lock is set: an engine runs, or was cut off and the next one recovers what it had begun.
     pub is_locked: bool,
-    /// What runs have left of themselves, if they have.
+    /// The totals that runs have recorded, if there are any.
     pub totals: Option<RunTotals>,
 }
 
@@ -90,7 +90,7 @@ pub struct EngineRunStats {
     pub failed: bool,
 }
 
-/// What came of a route.
+/// The results of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteStats {
     /// Its name.
@@ -110,11 +110,11 @@ pub struct RouteStats {
 pub struct LastFile {
     /// When it was received: seconds since 1970.
     pub at: i64,
-    /// What became of it.
+    /// Its state.
     pub state: FileState,
 }
 
-/// What became of a received file.
+/// The state of a received file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileState {
@@ -200,7 +200,6 @@ struct ReadHorizon {
 impl EdiStatsReader {
     /// Connects with each reading, and not in between: they are rare, and a server or a file may have been replaced.
     /// `time_zone` is Django's.
-    #[must_use]
     pub fn new(settings: DatabaseConfig, time_zone: Option<&str>) -> Self {
         let zone = DjangoTimeZone::named(time_zone);
         let dialect = TimeDialect::of(&settings, zone.offsets(now()));
@@ -273,7 +272,7 @@ impl EdiStatsReader {
         Ok(rows.iter().map(run).collect())
     }
 
-    /// What is older than at the last reading is another state of the database, as of a backup: it is read anew.
+    /// What is older than at the last reading is another state of the database, as of a backup: everything is read again.
     fn detect_restore(&mut self, newest_run: i64, done_to: i64) {
         if newest_run < self.newest_run && self.read_to.is_some_and(|read_to| done_to < read_to) {
             self.runs.clear();
@@ -282,7 +281,7 @@ impl EdiStatsReader {
         self.newest_run = newest_run;
     }
 
-    /// The first time there is a past to look at, which is recent but does not count.
+    /// The first reading covers a past, which is recent but does not count for the totals.
     fn begin(&mut self, done_to: i64, now: i64) {
         if self.read_to.is_none() {
             self.read_to = Some((done_to - ROWS_PER_QUERY * QUERIES_PER_READ).max(0));

@@ -1,4 +1,4 @@
-//! How each database tells time. Seconds since 1970 are the only form that means the same everywhere.
+//! Times in each database. Seconds since 1970 are the only form that means the same everywhere.
 //!
 //! Bots leaves times to the database: MySQL and PostgreSQL note them in the zone of the session, which is the server's for
 //! Bots's engine and for us; on SQLite they are local times of Django's zone.

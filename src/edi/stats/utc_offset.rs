@@ -1,4 +1,4 @@
-//! The zone of Bots's local times on SQLite, where nothing but Django's settings says which it is.
+//! The zone of Bots's local times on SQLite, which only Django's settings name.
 
 use tz::TimeZone;
 
