@@ -15,7 +15,6 @@ const CONNECT_RETRY_WINDOW: Duration = Duration::from_secs(60);
 
 impl DatabaseSection {
     /// How long to try again while the server cannot be reached.
-    #[must_use]
     pub fn retry_window(&self) -> Duration {
         self.connect_timeout.unwrap_or(if stderr().is_terminal() { Duration::ZERO } else { CONNECT_RETRY_WINDOW })
     }
@@ -38,7 +37,6 @@ impl DatabaseSection {
 }
 
 /// The engine's family, by any of the names it goes by.
-#[must_use]
 pub fn normalise_engine(engine: &str) -> &str {
     match engine.rsplit('.').next().unwrap_or(engine) {
         "sqlite" | "sqlite3" => "sqlite",

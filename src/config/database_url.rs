@@ -13,7 +13,6 @@ use super::parse::ParseResult;
 
 /// The parts of a database URL; what it does not say is empty.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct DatabaseUrl {
     /// `sqlite`, `mysql` or `postgresql`.
     pub engine: &'static str,

@@ -39,10 +39,10 @@ pub struct FlagOverride {
     pub value: String,
 }
 
-/// One thing that is wrong with the configuration.
+/// One fault of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// What, where, and what to do.
+    /// The fault, its location and the remedy.
     pub text: String,
     /// It is about the command line, not about configuration.
     pub is_from_command_line: bool,
@@ -193,7 +193,7 @@ impl<'a> LayeredConfig<'a> {
     fn file_layer(&mut self, setting: &Setting) -> Option<RawValue> {
         let (path, values) = self.file.as_ref()?;
         if let Some(value) = values.get(setting.path) {
-            // An empty variable is as none. Here it is a secret that anybody knows.
+            // An empty variable counts as unset. An empty value in the file would be a known secret.
             if setting.secret && value.text.is_empty() {
                 let location = format!("{}:{}", path.display(), value.line);
                 self.report(format!("{location}: {} is empty: give it a value, or take the line out", setting.path));

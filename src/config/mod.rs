@@ -85,7 +85,6 @@ pub struct StopTimeouts {
 
 impl Config {
     /// Reads all layers; what is wrong is left at its default and reported, so that a check can go on.
-    #[must_use]
     pub fn read(
         environment: &BTreeMap<String, String>,
         overrides: &[FlagOverride],
@@ -128,7 +127,6 @@ impl Config {
     }
 
     /// The Bots environment: the parent of the configuration directory.
-    #[must_use]
     pub fn environment_root(&self) -> &Path {
         self.environment.config_dir.parent().unwrap_or(Path::new("/"))
     }
@@ -149,7 +147,6 @@ impl Config {
 
 impl StopConfig {
     /// The times of one service.
-    #[must_use]
     pub fn of(&self, service: ServiceName) -> StopTimeouts {
         let (drain, timeout) = match service {
             ServiceName::Webserver => (self.webserver_drain, self.webserver_timeout),

@@ -193,6 +193,8 @@ pub fn queue_url(value: &str) -> ParseResult<Endpoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{LogFormat, LogLevel};
+    use crate::model::RestartPolicy;
 
     #[test]
     fn sizes_take_the_suffixes_of_kubernetes() {
@@ -212,6 +214,13 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(interval("0s").is_err());
+    }
+
+    #[test]
+    fn words_are_read_in_any_case_and_by_their_other_names() {
+        assert_eq!(choice("Critical"), Ok(LogLevel::Error));
+        assert_eq!(choice::<RestartPolicy>("on-failure"), Ok(RestartPolicy::OnFailure));
+        assert_eq!(choice::<LogFormat>("xml"), Err("expected auto, text or json".to_owned()));
     }
 
     #[test]

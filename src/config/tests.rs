@@ -139,6 +139,18 @@ fn a_pod_drains_by_default() {
 }
 
 #[test]
+fn a_default_follows_the_setting_that_it_names() {
+    let given = [("BOTS_CTL_STOP_TIMEOUT", "7"), ("BOTS_CTL_DRAIN", "3s"), ("BOTSENV", "second")];
+    let config = load(&given, "", &[]).expect("valid");
+    assert_eq!(config.stop.engine_timeout, Duration::from_secs(7));
+    assert_eq!((config.stop.webserver_drain, config.reload.drain), (Duration::from_secs(3), Duration::from_secs(3)));
+    assert_eq!(config.environment.config_dir, Path::new("/home/me/.bots/env/second/config"));
+    assert_eq!(effective(&config, "reload.drain").origin, Origin::Default);
+    let config = load(&[&given[..], &[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]].concat(), "", &[]).expect("valid");
+    assert_eq!((config.stop.webserver_drain, config.reload.drain), (Duration::from_secs(3), Duration::from_secs(15)));
+}
+
+#[test]
 fn a_database_url_stands_for_the_variables_and_must_agree_with_them() {
     let url = "mysql://me:hush@db:3307/bots?ssl_mode=REQUIRED";
     let config = load(&[("BOTS_CTL_DATABASE_URL", url), ("DB_HOST", "db"), ("DB_ENGINE", "mariadb")], "", &[]);
