@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 /// A service of Bots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum ServiceName {
     Webserver,
     Jobqueue,
@@ -22,7 +21,6 @@ impl ServiceName {
     pub const ALL: [Self; 4] = [Self::Jobqueue, Self::Webserver, Self::Dirmonitor, Self::Engine];
 
     /// The name in commands, logs and health answers.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Webserver => "webserver",
@@ -44,13 +42,12 @@ pub struct RestartRules {
     pub initial_delay: Duration,
     /// The longest pause.
     pub max_delay: Duration,
-    /// How long it has to run well until the count begins anew.
+    /// How long it has to run well until the count starts over.
     pub reset_after: Duration,
 }
 
 /// After which ends a service is started again; `OnFailure` are all but exit code 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[allow(missing_docs)]
 pub enum RestartPolicy {
     Never,
     OnFailure,
@@ -66,15 +63,13 @@ pub enum BotsVersion {
     V4,
 }
 
-/// What shows that a service lives.
+/// The liveness probe of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LivenessProbe {
     /// It answers a HEAD of this path, which needs no database, on loopback. Any status line counts: it shows that a worker has taken the request. A plain
     /// request to a port with TLS, or a connection without a handshake, would each time be an error line in the service's log.
-    #[allow(missing_docs)]
     Http { port: u16, path: String, tls: bool },
     /// It answers XML-RPC on this port of loopback, and has a child process while jobs wait.
-    #[allow(missing_docs)]
     JobQueue { port: u16 },
     /// Its process holds a descriptor for events of the file system.
     Inotify,
@@ -82,7 +77,6 @@ pub enum LivenessProbe {
 
 /// Django's `DATABASES['default']`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct DjangoDatabase {
     pub engine: String,
     pub name: String,
@@ -97,13 +91,11 @@ pub struct DjangoDatabase {
 
 impl DjangoDatabase {
     /// Whether this is SQLite.
-    #[must_use]
     pub fn is_sqlite(&self) -> bool {
         self.engine.ends_with("sqlite3")
     }
 
     /// Whether both are the same database, reached in the same way.
-    #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         let passwords = [self, other].map(|database| database.password.expose_secret());
         passwords[0] == passwords[1] && serde_json::json!(self) == serde_json::json!(other)

@@ -1,7 +1,6 @@
 //! Random text.
 
 /// Letters and digits from the system's random source: nothing that a shell, a URL or an INI file could mangle.
-#[must_use]
 pub fn alphanumeric(length: usize) -> String {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     /// Bytes from here on would make the first letters likelier than the rest.

@@ -31,7 +31,6 @@ pub struct ChildEnv(pub Vec<(String, OsString)>);
 impl ChildEnv {
     /// The variables for programs of Bots in `bin_dir`, or for any program where Bots is not installed. `temporary` is a directory
     /// for temporary files, where the usual one cannot be written to.
-    #[must_use]
     pub fn new(config: &Config, bin_dir: Option<&Path>, temporary: Option<PathBuf>) -> Self {
         let config_dir = &config.environment.config_dir;
         let module = format!("{}.settings", config_dir.file_name().unwrap_or_default().to_string_lossy());
@@ -59,7 +58,6 @@ impl ChildEnv {
     }
 
     /// Gives a process these variables, and keeps from it those that only bots-ctl needs.
-    #[must_use]
     pub fn apply(&self, mut spec: ProcessSpec) -> ProcessSpec {
         spec.environment.clone_from(&self.0);
         spec.env_remove.extend(self.hidden());

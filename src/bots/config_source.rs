@@ -30,16 +30,16 @@ pub struct ConfigFiles {
 pub struct File {
     /// Where it is.
     pub path: PathBuf,
-    /// What is in it.
+    /// Its content.
     pub content: Vec<u8>,
     /// Its permission bits.
     pub mode: u32,
 }
 
-/// What tells one state of the files from another.
+/// A digest of names and contents.
 pub type Digest = [u8; 32];
 
-/// What a directory looks like without reading its files, to notice that they may have changed.
+/// The metadata of a directory's files, which shows that they may have changed.
 pub type DirSnapshot = BTreeMap<OsString, Option<[i64; 6]>>;
 
 impl ConfigFiles {
@@ -62,7 +62,7 @@ impl ConfigFiles {
         Ok(Self { files })
     }
 
-    /// The files of what a configuration names as its source; none where that is the configuration directory itself.
+    /// The files of a configuration source; none where that is the configuration directory itself.
     ///
     /// # Errors
     /// As [`ConfigFiles::read`].
@@ -71,13 +71,11 @@ impl ConfigFiles {
     }
 
     /// Whether there are no files.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
     /// One file.
-    #[must_use]
     pub fn file(&self, name: &str) -> Option<&File> {
         self.files.get(OsStr::new(name))
     }
@@ -88,7 +86,6 @@ impl ConfigFiles {
     }
 
     /// Of the names and contents.
-    #[must_use]
     pub fn digest(&self) -> Digest {
         let mut all = Sha256::new();
         for (name, file) in &self.files {
@@ -111,15 +108,15 @@ impl ConfigFiles {
     }
 }
 
-/// What a directory looks like; empty where there is none.
+/// The metadata of a directory's files; empty where there is none.
 ///
 /// # Errors
-/// When it cannot be looked at.
+/// When it cannot be read.
 pub fn snapshot(directory: &Path) -> Result<DirSnapshot, Error> {
     let look = |path: PathBuf| {
         let meta = fs::metadata(path).ok()?;
         let [device, inode, size] = [meta.dev(), meta.ino(), meta.size()].map(u64::cast_signed);
-        // The time of the last change of anything: that of the content can be set by whoever writes it.
+        // The time of the last change of anything: that of the content can be set by any writer.
         Some([device, inode, size, meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
     };
     Ok(names(directory)?.into_iter().map(|name| (name.clone(), look(directory.join(name)))).collect())

@@ -1,7 +1,7 @@
 //! Detects a change of the mounted configuration: a complete one, to other content than the applied one.
 //!
-//! Looking costs a few system calls; files are read when they look otherwise than before, twice in a row. So a file that is
-//! being written is not read in the middle, and neither are files of two versions.
+//! A poll costs a few system calls; files are read when two polls in a row find the same change. So a file is not read while
+//! it is written, and neither are files of two versions.
 
 use std::path::PathBuf;
 
@@ -12,39 +12,38 @@ use super::config_source::{ConfigFiles, Digest, DirSnapshot, snapshot};
 #[derive(Debug, Clone)]
 pub struct ConfigWatcher {
     directory: PathBuf,
-    /// What is in use.
+    /// The digest of the files in use.
     applied: Digest,
     snapshot: Option<DirSnapshot>,
-    /// What was seen has been judged.
+    /// The snapshot was reported.
     is_judged: bool,
 }
 
-/// What a look has shown.
+/// The result of a poll.
 #[derive(Debug)]
 pub enum Change {
-    /// Nothing that was not known.
+    /// Nothing new.
     None,
-    /// Something changes; the next look tells more.
+    /// A change has begun; the next poll says which.
     InProgress,
     /// All files are gone.
     Removed,
-    /// What is mounted is what is in use, after it was something else or was mounted anew.
+    /// The mounted files are those in use again.
     Reverted,
-    /// Something else is mounted.
+    /// Other files are mounted.
     New(ConfigFiles),
 }
 
 impl ConfigWatcher {
-    /// A directory of whose files these are in use.
-    #[must_use]
+    /// Watches a directory; the files in use have the digest `applied`.
     pub fn new(directory: PathBuf, applied: Digest) -> Self {
         Self { directory, applied, snapshot: None, is_judged: false }
     }
 
-    /// Looks. May wait for a volume.
+    /// Polls the directory. May wait for a volume.
     ///
     /// # Errors
-    /// When something cannot be read; then the next look tries again.
+    /// When a file cannot be read; then the next poll tries again.
     pub fn change(&mut self) -> Result<Change, Error> {
         let now = snapshot(&self.directory)?;
         if self.snapshot.as_ref() != Some(&now) {
@@ -70,7 +69,7 @@ impl ConfigWatcher {
         })
     }
 
-    /// The next look tells again what it shows.
+    /// The next poll reports its result again.
     pub fn invalidate(&mut self) {
         self.is_judged = false;
     }

@@ -1,4 +1,4 @@
-//! What Bots's own configuration says of the directory monitor: the sections of bots.ini, and where relative paths begin.
+//! The directory monitor in Bots's own configuration: the sections of bots.ini, and the base of relative paths.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -13,25 +13,25 @@ use crate::pycompat::configparser::{BotsIni, parse_boolean};
 /// The section of what holds for all directories; those of single ones begin with the same word.
 const GENERAL: &str = "dirmonitor";
 
-/// What is to be watched as far as bots.ini says so.
+/// The sections of bots.ini.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirmonitorConfig {
     /// One for each section.
     pub directories: Vec<WatchedDirectory>,
-    /// Whether files that are there at the beginning start their routes.
+    /// Whether files that exist at the start of the monitor start their routes.
     pub process_existing: bool,
-    /// How the directories are watched of which nothing else is said.
+    /// The options of directories without their own.
     pub way: WatchOptions,
-    /// The file that Bots's programs write to, to be heard.
+    /// The file that Bots's programs write to notify the monitor.
     pub trigger: PathBuf,
-    /// Where relative paths begin.
+    /// The base of relative paths.
     base: PathBuf,
 }
 
 /// A directory of bots.ini.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchedDirectory {
-    /// The section and the file, for people.
+    /// The section and the file, for messages.
     pub origin: String,
     /// Where the files are, and their names.
     pub files: FilePattern,
@@ -52,9 +52,8 @@ pub struct FilePattern {
     pub mask: String,
 }
 
-/// Keys of ours, which Bots passes over.
+/// Keys of bots-ctl, which Bots ignores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[allow(missing_docs)]
 pub struct WatchOptions {
     pub watch_by: Option<WatchMethod>,
     pub poll_interval: Option<Duration>,
@@ -78,8 +77,7 @@ impl DirmonitorConfig {
         Ok(Self { directories, process_existing, way, ..empty })
     }
 
-    /// As with a bots.ini that says nothing of the directory monitor.
-    #[must_use]
+    /// As for a bots.ini without these sections.
     pub fn without_sections(environment: &Environment, bots: &Installation) -> Self {
         let base = match bots.bots_version() {
             BotsVersion::V3 => bots.package.clone(),
@@ -89,23 +87,20 @@ impl DirmonitorConfig {
         Self { directories, process_existing: true, way, trigger: trigger_file(environment), base }
     }
 
-    /// How the files of a directory are judged: as its section says, where it has one.
-    #[must_use]
+    /// The options of a directory: those of its section, where it has one.
     pub fn watch_options_for(&self, directory: &Path) -> WatchOptions {
         let section = self.directories.iter().find(|section| section.files.directory == directory);
         section.map_or(self.way, |section| section.way.or(self.way))
     }
 
     /// Files of a channel, whose path may be relative.
-    #[must_use]
     pub fn files(&self, path: &str, mask: &str) -> Option<FilePattern> {
         FilePattern::new(&self.base, path, mask)
     }
 }
 
 impl WatchOptions {
-    /// Where this says nothing, another one does.
-    #[must_use]
+    /// These options, and those of another one where they are unset.
     pub fn or(self, other: Self) -> Self {
         Self {
             watch_by: self.watch_by.or(other.watch_by),
@@ -127,13 +122,12 @@ impl FilePattern {
     }
 }
 
-/// The file by which Bots 4 tells its monitor that routes have changed.
-#[must_use]
+/// The file through which Bots 4 notifies its monitor of changed routes.
 pub fn trigger_file(environment: &Environment) -> PathBuf {
     environment.botssys.join(".dirmonitor.trigger")
 }
 
-/// Without `.` and `..`, by the letter: as Python's `normpath` does it, which does not look at links.
+/// Without `.` and `..`, by the letter: as Python's `normpath` does it, which ignores links.
 fn normalise(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {

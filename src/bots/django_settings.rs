@@ -15,7 +15,6 @@ use crate::model::{DjangoDatabase, ManagedTable};
 
 /// The reply of Bots's own start-up code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct DjangoSettings {
     pub bots_version: String,
     pub django_version: String,
@@ -36,7 +35,6 @@ pub struct DjangoSettings {
 
 /// Where Bots itself says its directories are.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[allow(missing_docs)]
 pub struct Directories {
     pub config: PathBuf,
     pub botssys: PathBuf,
@@ -62,7 +60,6 @@ struct CachedSettings {
 impl DjangoSettings {
     /// The reply kept from an earlier start, if everything it was made from is as it was then, and the database's
     /// password can be had without Python.
-    #[must_use]
     pub fn load_cached(context: &BotsContext<'_>) -> Option<Self> {
         let cached: CachedSettings =
             serde_json::from_slice(&fs::read(context.environment.settings_cache_file()).ok()?).ok()?;
@@ -76,7 +73,6 @@ impl DjangoSettings {
     }
 
     /// Whether both say the same of the database and of what should be in it.
-    #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.database.is_same(&other.database) && serde_json::json!(self) == serde_json::json!(other)
     }

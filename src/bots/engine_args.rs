@@ -61,13 +61,11 @@ impl EngineArgs {
     }
 
     /// Whether the run takes new files from its channels.
-    #[must_use]
     pub fn receives(&self) -> bool {
         self.options.is_empty() || self.options.contains(&"--new")
     }
 
     /// As Bots takes them, without the directory.
-    #[must_use]
     pub fn to_argv(&self) -> Vec<OsString> {
         let options = self.options.iter().map(|option| OsString::from(*option));
         options.chain(self.routes.iter().map(OsString::from)).collect()

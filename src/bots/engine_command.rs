@@ -15,19 +15,16 @@ const MODULE: &str = "bots.engine";
 const HOOK_PATH: &str = "PYTHONPATH";
 
 /// Whether this is the engine's program by its old name, wherever it once was.
-#[must_use]
 pub fn is_old_name(word: &OsStr) -> bool {
     name(word) == Some(OsStr::new(OLD_NAME))
 }
 
 /// Whether this is Python, whichever it is.
-#[must_use]
 pub fn is_python(word: &OsStr) -> bool {
     name(word).is_some_and(|name| name.to_string_lossy().starts_with("python"))
 }
 
 /// A command with the engine's name of today in the place of its old one.
-#[must_use]
 pub fn with_todays_name(command: Vec<OsString>) -> Vec<OsString> {
     let old = match command.as_slice() {
         [first, ..] if is_old_name(first) => 1,
@@ -38,7 +35,6 @@ pub fn with_todays_name(command: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// What in a command keeps the hook out of an engine which it starts: it would run without the lease.
-#[must_use]
 pub fn bypass(command: &[OsString]) -> Option<String> {
     let text: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let argv: Vec<&str> =

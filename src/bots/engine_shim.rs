@@ -32,25 +32,16 @@ pub const FILES_SOCKET: &str = "BOTS_CTL_FILES_SOCKET";
 const DIRECTORY: &str = ".bots-ctl-bin";
 
 /// The arguments for Bots's engine, if this program was called as that: by the link, or by the script in its place.
-#[must_use]
 pub fn arguments(command_line: &[OsString]) -> Option<&[OsString]> {
+    let script = Path::new(DIRECTORY).join(NAME);
     match command_line {
-        [program, rest @ ..] if is_link(program) => Some(rest),
-        [_, script, rest @ ..] if is_script(script) => Some(rest),
+        [program, rest @ ..] if Path::new(program).file_name() == Some(OsStr::new(NAME)) => Some(rest),
+        [_, argument, rest @ ..] if Path::new(argument).ends_with(script) => Some(rest),
         _ => None,
     }
 }
 
-fn is_link(program: &OsStr) -> bool {
-    Path::new(program).file_name().is_some_and(|name| name == NAME)
-}
-
-fn is_script(argument: &OsStr) -> bool {
-    Path::new(argument).ends_with(Path::new(DIRECTORY).join(NAME))
-}
-
 /// The directory of the link, in an environment.
-#[must_use]
 pub fn directory(environment_root: &Path) -> PathBuf {
     environment_root.join(DIRECTORY)
 }
@@ -73,7 +64,10 @@ pub fn create(environment_root: &Path) -> Result<(), Error> {
     // Never away for a moment: another pod may be starting an engine. Every pod's first process has the same number.
     let new = temporary_name(&link);
     match symlink(&program, &new).and_then(|()| fs::rename(&new, &link)) {
-        Err(error) if means_no_links(&error) => make_script(&link, &program),
+        Err(error) if means_no_links(&error) => {
+            let script = [b"#!", program.as_os_str().as_bytes(), b"\n"].concat();
+            Ok(write_atomically(&link, &script, 0o755).map(|_| ())?)
+        }
         made => made.map_err(|error| {
             let _ = fs::remove_file(&new);
             describe_io_error("make", &link, &error).into()
@@ -84,12 +78,6 @@ pub fn create(environment_root: &Path) -> Result<(), Error> {
 /// Whether this is the error of symlink(2) on a file system without symbolic links.
 fn means_no_links(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM))
-}
-
-fn make_script(path: &Path, program: &Path) -> Result<(), Error> {
-    let script = [b"#!", program.as_os_str().as_bytes(), b"\n"].concat();
-    write_atomically(path, &script, 0o755)?;
-    Ok(())
 }
 
 #[cfg(test)]

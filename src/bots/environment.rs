@@ -34,7 +34,6 @@ pub struct Environment {
 
 impl Environment {
     /// The layout below the parent of the configuration directory.
-    #[must_use]
     pub fn paths(config: &Config) -> Self {
         let root = config.environment_root().to_path_buf();
         Self {
@@ -56,7 +55,6 @@ impl Environment {
     }
 
     /// The effective bots.ini.
-    #[must_use]
     pub fn ini_file(&self) -> PathBuf {
         self.config.join("bots.ini")
     }
@@ -71,19 +69,16 @@ impl Environment {
     }
 
     /// The file with Django's SECRET_KEY if none is configured.
-    #[must_use]
     pub fn secret_key_file(&self) -> PathBuf {
         self.root.join("secret-key")
     }
 
     /// The file with the password of the first web user.
-    #[must_use]
     pub fn admin_password_file(&self) -> PathBuf {
         self.root.join("admin-password")
     }
 
     /// The file with Django's settings as the last Python run has found them.
-    #[must_use]
     pub fn settings_cache_file(&self) -> PathBuf {
         self.root.join(".bots-ctl-settings-cache.json")
     }
@@ -349,7 +344,7 @@ fn as_text(path: &Path, content: Vec<u8>) -> Result<String, Error> {
     })
 }
 
-/// What is there but cannot be looked at is an error, not an absence.
+/// A file that exists but cannot be read is an error, not an absence.
 fn read_optional(path: &Path) -> Result<Option<String>, Error> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -1,12 +1,12 @@
 //! The private virtual environment with a pinned Bots, for a machine that has none.
 //!
-//! What is installed is embedded in the binary, version by version and hash by hash. A stamp is written last, so
-//! an installation that was interrupted is not taken for one: the next attempt begins anew.
+//! The list of packages is embedded in the binary, version by version and hash by hash. A stamp is written last, so
+//! an installation that was interrupted does not count: the next attempt starts over.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
@@ -67,7 +67,6 @@ impl Driver {
 }
 
 /// Whether a finished installation is there, of whatever version.
-#[must_use]
 pub fn is_complete(dir: &Path) -> bool {
     dir.join(STAMP).is_file()
 }
@@ -111,7 +110,7 @@ fn requirement_files(drivers: &[Driver], dir: &Path) -> Vec<(&'static str, &'sta
     std::iter::once(("bots-3.3.1.txt", BOTS)).chain(extra.map(Driver::requirements)).collect()
 }
 
-/// Names what is installed, so that another binary's set, or another choice of drivers, is told apart.
+/// Names the installed packages, so that those of another binary, or another choice of drivers, differ.
 fn stamp(files: &[(&str, &str)]) -> String {
     let line = |(name, text): &(&str, &str)| {
         let hash = Sha256::digest(text.as_bytes());
@@ -183,7 +182,7 @@ impl Installer<'_> {
         if made.exit == Some(Exit::Code(0)) {
             return Ok(());
         }
-        let said = format!("{}{}", String::from_utf8_lossy(&made.stdout), made.stderr);
+        let said = output(&made);
         let reason = match said.contains("ensurepip") || said.contains("No module named venv") {
             true => format!("{} cannot make virtual environments; run: apt-get install python3-venv", python.display()),
             false => last_line(&said),
@@ -231,7 +230,7 @@ impl Installer<'_> {
 
 /// A Python that listens neither to PYTHON* nor to settings of pip beyond those that say how to reach an index.
 fn python_spec(python: &Path) -> ProcessSpec {
-    let mut spec = ProcessSpec::new(PathBuf::from(python));
+    let mut spec = ProcessSpec::new(python);
     let pip = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     spec.env_remove = pip.filter(|name| name.starts_with("PIP_") && !PIP_KEPT.contains(&name.as_str())).collect();
     spec.env_remove.extend(PYTHON_REMOVED.map(str::to_owned));

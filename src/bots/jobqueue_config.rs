@@ -52,7 +52,6 @@ impl BotsJobQueueIni {
     }
 
     /// The fault that keeps the queue, and a service that needs it, from running.
-    #[must_use]
     pub fn disabled_error(&self, service: ServiceName) -> Error {
         let (file, name) = (self.file.display(), service.as_str());
         Error::fault(format!("{file}: [jobqueue] enabled is not True, so {name} would end at once: set enabled = True"))

@@ -1,4 +1,4 @@
-//! What a line of Bots or of a Python library says of itself: its level, and whether a record begins with it.
+//! Log lines of Bots and of Python libraries: their level, and whether a record begins with them.
 
 use crate::config::LogLevel;
 
@@ -10,8 +10,7 @@ const BEGINNING: usize = 40;
 
 /// The level named in one of the first three words, as in `2026.11.23 05:17:34 ERROR [bots.engine] …` (Bots 4),
 /// `20261123 05:17:40 STARTINFO: …` and `INFO     …` (3.3.1).
-/// A traceback is an error, whoever prints it.
-#[must_use]
+/// A traceback is always an error.
 pub fn level_of(line: &str) -> Option<LogLevel> {
     if line.ends_with(HEADING) {
         return Some(LogLevel::Error);
@@ -33,7 +32,6 @@ fn level_word(word: &[u8]) -> Option<LogLevel> {
 }
 
 /// The name of a level in records.
-#[must_use]
 pub fn level_name(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Error => "ERROR",
@@ -45,7 +43,6 @@ pub fn level_name(level: LogLevel) -> &'static str {
 }
 
 /// A level as OpenTelemetry numbers it: of the four numbers that each has, the first.
-#[must_use]
 pub fn severity_number(level: LogLevel) -> u8 {
     match level {
         LogLevel::Error => 17,
@@ -58,7 +55,6 @@ pub fn severity_number(level: LogLevel) -> u8 {
 
 /// Whether a record begins with this line: a level or a time comes first, or it is a line of an access log or a
 /// Python warning.
-#[must_use]
 pub fn starts_record(line: &str) -> bool {
     let first = line.split_ascii_whitespace().next().unwrap_or_default();
     level_word(first.as_bytes()).is_some()
@@ -69,7 +65,6 @@ pub fn starts_record(line: &str) -> bool {
 }
 
 /// Whether this is a line of CherryPy's log, as in `[23/Nov/2026:05:17:34] ENGINE Bus STARTED`.
-#[must_use]
 pub fn is_cherrypy(line: &str) -> bool {
     let stamp = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map(|(stamp, _)| stamp);
     stamp.is_some_and(|stamp| stamp.len() == 20 && stamp.matches('/').count() == 2 && stamp.matches(':').count() == 3)

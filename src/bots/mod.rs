@@ -31,22 +31,22 @@ use crate::{config, fs};
 use child_env::ChildEnv;
 use environment::Environment;
 
-/// The program whose presence means that Bots is there.
+/// The program that shows that Bots is installed.
 const MAIN_PROGRAM: &str = "bots-webserver";
 
-/// What can go wrong with Bots and its files. Every text says where and what to do.
+/// An error of Bots or its files. Every text says where and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Bots is nowhere to be found.
+    /// There is no Bots.
     #[error("{0}")]
     NotInstalled(String),
     /// Something about the configuration or a directory; all such things at once.
     #[error("{}", .0.join("\n"))]
     Faults(Vec<String>),
-    /// A program that should work did not.
+    /// A program failed.
     #[error("{0}")]
     Failed(String),
-    /// Something on the network cannot be reached.
+    /// A server cannot be reached.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -96,13 +96,11 @@ impl Installation {
     }
 
     /// Which family this is. Version texts are no help: a 4.x built from a source tree calls itself anything.
-    #[must_use]
     pub fn bots_version(&self) -> BotsVersion {
         if self.package.join("migrations").is_dir() { BotsVersion::V4 } else { BotsVersion::V3 }
     }
 
     /// A program of this Bots.
-    #[must_use]
     pub fn program(&self, name: &str) -> OsString {
         self.bin_dir.join(name).into_os_string()
     }
@@ -121,7 +119,7 @@ pub struct BotsContext<'a> {
     pub variables: &'a ChildEnv,
 }
 
-/// The directory of Bots's programs, without a look at what is in it.
+/// The directory of Bots's programs.
 ///
 /// # Errors
 /// As [`Installation::find`].

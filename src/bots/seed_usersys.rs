@@ -1,7 +1,7 @@
 //! Filling an empty directory of a volume from the image: all of it, or it is begun again at the next start.
 //!
-//! A marker is written before the first file and removed after the last has reached the disk. Whoever finds the
-//! marker copies everything again, so a seeding that was interrupted is never used half. The caller holds the
+//! A marker is written before the first file and removed after the last has reached the disk. A start that finds the
+//! marker copies everything again, so an interrupted seeding is never used half. The caller holds the
 //! environment's lock.
 
 use std::fs::{self, File};

@@ -27,7 +27,6 @@ pub struct BotsServiceSpec {
 impl BotsContext<'_> {
     /// The web UI. SIGINT makes it finish the requests it has; SIGTERM would cut them. The path of its probe needs no database: a
     /// static file, served beside Django.
-    #[must_use]
     pub fn webserver(&self, django: &DjangoSettings, args: &[OsString]) -> BotsServiceSpec {
         let path = format!("/{}/", django.static_url.trim_matches('/'));
         let probe = LivenessProbe::Http { port: django.web_port, path, tls: django.web_https };
@@ -36,21 +35,18 @@ impl BotsContext<'_> {
 
     /// Bots's own job queue. SIGTERM ends it at once; SIGINT would close its port and leave it running (3.3.1). An
     /// engine that it has started goes on in its group, and is waited for.
-    #[must_use]
     pub fn jobqueue(&self, queue: &BotsJobQueueIni, args: &[OsString]) -> BotsServiceSpec {
         let probe = LivenessProbe::JobQueue { port: queue.port };
         self.service(ServiceName::Jobqueue, "bots-jobqueueserver", args, libc::SIGTERM, probe)
     }
 
     /// Bots's own directory monitor, which has nothing to finish.
-    #[must_use]
     pub fn dirmonitor(&self, args: &[OsString]) -> BotsServiceSpec {
         self.service(ServiceName::Dirmonitor, "bots-dirmonitor", args, libc::SIGTERM, LivenessProbe::Inotify)
     }
 
     /// One run of Bots's engine. No signal stops it in order: SIGINT makes it drop the files it has taken, SIGTERM leaves
     /// a crash for the next run to recover.
-    #[must_use]
     pub fn engine(&self, args: &[OsString]) -> BotsServiceSpec {
         let mut spec = self.spec(&self.bots.program(engine_shim::NAME), args);
         spec.environment.push((engine_shim::HOLDS_LEASE.to_owned(), "1".into()));
@@ -58,7 +54,6 @@ impl BotsContext<'_> {
     }
 
     /// One run of the engine as programs other than bots-ctl start it: through its link.
-    #[must_use]
     pub fn engine_via_shim(&self, args: &[OsString]) -> BotsServiceSpec {
         let link = engine_shim::directory(&self.environment.root).join(engine_shim::NAME);
         BotsServiceSpec { spec: self.spec(link.as_os_str(), args), ..self.engine(args) }

@@ -27,7 +27,6 @@ const VOLATILE: [&str; 10] = [
 ];
 
 /// The fingerprint of everything that `context`'s settings are made from.
-#[must_use]
 pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> String {
     let mut hash = Sha256::new();
     add(&mut hash, env!("CARGO_PKG_VERSION").as_bytes());

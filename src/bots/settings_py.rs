@@ -1,7 +1,7 @@
 //! `settings.py` as bots-ctl makes it: the installed Bots's own template, then a managed block.
 //!
 //! The text above the block belongs to the user once it is changed: a line in the block keeps the template's hash,
-//! and only a template nobody touched is replaced when another version of Bots is installed. A file without the
+//! and only an unchanged template is replaced when another version of Bots is installed. A file without the
 //! block is the user's altogether and is never written to.
 
 use sha2::{Digest, Sha256};
@@ -12,21 +12,17 @@ const TEMPLATE_HASH: &str = "# template ";
 const BLOCK: &str = include_str!("python/settings_block.py");
 
 /// What `settings.py` is to hold: `None` when the current file is the user's own.
-#[must_use]
 pub fn merge(current: Option<&str>, template: &str) -> Option<String> {
-    let Some(current) = current else { return Some(with_block(template, template)) };
+    let fresh = || with_block(template, &hash(template));
+    let Some(current) = current else { return Some(fresh()) };
     let (above, block) = current.split_once(BEGIN)?;
     let recorded = block.lines().find_map(|line| line.strip_prefix(TEMPLATE_HASH)).unwrap_or_default();
     let above = above.strip_suffix('\n').unwrap_or(above);
     let untouched = hash(above) == recorded.trim();
-    Some(if untouched { with_block(template, template) } else { keep(above, recorded) })
+    Some(if untouched { fresh() } else { with_block(above, recorded) })
 }
 
-fn with_block(above: &str, template: &str) -> String {
-    keep(above, &hash(template))
-}
-
-fn keep(above: &str, recorded: &str) -> String {
+fn with_block(above: &str, recorded: &str) -> String {
     format!("{above}\n{BEGIN}\n{TEMPLATE_HASH}{}\n{BLOCK}{END}\n", recorded.trim())
 }
 

@@ -97,7 +97,6 @@ pub fn fsync_dir(dir: &Path) -> Result<(), Error> {
 }
 
 /// A file's permission bits.
-#[must_use]
 pub fn file_mode(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|meta| meta.permissions().mode() & 0o777)
 }
@@ -116,7 +115,7 @@ pub fn create_if_absent(path: &Path, content: &[u8], mode: u32) -> Result<bool, 
     let temporary = temporary_name(path);
     let made = write_and_sync(&temporary, content, mode).and_then(|()| fs::hard_link(&temporary, path));
     let linked = made.or_else(|error| match error.kind() {
-        // A file system without hard links. The caller holds the environment's lock, so nobody comes in between.
+        // A file system without hard links. The caller holds the environment's lock, so no other process comes in between.
         ErrorKind::Unsupported | ErrorKind::PermissionDenied if temporary.exists() => fs::rename(&temporary, path),
         _ => Err(error),
     });
@@ -137,7 +136,7 @@ pub fn load_or_create_secret(path: &Path, content: &str, what: &str) -> Result<S
     read_secret(path, what)
 }
 
-/// A secret that is kept in a file. One behind a link was made by somebody else, who may know it.
+/// A secret that is kept in a file. One behind a link was made by another process, which may know it.
 ///
 /// # Errors
 /// When it cannot be read, is empty, or is behind a link.
@@ -185,7 +184,6 @@ pub fn check_writable(path: &Path) -> Result<(), Error> {
 
 /// Says what could not be done, to which path, and why: with owner and mode of the nearest directory that exists,
 /// our uid, and what usually helps.
-#[must_use]
 pub fn describe_io_error(action: &str, path: &Path, error: &io::Error) -> Error {
     let reason = match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => describe_permissions(path, error),
@@ -221,7 +219,7 @@ fn describe_permissions(path: &Path, error: &io::Error) -> String {
     )
 }
 
-/// A lock that dies with its holder. Waits for whoever has it.
+/// A lock that dies with its holder. Waits for another holder.
 ///
 /// # Errors
 /// See [`describe_io_error`].
@@ -229,7 +227,7 @@ pub fn lock(path: &Path) -> Result<File, Error> {
     lock_file(path).and_then(|file| file.lock().map(|()| file)).map_err(|error| describe_io_error("lock", path, &error))
 }
 
-/// As [`lock()`], without waiting: `None` when somebody else has it.
+/// As [`lock()`], without waiting: `None` when another process has it.
 ///
 /// # Errors
 /// See [`describe_io_error`].

@@ -1,8 +1,8 @@
-//! Files below a directory that was configured, made without following any link: whoever else may write to the volume could
+//! Files below a directory that was configured, made without following any link: another writer of the volume could
 //! have planted one that leads out of it.
 //!
 //! The directory itself may be behind links, as volumes and the directories of a laptop often are. Each directory below it is
-//! opened by its name in the one before, so nobody can put a link in its place between a look and the use.
+//! opened by its name in the one before, so no link can take its place between check and use.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -86,7 +86,7 @@ fn open_subdir(directory: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
             Ok(()) | Err(Errno::EEXIST) => open(),
             Err(error) => Err(error),
         },
-        // The kernel calls a link no directory, which would puzzle whoever follows it.
+        // The kernel's message for a link is "not a directory", which a user who follows it would not understand.
         Err(Errno::ENOTDIR) if is_link(directory, name) => Err(Errno::ELOOP),
         opened => opened,
     }

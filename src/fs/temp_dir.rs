@@ -35,7 +35,7 @@ impl PrivateTempDir {
             match atomic::try_lock(&path.join(HELD)) {
                 Ok(Some(lock)) if path.join(HELD).exists() => return Ok(Self { path, _held: lock }),
                 Err(error) if path.exists() => return Err(error),
-                // Somebody has swept between the two steps.
+                // Another process has removed it between the two steps.
                 _ => {}
             }
         }
@@ -52,7 +52,7 @@ impl Drop for PrivateTempDir {
     }
 }
 
-/// Makes a directory that nobody else can look into: configuration may hold passwords.
+/// Makes a directory that no other user can read: configuration may hold passwords.
 ///
 /// # Errors
 /// When it cannot be made.

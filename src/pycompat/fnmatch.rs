@@ -38,7 +38,6 @@ struct Set {
 
 impl FnMatch {
     /// Reads a mask. Each text is one: what is no pattern stands for itself.
-    #[must_use]
     pub fn new(text: &str) -> Self {
         let characters: Vec<u32> = text.chars().map(u32::from).collect();
         let mut tokens = Vec::new();
@@ -65,19 +64,16 @@ impl FnMatch {
     }
 
     /// As it was written.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
     /// Whether it stands for more than itself.
-    #[must_use]
     pub fn is_pattern(&self) -> bool {
         has_magic(&self.text)
     }
 
     /// Whether a name matches.
-    #[must_use]
     pub fn matches(&self, name: &OsStr) -> bool {
         let name = characters(name);
         let (mut token, mut position) = (0, 0);
@@ -109,7 +105,6 @@ impl FnMatch {
 }
 
 /// Whether a text holds what makes a pattern, as Python's `glob` sees it.
-#[must_use]
 pub fn has_magic(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
@@ -127,7 +122,7 @@ impl Token {
 impl Set {
     /// From what stands between the brackets. Python makes a regular expression of it: hyphens part it into pieces, each
     /// joined to the next by a range from its last character to the next one's first. A range that runs backwards is
-    /// taken out with both its ends, and only then is it looked at whether `!` stands first.
+    /// taken out with both its ends, and only then does a first `!` negate.
     fn new(inside: &[u32]) -> Self {
         let mut pieces = pieces(inside);
         for next in (1..pieces.len()).rev() {
