@@ -9,12 +9,12 @@
 mod db_link;
 mod requests;
 mod retry;
-mod worker;
+pub mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::command_line::JobCommand;
@@ -25,8 +25,6 @@ use crate::database::DatabaseConfig;
 use crate::database::jobs::{AddOutcome, Job, NewJob, QueuedJob};
 use crate::process::reaper::Reaper;
 use crate::telemetry::child_output::ServiceOutput;
-
-pub use worker::Worker;
 
 /// Requests that are handled together at most.
 const MAX_BATCH: usize = 256;
@@ -171,13 +169,4 @@ impl Queue {
         };
         timeout(REQUEST_TIMEOUT, exchange).await.unwrap_or(Err(Unavailable))
     }
-}
-
-/// Creates a queue: its clients' handle, its state, and its worker.
-#[must_use]
-pub fn queue(config: QueueConfig) -> (Queue, watch::Receiver<Status>, Worker) {
-    let (sender, requests) = mpsc::channel(MAX_BATCH);
-    let (status, receiver) = watch::channel(Status::default());
-    let queue = Queue { requests: sender, policy: Arc::clone(&config.policy) };
-    (queue, receiver, Worker::new(config, requests, status))
 }

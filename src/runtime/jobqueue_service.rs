@@ -24,7 +24,8 @@ use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};
 use crate::health::state::{Phase, QueueCounts, ServiceHealth};
 use crate::jobs::listener::{bind, bind_loopback, serve};
-use crate::jobs::queue::{Queue, QueueCommand, QueueConfig, Role, Status, queue};
+use crate::jobs::queue::worker::Worker;
+use crate::jobs::queue::{Queue, QueueCommand, QueueConfig, Role, Status};
 use crate::jobs::runner::RunLimits;
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
@@ -92,7 +93,7 @@ impl JobQueueService {
     ) -> ServiceResult {
         let (addresses, drain) = (self.addresses.clone(), self.drain);
         let (orders, mut logged) = mpsc::channel(8);
-        let (queue, mut status, worker) = queue(self.setup(reaper, lines));
+        let (queue, mut status, worker) = Worker::new(self.setup(reaper, lines));
         let mut listeners = Listeners { addresses, queue, tasks: JoinSet::new(), was_standby: false, until: None };
         let work = worker.run(&mut logged);
         let stop = forward_stop(stop, orders.clone(), drain, &slot);

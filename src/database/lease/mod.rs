@@ -221,33 +221,20 @@ impl Lease {
         })
     }
 
-    /// Renews the lease until `stop`; returns the reason when it is lost before.
-    pub async fn renew_until(&mut self, stop: &CancellationToken) -> Option<String> {
+    /// Renews the lease until `stop`, or just `once` before an action that needs it. Returns the reason when it is lost.
+    pub async fn renew(&mut self, stop: &CancellationToken, once: bool) -> Option<String> {
         if self.settings.is_sqlite() {
-            stop.cancelled().await;
+            if !once {
+                stop.cancelled().await;
+            }
             return None;
         }
-        let (mut pause, mut logged) = (RENEW_INTERVAL, false);
-        loop {
-            // Never in the middle of an exchange.
-            if timeout(pause, stop.cancelled()).await.is_ok() {
-                return None;
-            }
+        let (mut pause, mut logged) = (if once { Duration::ZERO } else { RENEW_INTERVAL }, false);
+        // A stop never interrupts an exchange.
+        while timeout(pause, stop.cancelled()).await.is_err() {
             match self.try_to_renew(&mut logged).await {
+                Ok(true) if once => return None,
                 Ok(is_renewed) => pause = if is_renewed { RENEW_INTERVAL } else { RETRY },
-                Err(lost) => return Some(lost),
-            }
-        }
-    }
-
-    /// Renews the lease before an action that needs it, unless `stop` comes first; returns the reason when it is lost.
-    pub async fn renew_once(&mut self, stop: &CancellationToken) -> Option<String> {
-        let mut logged = false;
-        while !self.settings.is_sqlite() {
-            match self.try_to_renew(&mut logged).await {
-                Ok(true) => break,
-                Ok(false) if timeout(RETRY, stop.cancelled()).await.is_ok() => break,
-                Ok(false) => {}
                 Err(lost) => return Some(lost),
             }
         }
@@ -260,7 +247,7 @@ impl Lease {
         if since_heartbeat >= FENCING_DEADLINE {
             return Err(format!("it could not be renewed for {} s", since_heartbeat.as_secs()));
         }
-        match with_timeout(&self.settings.clone(), self.renew()).await {
+        match with_timeout(&self.settings.clone(), self.renew_row()).await {
             Ok(None) => {
                 *logged = false;
                 Ok(true)
@@ -277,7 +264,7 @@ impl Lease {
     }
 
     /// Returns the other holder when the lease is lost.
-    async fn renew(&mut self) -> Result<Option<LeaseHolder>, Error> {
+    async fn renew_row(&mut self) -> Result<Option<LeaseHolder>, Error> {
         let (begin, owner) = (boot_time(), self.owner.clone());
         let session = self.session().await?;
         LeaseKind::ENGINE.heartbeat(&mut session.connection, &owner).await?;

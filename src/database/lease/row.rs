@@ -1,5 +1,6 @@
 //! The row of a lease: its holder, the start of the hold, and the last heartbeat, by the server's clock.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::database::Error;
@@ -39,6 +40,14 @@ impl LeaseHolder {
     pub(crate) fn expired_for(&self, kind: LeaseKind, span: Duration) -> bool {
         let ttl = if self.released { Duration::ZERO } else { kind.ttl };
         self.since_heartbeat.map_or(self.released, |since_heartbeat| since_heartbeat >= ttl + span)
+    }
+}
+
+impl fmt::Display for LeaseHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} has run an engine for {} s", self.name, self.since.as_secs())?;
+        let Some(since_heartbeat) = self.since_heartbeat else { return Ok(()) };
+        write!(f, ", its last sign of life is {} s old", since_heartbeat.as_secs())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The queue's worker: the task that owns the connection, the waiting and the running jobs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
@@ -12,7 +13,7 @@ use super::super::command_line::JobCommand;
 use super::super::runner::{self, RunEnd};
 use super::db_link::DbLink;
 use super::retry::Retries;
-use super::{MAX_BATCH, QueueCommand, QueueConfig, Request, Role, Status, Unavailable};
+use super::{MAX_BATCH, Queue, QueueCommand, QueueConfig, Request, Role, Status, Unavailable};
 use crate::database::jobs::{JobResult, QueuedJob};
 use crate::exit::{Exit, Kind};
 use crate::supervisor::state::Termination;
@@ -77,8 +78,13 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(config: QueueConfig, requests: mpsc::Receiver<Request>, status: watch::Sender<Status>) -> Self {
-        Self {
+    /// Creates a queue: its clients' handle, its state, and its worker.
+    #[must_use]
+    pub fn new(config: QueueConfig) -> (Queue, watch::Receiver<Status>, Self) {
+        let (sender, requests) = mpsc::channel(MAX_BATCH);
+        let (status, receiver) = watch::channel(Status::default());
+        let queue = Queue { requests: sender, policy: Arc::clone(&config.policy) };
+        let worker = Self {
             db: DbLink::new(config.database.clone(), config.owner.clone(), status.clone()),
             config,
             requests,
@@ -93,7 +99,8 @@ impl Worker {
             stopping: None,
             kill: watch::Sender::new(false),
             was_killed: false,
-        }
+        };
+        (queue, receiver, worker)
     }
 
     /// Works until a command ends the queue and no job runs any more.

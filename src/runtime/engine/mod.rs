@@ -4,9 +4,9 @@ mod acquire;
 mod channels;
 mod incomplete_files;
 mod listings;
-mod maxruntime;
 mod preflight;
 mod run;
 mod run_metrics;
+mod supervise;
 
 pub(crate) use run::run;

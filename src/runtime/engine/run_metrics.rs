@@ -1,5 +1,4 @@
-//! What a run leaves in the database for whoever exports metrics. None of it is worth a run: what cannot be written is told
-//! in one line.
+//! Records runs in the database for metrics. A failure to do so is one log line and stops no run.
 
 use std::time::Duration;
 
@@ -7,58 +6,62 @@ use tracing::warn;
 
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::lease::Lease;
+use crate::database::query::Connection;
 use crate::database::retry::with_timeout;
-use crate::database::run_metrics;
-use crate::database::run_metrics::{RunOutcome, RunRow};
+use crate::database::run_metrics::{self, RunOutcome, RunRow};
 use crate::database::{DatabaseConfig, Error};
-use crate::exit;
-use crate::exit::Exit;
+use crate::exit::{self, Exit};
 use crate::supervisor::state::Termination;
+use crate::telemetry::escape::escape_control;
 
-use super::run::{BUSY, ERRORS, RunResult};
+use super::supervise::{BUSY, ERRORS, RunResult};
 
-/// A run begins; says whether that was written.
-pub(crate) async fn begin(lease: &mut Lease, holder: &str, waited: Duration, recovers: bool) -> bool {
-    let id = lease.id().to_owned();
-    let run = RunRow { id: &id, holder, waited, recovers };
-    log_error(lease.query_with_retry(async |connection, _| run_metrics::begin(connection, &run).await).await)
-}
-
-/// A run has ended.
-pub(crate) async fn end(lease: &mut Lease, ended: &Result<RunResult, exit::Error>, took: Duration) {
-    let (id, how) = (lease.id().to_owned(), outcome(ended));
-    let _ = log_error(
-        lease.query_with_retry(async |connection, _| run_metrics::end(connection, &id, how, took).await).await,
-    );
-}
-
-/// Another engine had the lease.
-pub(crate) async fn add_busy(settings: &DatabaseConfig, waited: Duration) {
-    let added = async {
-        let mut connection = connect(settings, ConnectMode::ReadWrite).await?;
-        with_timeout(settings, async {
-            run_metrics::add_busy(&mut connection, waited).await?;
-            connection.close().await;
-            Ok(())
-        })
-        .await
-    };
-    let _ = log_error(added.await);
-}
-
-fn log_error(written: Result<(), Error>) -> bool {
-    if let Err(error) = &written {
-        warn!("metrics will not tell of this run: {error}");
-    }
+/// Records the begin of a run; returns whether that succeeded.
+pub(super) async fn begin(lease: &mut Lease, waited: Duration, recovers: bool) -> bool {
+    let (id, holder) = (lease.id().to_owned(), holder_name());
+    let run = RunRow { id: &id, holder: &holder, waited, recovers };
+    let written = lease.query_with_retry(async |connection, _| run_metrics::begin(connection, &run).await).await;
+    log_error(&written);
     written.is_ok()
 }
 
-fn outcome(ended: &Result<RunResult, exit::Error>) -> (RunOutcome, Option<u8>) {
-    let Ok(ended) = ended else { return (RunOutcome::Failed, None) };
-    if ended.lost.is_some() {
+/// Records the end of a run.
+pub(super) async fn end(lease: &mut Lease, result: &Result<RunResult, exit::Error>, took: Duration) {
+    let (id, outcome) = (lease.id().to_owned(), outcome(result));
+    let end =
+        async |connection: &mut Connection, _: &DatabaseConfig| run_metrics::end(connection, &id, outcome, took).await;
+    log_error(&lease.query_with_retry(end).await);
+}
+
+/// Counts a run that did not get the lease.
+pub(super) async fn add_busy(settings: &DatabaseConfig, waited: Duration) {
+    let added = async {
+        let mut connection = connect(settings, ConnectMode::ReadWrite).await?;
+        with_timeout(settings, run_metrics::add_busy(&mut connection, waited)).await?;
+        connection.close().await;
+        Ok(())
+    };
+    log_error(&added.await);
+}
+
+/// Pod and process of this run, by which others that wait for it name it.
+pub(super) fn holder_name() -> String {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    format!("{} (process {})", escape_control(&host.to_string_lossy()), std::process::id())
+}
+
+fn log_error(written: &Result<(), Error>) {
+    if let Err(error) = written {
+        warn!("metrics will not tell of this run: {error}");
+    }
+}
+
+fn outcome(result: &Result<RunResult, exit::Error>) -> (RunOutcome, Option<u8>) {
+    let Ok(result) = result else { return (RunOutcome::Failed, None) };
+    if result.lost.is_some() {
         return (RunOutcome::LeaseLost, None);
     }
-    match &ended.end {
+    match &result.end {
         Termination::Exited(Exit::Code(code @ 0)) => (RunOutcome::Success, Some(*code)),
         Termination::Exited(Exit::Code(code @ ERRORS)) => (RunOutcome::FileErrors, Some(*code)),
         Termination::Exited(Exit::Code(code @ BUSY)) => (RunOutcome::Busy, Some(*code)),
