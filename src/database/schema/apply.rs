@@ -1,95 +1,115 @@
-//! What is made and mended by our own statements: nothing that could lose a row.
+//! Creates tables and applies repairs, none of which could lose a row.
 
 use super::desired::UnmanagedTable;
 use super::diff::SchemaFix;
 use super::introspect::{Column, ColumnDefault, ColumnType, Schema};
-use super::numbering;
 use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
 use crate::model::IndexDef;
 
-/// Makes the unmanaged tables that are missing: all of them or none, where the database can take back what it has begun.
+/// The table whose numbers reports refer to.
+const NUMBERED: &str = "ta";
+
+/// Columns with these numbers.
+const REFERENCES: [(&str, &str); 3] = [("report", "idta"), ("filereport", "idta"), ("filereport", "reportidta")];
+
+/// Creates missing unmanaged tables: all of them or none, where the database has transactions for that.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn create_tables(
     connection: &mut Connection,
-    settings: &DatabaseConfig,
     catalogue: &Schema,
     tables: &[UnmanagedTable],
 ) -> Result<(), Error> {
-    let made = async {
+    let created = async {
         let mut statements = Vec::new();
-        for table in tables {
-            let last = if table.name == numbering::TABLE {
-                numbering::max_referenced_id(connection, catalogue).await?
-            } else {
-                0
-            };
-            statements.extend(numbering::create_with_start(connection, &table.statement, last));
-            statements.extend(table.indexes.iter().map(|(_, statement)| statement.clone()));
+        for own in tables {
+            let last = if own.name == NUMBERED { max_referenced_id(connection, catalogue).await? } else { 0 };
+            statements.extend(create_with_start(connection, &own.statement, last));
+            statements.extend(own.table.keys.iter().map(|index| add_index(connection, &own.name, index)));
         }
         connection.execute_in_transaction(&statements).await
     };
-    made.await.map_err(|error| Error::failed("make tables in", settings, &error))
+    created.await.map_err(|error| Error::failed("make tables in", &connection.settings, &error))
 }
 
-/// Makes tables anew that hold no row, so that nothing is lost: those that Django has made, without the defaults.
+/// The highest number of the table that reports refer to; 0 when there is none.
+async fn max_referenced_id(connection: &mut Connection, catalogue: &Schema) -> Result<u64, sqlx::Error> {
+    let mut last = 0;
+    for (table, column) in REFERENCES {
+        if catalogue.tables.get(table).is_some_and(|table| table.column(column).is_some()) {
+            let highest = connection.fetch_value(format!("SELECT max({column}) FROM {table}")).await?;
+            last = last.max(highest.and_then(|number| number.parse().ok()).unwrap_or_default());
+        }
+    }
+    Ok(last)
+}
+
+/// The statements that create the numbered table, whose first number is the one after `last`.
+fn create_with_start(connection: &Connection, statement: &str, last: u64) -> Vec<String> {
+    let create = statement.to_owned();
+    match connection.settings {
+        _ if last == 0 => vec![create],
+        // One statement, since MySQL could be interrupted between two.
+        DatabaseConfig::Mysql(_) => vec![format!("{create} AUTO_INCREMENT={}", last + 1)],
+        DatabaseConfig::Postgres(_) => {
+            vec![create, format!("SELECT setval(pg_get_serial_sequence('{NUMBERED}', 'idta'), {last})")]
+        }
+        DatabaseConfig::Sqlite(_) => vec![
+            create,
+            format!("DELETE FROM sqlite_sequence WHERE name = '{NUMBERED}'"),
+            format!("INSERT INTO sqlite_sequence (name, seq) VALUES ('{NUMBERED}', {last})"),
+        ],
+    }
+}
+
+/// Creates tables again that hold no row: Django has created them without the defaults.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn recreate_tables(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    tables: &[&UnmanagedTable],
-) -> Result<(), Error> {
-    let again = |table: &&UnmanagedTable| {
-        let indexes = table.indexes.iter().map(|(_, statement)| statement.clone());
-        let drop = format!("DROP TABLE {}", table.name);
-        [drop, table.statement.clone()].into_iter().chain(indexes).collect::<Vec<_>>()
-    };
-    let statements: Vec<String> = tables.iter().flat_map(again).collect();
-    connection
-        .execute_in_transaction(&statements)
-        .await
-        .map_err(|error| Error::failed("make tables in", settings, &error))
+pub async fn recreate_tables(connection: &mut Connection, tables: &[&UnmanagedTable]) -> Result<(), Error> {
+    let mut statements = Vec::new();
+    for own in tables {
+        statements.extend([format!("DROP TABLE {}", own.name), own.statement.clone()]);
+        statements.extend(own.table.keys.iter().map(|index| add_index(connection, &own.name, index)));
+    }
+    let created = connection.execute_in_transaction(&statements).await;
+    created.map_err(|error| Error::failed("make tables in", &connection.settings, &error))
 }
 
-/// Mends one thing.
+/// Applies one repair.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn apply(connection: &mut Connection, settings: &DatabaseConfig, repair: &SchemaFix) -> Result<(), Error> {
+pub async fn apply(connection: &mut Connection, repair: &SchemaFix) -> Result<(), Error> {
     let statements = statements(connection, repair);
     connection.execute_in_transaction(&statements).await.map_err(|error| {
         let hint = format!("; to be run by hand: {};", statements.join("; "));
-        match Error::failed(&format!("add what is missing ({}) to", repair.missing()), settings, &error) {
+        let action = format!("add what is missing ({}) to", repair.missing());
+        match Error::failed(&action, &connection.settings, &error) {
             Error::Failed(text) => Error::Failed(format!("{text}{hint}")),
             other => other,
         }
     })
 }
 
-/// Begins a first initialisation again that was cut off: takes away the tables it has made. The caller has made sure
-/// that it was ours and that there is no row in any of them that somebody has written.
+/// Drops the tables of an interrupted first initialisation. The caller has made sure that bots-ctl created them and that they
+/// hold no row but Django's own.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn drop_tables(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    tables: &[String],
-) -> Result<(), Error> {
+pub async fn drop_tables(connection: &mut Connection, tables: &[String]) -> Result<(), Error> {
     let drops: Vec<String> =
         tables.iter().map(|table| format!("DROP TABLE {}", connection.quote_ident(table))).collect();
     let all = format!("SET FOREIGN_KEY_CHECKS = 0; {}; SET FOREIGN_KEY_CHECKS = 1", drops.join("; "));
-    connection.execute_batch(all).await.map_err(|error| Error::failed("clear", settings, &error))
+    connection.change("clear", all, &[]).await.map(|_| ())
 }
 
 fn statements(connection: &Connection, repair: &SchemaFix) -> Vec<String> {
     match repair {
-        SchemaFix::AddColumn { table, column, definition } => {
-            vec![format!("ALTER TABLE {} ADD COLUMN {column} {definition}", connection.quote_ident(table))]
+        SchemaFix::AddColumn { table, column: Column { name, own_type, .. } } => {
+            vec![format!("ALTER TABLE {} ADD COLUMN {name} {own_type}", connection.quote_ident(table))]
         }
         SchemaFix::AddIndex { table, index } => vec![add_index(connection, table, index)],
         SchemaFix::AlterColumn { table, from, to } => alter_column(connection, table, from, to),
@@ -134,8 +154,8 @@ fn alter_column(connection: &Connection, table: &str, from: &Column, to: &Column
             }
             vec![format!("ALTER TABLE {table} {}", changes.join(", "))]
         }
-        // SQLite changes no column that is there: another one takes over its rows and its name. That it stands last then makes no
-        // difference, since Bots and Django name the columns that they want.
+        // SQLite cannot change a column: another one takes over its values and its name. That one is the last column then, which
+        // makes no difference, since Bots and Django name the columns that they want.
         DatabaseConfig::Sqlite(_) => {
             let next = connection.quote_ident(&format!("{}_botsctl", from.name));
             let null = if to.nullable { "" } else { " NOT NULL" };

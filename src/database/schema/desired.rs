@@ -1,30 +1,30 @@
-//! What should be in a database: the tables of our own statements, and what Django says of its models.
+//! The schema that a database should have: the unmanaged tables, and the tables of Django's models.
 //!
-//! The statements in `sql/` are the only place where the unmanaged tables are described: they are read here, so that
-//! what is made and what is compared are one and the same.
+//! Only the statements in `sql/` describe the unmanaged tables. They are parsed here, so that the comparison and the CREATE
+//! TABLE cannot differ.
 
 use std::collections::BTreeMap;
 
-use super::introspect::{ColumnDefault, ColumnType, Schema};
+use super::introspect::{Column, ColumnDefault, ColumnType, Schema, Table};
 use crate::database::DatabaseConfig;
 use crate::model::{BotsVersion, IndexDef, ManagedTable};
 
 /// Tables that Bots uses with its own SQL.
 pub const UNMANAGED: [&str; 4] = ["ta", "mutex", "persist", "uniek"];
 
-/// What a database should hold.
+/// The schema that a database should have.
 #[derive(Debug, Clone)]
 pub struct DesiredSchema {
-    /// Which family's tables.
+    /// Decides about the unmanaged tables.
     pub version: BotsVersion,
-    /// Tables that Django makes, by name.
+    /// Tables that Django creates, by name.
     pub managed: BTreeMap<String, ManagedTable>,
     /// Migrations by app.
     pub migrations: BTreeMap<String, Vec<String>>,
 }
 
 impl DesiredSchema {
-    /// The tables of Bots and Django that are there.
+    /// The existing tables of Bots and Django.
     #[must_use]
     pub fn tables(&self, catalogue: &Schema) -> Vec<String> {
         let managed = self.managed.keys().map(String::as_str);
@@ -35,28 +35,14 @@ impl DesiredSchema {
     }
 }
 
-/// A table of our statements.
+/// A table that bots-ctl creates with its own statement.
 #[derive(Debug, Clone)]
 pub struct UnmanagedTable {
-    /// Its name.
     pub name: String,
-    /// The statement that makes it.
+    /// The CREATE TABLE.
     pub statement: String,
-    /// Its columns.
-    pub columns: Vec<UnmanagedColumn>,
-    /// Its indexes, each with the statement that makes it.
-    pub indexes: Vec<(IndexDef, String)>,
-}
-
-/// A column of our statements.
-#[derive(Debug, Clone)]
-pub struct UnmanagedColumn {
-    pub name: String,
-    pub kind: ColumnType,
-    pub default: ColumnDefault,
-    pub nullable: bool,
-    /// As it stands in the statement, after the name.
-    pub definition: String,
+    /// The type of a column is its whole definition, after the name.
+    pub table: Table,
 }
 
 /// The unmanaged tables of a Bots in this kind of database.
@@ -72,7 +58,7 @@ pub fn unmanaged(settings: &DatabaseConfig, version: BotsVersion) -> Vec<Unmanag
     })
 }
 
-/// One column a line, and every statement ends a line: `sql/README.md` says so.
+/// Each column has a line, and every statement ends a line: `sql/README.md` says so.
 fn parse(text: &str) -> Vec<UnmanagedTable> {
     let lines = text.lines().filter(|line| !line.starts_with("--"));
     let text = lines.collect::<Vec<_>>().join("\n");
@@ -81,40 +67,35 @@ fn parse(text: &str) -> Vec<UnmanagedTable> {
         let statement = statement.trim_end_matches(';');
         if let Some(rest) = statement.strip_prefix("CREATE TABLE ") {
             let name = rest.split([' ', '(']).next().unwrap_or_default().to_owned();
-            let mut columns: Vec<UnmanagedColumn> = rest.lines().skip(1).filter_map(column).collect();
+            let mut columns: Vec<Column> = rest.lines().skip(1).filter_map(column).collect();
             let primary = rest.split_once("PRIMARY KEY (").and_then(|(_, names)| names.split(')').next());
             for name in primary.into_iter().flat_map(|names| names.split(", ")) {
                 columns.iter_mut().filter(|column| column.name == name).for_each(|column| column.nullable = false);
             }
-            tables.push(UnmanagedTable { name, statement: statement.to_owned(), columns, indexes: Vec::new() });
+            let table = Table { columns, keys: Vec::new() };
+            tables.push(UnmanagedTable { name, statement: statement.to_owned(), table });
         } else if let Some((start, position)) = statement.split_once(" ON ")
             && let Some(name) = start.strip_prefix("CREATE INDEX ")
             && let Some((table, column)) = position.trim_end_matches(')').split_once(" (")
-            && let Some(table) = tables.iter_mut().find(|own| own.name == table)
+            && let Some(own) = tables.iter_mut().find(|own| own.name == table)
         {
             let (name, columns) = (name.to_owned(), vec![column.to_owned()]);
-            table.indexes.push((IndexDef { name, columns, unique: false, operators: None }, statement.to_owned()));
+            own.table.keys.push(IndexDef { name, columns, unique: false, operators: None });
         }
     }
     tables
 }
 
-fn column(line: &str) -> Option<UnmanagedColumn> {
+fn column(line: &str) -> Option<Column> {
     let line = line.strip_prefix("    ")?.trim_end_matches(',');
-    let (name, definition) = line.split_once(' ')?;
-    if name == "PRIMARY" {
-        return None;
-    }
-    let of_type = definition.split(" DEFAULT ").next().unwrap_or_default();
-    let kind = ColumnType::read(of_type);
+    let (name, definition) = line.split_once(' ').filter(|(name, _)| *name != "PRIMARY")?;
+    let (own_type, default) =
+        definition.split_once(" DEFAULT ").map_or((definition, None), |(own_type, default)| (own_type, Some(default)));
+    let kind = ColumnType::read(own_type);
     let is_number = ["AUTO_INCREMENT", "AUTOINCREMENT", "SERIAL"].iter().any(|word| definition.contains(word));
-    let default = match definition.split_once(" DEFAULT ") {
-        _ if is_number => ColumnDefault::Generated,
-        Some((_, default)) => ColumnDefault::read(Some(default), &kind),
-        None => ColumnDefault::None,
-    };
+    let default = if is_number { ColumnDefault::Generated } else { ColumnDefault::read(default, &kind) };
     let nullable = !definition.contains("NOT NULL") && !is_number;
-    Some(UnmanagedColumn { name: name.to_owned(), kind, default, nullable, definition: definition.to_owned() })
+    Some(Column { name: name.to_owned(), kind, nullable, default, own_type: definition.to_owned() })
 }
 
 #[cfg(test)]
@@ -127,23 +108,27 @@ mod tests {
         let tables = unmanaged(&DatabaseConfig::Sqlite(PathBuf::new()), BotsVersion::V4);
         let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
         assert_eq!(names, UNMANAGED);
-        assert_eq!(tables.iter().map(|table| table.columns.len()).collect::<Vec<_>>(), [41, 3, 4, 2]);
-        let ta = &tables[0];
-        let indexes = ta.indexes.iter().map(|(index, _)| (index.name.as_str(), index.columns[0].as_str()));
+        assert_eq!(tables.iter().map(|own| own.table.columns.len()).collect::<Vec<_>>(), [41, 3, 4, 2]);
+        let ta = &tables[0].table;
+        let indexes = ta.keys.iter().map(|index| (index.name.as_str(), index.columns[0].as_str()));
         assert_eq!(indexes.collect::<Vec<_>>(), [("ta_parent", "parent"), ("ta_reference", "reference")]);
         let column = |name: &str| ta.columns.iter().find(|column| column.name == name).expect(name);
         assert_eq!(column("idta").default, ColumnDefault::Generated);
         assert_eq!(column("contenttype").default, ColumnDefault::Constant("text/plain".to_owned()));
         assert_eq!(column("reference").kind, ColumnType::Varchar(256));
         assert_eq!((&column("ts").kind, &column("ts").default), (&ColumnType::Timestamp, &ColumnDefault::Now));
-        assert!(column("errortext").nullable && !tables[1].columns[0].nullable && !tables[2].columns[0].nullable);
+        assert!(
+            column("errortext").nullable
+                && !tables[1].table.columns[0].nullable
+                && !tables[2].table.columns[0].nullable
+        );
     }
 
     #[test]
     fn all_databases_have_the_same_tables() {
         let shape = |text: &str| -> Vec<(String, Vec<String>)> {
-            let columns = |table: &UnmanagedTable| table.columns.iter().map(|column| column.name.clone()).collect();
-            parse(text).iter().map(|table| (table.name.clone(), columns(table))).collect()
+            let columns = |own: &UnmanagedTable| own.table.columns.iter().map(|column| column.name.clone()).collect();
+            parse(text).iter().map(|own| (own.name.clone(), columns(own))).collect()
         };
         let [three, four] = [
             shape(include_str!("../../../sql/sqlite/bots-3.sql")),

@@ -1,52 +1,51 @@
-//! What is in a database against what should be: pure. What can be mended without risk is told apart from what is
-//! left to a person.
+//! Compares the schema of a database with the desired one: pure. Repairs without risk are separate from those that are left
+//! to an administrator.
 
 use std::collections::BTreeSet;
 
-use super::desired;
-use super::desired::{DesiredSchema, UNMANAGED, UnmanagedColumn, UnmanagedTable};
-use super::introspect::{Column, ColumnDefault, ColumnType, IndexInfo, Schema, Table};
+use super::desired::{self, DesiredSchema, UNMANAGED, UnmanagedTable};
+use super::introspect::{Column, ColumnDefault, ColumnType, Schema, Table};
 use crate::database::DatabaseConfig;
 use crate::model::{IndexDef, ManagedTable};
 
-/// What a look at the database told.
-#[derive(Debug, std::default::Default)]
+/// The differences.
+#[derive(Debug, Default)]
 pub struct SchemaDiff {
-    /// Unmanaged tables that are not there.
+    /// Missing unmanaged tables.
     pub unmanaged: Vec<UnmanagedTable>,
-    /// Managed tables that are not there.
+    /// Missing managed tables.
     pub managed: Vec<String>,
     /// Migrations that were not applied, as `app.name`.
     pub migrations: Vec<String>,
-    /// What is not as it should be and can be mended without risk.
+    /// Repairs without risk.
     pub repairs: Vec<SchemaFix>,
-    /// What is not as it should be and is left to a person.
+    /// Differences that are left to an administrator.
     pub manual_fixes: Vec<String>,
     /// Whether there is no web user at all.
     pub lacks_superuser: bool,
     /// Whether the bundled account has its well-known password.
     pub has_default_password: bool,
-    /// Whether there is none of the tables of Django or Bots.
+    /// Whether no table of Django or Bots exists.
     pub is_empty: bool,
 }
 
-/// A change that loses nothing, whatever rows there are.
+/// A change that loses no row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchemaFix {
     /// A column of an unmanaged table.
-    AddColumn { table: String, column: String, definition: String },
-    /// A wider type, a default, NULL where nothing needs to be said.
+    AddColumn { table: String, column: Column },
+    /// A wider type, a default, or NULL.
     AlterColumn { table: String, from: Column, to: Column },
     /// An index.
     AddIndex { table: String, index: IndexDef },
 }
 
 impl SchemaFix {
-    /// What is missing, by name.
+    /// The missing part, by name.
     #[must_use]
     pub fn missing(&self) -> String {
         match self {
-            Self::AddColumn { table, column, .. } => format!("column {table}.{column}"),
+            Self::AddColumn { table, column } => format!("column {table}.{}", column.name),
             Self::AddIndex { table, index } => {
                 let (unique, columns) = (if index.unique { "unique " } else { "" }, index.columns.join(", "));
                 let name = if index.name.is_empty() { String::new() } else { format!("{} ", index.name) };
@@ -62,7 +61,7 @@ impl SchemaFix {
         }
     }
 
-    /// What has been done about it.
+    /// The repair, for the log.
     #[must_use]
     pub fn done(&self) -> String {
         match self {
@@ -79,13 +78,13 @@ impl SchemaFix {
 }
 
 impl SchemaDiff {
-    /// Whether Django has something to do.
+    /// Whether Django has migrations to run.
     #[must_use]
     pub fn needs_migrate(&self) -> bool {
         !self.managed.is_empty() || !self.migrations.is_empty()
     }
 
-    /// Whether nothing needs to be done to the schema.
+    /// Whether the schema needs no change.
     #[must_use]
     pub fn is_schema_complete(&self) -> bool {
         !self.needs_migrate() && self.unmanaged.is_empty() && self.repairs.is_empty()
@@ -98,7 +97,7 @@ impl SchemaDiff {
         self.repairs.iter().any(is_default)
     }
 
-    /// Names of everything that is missing.
+    /// All missing parts, by name.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let tables = self.unmanaged.iter().map(|table| format!("table {}", table.name));
@@ -151,33 +150,34 @@ fn unapplied(expected: &DesiredSchema, applied: &BTreeSet<(String, String)>) -> 
 }
 
 fn compare_own(settings: &DatabaseConfig, own: &UnmanagedTable, found: &Table, difference: &mut SchemaDiff) {
-    let table = own.name.clone();
-    for wanted in &own.columns {
-        let Some(column) = found.column(&wanted.name) else {
-            let (column, definition) = (wanted.name.clone(), wanted.definition.clone());
-            difference.repairs.push(SchemaFix::AddColumn { table: table.clone(), column, definition });
-            continue;
-        };
-        compare_column(settings, &table, wanted, column, difference);
+    let table = || own.name.clone();
+    for wanted in &own.table.columns {
+        match found.column(&wanted.name) {
+            Some(column) => compare_column(settings, &own.name, wanted, column, difference),
+            None => difference.repairs.push(SchemaFix::AddColumn { table: table(), column: wanted.clone() }),
+        }
     }
-    let known = |column: &&Column| own.columns.iter().any(|own| own.name.eq_ignore_ascii_case(&column.name));
-    extra_columns(&table, found.columns.iter().filter(|column| !known(column)), difference);
-    for (index, _) in own.indexes.iter().filter(|(index, _)| !found.has_key(&index.columns)) {
-        difference.repairs.push(SchemaFix::AddIndex { table: table.clone(), index: index.clone() });
-    }
+    extra_columns(
+        &own.name,
+        found.columns.iter().filter(|column| own.table.column(&column.name).is_none()),
+        difference,
+    );
+    let missing = own.table.keys.iter().filter(|index| !found.has_key(&index.columns));
+    difference.repairs.extend(missing.map(|index| SchemaFix::AddIndex { table: table(), index: index.clone() }));
 }
 
 fn compare_column(
     settings: &DatabaseConfig,
     table: &str,
-    wanted: &UnmanagedColumn,
+    wanted: &Column,
     found: &Column,
     difference: &mut SchemaDiff,
 ) {
     let mut to = found.clone();
     match (&wanted.kind, &found.kind) {
         (ColumnType::Varchar(wanted), ColumnType::Varchar(found)) => {
-            if wanted > found && enforces_length(settings) {
+            // SQLite does not enforce lengths.
+            if wanted > found && !settings.is_sqlite() {
                 to.kind = ColumnType::Varchar(*wanted);
                 to.own_type = format!("varchar({wanted})");
             }
@@ -186,7 +186,7 @@ fn compare_column(
         // A text without a limit holds whatever one with a limit would.
         (ColumnType::Varchar(_), ColumnType::Text) => {}
         _ => {
-            let text = format!("{table}.{} is {}, expected {}", found.name, found.own_type, wanted.definition);
+            let text = format!("{table}.{} is {}, expected {}", found.name, found.own_type, wanted.own_type);
             difference.manual_fixes.push(text);
             return;
         }
@@ -200,7 +200,7 @@ fn compare_column(
         }
         (wanted, ColumnDefault::None) => to.default = wanted.clone(),
         (_, _) => {
-            let text = format!("{table}.{} has another default than expected: {}", found.name, wanted.definition);
+            let text = format!("{table}.{} has another default than expected: {}", found.name, wanted.own_type);
             difference.manual_fixes.push(text);
         }
     }
@@ -211,11 +211,6 @@ fn compare_column(
     if to != *found {
         difference.repairs.push(SchemaFix::AlterColumn { table: table.to_owned(), from: found.clone(), to });
     }
-}
-
-/// SQLite stores what it is given.
-fn enforces_length(settings: &DatabaseConfig) -> bool {
-    !matches!(settings, DatabaseConfig::Sqlite(_))
 }
 
 /// Columns that this Bots does not know, of a newer one for instance: its INSERTs must not fail on them.
@@ -248,7 +243,7 @@ fn compare_managed(
             Some(found) => {
                 if let (Some(wanted), ColumnType::Varchar(length)) = (length, &found.kind)
                     && wanted > length
-                    && enforces_length(settings)
+                    && !settings.is_sqlite()
                 {
                     let own_type = format!("varchar({wanted})");
                     let to = Column { kind: ColumnType::Varchar(*wanted), own_type, ..found.clone() };
@@ -266,15 +261,19 @@ fn compare_managed(
     }
 }
 
-/// Each index serves for one: the one of its name, else one of the same columns. Older Djangos chose other names.
+/// Each index satisfies one requirement: that of its name, else one with the same columns. Older versions of Django chose other
+/// names.
 fn missing_indexes<'a>(wanted: &'a [IndexDef], found: &Table) -> Vec<&'a IndexDef> {
-    let mut free: Vec<&IndexInfo> = found.keys.iter().collect();
-    let mut enforces =
-        |fits: &dyn Fn(&IndexInfo) -> bool| free.iter().position(|key| fits(key)).map(|at| free.remove(at));
-    let same = |index: &IndexDef, key: &IndexInfo| key.columns == index.columns && key.unique == index.unique;
-    let nameless: Vec<&IndexDef> =
-        wanted.iter().filter(|index| enforces(&|key| key.name == index.name && same(index, key)).is_none()).collect();
-    nameless.into_iter().filter(|index| enforces(&|key| same(index, key)).is_none()).collect()
+    let mut free: Vec<&IndexDef> = found.keys.iter().collect();
+    let other_name: Vec<&IndexDef> = wanted.iter().filter(|index| !take(&mut free, index, true)).collect();
+    other_name.into_iter().filter(|index| !take(&mut free, index, false)).collect()
+}
+
+/// Removes the index that satisfies the requirement; returns whether there is one.
+fn take(free: &mut Vec<&IndexDef>, wanted: &IndexDef, by_name: bool) -> bool {
+    let same = |key: &&IndexDef| key.columns == wanted.columns && key.unique == wanted.unique;
+    let satisfies = |key: &&IndexDef| same(key) && (!by_name || key.name == wanted.name);
+    free.iter().position(satisfies).map(|index| free.remove(index)).is_some()
 }
 
 #[cfg(test)]
@@ -308,22 +307,7 @@ mod tests {
 
     /// The unmanaged tables just as they are wanted.
     fn whole(settings: &DatabaseConfig, version: BotsVersion) -> Schema {
-        let column = |own: &UnmanagedColumn| Column {
-            name: own.name.clone(),
-            kind: own.kind.clone(),
-            nullable: own.nullable,
-            default: own.default.clone(),
-            own_type: String::new(),
-        };
-        let key = |(index, _): &(IndexDef, String)| IndexInfo {
-            name: index.name.clone(),
-            columns: index.columns.clone(),
-            unique: false,
-        };
-        let tables = desired::unmanaged(settings, version).into_iter().map(|own| {
-            let columns = own.columns.iter().map(column).collect();
-            (own.name, Table { columns, keys: own.indexes.iter().map(key).collect() })
-        });
+        let tables = desired::unmanaged(settings, version).into_iter().map(|own| (own.name, own.table));
         Schema { tables: tables.collect() }
     }
 
@@ -425,11 +409,11 @@ mod tests {
         let keys = [("pk", &["a"][..], true), ("a", &["a"], false), ("b", &["b"], true), ("c_d", &["c", "d"], false)];
         let keys = keys.map(|(name, columns, unique)| {
             let (name, columns, unique) = key(name, columns, unique);
-            IndexInfo { name, columns, unique }
+            IndexDef { name, columns, unique, operators: None }
         });
         let mut found = Table { columns: Vec::new(), keys: keys.to_vec() };
         assert_eq!(missing_indexes(&wanted, &found), [&wanted[0], &wanted[3]]);
-        found.keys.push(IndexInfo { name: "of_an_older_django".to_owned(), ..found.keys[1].clone() });
+        found.keys.push(IndexDef { name: "of_an_older_django".to_owned(), ..found.keys[1].clone() });
         assert_eq!(missing_indexes(&wanted, &found), [&wanted[3]]);
     }
 

@@ -1,11 +1,12 @@
-//! What is in a database: tables, columns, keys, as its own catalogue has them, in terms common to all databases.
+//! The schema of a database, from its own catalogue, in terms common to all databases.
 
 use std::collections::BTreeMap;
 
 use crate::database::DatabaseConfig;
 use crate::database::query::{Connection, Row};
+use crate::model::IndexDef;
 
-/// Everything that is in the database.
+/// All tables of a database.
 #[derive(Debug, Default, Clone)]
 pub struct Schema {
     /// Tables by name.
@@ -17,8 +18,8 @@ pub struct Schema {
 pub struct Table {
     /// In their order.
     pub columns: Vec<Column>,
-    /// Indexes and constraints that are ones.
-    pub keys: Vec<IndexInfo>,
+    /// Indexes, also those of constraints.
+    pub keys: Vec<IndexDef>,
 }
 
 /// A column.
@@ -32,15 +33,7 @@ pub struct Column {
     pub own_type: String,
 }
 
-/// An index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IndexInfo {
-    pub name: String,
-    pub columns: Vec<String>,
-    pub unique: bool,
-}
-
-/// A type, as far as it matters here.
+/// A type, with the distinctions that matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ColumnType {
     /// Of any size.
@@ -51,20 +44,20 @@ pub enum ColumnType {
     Varchar(u32),
     /// A text of any length.
     Text,
-    /// A moment, with a time zone or without.
+    /// Date and time, with a time zone or without.
     Timestamp,
-    /// Whatever else there is.
+    /// Any other type.
     Other(String),
 }
 
-/// What a column holds when an INSERT does not say.
+/// The value of a column that an INSERT leaves out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ColumnDefault {
-    /// NULL, or an error where that is not allowed.
+    /// NULL, or an error where NULL is not allowed.
     None,
-    /// A constant; of truth values, 0 or 1.
+    /// A constant; 0 or 1 for booleans.
     Constant(String),
-    /// The moment of the INSERT.
+    /// The time of the INSERT.
     Now,
     /// The next number.
     Generated,
@@ -114,25 +107,28 @@ impl Schema {
             }
         }
         for row in connection.fetch_text(keys).await? {
-            catalogue.note_key(row);
+            catalogue.add_key(row);
         }
         Ok(catalogue)
     }
 
-    /// Whether there is such a table.
+    /// Whether the table exists.
     #[must_use]
     pub fn has(&self, table: &str) -> bool {
         self.tables.contains_key(table)
     }
 
-    fn note_key(&mut self, row: Row) {
+    fn add_key(&mut self, row: Row) {
         let [Some(table), Some(name), unique, Some(column)] = <[_; 4]>::try_from(row).unwrap_or_default() else {
             return;
         };
         let Some(table) = self.tables.get_mut(&table) else { return };
         match table.keys.last_mut().filter(|key| key.name == name) {
             Some(key) => key.columns.push(column),
-            None => table.keys.push(IndexInfo { name, columns: vec![column], unique: is_true(unique.as_deref()) }),
+            None => {
+                let (columns, unique) = (vec![column], is_true(unique.as_deref()));
+                table.keys.push(IndexDef { name, columns, unique, operators: None });
+            }
         }
     }
 }
@@ -168,7 +164,7 @@ fn is_true(flag: Option<&str>) -> bool {
 }
 
 impl ColumnType {
-    /// From the words of any of the databases.
+    /// Parses the type names of all databases.
     #[must_use]
     pub fn read(text: &str) -> Self {
         let text = text.to_ascii_lowercase();
@@ -189,7 +185,7 @@ impl ColumnType {
 }
 
 impl ColumnDefault {
-    /// From the expression of any of the databases.
+    /// Parses the expressions of all databases.
     #[must_use]
     pub fn read(text: Option<&str>, kind: &ColumnType) -> Self {
         let Some(text) = text.map(str::trim).filter(|text| !text.eq_ignore_ascii_case("null")) else {

@@ -1,46 +1,39 @@
-//! A look at a database: what is in it, against what should be.
+//! Inspects a database: its schema against the desired one.
 
 pub mod apply;
 pub mod desired;
 pub mod diff;
 pub mod introspect;
-mod numbering;
 
 use std::collections::BTreeSet;
 
 use super::connect::{ConnectMode, connect};
 use super::init_progress::{self, InitProgress};
-use super::query::Connection;
+use super::query::{Connection, text};
 use super::{DatabaseConfig, Error, default_account, errors};
 use desired::DesiredSchema;
 use diff::{SchemaDiff, compare};
 use introspect::Schema;
 
-/// Tables without which no service is of use; the names of Bots's own start-up check.
+/// The tables of Bots's own start-up check, without which no service works.
 pub const REQUIRED: [&str; 4] = ["channel", "routes", "ta", "mutex"];
 
-/// What a look told.
+/// The result of an inspection.
 #[derive(Debug)]
 pub struct Inspection {
-    /// What is not as it should be.
     pub difference: SchemaDiff,
-    /// What an earlier run has left in it.
+    /// That of an earlier run.
     pub progress: Option<InitProgress>,
-    /// Everything that is there.
     pub catalogue: Schema,
 }
 
-/// Compares the database with what is expected.
+/// Compares the database with the desired schema.
 ///
 /// # Errors
 /// When it cannot be read.
-pub async fn inspect(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    expected: &DesiredSchema,
-) -> Result<Inspection, Error> {
-    let inspected = inspection(connection, settings, expected).await;
-    let (difference, catalogue) = inspected.map_err(|error| Error::failed("read", settings, &error))?;
+pub async fn inspect(connection: &mut Connection, expected: &DesiredSchema) -> Result<Inspection, Error> {
+    let inspected = inspection(connection, expected).await;
+    let (difference, catalogue) = inspected.map_err(|error| Error::failed("read", &connection.settings, &error))?;
     let has_table = catalogue.has(init_progress::TABLE);
     let progress = if has_table { init_progress::read(connection).await? } else { None };
     Ok(Inspection { difference, progress, catalogue })
@@ -48,41 +41,37 @@ pub async fn inspect(
 
 async fn inspection(
     connection: &mut Connection,
-    settings: &DatabaseConfig,
     expected: &DesiredSchema,
 ) -> Result<(SchemaDiff, Schema), sqlx::Error> {
     let catalogue = Schema::read(connection).await?;
     let applied = applied(connection, &catalogue).await?;
-    let mut difference = compare(settings, &catalogue, expected, &applied);
+    let mut difference = compare(&connection.settings, &catalogue, expected, &applied);
     difference.lacks_superuser = !catalogue.has("auth_user") || !has_rows(connection, "auth_user").await?;
     difference.has_default_password = !difference.lacks_superuser && default_account::is_open(connection).await?;
     Ok((difference, catalogue))
 }
 
+/// The applied migrations, each with its app.
 async fn applied(connection: &mut Connection, catalogue: &Schema) -> Result<BTreeSet<(String, String)>, sqlx::Error> {
     if !catalogue.has("django_migrations") {
         return Ok(BTreeSet::new());
     }
     let rows = connection.fetch_text("SELECT app, name FROM django_migrations").await?;
-    let pairs = rows.into_iter().filter_map(|row| match <[_; 2]>::try_from(row) {
-        Ok([Some(app), Some(name)]) => Some((app, name)),
-        _ => None,
-    });
-    Ok(pairs.collect())
+    Ok(rows.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?))).collect())
 }
 
-/// Whether there is a row in any of these tables, as far as they are there.
+/// Whether any of these tables exists and has a row.
 ///
 /// # Errors
 /// When they cannot be read.
 pub async fn any_rows(
     connection: &mut Connection,
-    settings: &DatabaseConfig,
     catalogue: &Schema,
     tables: impl Iterator<Item = &str>,
 ) -> Result<bool, Error> {
     for table in tables.filter(|table| catalogue.has(table)) {
-        if has_rows(connection, table).await.map_err(|error| Error::failed("read", settings, &error))? {
+        let has_rows = has_rows(connection, table).await;
+        if has_rows.map_err(|error| Error::failed("read", &connection.settings, &error))? {
             return Ok(true);
         }
     }
@@ -94,7 +83,7 @@ async fn has_rows(connection: &mut Connection, table: &str) -> Result<bool, sqlx
     Ok(connection.fetch_value(format!("SELECT 1 FROM {table} LIMIT 1")).await?.is_some())
 }
 
-/// Which of the tables that every service needs are not there.
+/// The missing ones of the tables that every service needs.
 ///
 /// # Errors
 /// When the database cannot be read.

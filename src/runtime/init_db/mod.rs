@@ -188,7 +188,7 @@ impl InitDb<'_> {
     }
 
     async fn inspect(&self, mut connection: Connection) -> Result<Inspection, database::Error> {
-        let inspection = schema::inspect(&mut connection, &self.settings, &self.expected).await;
+        let inspection = schema::inspect(&mut connection, &self.expected).await;
         connection.close().await;
         inspection
     }
@@ -215,7 +215,7 @@ impl InitDb<'_> {
     /// Gets the lock and looks under it; `None` when there is nothing left to do.
     async fn lock_and_inspect(&self, task: InitOptions) -> Result<Option<LockedInit>, Error> {
         let mut session = self.lock().await?;
-        let inspection = schema::inspect(&mut session.connection, &self.settings, &self.expected).await?;
+        let inspection = schema::inspect(&mut session.connection, &self.expected).await?;
         if is_complete(&inspection) && !task.superuser {
             session.connection.close().await;
             info!("the {} is complete", self.settings.describe());

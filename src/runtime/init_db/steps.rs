@@ -81,18 +81,17 @@ impl Steps<'_> {
         if !was_cut || !matches!(self.settings(), DatabaseConfig::Mysql(_)) || !inspection.difference.needs_migrate() {
             return Ok(None);
         }
-        let InitDb { settings, expected, .. } = self.init;
-        let ours = expected.tables(&inspection.catalogue);
+        let ours = self.init.expected.tables(&inspection.catalogue);
         if ours.is_empty() {
             return Ok(None);
         }
         let business = ours.iter().map(String::as_str).filter(|name| !DJANGO_INTERNAL_TABLES.contains(name));
-        if schema::any_rows(&mut self.session.connection, settings, &inspection.catalogue, business).await? {
+        if schema::any_rows(&mut self.session.connection, &inspection.catalogue, business).await? {
             return Ok(None);
         }
         let begin = Instant::now();
         self.write("clear", false).await?;
-        apply::drop_tables(&mut self.session.connection, settings, &ours).await?;
+        apply::drop_tables(&mut self.session.connection, &ours).await?;
         self.report.step("clearing what an interrupted first run has left", begin);
         self.inspect().await.map(Some)
     }
@@ -105,7 +104,7 @@ impl Steps<'_> {
         }
         let begin = Instant::now();
         self.write("tables", false).await?;
-        apply::create_tables(&mut self.session.connection, &self.init.settings, &inspection.catalogue, tables).await?;
+        apply::create_tables(&mut self.session.connection, &inspection.catalogue, tables).await?;
         let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
         self.report.step(&format!("making {}", names.join(", ")), begin);
         Ok(())
@@ -152,7 +151,7 @@ impl Steps<'_> {
         }
         let mut failures = Vec::new();
         for repair in &inspection.difference.repairs {
-            match apply::apply(&mut self.session.connection, &self.init.settings, repair).await {
+            match apply::apply(&mut self.session.connection, repair).await {
                 Ok(()) => info!("{}", repair.done()),
                 Err(error) => failures.push(error.to_string()),
             }
@@ -172,23 +171,20 @@ impl Steps<'_> {
             // Reports refer to the numbers of `ta`, which must not start over.
             let filled =
                 if table.name == "ta" { vec!["ta", "report", "filereport"] } else { vec![table.name.as_str()] };
-            if !schema::any_rows(&mut self.session.connection, settings, &inspection.catalogue, filled.into_iter())
-                .await?
-            {
+            if !schema::any_rows(&mut self.session.connection, &inspection.catalogue, filled.into_iter()).await? {
                 empty.push(table);
             }
         }
         if empty.is_empty() {
             return Ok(false);
         }
-        apply::recreate_tables(&mut self.session.connection, settings, &empty).await?;
+        apply::recreate_tables(&mut self.session.connection, &empty).await?;
         let names: Vec<&str> = empty.iter().map(|table| table.name.as_str()).collect();
         info!("made {} anew, with the defaults that Bots needs", names.join(", "));
         Ok(true)
     }
 
     async fn inspect(&mut self) -> Result<Inspection, Error> {
-        let InitDb { settings, expected, .. } = self.init;
-        Ok(schema::inspect(&mut self.session.connection, settings, expected).await?)
+        Ok(schema::inspect(&mut self.session.connection, &self.init.expected).await?)
     }
 }
