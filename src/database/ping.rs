@@ -1,37 +1,35 @@
-//! The same question to the same database again and again, for the health checks.
+//! Queries the same database again and again, for the health checks.
 
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::connect::{ConnectMode, connect};
-use super::lease::LeaseHolder;
+use super::lease::{self, LeaseHolder};
 use super::query::Connection;
-use super::{DatabaseConfig, Error, errors, lease};
+use super::{DatabaseConfig, Error, errors};
 use crate::model::FileId;
 
-/// How long an answer may take. A connection that is late is given up: on a server that hangs, or behind a network
-/// that drops packets, it would never come back.
+/// Limit of an answer. A connection that is late is given up: from a server that hangs, or a network that drops packets, its
+/// answer would never come.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How a database answers.
+/// The state of a database that answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
-    /// At once.
     Ok,
-    /// Another connection has it locked: it is reachable, and others wait for it.
+    /// Another connection has it locked.
     Locked,
 }
 
-/// Keeps its connection between questions: each costs a server a process or a thread.
+/// Keeps its connection between queries: each costs a server a process or a thread.
 pub struct DatabasePing {
     settings: DatabaseConfig,
     cached: Option<(FileId, Connection)>,
 }
 
 impl DatabasePing {
-    /// Connects at the first question.
+    /// Connects at the first query.
     #[must_use]
     pub fn new(settings: DatabaseConfig) -> Self {
         Self { settings, cached: None }
@@ -42,18 +40,15 @@ impl DatabasePing {
     /// # Errors
     /// When it does not.
     pub async fn ping(&mut self) -> Result<Availability, Error> {
-        // Taken for the time of the question: if it is not answered, the connection is dropped.
+        // A connection that does not answer in time is dropped.
         let cached = self.cached.take();
-        match timeout(PING_TIMEOUT, self.query(cached)).await {
-            Ok(value) => value,
-            Err(_) => {
-                let (database, limit) = (self.settings.describe(), PING_TIMEOUT.as_secs());
-                Err(Error::Unavailable(format!("the {database} did not answer within {limit} s")))
-            }
-        }
+        timeout(PING_TIMEOUT, self.query(cached)).await.unwrap_or_else(|_| {
+            let (database, limit) = (self.settings.describe(), PING_TIMEOUT.as_secs());
+            Err(Error::Unavailable(format!("the {database} did not answer within {limit} s")))
+        })
     }
 
-    /// Who runs an engine, as far as the database knows. Asked after [`Self::ping`], on the same connection.
+    /// The process that runs an engine, if the database knows one. Over the connection of [`Self::ping`].
     pub async fn engine(&mut self) -> Option<LeaseHolder> {
         let (file, mut connection) = self.cached.take()?;
         let holder = timeout(PING_TIMEOUT, lease::current_holder(&mut connection)).await.ok()?;
@@ -62,29 +57,29 @@ impl DatabasePing {
     }
 
     async fn query(&mut self, cached: Option<(FileId, Connection)>) -> Result<Availability, Error> {
-        // A SQLite file that was replaced is another database. It may be so before the answer is there: what is kept is of
-        // the file that was looked at before the question.
+        // A SQLite file that was replaced is another database. It may be replaced before the answer comes: the connection is
+        // kept with the identity that the file had before the query.
         let file = self.file_id();
-        if let Some((_, connection)) = cached.filter(|(kept, _)| Some(*kept) == file)
-            && let Ok(value) = self.query_lock(file, connection).await
+        if let Some((_, connection)) = cached.filter(|(of, _)| Some(*of) == file)
+            && let Ok(result) = self.query_lock(file, connection).await
         {
-            return value;
+            return result;
         }
-        // The kept one may have been cut by a server that is well again.
+        // A server that has restarted cut the kept connection.
         let connection = connect(&self.settings, ConnectMode::Probe).await?;
         let queried = self.query_lock(file, connection).await;
-        queried.map_err(|error| Error::failed("ask", &self.settings, &error))?
+        queried.map_err(|error| Error::failed("query", &self.settings, &error))?
     }
 
-    /// The outer error is one of the connection, the inner one what the database itself tells.
+    /// The outer error is one of the connection, the inner one the state of the database.
     async fn query_lock(
         &mut self,
         file: Option<FileId>,
         mut connection: Connection,
     ) -> Result<Result<Availability, Error>, sqlx::Error> {
-        let question = if self.settings.is_sqlite() { "SELECT count(*) FROM sqlite_master" } else { "SELECT 1" };
-        let value = match connection.fetch_value(question).await {
-            // Whoever opens a SQLite file that is gone makes an empty one in its place, Bots for one.
+        let query = if self.settings.is_sqlite() { "SELECT count(*) FROM sqlite_master" } else { "SELECT 1" };
+        let available = match connection.fetch_value(query).await {
+            // A program that opens a missing SQLite file creates an empty one, Bots for example.
             Ok(count) if count.as_deref() == Some("0") => {
                 let text = format!("the {} is empty: it was removed, or never made", self.settings.describe());
                 return Ok(Err(Error::Unavailable(text)));
@@ -94,20 +89,16 @@ impl DatabasePing {
             Err(error) => return Err(error),
         };
         self.cached = file.map(|file| (file, connection));
-        Ok(Ok(value))
+        Ok(Ok(available))
     }
 
-    /// The default for a server, which is no file.
+    /// A constant for a server.
     fn file_id(&self) -> Option<FileId> {
         match &self.settings {
-            DatabaseConfig::Sqlite(path) => file_id(path),
+            DatabaseConfig::Sqlite(path) => std::fs::metadata(path).ok().map(|metadata| FileId::from(&metadata)),
             DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => Some(FileId::default()),
         }
     }
-}
-
-fn file_id(path: &Path) -> Option<FileId> {
-    std::fs::metadata(path).ok().map(|meta| FileId::from(&meta))
 }
 
 #[cfg(test)]

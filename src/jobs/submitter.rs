@@ -1,7 +1,7 @@
-//! Hands routes that are to run to the job queue: each is marked until the queue has it, however long that takes.
+//! Submits routes with new files to the job queue: each is pending until the queue has it, however long that takes.
 //!
-//! A route that is marked again before the queue has answered is handed over again: the job that runs may have looked for
-//! files a moment too early. A job that waits already is the queue's concern, which keeps no second one.
+//! A route that gets another file before the queue has answered is submitted again: the running job may have listed its files
+//! a moment too early. The queue adds no second job while one waits.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use super::client::{self, call};
@@ -22,23 +22,23 @@ use crate::telemetry::escape::escape_control;
 /// The priority that all of Bots's programs ask for.
 const PRIORITY: i32 = 5;
 
-/// Files that come together are one run: this long is waited for others.
+/// Files that arrive within this time are one run.
 const BATCH_DELAY: Duration = Duration::from_millis(30);
 
-/// A route is handed over at most this often. Under a steady stream of files that is how often the queue is asked.
+/// A route is submitted at most this often, also under a steady stream of files.
 const MIN_SUBMIT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Time to the first new try, and the longest.
+/// Pause before the first retry, and the longest pause.
 const INITIAL_RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// A task that the queue does not run today is offered again, since somebody may authorise it.
+/// A refused task is submitted again, since bots.ini may authorise it later.
 const REJECTED_RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// How long the end waits for routes that are marked.
+/// Limit of the submission of pending routes at the end.
 const SHUTDOWN_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Marks routes, and hands them over.
+/// Collects pending routes, and submits them.
 pub struct JobSubmitter {
     target: Mutex<Endpoint>,
     config: PathBuf,
@@ -46,7 +46,7 @@ pub struct JobSubmitter {
     wake: Notify,
 }
 
-/// Routes that are to run. Pure.
+/// Routes to run. Pure.
 #[derive(Debug, Default)]
 struct PendingRoutes {
     pending: BTreeMap<String, PendingRoute>,
@@ -58,14 +58,14 @@ struct PendingRoute {
     files: usize,
     example: PathBuf,
     not_before: Instant,
-    /// Tells whether it was marked again meanwhile.
+    /// Shows whether it got another file meanwhile.
     count: u64,
 }
 
-/// The queue does not answer.
+/// While the queue does not answer.
 struct Backoff {
     pause: Duration,
-    /// When it is tried again.
+    /// The next attempt.
     next: Instant,
 }
 
@@ -83,12 +83,12 @@ impl JobSubmitter {
         Self { target: Mutex::new(target), config, pending: Mutex::default(), wake: Notify::new() }
     }
 
-    /// The queue is elsewhere now.
+    /// Changes the address of the queue.
     pub fn set_target(&self, target: Endpoint) {
         *lock(&self.target) = target;
     }
 
-    /// A route is to run, since so many files came, such as this one.
+    /// Adds a route with this number of new files, `example` being one of them.
     pub fn add_pending(&self, route: &str, files: usize, example: PathBuf) {
         lock(&self.pending).add(route, files, example, Instant::now());
         self.wake.notify_one();
@@ -100,31 +100,23 @@ impl JobSubmitter {
         lock(&self.pending).pending.keys().cloned().collect()
     }
 
-    /// Hands routes over until the task is dropped. `observe` is told how many are marked whenever that has changed.
+    /// Submits routes until the task is dropped. `observe` gets the number of pending routes at each change.
     pub async fn run(&self, observe: impl Fn(usize)) {
         let mut outage: Option<Backoff> = None;
         let mut has_refused = false;
-        let mut logged = 0;
+        let mut reported = 0;
         loop {
-            let (count, next) = {
-                let pending = lock(&self.pending);
-                (pending.pending.len(), pending.next())
-            };
-            if count != logged {
-                logged = count;
+            let count = lock(&self.pending).pending.len();
+            if std::mem::replace(&mut reported, count) != count {
                 observe(count);
             }
-            let Some((route, pending_route)) = next else {
+            let Some((route, pending_route)) = self.next() else {
                 self.wake.notified().await;
                 continue;
             };
-            let due =
-                outage.as_ref().map_or(pending_route.not_before, |outage| outage.next.max(pending_route.not_before));
-            if due > Instant::now() {
-                tokio::select! {
-                    () = sleep_until(due) => {}
-                    () = self.wake.notified() => {}
-                }
+            let not_before = pending_route.not_before;
+            let due = outage.as_ref().map_or(not_before, |outage| outage.next.max(not_before));
+            if timeout_at(due, self.wake.notified()).await.is_ok() {
                 continue;
             }
             match self.submit(&route).await {
@@ -146,9 +138,9 @@ impl JobSubmitter {
         }
     }
 
-    /// Hands over what is marked, if the queue answers at once. What is left is told.
+    /// Submits the pending routes if the queue answers at once. Returns the remaining ones.
     pub async fn finish(&self) -> Vec<String> {
-        let hand_over_all = async {
+        let submit_all = async {
             while let Some((route, pending_route)) = self.next() {
                 match self.submit(&route).await {
                     Ok(Ok(code::ADDED | code::DUPLICATE)) => {
@@ -158,7 +150,7 @@ impl JobSubmitter {
                 }
             }
         };
-        let _ = tokio::time::timeout(SHUTDOWN_FLUSH_TIMEOUT, hand_over_all).await;
+        let _ = timeout(SHUTDOWN_FLUSH_TIMEOUT, submit_all).await;
         self.pending_count()
     }
 
@@ -166,7 +158,7 @@ impl JobSubmitter {
         lock(&self.pending).next()
     }
 
-    /// The queue's code, or why it takes this route for none that can be run: others are none the worse for that.
+    /// The queue's code, or the reason why it cannot run this route, which does not concern other routes.
     async fn submit(&self, route: &str) -> Result<Result<i32, String>, client::Error> {
         let target = lock(&self.target).clone();
         let argv = vec!["bots-engine".to_owned(), format!("-c{}", self.config.display()), route.to_owned()];
@@ -182,7 +174,7 @@ impl JobSubmitter {
         }
     }
 
-    /// Whether the last answer was a refusal.
+    /// Returns whether the queue refused the route.
     fn handle_reply(
         &self,
         route: &str,
@@ -226,13 +218,13 @@ impl PendingRoutes {
         self.pending.insert(route.to_owned(), PendingRoute { files, example, not_before, count: 0 });
     }
 
-    /// The one that is due first.
+    /// The route that is due first.
     fn next(&self) -> Option<(String, PendingRoute)> {
         let (route, pending_route) = self.pending.iter().min_by_key(|(_, mark)| mark.not_before)?;
         Some((route.clone(), pending_route.clone()))
     }
 
-    /// The queue has it. What came since the call began needs another one.
+    /// The queue has the route. Files that arrived since the call began need another one.
     fn remove_submitted(&mut self, route: &str, as_called: &PendingRoute, now: Instant) {
         self.sent.insert(route.to_owned(), now);
         let Some(pending_route) = self.pending.get_mut(route) else { return };
