@@ -1,6 +1,5 @@
 //! `dirmonitor`: the directory monitor, of our own or Bots's own.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use crate::bots::dirmonitor_config::trigger_file;
 use crate::bots::environment::Environment;
 use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
-use crate::config::{Config, ServiceBackend};
+use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
 use crate::model::ServiceName;
 use crate::process::blocking;
@@ -20,13 +19,12 @@ use crate::watch::observation::ClockSource;
 use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner, WatchState};
 use crate::watch::target::WatchTarget;
 
-use super::{load_config, overrides, read_config, write_line, write_stdout};
+use super::{config_inputs, load_config, overrides, write_line, write_stdout};
 use crate::runtime::bots_environment::load_django_settings;
 use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
-use crate::runtime::dirmonitor_service::DirMonitorService;
 use crate::runtime::init_db;
-use crate::runtime::serve::serve_one;
-use crate::runtime::service_spec::{LaunchContext, ServiceSpec};
+use crate::runtime::serve::serve;
+use crate::runtime::service_spec::ServePlan;
 use crate::runtime::session::{App, with_app};
 use crate::runtime::watch_targets::TargetSources;
 
@@ -47,28 +45,9 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
         if flags.dry_run {
             return dry_run(session, flags.json).await;
         }
-        let read = || read_config(global, given.clone());
-        serve_one(session, ServiceName::Dirmonitor, &read, &|context| service_spec(context, &flags.args)).await
+        let inputs = config_inputs(global, given);
+        serve(session, ServePlan { only: Some(ServiceName::Dirmonitor), args: flags.args.clone(), inputs }).await
     })
-}
-
-/// The monitor, when it can work.
-pub(super) fn service_spec(context: &LaunchContext<'_>, args: &[OsString]) -> Result<ServiceSpec, Error> {
-    let LaunchContext { config, bots, django, queue, .. } = context;
-    if !queue.enabled {
-        return Err(queue.disabled_error(ServiceName::Dirmonitor).into());
-    }
-    match config.dirmonitor.backend {
-        ServiceBackend::Native if !args.is_empty() => {
-            let text = "arguments after -- are for bots-dirmonitor, which --backend python runs";
-            Err(Error::new(Kind::Usage, text))
-        }
-        ServiceBackend::Native => {
-            let database = init_db::database_config(config, django)?;
-            Ok(DirMonitorService::new(config, bots, queue, database)?.into())
-        }
-        ServiceBackend::Python => Ok(bots.dirmonitor(args).into()),
-    }
 }
 
 /// Asks a running monitor, in this container or in another one on the same volume, to scan all directories again.

@@ -1,20 +1,12 @@
 //! `up`: all services in one process tree, for a laptop or a single host.
 
-use std::ffi::OsString;
-
-use tracing::info;
-
-use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
-use crate::config::Config;
 use crate::exit::{Error, Outcome};
-use crate::model::ServiceName;
 
 use super::webserver::install_if_missing;
-use super::{dirmonitor, jobqueue, load_config, overrides, read_config, webserver};
-use crate::runtime::serve::{ServePlan, serve};
-use crate::runtime::service_spec::{LaunchContext, ServiceSpec};
+use super::{config_inputs, load_config, overrides};
+use crate::runtime::serve::serve;
+use crate::runtime::service_spec::ServePlan;
 use crate::runtime::session::with_app;
 
 /// Runs the command.
@@ -33,43 +25,7 @@ pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
         {
             return Ok(interrupted);
         }
-        let plan = ServePlan {
-            expected: session.config.up.services.clone().unwrap_or_else(|| ServiceName::ALL.to_vec()),
-            initialise: true,
-            restart_hung: true,
-            read: &|| read_config(global, given.clone()),
-            choose: &select_services,
-        };
+        let plan = ServePlan { only: None, args: Vec::new(), inputs: config_inputs(global, given) };
         serve(session, plan).await
     })
-}
-
-fn select_services(context: &LaunchContext<'_>) -> Result<Vec<ServiceSpec>, Error> {
-    let chosen = context.config.up.services.clone().unwrap_or_else(|| enabled_services(context.queue));
-    let service_spec = |name| match name {
-        ServiceName::Jobqueue => jobqueue::service_spec(context, &[]),
-        ServiceName::Webserver => webserver::service_spec(context, &[]),
-        ServiceName::Dirmonitor => dirmonitor::service_spec(context, &[]),
-        ServiceName::Engine => Ok(engine(context.config, &context.bots)),
-    };
-    chosen.into_iter().map(service_spec).collect()
-}
-
-fn engine(config: &Config, bots: &BotsContext<'_>) -> ServiceSpec {
-    let new = [OsString::from("--new")];
-    ServiceSpec { every: Some(config.up.engine_interval), ..bots.engine_via_shim(&new).into() }
-}
-
-/// What bots.ini has in use.
-fn enabled_services(queue: &BotsJobQueueIni) -> Vec<ServiceName> {
-    let is_in_use = |name: &ServiceName| match name {
-        ServiceName::Webserver | ServiceName::Engine => true,
-        ServiceName::Jobqueue | ServiceName::Dirmonitor => queue.enabled,
-    };
-    let (chosen, left_out): (Vec<_>, Vec<_>) = ServiceName::ALL.into_iter().partition(is_in_use);
-    if !left_out.is_empty() {
-        let names: Vec<&str> = left_out.iter().map(|name| name.as_str()).collect();
-        info!("leaving out {}: [jobqueue] enabled is not True in {}", names.join(" and "), queue.file.display());
-    }
-    chosen
 }

@@ -1,16 +1,14 @@
 //! `webserver`: everything from an empty machine to a web UI that answers, and its orderly end.
 
-use std::ffi::OsString;
-
 use crate::bots;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Outcome};
 use crate::model::ServiceName;
 
-use super::{install, load_config, overrides, read_config};
+use super::{config_inputs, install, load_config, overrides};
 use crate::runtime::bots_environment::find_bots;
-use crate::runtime::serve::serve_one;
-use crate::runtime::service_spec::{LaunchContext, ServiceSpec, check_web_port};
+use crate::runtime::serve::serve;
+use crate::runtime::service_spec::ServePlan;
 use crate::runtime::session::{App, with_app};
 
 /// Runs the command.
@@ -28,15 +26,9 @@ pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
         {
             return Ok(interrupted);
         }
-        let read = || read_config(global, given.clone());
-        serve_one(session, ServiceName::Webserver, &read, &|context| service_spec(context, &flags.args)).await
+        let inputs = config_inputs(global, given);
+        serve(session, ServePlan { only: Some(ServiceName::Webserver), args: flags.args.clone(), inputs }).await
     })
-}
-
-/// The web UI, when it can listen.
-pub(super) fn service_spec(context: &LaunchContext<'_>, args: &[OsString]) -> Result<ServiceSpec, Error> {
-    check_web_port(context)?;
-    Ok(context.bots.webserver(context.django, args).into())
 }
 
 /// Installs Bots when none is found; the answer is how the command ends if that was interrupted.

@@ -26,8 +26,8 @@ use crate::model::ServiceName;
 use super::bots_environment::blocking;
 use super::dry_run::dry_run;
 use super::init_db;
-use super::serve::{Prepared, ServePlan};
-use super::service_spec::LaunchContext;
+use super::prepare::Prepared;
+use super::service_spec::{LaunchContext, ServePlan};
 use super::service_start::RuntimeContext;
 
 /// How often something is tried again that was refused: the cause may lie elsewhere than in the mounted files.
@@ -47,14 +47,14 @@ pub(crate) struct PendingReload {
 /// Watches what is mounted.
 pub(crate) struct ConfigReloader<'a> {
     runtime: RuntimeContext<'a>,
-    plan: &'a ServePlan<'a>,
+    plan: &'a ServePlan,
     prepared: &'a Prepared,
     mount: ConfigWatcher,
     retry_at: Option<Instant>,
 }
 
 impl<'a> ConfigReloader<'a> {
-    pub fn new(runtime: RuntimeContext<'a>, plan: &'a ServePlan<'a>, prepared: &'a Prepared) -> Self {
+    pub fn new(runtime: RuntimeContext<'a>, plan: &'a ServePlan, prepared: &'a Prepared) -> Self {
         let mount = ConfigWatcher::new(runtime.config.environment.config_source.clone(), prepared.applied);
         Self { runtime, plan, prepared, mount, retry_at: None }
     }
@@ -107,13 +107,13 @@ impl<'a> ConfigReloader<'a> {
     /// Everything that is wrong with what is mounted; else the configuration to go on with.
     async fn check(&self, source: &ConfigFiles) -> Result<Config, Vec<String>> {
         let as_faults = |error: Error| error.faults().to_vec();
-        let (config, faults) = (self.plan.read)().map_err(as_faults)?;
+        let (config, faults) = self.plan.inputs.read().map_err(as_faults)?;
         let mut faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
         let services = |context: &BotsContext<'_>, django: &DjangoSettings| {
             let queue = BotsJobQueueIni::read(context.environment)?;
             let own_ports = [self.prepared.django.web_port, self.prepared.queue.port];
             let (config, bots, queue) = (&config, *context, &queue);
-            (self.plan.choose)(&LaunchContext { config, bots, django, queue, own_ports: &own_ports }).map(|_| ())
+            self.plan.services(&LaunchContext { config, bots, django, queue, own_ports: &own_ports }).map(|_| ())
         };
         let checked = dry_run(&config, self.runtime.reaper, Some(source), !faults.is_empty(), services).await;
         let checked = checked.map_err(as_faults)?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod bots_environment;
 pub(crate) mod channel_masks;
+pub(crate) mod config_inputs;
 pub(crate) mod config_reload;
 pub(crate) mod dirmonitor_service;
 pub(crate) mod dry_run;
@@ -9,6 +10,7 @@ pub(crate) mod engine;
 mod errors;
 pub(crate) mod init_db;
 pub(crate) mod jobqueue_service;
+pub(crate) mod prepare;
 pub(crate) mod relay;
 pub(crate) mod reload_state;
 pub(crate) mod serve;

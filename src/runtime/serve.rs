@@ -12,20 +12,14 @@ use tracing::{error, info, warn};
 
 use crate::admin::server;
 use crate::admin::server::AdminPages;
-use crate::bots::config_source::{ConfigFiles, Digest};
-use crate::bots::django_settings::DjangoSettings;
+use crate::bots::Installation;
 use crate::bots::environment::Environment;
-use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::bots::services::BotsContext;
-use crate::bots::{self, Installation};
-use crate::config::{Config, Diagnostic};
+use crate::config::Config;
 use crate::exit::{Error, Exit, Kind, Outcome};
-use crate::health::checks::CheckTargets;
 use crate::health::rules::CONFIG;
 use crate::health::state::{CheckResult, HealthState, ServiceHealth as ServiceFacts};
 use crate::metrics::Exporter;
 use crate::model::ServiceName;
-use crate::process::reaper::Reaper;
 use crate::process::signals::Signals;
 use crate::process::terminate::terminate_all;
 use crate::supervisor::group::{self, Shutdown};
@@ -33,73 +27,27 @@ use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceResult;
 use crate::telemetry::counters::{Counters, Event};
 
-use super::bots_environment::{
-    blocking, committed_own_file, find_bots, health_targets, load_django_settings, service_variables,
-};
+use super::bots_environment::{blocking, committed_own_file};
 use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
-use super::init_db;
+use super::prepare::{Prepared, prepare_services};
 use super::relay::RelayListeners;
 use super::reload_state::ReloadState;
-use super::service_spec::{LaunchContext, ServiceSpec};
+use super::service_spec::{ServePlan, ServiceSpec};
 use super::service_start::{self, RuntimeContext};
 use super::session::{App, run_until_shutdown};
-
-/// What a command asks for before it knows what is configured.
-pub(crate) struct ServePlan<'a> {
-    /// The services that probes are told of until the real ones are known.
-    pub expected: Vec<ServiceName>,
-    /// Whether the database is completed first.
-    pub initialise: bool,
-    /// Whether a hung service is replaced, unless the configuration says otherwise.
-    pub restart_hung: bool,
-    /// Reads the configuration of bots-ctl again.
-    pub read: &'a dyn Fn() -> Result<(Config, Vec<Diagnostic>), Error>,
-    /// Says which services run, once it is known what Bots is configured with.
-    pub choose: &'a dyn Fn(&LaunchContext<'_>) -> Result<Vec<ServiceSpec>, Error>,
-}
-
-/// Runs one service that has a container of its own: when it is hung, the kubelet replaces that.
-///
-/// # Errors
-/// As [`serve`].
-pub(crate) async fn serve_one(
-    session: App,
-    service: ServiceName,
-    read: &dyn Fn() -> Result<(Config, Vec<Diagnostic>), Error>,
-    spec: &dyn Fn(&LaunchContext<'_>) -> Result<ServiceSpec, Error>,
-) -> Result<Outcome, Error> {
-    let plan = ServePlan {
-        expected: vec![service],
-        // The web UI brings its database along.
-        initialise: service == ServiceName::Webserver,
-        restart_hung: false,
-        read,
-        choose: &|context| Ok(vec![spec(context)?]),
-    };
-    serve(session, plan).await
-}
-
-/// What a configuration has led to.
-pub(crate) struct Prepared {
-    pub bots: Installation,
-    pub django: DjangoSettings,
-    pub queue: BotsJobQueueIni,
-    /// What was mounted.
-    pub applied: Digest,
-    pub targets: CheckTargets,
-}
 
 /// Runs services from the preparations to the end, or until bots-ctl starts again with another configuration.
 ///
 /// # Errors
 /// Whatever keeps them from starting.
-pub(crate) async fn serve(mut session: App, plan: ServePlan<'_>) -> Result<Outcome, Error> {
+pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, Error> {
     let started = Instant::now();
     let mut reloaded = session.reloaded.take();
-    let (health, listener) = start_health(&session, &plan.expected, reloaded.as_mut()).await?;
+    let (health, listener) = start_health(&session, &plan.expected(&session.config), reloaded.as_mut()).await?;
     let critical = TaskTracker::new();
     let App { config, reaper, signals, lines, counters, .. } = &mut session;
-    let preparing = prepare_all(config, reaper, &plan, reloaded.as_ref(), &critical, &health);
+    let preparing =
+        prepare_services(config, reaper, &plan, reloaded.as_ref().map(|state| state.applied), &critical, &health);
     let Ok(prepared) = run_until_shutdown(signals, &critical, preparing).await else {
         // What was asked of Python no longer matters.
         terminate_all(reaper, signals, &[], config.stop.timeout).await;
@@ -112,7 +60,7 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan<'_>) -> Result<Outco
         state.services = specs.iter().map(ServiceSpec::health).collect();
     });
     check_grace_period(config, &specs);
-    let restart_unresponsive = config.watchdog.restart.unwrap_or(plan.restart_hung);
+    let restart_unresponsive = config.watchdog.restart.unwrap_or(plan.restarts_unresponsive());
     let runtime = RuntimeContext { config, reaper, lines, counters, health: &health, started, restart_unresponsive };
     if let Some(turn) = reloaded.and_then(|mut state| state.turn()) {
         hold_turn_until_ready(turn.into(), &runtime);
@@ -164,46 +112,6 @@ async fn start_health(
     Ok((sender, descriptor))
 }
 
-async fn prepare_all(
-    config: &Config,
-    reaper: &Reaper,
-    plan: &ServePlan<'_>,
-    reloaded: Option<&ReloadState>,
-    critical: &TaskTracker,
-    health: &watch::Sender<HealthState>,
-) -> Result<(Prepared, Vec<ServiceSpec>), Error> {
-    let bots = find_bots(config, reaper).await?;
-    let variables = service_variables(config, &bots);
-    let (own, installed) = (config.clone(), bots.clone());
-    let committed = reloaded.map(|state| state.applied);
-    let prepare = move || {
-        let source = match committed {
-            // What is mounted may be another one by now, which was not checked.
-            Some(_) => ConfigFiles::default(),
-            None => ConfigFiles::mounted(&own.environment.config_source, &own.environment.config_dir)?,
-        };
-        let environment = Environment::prepare(&own, &installed, &source)?;
-        Ok::<_, bots::Error>((environment, committed.unwrap_or_else(|| source.digest())))
-    };
-    let (environment, applied) = blocking(prepare).await??;
-    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-    let django = if plan.initialise && !config.database.init_skip {
-        let begin = Instant::now();
-        let result = init_db::ensure_database(config, &context, critical).await;
-        let is_success = result.is_ok();
-        health.send_modify(|state| state.initialised = Some((begin.elapsed(), is_success)));
-        result?
-    } else {
-        load_django_settings(&context).await?
-    };
-    health.send_modify(|state| state.bots_version = Some(django.bots_version.clone()));
-    let queue = BotsJobQueueIni::read(&environment)?;
-    let services =
-        (plan.choose)(&LaunchContext { config, bots: context, django: &django, queue: &queue, own_ports: &[] })?;
-    let targets = health_targets(config, &django)?;
-    Ok((Prepared { bots, django, queue, applied, targets }, services))
-}
-
 /// The kubelet kills what takes longer, however long it was told to wait here.
 fn check_grace_period(config: &Config, specs: &[ServiceSpec]) {
     let needed: Duration =
@@ -222,7 +130,7 @@ fn check_grace_period(config: &Config, specs: &[ServiceSpec]) {
 async fn run(
     signals: &mut Signals,
     runtime: &RuntimeContext<'_>,
-    plan: &ServePlan<'_>,
+    plan: &ServePlan,
     prepared: &Prepared,
     specs: Vec<ServiceSpec>,
 ) -> (Vec<(usize, ServiceResult)>, Option<PendingReload>) {

@@ -1,20 +1,64 @@
 //! The services a command runs, and what each is made from.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener as StdListener};
 use std::time::Duration;
 
+use tracing::info;
+
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::bots::services::{BotsContext, BotsServiceSpec};
-use crate::config::Config;
+use crate::config::{Config, ServiceBackend};
 use crate::exit::{Error, Kind};
 use crate::health::state::ServiceHealth;
-use crate::model::{LivenessProbe, RestartPolicy, RestartRules, ServiceName};
+use crate::model::{BotsVersion, LivenessProbe, RestartPolicy, RestartRules, ServiceName};
 use crate::supervisor::state::ServicePolicy;
 
+use super::config_inputs::ConfigInputs;
 use super::dirmonitor_service::DirMonitorService;
+use super::init_db;
 use super::jobqueue_service::JobQueueService;
+
+/// What a command runs.
+pub(crate) struct ServePlan {
+    /// The one service of a container; none for `up`, which runs all that are in use.
+    pub only: Option<ServiceName>,
+    /// Arguments for that service of Bots.
+    pub args: Vec<OsString>,
+    /// Where the configuration is read from.
+    pub inputs: ConfigInputs,
+}
+
+impl ServePlan {
+    /// The services that probes see until the real ones are known.
+    pub fn expected(&self, config: &Config) -> Vec<ServiceName> {
+        let of_up = || config.up.services.clone().unwrap_or_else(|| ServiceName::ALL.to_vec());
+        self.only.map_or_else(of_up, |name| vec![name])
+    }
+
+    /// Whether the database is completed first: the web UI brings it along.
+    pub fn initialises_database(&self) -> bool {
+        self.only.is_none_or(|name| name == ServiceName::Webserver)
+    }
+
+    /// Whether a service that does not answer is replaced, unless the configuration says otherwise. In a container of its
+    /// own the kubelet does it.
+    pub fn restarts_unresponsive(&self) -> bool {
+        self.only.is_none()
+    }
+
+    /// The services to run.
+    ///
+    /// # Errors
+    /// What keeps one of them from starting.
+    pub fn services(&self, context: &LaunchContext<'_>) -> Result<Vec<ServiceSpec>, Error> {
+        let of_up = || context.config.up.services.clone().unwrap_or_else(|| context.enabled_services());
+        let names = self.only.map_or_else(of_up, |name| vec![name]);
+        names.into_iter().map(|name| context.service(name, &self.args)).collect()
+    }
+}
 
 /// What services are made from.
 pub(crate) struct LaunchContext<'a> {
@@ -106,36 +150,121 @@ pub(crate) fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &C
     }
 }
 
-/// Bots itself would only find out after its start-up, and print a traceback.
-pub(crate) fn check_web_port(context: &LaunchContext<'_>) -> Result<(), Error> {
-    let ini = context.bots.environment.config.join("bots.ini");
-    let setting = format!("[webserver] port in {}, or PORT, or --port", ini.display());
-    check_port(context, Ipv4Addr::UNSPECIFIED, context.django.web_port, "serve the web UI", &setting)
+impl LaunchContext<'_> {
+    fn service(&self, name: ServiceName, args: &[OsString]) -> Result<ServiceSpec, Error> {
+        match name {
+            ServiceName::Webserver => {
+                self.check_web_port()?;
+                Ok(self.bots.webserver(self.django, args).into())
+            }
+            ServiceName::Jobqueue => self.jobqueue(args),
+            ServiceName::Dirmonitor => self.dirmonitor(args),
+            ServiceName::Engine => {
+                let engine = self.bots.engine_via_shim(&[OsString::from("--new")]);
+                Ok(ServiceSpec { every: Some(self.config.up.engine_interval), ..engine.into() })
+            }
+        }
+    }
+
+    fn jobqueue(&self, args: &[OsString]) -> Result<ServiceSpec, Error> {
+        let Self { config, bots, django, queue, .. } = self;
+        self.check_enabled(ServiceName::Jobqueue)?;
+        match config.jobqueue.backend {
+            ServiceBackend::Native => {
+                refuse_arguments(args, "bots-jobqueueserver")?;
+                let addr = config.jobqueue.guarded_addr().map_err(|text| Error::new(Kind::Configuration, text))?;
+                if !self.own_ports.is_empty() {
+                    // A reload is refused where the queue could not work.
+                    self.check_queue_port()?;
+                }
+                let database = init_db::database_config(config, django)?;
+                Ok(JobQueueService::new(config, bots, queue, database, addr).into())
+            }
+            ServiceBackend::Python => {
+                check_python_queue(config, bots)?;
+                self.check_queue_port()?;
+                Ok(bots.jobqueue(queue, args).into())
+            }
+        }
+    }
+
+    fn dirmonitor(&self, args: &[OsString]) -> Result<ServiceSpec, Error> {
+        let Self { config, bots, django, queue, .. } = self;
+        self.check_enabled(ServiceName::Dirmonitor)?;
+        match config.dirmonitor.backend {
+            ServiceBackend::Native => {
+                refuse_arguments(args, "bots-dirmonitor")?;
+                let database = init_db::database_config(config, django)?;
+                Ok(DirMonitorService::new(config, bots, queue, database)?.into())
+            }
+            ServiceBackend::Python => Ok(bots.dirmonitor(args).into()),
+        }
+    }
+
+    /// The services that bots.ini has in use.
+    fn enabled_services(&self) -> Vec<ServiceName> {
+        let is_in_use = |name: &ServiceName| match name {
+            ServiceName::Webserver | ServiceName::Engine => true,
+            ServiceName::Jobqueue | ServiceName::Dirmonitor => self.queue.enabled,
+        };
+        let (chosen, left_out): (Vec<_>, Vec<_>) = ServiceName::ALL.into_iter().partition(is_in_use);
+        if !left_out.is_empty() {
+            let names: Vec<&str> = left_out.iter().map(|name| name.as_str()).collect();
+            let file = self.queue.file.display();
+            info!("leaving out {}: [jobqueue] enabled is not True in {file}", names.join(" and "));
+        }
+        chosen
+    }
+
+    fn check_enabled(&self, name: ServiceName) -> Result<(), Error> {
+        if self.queue.enabled { Ok(()) } else { Err(self.queue.disabled_error(name).into()) }
+    }
+
+    /// Bots itself would only find out after its start-up, and print a traceback.
+    fn check_web_port(&self) -> Result<(), Error> {
+        let ini = self.bots.environment.config.join("bots.ini");
+        let setting = format!("[webserver] port in {}, or PORT, or --port", ini.display());
+        self.check_port(Ipv4Addr::UNSPECIFIED, self.django.web_port, "serve the web UI", &setting)
+    }
+
+    /// Bots's job queue would print a traceback and stay alive without a listener.
+    fn check_queue_port(&self) -> Result<(), Error> {
+        let setting = format!("[jobqueue] port in {}", self.queue.file.display());
+        self.check_port(Ipv4Addr::LOCALHOST, self.queue.port, "serve the job queue", &setting)
+    }
+
+    fn check_port(&self, address: Ipv4Addr, port: u16, purpose: &str, setting: &str) -> Result<(), Error> {
+        if self.own_ports.contains(&port) {
+            return Ok(());
+        }
+        let Err(error) = StdListener::bind((address, port)) else { return Ok(()) };
+        let reason = match error.kind() {
+            io::ErrorKind::AddrInUse if port == self.config.health.addr.port() => {
+                "the health listener has it".to_owned()
+            }
+            io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+            _ => error.to_string(),
+        };
+        Err(Error::new(Kind::Unavailable, format!("cannot {purpose} on port {port}: {reason}; set {setting}")))
+    }
 }
 
-/// Bots's job queue would print a traceback and stay alive without a listener.
-pub(crate) fn check_queue_port(context: &LaunchContext<'_>) -> Result<(), Error> {
-    let setting = format!("[jobqueue] port in {}", context.queue.file.display());
-    check_port(context, Ipv4Addr::LOCALHOST, context.queue.port, "serve the job queue", &setting)
-}
-
-fn check_port(
-    context: &LaunchContext<'_>,
-    address: Ipv4Addr,
-    port: u16,
-    what: &str,
-    setting: &str,
-) -> Result<(), Error> {
-    if context.own_ports.contains(&port) {
+fn refuse_arguments(args: &[OsString], program: &str) -> Result<(), Error> {
+    if args.is_empty() {
         return Ok(());
     }
-    let Err(error) = StdListener::bind((address, port)) else { return Ok(()) };
-    let reason = match error.kind() {
-        io::ErrorKind::AddrInUse if port == context.config.health.addr.port() => {
-            "the health listener has it".to_owned()
-        }
-        io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
-        _ => error.to_string(),
-    };
-    Err(Error::new(Kind::Unavailable, format!("cannot {what} on port {port}: {reason}; set {setting}")))
+    Err(Error::new(Kind::Usage, format!("arguments after -- are for {program}, which --backend python runs")))
+}
+
+/// What Bots's own server cannot do, and would not say.
+fn check_python_queue(config: &Config, bots: &BotsContext<'_>) -> Result<(), Error> {
+    const REMEDY: &str = "use BOTS_CTL_JOBQUEUE_BACKEND=native";
+    let refused = |reason: String| Err(Error::new(Kind::Configuration, format!("{reason}; {REMEDY}")));
+    if bots.bots.bots_version() == BotsVersion::V3 {
+        return refused("the job queue of Bots 3 takes jobs and never runs them".to_owned());
+    }
+    match config.jobqueue.addr {
+        Some(addr) => refused(format!("BOTS_CTL_JOBQUEUE_ADDR={addr}: Bots's own job queue serves loopback alone")),
+        None => Ok(()),
+    }
 }

@@ -1,0 +1,40 @@
+//! Where the configuration of bots-ctl is read from: environment, flags and file, at a start and before a reload.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::config::{Config, Diagnostic, FlagOverride};
+use crate::exit::{Error, Kind};
+
+use super::reload_state;
+
+/// What a command line gives.
+#[derive(Clone)]
+pub(crate) struct ConfigInputs {
+    pub overrides: Vec<FlagOverride>,
+    pub file: Option<PathBuf>,
+}
+
+impl ConfigInputs {
+    /// Reads the configuration. Its faults do not keep the rest from being read.
+    pub fn read(&self) -> Result<(Config, Vec<Diagnostic>), Error> {
+        let environment: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+            .collect();
+        let home = home_dir(environment.get("HOME"))?;
+        let committed = reload_state::own_file();
+        let file = committed.as_deref().or(self.file.as_deref());
+        Ok(Config::read(&environment, &self.overrides, file, &home))
+    }
+}
+
+/// `HOME`, else what the user database says, as Bots itself does.
+fn home_dir(variable: Option<&String>) -> Result<PathBuf, Error> {
+    let named = variable.filter(|home| home.starts_with('/')).map(PathBuf::from);
+    let known = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
+    named.or_else(known).ok_or_else(|| {
+        let uid = nix::unistd::getuid();
+        let text = format!("HOME is not set, and user {uid} has no home directory: set HOME to a writable directory");
+        Error::new(Kind::Configuration, text)
+    })
+}
