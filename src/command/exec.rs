@@ -85,7 +85,7 @@ fn start(
             session.reaper.warn_of_orphans();
         }
         if options.relays {
-            relay::start(&session.config, &Environment::paths(&session.config), &session.counters).await;
+            relay::listen_as_configured(&session.config, &Environment::paths(&session.config), &session.counters).await;
         }
         let spec = spec(&session, options, command);
         follow(&mut session, spec, options).await

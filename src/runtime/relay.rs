@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::bots::environment::Environment;
@@ -14,38 +13,29 @@ use crate::jobs::relay::{Relay, serve};
 use crate::model::Endpoint;
 use crate::telemetry::counters::Counters;
 
-/// Passes jobs on to `BOTS_CTL_JOBQUEUE_URL`, if that is set.
-#[derive(Default)]
-pub(crate) struct RelayListeners(JoinSet<()>);
-
-impl RelayListeners {
-    /// Begins on this port of loopback; what was begun before ends.
-    pub async fn listen(&mut self, config: &Config, port: u16, counters: &Arc<Counters>) {
-        self.0.shutdown().await;
-        let Some(target) = config.jobqueue.url.clone() else { return };
-        match bind_loopback(port).await {
-            Ok(listeners) => {
-                info!("jobs are passed on from port {port} to {}", target.authority);
-                let relay = Arc::new(Relay::new(target, Arc::clone(counters)));
-                for listener in listeners {
-                    self.0.spawn(serve(listener, Arc::clone(&relay)));
-                }
+/// Forwards jobs from this port of loopback to `BOTS_CTL_JOBQUEUE_URL`, if that is set, for as long as this process lives.
+pub(crate) async fn listen(config: &Config, port: u16, counters: &Arc<Counters>) {
+    let Some(target) = config.jobqueue.url.clone() else { return };
+    match bind_loopback(port).await {
+        Ok(listeners) => {
+            info!("jobs are passed on from port {port} to {}", target.authority);
+            let relay = Arc::new(Relay::new(target, Arc::clone(counters)));
+            for listener in listeners {
+                tokio::spawn(serve(listener, Arc::clone(&relay)));
             }
-            // Another bots-ctl of this pod does it already, most likely.
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                debug!("jobs are not passed on from here: another program listens on port {port}");
-            }
-            Err(error) => warn!("jobs are not passed on from here: cannot listen on port {port}: {error}"),
         }
+        // Another bots-ctl of this pod does it already, most likely.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            debug!("jobs are not passed on from here: another program listens on port {port}");
+        }
+        Err(error) => warn!("jobs are not passed on from here: cannot listen on port {port}: {error}"),
     }
 }
 
-/// Begins on the port that bots.ini names, for as long as this process lives.
-pub(crate) async fn start(config: &Config, environment: &Environment, counters: &Arc<Counters>) {
-    let mut relays = RelayListeners::default();
+/// The same on the port that bots.ini names.
+pub(crate) async fn listen_as_configured(config: &Config, environment: &Environment, counters: &Arc<Counters>) {
     let port = BotsJobQueueIni::read(environment).map_or(BotsJobQueueIni::PORT, |queue| queue.port);
-    relays.listen(config, port, counters).await;
-    relays.0.detach_all();
+    listen(config, port, counters).await;
 }
 
 /// The job queue that jobs are for: the one of another container, else the one on this machine.

@@ -30,7 +30,7 @@ use crate::telemetry::counters::{Counters, Event};
 use super::bots_environment::{blocking, committed_own_file};
 use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
 use super::prepare::{Prepared, prepare_services};
-use super::relay::RelayListeners;
+use super::relay;
 use super::reload_state::ReloadState;
 use super::service_spec::{ServePlan, ServiceSpec};
 use super::service_start::{self, RuntimeContext};
@@ -135,9 +135,8 @@ async fn run(
     specs: Vec<ServiceSpec>,
 ) -> (Vec<(usize, ServiceResult)>, Option<PendingReload>) {
     let RuntimeContext { config, counters, health, .. } = *runtime;
-    let mut relays = RelayListeners::default();
     if specs.iter().all(|spec| spec.name != ServiceName::Jobqueue) {
-        relays.listen(config, prepared.queue.port, counters).await;
+        relay::listen(config, prepared.queue.port, counters).await;
     }
     runtime.spawn_checks(&prepared.targets);
     let members =

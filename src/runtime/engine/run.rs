@@ -88,7 +88,7 @@ async fn prepare_run<'a>(
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = prepare(config, &bots).await?;
     let ini = BotsJobQueueIni::read(&environment)?;
-    relay::start(config, &environment, counters).await;
+    relay::listen_as_configured(config, &environment, counters).await;
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
     let settings = init_db::database_config(config, &load_django_settings(&context).await?)?;
     let mut files = RunFiles::new(config, bots.clone(), environment.clone(), arguments);
