@@ -163,18 +163,33 @@ impl Lifecycle {
         (Self { state: Starting, failures: 0 }, Action::Start)
     }
 
-    /// The next state, and what to do to get there.
+    /// The next state, and what to do to get there. An event that is not for a state, such as a late timer, changes nothing.
     #[must_use]
     pub fn step(self, event: Event, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        match event {
-            Event::BecameAlive => self.became_alive(plan),
-            Event::Unresponsive => self.became_unresponsive(plan),
-            Event::StopRequested => self.stop_requested(plan),
-            Event::PolicyChanged => self.policy_changed(plan),
-            Event::TimerElapsed => self.timer_elapsed(plan),
-            Event::Exited(exit) => self.exited(exit, plan),
-            Event::StartFailed => self.start_failed(plan),
-            Event::GroupEmpty => self.group_empty(plan),
+        match (self.state, event) {
+            (Starting, Event::BecameAlive) => {
+                self.transition(Running, vec![Action::StartTimer(plan.restart.reset_after)])
+            }
+            (Starting, Event::Unresponsive) => {
+                self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Unresponsive, plan)
+            }
+            (Running, Event::Unresponsive) => self.stop(plan.stop_signal, StopReason::Unresponsive, plan),
+            (_, Event::StopRequested) => self.stop_requested(plan),
+            (Draining, Event::PolicyChanged) => self.transition(Draining, vec![Action::StartTimer(plan.drain)]),
+            (Stopping(_, StopReason::Shutdown) | WaitingForGroup(AfterExit::End(_)), Event::PolicyChanged) => {
+                self.transition(self.state, vec![Action::StartTimer(plan.timeout)])
+            }
+            (_, Event::TimerElapsed) => self.timer_elapsed(plan),
+            (_, Event::Exited(exit)) => self.exited(exit, plan),
+            (Starting, Event::StartFailed) if self.failures >= plan.restart.limit => {
+                self.wait_for_group(Termination::NotStarted, plan)
+            }
+            (Starting, Event::StartFailed) => Self { failures: self.failures + 1, ..self }.pause(plan),
+            (WaitingForGroup(AfterExit::End(end)) | KillingGroup(end), Event::GroupEmpty) => {
+                self.transition(Ended(end), Vec::new())
+            }
+            (WaitingForGroup(AfterExit::Restart), Event::GroupEmpty) => self.pause(plan),
+            _ => self.ignore(),
         }
     }
 
@@ -184,24 +199,6 @@ impl Lifecycle {
 
     fn ignore(self) -> (Self, Vec<Action>) {
         (self, Vec::new())
-    }
-
-    fn became_alive(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        match self.state {
-            Starting => self.transition(Running, vec![Action::StartTimer(plan.restart.reset_after)]),
-            Running | Draining | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
-            | Ended(_) => self.ignore(),
-        }
-    }
-
-    fn became_unresponsive(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        match self.state {
-            Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Unresponsive, plan),
-            Running => self.stop(plan.stop_signal, StopReason::Unresponsive, plan),
-            Draining | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff | Ended(_) => {
-                self.ignore()
-            }
-        }
     }
 
     fn stop_requested(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
@@ -224,17 +221,6 @@ impl Lifecycle {
             ),
             WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
             KillingGroup(_) | Ended(_) => self.ignore(),
-        }
-    }
-
-    fn policy_changed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        match self.state {
-            Draining => self.transition(self.state, vec![Action::StartTimer(plan.drain)]),
-            Stopping(_, StopReason::Shutdown) | WaitingForGroup(AfterExit::End(_)) => {
-                self.transition(self.state, vec![Action::StartTimer(plan.timeout)])
-            }
-            Starting | Running | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
-            | Ended(_) => self.ignore(),
         }
     }
 
@@ -296,29 +282,12 @@ impl Lifecycle {
         failed.transition(WaitingForGroup(AfterExit::Restart), vec![Action::StartTimer(plan.leftover_timeout)])
     }
 
-    fn start_failed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        match self.state {
-            Starting if self.failures >= plan.restart.limit => self.wait_for_group(Termination::NotStarted, plan),
-            Starting => Self { failures: self.failures + 1, ..self }.pause(plan),
-            Running | Draining | Stopping(..) | Killing(_) | WaitingForGroup(_) | KillingGroup(_) | Backoff
-            | Ended(_) => self.ignore(),
-        }
-    }
-
     fn wait_for_group(self, end: Termination, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         self.transition(WaitingForGroup(AfterExit::End(end)), vec![Action::StartTimer(plan.timeout)])
     }
 
     fn pause(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         self.transition(Backoff, vec![Action::StartBackoff(plan.restart.pause(self.failures))])
-    }
-
-    fn group_empty(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        match self.state {
-            WaitingForGroup(AfterExit::End(end)) | KillingGroup(end) => self.transition(Ended(end), Vec::new()),
-            WaitingForGroup(AfterExit::Restart) => self.pause(plan),
-            Starting | Running | Draining | Stopping(..) | Killing(_) | Backoff | Ended(_) => self.ignore(),
-        }
     }
 }
 
