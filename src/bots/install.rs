@@ -128,7 +128,7 @@ impl Installer<'_> {
     async fn check_python(&self, python: &Path) -> Result<(), Error> {
         const QUESTION: &str = "import sys; print(sys.version_info[0] * 1000 + sys.version_info[1])";
         let spec = python_spec(python).arg("-I").arg("-c").arg(QUESTION);
-        let reply = capture(self.reaper, &spec, b"")
+        let reply = capture(self.reaper, &spec)
             .await
             .map_err(|error| Error::fault(format!("{error}; install Python 3.11, or set BOTS_CTL_PYTHON to one")))?;
         let version: u32 = String::from_utf8_lossy(&reply.stdout).trim().parse().unwrap_or(0);
@@ -179,7 +179,7 @@ impl Installer<'_> {
         info!("making a virtual environment in {} (1/3)", self.dir.display());
         let spec = python_spec(python).arg("-I").arg("-m").arg("venv").arg(self.dir);
         let made = self.run(&spec).await?;
-        if made.exit == Some(Exit::Code(0)) {
+        if made.exit == Exit::Code(0) {
             return Ok(());
         }
         let said = output(&made);
@@ -197,7 +197,7 @@ impl Installer<'_> {
         info!("installing {} (3/3)", names.join(", "));
         self.pip_install(files, &["--no-build-isolation", "--use-pep517", "--only-binary", "psycopg2-binary"]).await?;
         let check = self.run(&self.venv_python().args(["-m", "pip", "check"])).await?;
-        if check.exit != Some(Exit::Code(0)) {
+        if check.exit != Exit::Code(0) {
             return Err(Error::fault(format!("the installed packages do not fit together: {}", output(&check))));
         }
         Ok(())
@@ -216,7 +216,7 @@ impl Installer<'_> {
             spec = spec.arg("-r").arg(path);
         }
         let installed = self.run(&spec).await?;
-        if installed.exit == Some(Exit::Code(0)) { Ok(()) } else { Err(pip_failure(&installed)) }
+        if installed.exit == Exit::Code(0) { Ok(()) } else { Err(pip_failure(&installed)) }
     }
 
     fn venv_python(&self) -> ProcessSpec {
@@ -224,7 +224,7 @@ impl Installer<'_> {
     }
 
     async fn run(&self, spec: &ProcessSpec) -> Result<CapturedOutput, Error> {
-        capture(self.reaper, spec, b"").await.map_err(|error| Error::fault(error.to_string()))
+        capture(self.reaper, spec).await.map_err(|error| Error::fault(error.to_string()))
     }
 }
 

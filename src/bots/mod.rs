@@ -181,7 +181,7 @@ async fn query_package_dir(python: &Path, bin_dir: &Path, reaper: &Reaper) -> Re
     const QUESTION: &str = "import bots, os; print(os.path.dirname(os.path.abspath(bots.__file__)))";
     let spec =
         ProcessSpec { directory: Some(bin_dir.to_path_buf()), ..ProcessSpec::new(python).arg("-c").arg(QUESTION) };
-    let reply = capture(reaper, &spec, b"").await.map_err(|error| Error::fault(error.to_string()))?;
+    let reply = capture(reaper, &spec).await.map_err(|error| Error::fault(error.to_string()))?;
     let package = PathBuf::from(String::from_utf8_lossy(&reply.stdout).trim());
     if is_package(&package) {
         return Ok(package);

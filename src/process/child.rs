@@ -8,16 +8,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use nix::libc;
-use nix::unistd::Pid;
+use nix::unistd::getpid;
 
-pub(super) use super::sys::{become_subreaper, has_children, reset_signal, signal_queue, wait_any};
 pub use super::sys::{
     group_exists, is_ignored, set_parent_death_signal, signal_group, signal_process, stop_ourselves, stop_own_group,
 };
+pub(super) use super::sys::{has_children, reset_signal, signal_queue, wait_any};
 
 use super::sys::{close_inherited_on_exec, keep_on_exec, reset_signals, set_parent_death_kill, take_foreground};
 
@@ -126,24 +126,9 @@ pub enum SpawnError {
     NoResources(String, io::Error),
 }
 
-/// What `spawn` hands to the reaper.
-pub(super) struct Spawned {
-    pub pid: Pid,
-    pub stdin: Option<OwnedFd>,
-    pub stdout: Option<OwnedFd>,
-    pub stderr: Option<OwnedFd>,
-}
-
-/// Forks and executes. The caller holds the reaper's lock, so that nobody else waits for the new pid.
-pub(super) fn spawn(spec: &ProcessSpec) -> Result<Spawned, SpawnError> {
-    let mut child = command(spec).spawn().map_err(|error| explain(spec, error))?;
-    let pid = Pid::from_raw(child.id().cast_signed());
-    Ok(Spawned {
-        pid,
-        stdin: child.stdin.take().map(OwnedFd::from),
-        stdout: child.stdout.take().map(OwnedFd::from),
-        stderr: child.stderr.take().map(OwnedFd::from),
-    })
+/// Forks and executes. The caller holds the reaper's lock, so that no other thread waits for the new pid.
+pub(super) fn spawn(spec: &ProcessSpec) -> Result<Child, SpawnError> {
+    command(spec).spawn().map_err(|error| explain(spec, error))
 }
 
 fn explain(spec: &ProcessSpec, error: io::Error) -> SpawnError {
@@ -194,16 +179,15 @@ fn command(spec: &ProcessSpec) -> Command {
     });
     let output = || if spec.output == Output::Pipe { Stdio::piped() } else { Stdio::inherit() };
     command.stdout(output()).stderr(output());
-    let (foreground, service, parent) =
-        (spec.group == ProcessGroup::NewForeground, spec.service, nix::unistd::getpid());
+    let (is_foreground, service, parent) = (spec.group == ProcessGroup::NewForeground, spec.service, getpid());
     let (kill_on_parent_death, inherited) =
-        (spec.kill_on_parent_death, spec.inherited.as_ref().map(|inherited| inherited.as_raw_fd()));
+        (spec.kill_on_parent_death, spec.inherited.as_ref().map(AsRawFd::as_raw_fd));
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed. It makes
     // system calls alone (open, tcsetpgrp, sigaction, sigprocmask, prctl, getppid, close_range, fcntl), allocates nothing
     // and takes no lock; its captures are Copy values.
     unsafe {
         command.pre_exec(move || {
-            if foreground {
+            if is_foreground {
                 take_foreground();
             }
             reset_signals();

@@ -8,11 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::libc;
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 
-use super::child::{self, ProcessSpec, SpawnError, Spawned};
+use super::child::{self, ProcessSpec, SpawnError};
 use super::{Exit, Status, signals};
 
 /// After so many processes whatever else is ready has its turn: thousands may die together, and a signal or a probe
@@ -48,7 +49,8 @@ impl Reaper {
     /// # Errors
     /// When the system has no descriptor left.
     pub fn start() -> io::Result<Self> {
-        child::become_subreaper();
+        // Orphans of our descendants are adopted also where we are not PID 1.
+        let _ = set_child_subreaper(true);
         // Where it was inherited as ignored, the kernel itself would reap, and the exit statuses be lost.
         child::reset_signal(libc::SIGCHLD);
         let sigchld = SigSet::from(Signal::SIGCHLD);
@@ -77,10 +79,12 @@ impl Reaper {
     pub fn spawn(&self, spec: &ProcessSpec) -> Result<Child, SpawnError> {
         // Held over fork and registration, so that the exit of the child is never taken for an orphan's.
         let mut table = self.lock();
-        let Spawned { pid, stdin, stdout, stderr } = child::spawn(spec)?;
+        let started = child::spawn(spec)?;
+        let pid = Pid::from_raw(started.id().cast_signed());
         let (sender, status) = watch::channel(Status::Running);
         table.insert(pid, sender);
-        Ok(Child { pid, stdin, stdout, stderr, status })
+        let (stdin, stdout) = (started.stdin.map(OwnedFd::from), started.stdout.map(OwnedFd::from));
+        Ok(Child { pid, stdin, stdout, stderr: started.stderr.map(OwnedFd::from), status })
     }
 
     /// From now on the log warns of each orphan, and not only when it tells everything.
@@ -131,10 +135,9 @@ impl Reaper {
     }
 
     fn log_orphan(&self, pid: Pid, exit: Exit) {
-        if self.warns.load(Relaxed) {
-            tracing::warn!(pid = pid.as_raw(), "reaped an orphan: {exit}");
-        } else {
-            tracing::debug!(pid = pid.as_raw(), "reaped an orphan: {exit}");
+        match self.warns.load(Relaxed) {
+            true => tracing::warn!(pid = pid.as_raw(), "reaped an orphan: {exit}"),
+            false => tracing::debug!(pid = pid.as_raw(), "reaped an orphan: {exit}"),
         }
     }
 }

@@ -67,22 +67,19 @@ pub(super) fn keep_on_exec(descriptor: RawFd) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Stops our own group, as Ctrl-Z would if SIGTSTP were not blocked. Returns when we are continued; at once where
-/// the kernel sees nobody who could continue us: as PID 1, or as the first program on a terminal.
+/// Stops our own group, as Ctrl-Z would if SIGTSTP were not blocked. Returns when we are continued; at once where no process
+/// could continue us: as PID 1, or as the first program on a terminal.
 pub fn stop_own_group() {
-    stop(0);
+    stop(Pid::from_raw(0));
 }
 
 /// As [`stop_own_group`], for this process alone.
 pub fn stop_ourselves() {
-    stop(nix::unistd::getpid().as_raw());
+    stop(nix::unistd::getpid());
 }
 
-fn stop(target: i32) {
-    // SAFETY: kill takes two integers.
-    unsafe {
-        libc::kill(target, libc::SIGTSTP);
-    }
+fn stop(target: Pid) {
+    signal_process(target, libc::SIGTSTP);
     // The signal is pending until it may be delivered, which stops this very thread.
     let stop = SigSet::from(Signal::SIGTSTP);
     let _ = stop.thread_unblock();
@@ -102,15 +99,12 @@ pub fn set_parent_death_signal(number: i32, parent: Pid) {
 
 /// Sends signal `number` to a whole group. A group that is gone is no error: the race is the normal case.
 pub fn signal_group(group: Pid, number: i32) {
-    // SAFETY: kill takes two integers; realtime signals have no name in nix, so its wrapper cannot be used.
-    unsafe {
-        libc::kill(-group.as_raw(), number);
-    }
+    signal_process(Pid::from_raw(-group.as_raw()), number);
 }
 
 /// Sends signal `number` to one process that the reaper still holds.
 pub fn signal_process(pid: Pid, number: i32) {
-    // SAFETY: as in `signal_group`.
+    // SAFETY: kill takes two integers; realtime signals have no name in nix, so its wrapper cannot be used.
     unsafe {
         libc::kill(pid.as_raw(), number);
     }
@@ -148,19 +142,11 @@ pub fn signal_queue(wanted: &SigSet) -> io::Result<AsyncFd<SignalFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-/// Adopts orphans of our descendants even when we are not PID 1.
-pub fn become_subreaper() {
-    // SAFETY: prctl with these arguments only sets an attribute of the calling process.
-    unsafe {
-        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
-    }
-}
-
 /// Whether there is any child at all, running, stopped or dead.
 #[must_use]
 pub fn has_children() -> bool {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    waitid(Id::All, look) != Err(Errno::ECHILD)
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, peek) != Err(Errno::ECHILD)
 }
 
 /// The next status change of any child, without waiting; `None` when there is none to tell.
