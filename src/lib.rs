@@ -33,12 +33,9 @@ use cli::{Cli, Command};
 use exit::{Error, Kind, Outcome};
 
 /// Runs one command line, the program's own name first.
-///
-/// # Errors
-/// What the user is to be told, with the exit code it stands for.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
     if std::process::id() == 1 {
-        // PID 1 never hears of a signal that comes before there is somebody to hear it.
+        // The kernel drops a signal to PID 1 that is neither handled nor blocked.
         process::signals::block_all();
     }
     let args: Vec<OsString> = args.into_iter().collect();
@@ -70,7 +67,7 @@ fn usage(error: &clap::Error) -> Result<Outcome, Error> {
     }
 }
 
-/// What is wrong, what was probably meant, and where to read on; without the usage that clap repeats each time.
+/// The error, the suggestion and a pointer to --help; without the usage that clap repeats each time.
 fn in_one_line(text: &str) -> String {
     let said = text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more").next().unwrap_or(text);
     let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"));

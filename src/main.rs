@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(error) => {
             for fault in error.faults() {
-                // With nobody to tell, the exit code is what is left.
+                // Where standard error is closed, the exit code remains.
                 let _ = writeln!(io::stderr(), "bots-ctl: {}", escape_control(fault));
             }
             ExitCode::from(error.kind().code())

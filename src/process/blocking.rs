@@ -4,8 +4,8 @@ use std::io;
 
 /// Runs work that may block, off the runtime's thread.
 ///
-/// The runtime's pool panics when it cannot start its first thread, so it is made sure first that there is room. Later
-/// there is always one, since sessions never let it go.
+/// The runtime's pool panics when it cannot start its first thread, so a thread is started and joined before. Later the pool
+/// always has one, since sessions keep it alive.
 ///
 /// # Errors
 /// When the limit on processes or memory is reached.

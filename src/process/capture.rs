@@ -54,9 +54,6 @@ pub async fn capture(reaper: &Reaper, spec: &ProcessSpec) -> Result<CapturedOutp
 }
 
 /// A pipe's reading end for the runtime.
-///
-/// # Errors
-/// When the descriptor cannot be registered.
 pub fn pipe_reader(fd: OwnedFd) -> io::Result<pipe::Receiver> {
     pipe::Receiver::from_owned_fd(fd)
 }

@@ -1,6 +1,6 @@
 //! From a description of a process to a running one: group, signal state, parent-death signal, pipes.
 //!
-//! With `file` and `system` below it, the only module with `unsafe`.
+//! With `open_file` and `sys`, the only module with `unsafe`.
 
 use std::ffi::OsString;
 use std::io;

@@ -1,8 +1,8 @@
 //! Child processes: starting, signalling, and the one place that waits for them. Knows nothing of Bots.
 //!
 //! Theory of operation. [`reaper::Reaper`] owns every wait: on SIGCHLD it calls `waitpid(-1, WNOHANG)` until
-//! nothing is left and hands each status to whoever holds that pid's [`reaper::Child`]; a pid nobody holds is an
-//! orphan that was re-parented to us. As long as there is any child, something below us is left ([`terminate`]). Forking
+//! nothing is left and passes each status to that pid's [`reaper::Child`]; a pid without one is an orphan that was
+//! re-parented to us. As long as there is any child, a process below us is left ([`terminate`]). Forking
 //! and registering happen under one lock, so a child that dies at once is never missed. Every child leads its own
 //! process group, but for a part of a pipeline, so a signal to the group reaches what it started. Signals are blocked
 //! in all threads and read ([`signals`]). The runtime has a single thread, because a parent-death signal is tied to
@@ -25,14 +25,14 @@ pub mod usage;
 
 pub use crate::exit::Exit;
 
-/// What is known of a child.
+/// The last known status of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// It runs.
     Running,
     /// It was stopped, as Ctrl-Z does.
     Stopped,
-    /// It is over.
+    /// It has ended.
     Exited(Exit),
 }
 

@@ -3,7 +3,7 @@
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// Whether any network interface beside loopback is up. When that cannot be told, yes.
+/// Whether any network interface beside loopback is up. True where the interfaces cannot be listed.
 #[must_use]
 pub fn is_reachable() -> bool {
     let Ok(mut interfaces) = getifaddrs() else { return true };

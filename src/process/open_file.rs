@@ -1,5 +1,5 @@
-//! What the kernel knows of an open file beyond what the standard library asks it: attributes that are not from a cache, and
-//! whether a process has the file open for writing. Beside `system`, since these calls have no safe interface either.
+//! Attributes of an open file that are not from a cache, and whether a process has it open for writing. The standard library
+//! offers neither, and the calls have no safe interface.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -10,10 +10,10 @@ use std::os::unix::fs::MetadataExt;
 use nix::errno::Errno;
 use nix::libc;
 
-/// Which signal tells of a lease that is broken; the `libc` crate lacks it.
+/// The command that sets the signal for a broken lease; the `libc` crate lacks it.
 const F_SETSIG: libc::c_int = 10;
 
-/// What shows that a file has changed. Times are nanoseconds since 1970, by the clock of its file system.
+/// Attributes that show that a file has changed. Times are nanoseconds since 1970, by the clock of its file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStamp {
     /// Bytes.
@@ -40,9 +40,6 @@ impl From<&Metadata> for FileStamp {
 
 /// The attributes as the file system has them now. `fstat(2)` answers from the cache of FUSE and SMB, also for a file that was
 /// opened a moment ago.
-///
-/// # Errors
-/// What `statx(2)` says.
 pub fn attributes(file: &File) -> io::Result<FileStamp> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
     let mut found = MaybeUninit::<libc::statx>::zeroed();
@@ -64,15 +61,15 @@ pub fn attributes(file: &File) -> io::Result<FileStamp> {
     })
 }
 
-/// Whether a process of this machine, in whatever container, has the file open for writing, or mapped so; nothing where the
-/// kernel does not tell us. It refuses a lease for reading, see `fcntl(2)`, on a file that is open for writing; it gives one to
+/// Whether a process of this machine, in any container, has the file open for writing, or mapped so; none where the kernel
+/// does not show it. The kernel refuses a lease for reading, see `fcntl(2)`, on a file that is open for writing; it gives one to
 /// the owner of the file and to a process with `CAP_LEASE` alone. `file` is open for reading.
 #[must_use]
 pub fn has_writer(file: &File) -> Option<bool> {
     // SAFETY: fcntl with these commands takes integers alone, and acts on a descriptor that is open.
     let set = |command, value: i32| unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
-    // A process that opens the file to write it before the lease is given back waits for that, and the kernel tells us so by a
-    // signal: by one that has no effect, instead of SIGIO.
+    // A process that opens the file for writing before the lease is released waits for that, and the kernel sends us a signal:
+    // one without an effect, instead of SIGIO.
     if set(F_SETSIG, libc::SIGCHLD) != 0 {
         return None;
     }

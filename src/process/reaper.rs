@@ -1,4 +1,4 @@
-//! The only waiter: starts children, reaps them and every orphan, and tells each holder how its child fares.
+//! The only waiter: starts children, reaps them and every orphan, and publishes the status of each child.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use super::child::{self, ProcessSpec, SpawnError};
 use super::{Exit, Status, signals};
 
-/// After so many processes whatever else is ready has its turn: thousands may die together, and a signal or a probe
-/// must not wait for all of them.
+/// After so many processes other tasks have their turn: thousands may die together, and a signal or a probe must not wait
+/// for all of them.
 const MAX_BATCH: usize = 256;
 
 /// Starts and reaps. Cheap to clone; all clones are one.
@@ -45,13 +45,10 @@ pub struct Child {
 
 impl Reaper {
     /// Starts to reap, in a task of the current runtime.
-    ///
-    /// # Errors
-    /// When the system has no descriptor left.
     pub fn start() -> io::Result<Self> {
         // Orphans of our descendants are adopted also where we are not PID 1.
         let _ = set_child_subreaper(true);
-        // Where it was inherited as ignored, the kernel itself would reap, and the exit statuses be lost.
+        // With an inherited SIG_IGN the kernel itself would reap, and the exit statuses would be lost.
         child::reset_signal(libc::SIGCHLD);
         let sigchld = SigSet::from(Signal::SIGCHLD);
         sigchld.thread_block()?;
@@ -59,7 +56,7 @@ impl Reaper {
         let reaper = Self { table: Arc::default(), reaped: Arc::new(watch::Sender::new(0)), warns: Arc::default() };
         let task = reaper.clone();
         tokio::spawn(async move {
-            // The first look is for children that were there before us: an exec'd parent may leave some.
+            // The first round is for children that were there before: a program may have them and execute bots-ctl.
             loop {
                 while task.reap_some() {
                     tokio::task::yield_now().await;
@@ -72,10 +69,7 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Starts a process and takes charge of its exit status.
-    ///
-    /// # Errors
-    /// See [`SpawnError`].
+    /// Starts a process and waits for its exit status.
     pub fn spawn(&self, spec: &ProcessSpec) -> Result<Child, SpawnError> {
         // Held over fork and registration, so that the exit of the child is never taken for an orphan's.
         let mut table = self.lock();
@@ -87,12 +81,12 @@ impl Reaper {
         Ok(Child { pid, stdin, stdout, stderr: started.stderr.map(OwnedFd::from), status })
     }
 
-    /// From now on the log warns of each orphan, and not only when it tells everything.
+    /// From now on the log warns of each orphan, at whatever level it is.
     pub fn warn_of_orphans(&self) {
         self.warns.store(true, Relaxed);
     }
 
-    /// Whether there is any process to wait for: none below us is left when there is not.
+    /// Whether there is any process to wait for; without one no process below us is left.
     #[must_use]
     pub fn has_children(&self) -> bool {
         child::has_children()
@@ -108,7 +102,7 @@ impl Reaper {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reaps a batch; says whether there may be more.
+    /// Reaps a batch; true where there may be more.
     fn reap_some(&self) -> bool {
         let (mut table, mut ended, mut more) = (self.lock(), 0, true);
         for _ in 0..MAX_BATCH {

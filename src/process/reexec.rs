@@ -1,7 +1,7 @@
 //! This program again in its own place: the same PID, arguments and environment, and the same children.
 //!
-//! Blocked and pending signals pass an `execve`, and so do descriptors without the flag close-on-exec. What the program
-//! before has to say comes in a variable, which is taken out of the environment before anything else is started.
+//! Blocked and pending signals pass an `execve`, and so do descriptors without the flag close-on-exec. The state of the
+//! program before comes in a variable, which is removed from the environment before anything else is started.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,10 +15,10 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 pub use super::sys::adopt_descriptor;
 use super::sys::take_variable;
 
-/// The variable. It begins with the PID that it is for: no other process of this environment is meant.
+/// The variable. Its value begins with the PID that it is for: a child that inherits it must not use it.
 const STATE: &str = "_BOTS_CTL_STATE";
 
-/// What the program before has left for this one.
+/// The state that the program before has left for this one.
 #[must_use]
 pub fn state() -> Option<String> {
     let value = std::env::var(STATE).ok()?;
@@ -26,7 +26,7 @@ pub fn state() -> Option<String> {
     (pid == id().to_string()).then(|| state.to_owned())
 }
 
-/// The same, which is gone from the environment then. To be called before there is another thread.
+/// The same, removed from the environment. Must be called before there is another thread.
 #[must_use]
 pub fn take_state() -> Option<String> {
     let state = state();
@@ -43,7 +43,7 @@ pub fn reexec(state: &str, descriptors: &[OwnedFd]) -> io::Error {
     }
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| OsString::from("bots-ctl"));
-    // By its path it keeps its name in `ps`; a file that was replaced or removed is still there by the other one.
+    // Started by its path it keeps its name in `ps`; the link in `/proc` works for a file that was replaced or removed.
     let path = std::env::current_exe().ok().filter(|path| path.exists());
     let program = path.as_deref().unwrap_or(Path::new("/proc/self/exe"));
     Command::new(program).arg0(name).args(arguments).env(STATE, format!("{} {state}", id())).exec()

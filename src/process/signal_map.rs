@@ -4,15 +4,12 @@ use std::collections::HashMap;
 
 use super::signals::{is_forwarded, name, parse};
 
-/// What becomes of signals on their way.
+/// The number under which each signal is passed on.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SignalMap(HashMap<i32, Option<i32>>);
 
 impl SignalMap {
     /// Reads `FROM:TO` pairs, as in `TERM:QUIT`; 0 instead of a signal drops it.
-    ///
-    /// # Errors
-    /// Which pair is wrong, and how it should be.
     pub fn read(pairs: &[String]) -> Result<Self, String> {
         pairs.iter().map(|pair| read(pair)).collect::<Result<_, _>>().map(Self)
     }
@@ -40,10 +37,7 @@ fn read(pair: &str) -> Result<(i32, Option<i32>), String> {
     Ok((from, to))
 }
 
-/// The signal's number.
-///
-/// # Errors
-/// When there is no such signal.
+/// The signal's number, or an error that names the text.
 pub fn parse_signal(text: &str) -> Result<i32, String> {
     parse(text).ok_or_else(|| format!("{text:?} is no signal; give a name such as TERM, or a number from 1 to 64"))
 }

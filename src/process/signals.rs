@@ -1,8 +1,8 @@
 //! Signals that reach bots-ctl, as a stream.
 //!
 //! They are never handled, only blocked, for the whole life of the process and in all its threads, and read from a
-//! descriptor. So the kernel queues them from the first moment on: none is lost before there is somebody to hear it,
-//! not even as PID 1, a realtime signal arrives as often as it was sent, and what is ignored arrives as well.
+//! descriptor. So the kernel queues them from the first moment on: none is lost before the descriptor is open, not even
+//! as PID 1, a realtime signal arrives as often as it was sent, and an ignored signal arrives as well.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,8 +18,8 @@ use super::child::{is_ignored, reset_signal, signal_queue};
 /// The highest signal number on Linux.
 pub const LAST: i32 = 64;
 
-/// Not forwarded: what cannot be caught, what belongs to the reaper, what the terminal driver sends to background
-/// groups, and what a process raises by its own fault.
+/// Not forwarded: signals that cannot be caught, that belong to the reaper, that the terminal driver sends to background
+/// groups, and that a process raises by its own fault.
 const NOT_FORWARDED: [Signal; 12] = [
     Signal::SIGKILL,
     Signal::SIGSTOP,
@@ -44,28 +44,25 @@ pub struct SignalInfo {
     pub from_kernel: bool,
 }
 
-/// Holds signals back until there is somebody to hear them: PID 1 would lose those that come before.
+/// Blocks all signals, so that they wait until they are read: PID 1 would lose those that come before.
 pub fn block_all() {
     let _ = SigSet::all().thread_block();
 }
 
-/// All signals that are to be passed on, in the order the kernel gives them out.
+/// All signals that are forwarded, in the order of the kernel.
 pub struct Signals {
     queue: AsyncFd<SignalFd>,
-    /// Read already, and still to be given out.
+    /// Read from the descriptor, and not returned yet.
     waiting: VecDeque<SignalInfo>,
 }
 
 impl Signals {
-    /// Begins to listen, and blocks what is listened to for good. To be called before there is another thread, since
-    /// threads inherit what is blocked.
-    ///
-    /// # Errors
-    /// When the system has no descriptor left.
+    /// Blocks the signals and opens the descriptor. Must be called before there is another thread, since threads inherit
+    /// the mask.
     pub fn install() -> io::Result<Self> {
         let mut wanted = forwarded();
         if is_ignored(libc::SIGHUP) {
-            // Under nohup the program is to survive its terminal, and so are we.
+            // Under nohup the program survives its terminal, and so does bots-ctl.
             wanted.remove(Signal::SIGHUP);
         }
         let queue = signal_queue(&wanted)?;
@@ -127,14 +124,14 @@ pub(super) async fn read(queue: &AsyncFd<SignalFd>) -> Option<siginfo> {
     queue.async_io(Interest::READABLE, read).await.ok()
 }
 
-/// What is passed on. The set has nothing of the two signals that the C library keeps to itself.
+/// The signals that are forwarded. `SigSet::all` lacks the two that the C library keeps to itself.
 fn forwarded() -> SigSet {
     let mut set = SigSet::all();
     NOT_FORWARDED.into_iter().for_each(|signal| set.remove(signal));
     set
 }
 
-/// Whether the signal asks a service to stop. SIGHUP does: it is what a closing terminal sends.
+/// Whether the signal asks a service to stop. SIGHUP does, since a closing terminal sends it.
 #[must_use]
 pub fn is_stop_signal(number: i32) -> bool {
     [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&number)
@@ -169,7 +166,7 @@ fn rtmax_name(number: i32) -> String {
     if number == LAST { "RTMAX".to_owned() } else { format!("RTMAX-{}", LAST - number) }
 }
 
-/// Whether this signal is one that is passed on.
+/// Whether this signal is forwarded.
 #[must_use]
 pub fn is_forwarded(number: i32) -> bool {
     Signal::try_from(number).map_or(number >= libc::SIGRTMIN(), |signal| !NOT_FORWARDED.contains(&signal))

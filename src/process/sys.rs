@@ -1,5 +1,5 @@
-//! The system calls that no safe interface offers: what a process does between fork and exec, signals by number, and
-//! waiting for whichever child has something to tell.
+//! The system calls that no safe interface offers: the steps between fork and exec, signals by number, and the wait for any
+//! child.
 
 use std::ffi::OsString;
 use std::io;

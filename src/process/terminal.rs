@@ -1,6 +1,6 @@
-//! The terminal's foreground group: lent to a program a person types to, taken back when it stops or ends.
+//! The terminal's foreground group: given to a program that a person types to, taken back when it stops or ends.
 //!
-//! It is the controlling terminal that has a foreground group, whatever standard input is: the keys of
+//! The controlling terminal has a foreground group, whatever standard input is: the keys of
 //! `bots-ctl exec program <file` go to the program. As a part of a pipeline, `bots-ctl exec program | less`, the
 //! foreground is not ours to give, since `less` reads the keys: there the program stays in our group.
 
@@ -53,8 +53,8 @@ impl Terminal {
         self.shared
     }
 
-    /// Whether the program, in our group, has this signal already: the terminal tells all of a group, and a shell
-    /// continues all. Only the leader of a session is told alone, namely that its terminal is gone.
+    /// Whether the program, in our group, has this signal already: the terminal signals a whole group, and a shell
+    /// continues all of it. Only SIGHUP of a terminal that is gone goes to the leader of a session alone.
     #[must_use]
     pub fn already_delivered(&self, received: SignalInfo, program: Pid) -> bool {
         match received.number {
@@ -64,7 +64,7 @@ impl Terminal {
         }
     }
 
-    /// Makes `group` the foreground group, if that is us now and it has a group of its own; says whether it did.
+    /// Makes `group` the foreground group, if that is us now and it has a group of its own; true where it did.
     pub fn give_foreground(&mut self, group: Pid) -> bool {
         let lent = !self.shared && tcgetpgrp(&self.terminal) == Ok(self.ours);
         if lent {
@@ -82,14 +82,14 @@ impl Terminal {
     }
 
     /// Stops us, as the program that leads `group` was stopped, so that the shell that started us shows its prompt.
-    /// When we go on in the foreground, `group` has the terminal again, and the answer is true.
+    /// When we go on in the foreground, `group` has the terminal again; then the result is true.
     pub fn stop_with(&mut self, group: Pid) -> bool {
         if self.shared {
             // The shell waits for all of the pipeline, and continues all of it.
             stop_ourselves();
             return false;
         }
-        // It stopped for want of the terminal, and a shell has given us that in the meantime.
+        // It stopped since it lacked the terminal, and a shell has given us that in the meantime.
         if !self.foreground && self.give_foreground(group) {
             return true;
         }
@@ -104,7 +104,7 @@ impl Terminal {
     }
 }
 
-/// Whether standard input or output is a pipe, as in a pipeline or where a shell collects what is printed.
+/// Whether standard input or output is a pipe, as in a pipeline or in a command substitution.
 fn is_piped() -> bool {
     is_pipe(io::stdin()) || is_pipe(io::stdout())
 }
@@ -114,7 +114,7 @@ fn is_pipe(stream: impl AsFd) -> bool {
     kind.is_ok_and(|kind| kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK)
 }
 
-/// Whether somebody else is in our group. A supervisor gives us one for ourselves, and pipes as well.
+/// Whether another process is in our group. A supervisor gives us a group of our own, and pipes as well.
 fn shares_group(ours: Pid) -> bool {
     let others = proc_table::list().unwrap_or_default();
     others.iter().any(|process| process.group == ours && process.pid != getpid())

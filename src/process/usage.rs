@@ -1,4 +1,4 @@
-//! What processes use: memory and time of a service with all that it has started.
+//! Memory and CPU time of a service with all that it has started.
 
 use std::collections::HashMap;
 
@@ -6,25 +6,25 @@ use nix::unistd::{Pid, SysconfVar, getpid, sysconf};
 
 use super::proc_table::{self, Process, descendants, walk_descendants};
 
-/// What some processes use together.
+/// The usage of some processes together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
-    /// How many they are.
+    /// Their number.
     pub processes: usize,
-    /// Resident memory, in bytes. What they share counts for each.
+    /// Resident memory, in bytes. Shared pages count for each.
     pub resident: u64,
     /// CPU time in seconds, with that of children that have ended.
     pub cpu: f64,
 }
 
-/// What this process uses alone.
+/// The usage of this process alone.
 #[must_use]
 pub fn current_process() -> Option<Usage> {
     Some(ProcUnits::of_system().of(std::slice::from_ref(&proc_table::read(getpid())?)))
 }
 
-/// What each of these processes uses with all below it and in its group, and last what the other ones below this process
-/// use.
+/// The usage of each of these processes with all below it and in its group, and last that of the other descendants of this
+/// process.
 #[must_use]
 pub fn per_root(roots: &[Pid]) -> Vec<Usage> {
     let mut shares: Vec<Vec<Process>> = vec![Vec::new(); roots.len() + 1];
@@ -43,7 +43,7 @@ pub fn per_root(roots: &[Pid]) -> Vec<Usage> {
     shares.iter().map(|share| units.of(share)).collect()
 }
 
-/// What the numbers of `/proc` count in.
+/// The units of the numbers in `/proc`.
 struct ProcUnits {
     page: u64,
     tick: f64,

@@ -30,8 +30,8 @@ pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> ChildE
     ChildEnv::new(config, bin_dir, temporary_directory(config))
 }
 
-/// The variables of services. What they start, engines for instance, is bots-ctl again and takes over nothing: what is
-/// mounted is taken over here, once it was found valid.
+/// The variables of services. An engine that they start is bots-ctl again, and must not apply the mounted files: those are
+/// applied here, once they were found valid.
 pub(crate) fn service_variables(config: &Config, bots: &Installation) -> ChildEnv {
     let mut variables = child_variables(config, Some(&bots.bin_dir));
     variables.set(CONFIG_SOURCE_ENV, &config.environment.config_dir);
@@ -49,7 +49,7 @@ pub(crate) fn committed_own_file(config: &Config) -> Option<PathBuf> {
     Some(paths.config_dir.join(name))
 }
 
-/// With a read-only root file system the usual place for temporary files cannot be written to.
+/// The directory for temporary files where the usual one is not writable, as on a read-only root file system.
 pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
     if atomic::check_writable(&std::env::temp_dir()).is_ok() {
         return None;
@@ -68,12 +68,12 @@ pub(crate) async fn prepare(config: &Config, bots: &Installation) -> Result<Envi
     Ok(blocking(prepare).await??)
 }
 
-/// Does what may wait for a volume off the runtime's thread.
+/// Does work that may wait for a volume off the runtime's thread.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     blocking::run(work).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))
 }
 
-/// What Django is configured with: as a start has learnt it, else by asking.
+/// Django's settings for a command that starts no service.
 pub(crate) async fn django_settings(config: &Config, reaper: &Reaper) -> Result<DjangoSettings, Error> {
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
@@ -86,7 +86,7 @@ pub(crate) async fn django_settings(config: &Config, reaper: &Reaper) -> Result<
     load_django_settings(&context).await
 }
 
-/// What Django is configured with, from an earlier start if nothing has changed since.
+/// Django's settings, from an earlier start if nothing has changed since.
 pub(crate) async fn load_django_settings(context: &BotsContext<'_>) -> Result<DjangoSettings, Error> {
     match DjangoSettings::load_cached(context) {
         Some(cached) => Ok(cached),
@@ -94,7 +94,7 @@ pub(crate) async fn load_django_settings(context: &BotsContext<'_>) -> Result<Dj
     }
 }
 
-/// What the health checks look at, in the places that Bots itself says.
+/// The targets of the health checks, at the paths that Bots itself reports.
 pub(crate) fn health_targets(config: &Config, django: &DjangoSettings) -> Result<CheckTargets, Error> {
     Ok(CheckTargets {
         database: init_db::database_config(config, django)?,

@@ -1,4 +1,4 @@
-//! Channels that take files under names which say that a file is not complete: told by `config check`.
+//! Channels that take files under names which say that a file is not complete: a note of `config check`.
 
 use tracing::debug;
 

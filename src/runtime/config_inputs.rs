@@ -8,7 +8,7 @@ use crate::exit::{Error, Kind};
 
 use super::reload_state;
 
-/// What a command line gives.
+/// The flags and the file of a command line.
 #[derive(Clone)]
 pub(crate) struct ConfigInputs {
     pub overrides: Vec<FlagOverride>,
@@ -28,7 +28,7 @@ impl ConfigInputs {
     }
 }
 
-/// `HOME`, else what the user database says, as Bots itself does.
+/// `HOME`, else the entry of the user database, as Bots itself does.
 fn home_dir(variable: Option<&String>) -> Result<PathBuf, Error> {
     let named = variable.filter(|home| home.starts_with('/')).map(PathBuf::from);
     let known = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);

@@ -1,8 +1,8 @@
 //! Notices a changed configuration while services run: checked in a copy first, and then put into effect by a start of bots-ctl
 //! in its own place.
 //!
-//! What is refused leaves everything as it was. A process that ends in between is no loss: its next start applies what is
-//! mounted.
+//! A refused configuration changes nothing. A process that ends in between is no loss: its next start applies the mounted
+//! files.
 
 use std::fs::File;
 use std::time::Duration;
@@ -30,7 +30,7 @@ use super::prepare::Prepared;
 use super::service_spec::{LaunchContext, ServePlan};
 use super::service_start::RuntimeContext;
 
-/// How often something is tried again that was refused: the cause may lie elsewhere than in the mounted files.
+/// How often a refused configuration is tried again: the cause may lie elsewhere than in the mounted files.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long other web UIs wait for one that does not come back.
@@ -44,7 +44,7 @@ pub(crate) struct PendingReload {
     pub turn: Option<File>,
 }
 
-/// Watches what is mounted.
+/// Watches the mounted files.
 pub(crate) struct ConfigReloader<'a> {
     runtime: RuntimeContext<'a>,
     plan: &'a ServePlan,
@@ -104,7 +104,7 @@ impl<'a> ConfigReloader<'a> {
         Ok(looked?)
     }
 
-    /// Everything that is wrong with what is mounted; else the configuration to go on with.
+    /// The configuration to go on with, or everything that is wrong with the mounted files.
     async fn check(&self, source: &ConfigFiles) -> Result<Config, Vec<String>> {
         let as_faults = |error: Error| error.faults().to_vec();
         let (config, faults) = self.plan.inputs.read().map_err(as_faults)?;
@@ -127,7 +127,7 @@ impl<'a> ConfigReloader<'a> {
         }
     }
 
-    /// What the copy cannot show: whether there is room for the files, and whether another database answers.
+    /// Checks that a copy cannot do: whether there is room for the files, and whether another database answers.
     async fn check_outside(&self, config: &Config, source: &ConfigFiles, django: &DjangoSettings) -> Result<(), Error> {
         if !django.database.is_sqlite() && !django.database.is_same(&self.prepared.django.database) {
             DatabasePing::new(init_db::database_config(config, django)?).ping().await?;
@@ -136,8 +136,8 @@ impl<'a> ConfigReloader<'a> {
         Ok(blocking(move || Environment::try_write(&config, &bots, &source)).await??)
     }
 
-    /// Waits so that replicas are not restarted together, and web UIs that share a volume one after the other; nothing when
-    /// what is mounted has changed meanwhile. What is in the answer holds up the next one.
+    /// Waits so that replicas are not restarted together, and web UIs that share a volume one after the other. None where the
+    /// mounted files have changed meanwhile; the file in the result holds up the next replica.
     async fn wait_for_turn(&mut self) -> Option<Option<File>> {
         let config = self.runtime.config;
         let part = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
@@ -146,7 +146,7 @@ impl<'a> ConfigReloader<'a> {
         let lock = config.environment_root().join(".bots-ctl-restart.lock");
         loop {
             if !matches!(self.poll_source().await, Ok(Change::None)) {
-                // Whatever it is, the next look tells.
+                // The next poll finds the change again.
                 self.mount.invalidate();
                 return None;
             }
@@ -179,7 +179,7 @@ impl<'a> ConfigReloader<'a> {
         }
     }
 
-    /// What is mounted is in use again.
+    /// The mounted files are those in use again.
     fn record_accepted(&mut self) {
         self.retry_at = None;
         if !self.runtime.health.borrow().refused.is_empty() {
@@ -190,7 +190,7 @@ impl<'a> ConfigReloader<'a> {
     }
 }
 
-/// Holds up other replicas until the web UI is there, and those who spread requests have noticed that.
+/// Holds up other replicas until the web UI is ready and load balancers have noticed it.
 pub(crate) fn hold_turn_until_ready(turn: File, runtime: &RuntimeContext<'_>) {
     let (mut health, drain) = (runtime.health.subscribe(), runtime.config.reload.drain);
     tokio::spawn(async move {

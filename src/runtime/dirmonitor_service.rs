@@ -1,4 +1,4 @@
-//! The directory monitor as a service of bots-ctl itself: where its entries come from, and what becomes of its news.
+//! The directory monitor as a service of bots-ctl itself: the source of its targets, and its jobs and health.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,13 +32,13 @@ use super::relay;
 use super::service_start::HealthSlot;
 use super::watch_targets::{TargetSources, consume_trigger_file};
 
-/// How often it is looked whether bots.ini has changed or somebody asks for something.
+/// How often bots.ini and the trigger file are polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often the database is asked for routes.
+/// How often the routes are read from the database.
 const DATABASE_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is known before anything is started.
+/// The monitor before its start.
 pub(crate) struct DirMonitorService {
     sources: TargetSources,
     submitter: JobSubmitter,
@@ -47,10 +47,7 @@ pub(crate) struct DirMonitorService {
 }
 
 impl DirMonitorService {
-    /// Reads what is to be watched.
-    ///
-    /// # Errors
-    /// What is wrong with bots.ini.
+    /// Reads the targets from bots.ini.
     pub fn new(
         config: &Config,
         bots: &BotsContext<'_>,
@@ -96,7 +93,7 @@ impl DirMonitorService {
     }
 }
 
-/// Tells the monitor what to watch, now and whenever that changes.
+/// Sends the monitor its targets, now and whenever they change.
 async fn sync_targets(
     mut sources: TargetSources,
     orders: &mpsc::Sender<MonitorCommand>,
@@ -116,13 +113,13 @@ async fn sync_targets(
             continue;
         };
         let is_asked = queried.is_some_and(|text| is_reload(&text));
-        // Also the first time: it may have changed since the start has read it.
+        // Also in the first round: it may have changed since the start has read it.
         let before = seen.replace(state);
         let mut has_changed = is_asked || before != Some(state);
         if has_changed {
             let is_read;
             (sources, is_read) = read_again(sources, submitter, config).await;
-            // What is read at the start is no change, unless it is wrong by now.
+            // The first reading is no change, unless it fails.
             if before.is_some() || !is_read {
                 counters.count_reload(is_read);
             }
@@ -140,12 +137,12 @@ async fn sync_targets(
     }
 }
 
-/// Nothing where the file is not there. May wait for a file system.
+/// None where there is no such file. May wait for a file system.
 fn file_stamp(path: &Path) -> Option<FileStamp> {
     std::fs::metadata(path).ok().as_ref().map(FileStamp::from)
 }
 
-/// Whether the database says something else than before. One that is away is told once each way.
+/// Whether the routes have changed. A database that is away is logged once, and once more when it is back.
 async fn read_database(sources: &mut TargetSources, was_away: &mut bool) -> bool {
     match sources.read_database().await {
         Ok(is_other) => {
@@ -165,7 +162,7 @@ async fn read_database(sources: &mut TargetSources, was_away: &mut bool) -> bool
     }
 }
 
-/// Reads bots.ini again, on a thread that may wait for it; says whether what it says now is in force.
+/// Reads bots.ini again, on a thread that may wait for it; true where it was valid and is in force.
 async fn read_again(mut sources: TargetSources, submitter: &JobSubmitter, config: &Config) -> (TargetSources, bool) {
     let read = move || {
         let read = sources.read_ini().and_then(|()| sources.job_queue());
@@ -190,7 +187,7 @@ async fn read_again(mut sources: TargetSources, submitter: &JobSubmitter, config
     (sources, is_read)
 }
 
-/// As Bots's monitor understands it: words, of which it knows one.
+/// As Bots's monitor reads it: words, of which it knows one.
 fn is_reload(text: &str) -> bool {
     let (known, unknown): (Vec<&str>, Vec<&str>) = text.split_whitespace().partition(|word| *word == "reload");
     if !unknown.is_empty() {
@@ -199,7 +196,7 @@ fn is_reload(text: &str) -> bool {
     !known.is_empty()
 }
 
-/// Takes down how the monitor fares. It takes work once each entry is watched or known to be in trouble.
+/// Publishes the status of the monitor. It is alive once each target is watched or has failed.
 fn update_health(slot: &HealthSlot, overview: &MonitorStatus) {
     let directories: Arc<[WatchStatus]> = overview.reports.iter().map(directory).collect();
     slot.health.send_modify(|health| {

@@ -1,4 +1,4 @@
-//! A dry run of a start in a copy of the environment: for `config check`, and before a changed configuration is taken over.
+//! A dry run of a start in a copy of the environment: for `config check`, and before a changed configuration is applied.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,21 +22,21 @@ use crate::pycompat::configparser::{BotsIni, set_value};
 use super::bots_environment::{blocking, child_variables, find_bots, temporary_directory};
 use crate::fs::temp_dir::{PrivateTempDir, make_private};
 
-/// The places of an environment, below it and in bots.ini.
+/// Directories of an environment, by their names below it and in bots.ini.
 const USERSYS: &str = "usersys";
 const BOTSSYS: &str = "botssys";
 
 /// The result of a dry run.
 pub(crate) struct DryRunResult {
-    /// What a start would trip over.
+    /// The errors of a start.
     pub faults: Vec<String>,
-    /// What Django says, where it got so far, with the places of the environment itself.
+    /// Django's settings, where the dry run got so far, with the paths of the environment itself.
     pub django: Option<DjangoSettings>,
 }
 
-/// Looks for everything that a start would trip over, without changing the environment. Faults of one part do not keep the
-/// others from being looked at. `source` is what is mounted, where that was read already; `has_faults` says that there is
-/// something to tell anyway; `services` judges what would run, where all else is in order.
+/// Finds all errors of a start, without changing the environment. Errors of one part do not keep the others from being
+/// checked. `source` are the mounted files, where they were read already; `has_faults` is set where errors are known
+/// already; `services` checks the services that would run, where all else is in order.
 ///
 /// # Errors
 /// When there can be no dry run.
@@ -49,7 +49,7 @@ pub(crate) async fn dry_run(
 ) -> Result<DryRunResult, Error> {
     let bots = match find_bots(config, reaper).await {
         Ok(bots) => bots,
-        // Without Bots there can be no dry run, and the code says so unless there is more to say.
+        // Without Bots there can be no dry run; the exit code shows it unless there are other errors.
         Err(error) if !has_faults => return Err(error.into()),
         Err(error) => return Ok(DryRunResult { faults: Error::from(error).faults().to_vec(), django: None }),
     };
@@ -86,7 +86,7 @@ pub(crate) async fn dry_run(
     Ok(DryRunResult { faults, django: loaded })
 }
 
-/// What the copy has one of its own of, so that no secret leaves its place.
+/// Checks the secret key, of which the copy has one of its own, so that no secret leaves its place.
 fn check_secret_key(config: &Config) -> Result<(), bots::Error> {
     let key = Environment::paths(config).secret_key_file();
     match fs::symlink_metadata(&key).is_ok() {
@@ -127,7 +127,7 @@ impl StagedEnvironment {
         let real_config = &config.environment.config_dir;
         let mut staged = config.clone();
         staged.environment.config_dir = root.join(real_config.file_name().unwrap_or_default());
-        // Nothing is filled through a link: what a check finds empty stays so.
+        // Nothing is filled through a link: a check leaves an empty directory empty.
         staged.environment.seed_grammars = PathBuf::from("/nonexistent");
         let real_source = std::mem::replace(&mut staged.environment.config_source, root.join("config-source"));
         let real_usersys = real.join(USERSYS);
@@ -143,7 +143,7 @@ impl StagedEnvironment {
             Some(source) => source.write_to(&staged_source)?,
             None => copy_files(&staging.real_source, &staged_source)?,
         }
-        // What is mounted comes second, since it is what counts.
+        // The mounted files come second, since they count.
         for directory in [staged_config, staged_source] {
             staging.rewrite_ini_paths(&directory.join("bots.ini"), generation)?;
         }
@@ -155,8 +155,8 @@ impl StagedEnvironment {
         self.scratch.path()
     }
 
-    /// Bots makes directories in its storage as soon as it reads its settings, and a start files in usersys: wherever they
-    /// are, those of the copy are taken.
+    /// Bots makes directories in its storage as soon as it reads its settings, and a start makes files in usersys: both go
+    /// into the copy.
     fn rewrite_ini_paths(&mut self, bots_ini: &Path, generation: BotsVersion) -> Result<(), Error> {
         let Ok(text) = fs::read_to_string(bots_ini) else { return Ok(()) };
         let Ok(ini) = BotsIni::parse(&text) else { return Ok(()) };
@@ -167,7 +167,7 @@ impl StagedEnvironment {
         }
         let usersys = set(USERSYS).filter(|value| !value.is_empty()).unwrap_or(USERSYS);
         self.real_usersys = self.real.join(usersys);
-        // A start refuses an absolute one of Bots 3, and shall do so here.
+        // A start refuses an absolute one of Bots 3, and so must the dry run.
         let is_refused = generation == BotsVersion::V3 && usersys.starts_with('/');
         if usersys != USERSYS && !is_refused {
             paths.push((USERSYS, USERSYS.to_owned()));
@@ -189,7 +189,7 @@ impl StagedEnvironment {
         link_all(&self.real_usersys, &staged, |_, _| false)
     }
 
-    /// The user knows nothing of the copy.
+    /// Replaces the paths of the copy in a text for the user.
     fn map_paths_back(&self, fault: &str) -> String {
         let (source, usersys) = (&self.config.environment.config_source, self.root().join(USERSYS));
         let paths = [(source.as_path(), &self.real_source), (&usersys, &self.real_usersys), (self.root(), &self.real)];
@@ -213,7 +213,7 @@ fn link_all(from: &Path, to: &Path, leave_out: impl Fn(&str, &Path) -> bool) -> 
     Ok(())
 }
 
-/// What cannot be read in the original is linked to, so that the dry run meets it as a start would.
+/// A file that cannot be read is linked to, so that the dry run meets it as a start would.
 fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
     for file in fs::read_dir(from).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let target = to.join(file.file_name().unwrap_or_default());

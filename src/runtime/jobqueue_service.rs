@@ -1,4 +1,4 @@
-//! The job queue that bots-ctl runs itself: what it is made from, its listeners, and what the facts say of it.
+//! The job queue as a service of bots-ctl itself: its configuration, its listeners and its health.
 
 use std::future::pending;
 use std::io;
@@ -40,7 +40,7 @@ use super::service_start::HealthSlot;
 const PORT_TIMEOUT: Duration = Duration::from_secs(10);
 const PORT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What is known before anything is started.
+/// The queue before its start.
 pub(crate) struct JobQueueService {
     database: DatabaseConfig,
     slots: usize,
@@ -50,16 +50,16 @@ pub(crate) struct JobQueueService {
     addresses: ListenAddresses,
 }
 
-/// Where it listens.
+/// The addresses on which it listens.
 #[derive(Clone)]
 struct ListenAddresses {
     port: u16,
-    /// The file that says so.
+    /// The file that sets the port.
     file: PathBuf,
     network: Option<(SocketAddr, Option<SecretString>)>,
 }
 
-/// A place where it cannot listen, and what to do.
+/// An address on which it cannot listen, and what to do.
 struct BindError(String);
 
 impl JobQueueService {
@@ -99,7 +99,7 @@ impl JobQueueService {
         let stop = forward_stop(stop, orders.clone(), drain, &slot);
         tokio::pin!(work, stop);
         let mut has_begun = false;
-        // Nothing here may wait: the queue works, and gives its signs of life, only while this loop asks it to.
+        // Nothing here may wait: the queue works, and renews its lease, only while this loop polls it.
         let ended = loop {
             tokio::select! {
                 end = &mut work => break Ok(end),
@@ -144,7 +144,7 @@ struct Listeners {
     queue: Queue,
     tasks: JoinSet<()>,
     was_standby: bool,
-    /// Until when the ports may be somebody else's. Set while they are.
+    /// Until when another queue may hold the ports. Set while it does.
     until: Option<Instant>,
 }
 
@@ -210,8 +210,7 @@ impl ListenAddresses {
     }
 }
 
-/// Passes on that the queue is to stop: after the drain, and at once when asked again. Before a reload it goes on until its jobs
-/// have ended.
+/// Stops the queue: after the drain, and at once at a second request. Before a reload it goes on until its jobs have ended.
 async fn forward_stop(
     mut stop: UnboundedReceiver<StopRequest>,
     orders: mpsc::Sender<QueueCommand>,
@@ -233,7 +232,7 @@ async fn forward_stop(
     pending().await
 }
 
-/// Takes down how the queue fares. One that stands by has done all that others have to wait for.
+/// Publishes the status of the queue. Services that wait for it need not wait for a queue that stands by.
 fn update_health(service: &mut ServiceHealth, status: Status) {
     let oldest = status.oldest.filter(|_| status.waiting > 0).and_then(|oldest| u64::try_from(oldest).ok());
     service.jobs = Some(QueueCounts {

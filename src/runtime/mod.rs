@@ -1,4 +1,4 @@
-//! What stands behind the commands that run services: which services run, how they start, are reconfigured, and stop.
+//! Behind the commands that run services: which services run, how they start, are reconfigured, and stop.
 
 pub(crate) mod bots_environment;
 pub(crate) mod channel_masks;

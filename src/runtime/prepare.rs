@@ -21,17 +21,17 @@ use super::bots_environment::{blocking, find_bots, health_targets, load_django_s
 use super::init_db;
 use super::service_spec::{LaunchContext, ServePlan, ServiceSpec};
 
-/// What a configuration has led to.
+/// The result of the preparations.
 pub(crate) struct Prepared {
     pub bots: Installation,
     pub django: DjangoSettings,
     pub queue: BotsJobQueueIni,
-    /// What was mounted.
+    /// The mounted files that were applied.
     pub applied: Digest,
     pub targets: CheckTargets,
 }
 
-/// Prepares the services of a plan. `committed` is what was mounted where bots-ctl has started again with it.
+/// Prepares the services of a plan. `committed` are the mounted files where bots-ctl has started again with them.
 pub(crate) async fn prepare_services(
     config: &Config,
     reaper: &Reaper,
@@ -45,7 +45,7 @@ pub(crate) async fn prepare_services(
     let (own, installed) = (config.clone(), bots.clone());
     let prepare = move || {
         let source = match committed {
-            // What is mounted may be another one by now, which was not checked.
+            // The mounted files may have changed since then, and would not have been checked.
             Some(_) => ConfigFiles::default(),
             None => ConfigFiles::mounted(&own.environment.config_source, &own.environment.config_dir)?,
         };

@@ -1,4 +1,4 @@
-//! What bots-ctl leaves for itself when it starts again with another configuration.
+//! The state that bots-ctl passes to itself when it starts again with another configuration.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::bots::config_source::Digest;
 use crate::process::reexec;
 
-/// What is left, as it is in a variable.
+/// The state, as it is in a variable.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct ReloadState {
     /// The bots-ctl.toml that was committed, if there is one.
@@ -23,7 +23,7 @@ pub(crate) struct ReloadState {
 }
 
 impl ReloadState {
-    /// What the program before has left, if this one was started by it. To be called before there is another thread.
+    /// The state that the program before has left, if it has started this one. Must be called before there is another thread.
     pub fn take() -> Option<Self> {
         parse(&reexec::take_state()?)
     }
@@ -51,8 +51,8 @@ fn parse(state: &str) -> Option<ReloadState> {
     serde_json::from_str(state).ok()
 }
 
-/// The configuration file to start with, where the program before has committed one: what is mounted may be another one by
-/// now, which was not checked.
+/// The configuration file to start with, where the program before has committed one: the mounted file may have changed since
+/// then, and would not have been checked.
 pub(crate) fn own_file() -> Option<PathBuf> {
     parse(&reexec::state()?)?.own_file
 }

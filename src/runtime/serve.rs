@@ -1,4 +1,4 @@
-//! What `webserver`, `jobqueue`, `dirmonitor` and `up` have in common: prepare, start, watch, stop, and say how it went.
+//! The common part of `webserver`, `jobqueue`, `dirmonitor` and `up`: prepare, start, watch, stop, and report the end.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -37,9 +37,6 @@ use super::service_start::{self, RuntimeContext};
 use super::session::{App, run_until_shutdown};
 
 /// Runs services from the preparations to the end, or until bots-ctl starts again with another configuration.
-///
-/// # Errors
-/// Whatever keeps them from starting.
 pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, Error> {
     let started = Instant::now();
     let mut reloaded = session.reloaded.take();
@@ -49,7 +46,7 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
     let preparing =
         prepare_services(config, reaper, &plan, reloaded.as_ref().map(|state| state.applied), &critical, &health);
     let Ok(prepared) = run_until_shutdown(signals, &critical, preparing).await else {
-        // What was asked of Python no longer matters.
+        // Python may still work on a request.
         terminate_all(reaper, signals, &[], config.stop.timeout).await;
         info!("stopped before anything was started");
         return Ok(Outcome::Success);
@@ -69,18 +66,18 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
     let (ends, reload) = run(signals, &runtime, &plan, &prepared, specs).await;
     if let Some(reload) = reload {
         let state = commit(&prepared.bots, &reload, counters).await?;
-        // What was logged is written first.
+        // The log is flushed first.
         drop(session);
         let error = state.reexec(listener, reload.turn.map(OwnedFd::from));
         return Err(Error::new(Kind::Internal, format!("bots-ctl cannot start itself again: {error}")));
     }
-    // What has left the groups of the services, a daemon for instance, is below us all the same.
+    // A process that has left the groups of the services, such as a daemon, is below us all the same.
     terminate_all(reaper, signals, &[], config.stop.timeout).await;
     outcome(&names, ends)
 }
 
-/// Binds and serves the health listener. It comes first: from here on probes see how far the start has come. The second
-/// descriptor of the listener is for the next start in this place.
+/// Binds and serves the health listener. It comes first: from here on probes see how far the start has come. The descriptor in
+/// the result is a second one of the listener, for the next start in this place.
 async fn start_health(
     session: &App,
     expected: &[ServiceName],
@@ -112,7 +109,7 @@ async fn start_health(
     Ok((sender, descriptor))
 }
 
-/// The kubelet kills what takes longer, however long it was told to wait here.
+/// The kubelet kills services that take longer than the grace period.
 fn check_grace_period(config: &Config, specs: &[ServiceSpec]) {
     let needed: Duration =
         specs.iter().map(|spec| config.stop.of(spec.name)).map(|times| times.drain + times.timeout).sum();
@@ -126,7 +123,7 @@ fn check_grace_period(config: &Config, specs: &[ServiceSpec]) {
     }
 }
 
-/// Runs the services until all have ended: how each did, and what to start again with, if that is why they were stopped.
+/// Runs the services until all have ended. The result is the end of each, and the configuration to start again with where they were stopped for that.
 async fn run(
     signals: &mut Signals,
     runtime: &RuntimeContext<'_>,
@@ -161,7 +158,7 @@ async fn run(
     (ends, next.filter(|_| !shutdown.stop.is_cancelled()))
 }
 
-/// Puts the files in their places, as a start does; what the next start in this place has to know.
+/// Writes the files, as a start does, and returns the state for the next start in this place.
 async fn commit(bots: &Installation, reload: &PendingReload, counters: &Counters) -> Result<ReloadState, Error> {
     let (config, bots, source) = (reload.config.clone(), bots.clone(), reload.source.clone());
     blocking(move || Environment::prepare(&config, &bots, &source)).await??;
@@ -170,7 +167,7 @@ async fn commit(bots: &Installation, reload: &PendingReload, counters: &Counters
     Ok(ReloadState { own_file, applied, reloads, ..ReloadState::default() })
 }
 
-/// How the command ends: as the first service did that did not stop as it was asked to.
+/// How the command ends: as the first service did that was not stopped in order.
 fn outcome(names: &[&'static str], ends: Vec<(usize, ServiceResult)>) -> Result<Outcome, Error> {
     let mut outcome = Ok(Outcome::Success);
     for (place, end) in ends {
@@ -182,7 +179,7 @@ fn outcome(names: &[&'static str], ends: Vec<(usize, ServiceResult)>) -> Result<
     outcome
 }
 
-/// How one service's end is told, and passed on.
+/// Logs the end of one service, and returns the outcome for the command.
 pub(crate) fn to_outcome(name: &str, end: ServiceResult) -> Result<Outcome, Error> {
     match end? {
         Termination::Stopped => {

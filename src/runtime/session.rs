@@ -1,4 +1,4 @@
-//! The parts that a command which starts processes needs: runtime, log, signals and reaper.
+//! Everything that a command which starts processes needs: runtime, log, signals and reaper.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::telemetry::logging::{self, LogGuard};
 
 use super::reload_state::ReloadState;
 
-/// Longer than any process of ours lives.
+/// Longer than bots-ctl ever runs.
 const BLOCKING_THREAD_KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// The parts that a command which starts processes needs.
+/// Everything that a command which starts processes needs.
 pub(crate) struct App {
     pub config: Config,
     pub reaper: Reaper,
     pub signals: Signals,
     pub lines: ServiceOutput,
     pub counters: Arc<Counters>,
-    /// What bots-ctl has left for itself, where this is a reload.
+    /// The state of the program before, where this is a reload.
     pub reloaded: Option<ReloadState>,
     /// Declared last: flushed after everything else is gone.
     _log: LogGuard,
@@ -37,7 +37,7 @@ pub(crate) fn with_app<T>(config: Config, body: impl AsyncFnOnce(App) -> Result<
     let reloaded = ReloadState::take();
     let (log, lines) = logging::init(config.log);
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    // A thread for work that blocks is kept once there is one: in want of processes there may be no other.
+    // The first thread for work that blocks is kept: at the limit on processes there may be no other.
     let runtime = runtime.enable_io().enable_time().thread_keep_alive(BLOCKING_THREAD_KEEP_ALIVE).build();
     let runtime = runtime.map_err(|error| internal_error(&error))?;
     let result = runtime.block_on(async {
@@ -45,7 +45,7 @@ pub(crate) fn with_app<T>(config: Config, body: impl AsyncFnOnce(App) -> Result<
         let reaper = Reaper::start().map_err(|error| internal_error(&error))?;
         body(App { config, reaper, signals, lines, counters: Arc::default(), reloaded, _log: log }).await
     });
-    // Whatever still runs in the background must not hold up the end.
+    // Tasks that still run in the background must not delay the end.
     runtime.shutdown_background();
     result
 }

@@ -1,4 +1,4 @@
-//! What is to be watched: the sections of bots.ini, routes of the database, and every change of both.
+//! The targets of the directory monitor: sections of bots.ini, routes of the database, and every change of both.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use crate::watch::target::{PathPattern, WatchTarget};
 /// How long the database may take to answer.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where entries come from.
+/// The sources of targets.
 pub(crate) struct TargetSources {
     config: Config,
     bots: Installation,
@@ -36,13 +36,13 @@ pub(crate) struct TargetSources {
     database: DatabaseConfig,
     connection: Option<Connection>,
     monitored: DirmonitorConfig,
-    /// Nothing until the database has answered for the first time.
+    /// None until the database has answered for the first time.
     known: Option<DatabaseRoutes>,
-    /// What the log was told of last, so that it is told once.
+    /// The warnings that were logged last, so that each is logged once.
     logged: Vec<String>,
 }
 
-/// What the database says.
+/// The routes, channels and locks of the database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct DatabaseRoutes {
     monitored: Vec<MonitoredRoute>,
@@ -52,9 +52,6 @@ struct DatabaseRoutes {
 
 impl TargetSources {
     /// Reads bots.ini; the database comes later.
-    ///
-    /// # Errors
-    /// What is wrong with bots.ini.
     pub fn new(
         config: &Config,
         bots: &Installation,
@@ -74,7 +71,7 @@ impl TargetSources {
         })
     }
 
-    /// The file by which Bots's programs make themselves heard.
+    /// The file by which Bots's programs send their requests.
     pub fn trigger(&self) -> &Path {
         &self.monitored.trigger
     }
@@ -84,27 +81,18 @@ impl TargetSources {
         self.environment.config.join("bots.ini")
     }
 
-    /// Reads bots.ini again.
-    ///
-    /// # Errors
-    /// What is wrong with it; then the entries stay.
+    /// Reads bots.ini again; after an error the targets stay.
     pub fn read_ini(&mut self) -> Result<(), bots::Error> {
         self.monitored = DirmonitorConfig::read(&self.environment, &self.bots)?;
         Ok(())
     }
 
-    /// Which job queue bots.ini names.
-    ///
-    /// # Errors
-    /// When it cannot be read.
+    /// The job queue that bots.ini names.
     pub fn job_queue(&self) -> Result<BotsJobQueueIni, bots::Error> {
         BotsJobQueueIni::read(&self.environment)
     }
 
-    /// Asks the database again; says whether it answers something else than before.
-    ///
-    /// # Errors
-    /// When it does not answer; then the entries stay.
+    /// Reads the database again; true where it has changed. After an error the targets stay.
     pub async fn read_database(&mut self) -> Result<bool, database::Error> {
         let cached = self.connection.take();
         let is_4 = self.bots.bots_version() == BotsVersion::V4;
@@ -121,7 +109,7 @@ impl TargetSources {
         Ok(is_other)
     }
 
-    /// Everything that is to be watched. What looks like a mistake is told, once.
+    /// All targets. A probable mistake is logged once.
     pub fn targets(&mut self) -> Vec<WatchTarget> {
         let mut doubts = Vec::new();
         let monitored = self.known.iter().flat_map(|known| &known.monitored);
@@ -137,7 +125,7 @@ impl TargetSources {
                 Some(files) => {
                     let origin = format!("channel {} of route {}", route.channel, route.route);
                     let target = self.target(origin, route.route.clone(), &files, self.monitored.way);
-                    // What a channel leaves where it is would be read again at every start.
+                    // A file that a channel leaves in place would be read again at every start.
                     targets.push(WatchTarget { takes_existing: target.takes_existing && route.removes, ..target });
                 }
                 None => doubts.push(format!("channel {} of route {} names no files", route.channel, route.route)),
@@ -234,7 +222,7 @@ async fn query_routes(
     {
         return Ok((connection, known));
     }
-    // The kept one may have been cut by a server that is well again.
+    // The cached connection may have been cut by a server that has recovered.
     let mut connection = connect(settings, ConnectMode::Probe).await?;
     let known = read_routes(&mut connection, settings, is_4).await?;
     Ok((connection, known))
@@ -252,7 +240,7 @@ async fn read_routes(
 
 /// Takes what was written to the trigger file, and removes it. May wait for a file system.
 pub(crate) fn consume_trigger_file(file: &Path) -> Option<String> {
-    // Who writes to it makes it first: while it is empty the words are yet to come.
+    // Its writer creates it first: an empty file is not complete.
     let text = std::fs::read_to_string(file).ok().filter(|text| !text.trim().is_empty())?;
     match std::fs::remove_file(file) {
         Ok(()) => {

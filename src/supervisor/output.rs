@@ -1,4 +1,4 @@
-//! What a service prints, into our log: never blocks the service, bounded per line, any encoding.
+//! Carries the output of a service into our log: never blocks the service, bounded per line, any encoding.
 
 pub mod line_splitter;
 
@@ -112,7 +112,7 @@ impl OutputPump {
         self.records.send().await;
     }
 
-    /// Waits for more output. What is held because more may belong to it is given out when nothing comes for a while.
+    /// Waits for more output. A record that is held because more may belong to it is sent when nothing comes for a while.
     async fn wait(&mut self) -> io::Result<()> {
         // Within a line more is sure to come.
         let least = if self.lines.is_empty() { Duration::ZERO } else { BUFFER_IDLE_TIMEOUT };

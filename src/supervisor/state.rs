@@ -48,7 +48,7 @@ impl ServicePolicy {
     }
 }
 
-/// How the whole thing ended.
+/// How a service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Termination {
     /// By itself.
@@ -112,7 +112,7 @@ pub struct Lifecycle {
     pub failures: u32,
 }
 
-/// What can happen.
+/// An event in the life of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// It has given its first sign of life.
@@ -133,7 +133,7 @@ pub enum Event {
     GroupEmpty,
 }
 
-/// What is to be done.
+/// A task of the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Start a process. If that is not possible, [`Event::StartFailed`] is the next event.

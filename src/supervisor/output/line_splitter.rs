@@ -3,14 +3,14 @@
 /// Longer lines are split, so that one without an end cannot take all memory.
 const MAX_LINE: usize = 64 * 1024;
 
-/// What is read at once: what a pipe usually holds.
+/// The size of one read: what a pipe usually holds.
 const CHUNK: usize = 64 * 1024;
 
 /// Bytes that were read, and where the lines in them begin.
 pub struct LineSplitter {
     max_line: usize,
     bytes: Vec<u8>,
-    /// The beginning of what was not given yet.
+    /// The beginning of the bytes that were not returned yet.
     start: usize,
     /// No line ends between `start` and here.
     searched: usize,
@@ -62,7 +62,7 @@ impl LineSplitter {
         &self.bytes[first..self.start]
     }
 
-    /// What is left, as it is.
+    /// The rest, as it is.
     pub fn remainder(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
@@ -74,24 +74,24 @@ impl LineSplitter {
         }
     }
 
-    /// Forgets what was given.
+    /// Drops the bytes that were returned.
     pub fn compact(&mut self) {
         self.bytes.drain(..self.start);
         self.searched -= self.start;
         self.start = 0;
     }
 
-    /// Whether everything was given.
+    /// Whether everything was returned.
     pub fn is_empty(&self) -> bool {
         self.start == self.bytes.len()
     }
 
-    /// Whether the buffer is larger than what is in it.
+    /// Whether the buffer is larger than its content.
     pub fn has_spare_capacity(&self) -> bool {
         self.bytes.capacity() > self.bytes.len()
     }
 
-    /// Gives back what is not needed.
+    /// Frees the spare capacity.
     pub fn shrink(&mut self) {
         self.bytes.shrink_to_fit();
     }
