@@ -28,7 +28,6 @@ pub struct FileStamp {
 
 impl From<&Metadata> for FileStamp {
     fn from(meta: &Metadata) -> Self {
-        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Self {
             size: meta.size(),
             modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
@@ -36,6 +35,10 @@ impl From<&Metadata> for FileStamp {
             inode: meta.ino(),
         }
     }
+}
+
+fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
 /// The attributes as the file system has them now. `fstat(2)` answers from the cache of FUSE and SMB, also for a file that was
@@ -51,8 +54,7 @@ pub fn attributes(file: &File) -> io::Result<FileStamp> {
         }
         found.assume_init()
     };
-    let time =
-        |time: libc::statx_timestamp| time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec));
+    let time = |time: libc::statx_timestamp| nanoseconds(time.tv_sec, i64::from(time.tv_nsec));
     Ok(FileStamp {
         size: found.stx_size,
         modified: time(found.stx_mtime),

@@ -43,7 +43,6 @@ pub(crate) struct DirMonitorService {
     sources: TargetSources,
     submitter: JobSubmitter,
     config: Config,
-    rescan: Duration,
 }
 
 impl DirMonitorService {
@@ -57,7 +56,7 @@ impl DirMonitorService {
         let sources = TargetSources::new(config, bots.bots, bots.environment, database)?;
         let target = relay::queue(config, queue.port);
         let submitter = JobSubmitter::new(target, bots.environment.config.clone());
-        Ok(Self { sources, submitter, config: config.clone(), rescan: config.dirmonitor.rescan_interval })
+        Ok(Self { sources, submitter, config: config.clone() })
     }
 
     /// Runs it until it is stopped.
@@ -67,12 +66,14 @@ impl DirMonitorService {
         slot: HealthSlot,
         counters: Arc<Counters>,
     ) -> ServiceResult {
-        let Self { sources, submitter, config, rescan: sweep } = self;
-        let (orders, queried) = mpsc::channel(4);
+        let Self { sources, submitter, config } = self;
+        let (commands, received) = mpsc::channel(4);
         let arrived =
             |arrival: monitor::NewFiles| submitter.add_pending(&arrival.route, arrival.files, arrival.example);
-        let watching = monitor::run(queried, sweep, &counters, arrived, |overview| update_health(&slot, &overview));
-        let following = sync_targets(sources, &orders, &submitter, &config, &counters);
+        let watching = monitor::run(received, config.dirmonitor.rescan_interval, &counters, arrived, |overview| {
+            update_health(&slot, &overview)
+        });
+        let following = sync_targets(sources, &commands, &submitter, &config, &counters);
         let submitting = submitter.run(|pending| {
             slot.health.send_modify(|health| health.monitor.get_or_insert_default().pending_routes = pending);
         });
@@ -96,26 +97,26 @@ impl DirMonitorService {
 /// Sends the monitor its targets, now and whenever they change.
 async fn sync_targets(
     mut sources: TargetSources,
-    orders: &mpsc::Sender<MonitorCommand>,
+    commands: &mpsc::Sender<MonitorCommand>,
     submitter: &JobSubmitter,
     config: &Config,
     counters: &Counters,
 ) {
-    let mut look = interval(POLL_INTERVAL);
+    let mut poll = interval(POLL_INTERVAL);
     let mut seen: Option<Option<FileStamp>> = None;
-    let mut next_ask = Instant::now();
+    let mut next_read = Instant::now();
     let mut was_away = false;
     loop {
-        look.tick().await;
+        poll.tick().await;
         let (file, trigger) = (sources.file(), sources.trigger().to_owned());
-        let Ok((state, queried)) = blocking::run(move || (file_stamp(&file), consume_trigger_file(&trigger))).await
+        let Ok((stamp, words)) = blocking::run(move || (file_stamp(&file), consume_trigger_file(&trigger))).await
         else {
             continue;
         };
-        let is_asked = queried.is_some_and(|text| is_reload(&text));
+        let is_requested = words.is_some_and(|words| is_reload(&words));
         // Also in the first round: it may have changed since the start has read it.
-        let before = seen.replace(state);
-        let mut has_changed = is_asked || before != Some(state);
+        let before = seen.replace(stamp);
+        let mut has_changed = is_requested || before != Some(stamp);
         if has_changed {
             let is_read;
             (sources, is_read) = read_again(sources, submitter, config).await;
@@ -124,15 +125,15 @@ async fn sync_targets(
                 counters.count_reload(is_read);
             }
         }
-        if is_asked || next_ask <= Instant::now() {
-            next_ask = Instant::now() + DATABASE_POLL_INTERVAL;
+        if is_requested || next_read <= Instant::now() {
+            next_read = Instant::now() + DATABASE_POLL_INTERVAL;
             has_changed |= read_database(&mut sources, &mut was_away).await;
         }
         if has_changed {
-            let _ = orders.send(MonitorCommand::SetTargets(sources.targets())).await;
+            let _ = commands.send(MonitorCommand::SetTargets(sources.targets())).await;
         }
-        if is_asked {
-            let _ = orders.send(MonitorCommand::Rescan).await;
+        if is_requested {
+            let _ = commands.send(MonitorCommand::Rescan).await;
         }
     }
 }
@@ -145,11 +146,11 @@ fn file_stamp(path: &Path) -> Option<FileStamp> {
 /// Whether the routes have changed. A database that is away is logged once, and once more when it is back.
 async fn read_database(sources: &mut TargetSources, was_away: &mut bool) -> bool {
     match sources.read_database().await {
-        Ok(is_other) => {
+        Ok(has_changed) => {
             if std::mem::take(was_away) {
                 info!("the routes were read from the database again");
             }
-            is_other
+            has_changed
         }
         Err(error) => {
             if std::mem::replace(was_away, true) {

@@ -59,9 +59,6 @@ struct ListenAddresses {
     network: Option<(SocketAddr, Option<SecretString>)>,
 }
 
-/// An address on which it cannot listen, and what to do.
-struct BindError(String);
-
 impl JobQueueService {
     pub fn new(
         config: &Config,
@@ -109,7 +106,7 @@ impl JobQueueService {
             }
             let now = *status.borrow_and_update();
             slot.update(|service| update_health(service, now));
-            if let Err(BindError(reason)) = listeners.update_listeners(now.activity).await {
+            if let Err(reason) = listeners.update_listeners(now.activity).await {
                 error!("{reason}");
                 break Ok(Termination::Exited(Exit::Code(Kind::Unavailable.code())));
             }
@@ -154,7 +151,7 @@ impl Listeners {
         self.until.is_some()
     }
 
-    async fn update_listeners(&mut self, activity: Role) -> Result<(), BindError> {
+    async fn update_listeners(&mut self, activity: Role) -> Result<(), String> {
         match activity {
             Role::Active if self.tasks.is_empty() => self.listen().await,
             Role::Standby => {
@@ -170,7 +167,7 @@ impl Listeners {
         }
     }
 
-    async fn listen(&mut self) -> Result<(), BindError> {
+    async fn listen(&mut self) -> Result<(), String> {
         let until = *self.until.get_or_insert_with(|| Instant::now() + PORT_TIMEOUT);
         let bound = match self.addresses.bind().await {
             Err(_) if self.was_standby && Instant::now() < until => return Ok(()),
@@ -189,21 +186,21 @@ impl Listeners {
 }
 
 impl ListenAddresses {
-    async fn bind(&self) -> Result<Vec<(TcpListener, Option<SecretString>)>, BindError> {
-        let taken = |on: String, error: &io::Error, slot: &str| {
+    async fn bind(&self) -> Result<Vec<(TcpListener, Option<SecretString>)>, String> {
+        let describe = |on: String, error: &io::Error, setting: &str| {
             let reason = match error.kind() {
                 io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
                 _ => error.to_string(),
             };
-            BindError(format!("cannot serve the job queue on {on}: {reason}; set {slot}"))
+            format!("cannot serve the job queue on {on}: {reason}; set {setting}")
         };
-        let address = format!("[jobqueue] port in {}", self.file.display());
+        let setting = format!("[jobqueue] port in {}", self.file.display());
         let port = self.port;
-        let local = bind_loopback(port).await.map_err(|error| taken(format!("port {port}"), &error, &address))?;
+        let local = bind_loopback(port).await.map_err(|error| describe(format!("port {port}"), &error, &setting))?;
         let mut bound: Vec<_> = local.into_iter().map(|listener| (listener, None)).collect();
         if let Some((addr, token)) = &self.network {
             let listener =
-                bind(*addr).await.map_err(|error| taken(addr.to_string(), &error, "BOTS_CTL_JOBQUEUE_ADDR"))?;
+                bind(*addr).await.map_err(|error| describe(addr.to_string(), &error, "BOTS_CTL_JOBQUEUE_ADDR"))?;
             bound.push((listener, token.clone()));
         }
         Ok(bound)

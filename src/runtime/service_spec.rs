@@ -94,18 +94,6 @@ impl From<BotsServiceSpec> for ServiceSpec {
     }
 }
 
-impl From<JobQueueService> for ServiceSpec {
-    fn from(queue: JobQueueService) -> Self {
-        Self { name: ServiceName::Jobqueue, every: None, work: ServiceKind::JobQueue(Box::new(queue)) }
-    }
-}
-
-impl From<DirMonitorService> for ServiceSpec {
-    fn from(monitor: DirMonitorService) -> Self {
-        Self { name: ServiceName::Dirmonitor, every: None, work: ServiceKind::DirMonitor(Box::new(monitor)) }
-    }
-}
-
 impl ServiceSpec {
     pub fn health(&self) -> ServiceHealth {
         let takes_work = !matches!(self.work, ServiceKind::Child(_)) || self.probe().is_some();
@@ -178,7 +166,9 @@ impl LaunchContext<'_> {
                     self.check_queue_port()?;
                 }
                 let database = init_db::database_config(config, django)?;
-                Ok(JobQueueService::new(config, bots, queue, database, addr).into())
+                let queue = JobQueueService::new(config, bots, queue, database, addr);
+                let work = ServiceKind::JobQueue(Box::new(queue));
+                Ok(ServiceSpec { name: ServiceName::Jobqueue, every: None, work })
             }
             ServiceBackend::Python => {
                 check_python_queue(config, bots)?;
@@ -195,7 +185,8 @@ impl LaunchContext<'_> {
             ServiceBackend::Native => {
                 refuse_arguments(args, "bots-dirmonitor")?;
                 let database = init_db::database_config(config, django)?;
-                Ok(DirMonitorService::new(config, bots, queue, database)?.into())
+                let work = ServiceKind::DirMonitor(Box::new(DirMonitorService::new(config, bots, queue, database)?));
+                Ok(ServiceSpec { name: ServiceName::Dirmonitor, every: None, work })
             }
             ServiceBackend::Python => Ok(bots.dirmonitor(args).into()),
         }
