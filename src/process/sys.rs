@@ -6,11 +6,14 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::libc;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{self, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid, tcsetpgrp};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -18,37 +21,23 @@ use super::{Exit, Status, signals};
 
 /// Makes our group the terminal's foreground group. SIGTTOU must be blocked for it; `reset_signals` undoes that.
 pub(crate) fn take_foreground() {
-    // SAFETY: plain system calls on a signal set that lives on this stack, and on a descriptor opened here.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGTTOU);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        let terminal = libc::open(c"/dev/tty".as_ptr(), libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
-        libc::tcsetpgrp(terminal, libc::getpid());
+    let _ = SigSet::from(Signal::SIGTTOU).thread_block();
+    if let Ok(terminal) = open(c"/dev/tty", OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty()) {
+        let _ = tcsetpgrp(&terminal, getpid());
     }
 }
 
-/// Default dispositions and an empty mask: a Python whose SIGINT is inherited as ignored never stops on it.
+/// Default dispositions and an empty mask: a Python whose SIGINT is inherited as ignored never stops on it. Errors for the two
+/// signals that cannot be changed and for those the C library keeps to itself are expected.
 pub(crate) fn reset_signals() {
-    // SAFETY: plain system calls; a zeroed sigaction is SIG_DFL with no flags. Errors for the two signals that
-    // cannot be changed and for those the C library keeps to itself are expected and of no consequence.
-    unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
-        for number in 1..=signals::LAST {
-            libc::sigaction(number, &raw const default, std::ptr::null_mut());
-        }
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
-    }
+    (1..=signals::LAST).for_each(reset_signal);
+    let _ = SigSet::empty().thread_set_mask();
 }
 
 /// Asks the kernel to kill this process when `parent` dies, and stops at once if that has already happened.
 pub(crate) fn set_parent_death_kill(parent: Pid) -> io::Result<()> {
-    // SAFETY: prctl with these arguments only sets an attribute of the calling process.
-    let set = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    if set == 0 && nix::unistd::getppid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
 /// Marks everything beyond the standard three as close-on-exec. Kernels before 5.11 lack the flag; our own
@@ -75,7 +64,7 @@ pub fn stop_own_group() {
 
 /// As [`stop_own_group`], for this process alone.
 pub fn stop_ourselves() {
-    stop(nix::unistd::getpid());
+    stop(getpid());
 }
 
 fn stop(target: Pid) {
@@ -92,8 +81,8 @@ pub fn set_parent_death_signal(number: i32, parent: Pid) {
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, number);
     }
-    if nix::unistd::getppid() != parent {
-        signal_process(nix::unistd::getpid(), number);
+    if getppid() != parent {
+        signal_process(getpid(), number);
     }
 }
 
