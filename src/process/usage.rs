@@ -20,7 +20,7 @@ pub struct Usage {
 /// The usage of this process alone.
 #[must_use]
 pub fn current_process() -> Option<Usage> {
-    Some(ProcUnits::of_system().of(std::slice::from_ref(&proc_table::read(getpid())?)))
+    Some(usage(&[proc_table::read(getpid())?]))
 }
 
 /// The usage of each of these processes with all below it and in its group, and last that of the other descendants of this
@@ -39,28 +39,18 @@ pub fn per_root(roots: &[Pid]) -> Vec<Usage> {
         }
         shares[owner].push(process);
     }
-    let units = ProcUnits::of_system();
-    shares.iter().map(|share| units.of(share)).collect()
+    shares.iter().map(|share| usage(share)).collect()
 }
 
-/// The units of the numbers in `/proc`.
-struct ProcUnits {
-    page: u64,
-    tick: f64,
-}
-
-impl ProcUnits {
-    fn of_system() -> Self {
-        let ask = |what| sysconf(what).ok().flatten().and_then(|value| u32::try_from(value).ok());
-        let tick = 1.0 / f64::from(ask(SysconfVar::CLK_TCK).unwrap_or(100));
-        Self { page: u64::from(ask(SysconfVar::PAGE_SIZE).unwrap_or(4096)), tick }
-    }
-
-    fn of(&self, processes: &[Process]) -> Usage {
-        let sum = |value: fn(&Process) -> u64| processes.iter().map(value).sum::<u64>();
-        #[allow(clippy::cast_precision_loss, reason = "a float tells ticks apart for a million years")]
-        let ticks = sum(|process| process.ticks) as f64;
-        Usage { processes: processes.len(), resident: sum(|process| process.pages) * self.page, cpu: ticks * self.tick }
+fn usage(processes: &[Process]) -> Usage {
+    let sum = |value: fn(&Process) -> u64| processes.iter().map(value).sum::<u64>();
+    let unit = |name, usual| sysconf(name).ok().flatten().and_then(|unit| u32::try_from(unit).ok()).unwrap_or(usual);
+    #[allow(clippy::cast_precision_loss, reason = "a float tells ticks apart for a million years")]
+    let ticks = sum(|process| process.ticks) as f64;
+    Usage {
+        processes: processes.len(),
+        resident: sum(|process| process.pages) * u64::from(unit(SysconfVar::PAGE_SIZE, 4096)),
+        cpu: ticks / f64::from(unit(SysconfVar::CLK_TCK, 100)),
     }
 }
 
