@@ -12,7 +12,7 @@ use crate::runtime::init_db::database_config;
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 use crate::status::text::{table, utc};
 
-use super::{load_config, write_line, write_stdout};
+use super::{load_config, write_line};
 
 /// Runs the command.
 ///
@@ -46,7 +46,10 @@ fn print(files: &[ReceivedFile], flags: &Files) {
     match files {
         _ if flags.json => write_line(&serde_json::json!(files)),
         [] => write_line(&format!("no such files in the last {}", flags.since)),
-        _ => write_stdout(&table(["RECEIVED", "ROUTE", "FILE", "RESULT", "SENT OR REASON"], files.iter().map(row))),
+        _ => {
+            let lines = table(["RECEIVED", "ROUTE", "FILE", "RESULT", "SENT OR REASON"], files.iter().map(row));
+            lines.iter().for_each(|line| write_line(line));
+        }
     }
 }
 

@@ -1,7 +1,6 @@
-//! One request, one answer, then the connection is closed.
+//! One request and its response, then the connection is closed.
 
 use std::io;
-use std::net::SocketAddr;
 
 use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
@@ -9,21 +8,22 @@ use axum::http::{HeaderName, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
 use secrecy::ExposeSecret;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 
 use crate::model::Endpoint;
 
-/// Posts a body, with one more header, and reads the answer, of which at most `longest` bytes are taken. The caller sets the time limit.
+/// Posts a body, with one more header, and reads at most `longest` bytes of the response. The caller sets the time limit.
 ///
 /// # Errors
-/// When there is nobody to ask, or the answer is not whole.
+/// When nothing listens there, or the response is incomplete.
 pub async fn post(
     target: &Endpoint,
     body: Vec<u8>,
     header: (HeaderName, HeaderValue),
     longest: usize,
 ) -> io::Result<(StatusCode, Vec<u8>)> {
-    let stream = connect(&target.authority).await?;
+    // Tries every address of the host: `localhost` has two.
+    let stream = TcpStream::connect(&target.authority).await?;
     let _ = stream.set_nodelay(true);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
@@ -38,18 +38,6 @@ pub async fn post(
     let answer = exchange.await;
     connection.abort();
     answer
-}
-
-/// Every address of the host is tried: `localhost` has two.
-async fn connect(authority: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "this host has no address");
-    for address in lookup_host(authority).await?.collect::<Vec<SocketAddr>>() {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 fn request(target: &Endpoint, body: Vec<u8>, (name, value): (HeaderName, HeaderValue)) -> io::Result<Request<Body>> {
@@ -72,7 +60,7 @@ fn broken_off(error: hyper::Error) -> io::Error {
     if error.is_incomplete_message() {
         return io::Error::new(
             io::ErrorKind::ConnectionReset,
-            "the connection was closed without an answer; the log of whoever listens there says why",
+            "the connection was closed without an answer; the log of the program that listens there says why",
         );
     }
     io::Error::other(error)

@@ -1,6 +1,4 @@
-//! How everything fares, as a person reads it in a terminal.
-
-use std::fmt::Write as _;
+//! The status as text, for a terminal.
 
 use super::edi::{ResultsStatus, RouteStatus};
 use super::model::{ServiceStatus, Status};
@@ -8,37 +6,33 @@ use crate::edi::stats::{EngineRunStats, FileCounts, FileState};
 use crate::health::state::{IncompleteFiles, MonitorStatus, WatchStatus};
 use crate::telemetry::escape::escape_control;
 
-/// Directories that are named although they are well.
+/// Directories without errors that are named.
 const MAX_LISTED_DIRECTORIES: usize = 20;
 
-/// Runs that are told.
+/// Runs that are listed.
 const MAX_LISTED_RUNS: usize = 10;
 
 /// Routes that are named: those with errors come first.
 const MAX_LISTED_ROUTES: usize = 20;
 
-/// All of it. What a name in the database may hold to move a terminal's cursor or to forge a line is shown and not sent.
+/// All of it. Control characters in a line are escaped: a name in the database may hold some that would move a terminal's cursor or
+/// forge a line.
 #[must_use]
 pub fn text(status: &Status) -> String {
-    let mut text = services(&status.services);
+    let mut lines = services(&status.services);
     if let Some(engine) = &status.engine {
-        let _ = writeln!(text, "an engine runs: {} for {}", escape_control(&engine.holder), in_words(engine.seconds));
+        lines.push(format!("an engine runs: {} for {}", engine.holder, in_words(engine.seconds)));
     }
-    for (name, jobs) in status.services.iter().filter_map(|service| Some((&service.name, service.jobs?))) {
-        let _ = writeln!(text, "{}: {} waiting, {} running", escape_control(name), jobs.waiting, jobs.running);
-    }
-    text.push_str(&status.monitor.as_ref().map(directories).unwrap_or_default());
-    text.push_str(&status.results.as_ref().map(|last| results(last, status.now)).unwrap_or_default());
-    for error in &status.errors {
-        let _ = writeln!(text, "not ready: {}", escape_control(error));
-    }
-    for fault in &status.refused {
-        let _ = writeln!(text, "mounted configuration refused: {}", escape_control(fault));
-    }
-    text
+    let queues = status.services.iter().filter_map(|service| Some((&service.name, service.jobs?)));
+    lines.extend(queues.map(|(name, jobs)| format!("{name}: {} waiting, {} running", jobs.waiting, jobs.running)));
+    lines.extend(status.monitor.as_ref().map(directories).unwrap_or_default());
+    lines.extend(status.results.as_ref().map(|last| results(last, status.now)).unwrap_or_default());
+    lines.extend(status.errors.iter().map(|error| format!("not ready: {error}")));
+    lines.extend(status.refused.iter().map(|fault| format!("mounted configuration refused: {fault}")));
+    lines.iter().map(|line| format!("{}\n", escape_control(line))).collect()
 }
 
-fn services(services: &[ServiceStatus]) -> String {
+fn services(services: &[ServiceStatus]) -> Vec<String> {
     const HEAD: [&str; 7] = ["SERVICE", "STATE", "READY", "PID", "UPTIME", "RESTARTS", "LAST EXIT"];
     table(HEAD, services.iter().map(service))
 }
@@ -56,33 +50,25 @@ fn service(service: &ServiceStatus) -> [String; 7] {
     ]
 }
 
-/// What is watched. Where that is much, what is well is only counted.
-fn directories(monitor: &MonitorStatus) -> String {
+/// The watched directories. Where there are many, those without errors are only counted.
+fn directories(monitor: &MonitorStatus) -> Vec<String> {
     let (failed, well): (Vec<_>, Vec<_>) = monitor.directories.iter().partition(|directory| directory.error.is_some());
-    let mut text = String::new();
-    for WatchStatus { files, route, method, .. } in well.iter().take(MAX_LISTED_DIRECTORIES) {
-        let _ = writeln!(
-            text,
-            "watched: {} for route {}, by {}",
-            escape_control(files),
-            escape_control(route),
-            escape_control(method)
-        );
-    }
+    let named = well.iter().take(MAX_LISTED_DIRECTORIES);
+    let named = named
+        .map(|WatchStatus { files, route, method, .. }| format!("watched: {files} for route {route}, by {method}"));
+    let mut lines: Vec<String> = named.collect();
     if let Some(more) = well.len().checked_sub(MAX_LISTED_DIRECTORIES).filter(|more| *more > 0) {
-        let _ = writeln!(text, "watched: {more} more");
+        lines.push(format!("watched: {more} more"));
     }
     for WatchStatus { files, route, error, .. } in failed {
-        let why = escape_control(error.as_deref().unwrap_or_default());
-        let _ = writeln!(text, "not watched: {} for route {}: {why}", escape_control(files), escape_control(route));
+        lines.push(format!("not watched: {files} for route {route}: {}", error.as_deref().unwrap_or_default()));
     }
-    for (directory, unfinished) in monitor.directories.iter().filter_map(|one| Some((one, one.unfinished.as_ref()?))) {
-        text.push_str(&in_line(&directory.route, unfinished));
-    }
+    let unfinished = monitor.directories.iter().filter_map(|one| Some(in_line(&one.route, one.unfinished.as_ref()?)));
+    lines.extend(unfinished);
     if monitor.pending_routes > 0 {
-        let _ = writeln!(text, "waiting for the job queue: {} routes", monitor.pending_routes);
+        lines.push(format!("waiting for the job queue: {} routes", monitor.pending_routes));
     }
-    text
+    lines
 }
 
 /// Files that keep a route from being started, or no longer do.
@@ -94,35 +80,35 @@ fn in_line(route: &str, unfinished: &IncompleteFiles) -> String {
         (0, held) => format!("; {held} complete ones wait for that"),
         (given_up, _) => format!("; {given_up} no longer waited for"),
     };
-    let (example, route, time) = (escape_control(example), escape_control(route), in_words(since.elapsed().as_secs()));
-    format!("not complete: {example}{more} for route {route}, for {time}: {}{effect}\n", escape_control(reason))
+    let time = in_words(since.elapsed().as_secs());
+    format!("not complete: {example}{more} for route {route}, for {time}: {reason}{effect}")
 }
 
-fn results(last: &ResultsStatus, now: u64) -> String {
+fn results(last: &ResultsStatus, now: u64) -> Vec<String> {
     const RUNS: [&str; 8] = ["RUN", "STARTED", "TYPE", "TOOK", "FILES IN", "SENT", "ERRORS", "STUCK"];
     const ROUTES: [&str; 6] = ["ROUTE", "LAST FILE", "FILES IN", "SENT", "ERRORS", "STUCK"];
-    let mut text = String::new();
+    let mut lines = Vec::new();
     if !last.runs.is_empty() {
-        text.push('\n');
-        text.push_str(&table(RUNS, last.runs.iter().take(MAX_LISTED_RUNS).map(|rendered| run(rendered, now))));
+        lines.push(String::new());
+        lines.extend(table(RUNS, last.runs.iter().take(MAX_LISTED_RUNS).map(|listed| run(listed, now))));
     }
     if !last.routes.is_empty() {
         let mut routes: Vec<&RouteStatus> = last.routes.iter().collect();
         routes.sort_by_key(|route| (!route.has_errors(), std::cmp::Reverse(route.last)));
-        let _ = writeln!(text, "\nfiles since {}:", ago(last.since, now));
-        text.push_str(&table(ROUTES, routes.iter().take(MAX_LISTED_ROUTES).map(|told| route(told, now))));
+        lines.extend([String::new(), format!("files since {}:", ago(last.since, now))]);
+        lines.extend(table(ROUTES, routes.iter().take(MAX_LISTED_ROUTES).map(|listed| route(listed, now))));
     }
     let all = last.routes.len() as u64 + last.more_routes;
     if let Some(more) = all.checked_sub(MAX_LISTED_ROUTES as u64).filter(|more| *more > 0) {
-        let _ = writeln!(text, "{more} more routes");
+        lines.push(format!("{more} more routes"));
     }
     if last.lost_runs > 0 {
-        let _ = writeln!(text, "broken off and not recovered: {} runs; look for files they had taken", last.lost_runs);
+        lines.push(format!("broken off and not recovered: {} runs; look for files they had taken", last.lost_runs));
     }
     if let Some(error) = &last.error {
-        let _ = writeln!(text, "runs and routes are as of {} ago: {}", in_words(last.age), escape_control(error));
+        lines.push(format!("runs and routes are as of {} ago: {error}", in_words(last.age)));
     }
-    text
+    lines
 }
 
 fn run(run: &EngineRunStats, now: u64) -> [String; 8] {
@@ -159,17 +145,16 @@ fn route(route: &RouteStatus, now: u64) -> [String; 6] {
 pub(crate) fn table<const COLUMNS: usize>(
     head: [&str; COLUMNS],
     rows: impl Iterator<Item = [String; COLUMNS]>,
-) -> String {
+) -> Vec<String> {
     let rows = rows.map(|row| row.map(|cell| escape_control(&cell).into_owned()));
     let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
+    let line = |row: &[String; COLUMNS]| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    text
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// A moment, in seconds since 1970, as `2026-02-03T04:05:06Z`.
@@ -271,8 +256,7 @@ mounted configuration refused: /config/bots.ini:3: no section
         };
         let mut all = vec![directory(Some("/in is not there"))];
         all.extend(vec![directory(None); MAX_LISTED_DIRECTORIES + 2]);
-        let text = directories(&MonitorStatus { directories: all.into(), pending_routes: 1 });
-        let lines: Vec<&str> = text.lines().collect();
+        let lines = directories(&MonitorStatus { directories: all.into(), pending_routes: 1 });
         assert_eq!(lines[0], "watched: /in/* for route r, by inotify (ext4)");
         let expected = [
             "watched: 2 more",

@@ -1,4 +1,4 @@
-//! Our own lines as JSON, in the shape of the lines of services: what all have in common first, then what one tells.
+//! The lines of bots-ctl itself as JSON, in the shape of the lines of services: first the fields of every line, then those of the event.
 //!
 //! `timestamp`, `level`, `severity_number` and `message` are Timestamp, SeverityText, SeverityNumber and Body of
 //! OpenTelemetry's log data model; `service` names the resource, and everything else is an attribute.
@@ -27,10 +27,7 @@ where
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut timestamp = String::new();
-        Timestamp.format_time(&mut Writer::new(&mut timestamp))?;
-        let level = level_of(*event.metadata().level());
-        let mut line = beginning(timestamp, level);
+        let mut line = common_fields(level_of(*event.metadata().level()));
         if let Some(run) = correlation::run_id() {
             line.insert("run_id".to_owned(), run.into());
         }
@@ -41,8 +38,11 @@ where
     }
 }
 
-/// What every line has.
-fn beginning(timestamp: String, level: LogLevel) -> Map<String, Value> {
+/// The fields that every line has.
+pub(super) fn common_fields(level: LogLevel) -> Map<String, Value> {
+    let mut timestamp = String::new();
+    // Nothing fails that writes into memory.
+    let _ = Timestamp.format_time(&mut Writer::new(&mut timestamp));
     let common = [
         ("timestamp", timestamp.into()),
         ("level", level_name(level).into()),
@@ -62,7 +62,7 @@ fn level_of(level: Level) -> LogLevel {
     }
 }
 
-/// What one line tells. The service that it is about takes the place of ours.
+/// The fields of an event. A `service` among them replaces `bots-ctl`.
 struct FieldVisitor<'a>(&'a mut Map<String, Value>);
 
 impl FieldVisitor<'_> {

@@ -4,22 +4,22 @@ use std::fmt::Debug;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 
+use serde_json::Value;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Timestamp};
 
 use super::child_output::ServiceOutput;
 use super::escape::escape_control;
-use super::format_json::JsonFormat;
+use super::format_json::{JsonFormat, common_fields};
 use super::line_writer::{FILE_SEND_TIMEOUT, FlushGuard, LineWriter, PIPE_SEND_TIMEOUT};
 use super::stdio::{UnbufferedStream, is_file, is_same};
-use crate::bots::log_format::{level_name, severity_number};
+use crate::bots::log_format::level_name;
 use crate::config::{ChildOutput, LogConfig, LogFormat, LogLevel};
 
-/// Writes out what is buffered when it is dropped.
+/// Writes the buffered lines when it is dropped.
 #[must_use]
 pub struct LogGuard(#[allow(dead_code, reason = "held for its drop")] Vec<FlushGuard>);
 
@@ -75,29 +75,21 @@ fn queue(stream: impl AsFd + Send + 'static, json: bool) -> (LineWriter, FlushGu
     LineWriter::spawn(UnbufferedStream(stream), send_timeout, if json { json_notice } else { text_notice })
 }
 
+const DROPPED: &str = "lines were dropped here: their reader is too slow, or was away, or its disk was full";
+
 fn text_notice(lost: u64) -> String {
-    format!("bots-ctl | {lost} lines were dropped here: their reader is too slow, or was away, or its disk was full\n")
+    format!("bots-ctl | {lost} {DROPPED}\n")
 }
 
 fn json_notice(lost: u64) -> String {
-    let mut timestamp = String::new();
-    let _ = Timestamp.format_time(&mut Writer::new(&mut timestamp));
-    let text = "lines were dropped here: their reader is too slow, or was away, or its disk was full";
-    let (level, number) = (level_name(LogLevel::Warn), severity_number(LogLevel::Warn));
-    format!(
-        "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"severity_number\":{number},\"service\":\"bots-ctl\",\
-         \"message\":\"{lost} {text}\",\"dropped\":{lost}}}\n"
-    )
+    let mut line = common_fields(LogLevel::Warn);
+    line.insert("message".to_owned(), format!("{lost} {DROPPED}").into());
+    line.insert("dropped".to_owned(), lost.into());
+    format!("{}\n", Value::from(line))
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    }
+    level_name(level).parse().unwrap_or(LevelFilter::INFO)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! When which entry is looked at: what was told, what is due, and what may be gone. One task, which never blocks.
+//! Decides when which target is scanned, from events, schedules and checks of the roots. One task, which never blocks.
 //!
-//! Each entry is looked at by one thread at a time, and few are at once. One that does not come back, from a server that
-//! is away for instance, keeps no other waiting.
+//! Each target is scanned by one thread at a time, and few are scanned at once. A scan that does not return, of a server that
+//! is away for instance, delays no other scan.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,32 +23,31 @@ use super::unfinished::{CompleteFiles, WaitingFiles};
 use crate::model::FileId;
 use crate::telemetry::counters::{Counters, Event as Happened};
 
-/// Looks that are under way at once: enough to use the time one waits for a disk, too few to be felt.
+/// Scans that run at once: enough to use the time that a disk takes, too few to load the machine.
 const MAX_PARALLEL_SCANS: usize = 2;
 
-/// After this time a look no longer keeps others from being made.
+/// After this time a scan no longer counts for [`MAX_PARALLEL_SCANS`].
 const SLOW_SCAN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is checked that a path still leads to the directory that is watched.
+/// Interval of the check that each path still leads to the directory that is watched.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon everything is looked at again when events were lost once more.
+/// Interval of full scans while events are lost again and again.
 const MIN_OVERFLOW_RESCAN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The overview is renewed so often while everything changes.
 const STATUS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What the monitor is asked.
+/// A command for the monitor.
 #[derive(Debug)]
 pub enum MonitorCommand {
     /// Watch these entries, of which no two are alike, and no others.
     SetTargets(Vec<WatchTarget>),
-    /// Look at all files as if for the first time.
+    /// Scan all files as if for the first time.
     Rescan,
 }
 
-/// Watches until the task is dropped. `sweep` is the time between two looks at everything where events are had.
-/// What happens is added to the counters.
+/// Watches until the task is dropped. `rescan` is the interval of full scans where events come.
 pub async fn run(
     mut orders: mpsc::Receiver<MonitorCommand>,
     rescan: Duration,
@@ -75,32 +74,10 @@ pub async fn run(
     }
 }
 
-/// Places whose path leads elsewhere than before.
+/// Targets whose path leads to another directory than before.
 struct RootCheck {
     other: Vec<TargetId>,
     took: Duration,
-}
-
-/// Kept up to date, since there may be too many to add up each time.
-#[derive(Default)]
-struct ScanCost {
-    polled: Duration,
-    others: Duration,
-}
-
-impl ScanCost {
-    fn of(&mut self, polls: bool) -> &mut Duration {
-        if polls { &mut self.polled } else { &mut self.others }
-    }
-
-    fn remove(&mut self, index: &ScheduledTarget) {
-        let cost = self.of(index.polls());
-        *cost = cost.saturating_sub(index.took);
-    }
-
-    fn add(&mut self, index: &ScheduledTarget) {
-        *self.of(index.polls()) += index.took;
-    }
 }
 
 struct Monitor<'a, A, O> {
@@ -113,15 +90,16 @@ struct Monitor<'a, A, O> {
     /// As the entries were given.
     order: Vec<TargetId>,
     last: TargetId,
-    /// When each place is due.
+    /// When each target is due.
     due: BTreeSet<(Instant, TargetId)>,
-    /// Places that are, in the order in which they became so.
+    /// Targets that are due, in the order in which they became so.
     queue: VecDeque<TargetId>,
     looks: JoinSet<ScanResult>,
-    /// Places that are being looked at, but for those that take too long.
+    /// Targets with a running scan, except those whose scan takes too long.
     under_way: Vec<TargetId>,
-    /// What one look at everything costs, for places that are polled and for others.
-    cost: ScanCost,
+    /// The time of a full scan of all targets, of those that are polled at index 1: kept up to date, since there may be too many to
+    /// add up each time.
+    cost: [Duration; 2],
     checks: JoinSet<RootCheck>,
     next_check: Instant,
     has_lost: bool,
@@ -146,7 +124,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             queue: VecDeque::new(),
             looks: JoinSet::new(),
             under_way: Vec::new(),
-            cost: ScanCost::default(),
+            cost: [Duration::ZERO; 2],
             checks: JoinSet::new(),
             next_check: now,
             has_lost: false,
@@ -167,7 +145,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         }
     }
 
-    /// An entry that stays keeps what is known of its files.
+    /// A target that stays keeps the state of its files.
     fn set_targets(&mut self, targets: Vec<WatchTarget>) {
         let mut before: HashMap<Arc<WatchTarget>, TargetId> =
             self.targets.iter().map(|(id, index)| (Arc::clone(&index.watch_target), *id)).collect();
@@ -179,8 +157,9 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         for (_, id) in before {
             let Some(target) = self.targets.remove(&id) else { continue };
             self.due.remove(&(target.due, id));
-            self.cost.remove(&target);
-            // One that is being looked at leaves when that has ended.
+            let cost = &mut self.cost[usize::from(target.polls())];
+            *cost = cost.saturating_sub(target.took);
+            // A target that is being scanned is unwatched when the scan has ended.
             if let Some(directories) = target.directories {
                 tokio::task::spawn_blocking(|| directories.unwatch_all());
             }
@@ -275,7 +254,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         warn!("more happened at once than could be told; looking at everything");
         self.counters.count(Happened::EventOverflows);
         self.has_lost = false;
-        self.next_loss = now + MIN_OVERFLOW_RESCAN_INTERVAL.max((self.cost.polled + self.cost.others) * 10);
+        self.next_loss = now + MIN_OVERFLOW_RESCAN_INTERVAL.max((self.cost[0] + self.cost[1]) * 10);
         for id in self.order.clone() {
             self.request_scan(id, ScanScope::Full);
         }
@@ -301,7 +280,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             let Some(id) = self.queue.pop_front() else { return };
             let Some(index) = self.targets.get_mut(&id) else { continue };
             index.is_queued = false;
-            // What is being looked at comes back, and is looked at again if there is reason to.
+            // A target that is being scanned is scanned again afterwards if there is reason to.
             if let Some(scan) = index.begin(now) {
                 self.under_way.push(id);
                 self.looks.spawn_blocking(scan);
@@ -335,16 +314,18 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         if was_slow {
             index.wants = index.wants.max(ScanScope::Full);
         }
-        self.cost.remove(index);
-        index.end(scan.directories, scan.took, found.condition.is_some(), check_at);
+        let was_full = found.condition.is_some();
+        let cost = &mut self.cost[usize::from(index.polls())];
+        *cost = cost.saturating_sub(index.took);
+        index.end(scan.directories, was_full.then_some(scan.took), check_at);
         self.due.remove(&(index.due, id));
         if let Some(condition) = found.condition {
             self.change(id, |_| condition);
         }
         let Some(target) = self.targets.get_mut(&id) else { return };
-        self.cost.add(target);
-        let cost = *self.cost.of(target.polls());
-        target.schedule_next(cost, self.rescan);
+        let cost = &mut self.cost[usize::from(target.polls())];
+        *cost += target.took;
+        target.schedule_next(was_full, *cost, self.rescan);
         self.due.insert((target.due, id));
         if target.needs_scan() {
             self.enqueue(id);
@@ -362,7 +343,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         }
     }
 
-    /// Events do not tell when a path leads to another directory, since something was mounted there or comes back.
+    /// There is no event when a path leads to another directory, since a volume was mounted there or is back.
     fn start_check(&mut self) {
         let expected =
             |(id, index): (&TargetId, &ScheduledTarget)| -> Option<(TargetId, Arc<WatchTarget>, Option<FileId>)> {

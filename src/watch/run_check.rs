@@ -1,6 +1,6 @@
-//! Whether files are at rest, for one who is about to take them: a run of the engine, which matches whatever its channels find.
+//! Whether files are complete, for a run of the engine, which takes all files that its channels match.
 //!
-//! What was seen is kept from one look to the next, so that a file has to be observed once.
+//! Observations are kept from one scan to the next, so that a file has to be observed once.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,20 +19,18 @@ use super::target::WatchTarget;
 pub use super::unfinished::IncompleteFile;
 use crate::process::blocking;
 
-/// Pause between two looks while a file is not at rest.
+/// Pause between two scans while a file is not complete.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Looks take at most one part in so many of the time.
+/// Scans take at most one part in so many of the time.
 const MAX_SCAN_DUTY: u32 = 10;
 
-/// A look that comes to no further file for so long is left alone.
+/// A scan that comes to no further file for so long is abandoned.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
-
-type Scanners = Vec<(Arc<WatchTarget>, TargetScanner)>;
 
 /// The files of some targets.
 pub struct ChannelFiles {
-    scanners: Scanners,
+    scanners: Vec<TargetScanner>,
     events: Arc<Watcher>,
     took: Duration,
 }
@@ -44,17 +42,17 @@ impl Default for ChannelFiles {
 }
 
 impl ChannelFiles {
-    /// Looks at the files of these targets from now on. What is known of one that stays is kept.
+    /// Scans the files of these targets from now on. The state of a target that stays is kept.
     pub fn set_targets(&mut self, targets: Vec<WatchTarget>) {
         let mut before = std::mem::take(&mut self.scanners);
         let scanner = |target: WatchTarget| {
-            let known = before.iter().position(|(known, _)| **known == target);
+            let known = before.iter().position(|known| *known.watch_target() == target);
             known.map(|known| before.swap_remove(known)).unwrap_or_else(|| self.scanner_for(target))
         };
         self.scanners = targets.into_iter().map(scanner).collect();
     }
 
-    /// Looks at all files; the answer is which are not known to be complete, and why.
+    /// Scans all files, and returns those that are not known to be complete.
     ///
     /// # Errors
     /// When a file system does not answer, or there is no thread to wait for it.
@@ -63,9 +61,9 @@ impl ChannelFiles {
             return Ok(Vec::new());
         }
         let began = Instant::now();
-        let scan = |scanners: &mut Scanners| {
+        let scan = |scanners: &mut Vec<TargetScanner>| {
             let mut restless = Vec::new();
-            for (_, scanner) in scanners {
+            for scanner in scanners {
                 scanner.scan(Vec::new(), ScanScope::Full);
                 restless.extend(scanner.unfinished());
             }
@@ -79,7 +77,7 @@ impl ChannelFiles {
         Ok(restless)
     }
 
-    /// Judges files that an target matches, as of now. The answer has one item for each: nothing where the file is complete.
+    /// Judges files of a target, as of now. Returns one item for each: nothing where the file is complete.
     ///
     /// # Errors
     /// As [`scan`](Self::scan), and when their directory cannot be read.
@@ -88,27 +86,26 @@ impl ChannelFiles {
         target: WatchTarget,
         files: Vec<PathBuf>,
     ) -> Result<Vec<Option<IncompleteFile>>, String> {
-        let known = self.scanners.iter().position(|(known, _)| **known == target);
+        let known = self.scanners.iter().position(|known| *known.watch_target() == target);
         let index = known.unwrap_or(self.scanners.len());
         if known.is_none() {
             self.scanners.push(self.scanner_for(target));
         }
-        let judge = move |scanners: &mut Scanners| judge_all(&mut scanners[index].1, &files);
+        let judge = move |scanners: &mut Vec<TargetScanner>| judge_all(&mut scanners[index], &files);
         self.on_a_thread(judge).await?.map_err(|error| error.to_string())
     }
 
-    fn scanner_for(&self, target: WatchTarget) -> (Arc<WatchTarget>, TargetScanner) {
-        let target = Arc::new(target);
-        (Arc::clone(&target), TargetScanner::new(target, 0, Arc::clone(&self.events), ClockSource::Probed))
+    fn scanner_for(&self, target: WatchTarget) -> TargetScanner {
+        TargetScanner::new(Arc::new(target), 0, Arc::clone(&self.events), ClockSource::Probed)
     }
 
-    /// What is known of the files stays with a thread that does not come back.
+    /// The state of the files stays with a thread that does not return.
     async fn on_a_thread<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut Scanners) -> T + Send + 'static,
+        work: impl FnOnce(&mut Vec<TargetScanner>) -> T + Send + 'static,
     ) -> Result<T, String> {
         let mut scanners = std::mem::take(&mut self.scanners);
-        let counts: Vec<_> = scanners.iter().map(|(_, scanner)| scanner.scanned_files()).collect();
+        let counts: Vec<_> = scanners.iter().map(TargetScanner::scanned_files).collect();
         let scanned = || counts.iter().map(|count| count.load(Ordering::Relaxed)).sum::<usize>();
         let work = move || {
             let result = work(&mut scanners);

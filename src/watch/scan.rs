@@ -1,7 +1,7 @@
-//! The directories of one entry, as they were found: a look at all of them, or at what was told of some.
+//! The directories of one target: a scan of all of them, or of those with events.
 //!
-//! Everything here may wait for a file system, so it runs on a thread for such work. A directory is watched before it is
-//! listed: what comes in between is told twice and counts once.
+//! All of this may wait for a file system, so it runs on a thread for such work. A directory is watched before it is listed: a
+//! file that comes in between is found twice and counts once.
 
 mod before_taking;
 
@@ -22,7 +22,7 @@ use super::target::{WatchTarget, matches_dir};
 use super::unfinished::{CompleteFiles, IncompleteFile, WaitingFiles, hold};
 use crate::model::FileId;
 
-/// How much is looked at, beside what was told and files that were not complete the last time.
+/// The extent of a scan, beside the events and the files that were not complete the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ScanScope {
     /// Nothing more.
@@ -33,7 +33,7 @@ pub enum ScanScope {
     Reset,
 }
 
-/// What a look has shown.
+/// The outcome of a scan.
 #[derive(Debug, Default)]
 pub struct ScanOutcome {
     /// Files that are complete, and were not when they were told of last. None is told of while another one has to be waited
@@ -41,9 +41,9 @@ pub struct ScanOutcome {
     pub complete: CompleteFiles,
     /// Files that are not complete.
     pub waiting: WaitingFiles,
-    /// How the directories are watched; nothing where only a part was looked at and nothing has changed.
+    /// How the directories are watched; nothing after a partial scan that has changed nothing.
     pub condition: Option<WatchState>,
-    /// Where everything was looked at: since when the file is there that came first.
+    /// After a full scan: when the oldest file came.
     pub oldest: Option<SystemTime>,
 }
 
@@ -58,7 +58,7 @@ pub enum WatchState {
     Failed { reason: String, root: Option<FileId> },
 }
 
-/// The directories of one entry.
+/// Scans the directories of one target.
 pub struct TargetScanner {
     watch_target: Arc<WatchTarget>,
     target: TargetId,
@@ -82,7 +82,7 @@ struct ScannedDir {
     is_watched: bool,
     backend: WatchBackend,
     files: FileTracker,
-    /// The last round in which it was there.
+    /// The last round in which the directory was there.
     round: u32,
 }
 
@@ -94,7 +94,7 @@ struct Found {
 }
 
 impl TargetScanner {
-    /// Nothing is looked at yet.
+    /// A scanner that has scanned nothing yet.
     #[must_use]
     pub fn new(watch_target: Arc<WatchTarget>, target: TargetId, events: Arc<Watcher>, clock: ClockSource) -> Self {
         let rules = StabilityRules { stable_after: watch_target.stable_after, limit: watch_target.file_wait };
@@ -113,7 +113,7 @@ impl TargetScanner {
         }
     }
 
-    /// Scans the files and directories of these events, and as much more as is asked for.
+    /// Scans the files and directories of these events, and as much more as `extent` says.
     pub fn scan(&mut self, reported: Vec<Event>, extent: ScanScope) -> ScanOutcome {
         let mut found = Found::default();
         let before = self.known.len();
@@ -140,7 +140,13 @@ impl TargetScanner {
         }
     }
 
-    /// Counts what is looked at, so that a look that takes its time is known from one that hangs.
+    /// The target.
+    #[must_use]
+    pub fn watch_target(&self) -> &WatchTarget {
+        &self.watch_target
+    }
+
+    /// Counts scanned files, which tells a long scan from one that hangs.
     #[must_use]
     pub fn scanned_files(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.scanned)
@@ -156,9 +162,10 @@ impl TargetScanner {
         })
     }
 
-    /// Nobody watches for this entry any more.
+    /// Ends the watches of this target.
     pub fn unwatch_all(mut self) {
-        self.forget_where(|_, _| true);
+        self.round = self.round.wrapping_add(1);
+        self.forget_stale();
     }
 
     fn scan_all(&mut self) -> Found {
@@ -170,7 +177,7 @@ impl TargetScanner {
             (Some(_), Ok(real)) => self.scan_dir(real, 0, &mut found),
             _ => found.error = Some(describe_missing(root)),
         }
-        self.forget_where(|directory, round| directory.round != round);
+        self.forget_stale();
         if self.is_first && !self.watch_target.takes_existing {
             found.complete = CompleteFiles::default();
         }
@@ -184,7 +191,7 @@ impl TargetScanner {
     }
 
     fn condition(&self, error: Option<String>) -> WatchState {
-        // One that is polled says how fast news are found.
+        // A directory that is polled says how fast changes are found.
         let polled = self.known.values().find(|directory| directory.backend.polls);
         let typical = polled.or(self.known.values().next());
         match (error, typical, self.root) {
@@ -203,7 +210,7 @@ impl TargetScanner {
         self.known.values().filter(|directory| directory.level == level).count()
     }
 
-    /// Looks at a directory, by its real path, and those below it that belong to the entry.
+    /// Scans a directory, by its real path, and those below it that belong to the target.
     fn scan_dir(&mut self, real: PathBuf, level: usize, found: &mut Found) {
         let mut open = vec![(real, level)];
         while let Some((real, level)) = open.pop() {
@@ -248,7 +255,7 @@ impl TargetScanner {
         listed
     }
 
-    /// Watches a directory if its file system allows it and it is not watched yet.
+    /// Watches a directory if its file system allows that.
     fn watch(&self, real: &Path, is_watched: bool, is_known: bool, backend: WatchBackend) -> (bool, WatchBackend) {
         if !backend.events {
             if is_watched {
@@ -302,13 +309,13 @@ impl TargetScanner {
         listed
     }
 
-    /// Whether it takes a look at everything to know how things are.
+    /// Scans files and directories with events. Returns whether only a full scan can tell the state.
     fn scan_reported(&mut self, reported: Vec<Event>, found: &mut Found) -> bool {
         let mut is_doubtful = false;
         for Event { path, kind: event_kind } in reported {
             let is_other = matches!(event_kind, EventKind::Removed | EventKind::AttributesChanged);
             match self.known.get_mut(&path).filter(|_| is_other) {
-                // The watch may be gone with it; a look at everything sets it again.
+                // The watch may be gone with the directory; a full scan sets it again.
                 Some(directory) => (directory.is_watched, is_doubtful) = (false, true),
                 None => self.scan_name(&path, event_kind, found),
             }
@@ -341,7 +348,7 @@ impl TargetScanner {
         let (now, rules) = (Instant::now(), self.rules);
         let Some(directory) = self.known.get_mut(parent) else { return };
         let Some(meta) = (kind != EventKind::Removed).then(|| file(path)).flatten() else {
-            // Where it is not removed, the engine was faster.
+            // Where the event is not a removal, the engine was faster.
             return directory.files.on_removed(name);
         };
         match kind {
@@ -378,14 +385,14 @@ impl TargetScanner {
         }
     }
 
-    fn forget_where(&mut self, is_gone: impl Fn(&ScannedDir, u32) -> bool) {
-        let (round, target, events) = (self.round, self.target, &self.events);
+    /// Forgets the directories that were not there in this round.
+    fn forget_stale(&mut self) {
         self.known.retain(|path, directory| {
-            let is_gone = is_gone(directory, round);
-            if is_gone && directory.is_watched {
-                events.forget(path, target);
+            let is_there = directory.round == self.round;
+            if !is_there && directory.is_watched {
+                self.events.forget(path, self.target);
             }
-            !is_gone
+            is_there
         });
     }
 }
@@ -404,7 +411,7 @@ fn list(directory: &Path, mut each: impl FnMut(&fs::DirEntry)) -> io::Result<()>
     Ok(())
 }
 
-/// The real path of a directory, also of one behind a link.
+/// The real path of a directory, or of one behind a link.
 fn real_directory(watch_target: &fs::DirEntry) -> Option<PathBuf> {
     match watch_target.file_type() {
         Ok(kind) if kind.is_dir() => Some(watch_target.path()),

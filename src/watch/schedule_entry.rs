@@ -1,4 +1,4 @@
-//! One entry on the monitor's list: what is known of it, and when it is due.
+//! A target in the schedule of the monitor: its state, and when it is due.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,49 +21,48 @@ pub(super) const MAX_SCAN_DUTY: u32 = 200;
 /// As [`MAX_SCAN_DUTY`], for polling, where delays matter more.
 const MAX_POLL_DUTY: u32 = 2;
 
-/// As many events are kept while a look is under way, which may hang for hours with its file system.
+/// As many events are kept during a scan, which may hang for hours with its file system.
 const MAX_QUEUED_EVENTS: usize = 16_384;
 
 /// An entry on the list.
 pub struct ScheduledTarget {
     id: TargetId,
-    /// What is watched.
+    /// The target.
     pub watch_target: Arc<WatchTarget>,
-    /// Away while they are being looked at.
+    /// Away during a scan.
     pub directories: Option<Box<TargetScanner>>,
-    /// When the look that is under way began.
+    /// When the running scan began.
     pub began: Option<Instant>,
-    /// What a look at everything cost the last time.
+    /// Time of the last full scan.
     pub took: Duration,
-    was_all: bool,
-    /// What was told since.
+    /// Events since then.
     queued: Vec<Event>,
-    /// How much is to be looked at.
+    /// Extent of the next scan.
     pub wants: ScanScope,
-    /// When everything is to be looked at again.
+    /// When the next full scan is due.
     pub next_all: Instant,
     check_at: Option<Instant>,
-    /// When the next look is due.
+    /// When the next scan is due.
     pub due: Instant,
-    /// It is in the queue.
+    /// Whether the target is in the queue.
     pub is_queued: bool,
-    /// How it fares; nothing before the first look.
+    /// How the directories are watched; nothing before the first scan.
     pub condition: Option<WatchState>,
-    /// Since when the file is there that came first, as of the last look at everything.
+    /// When the oldest file came, as of the last full scan.
     pub oldest: Option<SystemTime>,
-    /// Files that are not complete, as of the last look.
+    /// Files that are not complete, as of the last scan.
     pub unfinished: PendingFiles,
 }
 
-/// A look that has ended.
+/// The result of a scan.
 pub struct ScanResult {
     /// Whose.
     pub index: TargetId,
     /// Given back.
     pub directories: Box<TargetScanner>,
-    /// What it has shown.
+    /// The outcome.
     pub found: ScanOutcome,
-    /// How long it took.
+    /// How long the scan took.
     pub took: Duration,
 }
 
@@ -79,7 +78,6 @@ impl ScheduledTarget {
             directories: Some(Box::new(directories)),
             began: None,
             took: Duration::ZERO,
-            was_all: false,
             queued: Vec::new(),
             wants: ScanScope::EventsOnly,
             next_all: now,
@@ -92,14 +90,14 @@ impl ScheduledTarget {
         }
     }
 
-    /// Whether an event may mean something. Most do not: reading a directory is one, too.
+    /// Whether an event may matter. Most do not: reading a directory is one, too.
     pub fn is_relevant(&self, event: &Event, is_watched_itself: bool) -> bool {
         let is_about_file = matches!(event.kind, EventKind::Closed | EventKind::Modified);
         let name = event.path.file_name().unwrap_or_default();
         !is_about_file || !is_watched_itself && self.watch_target.matches(name)
     }
 
-    /// Takes down what was told. With more than there is room for, everything is looked at instead.
+    /// Keeps an event for the next scan. With more events than there is room for, the next scan is a full one.
     pub fn push_event(&mut self, event: Event) {
         if self.queued.len() == MAX_QUEUED_EVENTS {
             self.queued = Vec::new();
@@ -108,17 +106,17 @@ impl ScheduledTarget {
         self.queued.push(event);
     }
 
-    /// Whether it is polled.
+    /// Whether the target is polled.
     pub fn polls(&self) -> bool {
         matches!(&self.condition, Some(WatchState::Watching { backend, .. }) if backend.polls)
     }
 
-    /// Whether there is something to look at now.
+    /// Whether there is something to scan now.
     pub fn needs_scan(&self) -> bool {
         self.wants != ScanScope::EventsOnly || !self.queued.is_empty()
     }
 
-    /// The look that is to be made, for a thread that may block; none while another one is under way.
+    /// The scan that is due, for a thread that may block; none while another scan runs.
     pub fn begin(&mut self, now: Instant) -> Option<impl FnOnce() -> ScanResult + use<>> {
         let is_due = self.needs_scan() || self.check_at.is_some_and(|when| when <= now);
         let mut directories = is_due.then(|| self.directories.take()).flatten()?;
@@ -132,26 +130,22 @@ impl ScheduledTarget {
         })
     }
 
-    /// A look has ended.
+    /// Takes back the scanner after a scan; `full_scan` is the time that a full scan took.
     pub fn end(
         &mut self,
         directories: Box<TargetScanner>,
-        took: Duration,
-        was_all: bool,
+        full_scan: Option<Duration>,
         check_at: Option<std::time::Instant>,
     ) {
         self.directories = Some(directories);
         self.began = None;
         self.check_at = check_at.map(Instant::from_std);
-        self.was_all = was_all;
-        if was_all {
-            self.took = took;
-        }
+        self.took = full_scan.unwrap_or(self.took);
     }
 
-    /// Decides when it is due again. `cost` is what one look at everything costs for all places of its kind.
-    pub fn schedule_next(&mut self, cost: Duration, rescan: Duration) {
-        if self.was_all {
+    /// Decides when the next scan is due. `cost` is the time of a full scan of all targets that are polled, or of all others.
+    pub fn schedule_next(&mut self, was_full: bool, cost: Duration, rescan: Duration) {
+        if was_full {
             let pause = match &self.condition {
                 Some(WatchState::Watching { backend, .. }) if backend.polls => {
                     self.watch_target.poll_interval.max(cost * MAX_POLL_DUTY)
