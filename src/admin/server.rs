@@ -30,7 +30,7 @@ use crate::status::model::{Status, status};
 use crate::status::page;
 use crate::telemetry::counters::{Counters, path_index};
 
-/// What the listener has beside its answers to probes.
+/// The pages of the listener beside the responses to probes.
 pub struct AdminPages {
     /// Writes the page of metrics.
     pub metrics: Arc<Exporter>,
@@ -41,7 +41,7 @@ pub struct AdminPages {
 /// Binds the listener, unless there is one for this address already.
 ///
 /// # Errors
-/// When the address is in use or is not ours.
+/// When the address is in use or is not one of this machine.
 pub async fn bind(addr: SocketAddr, inherited: Option<OwnedFd>) -> io::Result<TcpListener> {
     let inherited =
         inherited.map(StdListener::from).filter(|listener| listener.local_addr().is_ok_and(|at| at == addr));
@@ -54,7 +54,7 @@ pub async fn bind(addr: SocketAddr, inherited: Option<OwnedFd>) -> io::Result<Tc
     }
 }
 
-/// Serves until the task is dropped, and counts what is answered.
+/// Serves until the task is dropped, and counts the responses.
 pub async fn serve(
     listener: TcpListener,
     health: watch::Receiver<HealthState>,
@@ -64,7 +64,7 @@ pub async fn serve(
     http::server::serve(listener, "health", service(health, counters, pages)).await;
 }
 
-/// What answers the requests, whatever they come in by.
+/// The service behind the listener, for any stream.
 pub fn service(
     health: watch::Receiver<HealthState>,
     counters: Arc<Counters>,

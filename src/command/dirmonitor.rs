@@ -1,4 +1,4 @@
-//! `dirmonitor`: the directory monitor, of our own or Bots's own.
+//! `dirmonitor`: the directory monitor, of bots-ctl itself or Bots's own.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -61,13 +61,13 @@ fn reload(config: &Config) -> Result<Outcome, Error> {
     Ok(Outcome::Success)
 }
 
-/// One entry, and what a first look at it shows.
+/// A target, and the outcome of its first scan.
 struct ScannedTarget {
     target: WatchTarget,
     found: ScanOutcome,
 }
 
-/// Says what would be watched and which routes would be started now.
+/// Prints the targets and the routes that they would start now.
 async fn dry_run(session: App, json: bool) -> Result<Outcome, Error> {
     let App { config, reaper, .. } = &session;
     let bots = find_bots(config, reaper).await?;

@@ -13,7 +13,7 @@ use super::{load_config, overrides, write_stdout};
 use crate::runtime::engine;
 use crate::runtime::session::with_app;
 
-/// What `bots-engine --help` prints.
+/// The output of `bots-engine --help`.
 const HELP: &str = "\
 Runs Bots's translation engine once, as `bots-ctl engine` does.
 
@@ -25,7 +25,7 @@ Without an option new files are received and translated; without a route all act
 /// Runs the command.
 ///
 /// # Errors
-/// What is wrong with the arguments, or whatever else keeps the engine from starting.
+/// The faults of the arguments, and all errors that keep the engine from starting.
 pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
     let arguments = read(&engine_argv(flags))?;
     if let Some(directory) = arguments.config_dir {

@@ -32,7 +32,7 @@ use crate::runtime::bots_environment::child_variables;
 use crate::runtime::relay;
 use crate::runtime::session::{App, with_app};
 
-/// What the flags of `exec` ask for, checked.
+/// The flags of `exec`, checked.
 #[derive(Default)]
 struct ExecOptions {
     rewrites: SignalMap,
@@ -40,7 +40,7 @@ struct ExecOptions {
     success_exit_codes: Vec<u8>,
     single_child: bool,
     warn: bool,
-    /// What the program leaves in the background goes on without us.
+    /// Background processes of the program live on after bots-ctl.
     jobs_live_on: bool,
     /// Jobs that are submitted here are passed on to the queue of another container.
     relays: bool,
@@ -120,7 +120,7 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
     start(global, Vec::new(), &options, std::iter::once(shell).chain(args).collect())
 }
 
-/// Runs words that are no command of ours as a program, unless they look like a slip.
+/// Runs a command line that is no command of bots-ctl as a program, unless it looks like a typing error.
 ///
 /// # Errors
 /// As [`run`], with a suggestion.
@@ -150,7 +150,7 @@ fn suggest_command(word: &OsStr) -> Option<String> {
 fn spec(session: &App, options: &ExecOptions, command: Vec<OsString>) -> ProcessSpec {
     let mut argv = command.into_iter();
     let path = std::env::var_os("PATH");
-    // Without Bots this is still a program to run: a shell to look why, for example.
+    // Without Bots this is still a program to run: a shell to find out why, for example.
     let bin_dir = bin_dir(&session.config.bots, path.as_deref()).ok();
     let root = session.config.environment_root();
     if root.is_dir()
@@ -166,7 +166,7 @@ fn spec(session: &App, options: &ExecOptions, command: Vec<OsString>) -> Process
         environment: variables.0,
         input: Input::Inherit,
         output: Output::Inherit,
-        // Any other signal would reach us, and we pass it on.
+        // Any other signal reaches bots-ctl, which passes it on.
         kill_on_parent_death: options.parent_death_signal == Some(libc::SIGKILL),
         service: false,
         ..ProcessSpec::new(program)
@@ -180,7 +180,7 @@ struct ExecChild<'a> {
     options: &'a ExecOptions,
 }
 
-/// Waits for the program, passing signals on, and then for what it left behind.
+/// Waits for the program, passing signals on, and then for the processes that it left behind.
 async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions) -> Result<Outcome, Error> {
     let mut terminal = Terminal::open();
     spec.group = terminal.as_ref().map_or(ProcessGroup::New, Terminal::group);
@@ -231,7 +231,8 @@ impl ExecChild<'_> {
         }
     }
 
-    /// On a terminal a stopped program hands the terminal to whoever started us; when we go on, so does it.
+    /// On a terminal a stopped program hands the terminal to the parent of bots-ctl; when bots-ctl continues, so does the
+    /// program.
     fn suspend_with_child(&mut self) {
         let pid = self.child.pid;
         if self.terminal.as_mut().is_some_and(|terminal| terminal.stop_with(pid)) {

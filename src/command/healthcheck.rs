@@ -1,4 +1,4 @@
-//! `healthcheck`: asks the listener of this container, or looks for itself.
+//! `healthcheck`: a request to the listener of this container, or checks without it.
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -45,7 +45,7 @@ fn query_listener(global: &Global, check: Check) -> Result<ProbeReply, Error> {
     })
 }
 
-/// The same checks without a listener; no service is looked at, since which one would it be.
+/// The same checks without a listener, and without any service: this process has none.
 fn standalone(global: &Global, check: Check) -> Result<ProbeReply, Error> {
     let config = load_config(global, Vec::new()).map_err(into_check_not_run)?;
     let checked = with_app(config, async |mut session| {
@@ -74,7 +74,7 @@ async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<Pro
     Ok(response)
 }
 
-/// Whatever keeps a check from being made is code 2, so that a probe never mistakes it for an answer.
+/// An error that keeps a check from running has code 2, so that a probe never mistakes it for a result.
 fn into_check_not_run(error: Error) -> Error {
     Error::all(Kind::CheckNotRun, error.faults().to_vec())
 }

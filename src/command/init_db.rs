@@ -15,7 +15,7 @@ use crate::runtime::session::{App, run_until_shutdown, with_app};
 /// Runs the command.
 ///
 /// # Errors
-/// What went wrong, with code 1 for the database and 78 for the configuration.
+/// The errors, with code 1 for the database and 78 for the configuration.
 pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
     let given = overrides([("database.connect_timeout", "--wait", flags.wait.clone())]);
     let task = InitOptions { check: flags.check, superuser: flags.superuser };
@@ -33,7 +33,7 @@ pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
         let result = match run_until_shutdown(signals, &critical, initialising).await {
             Ok(settled) => settled.map_err(into_failed),
             Err(exit) => {
-                // What was asked of Python no longer matters.
+                // Requests to Python no longer matter.
                 terminate_all(reaper, signals, &[], config.stop.timeout).await;
                 return Ok(Outcome::Child(exit.code()));
             }

@@ -10,10 +10,10 @@ use crate::model::Driver;
 use super::load_config;
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 
-/// Installs Bots, or completes what is there.
+/// Installs Bots, or completes an installation.
 ///
 /// # Errors
-/// What went wrong, and what helps.
+/// The error, with a hint.
 pub fn run(global: &Global, flags: &cli::Install) -> Result<Outcome, Error> {
     with_app(load_config(global, Vec::new())?, async |mut session| {
         interruptible(&mut session, &flags.with).await.map(|end| end.unwrap_or(Outcome::Success))

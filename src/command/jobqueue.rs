@@ -1,4 +1,4 @@
-//! `jobqueue`: the job queue, of our own or Bots's own.
+//! `jobqueue`: the job queue, of bots-ctl itself or Bots's own.
 
 use crate::cli::{self, Global};
 use crate::exit::{Error, Outcome};

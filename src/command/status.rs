@@ -1,4 +1,4 @@
-//! `status`: how everything in this container fares, as the running bots-ctl tells it; once, or again and again.
+//! `status`: the status of this container, from the running bots-ctl; once, or again and again.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::telemetry::escape::escape_control;
 
 use super::{health_addr, write_stdout};
 
-/// Where to begin anew, the end of each line, and what is below the last one.
+/// Moves the cursor to the top, ends a line, and clears the rest of the screen.
 const HOME: &str = "\x1b[H";
 const REST_OF_LINE: &str = "\x1b[K\n";
 const REST_OF_SCREEN: &str = "\x1b[J";
@@ -22,7 +22,7 @@ const REST_OF_SCREEN: &str = "\x1b[J";
 /// Runs the command: 0 when all is ready, 1 when something is not.
 ///
 /// # Errors
-/// When there is no bots-ctl to ask.
+/// When no bots-ctl answers.
 pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
     let (addr, faulty) = health_addr(global)?;
     if flags.watch {
@@ -43,7 +43,7 @@ fn fetch(addr: SocketAddr) -> Result<(String, Status), Error> {
     Ok((json, status))
 }
 
-/// Goes on until Ctrl-C, or until nobody reads any more. A bots-ctl that is away may come back.
+/// Goes on until Ctrl-C, or until the reader goes away. A bots-ctl that is away may come back.
 fn watch(addr: SocketAddr, flags: &cli::Status) -> Result<Outcome, Error> {
     let wrong = |text| Error::new(Kind::Usage, format!("--interval {}: {text}", flags.interval));
     let interval = parse::interval(&flags.interval).map_err(wrong)?;
@@ -74,13 +74,13 @@ fn watch(addr: SocketAddr, flags: &cli::Status) -> Result<Outcome, Error> {
     }
 }
 
-/// Whether somebody reads it.
+/// Whether the text was written: a reader may have gone away.
 fn write(text: &str) -> bool {
     let mut stdout = io::stdout();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
-/// What is told without what changes all the time by itself.
+/// The status without the values that change all the time.
 fn without_volatile_fields(mut status: Status) -> Status {
     status.now = 0;
     status.services.iter_mut().for_each(|service| service.uptime = service.uptime.map(|_| 0));
@@ -93,7 +93,7 @@ fn without_volatile_fields(mut status: Status) -> Status {
     status
 }
 
-/// Drawn over what was there, without a flicker, and cut where the terminal ends.
+/// Draws over the last screen, without a flicker, and cuts at the edges of the terminal.
 fn render_screen(text: &str) -> String {
     let size = terminal_size::terminal_size();
     let (width, height) = size.map_or((usize::MAX, usize::MAX), |(width, height)| (width.0.into(), height.0.into()));

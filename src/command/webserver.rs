@@ -31,7 +31,7 @@ pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
     })
 }
 
-/// Installs Bots when none is found; the answer is how the command ends if that was interrupted.
+/// Installs Bots when none is found; returns the command's outcome if that was interrupted.
 pub(super) async fn install_if_missing(session: &mut App) -> Result<Option<Outcome>, Error> {
     match find_bots(&session.config, &session.reaper).await {
         Err(bots::Error::NotInstalled(_)) => install::interruptible(session, &[]).await,

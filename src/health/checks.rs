@@ -1,7 +1,7 @@
-//! The background probes of what the services stand on: database, tables, directories.
+//! The background checks of database, tables and directories, on which the services depend.
 //!
-//! Each probe has a time limit. One that has not come back by then is left running and counts as failed until it
-//! does, so that nothing piles up on a hung server or volume, and nothing blocks the thread that answers requests.
+//! Each check has a time limit. A check that has not returned by then goes on and counts as failed until it returns, so that
+//! nothing piles up on a hung server or volume, and nothing blocks the thread that answers requests.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::telemetry::counters::{self, Counters};
 /// How long one probe may take.
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is looked at.
+/// The targets of the checks.
 #[derive(Debug, Clone)]
 pub struct CheckTargets {
     /// The database.
@@ -40,7 +40,7 @@ pub struct CheckTargets {
     pub interval: Duration,
 }
 
-/// Looks until the task is dropped, and notes how long that takes.
+/// Checks until the task is dropped, and records how long that takes.
 pub async fn run(targets: CheckTargets, counters: Arc<Counters>, health: watch::Sender<HealthState>) {
     let mut probes = Checks::new(&targets, counters);
     loop {
@@ -49,7 +49,7 @@ pub async fn run(targets: CheckTargets, counters: Arc<Counters>, health: watch::
     }
 }
 
-/// One look at everything but the service.
+/// One round of all checks, without the services.
 pub async fn run_once(targets: &CheckTargets, health: &watch::Sender<HealthState>) {
     Checks::new(targets, Arc::default()).run_round(targets, health).await;
 }
@@ -93,7 +93,7 @@ impl Checks {
         let (ping, engine) = ping.map_or((None, None), |(response, engine)| (Some(response), engine));
         let tables = self.check_tables(targets, health).await;
         publish(health, |state| {
-            // Counted only while the database is no excuse for silence.
+            // A service that does not answer counts only while the database is no excuse.
             if !matches!(ping, Some(Ok(Availability::Ok))) {
                 state.services.iter_mut().for_each(|service| service.countable_failures = 0);
             }
@@ -121,7 +121,7 @@ impl Checks {
     }
 }
 
-/// Takes down how long a probe takes, or is waited for.
+/// Records how long a check takes, or is waited for.
 async fn measure<T>(counters: &Counters, probe: counters::Probe, query: impl Future<Output = T>) -> T {
     let begin = Instant::now();
     let result = query.await;
@@ -129,7 +129,7 @@ async fn measure<T>(counters: &Counters, probe: counters::Probe, query: impl Fut
     result
 }
 
-/// A question that is asked again only when the last one has been answered.
+/// A query that starts again only when the last one has returned.
 struct SingleFlight<T>(Option<JoinHandle<T>>);
 
 impl<T> Default for SingleFlight<T> {
@@ -139,7 +139,7 @@ impl<T> Default for SingleFlight<T> {
 }
 
 impl<T> SingleFlight<T> {
-    /// The answer, or `None` when it has not come in time.
+    /// The result, or `None` when it has not come in time.
     async fn run(&mut self, start: impl FnOnce() -> JoinHandle<T>) -> Option<T> {
         let handle = self.0.get_or_insert_with(start);
         let result = timeout(PROBE_TIMEOUT, handle).await.ok()?;
@@ -156,7 +156,7 @@ fn to_check_result<T>(what: &str, result: Option<Result<T, database::Error>>) ->
     }
 }
 
-/// Only what differs from before is published.
+/// Publishes the state when it has changed.
 pub(super) fn publish(health: &watch::Sender<HealthState>, change: impl FnOnce(&mut HealthState)) {
     health.send_if_modified(|state| {
         let before = state.clone();

@@ -9,13 +9,13 @@ use crate::model::Check;
 /// A kubelet waits one second by default; a person may wait a little longer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longer answers than ours are not from our listener.
+/// Longer responses are not from bots-ctl.
 const MAX_RESPONSE: u64 = 64 * 1024;
 
 /// Of status: runs, routes, directories.
 const MAX_STATUS: u64 = 4 * 1024 * 1024;
 
-/// What the listener said.
+/// The response of the listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReply {
     /// Whether the status was 200.
@@ -24,15 +24,15 @@ pub struct ProbeReply {
     pub body: String,
 }
 
-/// Asks the listener of this machine a health question.
+/// Sends a probe to the listener of this machine.
 ///
 /// # Errors
-/// When there is none, it does not answer in time, or what answers is not ours.
+/// When there is no listener, it does not answer in time, or it is not bots-ctl's.
 pub fn query(addr: SocketAddr, check: Check) -> io::Result<ProbeReply> {
     get(addr, &format!("/health/{}", check.path()), "{\"status\"", MAX_RESPONSE)
 }
 
-/// Asks the listener of this machine how each service fares; the answer is the JSON of `/status`.
+/// Requests `/status` of the listener of this machine, and returns its JSON.
 ///
 /// # Errors
 /// As [`query`].

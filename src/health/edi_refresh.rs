@@ -1,6 +1,6 @@
-//! What came of the EDI files, read from the database in the background, now and then.
+//! Reads the statistics of EDI files from the database, in the background.
 //!
-//! A database that is away leaves what was read last, with its age. Nobody waits for a reading: a request takes the last.
+//! While the database is away the last statistics stay, with their age. Requests never wait for a reading.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ fn late() -> Error {
     Error::Unavailable(format!("the results of runs could not be read within {} s", READ_TIMEOUT.as_secs()))
 }
 
-/// Takes down how a reading went.
+/// Stores the result of a reading.
 fn store(results: &mut Option<Arc<CachedEdiStats>>, read: Result<Option<EdiStats>, Error>, begin: Instant) {
     match read {
         Ok(Some(figures)) => {
@@ -50,7 +50,7 @@ fn store(results: &mut Option<Arc<CachedEdiStats>>, read: Result<Option<EdiStats
         Ok(None) => {}
         Err(error) => {
             let error_text = Some(error.to_string());
-            // Before the first success there is nothing to keep, and the check of the database says what is wrong.
+            // Before the first success there is nothing to keep, and the check of the database has the error.
             if let Some(last) = results.as_ref().filter(|last| last.error != error_text) {
                 *results = Some(Arc::new(CachedEdiStats { error: error_text, ..CachedEdiStats::clone(last) }));
             }

@@ -1,4 +1,4 @@
-//! Asking a service of this container whether it still answers.
+//! Liveness probes of the services of this container.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,10 +15,10 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 use crate::model::LivenessProbe;
 use crate::process::proc_table;
 
-/// More than the headers of any answer to HEAD.
+/// More than the headers of any response to HEAD.
 const MAX_RESPONSE: u64 = 64 * 1024;
 
-/// Looks once for the sign of life that the service's process gives. The caller sets the time limit.
+/// Probes a service once. The caller sets the time limit.
 ///
 /// # Errors
 /// When it cannot be reached, breaks off, or gives none.
@@ -98,8 +98,8 @@ fn any_certificate() -> io::Result<ClientConfig> {
     Ok(config.with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider))).with_no_client_auth())
 }
 
-/// The certificate is made for the name that browsers use, by whomever they trust; on loopback, to our own child,
-/// there is nothing to learn from it and nothing secret to lose.
+/// The certificate is made for the name that browsers use, by any authority; on loopback, to a child of bots-ctl, there is
+/// nothing to learn from it and nothing secret to lose.
 #[derive(Debug)]
 struct AcceptAnyCertificate(Arc<CryptoProvider>);
 

@@ -1,7 +1,7 @@
-//! Health: facts gathered in the background, the rules that turn them into answers, the listener and its client.
+//! Health: the state that checks gather in the background, the rules that make responses of it, and the client of the listener.
 //!
-//! A request only reads the last facts, so probes cost nothing and cannot pile up on a slow database. Liveness never
-//! depends on the database: an outage of it must not restart pods.
+//! A request only reads the last state, so probes cost nothing and cannot pile up on a slow database. Liveness never depends on
+//! the database: an outage of it must not restart pods.
 
 pub mod checks;
 pub mod client;

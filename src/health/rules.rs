@@ -8,7 +8,7 @@ use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::Check;
 use crate::telemetry::counters::Probe;
 
-/// Names of checks, as the code that makes them knows them.
+/// The names of checks, which the code that makes them uses.
 pub const DATABASE: &str = "database";
 pub const TABLES: &str = "tables";
 pub const BOTSSYS: &str = "botssys";
@@ -16,19 +16,19 @@ pub const USERSYS: &str = "usersys";
 pub const SPACE: &str = "space";
 pub const CONFIG: &str = "config";
 
-/// A check of what the services stand on.
+/// A check of something that the services depend on.
 pub struct HealthCheck {
-    /// Its name in health answers, metrics, status and log.
+    /// The name in responses, metrics, status and log.
     pub name: &'static str,
-    /// What is checked, as the subject of a sentence.
+    /// The subject of its messages.
     subject: &'static str,
     /// The questions that it is a part of: of `live` only where no service runs.
     questions: &'static [Check],
-    /// What measures its time.
+    /// The timer of the check.
     pub probe: Option<Probe>,
 }
 
-/// All checks: the answers to probes, the log, the status and the metrics go through them in this order.
+/// All checks: the responses to probes, the log, the status and the metrics go through them in this order.
 pub const CHECKS: &[HealthCheck] = &[
     HealthCheck {
         name: DATABASE,
@@ -139,7 +139,7 @@ impl Check {
     }
 }
 
-/// Answers a question from the facts.
+/// Makes the response to a probe.
 #[must_use]
 pub fn evaluate(check: Check, health: &HealthState) -> ProbeResponse {
     let database_only = check == Check::Ready && health.database_only;
@@ -173,7 +173,7 @@ pub fn is_ready(service: &ServiceHealth, health: &HealthState) -> bool {
     ready(service, health).1.is_none()
 }
 
-/// Ready: it has answered, is not being stopped, and answered the last time it was asked.
+/// Ready: the service answers, and is not being stopped.
 fn ready(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
     let name = service.name;
     let error = match service.phase {
@@ -190,8 +190,9 @@ fn ready(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
     (name, error)
 }
 
-/// Alive: its process is there or will be again, and is not hung. Requests that wait for a database which is away or
-/// locked occupy the web server's workers, so silence at such a time is no evidence against the process.
+/// Alive: the process of the service is there or will be again, and is not unresponsive. Requests that wait for a database
+/// which is away or locked occupy the web server's workers, so a missing answer at such a time is no evidence against the
+/// process.
 fn live(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
     let (name, misses) = (service.name, service.countable_failures);
     let error = match service.phase {

@@ -1,4 +1,4 @@
-//! The facts that health answers are made from. Pure.
+//! The state that health responses are made from. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
 
-/// What a check last told: not yet run, fine, or the reason why not.
+/// The last result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum CheckResult {
-    /// Not looked at yet.
+    /// Not checked yet.
     #[default]
     Pending,
     /// As it should be.
@@ -51,9 +51,9 @@ pub enum Phase {
     /// Preparations, or the start of the service.
     #[default]
     Starting,
-    /// It has given a sign of life.
+    /// The process is alive.
     Running,
-    /// It was asked to stop, or is about to be.
+    /// A stop was requested, or is about to be.
     Draining,
     /// It has ended by itself and will be started again, or is being replaced.
     Restarting,
@@ -65,7 +65,7 @@ pub enum Phase {
     Ended,
 }
 
-/// What is known of one service.
+/// The health of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServiceHealth {
     /// Its name, as in `webserver`.
@@ -78,9 +78,9 @@ pub struct ServiceHealth {
     pub pid: Option<i32>,
     /// When that was started.
     pub started: Option<Instant>,
-    /// Whether that process has given a sign of life.
+    /// Whether that process has answered a liveness probe.
     pub alive: bool,
-    /// Signs of life missed in a row.
+    /// Failed liveness probes in a row.
     pub failures: u32,
     /// Those of them for which the database was no excuse.
     pub countable_failures: u32,
@@ -88,7 +88,7 @@ pub struct ServiceHealth {
     pub restarts: u32,
     /// How its last process ended.
     pub last_exit: Option<Exit>,
-    /// Its jobs, where it knows of any.
+    /// Its jobs, for a job queue of bots-ctl itself.
     pub jobs: Option<QueueCounts>,
 }
 
@@ -202,33 +202,33 @@ pub struct CachedEdiStats {
     pub error: Option<String>,
 }
 
-/// Everything the answers are made from.
+/// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealthState {
-    /// The services, in the order of their start; none where no service is looked at.
+    /// The services, in the order of their start; none where no service is checked.
     pub services: Vec<ServiceHealth>,
-    /// How many signs of life in a row a service may miss before it counts as hung.
+    /// The number of failed liveness probes in a row at which a service counts as unresponsive.
     pub misses_allowed: u32,
-    /// Everything was asked to stop.
+    /// All services are being stopped.
     pub stopping: bool,
     /// All services are stopped in order, to be started again with another configuration.
     pub reloading: bool,
-    /// What the checks found last.
+    /// The results of the checks.
     pub checks: CheckResults,
     /// The database answers that another connection has it locked.
     pub database_busy: bool,
-    /// Who runs an engine, here or in another pod, and since when.
+    /// The holder of the engine's lease, here or in another pod, and since when.
     pub engine: Option<(String, Instant)>,
-    /// What the directory monitor knows, where bots-ctl is that itself.
+    /// The directory monitor, where it is bots-ctl's own.
     pub monitor: Option<MonitorStatus>,
-    /// What came of the EDI files, once it was read.
+    /// Statistics of the EDI files, after the first reading.
     pub results: Option<Arc<CachedEdiStats>>,
     /// The version of Bots, once it is known.
     pub bots_version: Option<String>,
-    /// How long the database was looked at and completed at this start, and whether it is complete.
+    /// How long init-db took at this start, and whether it succeeded.
     pub initialised: Option<(Duration, bool)>,
-    /// What is wrong with a configuration that is mounted and was not taken over.
+    /// The faults of a mounted configuration that was refused.
     pub refused: Arc<[String]>,
-    /// `ready` is to look at the database alone.
+    /// Whether `ready` depends on the database alone.
     pub database_only: bool,
 }

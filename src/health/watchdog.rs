@@ -1,4 +1,4 @@
-//! The signs of life of each service: the first one, which makes it ready, and those that it then misses.
+//! Liveness probes of each service: the first success makes it ready, failures in a row make it unresponsive.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use super::rules::DATABASE;
 use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::LivenessProbe;
 
-/// How often to look for the first sign of life: its users wait for it.
+/// Interval of probes until the first success: users wait for it.
 const STARTING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// After this long a service that has never answered is looked at no more often than any other, and its silence
-/// counts against it. Bots itself needs a second or two.
+/// After this time a service that has never answered is probed no more often than any other, and failures count. Bots itself
+/// needs a second or two.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A sign of life is asked for once in so many rounds of the other checks: it costs the service a request.
+/// A service is probed once in so many rounds of the other checks: a probe costs it a request.
 const INTERVALS_PER_PROBE: u32 = 3;
 
-/// Watches the service at `index` in the facts, until the task is dropped. `interval` is that of the other checks.
+/// Watches the service at `index` until the task is dropped. `interval` is that of the other checks.
 pub async fn run(index: usize, probe: LivenessProbe, interval: Duration, health: watch::Sender<HealthState>) {
     let mut changes = health.subscribe();
     loop {
-        // Nothing to ask while there is no process.
+        // There is nothing to probe without a process.
         let Ok(pid) =
             changes.wait_for(|state| state.services[index].pid.is_some()).await.map(|f| f.services[index].pid)
         else {
@@ -41,7 +41,7 @@ pub async fn run(index: usize, probe: LivenessProbe, interval: Duration, health:
     }
 }
 
-/// Asks often while a service starts. When it takes too long, each further silence is a miss.
+/// Probes often while a service starts. When the start takes too long, each further failure counts.
 async fn wait_until_alive(
     index: usize,
     pid: i32,
@@ -74,7 +74,7 @@ async fn probe_once(index: usize, pid: i32, probe: &LivenessProbe, health: &watc
     publish(health, |state| record_probe(state, index, pid, error));
 }
 
-/// Why there is no sign of life, if there is none.
+/// The error of a probe, if it fails.
 async fn probe_error(probe: &LivenessProbe, pid: i32) -> Option<String> {
     match timeout(PROBE_TIMEOUT, liveness::probe_once(probe, pid)).await {
         Ok(probed) => probed.err().map(|error| error.to_string()),
@@ -82,7 +82,7 @@ async fn probe_error(probe: &LivenessProbe, pid: i32) -> Option<String> {
     }
 }
 
-/// Takes an answer, or its absence, down for the process that was asked.
+/// Records the result of a probe for the process that was probed.
 fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<String>) {
     let is_excused = *health.checks.get(DATABASE) != CheckResult::Ok || health.database_busy;
     let service = &mut health.services[index];

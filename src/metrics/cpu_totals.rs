@@ -1,4 +1,4 @@
-//! What the processes of services use, read anew for each scrape, and their CPU time as a sum that never goes down.
+//! The resources of each service's processes, read for each scrape, and their CPU time as a total that never goes down.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 use crate::health::state::ServiceHealth;
 use crate::process::usage::{Usage, current_process, per_root};
 
-/// What one scrape has read.
+/// The readings of one scrape.
 #[derive(Debug)]
 pub(super) struct UsageSample {
     /// Of each service that has processes.
@@ -21,7 +21,7 @@ pub(super) struct UsageSample {
 #[derive(Debug, Default)]
 pub(super) struct CpuTotals(Mutex<HashMap<&'static str, CpuTotal>>);
 
-/// A process that ends takes the time with it that it has used, unless its parent waits for it: what was read once counts.
+/// A process that ends takes its CPU time with it, unless its parent waits for it: time that was read once counts.
 #[derive(Debug, Default, Clone, Copy)]
 struct CpuTotal {
     pid: Option<i32>,
@@ -30,7 +30,7 @@ struct CpuTotal {
 }
 
 impl CpuTotals {
-    /// Reads what services use. The jobs of a job queue that has no process are what is left over.
+    /// Reads the usage of each service. The jobs of a job queue without a process are the rest.
     pub fn read(&self, services: &[ServiceHealth]) -> UsageSample {
         let with_process: Vec<&ServiceHealth> = services.iter().filter(|service| service.pid.is_some()).collect();
         let roots: Vec<Pid> = with_process.iter().filter_map(|service| service.pid).map(Pid::from_raw).collect();

@@ -7,16 +7,16 @@ pub use prometheus_client::metrics::MetricType as MetricKind;
 pub struct MetricDef {
     /// Its whole name.
     pub name: &'static str,
-    /// What it is.
+    /// The type.
     pub kind: MetricKind,
     /// The names of its labels, in their order.
     pub labels: &'static [&'static str],
-    /// What it tells, in a sentence without a full stop.
+    /// The meaning, in a sentence without a full stop.
     pub help: &'static str,
 }
 
 impl MetricDef {
-    /// The name without what the formats themselves put at its end.
+    /// The name without the suffix that the formats append.
     pub(super) fn base_name(&self) -> &'static str {
         let end = match self.kind {
             MetricKind::Counter => "_total",

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-/// What stands for all names that are too many.
+/// The label of all names above the limit.
 pub(super) const OTHER: &str = "other";
 
-/// Who has a name of its own keeps it as long as the process lives. So no sum ever changes hands, and none goes down.
+/// A name that has its own label keeps it as long as the process lives, so that no total moves to another label or goes down.
 #[derive(Debug)]
 pub(super) struct LabelLimit {
     limit: usize,

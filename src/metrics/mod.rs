@@ -1,10 +1,10 @@
-//! What a Prometheus server may read of this pod: everything that is known already, written down when it asks.
+//! The metrics of this pod for Prometheus, written when it scrapes.
 //!
 //! # Theory of operation
 //!
-//! A scrape asks nobody. It takes the facts that the health checks have gathered, the counters, and what the kernel says of
-//! our processes, and writes them down in the format that is wanted; so it costs the database nothing, and one that is away
-//! changes nothing but the values. What a run of the engine in another pod has left in the database is among the facts.
+//! A scrape queries nothing. It takes the health state, the counters, and the usage of the processes from `/proc`, and writes
+//! them in the requested format; so it costs the database nothing, and a database that is away changes nothing but the values.
+//! The totals that runs of the engine in other pods have left in the database are part of the health state.
 //!
 //! [`definitions`] is the list of all metrics, and [`collect`] writes their values.
 
@@ -38,12 +38,12 @@ use writer::MetricWriter;
 pub enum Format {
     /// Prometheus' own text format.
     Text,
-    /// OpenMetrics, which newer servers ask for.
+    /// OpenMetrics, which newer servers request.
     OpenMetrics,
 }
 
 impl Format {
-    /// What an `Accept` header wants: OpenMetrics only where it is named, and not less than the other.
+    /// The format for an `Accept` header: OpenMetrics only where it is named, and not at a lower weight than text.
     #[must_use]
     pub fn wanted(accept: &str) -> Self {
         let open = weight(accept, "application/openmetrics-text");
@@ -74,7 +74,7 @@ fn weight(accept: &str, wanted: &str) -> Option<f32> {
     ranges.fold(None, |highest, weight| Some(highest.map_or(weight, |highest: f32| highest.max(weight))))
 }
 
-/// Writes metrics down. What it has to remember between two scrapes is in here.
+/// Writes metrics, and keeps the state between two scrapes.
 pub struct Exporter {
     counters: Arc<Counters>,
     lines: ServiceOutput,

@@ -1,4 +1,4 @@
-//! A page of metrics in the making: what a family is, and its samples, in whichever format was asked for.
+//! Writes metrics with their samples in the requested format.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use prometheus_client::metrics::exemplar::Exemplar;
 
 use super::definitions::{MetricDef, MetricKind};
 
-/// The longest value of a label. What people write into names of routes and paths has no limit.
+/// The longest value of a label: names of routes and paths have no limit.
 const MAX_LABEL_VALUE: usize = 200;
 
 /// Families are written one after the other, each at most once.

@@ -1,4 +1,4 @@
-//! What came of the EDI files, as the listener tells it. What is nothing is left out: 500 routes stay small.
+//! The statistics of EDI files in the status document. Values that are zero or absent are left out: 500 routes stay small.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::edi::stats::{EngineRunStats, FileCounts, FileState, RouteStats, is_zero};
 use crate::health::state::CachedEdiStats;
 
-/// What was read from the database.
+/// Statistics from the database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultsStatus {
     /// How many seconds ago.
@@ -21,13 +21,13 @@ pub struct ResultsStatus {
     pub since: i64,
     /// Active routes, and others that had files.
     pub routes: Vec<RouteStatus>,
-    /// How many routes are not told by name.
+    /// Number of routes that are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_routes: u64,
     /// Runs that were broken off, and not recovered or given up.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost_runs: u64,
-    /// Whether Bots's own lock is set: an engine runs, or the next one recovers what one had begun.
+    /// Whether Bots's own lock is set: an engine runs, or the next one recovers an interrupted run.
     pub locked: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct RouteStatus {
     /// When its last file was received: seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<i64>,
-    /// What became of that: `done`, `error` or `stuck`.
+    /// The state of that file: `done`, `error` or `stuck`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<FileState>,
     /// Its files.
@@ -51,14 +51,14 @@ pub struct RouteStatus {
 }
 
 impl RouteStatus {
-    /// Whether a person should look at it.
+    /// Whether the route has errors.
     #[must_use]
     pub fn has_errors(&self) -> bool {
         self.files.errors > 0 || self.files.stuck > 0 || self.state.is_some_and(|state| state != FileState::Done)
     }
 }
 
-/// What was read, as it is told.
+/// The statistics, for the status document.
 pub(crate) fn results(last: &CachedEdiStats, now: Instant) -> ResultsStatus {
     let stats = &last.stats;
     ResultsStatus {

@@ -1,4 +1,4 @@
-//! How everything fares, as the listener tells it: for `bots-ctl status`, and for the status page.
+//! The status document, for `bots-ctl status` and for the status page.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::health::rules::{CHECKS, evaluate, is_ready};
 use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts};
 use crate::model::Check;
 
-/// Everything that is told.
+/// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of bots-ctl.
@@ -18,13 +18,13 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub errors: Vec<String>,
-    /// Whether everything was asked to stop.
+    /// Whether all services are being stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopping: bool,
-    /// The time here, in seconds since 1970: times below are told by the same clock, or by the database's.
+    /// The time of this machine, in seconds since 1970: the times below are by the same clock, or by the database's.
     #[serde(default)]
     pub now: u64,
-    /// What the services stand on.
+    /// The checks.
     #[serde(default)]
     pub checks: Vec<CheckStatus>,
     /// The services, in the order of their start.
@@ -32,13 +32,13 @@ pub struct Status {
     /// Whose engine runs, here or in another pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineStatus>,
-    /// What the directory monitor knows, where bots-ctl is that itself.
+    /// The directory monitor, where it is bots-ctl's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<MonitorStatus>,
-    /// What came of the EDI files, once it was read from the database.
+    /// Statistics of the EDI files, after the first reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<ResultsStatus>,
-    /// What is wrong with a configuration that is mounted and was not taken over.
+    /// The faults of a mounted configuration that was refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
 }
@@ -48,7 +48,7 @@ pub struct Status {
 pub struct CheckStatus {
     /// Its name.
     pub name: String,
-    /// Whether it is as it should be; `None` before it was looked at.
+    /// Whether the check succeeded; `None` before the first time.
     pub good: Option<bool>,
     /// Why it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,12 +81,12 @@ pub struct ServiceStatus {
     pub last_exit: Option<String>,
     /// Whether it can be sent work; `None` for one that is not sent any.
     pub ready: Option<bool>,
-    /// Its jobs, where it knows of any.
+    /// Its jobs, for a job queue of bots-ctl itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<QueueCounts>,
 }
 
-/// The facts as they are told; `unix` is the same moment as `now`, in seconds since 1970.
+/// Makes the document; `unix` is the same moment as `now`, in seconds since 1970.
 #[must_use]
 pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
     let whole = evaluate(Check::Ready, health);

@@ -1,7 +1,7 @@
-//! The status page: one HTML document that asks for nothing but `/status`, and shows what that says.
+//! The status page: one HTML document that requests `/status` alone, and shows its content.
 //!
-//! Script and style are let run by a nonce, which nobody can guess and every answer has another one of; nothing else is
-//! let in by the browser. Without JavaScript the page shows what `bots-ctl status` prints.
+//! Script and style are allowed by a nonce, which cannot be guessed and differs in each response; the browser allows nothing
+//! else. Without JavaScript the page shows the output of `bots-ctl status`.
 
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -16,7 +16,7 @@ const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 
-/// The answer to a request for the page.
+/// The response to a request for the page.
 pub(crate) fn answer(status: &Status) -> Response {
     let Ok(random) = getrandom::u64().and_then(|high| Ok((high, getrandom::u64()?))) else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the system gives no random numbers\n").into_response();
@@ -39,7 +39,7 @@ fn policy(nonce: &str) -> String {
     )
 }
 
-/// What comes from outside is put in last, so that nothing in it is taken for a place to fill.
+/// Text from outside is put in last, so that no placeholder in it is replaced.
 fn page(nonce: &str, status: &Status) -> String {
     let page = PAGE.replace("@style@", STYLE.trim_end()).replace("@script@", SCRIPT.trim_end());
     page.replace("@nonce@", nonce).replace("@summary@", &escaped(&summary(status)))

@@ -1,7 +1,7 @@
-//! Lines of services: as they are, or as records with service, stream and the level that Bots's own format tells.
+//! Lines of services: raw, or as records with service, stream and the level in Bots's own format.
 //!
-//! A [`ServiceOutput`] knows where lines go and how they look; the [`RecordWriter`] of one stream remember what the lines
-//! before the next one said. Many records are made in one buffer and queued at once.
+//! A [`ServiceOutput`] has the destination and the shape of lines; the [`RecordWriter`] of one stream keeps the state from one
+//! line to the next. Many records are made in one buffer and queued at once.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::traceback::{Record, TracebackAssembler};
 use crate::bots::log_format::{level_name, level_of, severity_number};
 use crate::config::{ChildOutput, LogLevel};
 
-/// What is queued at once: enough to cost nothing, little enough to leave the queue room for others.
+/// Bytes that are queued at once: enough to cost little, few enough to leave the queue room for other writers.
 const MAX_BATCH: usize = 64 * 1024;
 
 /// Ends a part of a line that was too long, as `"continues":true` does in JSON.
@@ -66,14 +66,14 @@ struct RecordEncoder {
     now: String,
     /// When the first line came that the assembler holds.
     held_since: String,
-    /// What JSON records of now begin with, and the level it was made for: most have the one of the record before.
+    /// The beginning of JSON records of this time, and its level: most have the level of the record before.
     head: String,
     head_level: Option<LogLevel>,
     batch: Vec<u8>,
 }
 
 impl Stream {
-    /// The level of a first line that names none: what goes to standard error without a level is rarely good news.
+    /// The level of a first line that names none: a line on standard error without a level is rarely good news.
     fn first_level(self) -> LogLevel {
         match self {
             Self::Stdout => LogLevel::Info,
@@ -114,13 +114,13 @@ impl ServiceOutput {
         Self { run: self.has_runs.then(correlation::new_id), ..self.clone() }
     }
 
-    /// The same sink for one run of a job of a service; the end of what it prints is kept as well.
+    /// The same sink for one run of a job of a service; the end of its output is kept as well.
     #[must_use]
     pub fn for_job(&self, number: i64, run: &str, tail: OutputTail) -> Self {
         Self { job: Some((number, tail)), run: Some(run.to_owned()), ..self.clone() }
     }
 
-    /// How many lines were dropped so far, of services and of our own log.
+    /// How many lines were dropped so far, of services and of bots-ctl's own log.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         let stderr = if self.stdout.is_same(&self.stderr) { 0 } else { self.stderr.dropped() };
@@ -145,19 +145,19 @@ impl ServiceOutput {
 }
 
 impl RecordWriter {
-    /// Takes the time for the lines that come next.
+    /// Sets the time of the lines that come next.
     pub fn stamp_time(&mut self) {
         self.out.now.clear();
         let _ = Timestamp.format_time(&mut Writer::new(&mut self.out.now));
         self.out.head_level = None;
     }
 
-    /// Takes a line without its end, or a part of one that `continues`. Bytes that are not UTF-8 are replaced.
+    /// Adds a line without its end, or a part of one that `continues`. Bytes that are not UTF-8 are replaced.
     pub fn line(&mut self, line: &[u8], continues: bool) {
         if let Some((_, tail)) = &self.out.sink.job {
             tail.push(line, if continues { b"" } else { b"\n" });
         }
-        // Telling that it is valid takes a fraction of the time that replacing takes, even where there is nothing to replace.
+        // Checking that it is valid takes a fraction of the time of replacing, even where there is nothing to replace.
         let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let is_part = continues || self.in_parts;
         if self.out.sink.shape == ChildOutput::Json && !is_part {
@@ -171,7 +171,7 @@ impl RecordWriter {
         self.out.record(&text, continues, false);
     }
 
-    /// Takes bytes as they are: whole lines, but for what has no end.
+    /// Adds bytes unchanged: complete lines, except the last one where it has no end.
     pub fn bytes(&mut self, bytes: &[u8]) {
         if let Some((_, tail)) = &self.out.sink.job {
             tail.push(bytes, b"");
@@ -181,7 +181,7 @@ impl RecordWriter {
 
     fn assemble(&mut self, text: &str) {
         let Self { assembler, out, .. } = self;
-        // What is given out first is what was held, if anything was.
+        // The first record is the buffered one, if there is any.
         let mut buffered = assembler.flush_delay().is_some();
         assembler.line(text, level_of(text), &mut |record| {
             out.assembled(&record, buffered);
@@ -192,7 +192,7 @@ impl RecordWriter {
         }
     }
 
-    /// Gives out the lines that are held because more may belong to them.
+    /// Writes the lines that are held because more may belong to them.
     pub fn flush(&mut self) {
         let Self { assembler, out, .. } = self;
         assembler.flush(&mut |record| out.assembled(&record, true));
@@ -204,7 +204,7 @@ impl RecordWriter {
         self.assembler.flush_delay()
     }
 
-    /// What is ready: whole lines as they will be written, unless they are raw.
+    /// The records that are ready: complete lines as they will be written, unless they are raw.
     #[must_use]
     pub fn ready(&self) -> &[u8] {
         &self.out.batch
@@ -216,18 +216,18 @@ impl RecordWriter {
         self.ready().len() >= MAX_BATCH
     }
 
-    /// Whether a buffer is kept that nobody needs in quiet times.
+    /// Whether a buffer is kept that is not needed in quiet times.
     #[must_use]
     pub fn has_spare_capacity(&self) -> bool {
         self.out.batch.capacity() > 0
     }
 
-    /// Gives the buffer back, after [`Self::send`].
+    /// Frees the buffer, after [`Self::send`].
     pub fn release_buffer(&mut self) {
         self.out.batch = Vec::new();
     }
 
-    /// Queues what is ready.
+    /// Queues the records that are ready.
     pub async fn send(&mut self) {
         let RecordEncoder { sink, stream, batch, .. } = &mut self.out;
         let queue = if sink.is_raw() && *stream == Stream::Stderr { &sink.stderr } else { &sink.stdout };
@@ -242,7 +242,7 @@ impl RecordEncoder {
         self.record(record.text, record.continues, buffered);
     }
 
-    /// Writes a record of the present level, unless that is below what is wanted.
+    /// Writes a record of the present level, unless that is below the configured one.
     fn record(&mut self, text: &str, continues: bool, buffered: bool) {
         if self.level > self.sink.least {
             return;
@@ -268,7 +268,7 @@ impl RecordEncoder {
         self.batch.extend_from_slice(if continues { b",\"continues\":true}" } else { b"}" });
     }
 
-    /// The names among the values are our own and need no escapes.
+    /// The names among the values are bots-ctl's own and need no escapes.
     fn head_of(&self, timestamp: &str) -> String {
         let (level, service, stream) = (level_name(self.level), self.sink.service, self.stream.name());
         let number = severity_number(self.level);

@@ -1,4 +1,4 @@
-//! Names for what lines have in common: a run of the engine, a request. Whoever reads the log finds all of it by that.
+//! Identifiers that lines have in common: a run of the engine, a request. They find all lines of it.
 
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! What has happened since the start, as numbers that only grow. Whoever counts never waits, and whoever reads them either.
+//! Events since the start, as numbers that only grow. Neither counting nor reading ever waits.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const PATHS: [&str; 8] =
     ["/health/ping", "/health/live", "/health/ready", "/health/startup", "/status", "/metrics", "/", "other"];
 
-/// The answers that the health listener gives.
+/// The status codes of the health listener.
 pub const CODES: [u16; 4] = [200, 404, 405, 503];
 
 /// The place of a path in [`PATHS`].
@@ -20,11 +20,11 @@ pub fn path_index(path: &str) -> usize {
 /// Something that happens again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The kernel told of something in a watched directory.
+    /// The kernel reported an event in a watched directory.
     InotifyEvents,
-    /// Everything of an entry of the directory monitor was looked at.
+    /// All files of a target of the directory monitor were scanned.
     FullScans,
-    /// The kernel told of more than could be taken in.
+    /// The kernel reported more events than could be read.
     EventOverflows,
     /// A file that is not complete is no longer waited for.
     FileGivenUp,
@@ -32,7 +32,7 @@ pub enum Event {
     RelayForwarded,
     /// The relay could not reach the job queue.
     RelayUnreachable,
-    /// What the relay was asked is no call for the job queue.
+    /// The relay got a request that is no call for the job queue.
     RelayRefused,
     /// A changed configuration was taken over.
     ReloadApplied,
@@ -45,7 +45,7 @@ const EVENTS: usize = Event::ReloadRefused as usize + 1;
 /// One of the background probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
-    /// Does the database answer?
+    /// The connection to the database.
     Database,
     /// Are the tables there that every service needs?
     Tables,
@@ -127,14 +127,14 @@ impl Counters {
         self.is_refused.load(Relaxed)
     }
 
-    /// The health listener has answered a request for a path, which is a place in [`PATHS`].
+    /// The health listener has answered a request for a path, which is an index into [`PATHS`].
     pub fn count_response(&self, path: usize, code: u16) {
         if let Some(code) = CODES.iter().position(|known| *known == code) {
             self.responses[path.min(PATHS.len() - 1)][code].fetch_add(1, Relaxed);
         }
     }
 
-    /// The answers that were given at least once: path, code and how often.
+    /// The responses that were given at least once: path, code and how often.
     pub fn responses(&self) -> impl Iterator<Item = (&'static str, u16, u64)> {
         let of_path = |(path, codes): (&'static str, &'_ [AtomicU64; CODES.len()])| {
             let counts: [u64; CODES.len()] = std::array::from_fn(|index| codes[index].load(Relaxed));

@@ -1,4 +1,4 @@
-//! The quick look that most lines pass: nothing in them needs an escape, on a terminal or in JSON. And the escapes.
+//! The quick check that most lines pass: they need no escape, on a terminal or in JSON. And the escapes.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ pub fn is_plain(text: &str) -> bool {
     classify(text) == TextClass::Plain
 }
 
-/// What a quick look at a text shows.
+/// The result of a quick check of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TextClass {
     /// Printable ASCII without quotes and backslashes.
@@ -58,7 +58,7 @@ fn is_unsafe_char(character: char) -> bool {
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// What others have named, with characters that would be obeyed shown instead of sent.
+/// Escapes the characters of a text from outside that a terminal would obey.
 #[must_use]
 pub fn escape_control(message: &str) -> Cow<'_, str> {
     if is_plain(message) {
@@ -115,7 +115,7 @@ impl Formatter for EscapingFormatter {
 }
 
 /// Words with high bits set: the first one if any of these eight bytes is special, the second one if any is DEL or not ASCII;
-/// which of them, they do not tell.
+/// the position of the bits says nothing.
 fn masks(bytes: &[u8]) -> (u64, u64) {
     let word = bytes.try_into().map_or(HIGH, u64::from_ne_bytes);
     // Subtracting from a byte sets its high bit if it was smaller, and may borrow from the next, which then is not

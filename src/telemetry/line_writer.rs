@@ -1,10 +1,10 @@
-//! Lines on their way out: bounded, written by a thread of their own, dropped and counted when the reader is too slow.
+//! A bounded queue of lines, written by a thread of its own; lines are dropped and counted when the reader is too slow.
 //!
-//! Two ways in. [`LineWriter::push`] never waits: it is for our own log, which may speak from anywhere.
-//! [`LineWriter::send`] is for the output of services: where the buffer is full for a moment only, as it is with a file
-//! at full speed, it waits for room. A reader that does not make room in time costs lines from then on, and
-//! nobody waits for it again before it has caught up. When it has made room, one line tells how many are missing, in
-//! the place where they are missing.
+//! There are two ways in. [`LineWriter::push`] never waits: it is for bots-ctl's own log, which may write from anywhere.
+//! [`LineWriter::send`] is for the output of services: where the buffer is full for a moment only, as it is with a file at full
+//! speed, it waits for room. A reader that does not make room in time costs lines from then on, and no sender waits for it
+//! again before it has caught up. When it has made room, one line says how many are missing, at the point where they are
+//! missing.
 //!
 //! The thread starts with the first line, sleeps while there is nothing to write, and survives every failure to write.
 
@@ -18,32 +18,32 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// What waits for a slow reader before further lines are dropped: some thousand lines of a usual length.
+/// Bytes that are kept for a slow reader before further lines are dropped: some thousand lines of a usual length.
 const BUFFERED_BYTES: usize = 1024 * 1024;
 
-/// How long a full buffer may hold up a service for the sake of somebody who reads: a person would not notice.
+/// How long a full buffer may hold up a service for a reader: a person would not notice.
 pub const PIPE_SEND_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// As [`PIPE_SEND_TIMEOUT`], for a file: the kernel itself lets who writes to a slow disk wait for some tenths of a second.
+/// As [`PIPE_SEND_TIMEOUT`], for a file: the kernel itself delays writers to a slow disk by some tenths of a second.
 pub const FILE_SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the end waits for a reader.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Buffers above this size are given back once nothing was written for [`BUFFER_IDLE_TIMEOUT`].
+/// Buffers above this size are freed once nothing was written for [`BUFFER_IDLE_TIMEOUT`].
 const IDLE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Short beside the life of a service, long beside the pauses of a busy one.
 const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is written in place of lost lines; told their number, it makes a whole line.
+/// Makes the line that replaces so many lost lines.
 pub type DropNotice = fn(u64) -> String;
 
-/// Takes whole lines. Cheap to clone; all clones are one.
+/// The queue, for complete lines. All clones are one queue.
 #[derive(Clone)]
 pub struct LineWriter(Arc<Shared>);
 
-/// Waits for what is queued when it is dropped.
+/// Waits for the queued lines when it is dropped.
 #[must_use]
 pub struct FlushGuard(LineWriter);
 
@@ -55,7 +55,7 @@ struct Shared {
     state: Mutex<State>,
     /// There is something to write, or something was written.
     changed: Condvar,
-    /// There is room for those who wait in [`LineWriter::send`].
+    /// There is room for senders that wait in [`LineWriter::send`].
     capacity: Notify,
 }
 
@@ -65,7 +65,7 @@ struct State {
     /// Whole lines, one after the other.
     waiting: Vec<u8>,
     writing: bool,
-    /// Lines dropped since the last notice. While there are any, every line is: the notice tells of one gap.
+    /// Lines dropped since the last notice. While there are any, every further line is dropped: the notice stands for one gap.
     dropped: u64,
     /// Lines were dropped since the reader was last up to date.
     dropping: bool,
@@ -172,7 +172,7 @@ impl LineWriter {
         started.map(drop)
     }
 
-    /// Waits for lines and takes all of them; `lines` is what was taken before and is written now.
+    /// Waits for lines and takes all of them; `lines` holds the batch that was written last.
     fn wait_for_batch(&self, lines: &mut Vec<u8>, notice: DropNotice) {
         lines.clear();
         let mut state = self.lock();

@@ -1,4 +1,4 @@
-//! What bots-ctl says of itself and carries for its services.
+//! The log of bots-ctl, and the output of its services.
 //!
 //! Its own log goes to standard error through `tracing`; lines of services go to standard output. Both pass a
 //! bounded buffer with a writer of its own, so a reader that is slow or gone blocks neither a service nor a probe.

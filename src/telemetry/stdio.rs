@@ -14,7 +14,7 @@ impl<T: AsFd> Write for UnbufferedStream<T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match nix::unistd::write(&self.0, bytes) {
-                // Somebody who shares it with us has made it non-blocking.
+                // A process that shares the descriptor has made it non-blocking.
                 Err(Errno::EAGAIN) => {
                     poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)], PollTimeout::NONE)?;
                 }

@@ -1,4 +1,4 @@
-//! The end of what a process has printed, for whoever asks later.
+//! The end of a process's output, for later requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +24,7 @@ impl OutputTail {
         }
     }
 
-    /// What is kept, as text that any reader can take.
+    /// The kept output, as text for any reader.
     #[must_use]
     pub fn text(&self) -> String {
         let content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,7 +33,7 @@ impl OutputTail {
     }
 }
 
-/// What XML and terminals can bear.
+/// Characters that XML and terminals accept.
 fn is_text(c: char) -> bool {
     !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}') || matches!(c, '\t' | '\n')
 }

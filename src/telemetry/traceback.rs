@@ -1,16 +1,16 @@
 //! Puts the lines of a Python traceback together again, with the record that announces it. Pure: no clock, no output.
 //!
-//! A traceback is made of a heading, indented frames, and the exception with its message. What may follow it: another
-//! one that it caused, notes, further lines of the message. Where that ends cannot always be told. Lines belong to it
-//! while they are indented, and up to `LONGEST_TAIL` others as long as none begins a record and no empty line comes
-//! between; who holds an [`TracebackAssembler`] ends it after a while of silence, [`TracebackAssembler::flush_delay`].
+//! A traceback is made of a heading, indented frames, and the exception with its message. It may be followed by another
+//! traceback that it caused, notes, and further lines of the message. Its end is not always visible. Lines belong to it while
+//! they are indented, and up to [`MAX_TAIL_LINES`] others as long as none begins a record and no empty line comes between; the
+//! owner of a [`TracebackAssembler`] flushes it after [`TracebackAssembler::flush_delay`] without a line.
 
 use std::time::Duration;
 
 use crate::bots::log_format::{HEADING, is_cherrypy, starts_record};
 use crate::config::LogLevel;
 
-/// Longer records are given out in parts.
+/// Longer records are written in parts.
 const MAX_RECORD: usize = 64 * 1024;
 
 /// Lines without indentation after the exception's own: messages and notes of several lines.
@@ -19,7 +19,7 @@ const MAX_TAIL_LINES: usize = 20;
 /// In the middle of a traceback more is sure to come, unless the process has been killed.
 const MID_TRACEBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A record and its traceback are written at once, so this is long; nobody waits for an error record that keenly.
+/// A record and its traceback are written at once, so this is long; an error record may be so late.
 const ANNOUNCED_TIMEOUT: Duration = Duration::from_millis(250);
 
 const CHAINS: [&str; 2] = [
@@ -27,7 +27,7 @@ const CHAINS: [&str; 2] = [
     "The above exception was the direct cause of the following exception:",
 ];
 
-/// What Python itself prints before a traceback that nobody caught.
+/// The first words that Python itself prints before an uncaught traceback.
 const HEADERS: [&str; 3] = ["Exception in ", "Exception ignored ", "--- Logging error ---"];
 
 /// Lines that make one record.
@@ -41,7 +41,7 @@ pub struct Record<'a> {
     pub continues: bool,
 }
 
-/// What the held lines are.
+/// The state of the held lines.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// None.
@@ -57,7 +57,7 @@ enum State {
     Chained,
 }
 
-/// Takes the lines of one stream, and holds them while more may belong to them.
+/// Reads the lines of one stream, and holds them while more may belong to them.
 #[derive(Debug, Default)]
 pub struct TracebackAssembler {
     state: State,
@@ -66,7 +66,7 @@ pub struct TracebackAssembler {
 }
 
 impl TracebackAssembler {
-    /// Takes a line with the level it names, and gives out the records that are complete.
+    /// Adds a line with the level that it names, and emits the records that are complete.
     pub fn line(&mut self, line: &str, level: Option<LogLevel>, emit: &mut impl FnMut(Record<'_>)) {
         if let Some(next) = self.next(line) {
             self.append(line, emit);
@@ -85,7 +85,7 @@ impl TracebackAssembler {
         }
     }
 
-    /// Gives out what is held.
+    /// Emits the held lines.
     pub fn flush(&mut self, emit: &mut impl FnMut(Record<'_>)) {
         if self.state != State::Empty {
             emit(Record { text: self.text.trim_end_matches('\n'), level: self.level, continues: false });
@@ -104,7 +104,7 @@ impl TracebackAssembler {
         }
     }
 
-    /// What is held when `line` belongs to it; `None` when it does not.
+    /// The next state when `line` belongs to the held lines; `None` when it does not.
     fn next(&self, line: &str) -> Option<State> {
         let indented = line.starts_with([' ', '\t']);
         let heading = line.ends_with(HEADING);
@@ -138,7 +138,7 @@ impl TracebackAssembler {
     }
 }
 
-/// What is held when a line comes that belongs to nothing before it.
+/// The state after a line that belongs to nothing before it.
 fn begun_by(line: &str, level: Option<LogLevel>) -> State {
     // A script with a syntax error is reported without heading.
     let is_frame = line.starts_with("  File \"") && line.contains("\", line ");
@@ -153,7 +153,7 @@ fn begun_by(line: &str, level: Option<LogLevel>) -> State {
     }
 }
 
-/// Errors and warnings, and everything in CherryPy's log, which tells no levels.
+/// Errors and warnings, and all lines of CherryPy's log, which have no levels.
 fn announces(line: &str, level: Option<LogLevel>) -> bool {
     let unwell = level.is_some_and(|level| level <= LogLevel::Warn);
     is_announcement(line) || is_cherrypy(line) || (unwell && starts_record(line))
@@ -163,7 +163,7 @@ fn is_announcement(line: &str) -> bool {
     HEADERS.iter().any(|start| line.starts_with(start))
 }
 
-/// Whether a line is no part of what came before it.
+/// Whether a line begins something new.
 fn begins(line: &str) -> bool {
     starts_record(line) || is_announcement(line)
 }

@@ -1,7 +1,7 @@
-//! Events of the kernel, by the crate `notify`: which directories are watched for whom, and what is told of them.
+//! Events of the kernel, by the crate `notify`: the watched directories with their targets, and the events.
 //!
-//! The watcher has a thread of its own, which puts what it hears into a channel and never waits. What does not fit, and
-//! what the kernel itself had to drop, is made up for by a look at everything.
+//! The watcher has a thread of its own, which puts events into a channel and never waits. A full scan makes up for events that
+//! do not fit, and for those that the kernel had to drop.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,22 +12,22 @@ use notify::event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind, Rename
 use notify::{Config, ErrorKind, INotifyWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-/// What is told before anybody has listened; as many as the kernel keeps by default.
+/// Events that are kept until they are read; the kernel keeps as many by default.
 const CAPACITY: usize = 16_384;
 
 /// For whom a directory is watched.
 pub type TargetId = u64;
 
-/// Something that happened in a watched directory, or to it.
+/// An event in a watched directory, or about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The file or directory.
     pub path: PathBuf,
-    /// What happened to it.
+    /// The kind.
     pub kind: EventKind,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EventKind {
     /// A file was made, or linked.
@@ -36,24 +36,24 @@ pub enum EventKind {
     DirCreated,
     /// Something was renamed to this name.
     RenamedIn,
-    /// A file was closed by one who could write it.
+    /// A file was closed that was open for writing.
     Closed,
     /// A file was written.
     Modified,
-    /// It was removed, or has another name now.
+    /// A file or directory was removed, or has another name now.
     Removed,
-    /// Who may do what with it has changed, or it is another one of the same name.
+    /// The permissions have changed, or another file has the name.
     AttributesChanged,
 }
 
-/// The watcher, if there can be one.
+/// The watcher, where inotify is available.
 pub struct Watcher {
     watcher: Mutex<Result<INotifyWatcher, String>>,
     users: Mutex<HashMap<PathBuf, Vec<TargetId>>>,
     sender: Sender,
 }
 
-/// What happened, in the order in which it did.
+/// The events, in their order.
 pub struct EventReceiver {
     receiver: mpsc::Receiver<Event>,
     is_incomplete: Arc<AtomicBool>,
@@ -82,7 +82,7 @@ impl Watcher {
         (events, EventReceiver { receiver, is_incomplete })
     }
 
-    /// No watcher at all, for an observer that looks by itself.
+    /// No watcher at all, for scans alone.
     #[must_use]
     pub fn none() -> Self {
         let (sender, _) = mpsc::channel(1);
@@ -90,11 +90,11 @@ impl Watcher {
         Self { watcher: Mutex::new(Err("no events were asked for".to_owned())), users: Mutex::default(), sender }
     }
 
-    /// Watches a directory, by its real path, for a place. `is_new` says that it is another one than before, if there was
-    /// one before; all others who watch it are told so.
+    /// Watches a directory, by its real path, for a target. `is_new` says that it is another directory than before; the other
+    /// targets that watch this path get an event then.
     ///
     /// # Errors
-    /// Why it cannot be watched, in a few words.
+    /// Why the directory cannot be watched, in a few words.
     pub fn watch(&self, directory: &Path, target: TargetId, is_new: bool) -> Result<(), String> {
         let mut watcher = lock(&self.watcher);
         let watcher = watcher.as_mut().map_err(|reason| reason.clone())?;
@@ -104,7 +104,7 @@ impl Watcher {
         }
         let watched = watcher.watch(directory, RecursiveMode::NonRecursive);
         if is_new && others {
-            // What happened in between was not heard.
+            // Events in between were lost.
             self.sender.send(Event { path: directory.to_owned(), kind: EventKind::AttributesChanged });
         }
         watched.map_err(|error| {
@@ -113,12 +113,12 @@ impl Watcher {
         })
     }
 
-    /// A place no longer needs a directory.
+    /// A target no longer needs a directory.
     pub fn forget(&self, directory: &Path, target: TargetId) {
         if self.remove_user(directory, target)
             && let Ok(watcher) = lock(&self.watcher).as_mut()
         {
-            // It may be gone already, and with it the watch.
+            // The directory may be removed already, and with it the watch.
             let _ = watcher.unwatch(directory);
         }
     }
@@ -152,12 +152,12 @@ impl EventReceiver {
     /// The next events; never none.
     pub async fn next(&mut self, events: &mut Vec<Event>) {
         if self.receiver.recv_many(events, 1024).await == 0 {
-            // Nobody is left who could tell anything.
+            // All senders are gone.
             std::future::pending::<()>().await;
         }
     }
 
-    /// Whether something was missed since the last time this was asked.
+    /// Whether events were lost since the last call.
     pub fn was_incomplete(&self) -> bool {
         self.is_incomplete.swap(false, Ordering::AcqRel)
     }
@@ -182,7 +182,7 @@ impl Sender {
 
     fn miss(&self) {
         self.is_incomplete.store(true, Ordering::Release);
-        // Whoever waits has to wake up. If this does not fit, there is enough to wake up for.
+        // The receiver has to wake up. If this event does not fit, others wake it.
         let _ = self.sender.try_send(Event { path: PathBuf::new(), kind: EventKind::AttributesChanged });
     }
 }
@@ -200,7 +200,7 @@ fn event_kind(kind: notify::EventKind) -> Option<EventKind> {
         notify::EventKind::Modify(ModifyKind::Metadata(_)) => Some(EventKind::AttributesChanged),
         notify::EventKind::Modify(_) => Some(EventKind::Modified),
         notify::EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(EventKind::Closed),
-        // That a file is opened is not told of: a look does that itself.
+        // That a file is opened is no event: a scan does that itself.
         notify::EventKind::Access(_) | notify::EventKind::Any | notify::EventKind::Other => None,
     }
 }

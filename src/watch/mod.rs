@@ -2,15 +2,14 @@
 //!
 //! # Theory of operation
 //!
-//! An [`target::WatchTarget`] names directories, a mask and a route. [`scan::TargetScanner`] holds what was found of it:
-//! each directory with its files, and of each file whether it is complete ([`stability`], by what [`observation`] observes). A *look* compares that with the
-//! file system, and its answer is what has come since. Looks are made for three reasons: the kernel told something
-//! ([`events`]), a file may have settled, or the time for a look at everything has come. So an event only makes things
-//! faster. Whatever is missed, by a full queue, by a file system that other machines write to or by an error of ours, is
-//! found by the next look at everything.
+//! A [`target::WatchTarget`] names directories, a mask and a route. A [`scan::TargetScanner`] holds its directories with their
+//! files, and whether each file is complete ([`stability`], by the observations of [`observation`]). A *scan* compares that
+//! with the file system and returns the new files. There are three reasons for a scan: an event of the kernel ([`events`]), a
+//! file that may have become stable, and the interval of full scans. So an event only makes things faster. A full scan finds
+//! all files that were missed by a full queue, on a file system that other machines write to, or by an error of bots-ctl.
 //!
-//! [`monitor`] decides when to look. It knows nothing of queues and databases: files that have come are told to whoever
-//! has started it, and how the entries fare ([`status`]).
+//! [`monitor`] decides when to scan. It has no part in queues and databases: its caller gets the new files, and the state of
+//! the targets ([`status`]).
 
 pub mod backend;
 pub mod events;

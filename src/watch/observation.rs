@@ -1,4 +1,4 @@
-//! One observation of a file: what it is like now, whether a process has it open, and how long it is known to be at rest.
+//! One observation of a file: its attributes, whether a process has it open, and how long it has not changed.
 //!
 //! Attributes that `stat(2)` gives may come from a cache, which NFS, SMB and FUSE keep for seconds. So a file that is judged is
 //! opened, and the kernel is asked for attributes that are not from there.
@@ -24,14 +24,14 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(2 * 24 * 3600);
 /// By which clock stamps are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockSource {
-    /// Ours, and only where it is the one that stamps. All other files have to be observed.
+    /// The clock of this machine, and only where it stamps the files. All other files have to be observed.
     Local,
-    /// Also that of the file system, as a file tells it that is made for that and removed again. For an observer that looks but
+    /// The clock of the file system as well, by a file that is created for that and removed again. For an observer that scans
     /// once.
     Probed,
 }
 
-/// The clock of one directory. A file is only made there when it is needed.
+/// The clock of one directory. A file is created only when it is needed.
 pub struct DirectoryClock<'a> {
     clock: ClockSource,
     directory: &'a Path,
@@ -61,7 +61,7 @@ impl DirectoryClock<'_> {
     }
 }
 
-/// Observes a file, of which `meta` is known from a moment ago. One that cannot be opened is judged by that alone.
+/// Observes a file, of which `meta` was read a moment ago. A file that cannot be opened is judged by that alone.
 pub fn observe(
     path: &Path,
     meta: &Metadata,
@@ -85,7 +85,7 @@ fn writer(file: &File, writers: Writers) -> Option<bool> {
     }
 }
 
-/// What is known of a file, also of one behind a link; nothing for what is no file.
+/// The attributes of a file, or of one behind a link; nothing for a directory and the like.
 #[must_use]
 pub fn file(path: &Path) -> Option<Metadata> {
     fs::metadata(path).ok().filter(Metadata::is_file)
@@ -96,7 +96,7 @@ fn our_time() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// The time at which the file system stamps a file that is made now. Its name is one that neither channels nor monitors take.
+/// The time at which the file system stamps a new file. Neither channels nor monitors match the name of that file.
 fn probe(directory: &Path) -> io::Result<i64> {
     let path = directory.join(format!(".bots-ctl-clock-{:016x}.tmp", getrandom::u64().map_err(io::Error::other)?));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;

@@ -1,4 +1,4 @@
-//! What the monitor tells: files that came, and how each entry fares.
+//! The reports of the monitor: new files, and the state of each target.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,12 +25,12 @@ pub struct NewFiles {
     pub example: PathBuf,
 }
 
-/// How one entry fares.
+/// The state of one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetStatus {
-    /// What is watched.
+    /// The target.
     pub target: Arc<WatchTarget>,
-    /// How; nothing before the first look.
+    /// How its directories are watched; nothing before the first scan.
     pub condition: Option<WatchState>,
     /// Since when the file is there that came first and still waits.
     pub oldest: Option<SystemTime>,
@@ -38,7 +38,7 @@ pub struct TargetStatus {
     pub unfinished: PendingFiles,
 }
 
-/// How all entries fare.
+/// The state of all targets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MonitorStatus {
     /// Each, in the order in which they were given.

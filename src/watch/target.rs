@@ -1,4 +1,4 @@
-//! What is to be watched: one entry for each section of bots.ini and each route that asks for it.
+//! What to watch: one target for each section of bots.ini and each route that asks for it.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use crate::config::WatchMethod;
 use crate::pycompat::fnmatch::{FnMatch, has_magic};
 
-/// Ends of names that say "not complete": of programs that rename a file when it is.
+/// Ends of names of files that are not complete: programs rename the file when it is.
 const INCOMPLETE_SUFFIXES: [&str; 3] = [".tmp", ".part", ".filepart"];
 
 /// Files that start a route, and how they are found.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WatchTarget {
-    /// Who asks for it, for people: `[dirmonitor1] of …/bots.ini`.
+    /// Where the target was configured, for people: `[dirmonitor1] of …/bots.ini`.
     pub origin: String,
     /// The route that is started.
     pub route: String,
@@ -29,9 +29,9 @@ pub struct WatchTarget {
     pub locks: Vec<String>,
     /// How news are found.
     pub watch_by: WatchMethod,
-    /// Time between two looks where events cannot be had.
+    /// Interval of scans where there are no events.
     pub poll_interval: Duration,
-    /// How long a file has to stay as it is to be complete, where its close cannot be seen.
+    /// How long a file has to stay unchanged to be complete, where its close cannot be seen.
     pub stable_after: Duration,
     /// How long a file that is not complete keeps others from being taken.
     pub file_wait: Duration,
@@ -40,7 +40,7 @@ pub struct WatchTarget {
 }
 
 impl WatchTarget {
-    /// Whether a file of this name is one of the entry's.
+    /// Whether a file of this name belongs to the target.
     #[must_use]
     pub fn matches(&self, name: &OsStr) -> bool {
         // Python's `glob`, by which channels find their files, has this rule for directories and files alike.
@@ -86,9 +86,9 @@ impl WatchTarget {
 /// Directories: a path in which names may be masks, as in `/in/*/orders`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PathPattern {
-    /// What stands before the first mask.
+    /// The path before the first mask.
     pub root: PathBuf,
-    /// The names below it, from the first mask on.
+    /// The names below the root, from the first mask on.
     pub rest: Vec<FnMatch>,
 }
 

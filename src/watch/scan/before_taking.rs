@@ -1,5 +1,5 @@
-//! FilePattern that Bots has listed and is about to take: each is judged where it is, without another listing. What looks have shown of it
-//! before counts as well.
+//! Files that Bots has listed and is about to take: each is judged where it is, without another listing. The results of earlier
+//! scans count as well.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,8 +16,8 @@ use crate::watch::stability::{FileTracker, FileVerdict};
 use crate::watch::unfinished::IncompleteFile;
 
 impl TargetScanner {
-    /// Judges files of one directory, as of now. The answer has one item for each; nothing for a complete file, and for a name that
-    /// is no file.
+    /// Judges files of one directory, as of now. Returns one item for each; nothing for a complete file, and for a name without
+    /// a file.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -46,7 +46,7 @@ impl TargetScanner {
         Ok(names.iter().map(judge).collect())
     }
 
-    /// What is known of a directory, which no look may have found.
+    /// The state of a directory, which no scan may have found yet.
     fn directory(&mut self, real: &Path) -> io::Result<&mut ScannedDir> {
         let identity = dir_id(real).ok_or(io::ErrorKind::NotFound)?;
         if self.known.get(real).is_none_or(|known| known.identity != identity) {
