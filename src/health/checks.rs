@@ -67,8 +67,7 @@ struct Checks {
 impl Checks {
     fn new(targets: &CheckTargets, counters: Arc<Counters>) -> Self {
         let pinger = Arc::new(Mutex::new(DatabasePing::new(targets.database.clone())));
-        let (database, tables, directories) =
-            (SingleFlight::default(), SingleFlight::default(), SingleFlight::default());
+        let (database, tables, directories) = (SingleFlight(None), SingleFlight(None), SingleFlight(None));
         Self { pinger, database, tables, directories, counters }
     }
 
@@ -131,12 +130,6 @@ async fn measure<T>(counters: &Counters, probe: counters::Probe, query: impl Fut
 
 /// A query that starts again only when the last one has returned.
 struct SingleFlight<T>(Option<JoinHandle<T>>);
-
-impl<T> Default for SingleFlight<T> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
 
 impl<T> SingleFlight<T> {
     /// The result, or `None` when it has not come in time.
