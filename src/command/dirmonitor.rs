@@ -1,32 +1,23 @@
 //! `dirmonitor`: the directory monitor, of bots-ctl itself or Bots's own.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use serde_json::json;
 
 use crate::bots::dirmonitor_config::trigger_file;
 use crate::bots::environment::Environment;
-use crate::bots::services::BotsContext;
 use crate::cli::{self, Global};
 use crate::config::Config;
 use crate::exit::{Error, Kind, Outcome};
 use crate::model::ServiceName;
-use crate::process::blocking;
 use crate::telemetry::escape::escape_control;
-use crate::watch::events::Watcher;
-use crate::watch::observation::ClockSource;
-use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner, WatchState};
-use crate::watch::target::WatchTarget;
+use crate::watch::scan::WatchState;
 
 use super::{config_inputs, load_config, overrides, write_line, write_stdout};
-use crate::runtime::bots_environment::load_django_settings;
-use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
-use crate::runtime::init_db;
+use crate::runtime::dirmonitor_dry_run::{self, ScannedTarget};
 use crate::runtime::serve::serve;
 use crate::runtime::service_spec::ServePlan;
-use crate::runtime::session::{App, with_app};
-use crate::runtime::watch_targets::TargetSources;
+use crate::runtime::session::with_app;
 
 /// Runs the command.
 ///
@@ -43,7 +34,13 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
     }
     with_app(config, async |session| {
         if flags.dry_run {
-            return dry_run(session, flags.json).await;
+            let scanned = dirmonitor_dry_run::scan(session).await?;
+            if flags.json {
+                write_line(&to_json(&scanned));
+            } else {
+                scanned.iter().for_each(|target| write_stdout(&to_text(target)));
+            }
+            return Ok(Outcome::Success);
         }
         let inputs = config_inputs(global, given);
         serve(session, ServePlan { only: Some(ServiceName::Dirmonitor), args: flags.args.clone(), inputs }).await
@@ -58,42 +55,6 @@ fn reload(config: &Config) -> Result<Outcome, Error> {
         Error::new(Kind::Failed, text)
     })?;
     write_line("the directory monitor of this environment reads its configuration and looks at all files anew");
-    Ok(Outcome::Success)
-}
-
-/// A target, and the outcome of its first scan.
-struct ScannedTarget {
-    target: WatchTarget,
-    found: ScanOutcome,
-}
-
-/// Prints the targets and the routes that they would start now.
-async fn dry_run(session: App, json: bool) -> Result<Outcome, Error> {
-    let App { config, reaper, .. } = &session;
-    let bots = find_bots(config, reaper).await?;
-    let variables = child_variables(config, Some(&bots.bin_dir));
-    let environment = prepare(config, &bots).await?;
-    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-    let database = init_db::database_config(config, &load_django_settings(&context).await?)?;
-    let mut sources = TargetSources::new(config, &bots, &environment, database)?;
-    sources.read_database().await?;
-    let targets = sources.targets();
-    let scan = move || {
-        let events = Arc::new(Watcher::start().0);
-        let look = |(index, entry): (u64, WatchTarget)| {
-            let mut directories =
-                TargetScanner::new(Arc::new(entry.clone()), index, Arc::clone(&events), ClockSource::Local);
-            let found = directories.scan(Vec::new(), ScanScope::Full);
-            ScannedTarget { target: entry, found }
-        };
-        (0..).zip(targets).map(look).collect::<Vec<_>>()
-    };
-    let scanned = blocking::run(scan).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))?;
-    if json {
-        write_line(&to_json(&scanned));
-    } else {
-        scanned.iter().for_each(|target| write_stdout(&to_text(target)));
-    }
     Ok(Outcome::Success)
 }
 

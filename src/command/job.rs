@@ -16,7 +16,7 @@ use crate::exit::{Error, Kind, Outcome};
 use crate::jobs::client::{self, call};
 use crate::jobs::command_line::JobCommand;
 use crate::jobs::rpc::{ADD, ADD_NUMBERED, CLEAR, LIST, SHOW, code};
-use crate::jobs::xmlrpc::Value;
+use crate::jobs::xmlrpc::{self, Value};
 use crate::model::Endpoint;
 
 use super::{load_config, write_line, write_stdout};
@@ -61,9 +61,9 @@ async fn add(target: &Endpoint, flags: &AddJob) -> Result<Outcome, Error> {
     let response = match call(target, ADD_NUMBERED, arguments.clone()).await {
         // Bots's own server has no numbers.
         Err(client::Error::Fault(..)) if !flags.wait => {
-            json!({ "code": to_json(&call(target, ADD, arguments).await?) })
+            json!({ "code": xmlrpc::to_json(&call(target, ADD, arguments).await?) })
         }
-        response => to_json(&response?),
+        response => xmlrpc::to_json(&response?),
     };
     let Some(code) = integer(&response["code"]) else {
         return Err(Error::new(Kind::Unavailable, format!("what answers on {} is no job queue", target.authority)));
@@ -118,7 +118,7 @@ async fn follow(target: &Endpoint, number: i32, json: bool) -> Result<Outcome, E
 }
 
 async fn list(target: &Endpoint, json: bool) -> Result<Outcome, Error> {
-    let jobs = to_json(&call(target, LIST, Vec::new()).await?);
+    let jobs = xmlrpc::to_json(&call(target, LIST, Vec::new()).await?);
     let jobs = jobs.as_array().into_iter().flatten().filter(|job| job.get(2).is_some());
     if json {
         let listed = jobs.map(|job| json!({ "number": job[1], "priority": job[0], "task": job[2] }));
@@ -161,7 +161,7 @@ async fn show(target: &Endpoint, number: i32, json: bool) -> Result<Outcome, Err
 
 async fn poll(target: &Endpoint, number: i32) -> Result<Json, Error> {
     let text = match call(target, SHOW, vec![Value::Integer(number)]).await {
-        Ok(job @ Value::Struct(_)) => return Ok(to_json(&job)),
+        Ok(job @ Value::Struct(_)) => return Ok(xmlrpc::to_json(&job)),
         Ok(_) => format!("there is no job {number}, or it was forgotten long ago"),
         Err(client::Error::Fault(..)) => format!(
             "the job queue on {} keeps no account of its jobs; that of bots-ctl does (BOTS_CTL_JOBQUEUE_BACKEND=native)",
@@ -185,26 +185,4 @@ fn integer(value: &Json) -> Option<i32> {
 
 fn format_task(task: &Json) -> String {
     JobCommand::deserialize(task).map(|task| task.to_string()).unwrap_or_default()
-}
-
-fn to_json(value: &Value) -> Json {
-    match value {
-        Value::Integer(number) => json!(number),
-        Value::Double(number) => json!(number),
-        Value::String(text) => json!(text),
-        Value::Array(values) => values.iter().map(to_json).collect(),
-        Value::Struct(members) => members.iter().map(|(name, value)| (name.clone(), to_json(value))).collect(),
-        _ => Json::Null,
-    }
-}
-
-impl From<client::Error> for Error {
-    fn from(error: client::Error) -> Self {
-        let kind = match error {
-            client::Error::Unreachable(..) => Kind::Unavailable,
-            client::Error::WrongToken(_) => Kind::Configuration,
-            client::Error::Fault(..) => Kind::Failed,
-        };
-        Self::new(kind, error.to_string())
-    }
 }

@@ -219,7 +219,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_hung_probe_is_not_asked_again_until_it_has_answered() {
         let asked = std::cell::Cell::new(0);
-        let mut probe = SingleFlight::default();
+        let mut probe = SingleFlight(None);
         let query = || {
             asked.set(asked.get() + 1);
             tokio::spawn(sleep(PROBE_TIMEOUT * 5 / 2))

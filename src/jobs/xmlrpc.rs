@@ -4,6 +4,7 @@
 use dxr::{Fault, FaultResponse, MethodCall, MethodResponse};
 use quick_xml::Reader;
 use quick_xml::events::Event;
+use serde_json::{Value as Json, json};
 
 pub use dxr::Value;
 
@@ -67,6 +68,19 @@ pub fn read_answer(body: &[u8]) -> Result<Result<Value, String>, String> {
     }
     let fault = FaultResponse::from_xml(text).map_err(|_| "this is not an XML-RPC answer".to_owned())?;
     Ok(Err(fault.fault.string().to_owned()))
+}
+
+/// A value as JSON.
+#[must_use]
+pub fn to_json(value: &Value) -> Json {
+    match value {
+        Value::Integer(number) => json!(number),
+        Value::Double(number) => json!(number),
+        Value::String(text) => json!(text),
+        Value::Array(values) => values.iter().map(to_json).collect(),
+        Value::Struct(members) => members.iter().map(|(name, value)| (name.clone(), to_json(value))).collect(),
+        _ => Json::Null,
+    }
 }
 
 /// Values of ours are always representable.

@@ -44,3 +44,14 @@ impl From<SpawnError> for Error {
         Self::new(kind, error.to_string())
     }
 }
+
+impl From<crate::jobs::client::Error> for Error {
+    fn from(error: crate::jobs::client::Error) -> Self {
+        let kind = match error {
+            crate::jobs::client::Error::Unreachable(..) => Kind::Unavailable,
+            crate::jobs::client::Error::WrongToken(_) => Kind::Configuration,
+            crate::jobs::client::Error::Fault(..) => Kind::Failed,
+        };
+        Self::new(kind, error.to_string())
+    }
+}

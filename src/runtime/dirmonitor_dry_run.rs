@@ -1,0 +1,49 @@
+//! One scan of all targets of the directory monitor, which starts nothing.
+
+use std::sync::Arc;
+
+use crate::bots::services::BotsContext;
+use crate::exit::{Error, Kind};
+use crate::process::blocking;
+use crate::watch::events::Watcher;
+use crate::watch::observation::ClockSource;
+use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner};
+use crate::watch::target::WatchTarget;
+
+use super::bots_environment::{child_variables, find_bots, load_django_settings, prepare};
+use super::init_db;
+use super::session::App;
+use super::watch_targets::TargetSources;
+
+/// A target, and the outcome of its first scan.
+pub(crate) struct ScannedTarget {
+    pub target: WatchTarget,
+    pub found: ScanOutcome,
+}
+
+/// Scans the targets.
+///
+/// # Errors
+/// When the environment cannot be prepared, or its database not be read.
+pub(crate) async fn scan(session: App) -> Result<Vec<ScannedTarget>, Error> {
+    let App { config, reaper, .. } = &session;
+    let bots = find_bots(config, reaper).await?;
+    let variables = child_variables(config, Some(&bots.bin_dir));
+    let environment = prepare(config, &bots).await?;
+    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let database = init_db::database_config(config, &load_django_settings(&context).await?)?;
+    let mut sources = TargetSources::new(config, &bots, &environment, database)?;
+    sources.read_database().await?;
+    let targets = sources.targets();
+    let scan = move || {
+        let events = Arc::new(Watcher::start().0);
+        let look = |(index, entry): (u64, WatchTarget)| {
+            let mut directories =
+                TargetScanner::new(Arc::new(entry.clone()), index, Arc::clone(&events), ClockSource::Local);
+            let found = directories.scan(Vec::new(), ScanScope::Full);
+            ScannedTarget { target: entry, found }
+        };
+        (0..).zip(targets).map(look).collect::<Vec<_>>()
+    };
+    blocking::run(scan).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))
+}

@@ -1,0 +1,157 @@
+//! A program in the environment of the services, as its init: signals go to the program, and processes that it leaves behind are
+//! terminated.
+
+use std::ffi::OsString;
+
+use nix::libc;
+use nix::unistd::Pid;
+use tracing::debug;
+
+use crate::bots::environment::Environment;
+use crate::bots::{bin_dir, engine_shim};
+use crate::exit::{Error, Outcome};
+use crate::process::Status;
+use crate::process::child::{
+    Input, Output, ProcessGroup, ProcessSpec, set_parent_death_signal, signal_group, signal_process,
+};
+use crate::process::proc_table::is_stopped;
+use crate::process::reaper::Child;
+use crate::process::signal_map::SignalMap;
+use crate::process::signals::SignalInfo;
+use crate::process::terminal::Terminal;
+use crate::process::terminate::terminate_all;
+
+use super::bots_environment::child_variables;
+use super::relay;
+use super::session::App;
+
+/// How the program is run.
+#[derive(Default)]
+pub(crate) struct ExecOptions {
+    pub rewrites: SignalMap,
+    pub parent_death_signal: Option<i32>,
+    pub success_exit_codes: Vec<u8>,
+    pub single_child: bool,
+    pub warn: bool,
+    /// Background processes of the program live on after bots-ctl.
+    pub jobs_live_on: bool,
+    /// Jobs that are submitted here are passed on to the queue of another container.
+    pub relays: bool,
+}
+
+/// Runs the program; `parent` is the parent process of bots-ctl at its start.
+///
+/// # Errors
+/// 126 and 127 as a shell gives them.
+pub(crate) async fn run(
+    mut session: App,
+    options: &ExecOptions,
+    parent: Pid,
+    command: Vec<OsString>,
+) -> Result<Outcome, Error> {
+    if let Some(number) = options.parent_death_signal {
+        set_parent_death_signal(number, parent);
+    }
+    if options.warn {
+        session.reaper.warn_of_orphans();
+    }
+    if options.relays {
+        relay::listen_as_configured(&session.config, &Environment::paths(&session.config), &session.counters).await;
+    }
+    let spec = spec(&session, options, command);
+    follow(&mut session, spec, options).await
+}
+
+fn spec(session: &App, options: &ExecOptions, command: Vec<OsString>) -> ProcessSpec {
+    let mut argv = command.into_iter();
+    let path = std::env::var_os("PATH");
+    // Without Bots this is still a program to run: a shell to find out why, for example.
+    let bin_dir = bin_dir(&session.config.bots, path.as_deref()).ok();
+    let root = session.config.environment_root();
+    if root.is_dir()
+        && let Err(error) = engine_shim::create(root)
+    {
+        debug!("{error}");
+    }
+    let variables = child_variables(&session.config, bin_dir.as_deref());
+    let program = argv.next().unwrap_or_default();
+    ProcessSpec {
+        args: argv.collect(),
+        env_remove: variables.redundant_secret_file_vars().collect(),
+        environment: variables.0,
+        input: Input::Inherit,
+        output: Output::Inherit,
+        // Any other signal reaches bots-ctl, which passes it on.
+        kill_on_parent_death: options.parent_death_signal == Some(libc::SIGKILL),
+        service: false,
+        ..ProcessSpec::new(program)
+    }
+}
+
+/// A program that runs, and how signals reach it.
+struct ExecChild<'a> {
+    child: Child,
+    terminal: Option<Terminal>,
+    options: &'a ExecOptions,
+}
+
+/// Waits for the program, passing signals on, and then for the processes that it left behind.
+async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions) -> Result<Outcome, Error> {
+    let mut terminal = Terminal::open();
+    spec.group = terminal.as_ref().map_or(ProcessGroup::New, Terminal::group);
+    let App { config, reaper, signals, .. } = session;
+    let spawned = reaper.spawn(&spec);
+    if let (Err(_), Some(terminal)) = (&spawned, &mut terminal) {
+        // The child took the foreground before it found that there is nothing to run.
+        terminal.take_foreground();
+    }
+    let mut program = ExecChild { child: spawned?, terminal, options };
+    let exit = loop {
+        tokio::select! {
+            // A pid that was reaped may be another's: its end comes before any signal.
+            biased;
+            status = program.child.changed() => match status {
+                Status::Exited(exit) => break exit,
+                Status::Stopped if is_stopped(program.child.pid) => program.suspend_with_child(),
+                Status::Stopped | Status::Running => {}
+            },
+            received = signals.receive() => program.forward_signal(received),
+        }
+    };
+    if let Some(terminal) = &mut program.terminal {
+        terminal.take_foreground();
+    }
+    if !options.jobs_live_on {
+        terminate_all(reaper, signals, &[program.child.pid], config.stop.timeout).await;
+    }
+    let code = exit.code();
+    Ok(Outcome::Child(if options.success_exit_codes.contains(&code) { 0 } else { code }))
+}
+
+impl ExecChild<'_> {
+    fn forward_signal(&mut self, received: SignalInfo) {
+        let pid = self.child.pid;
+        if let (libc::SIGCONT, Some(terminal)) = (received.number, &mut self.terminal) {
+            terminal.give_foreground(pid);
+        }
+        let Some(number) = self.options.rewrites.apply(received.number) else { return };
+        match &self.terminal {
+            Some(terminal) if terminal.is_shared() => {
+                if !terminal.already_delivered(received, pid) {
+                    signal_process(pid, number);
+                }
+            }
+            _ if self.options.single_child => signal_process(pid, number),
+            _ => signal_group(pid, number),
+        }
+    }
+
+    /// On a terminal a stopped program hands the terminal to the parent of bots-ctl; when bots-ctl continues, so does the
+    /// program.
+    fn suspend_with_child(&mut self) {
+        let pid = self.child.pid;
+        if self.terminal.as_mut().is_some_and(|terminal| terminal.stop_with(pid)) {
+            signal_group(pid, libc::SIGCONT);
+        }
+    }
+}
