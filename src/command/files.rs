@@ -48,7 +48,7 @@ fn print(files: &[ReceivedFile], flags: &Files) {
         [] => write_line(&format!("no such files in the last {}", flags.since)),
         _ => {
             let lines = table(["RECEIVED", "ROUTE", "FILE", "RESULT", "SENT OR REASON"], files.iter().map(row));
-            lines.iter().for_each(|line| write_line(line));
+            lines.iter().for_each(write_line);
         }
     }
 }
