@@ -285,12 +285,12 @@ mod tests {
         let engine = ServiceHealth { phase: Phase::Waiting, ..ServiceHealth::new("engine", false) };
         let health = HealthState { services: vec![queue, running(), engine], ..healthy() };
         let ready = evaluate(Check::Ready, &health);
-        assert_eq!(ready.checks[3..], [("jobqueue", false), ("webserver", true)]);
+        assert_eq!(ready.checks[4..], [("jobqueue", false), ("webserver", true)]);
         assert_eq!(ready.errors, ["jobqueue is starting"]);
         let live = evaluate(Check::Live, &health);
         assert_eq!(live.checks, [("jobqueue", true), ("webserver", true), ("engine", true)]);
         let stopping = evaluate(Check::Ready, &HealthState { stopping: true, ..health });
-        assert_eq!(stopping.checks[3..], [("jobqueue", false), ("webserver", false)]);
+        assert_eq!(stopping.checks[4..], [("jobqueue", false), ("webserver", false)]);
     }
 
     #[test]
