@@ -4,8 +4,8 @@ use std::future::pending;
 use std::time::Duration;
 
 use nix::libc::{SIGKILL, SIGTERM};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::exit::Exit;
@@ -41,7 +41,7 @@ pub enum RunEnd {
     SpawnFailed(String),
 }
 
-/// Runs a job to its end, under this name. `kill` turns true when there is no more time to wait.
+/// Runs a job to its end, under this name. `kill` is cancelled when there is no more time to wait.
 pub async fn run(
     number: i64,
     run: &str,
@@ -49,7 +49,7 @@ pub async fn run(
     limits: RunLimits,
     reaper: &Reaper,
     lines: &ServiceOutput,
-    kill: watch::Receiver<bool>,
+    kill: CancellationToken,
 ) -> (RunEnd, String) {
     let tail = OutputTail::default();
     let mut child = match reaper.spawn(spec) {
@@ -67,20 +67,14 @@ pub async fn run(
     (ended, tail.text())
 }
 
-async fn follow(
-    number: i64,
-    run: &str,
-    child: &mut Child,
-    limits: RunLimits,
-    mut kill: watch::Receiver<bool>,
-) -> RunEnd {
+async fn follow(number: i64, run: &str, child: &mut Child, limits: RunLimits, kill: CancellationToken) -> RunEnd {
     let mut overdue = Some(Instant::now() + limits.max_runtime);
     let (mut deadline, mut was_stopped) = (None, false);
     loop {
         tokio::select! {
             biased;
             exit = child.exited() => return if was_stopped { RunEnd::TimedOut(exit) } else { RunEnd::Exited(exit) },
-            () = is_set(&mut kill) => {
+            () = kill.cancelled() => {
                 signal_group(child.pid, SIGKILL);
                 child.exited().await;
                 return RunEnd::KilledAtStop;
@@ -107,12 +101,5 @@ async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment).await,
         None => pending().await,
-    }
-}
-
-/// A sender that is gone never sets it.
-async fn is_set(flag: &mut watch::Receiver<bool>) {
-    if flag.wait_for(|set| *set).await.is_err() {
-        pending::<()>().await;
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::super::command_line::JobCommand;
@@ -73,7 +74,8 @@ pub struct Worker {
     is_finishing: bool,
     /// Set by a stop: until when running jobs are waited for.
     stopping: Option<Instant>,
-    kill: watch::Sender<bool>,
+    /// Cancelled when running jobs are killed.
+    kill: CancellationToken,
     was_killed: bool,
 }
 
@@ -97,7 +99,7 @@ impl Worker {
             has_begun: false,
             is_finishing: false,
             stopping: None,
-            kill: watch::Sender::new(false),
+            kill: CancellationToken::new(),
             was_killed: false,
         };
         (queue, receiver, worker)
@@ -107,7 +109,7 @@ impl Worker {
     pub async fn run(mut self, commands: &mut mpsc::Receiver<QueueCommand>) -> Termination {
         while !self.is_done() {
             let tick = self.retries.until().map_or(self.next_housekeeping, |until| until.min(self.next_housekeeping));
-            let deadline = self.stopping.filter(|_| !*self.kill.borrow());
+            let deadline = self.stopping.filter(|_| !self.kill.is_cancelled());
             let mut batch = Vec::new();
             tokio::select! {
                 Some(Ok(finished)) = self.runs.join_next() => self.on_run_finished(finished).await,
@@ -202,7 +204,7 @@ impl Worker {
         let run = correlation::new_id();
         info!(job = number, run_id = run, "starting job {number}: {task}");
         let QueueConfig { limits, reaper, lines, .. } = &self.config;
-        let (limits, reaper, lines, kill) = (*limits, reaper.clone(), lines.clone(), self.kill.subscribe());
+        let (limits, reaper, lines, kill) = (*limits, reaper.clone(), lines.clone(), self.kill.clone());
         self.runs.spawn(async move {
             let started = Instant::now();
             let (ended, output) = runner::run(number, &run, &spec, limits, &reaper, &lines, kill).await;
@@ -315,7 +317,7 @@ impl Worker {
 
     fn kill_running(&mut self) {
         self.was_killed = !self.runs.is_empty();
-        self.kill.send_replace(true);
+        self.kill.cancel();
     }
 
     fn running_numbers(&self) -> String {
