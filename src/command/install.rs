@@ -1,6 +1,7 @@
 //! `install`: Bots in a private virtual environment.
 
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::bots::install::install;
 use crate::cli::{self, Global};
@@ -20,14 +21,15 @@ pub fn run(global: &Global, flags: &cli::Install) -> Result<Outcome, Error> {
     })
 }
 
-/// Installs unless a signal asks to stop first; then the outcome says which. The next attempt completes what was interrupted.
+/// Installs unless a signal asks to stop first; then the outcome says which. The next attempt starts an incomplete installation
+/// from the beginning.
 pub(super) async fn interruptible(session: &mut App, drivers: &[Driver]) -> Result<Option<Outcome>, Error> {
     let (config, reaper) = (&session.config.bots, &session.reaper);
     let installing = install(&config.install_dir, &config.python, drivers, reaper);
     match run_until_shutdown(&mut session.signals, &TaskTracker::new(), installing).await {
         Ok(installed) => Ok(installed.map(|()| None)?),
         Err(exit) => {
-            tracing::warn!("interrupted by {exit}: run install again to complete it");
+            warn!("interrupted by {exit}: run install again to complete it");
             Ok(Some(Outcome::Child(exit.code())))
         }
     }
