@@ -139,14 +139,10 @@ impl Reaper {
 impl Child {
     /// Waits until the child has ended.
     pub async fn exited(&mut self) -> Exit {
-        loop {
-            if let Status::Exited(exit) = *self.status.borrow_and_update() {
-                return exit;
-            }
-            // The sender lives in the reaper's table until the exit is known.
-            if self.status.changed().await.is_err() && !matches!(*self.status.borrow(), Status::Exited(_)) {
-                return Exit::Signal(nix::libc::SIGKILL);
-            }
+        // The sender lives in the reaper's table until the exit is known.
+        match self.status.wait_for(|status| matches!(status, Status::Exited(_))).await.as_deref() {
+            Ok(Status::Exited(exit)) => *exit,
+            _ => Exit::Signal(libc::SIGKILL),
         }
     }
 

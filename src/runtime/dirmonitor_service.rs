@@ -166,7 +166,7 @@ async fn read_database(sources: &mut TargetSources, was_away: &mut bool) -> bool
 /// Reads bots.ini again, on a thread that may wait for it; true where it was valid and is in force.
 async fn read_again(mut sources: TargetSources, submitter: &JobSubmitter, config: &Config) -> (TargetSources, bool) {
     let read = move || {
-        let read = sources.read_ini().and_then(|()| sources.job_queue());
+        let read = sources.read_ini();
         (sources, read)
     };
     let (sources, read) = match tokio::task::spawn_blocking(read).await {

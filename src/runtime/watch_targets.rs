@@ -81,14 +81,9 @@ impl TargetSources {
         self.environment.config.join("bots.ini")
     }
 
-    /// Reads bots.ini again; after an error the targets stay.
-    pub fn read_ini(&mut self) -> Result<(), bots::Error> {
+    /// Reads bots.ini again, and returns the job queue that it names; after an error the targets stay.
+    pub fn read_ini(&mut self) -> Result<BotsJobQueueIni, bots::Error> {
         self.monitored = DirmonitorConfig::read(&self.environment, &self.bots)?;
-        Ok(())
-    }
-
-    /// The job queue that bots.ini names.
-    pub fn job_queue(&self) -> Result<BotsJobQueueIni, bots::Error> {
         BotsJobQueueIni::read(&self.environment)
     }
 
