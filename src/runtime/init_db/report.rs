@@ -1,6 +1,6 @@
 //! The report of `init-db`: a line per step in the log, and one JSON object for programs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tracing::{info, warn};
@@ -21,13 +21,8 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Records a step that has just ended.
-    pub fn step(&mut self, name: &str, begin: Instant) {
-        self.step_of(name, begin.elapsed());
-    }
-
-    /// As [`Self::step`], for one that Django has timed.
-    pub fn step_of(&mut self, name: &str, took: Duration) {
+    /// Records a step that has ended.
+    pub fn step(&mut self, name: &str, took: Duration) {
         info!("{name} took {:.2} s", took.as_secs_f64());
         self.steps.push((name.to_owned(), took));
     }

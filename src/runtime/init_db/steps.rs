@@ -92,7 +92,7 @@ impl Steps<'_> {
         let begin = Instant::now();
         self.write("clear", false).await?;
         apply::drop_tables(&mut self.session.connection, &ours).await?;
-        self.report.step("clearing what an interrupted first run has left", begin);
+        self.report.step("clearing what an interrupted first run has left", begin.elapsed());
         self.inspect().await.map(Some)
     }
 
@@ -106,7 +106,7 @@ impl Steps<'_> {
         self.write("tables", false).await?;
         apply::create_tables(&mut self.session.connection, &inspection.catalogue, tables).await?;
         let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-        self.report.step(&format!("making {}", names.join(", ")), begin);
+        self.report.step(&format!("making {}", names.join(", ")), begin.elapsed());
         Ok(())
     }
 
@@ -132,7 +132,7 @@ impl Steps<'_> {
         let (environment, database) = (self.init.context.environment, self.settings().describe());
         let done = migrate::run(python, environment, &database, MigrateRequest { migrate, finish, user }).await?;
         for step in &done.steps {
-            self.report.step_of(&step.step, Duration::try_from_secs_f64(step.seconds).unwrap_or_default());
+            self.report.step(&step.step, Duration::try_from_secs_f64(step.seconds).unwrap_or_default());
         }
         self.session.check().await?;
         Ok(())
@@ -156,7 +156,7 @@ impl Steps<'_> {
                 Err(error) => failures.push(error.to_string()),
             }
         }
-        self.report.step("repair", begin);
+        self.report.step("repair", begin.elapsed());
         inspection = self.inspect().await?;
         inspection.difference.manual_fixes.extend(failures);
         Ok(inspection.difference)
