@@ -80,7 +80,7 @@ sections! {
         config_source: PathBuf = "environment.config_source", CONFIG_SOURCE_ENV, Text, parse::absolute_path, CONFIG_SOURCE,
             "directory whose files are copied over the configuration directory at every start";
         seed_usersys: PathBuf = "environment.seed_usersys", "BOTS_CTL_SEED_USERSYS", Text, parse::absolute_path,
-            "/usr/local/bots/plugins/usersys", "what an empty usersys is filled from, beside what Bots itself ships";
+            "/usr/local/bots/plugins/usersys", "directory from which an empty usersys is filled, beside Bots's own files";
         seed_grammars: PathBuf = "environment.seed_grammars", "BOTS_CTL_SEED_GRAMMARS", Text, parse::absolute_path,
             "/usr/local/bots/grammars", "grammars that a new usersys gets below usersys/grammars";
     }
@@ -90,7 +90,7 @@ sections! {
         bin_dir: Option<PathBuf> = "bots.bin_dir", "BOTS_BIN_DIR", Text, parse::absolute_path, [""],
             "directory of bots-webserver and the other programs of Bots; else PATH, else what install made";
         install_dir: PathBuf = "bots.install_dir", "BOTS_CTL_INSTALL_DIR", Text, parse::absolute_path, "~/.bots/venv",
-            "where install makes its private environment";
+            "directory of the private environment that install makes";
         python: PathBuf = "bots.python", "BOTS_CTL_PYTHON", Text, parse::program, "python3",
             "Python that install makes the private environment with";
     }
@@ -130,7 +130,7 @@ sections! {
         enabled: bool = "reload.enabled", "BOTS_CTL_RELOAD_ENABLED", Boolean, parse::boolean, "true",
             "services are restarted with a mounted configuration that changes; else it waits for the next start";
         interval: Duration = "reload.interval", "BOTS_CTL_RELOAD_INTERVAL", Duration, parse::interval, "2s",
-            "time between two looks at the mounted configuration; a change has to be seen twice";
+            "time between two polls of the mounted configuration; a change has to be seen twice";
         jitter: Duration = "reload.jitter", "BOTS_CTL_RELOAD_JITTER", Duration, parse::duration, "10s in Kubernetes, else 0s",
             "longest pause before a change is taken over; its length is random, so that replicas do not do it together";
         drain: Duration = "reload.drain", "BOTS_CTL_RELOAD_DRAIN", Duration, parse::duration,
@@ -144,7 +144,7 @@ sections! {
         failure_threshold: u32 = "watchdog.failure_threshold", "BOTS_CTL_WATCHDOG_FAILURE_THRESHOLD", Integer, parse::positive, "3",
             "signs of life that a service may miss in a row before it counts as hung";
         restart: Option<bool> = "watchdog.restart", "BOTS_CTL_WATCHDOG_RESTART", Boolean, parse::boolean, ["true under up, else false"],
-            "a hung service is restarted by bots-ctl itself; else it is not live, and whoever asks decides";
+            "a service that counts as hung is restarted by bots-ctl; else it is reported as not live";
     }
 
     /// The services under `up`.
@@ -172,11 +172,11 @@ sections! {
     /// The job queue.
     JobQueueConfig {
         backend: ServiceBackend = "jobqueue.backend", "BOTS_CTL_JOBQUEUE_BACKEND", Text, parse::choice, "native",
-            "who does the work of the job queue: native (bots-ctl itself) or python (Bots's own server)";
+            "implementation of the job queue: native (bots-ctl itself) or python (Bots's own server)";
         addr: Option<SocketAddr> = "jobqueue.addr", "BOTS_CTL_JOBQUEUE_ADDR", Text, parse::address, [""],
             "address on which the job queue serves other containers, such as 0.0.0.0:28083; needs the token";
         token: Option<SecretString> = "jobqueue.token", "BOTS_CTL_JOBQUEUE_TOKEN", Text, parse::secret, secret,
-            "what the job queue and those who use it from other containers know, and nobody else does";
+            "secret that clients of the job queue in other containers have to send";
         url: Option<Endpoint> = "jobqueue.url", "BOTS_CTL_JOBQUEUE_URL", Text, parse::queue_url, [""],
             "job queue of another container, such as `http://bots-jobqueue:28083`; jobs of this container are passed on to it";
     }
@@ -185,15 +185,15 @@ sections! {
     #[derive(Copy, PartialEq, Eq)]
     DirmonitorSection {
         backend: ServiceBackend = "dirmonitor.backend", "BOTS_CTL_DIRMONITOR_BACKEND", Text, parse::choice, "native",
-            "who watches directories: native (bots-ctl itself) or python (Bots's own monitor)";
+            "implementation of the directory monitor: native (bots-ctl itself) or python (Bots's own monitor)";
         watch_by: WatchMethod = "dirmonitor.watch", "BOTS_CTL_DIRMONITOR_WATCH", Text, parse::choice, "auto",
             "how new files are found: inotify, poll, or auto: as the file system allows; also watch in bots.ini";
         poll_interval: Duration = "dirmonitor.poll_interval", "BOTS_CTL_DIRMONITOR_POLL_INTERVAL", Duration, parse::interval,
-            "1s", "time between two looks at a directory that is polled; also poll_interval in bots.ini";
+            "1s", "time between two scans of a polled directory; also poll_interval in bots.ini";
         stable_after: Duration = "dirmonitor.stable_after", "BOTS_CTL_DIRMONITOR_STABLE_AFTER", Duration, parse::duration, "5s",
             "how long a file has to stay as it is to be complete, where its close cannot be seen; also stable_after in bots.ini";
         rescan_interval: Duration = "dirmonitor.rescan_interval", "BOTS_CTL_DIRMONITOR_RESCAN_INTERVAL", Duration, parse::interval,
-            "1m", "time between two looks at everything where events are had, in case one was missed";
+            "1m", "time between two full scans where the kernel sends events, in case one was missed";
     }
 
     /// The health listener and its checks.
@@ -210,7 +210,7 @@ sections! {
         status_page: bool = "health.status_page", "BOTS_CTL_STATUS_PAGE", Boolean, parse::boolean, "true",
             "the health listener has a status page, on /";
         database_only: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, parse::boolean, "false",
-            "ready looks at the database alone";
+            "ready checks the database alone";
     }
 
     /// Metrics.
@@ -228,7 +228,7 @@ sections! {
         format: LogFormat = "log.format", "LOG_FORMAT", Text, parse::choice, "auto",
             "text, json, or auto: text on a terminal and json elsewhere";
         child_output: Option<ChildOutput> = "log.child_output", "BOTS_CTL_CHILD_OUTPUT", Text, parse::choice, ["as LOG_FORMAT"],
-            "what the output of services becomes: raw (passed on as it is), text or json";
+            "form of the output of services: raw (unchanged), text or json";
     }
 
     /// The database for a generated `settings.py`, and how it is initialised.
@@ -287,6 +287,6 @@ readers! {
         max_delay: Duration = "restart.max_delay", "BOTS_CTL_RESTART_MAX_DELAY", Duration, parse::interval, "30s",
             "longest pause before a restart";
         reset_after: Duration = "restart.reset_after", "BOTS_CTL_RESTART_RESET_AFTER", Duration, parse::interval, "1m",
-            "how long a service has to answer until its restarts are counted anew";
+            "how long a service has to answer until its restarts are counted from zero";
     }
 }
