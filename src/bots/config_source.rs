@@ -44,9 +44,6 @@ pub type DirSnapshot = BTreeMap<OsString, Option<[i64; 6]>>;
 
 impl ConfigFiles {
     /// Reads all files; none where there is no such directory.
-    ///
-    /// # Errors
-    /// When one cannot be read.
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let mut files = BTreeMap::new();
         for name in names(directory)? {
@@ -63,9 +60,6 @@ impl ConfigFiles {
     }
 
     /// The files of a configuration source; none where that is the configuration directory itself.
-    ///
-    /// # Errors
-    /// As [`ConfigFiles::read`].
     pub fn mounted(source: &Path, config_dir: &Path) -> Result<Self, Error> {
         if source == config_dir { Ok(Self::default()) } else { Self::read(source) }
     }
@@ -96,9 +90,6 @@ impl ConfigFiles {
     }
 
     /// Writes the files into another directory.
-    ///
-    /// # Errors
-    /// When one cannot be written.
     pub fn write_to(&self, directory: &Path) -> Result<(), Error> {
         let mut batch = AtomicBatch::default();
         for (name, file) in &self.files {
@@ -109,9 +100,6 @@ impl ConfigFiles {
 }
 
 /// The metadata of a directory's files; empty where there is none.
-///
-/// # Errors
-/// When it cannot be read.
 pub fn snapshot(directory: &Path) -> Result<DirSnapshot, Error> {
     let look = |path: PathBuf| {
         let meta = fs::metadata(path).ok()?;

@@ -47,9 +47,6 @@ pub fn directory(environment_root: &Path) -> PathBuf {
 }
 
 /// Makes the link to this very program, and the hook beside it. Any number of replicas may do so at once.
-///
-/// # Errors
-/// When they cannot be made.
 pub fn create(environment_root: &Path) -> Result<(), Error> {
     let program =
         std::env::current_exe().map_err(|error| describe_io_error("find", Path::new("/proc/self/exe"), &error))?;

@@ -45,9 +45,6 @@ impl Environment {
     }
 
     /// An environment that was prepared before, with the directories that its bots.ini names.
-    ///
-    /// # Errors
-    /// When that cannot be read.
     pub fn load(config: &Config) -> Result<Self, Error> {
         let mut environment = Self::paths(config);
         environment.apply_ini_paths(&environment.read_ini()?);

@@ -70,9 +70,6 @@ pub struct Step {
 }
 
 /// Sends the request for the database described by `database`; Django's output goes to our log.
-///
-/// # Errors
-/// Django's own error.
 pub async fn run(
     python: &mut PythonSession,
     environment: &Environment,

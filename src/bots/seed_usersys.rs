@@ -20,9 +20,6 @@ pub const MARKER: &str = ".bots-ctl-seeding";
 const NOT_CONTENT: [&str; 5] = [".filebrowser", "fb", "lost+found", "__init__.py", "__pycache__"];
 
 /// Whether a directory is missing, holds nothing of the user's, or was being filled when something died.
-///
-/// # Errors
-/// When it cannot be read.
 pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
     if !dir.exists() || dir.join(MARKER).exists() {
         return Ok(true);

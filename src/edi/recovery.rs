@@ -62,9 +62,6 @@ pub async fn check_previous_run(connection: &mut Connection, settings: &Database
 
 /// Whether the run that has just ended, or the one that it was to recover, did not come to its end: the next one has
 /// something to recover.
-///
-/// # Errors
-/// When the database cannot be read.
 pub async fn is_open(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
     if runs::was_cut_off(connection, settings).await? {
         return Ok(true);

@@ -10,9 +10,6 @@ use super::Error;
 use super::lock;
 
 /// Makes a directory and its parents, on the disk.
-///
-/// # Errors
-/// See [`describe_io_error`].
 pub fn make_dir(path: &Path) -> Result<(), Error> {
     let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.exists()).collect();
     fs::create_dir_all(path).map_err(|error| describe_io_error("create the directory", path, &error))?;
@@ -23,9 +20,6 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
 /// Leaves the file alone when it already has that content and mode.
 ///
 /// Returns whether anything was written.
-///
-/// # Errors
-/// See [`describe_io_error`].
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
     let mut batch = AtomicBatch::default();
     let differs = batch.add(path, content, mode)?;
@@ -45,9 +39,6 @@ impl AtomicBatch {
     /// Writes a file that [`AtomicBatch::commit`] puts in its place, unless it is there already with that content and mode.
     ///
     /// Returns whether it differs.
-    ///
-    /// # Errors
-    /// See [`describe_io_error`].
     pub fn add(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
         if fs::read(path).is_ok_and(|current| current == content) && file_mode(path) == Some(mode) {
             return Ok(false);
@@ -60,9 +51,6 @@ impl AtomicBatch {
     }
 
     /// Puts all files in their places.
-    ///
-    /// # Errors
-    /// See [`describe_io_error`].
     pub fn commit(mut self) -> Result<(), Error> {
         for (temporary, path) in &self.written {
             fs::rename(temporary, path).map_err(|error| describe_io_error("write", path, &error))?;
@@ -84,9 +72,6 @@ impl Drop for AtomicBatch {
 
 /// Has the names in a directory on the disk. What was made, renamed or removed there may else be as before when the power has
 /// failed.
-///
-/// # Errors
-/// See [`describe_io_error`].
 pub fn fsync_dir(dir: &Path) -> Result<(), Error> {
     use ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     match File::open(dir).and_then(|dir| dir.sync_all()) {
@@ -105,9 +90,6 @@ pub fn file_mode(path: &Path) -> Option<u32> {
 /// at once, one wins and all see its content.
 ///
 /// Returns whether this call made it.
-///
-/// # Errors
-/// See [`describe_io_error`].
 pub fn create_if_absent(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
     if fs::symlink_metadata(path).is_ok() {
         return Ok(false);
@@ -173,9 +155,6 @@ fn write_and_sync(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 }
 
 /// Whether we may create files in a directory, as the kernel sees it.
-///
-/// # Errors
-/// Why not.
 pub fn check_writable(path: &Path) -> Result<(), Error> {
     use nix::unistd::{AccessFlags, access};
     let allowed = access(path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
@@ -220,17 +199,11 @@ fn describe_permissions(path: &Path, error: &io::Error) -> String {
 }
 
 /// A lock that dies with its holder. Waits for another holder.
-///
-/// # Errors
-/// See [`describe_io_error`].
 pub fn lock(path: &Path) -> Result<File, Error> {
     lock_file(path).and_then(|file| file.lock().map(|()| file)).map_err(|error| describe_io_error("lock", path, &error))
 }
 
 /// As [`lock()`], without waiting: `None` when another process has it.
-///
-/// # Errors
-/// See [`describe_io_error`].
 pub fn try_lock(path: &Path) -> Result<Option<File>, Error> {
     let try_lock = |file: File| lock::try_lock(&file).map(|is_ours| is_ours.then_some(file));
     lock_file(path).and_then(try_lock).map_err(|error| describe_io_error("lock", path, &error))

@@ -6,17 +6,11 @@ use std::io;
 use nix::libc;
 
 /// Locks a file unless another process has a lock on it; whether it is locked now.
-///
-/// # Errors
-/// When the file system has no locks.
 pub fn try_lock(file: &File) -> io::Result<bool> {
     is_locked(file.try_lock())
 }
 
 /// The same with a lock that others may have too.
-///
-/// # Errors
-/// As [`try_lock`].
 pub fn try_lock_shared(file: &File) -> io::Result<bool> {
     is_locked(file.try_lock_shared())
 }

@@ -24,9 +24,6 @@ pub(crate) struct PrivateTempDir {
 
 impl PrivateTempDir {
     /// Makes one in a place for temporary files, where what was left is removed first.
-    ///
-    /// # Errors
-    /// When it cannot be made.
     pub fn new(parent: &Path) -> Result<Self, Error> {
         remove_stale(parent);
         loop {
@@ -53,9 +50,6 @@ impl Drop for PrivateTempDir {
 }
 
 /// Makes a directory that no other user can read: configuration may hold passwords.
-///
-/// # Errors
-/// When it cannot be made.
 pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().mode(0o700).create(dir);
     made.map_err(|error| atomic::describe_io_error("create the directory", dir, &error))

@@ -57,10 +57,6 @@ pub fn set_value(text: &str, section: &str, key: &str, value: &str) -> Result<St
 /// Removes a section, from its header to its last value, and the empty lines
 /// behind it. Comments around it stay, they may belong to the neighbours. No
 /// change if there is no such section; `[DEFAULT]` is none, as in Python.
-///
-/// # Errors
-///
-/// If the text has faults.
 pub fn remove_section(text: &str, section: &str) -> Result<String, EditError> {
     let mut ini = BotsIni::parse(text).map_err(EditError::Unreadable)?;
     let removable = Some(section).filter(|name| *name != DEFAULT);
