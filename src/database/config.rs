@@ -1,4 +1,4 @@
-//! Which database, in the terms of each kind of server: from Django's words to ours.
+//! The database of the settings of Django, in the terms of each kind of server.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ pub enum DatabaseConfig {
     Postgres(Server),
 }
 
-/// A database on a server, and the way there. What is empty is left to the client's defaults.
+/// A database on a server, and its address. The client's defaults replace empty values.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// Where the server listens.
@@ -33,7 +33,7 @@ pub struct Server {
     pub password: SecretString,
     /// The database.
     pub name: String,
-    /// How the connection is protected.
+    /// The encryption of the connection.
     pub tls: Tls,
     /// PostgreSQL's own settings for the session, such as `search_path`.
     pub session: Vec<(String, String)>,
@@ -55,11 +55,11 @@ pub enum ServerAddress {
     },
 }
 
-/// Where Debian's, MariaDB's and MySQL's own packages put the socket that a client looks for by itself.
+/// The default sockets of a client, in the packages of Debian, MariaDB and MySQL.
 const MYSQL_SOCKETS: [&str; 4] =
     ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock"];
 
-/// Options that lead a client to settings bots-ctl does not see.
+/// Options that lead a client to settings which bots-ctl does not read.
 const HIDDEN: [&str; 4] = ["read_default_file", "read_default_group", "service", "passfile"];
 
 impl DatabaseConfig {
@@ -97,7 +97,7 @@ impl DatabaseConfig {
         matches!(self, Self::Sqlite(_))
     }
 
-    /// The database as a person would name it, without the password.
+    /// The database in words, without the password.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -149,7 +149,7 @@ fn server(
     })
 }
 
-/// What Django leaves open comes from the URL; the password and the options of the URL count before Django's.
+/// The URL completes Django's settings; its password and options override them.
 fn completed(django: &DjangoDatabase, url: &DatabaseUrl) -> DjangoDatabase {
     let own = |given: &str, of_url: &str| if given.is_empty() { of_url } else { given }.to_owned();
     let from_url = url.options.clone().into_iter().map(|(key, value)| (key, Value::String(value)));
@@ -174,7 +174,7 @@ fn mysql_address(django: &DjangoDatabase) -> Result<ServerAddress, Error> {
     if host.starts_with('/') {
         return Ok(ServerAddress::Socket { path: host.into(), port });
     }
-    // The client library takes this name for its socket, whatever the port.
+    // For this name the client library uses its socket, whatever the port.
     let socket = || MYSQL_SOCKETS.iter().map(Path::new).find(|path| path.exists());
     match (host == "localhost").then(socket).flatten() {
         Some(socket) => Ok(ServerAddress::Socket { path: socket.to_path_buf(), port: 3306 }),
@@ -191,7 +191,7 @@ fn postgres_address(django: &DjangoDatabase) -> Result<ServerAddress, Error> {
     }
 }
 
-/// The driver does not write these two signs as the authentication protocol wants them.
+/// The driver does not escape these two characters as the authentication protocol demands.
 fn nameable(server: Server) -> Result<Server, Error> {
     if server.user.contains([',', '=']) {
         let text =
@@ -220,7 +220,7 @@ fn session_settings(options: &str) -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// What Django leaves to its client is nothing to disagree with.
+/// Values that Django leaves to its client cannot differ.
 fn check_agreement(django: &DjangoDatabase, url: &DatabaseUrl) -> Result<(), Error> {
     let number = url.port.map(|port| port.to_string()).unwrap_or_default();
     let socket = django.options.get("unix_socket").and_then(Value::as_str).filter(|_| url.host.starts_with('/'));

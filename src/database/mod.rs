@@ -1,7 +1,7 @@
-//! The database that Django is configured with, seen by bots-ctl itself. The only module that speaks SQL.
+//! The database that Django is configured with: connections, locks, and the tables of bots-ctl.
 //!
-//! Managed tables belong to Django, which makes them by `migrate`; here is what decides whether that is needed, and
-//! what makes the tables Bots uses with its own SQL. Rows that are there are never touched.
+//! Django creates the managed tables by `migrate`. This module decides whether that is needed, and creates the tables that
+//! Bots uses with its own SQL. It never changes existing rows of Bots or Django.
 
 pub mod connect;
 mod default_account;
@@ -22,22 +22,22 @@ pub mod tls;
 
 pub use config::DatabaseConfig;
 
-/// What can go wrong with a database.
+/// An error of a database.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// bots-ctl cannot talk to such a database, or not in that way.
+    /// bots-ctl does not support such a database, or one of its options.
     #[error("{0}")]
     Unsupported(String),
-    /// Two places name two databases.
+    /// settings.py and the URL name different databases.
     #[error("{0}")]
     Conflict(String),
-    /// It cannot be reached or does not answer; it may later.
+    /// It cannot be reached or does not answer; a retry may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// It has answered, and refuses us: to ask again is no use.
+    /// It refuses the connection; a retry cannot succeed.
     #[error("{0}")]
     Rejected(String),
-    /// It answers, but what was asked of it failed.
+    /// It answers, but a statement failed.
     #[error("{0}")]
     Failed(String),
 }

@@ -1,4 +1,4 @@
-//! How a connection to a server is protected: the options of Django's clients, and what they come to.
+//! The encryption of a connection, from the options of Django's clients.
 
 use std::path::PathBuf;
 
@@ -6,27 +6,27 @@ use serde_json::{Map, Value};
 
 use super::Error;
 
-/// Protection of a connection.
+/// The encryption of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// How strict; `None` leaves it to the client's default: encrypted where the server offers it.
+    /// `None` leaves it to the client's default: encrypted where the server offers it.
     pub mode: Option<Mode>,
     /// Certificates of authorities to trust beside the system's.
     pub ca: Option<PathBuf>,
-    /// Our own certificate.
+    /// The client's certificate.
     pub certificate: Option<PathBuf>,
     /// Its key.
     pub key: Option<PathBuf>,
 }
 
-/// How strict.
+/// The strictness of the encryption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Never encrypted.
     Disabled,
     /// Encrypted where the server offers it.
     Preferred,
-    /// Always encrypted; the server may be anybody.
+    /// Always encrypted; the server's certificate is not checked.
     Required,
     /// The server's certificate must be signed by an authority.
     VerifyAuthority,
@@ -37,7 +37,7 @@ pub enum Mode {
 /// Reads the options of both kinds of clients.
 ///
 /// # Errors
-/// When a mode is not known, or not available here.
+/// When a mode is not known.
 pub fn from_options(options: &Map<String, Value>) -> Result<Tls, Error> {
     let group = options.get("ssl").and_then(Value::as_object);
     let text = |name: &str| options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -52,7 +52,7 @@ pub fn from_options(options: &Map<String, Value>) -> Result<Tls, Error> {
         key: file(["sslkey", "ssl_key"], "key"),
     };
     let asked_for = group.is_some_and(|group| !group.is_empty()) || options.get("ssl") == Some(&Value::Bool(true));
-    // An authority is named to be asked, as libpq has it as well.
+    // A named authority is checked, as libpq does.
     match tls.mode {
         None if tls.ca.is_some() => tls.mode = Some(Mode::VerifyAuthority),
         None if asked_for => tls.mode = Some(Mode::Required),

@@ -1,4 +1,4 @@
-//! Asking a job queue, ours or Bots's own.
+//! A client of a job queue, that of bots-ctl or Bots's own.
 
 use std::io;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use super::xmlrpc::{MAX_RESPONSE, Value, read_answer, write_call};
 use crate::http::client::post;
 use crate::model::Endpoint;
 
-/// A queue answers within five seconds or not at all.
+/// Longer than the five seconds within which a queue answers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Why there is no answer.
+/// Reasons for a call without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers there, or nobody who is a queue.
+    /// No server answers there, or one that is no queue.
     #[error("cannot reach the job queue on {0}: {1}")]
     Unreachable(String, String),
-    /// The token is not the queue's.
+    /// The queue has another token.
     #[error("the job queue on {0} does not accept the token: BOTS_CTL_JOBQUEUE_TOKEN must be the same on both sides")]
     WrongToken(String),
-    /// The queue does not understand what was asked.
+    /// The queue does not understand the call.
     #[error("the job queue on {0} says: {1}")]
     Fault(String, String),
 }
@@ -38,7 +38,7 @@ pub async fn call(target: &Endpoint, method: &str, arguments: Vec<Value>) -> Res
     read_answer(&body).map_err(unreadable)?.map_err(|fault| Error::Fault(target.authority.clone(), fault))
 }
 
-/// Passes a call on as it is; the answer is as it came.
+/// Forwards a call and returns the answer, both unchanged.
 ///
 /// # Errors
 /// See [`Error`]; a fault is an answer here.

@@ -1,4 +1,4 @@
-//! A task: the command line of a job, as it was submitted.
+//! The task of a job: its command line, as it was submitted.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -11,10 +11,10 @@ use crate::telemetry::escape::escape_control;
 pub struct JobCommand(Vec<String>);
 
 impl JobCommand {
-    /// From words.
+    /// A task from its arguments.
     ///
     /// # Errors
-    /// When a word holds what neither a command line nor XML can.
+    /// When an argument has a character that XML or a command line cannot have.
     pub fn new(argv: Vec<String>) -> Result<Self, String> {
         match argv.iter().flat_map(|word| word.chars()).find(|c| !is_character(*c)) {
             Some(wrong) => Err(format!("the task holds the character U+{:04X}", u32::from(wrong))),
@@ -22,10 +22,10 @@ impl JobCommand {
         }
     }
 
-    /// From a value on the wire: an array of strings.
+    /// A task from its value on the wire: an array of strings.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// When the value is no array of strings.
     pub fn from_value(value: &Value) -> Result<Self, String> {
         let Value::Array(values) = value else { return Err("the task is not an array of strings".to_owned()) };
         let word = |value: &Value| match value {
@@ -35,32 +35,32 @@ impl JobCommand {
         Self::new(values.iter().map(word).collect::<Result<_, _>>()?)
     }
 
-    /// As a value on the wire.
+    /// Its value on the wire.
     #[must_use]
     pub fn to_value(&self) -> Value {
         Value::Array(self.0.iter().map(|word| Value::String(word.clone())).collect())
     }
 
-    /// The words.
+    /// The arguments, with the program.
     #[must_use]
     pub fn argv(&self) -> &[String] {
         &self.0
     }
 
-    /// As it is kept.
+    /// Its form in the database.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(&self.0).unwrap_or_default()
     }
 
-    /// As it was kept.
+    /// A task from its form in the database.
     #[must_use]
     pub fn from_json(json: &str) -> Self {
-        // What somebody else has written there is a task that is authorised nowhere.
+        // Text that another program wrote there becomes a task that is authorised nowhere.
         Self(serde_json::from_str(json).unwrap_or_else(|_| vec![json.to_owned()]))
     }
 
-    /// What equal tasks have in common, and others do not.
+    /// Equal for equal tasks only.
     #[must_use]
     pub fn digest(&self) -> String {
         hex::encode(Sha256::digest(self.to_json().as_bytes()))
@@ -73,7 +73,7 @@ impl std::fmt::Display for JobCommand {
     }
 }
 
-/// Those of XML 1.0.
+/// The characters of XML 1.0.
 fn is_character(c: char) -> bool {
     !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}') || matches!(c, '\t' | '\n' | '\r' | '\u{7f}'..='\u{9f}')
 }

@@ -1,5 +1,4 @@
-//! Where calls come in: loopback for the programs of this container, and an address of the network for those who know
-//! the token.
+//! Listeners for calls: on loopback for the programs of this container, on a network address for clients with the token.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,12 +28,12 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The paths of Python's server.
 const PATHS: [&str; 2] = ["/", "/RPC2"];
 
-/// No answer: the connection is closed.
+/// The connection is closed without an answer.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("no answer")]
 pub struct DropConnection;
 
-/// Binds a port of loopback for IPv4, and for IPv6 where there is such a thing.
+/// Binds a port of loopback for IPv4, and for IPv6 where the machine has it.
 ///
 /// # Errors
 /// When the port is in use.
@@ -50,12 +49,12 @@ pub async fn bind_loopback(port: u16) -> io::Result<Vec<TcpListener>> {
 /// Binds an address of the network.
 ///
 /// # Errors
-/// When it is in use or is not ours.
+/// When it is in use or no address of this machine.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Answers calls until the task is dropped; with a token, only to those who show it.
+/// Answers calls until the task is dropped; with a token, only clients that send it.
 pub async fn serve(listener: TcpListener, queue: Queue, token: Option<SecretString>) {
     let token = token.map(Arc::new);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -89,9 +88,9 @@ async fn handle(queue: &Queue, body: &[u8], request_id: &RequestId) -> Result<Re
 /// The body of a call.
 ///
 /// # Errors
-/// The HTTP status for what is no call, or too much of one.
+/// The HTTP status for a request that is no call, or too long.
 pub(super) async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, StatusCode> {
-    // Browsers say where a page that posts something comes from. No page has any business here.
+    // Browsers send the origin of a page that posts something. No page may call the queue.
     if request.headers().contains_key(ORIGIN) {
         return Err(StatusCode::FORBIDDEN);
     }
@@ -116,7 +115,7 @@ pub(super) async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, Sta
 fn is_authorised(request: &Request<Incoming>, token: Option<&SecretString>) -> bool {
     let Some(token) = token else { return true };
     let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-    // In a time that says nothing about how much of it is right.
+    // In constant time, which does not depend on the number of equal bytes.
     shown.is_some_and(|shown| shown.ct_eq(token.expose_secret().as_bytes()).into())
 }
 
@@ -126,7 +125,7 @@ pub(super) fn xml_response(text: impl Into<Body>) -> Response<Body> {
     response
 }
 
-/// What is left of the request is not read, so the connection cannot be used again.
+/// The rest of the request is not read, so the connection cannot be used again.
 pub(super) fn error_response(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::from(format!("{}\n", status.canonical_reason().unwrap_or_default())));
     *response.status_mut() = status;

@@ -1,9 +1,9 @@
-//! The job queue: Bots's own API over a queue that loses nothing, and the way to it from other pods.
+//! The job queue: Bots's own API over a queue that loses nothing, and its relay in other pods.
 //!
 //! Theory of operation. [`queue`] owns the rows, through `database`, and the running jobs, each of which is one
-//! [`runner::run`]. [`listener`] answers Bots's programs and `bots-ctl job` in the wire format of [`xmlrpc`], as
-//! [`rpc`] says. [`relay`] answers in a pod where the queue is not, and passes on what it is asked through
-//! [`client`]. [`submitter`] hands over the routes whose files have come.
+//! [`runner::run`]. [`listener`] answers Bots's programs and `bots-ctl job` in the wire format of [`xmlrpc`]; [`rpc`] has
+//! the methods. In a pod without the queue [`relay`] forwards calls through [`client`]. [`submitter`] adds a job for each
+//! route with new files.
 
 pub mod client;
 pub mod command_line;

@@ -1,7 +1,7 @@
-//! The job queue's port in a container where the queue is not: what Bots's programs ask here is passed on to it.
+//! The job queue's port in a container without the queue: calls of Bots's programs are forwarded.
 //!
-//! They only ever ask `localhost`, and know one way of being told that nobody is there: a connection that is refused
-//! or closed. So a queue that cannot be reached closes it at once, and the log says why.
+//! These programs call `localhost` only, and only a connection that is refused or closed means to them that the queue is away.
+//! So the relay closes it when the queue cannot be reached, and logs the reason.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,10 +23,10 @@ use crate::http::server;
 use crate::model::Endpoint;
 use crate::telemetry::counters::{Counters, Event};
 
-/// What Bots's own programs use.
+/// The methods of Bots's own programs.
 const ALLOWED: [&str; 3] = [ADD, LIST, CLEAR];
 
-/// Passes calls on until the task is dropped.
+/// Forwards calls until the task is dropped.
 pub async fn serve(listener: TcpListener, relay: Arc<Relay>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let relay = Arc::clone(&relay);
@@ -41,16 +41,16 @@ pub async fn serve(listener: TcpListener, relay: Arc<Relay>) {
     server::serve(listener, "job queue relay", service).await;
 }
 
-/// The way to the queue.
+/// Forwards calls to the queue.
 pub struct Relay {
     target: Endpoint,
-    /// Whether the last call found no queue: the log says it once each way.
+    /// Whether the last call found no queue, for one log line when it answers again.
     is_lost: AtomicBool,
     counters: Arc<Counters>,
 }
 
 impl Relay {
-    /// A relay to a queue, which counts what becomes of calls.
+    /// A relay to a queue that counts its calls by outcome.
     #[must_use]
     pub fn new(target: Endpoint, counters: Arc<Counters>) -> Self {
         Self { target, is_lost: AtomicBool::new(false), counters }
@@ -81,7 +81,7 @@ impl Relay {
             Err(error) => {
                 self.counters.count(Event::RelayUnreachable);
                 self.is_lost.store(true, Relaxed);
-                // Each of these is something that did not happen: a run that was asked for, a file that came.
+                // Each of these is a run or a file that is not processed, so each is logged.
                 error!(%request_id, "{} was not passed on: {error}", call.method);
                 Err(DropConnection)
             }

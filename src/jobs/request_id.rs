@@ -1,4 +1,4 @@
-//! The name of a call, in the log of whoever passes it on and of the queue alike.
+//! The ID of a call, in the logs of the relay and of the queue.
 
 use std::fmt;
 
@@ -6,24 +6,24 @@ use axum::http::{HeaderName, HeaderValue, Request};
 
 use crate::telemetry::correlation;
 
-/// Where a call says its name.
+/// The header with the ID.
 pub const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest name that is taken from a caller.
+/// The longest ID that is accepted from a client.
 const MAX_LENGTH: usize = 64;
 
-/// The name of a call.
+/// The ID of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(String);
 
 impl RequestId {
-    /// A name of our own.
+    /// A new ID.
     #[must_use]
     pub fn generate() -> Self {
         Self(correlation::new_id())
     }
 
-    /// The name that a call has, if it is one that can stand in a log; else a new one.
+    /// The ID that a client has given, if it is safe in a log; else a new one.
     #[must_use]
     pub fn of<B>(request: &Request<B>) -> Self {
         let given = request.headers().get(HEADER).and_then(|value| value.to_str().ok());

@@ -1,4 +1,4 @@
-//! The methods of the job queue: those that Bots's own programs know, and ours beside them.
+//! The methods of the job queue: those of Bots's own programs, and further ones of bots-ctl.
 
 use std::collections::BTreeMap;
 
@@ -10,40 +10,40 @@ use super::request_id::RequestId;
 use super::xmlrpc::{Call, Value};
 use crate::database::jobs::{AddOutcome, Job, QueuedJob};
 
-/// Adds a job; the answer is a code.
+/// Adds a job; returns a code.
 pub const ADD: &str = "addjob";
-/// Lists the jobs that wait.
+/// Lists the waiting jobs.
 pub const LIST: &str = "listjobs";
-/// Forgets the jobs that wait.
+/// Removes the waiting jobs.
 pub const CLEAR: &str = "clearjobq";
-/// Takes a job out of the line.
+/// Takes a job out of the queue.
 const TAKE: &str = "getjob";
-/// Adds a job; the answer has its number as well.
+/// Adds a job; returns a code and its number.
 pub const ADD_NUMBERED: &str = "botsctl.addjob";
-/// Everything about a job.
+/// Returns a job in any state.
 pub const SHOW: &str = "botsctl.showjob";
 
-/// A task that does not run anything, but asks whether the queue is there.
+/// A task that runs nothing: it tests whether the queue answers.
 const IS_UP: &str = "isup";
 
-/// Answers to `addjob`, as Bots's own programs know them. 1 is what they say themselves when nobody answers.
+/// Results of `addjob`, as Bots's own programs know them. They use 1 themselves when no queue answers.
 pub mod code {
-    /// The job is kept.
+    /// The job is added.
     pub const ADDED: i32 = 0;
-    /// There is nothing to run.
+    /// The task is empty.
     pub const EMPTY: i32 = 2;
-    /// Not everything may be run.
+    /// bots.ini does not authorise the task.
     pub const NOT_AUTHORISED: i32 = 3;
     /// The same job waits already.
     pub const DUPLICATE: i32 = 4;
 }
 
-/// Why there is no answer.
+/// Reasons for a call without a result.
 #[derive(Debug)]
 pub enum RpcError {
     /// The call is wrong.
     Fault(String),
-    /// The queue cannot do what was asked. Bots's programs take a connection that is closed for that, and nothing else.
+    /// The queue cannot reach its database. Bots's programs understand a closed connection only.
     Unavailable,
 }
 
@@ -53,7 +53,7 @@ impl From<Unavailable> for RpcError {
     }
 }
 
-/// Does what is asked, and names the request in the log.
+/// Performs a call, and logs the ID of the request.
 ///
 /// # Errors
 /// See [`RpcError`].
@@ -145,7 +145,7 @@ fn structure<const COUNT: usize>(members: [(&str, Option<Value>); COUNT]) -> Val
     Value::Struct(present.collect::<BTreeMap<_, _>>())
 }
 
-/// Integers of XML-RPC have 32 bits; numbers and priorities of ours fit.
+/// Integers of XML-RPC have 32 bits, which numbers and priorities of jobs fit.
 fn integer(number: i64) -> Value {
     Value::Integer(i32::try_from(number).unwrap_or(i32::MAX))
 }

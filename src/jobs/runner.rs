@@ -1,4 +1,4 @@
-//! One run of a job: a child process in a group of its own, with its output in our log and a watch over its time.
+//! One run of a job: a child process in a group of its own, with its output in the log of bots-ctl and a time limit.
 
 use std::future::pending;
 use std::time::Duration;
@@ -15,33 +15,33 @@ use crate::supervisor::output::{drain, pump_child};
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::tail::OutputTail;
 
-/// How long a job may run.
+/// The time limits of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunLimits {
-    /// After this it is an error.
+    /// Longer is an error.
     pub max_runtime: Duration,
-    /// And the end of the job, if this is set.
+    /// Whether the job is stopped then.
     pub kill_overdue: bool,
-    /// How long it may take to stop before it is killed.
+    /// Limit of the stop, after which it is killed.
     pub stop_timeout: Duration,
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunEnd {
-    /// By itself, or by somebody else's signal.
+    /// By itself, or by a signal of another process.
     Exited(Exit),
-    /// It was asked to stop, since it had run for too long.
+    /// It was stopped, since it ran for too long.
     TimedOut(Exit),
-    /// The queue ends and could not wait any longer.
+    /// The queue ended and could not wait any longer.
     KilledAtStop,
-    /// There was no room for another process.
+    /// The limit on processes or memory is reached.
     NoResources,
-    /// There is no such program, or it cannot be executed.
+    /// The program does not exist or cannot be executed.
     SpawnFailed(String),
 }
 
-/// Runs a job to its end, under this name. `kill` is cancelled when there is no more time to wait.
+/// Runs a job to its end and returns the end of its output. `run` is the run's ID. `kill` is cancelled to end it at once.
 pub async fn run(
     number: i64,
     run: &str,

@@ -1,5 +1,5 @@
-//! The wire format of Bots's job queue: calls and answers in XML-RPC, and nothing in a call that could cost more than
-//! it should: no document types, so no entities to expand, and no deeper nesting than a call needs.
+//! The wire format of Bots's job queue: calls and answers in XML-RPC. Their cost is bounded: document types, whose entities
+//! expand, and deeper nesting than a call needs are refused.
 
 use dxr::{Fault, FaultResponse, MethodCall, MethodResponse};
 use quick_xml::Reader;
@@ -11,16 +11,16 @@ pub use dxr::Value;
 /// Bytes of a call. A job is a command line.
 pub const MAX_CALL: usize = 64 * 1024;
 
-/// Bytes of an answer that are read: a list of very many jobs.
+/// Bytes of an answer: a list of very many jobs.
 pub const MAX_RESPONSE: usize = 16 * 1024 * 1024;
 
-/// Elements within each other. A string within an array needs eight, a value of a structure within an array eleven.
+/// Depth of elements. A string within an array needs eight, a value of a structure within an array eleven.
 const MAX_DEPTH: usize = 16;
 
 /// The fault code of Python's server, whatever the fault.
 const FAULT: i32 = 1;
 
-/// What is called, with what.
+/// A method call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
     /// The method.
@@ -32,7 +32,7 @@ pub struct Call {
 /// Reads a call.
 ///
 /// # Errors
-/// Why it is none, in words for its sender.
+/// Why it is no call, for the client.
 pub fn read_call(body: &[u8]) -> Result<Call, String> {
     let text = checked(body)?;
     let call = MethodCall::from_xml(text).map_err(|_| "this is not an XML-RPC call".to_owned())?;
@@ -57,7 +57,7 @@ pub fn write_fault(text: impl Into<String>) -> String {
     in_xml(FaultResponse { fault: Fault::new(FAULT, text.into()) }.to_xml())
 }
 
-/// Reads an answer, or what the fault says.
+/// Reads an answer, or the text of a fault.
 ///
 /// # Errors
 /// When it is neither.
@@ -83,12 +83,12 @@ pub fn to_json(value: &Value) -> Json {
     }
 }
 
-/// Values of ours are always representable.
+/// The values of this module can always be written.
 fn in_xml(written: Result<String, dxr::Error>) -> String {
     format!("<?xml version='1.0'?>\n{}", written.unwrap_or_default())
 }
 
-/// The text, when it can be parsed without harm: the parser behind goes as deep as the elements do.
+/// Returns the text if parsing it is safe: the parser recurses as deep as the elements do.
 fn checked(body: &[u8]) -> Result<&str, String> {
     let text = std::str::from_utf8(body).map_err(|_| "this is not UTF-8 text".to_owned())?;
     let mut reader = Reader::from_str(text);
@@ -101,7 +101,7 @@ fn checked(body: &[u8]) -> Result<&str, String> {
             Ok(Event::DocType(_)) => return Err("document types and entities are not accepted".to_owned()),
             Ok(Event::Eof) => return Ok(text),
             Ok(_) => {}
-            // What stands there may hold what no answer can.
+            // The text itself may hold characters that an answer cannot.
             Err(_) => return Err(format!("this is not XML from byte {} on", reader.error_position())),
         }
     }

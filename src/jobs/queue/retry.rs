@@ -1,21 +1,20 @@
-//! When a job is tried again whose engine could not do its work: not at once, and not for ever.
+//! Retries of jobs whose engine could not do its work: after a pause, and not without end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long to wait at first; twice as long each time.
+/// The first pause; each further one is twice as long.
 const INITIAL_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The longest of those pauses.
+/// The longest pause.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
 
-/// How often the engine of a job may be cut off until the job counts as failed: one that is killed whenever it gets to some
-/// file must not keep all other jobs waiting for ever.
+/// Attempts of a job whose engine is killed each time: one that some file kills must not block all other jobs.
 const MAX_ATTEMPTS: u32 = 4;
 
-/// What is known of those that could not do their work.
+/// The state of the retries.
 #[derive(Debug, Default)]
 pub struct Retries {
     until: Option<Instant>,
@@ -24,18 +23,18 @@ pub struct Retries {
 }
 
 impl Retries {
-    /// No job is started before.
+    /// The end of the pause.
     pub fn until(&self) -> Option<Instant> {
         self.until
     }
 
-    /// Whether jobs may be started again.
+    /// Whether the pause is over.
     pub fn may_start(&mut self) -> bool {
         self.until = self.until.filter(|until| *until > Instant::now());
         self.until.is_none()
     }
 
-    /// Nothing is started for a while; how long.
+    /// Begins a pause; returns its length.
     pub fn pause(&mut self) -> Duration {
         let pause = INITIAL_RETRY_DELAY.saturating_mul(2_u32.saturating_pow(self.in_a_row)).min(MAX_RETRY_DELAY);
         self.in_a_row = self.in_a_row.saturating_add(1);
@@ -43,19 +42,19 @@ impl Retries {
         pause
     }
 
-    /// The engine of this job was cut off; says whether the job may be tried again.
+    /// Counts an attempt whose engine was killed; returns whether the job may be tried again.
     pub fn record_interruption(&mut self, number: i64) -> bool {
         let times = self.cut_off.entry(number).or_default();
         *times += 1;
         *times < MAX_ATTEMPTS
     }
 
-    /// A job has run.
+    /// After a job that ran: the next pause is short.
     pub fn reset(&mut self) {
         self.in_a_row = 0;
     }
 
-    /// A job is not tried again.
+    /// Forgets the attempts of a job.
     pub fn forget(&mut self, number: i64) {
         self.cut_off.remove(&number);
     }

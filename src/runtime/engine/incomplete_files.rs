@@ -1,4 +1,4 @@
-//! The files that a run is about to take, and the wait for those that are being written.
+//! The files that a run would take, and the wait for incomplete ones.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -27,16 +27,16 @@ pub(crate) struct RunFiles<'a> {
     environment: Environment,
     arguments: &'a EngineArgs,
     rest: ChannelFiles,
-    /// What the last look was at; nothing where files are not judged.
+    /// The channels of the last scan; none while files are not judged.
     channels: Option<Channels>,
-    /// FilePattern that the run matches as they are.
+    /// Incomplete files that the run takes as they are.
     given_up: HashSet<PathBuf>,
     begin: Instant,
     is_logged: bool,
 }
 
 impl<'a> RunFiles<'a> {
-    /// Nothing is looked at yet.
+    /// Scans nothing yet.
     pub fn new(config: &'a Config, bots: Installation, environment: Environment, arguments: &'a EngineArgs) -> Self {
         let (rest, channels, given_up, begin) = (ChannelFiles::default(), None, HashSet::new(), Instant::now());
         Self { config, bots, environment, arguments, rest, channels, given_up, begin, is_logged: false }
@@ -46,7 +46,7 @@ impl<'a> RunFiles<'a> {
     /// other run takes files meanwhile.
     ///
     /// # Errors
-    /// When the database cannot be asked for the channels.
+    /// When the channels cannot be read from the database.
     pub async fn may_begin(&mut self, lease: &mut Lease) -> Result<bool, Error> {
         if !self.arguments.receives() || self.config.engine.file_wait.is_zero() {
             return Ok(true);
@@ -79,7 +79,7 @@ impl<'a> RunFiles<'a> {
         })
     }
 
-    /// Waits until all files are at rest, or for as long as is configured. The lease is not held meanwhile.
+    /// Waits until all files are complete, or as long as is configured. The lease is not held meanwhile.
     pub async fn wait(&mut self) {
         let remaining = self.remaining();
         if let Err(reason) = self.rest.wait(remaining).await {
@@ -92,7 +92,7 @@ impl<'a> RunFiles<'a> {
         self.config.engine.file_wait.saturating_sub(self.begin.elapsed())
     }
 
-    /// Whether Bots is to ask which of the files that its channels match it may take.
+    /// Whether Bots asks before it takes files.
     pub fn are_judged(&self) -> bool {
         self.channels.is_some()
     }
@@ -101,7 +101,7 @@ impl<'a> RunFiles<'a> {
     /// longer waited for, may be taken. The log names the others.
     ///
     /// # Errors
-    /// When that cannot be told.
+    /// When the files cannot be judged.
     pub async fn may_be_taken(&mut self, pattern: &Path, files: Vec<PathBuf>) -> Result<Vec<bool>, String> {
         let Some(channels) = &self.channels else { return Ok(vec![true; files.len()]) };
         let judged = self.rest.judge(channels.target_of(pattern), files).await?;

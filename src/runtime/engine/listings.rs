@@ -1,9 +1,9 @@
-//! Answers the engine which of the files that a channel has listed it may take. The hook in Bots asks through a socket, which the
-//! engine inherits.
+//! Tells the engine which files of a channel's listing it may take. The hook in Bots sends each listing through a socket that
+//! the engine inherits.
 //!
 //! A request is its length, in four bytes with the highest first, then the pattern of the channel and the paths that match it, each with
-//! a NUL after it. The response has one byte for each path: 1 for a file to take, 0 for one to leave. A channel with many files asks
-//! for one part of them after the other. Where bots-ctl cannot judge it closes the socket, and Bots matches the files as they are.
+//! a NUL after it. The response has one byte for each path: 1 for a file to take, 0 for one to leave. The hook
+//! sends many files in parts. When bots-ctl cannot judge files it closes the socket, and Bots matches them as they are.
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
@@ -23,10 +23,10 @@ use crate::process::child::ProcessSpec;
 
 use super::incomplete_files::{RunFiles, log_unknown};
 
-/// Longer than a request of the hook: that ends with the path with which it has 8 KiB of them, and a path has at most 4 KiB.
+/// Longer than a request of the hook: a path of at most 4 KiB ends it once it has 8 KiB.
 const MAX_REQUEST: usize = 32 * 1024;
 
-/// Has the engine ask, and answers for as long as that is polled.
+/// Passes a socket to the engine, and answers its requests while the future is polled.
 pub(super) fn answer<'f, 'r>(
     files: &'f mut RunFiles<'r>,
     spec: &mut ProcessSpec,
@@ -42,7 +42,7 @@ pub(super) fn answer<'f, 'r>(
     }
 }
 
-/// One end for us, the other for the process that is described.
+/// Creates the socket, and passes its other end to the process.
 fn socket(spec: &mut ProcessSpec) -> io::Result<UnixStream> {
     let (ours, theirs) = net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
