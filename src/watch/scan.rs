@@ -4,9 +4,10 @@
 //! file that comes in between is found twice and counts once.
 
 mod before_taking;
+mod reported;
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::backend::{WatchBackend, dir_id};
-use super::events::{Event, EventKind, TargetId, Watcher};
+use super::events::{Event, TargetId, Watcher};
 use super::observation::{ClockSource, file, observe};
 use super::stability::{FileTracker, FileVerdict, StabilityRules};
 use super::target::{WatchTarget, matches_dir};
@@ -309,63 +310,6 @@ impl TargetScanner {
         listed
     }
 
-    /// Scans files and directories with events. Returns whether only a full scan can tell the state.
-    fn scan_reported(&mut self, reported: Vec<Event>, found: &mut Found) -> bool {
-        let mut is_doubtful = false;
-        for Event { path, kind: event_kind } in reported {
-            let is_other = matches!(event_kind, EventKind::Removed | EventKind::AttributesChanged);
-            match self.known.get_mut(&path).filter(|_| is_other) {
-                // The watch may be gone with the directory; a full scan sets it again.
-                Some(directory) => (directory.is_watched, is_doubtful) = (false, true),
-                None => self.scan_name(&path, event_kind, found),
-            }
-        }
-        is_doubtful
-    }
-
-    fn scan_name(&mut self, path: &Path, kind: EventKind, found: &mut Found) {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
-        let Some(level) = self.known.get(parent).map(|directory| directory.level) else { return };
-        let may_be_directory = matches!(kind, EventKind::DirCreated | EventKind::RenamedIn | EventKind::Created);
-        match self.watch_target.directory.rest.get(level) {
-            Some(mask) => {
-                if may_be_directory
-                    && matches_dir(mask, name)
-                    && let Ok(real) = fs::canonicalize(path)
-                {
-                    self.scan_dir(real, level + 1, found);
-                }
-            }
-            None if self.watch_target.is_recursive && may_be_directory && is_real_directory(path) => {
-                self.scan_dir(path.to_owned(), level, found);
-            }
-            None if self.watch_target.matches(name) => self.scan_file(path, parent, name, kind, &mut found.complete),
-            None => {}
-        }
-    }
-
-    fn scan_file(&mut self, path: &Path, parent: &Path, name: &OsStr, kind: EventKind, complete: &mut CompleteFiles) {
-        let (now, rules) = (Instant::now(), self.rules);
-        let Some(directory) = self.known.get_mut(parent) else { return };
-        let Some(meta) = (kind != EventKind::Removed).then(|| file(path)).flatten() else {
-            // Where the event is not a removal, the engine was faster.
-            return directory.files.on_removed(name);
-        };
-        match kind {
-            EventKind::Closed | EventKind::RenamedIn => {
-                let mut clock = self.clock.begin(parent, &directory.backend);
-                let sight = observe(path, &meta, &directory.backend, &mut clock, false);
-                count(complete, directory.files.on_closed(name, &sight, now, rules), path);
-            }
-            // An earlier scan was faster than this event.
-            EventKind::Created | EventKind::Modified if directory.files.counted(name) == Some((&meta).into()) => {}
-            EventKind::Created | EventKind::Modified => {
-                directory.files.on_written(name, now, kind == EventKind::Modified);
-            }
-            EventKind::Removed | EventKind::DirCreated | EventKind::AttributesChanged => {}
-        }
-    }
-
     /// Where events tell of a writer, the next event is waited for; all other files that are not complete are observed.
     fn scan_incomplete(&mut self, complete: &mut CompleteFiles) {
         let (target, now) = (&self.watch_target, Instant::now());
@@ -418,10 +362,6 @@ fn real_directory(watch_target: &fs::DirEntry) -> Option<PathBuf> {
         Ok(kind) if kind.is_symlink() => fs::canonicalize(watch_target.path()).ok().filter(|real| real.is_dir()),
         _ => None,
     }
-}
-
-fn is_real_directory(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
 fn describe_missing(root: &Path) -> String {
