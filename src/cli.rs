@@ -188,7 +188,7 @@ pub struct Status {
 /// Flags of `jobqueue`.
 #[derive(Debug, Default, Args)]
 pub struct Jobqueue {
-    /// Who does the work: native (bots-ctl itself) or python (Bots's own server) [default: native]
+    /// Backend: native (bots-ctl itself) or python (Bots's own server) [default: native]
     #[arg(long, value_name = "BACKEND")]
     pub backend: Option<String>,
     /// Address of the health listener
@@ -202,7 +202,7 @@ pub struct Jobqueue {
 /// Flags of `dirmonitor`.
 #[derive(Debug, Default, Args)]
 pub struct Dirmonitor {
-    /// Who does the work: native (bots-ctl itself) or python (Bots's own monitor) [default: native]
+    /// Backend: native (bots-ctl itself) or python (Bots's own monitor) [default: native]
     #[arg(long, value_name = "BACKEND")]
     pub backend: Option<String>,
     /// Say what would be watched and which routes would be started now, and end
@@ -211,7 +211,7 @@ pub struct Dirmonitor {
     /// Print JSON, with --dry-run
     #[arg(long, requires = "dry_run")]
     pub json: bool,
-    /// Ask the running monitor of this environment to look at everything anew, and end
+    /// Ask the running monitor of this environment to scan everything again, and end
     #[arg(long)]
     pub reload: bool,
     /// Address of the health listener

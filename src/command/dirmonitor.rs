@@ -54,7 +54,7 @@ fn reload(config: &Config) -> Result<Outcome, Error> {
         let text = format!("cannot ask the directory monitor to reload: cannot write {}: {error}", trigger.display());
         Error::new(Kind::Failed, text)
     })?;
-    write_line("the directory monitor of this environment reads its configuration and looks at all files anew");
+    write_line("the directory monitor of this environment reads its configuration and scans all files again");
     Ok(Outcome::Success)
 }
 
