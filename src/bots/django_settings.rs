@@ -8,8 +8,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tracing::debug;
 
+use super::Error;
+use super::context::BotsContext;
 use super::settings_cache_key::settings_cache_key;
-use super::{BotsContext, Error};
 use crate::fs::atomic;
 use crate::model::{DjangoDatabase, ManagedTable};
 

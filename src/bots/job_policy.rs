@@ -7,8 +7,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use super::BotsContext;
 use super::child_env::ChildEnv;
+use super::context::BotsContext;
 use super::engine_command::{is_old_name, is_python};
 use super::engine_shim::NAME as ENGINE;
 use crate::process::child::ProcessSpec;

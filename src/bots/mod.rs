@@ -3,6 +3,7 @@
 pub mod child_env;
 pub mod config_source;
 pub mod config_watcher;
+pub mod context;
 pub mod dirmonitor_config;
 pub mod django_settings;
 pub mod engine_args;
@@ -28,8 +29,6 @@ use crate::process::capture::capture;
 use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
 use crate::{config, fs};
-use child_env::ChildEnv;
-use environment::Environment;
 
 /// The program that shows that Bots is installed.
 const MAIN_PROGRAM: &str = "bots-webserver";
@@ -104,19 +103,6 @@ impl Installation {
     pub fn program(&self, name: &str) -> OsString {
         self.bin_dir.join(name).into_os_string()
     }
-}
-
-/// What every process of Bots is made from.
-#[derive(Clone, Copy)]
-pub struct BotsContext<'a> {
-    /// Starts Python.
-    pub reaper: &'a Reaper,
-    /// Which Bots.
-    pub bots: &'a Installation,
-    /// Which environment.
-    pub environment: &'a Environment,
-    /// Variables that the services get.
-    pub variables: &'a ChildEnv,
 }
 
 /// The directory of Bots's programs.

@@ -14,8 +14,9 @@ use tokio::net::unix::pipe;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
+use super::Error;
+use super::context::BotsContext;
 use super::django_settings::{DjangoSettings, without_fault};
-use super::{BotsContext, Error};
 use crate::process::capture::pipe_reader;
 use crate::process::child::{Input, Output, ProcessSpec, signal_group};
 use crate::process::reaper::Child;

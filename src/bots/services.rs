@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use nix::libc;
 
-pub use super::BotsContext;
+use super::context::BotsContext;
 use super::django_settings::DjangoSettings;
 use super::engine_shim;
 use super::jobqueue_config::BotsJobQueueIni;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::BotsContext;
+use super::context::BotsContext;
 
 /// Variables that change from shell to shell, from pod to pod or with the parent process, and say nothing about settings.
 const VOLATILE: [&str; 10] = [

@@ -5,7 +5,7 @@ use tokio_util::task::TaskTracker;
 use crate::cli::{Files, Global};
 use crate::config::parse;
 use crate::edi::files::{FileFilter, ReceivedFile, received};
-use crate::edi::stats::FileState;
+use crate::edi::stats::model::FileState;
 use crate::exit::{Error, Kind, Outcome};
 use crate::runtime::bots_environment::django_settings;
 use crate::runtime::init_db::database_config;

@@ -2,7 +2,7 @@
 
 use tokio_util::task::TaskTracker;
 
-use crate::bots::services::BotsContext;
+use crate::bots::context::BotsContext;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::terminate::terminate_all;

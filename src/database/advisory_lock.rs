@@ -220,7 +220,7 @@ async fn is_granted(connection: &mut Connection, statement: &str) -> Result<bool
     match connection.fetch_text(statement).await {
         Ok(rows) => Ok(rows.last().and_then(|row| row.first()?.as_deref()) == Some("1")),
         Err(error) if errors::is_lock_timeout(&error) => Ok(false),
-        Err(error) => Err(Error::failed("lock", &connection.settings, &error)),
+        Err(error) => Err(connection.settings.failed("lock", &error)),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::Error;
+use super::errors::{self, Error};
 use super::tls::{self, Tls};
 use crate::config::DatabaseUrl;
 use crate::config::database::normalise_engine;
@@ -63,6 +63,12 @@ const MYSQL_SOCKETS: [&str; 4] =
 const HIDDEN: [&str; 4] = ["read_default_file", "read_default_group", "service", "passfile"];
 
 impl DatabaseConfig {
+    /// The error of a statement on this database: `cannot {action} the ...`.
+    pub(crate) fn failed(&self, action: &str, error: &sqlx::Error) -> Error {
+        let text = format!("cannot {action} the {}: {}", self.describe(), errors::message(error));
+        if errors::is_connection_lost(error) { Error::Unavailable(text) } else { Error::Failed(text) }
+    }
+
     /// The database that Django is configured with. A URL given to bots-ctl must name the same one; it may add the
     /// password and TLS options.
     ///

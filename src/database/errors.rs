@@ -1,4 +1,4 @@
-//! Classification of the errors of all three databases.
+//! The errors of all three databases, and what kind each is.
 
 use std::io::ErrorKind;
 
@@ -7,6 +7,26 @@ use sqlx::postgres::PgDatabaseError;
 
 /// Result code of SQLite for a database that another connection has locked.
 const SQLITE_BUSY: i32 = 5;
+
+/// An error of a database.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// bots-ctl does not support such a database, or one of its options.
+    #[error("{0}")]
+    Unsupported(String),
+    /// settings.py and the URL name different databases.
+    #[error("{0}")]
+    Conflict(String),
+    /// It cannot be reached or does not answer; a retry may succeed.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It refuses the connection; a retry cannot succeed.
+    #[error("{0}")]
+    Rejected(String),
+    /// It answers, but a statement failed.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// The reason alone, without the words that the driver puts around it.
 #[must_use]

@@ -48,5 +48,5 @@ pub async fn write(connection: &mut Connection, progress: &InitProgress) -> Resu
         ),
     ];
     let written = connection.execute_in_transaction(&statements).await;
-    written.map_err(|error| Error::failed("write to", &connection.settings, &error))
+    written.map_err(|error| connection.settings.failed("write to", &error))
 }

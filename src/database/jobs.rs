@@ -74,7 +74,7 @@ impl JobStore {
         let connection = &mut self.session.connection;
         let added = connection.in_transaction(async |connection| add_all(connection, jobs, last, now).await).await;
         let (added, last_number) =
-            added.map_err(|error| Error::failed("add a job to", &self.session.connection.settings, &error))?;
+            added.map_err(|error| self.session.connection.settings.failed("add a job to", &error))?;
         self.last_number = last_number;
         Ok(added)
     }

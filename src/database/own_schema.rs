@@ -52,7 +52,7 @@ pub async fn ensure(connection: &mut Connection, tables: OwnTables) -> Result<()
     if exist(connection, tables).await {
         return Ok(());
     }
-    Err(Error::failed(&format!("create {} in", tables.names), &connection.settings, &error))
+    Err(connection.settings.failed(&format!("create {} in", tables.names), &error))
 }
 
 async fn create(connection: &mut Connection, tables: OwnTables) -> Result<(), sqlx::Error> {

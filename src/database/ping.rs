@@ -68,7 +68,7 @@ impl DatabasePing {
         // A server that has restarted cut the kept connection.
         let connection = connect(&self.settings, ConnectMode::Probe).await?;
         let queried = self.query_lock(file, connection).await;
-        queried.map_err(|error| Error::failed("query", &self.settings, &error))?
+        queried.map_err(|error| self.settings.failed("query", &error))?
     }
 
     /// The outer error is one of the connection, the inner one the state of the database.

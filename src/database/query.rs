@@ -128,7 +128,7 @@ impl Connection {
         statement: impl Into<String>,
         arguments: &[Param<'_>],
     ) -> Result<u64, Error> {
-        self.execute(statement, arguments).await.map_err(|error| Error::failed(action, &self.settings, &error))
+        self.execute(statement, arguments).await.map_err(|error| self.settings.failed(action, &error))
     }
 
     /// As [`Self::fetch`]; the error says which `action` failed.
@@ -141,7 +141,7 @@ impl Connection {
         query: impl Into<String>,
         arguments: &[Param<'_>],
     ) -> Result<Vec<Row>, Error> {
-        self.fetch(query, arguments).await.map_err(|error| Error::failed(action, &self.settings, &error))
+        self.fetch(query, arguments).await.map_err(|error| self.settings.failed(action, &error))
     }
 
     /// Runs all of the statements or none, as far as the database has transactions for them: MySQL and MariaDB commit after

@@ -127,7 +127,7 @@ pub async fn begin(connection: &mut Connection, run: &RunRow<'_>) -> Result<(), 
         }
         count(connection, &counts).await
     });
-    recorded.await.map_err(|error| Error::failed("record a run in", &connection.settings, &error))
+    recorded.await.map_err(|error| connection.settings.failed("record a run in", &error))
 }
 
 /// Records the end of a run that still holds the lease.
@@ -164,7 +164,7 @@ pub async fn end(
         }
         connection.execute_batch(prune).await
     });
-    recorded.await.map_err(|error| Error::failed("record the end of a run in", &connection.settings, &error))
+    recorded.await.map_err(|error| connection.settings.failed("record the end of a run in", &error))
 }
 
 /// Counts a run that did not get the lease.
@@ -174,7 +174,7 @@ pub async fn end(
 pub async fn add_busy(connection: &mut Connection, waited: Duration) -> Result<(), Error> {
     own_schema::ensure(connection, OwnTables::RUN_METRICS).await?;
     let counts = [(outcome_counter(RunOutcome::Busy), 1), (LEASE_WAIT.to_owned(), milliseconds(waited))];
-    count(connection, &counts).await.map_err(|error| Error::failed("count a run in", &connection.settings, &error))
+    count(connection, &counts).await.map_err(|error| connection.settings.failed("count a run in", &error))
 }
 
 /// Counts an `init-db` that changed the database or tried to.
@@ -183,7 +183,7 @@ pub async fn add_busy(connection: &mut Connection, waited: Duration) -> Result<(
 /// When the database refuses.
 pub async fn add_initialisation(connection: &mut Connection, is_success: bool) -> Result<(), Error> {
     let counted = count(connection, &[(init_counter(is_success).to_owned(), 1)]).await;
-    counted.map_err(|error| Error::failed("count init-db in", &connection.settings, &error))
+    counted.map_err(|error| connection.settings.failed("count init-db in", &error))
 }
 
 /// Reads the counters; none before the tables exist.

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::stats::sql_time::TimeDialect;
-use super::stats::{FileState, now};
+use super::stats::model::FileState;
+use super::stats::sql_time::{TimeDialect, now};
 use super::{failed, number, text};
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::query::{Connection, Param};

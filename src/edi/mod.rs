@@ -27,7 +27,7 @@ fn failed(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
         let text = format!("the {} lacks tables of Bots: run bots-ctl init-db first", settings.describe());
         return Error::Failed(text);
     }
-    Error::failed("read", settings, error)
+    settings.failed("read", error)
 }
 
 /// A column as text; empty for NULL.

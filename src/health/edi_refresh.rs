@@ -11,7 +11,8 @@ use tokio::time::{sleep, timeout};
 use super::checks::publish;
 use super::state::{CachedEdiStats, HealthState};
 use crate::database::{DatabaseConfig, Error};
-use crate::edi::stats::{EdiStats, EdiStatsReader};
+use crate::edi::stats::EdiStatsReader;
+use crate::edi::stats::model::EdiStats;
 
 /// How long one reading may take, on a server that hangs for instance.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);

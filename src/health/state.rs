@@ -193,7 +193,7 @@ impl ServiceHealth {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedEdiStats {
     /// The statistics.
-    pub stats: crate::edi::stats::EdiStats,
+    pub stats: crate::edi::stats::model::EdiStats,
     /// When they were read.
     pub read: Instant,
     /// How long the reading took.

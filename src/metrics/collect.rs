@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::database::run_metrics::{DURATION_BUCKETS_S, RunOutcome, RunTotals};
-use crate::edi::stats::{EdiStats, FileCounts};
+use crate::edi::stats::model::{EdiStats, FileCounts};
 use crate::health::rules::{CHECKS, evaluate};
 use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth};
 use crate::model::Check;

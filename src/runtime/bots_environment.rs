@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use crate::bots::child_env::ChildEnv;
 use crate::bots::config_source::ConfigFiles;
+use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::python_session::PythonSession;
-use crate::bots::services::BotsContext;
 use crate::bots::{self, Installation};
 use crate::config::Config;
 use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE_ENV};

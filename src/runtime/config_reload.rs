@@ -12,10 +12,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::config_watcher::{Change, ConfigWatcher};
+use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::ping::DatabasePing;
 use crate::exit::{Error, Kind};

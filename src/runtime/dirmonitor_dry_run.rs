@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::bots::services::BotsContext;
+use crate::bots::context::BotsContext;
 use crate::exit::{Error, Kind};
 use crate::process::blocking;
 use crate::watch::events::Watcher;

@@ -9,8 +9,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, interval};
 use tracing::{debug, error, info, warn};
 
+use crate::bots::context::BotsContext;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::exit::Error;

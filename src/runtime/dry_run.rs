@@ -7,10 +7,10 @@ use tracing::subscriber::{NoSubscriber, with_default};
 
 use crate::bots;
 use crate::bots::config_source::ConfigFiles;
+use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::python_session::PythonSession;
-use crate::bots::services::BotsContext;
 use crate::bots::{Installation, seed_usersys};
 use crate::config::Config;
 use crate::exit::Error;

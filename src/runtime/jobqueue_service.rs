@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{error, info};
 
+use crate::bots::context::BotsContext;
 use crate::bots::job_policy::JobPolicy;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};

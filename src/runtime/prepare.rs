@@ -6,10 +6,10 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::bots::config_source::{ConfigFiles, Digest};
+use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::bots::services::BotsContext;
 use crate::bots::{self, Installation};
 use crate::config::Config;
 use crate::exit::Error;

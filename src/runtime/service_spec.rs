@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tracing::info;
 
+use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::bots::services::{BotsContext, BotsServiceSpec};
+use crate::bots::services::BotsServiceSpec;
 use crate::config::{Config, ServiceBackend};
 use crate::exit::{Error, Kind};
 use crate::health::state::ServiceHealth;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::edi::stats::{EngineRunStats, FileCounts, FileState, RouteStats, is_zero};
+use crate::edi::stats::model::{EngineRunStats, FileCounts, FileState, RouteStats, is_zero};
 use crate::health::state::CachedEdiStats;
 
 /// Statistics from the database.

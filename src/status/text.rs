@@ -2,7 +2,7 @@
 
 use super::edi::{ResultsStatus, RouteStatus};
 use super::model::{ServiceStatus, Status};
-use crate::edi::stats::{EngineRunStats, FileCounts, FileState};
+use crate::edi::stats::model::{EngineRunStats, FileCounts, FileState};
 use crate::health::state::{IncompleteFiles, MonitorStatus, WatchStatus};
 use crate::telemetry::escape::escape_control;
 

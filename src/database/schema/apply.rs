@@ -31,7 +31,7 @@ pub async fn create_tables(
         }
         connection.execute_in_transaction(&statements).await
     };
-    created.await.map_err(|error| Error::failed("make tables in", &connection.settings, &error))
+    created.await.map_err(|error| connection.settings.failed("make tables in", &error))
 }
 
 /// The highest number of the table that reports refer to; 0 when there is none.
@@ -75,7 +75,7 @@ pub async fn recreate_tables(connection: &mut Connection, tables: &[&UnmanagedTa
         statements.extend(own.table.keys.iter().map(|index| add_index(connection, &own.name, index)));
     }
     let created = connection.execute_in_transaction(&statements).await;
-    created.map_err(|error| Error::failed("make tables in", &connection.settings, &error))
+    created.map_err(|error| connection.settings.failed("make tables in", &error))
 }
 
 /// Applies one repair.
@@ -87,7 +87,7 @@ pub async fn apply(connection: &mut Connection, repair: &SchemaFix) -> Result<()
     connection.execute_in_transaction(&statements).await.map_err(|error| {
         let hint = format!("; to be run by hand: {};", statements.join("; "));
         let action = format!("add what is missing ({}) to", repair.missing());
-        match Error::failed(&action, &connection.settings, &error) {
+        match connection.settings.failed(&action, &error) {
             Error::Failed(text) => Error::Failed(format!("{text}{hint}")),
             other => other,
         }

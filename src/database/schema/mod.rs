@@ -33,7 +33,7 @@ pub struct Inspection {
 /// When it cannot be read.
 pub async fn inspect(connection: &mut Connection, expected: &DesiredSchema) -> Result<Inspection, Error> {
     let inspected = inspection(connection, expected).await;
-    let (difference, catalogue) = inspected.map_err(|error| Error::failed("read", &connection.settings, &error))?;
+    let (difference, catalogue) = inspected.map_err(|error| connection.settings.failed("read", &error))?;
     let has_table = catalogue.has(init_progress::TABLE);
     let progress = if has_table { init_progress::read(connection).await? } else { None };
     Ok(Inspection { difference, progress, catalogue })
@@ -71,7 +71,7 @@ pub async fn any_rows(
 ) -> Result<bool, Error> {
     for table in tables.filter(|table| catalogue.has(table)) {
         let has_rows = has_rows(connection, table).await;
-        if has_rows.map_err(|error| Error::failed("read", &connection.settings, &error))? {
+        if has_rows.map_err(|error| connection.settings.failed("read", &error))? {
             return Ok(true);
         }
     }
@@ -94,6 +94,6 @@ pub async fn missing_required(settings: &DatabaseConfig) -> Result<Vec<String>, 
     match found {
         Ok(found) => Ok(REQUIRED.into_iter().filter(|name| !found.has(name)).map(str::to_owned).collect()),
         Err(error) if errors::is_busy(&error) => Ok(Vec::new()),
-        Err(error) => Err(Error::failed("read", settings, &error)),
+        Err(error) => Err(settings.failed("read", &error)),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use indexmap::IndexMap;
 
-use super::{FileCounts, FileState, LastFile, MAX_ROUTES, RouteStats, UnnamedRoutes};
+use super::model::{FileCounts, FileState, LastFile, MAX_ROUTES, RouteStats, UnnamedRoutes};
 use crate::database::query::Row;
 use crate::edi::{number, text};
 

@@ -5,175 +5,25 @@
 //! change any more. A [`EdiStatsReader`] remembers how far it has read, adds up what is new, and forgets what is older than a day.
 
 mod accumulator;
+pub mod model;
 pub(super) mod sql_time;
 mod utc_offset;
-
-use std::time::SystemTime;
-
-use serde::{Deserialize, Serialize};
 
 use super::{failed, is_set, number, text};
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::query::{Connection, Row};
 use crate::database::run_metrics;
-use crate::database::run_metrics::RunTotals;
 use crate::database::{DatabaseConfig, Error, errors};
 use accumulator::{EdiStatsAccumulator, RangeRows};
-use sql_time::TimeDialect;
+use model::{EdiStats, EngineRunStats, MAX_RUNS};
+use sql_time::{TimeDialect, now};
 use utc_offset::DjangoTimeZone;
-
-/// Maximum number of runs.
-pub const MAX_RUNS: usize = 50;
-
-/// Maximum number of routes with their names.
-pub const MAX_ROUTES: usize = 500;
 
 /// Numbers of `idta` that one query covers: some tens of milliseconds for a server, at most.
 const ROWS_PER_QUERY: i64 = 20_000;
 
 /// Queries of that kind in one go. The first reading looks back so far, and no further.
 const QUERIES_PER_READ: i64 = 10;
-
-/// The result of a reading.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EdiStats {
-    /// The last runs of the engine, newest first; at most [`MAX_RUNS`].
-    pub runs: Vec<EngineRunStats>,
-    /// The active routes, and others that had files in the last day; at most [`MAX_ROUTES`].
-    pub routes: Vec<RouteStats>,
-    /// Those that are not named, all together.
-    pub rest: UnnamedRoutes,
-    /// When the last day begins, or how far it could be looked back: seconds since 1970.
-    pub recent_since: i64,
-    /// When counting the totals began.
-    pub counted_since: i64,
-    /// Runs of the last day that were broken off, and not recovered or given up.
-    pub lost_runs: u64,
-    /// Whether Bots's own lock is set: an engine runs, or was cut off and the next one recovers what it had begun.
-    pub is_locked: bool,
-    /// The totals that runs have recorded, if there are any.
-    pub totals: Option<RunTotals>,
-}
-
-/// A run of the engine that is over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EngineRunStats {
-    /// Its number, as in Bots's reports and in the names of its logs.
-    pub id: i64,
-    /// `new`, `resend`, `rereceive`, `automaticretrycommunication` or `crashrecovery`.
-    pub kind: String,
-    /// When it began: seconds since 1970.
-    pub started: i64,
-    /// From then to its last step, where it had any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seconds: Option<u64>,
-    /// Files that were taken in: the sum of the next three.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub received: u64,
-    /// Of those, files that went all the way.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub done: u64,
-    /// Those with errors.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub errors: u64,
-    /// Those left in an unfinished state.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub stuck: u64,
-    /// Files that were sent.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub sent: u64,
-    /// Errors that belong to no file, such as a channel that cannot be reached.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub process_errors: u64,
-    /// Whether Bots calls it a failure.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub failed: bool,
-}
-
-/// The results of a route.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouteStats {
-    /// Its name.
-    pub name: String,
-    /// Whether an engine runs it.
-    pub is_active: bool,
-    /// Its last file, as far as it could be looked back.
-    pub last: Option<LastFile>,
-    /// In the last day.
-    pub recent: FileCounts,
-    /// Since [`EdiStats::counted_since`]; never less than before, as long as the process lives.
-    pub total: FileCounts,
-}
-
-/// The last file of a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LastFile {
-    /// When it was received: seconds since 1970.
-    pub at: i64,
-    /// Its state.
-    pub state: FileState,
-}
-
-/// The state of a received file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FileState {
-    /// It went all the way.
-    Done,
-    /// It had errors.
-    Error,
-    /// It was left in an unfinished state.
-    Stuck,
-}
-
-impl FileState {
-    /// As `statust` of Bots's tables says it.
-    pub(super) fn of_statust(statust: i64) -> Self {
-        match statust {
-            1 => Self::Error,
-            0 | 2 => Self::Stuck,
-            // Done; and done long ago, with leave to be sent again.
-            _ => Self::Done,
-        }
-    }
-}
-
-/// Routes that are not named.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct UnnamedRoutes {
-    /// How many.
-    pub routes: usize,
-    /// Theirs of the last day.
-    pub recent: FileCounts,
-    /// Theirs since [`EdiStats::counted_since`].
-    pub total: FileCounts,
-}
-
-/// Files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileCounts {
-    /// Taken in: the sum of the next three.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub received: u64,
-    /// Of those, gone all the way.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub done: u64,
-    /// With errors.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub errors: u64,
-    /// Left in an unfinished state.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub stuck: u64,
-    /// Sent.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub sent: u64,
-}
-
-/// Counts of zero are left out of the status: 500 routes stay small.
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-pub(crate) fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
 
 /// Reads the same database again and again.
 #[derive(Debug)]
@@ -350,12 +200,6 @@ impl EdiStatsReader {
         }
         Ok(())
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn now() -> i64 {
-    let span = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
 }
 
 async fn active_routes(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {

@@ -3,9 +3,16 @@
 //! Bots leaves times to the database: MySQL and PostgreSQL note them in the zone of the session, which is the server's for
 //! Bots's engine and for us; on SQLite they are local times of Django's zone.
 
-use super::now;
+use std::time::SystemTime;
+
 use super::utc_offset::{DjangoTimeZone, UtcOffsets};
 use crate::database::DatabaseConfig;
+
+/// Seconds since 1970.
+pub(crate) fn now() -> i64 {
+    let span = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(span.as_secs()).unwrap_or(i64::MAX)
+}
 
 /// A kind of database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

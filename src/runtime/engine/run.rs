@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::bots::context::BotsContext;
 use crate::bots::engine_args::EngineArgs;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::bots::services::{BotsContext, BotsServiceSpec};
+use crate::bots::services::BotsServiceSpec;
 use crate::config::Config;
 use crate::database;
 use crate::database::lease::Lease;

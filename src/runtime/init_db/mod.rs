@@ -10,10 +10,10 @@ use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::migrate::{self, SuperuserAction};
 use crate::bots::python_session::PythonSession;
-use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::advisory_lock::{LockName, LockSession};
 use crate::database::connect::{ConnectMode, connect};

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use crate::bots::context::BotsContext;
 use crate::bots::migrate::{self, MigrateRequest, SuperuserAction};
 use crate::bots::python_session::PythonSession;
-use crate::bots::services::BotsContext;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::database::advisory_lock::LockSession;

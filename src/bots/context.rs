@@ -1,0 +1,19 @@
+//! What every process of Bots is made from.
+
+use super::Installation;
+use super::child_env::ChildEnv;
+use super::environment::Environment;
+use crate::process::reaper::Reaper;
+
+/// The parts that every process of Bots needs.
+#[derive(Clone, Copy)]
+pub struct BotsContext<'a> {
+    /// Starts Python.
+    pub reaper: &'a Reaper,
+    /// Which Bots.
+    pub bots: &'a Installation,
+    /// Which environment.
+    pub environment: &'a Environment,
+    /// Variables that the services get.
+    pub variables: &'a ChildEnv,
+}
