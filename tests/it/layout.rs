@@ -1,6 +1,6 @@
 //! The layers: who may use whom (a module that reaches up is a design change, not an accident).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -150,6 +150,121 @@ fn unsafe_stands_in_three_modules_and_gives_its_reasons() {
             let reasoned = lines[number.saturating_sub(5)..number].iter().any(|line| line.contains("// SAFETY: "));
             assert!(reasoned, "{path}:{} has no SAFETY comment", number + 1);
         }
+    }
+}
+
+/// The longest file, and the longest function.
+const MAX_FILE_LINES: usize = 400;
+const MAX_FUNCTION_LINES: usize = 50;
+
+#[apply(test)]
+fn files_and_functions_fit_into_a_head() {
+    for (path, text) in sources().into_iter().filter(|(path, _)| !path.ends_with("/tests.rs")) {
+        let code = without_tests(&text);
+        let lines: Vec<&str> = code.lines().collect();
+        assert!(lines.len() <= MAX_FILE_LINES, "{path} has {} lines", lines.len());
+        for (start, line) in lines.iter().enumerate().filter(|(_, line)| is_function(line)) {
+            let indent = line.len() - line.trim_start().len();
+            let end = format!("{}}}", " ".repeat(indent));
+            let length = lines[start..].iter().position(|line| *line == end).unwrap_or_default() + 1;
+            assert!(length <= MAX_FUNCTION_LINES, "{path}:{}: {length} lines", start + 1);
+        }
+    }
+}
+
+fn is_function(line: &str) -> bool {
+    let is_qualifier = |word: &&str| ["pub", "const", "async", "unsafe"].contains(word) || word.starts_with("pub(");
+    line.ends_with(['{', '(']) && line.split_whitespace().find(|word| !is_qualifier(word)) == Some("fn")
+}
+
+/// Where two files need each other, a third one holds what both need, or they are one.
+#[apply(test)]
+fn no_two_files_import_each_other() {
+    let files: BTreeMap<String, String> = sources().into_iter().map(|(path, text)| (module_of(&path), text)).collect();
+    let imports: BTreeMap<&str, BTreeSet<String>> =
+        files.iter().map(|(module, text)| (module.as_str(), imported_files(module, text, &files))).collect();
+    let mut circles = Vec::new();
+    for (module, imported) in &imports {
+        for other in imported.iter().filter(|other| module < &other.as_str()) {
+            if imports[other.as_str()].contains(*module) {
+                circles.push(format!("{module} and {other}"));
+            }
+        }
+    }
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+/// `a::b` of `a/b.rs` and of `a/b/mod.rs`.
+fn module_of(path: &str) -> String {
+    path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::")
+}
+
+/// The other files whose items a file names.
+fn imported_files(module: &str, text: &str, files: &BTreeMap<String, String>) -> BTreeSet<String> {
+    let code = without_tests(text);
+    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let mut paths = Vec::new();
+    for (at, _) in code.match_indices("use ") {
+        let statement = code[at + "use ".len()..].split(';').next().unwrap_or_default();
+        paths.extend(expand(&statement.split_whitespace().collect::<String>()));
+    }
+    for start in ["crate::", "super::"] {
+        let ends = |c: char| !c.is_alphanumeric() && c != '_' && c != ':';
+        paths.extend(code.match_indices(start).map(|(at, _)| code[at..].split(ends).next().unwrap_or_default().into()));
+    }
+    let found = paths.iter().filter_map(|path| resolve(module, path, files));
+    found.filter(|file| file != module).collect()
+}
+
+/// `a::{b, c::{d, e}}` as `a::b`, `a::c::d` and `a::c::e`.
+fn expand(path: &str) -> Vec<String> {
+    let Some((start, group)) = path.split_once('{') else { return vec![path.to_owned()] };
+    let (mut depth, mut parts) = (0_i32, vec![String::new()]);
+    for c in group.chars() {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        match c {
+            ',' if depth == 0 => parts.push(String::new()),
+            _ if depth >= 0 => parts.last_mut().expect("there is one").push(c),
+            _ => break,
+        }
+    }
+    parts.iter().filter(|part| !part.is_empty()).flat_map(|part| expand(&format!("{start}{part}"))).collect()
+}
+
+/// The file that a path leads to, as seen from a module.
+fn resolve(module: &str, path: &str, files: &BTreeMap<String, String>) -> Option<String> {
+    let mut names: Vec<&str> = path.split("::").collect();
+    let mut base: Vec<&str> = module.split("::").collect();
+    match *names.first()? {
+        "crate" => base.clear(),
+        "super" => drop(base.pop()),
+        "self" => {}
+        child if files.contains_key(&format!("{module}::{child}")) => names.insert(0, "self"),
+        _ => return None,
+    }
+    names.remove(0);
+    while names.first() == Some(&"super") {
+        base.pop();
+        names.remove(0);
+    }
+    base.extend(names);
+    (1..=base.len()).rev().map(|length| base[..length].join("::")).find(|name| files.contains_key(name))
+}
+
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default()
+}
+
+/// What several themes use is in `support`.
+#[apply(test)]
+fn no_theme_of_the_tests_uses_another() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    for file in files.iter().filter(|file| !file.ends_with("layout.rs")) {
+        let text = fs::read_to_string(file).expect("readable");
+        let others = used_modules(&text).into_iter().filter(|used| !["support", "harness"].contains(&used.as_str()));
+        assert_eq!(others.collect::<Vec<_>>(), [""; 0], "{}", file.display());
     }
 }
 
