@@ -212,7 +212,8 @@ fn imported_files(module: &str, text: &str, files: &BTreeMap<String, String>) ->
         let ends = |c: char| !c.is_alphanumeric() && c != '_' && c != ':';
         paths.extend(code.match_indices(start).map(|(at, _)| code[at..].split(ends).next().unwrap_or_default().into()));
     }
-    let found = paths.iter().filter_map(|path| resolve(module, path, files));
+    // A group is cut at its brace, and stands in the list of imports as well.
+    let found = paths.iter().filter(|path| !path.ends_with("::")).filter_map(|path| resolve(module, path, files));
     found.filter(|file| file != module).collect()
 }
 
