@@ -17,7 +17,7 @@ use crate::bots::environment::Environment;
 use crate::config::Config;
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::health::rules::CONFIG;
-use crate::health::state::{CheckResult, HealthState, ServiceHealth as ServiceFacts};
+use crate::health::state::{CheckResult, HealthState, ServiceHealth};
 use crate::metrics::Exporter;
 use crate::model::ServiceName;
 use crate::process::signals::Signals;
@@ -86,7 +86,7 @@ async fn start_health(
     let App { config, counters, lines, .. } = session;
     let health = config.health;
     let state = HealthState {
-        services: expected.iter().map(|name| ServiceFacts::new(name.as_str(), *name != ServiceName::Engine)).collect(),
+        services: expected.iter().map(|name| ServiceHealth::new(name.as_str(), *name != ServiceName::Engine)).collect(),
         misses_allowed: config.watchdog.failure_threshold,
         database_only: health.database_only,
         ..HealthState::default()

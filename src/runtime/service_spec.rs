@@ -16,6 +16,8 @@ use crate::exit::{Error, Kind};
 use crate::health::state::ServiceHealth;
 use crate::model::{BotsVersion, LivenessProbe, RestartPolicy, RestartRules, ServiceName};
 use crate::supervisor::state::ServicePolicy;
+use crate::supervisor::task::SupervisedService;
+use crate::telemetry::child_output::ServiceOutput;
 
 use super::config_inputs::ConfigInputs;
 use super::dirmonitor_service::DirMonitorService;
@@ -120,8 +122,24 @@ impl ServiceSpec {
     }
 }
 
+/// A process of Bots in the supervisor's terms.
+pub(crate) fn supervised(
+    service: BotsServiceSpec,
+    ends_by_itself: bool,
+    config: &Config,
+    lines: ServiceOutput,
+) -> SupervisedService {
+    SupervisedService {
+        name: service.name.as_str(),
+        plan: policy(&service, ends_by_itself, config),
+        has_liveness_probe: service.probe.is_some(),
+        spec: service.spec,
+        lines,
+    }
+}
+
 /// How a process of Bots is kept running, and stopped.
-pub(crate) fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &Config) -> ServicePolicy {
+fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &Config) -> ServicePolicy {
     let (name, times) = (service.name, config.stop.of(service.name));
     ServicePolicy {
         drain: times.drain,

@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::bots::services::BotsServiceSpec;
 use crate::config::Config;
 use crate::health::checks::{self, CheckTargets};
 use crate::health::state::{HealthState, Phase, ServiceHealth};
@@ -19,13 +18,11 @@ use crate::process::reaper::Reaper;
 use crate::supervisor::group::GroupMember;
 use crate::supervisor::periodic::run_every;
 use crate::supervisor::state::{AfterExit, State, StopReason};
-use crate::supervisor::task::{
-    ProcessMessage, ServiceControl, ServiceResult, ServiceSnapshot, SupervisedService, supervise,
-};
+use crate::supervisor::task::{ProcessMessage, ServiceControl, ServiceResult, ServiceSnapshot, supervise};
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
 
-use super::service_spec::{ServiceKind, ServiceSpec, policy};
+use super::service_spec::{ServiceKind, ServiceSpec, supervised};
 
 /// What all services need.
 #[derive(Clone, Copy)]
@@ -117,17 +114,6 @@ pub(crate) fn member(index: usize, spec: ServiceSpec, runtime: &RuntimeContext<'
         ServiceKind::DirMonitor(monitor) => Box::pin(monitor.run(requests, slot, Arc::clone(runtime.counters))),
     };
     GroupMember { name: name.as_str(), turn, stop, messages, work }
-}
-
-/// In the supervisor's terms.
-fn supervised(service: BotsServiceSpec, is_periodic: bool, config: &Config, lines: ServiceOutput) -> SupervisedService {
-    SupervisedService {
-        name: service.name.as_str(),
-        plan: policy(&service, is_periodic, config),
-        has_liveness_probe: service.probe.is_some(),
-        spec: service.spec,
-        lines,
-    }
 }
 
 /// Between a process's supervisor and its health.

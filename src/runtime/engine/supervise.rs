@@ -19,12 +19,12 @@ use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
 use crate::process::terminate::terminate_all;
 use crate::supervisor::state::Termination;
-use crate::supervisor::task::{ProcessMessage, ServiceControl, StopRequest, SupervisedService, supervise};
+use crate::supervisor::task::{ProcessMessage, ServiceControl, StopRequest, supervise};
 use crate::telemetry::child_output::ServiceOutput;
 
 use super::incomplete_files::RunFiles;
 use super::listings;
-use crate::runtime::service_spec::policy;
+use crate::runtime::service_spec::supervised;
 
 /// Bots's own code for an engine that finds another one running.
 pub(super) const BUSY: u8 = 3;
@@ -87,11 +87,9 @@ impl EngineRun<'_> {
     }
 
     async fn supervise(&mut self, mut service: BotsServiceSpec) -> Result<RunResult, Error> {
-        let name = service.name.as_str();
         let answering = listings::answer(&mut self.files, &mut service.spec);
-        let plan = policy(&service, true, self.config);
-        let lines = self.lines.for_service(name);
-        let service = SupervisedService { name, spec: service.spec, plan, lines, has_liveness_probe: false };
+        let lines = self.lines.for_service(service.name.as_str());
+        let service = supervised(service, true, self.config, lines);
         let ((stop, requests), (forward, messages)) = (unbounded_channel(), unbounded_channel());
         let mut control = ServiceControl { stop: requests, messages, snapshot: watch::Sender::default() };
         let (ended, stop_requested, is_lost) =
@@ -105,7 +103,7 @@ impl EngineRun<'_> {
                 never = answering => match never {},
             };
             // No process of this run may go on when the next one begins, in any pod.
-            if terminate_leftovers(self.reaper, self.signals, plan.timeout, &is_lost).await {
+            if terminate_leftovers(self.reaper, self.signals, service.plan.timeout, &is_lost).await {
                 stop_requested.cancel();
             }
             ended.cancel();
