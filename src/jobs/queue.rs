@@ -1,7 +1,7 @@
 //! The durable job queue: a client gets its answer only when the database has the job, jobs run in the documented order,
 //! and none is lost.
 //!
-//! One task, the [`Worker`], owns the connection, the waiting and the running jobs; clients hold a [`Queue`]. Jobs that are
+//! One task, the [`worker::Worker`], owns the connection, the waiting and the running jobs; clients hold a [`Queue`]. Jobs that are
 //! added at the same time are written in one transaction, so that many clients cost little more than one. A job is marked as
 //! running before it is started and as ended after its end: whatever happens in between, this queue or the next one runs it
 //! again. The engine's own lease keeps a second run apart from the first.

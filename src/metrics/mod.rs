@@ -6,7 +6,7 @@
 //! them in the requested format; so it costs the database nothing, and a database that is away changes nothing but the values.
 //! The totals that runs of the engine in other pods have left in the database are part of the health state.
 //!
-//! [`definitions`] is the list of all metrics, and [`collect`] writes their values.
+//! [`definitions`] is the list of all metrics, and `collect` writes their values.
 
 mod collect;
 mod cpu_totals;

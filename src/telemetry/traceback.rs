@@ -2,7 +2,7 @@
 //!
 //! A traceback is made of a heading, indented frames, and the exception with its message. It may be followed by another
 //! traceback that it caused, notes, and further lines of the message. Its end is not always visible. Lines belong to it while
-//! they are indented, and up to [`MAX_TAIL_LINES`] others as long as none begins a record and no empty line comes between; the
+//! they are indented, and up to `MAX_TAIL_LINES` others as long as none begins a record and no empty line comes between; the
 //! owner of a [`TracebackAssembler`] flushes it after [`TracebackAssembler::flush_delay`] without a line.
 
 use std::time::Duration;
