@@ -31,6 +31,20 @@ impl ServiceName {
     }
 }
 
+/// Pauses between retries: each is twice as long as the one before, up to a limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    pub initial: Duration,
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// The pause after so many failures in a row.
+    pub fn pause(self, failures: u32) -> Duration {
+        self.initial.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(self.max)
+    }
+}
+
 /// When a service that has ended by itself is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RestartRules {

@@ -8,12 +8,10 @@ use tracing::info;
 use super::connect::{ConnectMode, connect};
 use super::query::Connection;
 use super::{DatabaseConfig, Error};
+use crate::model::Backoff;
 
-/// Pause before the second attempt; each further one is half as long again.
-const INITIAL_RETRY_DELAY: Duration = Duration::from_millis(100);
-
-/// The longest pause, so that a server that has started is soon noticed.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
+/// The pauses between two attempts. They stay short, so that a server that has started is soon noticed.
+const BACKOFF: Backoff = Backoff { initial: Duration::from_millis(100), max: Duration::from_secs(2) };
 
 /// Limit of one exchange with a server. When the network has dropped a connection no answer ever comes, and the kernel
 /// reports that after a quarter of an hour.
@@ -47,8 +45,7 @@ pub async fn connect_with_retry(
     retry_window: Duration,
 ) -> Result<Connection, Error> {
     let begin = Instant::now();
-    let mut pause = INITIAL_RETRY_DELAY;
-    let mut logged = false;
+    let mut failures = 0_u32;
     loop {
         let error = match connect(settings, mode).await {
             Err(Error::Unavailable(text)) if !settings.is_sqlite() => text,
@@ -60,10 +57,10 @@ pub async fn connect_with_retry(
                 if retry_window.is_zero() { String::new() } else { format!(", for {} s", retry_window.as_secs_f64()) };
             return Err(Error::Unavailable(format!("{error}{waited}")));
         }
-        if !std::mem::replace(&mut logged, true) {
+        if failures == 0 {
             info!("{error}; trying again for {} s", retry_window.as_secs_f64());
         }
-        sleep(pause.min(remaining)).await;
-        pause = (pause * 3 / 2).min(MAX_RETRY_DELAY);
+        failures = failures.saturating_add(1);
+        sleep(BACKOFF.pause(failures).min(remaining)).await;
     }
 }

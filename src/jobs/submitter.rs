@@ -16,7 +16,7 @@ use super::client::{self, call};
 use super::command_line::JobCommand;
 use super::rpc::{ADD, code};
 use super::xmlrpc::Value;
-use crate::model::Endpoint;
+use crate::model::{Backoff, Endpoint};
 use crate::telemetry::escape::escape_control;
 
 /// The priority that all of Bots's programs ask for.
@@ -28,9 +28,8 @@ const BATCH_DELAY: Duration = Duration::from_millis(30);
 /// A route is submitted at most this often, also under a steady stream of files.
 const MIN_SUBMIT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Pause before the first retry, and the longest pause.
-const INITIAL_RETRY_DELAY: Duration = Duration::from_millis(250);
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+/// The pauses between two attempts while the queue does not answer.
+const BACKOFF: Backoff = Backoff { initial: Duration::from_millis(250), max: Duration::from_secs(5) };
 
 /// A refused task is submitted again, since bots.ini may authorise it later.
 const REJECTED_RETRY_DELAY: Duration = Duration::from_secs(30);
@@ -63,16 +62,16 @@ struct PendingRoute {
 }
 
 /// While the queue does not answer.
-struct Backoff {
-    pause: Duration,
+struct Outage {
+    failures: u32,
     /// The next attempt.
     next: Instant,
 }
 
-impl Backoff {
+impl Outage {
     fn after(before: Option<&Self>, now: Instant) -> Self {
-        let pause = before.map_or(INITIAL_RETRY_DELAY, |outage| (outage.pause * 2).min(MAX_RETRY_DELAY));
-        Self { pause, next: now + pause }
+        let failures = before.map_or(0, |outage| outage.failures) + 1;
+        Self { failures, next: now + BACKOFF.pause(failures) }
     }
 }
 
@@ -102,7 +101,7 @@ impl JobSubmitter {
 
     /// Submits routes until the task is dropped. `observe` gets the number of pending routes at each change.
     pub async fn run(&self, observe: impl Fn(usize)) {
-        let mut outage: Option<Backoff> = None;
+        let mut outage: Option<Outage> = None;
         let mut has_refused = false;
         let mut reported = 0;
         loop {
@@ -132,7 +131,7 @@ impl JobSubmitter {
                             "{reason}; routes whose files have come stay marked and are handed over when it answers"
                         );
                     }
-                    outage = Some(Backoff::after(outage.as_ref(), Instant::now()));
+                    outage = Some(Outage::after(outage.as_ref(), Instant::now()));
                 }
             }
         }
@@ -292,12 +291,12 @@ mod tests {
     #[test]
     fn a_queue_that_is_away_is_asked_less_and_less() {
         let now = Instant::now();
-        let mut outage = Backoff::after(None, now);
-        assert_eq!(outage.next, now + INITIAL_RETRY_DELAY);
+        let mut outage = Outage::after(None, now);
+        assert_eq!(outage.next, now + BACKOFF.initial);
         for _ in 0..10 {
-            outage = Backoff::after(Some(&outage), now);
+            outage = Outage::after(Some(&outage), now);
         }
-        assert_eq!(outage.next, now + MAX_RETRY_DELAY);
+        assert_eq!(outage.next, now + BACKOFF.max);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::time::Duration;
 use State::{Backoff, Draining, Ended, Killing, KillingGroup, Running, Starting, Stopping, WaitingForGroup};
 
 use crate::exit::Exit;
-use crate::model::{RestartPolicy, RestartRules};
+use crate::model::{self, RestartPolicy, RestartRules};
 
 /// How a service is to be kept running, and to be stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,8 +294,7 @@ impl Lifecycle {
 impl RestartRules {
     /// The pause after so many failures in a row.
     fn pause(&self, failures: u32) -> Duration {
-        let doubled = self.initial_delay.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
-        doubled.min(self.max_delay)
+        model::Backoff { initial: self.initial_delay, max: self.max_delay }.pause(failures)
     }
 }
 

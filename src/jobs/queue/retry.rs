@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first pause; each further one is twice as long.
-const INITIAL_RETRY_DELAY: Duration = Duration::from_secs(1);
+use crate::model::Backoff;
 
-/// The longest pause.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(15);
+/// The pauses between two attempts.
+const BACKOFF: Backoff = Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(15) };
 
 /// Attempts of a job whose engine is killed each time: one that some file kills must not block all other jobs.
 const MAX_ATTEMPTS: u32 = 4;
@@ -36,8 +35,8 @@ impl Retries {
 
     /// Begins a pause; returns its length.
     pub fn pause(&mut self) -> Duration {
-        let pause = INITIAL_RETRY_DELAY.saturating_mul(2_u32.saturating_pow(self.in_a_row)).min(MAX_RETRY_DELAY);
         self.in_a_row = self.in_a_row.saturating_add(1);
+        let pause = BACKOFF.pause(self.in_a_row);
         self.until = Some(Instant::now() + pause);
         pause
     }
@@ -69,9 +68,9 @@ mod tests {
         let mut retries = Retries::default();
         let seconds = [1, 2, 4, 8, 15, 15].map(|wanted| (wanted, retries.pause().as_secs()));
         assert!(seconds.iter().all(|(wanted, found)| wanted == found) && !retries.may_start(), "{seconds:?}");
-        tokio::time::advance(MAX_RETRY_DELAY).await;
+        tokio::time::advance(BACKOFF.max).await;
         retries.reset();
-        assert!(retries.may_start() && retries.pause() == INITIAL_RETRY_DELAY);
+        assert!(retries.may_start() && retries.pause() == BACKOFF.initial);
     }
 
     #[test]
