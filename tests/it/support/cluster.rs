@@ -262,7 +262,9 @@ impl Pod {
         let grace = self.spec.env.iter().flatten().find(|variable| variable.name == "BOTS_CTL_GRACE_PERIOD");
         let grace = grace.and_then(|variable| variable.value.clone()).expect("every pod has it");
         let code = self.container.stop(grace.trim_end_matches('s').parse().expect("seconds"));
-        expect(&["pod", "rm", "--force", "--time", "0", &self.name]);
+        // Podman may find a container of the pod in the middle of its own end, and then refuses.
+        let remove = || run(&["pod", "rm", "--force", "--ignore", "--time", "0", &self.name]);
+        wait_until("the pod is removed", || remove().status.success().then_some(()), String::new);
         code
     }
 
