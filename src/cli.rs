@@ -122,7 +122,7 @@ pub enum Command {
     #[command(after_help = "Exit codes: 0 all ready, 1 something is not, 69 no bots-ctl answers.\n\n\
                       Example:\n  bots-ctl status --watch --interval 5s")]
     Status(Status),
-    /// List the files that Bots has received: what came of each, and why not
+    /// List the files that Bots has received, with the result of each and the reason of each failure
     #[command(after_help = "Example:\n  bots-ctl files --errors --since 7d")]
     Files(Files),
     /// Show or check the configuration

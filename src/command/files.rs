@@ -1,4 +1,4 @@
-//! `files`: the files that Bots has received, what came of each, and why not.
+//! `files`: the files that Bots has received, with the result of each and the reason of each failure.
 
 use tokio_util::task::TaskTracker;
 
