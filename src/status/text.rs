@@ -117,10 +117,10 @@ fn run(run: &EngineRunStats, now: u64) -> [String; 8] {
         ago(run.started, now),
         run.kind.clone(),
         or_dash(run.seconds.map(in_words)),
-        run.received.to_string(),
-        run.sent.to_string(),
-        (run.errors + run.process_errors).to_string(),
-        run.stuck.to_string(),
+        run.files.received.to_string(),
+        run.files.sent.to_string(),
+        (run.files.errors + run.process_errors).to_string(),
+        run.files.stuck.to_string(),
     ]
 }
 

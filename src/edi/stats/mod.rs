@@ -15,7 +15,7 @@ use crate::database::query::{Connection, Row};
 use crate::database::run_metrics;
 use crate::database::{DatabaseConfig, Error, errors};
 use accumulator::{EdiStatsAccumulator, RangeRows};
-use model::{EdiStats, EngineRunStats, MAX_RUNS};
+use model::{EdiStats, EngineRunStats, FileCounts, MAX_RUNS};
 use sql_time::{TimeDialect, now};
 use utc_offset::DjangoTimeZone;
 
@@ -185,7 +185,7 @@ impl EdiStatsReader {
             let (id, end) = (run.id, std::mem::replace(&mut next, run.id));
             let known = self.runs.iter().find(|known| (known.id, &known.kind) == (id, &run.kind));
             run.seconds = known.and_then(|known| known.seconds);
-            let has_steps = run.received > 0 || run.process_errors > 0 || run.sent > 0;
+            let has_steps = run.files.received > 0 || run.process_errors > 0 || run.files.sent > 0;
             if run.seconds.is_none() && has_steps && id < end {
                 let steps = format!("SELECT {seconds} FROM ta WHERE idta >= {id} AND idta < {end} ORDER BY idta");
                 queries.push(format!("SELECT {id}, ABS(({steps} DESC LIMIT 1) - ({steps} ASC LIMIT 1))"));
@@ -213,11 +213,13 @@ fn run(row: &Row) -> EngineRunStats {
         kind: text(row, 1),
         started: number(row, 2),
         seconds: None,
-        received: number(row, 3),
-        done: number(row, 4),
-        errors: number(row, 5),
-        stuck: number(row, 6),
-        sent: number(row, 7),
+        files: FileCounts {
+            received: number(row, 3),
+            done: number(row, 4),
+            errors: number(row, 5),
+            stuck: number(row, 6),
+            sent: number(row, 7),
+        },
         process_errors: number(row, 8),
         failed: is_set(row, 9),
     }

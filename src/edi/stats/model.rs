@@ -43,21 +43,9 @@ pub struct EngineRunStats {
     /// From then to its last step, where it had any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
-    /// Files that were taken in: the sum of the next three.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub received: u64,
-    /// Of those, files that went all the way.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub done: u64,
-    /// Those with errors.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub errors: u64,
-    /// Those left in an unfinished state.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub stuck: u64,
-    /// Files that were sent.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub sent: u64,
+    /// Its files.
+    #[serde(flatten)]
+    pub files: FileCounts,
     /// Errors that belong to no file, such as a channel that cannot be reached.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub process_errors: u64,
