@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use tracing::info;
 
 use super::config_source::ConfigFiles;
-use super::{Error, Installation, engine_shim, seed_usersys, settings_py};
+use super::{Error, Installation, engine_shim, ini_check, seed_usersys, settings_py};
 use crate::config::Config;
 use crate::fs::atomic::{
     AtomicBatch, check_writable, create_if_absent, describe_io_error, file_mode, load_or_create_secret, lock, make_dir,
 };
 use crate::model::BotsVersion;
-use crate::pycompat::configparser::{BotsIni, EditError, ParseError, parse_integer, remove_section, set_value};
+use crate::pycompat::configparser::{BotsIni, EditError, ParseError, remove_section, set_value};
 use crate::random;
 
 /// Length of a generated SECRET_KEY: Django's own has 50 characters of 50; this is 50 of 62.
@@ -165,7 +165,7 @@ impl Environment {
             error => Error::fault(format!("{}: {error}", origin.display())),
         })?;
         let ini = parse_ini(origin, &text)?;
-        check_ini(origin, &ini, bots.bots_version())?;
+        Error::from_faults(ini_check::faults(origin, &ini, bots.bots_version()))?;
         let mode = if origin == &template { 0o644 } else { file_mode(origin).unwrap_or(0o644) };
         update.add(&path, text.as_bytes(), mode, origin)?;
         Ok(ini)
@@ -286,40 +286,6 @@ fn check_config_dir(config_dir: &Path, bots: &Installation) -> Result<(), Error>
         )));
     }
     Ok(())
-}
-
-/// Everything in bots.ini that would make Bots fail, or worse, silently go elsewhere.
-fn check_ini(path: &Path, ini: &BotsIni, version: BotsVersion) -> Result<(), Error> {
-    let file = path.display();
-    let (sections, (section, key, example)): (&[&str], _) = match version {
-        BotsVersion::V3 => (&["settings", "directories", "charsets"], ("settings", "log_file_number", "10")),
-        BotsVersion::V4 => (
-            &["settings", "dirmonitor", "directories", "charsets"],
-            ("webserver", "menu_all_routes", "notindefaultrun"),
-        ),
-    };
-    let missing = sections.iter().filter(|name| !ini.has_section(name));
-    let mut faults: Vec<String> =
-        missing.map(|name| format!("{file}: section [{name}] is missing; Bots needs it")).collect();
-    if ini.get(section, key).is_none() {
-        faults.push(format!("{file}: [{section}] {key} is missing; Bots needs it: {key} = {example}"));
-    }
-    let usersys = ini.get("directories", "usersys").filter(|entry| entry.value.starts_with('/'));
-    if let Some(entry) = usersys.filter(|_| version == BotsVersion::V3) {
-        faults.push(format!(
-            "{file}:{}: [directories] usersys = {}: this version of Bots cannot import an absolute path; write usersys = usersys",
-            entry.line, entry.value
-        ));
-    }
-    for section in ["webserver", "settings", "jobqueue"] {
-        let port = ini.get(section, "port");
-        let is_port = |value| parse_integer(value).is_some_and(|port| (1..=65535).contains(&port));
-        if let Some(entry) = port.filter(|entry| !is_port(entry.value)) {
-            let place = format!("{file}:{}: [{section}] port = {}", entry.line, entry.value);
-            faults.push(format!("{place}: expected a port number from 1 to 65535"));
-        }
-    }
-    Error::from_faults(faults)
 }
 
 fn parse_ini(path: &Path, text: &str) -> Result<BotsIni, Error> {

@@ -10,6 +10,7 @@ pub mod engine_args;
 pub mod engine_command;
 pub mod engine_shim;
 pub mod environment;
+mod ini_check;
 pub mod install;
 pub mod job_policy;
 pub mod jobqueue_config;

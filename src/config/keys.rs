@@ -259,7 +259,7 @@ sections! {
             "Django's SECRET_KEY; else a random one is made and kept beside the configuration directory";
         allowed_hosts: Option<String> = "django.allowed_hosts", "ALLOWED_HOSTS", List, parse::text, [""],
             "host names the web UI answers to, separated by commas; else as Bots's template says (all)";
-        csrf_trusted_origins: Option<String> = "django.csrf_trusted_origins", "CSRF_TRUSTED_ORIGINS", List, parse::text, [""],
+        csrf_trusted_origins: Option<String> = "django.csrf_trusted_origins", "CSRF_TRUSTED_ORIGINS", List, parse::origins, [""],
             "origins that may post forms, such as `https://edi.example.com`, separated by commas";
         debug: Option<bool> = "django.debug", "DEBUG", Boolean, parse::boolean, ["false"], "Django's debug pages";
         time_zone: Option<String> = "django.time_zone", "TZ", Text, parse::text, [""],

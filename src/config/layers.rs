@@ -6,9 +6,13 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::keys::CONFIG_FILE_ENV;
 use super::parse::ParseResult;
 use super::setting::{Setting, ValueType};
 use super::toml_file::{self, TomlValue};
+
+/// How the names of all variables begin that are bots-ctl's own.
+const ENV_PREFIX: &str = "BOTS_CTL_";
 
 /// Bytes of a file that holds a secret.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -104,8 +108,9 @@ impl<'a> LayeredConfig<'a> {
         self.layered(setting, parse, String::new())
     }
 
-    /// Ends the pass: reports unknown keys of the file, and returns all settings and every fault.
+    /// Ends the pass: reports unknown variables and keys of the file, and returns all settings and every fault.
     pub fn finish(mut self) -> (Vec<EffectiveSetting>, Vec<Diagnostic>) {
+        self.report_unknown_variables();
         self.report_unknown_keys();
         for fault in &mut self.faults {
             fault.text = on_one_line(&fault.text);
@@ -224,6 +229,36 @@ impl<'a> LayeredConfig<'a> {
                 None
             }
         }
+    }
+
+    /// Kubernetes adds variables of its own for a Service of this name.
+    fn report_unknown_variables(&mut self) {
+        let settings = self.effective.iter().map(|known| known.setting);
+        let files = settings.clone().filter(|setting| setting.secret).map(|setting| format!("{}_FILE", setting.env));
+        let known: BTreeSet<String> =
+            settings.map(|setting| setting.env.to_owned()).chain(files).chain([CONFIG_FILE_ENV.to_owned()]).collect();
+        let is_set = |(name, value): &(&String, &String)| name.starts_with(ENV_PREFIX) && !value.is_empty();
+        let names = self.environment.iter().filter(is_set).map(|(name, _)| name);
+        let unknown = names.filter(|name| !known.contains(*name) && !self.is_from_service(name));
+        let faults: Vec<String> = unknown
+            .map(|name| {
+                let hint = closest_match(name, known.iter()).map_or_else(
+                    || "config show lists all settings".to_owned(),
+                    |near| format!("did you mean {near}?"),
+                );
+                format!("environment variable {name} is unknown; {hint}")
+            })
+            .collect();
+        faults.into_iter().for_each(|fault| self.report(fault));
+    }
+
+    /// Whether this is one of the variables that Kubernetes makes for each Service: `NAME_SERVICE_HOST`, `NAME_PORT` and others.
+    fn is_from_service(&self, name: &str) -> bool {
+        let mut services = self.environment.keys().filter_map(|name| name.strip_suffix("_SERVICE_HOST"));
+        services.any(|service| {
+            let rest = name.strip_prefix(service).unwrap_or_default();
+            rest.starts_with("_SERVICE_") || rest == "_PORT" || rest.starts_with("_PORT_")
+        })
     }
 
     fn report_unknown_keys(&mut self) {

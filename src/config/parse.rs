@@ -18,6 +18,16 @@ pub fn text(value: &str) -> ParseResult<String> {
     Ok(value.to_owned())
 }
 
+/// Origins of web pages, separated by commas, as browsers send them.
+pub fn origins(value: &str) -> ParseResult<String> {
+    let is_origin =
+        |part: &str| part.split_once("://").is_some_and(|(scheme, host)| scheme.len() > 3 && !host.is_empty());
+    match value.split(',').map(str::trim).find(|part| !part.is_empty() && !is_origin(part)) {
+        Some(part) => Err(format!("{part} has no scheme, without which every login is refused: write https://{part}")),
+        None => text(value),
+    }
+}
+
 /// Any text that is never shown.
 pub fn secret(value: &str) -> ParseResult<SecretString> {
     Ok(SecretString::from(value))

@@ -45,6 +45,44 @@ fn later_layers_win_and_are_named() {
 }
 
 #[test]
+fn a_misspelt_variable_is_a_fault_with_a_suggestion() {
+    let of_a_service = [
+        ("BOTS_CTL_SERVICE_HOST", "10.0.0.1"),
+        ("BOTS_CTL_SERVICE_PORT_HTTP", "80"),
+        ("BOTS_CTL_PORT", "tcp://10.0.0.1:80"),
+        ("BOTS_CTL_PORT_80_TCP_ADDR", "10.0.0.1"),
+    ];
+    let faults = load(
+        &[
+            &of_a_service[..],
+            &[
+                ("BOTS_CTL_STOPTIMEOUT", "5s"),
+                ("BOTS_CTL_EMPTY", ""),
+                ("BOTS_CTL_JOBQUEUE_TOKEN_FIL", "/x"),
+                ("BOTS_CTL_CONFIG", "/x"),
+            ],
+        ]
+        .concat(),
+        "",
+        &[],
+    );
+    let expected = [
+        "environment variable BOTS_CTL_JOBQUEUE_TOKEN_FIL is unknown; did you mean BOTS_CTL_JOBQUEUE_TOKEN_FILE?",
+        "environment variable BOTS_CTL_STOPTIMEOUT is unknown; did you mean BOTS_CTL_STOP_TIMEOUT?",
+    ];
+    assert_eq!(faults.expect_err("two are unknown"), expected);
+    assert_eq!(load(&of_a_service[1..3], "", &[]).expect_err("there is no such Service").len(), 2);
+}
+
+#[test]
+fn an_origin_needs_its_scheme() {
+    let load = |origins| load(&[("CSRF_TRUSTED_ORIGINS", origins)], "", &[]);
+    assert!(load("https://a.example.com, http://b:8080,").is_ok());
+    let faults = load("https://a.example.com,b.example.com").expect_err("the second has none");
+    assert!(faults[0].contains("write https://b.example.com"), "{faults:?}");
+}
+
+#[test]
 fn all_faults_are_reported_at_once_with_their_place() {
     let toml = "[health]\nadr = \"x\"\n[webserver]\nport = true\n[environment]\nname = 5\n[log]\nlevel = \"loud\"\n";
     let faults =

@@ -1,0 +1,236 @@
+//! Values of bots.ini at which a program of Bots would fail, or which it would silently take for something else.
+
+use std::path::Path;
+
+use crate::model::BotsVersion;
+use crate::pycompat::configparser::{BotsIni, IniValue, parse_boolean, parse_integer};
+
+/// How Bots reads a value.
+#[derive(Clone, Copy)]
+enum Kind {
+    Integer,
+    Boolean,
+    Port,
+    /// The name of a level, in capitals.
+    Level,
+    /// A number, or `daily` in Bots 3.
+    LogFiles,
+    /// Whether a menu lists all routes.
+    Menu,
+    /// A directory or a file.
+    Path,
+}
+
+use Kind::{Boolean, Integer, Level, LogFiles, Menu, Path as File, Port};
+
+/// Sections whose programs log.
+const LOGGING: &[&str] = &["settings", "webserver", "jobqueue", "dirmonitor"];
+
+/// Every value that Bots 3.3.1 or 4 converts: the sections, how it is read, the keys.
+const VALUES: &[(&[&str], Kind, &[&str])] = &[
+    (&["settings", "webserver", "jobqueue"], Port, &["port"]),
+    (
+        &["settings"],
+        Integer,
+        &[
+            "maxdays",
+            "maxdaysarchive",
+            "maxdayspersist",
+            "hoursrunwithoutresultiskept",
+            "maxruntime",
+            "limit",
+            "maxfilesizeincoming",
+            "maxsecondsperchannel",
+            "maxconnectiontries",
+            "max_number_errors",
+            "globaltimeout",
+            "get_checklevel",
+            "ftptimeout",
+            "ftpdebug",
+            "httpdebug",
+            "imap4debug",
+            "pop3debug",
+            "smtpdebug",
+        ],
+    ),
+    (
+        &["settings"],
+        Boolean,
+        &[
+            "archiveexternalname",
+            "archivezip",
+            "codelists_in_plugin",
+            "compatibility_mailbag",
+            "debug",
+            "interchangecontrolperpartner",
+            "mappingdebug",
+            "multiplevaluesasterisk",
+            "readrecorddebug",
+            "sendreportiferror",
+            "sendreportifprocesserror",
+        ],
+    ),
+    (LOGGING, Boolean, &["log_console"]),
+    (LOGGING, Level, &["log_level", "log_file_level", "log_console_level"]),
+    (LOGGING, LogFiles, &["log_file_number"]),
+    (
+        &["webserver"],
+        Boolean,
+        &[
+            "bots_touchscreen",
+            "log_cherrypy_access",
+            "menu_automaticretrycommunication",
+            "menu_changepassword",
+            "menu_cleanup",
+            "use_email_address_validation",
+            "validate_email_address",
+        ],
+    ),
+    (&["webserver"], Integer, &["max_src_size"]),
+    (&["webserver"], Menu, &["menu_all_routes"]),
+    (&["webserver"], File, &["ssl_certificate", "ssl_private_key"]),
+    (&["jobqueue"], Boolean, &["enabled", "killjobsintimeout"]),
+    (&["jobqueue"], Integer, &["lauchfrequency", "nr_threads"]),
+    (&["acceptance"], Boolean, &["runacceptancetest"]),
+    (&["directories"], File, &["botssys", "usersys", "data", "logging", "users"]),
+];
+
+/// Every fault of a bots.ini, with its line where it has one.
+pub fn faults(path: &Path, ini: &BotsIni, version: BotsVersion) -> Vec<String> {
+    let file = path.display();
+    let (sections, (section, key, example)): (&[&str], _) = match version {
+        BotsVersion::V3 => (&["settings", "directories", "charsets"], ("settings", "log_file_number", "10")),
+        BotsVersion::V4 => (
+            &["settings", "dirmonitor", "directories", "charsets"],
+            ("webserver", "menu_all_routes", "notindefaultrun"),
+        ),
+    };
+    let missing = sections.iter().filter(|name| !ini.has_section(name));
+    let mut faults: Vec<String> =
+        missing.map(|name| format!("{file}: section [{name}] is missing; Bots needs it")).collect();
+    if ini.get(section, key).is_none() {
+        faults.push(format!("{file}: [{section}] {key} is missing; Bots needs it: {key} = {example}"));
+    }
+    let fault = |section: &str, key: &str, entry: IniValue<'_>, problem: &str| {
+        format!("{file}:{}: [{section}] {key} = {}: {problem}", entry.line, entry.value)
+    };
+    let usersys = ini.get("directories", "usersys").filter(|entry| entry.value.starts_with('/'));
+    if let Some(entry) = usersys.filter(|_| version == BotsVersion::V3) {
+        let problem = "this version of Bots cannot import an absolute path; write usersys = usersys";
+        faults.push(fault("directories", "usersys", entry, problem));
+    }
+    for (sections, kind, keys) in VALUES {
+        for (section, key) in sections.iter().flat_map(|section| keys.iter().map(move |key| (section, key))) {
+            let entry = ini.get(section, key);
+            let problem = entry.and_then(|entry| Some((entry, kind.problem(entry.value, version)?)));
+            faults.extend(problem.map(|(entry, problem)| fault(section, key, entry, &problem)));
+        }
+    }
+    faults
+}
+
+impl Kind {
+    /// What is wrong with a value, and what is expected.
+    fn problem(self, value: &str, version: BotsVersion) -> Option<String> {
+        let is_integer = parse_integer(value).is_some();
+        let (is_valid, expected) = match self {
+            Integer => (is_integer, "expected a whole number".to_owned()),
+            Boolean => (parse_boolean(value).is_some(), "expected True or False".to_owned()),
+            Port => {
+                let is_port = parse_integer(value).is_some_and(|port| (1..=65535).contains(&port));
+                (is_port, "expected a port number from 1 to 65535".to_owned())
+            }
+            Level => {
+                let levels = levels(version);
+                (levels.contains(&value), format!("expected one of {}", levels.join(", ")))
+            }
+            LogFiles if version == BotsVersion::V3 => {
+                (is_integer || value == "daily", "expected a whole number or daily".to_owned())
+            }
+            LogFiles => (is_integer, "expected a whole number".to_owned()),
+            Menu => (
+                parse_boolean(value).is_some() || value == "notindefaultrun",
+                "expected True, False or notindefaultrun".to_owned(),
+            ),
+            File => (!is_windows_path(value), "this is a path of Windows; write one of this machine".to_owned()),
+        };
+        (!is_valid).then_some(expected)
+    }
+}
+
+/// A drive or a share of Windows, which would become a directory of that name.
+pub fn is_windows_path(value: &str) -> bool {
+    let bytes = value.as_bytes();
+    let has_drive = bytes.first().is_some_and(u8::is_ascii_alphabetic) && bytes.get(1) == Some(&b':');
+    has_drive || value.contains('\\')
+}
+
+fn levels(version: BotsVersion) -> &'static [&'static str] {
+    match version {
+        BotsVersion::V3 => &["DEBUG", "INFO", "STARTINFO", "WARNING", "ERROR", "CRITICAL"],
+        BotsVersion::V4 => &[
+            "NOTSET",
+            "DEBUG",
+            "STDOUT",
+            "STDERR",
+            "INFO",
+            "START",
+            "DONE",
+            "STARTINFO",
+            "WARN",
+            "WARNING",
+            "ERROR",
+            "FATAL",
+            "CRITICAL",
+        ],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = "[settings]\nlog_file_number = 10\n[webserver]\nmenu_all_routes = notindefaultrun\n\
+                         [dirmonitor]\n[directories]\n[charsets]\n";
+
+    fn check(text: &str, version: BotsVersion) -> Vec<String> {
+        faults(Path::new("bots.ini"), &BotsIni::parse(text).expect("it can be read"), version)
+    }
+
+    #[test]
+    fn a_sound_file_has_no_fault() {
+        for version in [BotsVersion::V3, BotsVersion::V4] {
+            assert_eq!(check(SOUND, version), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn every_value_that_bots_converts_is_checked() {
+        for (sections, kind, keys) in VALUES {
+            for (section, key) in sections.iter().flat_map(|section| keys.iter().map(move |key| (section, key))) {
+                let value = if matches!(kind, File) { r"C:\Users\me" } else { "thirty" };
+                let text = format!("{SOUND}[DEFAULT]\n[custom]\n");
+                let ini = BotsIni::parse(&text).expect("it can be read");
+                let text = match ini.get(section, key) {
+                    Some(entry) => text.replace(&format!("{key} = {}", entry.value), &format!("{key} = {value}")),
+                    None if ini.has_section(section) => {
+                        text.replace(&format!("[{section}]\n"), &format!("[{section}]\n{key} = {value}\n"))
+                    }
+                    None => format!("{text}[{section}]\n{key} = {value}\n"),
+                };
+                let expected = format!("[{section}] {key} = {value}: ");
+                let found = check(&text, BotsVersion::V3);
+                assert!(found.len() == 1 && found[0].contains(&expected), "{text}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn levels_and_numbers_of_logs_are_those_of_the_version() {
+        let text = SOUND.replace("number = 10", "number = daily\nlog_level = STDERR");
+        assert_eq!(check(&text, BotsVersion::V3).len(), 1);
+        assert_eq!(check(&text, BotsVersion::V4).len(), 1);
+        assert!(check(&text, BotsVersion::V3)[0].contains("log_level"));
+        assert!(check(&text, BotsVersion::V4)[0].contains("log_file_number"));
+    }
+}
