@@ -77,12 +77,22 @@ pub enum BotsVersion {
     V4,
 }
 
+/// A page that a web UI has to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// A name by which the web UI may be called.
+    pub host: String,
+    /// Its path.
+    pub path: String,
+}
+
 /// The liveness probe of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LivenessProbe {
     /// It answers a HEAD of this path, which needs no database, on loopback. Any status line counts: it shows that a worker has taken the request. A plain
     /// request to a port with TLS, or a connection without a handshake, would each time be an error line in the service's log.
-    Http { port: u16, path: String, tls: bool },
+    /// It is ready while the page is no error of the server.
+    Http { port: u16, path: String, page: Page, tls: bool },
     /// It answers XML-RPC on this port of loopback, and has a child process while jobs wait.
     JobQueue { port: u16 },
     /// Its process holds a descriptor for events of the file system.

@@ -8,7 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::engine_shim;
 use crate::config::Config;
-use crate::config::keys::CONFIG_FILE_ENV;
+use crate::config::keys::JOBQUEUE_URL_ENV;
+use crate::config::setting::CONFIG_FILE_ENV;
 use crate::process::child::ProcessSpec;
 
 /// Secrets that no service has a use for.
@@ -53,6 +54,11 @@ impl ChildEnv {
             let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
             all.push((CONFIG_FILE_ENV.into(), file.into()));
         }
+        // These take the place of values of bots.ini, which may be on a volume that pods with other ones share.
+        all.extend(config.webserver.port.map(|port| ("PORT".into(), port.to_string().into())));
+        let queue = config.effective_settings.iter().find(|known| known.setting.env == JOBQUEUE_URL_ENV);
+        let queue = queue.filter(|queue| !queue.value.is_empty());
+        all.extend(queue.map(|queue| (JOBQUEUE_URL_ENV.into(), queue.value.clone().into())));
         all.extend(settings_env(config));
         Self(all)
     }

@@ -4,14 +4,19 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::environment::Environment;
+use super::ini_check::is_windows_path;
 use super::{Error, Installation};
 use crate::config::WatchMethod;
+use crate::config::layers::closest_match;
 use crate::config::parse::{self, ParseResult};
 use crate::model::BotsVersion;
 use crate::pycompat::configparser::{BotsIni, parse_boolean};
 
 /// The section of what holds for all directories; those of single ones begin with the same word.
 const GENERAL: &str = "dirmonitor";
+
+/// The keys of a directory's section.
+const KEYS: [&str; 7] = ["path", "filemask", "recursive", "route", "watch", "poll_interval", "stable_after"];
 
 /// The sections of bots.ini.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +27,8 @@ pub struct DirmonitorConfig {
     pub process_existing: bool,
     /// The options of directories without their own.
     pub way: WatchOptions,
+    /// What is wrong with sections, which are left out, and with the general one, each with file and line.
+    pub faults: Vec<String>,
     /// The file that Bots's programs write to notify the monitor.
     pub trigger: PathBuf,
     /// The base of relative paths.
@@ -61,10 +68,10 @@ pub struct WatchOptions {
 }
 
 impl DirmonitorConfig {
-    /// Reads the effective bots.ini.
+    /// Reads the effective bots.ini. A section that would start the wrong route, or none, is left out.
     ///
     /// # Errors
-    /// Everything that would start the wrong route, or none, with file and line.
+    /// When the file cannot be read; each fault with its line.
     pub fn read(environment: &Environment, bots: &Installation) -> Result<Self, Error> {
         let (file, ini) = (environment.ini_file(), environment.read_ini()?);
         let empty = Self::without_sections(environment, bots);
@@ -73,8 +80,7 @@ impl DirmonitorConfig {
         let way = reader.read_watch_options(GENERAL);
         let sections: Vec<&str> = ini.sections().filter(|name| name.starts_with(GENERAL) && *name != GENERAL).collect();
         let directories = sections.into_iter().filter_map(|section| reader.directory(section)).collect();
-        Error::from_faults(reader.faults)?;
-        Ok(Self { directories, process_existing, way, ..empty })
+        Ok(Self { directories, process_existing, way, faults: reader.faults, ..empty })
     }
 
     /// As for a bots.ini without these sections.
@@ -84,7 +90,8 @@ impl DirmonitorConfig {
             BotsVersion::V4 => environment.root.clone(),
         };
         let (directories, way) = (Vec::new(), WatchOptions::default());
-        Self { directories, process_existing: true, way, trigger: trigger_file(environment), base }
+        let (faults, trigger) = (Vec::new(), trigger_file(environment));
+        Self { directories, process_existing: true, way, faults, trigger, base }
     }
 
     /// The options of a directory: those of its section, where it has one.
@@ -151,11 +158,16 @@ struct SectionReader<'a> {
 
 impl SectionReader<'_> {
     fn directory(&mut self, section: &str) -> Option<WatchedDirectory> {
+        let faults_before = self.faults.len();
+        self.check_keys(section);
         let path = self.text(section, "path");
         let route = self.text(section, "route");
         let mask = self.ini.get(section, "filemask").map_or("*", |entry| entry.value).to_owned();
         if path.is_empty() {
             self.report(section, "path", "names no directory, and Bots has no default: path = /path/of/the/directory");
+        }
+        if is_windows_path(&path) {
+            self.report(section, "path", "is a path of Windows; write one of this machine");
         }
         if route.is_empty() {
             self.report(
@@ -171,8 +183,19 @@ impl SectionReader<'_> {
         let is_recursive = self.boolean(section, "recursive", false);
         let way = self.read_watch_options(section);
         let origin = format!("[{section}] of {}", self.file.display());
-        (!path.is_empty() && !route.is_empty()).then_some(())?;
+        (self.faults.len() == faults_before).then_some(())?;
         Some(WatchedDirectory { origin, files: files?, is_recursive, route, way })
+    }
+
+    /// A key that is misspelt would leave the section with a default. Bots ignores other keys, too.
+    fn check_keys(&mut self, section: &str) {
+        let known: Vec<String> = KEYS.iter().map(|key| (*key).to_owned()).collect();
+        let names: Vec<&str> = self.ini.items(section).map(|(name, _)| name).collect();
+        for name in names.into_iter().filter(|name| !KEYS.contains(name)) {
+            if let Some(meant) = closest_match(name, known.iter()) {
+                self.report(section, name, &format!("is unknown; did you mean {meant}?"));
+            }
+        }
     }
 
     fn read_watch_options(&mut self, section: &str) -> WatchOptions {
@@ -260,8 +283,10 @@ mod tests {
     #[test]
     fn all_faults_are_told_at_once_with_their_lines() {
         let text = "[dirmonitor]\nprocess_existing = perhaps\nwatch = often\n[dirmonitor1]\nroute =\n[dirmonitor2]\n\
-                    path = /in\nroute = r\nfilemask =\nrecursive = deep\nstable_after = soon\n";
-        let Err(Error::Faults(faults)) = read(BotsVersion::V3, text) else { panic!("it is faulty") };
+                    path = /in\nroute = r\nfilemask =\nrecursive = deep\nstable_after = soon\n[dirmonitor3]\n\
+                    path = C:\\in\nroute = r\nfilmask = *.edi\nnote = mine\n[dirmonitor4]\npath = /in\nroute = r\n";
+        let DirmonitorConfig { directories, faults, .. } = read(BotsVersion::V3, text).expect("it can be read");
+        assert_eq!(directories.len(), 1, "the fourth is sound: {directories:?}");
         let expected = [
             ":2: [dirmonitor] process_existing = perhaps is neither True nor False",
             ":3: [dirmonitor] watch = often is wrong: expected auto, inotify or poll",
@@ -270,6 +295,8 @@ mod tests {
             ":9: [dirmonitor2] filemask =  matches no file",
             ":10: [dirmonitor2] recursive = deep is neither",
             ":11: [dirmonitor2] stable_after = soon is wrong",
+            ":15: [dirmonitor3] filmask = *.edi is unknown; did you mean filemask?",
+            ":13: [dirmonitor3] path = C:\\in is a path of Windows",
         ];
         assert_eq!(faults.len(), expected.len(), "{faults:#?}");
         for (fault, part) in faults.iter().zip(expected) {

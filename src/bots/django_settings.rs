@@ -10,9 +10,10 @@ use tracing::debug;
 
 use super::Error;
 use super::context::BotsContext;
+use super::environment::Environment;
 use super::settings_cache_key::settings_cache_key;
 use crate::fs::atomic;
-use crate::model::{DjangoDatabase, ManagedTable};
+use crate::model::{DjangoDatabase, ManagedTable, Page};
 
 /// The reply of Bots's own start-up code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,6 +25,7 @@ pub struct DjangoSettings {
     /// The zone of its local times; `None` for the machine's.
     pub time_zone: Option<String>,
     pub static_url: String,
+    pub login: Page,
     pub web_port: u16,
     pub web_https: bool,
     /// Tables that Django makes, by name.
@@ -48,6 +50,11 @@ struct PythonError {
     file: String,
     line: u32,
     traceback: String,
+    /// Of the value of bots.ini that is at fault.
+    #[serde(default)]
+    section: String,
+    #[serde(default)]
+    key: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,23 +95,41 @@ impl DjangoSettings {
     /// # Errors
     /// What is wrong with the settings, with file and line, or that this is no such reply.
     pub fn parse(reply: serde_json::Value) -> Result<Self, Error> {
-        serde_json::from_value(without_fault(reply)?)
+        serde_json::from_value(reply)
             .map_err(|error| Error::fault(format!("cannot read what Bots says of its settings: {error}")))
     }
 
-    /// Reads and checks a reply, and keeps it if nothing has changed since the digest `before` was made.
-    pub(super) fn learn(context: &BotsContext<'_>, reply: serde_json::Value, before: &str) -> Result<Self, Error> {
+    /// Reads and checks a reply.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings, with file and line.
+    pub(super) fn learn(context: &BotsContext<'_>, mut reply: serde_json::Value) -> Result<Self, Error> {
+        let faults = reply.get_mut("faults").map(serde_json::Value::take).unwrap_or_default();
         let django = Self::parse(reply)?;
         django.check(context)?;
-        // Something may have changed while Python ran; then the reply is of neither state for certain.
-        if settings_cache_key(context, &[]) == before {
-            django.write_cache(context);
-        }
+        let faults: Vec<PythonError> = serde_json::from_value(faults).unwrap_or_default();
+        Error::from_faults(faults.iter().map(|fault| fault.describe(context.environment)).collect())?;
         Ok(django)
     }
 
+    /// The same settings with each path replaced, as of the environment of which another one was a copy.
+    pub fn map_paths(&self, map: impl Fn(&str) -> String) -> Self {
+        let map_path = |path: &PathBuf| PathBuf::from(map(&path.to_string_lossy()));
+        let Directories { config, botssys, usersys } = &self.directories;
+        Self {
+            database: DjangoDatabase { name: map(&self.database.name), ..self.database.clone() },
+            directories: Directories {
+                config: map_path(config),
+                botssys: map_path(botssys),
+                usersys: map_path(usersys),
+            },
+            sources: self.sources.iter().map(map_path).collect(),
+            ..self.clone()
+        }
+    }
+
     /// Kept for the next start, without the password: only where that can be had without Python. A failure only costs time.
-    fn write_cache(&self, context: &BotsContext<'_>) {
+    pub fn write_cache(&self, context: &BotsContext<'_>) {
         let password = self.database.password.expose_secret();
         let variables = context.variables.effective();
         let has_it = |(name, value): &(&String, &String)| password_from(name, value).expose_secret() == password;
@@ -152,27 +177,38 @@ fn password_from(variable: &str, value: &str) -> SecretString {
 }
 
 /// A reply of Python, or the error in it.
-pub(super) fn without_fault(mut reply: serde_json::Value) -> Result<serde_json::Value, Error> {
+pub(super) fn without_fault(
+    environment: &Environment,
+    mut reply: serde_json::Value,
+) -> Result<serde_json::Value, Error> {
     let fault = reply.get_mut("fault").map(serde_json::Value::take).unwrap_or_default();
     match serde_json::from_value::<PythonError>(fault) {
-        Ok(fault) => Err(to_error(&fault)),
+        Ok(fault) => Err(Error::fault(fault.describe(environment))),
         Err(_) => Ok(reply),
     }
 }
 
-fn to_error(fault: &PythonError) -> Error {
-    debug!("{}", fault.traceback);
-    let PythonError { text, file, line, .. } = fault;
-    let hint = if text.contains("mysqlclient") {
-        "; bots-ctl install --with mysql has it"
-    } else if text.contains("psycopg2") {
-        "; bots-ctl install --with postgresql has it"
-    } else {
-        ""
-    };
-    match file.is_empty() {
-        true => Error::fault(format!("cannot load Bots's settings: {text}{hint}")),
-        false => Error::fault(format!("{file}:{line}: {text}{hint}")),
+impl PythonError {
+    fn describe(&self, environment: &Environment) -> String {
+        debug!("{}", self.traceback);
+        let Self { text, file, line, section, key, .. } = self;
+        let hint = if text.contains("mysqlclient") {
+            "; bots-ctl install --with mysql has it"
+        } else if text.contains("psycopg2") {
+            "; bots-ctl install --with postgresql has it"
+        } else if text.contains("marshal data") {
+            "; a full volume has cut off a compiled file: remove the directories __pycache__ below the environment"
+        } else {
+            ""
+        };
+        if !key.is_empty() {
+            return environment.describe_value(section, key, text);
+        }
+        match (file.as_str(), line) {
+            ("", _) => format!("cannot load Bots's settings: {text}{hint}"),
+            (_, 0) => format!("{file}: {text}{hint}"),
+            _ => format!("{file}:{line}: {text}{hint}"),
+        }
     }
 }
 
@@ -204,7 +240,9 @@ mod tests {
             assert!(reported.starts_with("cannot read what Bots says of its settings: "), "{reported}");
         }
         let fault = r#"{"fault": {"text": "no", "file": "/c/settings.py", "line": 3, "traceback": ""}}"#;
-        let told = DjangoSettings::parse(serde_json::from_str(fault).expect("JSON")).expect_err("a fault").to_string();
-        assert_eq!(told, "/c/settings.py:3: no");
+        let [root, config, botssys, usersys] = ["/e", "/e/c", "/e/b", "/e/u"].map(PathBuf::from);
+        let environment = Environment { root, config, botssys, usersys };
+        let told = without_fault(&environment, serde_json::from_str(fault).expect("JSON")).expect_err("a fault");
+        assert_eq!(told.to_string(), "/c/settings.py:3: no");
     }
 }

@@ -73,7 +73,7 @@ pub fn create(environment_root: &Path) -> Result<(), Error> {
 }
 
 /// Whether this is the error of symlink(2) on a file system without symbolic links.
-fn means_no_links(error: &io::Error) -> bool {
+pub fn means_no_links(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM))
 }
 

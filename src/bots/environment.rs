@@ -10,7 +10,8 @@ use super::config_source::ConfigFiles;
 use super::{Error, Installation, engine_shim, ini_check, seed_usersys, settings_py};
 use crate::config::Config;
 use crate::fs::atomic::{
-    AtomicBatch, check_writable, create_if_absent, describe_io_error, file_mode, load_or_create_secret, lock, make_dir,
+    AtomicBatch, check_writable, create_if_absent, describe_io_error, file_mode, is_up_to_date, load_or_create_secret,
+    lock, make_dir,
 };
 use crate::model::BotsVersion;
 use crate::pycompat::configparser::{BotsIni, EditError, ParseError, remove_section, set_value};
@@ -80,57 +81,94 @@ impl Environment {
         self.root.join(".bots-ctl-settings-cache.json")
     }
 
-    /// Makes missing files, applies the mounted ones, checks the result, and logs each change.
+    /// `/config` is also the name of a package inside an installed Bots, which then wins.
+    pub fn check_config_dir(config: &Config, bots: &Installation) -> Result<(), Error> {
+        let config_dir = &config.environment.config_dir;
+        let name = config_dir.file_name().unwrap_or_default();
+        if config_dir.parent() == Some(Path::new("/")) && bots.package.join(name).is_dir() {
+            return Err(Error::fault(format!(
+                "BOTS_CONFIG_DIR={}: Bots would take this for its own package bots.{}; use a directory further down, \
+                 such as /srv/bots/config, and mount files to be copied there at /config",
+                config_dir.display(),
+                name.to_string_lossy()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The files that bring the configuration directory up to date, and the environment with them. Writes nothing.
+    ///
+    /// # Errors
+    /// Everything that this version of Bots would trip over.
+    pub fn plan(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<(Self, ConfigUpdate), Error> {
+        let mut environment = Self::paths(config);
+        Self::check_config_dir(config, bots)?;
+        let mut update = ConfigUpdate::default();
+        for (name, file) in source.files_except(&["bots.ini", "settings.py"]) {
+            update.add(&environment.config.join(name), &file.content, file.mode | 0o600, &file.path);
+        }
+        let ini = environment.plan_bots_ini(bots, source, &mut update)?;
+        environment.apply_ini_paths(&ini);
+        environment.plan_settings(bots, source, &mut update)?;
+        Ok((environment, update))
+    }
+
+    /// Makes missing files, applies the mounted ones, all of them or none, and logs each change. The configuration was found valid
+    /// before.
     ///
     /// Several replicas on one volume may do so at once: they take turns.
     ///
     /// # Errors
-    /// Everything that cannot be made or read, and everything this version of Bots would trip over.
-    pub fn prepare(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<Self, Error> {
-        let mut environment = Self::paths(config);
-        check_config_dir(&environment.config, bots)?;
-        make_dir(&environment.config)?;
-        let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
-        create_if_absent(&environment.config.join("__init__.py"), b"", 0o644)?;
-        load_or_create_secret(&environment.secret_key_file(), &random::alphanumeric(SECRET_LENGTH), "key")?;
-        environment.stage_config(config, bots, source)?.commit()?;
-        make_dir(&environment.botssys.join("sqlitedb"))?;
-        environment.seed_usersys(config, bots)?;
-        environment.check_directories()?;
-        engine_shim::create(&environment.root)?;
+    /// Everything that cannot be made or read.
+    pub fn commit(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<Self, Error> {
+        let paths = Self::paths(config);
+        Self::check_config_dir(config, bots)?;
+        make_dir(&paths.config)?;
+        let _lock = lock(&paths.root.join(".bots-ctl.lock"))?;
+        let (environment, update) = Self::plan(config, bots, source)?;
+        update.write()?.commit()?;
+        update.files.iter().for_each(|file| info!("wrote {}, from {}", file.path.display(), file.origin.display()));
+        environment.complete(config, bots)?;
         Ok(environment)
+    }
+
+    /// Makes everything else that an environment with these configuration files needs.
+    ///
+    /// # Errors
+    /// Everything that cannot be made.
+    pub fn complete(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
+        create_if_absent(&self.config.join("__init__.py"), b"", 0o644)?;
+        load_or_create_secret(&self.secret_key_file(), &random::alphanumeric(SECRET_LENGTH), "key")?;
+        make_dir(&self.botssys.join("sqlitedb"))?;
+        self.seed_usersys(config, bots)?;
+        self.check_directories()?;
+        engine_shim::create(&self.root)
     }
 
     /// Writes the mounted files beside their places and removes them again, so that want of room is found before any service is
     /// stopped.
     ///
     /// # Errors
-    /// As [`Environment::prepare`].
+    /// As [`Environment::commit`].
     pub fn try_write(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<(), Error> {
-        let mut environment = Self::paths(config);
-        let _lock = lock(&environment.root.join(".bots-ctl.lock"))?;
-        let _update = environment.stage_config(config, bots, source)?;
+        let _lock = lock(&Self::paths(config).root.join(".bots-ctl.lock"))?;
+        let (environment, update) = Self::plan(config, bots, source)?;
+        let _batch = update.write()?;
         make_dir(&environment.botssys.join("sqlitedb"))?;
         make_dir(&environment.usersys)?;
         environment.check_directories()
     }
 
-    /// Writes the files that bring the configuration directory up to date, each beside its place: all of them, or none where one
-    /// of them is at fault or has no room.
-    fn stage_config(
-        &mut self,
-        config: &Config,
-        bots: &Installation,
-        source: &ConfigFiles,
-    ) -> Result<ConfigUpdate, Error> {
-        let mut update = ConfigUpdate::default();
-        for (name, file) in source.files_except(&["bots.ini", "settings.py"]) {
-            update.add(&self.config.join(name), &file.content, file.mode | 0o600, &file.path)?;
+    /// A fault of a value of bots.ini, with its line.
+    pub(super) fn describe_value(&self, section: &str, key: &str, problem: &str) -> String {
+        let file = self.ini_file();
+        let ini = self.read_ini().unwrap_or_default();
+        match ini.get(section, key) {
+            Some(entry) => {
+                format!("{}:{}: [{section}] {key} = {}: {problem}", file.display(), entry.line, entry.value)
+            }
+            None => format!("{}: [{section}] {key}: {problem}", file.display()),
         }
-        let ini = self.write_bots_ini(config, bots, source, &mut update)?;
-        self.apply_ini_paths(&ini);
-        self.write_settings(bots, source, &mut update)?;
-        Ok(update)
     }
 
     /// The user's bots.ini may have its directories elsewhere; relative ones are below the environment.
@@ -140,11 +178,10 @@ impl Environment {
         self.usersys = self.root.join(path("usersys").unwrap_or("usersys"));
     }
 
-    /// The effective bots.ini: the one that is mounted, else the one that is there, else the template; with the values that
-    /// the environment decides. It is written once, so that no other pod ever reads a state in between.
-    fn write_bots_ini(
+    /// The effective bots.ini: the one that is mounted, else the one that is there, else the template, with its directories where
+    /// they have to be. It is written once, so that no other pod ever reads a state in between.
+    fn plan_bots_ini(
         &self,
-        config: &Config,
         bots: &Installation,
         source: &ConfigFiles,
         update: &mut ConfigUpdate,
@@ -158,27 +195,21 @@ impl Environment {
         } else {
             (&template, read(&template)?)
         };
-        let edited = self.edit_ini(config, bots, text, origin == &template);
+        Error::from_faults(ini_check::faults(origin, &parse_ini(origin, &text)?, bots.bots_version()))?;
+        let edited = self.edit_ini(bots, text, origin == &template);
         let text = edited.map_err(|error| match error {
             // Each fault has its line.
             EditError::Unreadable(faults) => ini_faults(origin, &faults),
             error => Error::fault(format!("{}: {error}", origin.display())),
         })?;
         let ini = parse_ini(origin, &text)?;
-        Error::from_faults(ini_check::faults(origin, &ini, bots.bots_version()))?;
         let mode = if origin == &template { 0o644 } else { file_mode(origin).unwrap_or(0o644) };
-        update.add(&path, text.as_bytes(), mode, origin)?;
+        update.add(&path, text.as_bytes(), mode, origin);
         Ok(ini)
     }
 
-    /// A bots.ini with the values that the environment decides.
-    fn edit_ini(
-        &self,
-        config: &Config,
-        bots: &Installation,
-        mut text: String,
-        is_template: bool,
-    ) -> Result<String, EditError> {
+    /// A bots.ini whose directories are outside the installed Bots.
+    fn edit_ini(&self, bots: &Installation, mut text: String, is_template: bool) -> Result<String, EditError> {
         if is_template {
             // The examples of 3.3.1 watch directories of its author.
             text = remove_section(&remove_section(&text, "dirmonitor1")?, "dirmonitor2")?;
@@ -190,24 +221,12 @@ impl Environment {
         if bots.bots_version() == BotsVersion::V3 && !botssys.starts_with('/') {
             text = set_value(&text, "directories", "botssys", &self.root.join(botssys).display().to_string())?;
         }
-        if let Some(port) = config.webserver.port {
-            text = set_value(&text, "webserver", "port", &port.to_string())?;
-        }
-        if config.jobqueue.url.is_some() {
-            // Without it no program of Bots would ask for the queue to which we forward their jobs.
-            text = set_value(&text, "jobqueue", "enabled", "True")?;
-        }
         Ok(text)
     }
 
     /// The effective settings.py: the one that is mounted, else the one that is there, else the template; with our block
     /// where it is not the user's own. It is written once, as bots.ini is.
-    fn write_settings(
-        &self,
-        bots: &Installation,
-        source: &ConfigFiles,
-        update: &mut ConfigUpdate,
-    ) -> Result<(), Error> {
+    fn plan_settings(&self, bots: &Installation, source: &ConfigFiles, update: &mut ConfigUpdate) -> Result<(), Error> {
         let path = self.config.join("settings.py");
         let mounted = source.file("settings.py");
         let given = mounted.map(|mounted| as_text(&mounted.path, mounted.content.clone())).transpose()?;
@@ -219,7 +238,8 @@ impl Environment {
             Some(mounted) => (&mounted.path, Some(mounted.mode | 0o600)),
             None => (&template_file, file_mode(&path)),
         };
-        update.add(&path, text.as_bytes(), mode.unwrap_or(0o644), origin)
+        update.add(&path, text.as_bytes(), mode.unwrap_or(0o644), origin);
+        Ok(())
     }
 
     /// Fills an empty usersys, or an empty directory of grammars in it, from the directories that exist of these.
@@ -251,41 +271,57 @@ impl Environment {
     }
 }
 
-/// Files of the configuration directory that are brought up to date together.
+/// Files of the configuration directory that differ from what they have to be.
 #[derive(Default)]
-struct ConfigUpdate {
-    batch: AtomicBatch,
-    /// For the log, once the files are in place.
-    changes: Vec<String>,
+pub struct ConfigUpdate {
+    files: Vec<NewFile>,
+}
+
+/// One of them.
+struct NewFile {
+    path: PathBuf,
+    content: Vec<u8>,
+    mode: u32,
+    /// For the log.
+    origin: PathBuf,
 }
 
 impl ConfigUpdate {
-    fn add(&mut self, path: &Path, content: &[u8], mode: u32, origin: &Path) -> Result<(), Error> {
-        if self.batch.add(path, content, mode)? {
-            self.changes.push(format!("wrote {}, from {}", path.display(), origin.display()));
+    /// The settings.py of mounted files that are at fault, as they are.
+    pub fn of_settings(config: &Config, source: &ConfigFiles) -> Self {
+        let mut update = Self::default();
+        if let Some(file) = source.file("settings.py") {
+            let path = config.environment.config_dir.join("settings.py");
+            update.add(&path, &file.content, file.mode | 0o600, &file.path);
         }
-        Ok(())
+        update
     }
 
-    fn commit(self) -> Result<(), Error> {
-        self.batch.commit()?;
-        self.changes.iter().for_each(|change| info!("{change}"));
-        Ok(())
+    /// The files: path, content and mode.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, &[u8], u32)> {
+        self.files.iter().map(|file| (file.path.as_path(), file.content.as_slice(), file.mode))
     }
-}
 
-/// `/config` is also the name of a package inside an installed Bots, which then wins.
-fn check_config_dir(config_dir: &Path, bots: &Installation) -> Result<(), Error> {
-    let name = config_dir.file_name().unwrap_or_default();
-    if config_dir.parent() == Some(Path::new("/")) && bots.package.join(name).is_dir() {
-        return Err(Error::fault(format!(
-            "BOTS_CONFIG_DIR={}: Bots would take this for its own package bots.{}; use a directory further down, such \
-             as /srv/bots/config, and mount files to be copied there at /config",
-            config_dir.display(),
-            name.to_string_lossy()
-        )));
+    /// Whether everything is up to date.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
     }
-    Ok(())
+
+    fn add(&mut self, path: &Path, content: &[u8], mode: u32, origin: &Path) {
+        if !is_up_to_date(path, content, mode) {
+            let (path, origin) = (path.to_path_buf(), origin.to_path_buf());
+            self.files.push(NewFile { path, content: content.to_vec(), mode, origin });
+        }
+    }
+
+    /// Writes the files beside their places: all of them, or none where there is no room for one.
+    fn write(&self) -> Result<AtomicBatch, Error> {
+        let mut batch = AtomicBatch::default();
+        for file in &self.files {
+            batch.add(&file.path, &file.content, file.mode)?;
+        }
+        Ok(batch)
+    }
 }
 
 fn parse_ini(path: &Path, text: &str) -> Result<BotsIni, Error> {

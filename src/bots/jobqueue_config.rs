@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Error;
 use super::environment::Environment;
+use crate::config::Config;
 use crate::model::ServiceName;
 use crate::pycompat::configparser::{parse_boolean, parse_integer};
 
@@ -30,18 +31,18 @@ impl BotsJobQueueIni {
     /// The port where bots.ini names none.
     pub const PORT: u16 = 28082;
 
-    /// Reads the effective bots.ini.
+    /// Reads the effective bots.ini. A job queue elsewhere, to which jobs are passed on, is in use as well.
     ///
     /// # Errors
     /// When it cannot be read; each fault with file and line.
-    pub fn read(environment: &Environment) -> Result<Self, Error> {
+    pub fn read(config: &Config, environment: &Environment) -> Result<Self, Error> {
         let ini = environment.read_ini()?;
         let value = |section, key| ini.get(section, key).map(|entry| entry.value);
         let is_true = |key| value("jobqueue", key).and_then(parse_boolean).unwrap_or(false);
         let number = |section, key| value(section, key).and_then(parse_integer);
         let words = value("jobqueue", "authorized_tasks").unwrap_or_default().split([' ', ',', ';', '\t', '\n']);
         Ok(Self {
-            enabled: is_true("enabled"),
+            enabled: is_true("enabled") || config.jobqueue.url.is_some(),
             port: number("jobqueue", "port").and_then(|port| port.try_into().ok()).unwrap_or(Self::PORT),
             threads: number("jobqueue", "nr_threads").and_then(|count| count.try_into().ok()).unwrap_or(1).max(1),
             longest_minutes: number("settings", "maxruntime").map_or(60, |minutes| minutes.try_into().unwrap_or(0)),

@@ -24,6 +24,7 @@ use crate::process::reaper::Child;
 /// The scripts, in the order in which one needs the other.
 pub(super) const SCRIPT: &str = concat!(
     include_str!("python/facts.py"),
+    include_str!("python/checks.py"),
     include_str!("python/completion.py"),
     include_str!("python/history.py"),
     include_str!("python/migrate.py"),
@@ -55,7 +56,21 @@ impl PythonSession {
     pub async fn start(context: &BotsContext<'_>) -> Result<(Self, DjangoSettings), Error> {
         let before = DjangoSettings::fingerprint(context);
         let (python, reply) = Self::spawn_and_query(context, &[]).await?;
-        Ok((python, DjangoSettings::learn(context, reply, &before)?))
+        let django = DjangoSettings::learn(context, reply)?;
+        // Something may have changed while Python ran; then the reply is of neither state for certain.
+        if DjangoSettings::fingerprint(context) == before {
+            django.write_cache(context);
+        }
+        Ok((python, django))
+    }
+
+    /// Reads the settings, and checks whether the programs of Bots can work with them.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, with file and line.
+    pub async fn check(context: &BotsContext<'_>) -> Result<DjangoSettings, Error> {
+        let (_, reply) = Self::spawn_and_query(context, &["check"]).await?;
+        DjangoSettings::learn(context, reply)
     }
 
     /// Imports settings.py alone.
@@ -63,8 +78,7 @@ impl PythonSession {
     /// # Errors
     /// What is wrong with it, with file and line.
     pub async fn import_settings_only(context: &BotsContext<'_>) -> Result<(), Error> {
-        let (_, reply) = Self::spawn_and_query(context, &["settings"]).await?;
-        without_fault(reply).map(|_| ())
+        Self::spawn_and_query(context, &["settings"]).await.map(|_| ())
     }
 
     async fn spawn_and_query(context: &BotsContext<'_>, more: &[&str]) -> Result<(Self, Value), Error> {
@@ -81,7 +95,7 @@ impl PythonSession {
             let interpreter = context.bots.python.display();
             return Err(Error::fault(format!("cannot ask Bots for its settings with {interpreter}: {reason}")));
         };
-        Ok((python, reply))
+        Ok((python, without_fault(context.environment, reply)?))
     }
 
     fn spawn(context: &BotsContext<'_>, more: &[&str]) -> Result<Self, Error> {
@@ -89,6 +103,8 @@ impl PythonSession {
         spec = spec.arg(&context.environment.config).args(more.iter().copied());
         spec.directory = Some(context.environment.root.clone());
         spec = context.variables.apply(ProcessSpec { input: Input::Pipe, output: Output::Pipe, ..spec });
+        // In a copy it would end up beside the user's own packages, and on a full volume Python leaves a file that is cut off.
+        spec.environment.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
         let mut child = context.reaper.spawn(&spec).map_err(|error| Error::fault(error.to_string()))?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {

@@ -29,7 +29,8 @@ impl BotsContext<'_> {
     /// static file, served beside Django.
     pub fn webserver(&self, django: &DjangoSettings, args: &[OsString]) -> BotsServiceSpec {
         let path = format!("/{}/", django.static_url.trim_matches('/'));
-        let probe = LivenessProbe::Http { port: django.web_port, path, tls: django.web_https };
+        let probe =
+            LivenessProbe::Http { port: django.web_port, path, page: django.login.clone(), tls: django.web_https };
         self.service(ServiceName::Webserver, "bots-webserver", args, libc::SIGINT, probe)
     }
 

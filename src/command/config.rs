@@ -8,8 +8,7 @@ use crate::exit::{Error, Kind, Outcome};
 use crate::telemetry::escape::escape_control;
 
 use super::{load_config, read_config, write_line};
-use crate::runtime::channel_masks;
-use crate::runtime::dry_run::dry_run;
+use crate::runtime::config_check;
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 
 /// Prints every setting with its effective value and where that came from.
@@ -38,18 +37,21 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
     let quiet = LogConfig { level: config.log.level.min(LogLevel::Warn), ..config.log };
     with_app(Config { log: quiet, ..config }, async |mut session| {
         let App { config, reaper, signals, .. } = &mut session;
-        let work = dry_run(config, reaper, None, !faults.is_empty(), |_, _| Ok(()));
-        let Ok(found) = run_until_shutdown(signals, &TaskTracker::new(), work).await else {
+        let Ok(found) = run_until_shutdown(signals, &TaskTracker::new(), config_check::check(config, reaper)).await
+        else {
             return Err(Error::new(Kind::CheckNotRun, "interrupted"));
         };
-        let found = found?;
-        faults.extend(found.faults);
+        match found {
+            Ok(found) => {
+                faults.extend(found.faults);
+                found.notes.iter().for_each(|note| write_line(&format!("note: {}", escape_control(note))));
+            }
+            // Without Bots there can be no check; the exit code shows it unless there are other faults.
+            Err(error) if faults.is_empty() => return Err(error),
+            Err(error) => faults.extend(error.faults().to_vec()),
+        }
         if !faults.is_empty() {
             return Err(Error::all(Kind::Configuration, faults));
-        }
-        if let Some(django) = found.django {
-            let warnings = channel_masks::warnings(config, reaper, &django).await;
-            warnings.iter().for_each(|warning| write_line(&format!("note: {}", escape_control(warning))));
         }
         write_line("the configuration is valid");
         Ok(Outcome::Success)

@@ -3,13 +3,16 @@
 use tokio_util::task::TaskTracker;
 
 use crate::bots::context::BotsContext;
+use crate::bots::environment::Environment;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::terminate::terminate_all;
 use crate::runtime::init_db::{self, InitOptions, Report};
 
 use super::{load_config, overrides, write_line, write_stdout};
-use crate::runtime::bots_environment::{child_variables, find_bots, prepare};
+use crate::runtime::bots_environment::{child_variables, find_bots, mounted_files};
+use crate::runtime::dry_run::dry_run;
+use crate::runtime::prepare::prepare_environment;
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 
 /// Runs the command.
@@ -26,9 +29,16 @@ pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
         let initialising = async {
             let bots = find_bots(config, reaper).await?;
             let variables = child_variables(config, Some(&bots.bin_dir));
-            let environment = prepare(config, &bots).await?;
+            let source = mounted_files(config).await;
+            let (environment, django) = match task.check {
+                true => {
+                    let found = dry_run(config, reaper, &bots, source, |_, _| Ok(())).await?;
+                    (Environment::paths(config), found.settings()?.clone())
+                }
+                false => prepare_environment(config, reaper, &bots, &variables, source?).await?,
+            };
             let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-            init_db::ensure_database_with(config, &context, &critical, task, &mut report).await.map(|_| ())
+            init_db::ensure_database_with(config, &context, django, &critical, task, &mut report).await.map(|_| ())
         };
         let result = match run_until_shutdown(signals, &critical, initialising).await {
             Ok(settled) => settled.map_err(into_failed),

@@ -51,7 +51,8 @@ pub fn run(global: &Global, job: &cli::Job) -> Result<Outcome, Error> {
 
 /// The queue of another container, else the one on this machine.
 fn target(config: &Config) -> Endpoint {
-    let port = BotsJobQueueIni::read(&Environment::paths(config)).map_or(BotsJobQueueIni::PORT, |queue| queue.port);
+    let port =
+        BotsJobQueueIni::read(config, &Environment::paths(config)).map_or(BotsJobQueueIni::PORT, |queue| queue.port);
     relay::queue(config, port)
 }
 

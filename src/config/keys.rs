@@ -19,11 +19,11 @@ use super::parse;
 use super::setting::{Setting, ValueType};
 use crate::model::{Endpoint, RestartPolicy, RestartRules, ServiceName};
 
-/// The variable that names `bots-ctl.toml`.
-pub const CONFIG_FILE_ENV: &str = "BOTS_CTL_CONFIG";
-
 /// The variable that names the mounted configuration, which is where `bots-ctl.toml` is looked for first.
 pub const CONFIG_SOURCE_ENV: &str = "BOTS_CTL_CONFIG_SOURCE";
+
+/// The variable that names the job queue of another container.
+pub const JOBQUEUE_URL_ENV: &str = "BOTS_CTL_JOBQUEUE_URL";
 
 /// The directory of the mounted configuration, unless its variable names another one.
 pub const CONFIG_SOURCE: &str = "/config";
@@ -98,7 +98,7 @@ sections! {
     /// The web UI.
     WebserverConfig {
         port: Option<u16> = "webserver.port", "PORT", Integer, parse::port, [""],
-            "port of the web UI; written to the port of section webserver in bots.ini, which decides when this is not set";
+            "port of the web UI; when it is not set, the port of section webserver in bots.ini";
     }
 
     /// How services are stopped.
@@ -177,7 +177,7 @@ sections! {
             "address on which the job queue serves other containers, such as 0.0.0.0:28083; needs the token";
         token: Option<SecretString> = "jobqueue.token", "BOTS_CTL_JOBQUEUE_TOKEN", Text, parse::secret, secret,
             "secret that clients of the job queue in other containers have to send";
-        url: Option<Endpoint> = "jobqueue.url", "BOTS_CTL_JOBQUEUE_URL", Text, parse::queue_url, [""],
+        url: Option<Endpoint> = "jobqueue.url", JOBQUEUE_URL_ENV, Text, parse::queue_url, [""],
             "job queue of another container, such as `http://bots-jobqueue:28083`; jobs of this container are passed on to it";
     }
 

@@ -6,9 +6,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::keys::CONFIG_FILE_ENV;
 use super::parse::ParseResult;
-use super::setting::{Setting, ValueType};
+use super::setting::{CONFIG_FILE_ENV, Setting, ValueType};
 use super::toml_file::{self, TomlValue};
 
 /// How the names of all variables begin that are bots-ctl's own.

@@ -178,7 +178,7 @@ impl JobQueueConfig {
 /// The file to read: the one named, else the first that exists of the usual places.
 fn file_path(environment: &BTreeMap<String, String>, flag: Option<&Path>, home: &Path) -> Option<PathBuf> {
     let set = |name| environment.get(name).filter(|value| !value.is_empty());
-    let named = flag.map(Path::to_path_buf).or_else(|| set(keys::CONFIG_FILE_ENV).map(PathBuf::from));
+    let named = flag.map(Path::to_path_buf).or_else(|| set(setting::CONFIG_FILE_ENV).map(PathBuf::from));
     let source = Path::new(set(keys::CONFIG_SOURCE_ENV).map_or(keys::CONFIG_SOURCE, String::as_str));
     let usual = [source.join("bots-ctl.toml"), home.join(".bots/bots-ctl.toml")];
     named.or_else(|| usual.into_iter().find(|path| path.exists()))

@@ -1,5 +1,8 @@
 //! A setting: where it is written, what its value must be, and the text that documentation shows.
 
+/// The variable that names `bots-ctl.toml`.
+pub const CONFIG_FILE_ENV: &str = "BOTS_CTL_CONFIG";
+
 /// What a TOML value of a setting must be; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueType {

@@ -40,7 +40,7 @@ impl AtomicBatch {
     ///
     /// Returns whether it differs.
     pub fn add(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
-        if fs::read(path).is_ok_and(|current| current == content) && file_mode(path) == Some(mode) {
+        if is_up_to_date(path, content, mode) {
             return Ok(false);
         }
         let temporary = temporary_name(path);
@@ -79,6 +79,11 @@ pub fn fsync_dir(dir: &Path) -> Result<(), Error> {
         Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => Ok(()),
         synced => synced.map_err(|error| describe_io_error("flush", dir, &error)),
     }
+}
+
+/// Whether a file has this content and these permission bits.
+pub fn is_up_to_date(path: &Path, content: &[u8], mode: u32) -> bool {
+    fs::read(path).is_ok_and(|current| current == content) && file_mode(path) == Some(mode)
 }
 
 /// A file's permission bits.
@@ -161,6 +166,20 @@ pub fn check_writable(path: &Path) -> Result<(), Error> {
     allowed.map_err(|error| describe_io_error("write to", path, &error))
 }
 
+/// Whether a directory is there and we may create files in it, or may create it.
+pub fn check_creatable(path: &Path) -> Result<(), Error> {
+    use nix::unistd::{AccessFlags, access};
+    if path.exists() {
+        return check_writable(path);
+    }
+    let Some(parent) = path.ancestors().find(|path| path.exists()) else { return Ok(()) };
+    let allowed = match parent.is_dir() {
+        true => access(parent, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from),
+        false => Err(io::Error::from(ErrorKind::NotADirectory)),
+    };
+    allowed.map_err(|error| describe_io_error("create the directory", path, &error))
+}
+
 /// Says what could not be done, to which path, and why: with owner and mode of the nearest directory that exists,
 /// our uid, and what usually helps.
 pub fn describe_io_error(action: &str, path: &Path, error: &io::Error) -> Error {
@@ -200,17 +219,18 @@ fn describe_permissions(path: &Path, error: &io::Error) -> String {
 
 /// A lock that dies with its holder. Waits for another holder.
 pub fn lock(path: &Path) -> Result<File, Error> {
-    lock_file(path).and_then(|file| file.lock().map(|()| file)).map_err(|error| describe_io_error("lock", path, &error))
+    open_lock(path).and_then(|file| file.lock().map(|()| file)).map_err(|error| describe_io_error("lock", path, &error))
 }
 
 /// As [`lock()`], without waiting: `None` when another process has it.
 pub fn try_lock(path: &Path) -> Result<Option<File>, Error> {
     let try_lock = |file: File| lock::try_lock(&file).map(|is_ours| is_ours.then_some(file));
-    lock_file(path).and_then(try_lock).map_err(|error| describe_io_error("lock", path, &error))
+    open_lock(path).and_then(try_lock).map_err(|error| describe_io_error("lock", path, &error))
 }
 
-fn lock_file(path: &Path) -> io::Result<File> {
-    nofollow(OpenOptions::new().create(true).truncate(false).write(true).mode(0o600)).open(path)
+/// Opens the file of a lock.
+pub fn open_lock(path: &Path) -> io::Result<File> {
+    nofollow(OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600)).open(path)
 }
 
 #[cfg(test)]

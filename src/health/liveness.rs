@@ -12,8 +12,8 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature,
 use tokio_rustls::rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
-use crate::model::LivenessProbe;
-use crate::process::proc_table;
+use crate::model::{LivenessProbe, Page};
+use crate::process::{port_holder, proc_table};
 
 /// More than the headers of any response to HEAD.
 const MAX_RESPONSE: u64 = 64 * 1024;
@@ -24,7 +24,13 @@ const MAX_RESPONSE: u64 = 64 * 1024;
 /// When it cannot be reached, breaks off, or gives none.
 pub async fn probe_once(probe: &LivenessProbe, pid: i32) -> io::Result<()> {
     match probe {
-        LivenessProbe::Http { port, path, tls } => probe_http(*port, path, *tls).await,
+        LivenessProbe::Http { port, path, tls, .. } => {
+            http_request(*port, *tls, &head(path)).await?;
+            match port_holder::holder(*port).is_none_or(|holder| holder.group.as_raw() == pid) {
+                true => Ok(()),
+                false => Err(io::Error::other(format!("another process listens on port {port}"))),
+            }
+        }
         LivenessProbe::JobQueue { port } => {
             // Only listing the jobs shows that the queue's own lock is free; a queue without that method says so, which is an
             // answer as well.
@@ -37,6 +43,19 @@ pub async fn probe_once(probe: &LivenessProbe, pid: i32) -> io::Result<()> {
         }
         LivenessProbe::Inotify if holds_inotify(pid)? => Ok(()),
         LivenessProbe::Inotify => Err(io::Error::other("it does not watch anything")),
+    }
+}
+
+/// The error of the page that a service has to have; none for a service without pages. The caller sets the time limit.
+pub async fn page_error(probe: &LivenessProbe) -> Option<String> {
+    let LivenessProbe::Http { port, page: Page { host, path }, tls, .. } = probe else { return None };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
+    match http_request(*port, *tls, &request).await {
+        Ok(response) => {
+            let status = response.get(b"HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)).unwrap_or_default();
+            status.starts_with(b"5").then(|| format!("its page {path} is HTTP {}", String::from_utf8_lossy(status)))
+        }
+        Err(error) => Some(format!("its page {path} cannot be had: {error}")),
     }
 }
 
@@ -65,16 +84,18 @@ fn holds_inotify(pid: i32) -> io::Result<bool> {
     Ok(targets.any(|target| target.to_string_lossy().contains("inotify")))
 }
 
-async fn probe_http(port: u16, path: &str, tls: bool) -> io::Result<()> {
+fn head(path: &str) -> String {
+    format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n")
+}
+
+async fn http_request(port: u16, tls: bool, request: &str) -> io::Result<Vec<u8>> {
     let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
-    let request =
-        format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
     if !tls {
-        return http_exchange(stream, &request).await.map(drop);
+        return http_exchange(stream, request).await;
     }
     let connector = TlsConnector::from(Arc::new(any_certificate()?));
     let name = ServerName::IpAddress(IpAddr::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)));
-    http_exchange(connector.connect(name, stream).await?, &request).await.map(drop)
+    http_exchange(connector.connect(name, stream).await?, request).await
 }
 
 async fn http_exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> io::Result<Vec<u8>> {

@@ -181,7 +181,9 @@ fn ready(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
         Phase::Ended => Some(format!("{name} has ended")),
         Phase::Draining => Some(format!("{name} is stopping")),
         _ if health.stopping => Some(format!("{name} is stopping")),
-        Phase::Running | Phase::Waiting if service.failures == 0 => None,
+        Phase::Running | Phase::Waiting if service.failures == 0 => {
+            service.page_error.as_ref().map(|error| format!("{name}: {error}"))
+        }
         Phase::Running | Phase::Waiting => Some(format!("{name} does not answer")),
         Phase::Starting => Some(format!("{name} is starting")),
         Phase::Restarting => Some(format!("{name} is being restarted")),

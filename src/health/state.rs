@@ -66,7 +66,7 @@ pub enum Phase {
 }
 
 /// The health of one service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServiceHealth {
     /// Its name, as in `webserver`.
     pub name: &'static str,
@@ -80,6 +80,8 @@ pub struct ServiceHealth {
     pub started: Option<Instant>,
     /// Whether that process has answered a liveness probe.
     pub alive: bool,
+    /// Why its pages cannot be had, though it answers.
+    pub page_error: Option<String>,
     /// Failed liveness probes in a row.
     pub failures: u32,
     /// Those of them for which the database was no excuse.

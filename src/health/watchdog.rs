@@ -53,8 +53,11 @@ async fn wait_until_alive(
     let is_waited_for = |service: &ServiceHealth| service.pid == Some(pid) && !service.alive;
     while is_waited_for(&health.borrow().services[index]) {
         if started.elapsed() < START_TIMEOUT {
-            if probe_error(probe, pid).await.is_none() {
-                publish(health, |state| record_probe(state, index, pid, None));
+            // Whether its page can be had is only known with the database.
+            let is_pending = *health.borrow().checks.get(DATABASE) == CheckResult::Pending;
+            if !is_pending && probe_error(probe, pid).await.is_none() {
+                let page = page_error(probe, health).await;
+                publish(health, |state| record_probe(state, index, pid, None, page));
             }
             sleep(STARTING_INTERVAL).await;
         } else {
@@ -71,7 +74,8 @@ async fn changed_process(index: usize, pid: i32, changes: &mut watch::Receiver<H
 
 async fn probe_once(index: usize, pid: i32, probe: &LivenessProbe, health: &watch::Sender<HealthState>) {
     let error = probe_error(probe, pid).await;
-    publish(health, |state| record_probe(state, index, pid, error));
+    let page = if error.is_none() { page_error(probe, health).await } else { None };
+    publish(health, |state| record_probe(state, index, pid, error, page));
 }
 
 /// The error of a probe, if it fails.
@@ -82,8 +86,17 @@ async fn probe_error(probe: &LivenessProbe, pid: i32) -> Option<String> {
     }
 }
 
+/// The error of a service's page. A page may need the database: without it no worker is to wait for one.
+async fn page_error(probe: &LivenessProbe, health: &watch::Sender<HealthState>) -> Option<String> {
+    if *health.borrow().checks.get(DATABASE) != CheckResult::Ok {
+        return None;
+    }
+    let late = |_| Some(format!("its page is not there within {} s", PROBE_TIMEOUT.as_secs()));
+    timeout(PROBE_TIMEOUT, liveness::page_error(probe)).await.unwrap_or_else(late)
+}
+
 /// Records the result of a probe for the process that was probed.
-fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<String>) {
+fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<String>, page: Option<String>) {
     let is_excused = *health.checks.get(DATABASE) != CheckResult::Ok || health.database_busy;
     let service = &mut health.services[index];
     let is_asked = matches!(service.phase, Phase::Starting | Phase::Running) && service.pid == Some(pid);
@@ -95,6 +108,12 @@ fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<
         (None, 1..) => tracing::info!(service = service.name, "{} answers again", service.name),
         _ => {}
     }
+    match (&page, &service.page_error) {
+        (Some(reason), None) => tracing::error!(service = service.name, "{}: {reason}", service.name),
+        (None, Some(_)) => tracing::info!(service = service.name, "{} has its pages again", service.name),
+        _ => {}
+    }
+    service.page_error = page;
     if error.is_none() {
         service.alive = true;
         service.failures = 0;
@@ -130,27 +149,27 @@ mod tests {
     #[test]
     fn silence_counts_against_a_service_only_while_the_database_is_no_excuse() {
         let mut health = running();
-        record_probe(&mut health, 0, PID, unresponsive());
+        record_probe(&mut health, 0, PID, unresponsive(), None);
         assert_eq!(misses(&health), (1, 1));
         for mut excused in [
             HealthState { checks: CheckResults::default(), ..running() },
             HealthState { database_busy: true, ..running() },
         ] {
-            record_probe(&mut excused, 0, PID, unresponsive());
+            record_probe(&mut excused, 0, PID, unresponsive(), None);
             assert_eq!(misses(&excused), (1, 0));
         }
-        record_probe(&mut health, 0, PID, None);
+        record_probe(&mut health, 0, PID, None, None);
         assert_eq!(misses(&health), (0, 0));
     }
 
     #[test]
     fn an_answer_counts_for_the_process_that_was_asked() {
         let mut health = running();
-        record_probe(&mut health, 0, PID + 1, None);
-        record_probe(&mut health, 0, PID + 1, unresponsive());
+        record_probe(&mut health, 0, PID + 1, None, None);
+        record_probe(&mut health, 0, PID + 1, unresponsive(), None);
         assert!(!health.services[0].alive);
         assert_eq!(misses(&health), (0, 0));
-        record_probe(&mut health, 0, PID, None);
+        record_probe(&mut health, 0, PID, None, None);
         assert!(health.services[0].alive);
     }
 }

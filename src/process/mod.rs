@@ -13,6 +13,7 @@ pub mod capture;
 pub mod child;
 pub mod network;
 pub mod open_file;
+pub mod port_holder;
 pub mod proc_table;
 pub mod reaper;
 pub mod reexec;

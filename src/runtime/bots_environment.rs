@@ -10,7 +10,8 @@ use crate::bots::environment::Environment;
 use crate::bots::python_session::PythonSession;
 use crate::bots::{self, Installation};
 use crate::config::Config;
-use crate::config::keys::{CONFIG_FILE_ENV, CONFIG_SOURCE_ENV};
+use crate::config::keys::CONFIG_SOURCE_ENV;
+use crate::config::setting::CONFIG_FILE_ENV;
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
 use crate::health::checks::CheckTargets;
@@ -58,14 +59,16 @@ pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
     atomic::make_dir(&own).is_ok().then_some(own)
 }
 
-/// Prepares the environment off the runtime's thread: filling a volume may take a while, and probes come in.
-pub(crate) async fn prepare(config: &Config, bots: &Installation) -> Result<Environment, Error> {
-    let (config, bots) = (config.clone(), bots.clone());
-    let prepare = move || {
-        let source = ConfigFiles::mounted(&config.environment.config_source, &config.environment.config_dir)?;
-        Environment::prepare(&config, &bots, &source)
-    };
-    Ok(blocking(prepare).await??)
+/// The mounted files.
+pub(crate) async fn mounted_files(config: &Config) -> Result<ConfigFiles, Error> {
+    let paths = config.environment.clone();
+    Ok(blocking(move || ConfigFiles::mounted(&paths.config_source, &paths.config_dir)).await??)
+}
+
+/// Puts files in their places that were found valid, off the runtime's thread: filling a volume may take a while, and probes come in.
+pub(crate) async fn commit(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<Environment, Error> {
+    let (config, bots, source) = (config.clone(), bots.clone(), source.clone());
+    Ok(blocking(move || Environment::commit(&config, &bots, &source)).await??)
 }
 
 /// Does work that may wait for a volume off the runtime's thread.

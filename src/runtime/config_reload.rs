@@ -40,6 +40,8 @@ const MAX_TURN: Duration = Duration::from_secs(120);
 pub(crate) struct PendingReload {
     pub config: Config,
     pub source: ConfigFiles,
+    /// The settings of Django with it.
+    pub django: DjangoSettings,
     /// Holds up other replicas until it is closed.
     pub turn: Option<File>,
 }
@@ -70,9 +72,9 @@ impl<'a> ConfigReloader<'a> {
             sleep(config.reload.interval).await;
             match self.poll_source().await {
                 Ok(Change::New(source)) => match self.check(&source).await {
-                    Ok(next) => {
+                    Ok((config, django)) => {
                         if let Some(turn) = self.wait_for_turn().await {
-                            return PendingReload { config: next, source, turn };
+                            return PendingReload { config, source, django, turn };
                         }
                     }
                     Err(faults) => self.record_rejected(&faults),
@@ -105,23 +107,23 @@ impl<'a> ConfigReloader<'a> {
     }
 
     /// The configuration to go on with, or everything that is wrong with the mounted files.
-    async fn check(&self, source: &ConfigFiles) -> Result<Config, Vec<String>> {
+    async fn check(&self, source: &ConfigFiles) -> Result<(Config, DjangoSettings), Vec<String>> {
         let as_faults = |error: Error| error.faults().to_vec();
         let (config, faults) = self.plan.inputs.read().map_err(as_faults)?;
         let mut faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
         let services = |context: &BotsContext<'_>, django: &DjangoSettings| {
-            let queue = BotsJobQueueIni::read(context.environment)?;
+            let queue = BotsJobQueueIni::read(&config, context.environment)?;
             let own_ports = [self.prepared.django.web_port, self.prepared.queue.port];
             let (config, bots, queue) = (&config, *context, &queue);
             self.plan.services(&LaunchContext { config, bots, django, queue, own_ports: &own_ports }).map(|_| ())
         };
-        let checked = dry_run(&config, self.runtime.reaper, Some(source), !faults.is_empty(), services).await;
-        let checked = checked.map_err(as_faults)?;
+        let (reaper, bots) = (self.runtime.reaper, &self.prepared.bots);
+        let checked = dry_run(&config, reaper, bots, Ok(source.clone()), services).await.map_err(as_faults)?;
         faults.extend(checked.faults);
         match checked.django {
             Some(django) if faults.is_empty() => {
                 self.check_outside(&config, source, &django).await.map_err(as_faults)?;
-                Ok(config)
+                Ok((config, django))
             }
             _ => Err(faults),
         }

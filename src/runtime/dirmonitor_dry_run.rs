@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::bots::context::BotsContext;
 use crate::exit::{Error, Kind};
 use crate::process::blocking;
 use crate::watch::events::Watcher;
@@ -10,7 +9,8 @@ use crate::watch::observation::ClockSource;
 use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner};
 use crate::watch::target::WatchTarget;
 
-use super::bots_environment::{child_variables, find_bots, load_django_settings, prepare};
+use super::bots_environment::{find_bots, mounted_files};
+use super::dry_run::dry_run;
 use super::init_db;
 use super::session::App;
 use super::watch_targets::TargetSources;
@@ -28,10 +28,9 @@ pub(crate) struct ScannedTarget {
 pub(crate) async fn scan(session: App) -> Result<Vec<ScannedTarget>, Error> {
     let App { config, reaper, .. } = &session;
     let bots = find_bots(config, reaper).await?;
-    let variables = child_variables(config, Some(&bots.bin_dir));
-    let environment = prepare(config, &bots).await?;
-    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-    let database = init_db::database_config(config, &load_django_settings(&context).await?)?;
+    let checked = dry_run(config, reaper, &bots, mounted_files(config).await, |_, _| Ok(())).await?;
+    let environment = checked.environment();
+    let database = init_db::database_config(config, checked.settings()?)?;
     let mut sources = TargetSources::new(config, &bots, &environment, database)?;
     sources.read_database().await?;
     let targets = sources.targets();

@@ -1,26 +1,27 @@
-//! A dry run of a start in a copy of the environment: for `config check`, and before a changed configuration is applied.
+//! A dry run of a start in a copy of the environment: for `config check`, and before a changed configuration is put in its place.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use tracing::subscriber::{NoSubscriber, with_default};
 
-use crate::bots;
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
-use crate::bots::environment::Environment;
+use crate::bots::engine_shim::means_no_links;
+use crate::bots::environment::{ConfigUpdate, Environment};
 use crate::bots::python_session::PythonSession;
 use crate::bots::{Installation, seed_usersys};
 use crate::config::Config;
-use crate::exit::Error;
+use crate::exit::{Error, Kind};
 use crate::fs::atomic;
-use crate::model::BotsVersion;
-use crate::process::reaper::Reaper;
-use crate::pycompat::configparser::{BotsIni, set_value};
-
-use super::bots_environment::{blocking, child_variables, find_bots, temporary_directory};
 use crate::fs::temp_dir::{PrivateTempDir, make_private};
+use crate::process::reaper::Reaper;
+use crate::pycompat::configparser::set_value;
+
+use super::bots_environment::{blocking, child_variables, temporary_directory};
 
 /// Directories of an environment, by their names below it and in bots.ini.
 const USERSYS: &str = "usersys";
@@ -32,41 +33,55 @@ pub(crate) struct DryRunResult {
     pub faults: Vec<String>,
     /// Django's settings, where the dry run got so far, with the paths of the environment itself.
     pub django: Option<DjangoSettings>,
+    /// The copy, which goes with this.
+    staging: StagedEnvironment,
+}
+
+impl DryRunResult {
+    /// The environment as a start would leave it: the configuration of the copy, and everything else in its own place.
+    pub fn environment(&self) -> Environment {
+        Environment { config: self.staging.copy.config.clone(), ..self.staging.real.clone() }
+    }
+
+    /// Replaces the paths of the copy in a text for the user.
+    pub fn describe(&self, text: &str) -> String {
+        self.staging.describe(text)
+    }
+
+    /// Django's settings, or all errors.
+    pub fn settings(&self) -> Result<&DjangoSettings, Error> {
+        match &self.django {
+            Some(django) if self.faults.is_empty() => Ok(django),
+            _ => Err(Error::all(Kind::Configuration, self.faults.clone())),
+        }
+    }
 }
 
 /// Finds all errors of a start, without changing the environment. Errors of one part do not keep the others from being
-/// checked. `source` are the mounted files, where they were read already; `has_faults` is set where errors are known
-/// already; `services` checks the services that would run, where all else is in order.
+/// checked. `source` are the mounted files; `services` checks the services that would run, where all else is in order.
 ///
 /// # Errors
 /// When there can be no dry run.
 pub(crate) async fn dry_run(
     config: &Config,
     reaper: &Reaper,
-    source: Option<&ConfigFiles>,
-    has_faults: bool,
+    bots: &Installation,
+    source: Result<ConfigFiles, Error>,
     services: impl FnOnce(&BotsContext<'_>, &DjangoSettings) -> Result<(), Error>,
 ) -> Result<DryRunResult, Error> {
-    let bots = match find_bots(config, reaper).await {
-        Ok(bots) => bots,
-        // Without Bots there can be no dry run; the exit code shows it unless there are other errors.
-        Err(error) if !has_faults => return Err(error.into()),
-        Err(error) => return Ok(DryRunResult { faults: Error::from(error).faults().to_vec(), django: None }),
-    };
-    let (real, installed, mounted) = (config.clone(), bots.clone(), source.cloned());
-    let (staging, prepared) = blocking(move || stage(&real, &installed, mounted.as_ref())).await??;
-    let (environment, mut faults) = match prepared {
-        Ok(environment) => (environment, Vec::new()),
-        Err(error) => (Environment::paths(&staging.config), Error::from(error).faults().to_vec()),
-    };
-    faults.extend(check_secret_key(config).err().iter().map(ToString::to_string));
-    let mut variables = child_variables(&staging.config, Some(&bots.bin_dir));
-    // Through a link to the user's own packages, bytecode would end up beside them.
-    variables.0.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
-    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let mut faults: Vec<String> = Vec::new();
+    let source = source.unwrap_or_else(|error| {
+        faults.extend(error.faults().to_vec());
+        ConfigFiles::default()
+    });
+    let (real, installed) = (config.clone(), bots.clone());
+    let (staging, found) = blocking(move || StagedEnvironment::new(&real, &installed, &source)).await??;
+    faults.extend(found);
+    let variables = child_variables(&staging.config, Some(&bots.bin_dir));
+    let context = BotsContext { reaper, bots, environment: &staging.copy, variables: &variables };
     let settings = match faults.is_empty() {
-        true => PythonSession::start(&context).await.map(|(_, django)| Some(django)),
-        false if environment.config.join("settings.py").exists() => {
+        true => PythonSession::check(&context).await.map(Some),
+        false if staging.copy.config.join("settings.py").exists() => {
             PythonSession::import_settings_only(&context).await.map(|()| None)
         }
         false => Ok(None),
@@ -78,125 +93,119 @@ pub(crate) async fn dry_run(
     if let Some(loaded) = &loaded {
         faults.extend(services(&context, loaded).err().iter().flat_map(|error| error.faults().to_vec()));
     }
-    let faults = faults.into_iter().map(|fault| staging.map_paths_back(&fault)).collect();
-    let loaded = loaded.map(|mut loaded| {
-        loaded.database.name = staging.map_paths_back(&loaded.database.name);
-        loaded
-    });
-    Ok(DryRunResult { faults, django: loaded })
-}
-
-/// Checks the secret key, of which the copy has one of its own, so that no secret leaves its place.
-fn check_secret_key(config: &Config) -> Result<(), bots::Error> {
-    let key = Environment::paths(config).secret_key_file();
-    match fs::symlink_metadata(&key).is_ok() {
-        true => Ok(atomic::read_secret(&key, "key").map(|_| ())?),
-        false => Ok(()),
-    }
-}
-
-/// Makes the copy and prepares it, without the log lines of changes to it.
-fn stage(
-    config: &Config,
-    bots: &Installation,
-    source: Option<&ConfigFiles>,
-) -> Result<(StagedEnvironment, Result<Environment, bots::Error>), Error> {
-    let staging = StagedEnvironment::new(config, bots.bots_version(), source)?;
-    let paths = &staging.config.environment;
-    let source = ConfigFiles::mounted(&paths.config_source, &paths.config_dir);
-    let prepare = || Environment::prepare(&staging.config, bots, &source?);
-    let prepared = with_default(NoSubscriber::new(), prepare);
-    Ok((staging, prepared))
+    let faults = faults.into_iter().map(|fault| staging.describe(&fault)).collect();
+    let django = loaded.map(|loaded| loaded.map_paths(|path| staging.map_paths_back(path)));
+    Ok(DryRunResult { faults, django, staging })
 }
 
 /// A copy of the environment for the dry run of a start: its configuration files, a storage of its own, and links
 /// to the rest.
 struct StagedEnvironment {
-    scratch: PrivateTempDir,
-    real: PathBuf,
-    real_source: PathBuf,
-    real_usersys: PathBuf,
+    /// The environment as a start would have it.
+    real: Environment,
+    copy: Environment,
+    /// Files of the copy, and the mounted ones from which they are.
+    mounted: Vec<(PathBuf, PathBuf)>,
+    /// With the copy as the environment.
     config: Config,
+    _scratch: PrivateTempDir,
 }
 
 impl StagedEnvironment {
-    fn new(config: &Config, generation: BotsVersion, source: Option<&ConfigFiles>) -> Result<Self, Error> {
-        let real = config.environment_root().to_path_buf();
+    /// Makes the copy, and returns it with the faults that need no Python.
+    fn new(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<(Self, Vec<String>), Error> {
+        let (real, update, mut faults) = match Environment::plan(config, bots, source) {
+            Ok((real, update)) => (real, update, Vec::new()),
+            Err(error) => (
+                Environment::paths(config),
+                ConfigUpdate::of_settings(config, source),
+                Error::from(error).faults().to_vec(),
+            ),
+        };
+        if faults.is_empty() {
+            faults.extend(check_in_place(&real).iter().map(ToString::to_string));
+        }
         let scratch = PrivateTempDir::new(&temporary_directory(config).unwrap_or_else(std::env::temp_dir))?;
-        let root = scratch.path();
-        let real_config = &config.environment.config_dir;
-        let mut staged = config.clone();
-        staged.environment.config_dir = root.join(real_config.file_name().unwrap_or_default());
+        let root = scratch.path().to_path_buf();
+        let copy = Environment {
+            config: root.join(real.config.file_name().unwrap_or_default()),
+            botssys: root.join(BOTSSYS),
+            usersys: root.join(USERSYS),
+            root,
+        };
+        let mut config = config.clone();
+        config.environment.config_dir.clone_from(&copy.config);
         // Nothing is filled through a link: a check leaves an empty directory empty.
-        staged.environment.seed_grammars = PathBuf::from("/nonexistent");
-        let real_source = std::mem::replace(&mut staged.environment.config_source, root.join("config-source"));
-        let real_usersys = real.join(USERSYS);
-        let mut staging = Self { scratch, real, real_source, real_usersys, config: staged };
-        let paths = &staging.config.environment;
-        let (staged_config, staged_source) = (paths.config_dir.clone(), paths.config_source.clone());
-        make_private(&staged_config)?;
-        make_private(&staged_source)?;
-        link_all(&staging.real, staging.root(), |name, _| [USERSYS, BOTSSYS, "secret-key"].contains(&name))?;
-        link_all(real_config, &staged_config, |_, path| path.is_file())?;
-        copy_files(real_config, &staged_config)?;
-        match source {
-            Some(source) => source.write_to(&staged_source)?,
-            None => copy_files(&staging.real_source, &staged_source)?,
+        config.environment.seed_grammars = PathBuf::from("/nonexistent");
+        let mounted =
+            source.files_except(&[]).map(|(name, file)| (copy.config.join(name), file.path.clone())).collect();
+        let staging = Self { real, copy, mounted, config, _scratch: scratch };
+        staging.fill(&update)?;
+        let completed = with_default(NoSubscriber::new(), || staging.copy.complete(&staging.config, bots));
+        if faults.is_empty() {
+            faults.extend(completed.err().into_iter().flat_map(|error| Error::from(error).faults().to_vec()));
         }
-        // The mounted files come second, since they count.
-        for directory in [staged_config, staged_source] {
-            staging.rewrite_ini_paths(&directory.join("bots.ini"), generation)?;
-        }
-        staging.link_usersys()?;
-        Ok(staging)
+        Ok((staging, faults))
     }
 
-    fn root(&self) -> &Path {
-        self.scratch.path()
-    }
-
-    /// Bots makes directories in its storage as soon as it reads its settings, and a start makes files in usersys: both go
-    /// into the copy.
-    fn rewrite_ini_paths(&mut self, bots_ini: &Path, generation: BotsVersion) -> Result<(), Error> {
-        let Ok(text) = fs::read_to_string(bots_ini) else { return Ok(()) };
-        let Ok(ini) = BotsIni::parse(&text) else { return Ok(()) };
-        let set = |key| ini.get("directories", key).map(|entry| entry.value);
-        let mut paths = Vec::new();
-        if set(BOTSSYS).is_some() {
-            paths.push((BOTSSYS, self.root().join(BOTSSYS).display().to_string()));
+    fn fill(&self, update: &ConfigUpdate) -> Result<(), Error> {
+        let Self { real, copy, .. } = self;
+        make_private(&copy.config)?;
+        link_all(&real.root, &copy.root, |name, _| [USERSYS, BOTSSYS, "secret-key"].contains(&name))?;
+        link_all(&real.config, &copy.config, |_, path| path.is_file())?;
+        copy_files(&real.config, &copy.config)?;
+        for (path, content, mode) in update.files() {
+            atomic::write_atomically(&copy.config.join(path.file_name().unwrap_or_default()), content, mode)?;
         }
-        let usersys = set(USERSYS).filter(|value| !value.is_empty()).unwrap_or(USERSYS);
-        self.real_usersys = self.real.join(usersys);
-        // A start refuses an absolute one of Bots 3, and so must the dry run.
-        let is_refused = generation == BotsVersion::V3 && usersys.starts_with('/');
-        if usersys != USERSYS && !is_refused {
-            paths.push((USERSYS, USERSYS.to_owned()));
+        // Bots makes directories in its storage as soon as it reads its settings, and a start makes files in usersys.
+        let ini = copy.ini_file();
+        let storage = copy.botssys.display().to_string();
+        let redirected = fs::read_to_string(&ini).ok().and_then(|text| {
+            let text = set_value(&text, "directories", BOTSSYS, &storage).ok()?;
+            set_value(&text, "directories", USERSYS, USERSYS).ok()
+        });
+        if let Some(text) = redirected {
+            atomic::write_atomically(&ini, text.as_bytes(), 0o600)?;
         }
-        let redirected = paths.iter().try_fold(text, |text, (key, value)| set_value(&text, "directories", key, value));
-        if let Ok(text) = redirected {
-            atomic::write_atomically(bots_ini, text.as_bytes(), 0o600)?;
+        // One link for each entry, so that the directory itself is the copy's own.
+        if !seed_usersys::needs_seeding(&real.usersys)? {
+            atomic::make_dir(&copy.usersys)?;
+            link_all(&real.usersys, &copy.usersys, |_, _| false)?;
         }
         Ok(())
     }
 
-    /// One link for each entry, so that the directory itself is the copy's own: Bots's start adds files to it.
-    fn link_usersys(&self) -> Result<(), Error> {
-        if seed_usersys::needs_seeding(&self.real_usersys)? {
-            return Ok(());
-        }
-        let staged = self.root().join(USERSYS);
-        atomic::make_dir(&staged)?;
-        link_all(&self.real_usersys, &staged, |_, _| false)
+    /// Replaces the paths of the copy in a text for the user, who has the mounted files.
+    fn describe(&self, fault: &str) -> String {
+        let mounted =
+            self.mounted.iter().fold(fault.to_owned(), |fault, (staged, source)| replace(&fault, staged, source));
+        self.map_paths_back(&mounted)
     }
 
-    /// Replaces the paths of the copy in a text for the user.
-    fn map_paths_back(&self, fault: &str) -> String {
-        let (source, usersys) = (&self.config.environment.config_source, self.root().join(USERSYS));
-        let paths = [(source.as_path(), &self.real_source), (&usersys, &self.real_usersys), (self.root(), &self.real)];
-        paths.into_iter().fold(fault.to_owned(), |fault, (staged, real)| {
-            fault.replace(&staged.display().to_string(), &real.display().to_string())
-        })
+    /// Replaces the paths of the copy by those of the environment itself.
+    fn map_paths_back(&self, text: &str) -> String {
+        let Self { real, copy, .. } = self;
+        let paths = [(&copy.usersys, &real.usersys), (&copy.botssys, &real.botssys), (&copy.root, &real.root)];
+        paths.into_iter().fold(text.to_owned(), |text, (staged, real)| replace(&text, staged, real))
     }
+}
+
+fn replace(text: &str, staged: &Path, real: &Path) -> String {
+    text.replace(&staged.display().to_string(), &real.display().to_string())
+}
+
+/// Checks what the copy has of its own: the directories that a start writes to, and the secret key.
+fn check_in_place(real: &Environment) -> Vec<crate::fs::Error> {
+    if let Err(error) = atomic::check_creatable(&real.root) {
+        return vec![error];
+    }
+    let directories = [&real.botssys, &real.usersys].into_iter();
+    let mut refused: Vec<_> = directories.filter_map(|path| atomic::check_creatable(path).err()).collect();
+    let key = real.secret_key_file();
+    if fs::symlink_metadata(&key).is_ok() {
+        refused.extend(atomic::read_secret(&key, "key").err());
+    }
+    refused
 }
 
 fn link_all(from: &Path, to: &Path, leave_out: impl Fn(&str, &Path) -> bool) -> Result<(), Error> {
@@ -207,10 +216,21 @@ fn link_all(from: &Path, to: &Path, leave_out: impl Fn(&str, &Path) -> bool) -> 
         if own || target.exists() || leave_out(&name.to_string_lossy(), &entry.path()) {
             continue;
         }
-        std::os::unix::fs::symlink(entry.path(), &target)
-            .map_err(|error| atomic::describe_io_error("link", &target, &error))?;
+        link(&entry.path(), &target).map_err(|error| atomic::describe_io_error("link", &target, &error))?;
     }
     Ok(())
+}
+
+/// A link, or a copy where the file system has no links.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    match symlink(from, to) {
+        Err(error) if means_no_links(&error) && from.is_dir() => {
+            fs::create_dir(to)?;
+            fs::read_dir(from)?.flatten().try_for_each(|entry| link(&entry.path(), &to.join(entry.file_name())))
+        }
+        Err(error) if means_no_links(&error) => fs::copy(from, to).map(|_| ()),
+        linked => linked,
+    }
 }
 
 /// A file that cannot be read is linked to, so that the dry run meets it as a start would.
@@ -219,8 +239,7 @@ fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
         let target = to.join(file.file_name().unwrap_or_default());
         let is_other = fs::metadata(&file).is_ok_and(|meta| !meta.is_file());
         if !is_other && fs::copy(&file, &target).is_err() {
-            std::os::unix::fs::symlink(&file, &target)
-                .map_err(|error| atomic::describe_io_error("link", &target, &error))?;
+            link(&file, &target).map_err(|error| atomic::describe_io_error("link", &target, &error))?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Behind the commands that run services: which services run, how they start, are reconfigured, and stop.
 
 pub(crate) mod bots_environment;
-pub(crate) mod channel_masks;
+pub(crate) mod config_check;
 pub(crate) mod config_inputs;
 pub(crate) mod config_reload;
 pub(crate) mod dirmonitor_dry_run;
@@ -20,3 +20,4 @@ pub(crate) mod service_spec;
 pub(crate) mod service_start;
 pub(crate) mod session;
 pub(crate) mod watch_targets;
+mod web_instances;

@@ -34,7 +34,7 @@ pub(crate) async fn listen(config: &Config, port: u16, counters: &Arc<Counters>)
 
 /// The same on the port that bots.ini names.
 pub(crate) async fn listen_as_configured(config: &Config, environment: &Environment, counters: &Arc<Counters>) {
-    let port = BotsJobQueueIni::read(environment).map_or(BotsJobQueueIni::PORT, |queue| queue.port);
+    let port = BotsJobQueueIni::read(config, environment).map_or(BotsJobQueueIni::PORT, |queue| queue.port);
     listen(config, port, counters).await;
 }
 

@@ -7,19 +7,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::admin::server;
 use crate::admin::server::AdminPages;
 use crate::bots::Installation;
-use crate::bots::environment::Environment;
+use crate::bots::context::BotsContext;
 use crate::config::Config;
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::health::rules::CONFIG;
-use crate::health::state::{CheckResult, HealthState, ServiceHealth};
+use crate::health::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::metrics::Exporter;
 use crate::model::ServiceName;
+use crate::process::reaper::Reaper;
 use crate::process::signals::Signals;
 use crate::process::terminate::terminate_all;
 use crate::supervisor::group::{self, Shutdown};
@@ -27,7 +29,7 @@ use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceResult;
 use crate::telemetry::counters::{Counters, Event};
 
-use super::bots_environment::{blocking, committed_own_file};
+use super::bots_environment::{commit, committed_own_file, service_variables};
 use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
 use super::prepare::{Prepared, prepare_services};
 use super::relay;
@@ -35,11 +37,18 @@ use super::reload_state::ReloadState;
 use super::service_spec::{ServePlan, ServiceSpec};
 use super::service_start::{self, RuntimeContext};
 use super::session::{App, run_until_shutdown};
+use super::web_instances::WebInstance;
 
 /// Runs services from the preparations to the end, or until bots-ctl starts again with another configuration.
 pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, Error> {
     let started = Instant::now();
     let mut reloaded = session.reloaded.take();
+    let root = session.config.environment_root().to_path_buf();
+    let has_web = |names: &[ServiceName]| names.contains(&ServiceName::Webserver);
+    let mut web = match has_web(&plan.expected(&session.config)) {
+        true => WebInstance::take(&root)?,
+        false => None,
+    };
     let (health, listener) = start_health(&session, &plan.expected(&session.config), reloaded.as_mut()).await?;
     let critical = TaskTracker::new();
     let App { config, reaper, signals, lines, counters, .. } = &mut session;
@@ -56,6 +65,12 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
         state.checks.set(CONFIG, CheckResult::Ok);
         state.services = specs.iter().map(ServiceSpec::health).collect();
     });
+    if has_web(&specs.iter().map(|spec| spec.name).collect::<Vec<_>>()) {
+        web = web.map_or_else(|| WebInstance::take(&root), |web| Ok(Some(web)))?;
+    }
+    if let Some(web) = &mut web {
+        web.announce(&root);
+    }
     check_grace_period(config, &specs);
     let restart_unresponsive = config.watchdog.restart.unwrap_or(plan.restarts_unresponsive());
     let runtime = RuntimeContext { config, reaper, lines, counters, health: &health, started, restart_unresponsive };
@@ -63,9 +78,9 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
         hold_turn_until_ready(turn.into(), &runtime);
     }
     let names: Vec<&'static str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    let (ends, reload) = run(signals, &runtime, &plan, &prepared, specs).await;
+    let (ends, reload) = run(signals, &runtime, &plan, &prepared, specs, web.as_ref()).await;
     if let Some(reload) = reload {
-        let state = commit(&prepared.bots, &reload, counters).await?;
+        let state = commit_reload(reaper, &prepared.bots, &reload, counters).await?;
         // The log is flushed first.
         drop(session);
         let error = state.reexec(listener, reload.turn.map(OwnedFd::from));
@@ -130,6 +145,7 @@ async fn run(
     plan: &ServePlan,
     prepared: &Prepared,
     specs: Vec<ServiceSpec>,
+    web: Option<&WebInstance>,
 ) -> (Vec<(usize, ServiceResult)>, Option<PendingReload>) {
     let RuntimeContext { config, counters, health, .. } = *runtime;
     if specs.iter().all(|spec| spec.name != ServiceName::Jobqueue) {
@@ -145,6 +161,10 @@ async fn run(
         if next.is_some() {
             info!("the mounted configuration has changed and is valid: stopping the services to start again with it");
             health.send_modify(|state| state.reloading = true);
+            // Requests can only go to another web UI where there is one.
+            if web.is_some_and(|web| !web.is_alone()) {
+                shutdown.stop.run_until_cancelled(drain_web_ui(health, config.reload.drain)).await;
+            }
             shutdown.reload.cancel();
         }
         shutdown.stop.cancelled().await;
@@ -158,12 +178,29 @@ async fn run(
     (ends, next.filter(|_| !shutdown.stop.is_cancelled()))
 }
 
-/// Writes the files, as a start does, and returns the state for the next start in this place.
-async fn commit(bots: &Installation, reload: &PendingReload, counters: &Counters) -> Result<ReloadState, Error> {
-    let (config, bots, source) = (reload.config.clone(), bots.clone(), reload.source.clone());
-    blocking(move || Environment::prepare(&config, &bots, &source)).await??;
+/// Lets load balancers notice that the web UI is about to stop.
+async fn drain_web_ui(health: &watch::Sender<HealthState>, drain: Duration) {
+    info!("the web UI drains for {} s, since others share its volume", drain.as_secs_f64());
+    health.send_modify(|state| {
+        let name = ServiceName::Webserver.as_str();
+        state.services.iter_mut().filter(|service| service.name == name).for_each(|web| web.phase = Phase::Draining);
+    });
+    sleep(drain).await;
+}
+
+/// Puts the files in their places, and returns the state for the next start there.
+async fn commit_reload(
+    reaper: &Reaper,
+    bots: &Installation,
+    reload: &PendingReload,
+    counters: &Counters,
+) -> Result<ReloadState, Error> {
+    let PendingReload { config, source, django, .. } = reload;
+    let environment = commit(config, bots, source).await?;
+    let variables = service_variables(config, bots);
+    django.write_cache(&BotsContext { reaper, bots, environment: &environment, variables: &variables });
     let reloads = [counters.of(Event::ReloadApplied) + 1, counters.of(Event::ReloadRefused)];
-    let (own_file, applied) = (committed_own_file(&reload.config), reload.source.digest());
+    let (own_file, applied) = (committed_own_file(config), source.digest());
     Ok(ReloadState { own_file, applied, reloads, ..ReloadState::default() })
 }
 

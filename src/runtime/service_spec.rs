@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tracing::info;
 
+use crate::bots;
 use crate::bots::context::BotsContext;
+use crate::bots::dirmonitor_config::DirmonitorConfig;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::bots::services::BotsServiceSpec;
@@ -57,9 +59,10 @@ impl ServePlan {
     /// # Errors
     /// What keeps one of them from starting.
     pub fn services(&self, context: &LaunchContext<'_>) -> Result<Vec<ServiceSpec>, Error> {
-        let of_up = || context.config.up.services.clone().unwrap_or_else(|| context.enabled_services());
-        let names = self.only.map_or_else(of_up, |name| vec![name]);
-        names.into_iter().map(|name| context.service(name, &self.args)).collect()
+        match self.only {
+            Some(name) => Ok(vec![context.service(name, &self.args)?]),
+            None => context.all_services(),
+        }
     }
 }
 
@@ -143,7 +146,8 @@ fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &Config) -> S
     let (name, times) = (service.name, config.stop.of(service.name));
     ServicePolicy {
         drain: times.drain,
-        reload_drain: if name == ServiceName::Webserver { config.reload.drain } else { times.drain },
+        // That of the web UI comes before its stop.
+        reload_drain: if name == ServiceName::Webserver { Duration::ZERO } else { times.drain },
         timeout: times.timeout,
         stop_signal: service.stop_signal,
         // Another job queue beside an engine would lose jobs.
@@ -158,6 +162,15 @@ fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &Config) -> S
 }
 
 impl LaunchContext<'_> {
+    /// The services of `up`.
+    ///
+    /// # Errors
+    /// What keeps one of them from starting.
+    pub fn all_services(&self) -> Result<Vec<ServiceSpec>, Error> {
+        let names = self.config.up.services.clone().unwrap_or_else(|| self.enabled_services());
+        names.into_iter().map(|name| self.service(name, &[])).collect()
+    }
+
     fn service(&self, name: ServiceName, args: &[OsString]) -> Result<ServiceSpec, Error> {
         match name {
             ServiceName::Webserver => {
@@ -207,7 +220,11 @@ impl LaunchContext<'_> {
                 let work = ServiceKind::DirMonitor(Box::new(DirMonitorService::new(config, bots, queue, database)?));
                 Ok(ServiceSpec { name: ServiceName::Dirmonitor, every: None, work })
             }
-            ServiceBackend::Python => Ok(bots.dirmonitor(args).into()),
+            ServiceBackend::Python => {
+                // Bots's own monitor ends at the first of them.
+                bots::Error::from_faults(DirmonitorConfig::read(bots.environment, bots.bots)?.faults)?;
+                Ok(bots.dirmonitor(args).into())
+            }
         }
     }
 

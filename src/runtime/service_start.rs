@@ -173,6 +173,7 @@ fn update_health(service: &mut ServiceHealth, snapshot: ServiceSnapshot, has_pro
     if snapshot.pid != service.pid {
         service.started = snapshot.pid.map(|_| Instant::now());
         service.alive = !has_probe && snapshot.pid.is_some();
+        service.page_error = None;
         service.failures = 0;
         service.countable_failures = 0;
     }

@@ -84,7 +84,7 @@ impl TargetSources {
     /// Reads bots.ini again, and returns the job queue that it names; after an error the targets stay.
     pub fn read_ini(&mut self) -> Result<BotsJobQueueIni, bots::Error> {
         self.monitored = DirmonitorConfig::read(&self.environment, &self.bots)?;
-        BotsJobQueueIni::read(&self.environment)
+        BotsJobQueueIni::read(&self.config, &self.environment)
     }
 
     /// Reads the database again; true where it has changed. After an error the targets stay.
@@ -106,7 +106,7 @@ impl TargetSources {
 
     /// All targets. A probable mistake is logged once.
     pub fn targets(&mut self) -> Vec<WatchTarget> {
-        let mut doubts = Vec::new();
+        let mut doubts = self.monitored.faults.clone();
         let monitored = self.known.iter().flat_map(|known| &known.monitored);
         let of_sections = self.monitored.directories.iter().map(|directory| {
             let way = directory.way.or(self.monitored.way);
@@ -149,10 +149,7 @@ impl TargetSources {
         let mut first: HashMap<String, &WatchTarget> = HashMap::new();
         for target in targets {
             if is_inactive(&target.route) {
-                doubts.push(format!(
-                    "{}: there is no active route {}, so its files are not taken until there is",
-                    target.origin, target.route
-                ));
+                doubts.push(inactive_route(&target.origin, &target.route));
             }
             let files = target.files();
             match first.get(&files) {
@@ -176,6 +173,11 @@ impl TargetSources {
         }
         doubts
     }
+}
+
+/// The warning of files for which no route runs.
+pub(crate) fn inactive_route(origin: &str, route: &str) -> String {
+    format!("{origin}: there is no active route {route}, so its files are not taken until there is")
 }
 
 /// Files of a route, with what is configured for them; `name` is the origin of the entry and the route, `locks` are paths and

@@ -363,7 +363,7 @@ fn a_home_that_cannot_be_written_to_is_told_with_its_rights() {
     open_to_all(sandbox.home.path());
     fs::set_permissions(sandbox.home.path(), fs::Permissions::from_mode(0o555)).expect("ours");
     for command in ["init-db", "webserver"] {
-        let refused = finish(as_user(&sandbox.command(&[command])));
+        let refused = finish(as_user_of_bots(&sandbox.command(&[command])));
         let home = sandbox.home.path().display().to_string();
         one_fault(&refused, 78, &[&format!("{home}/.bots"), &format!("{home} belongs to "), "mode 0555", "fsGroup"]);
         if nix::unistd::geteuid().is_root() {
@@ -380,13 +380,13 @@ fn a_directory_of_another_user_is_told_with_its_rights() {
     for name in ["botssys", "usersys"] {
         let dir = sandbox.root().join(name);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o500)).expect("ours");
-        let refused = finish(as_user(&sandbox.command(&["init-db"])));
+        let refused = finish(as_user_of_bots(&sandbox.command(&["init-db"])));
         one_fault(&refused, 78, &[&format!("cannot write to {}", dir.display()), "mode 0500", "fsGroup"]);
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("ours");
         if nix::unistd::geteuid().is_root() {
             const OTHER: u32 = 12_345;
             chown(&dir, Some(OTHER), Some(OTHER)).expect("root may");
-            let refused = finish(as_user(&sandbox.command(&["init-db"])));
+            let refused = finish(as_user_of_bots(&sandbox.command(&["init-db"])));
             let words = [&format!("cannot write to {}", dir.display()), "belongs to 12345:12345", "mode 0755"];
             one_fault(&refused, 78, &words);
             let meta = fs::metadata(&dir).expect("it is there");
@@ -401,7 +401,7 @@ fn without_a_usable_home_one_is_asked_for() {
     let sandbox = Sandbox::new();
     let mut at_root = sandbox.command(&["init-db"]);
     at_root.env("HOME", "/");
-    one_fault(&finish(as_user(&at_root)), 78, &["/.bots", "/ belongs to", "HOME"]);
+    one_fault(&finish(as_user_of_bots(&at_root)), 78, &["/.bots", "/ belongs to", "HOME"]);
     if nix::unistd::geteuid().is_root() {
         for home in [None, Some(""), Some("relative/home")] {
             let mut unset = sandbox.command(&["init-db"]);
@@ -409,7 +409,7 @@ fn without_a_usable_home_one_is_asked_for() {
                 Some(home) => unset.env("HOME", home),
                 None => unset.env_remove("HOME"),
             };
-            one_fault(&finish(as_user(&unset)), 78, &["HOME", "10001", "set HOME to a writable directory"]);
+            one_fault(&finish(as_user_of_bots(&unset)), 78, &["HOME", "10001", "set HOME to a writable directory"]);
         }
     }
 }
@@ -476,7 +476,7 @@ fn the_mount_point_of_configuration_is_no_configuration_directory() {
     let mut sandbox = Sandbox::new();
     give_to_user(sandbox.home.path());
     sandbox.set("BOTS_CONFIG_DIR", "/config");
-    let refused = finish(as_user(&sandbox.command(&["init-db"])));
+    let refused = finish(as_user_of_bots(&sandbox.command(&["init-db"])));
     one_fault(&refused, 78, &["/config"]);
     if package().join("config").is_dir() {
         assert_words(&refused.stderr, &["BOTS_CONFIG_DIR=/config", "bots.config", "/srv/bots/config"]);

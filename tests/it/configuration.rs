@@ -2,42 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use bots_ctl::config::Config;
 use bots_ctl::pycompat::configparser::set_value;
-use walkdir::WalkDir;
 
 use crate::support::bots::{is_bots_3, own_settings, package};
 use crate::support::markdown::page;
 use crate::support::process::finish;
-use crate::support::sandbox::Sandbox;
+use crate::support::sandbox::{Sandbox, assert_same_tree, tree_state};
 use crate::support::users::{as_user_of_bots, give_to_user};
-
-/// Everything below a directory that a write would change.
-fn state(dir: &Path) -> BTreeMap<PathBuf, (u32, u64, i64, i64)> {
-    let entries = WalkDir::new(dir).into_iter().map(|entry| entry.expect("readable"));
-    let look = |path: &Path| {
-        let meta = fs::symlink_metadata(path).expect("there");
-        (meta.mode(), meta.ino(), meta.mtime(), meta.mtime_nsec())
-    };
-    entries.map(|entry| (entry.path().to_path_buf(), look(entry.path()))).collect()
-}
 
 /// Runs `config check` and sees to it that HOME stays as it was.
 fn check_changes_nothing(sandbox: &Sandbox) {
-    let before = state(sandbox.home.path());
+    let before = tree_state(sandbox.home.path());
     let checked = finish(sandbox.command(&["config", "check"]));
     checked.expect_code(0);
     assert_eq!(checked.stdout, "the configuration is valid\n");
-    let after = state(sandbox.home.path());
-    let of = |one: &BTreeMap<PathBuf, _>, other: &BTreeMap<PathBuf, _>| {
-        one.iter().filter(|(path, state)| other.get(*path) != Some(*state)).map(|(path, _)| path.clone()).collect()
-    };
-    let (changed, gone): (Vec<PathBuf>, Vec<PathBuf>) = (of(&after, &before), of(&before, &after));
-    assert!(changed.is_empty() && gone.is_empty(), "made or changed: {changed:#?}\ngone or changed: {gone:#?}");
+    assert_same_tree(sandbox.home.path(), &before);
 }
 
 /// The line of `config show` about a key, in words.
@@ -202,9 +185,9 @@ fn a_check_needs_no_right_to_write() {
     let made = fs::read_to_string(sandbox.root().join("config/settings.py")).expect("it was made");
     let faulty = format!("FIRST = 1\n{made}").replace("# >>> bots-ctl", "import nothing_of_that_name\n# >>> bots-ctl");
     fs::write(sandbox.root().join("config/settings.py"), &faulty).expect("written");
-    let before = state(sandbox.home.path());
+    let before = tree_state(sandbox.home.path());
     finish(as_user_of_bots(&sandbox.command(&["config", "check"]))).expect_code(78);
-    assert_eq!(state(sandbox.home.path()), before);
+    assert_same_tree(sandbox.home.path(), &before);
 }
 
 #[apply(test)]

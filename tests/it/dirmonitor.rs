@@ -432,17 +432,52 @@ fn a_directory_that_is_missing_is_told_and_keeps_nobody_from_being_ready() {
 }
 
 #[apply(test)]
-fn what_would_start_no_route_is_refused_with_file_and_line() {
+fn a_section_that_cannot_be_watched_stops_alone_and_is_a_fault_of_the_configuration() {
     let monitored = Monitored::new();
-    monitored.sandbox.set_ini("dirmonitor1", "route", "");
-    monitored.sandbox.set_ini("dirmonitor2", "filemask", "*");
-    for command in [vec!["dirmonitor"], vec!["dirmonitor", "--dry-run"], vec!["up", "--services", "dirmonitor"]] {
-        let refused = monitored.sandbox.run(&command);
-        refused.expect_code(78);
-        for part in ["[dirmonitor1] route =", "names no route", "[dirmonitor2] path names no directory"] {
-            assert!(refused.stderr.contains(part), "{part} is not in {}", refused.stderr);
+    let faulty = [
+        ("dirmonitor2", "path", "/nowhere", "[dirmonitor2] route names no route"),
+        ("dirmonitor3", "filemsk", "*.edi", "[dirmonitor3] filemsk = *.edi is unknown; did you mean filemask?"),
+        ("dirmonitor4", "recursive", "deep", "[dirmonitor4] recursive = deep is neither True nor False"),
+        ("dirmonitor5", "path", "D:\\in", "[dirmonitor5] path = D:\\in is a path of Windows"),
+    ];
+    for (section, key, value, _) in &faulty[1..] {
+        monitored.add(section, &monitored.watched.join(section), "b_route");
+        monitored.sandbox.set_ini(section, key, value);
+    }
+    monitored.sandbox.set_ini("dirmonitor2", "path", "/nowhere");
+    let checked = monitored.sandbox.run(&["config", "check"]);
+    checked.expect_code(78);
+    let service = monitored.start("dirmonitor");
+    let up = monitored.up();
+    for (.., fault) in &faulty {
+        assert!(checked.stderr.contains(fault), "{fault} is not in {}", checked.stderr);
+        for running in [&service, &up] {
+            running.wait_stderr(fault);
         }
     }
+    wait_status(&up, "the sound one is watched", |monitor| {
+        monitor["directories"].as_array().is_some_and(|all| all.len() == 1)
+    });
+    monitored.drop_in("one");
+    monitored.wait_job("a_route", &up);
+    drop(up);
+    let monitors = monitored.sandbox.run(&["dirmonitor", "--backend", "python"]);
+    monitors.expect_code(78);
+    assert!(monitors.stderr.contains(faulty[0].3), "{}", monitors.stderr);
+}
+
+#[apply(test)]
+fn a_section_for_a_route_that_does_not_exist_is_a_fault_of_the_configuration() {
+    let monitored = Monitored::new();
+    let checked = monitored.sandbox.run(&["config", "check"]);
+    checked.expect_code(78);
+    let fault = "bots.ini: there is no active route a_route, so its files are not taken until there is";
+    assert!(checked.stderr.contains(fault), "{}", checked.stderr);
+}
+
+#[apply(test)]
+fn flags_of_the_monitor_are_checked() {
+    let monitored = Monitored::new();
     monitored.sandbox.run(&["dirmonitor", "--backend", "neither"]).expect_code(64);
     monitored.sandbox.run(&["dirmonitor", "--", "-x"]).expect_code(64);
     monitored.sandbox.run(&["dirmonitor", "--json"]).expect_code(64);

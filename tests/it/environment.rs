@@ -215,16 +215,33 @@ fn a_database_host_without_an_engine_is_refused() {
 }
 
 #[apply(test)]
-fn port_is_written_to_bots_ini() {
+fn a_port_for_one_start_does_not_stay_for_the_next() {
     let mut sandbox = Sandbox::new();
+    sandbox.set("PORT", "");
     sandbox.run(&["init-db"]).expect_code(0);
-    let ini = || fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("it was made");
-    assert!(ini().contains(&format!("port = {}\n", sandbox.web_port)), "{}", ini());
-    let before = ini();
-    sandbox.set("PORT", "8123");
-    sandbox.run(&["init-db"]).expect_code(0);
-    let ini = fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("it was made");
-    assert_eq!(ini, before.replace(&format!("port = {}\n", sandbox.web_port), "port = 8123\n"));
+    let path = sandbox.root().join("config/bots.ini");
+    let own = fs::read_to_string(&path).expect("it was made").replace("port = 8080\n", "port = 8123\n");
+    fs::write(&path, &own).expect("written");
+    let effective = |sandbox: &Sandbox| {
+        let script = "from bots import botsglobal, botsinit; import os; botsinit.generalinit(os.environ['BOTS_CONFIG_DIR']); \
+                      ini = botsglobal.ini; print(ini.get('webserver', 'port'), ini.getboolean('jobqueue', 'enabled', False))";
+        let answer = sandbox.run(&["exec", "--", "python", "-c", script]);
+        answer.expect_code(0);
+        answer.stdout.trim().to_owned()
+    };
+    for (variables, expected) in [
+        (&[][..], "8123 False"),
+        (&[("PORT", "8124"), ("BOTS_CTL_JOBQUEUE_URL", "http://127.0.0.1:9")], "8124 True"),
+        (&[], "8123 False"),
+    ] {
+        sandbox.set("PORT", "").unset("BOTS_CTL_JOBQUEUE_URL");
+        for (name, value) in variables {
+            sandbox.set(name, *value);
+        }
+        sandbox.run(&["init-db"]).expect_code(0);
+        assert_eq!(fs::read_to_string(&path).expect("there"), own);
+        assert_eq!(effective(&sandbox), expected);
+    }
 }
 
 /// Directories with 20,000 files: 20 of usersys with 500 each, 20 of grammars with 500 each.

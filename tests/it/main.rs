@@ -69,6 +69,7 @@ mod supervision;
 mod support;
 mod terminal;
 mod up;
+mod verdicts;
 mod watch;
 mod webserver;
 mod workloads;

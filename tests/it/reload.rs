@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
@@ -11,6 +10,7 @@ use serde_json::Value;
 
 use crate::support::bots::own_settings;
 use crate::support::browser::Browser;
+use crate::support::mounted::{Mount, another_web_ui, status, wait_refused};
 use crate::support::needs::in_network_of;
 use crate::support::pods::System;
 use crate::support::process::web_process;
@@ -19,52 +19,12 @@ use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, Sandbox, free_port, http, wait_until};
 use crate::support::users::in_mounts;
 
-/// A directory that is changed as a kubelet changes a mounted ConfigMap: all files at once.
-struct Mount {
-    dir: tempfile::TempDir,
-    version: std::cell::Cell<u32>,
-}
-
-impl Mount {
-    /// The mount of this sandbox, with no files.
-    fn of(sandbox: &mut Sandbox) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        sandbox.set("BOTS_CTL_CONFIG_SOURCE", dir.path().display().to_string());
-        sandbox.set("BOTS_CTL_RELOAD_INTERVAL", "20ms").set("LOG_LEVEL", "debug");
-        Self { dir, version: std::cell::Cell::new(0) }
-    }
-
-    /// Mounts these files in the place of those that are there.
-    fn mount(&self, files: &[(&str, &str)]) {
-        self.version.set(self.version.get() + 1);
-        let version = format!("..version_{}", self.version.get());
-        fs::create_dir(self.dir.path().join(&version)).expect("made");
-        for (name, content) in files {
-            fs::write(self.dir.path().join(&version).join(name), content).expect("written");
-        }
-        symlink(version, self.dir.path().join("..data_tmp")).expect("linked");
-        fs::rename(self.dir.path().join("..data_tmp"), self.dir.path().join("..data")).expect("renamed");
-        for (name, _) in files {
-            let _ = symlink(Path::new("..data").join(name), self.dir.path().join(name));
-        }
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-}
-
 /// The bots.ini of a sandbox with other values.
 fn ini(sandbox: &Sandbox, changes: &[(&str, &str, &str)]) -> String {
     let text = fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there is one");
     changes.iter().fold(text, |text, (section, key, value)| {
         bots_ctl::pycompat::configparser::set_value(&text, section, key, value).expect("it can be set")
     })
-}
-
-fn status(running: &Running) -> Value {
-    let body = running.health("/status").map(|answer| answer.body).unwrap_or_default();
-    serde_json::from_str(&body).unwrap_or_default()
 }
 
 /// Waits until a service has another process than this one, and is ready.
@@ -82,11 +42,6 @@ fn listening_inode(port: u16) -> String {
     let listening = |line: &&str| line.contains(&format!(":{port:04X} ")) && line.contains(" 0A ");
     let line = sockets.lines().find(listening).expect("it listens");
     line.split_whitespace().nth(9).expect("it has a number").to_owned()
-}
-
-fn wait_refused(running: &Running, fault: &str) {
-    let refused = || status(running)["refused"].to_string().contains(fault).then_some(());
-    wait_until(&format!("{fault} is refused"), refused, || format!("{:#}\n{}", status(running), running.report()));
 }
 
 /// What a page of the web UI says of the environment.
@@ -134,7 +89,7 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
         let errors = web.stderr().lines().filter(|line| line.contains("ERROR") && line.contains(&fault)).count();
         assert_eq!(errors, 1, "{}", web.report());
         for name in ["settings.py", "bots-ctl.toml"] {
-            let _ = fs::remove_file(mount.dir.path().join(name));
+            let _ = fs::remove_file(mount.file(name));
         }
         mount.mount(&[("bots.ini", &first)]);
         let accepted = || (web.stderr().matches("is no longer refused").count() == reverted).then_some(());
@@ -158,7 +113,7 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
 
     // Gone it is not missed.
     for name in ["bots.ini", "..data"] {
-        fs::remove_file(mount.dir.path().join(name)).expect("it is there");
+        fs::remove_file(mount.file(name)).expect("it is there");
     }
     web.wait_stderr("nothing is mounted at");
     assert_eq!(status(&web)["services"][0]["pid"], after["pid"]);
@@ -194,11 +149,12 @@ fn a_faulty_change_while_services_are_stopped_for_another_one_is_refused() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1s");
+    let _other = another_web_ui(&sandbox);
     let web = sandbox.webserver();
     let before = status(&web)["services"][0].clone();
     let valid = ini(&sandbox, &[("webserver", "environment_text", "the valid one")]);
     mount.mount(&[("bots.ini", &valid), ("bots-ctl.toml", "[django]\ntime_zone = \"Europe/Berlin\"\n")]);
-    web.wait_stderr("draining for 1 s");
+    web.wait_stderr("the web UI drains for 1 s, since others share its volume");
     mount.mount(&[("bots.ini", "no section\n"), ("bots-ctl.toml", "[stop]\ntimeout = \"never\"\n")]);
     wait_renewed(&web, 0, &before);
     for fault in ["bots.ini:1: ", "bots-ctl.toml:2: "] {
@@ -232,17 +188,29 @@ fn another_port_is_taken_over_unless_it_is_in_use() {
     web.wait_stderr(&format!("the web UI answers on http://localhost:{port} after"));
 }
 
+#[apply(test)]
+fn a_web_ui_that_is_alone_does_not_drain_before_a_reload() {
+    let mut sandbox = Sandbox::prepared();
+    let mount = Mount::of(&mut sandbox);
+    sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1h");
+    let web = sandbox.webserver();
+    let before = status(&web)["services"][0].clone();
+    mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", "changed")]))]);
+    wait_renewed(&web, 0, &before);
+}
+
 /// A stop wins, and the next start finds what is mounted.
 #[apply(test)]
 fn an_end_before_the_restart_loses_nothing() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1h");
+    let _other = another_web_ui(&sandbox);
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let mut web = sandbox.webserver();
         let before = web_process(&web);
         mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", signal.as_str())]))]);
-        web.wait_stderr("draining for 3600 s");
+        web.wait_stderr("the web UI drains for 3600 s");
         let answer = web.wait_health("/health/ready", 503);
         assert!(answer.body.contains("webserver is being restarted"), "{}", answer.body);
         assert_eq!(web.health("/health/live").expect("it listens").status, 200);

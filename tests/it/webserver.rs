@@ -4,12 +4,17 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::support::bots::is_bots_3;
 use crate::support::browser::Browser;
-use crate::support::sandbox::{DEADLINE, Sandbox, descendants, http, wait_until};
+use crate::support::mounted::status;
+use crate::support::pods::System;
+use crate::support::sandbox::{
+    DEADLINE, Running, Sandbox, assert_same_tree, descendants, free_port, http, tree_state, wait_until,
+};
 
 #[apply(test)]
 fn a_person_logs_in_and_opens_the_routes_page() {
@@ -182,6 +187,80 @@ fn a_taken_web_port_is_told_with_the_place_to_change_it() {
     let expected = format!("cannot serve the web UI on port {}: another program listens there", sandbox.web_port);
     assert!(failed.stderr.contains(&expected) && failed.stderr.contains("bots.ini"), "{}", failed.stderr);
     assert!(failed.stdout.is_empty(), "{}", failed.stdout);
+}
+
+#[apply(test)]
+fn a_second_web_ui_of_an_environment_says_which_one_runs_and_writes_nothing() {
+    let mut sandbox = Sandbox::prepared();
+    let web = sandbox.webserver();
+    sandbox.set("PORT", free_port().to_string());
+    sandbox.set("BOTS_CTL_HEALTH_ADDR", format!("127.0.0.1:{}", free_port()));
+    let config = sandbox.root().join("config");
+    let before = tree_state(&config);
+    for command in ["webserver", "up"] {
+        let refused = sandbox.run(&[command]);
+        refused.expect_code(69);
+        let root = sandbox.root().display().to_string();
+        let expected = format!("a web UI of {root} runs on this machine already: process {} (", web.pid());
+        assert!(refused.stderr.contains(&expected) && refused.stderr.contains("webserver)"), "{}", refused.stderr);
+        assert_same_tree(&config, &before);
+    }
+    // In a pod with a network of its own it is another machine.
+    let mut elsewhere = Running::start(System::command(&sandbox.command(&["webserver"])), sandbox.home.path(), 0);
+    elsewhere.wait_stderr("the web UI answers on");
+    drop(web);
+    elsewhere.signal(Signal::SIGTERM);
+    assert_eq!(elsewhere.wait_code(), 0, "{}", elsewhere.report());
+    let next = sandbox.start(&["webserver"]);
+    next.wait_stderr("the web UI answers on");
+}
+
+#[apply(test)]
+fn another_program_on_the_port_is_not_taken_for_the_web_ui() {
+    let mut sandbox = Sandbox::prepared();
+    // A web UI that is slow to listen: meanwhile another program answers on its port.
+    sandbox.stand_in("bots-webserver", "#!/bin/sh\nexec sleep 1000\n");
+    let web = sandbox.start(&["webserver"]);
+    wait_until("it is started", || status(&web)["services"][0]["pid"].is_i64().then_some(()), || web.report());
+    let script = "from http.server import *; import sys; HTTPServer(('0.0.0.0', int(sys.argv[1])), \
+                  SimpleHTTPRequestHandler).serve_forever()";
+    let mut other = std::process::Command::new(crate::support::sandbox::python())
+        .args(["-c", script, &sandbox.web_port.to_string()])
+        .spawn()
+        .expect("Python starts");
+    let answers = || http(sandbox.web_port, "GET", "/").map(|_| ());
+    wait_until("the other program answers", answers, || web.report());
+    let probed = Instant::now();
+    wait_until("it was probed", || (probed.elapsed() > Duration::from_millis(500)).then_some(()), || web.report());
+    let ready = web.health("/health/ready").expect("it listens");
+    assert!(ready.status == 503 && !web.stderr().contains("answers on"), "{}\n{}", ready.body, web.report());
+    other.kill().expect("it runs");
+    other.wait().expect("it has ended");
+}
+
+#[apply(test)]
+fn a_web_ui_whose_pages_fail_is_alive_and_not_ready() {
+    let mut sandbox = Sandbox::prepared();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
+    let config = sandbox.root().join("config");
+    let flag = sandbox.home.path().join("fail");
+    let middleware = format!(
+        "import os\n\ndef fail_when_asked(get_response):\n    def handle(request):\n        \
+         assert not os.path.exists({flag:?})\n        return get_response(request)\n    return handle\n"
+    );
+    fs::write(config.join("hook.py"), middleware).expect("written");
+    let settings = fs::read_to_string(config.join("settings.py")).expect("there is one");
+    let added = "MIDDLEWARE = list(MIDDLEWARE) + ['config.hook.fail_when_asked']\n# >>> bots-ctl";
+    fs::write(config.join("settings.py"), settings.replace("# >>> bots-ctl", added)).expect("written");
+    let web = sandbox.webserver();
+    let is = |check: &str, status: u16| web.health(check).filter(|answer| answer.status == status);
+    fs::write(&flag, "").expect("written");
+    let unready = wait_until("it is not ready", || is("/health/ready", 503), || web.report());
+    assert!(unready.body.contains("webserver: its page /login/ is HTTP 500"), "{}", unready.body);
+    assert!(is("/health/live", 200).is_some(), "{}", web.report());
+    fs::remove_file(&flag).expect("it is there");
+    wait_until("it is ready again", || is("/health/ready", 200), || web.report());
+    web.wait_stderr("webserver has its pages again");
 }
 
 #[apply(test)]

@@ -1,6 +1,6 @@
 """bots-ctl and one start of Python: first the facts, then, if asked to, work on the database.
 
-Run as `python -c <the scripts, this one last> CONFIG_DIR [settings]`. Requests come as a line of JSON on standard
+Run as `python -c <the scripts, this one last> CONFIG_DIR [settings|check]`. Requests come as a line of JSON on standard
 input, so that no password is ever an argument; the end of input means that there is nothing to do. Standard output has
 the answers alone, a line of JSON each; what Django and the settings print goes to standard error.
 """
@@ -21,7 +21,7 @@ def say(answer):
     answers.flush()
 
 
-def settings_alone(config_dir):
+def settings_alone(config_dir, _):
     """For a check that has found faults in bots.ini, which Bots would stumble over before it sees the settings."""
     import importlib
 
@@ -55,7 +55,7 @@ def attempt(task, *arguments):
         return {"fault": fault(error, sys.argv[1])}
 
 
-found = attempt(settings_alone if sys.argv[2:] == ["settings"] else facts, sys.argv[1])
+found = attempt(settings_alone if sys.argv[2:] == ["settings"] else facts, sys.argv[1], *sys.argv[2:])
 say(found)
 if "fault" not in found:
     line = sys.stdin.readline()

@@ -13,8 +13,10 @@ def note(event, arguments):
         opened.add(os.path.abspath(arguments[0]))
 
 
-def facts(config_dir):
+def facts(config_dir, is_check=False):
     global opened
+    for unknown in check_charsets(config_dir) if is_check else ():
+        return {"fault": unknown}
     from bots import botsglobal, botsinit
 
     sys.addaudithook(note)
@@ -28,7 +30,7 @@ def facts(config_dir):
     found = {
         "bots_version": str(botsglobal.version),
         "django_version": django.get_version(),
-        "database": database(settings.DATABASES["default"]),
+        "database": database(default_database(settings.DATABASES)),
         "directories": {
             "config": ini.get("directories", "config"),
             "botssys": ini.get("directories", "botssys"),
@@ -36,16 +38,29 @@ def facts(config_dir):
         },
         "time_zone": settings.TIME_ZONE,
         "static_url": settings.STATIC_URL,
+        "login": {"host": known_host(settings.ALLOWED_HOSTS), "path": str(settings.LOGIN_URL)},
         # Newer Djangos only notice that it is missing when the first request comes in.
         "has_secret_key": bool(settings.SECRET_KEY),
         "web_port": ini.getint("webserver", "port", 8080),
         "web_https": bool(ini.get("webserver", "ssl_certificate", None) and ini.get("webserver", "ssl_private_key", None)),
         "tables": {model._meta.db_table: table(model) for model in models if is_managed(model)},
         "migrations": {app.label: migrations(app) for app in apps.get_app_configs()},
-        "sources": sources(ini.get("directories", "botssys")),
+        "faults": check_all(config_dir) if is_check else [],
     }
+    found["sources"] = sources(ini.get("directories", "botssys"))
     opened = None
     return found
+
+
+def known_host(allowed):
+    """One that Django answers."""
+    return ([host.lstrip(".") for host in allowed if host != "*"] or ["localhost"])[0]
+
+
+def default_database(databases):
+    if "default" not in databases:
+        raise ValueError("DATABASES has no entry default")
+    return databases["default"]
 
 
 def database(settings):
@@ -150,17 +165,12 @@ def fault(error, config_dir):
         frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
         own = [frame for frame in frames if frame[0].startswith(os.path.dirname(config_dir))]
         place = (own or frames or [("", 0)])[-1]
+        if place[0] == "<string>":
+            # Of this script, at a value that it does not expect.
+            place = (os.path.join(config_dir, "settings.py"), 0)
     if isinstance(error, NotProven):
         # It says all there is to say.
         return {"text": str(error), "file": "", "line": 0, "traceback": ""}
     text = " ".join(traceback.format_exception_only(type(error), error)[-1].split())
     return {"text": text, "file": place[0], "line": place[1], "traceback": "".join(
         traceback.format_exception(type(error), error, error.__traceback__))}
-
-
-def settings_alone(config_dir):
-    """For a check that has found faults in bots.ini, which Bots would stumble over before it sees the settings."""
-    import importlib
-
-    importlib.import_module(os.path.basename(config_dir) + ".settings")
-    return {}

@@ -3,7 +3,8 @@
 Python imports this when it starts, since this directory comes first on PYTHONPATH. Bots's engine begins with a look for another one on
 its machine: at that point bots-ctl takes its place, with the same arguments. An engine that bots-ctl itself starts has a variable
 that says so: it goes on, and its row in the table mutex says that it holds the lease. When one of its channels lists a directory, bots-ctl
-says which of the files are complete; the others stay for the next run. And the client of the job queue of Bots 3 gets the sentences that it lacks for a refused job.
+says which of the files are complete; the others stay for the next run. Every program of Bots gets the values of bots.ini that variables
+replace. And the client of the job queue of Bots 3 gets the sentences that it lacks for a refused job.
 """
 
 import os
@@ -163,6 +164,25 @@ def judge_files(communication, descriptor):
     communication.file.incommunicate = judged
 
 
+def take_variables(botsinit):
+    """They take the place of values of bots.ini, which pods with other variables may share."""
+    start = botsinit.generalinit
+
+    def generalinit(*args, **named):
+        result = start(*args, **named)
+        ini = sys.modules["bots.botsglobal"].ini
+        port = os.environ.get("PORT")
+        is_remote = os.environ.get("BOTS_CTL_JOBQUEUE_URL")
+        for section, key, value in (("webserver", "port", port), ("jobqueue", "enabled", is_remote and "True")):
+            if value:
+                if not ini.has_section(section):
+                    ini.add_section(section)
+                ini.set(section, key, value)
+        return result
+
+    botsinit.generalinit = generalinit
+
+
 def complete_the_answers(job2queue):
     for code, text in ANSWERS.items():
         job2queue.JOBQUEUEMESSAGE2TXT.setdefault(code, text)
@@ -175,6 +195,7 @@ class Finder:
         start = directory()
         self.changes = {
             "bots.botslib": mark_the_row if holds_lease else lambda module: wrap_the_look(module, start),
+            "bots.botsinit": take_variables,
             CLIENT: complete_the_answers,
         }
         if holds_lease and descriptor:

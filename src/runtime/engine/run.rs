@@ -25,8 +25,9 @@ use crate::telemetry::counters::Counters;
 use super::incomplete_files::RunFiles;
 use super::supervise::{BUSY, ERRORS, EngineRun, RunResult};
 use super::{preflight, run_metrics};
-use crate::runtime::bots_environment::{child_variables, find_bots, load_django_settings, prepare};
+use crate::runtime::bots_environment::{child_variables, find_bots, mounted_files};
 use crate::runtime::init_db;
+use crate::runtime::prepare::prepare_environment;
 use crate::runtime::relay;
 use crate::runtime::serve::to_outcome;
 use crate::runtime::session::{App, run_until_shutdown};
@@ -87,11 +88,12 @@ async fn prepare_run<'a>(
 ) -> Result<Option<PreparedRun<'a>>, Error> {
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
-    let environment = prepare(config, &bots).await?;
-    let ini = BotsJobQueueIni::read(&environment)?;
+    let source = mounted_files(config).await?;
+    let (environment, django) = prepare_environment(config, reaper, &bots, &variables, source).await?;
+    let ini = BotsJobQueueIni::read(config, &environment)?;
     relay::listen_as_configured(config, &environment, counters).await;
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-    let settings = init_db::database_config(config, &load_django_settings(&context).await?)?;
+    let settings = init_db::database_config(config, &django)?;
     let mut files = RunFiles::new(config, bots.clone(), environment.clone(), arguments);
     let Some((mut lease, waited)) = preflight::begin(config, &settings, arguments, &mut files).await? else {
         return Ok(None);

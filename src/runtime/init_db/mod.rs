@@ -3,7 +3,6 @@
 mod report;
 mod steps;
 
-use std::fs::File;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -24,14 +23,10 @@ use crate::database::schema::diff::SchemaDiff;
 use crate::database::schema::{self, Inspection};
 use crate::database::{self, DatabaseConfig, retry, run_metrics};
 use crate::exit::{Error, Kind};
-use crate::fs::atomic;
 use crate::process::network;
 
 pub(crate) use report::Report;
 use steps::{InitDb, complete};
-
-/// How often to look whether another start in this environment has read the settings.
-const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long to wait before a connection to a server that has just gone away.
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
@@ -50,20 +45,21 @@ pub(crate) struct InitOptions {
     pub superuser: bool,
 }
 
-/// Reads the settings of Django and completes the database.
+/// Completes the database that `django` names.
 ///
-/// A reply that is kept from an earlier start only ever leads to "nothing to do": before anything is changed,
-/// Python reads the settings again. A token of `critical` is held while the schema is being changed.
+/// These settings alone only ever lead to "nothing to do": before anything is changed, Python reads the settings again. A token of `critical` is held while the schema is being changed.
 ///
 /// # Errors
 /// As [`ensure_database_with`]; also when something is left to a person.
 pub(crate) async fn ensure_database(
     config: &Config,
     context: &BotsContext<'_>,
+    django: DjangoSettings,
     critical: &TaskTracker,
 ) -> Result<DjangoSettings, Error> {
     let mut report = Report::default();
-    let django = ensure_database_with(config, context, critical, InitOptions::default(), &mut report).await?;
+    let options = InitOptions::default();
+    let django = ensure_database_with(config, context, django, critical, options, &mut report).await?;
     if report.missing.is_empty() && report.findings.is_empty() {
         return Ok(django);
     }
@@ -74,6 +70,7 @@ pub(crate) async fn ensure_database(
 pub(crate) async fn ensure_database_with(
     config: &Config,
     context: &BotsContext<'_>,
+    mut django: DjangoSettings,
     critical: &TaskTracker,
     task: InitOptions,
     report: &mut Report,
@@ -81,7 +78,7 @@ pub(crate) async fn ensure_database_with(
     if task.superuser {
         migrate::check_password(&config.superuser, true)?;
     }
-    let (mut django, mut python) = load_settings(context).await?;
+    let mut python = None;
     loop {
         let bots = InitDb {
             config,
@@ -114,30 +111,6 @@ pub(crate) async fn ensure_database_with(
             bots.initialise(python, work, critical, report).await?;
         }
         return Ok(django);
-    }
-}
-
-/// The settings of Django, and the Python that has read them if there had to be one. Of several that start at
-/// once in one environment only the first asks.
-async fn load_settings(context: &BotsContext<'_>) -> Result<(DjangoSettings, Option<PythonSession>), Error> {
-    if let Some(django) = DjangoSettings::load_cached(context) {
-        return Ok((django, None));
-    }
-    let _turn = lock_settings_cache(context).await?;
-    if let Some(django) = DjangoSettings::load_cached(context) {
-        return Ok((django, None));
-    }
-    let (python, django) = PythonSession::start(context).await?;
-    Ok((django, Some(python)))
-}
-
-async fn lock_settings_cache(context: &BotsContext<'_>) -> Result<File, Error> {
-    let path = context.environment.root.join(".bots-ctl-settings-cache.lock");
-    loop {
-        match atomic::try_lock(&path)? {
-            Some(file) => return Ok(file),
-            None => sleep(LOCK_POLL_INTERVAL).await,
-        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod fuzzing;
 pub mod interruption;
 pub mod kustomize;
 pub mod markdown;
+pub mod mounted;
 pub mod needs;
 pub mod network;
 pub mod other_version;

@@ -1,9 +1,10 @@
 //! A place for one test: a temporary HOME, free ports, the real Bots, and processes that end with the test.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -76,6 +77,10 @@ pub fn bots_bin_dir() -> &'static Path {
         let mut install = Command::new(binary());
         let drivers = [(Need::MariaDb, "mysql"), (Need::PostgreSql, "postgresql")];
         let drivers = drivers.into_iter().filter(|(need, _)| can_have(*need)).map(|(_, driver)| driver);
+        // Those of the tests are none of its own.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BOTS_CTL_")) {
+            install.env_remove(name);
+        }
         install.arg("install").env("BOTS_CTL_INSTALL_DIR", &dir);
         for driver in drivers {
             install.args(["--with", driver]);
@@ -128,6 +133,35 @@ pub fn wait_until<T>(what: &str, mut done: impl FnMut() -> Option<T>, report: im
         std::thread::sleep(Duration::from_millis(20));
     }
     panic!("gave up waiting until {what}\n{}", report());
+}
+
+/// Mode, inode and time of the last change of everything below a directory.
+pub type TreeState = BTreeMap<PathBuf, (u32, u64, i64, i64)>;
+
+/// Everything below a directory that a write would change.
+pub fn tree_state(dir: &Path) -> TreeState {
+    if !dir.exists() {
+        return TreeState::new();
+    }
+    let entries = WalkDir::new(dir).into_iter().map(|entry| entry.expect("readable"));
+    let look = |path: &Path| {
+        let meta = fs::symlink_metadata(path).expect("there");
+        (meta.mode(), meta.ino(), meta.mtime(), meta.mtime_nsec())
+    };
+    entries.map(|entry| (entry.path().to_path_buf(), look(entry.path()))).collect()
+}
+
+/// Sees to it that nothing was made, changed or removed since then.
+///
+/// # Panics
+/// With what was.
+pub fn assert_same_tree(dir: &Path, before: &TreeState) {
+    let after = tree_state(dir);
+    let of = |one: &TreeState, other: &TreeState| {
+        one.iter().filter(|(path, state)| other.get(*path) != Some(*state)).map(|(path, _)| path.clone()).collect()
+    };
+    let (changed, gone): (Vec<PathBuf>, Vec<PathBuf>) = (of(&after, before), of(before, &after));
+    assert!(changed.is_empty() && gone.is_empty(), "made or changed: {changed:#?}\ngone or changed: {gone:#?}");
 }
 
 impl Sandbox {

@@ -1,0 +1,108 @@
+//! `config check`: everything that a start of each service would refuse, and what would leave files lying.
+
+use tracing::debug;
+
+use crate::bots::Installation;
+use crate::bots::context::BotsContext;
+use crate::bots::dirmonitor_config::DirmonitorConfig;
+use crate::bots::django_settings::DjangoSettings;
+use crate::bots::environment::Environment;
+use crate::bots::jobqueue_config::BotsJobQueueIni;
+use crate::config::Config;
+use crate::database::connect::{ConnectMode, connect};
+use crate::database::retry::with_timeout;
+use crate::edi::monitored_routes;
+use crate::edi::monitored_routes::InChannel;
+use crate::edi::runs;
+use crate::exit::{Error, Kind};
+use crate::process::reaper::Reaper;
+use crate::watch::target::WatchTarget;
+
+use super::bots_environment::{find_bots, mounted_files};
+use super::dry_run::{DryRunResult, dry_run};
+use super::init_db;
+use super::service_spec::LaunchContext;
+use super::watch_targets::{inactive_route, target};
+
+/// The result of a check.
+#[derive(Default)]
+pub(crate) struct CheckedConfig {
+    /// What a start refuses, and what keeps a part of it from working.
+    pub faults: Vec<String>,
+    /// What a person may want to change.
+    pub notes: Vec<String>,
+}
+
+/// Checks the configuration, with the routes in the database where it answers. Changes nothing.
+///
+/// # Errors
+/// When it cannot be checked.
+pub(crate) async fn check(config: &Config, reaper: &Reaper) -> Result<CheckedConfig, Error> {
+    let bots = find_bots(config, reaper).await?;
+    let services = |context: &BotsContext<'_>, django: &DjangoSettings| {
+        let queue = BotsJobQueueIni::read(config, context.environment)?;
+        // Services that run already have these.
+        let own_ports = [django.web_port, queue.port];
+        let (bots, queue) = (*context, &queue);
+        let mut faults = Vec::new();
+        if let Err(error) = (LaunchContext { config, bots, django, queue, own_ports: &own_ports }).all_services() {
+            faults.extend(error.faults().to_vec());
+        }
+        if queue.enabled {
+            faults.extend(DirmonitorConfig::read(context.environment, context.bots)?.faults);
+        }
+        faults.dedup();
+        if faults.is_empty() { Ok(()) } else { Err(Error::all(Kind::Configuration, faults)) }
+    };
+    let result = dry_run(config, reaper, &bots, mounted_files(config).await, services).await?;
+    let mut checked = CheckedConfig { faults: result.faults.clone(), notes: Vec::new() };
+    if let Some(django) = result.django.as_ref().filter(|_| result.faults.is_empty())
+        && let Err(error) = check_routes(config, &bots, &result, django, &mut checked).await
+    {
+        debug!("routes and channels are not checked: {error}");
+    }
+    Ok(checked)
+}
+
+async fn check_routes(
+    config: &Config,
+    bots: &Installation,
+    result: &DryRunResult,
+    django: &DjangoSettings,
+    checked: &mut CheckedConfig,
+) -> Result<(), Error> {
+    let settings = init_db::database_config(config, django)?;
+    let environment = result.environment();
+    let asked = with_timeout(&settings, async {
+        let mut connection = connect(&settings, ConnectMode::Probe).await?;
+        let channels = monitored_routes::in_channels(&mut connection, &settings).await?;
+        Ok((channels, runs::routes(&mut connection, &settings).await?))
+    });
+    let (channels, routes) = asked.await?;
+    if BotsJobQueueIni::read(config, &environment)?.enabled {
+        let monitored = DirmonitorConfig::read(&environment, bots)?;
+        let is_active = |name: &str| routes.iter().any(|route| route.name == name && route.is_active);
+        let idle = monitored.directories.iter().filter(|directory| !is_active(&directory.route));
+        let faults = idle.map(|section| result.describe(&inactive_route(&section.origin, &section.route)));
+        checked.faults.extend(faults);
+    }
+    let directories = channels.iter().filter(|channel| channel.is_directory);
+    checked.notes.extend(directories.filter_map(|channel| unfinished_names(config, bots, channel)));
+    Ok(())
+}
+
+/// A note for a channel that takes files under names which say that a file is not complete.
+fn unfinished_names(config: &Config, bots: &Installation, channel: &InChannel) -> Option<String> {
+    let monitored = DirmonitorConfig::without_sections(&Environment::paths(config), bots);
+    let files = monitored.files(&channel.path, &channel.filename)?;
+    let name = (channel.channel.clone(), channel.route.clone());
+    let entry = target(config, &monitored, name, &files, monitored.way, std::iter::empty());
+    let names = WatchTarget { is_channel: true, ..entry }.unfinished_names().join(", ");
+    (!names.is_empty()).then(|| {
+        format!(
+            "channel {} of route {} takes names that end in {names}, which many programs give to a file while they \
+             write it: a run waits for such a file, at most for BOTS_CTL_FILE_WAIT; a mask such as *.edi leaves it out",
+            channel.channel, channel.route
+        )
+    })
+}
