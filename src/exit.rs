@@ -89,6 +89,28 @@ impl Kind {
     }
 }
 
+/// The exit code of a job in words. Those of bots-ctl's own engine are known; other programs have their own.
+#[must_use]
+pub fn job_exit_in_words(task: &str, code: u8) -> String {
+    let meaning = match code {
+        0 => "done",
+        129.. => "a signal ended it",
+        1 if is_engine(task) => "the engine could not do its work",
+        2 if is_engine(task) => "it ran, and files or channels had errors",
+        3 if is_engine(task) => "nothing was run: another engine runs, or its port is taken",
+        _ if is_engine(task) => {
+            CODES.iter().find(|(_, own, _)| *own == code).map_or("unknown to bots-ctl", |(.., meaning)| *meaning)
+        }
+        _ => return format!("exit code {code}"),
+    };
+    format!("exit code {code}: {meaning}")
+}
+
+/// Whether a task is a run of Bots's engine, with or without a path or Python before it.
+fn is_engine(task: &str) -> bool {
+    task.contains("bots-engine")
+}
+
 /// A failure as the user sees it: one line per fault, each saying what is wrong, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {

@@ -160,6 +160,9 @@ pub struct Endpoint {
     pub token: Option<SecretString>,
 }
 
+/// Stands for the newest job, where the number of a job is expected.
+pub const LATEST_JOB: i32 = 0;
+
 /// A question to the health listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Check {

@@ -2,6 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use crate::model::LATEST_JOB;
+
 /// What to do with jobs.
 #[derive(Debug, Subcommand)]
 pub enum Job {
@@ -10,8 +12,14 @@ pub enum Job {
                       Example:\n  bots-ctl job add -p 1 --wait -- bots-engine --new my_route")]
     Add(AddJob),
     /// List the jobs that wait, the first in line first
-    #[command(after_help = "Example:\n  bots-ctl job list --json")]
+    #[command(after_help = "Examples:\n  bots-ctl job list --json\n  bots-ctl job list --failed")]
     List {
+        /// All that are remembered, the newest first, with times and results
+        #[arg(long)]
+        all: bool,
+        /// Those of them that have failed
+        #[arg(long, conflicts_with = "all")]
+        failed: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -24,15 +32,24 @@ pub enum Job {
         json: bool,
     },
     /// Show what became of a job, and the end of what it printed
-    #[command(after_help = "Example:\n  bots-ctl job show 12")]
+    #[command(after_help = "Examples:\n  bots-ctl job show 12\n  bots-ctl job show latest")]
     Show {
-        /// Its number, as `job add` prints it
-        #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+        /// Its number, as `job add` prints it, or latest
+        #[arg(value_parser = number)]
         number: i32,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
+}
+
+/// A number of a job; [`LATEST_JOB`] for the word `latest`.
+fn number(text: &str) -> Result<i32, String> {
+    match text.parse() {
+        _ if text == "latest" => Ok(LATEST_JOB),
+        Ok(number @ 1..) => Ok(number),
+        _ => Err("expected the number of a job, or latest".to_owned()),
+    }
 }
 
 /// Flags of `job add`.

@@ -12,16 +12,17 @@ use crate::bots::environment::Environment;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::cli::{self, AddJob, Global};
 use crate::config::Config;
-use crate::exit::{Error, Kind, Outcome};
+use crate::exit::{Error, Kind, Outcome, job_exit_in_words};
 use crate::jobs::client::{self, call};
 use crate::jobs::command_line::JobCommand;
-use crate::jobs::rpc::{ADD, ADD_NUMBERED, CLEAR, LIST, SHOW, code};
+use crate::jobs::rpc::{ADD, ADD_NUMBERED, CLEAR, HISTORY, LIST, SHOW, code};
 use crate::jobs::xmlrpc::{self, Value};
-use crate::model::Endpoint;
+use crate::model::{Endpoint, LATEST_JOB};
 
 use super::{load_config, write_line, write_stdout};
 use crate::runtime::relay;
 use crate::runtime::session::{App, run_until_shutdown, with_app};
+use crate::status::text::{table, utc};
 
 /// How often `--wait` polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -37,7 +38,8 @@ pub fn run(global: &Global, job: &cli::Job) -> Result<Outcome, Error> {
         let asked = async {
             match job {
                 cli::Job::Add(flags) => add(&target, flags).await,
-                cli::Job::List { json } => list(&target, *json).await,
+                cli::Job::List { all: false, failed: false, json } => list(&target, *json).await,
+                cli::Job::List { failed, json, .. } => list_history(&target, *failed, *json).await,
                 cli::Job::Clear { json } => clear(&target, *json).await,
                 cli::Job::Show { number, json } => show(&target, *number, *json).await,
             }
@@ -134,6 +136,50 @@ async fn list(target: &Endpoint, json: bool) -> Result<Outcome, Error> {
     Ok(Outcome::Success)
 }
 
+/// Jobs in any state, or those that have failed.
+async fn list_history(target: &Endpoint, has_failed: bool, json: bool) -> Result<Outcome, Error> {
+    let jobs = xmlrpc::to_json(&call_native(target, HISTORY, Value::Boolean(has_failed)).await?);
+    if json {
+        write_line(&jobs);
+        return Ok(Outcome::Success);
+    }
+    let rows: Vec<_> = jobs.as_array().into_iter().flatten().map(row).collect();
+    if rows.is_empty() {
+        write_line(if has_failed { "no job has failed" } else { "there are no jobs" });
+    } else {
+        let head = ["NUMBER", "STATE", "SUBMITTED", "TOOK", "TASK", "RESULT"];
+        table(head, rows.into_iter()).iter().for_each(write_line);
+    }
+    Ok(Outcome::Success)
+}
+
+fn row(job: &Json) -> [String; 6] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    [
+        job["number"].to_string(),
+        job["state"].as_str().unwrap_or_default().to_owned(),
+        or_dash(time(&job["submitted"])),
+        or_dash(took(job)),
+        format_task(&job["task"]),
+        or_dash(result(job)),
+    ]
+}
+
+/// A moment, as `2026-02-03T04:05:06Z`.
+#[allow(clippy::cast_possible_truncation, reason = "seconds of this millennium are exact")]
+fn time(seconds: &Json) -> Option<String> {
+    seconds.as_f64().map(|seconds| utc(seconds as i64))
+}
+
+fn took(job: &Json) -> Option<String> {
+    Some(format!("{:.1} s", job["ended"].as_f64()? - job["started"].as_f64()?))
+}
+
+fn result(job: &Json) -> Option<String> {
+    let code = u8::try_from(job["exit_code"].as_i64()?).ok()?;
+    Some(job_exit_in_words(&format_task(&job["task"]), code))
+}
+
 async fn clear(target: &Endpoint, json: bool) -> Result<Outcome, Error> {
     call(target, CLEAR, Vec::new()).await?;
     write_line(if json { "{\"cleared\":true}" } else { "no job waits any more" });
@@ -147,30 +193,41 @@ async fn show(target: &Endpoint, number: i32, json: bool) -> Result<Outcome, Err
         return Ok(Outcome::Success);
     }
     let mut text = String::new();
-    for name in ["number", "state", "priority", "attempts", "exit_code"] {
+    for name in ["number", "state", "priority", "attempts"] {
         if let Some(value) = job.get(name) {
-            let _ = writeln!(text, "{:<10} {}", name.replace('_', " "), value.to_string().replace('"', ""));
+            let _ = writeln!(text, "{name:<10} {}", value.to_string().replace('"', ""));
         }
     }
-    let _ = writeln!(text, "{:<10} {}", "task", format_task(&job["task"]));
-    if let (Some(started), Some(ended)) = (job["started"].as_f64(), job["ended"].as_f64()) {
-        let _ = writeln!(text, "{:<10} {:.1} s", "took", ended - started);
+    let code = result(&job).map(|result| result.trim_start_matches("exit code ").to_owned());
+    let times = ["submitted", "started", "ended"].map(|name| (name, time(&job[name])));
+    let rest = [("exit code", code), ("task", Some(format_task(&job["task"])))];
+    for (name, value) in rest.into_iter().chain(times).chain([("took", took(&job))]) {
+        if let Some(value) = value {
+            let _ = writeln!(text, "{name:<10} {value}");
+        }
     }
     write_stdout(&(text + &output(&job)));
     Ok(Outcome::Success)
 }
 
 async fn poll(target: &Endpoint, number: i32) -> Result<Json, Error> {
-    let text = match call(target, SHOW, vec![Value::Integer(number)]).await {
-        Ok(job @ Value::Struct(_)) => return Ok(xmlrpc::to_json(&job)),
-        Ok(_) => format!("there is no job {number}, or it was forgotten long ago"),
-        Err(client::Error::Fault(..)) => format!(
-            "the job queue on {} keeps no account of its jobs; that of bots-ctl does (BOTS_CTL_JOBQUEUE_BACKEND=native)",
-            target.authority
-        ),
-        Err(error) => return Err(error.into()),
+    let text = match call_native(target, SHOW, Value::Integer(number)).await? {
+        job @ Value::Struct(_) => return Ok(xmlrpc::to_json(&job)),
+        _ if number == LATEST_JOB => "there are no jobs".to_owned(),
+        _ => format!("there is no job {number}, or it was forgotten long ago"),
     };
     Err(Error::new(Kind::Failed, text))
+}
+
+/// Calls a method that the queue of bots-ctl alone has.
+async fn call_native(target: &Endpoint, method: &str, argument: Value) -> Result<Value, Error> {
+    call(target, method, vec![argument]).await.map_err(|error| match error {
+        client::Error::Fault(..) => {
+            let text = "keeps no account of its jobs; that of bots-ctl does (BOTS_CTL_JOBQUEUE_BACKEND=native)";
+            Error::new(Kind::Failed, format!("the job queue on {} {text}", target.authority))
+        }
+        error => error.into(),
+    })
 }
 
 fn output(job: &Json) -> String {

@@ -22,10 +22,17 @@ use super::query::Param::{Integer, OptionalInteger, Text};
 use super::query::{Connection, Param, Row, number, text};
 use super::retry::with_timeout;
 use super::{DatabaseConfig, Error};
+use crate::model::LATEST_JOB;
 pub use job::{AddOutcome, Job, JobResult, NewJob, QueuedJob};
 
 /// Time between two attempts of a standby.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// Jobs that are listed at most.
+const MAX_LISTED_JOBS: u32 = 200;
+
+/// The columns that [`job`] reads, but for the output.
+const JOB_COLUMNS: &str = "number, state, priority, task, submitted, started, ended, attempts, exit_code";
 
 /// The rows, and the right to change them.
 pub struct JobStore {
@@ -172,14 +179,27 @@ impl JobStore {
         Ok(rows.iter().filter_map(|row| number(row, 0)).collect())
     }
 
-    /// A job in any state.
+    /// A job in any state, or the newest one.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn show(&mut self, number: i64) -> Result<Option<Job>, Error> {
-        const SHOW: &str = "SELECT number, state, priority, task, submitted, started, ended, attempts, exit_code, \
-             output FROM botsctl_job WHERE number = ?";
-        Ok(self.rows(SHOW, &[Integer(number)]).await?.iter().find_map(job))
+        let latest = "(SELECT max(number) FROM botsctl_job)";
+        let (which, arguments): (&str, &[Param<'_>]) =
+            if number == i64::from(LATEST_JOB) { (latest, &[]) } else { ("?", &[Integer(number)]) };
+        let query = format!("SELECT {JOB_COLUMNS}, output FROM botsctl_job WHERE number = {which}");
+        Ok(self.rows(&query, arguments).await?.iter().find_map(job))
+    }
+
+    /// The newest jobs in any state, or those that have failed, without their output; the newest first.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn history(&mut self, has_failed: bool) -> Result<Vec<Job>, Error> {
+        let failed = if has_failed { "WHERE state = 'failed'" } else { "" };
+        let query =
+            format!("SELECT {JOB_COLUMNS} FROM botsctl_job {failed} ORDER BY number DESC LIMIT {MAX_LISTED_JOBS}");
+        Ok(self.rows(&query, &[]).await?.iter().filter_map(job).collect())
     }
 
     /// Removes all but the newest of the jobs that have ended.

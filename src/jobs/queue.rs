@@ -101,6 +101,8 @@ type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;
 enum Request {
     Add(NewJob, RequestId, Reply<AddOutcome>),
     List(Reply<Vec<QueuedJob>>),
+    /// All, or only those that have failed.
+    History(bool, Reply<Vec<Job>>),
     Clear(Reply<u64>),
     Take(Reply<Option<QueuedJob>>),
     Show(i64, Reply<Option<Job>>),
@@ -135,6 +137,14 @@ impl Queue {
     /// When they cannot be read.
     pub async fn list(&self) -> Result<Vec<QueuedJob>, Unavailable> {
         self.request(Request::List).await
+    }
+
+    /// The newest jobs in any state, or those that have failed, without their output; the newest first.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn history(&self, has_failed: bool) -> Result<Vec<Job>, Unavailable> {
+        self.request(|reply| Request::History(has_failed, reply)).await
     }
 
     /// Removes the waiting jobs; returns how many.

@@ -14,13 +14,15 @@ use crate::database::jobs::{AddOutcome, Job, QueuedJob};
 pub const ADD: &str = "addjob";
 /// Lists the waiting jobs.
 pub const LIST: &str = "listjobs";
+/// Lists jobs in any state, or those that have failed.
+pub const HISTORY: &str = "botsctl.listjobs";
 /// Removes the waiting jobs.
 pub const CLEAR: &str = "clearjobq";
 /// Takes a job out of the queue.
 const TAKE: &str = "getjob";
 /// Adds a job; returns a code and its number.
 pub const ADD_NUMBERED: &str = "botsctl.addjob";
-/// Returns a job in any state.
+/// Returns a job in any state; that with the number 0 is the newest.
 pub const SHOW: &str = "botsctl.showjob";
 
 /// A task that runs nothing: it tests whether the queue answers.
@@ -62,6 +64,9 @@ pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Resu
         (ADD, [task, priority]) => Ok(Value::Integer(add(queue, task, priority, request_id).await?.0)),
         (ADD_NUMBERED, [task, priority]) => Ok(numbered(add(queue, task, priority, request_id).await?)),
         (LIST, []) => Ok(list(&queue.list().await?)),
+        (HISTORY, [Value::Boolean(has_failed)]) => {
+            Ok(Value::Array(queue.history(*has_failed).await?.iter().map(job).collect()))
+        }
         (CLEAR, []) => {
             let cleared = queue.clear().await?;
             tracing::info!(%request_id, "the job queue was cleared of {cleared} jobs");
@@ -71,7 +76,7 @@ pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Resu
         (SHOW, [Value::Integer(number)]) => {
             Ok(queue.show(i64::from(*number)).await?.as_ref().map_or(Value::Integer(0), job))
         }
-        (ADD | ADD_NUMBERED | LIST | CLEAR | TAKE | SHOW, _) => {
+        (ADD | ADD_NUMBERED | LIST | HISTORY | CLEAR | TAKE | SHOW, _) => {
             Err(RpcError::Fault(format!("{}: wrong arguments", call.method)))
         }
         (other, _) => Err(RpcError::Fault(format!("method {other:?} is not supported"))),

@@ -286,6 +286,18 @@ fn the_job_commands_tell_everything() {
     let shown = queue.job(&["show", "2"]).expect_code(0).stdout.clone();
     assert!(shown.contains("state      failed\n") && shown.contains("exit code  7\n"), "{shown}");
     assert!(shown.ends_with("this is two\n"), "{shown}");
+    for time in ["submitted  20", "started    20", "ended      20"] {
+        assert!(shown.contains(time), "{shown}");
+    }
+    let latest = queue.job(&["show", "latest"]).expect_code(0).stdout.clone();
+    assert!(latest.contains("number     3\n") && latest.contains("exit code  9\n"), "{latest}");
+    queue.job(&["show", "last"]).expect_code(64);
+    let all = queue.job(&["list", "--all"]).expect_code(0).stdout.clone();
+    let lines: Vec<Vec<&str>> = all.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["NUMBER", "STATE", "SUBMITTED", "TOOK", "TASK", "RESULT"], "{all}");
+    assert_eq!([1, 2, 3].map(|line| lines[line][..2].join(" ")), ["3 failed", "2 failed", "1 done"], "{all}");
+    let failed = queue.job(&["list", "--failed", "--json"]).expect_code(0).stdout.clone();
+    assert!(failed.contains("\"exit_code\":7") && !failed.contains("\"state\":\"done\""), "{failed}");
     let shown = queue.job(&["show", "99"]);
     assert!(shown.expect_code(1).stderr.contains("there is no job 99"), "{}", shown.stderr);
     assert_eq!(queue.job(&["clear"]).expect_code(0).stdout, "no job waits any more\n");

@@ -18,6 +18,9 @@ impl Worker {
                     clients.push((request_id, reply));
                 }
                 Request::List(reply) => send_reply(reply, self.db.with(async |jobs| jobs.list().await).await),
+                Request::History(has_failed, reply) => {
+                    send_reply(reply, self.db.with(async |jobs| jobs.history(has_failed).await).await);
+                }
                 Request::Clear(reply) => {
                     let cleared = self.db.with(async |jobs| jobs.clear().await).await;
                     if cleared.is_ok() {
