@@ -215,7 +215,7 @@ pub struct Dirmonitor {
     /// Print JSON, with --dry-run
     #[arg(long, requires = "dry_run")]
     pub json: bool,
-    /// Ask the running monitor of this environment to scan everything again, and end
+    /// Have the running monitor of this environment read its configuration and all files again; 69: none runs, 78: refused
     #[arg(long)]
     pub reload: bool,
     /// Address of the health listener

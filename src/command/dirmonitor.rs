@@ -4,17 +4,15 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::bots::dirmonitor_config::trigger_file;
-use crate::bots::environment::Environment;
 use crate::cli::{self, Global};
-use crate::config::Config;
-use crate::exit::{Error, Kind, Outcome};
+use crate::exit::{Error, Outcome};
 use crate::model::ServiceName;
 use crate::telemetry::escape::escape_control;
 use crate::watch::scan::WatchState;
 
 use super::{config_inputs, load_config, overrides, write_line, write_stdout};
 use crate::runtime::dirmonitor_dry_run::{self, ScannedTarget};
+use crate::runtime::reload_request;
 use crate::runtime::serve::serve;
 use crate::runtime::service_spec::ServePlan;
 use crate::runtime::session::with_app;
@@ -30,7 +28,9 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
     ]);
     let config = load_config(global, given.clone())?;
     if flags.reload {
-        return reload(&config);
+        reload_request::request(&config)?;
+        write_line("the directory monitor has read its configuration again, and scans all files");
+        return Ok(Outcome::Success);
     }
     with_app(config, async |session| {
         if flags.dry_run {
@@ -45,17 +45,6 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
         let inputs = config_inputs(global, given);
         serve(session, ServePlan { only: Some(ServiceName::Dirmonitor), args: flags.args.clone(), inputs }).await
     })
-}
-
-/// Asks a running monitor, in this container or in another one on the same volume, to scan all directories again.
-fn reload(config: &Config) -> Result<Outcome, Error> {
-    let trigger = trigger_file(&Environment::load(config)?);
-    std::fs::write(&trigger, "reload").map_err(|error| {
-        let text = format!("cannot ask the directory monitor to reload: cannot write {}: {error}", trigger.display());
-        Error::new(Kind::Failed, text)
-    })?;
-    write_line("the directory monitor of this environment reads its configuration and scans all files again");
-    Ok(Outcome::Success)
 }
 
 fn to_text(scanned: &ScannedTarget) -> String {

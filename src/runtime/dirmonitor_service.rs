@@ -29,8 +29,9 @@ use crate::watch::status::{MonitorStatus, TargetStatus};
 use crate::watch::unfinished::PendingFiles;
 
 use super::relay;
+use super::reload_request;
 use super::service_start::HealthSlot;
-use super::watch_targets::{TargetSources, consume_trigger_file};
+use super::watch_targets::TargetSources;
 
 /// How often bots.ini and the trigger file are polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -109,7 +110,7 @@ async fn sync_targets(
     loop {
         poll.tick().await;
         let (file, trigger) = (sources.file(), sources.trigger().to_owned());
-        let Ok((stamp, words)) = blocking::run(move || (file_stamp(&file), consume_trigger_file(&trigger))).await
+        let Ok((stamp, words)) = blocking::run(move || (file_stamp(&file), reload_request::consume(&trigger))).await
         else {
             continue;
         };
@@ -117,12 +118,12 @@ async fn sync_targets(
         // Also in the first round: it may have changed since the start has read it.
         let before = seen.replace(stamp);
         let mut has_changed = is_requested || before != Some(stamp);
+        let mut refusal = None;
         if has_changed {
-            let is_read;
-            (sources, is_read) = read_again(sources, submitter, config).await;
+            (sources, refusal) = read_again(sources, submitter, config).await;
             // The first reading is no change, unless it fails.
-            if before.is_some() || !is_read {
-                counters.count_reload(is_read);
+            if before.is_some() || refusal.is_some() {
+                counters.count_reload(refusal.is_none());
             }
         }
         if is_requested || next_read <= Instant::now() {
@@ -134,6 +135,8 @@ async fn sync_targets(
         }
         if is_requested {
             let _ = commands.send(MonitorCommand::Rescan).await;
+            let trigger = sources.trigger().to_owned();
+            let _ = blocking::run(move || reload_request::answer(&trigger, refusal.as_deref())).await;
         }
     }
 }
@@ -163,8 +166,12 @@ async fn read_database(sources: &mut TargetSources, was_away: &mut bool) -> bool
     }
 }
 
-/// Reads bots.ini again, on a thread that may wait for it; true where it was valid and is in force.
-async fn read_again(mut sources: TargetSources, submitter: &JobSubmitter, config: &Config) -> (TargetSources, bool) {
+/// Reads bots.ini again, on a thread that may wait for it. The result is the reason where it is not in force.
+async fn read_again(
+    mut sources: TargetSources,
+    submitter: &JobSubmitter,
+    config: &Config,
+) -> (TargetSources, Option<String>) {
     let read = move || {
         let read = sources.read_ini();
         (sources, read)
@@ -174,18 +181,21 @@ async fn read_again(mut sources: TargetSources, submitter: &JobSubmitter, config
         // A panic aborts the process, and nothing cancels this.
         Err(_) => std::future::pending().await,
     };
-    let is_read = read.is_ok();
-    match read {
+    let refusal = match read {
         Ok(queue) => {
             debug!("read {} again", queue.file.display());
             if !queue.enabled {
                 error!("{}", queue.disabled_error(ServiceName::Dirmonitor));
             }
             submitter.set_target(relay::queue(config, queue.port));
+            None
         }
-        Err(error) => error!("{error}; going on with what was read before"),
-    }
-    (sources, is_read)
+        Err(error) => {
+            error!("{error}; going on with what was read before");
+            Some(error.to_string())
+        }
+    };
+    (sources, refusal)
 }
 
 /// As Bots's monitor reads it: words, of which it knows one.

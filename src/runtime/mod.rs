@@ -14,6 +14,7 @@ pub(crate) mod init_db;
 pub(crate) mod jobqueue_service;
 pub(crate) mod prepare;
 pub(crate) mod relay;
+pub(crate) mod reload_request;
 pub(crate) mod reload_state;
 pub(crate) mod serve;
 pub(crate) mod service_spec;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::bots;
 use crate::bots::Installation;
@@ -233,37 +233,4 @@ async fn read_routes(
     let routes = runs::routes(connection, settings).await?;
     let monitored = if is_4 { monitored_routes::routes(connection, settings).await? } else { Vec::new() };
     Ok(DatabaseRoutes { monitored, locks: monitored_routes::locks(connection, settings).await?, routes })
-}
-
-/// Takes what was written to the trigger file, and removes it. May wait for a file system.
-pub(crate) fn consume_trigger_file(file: &Path) -> Option<String> {
-    // Its writer creates it first: an empty file is not complete.
-    let text = std::fs::read_to_string(file).ok().filter(|text| !text.trim().is_empty())?;
-    match std::fs::remove_file(file) {
-        Ok(()) => {
-            info!("{} asks for: {}", file.display(), text.trim());
-            Some(text)
-        }
-        Err(error) => {
-            warn!("cannot remove {}: {error}; what it asks for is not done", file.display());
-            None
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trigger_is_taken_when_its_words_are_there() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let file = dir.path().join("trigger");
-        assert_eq!(consume_trigger_file(&file), None);
-        std::fs::write(&file, "").expect("written");
-        assert_eq!(consume_trigger_file(&file), None);
-        std::fs::write(&file, "reload").expect("its writer still has it");
-        assert_eq!(consume_trigger_file(&file).as_deref(), Some("reload"));
-        assert!(!file.exists());
-    }
 }

@@ -236,6 +236,13 @@ fn a_reload_looks_at_files_anew() {
     let before = count();
     monitored.sandbox.run(&["dirmonitor", "--reload"]).expect_code(0);
     wait_until("it runs again", || (count() > before).then_some(()), || up.report());
+    monitored.sandbox.set_ini("dirmonitor1", "route", "");
+    let refused = monitored.sandbox.run(&["dirmonitor", "--reload"]);
+    assert!(refused.expect_code(78).stderr.contains("[dirmonitor1]"), "{refused:?}");
+    drop(up);
+    let away = monitored.sandbox.run(&["dirmonitor", "--reload"]);
+    assert!(away.expect_code(69).stderr.contains("no directory monitor of "), "{away:?}");
+    assert!(!monitored.sandbox.root().join("botssys/.dirmonitor.trigger").exists());
 }
 
 #[apply(test)]
