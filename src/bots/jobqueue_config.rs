@@ -19,6 +19,8 @@ pub struct BotsJobQueueIni {
     pub threads: usize,
     /// How many minutes a job may run.
     pub longest_minutes: u64,
+    /// The port of loopback by which engines of Bots keep each other out.
+    pub engine_port: u16,
     /// Whether it is ended then.
     pub kills_overdue: bool,
     /// First words of tasks that may be run beside the engine.
@@ -46,6 +48,7 @@ impl BotsJobQueueIni {
             port: number("jobqueue", "port").and_then(|port| port.try_into().ok()).unwrap_or(Self::PORT),
             threads: number("jobqueue", "nr_threads").and_then(|count| count.try_into().ok()).unwrap_or(1).max(1),
             longest_minutes: number("settings", "maxruntime").map_or(60, |minutes| minutes.try_into().unwrap_or(0)),
+            engine_port: number("settings", "port").and_then(|port| port.try_into().ok()).unwrap_or(28081),
             kills_overdue: is_true("killjobsintimeout"),
             authorised: words.filter(|word| !word.is_empty()).map(str::to_owned).collect(),
             file: environment.ini_file(),

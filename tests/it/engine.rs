@@ -1,6 +1,7 @@
 //! `engine`: one run, let finish whatever comes, and its exit code.
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -111,6 +112,21 @@ fn a_run_that_takes_too_long_is_killed_and_recovered_by_the_next() {
     assert!([0, 2].contains(&recovered.code()), "{recovered:?}");
     let told = format!("{}{}", recovered.stdout, recovered.stderr);
     assert!(told.contains("crashrecovery"), "{told}");
+}
+
+#[apply(test)]
+fn a_port_that_another_program_holds_is_told_with_its_name() {
+    let demo = Demo::new();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    let port = listener.local_addr().expect("it has one").port();
+    demo.sandbox.set_ini("settings", "port", &port.to_string());
+    let refused = demo.sandbox.run(&["engine", "--new"]);
+    let told =
+        format!("nothing was run: port {port} of 127.0.0.1, by which engines of Bots keep each other out, is held by ");
+    assert!(refused.expect_code(3).stderr.contains(&told), "{refused:?}");
+    assert!(refused.stderr.contains(&format!("(process {})", std::process::id())), "{refused:?}");
+    drop(listener);
+    demo.sandbox.run(&["engine", "--new"]).expect_code(0);
 }
 
 const MESSAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo/input/single.edi");

@@ -1,5 +1,6 @@
 //! One run of the engine under its lease: checks before, a summary after.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::database::lease::Lease;
 use crate::edi::recovery::{self, PreviousRun};
 use crate::edi::runs;
 use crate::exit::{Error, Exit, Kind, Outcome};
+use crate::process::port_holder;
 use crate::process::reaper::Reaper;
 use crate::process::terminate::terminate_all;
 use crate::supervisor::state::Termination;
@@ -64,6 +66,7 @@ pub(crate) async fn run(mut session: App, arguments: &EngineArgs) -> Result<Outc
     };
     let Some(prepared) = prepared else { return Ok(Outcome::Child(BUSY)) };
     let PreparedRun { recovery, service, ini, files, mut lease, newest_report, is_recorded } = prepared;
+    let (engine_port, ini_file) = (ini.engine_port, ini.file.clone());
     let begin = Instant::now();
     let run = EngineRun { config, reaper, signals, lines, ini, files, lease: &mut lease };
     let result = run_all(run, recovery, service).await;
@@ -74,6 +77,9 @@ pub(crate) async fn run(mut session: App, arguments: &EngineArgs) -> Result<Outc
         run_metrics::end(&mut lease, &result, took).await;
     }
     let result = result?;
+    if matches!(result.end, Termination::Exited(Exit::Code(BUSY))) && !result.stop_requested {
+        log_port_taken(engine_port, &ini_file);
+    }
     let is_open = result.has_errors() && (!is_available || needs_recovery(&mut lease).await);
     lease.release().await;
     outcome(result, is_open)
@@ -187,6 +193,20 @@ async fn log_summary(lease: &mut Lease, before: u64, took: Duration) -> bool {
         Err(error) => warn!("cannot tell what came of the run: {error}"),
     }
     is_available
+}
+
+/// Bots's engine ends with its code 3 without a word when its port is taken. Under the lease that is no engine of bots-ctl.
+fn log_port_taken(port: u16, ini_file: &Path) {
+    let holder = port_holder::holder(port).map_or_else(
+        || "a program that /proc does not show, such as an engine of Bots that bots-ctl did not start".to_owned(),
+        |process| format!("{} (process {})", process.name, process.pid),
+    );
+    error!(
+        port,
+        "nothing was run: port {port} of 127.0.0.1, by which engines of Bots keep each other out, is held by {holder}; end that \
+         program, or set [settings] port in {} to a free port",
+        ini_file.display()
+    );
 }
 
 /// Whether the next run has to recover this one. Bots has one exit code for a run that its database failed and for one in
