@@ -118,9 +118,11 @@ pub enum Command {
     /// Add, list, show or remove jobs
     #[command(subcommand, after_help = "Example:\n  bots-ctl job list")]
     Job(Job),
-    /// Show the services of this container, the last engine runs and what came of each route
-    #[command(after_help = "Exit codes: 0 all ready, 1 something is not, 69 no bots-ctl answers.\n\n\
-                      Example:\n  bots-ctl status --watch --interval 5s")]
+    /// Show what is wrong and what to do, the services of this container, the last engine runs and what came of each route
+    #[command(
+        after_help = "Exit codes: 0 all ready, 1 something is not, 69 no bots-ctl answers; with --check 0 no problem, \
+                      1 problems.\n\nExamples:\n  bots-ctl status --watch --interval 5s\n  bots-ctl status --check --json"
+    )]
     Status(Status),
     /// List the files that Bots has received, with the result of each and the reason of each failure
     #[command(after_help = "Example:\n  bots-ctl files --errors --since 7d")]
@@ -178,6 +180,9 @@ pub struct Up {
 /// Flags of `status`.
 #[derive(Debug, Clone, Args)]
 pub struct Status {
+    /// Exit with 1 when there is any problem, such as a file with errors; without it when a service is not ready
+    #[arg(long, conflicts_with = "watch")]
+    pub check: bool,
     /// Print the listener's JSON
     #[arg(long)]
     pub json: bool,

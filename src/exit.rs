@@ -59,7 +59,11 @@ pub enum Kind {
 
 /// Every failure kind with its exit code and its meaning for a reader of the documentation.
 pub const CODES: [(Kind, u8, &str); 8] = [
-    (Kind::Failed, 1, "the work failed (init-db, install), the job was refused, or unhealthy (healthcheck)"),
+    (
+        Kind::Failed,
+        1,
+        "the work failed (init-db, install), the job was refused, unhealthy (healthcheck), or a problem (status)",
+    ),
     (Kind::CheckNotRun, 2, "the check itself could not run (healthcheck)"),
     (Kind::Usage, 64, "wrong command line"),
     (Kind::Unavailable, 69, "a needed service or port is unavailable"),

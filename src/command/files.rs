@@ -4,8 +4,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::cli::{Files, Global};
 use crate::config::parse;
-use crate::edi::files::{FileFilter, ReceivedFile, received};
-use crate::edi::stats::model::FileState;
+use crate::edi::files::{FileFilter, received};
+use crate::edi::stats::model::{FileState, ReceivedFile};
 use crate::exit::{Error, Kind, Outcome};
 use crate::runtime::bots_environment::django_settings;
 use crate::runtime::init_db::database_config;

@@ -19,7 +19,7 @@ const HOME: &str = "\x1b[H";
 const REST_OF_LINE: &str = "\x1b[K\n";
 const REST_OF_SCREEN: &str = "\x1b[J";
 
-/// Runs the command: 0 when all is ready, 1 when something is not.
+/// Runs the command: 0 when all is ready, 1 when something is not; with `--check` 0 when there is no problem, else 1.
 ///
 /// # Errors
 /// When no bots-ctl answers.
@@ -30,7 +30,8 @@ pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
     }
     let (json, status) = fetch(addr).map_err(|error| faulty.unwrap_or(error))?;
     write_stdout(&if flags.json { format!("{json}\n") } else { text(&status) });
-    Ok(if status.ready { Outcome::Success } else { Outcome::Unhealthy })
+    let is_well = if flags.check { status.problems.is_empty() } else { status.ready };
+    Ok(if is_well { Outcome::Success } else { Outcome::Unhealthy })
 }
 
 fn fetch(addr: SocketAddr) -> Result<(String, Status), Error> {
@@ -83,7 +84,9 @@ fn write(text: &str) -> bool {
 /// The status without the values that change all the time.
 fn without_volatile_fields(mut status: Status) -> Status {
     status.now = 0;
-    status.services.iter_mut().for_each(|service| service.uptime = service.uptime.map(|_| 0));
+    for service in &mut status.services {
+        (service.uptime, service.next) = (service.uptime.map(|_| 0), service.next.map(|_| 0));
+    }
     if let Some(engine) = &mut status.engine {
         engine.seconds = 0;
     }

@@ -4,6 +4,7 @@
 //! A node that vanishes leaves a session behind which the server takes for a living one. So the active queue writes
 //! heartbeats to a row of botsctl_lease, and a standby ends a session whose row has expired.
 
+pub mod failures;
 mod job;
 
 use std::collections::BTreeMap;

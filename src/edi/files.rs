@@ -1,16 +1,20 @@
 //! The files that Bots has received: when, on which route, what came of each, and Bots's reason where it failed.
 
-use serde::Serialize;
-
-use super::stats::model::FileState;
+use super::stats::model::{FileState, ReceivedFile};
 use super::stats::sql_time::{TimeDialect, now};
 use super::{failed, number, text};
 use crate::database::connect::{ConnectMode, connect};
-use crate::database::query::{Connection, Param};
+use crate::database::query::{Connection, Param, Row};
 use crate::database::{DatabaseConfig, Error};
 
 /// `filereport` has no index but its key, so each query reads this many numbers of it at most.
 const NUMBERS_PER_QUERY: i64 = 20_000;
+
+/// Files that did not go all the way.
+pub(super) const FAILED: &str = " AND statust IN (0, 1, 2)";
+
+/// How much is read of the reason of a failure: more than Bots writes of one.
+const MAX_REASON: u16 = 20_000;
 
 /// Which files are wanted.
 #[derive(Debug, Clone)]
@@ -25,24 +29,27 @@ pub struct FileFilter {
     pub limit: usize,
 }
 
-/// A file that an engine has received.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ReceivedFile {
-    /// Its number in Bots.
-    pub id: i64,
-    /// The number of the run that received it.
-    pub run: i64,
-    /// When: seconds since 1970.
-    pub received: i64,
-    pub route: String,
-    pub name: String,
-    pub state: FileState,
-    /// The name of what was sent, where that is one file.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub output: String,
-    /// Bots's own words, of several lines at times.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub error: String,
+impl ReceivedFile {
+    /// The columns of `filereport` that [`Self::of`] reads, with no more of the reason than a person reads.
+    pub(super) fn columns(dialect: TimeDialect, max_reason: u16) -> String {
+        let received = dialect.seconds("ts");
+        format!(
+            "idta, reportidta, {received}, idroute, infilename, statust, outfilename, SUBSTR(errortext, 1, {max_reason})"
+        )
+    }
+
+    pub(super) fn of(row: &Row) -> Self {
+        Self {
+            id: number(row, 0),
+            run: number(row, 1),
+            received: number(row, 2),
+            route: text(row, 3),
+            name: text(row, 4),
+            state: FileState::of_statust(number(row, 5)),
+            output: text(row, 6),
+            error: text(row, 7).trim().to_owned(),
+        }
+    }
 }
 
 /// The files that the filter lets through, newest first. `time_zone` is Django's.
@@ -78,27 +85,17 @@ async fn read(
         if youngest.is_none_or(|youngest| youngest < oldest) {
             break;
         }
-        let (route, state) = (
-            filter.route.as_ref().map_or("", |_| " AND idroute = ?"),
-            if filter.failed { " AND statust IN (0, 1, 2)" } else { "" },
-        );
+        let (route, state) =
+            (filter.route.as_ref().map_or("", |_| " AND idroute = ?"), if filter.failed { FAILED } else { "" });
+        let columns = ReceivedFile::columns(dialect, MAX_REASON);
         let query = format!(
-            "SELECT idta, reportidta, {received}, idroute, infilename, statust, outfilename, errortext FROM filereport \
-             WHERE {range} AND {received} >= {oldest}{route}{state} ORDER BY idta DESC LIMIT {}",
+            "SELECT {columns} FROM filereport WHERE {range} AND {received} >= {oldest}{route}{state} \
+             ORDER BY idta DESC LIMIT {}",
             filter.limit - found.len()
         );
         let arguments: Vec<Param<'_>> = filter.route.iter().map(|route| Param::Text(route)).collect();
         let rows = connection.fetch(query, &arguments).await?;
-        found.extend(rows.iter().map(|row| ReceivedFile {
-            id: number(row, 0),
-            run: number(row, 1),
-            received: number(row, 2),
-            route: text(row, 3),
-            name: text(row, 4),
-            state: FileState::of_statust(number(row, 5)),
-            output: text(row, 6),
-            error: text(row, 7).trim().to_owned(),
-        }));
+        found.extend(rows.iter().map(ReceivedFile::of));
         to = newest_up_to(connection, end - NUMBERS_PER_QUERY).await?;
     }
     Ok(found)

@@ -1,5 +1,6 @@
 //! Bots's own tables: runs of the engine and their recovery, routes and channels, and the results of files.
 
+pub mod failures;
 pub mod files;
 pub mod monitored_routes;
 pub mod open_run;

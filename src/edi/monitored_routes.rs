@@ -47,6 +47,38 @@ pub struct InChannel {
     pub is_in_default_run: bool,
 }
 
+/// A channel that takes files from a directory of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileChannel {
+    pub channel: String,
+    /// A route that receives from it.
+    pub route: String,
+    /// Whether an active route does.
+    pub is_active: bool,
+    /// Its directory, as it is written.
+    pub path: String,
+    /// The mask of its files.
+    pub filename: String,
+}
+
+/// Channels from which any route receives files.
+///
+/// # Errors
+/// As [`routes`].
+pub async fn file_channels(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Vec<FileChannel>, Error> {
+    const QUERY: &str = "SELECT c.idchannel, MIN(r.idroute), MAX(CASE WHEN r.active THEN 1 ELSE 0 END), c.path, c.filename \
+                         FROM routes r JOIN channel c ON c.idchannel = r.fromchannel_id \
+                         WHERE c.type IN ('file', 'mimefile') GROUP BY c.idchannel, c.path, c.filename ORDER BY 1";
+    let channel = |row: &Row| FileChannel {
+        channel: text(row, 0),
+        route: text(row, 1),
+        is_active: is_set(row, 2),
+        path: text(row, 3),
+        filename: text(row, 4),
+    };
+    Ok(fetch(connection, settings, QUERY).await?.iter().map(channel).collect())
+}
+
 /// Channels from which active routes receive.
 ///
 /// # Errors

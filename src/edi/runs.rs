@@ -1,27 +1,16 @@
 //! Routes and runs in Bots's own tables. Nothing here writes.
 
-use super::{fetch, is_set, number, text};
+use super::stats::model::{FileCounts, Route};
+use super::{failed, fetch, is_set, number, text};
 use crate::database::query::{Connection, Row};
 use crate::database::{DatabaseConfig, Error};
-
-/// A route, as the engine can be asked for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Its name.
-    pub name: String,
-    /// Whether an engine runs it.
-    pub is_active: bool,
-}
 
 /// The totals of the reports of some runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Runs that wrote a report; none that found nothing to do, in some versions.
     pub reports: u64,
-    pub received: u64,
-    pub done: u64,
-    pub errors: u64,
-    pub sent: u64,
+    pub files: FileCounts,
     /// Errors that belong to no file, such as a channel that cannot be reached.
     pub process_errors: u64,
     /// The number of the last run that wrote one.
@@ -33,10 +22,15 @@ pub struct Summary {
 /// # Errors
 /// When the database cannot be read, or was never initialised.
 pub async fn routes(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Vec<Route>, Error> {
+    read_routes(connection).await.map_err(|error| failed(settings, &error))
+}
+
+/// As [`routes`], with the error of the database.
+pub(super) async fn read_routes(connection: &mut Connection) -> Result<Vec<Route>, sqlx::Error> {
     const QUERY: &str =
         "SELECT idroute, MAX(CASE WHEN active THEN 1 ELSE 0 END) FROM routes GROUP BY idroute ORDER BY 1";
     let route = |row: &Row| Route { name: text(row, 0), is_active: is_set(row, 1) };
-    Ok(fetch(connection, settings, QUERY).await?.iter().map(route).collect())
+    Ok(connection.fetch_text(QUERY).await?.iter().map(route).collect())
 }
 
 /// Whether an engine was cut off: it leaves a row that only its orderly end removes.
@@ -67,12 +61,11 @@ pub async fn summary_since(
     since: u64,
 ) -> Result<Summary, Error> {
     let query = format!(
-        "SELECT count(*), SUM(lastreceived), SUM(lastdone), SUM(lasterror), SUM(send), SUM(processerrors), MAX(idta) \
-         FROM report \
-         WHERE idta > {since}"
+        "SELECT count(*), SUM(lastreceived), SUM(lastdone), SUM(lasterror), SUM(lastok + lastopen), SUM(send), \
+         SUM(processerrors), MAX(idta) FROM report WHERE idta > {since}"
     );
     let row = fetch(connection, settings, query).await?.into_iter().next().unwrap_or_default();
-    let [reports, received, done, errors, sent, process_errors, newest] =
-        [0, 1, 2, 3, 4, 5, 6].map(|at| number(&row, at));
-    Ok(Summary { reports, received, done, errors, sent, process_errors, newest })
+    let [reports, received, done, errors, stuck, sent, process_errors, newest] =
+        [0, 1, 2, 3, 4, 5, 6, 7].map(|at| number(&row, at));
+    Ok(Summary { reports, files: FileCounts { received, done, errors, stuck, sent }, process_errors, newest })
 }

@@ -32,7 +32,11 @@ pub async fn run(
         let begin = Instant::now();
         let read = timeout(READ_TIMEOUT, reader.read()).await.unwrap_or_else(|_| Err(late()));
         let is_locked = matches!(read, Ok(None));
-        publish(&health, |state| store(&mut state.results, read, begin));
+        let error = read.as_ref().err().map(Error::to_string);
+        publish(&health, |state| {
+            store(&mut state.results, read, begin);
+            state.results_error = error.filter(|_| state.results.is_none());
+        });
         sleep(if is_locked { LOCKED_RETRY.min(interval) } else { interval }).await;
     }
 }
@@ -51,7 +55,6 @@ fn store(results: &mut Option<Arc<CachedEdiStats>>, read: Result<Option<EdiStats
         Ok(None) => {}
         Err(error) => {
             let error_text = Some(error.to_string());
-            // Before the first success there is nothing to keep, and the check of the database has the error.
             if let Some(last) = results.as_ref().filter(|last| last.error != error_text) {
                 *results = Some(Arc::new(CachedEdiStats { error: error_text, ..CachedEdiStats::clone(last) }));
             }

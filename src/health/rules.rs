@@ -227,6 +227,8 @@ mod tests {
             engine: None,
             monitor: None,
             results: None,
+            results_error: None,
+            channels: Arc::default(),
             bots_version: None,
             initialised: None,
             refused: Arc::default(),

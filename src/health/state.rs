@@ -78,6 +78,10 @@ pub struct ServiceHealth {
     pub pid: Option<i32>,
     /// When that was started.
     pub started: Option<Instant>,
+    /// When a process of it was last started.
+    pub last_start: Option<Instant>,
+    /// The time from start to start, of one that is run again and again.
+    pub every: Option<Duration>,
     /// Whether that process has answered a liveness probe.
     pub alive: bool,
     /// Why its pages cannot be had, though it answers.
@@ -146,6 +150,19 @@ pub struct WatchStatus {
     /// Files that are not complete, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unfinished: Option<IncompleteFiles>,
+}
+
+/// A channel from whose directory no files are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelFault {
+    pub channel: String,
+    pub route: String,
+    /// Directory and mask.
+    pub files: String,
+    /// Why the directory of an active route cannot be read.
+    pub error: Option<String>,
+    /// How many files wait for a route that is not active.
+    pub waiting: usize,
 }
 
 /// Files of a watched directory that are not complete.
@@ -225,6 +242,10 @@ pub struct HealthState {
     pub monitor: Option<MonitorStatus>,
     /// Statistics of the EDI files, after the first reading.
     pub results: Option<Arc<CachedEdiStats>>,
+    /// Why they could not be read for the first time.
+    pub results_error: Option<String>,
+    /// Channels from whose directories no files are taken, where the engine runs here.
+    pub channels: Arc<[ChannelFault]>,
     /// The version of Bots, once it is known.
     pub bots_version: Option<String>,
     /// How long init-db took at this start, and whether it succeeded.

@@ -1,6 +1,7 @@
 //! Behind the commands that run services: which services run, how they start, are reconfigured, and stop.
 
 pub(crate) mod bots_environment;
+pub(crate) mod channel_check;
 pub(crate) mod config_check;
 pub(crate) mod config_inputs;
 pub(crate) mod config_reload;

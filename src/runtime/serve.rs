@@ -30,6 +30,7 @@ use crate::supervisor::task::ServiceResult;
 use crate::telemetry::counters::{Counters, Event};
 
 use super::bots_environment::{commit, committed_own_file, service_variables};
+use super::channel_check;
 use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
 use super::prepare::{Prepared, prepare_services};
 use super::relay;
@@ -152,6 +153,10 @@ async fn run(
         relay::listen(config, prepared.queue.port, counters).await;
     }
     runtime.spawn_checks(&prepared.targets);
+    if specs.iter().any(|spec| [ServiceName::Jobqueue, ServiceName::Engine].contains(&spec.name)) {
+        let (bots, database) = (prepared.bots.clone(), prepared.targets.database.clone());
+        tokio::spawn(channel_check::run(config.clone(), bots, database, health.clone()));
+    }
     let members =
         specs.into_iter().enumerate().map(|(index, spec)| service_start::member(index, spec, runtime)).collect();
     let (shutdown, mut next) = (Shutdown::default(), None);

@@ -103,7 +103,7 @@ impl From<BotsServiceSpec> for ServiceSpec {
 impl ServiceSpec {
     pub fn health(&self) -> ServiceHealth {
         let takes_work = !matches!(self.work, ServiceKind::Child(_)) || self.probe().is_some();
-        ServiceHealth::new(self.name.as_str(), takes_work)
+        ServiceHealth { every: self.every, ..ServiceHealth::new(self.name.as_str(), takes_work) }
     }
 
     /// Where a person on this machine finds it.

@@ -172,6 +172,7 @@ impl ProcessLink {
 fn update_health(service: &mut ServiceHealth, snapshot: ServiceSnapshot, has_probe: bool, is_periodic: bool) {
     if snapshot.pid != service.pid {
         service.started = snapshot.pid.map(|_| Instant::now());
+        service.last_start = service.started.or(service.last_start);
         service.alive = !has_probe && snapshot.pid.is_some();
         service.page_error = None;
         service.failures = 0;

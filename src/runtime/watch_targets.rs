@@ -20,7 +20,7 @@ use crate::database::query::Connection;
 use crate::edi::monitored_routes;
 use crate::edi::monitored_routes::{ChannelLock, MonitoredRoute};
 use crate::edi::runs;
-use crate::edi::runs::Route;
+use crate::edi::stats::model::Route;
 use crate::model::BotsVersion;
 use crate::pycompat::fnmatch::FnMatch;
 use crate::watch::target::{PathPattern, WatchTarget};

@@ -3,4 +3,5 @@
 pub mod edi;
 pub mod model;
 pub mod page;
+pub mod problems;
 pub mod text;

@@ -5,8 +5,9 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::edi::{ResultsStatus, results};
+use super::problems::{Problem, problems};
 use crate::health::rules::{CHECKS, evaluate, is_ready};
-use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts};
+use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth};
 use crate::model::Check;
 
 /// The document.
@@ -18,6 +19,9 @@ pub struct Status {
     pub ready: bool,
     /// Why not.
     pub errors: Vec<String>,
+    /// All that is wrong, with what to do about it.
+    #[serde(default)]
+    pub problems: Vec<Problem>,
     /// Whether all services are being stopped.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopping: bool,
@@ -81,6 +85,9 @@ pub struct ServiceStatus {
     pub last_exit: Option<String>,
     /// Whether it can be sent work; `None` for one that is not sent any.
     pub ready: Option<bool>,
+    /// In how many seconds it runs again, for one that is run again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
     /// Its jobs, for a job queue of bots-ctl itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<QueueCounts>,
@@ -98,6 +105,7 @@ pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
         restarts: service.restarts,
         last_exit: service.last_exit.map(|exit| exit.to_string()),
         ready: service.counts_for_ready.then(|| is_ready(service, health)),
+        next: next_run(service, now),
         jobs: service.jobs,
     });
     let services = services.collect();
@@ -108,6 +116,7 @@ pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: whole.healthy,
+        problems: problems(health, &whole, i64::try_from(unix).unwrap_or(i64::MAX)),
         errors: whole.errors,
         stopping: health.stopping,
         now: unix,
@@ -118,6 +127,11 @@ pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
         results: health.results.as_ref().map(|last| results(last, now)),
         refused: health.refused.to_vec(),
     }
+}
+
+fn next_run(service: &ServiceHealth, now: Instant) -> Option<u64> {
+    let next = service.last_start? + service.every?;
+    (service.phase == Phase::Waiting).then(|| next.saturating_duration_since(now).as_secs())
 }
 
 fn checks(health: &HealthState) -> Vec<CheckStatus> {

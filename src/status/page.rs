@@ -62,7 +62,10 @@ mod tests {
     const LARGEST: usize = 20_000;
 
     fn status(error: &str) -> Status {
-        let rendered = serde_json::json!({"version": "1", "ready": false, "errors": [error], "services": []});
+        let problem =
+            serde_json::json!({"kind": "not_ready", "problem": format!("not ready: {error}"), "action": "see"});
+        let rendered =
+            serde_json::json!({"version": "1", "ready": false, "errors": [], "problems": [problem], "services": []});
         serde_json::from_value(rendered).expect("a status")
     }
 

@@ -2,6 +2,7 @@
 
 use super::edi::{ResultsStatus, RouteStatus};
 use super::model::{ServiceStatus, Status};
+use super::problems::Problem;
 use crate::edi::stats::model::{EngineRunStats, FileCounts, FileState};
 use crate::health::state::{IncompleteFiles, MonitorStatus, WatchStatus};
 use crate::telemetry::escape::escape_control;
@@ -19,17 +20,42 @@ const MAX_LISTED_ROUTES: usize = 20;
 /// forge a line.
 #[must_use]
 pub fn text(status: &Status) -> String {
-    let mut lines = services(&status.services);
+    let mut lines = problems(&status.problems);
+    lines.push(String::new());
+    lines.extend(services(&status.services));
     if let Some(engine) = &status.engine {
         lines.push(format!("an engine runs: {} for {}", engine.holder, in_words(engine.seconds)));
     }
+    lines.extend(engine_times(status));
     let queues = status.services.iter().filter_map(|service| Some((&service.name, service.jobs?)));
     lines.extend(queues.map(|(name, jobs)| format!("{name}: {} waiting, {} running", jobs.waiting, jobs.running)));
     lines.extend(status.monitor.as_ref().map(directories).unwrap_or_default());
     lines.extend(status.results.as_ref().map(|last| results(last, status.now)).unwrap_or_default());
-    lines.extend(status.errors.iter().map(|error| format!("not ready: {error}")));
-    lines.extend(status.refused.iter().map(|fault| format!("mounted configuration refused: {fault}")));
     lines.iter().map(|line| format!("{}\n", escape_control(line))).collect()
+}
+
+fn problems(problems: &[Problem]) -> Vec<String> {
+    let mut lines = vec![match problems.len() {
+        0 => "no problems".to_owned(),
+        1 => "1 problem".to_owned(),
+        count => format!("{count} problems"),
+    }];
+    for (number, Problem { problem, at, action, files, .. }) in (1..).zip(problems) {
+        let at = at.map(|at| format!(" ({})", utc(at))).unwrap_or_default();
+        lines.push(format!("{number}. {problem}{at}"));
+        lines.extend(files.iter().map(|file| format!("   {}  {}: {}", utc(file.received), file.name, file.reason)));
+        lines.push(format!("   {action}"));
+    }
+    lines
+}
+
+/// When an engine ran last, and when it runs next where a schedule is known.
+fn engine_times(status: &Status) -> Option<String> {
+    let last = status.results.as_ref()?.runs.first().map_or("no engine has run yet".to_owned(), |run| {
+        format!("the last engine run was {} (run {})", ago(run.started, status.now), run.id)
+    });
+    let next = status.services.iter().find_map(|service| service.next);
+    Some(format!("{last}{}", next.map(|next| format!("; the next is in {}", in_words(next))).unwrap_or_default()))
 }
 
 fn services(services: &[ServiceStatus]) -> Vec<String> {
@@ -50,18 +76,15 @@ fn service(service: &ServiceStatus) -> [String; 7] {
     ]
 }
 
-/// The watched directories. Where there are many, those without errors are only counted.
+/// The watched directories; the others are among the problems. Where there are many, they are only counted.
 fn directories(monitor: &MonitorStatus) -> Vec<String> {
-    let (failed, well): (Vec<_>, Vec<_>) = monitor.directories.iter().partition(|directory| directory.error.is_some());
+    let well: Vec<_> = monitor.directories.iter().filter(|directory| directory.error.is_none()).collect();
     let named = well.iter().take(MAX_LISTED_DIRECTORIES);
     let named = named
         .map(|WatchStatus { files, route, method, .. }| format!("watched: {files} for route {route}, by {method}"));
     let mut lines: Vec<String> = named.collect();
     if let Some(more) = well.len().checked_sub(MAX_LISTED_DIRECTORIES).filter(|more| *more > 0) {
         lines.push(format!("watched: {more} more"));
-    }
-    for WatchStatus { files, route, error, .. } in failed {
-        lines.push(format!("not watched: {files} for route {route}: {}", error.as_deref().unwrap_or_default()));
     }
     let unfinished = monitor.directories.iter().filter_map(|one| Some(in_line(&one.route, one.unfinished.as_ref()?)));
     lines.extend(unfinished);
@@ -101,9 +124,6 @@ fn results(last: &ResultsStatus, now: u64) -> Vec<String> {
     let all = last.routes.len() as u64 + last.more_routes;
     if let Some(more) = all.checked_sub(MAX_LISTED_ROUTES as u64).filter(|more| *more > 0) {
         lines.push(format!("{more} more routes"));
-    }
-    if last.lost_runs > 0 {
-        lines.push(format!("broken off and not recovered: {} runs; look for files they had taken", last.lost_runs));
     }
     if let Some(error) = &last.error {
         lines.push(format!("runs and routes are as of {} ago: {error}", in_words(last.age)));
@@ -213,6 +233,7 @@ mod tests {
             restarts: 2,
             last_exit: Some("signal SIGKILL".into()),
             ready: Some(false),
+            next: None,
             jobs: None,
         };
         let queue = ServiceStatus {
@@ -225,45 +246,49 @@ mod tests {
         };
         let status = Status {
             ready: false,
-            errors: vec!["webserver is being restarted".into()],
+            problems: serde_json::from_str(
+                r#"[{"kind":"not_ready","problem":"not ready: webserver is being restarted","action":"see the log"},
+                {"kind":"file_errors","problem":"route r: 1 file with errors","at":100,"action":"mend it",
+                "files":[{"name":"a\u001b[2J.edi","received":100,"reason":"bad"}]}]"#,
+            )
+            .expect("problems"),
             services: vec![service, queue],
             engine: Some(EngineStatus { holder: "bots-engine-1 (process 7)".into(), seconds: 65 }),
-            refused: vec!["/config/bots.ini:3: no section".into()],
             ..empty()
         };
         let expected = "\
+2 problems
+1. not ready: webserver is being restarted
+   see the log
+2. route r: 1 file with errors (1970-01-01T00:01:40Z)
+   1970-01-01T00:01:40Z  a\\u{1b}[2J.edi: bad
+   mend it
+
 SERVICE    STATE       READY  PID  UPTIME  RESTARTS  LAST EXIT
 webserver  restarting  no     -    -       2         signal SIGKILL
 jobqueue   standby     no     -    -       0         -
 an engine runs: bots-engine-1 (process 7) for 1m 5s
 jobqueue: 3 waiting, 1 running
-not ready: webserver is being restarted
-mounted configuration refused: /config/bots.ini:3: no section
 ";
         assert_eq!(text(&status), expected);
     }
 
     #[test]
     fn directories_that_are_well_are_only_counted_where_there_are_many() {
-        let directory = |error: Option<&str>| WatchStatus {
+        let directory = WatchStatus {
             files: "/in/*".into(),
             route: "r".into(),
             backend: "inotify",
             method: "inotify (ext4)".into(),
-            error: error.map(str::to_owned),
+            error: None,
             oldest: None,
             unfinished: None,
         };
-        let mut all = vec![directory(Some("/in is not there"))];
-        all.extend(vec![directory(None); MAX_LISTED_DIRECTORIES + 2]);
+        let failed = WatchStatus { error: Some("/in is not there".to_owned()), ..directory.clone() };
+        let all = [vec![failed], vec![directory; MAX_LISTED_DIRECTORIES + 2]].concat();
         let lines = directories(&MonitorStatus { directories: all.into(), pending_routes: 1 });
         assert_eq!(lines[0], "watched: /in/* for route r, by inotify (ext4)");
-        let expected = [
-            "watched: 2 more",
-            "not watched: /in/* for route r: /in is not there",
-            "waiting for the job queue: 1 routes",
-        ];
-        assert_eq!(lines[MAX_LISTED_DIRECTORIES..], expected);
+        assert_eq!(lines[MAX_LISTED_DIRECTORIES..], ["watched: 2 more", "waiting for the job queue: 1 routes"]);
     }
 
     #[test]
@@ -276,7 +301,10 @@ mounted configuration refused: /config/bots.ini:3: no section
             {"name":"b\u001b[2J\na\u202ed","inactive":true,"last":50000,"state":"error","received":1,"errors":1}]}"#;
         let status = Status { results: Some(serde_json::from_str(rendered).expect("results")), ..empty() };
         let expected = "\
+no problems
+
 SERVICE  STATE  READY  PID  UPTIME  RESTARTS  LAST EXIT
+the last engine run was 10s ago (run 7)
 
 RUN  STARTED     TYPE           TOOK  FILES IN  SENT  ERRORS  STUCK
 7    10s ago     new            3s    3         4     2       0
@@ -287,7 +315,6 @@ ROUTE                                LAST FILE           FILES IN  SENT  ERRORS 
 b\\u{1b}[2J\\na\\u{202e}d (not active)  13h 53m ago, error  1         0     1       0
 fine                                 10s ago             2         2     0       0
 quiet                                -                   0         0     0       0
-broken off and not recovered: 1 runs; look for files they had taken
 runs and routes are as of 1m 30s ago: the server is away
 ";
         assert_eq!(text(&status), expected);

@@ -56,6 +56,7 @@ mod metrics;
 mod monitoring;
 mod output;
 mod overlap;
+mod problems;
 mod process;
 mod reaping;
 mod recovery;

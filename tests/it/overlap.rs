@@ -39,7 +39,7 @@ fn the_second_pod_waits_and_nothing_is_sent_twice(engine: Engine) {
         assert_eq!(codes, (0, 0), "{}", report());
         assert_eq!(system.collect(FEW), Amiss::default(), "{}", report());
         assert_eq!(system.recoveries(), 0, "{}", report());
-        let told = format!("the run received {FEW} files, finished {FEW}, had errors in 0, sent {FEW}, ");
+        let told = format!("the run received {FEW} files, finished {FEW}, had errors in 0, left 0 stuck, sent {FEW}, ");
         assert!(first.stderr().contains(&told), "{}", report());
     }
 }

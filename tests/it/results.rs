@@ -13,6 +13,7 @@ use crate::support::servers::{Database, Engine, on_each_database};
 on_each_database! {
     real_runs_are_told_with_their_times_and_without_content,
     a_long_history_is_read_in_steps,
+    the_summary_of_a_run_adds_up,
     fractions_of_a_second_are_cut_off,
 }
 
@@ -62,6 +63,19 @@ fn real_runs_are_told_with_their_times_and_without_content(engine: Engine) {
             assert!(!body.contains(content), "{content} is in {path}: {body}");
         }
     }
+}
+
+fn the_summary_of_a_run_adds_up(engine: Engine) {
+    let database = Database::fresh(engine);
+    let demo = Demo::install(database.sandbox());
+    // Nothing takes up what the route has translated.
+    database.sql("UPDATE routes SET tochannel_id = NULL;");
+    demo.drop_in("input");
+    demo.drop_in("bad");
+    let run = demo.sandbox.engine(&[]);
+    let told = "the run received 4 files, finished 0, had errors in 1, left 3 stuck, sent 0, in ";
+    assert!(run.expect_code(2).stderr.contains(told), "{run:?}");
+    assert!(run.stderr.contains("; bots-ctl files --errors says which and why"), "{run:?}");
 }
 
 fn a_long_history_is_read_in_steps(engine: Engine) {

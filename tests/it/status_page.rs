@@ -108,6 +108,10 @@ fn an_empty_system_whose_database_goes_away() {
     wait_results(&up, "it was read", |results| results.is_object());
     let page = Page::open(&up);
     let directories = ["1 directory watched, 1 with errors.", "✕ /nowhere/in/* for route orders: "];
+    page.wait(
+        "problems",
+        &["3 problems", "not watched: /nowhere/in/*", "make or mount the directory", "route orders does not exist"],
+    );
     page.wait("empty", &["● Ready", "Queue: 0 waiting, 0 running", "No engine has run yet.", "No route is active."]);
     page.wait("directories", &directories);
     let file = sandbox.root().join("botssys/sqlitedb/botsdb");
@@ -146,7 +150,7 @@ fn the_page_is_safe_and_can_be_switched_off() {
     }
     assert_ne!(first.body, second.body, "a nonce is good for one answer");
     // What a browser without JavaScript shows.
-    assert!(first.body.contains(": ready\n\nSERVICE") && first.body.contains("webserver"), "{}", first.body);
+    assert!(first.body.contains(": ready\n\n") && first.body.contains("webserver"), "{}", first.body);
     drop(web);
     sandbox.set("BOTS_CTL_STATUS_PAGE", "off");
     let web = sandbox.webserver();

@@ -21,7 +21,9 @@ fn all_start_in_order_and_stop_in_reverse() {
     up.wait_stderr("next run in");
     let table = sandbox.run(&["status"]);
     table.expect_code(0);
-    let rows: Vec<Vec<&str>> = table.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(table.stdout.starts_with("no problems\n\n"), "{}", table.stdout);
+    assert!(table.stdout.contains("; the next is in "), "{}", table.stdout);
+    let rows: Vec<Vec<&str>> = table.stdout.lines().skip(2).map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0][..3], ["SERVICE", "STATE", "READY"], "{}", table.stdout);
     assert_eq!(rows[1][..3], ["jobqueue", "running", "yes"], "{}", table.stdout);
     assert_eq!(rows[2][..3], ["webserver", "running", "yes"], "{}", table.stdout);
@@ -86,8 +88,10 @@ fn what_is_not_in_use_is_left_out_and_told() {
         .run(&["status"])
         .stdout
         .lines()
-        .take_while(|line| !line.is_empty())
+        .skip_while(|line| !line.starts_with("SERVICE"))
         .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.contains("  "))
         .filter_map(|l| l.split(' ').next().map(str::to_owned))
         .collect();
     assert_eq!(names, ["webserver", "engine"]);
@@ -159,7 +163,7 @@ fn status_goes_on_and_tells_what_changes() {
     says(&watch, "webserver  running  yes");
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
     fs::rename(&database, database.with_extension("away")).expect("the file is there");
-    says(&watch, "\nnot ready: cannot open the SQLite database");
+    says(&watch, ". not ready: cannot open the SQLite database");
     drop(web);
     wait_until(
         "its end is told",

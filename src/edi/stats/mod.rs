@@ -9,7 +9,8 @@ pub mod model;
 pub(super) mod sql_time;
 mod utc_offset;
 
-use super::{failed, is_set, number, text};
+use super::failures::FailureReader;
+use super::{failed, is_set, number, runs, text};
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::query::{Connection, Row};
 use crate::database::run_metrics;
@@ -37,6 +38,7 @@ pub struct EdiStatsReader {
     newest_run: i64,
     /// As last read, for the durations that are known.
     runs: Vec<EngineRunStats>,
+    failures: FailureReader,
 }
 
 /// Where everything ends that does not change any more.
@@ -54,7 +56,8 @@ impl EdiStatsReader {
         let zone = DjangoTimeZone::named(time_zone);
         let dialect = TimeDialect::of(&settings, zone.offsets(now()));
         let accumulator = EdiStatsAccumulator::default();
-        Self { settings, zone, dialect, accumulator, read_to: None, newest_run: 0, runs: Vec::new() }
+        let failures = FailureReader::default();
+        Self { settings, zone, dialect, accumulator, read_to: None, newest_run: 0, runs: Vec::new(), failures }
     }
 
     /// Reads what is new; nothing while another connection has the database locked. Dropped in the middle it has read a
@@ -78,7 +81,9 @@ impl EdiStatsReader {
     async fn read_with(&mut self, connection: &mut Connection) -> Result<EdiStats, sqlx::Error> {
         let ReadHorizon { newest, is_locked, now } = self.horizon(connection).await?;
         let mut runs = self.runs(connection).await?;
-        let active = active_routes(connection).await?;
+        let all_routes = runs::read_routes(connection).await?;
+        let active: Vec<String> =
+            all_routes.iter().filter(|route| route.is_active).map(|route| route.name.clone()).collect();
         // While an engine runs, or has left its lock behind, what follows the newest report is still changing.
         let newest_run = runs.first().map_or(0, |run| run.id);
         let done_to = if is_locked { newest_run - 1 } else { newest }.max(0);
@@ -91,6 +96,7 @@ impl EdiStatsReader {
         self.runs.clone_from(&runs);
         self.accumulator.forget(now);
         let totals = run_metrics::read(connection).await?;
+        let failures = self.failures.read(connection, &runs, now).await?;
         let (routes, rest) = self.accumulator.routes(&active);
         Ok(EdiStats {
             runs,
@@ -101,6 +107,8 @@ impl EdiStatsReader {
             lost_runs: self.accumulator.lost_runs(),
             is_locked,
             totals,
+            failures,
+            all_routes,
         })
     }
 
@@ -116,7 +124,7 @@ impl EdiStatsReader {
         let started = self.dialect.seconds("ts");
         let query = format!(
             "SELECT idta, type, {started}, lastreceived, lastdone, lasterror, lastok + lastopen, send, processerrors, \
-             CASE WHEN status THEN 1 ELSE 0 END FROM report ORDER BY idta DESC LIMIT {MAX_RUNS}"
+             CASE WHEN status THEN 1 ELSE 0 END, rsrv1 FROM report ORDER BY idta DESC LIMIT {MAX_RUNS}"
         );
         let rows = connection.fetch_text(query).await?;
         Ok(rows.iter().map(run).collect())
@@ -127,6 +135,7 @@ impl EdiStatsReader {
         if newest_run < self.newest_run && self.read_to.is_some_and(|read_to| done_to < read_to) {
             self.runs.clear();
             (self.accumulator, self.read_to) = (EdiStatsAccumulator::default(), None);
+            self.failures = FailureReader::default();
         }
         self.newest_run = newest_run;
     }
@@ -147,6 +156,7 @@ impl EdiStatsReader {
             }
             let to = done_to.min(from + ROWS_PER_QUERY).min(self.accumulator.range_limit(from));
             let rows = self.range(connection, from, to).await?;
+            self.failures.add(connection, self.dialect, &range(from, to)).await?;
             self.accumulator.add(&rows, to);
             self.read_to = Some(to);
         }
@@ -155,7 +165,7 @@ impl EdiStatsReader {
 
     /// What is between two numbers: after `from`, up to `to`.
     async fn range(&self, connection: &mut Connection, from: i64, to: i64) -> Result<RangeRows, sqlx::Error> {
-        let range = format!("idta > {from} AND idta <= {to}");
+        let range = range(from, to);
         let (hour, seconds) = (self.dialect.hour("ts"), self.dialect.seconds("ts"));
         let files = format!(
             "SELECT idroute, {hour}, statust, COUNT(*), MAX({seconds}), MAX(idta) FROM filereport \
@@ -202,9 +212,9 @@ impl EdiStatsReader {
     }
 }
 
-async fn active_routes(connection: &mut Connection) -> Result<Vec<String>, sqlx::Error> {
-    let rows = connection.fetch_text("SELECT DISTINCT idroute FROM routes WHERE active ORDER BY 1").await?;
-    Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+/// After `from`, up to `to`.
+fn range(from: i64, to: i64) -> String {
+    format!("idta > {from} AND idta <= {to}")
 }
 
 fn run(row: &Row) -> EngineRunStats {
@@ -222,5 +232,6 @@ fn run(row: &Row) -> EngineRunStats {
         },
         process_errors: number(row, 8),
         failed: is_set(row, 9),
+        command_line: text(row, 10),
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::database::jobs::failures::{FailedTask, JobFailures, WaitingJob};
 use crate::database::run_metrics::RunTotals;
 
 /// Maximum number of runs.
@@ -9,6 +10,9 @@ pub const MAX_RUNS: usize = 50;
 
 /// Maximum number of routes with their names.
 pub const MAX_ROUTES: usize = 500;
+
+/// Files that are remembered; there is no end to what a broken mapping fails.
+pub const MAX_FILES: usize = 500;
 
 /// The result of a reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +33,10 @@ pub struct EdiStats {
     pub is_locked: bool,
     /// The totals that runs have recorded, if there are any.
     pub totals: Option<RunTotals>,
+    /// What of the last day waits for a person.
+    pub failures: Failures,
+    /// All routes, active or not.
+    pub all_routes: Vec<Route>,
 }
 
 /// A run of the engine that is over.
@@ -49,9 +57,21 @@ pub struct EngineRunStats {
     /// Errors that belong to no file, such as a channel that cannot be reached.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub process_errors: u64,
+    /// How it was started, as far as Bots notes that.
+    #[serde(skip)]
+    pub command_line: String,
     /// Whether Bots calls it a failure.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
+}
+
+/// A route, as the engine can be asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// Whether an engine runs it.
+    pub is_active: bool,
 }
 
 /// The results of a route.
@@ -76,6 +96,46 @@ pub struct LastFile {
     pub at: i64,
     /// Its state.
     pub state: FileState,
+}
+
+/// A file that an engine has received.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReceivedFile {
+    /// Its number in Bots.
+    pub id: i64,
+    /// The number of the run that received it.
+    pub run: i64,
+    /// When: seconds since 1970.
+    pub received: i64,
+    pub route: String,
+    pub name: String,
+    pub state: FileState,
+    /// The name of what was sent, where that is one file.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub output: String,
+    /// Bots's own words, of several lines at times.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+/// Failures, as of a reading.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failures {
+    /// Files with errors and files that are stuck, the newest first; at most [`MAX_FILES`].
+    pub files: Vec<ReceivedFile>,
+    /// Errors of runs that belong to no file.
+    pub processes: Vec<ProcessError>,
+    pub jobs: JobFailures,
+}
+
+/// An error of a run that belongs to no file, such as a channel that cannot be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessError {
+    pub run: i64,
+    /// When the run began: seconds since 1970.
+    pub at: i64,
+    pub route: String,
+    pub reason: String,
 }
 
 /// The state of a received file.

@@ -10,6 +10,7 @@ use crate::config::layers::closest_match;
 use crate::database::DatabaseConfig;
 use crate::database::lease::Lease;
 use crate::edi::runs;
+use crate::edi::stats::model::Route;
 use crate::exit::{Error, Kind};
 
 use super::incomplete_files::RunFiles;
@@ -62,7 +63,7 @@ async fn may_begin(
 }
 
 /// For an unknown route Bots runs nothing, and ends with code 0.
-fn check_routes(known: &[runs::Route], wanted: &[String]) -> Result<(), Error> {
+fn check_routes(known: &[Route], wanted: &[String]) -> Result<(), Error> {
     let active: Vec<String> = known.iter().filter(|route| route.is_active).map(|route| route.name.clone()).collect();
     let all = if active.is_empty() { "none".to_owned() } else { active.join(", ") };
     let error = |name: &String| match known.iter().find(|route| route.name == *name) {

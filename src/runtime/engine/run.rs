@@ -16,6 +16,7 @@ use crate::database;
 use crate::database::lease::Lease;
 use crate::edi::recovery::{self, PreviousRun};
 use crate::edi::runs;
+use crate::edi::stats::model::FileCounts;
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::process::port_holder;
 use crate::process::reaper::Reaper;
@@ -178,18 +179,24 @@ async fn log_summary(lease: &mut Lease, before: u64, took: Duration) -> bool {
         .await;
     let is_available = !matches!(summed, Err(database::Error::Unavailable(_)));
     match summed {
-        Ok(runs::Summary { reports, received, done, errors, sent, process_errors, newest }) => info!(
-            // As in Bots's own reports, and in the names of its logs.
-            bots_run = (newest > 0).then_some(newest),
-            reports,
-            received,
-            done,
-            errors,
-            sent,
-            process_errors,
-            seconds,
-            "the run received {received} files, finished {done}, had errors in {errors}, sent {sent}, in {seconds} s"
-        ),
+        Ok(runs::Summary { reports, files, process_errors, newest }) => {
+            let FileCounts { received, done, errors, stuck, sent } = files;
+            let hint = if errors + stuck > 0 { "; bots-ctl files --errors says which and why" } else { "" };
+            info!(
+                // As in Bots's own reports, and in the names of its logs.
+                bots_run = (newest > 0).then_some(newest),
+                reports,
+                received,
+                done,
+                errors,
+                stuck,
+                sent,
+                process_errors,
+                seconds,
+                "the run received {received} files, finished {done}, had errors in {errors}, left {stuck} stuck, \
+                 sent {sent}, in {seconds} s{hint}"
+            );
+        }
         Err(error) => warn!("cannot tell what came of the run: {error}"),
     }
     is_available

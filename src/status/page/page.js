@@ -53,6 +53,7 @@ function services() {
   const engine = last.engine;
   if (engine) lines.push(make('li', '', `Engine: ${engine.holder} has the lease for ${span(engine.seconds + now() - last.now)}`));
   else if (last.services.length) lines.push(make('li', 'soft', 'Engine: nobody has the lease'));
+  last.services.filter(s => s.next !== undefined).forEach(s => lines.push(make('li', '', `Engine: next run in ${span(s.next - now() + last.now)}`)));
   fill('work', lines);
 }
 
@@ -148,6 +149,15 @@ function directories() {
   fill('directories', bad.slice(0, SHOWN).map(d => make('li', 'bad', `✕ ${d.files} for route ${d.route}: ${d.error}`)));
 }
 
+function problems() {
+  const list = last.problems;
+  say('trouble-count', list.length ? plural(list.length, 'problem') : 'No problems');
+  $('trouble').className = list.length ? 'bad' : '';
+  fill('problems', list.map(p => make('li', '', make('b', 'bad', p.problem), p.at ? make('span', 'soft', ` ${clock(p.at)}`) : null,
+    make('ul', '', ...(p.files || []).map(f => make('li', '', make('span', 'soft', `${clock(f.received)} `), `${f.name}: ${f.reason || ''}`))),
+    make('div', '', p.action))));
+}
+
 function render() {
   say('version', last.version);
   const [cls, text] = last.ready ? ['good', '● Ready'] : last.stopping ? ['stuck', '▽ Stopping'] : ['bad', '▲ Not ready'];
@@ -155,8 +165,7 @@ function render() {
   say('state', text);
   document.title = `${last.ready ? '' : '▲ '}bots-ctl: ${text.slice(2).toLowerCase()}`;
   show('main', true);
-  show('trouble', !last.ready);
-  fill('errors', last.errors.map(e => make('li', '', e)));
+  problems();
   services();
   checks();
   runs();
