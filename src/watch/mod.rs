@@ -14,6 +14,7 @@
 pub mod backend;
 pub mod events;
 pub mod monitor;
+mod mounts;
 pub mod observation;
 pub mod run_check;
 pub mod scan;

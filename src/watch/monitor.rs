@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use super::backend::dir_id;
 use super::events::{Event, EventReceiver, TargetId, Watcher};
+use super::mounts::{MountTable, is_above};
 use super::scan::{ScanScope, WatchState};
 use super::schedule_entry::{MAX_SCAN_DUTY, ScanResult, ScheduledTarget};
 pub use super::status::NewFiles;
@@ -67,16 +68,17 @@ pub async fn run(
             },
             () = received.next(&mut reported) => monitor.on_events(&mut reported, &received),
             Some(scan) = monitor.looks.join_next() => scan.into_iter().for_each(|look| monitor.on_scan_done(look)),
-            Some(check) = monitor.checks.join_next() => check.into_iter().for_each(|check| monitor.on_check_done(&check)),
+            Some(check) = monitor.checks.join_next() => check.into_iter().for_each(|check| monitor.on_check_done(check)),
             () = sleep_until(wake) => {}
         }
         monitor.run_due();
     }
 }
 
-/// Targets whose path leads to another directory than before.
+/// Targets whose path leads to another directory than before, or below which something was mounted.
 struct RootCheck {
     other: Vec<TargetId>,
+    mounts: MountTable,
     took: Duration,
 }
 
@@ -102,6 +104,8 @@ struct Monitor<'a, A, O> {
     cost: [Duration; 2],
     checks: JoinSet<RootCheck>,
     next_check: Instant,
+    /// Empty while a check has it.
+    mounts: MountTable,
     has_lost: bool,
     next_loss: Instant,
     has_changed: bool,
@@ -127,6 +131,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             cost: [Duration::ZERO; 2],
             checks: JoinSet::new(),
             next_check: now,
+            mounts: MountTable::default(),
             has_lost: false,
             next_loss: now,
             has_changed: false,
@@ -356,20 +361,24 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
                 Some((*id, Arc::clone(&index.watch_target), root))
             };
         let expected: Vec<_> = self.targets.iter().filter_map(expected).collect();
+        let mut mounts = std::mem::take(&mut self.mounts);
         self.checks.spawn_blocking(move || {
             let began = std::time::Instant::now();
+            let changed = mounts.read_changes();
             let is_other = |(_, watch_target, root): &(TargetId, Arc<WatchTarget>, Option<FileId>)| {
-                dir_id(&watch_target.directory.root) != *root
+                let directory = &watch_target.directory.root;
+                dir_id(directory) != *root || watch_target.has_directories_below() && is_above(directory, &changed)
             };
             let other = expected.into_iter().filter(is_other).map(|(id, ..)| id).collect();
-            RootCheck { other, took: began.elapsed() }
+            RootCheck { other, mounts, took: began.elapsed() }
         });
     }
 
-    fn on_check_done(&mut self, check: &RootCheck) {
+    fn on_check_done(&mut self, check: RootCheck) {
+        self.mounts = check.mounts;
         self.next_check = Instant::now() + CHECK_INTERVAL.max(check.took * MAX_SCAN_DUTY);
-        for id in &check.other {
-            self.request_scan(*id, ScanScope::Full);
+        for id in check.other {
+            self.request_scan(id, ScanScope::Full);
         }
     }
 

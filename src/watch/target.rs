@@ -74,6 +74,12 @@ impl WatchTarget {
         INCOMPLETE_SUFFIXES.iter().copied().filter(is_taken).collect()
     }
 
+    /// Whether directories below the root belong to it.
+    #[must_use]
+    pub fn has_directories_below(&self) -> bool {
+        self.is_recursive || !self.directory.rest.is_empty()
+    }
+
     /// The files, as people write them.
     #[must_use]
     pub fn files(&self) -> String {

@@ -463,6 +463,28 @@ fn a_directory_that_is_mounted_over_is_watched_again() {
 }
 
 #[apply(test)]
+fn what_is_mounted_below_an_entry_is_watched_at_once() {
+    let (_kept, dir) = directory();
+    for (name, directory) in [("recursive", dir.join("in 1")), ("pattern", dir.join("in 2"))] {
+        let share = directory.join("partner a");
+        fs::create_dir_all(&share).expect("made");
+        let watched = if name == "pattern" { directory.join("*") } else { directory.clone() };
+        let monitor =
+            Monitor::start(vec![WatchTarget { is_recursive: name == "recursive", ..entry(&watched, "*") }], NEVER);
+        for round in 0..2 {
+            let mount = Mount::new(&["-t", "tmpfs", "none"], &share);
+            let file = share.join(format!("mounted-{round}"));
+            fs::write(&file, "content").expect("written");
+            monitor.expect(&file);
+            drop(mount);
+        }
+        let file = share.join("below");
+        fs::write(&file, "content").expect("written");
+        monitor.expect(&file);
+    }
+}
+
+#[apply(test)]
 fn names_that_are_no_text_count() {
     let (_kept, dir) = directory();
     let monitor = Monitor::start(vec![entry(&dir, "a?b")], NEVER);
