@@ -57,6 +57,8 @@ pub enum Reason {
     Empty,
     /// It was not observed for long enough, or has changed.
     Young,
+    /// Its name is no text: Bots, which keeps names in the database, fails with it in each run.
+    NotText,
 }
 
 impl Reason {
@@ -68,6 +70,7 @@ impl Reason {
             Self::Name => "its name says that it is not complete",
             Self::Empty => "it is empty",
             Self::Young => "it was written a moment ago",
+            Self::NotText => "its name is not UTF-8, so Bots cannot take it; rename it",
         }
     }
 }
@@ -206,7 +209,11 @@ impl FileTracker {
             Some(known) => PendingFile { since: quiet_since, ..*known },
             None => PendingFile::new(quiet_since),
         };
-        match evaluate(sight, file.since, file.is_being_written, now, rules) {
+        let stability = match name.to_str() {
+            Some(_) => evaluate(sight, file.since, file.is_being_written, now, rules),
+            None => Stability::Incomplete(Reason::NotText, None),
+        };
+        match stability {
             Stability::Complete => {
                 self.report(name, stamp);
                 FileVerdict::Complete

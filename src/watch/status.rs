@@ -82,6 +82,11 @@ pub(super) fn tell_change(
 
 /// Logs that a file keeps its route from being started no longer.
 pub(super) fn tell_given_up(watch_target: &WatchTarget, file: &Path, reason: Reason) {
+    if reason == Reason::NotText {
+        let (file, route) = (file.display(), &watch_target.route);
+        warn!(%file, route, "the file {file} starts no run of route {route}: {}", reason.as_str());
+        return;
+    }
     let (seconds, route, why) = (watch_target.file_wait.as_secs_f64(), &watch_target.route, reason.as_str());
     warn!(
         file = %file.display(),

@@ -74,7 +74,8 @@ pub(super) fn hold<'a>(
                 is_held = true;
                 continue;
             };
-            if since + limit <= now && !std::mem::replace(&mut file.is_given_up, true) {
+            let is_over = reason == Reason::NotText || since + limit <= now;
+            if is_over && !std::mem::replace(&mut file.is_given_up, true) {
                 given_up.push((directory.join(name), reason));
             }
             let end = (!file.is_given_up).then_some(since + limit);

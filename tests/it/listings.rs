@@ -1,15 +1,16 @@
 //! Files that are begun after a run has looked at its files, and before Bots lists their directory: they stay whole for the next run.
 //! Real Bots, whose start is held in between.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
 use crate::support::arrivals::{Arrivals, CACHED, Starter, Storage, parts, write_whole};
+use crate::support::demo_translation::Demo;
 use crate::support::pods::{Amiss, message};
 use crate::support::sandbox::{Running, bots_bin_dir, wait_until};
 
@@ -216,4 +217,17 @@ fn files_are_taken_as_they_are_where_that_is_wanted_or_cannot_be_helped() {
         drop(open);
         assert_eq!(place.system.collect(1), Amiss::default(), "it was whole: {}", running.report());
     }
+}
+
+#[apply(test)]
+fn a_file_whose_name_is_no_text_is_left_and_named() {
+    let demo = Demo::new();
+    demo.drop_in("input");
+    // As a program writes it that does not know UTF-8.
+    let file = demo.input().join(OsString::from_vec(b"caf\xe9.edi".to_vec()));
+    fs::write(&file, "UNB").expect("written");
+    let run = demo.sandbox.engine(&[]);
+    assert!(run.expect_code(0).stderr.contains("the run received 3 files, finished 3"), "{run:?}");
+    assert!(run.stderr.contains("its name is not UTF-8"), "{run:?}");
+    assert!(file.exists());
 }

@@ -14,6 +14,7 @@ use crate::database::lease::Lease;
 use crate::edi::monitored_routes;
 use crate::exit::Error;
 use crate::watch::run_check::{ChannelFiles, IncompleteFile};
+use crate::watch::stability::Reason;
 
 use super::channels::Channels;
 
@@ -66,7 +67,9 @@ impl<'a> RunFiles<'a> {
                 self.log_wait(&files);
                 false
             }
-            Ok(files) => {
+            Ok(mut files) => {
+                // Bots is not to take those at all.
+                files.retain(|file| file.unfinished.reason != Reason::NotText);
                 files.iter().for_each(|file| self.log_abandoned(file));
                 self.given_up = files.into_iter().map(|file| file.path).collect();
                 self.channels = Some(channels);

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::{ScannedDir, TargetScanner};
 use crate::watch::backend::{WatchBackend, dir_id};
 use crate::watch::observation::{file, observe};
-use crate::watch::stability::{FileTracker, FileVerdict};
+use crate::watch::stability::{FileTracker, FileVerdict, Reason};
 use crate::watch::unfinished::IncompleteFile;
 
 impl TargetScanner {
@@ -41,7 +41,8 @@ impl TargetScanner {
             else {
                 return None;
             };
-            Some(IncompleteFile { path, unfinished, is_awaited: unfinished.since + rules.limit > now })
+            let is_awaited = unfinished.reason == Reason::NotText || unfinished.since + rules.limit > now;
+            Some(IncompleteFile { path, unfinished, is_awaited })
         };
         Ok(names.iter().map(judge).collect())
     }
