@@ -201,16 +201,22 @@ impl LockSession {
         let settings = self.connection.settings.clone();
         // A pooler keeps a session for this transaction, and takes the one of the lock if that is free to be given away.
         let mut other = Self::open(&settings, LockName::Engine).await?;
-        other.connection.change("query", "BEGIN", &[]).await?;
-        let beside = other.id().await?;
-        let after = self.id().await?;
+        let holds_session = match other.connection.change("query", "BEGIN", &[]).await {
+            Ok(_) => {
+                let beside = other.id().await?;
+                beside.as_ref() != Some(&before) && self.id().await?.as_ref() == Some(&before)
+            }
+            // A proxy that pools statements refuses transactions.
+            Err(Error::Failed(_)) => false,
+            Err(error) => return Err(error),
+        };
         other.connection.close().await;
-        if beside.as_ref() != Some(&before) && after.as_ref() == Some(&before) {
+        if holds_session {
             return Ok(());
         }
         Err(Error::Unsupported(format!(
-            "the {} is behind a proxy that pools transactions, so no lock holds there and two engines could run at \
-             once: connect to the server itself, or let the proxy pool sessions (pool_mode = session)",
+            "the {} is behind a proxy that pools transactions or statements, so no lock holds there and two engines or initialisers \
+             could run at once: connect to the server itself, or let the proxy pool sessions (pool_mode = session)",
             settings.describe()
         )))
     }

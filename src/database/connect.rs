@@ -116,7 +116,11 @@ async fn mysql(server: &Server) -> Result<Driver, sqlx::Error> {
 
 async fn postgres(server: &Server) -> Result<Driver, sqlx::Error> {
     // The variables that begin with PG count here as they do for Django's client.
-    let mut options = PgConnectOptions::new().application_name("bots-ctl").disable_statement_logging();
+    // PgBouncer refuses clients that set extra_float_digits, as the driver does by default.
+    let mut options = PgConnectOptions::new()
+        .application_name("bots-ctl")
+        .extra_float_digits(None::<i8>)
+        .disable_statement_logging();
     options = match &server.address {
         ServerAddress::Default => options,
         ServerAddress::Tcp { host, port } => options.host(host).port(*port),
