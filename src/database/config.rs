@@ -1,6 +1,6 @@
 //! The database of the settings of Django, in the terms of each kind of server.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde_json::Value;
@@ -60,12 +60,13 @@ const MYSQL_SOCKETS: [&str; 4] =
     ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock"];
 
 /// Options that lead a client to settings which bots-ctl does not read.
-const HIDDEN: [&str; 4] = ["read_default_file", "read_default_group", "service", "passfile"];
+const HIDDEN: [&str; 5] = ["read_default_file", "read_default_group", "service", "passfile", "hostaddr"];
 
 impl DatabaseConfig {
     /// The error of a statement on this database: `cannot {action} the ...`.
     pub(crate) fn failed(&self, action: &str, error: &sqlx::Error) -> Error {
-        let text = format!("cannot {action} the {}: {}", self.describe(), errors::message(error));
+        let (reason, remedy) = (errors::message(error), errors::remedy(error));
+        let text = format!("cannot {action} the {}: {reason}{remedy}", self.describe());
         if errors::is_connection_lost(error) { Error::Unavailable(text) } else { Error::Failed(text) }
     }
 
@@ -140,6 +141,7 @@ fn server(
         )));
     }
     let complete = url.map_or_else(|| django.clone(), |url| completed(django, url));
+    check_host(&complete.host)?;
     if complete.name.is_empty() {
         let text = "settings.py: DATABASES has no NAME: write the database's there, or set DB_NAME";
         return Err(Error::Unsupported(text.to_owned()));
@@ -153,6 +155,18 @@ fn server(
         password: complete.password,
         name: complete.name,
     })
+}
+
+/// PostgreSQL's client tries several hosts one after the other.
+fn check_host(host: &str) -> Result<(), Error> {
+    let problem = if host.contains(',') {
+        "bots-ctl connects to one host: write that of a proxy, or of a service that leads to the primary server"
+    } else if host.starts_with('[') {
+        "write an IPv6 address without brackets"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsupported(format!("settings.py: DATABASES has HOST {host:?} (DB_HOST): {problem}")))
 }
 
 /// The URL completes Django's settings; its password and options override them.
@@ -180,12 +194,14 @@ fn mysql_address(django: &DjangoDatabase) -> Result<ServerAddress, Error> {
     if host.starts_with('/') {
         return Ok(ServerAddress::Socket { path: host.into(), port });
     }
-    // For this name the client library uses its socket, whatever the port.
-    let socket = || MYSQL_SOCKETS.iter().map(Path::new).find(|path| path.exists());
-    match (host == "localhost").then(socket).flatten() {
-        Some(socket) => Ok(ServerAddress::Socket { path: socket.to_path_buf(), port: 3306 }),
-        None => Ok(ServerAddress::Tcp { host: host.to_owned(), port }),
+    if host != "localhost" {
+        return Ok(ServerAddress::Tcp { host: host.to_owned(), port });
     }
+    // For this name the client library uses its socket, whatever the port.
+    let named = std::env::var_os("MYSQL_UNIX_PORT").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let usual = || MYSQL_SOCKETS.iter().map(PathBuf::from).find(|path| path.exists());
+    let path = named.or_else(usual).unwrap_or_else(|| MYSQL_SOCKETS[0].into());
+    Ok(ServerAddress::Socket { path, port: 3306 })
 }
 
 fn postgres_address(django: &DjangoDatabase) -> Result<ServerAddress, Error> {

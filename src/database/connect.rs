@@ -1,5 +1,6 @@
 //! Opens connections, and explains why one cannot be opened.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -117,10 +118,8 @@ async fn mysql(server: &Server) -> Result<Driver, sqlx::Error> {
 async fn postgres(server: &Server) -> Result<Driver, sqlx::Error> {
     // The variables that begin with PG count here as they do for Django's client.
     // PgBouncer refuses clients that set extra_float_digits, as the driver does by default.
-    let mut options = PgConnectOptions::new()
-        .application_name("bots-ctl")
-        .extra_float_digits(None::<i8>)
-        .disable_statement_logging();
+    let mut options =
+        PgConnectOptions::new().application_name("bots-ctl").extra_float_digits(None::<i8>).disable_statement_logging();
     options = match &server.address {
         ServerAddress::Default => options,
         ServerAddress::Tcp { host, port } => options.host(host).port(*port),
@@ -186,7 +185,25 @@ fn explain(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
     };
     let text = format!("cannot open the {}: {reason}", settings.describe());
     match errors::permanent(error) {
-        Some(hint) => Error::Rejected(format!("{text}{hint}")),
-        None => Error::Unavailable(text),
+        Some(remedy) => Error::Rejected(format!("{text}{remedy}")),
+        None => Error::Unavailable(format!("{text}{}{}", errors::remedy(error), address_remedy(settings, error))),
+    }
+}
+
+/// The remedy for an address at which no server listens, where the reason may be the address.
+fn address_remedy(settings: &DatabaseConfig, error: &sqlx::Error) -> &'static str {
+    let sqlx::Error::Io(error) = error else { return "" };
+    if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+        return "";
+    }
+    match settings {
+        DatabaseConfig::Mysql(Server { address: ServerAddress::Socket { .. }, .. }) => {
+            "; that is the socket for the host localhost: for a server with a port write 127.0.0.1 (DB_HOST)"
+        }
+        DatabaseConfig::Postgres(Server { address: ServerAddress::Default, .. }) => "; name its host (DB_HOST)",
+        DatabaseConfig::Mysql(server) | DatabaseConfig::Postgres(server) if is_local(&server.address) => {
+            "; that address is this machine, or this container, itself (DB_HOST)"
+        }
+        _ => "",
     }
 }

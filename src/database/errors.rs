@@ -34,9 +34,38 @@ pub fn message(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         error if is_tls(error) => format!("TLS: {}", tls_reason(&error.to_string())),
+        sqlx::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
         sqlx::Error::Io(error) => error.to_string(),
+        sqlx::Error::Protocol(text) => match login_method(text) {
+            Some(method) => format!("the account logs in by {method}, which bots-ctl does not support"),
+            None => format!("it does not answer as such a server does: {}", without_source_line(text)),
+        },
         other => other.to_string(),
     }
+}
+
+/// The method of a login that the server demands and the driver does not have.
+fn login_method(text: &str) -> Option<&str> {
+    let (_, named) = match text.split_once("unknown authentication plugin: ") {
+        None if text.starts_with("expected NUL in byte sequence") => return Some("mysql_old_password"),
+        None if text.starts_with("mysql_cleartext_plugin disabled") => return Some("mysql_clear_password"),
+        None => text.split_once("unknown authentication method: ")?,
+        Some(found) => found,
+    };
+    // The numbers are those of PostgreSQL's protocol.
+    Some(match without_source_line(named) {
+        "2" => "Kerberos",
+        "7" => "GSSAPI",
+        "9" => "SSPI",
+        "client_ed25519" => "ed25519",
+        "dialog" => "PAM",
+        other => other,
+    })
+}
+
+/// The driver adds the place in its sources, once for each of its layers.
+fn without_source_line(text: &str) -> &str {
+    text.split_once(" (sqlx_").map_or(text, |(text, _)| text)
 }
 
 /// The library shows the Debug form of some of its errors.
@@ -106,23 +135,94 @@ pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     postgres_code(error) == Some("55P03")
 }
 
-/// A hint, possibly empty, when a retry of the connection cannot help: credentials, a name or a protocol do not become right
+/// A remedy, possibly empty, when a retry of the connection cannot help: credentials, a name or a protocol do not become right
 /// by waiting.
 #[must_use]
 pub fn permanent(error: &sqlx::Error) -> Option<&'static str> {
-    const ACCOUNT: &str = "; check the account (DB_USER) and its password (DB_PASSWORD)";
-    const NAME: &str = "; make it, or change its name (DB_NAME)";
     match (mysql_number(error), postgres_code(error)) {
-        (Some(1049), _) | (_, Some("3D000")) => Some(NAME),
-        // Access denied (in four forms), plugin not supported.
-        (Some(1044 | 1045 | 1130 | 1251 | 1698 | 3118), _) | (_, Some("28P01" | "28000")) => Some(ACCOUNT),
-        // Other codes of the classes authorisation and database name, and insufficient privileges.
-        (_, Some(code)) if code.starts_with("28") || code.starts_with("3D") || code == "42501" => Some(""),
+        (Some(number), _) => permanent_on_mysql(number, &message(error)),
+        (_, Some(code)) => permanent_on_postgres(code, &message(error)),
         _ if is_tls(error) => Some("; check the TLS options (DB_OPTIONS) and the certificates"),
         _ => match error {
+            sqlx::Error::Protocol(text) if login_method(text).is_some() => Some(
+                "; let it log in by mysql_native_password or caching_sha2_password, on PostgreSQL by scram-sha-256",
+            ),
             sqlx::Error::Io(error) if error.kind() == ErrorKind::PermissionDenied => Some(""),
             sqlx::Error::Configuration(_) => Some(""),
             _ => None,
         },
+    }
+}
+
+const CHECK_ACCOUNT: &str = "; check the account (DB_USER) and its password (DB_PASSWORD)";
+const CHECK_NAME: &str = "; make it, or change its name (DB_NAME)";
+
+fn permanent_on_mysql(number: u16, message: &str) -> Option<&'static str> {
+    match number {
+        1049 => Some(CHECK_NAME),
+        // Access denied (in four forms), plugin not loaded or not supported, password in an old format.
+        1044 | 1045 | 1130 | 1251 | 1275 | 1524 | 1698 => Some(CHECK_ACCOUNT),
+        // MySQL and MariaDB.
+        3118 | 4151 => Some("; unlock the account with ALTER USER ... ACCOUNT UNLOCK, or use another one (DB_USER)"),
+        1820 | 1862 => Some("; give the account a new password with ALTER USER ... IDENTIFIED BY, and set DB_PASSWORD"),
+        // Host is blocked, character set not known.
+        1129 | 1115 => Some(""),
+        1226 if message.contains("_per_hour") => Some("; end that limit of the account with ALTER USER ... WITH"),
+        _ => None,
+    }
+}
+
+fn permanent_on_postgres(code: &str, message: &str) -> Option<&'static str> {
+    match code {
+        "3D000" => Some(CHECK_NAME),
+        "28P01" | "28000" => Some(CHECK_ACCOUNT),
+        "55000" => Some("; let it accept them with ALTER DATABASE ... ALLOW_CONNECTIONS true"),
+        // Unknown setting of the session, or a wrong value of one.
+        "42704" | "22023" => Some("; correct \"options\" in DB_OPTIONS, or PGOPTIONS"),
+        "08P01" if message.contains("startup parameter") => {
+            Some("; add it to ignore_startup_parameters of PgBouncer, or remove it from DB_OPTIONS")
+        }
+        // Other codes of the classes authorisation and database name, and insufficient privileges.
+        _ if code.starts_with("28") || code.starts_with("3D") || code == "42501" => Some(""),
+        _ => None,
+    }
+}
+
+/// A remedy, possibly empty, for an error that may also go away by itself, or that a statement ends with.
+#[must_use]
+pub fn remedy(error: &sqlx::Error) -> &'static str {
+    match (mysql_number(error), postgres_code(error)) {
+        (Some(1040 | 1203 | 1226), _) | (_, Some("53300")) => {
+            "; a service of Bots needs several: raise that limit, or end other clients"
+        }
+        (_, Some("42501")) if message(error).ends_with("for schema public") => {
+            "; make the account the owner of the database with ALTER DATABASE ... OWNER TO, or grant it CREATE ON SCHEMA \
+             public"
+        }
+        _ if matches!(error, sqlx::Error::Protocol(_)) => "; check kind and address (DB_ENGINE, DB_HOST, DB_PORT)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unsupported_login_is_permanent_and_named_without_the_sources_of_the_driver() {
+        for (text, method) in [
+            ("unknown authentication plugin: client_ed25519 (sqlx_mysql::protocol::auth:40)", "ed25519"),
+            ("unknown authentication plugin: parsec (sqlx_mysql::protocol::auth:40)", "parsec"),
+            ("expected NUL in byte sequence (sqlx_core::io::buf:25)", "mysql_old_password"),
+            ("x (reading y): unknown authentication method: 7 (sqlx_postgres::a:84) (sqlx_postgres::b:139)", "GSSAPI"),
+        ] {
+            let error = sqlx::Error::Protocol(text.to_owned());
+            let expected = format!("the account logs in by {method}, which bots-ctl does not support");
+            assert_eq!(message(&error), expected);
+            assert!(permanent(&error).is_some_and(|remedy| remedy.contains("scram-sha-256")));
+        }
+        let other = sqlx::Error::Protocol("expected 0xfe (AUTH_SWITCH) but found 0x4 (sqlx_mysql::x:3)".to_owned());
+        assert!(message(&other).ends_with("(AUTH_SWITCH) but found 0x4") && permanent(&other).is_none());
+        assert!(remedy(&other).contains("DB_ENGINE"));
     }
 }

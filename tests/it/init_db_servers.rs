@@ -16,6 +16,8 @@ use crate::support::servers::{Database, Engine, PASSWORD, Server, USER, on_each_
 on_each_server!(
     a_wrong_password_fails_at_once_without_telling_it,
     a_password_from_a_file_is_taken,
+    a_refusal_that_no_wait_ends_is_reported_at_once_with_a_remedy,
+    a_limit_on_connections_is_waited_for_and_named,
     a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused,
     an_unknown_database_fails_at_once_with_its_name,
     a_user_who_may_not_create_tables_is_told_so,
@@ -80,6 +82,82 @@ fn a_password_from_a_file_is_taken(engine: Engine) {
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
+fn a_refusal_that_no_wait_ends_is_reported_at_once_with_a_remedy(engine: Engine) {
+    let database = Database::fresh(engine);
+    let server = database.server();
+    let (accounts, refusals): (&[&str], &[(&str, &str)]) = match engine {
+        Engine::Mariadb => (
+            &[
+                "SET GLOBAL secure_auth = 0, disconnect_on_expired_password = 1",
+                "CREATE USER old IDENTIFIED VIA mysql_old_password USING '7ab2cc2e1fa51eb3'",
+                "CREATE USER locked IDENTIFIED BY 'another-secret' ACCOUNT LOCK",
+                "CREATE USER expired IDENTIFIED BY 'another-secret' PASSWORD EXPIRE",
+                "CREATE USER hourly IDENTIFIED BY 'another-secret' WITH MAX_UPDATES_PER_HOUR 1 MAX_CONNECTIONS_PER_HOUR 1",
+            ],
+            &[
+                (
+                    "old",
+                    "by mysql_old_password, which bots-ctl does not support; let it log in by mysql_native_password",
+                ),
+                ("locked", "ACCOUNT UNLOCK"),
+                ("expired", "IDENTIFIED BY"),
+                ("hourly", "ALTER USER ... WITH"),
+            ],
+        ),
+        _ => (
+            &["CREATE ROLE by_gss LOGIN", "CREATE ROLE unable PASSWORD 'another-secret'"],
+            &[("by_gss", "by GSSAPI, which bots-ctl does not support"), ("unable", "not permitted to log in")],
+        ),
+    };
+    accounts.iter().for_each(|statement| drop(server.sql(None, statement)));
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_PASSWORD", "another-secret").set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
+    for (user, remedy) in refusals {
+        sandbox.set("DB_USER", *user);
+        sandbox.run(&["init-db", "--check"]);
+        let refused = sandbox.run(&["init-db", "--check"]);
+        expect_failure_at_once(&refused, &[remedy]);
+        assert!(!refused.stderr.contains("sqlx"), "{refused:?}");
+    }
+}
+
+fn a_limit_on_connections_is_waited_for_and_named(engine: Engine) {
+    let database = Database::fresh(engine);
+    database.server().sql(
+        None,
+        match engine {
+            Engine::Mariadb => "CREATE USER none_free IDENTIFIED BY 'another-secret' WITH MAX_USER_CONNECTIONS 1",
+            _ => "CREATE ROLE none_free LOGIN PASSWORD 'another-secret' CONNECTION LIMIT 0",
+        },
+    );
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_USER", "none_free").set("DB_PASSWORD", "another-secret");
+    let held = (engine == Engine::Mariadb)
+        .then(|| sandbox.start(&["exec", "--", &python().display().to_string(), "-c", HOLD_CONNECTION]));
+    if let Some(held) = &held {
+        held.wait_stderr("connected");
+    }
+    expect_failure(&sandbox.run(&["init-db", "--check", "--wait", "1"]), &["raise that limit", "trying again for 1 s"]);
+}
+
+/// Connects to MariaDB as the variables say, and keeps the connection.
+const HOLD_CONNECTION: &str = "import os, sys, MySQLdb, time\n\
+    names = {'host': 'HOST', 'user': 'USER', 'passwd': 'PASSWORD'}\n\
+    made = MySQLdb.connect(port=int(os.environ['DB_PORT']), **{k: os.environ['DB_' + v] for k, v in names.items()})\n\
+    print('connected', file=sys.stderr)\n\
+    time.sleep(600)";
+
+/// What bots-ctl cannot do and Django's clients can.
+#[apply(test)]
+fn several_hosts_and_an_address_in_brackets_are_refused_in_words() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("DB_ENGINE", "postgresql").set("DB_NAME", "bots").set("DB_USER", "bots").set("DB_PASSWORD", "secret");
+    for (host, words) in [("one,two", "bots-ctl connects to one host"), ("[::1]", "without brackets")] {
+        let refused = sandbox.set("DB_HOST", host).run(&["init-db"]);
+        assert!(refused.expect_code(78).stderr.contains(words), "{refused:?}");
+    }
+}
+
 /// PostgreSQL's login puts names between commas and equal signs, which its driver does not escape.
 fn a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused(engine: Engine) {
     let database = complete(engine);
@@ -129,7 +207,8 @@ fn a_user_who_may_not_create_tables_is_told_so(engine: Engine) {
     let database = Database::fresh(engine);
     let sandbox = other_user(&database, "SELECT, INSERT, UPDATE, DELETE");
     let refused = sandbox.run(&["init-db"]);
-    expect_failure_at_once(&refused, &["denied"]);
+    let remedy = if engine == Engine::Postgresql { "grant it CREATE ON SCHEMA public" } else { "denied" };
+    expect_failure_at_once(&refused, &["denied", remedy]);
     assert!(facts(&database).is_empty(), "{:?}", facts(&database));
     let owner = database.sandbox();
     owner.run(&["init-db"]).expect_code(0);

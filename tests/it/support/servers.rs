@@ -187,7 +187,7 @@ impl Server {
         let made = made.expect("the server's packages are installed, see tests/run.sh");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         if self.engine == Engine::Postgresql {
-            let rules = "local all postgres trust\nlocal all all scram-sha-256\n\
+            let rules = "local all postgres trust\nlocal all all scram-sha-256\nhost all by_gss all gss\n\
                          hostnossl all +needs_tls all reject\nhost all all samenet scram-sha-256\n";
             fs::write(Path::new(&data).join("pg_hba.conf"), rules).expect("written");
         }
