@@ -65,7 +65,8 @@ fn print_result(json: bool, task: InitOptions, report: &Report, result: Result<(
     } else if task.check && result.is_ok() {
         let missing = report.missing.iter().map(|name| format!("missing: {name}\n"));
         let findings = report.findings.iter().map(|finding| format!("finding: {finding}\n"));
-        write_stdout(&missing.chain(findings).collect::<String>());
+        let conversion = report.conversion.iter().map(|statement| format!("{statement};\n"));
+        write_stdout(&missing.chain(findings).chain(conversion).collect::<String>());
         if !is_incomplete {
             write_line(&format!("the {} is complete", report.database));
         }

@@ -91,10 +91,7 @@ impl WatchBackend {
     /// # Errors
     /// When the file system cannot be queried.
     pub fn of(directory: &Path, wanted: WatchMethod) -> nix::Result<Self> {
-        // The type differs between machines, and so does the sign; the numbers have 32 bits.
-        #[allow(clippy::unnecessary_cast, reason = "it is one elsewhere")]
-        let magic = statfs(directory)?.filesystem_type().0 as i64 & 0xffff_ffff;
-        Ok(Self::on(magic, wanted))
+        Ok(Self::on(magic(directory)?, wanted))
     }
 
     fn on(magic: i64, wanted: WatchMethod) -> Self {
@@ -131,6 +128,20 @@ impl WatchBackend {
             (false, _) => "poll",
         }
     }
+}
+
+/// The kind of the file system of a directory, if it is one to which more than this machine's kernel may write.
+#[must_use]
+pub fn shared_file_system(directory: &Path) -> Option<&'static str> {
+    let magic = magic(directory).ok()?;
+    let (_, name, kind) = FILE_SYSTEMS.iter().find(|(number, ..)| *number == magic)?;
+    matches!(kind, Kind::Fuse | Kind::Server | Kind::Shared).then_some(name)
+}
+
+fn magic(directory: &Path) -> nix::Result<i64> {
+    // The type differs between machines, and so does the sign; the numbers have 32 bits.
+    #[allow(clippy::unnecessary_cast, reason = "it is one elsewhere")]
+    Ok(statfs(directory)?.filesystem_type().0 as i64 & 0xffff_ffff)
 }
 
 /// Which directory a path leads to; none where it leads to no directory.

@@ -142,7 +142,7 @@ fn json_is_one_object(engine: Engine) {
     assert!(about.contains("bots") || about.contains("Bots"), "{about}");
     let again = json(sandbox.run(&["init-db", "--json"]).expect_code(0));
     assert_eq!(again["status"], "complete", "{again}");
-    for key in ["steps", "missing", "findings", "errors"] {
+    for key in ["steps", "missing", "findings", "warnings", "conversion", "errors"] {
         assert!(again[key].is_array() || answer[key].is_array(), "{key} in {again}");
     }
 }

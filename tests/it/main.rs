@@ -39,6 +39,7 @@ mod init_db;
 mod init_db_adoption;
 mod init_db_repair;
 mod init_db_servers;
+mod init_db_warnings;
 mod install;
 mod instructions;
 mod job_backends;

@@ -1,6 +1,7 @@
 //! Inspects a database: its schema against the desired one.
 
 pub mod apply;
+pub mod charset;
 pub mod desired;
 pub mod diff;
 pub mod introspect;
@@ -11,6 +12,7 @@ use super::connect::{ConnectMode, connect};
 use super::init_progress::{self, InitProgress};
 use super::query::{Connection, text};
 use super::{DatabaseConfig, Error, default_account, errors};
+use charset::NarrowCharset;
 use desired::DesiredSchema;
 use diff::{SchemaDiff, compare};
 use introspect::Schema;
@@ -25,6 +27,8 @@ pub struct Inspection {
     /// That of an earlier run.
     pub progress: Option<InitProgress>,
     pub catalogue: Schema,
+    /// Where the database cannot hold every text.
+    pub narrow_charset: Option<NarrowCharset>,
 }
 
 /// Compares the database with the desired schema.
@@ -33,22 +37,24 @@ pub struct Inspection {
 /// When it cannot be read.
 pub async fn inspect(connection: &mut Connection, expected: &DesiredSchema) -> Result<Inspection, Error> {
     let inspected = inspection(connection, expected).await;
-    let (difference, catalogue) = inspected.map_err(|error| connection.settings.failed("read", &error))?;
+    let (difference, catalogue, narrow_charset) =
+        inspected.map_err(|error| connection.settings.failed("read", &error))?;
     let has_table = catalogue.has(init_progress::TABLE);
     let progress = if has_table { init_progress::read(connection).await? } else { None };
-    Ok(Inspection { difference, progress, catalogue })
+    Ok(Inspection { difference, progress, catalogue, narrow_charset })
 }
 
 async fn inspection(
     connection: &mut Connection,
     expected: &DesiredSchema,
-) -> Result<(SchemaDiff, Schema), sqlx::Error> {
+) -> Result<(SchemaDiff, Schema, Option<NarrowCharset>), sqlx::Error> {
     let catalogue = Schema::read(connection).await?;
     let applied = applied(connection, &catalogue).await?;
     let mut difference = compare(&connection.settings, &catalogue, expected, &applied);
     difference.lacks_superuser = !catalogue.has("auth_user") || !has_rows(connection, "auth_user").await?;
     difference.has_default_password = !difference.lacks_superuser && default_account::is_open(connection).await?;
-    Ok((difference, catalogue))
+    let narrow_charset = charset::read(connection, &expected.tables(&catalogue)).await?;
+    Ok((difference, catalogue, narrow_charset))
 }
 
 /// The applied migrations, each with its app.

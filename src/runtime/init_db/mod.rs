@@ -23,7 +23,8 @@ use crate::database::schema::diff::SchemaDiff;
 use crate::database::schema::{self, Inspection};
 use crate::database::{self, DatabaseConfig, retry, run_metrics};
 use crate::exit::{Error, Kind};
-use crate::process::network;
+use crate::process::{blocking, network};
+use crate::watch::backend::shared_file_system;
 
 pub(crate) use report::Report;
 use steps::{InitDb, complete};
@@ -91,14 +92,14 @@ pub(crate) async fn ensure_database_with(
             },
         };
         report.database = bots.settings.describe();
-        if python.is_none() && !task.superuser && !task.check && bots.is_complete().await? {
+        if python.is_none() && !task.superuser && !task.check && bots.is_complete(report).await? {
             debug!("the {} is complete", report.database);
             return Ok(django);
         }
         if task.check {
             return bots.check(report).await.map(|()| django);
         }
-        let Some(work) = bots.lock_and_inspect(task).await? else { return Ok(django) };
+        let Some(work) = bots.lock_and_inspect(task, report).await? else { return Ok(django) };
         if python.is_none() {
             let (started, asked) = PythonSession::start(context).await?;
             python = Some(started);
@@ -143,6 +144,7 @@ impl InitDb<'_> {
             }
         };
         let look = self.inspect(connection).await?;
+        self.warn(&look, report).await;
         report.missing = look.difference.missing();
         report.findings = look.difference.manual_fixes;
         if look.difference.has_default_password && !self.config.database.allow_default_password {
@@ -152,11 +154,39 @@ impl InitDb<'_> {
     }
 
     /// Whether a look, which waits for nothing, finds everything in place.
-    async fn is_complete(&self) -> Result<bool, Error> {
+    async fn is_complete(&self, report: &mut Report) -> Result<bool, Error> {
         let Ok(connection) = connect(&self.settings, ConnectMode::Probe).await else { return Ok(false) };
         match self.inspect(connection).await {
-            Ok(look) if is_complete(&look) => self.refuse_default_account(&look.difference).map(|()| true),
+            Ok(look) if is_complete(&look) => {
+                self.warn(&look, report).await;
+                self.refuse_default_account(&look.difference).map(|()| true)
+            }
             _ => Ok(false),
+        }
+    }
+
+    /// Warns of what works, and may fail with the next file.
+    async fn warn(&self, look: &Inspection, report: &mut Report) {
+        let database = self.settings.describe();
+        if let Some(narrow) = &look.narrow_charset {
+            let remedy = match &narrow.statements[..] {
+                [statement] => statement.as_str(),
+                _ => "init-db --check prints the statements for that",
+            };
+            report.warn(format!(
+                "the {database} keeps texts in {}, in which not every file name and error fits, and a run that has such a \
+                 one fails: stop the services, back it up, and convert it to utf8mb4: {remedy}",
+                narrow.found.join(" and ")
+            ));
+            report.conversion.clone_from(&narrow.statements);
+        }
+        let DatabaseConfig::Sqlite(path) = &self.settings else { return };
+        let directory = path.parent().unwrap_or(path).to_path_buf();
+        if let Ok(Some(kind)) = blocking::run(move || shared_file_system(&directory)).await {
+            report.warn(format!(
+                "the {database} is on {kind}, where locks of SQLite may not hold and the file may be damaged: move it to a \
+                 local disk, or use a database server"
+            ));
         }
     }
 
@@ -186,9 +216,10 @@ impl InitDb<'_> {
     }
 
     /// Gets the lock and looks under it; `None` when there is nothing left to do.
-    async fn lock_and_inspect(&self, task: InitOptions) -> Result<Option<LockedInit>, Error> {
+    async fn lock_and_inspect(&self, task: InitOptions, report: &mut Report) -> Result<Option<LockedInit>, Error> {
         let mut session = self.lock().await?;
         let inspection = schema::inspect(&mut session.connection, &self.expected).await?;
+        self.warn(&inspection, report).await;
         if is_complete(&inspection) && !task.superuser {
             session.connection.close().await;
             info!("the {} is complete", self.settings.describe());

@@ -18,6 +18,10 @@ pub(crate) struct Report {
     pub missing: Vec<String>,
     /// What is left to a person.
     pub findings: Vec<String>,
+    /// What works, and may fail later.
+    pub warnings: Vec<String>,
+    /// Statements that convert the database to a character set for every text.
+    pub conversion: Vec<String>,
 }
 
 impl Report {
@@ -25,6 +29,14 @@ impl Report {
     pub fn step(&mut self, name: &str, took: Duration) {
         info!("{name} took {:.2} s", took.as_secs_f64());
         self.steps.push((name.to_owned(), took));
+    }
+
+    /// Records what may fail later, for the log as well, once each.
+    pub fn warn(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            warn!("{warning}");
+            self.warnings.push(warning);
+        }
     }
 
     /// Logs the steps that are left to a person.
@@ -52,6 +64,8 @@ impl Report {
             "steps": steps.collect::<Vec<_>>(),
             "missing": self.missing,
             "findings": self.findings,
+            "warnings": self.warnings,
+            "conversion": self.conversion,
             "errors": error.map(Error::faults).unwrap_or_default(),
         })
     }
