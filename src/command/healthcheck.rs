@@ -69,7 +69,7 @@ async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<Pro
         database_only,
         ..HealthState::default()
     });
-    checks::run_once(&health_targets(config, &django)?, &health).await;
+    checks::run_once(&health_targets(config, &django)?, check, &health).await;
     let response = evaluate(check, &health.borrow());
     Ok(response)
 }

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::connect::{ConnectMode, connect};
 use super::lease::{self, LeaseHolder};
 use super::query::Connection;
-use super::{DatabaseConfig, Error, errors};
+use super::{DatabaseConfig, Error, errors, schema};
 use crate::model::FileId;
 
 /// Limit of an answer. A connection that is late is given up: from a server that hangs, or a network that drops packets, its
@@ -42,10 +42,8 @@ impl DatabasePing {
     pub async fn ping(&mut self) -> Result<Availability, Error> {
         // A connection that does not answer in time is dropped.
         let cached = self.cached.take();
-        timeout(PING_TIMEOUT, self.query(cached)).await.unwrap_or_else(|_| {
-            let (database, limit) = (self.settings.describe(), PING_TIMEOUT.as_secs());
-            Err(Error::Unavailable(format!("the {database} did not answer within {limit} s")))
-        })
+        let answered = timeout(PING_TIMEOUT, self.query(cached)).await;
+        answered.unwrap_or_else(|_| Err(self.late()))
     }
 
     /// The process that runs an engine, if the database knows one. Over the connection of [`Self::ping`].
@@ -54,6 +52,30 @@ impl DatabasePing {
         let holder = timeout(PING_TIMEOUT, lease::current_holder(&mut connection)).await.ok()?;
         self.cached = Some((file, connection));
         holder.ok().flatten()
+    }
+
+    /// Whether the tables are there without which no service works. Over the connection of [`Self::ping`].
+    ///
+    /// # Errors
+    /// When one is missing, or the database does not answer.
+    pub async fn check_tables(&mut self) -> Result<(), Error> {
+        let database = self.settings.describe();
+        let Some((file, mut connection)) = self.cached.take() else {
+            return Err(Error::Unavailable(format!("the {database} does not answer")));
+        };
+        let missing =
+            timeout(PING_TIMEOUT, schema::missing_required(&mut connection)).await.map_err(|_| self.late())?;
+        let missing = missing.map_err(|error| self.settings.failed("read", &error))?;
+        self.cached = Some((file, connection));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Failed(format!("the {database} lacks {}: run init-db", missing.join(", "))))
+    }
+
+    fn late(&self) -> Error {
+        let (database, limit) = (self.settings.describe(), PING_TIMEOUT.as_secs());
+        Error::Unavailable(format!("the {database} did not answer within {limit} s"))
     }
 
     async fn query(&mut self, cached: Option<(FileId, Connection)>) -> Result<Availability, Error> {

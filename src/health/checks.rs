@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use nix::sys::statvfs::statvfs;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout_at};
 
 use super::rules::{BOTSSYS, CHECKS, DATABASE, SPACE, TABLES, USERSYS};
 use super::state::{CheckResult, HealthState};
 use crate::database::lease::LeaseHolder;
 use crate::database::ping::{Availability, DatabasePing};
-use crate::database::{self, DatabaseConfig, schema};
+use crate::database::{self, DatabaseConfig};
 use crate::model::Check;
 use crate::telemetry::counters::{self, Counters};
 
@@ -44,14 +44,17 @@ pub struct CheckTargets {
 pub async fn run(targets: CheckTargets, counters: Arc<Counters>, health: watch::Sender<HealthState>) {
     let mut probes = Checks::new(&targets, counters);
     loop {
-        probes.run_round(&targets, &health).await;
+        let results = probes.run_round(&targets).await;
+        publish(&health, results);
         sleep(targets.interval).await;
     }
 }
 
-/// One round of all checks, without the services.
-pub async fn run_once(targets: &CheckTargets, health: &watch::Sender<HealthState>) {
-    Checks::new(targets, Arc::default()).run_round(targets, health).await;
+/// One round of the checks that a question needs, without the services and without the log.
+pub async fn run_once(targets: &CheckTargets, question: Check, health: &watch::Sender<HealthState>) {
+    if CHECKS.iter().any(|check| check.answers(question) && check.probe.is_some()) {
+        health.send_modify(Checks::new(targets, Arc::default()).run_round(targets).await);
+    }
 }
 
 /// The probes, which may still be under way from an earlier round.
@@ -62,18 +65,22 @@ struct Checks {
     tables: SingleFlight<Result<(), database::Error>>,
     directories: SingleFlight<[CheckResult; 3]>,
     counters: Arc<Counters>,
+    /// Tables that were there once do not go away by themselves.
+    has_tables: bool,
 }
 
 impl Checks {
     fn new(targets: &CheckTargets, counters: Arc<Counters>) -> Self {
         let pinger = Arc::new(Mutex::new(DatabasePing::new(targets.database.clone())));
         let (database, tables, directories) = (SingleFlight(None), SingleFlight(None), SingleFlight(None));
-        Self { pinger, database, tables, directories, counters }
+        Self { pinger, database, tables, directories, counters, has_tables: false }
     }
 
-    async fn run_round(&mut self, targets: &CheckTargets, health: &watch::Sender<HealthState>) {
+    /// All checks, which together take no longer than one may; returns the change of the state that they lead to.
+    async fn run_round(&mut self, targets: &CheckTargets) -> impl FnOnce(&mut HealthState) + use<> {
+        let deadline = Instant::now() + PROBE_TIMEOUT;
         let pinger = Arc::clone(&self.pinger);
-        let ping = self.database.run(|| {
+        let ping = self.database.run(deadline, || {
             tokio::spawn(async move {
                 let mut pinger = pinger.lock().await;
                 let result = pinger.ping().await;
@@ -84,20 +91,26 @@ impl Checks {
         let (botssys, usersys, min_free) = (targets.botssys.clone(), targets.usersys.clone(), targets.min_free);
         let counters = Arc::clone(&self.counters);
         let look = move || [directory(&botssys), directory(&usersys), space(&botssys, min_free, &counters)];
-        let directories = self.directories.run(|| tokio::task::spawn_blocking(look));
+        let directories = self.directories.run(deadline, || tokio::task::spawn_blocking(look));
         let (ping, directories) = tokio::join!(
             measure(&self.counters, counters::Probe::Database, ping),
             measure(&self.counters, counters::Probe::Directories, directories)
         );
         let (ping, engine) = ping.map_or((None, None), |(response, engine)| (Some(response), engine));
-        let tables = self.check_tables(targets, health).await;
-        publish(health, |state| {
+        let availability = ping.as_ref().and_then(|ping| ping.as_ref().ok().copied());
+        let database = to_check_result("the database", ping);
+        let tables = match &database {
+            _ if self.has_tables => CheckResult::Ok,
+            CheckResult::Ok => self.check_tables(deadline).await,
+            failed => failed.clone(),
+        };
+        move |state| {
             // A service that does not answer counts only while the database is no excuse.
-            if !matches!(ping, Some(Ok(Availability::Ok))) {
+            if availability != Some(Availability::Ok) {
                 state.services.iter_mut().for_each(|service| service.countable_failures = 0);
             }
-            state.database_busy = matches!(ping, Some(Ok(Availability::Locked)));
-            state.checks.set(DATABASE, to_check_result("the database", ping));
+            state.database_busy = availability == Some(Availability::Locked);
+            state.checks.set(DATABASE, database);
             state.checks.set(TABLES, tables);
             state.engine = engine.and_then(|holder| Some((holder.name, Instant::now().checked_sub(holder.since)?)));
             let late =
@@ -106,17 +119,16 @@ impl Checks {
             for (name, result) in [BOTSSYS, USERSYS, SPACE].into_iter().zip(directories) {
                 state.checks.set(name, result);
             }
-        });
+        }
     }
 
-    /// Tables that were there once do not go away by themselves.
-    async fn check_tables(&mut self, targets: &CheckTargets, health: &watch::Sender<HealthState>) -> CheckResult {
-        if *health.borrow().checks.get(TABLES) == CheckResult::Ok {
-            return CheckResult::Ok;
-        }
-        let database = targets.database.clone();
-        let looking = self.tables.run(|| tokio::spawn(async move { tables(&database).await }));
-        to_check_result("the database", measure(&self.counters, counters::Probe::Tables, looking).await)
+    async fn check_tables(&mut self, deadline: Instant) -> CheckResult {
+        let pinger = Arc::clone(&self.pinger);
+        let looking =
+            self.tables.run(deadline, || tokio::spawn(async move { pinger.lock().await.check_tables().await }));
+        let result = to_check_result("the database", measure(&self.counters, counters::Probe::Tables, looking).await);
+        self.has_tables = result == CheckResult::Ok;
+        result
     }
 }
 
@@ -132,10 +144,10 @@ async fn measure<T>(counters: &Counters, probe: counters::Probe, query: impl Fut
 struct SingleFlight<T>(Option<JoinHandle<T>>);
 
 impl<T> SingleFlight<T> {
-    /// The result, or `None` when it has not come in time.
-    async fn run(&mut self, start: impl FnOnce() -> JoinHandle<T>) -> Option<T> {
+    /// The result, or `None` when it has not come by then.
+    async fn run(&mut self, deadline: Instant, start: impl FnOnce() -> JoinHandle<T>) -> Option<T> {
         let handle = self.0.get_or_insert_with(start);
-        let result = timeout(PROBE_TIMEOUT, handle).await.ok()?;
+        let result = timeout_at(deadline.into(), handle).await.ok()?;
         self.0 = None;
         result.ok()
     }
@@ -171,15 +183,6 @@ fn log_changes(before: &HealthState, after: &HealthState) {
             _ => {}
         }
     }
-}
-
-async fn tables(settings: &DatabaseConfig) -> Result<(), database::Error> {
-    let missing = schema::missing_required(settings).await?;
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names = missing.join(", ");
-    Err(database::Error::Failed(format!("the {} lacks {names}: run init-db", settings.describe())))
 }
 
 /// Whether a directory is there and can be written to.
@@ -224,11 +227,12 @@ mod tests {
             asked.set(asked.get() + 1);
             tokio::spawn(sleep(PROBE_TIMEOUT * 5 / 2))
         };
-        assert!(probe.run(query).await.is_none());
-        assert!(probe.run(query).await.is_none());
-        assert!(probe.run(query).await.is_some());
+        let limit = || tokio::time::Instant::now().into_std() + PROBE_TIMEOUT;
+        assert!(probe.run(limit(), query).await.is_none());
+        assert!(probe.run(limit(), query).await.is_none());
+        assert!(probe.run(limit(), query).await.is_some());
         assert_eq!(asked.get(), 1);
-        assert!(probe.run(query).await.is_none());
+        assert!(probe.run(limit(), query).await.is_none());
         assert_eq!(asked.get(), 2);
     }
 }

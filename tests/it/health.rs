@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
 use crate::support::sandbox::{Running, Sandbox, http, raw_http, wait_until};
+use crate::support::servers::{Database, Engine};
 use crate::support::users::in_mounts;
 
 #[apply(test)]
@@ -177,6 +178,23 @@ fn standalone_needs_no_listener() {
     let broken = sandbox.run(&["healthcheck", "--standalone"]);
     broken.expect_code(2);
     assert!(broken.stderr.contains("settings.py:1: ModuleNotFoundError"), "{}", broken.stderr);
+}
+
+/// A database that accepts connections and never answers.
+#[apply(test)]
+fn standalone_asks_the_database_only_where_the_question_needs_it() {
+    let database = Database::fresh(Engine::Postgresql.needed());
+    let mut sandbox = database.sandbox();
+    sandbox.run(&["init-db"]).expect_code(0);
+    let mute = TcpListener::bind(("127.0.0.1", 0)).expect("bound");
+    mute.set_nonblocking(true).expect("set");
+    let connections = || std::iter::from_fn(|| mute.accept().ok()).count();
+    sandbox.set("DB_PORT", mute.local_addr().expect("bound").port().to_string());
+    for (check, code, expected) in [("live", 0, 0), ("ready", 1, 1), ("startup", 1, 1)] {
+        let checked = sandbox.run(&["healthcheck", "--standalone", "--quiet", "--check", check]);
+        assert!(checked.expect_code(code).stderr.is_empty() && checked.stdout.is_empty(), "{check}: {checked:?}");
+        assert_eq!(connections(), expected, "{check}");
+    }
 }
 
 #[apply(test)]

@@ -8,10 +8,9 @@ pub mod introspect;
 
 use std::collections::BTreeSet;
 
-use super::connect::{ConnectMode, connect};
 use super::init_progress::{self, InitProgress};
 use super::query::{Connection, text};
-use super::{DatabaseConfig, Error, default_account, errors};
+use super::{Error, default_account, errors};
 use charset::NarrowCharset;
 use desired::DesiredSchema;
 use diff::{SchemaDiff, compare};
@@ -92,14 +91,11 @@ async fn has_rows(connection: &mut Connection, table: &str) -> Result<bool, sqlx
 /// The missing ones of the tables that every service needs.
 ///
 /// # Errors
-/// When the database cannot be read.
-pub async fn missing_required(settings: &DatabaseConfig) -> Result<Vec<String>, Error> {
-    let mut connection = connect(settings, ConnectMode::Probe).await?;
-    let found = Schema::read(&mut connection).await;
-    connection.close().await;
-    match found {
-        Ok(found) => Ok(REQUIRED.into_iter().filter(|name| !found.has(name)).map(str::to_owned).collect()),
+/// What the database says.
+pub async fn missing_required(connection: &mut Connection) -> Result<Vec<&'static str>, sqlx::Error> {
+    match Schema::read(connection).await {
+        Ok(found) => Ok(REQUIRED.into_iter().filter(|name| !found.has(name)).collect()),
         Err(error) if errors::is_busy(&error) => Ok(Vec::new()),
-        Err(error) => Err(settings.failed("read", &error)),
+        Err(error) => Err(error),
     }
 }
