@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::engine_shim;
 use crate::config::Config;
+use crate::config::database::normalise_engine;
 use crate::config::keys::JOBQUEUE_URL_ENV;
 use crate::config::setting::CONFIG_FILE_ENV;
 use crate::process::child::ProcessSpec;
@@ -60,6 +61,7 @@ impl ChildEnv {
         let queue = queue.filter(|queue| !queue.value.is_empty());
         all.extend(queue.map(|queue| (JOBQUEUE_URL_ENV.into(), queue.value.clone().into())));
         all.extend(settings_env(config));
+        all.extend(libpq_env(config));
         Self(all)
     }
 
@@ -105,6 +107,30 @@ fn prepend(first: &[&Path], variable: &str) -> OsString {
     let own: Vec<PathBuf> = own.iter().flat_map(std::env::split_paths).collect();
     let others = own.iter().map(PathBuf::as_path).filter(|path| !first.contains(path));
     std::env::join_paths(first.iter().copied().chain(others)).unwrap_or_else(|_| first[first.len() - 1].into())
+}
+
+/// Options of PostgreSQL's client, and the variables in which it finds them.
+const LIBPQ_VARIABLES: [(&str, &str); 6] = [
+    ("options", "PGOPTIONS"),
+    ("sslmode", "PGSSLMODE"),
+    ("sslrootcert", "PGSSLROOTCERT"),
+    ("sslcert", "PGSSLCERT"),
+    ("sslkey", "PGSSLKEY"),
+    ("sslcrl", "PGSSLCRL"),
+];
+
+/// The engine of Bots 3.3.1 passes no options on to PostgreSQL's client, which reads variables as well.
+fn libpq_env(config: &Config) -> impl Iterator<Item = (String, OsString)> {
+    let is_postgresql = config
+        .database
+        .engine
+        .as_deref()
+        .is_some_and(|engine| normalise_engine(&engine.to_ascii_lowercase()) == "postgresql");
+    let options = config.database.options.as_ref().filter(|_| is_postgresql);
+    LIBPQ_VARIABLES.into_iter().filter_map(move |(option, variable)| {
+        let value = options?.get(option)?.as_str()?;
+        std::env::var_os(variable).is_none().then(|| (variable.to_owned(), value.into()))
+    })
 }
 
 /// A value of bots-ctl.toml or of a flag reaches settings.py as a variable would.

@@ -33,6 +33,11 @@ impl DatabaseUrl {
     /// What is wrong with it, without quoting it.
     pub fn parse(url: &str) -> ParseResult<Self> {
         let expected = "expected sqlite:///FILE, mysql://USER:PASSWORD@HOST:PORT/NAME or postgresql://…";
+        if url.contains(char::is_control) {
+            let text =
+                "it holds a line end or another control character: remove it; `echo` adds one, `echo -n` does not";
+            return Err(text.to_owned());
+        }
         let (scheme, rest) = url.split_once("://").ok_or(expected)?;
         let engine = match scheme.to_ascii_lowercase().as_str() {
             "sqlite" | "sqlite3" => "sqlite",
@@ -71,7 +76,10 @@ impl DatabaseUrl {
             });
         }
         if let Some(host) = self.options.remove("host") {
-            self.host = host;
+            self.host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host).to_owned();
+        }
+        if let Some(port) = self.options.remove("port") {
+            self.port = Some(super::parse::port(&port)?);
         }
         if let Some(socket) = self.options.remove("socket") {
             self.options.insert("unix_socket".to_owned(), socket);
@@ -163,6 +171,8 @@ mod tests {
         assert_eq!(url.host, "/run/postgresql");
         let url = DatabaseUrl::parse("postgres:///n?host=/run/pg&user=me").expect("valid");
         assert_eq!((url.host.as_str(), url.user.as_str()), ("/run/pg", "me"));
+        let url = DatabaseUrl::parse("postgres://me@one:1/n?host=[::1]&port=5433").expect("valid");
+        assert_eq!((url.host.as_str(), url.port), ("::1", Some(5433)));
         let url = DatabaseUrl::parse("mariadb://me@/n?socket=/run/m.sock").expect("valid");
         assert_eq!(url.options["unix_socket"], "/run/m.sock");
         let url = DatabaseUrl::parse("mysql://me@[::1]:3307/n").expect("valid");
@@ -172,8 +182,23 @@ mod tests {
     }
 
     #[test]
+    fn a_line_end_is_refused_with_the_reason() {
+        for url in ["mysql://me:p@h/n\n", "mysql://me:p@h:3306\n/n", "\tpostgres://me@h/n"] {
+            assert!(DatabaseUrl::parse(url).expect_err("refused").contains("line end"), "{url:?}");
+        }
+        assert_eq!(password("mysql://me:a%0Ab@h/n"), "a\nb");
+    }
+
+    #[test]
     fn faults_do_not_quote_the_url() {
-        for wrong in ["secret", "oracle://u:secret@h/n", "mysql://u:secret@h", "mysql://u:secret@h:x/n", "sqlite://"] {
+        for wrong in [
+            "secret",
+            "oracle://u:secret@h/n",
+            "mysql://u:secret@h",
+            "mysql://u:secret@h:x/n",
+            "sqlite://",
+            "mysql://u:secret@h/n?port=x",
+        ] {
             let fault = DatabaseUrl::parse(wrong).expect_err(wrong);
             assert!(!fault.contains("secret"), "{fault}");
         }

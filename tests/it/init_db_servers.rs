@@ -8,7 +8,7 @@ use crate::support::bots::{is_bots_3, own_settings};
 use crate::support::interruption::Interruption;
 use crate::support::process::finish;
 use crate::support::process::wrapped;
-use crate::support::sandbox::{Finished, Sandbox, python};
+use crate::support::sandbox::{Finished, Sandbox, python, wait_until};
 use crate::support::schema::{ADMIN_PASSWORD, complete, expect_right, facts};
 use crate::support::schema::{expect_rows, leave_rows};
 use crate::support::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
@@ -18,6 +18,7 @@ on_each_server!(
     a_password_from_a_file_is_taken,
     a_refusal_that_no_wait_ends_is_reported_at_once_with_a_remedy,
     a_limit_on_connections_is_waited_for_and_named,
+    one_connection_is_enough_to_inspect_a_database,
     a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused,
     an_unknown_database_fails_at_once_with_its_name,
     a_user_who_may_not_create_tables_is_told_so,
@@ -146,6 +147,39 @@ const HOLD_CONNECTION: &str = "import os, sys, MySQLdb, time\n\
     made = MySQLdb.connect(port=int(os.environ['DB_PORT']), **{k: os.environ['DB_' + v] for k, v in names.items()})\n\
     print('connected', file=sys.stderr)\n\
     time.sleep(600)";
+
+fn one_connection_is_enough_to_inspect_a_database(engine: Engine) {
+    let database = complete(engine);
+    database.server().sql(
+        None,
+        match engine {
+            Engine::Mariadb => "CREATE USER one_only IDENTIFIED BY 'another-secret' WITH MAX_USER_CONNECTIONS 1",
+            _ => "CREATE ROLE one_only LOGIN PASSWORD 'another-secret' CONNECTION LIMIT 1",
+        },
+    );
+    database.grant("SELECT", "one_only");
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_USER", "one_only").set("DB_PASSWORD", "another-secret").set("BOTS_CTL_DB_CONNECT_TIMEOUT", "0");
+    for command in ["init-db", "init-db --check", "files", "healthcheck --standalone --check startup"] {
+        let arguments: Vec<&str> = command.split(' ').collect();
+        // The server may not have noticed the end of the connection before.
+        let run = || Some(sandbox.run(&arguments)).filter(|done| !done.stderr.contains("raise that limit"));
+        wait_until(command, run, String::new).expect_code(0);
+    }
+}
+
+/// Bots 3.3.1's engine does not pass options on.
+#[apply(test)]
+fn a_schema_of_ones_own_reaches_every_program() {
+    let database = Database::fresh(Engine::Postgresql.needed());
+    database.sql("CREATE SCHEMA edi; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+    let mut sandbox = database.sandbox();
+    sandbox.set("DB_OPTIONS", r#"{"options": "-c search_path=edi"}"#);
+    sandbox.run(&["init-db"]).expect_code(0);
+    sandbox.set_engine_port();
+    sandbox.run(&["engine"]).expect_code(0);
+    assert_eq!(database.value("SELECT count(*) FROM edi.report"), "1");
+}
 
 /// What bots-ctl cannot do and Django's clients can.
 #[apply(test)]
