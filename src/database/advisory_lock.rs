@@ -14,6 +14,7 @@ use tracing::info;
 
 use super::connect::{ConnectMode, connect};
 use super::query::{Connection, text};
+use super::retry::{connect_with_retry, with_timeout};
 use super::{DatabaseConfig, Error, errors};
 use crate::fs::lock;
 
@@ -192,26 +193,23 @@ impl LockSession {
         self.connection.change("end a session of", statement, &[]).await.map(|_| ())
     }
 
-    /// Refuses a proxy that gives each transaction to any free session: another client would hold the lock.
+    /// Refuses a proxy that gives each transaction or statement to any free session: another client would hold the lock. It needs
+    /// a second connection, as a run of Bots does, and waits for it as long as `retry_window` lasts.
     ///
     /// # Errors
     /// When it is one, or the database does not answer.
-    pub async fn reject_transaction_pooler(&mut self) -> Result<(), Error> {
-        let Some(before) = self.id().await? else { return Ok(()) };
+    pub async fn reject_transaction_pooler(&mut self, retry_window: Duration) -> Result<(), Error> {
         let settings = self.connection.settings.clone();
-        // A pooler keeps a session for this transaction, and takes the one of the lock if that is free to be given away.
-        let mut other = Self::open(&settings, LockName::Engine).await?;
-        let holds_session = match other.connection.change("query", "BEGIN", &[]).await {
-            Ok(_) => {
-                let beside = other.id().await?;
-                beside.as_ref() != Some(&before) && self.id().await?.as_ref() == Some(&before)
-            }
-            // A proxy that pools statements refuses transactions.
-            Err(Error::Failed(_)) => false,
-            Err(error) => return Err(error),
-        };
-        other.connection.close().await;
-        if holds_session {
+        if settings.is_sqlite() {
+            return Ok(());
+        }
+        let other =
+            connect_with_retry(&settings, ConnectMode::ReadWrite, retry_window).await.map_err(|error| match error {
+                // It was tried for as long as it may be.
+                Error::Unavailable(text) => Error::Rejected(text),
+                error => error,
+            })?;
+        if with_timeout(&settings, self.is_pinned_beside(Self::new(other, LockName::Engine)?)).await? {
             return Ok(());
         }
         Err(Error::Unsupported(format!(
@@ -219,6 +217,22 @@ impl LockSession {
              could run at once: connect to the server itself, or let the proxy pool sessions (pool_mode = session)",
             settings.describe()
         )))
+    }
+}
+
+impl LockSession {
+    /// Whether the session stays this one while another one is in a transaction. A pooler keeps a session for that
+    /// transaction, and takes this one if it is free to be given away.
+    async fn is_pinned_beside(&mut self, mut other: Self) -> Result<bool, Error> {
+        let before = self.id().await?;
+        let is_pinned = match other.connection.change("query", "BEGIN", &[]).await {
+            Ok(_) => other.id().await? != before && self.id().await? == before,
+            // A proxy that pools statements refuses transactions.
+            Err(Error::Failed(_)) => false,
+            Err(error) => return Err(error),
+        };
+        other.connection.close().await;
+        Ok(is_pinned)
     }
 }
 

@@ -55,7 +55,7 @@ impl JobStore {
             with_timeout(settings, own_schema::ensure(&mut session.connection, tables)).await?;
         }
         become_active(settings, &mut session, owner).await?;
-        with_timeout(settings, session.reject_transaction_pooler()).await?;
+        session.reject_transaction_pooler(Duration::ZERO).await?;
         let newest = session.connection.select("read", "SELECT max(number) FROM botsctl_job", &[]);
         let newest = with_timeout(settings, newest).await?;
         let last_number = newest.first().and_then(|row| number(row, 0)).unwrap_or(0);

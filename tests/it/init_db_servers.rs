@@ -166,6 +166,9 @@ fn one_connection_is_enough_to_inspect_a_database(engine: Engine) {
         let run = || Some(sandbox.run(&arguments)).filter(|done| !done.stderr.contains("raise that limit"));
         wait_until(command, run, String::new).expect_code(0);
     }
+    // A run of Bots needs another one.
+    let refused = sandbox.set("BOTS_CTL_DB_CONNECT_TIMEOUT", "1").run(&["engine"]);
+    assert_eq!(refused.expect_code(69).stderr.matches("raise that limit").count(), 2, "{refused:?}");
 }
 
 /// Bots 3.3.1's engine does not pass options on.

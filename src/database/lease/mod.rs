@@ -64,10 +64,18 @@ pub async fn acquire(
 ) -> Result<Result<Box<Lease>, LeaseHolder>, Error> {
     let owner = random::alphanumeric(32);
     let mut request = LeaseRequest { owner, name, limit, begin: Instant::now(), logged: false };
-    let mut connect_window = retry_window;
+    let (mut connect_window, mut is_checked) = (retry_window, false);
     loop {
         let connection = connect_with_retry(settings, ConnectMode::ReadWrite, connect_window).await?;
-        match request.wait(LockSession::new(connection, LockName::Engine)?).await {
+        let mut session = LockSession::new(connection, LockName::Engine)?;
+        let acquired = async {
+            if !is_checked {
+                session.reject_transaction_pooler(retry_window).await?;
+                is_checked = true;
+            }
+            request.wait(session).await
+        };
+        match acquired.await {
             // The server has no state of this request, so another connection serves as well as the one that was cut.
             Err(Error::Unavailable(text)) if request.begin.elapsed() < limit.max(QUERY_TIMEOUT) => {
                 debug!("waiting for the engine lease over another connection: {text}");
@@ -95,7 +103,6 @@ impl LeaseRequest<'_> {
             let renewed = boot_time();
             let holder = with_timeout(&settings, self.try_acquire(&mut session)).await?;
             if holder.owner == self.owner {
-                with_timeout(&settings, self.reject_transaction_pooler(&mut session)).await?;
                 let locked_by = with_timeout(&settings, session.id()).await?;
                 let (owner, session) = (self.owner.clone(), Some(session));
                 return Ok(Ok(Box::new(Lease { settings, owner, session, locked_by, renewed })));
@@ -141,15 +148,6 @@ impl LeaseRequest<'_> {
             warn!("ended the session of {}, silent for {since_heartbeat} s", holder.name);
         }
         Ok(holder)
-    }
-
-    async fn reject_transaction_pooler(&self, session: &mut LockSession) -> Result<(), Error> {
-        let rejected = session.reject_transaction_pooler().await;
-        if !matches!(rejected, Ok(()) | Err(Error::Unavailable(_))) {
-            LeaseKind::ENGINE.release(&mut session.connection, &self.owner).await?;
-            session.release().await?;
-        }
-        rejected
     }
 }
 

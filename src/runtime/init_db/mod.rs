@@ -225,7 +225,7 @@ impl InitDb<'_> {
             info!("the {} is complete", self.settings.describe());
             return self.refuse_default_account(&inspection.difference).map(|()| None);
         }
-        session.reject_transaction_pooler().await?;
+        session.reject_transaction_pooler(self.config.database.retry_window()).await?;
         let user = match (task.superuser, inspection.difference.lacks_superuser) {
             (true, _) => Some(SuperuserAction::Upsert),
             (false, true) => Some(SuperuserAction::CreateIfNone),
