@@ -196,6 +196,8 @@ impl PythonError {
             "; bots-ctl install --with mysql has it"
         } else if text.contains("psycopg2") {
             "; bots-ctl install --with postgresql has it"
+        } else if text.contains("timezone") {
+            "; set TZ to a name such as Europe/Berlin"
         } else if text.contains("marshal data") {
             "; a full volume has cut off a compiled file: remove the directories __pycache__ below the environment"
         } else {

@@ -75,7 +75,7 @@ sections! {
     EnvironmentConfig {
         name: String = "environment.name", "BOTSENV", Text, parse::directory_name, "default",
             "name of the Bots environment: the directory below ~/.bots/env";
-        config_dir: PathBuf = "environment.config_dir", "BOTS_CONFIG_DIR", Text, parse::absolute_path, "~/.bots/env/$BOTSENV/config",
+        config_dir: PathBuf = "environment.config_dir", "BOTS_CONFIG_DIR", Text, parse::resolved_path, "~/.bots/env/$BOTSENV/config",
             "Bots's configuration directory; botssys and usersys are its siblings";
         config_source: PathBuf = "environment.config_source", CONFIG_SOURCE_ENV, Text, parse::absolute_path, CONFIG_SOURCE,
             "directory whose files are copied over the configuration directory at every start";
@@ -262,7 +262,7 @@ sections! {
         csrf_trusted_origins: Option<String> = "django.csrf_trusted_origins", "CSRF_TRUSTED_ORIGINS", List, parse::origins, [""],
             "origins that may post forms, such as `https://edi.example.com`, separated by commas";
         debug: Option<bool> = "django.debug", "DEBUG", Boolean, parse::boolean, ["false"], "Django's debug pages";
-        time_zone: Option<String> = "django.time_zone", "TZ", Text, parse::text, [""],
+        time_zone: Option<String> = "django.time_zone", "TZ", Text, parse::time_zone, [""],
             "time zone such as Europe/Berlin; else as Bots's template says";
     }
 

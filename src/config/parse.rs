@@ -1,7 +1,7 @@
 //! One parser per kind of value. Each takes the text as written and says what it expected instead.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -41,6 +41,33 @@ pub fn absolute_path(value: &str) -> ParseResult<PathBuf> {
         true => Ok(PathBuf::from(trimmed)),
         false => Err("expected an absolute path, one that begins with '/'".to_owned()),
     }
+}
+
+/// As [`absolute_path`], without links, `.` and `..`: Bots compares it with what Python has found. Parts that do not exist stay.
+pub fn resolved_path(value: &str) -> ParseResult<PathBuf> {
+    let mut resolved = PathBuf::from("/");
+    for part in absolute_path(value)?.components() {
+        match part {
+            Component::Normal(name) => resolved.push(name),
+            Component::ParentDir => drop(resolved.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+        resolved = resolved.canonicalize().unwrap_or(resolved);
+    }
+    Ok(resolved)
+}
+
+/// A name of the time zone database, where the machine has that, or a rule of POSIX such as `CET-1`.
+pub fn time_zone(value: &str) -> ParseResult<String> {
+    let zones = Path::new("/usr/share/zoneinfo");
+    let zone = zones.join(value.strip_prefix(':').unwrap_or(value));
+    let after_name = value.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let is_rule = after_name.len() < value.len() && after_name.starts_with(|c: char| "+-0123456789".contains(c));
+    let is_text = |c: char| !c.is_whitespace() && !c.is_control();
+    if value.chars().all(is_text) && (!zones.is_dir() || zone.is_file() || is_rule || value.starts_with('<')) {
+        return Ok(value.to_owned());
+    }
+    Err("expected a time zone such as Europe/Berlin or UTC".to_owned())
 }
 
 /// A program: a name to look up on PATH, or a path.

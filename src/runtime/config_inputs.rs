@@ -30,7 +30,12 @@ impl ConfigInputs {
 
 /// `HOME`, else the entry of the user database, as Bots itself does.
 fn home_dir(variable: Option<&String>) -> Result<PathBuf, Error> {
-    let named = variable.filter(|home| home.starts_with('/')).map(PathBuf::from);
+    let named = variable.filter(|home| !home.is_empty()).map(PathBuf::from);
+    if let Some(relative) = named.as_ref().filter(|home| home.is_relative()) {
+        let text =
+            format!("HOME={} is relative: set HOME to the absolute path of a writable directory", relative.display());
+        return Err(Error::new(Kind::Configuration, text));
+    }
     let known = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
     named.or_else(known).ok_or_else(|| {
         let uid = nix::unistd::getuid();

@@ -402,8 +402,18 @@ fn without_a_usable_home_one_is_asked_for() {
     let mut at_root = sandbox.command(&["init-db"]);
     at_root.env("HOME", "/");
     one_fault(&finish(as_user_of_bots(&at_root)), 78, &["/.bots", "/ belongs to", "HOME"]);
+    for command in ["init-db", "config check", "healthcheck --standalone"] {
+        let mut relative = sandbox.command(&command.split(' ').collect::<Vec<_>>());
+        relative.env("HOME", "relative/home");
+        let code = if command.starts_with("healthcheck") { 2 } else { 78 };
+        one_fault(
+            &finish(relative),
+            code,
+            &["HOME=relative/home is relative", "absolute path of a writable directory"],
+        );
+    }
     if nix::unistd::geteuid().is_root() {
-        for home in [None, Some(""), Some("relative/home")] {
+        for home in [None, Some("")] {
             let mut unset = sandbox.command(&["init-db"]);
             match home {
                 Some(home) => unset.env("HOME", home),

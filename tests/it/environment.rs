@@ -427,3 +427,47 @@ fn the_configuration_can_be_checked_on_a_read_only_root_file_system() {
     let checked = finish(on_read_only_root(&sandbox.command(&["config", "check"])));
     checked.expect_code(0);
 }
+
+/// Bots 4 compares the path of its configuration with the one that Python has found.
+#[apply(test)]
+fn links_and_dots_in_a_path_lead_to_one_environment() {
+    let sandbox = Sandbox::new();
+    let home = sandbox.home.path();
+    for directory in ["real", "other", "volume"] {
+        fs::create_dir(home.join(directory)).expect("made");
+    }
+    symlink(home.join("real"), home.join("link")).expect("linked");
+    symlink("../volume", home.join("other/.bots")).expect("linked");
+    let (real, volume) = (home.join("real/.bots"), home.join("volume"));
+    for (given, expected) in [("link", &real), ("other", &volume), ("real/../real", &real), ("//real/.", &real)] {
+        let run = |arguments: &[&str]| {
+            let mut command = sandbox.command(arguments);
+            command.env("HOME", format!("{}/{given}", home.display()));
+            finish(command)
+        };
+        run(&["init-db"]).expect_code(0);
+        run(&["init-db", "--check"]).expect_code(0);
+        run(&["config", "check"]).expect_code(0);
+        let found = run(&["exec", "--", "printenv", "BOTS_CONFIG_DIR"]);
+        assert_eq!(
+            found.expect_code(0).stdout.trim(),
+            expected.join("env/default/config").display().to_string(),
+            "{given}"
+        );
+    }
+}
+
+#[apply(test)]
+fn a_time_zone_is_checked_before_python_reads_it() {
+    let mut sandbox = Sandbox::new();
+    for wrong in [" Europe/Berlin", "Europe/Berlin\n", "Europe", "nonsense", "../../../etc"] {
+        for command in [&["config", "check"][..], &["init-db"]] {
+            let refused = sandbox.set("TZ", wrong).run(command);
+            let words = "expected a time zone such as Europe/Berlin or UTC";
+            assert!(refused.expect_code(78).stderr.contains(words), "{refused:?}");
+        }
+    }
+    for right in ["Europe/Berlin", ":Europe/Berlin", "Etc/GMT+5"] {
+        sandbox.set("TZ", right).run(&["init-db"]).expect_code(0);
+    }
+}
