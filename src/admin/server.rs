@@ -61,7 +61,8 @@ pub async fn serve(
     counters: Arc<Counters>,
     pages: AdminPages,
 ) {
-    http::server::serve(listener, "health", service(health, counters, pages)).await;
+    let service = service(health, counters, pages);
+    http::server::serve(listener, "health", |_| service.clone()).await;
 }
 
 /// The service behind the listener, for any stream.

@@ -1,13 +1,16 @@
 //! A listener that no client can hold up: connections, headers and time are limited.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::header::{CONNECTION, HOST};
+use axum::http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
@@ -26,23 +29,29 @@ const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// How long a connection may stay open altogether: requests are short, and connections are limited.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(60);
 
-/// Serves until the task is dropped. A request that the service answers with an error ends its connection without a
+/// Bytes that the kernel keeps of what a client sends, and of what it does not read: by default that grows to megabytes.
+const SOCKET_BUFFER: usize = 64 * 1024;
+
+/// Serves until the task is dropped, each client with the service that is made for its address. A request that the service answers with an error ends its connection without a
 /// response. At the limit, idle connections make room for new ones.
-pub async fn serve<S, E>(listener: TcpListener, name: &'static str, service: S)
+pub async fn serve<S, E>(listener: TcpListener, name: &'static str, service_for: impl Fn(SocketAddr) -> S)
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = E> + Clone + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = E> + Send + 'static,
     S::Future: Send,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     let mut limiter = ConnectionLimiter::new(MAX_CONNECTIONS);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, client)) => {
                 // While all connections have a request, further clients wait in the kernel's queue.
                 limiter.reserve().await;
                 // Answers are small: waiting for more to send would only delay them.
                 let _ = stream.set_nodelay(true);
-                limiter.admit(|open| connection(stream, service.clone(), open));
+                let _ = setsockopt(&stream, sockopt::SndBuf, &SOCKET_BUFFER);
+                let _ = setsockopt(&stream, sockopt::RcvBuf, &SOCKET_BUFFER);
+                let service = service_for(client);
+                limiter.admit(|open| connection(stream, service, open));
             }
             // Out of descriptors, most likely: the next attempt must not spin.
             Err(error) => {
@@ -62,14 +71,28 @@ where
 {
     let service = service_fn(move |request| {
         let busy = connection.begin();
-        let responded = service.call(request);
+        let responded = has_host(&request).then(|| service.call(request));
         async move {
+            let Some(responded) = responded else { return Ok(bad_request()) };
             let response = responded.await;
             drop(busy);
             response
         }
     });
     let _ = tokio::time::timeout(MAX_CONNECTION_AGE, serve_connection(stream, service)).await;
+}
+
+/// RFC 9112, section 3.2: one header, except for clients of HTTP/1.0.
+fn has_host(request: &Request<Incoming>) -> bool {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    hosts == 1 || hosts == 0 && request.version() < Version::HTTP_11
+}
+
+fn bad_request() -> Response<Body> {
+    let mut response = Response::new(Body::from("Bad Request: it needs one Host header\n"));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Answers the requests of one client until it closes the connection; the time for the headers of a request and their size are
@@ -140,8 +163,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_host_is_demanded_as_the_protocol_says() {
+        for (request, expected) in [
+            ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400 "),
+            ("GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "HTTP/1.1 400 "),
+            ("GET / HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n", "HTTP/1.0 400 "),
+            ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 "),
+            ("GET / HTTP/1.0\r\n\r\n", "HTTP/1.0 200 "),
+        ] {
+            let (_, responses) = stays(connected(at_once), request, "", MINUTE).await;
+            assert!(responses.starts_with(expected), "{request:?}: {responses}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nobody_stays_longer_than_a_minute() {
-        let (request, pause) = ("GET / HTTP/1.1\r\n\r\n", Duration::from_secs(4));
+        let (request, pause) = ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", Duration::from_secs(4));
         let (stayed, responses) = stays(connected(at_once), "", request, pause).await;
         assert_eq!((stayed, responses.matches("answer").count()), (MINUTE, 15), "{responses}");
         let (stayed, answers) = stays(connected(std::future::pending), request, "", pause).await;

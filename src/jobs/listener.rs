@@ -1,9 +1,9 @@
 //! Listeners for calls: on loopback for the programs of this container, on a network address for clients with the token.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, ORIGIN};
@@ -15,15 +15,23 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::queue::Queue;
 use super::request_id::RequestId;
 use super::rpc::{RpcError, perform};
 use super::xmlrpc::{MAX_CALL, read_call, write_answer, write_fault};
 use crate::http::server;
+use crate::telemetry::counters::{Counters, Event};
 
 /// How long a client may take to send its call.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time between two log lines about refused calls.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// RFC 6750; schemes are written in any case.
+const SCHEME: &[u8] = b"Bearer ";
 
 /// The paths of Python's server.
 const PATHS: [&str; 2] = ["/", "/RPC2"];
@@ -55,22 +63,50 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Answers calls until the task is dropped; with a token, only clients that send it.
-pub async fn serve(listener: TcpListener, queue: Queue, token: Option<SecretString>) {
-    let token = token.map(Arc::new);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (queue, token) = (queue.clone(), token.clone());
-        async move {
-            if !is_authorised(&request, token.as_deref()) {
-                return Ok(error_response(StatusCode::UNAUTHORIZED));
+pub async fn serve(listener: TcpListener, queue: Queue, token: Option<SecretString>, counters: Arc<Counters>) {
+    let (token, refusals) = (token.map(Arc::new), Arc::new(Refusals { counters, logged: Mutex::default() }));
+    let service_for = |client: SocketAddr| {
+        let (queue, token, refusals) = (queue.clone(), token.clone(), Arc::clone(&refusals));
+        service_fn(move |request: Request<Incoming>| {
+            let (queue, is_authorised) = (queue.clone(), is_authorised(&request, token.as_deref()));
+            if !is_authorised {
+                refusals.record(client.ip());
             }
-            let request_id = RequestId::of(&request);
-            match read_body(request).await {
-                Ok(body) => handle(&queue, &body, &request_id).await,
-                Err(status) => Ok(error_response(status)),
+            async move {
+                if !is_authorised {
+                    return Ok(error_response(StatusCode::UNAUTHORIZED));
+                }
+                let request_id = RequestId::of(&request);
+                match read_body(request).await {
+                    Ok(body) => handle(&queue, &body, &request_id).await,
+                    Err(status) => Ok(error_response(status)),
+                }
             }
+        })
+    };
+    server::serve(listener, "job queue", service_for).await;
+}
+
+/// Calls without the token.
+struct Refusals {
+    counters: Arc<Counters>,
+    logged: Mutex<Option<Instant>>,
+}
+
+impl Refusals {
+    /// Counts a call, and logs the first one of each interval.
+    fn record(&self, client: IpAddr) {
+        self.counters.count(Event::JobCallRefused);
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.is_none_or(|logged| logged.elapsed() >= REFUSAL_LOG_INTERVAL) {
+            *logged = Some(Instant::now());
+            let count = self.counters.of(Event::JobCallRefused);
+            warn!(
+                "refused a call for the job queue from {client}, number {count} since the start: its token is missing or \
+                 wrong; compare BOTS_CTL_JOBQUEUE_TOKEN on both sides"
+            );
         }
-    });
-    server::serve(listener, "job queue", service).await;
+    }
 }
 
 async fn handle(queue: &Queue, body: &[u8], request_id: &RequestId) -> Result<Response<Body>, DropConnection> {
@@ -114,7 +150,10 @@ pub(super) async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, Sta
 
 fn is_authorised(request: &Request<Incoming>, token: Option<&SecretString>) -> bool {
     let Some(token) = token else { return true };
-    let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let shown = request.headers().get(AUTHORIZATION).and_then(|value| {
+        let (scheme, shown) = value.as_bytes().split_at_checked(SCHEME.len())?;
+        scheme.eq_ignore_ascii_case(SCHEME).then_some(shown)
+    });
     // In constant time, which does not depend on the number of equal bytes.
     shown.is_some_and(|shown| shown.ct_eq(token.expose_secret().as_bytes()).into())
 }

@@ -38,7 +38,7 @@ pub async fn serve(listener: TcpListener, relay: Arc<Relay>) {
             }
         }
     });
-    server::serve(listener, "job queue relay", service).await;
+    server::serve(listener, "job queue relay", |_| service.clone()).await;
 }
 
 /// Forwards calls to the queue.

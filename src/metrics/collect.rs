@@ -148,7 +148,8 @@ impl Scrape<'_, '_> {
         self.page.write_counts(&f::JOBS, [("waiting", jobs.waiting), ("running", jobs.running)])?;
         self.page.write_single(&f::OLDEST_JOB, age(jobs.oldest))?;
         let outcomes = [("done", jobs.done), ("failed", jobs.failed), ("requeued", jobs.requeued)];
-        self.page.write_counts(&f::JOBS_ENDED, outcomes)
+        self.page.write_counts(&f::JOBS_ENDED, outcomes)?;
+        self.event(&f::JOB_CALLS_REFUSED, Event::JobCallRefused)
     }
 
     fn monitor(&mut self, monitor: &MonitorStatus) -> fmt::Result {

@@ -95,6 +95,7 @@ families! {
     JOBS = "botsctl_jobs" Gauge ["state"] "Jobs in the queue: waiting or running";
     OLDEST_JOB = "botsctl_job_oldest_age_seconds" Gauge [] "How long the job that was submitted first has waited; 0 when none waits";
     JOBS_ENDED = "botsctl_jobs_ended_total" Counter ["outcome"] "Jobs that were run, by outcome: done, failed or requeued";
+    JOB_CALLS_REFUSED = "botsctl_jobqueue_calls_refused_total" Counter [] "Calls for the job queue without its token";
 
     DIRECTORIES = "botsctl_dirmonitor_directories" Gauge ["backend"]
         "Entries of the directory monitor by how files are found: inotify, poll, both or none";

@@ -33,6 +33,7 @@ use crate::random;
 use crate::supervisor::state::Termination;
 use crate::supervisor::task::{ServiceResult, StopRequest};
 use crate::telemetry::child_output::ServiceOutput;
+use crate::telemetry::counters::Counters;
 
 use super::service_start::HealthSlot;
 
@@ -87,11 +88,13 @@ impl JobQueueService {
         lines: ServiceOutput,
         stop: UnboundedReceiver<StopRequest>,
         slot: HealthSlot,
+        counters: Arc<Counters>,
     ) -> ServiceResult {
         let (addresses, drain) = (self.addresses.clone(), self.drain);
         let (orders, mut logged) = mpsc::channel(8);
         let (queue, mut status, worker) = Worker::new(self.setup(reaper, lines));
-        let mut listeners = Listeners { addresses, queue, tasks: JoinSet::new(), was_standby: false, until: None };
+        let mut listeners =
+            Listeners { addresses, queue, counters, tasks: JoinSet::new(), was_standby: false, until: None };
         let work = worker.run(&mut logged);
         let stop = forward_stop(stop, orders.clone(), drain, &slot);
         tokio::pin!(work, stop);
@@ -139,6 +142,7 @@ impl JobQueueService {
 struct Listeners {
     addresses: ListenAddresses,
     queue: Queue,
+    counters: Arc<Counters>,
     tasks: JoinSet<()>,
     was_standby: bool,
     /// Until when another queue may hold the ports. Set while it does.
@@ -175,7 +179,7 @@ impl Listeners {
         };
         self.until = None;
         for (listener, token) in bound {
-            self.tasks.spawn(serve(listener, self.queue.clone(), token));
+            self.tasks.spawn(serve(listener, self.queue.clone(), token, Arc::clone(&self.counters)));
         }
         info!("the job queue answers on port {}", self.addresses.port);
         if let Some((addr, _)) = &self.addresses.network {

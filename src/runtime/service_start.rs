@@ -110,7 +110,9 @@ pub(crate) fn member(index: usize, spec: ServiceSpec, runtime: &RuntimeContext<'
                 }
             })
         }
-        ServiceKind::JobQueue(queue) => Box::pin(queue.run(reaper, lines, requests, slot)),
+        ServiceKind::JobQueue(queue) => {
+            Box::pin(queue.run(reaper, lines, requests, slot, Arc::clone(runtime.counters)))
+        }
         ServiceKind::DirMonitor(monitor) => Box::pin(monitor.run(requests, slot, Arc::clone(runtime.counters))),
     };
     GroupMember { name: name.as_str(), turn, stop, messages, work }

@@ -34,6 +34,8 @@ pub enum Event {
     RelayUnreachable,
     /// The relay got a request that is no call for the job queue.
     RelayRefused,
+    /// The job queue got a call without its token.
+    JobCallRefused,
     /// A changed configuration was taken over.
     ReloadApplied,
     /// A changed configuration was not taken over, since something is wrong with it.

@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::support::sandbox::{Running, Sandbox, http, raw_http, wait_until};
 use crate::support::servers::{Database, Engine};
@@ -154,6 +156,24 @@ fn clients_that_misbehave_do_not_disturb() {
     assert!(!rubbish.contains(" 200 "), "{rubbish}");
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     drop(silent);
+}
+
+/// What the kernel keeps for a client that asks again and again and reads nothing is bounded.
+#[apply(test)]
+fn a_client_that_does_not_read_pins_little_memory() {
+    let sandbox = Sandbox::prepared();
+    let web = sandbox.webserver();
+    let one = web.health("/status").expect("it listens").body.len();
+    let mut greedy = TcpStream::connect(("127.0.0.1", sandbox.health_port)).expect("it accepts");
+    setsockopt(&greedy, sockopt::RcvBuf, &4096).expect("set");
+    greedy.set_write_timeout(Some(Duration::from_secs(1))).expect("set");
+    let requests = "GET /status HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    while greedy.write_all(requests.as_bytes()).is_ok() {}
+    let metrics = web.health("/metrics").expect("it listens").body;
+    let answered =
+        metrics.lines().find_map(|line| line.strip_prefix("botsctl_probes_total{path=\"/status\",code=\"200\"} "));
+    let answered: usize = answered.expect("counted").parse().expect("a number");
+    assert!(answered > 1 && answered * one < 1 << 20, "{answered} answers of {one} bytes were made for nobody");
 }
 
 /// How many sockets it has open.

@@ -17,7 +17,7 @@ fn shell(sandbox: &Sandbox) -> Running {
 #[apply(test)]
 fn jobs_of_another_container_reach_the_queue() {
     let (queue, other, relay_port, network_port) = pods();
-    let _queue = queue.start();
+    let running = queue.start();
     let web = other.webserver();
     let ini = std::fs::read_to_string(other.root().join("config/bots.ini")).expect("readable");
     assert!(ini.contains("enabled = True"), "{ini}");
@@ -53,6 +53,18 @@ fn jobs_of_another_container_reach_the_queue() {
         let refused = raw_http(network_port, request.as_bytes()).unwrap_or_default();
         assert!(refused.starts_with("HTTP/1.0 401"), "{wrong:?}: {refused}");
     }
+    for right in ["bearer", "BEARER"] {
+        let length = call.len();
+        let request =
+            format!("POST / HTTP/1.0\r\nAuthorization: {right} {TOKEN}\r\nContent-Length: {length}\r\n\r\n{call}");
+        assert!(raw_http(network_port, request.as_bytes()).is_some_and(|answer| answer.contains(" 200 ")), "{right}");
+    }
+    // Each is counted, and the first one of a minute is in the log.
+    let metrics = running.health("/metrics").expect("it listens").body;
+    assert!(metrics.contains("\nbotsctl_jobqueue_calls_refused_total 8\n"), "{metrics}");
+    let logged = "refused a call for the job queue from 127.0.0.1, number 1 since the start";
+    assert_eq!(running.stderr().matches("refused a call for the job queue").count(), 1, "{}", running.report());
+    assert!(running.stderr().contains(logged), "{}", running.report());
     other.run(&["job", "list"]).expect_code(0);
     let mut stranger = Sandbox::prepared();
     stranger.set("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{network_port}"));
