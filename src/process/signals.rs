@@ -6,12 +6,15 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SignalFd, siginfo};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+use tracing::debug;
 
 use super::child::{is_ignored, reset_signal, signal_queue};
 
@@ -35,6 +38,10 @@ const NOT_FORWARDED: [Signal; 12] = [
     Signal::SIGABRT,
 ];
 
+/// A stop signal that comes so soon after another is part of the same request: `timeout(1)` signals its child and then its own
+/// group, and a terminal and a shell may both report its end.
+const REPEAT_WINDOW: Duration = Duration::from_secs(2);
+
 /// A signal that has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SignalInfo {
@@ -42,6 +49,8 @@ pub struct SignalInfo {
     pub number: i32,
     /// Whether the kernel sent it by itself, as it does for the keys of a terminal: then the whole group has it.
     pub from_kernel: bool,
+    /// Whether it is a stop signal and another one was read less than [`REPEAT_WINDOW`] before.
+    pub is_repeated: bool,
 }
 
 /// Blocks all signals, so that they wait until they are read: PID 1 would lose those that come before.
@@ -54,6 +63,8 @@ pub struct Signals {
     queue: AsyncFd<SignalFd>,
     /// Read from the descriptor, and not returned yet.
     waiting: VecDeque<SignalInfo>,
+    /// When the latest request to stop began.
+    requested: Option<Instant>,
 }
 
 impl Signals {
@@ -72,15 +83,21 @@ impl Signals {
         blocked.add(Signal::SIGTTOU);
         reset_signal(libc::SIGTSTP);
         blocked.thread_set_mask()?;
-        Ok(Self { queue, waiting: VecDeque::new() })
+        Ok(Self { queue, waiting: VecDeque::new(), requested: None })
     }
 
-    /// The next signal's number.
+    /// The number of the next signal that is no repetition.
     pub async fn next(&mut self) -> i32 {
-        self.receive().await.number
+        loop {
+            let received = self.receive().await;
+            if !received.is_repeated {
+                return received.number;
+            }
+            debug!("{} again: part of the same request to stop", name(received.number));
+        }
     }
 
-    /// The next signal, and who sent it.
+    /// The next signal, repetitions included.
     pub async fn receive(&mut self) -> SignalInfo {
         match self.waiting.pop_front() {
             Some(received) => received,
@@ -92,7 +109,11 @@ impl Signals {
     pub async fn stop_requested(&mut self) -> i32 {
         let mut read = 0;
         loop {
-            let found = self.waiting.iter().skip(read).position(|received| is_stop_signal(received.number));
+            let found = self
+                .waiting
+                .iter()
+                .skip(read)
+                .position(|received| is_stop_signal(received.number) && !received.is_repeated);
             if let Some(received) = found.and_then(|at| self.waiting.remove(read + at)) {
                 return received.number;
             }
@@ -102,9 +123,14 @@ impl Signals {
         }
     }
 
-    async fn read(&self) -> SignalInfo {
+    async fn read(&mut self) -> SignalInfo {
         loop {
-            if let Some(received) = read(&self.queue).await.as_ref().and_then(from_other_process) {
+            if let Some(mut received) = read(&self.queue).await.as_ref().and_then(from_other_process) {
+                let is_stop = is_stop_signal(received.number);
+                received.is_repeated = is_stop && self.requested.is_some_and(|at| at.elapsed() < REPEAT_WINDOW);
+                if is_stop && !received.is_repeated {
+                    self.requested = Some(Instant::now());
+                }
                 return received;
             }
         }
@@ -115,7 +141,7 @@ impl Signals {
 fn from_other_process(info: &siginfo) -> Option<SignalInfo> {
     let number = info.ssi_signo.cast_signed();
     let own = number == libc::SIGPIPE && info.ssi_pid == std::process::id();
-    (!own).then_some(SignalInfo { number, from_kernel: info.ssi_code == libc::SI_KERNEL })
+    (!own).then_some(SignalInfo { number, from_kernel: info.ssi_code == libc::SI_KERNEL, is_repeated: false })
 }
 
 /// Waits for the next signal of a queue.

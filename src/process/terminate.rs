@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::child::{signal_group, signal_process, stop_own_group};
 use super::proc_table::{Process, descendants};
 use super::reaper::Reaper;
-use super::signals::{Signals, is_stop_signal};
+use super::signals::{self, Signals, is_stop_signal};
 
 /// A wait that is longer than this is explained in the log.
 const WAIT_LOG_DELAY: Duration = Duration::from_secs(1);
@@ -43,7 +43,10 @@ pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid
                 if number == libc::SIGTSTP {
                     stop_own_group();
                 }
-                was_asked |= is_stop_signal(number);
+                if is_stop_signal(number) {
+                    info!("asked to stop by {}: not waiting any longer", signals::name(number));
+                    was_asked = true;
+                }
                 is_stop_signal(number)
             }
             () = sleep_until(deadline) => true,

@@ -115,8 +115,7 @@ impl<'a> ServiceGroup<'a> {
             // Ctrl-Z gives the prompt back; the services go on.
             SIGTSTP => stop_own_group(),
             number if is_stop_signal(number) => {
-                info!("asked to stop by {}", signals::name(number));
-                self.request_stop();
+                self.request_stop(&signals::name(number));
             }
             number => {
                 for messages in self.members.iter().filter_map(|member| member.messages.as_ref()) {
@@ -127,14 +126,18 @@ impl<'a> ServiceGroup<'a> {
     }
 
     /// The first request begins the stop; one during a reload sets the usual limits again; a further one does not wait.
-    fn request_stop(&mut self) {
+    fn request_stop(&mut self, signal: &str) {
         let was_reload = self.shutdown.has_begun() && self.shutdown.is_reload();
         self.shutdown.stop.cancel();
         let is_repeated = std::mem::replace(&mut self.was_asked, true);
+        if is_repeated {
+            info!("asked to stop again by {signal}: not waiting any longer");
+        } else {
+            info!("asked to stop by {signal}");
+        }
         if was_reload {
             self.members.iter().filter(|member| member.requested.is_cancelled()).for_each(|member| self.stop(member));
         } else if is_repeated {
-            info!("asked to stop again: not waiting any longer");
             self.members.iter().rev().for_each(|member| self.stop(member));
         }
     }

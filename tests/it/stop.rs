@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
+use crate::support::bots::without_bots;
 use crate::support::demo_translation::Demo;
 use crate::support::sandbox::{Running, Sandbox, python, wait_until};
 
@@ -117,4 +118,89 @@ fn a_migration_is_finished_before_the_end() {
     let second = sandbox.run(&["init-db"]);
     second.expect_code(0);
     assert!(second.stderr.is_empty() || second.stderr.contains("is complete"), "{}", second.stderr);
+}
+
+/// A web server that has a request to finish when it is asked to stop: for a second, or without end where `endless` lies beside it.
+const BUSY_WEB_SERVER: &str = r#"#!/usr/bin/env python3
+import http.server, os, signal, sys, time
+endless = os.path.join(os.path.dirname(os.path.abspath(__file__)), "endless")
+def stop(number, frame):
+    signal.signal(number, signal.SIG_IGN)
+    print("finishing a request", file=sys.stderr, flush=True)
+    time.sleep(3600 if os.path.exists(endless) else 1)
+    os._exit(0)
+signal.signal(signal.SIGINT, stop)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *arguments):
+        pass
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+#[apply(test)]
+fn a_stop_signal_that_comes_twice_at_once_is_one_request() {
+    let mut sandbox = Sandbox::prepared();
+    sandbox.stand_in("bots-webserver", BUSY_WEB_SERVER);
+    let mut web = sandbox.webserver();
+    web.signal(Signal::SIGTERM);
+    let is_stopping = || web.report().contains("finishing a request").then_some(());
+    wait_until("it finishes a request", is_stopping, || web.report());
+    // GNU timeout signals its child and its own group; a terminal that closes is two signals as well.
+    for again in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        web.signal(again);
+    }
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    assert!(!web.stderr().contains("again"), "{}", web.report());
+}
+
+#[apply(test)]
+fn a_later_stop_signal_does_not_wait_and_is_logged() {
+    let mut sandbox = Sandbox::prepared();
+    let program = sandbox.stand_in("bots-webserver", BUSY_WEB_SERVER);
+    fs::write(program.with_file_name("endless"), "").expect("written");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let mut web = sandbox.webserver();
+    web.signal(Signal::SIGTERM);
+    let is_stopping = || web.report().contains("finishing a request").then_some(());
+    wait_until("it finishes a request", is_stopping, || web.report());
+    let insisted = || {
+        web.signal(Signal::SIGINT);
+        web.stderr().contains("asked to stop again by SIGINT: not waiting any longer").then_some(())
+    };
+    wait_until("a later signal counts", insisted, || web.report());
+    assert_eq!(web.wait_code(), 137, "{}", web.report());
+}
+
+#[apply(test)]
+fn an_engine_finishes_its_run_when_a_stop_signal_comes_twice_at_once() {
+    let mut sandbox = Sandbox::prepared();
+    sandbox.stand_in("bots-engine", "#!/bin/sh\necho working; sleep 1; echo finished\n");
+    let mut engine = sandbox.start(&["engine"]);
+    let works = || engine.report().contains("working").then_some(());
+    wait_until("the engine works", works, || engine.report());
+    engine.signal(Signal::SIGTERM);
+    engine.wait_stderr("the engine finishes its run");
+    engine.signal(Signal::SIGINT);
+    engine.signal(Signal::SIGTERM);
+    engine.wait_code();
+    assert!(engine.report().contains("finished") && !engine.report().contains("again"), "{}", engine.report());
+}
+
+#[apply(test)]
+fn what_a_program_leaves_ends_in_order_when_a_stop_signal_comes_twice_at_once() {
+    let sandbox = without_bots();
+    let leftover = "trap 'sleep 1; echo in order; exit' TERM; echo set; while :; do sleep 0.1; done";
+    let program = format!("({leftover}) & trap 'exit 3' TERM; echo $$; wait; wait");
+    let mut running = sandbox.start(&["exec", "--", "sh", "-c", &program]);
+    wait_until("the trap is set", || running.stdout().contains("set").then_some(()), || running.report());
+    running.signal(Signal::SIGTERM);
+    let printed = running.stdout();
+    let pid = printed.lines().find(|line| *line != "set").expect("a number");
+    let ended = || (!Path::new("/proc").join(pid).exists()).then_some(());
+    wait_until("the program has ended", ended, || running.report());
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.wait_code(), 3, "{}", running.report());
+    assert!(running.stdout().ends_with("in order\n"), "{}", running.report());
 }

@@ -167,8 +167,12 @@ async fn forward_signals(
     loop {
         let number = signals.next().await;
         if signals::is_stop_signal(number) {
+            let name = signals::name(number);
+            match stop_requested.is_cancelled() {
+                false => info!("asked to stop by {name}: the engine finishes its run"),
+                true => info!("asked to stop again by {name}: not waiting for the run any longer"),
+            }
             stop_requested.cancel();
-            info!("asked to stop by {}: the engine finishes its run", signals::name(number));
             let _ = stop.send(StopRequest { for_reload: false });
         } else {
             let _ = forward.send(ProcessMessage::Forward(number));
