@@ -341,7 +341,7 @@ pub struct Exec {
     /// Pass signals on to the program alone
     #[arg(short = 'c', long)]
     pub single_child: bool,
-    /// Warn of every orphan that is reaped
+    /// Warn of every orphan that is reaped, in the words of tini
     #[arg(short, long)]
     pub warn: bool,
     /// Log more in this run: debug; twice: trace

@@ -15,10 +15,12 @@ use nix::libc;
 use nix::unistd::getpid;
 
 pub use super::sys::{
-    group_exists, is_ignored, set_parent_death_signal, signal_group, signal_process, stop_ourselves, stop_own_group,
+    InheritedSignals, contains, group_exists, set_parent_death_signal, signal_group, signal_process, stop_ourselves,
+    stop_own_group,
 };
 pub(super) use super::sys::{has_children, reset_signal, signal_queue, wait_any};
 
+use super::signals::inherited_signals;
 use super::sys::{close_inherited_on_exec, keep_on_exec, reset_signals, set_parent_death_kill, take_foreground};
 
 /// Where a child's standard input comes from.
@@ -73,7 +75,7 @@ pub struct ProcessSpec {
     pub group: ProcessGroup,
     /// Is killed by the kernel when we die.
     pub kill_on_parent_death: bool,
-    /// Inherits no descriptor but the standard three, and the one below.
+    /// Inherits no descriptor but the standard three, and the one below, and no signals that are ignored or blocked.
     pub service: bool,
     /// A descriptor that it inherits under the number that it has here.
     pub inherited: Option<Arc<OwnedFd>>,
@@ -150,13 +152,13 @@ fn explain(spec: &ProcessSpec, error: io::Error) -> SpawnError {
 
 /// Whether there is such a file: at its path, or for a bare name on the PATH that the child has.
 fn is_there(spec: &ProcessSpec) -> bool {
-    let program = Path::new(&spec.program);
+    let program = spec.directory.as_deref().unwrap_or(Path::new("")).join(&spec.program);
     if spec.program.as_bytes().contains(&b'/') {
         return program.exists();
     }
     let given = spec.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone());
     let path = given.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
-    !spec.program.is_empty() && std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    !spec.program.is_empty() && std::env::split_paths(&path).any(|dir| dir.join(&spec.program).is_file())
 }
 
 fn command(spec: &ProcessSpec) -> Command {
@@ -180,6 +182,7 @@ fn command(spec: &ProcessSpec) -> Command {
     let output = || if spec.output == Output::Pipe { Stdio::piped() } else { Stdio::inherit() };
     command.stdout(output()).stderr(output());
     let (is_foreground, service, parent) = (spec.group == ProcessGroup::NewForeground, spec.service, getpid());
+    let signals = (!spec.service).then(inherited_signals);
     let (kill_on_parent_death, inherited) =
         (spec.kill_on_parent_death, spec.inherited.as_ref().map(AsRawFd::as_raw_fd));
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed. It makes
@@ -191,6 +194,9 @@ fn command(spec: &ProcessSpec) -> Command {
                 take_foreground();
             }
             reset_signals();
+            if let Some(signals) = &signals {
+                signals.restore();
+            }
             if kill_on_parent_death {
                 set_parent_death_kill(parent)?;
             }

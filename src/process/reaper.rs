@@ -130,7 +130,8 @@ impl Reaper {
 
     fn log_orphan(&self, pid: Pid, exit: Exit) {
         match self.warns.load(Relaxed) {
-            true => tracing::warn!(pid = pid.as_raw(), "reaped an orphan: {exit}"),
+            // The words of tini, which tools look for.
+            true => tracing::warn!(%exit, "Reaped zombie process with pid={pid}"),
             false => tracing::debug!(pid = pid.as_raw(), "reaped an orphan: {exit}"),
         }
     }

@@ -14,10 +14,10 @@ impl SignalMap {
         pairs.iter().map(|pair| read(pair)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The number under which a signal is passed on; `None` when it is not.
+    /// The number under which a signal is passed on: `usual`, unless it is rewritten; `None` when it is not passed on.
     #[must_use]
-    pub fn apply(&self, number: i32) -> Option<i32> {
-        self.0.get(&number).copied().unwrap_or(Some(number))
+    pub fn apply(&self, number: i32, usual: i32) -> Option<i32> {
+        self.0.get(&number).copied().unwrap_or(Some(usual))
     }
 }
 
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn names_and_numbers_mix() {
         let rewrites = rewrites(&["TERM:SIGQUIT", "1:0", "int:9", "RTMIN+1:USR1"]).expect("all are right");
-        let told: Vec<Option<i32>> = [15, 1, 2, 35, 12].map(|number| rewrites.apply(number)).into();
+        let told: Vec<Option<i32>> = [15, 1, 2, 35, 12].map(|number| rewrites.apply(number, number)).into();
         assert_eq!(told, [Some(3), None, Some(9), Some(10), Some(12)]);
     }
 

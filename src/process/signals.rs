@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::libc;
@@ -16,17 +17,17 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::child::{is_ignored, reset_signal, signal_queue};
+use super::child::{InheritedSignals, contains, reset_signal, signal_queue};
 
 /// The highest signal number on Linux.
 pub const LAST: i32 = 64;
 
-/// Not forwarded: signals that cannot be caught, that belong to the reaper, that the terminal driver sends to background
-/// groups, and that a process raises by its own fault.
-const NOT_FORWARDED: [Signal; 12] = [
-    Signal::SIGKILL,
-    Signal::SIGSTOP,
-    Signal::SIGCHLD,
+/// Never forwarded: signals that cannot be caught, and that of the reaper.
+const NOT_FORWARDED: [Signal; 3] = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCHLD];
+
+/// Forwarded by `exec` alone: signals that the terminal driver sends to background groups, and that a process raises by its own
+/// fault. A fault of our own is never read: it ends a process that has the signal blocked.
+const FORWARDED_BY_EXEC: [Signal; 9] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
     Signal::SIGSEGV,
@@ -55,7 +56,14 @@ pub struct SignalInfo {
 
 /// Blocks all signals, so that they wait until they are read: PID 1 would lose those that come before.
 pub fn block_all() {
+    inherited_signals();
     let _ = SigSet::all().thread_block();
+}
+
+/// The signals that were ignored and blocked when [`block_all`] was first called.
+pub fn inherited_signals() -> InheritedSignals {
+    static AT_START: OnceLock<InheritedSignals> = OnceLock::new();
+    *AT_START.get_or_init(InheritedSignals::read)
 }
 
 /// All signals that are forwarded, in the order of the kernel.
@@ -65,17 +73,15 @@ pub struct Signals {
     waiting: VecDeque<SignalInfo>,
     /// When the latest request to stop began.
     requested: Option<Instant>,
+    /// Signals that ask nothing of bots-ctl itself, as bits.
+    not_for_us: u64,
 }
 
 impl Signals {
     /// Blocks the signals and opens the descriptor. Must be called before there is another thread, since threads inherit
     /// the mask.
     pub fn install() -> io::Result<Self> {
-        let mut wanted = forwarded();
-        if is_ignored(libc::SIGHUP) {
-            // Under nohup the program survives its terminal, and so does bots-ctl.
-            wanted.remove(Signal::SIGHUP);
-        }
+        let wanted = wanted(&[]);
         let queue = signal_queue(&wanted)?;
         // The reaper has a descriptor of its own. A write to a terminal whose foreground is another's never stops us.
         let mut blocked = wanted;
@@ -83,17 +89,29 @@ impl Signals {
         blocked.add(Signal::SIGTTOU);
         reset_signal(libc::SIGTSTP);
         blocked.thread_set_mask()?;
-        Ok(Self { queue, waiting: VecDeque::new(), requested: None })
+        Ok(Self { queue, waiting: VecDeque::new(), requested: None, not_for_us: 0 })
+    }
+
+    /// From now on reads for `exec`: every signal that can be forwarded. A stop signal that was ignored at the start is a request
+    /// to the program alone.
+    pub fn read_for_exec(&mut self) -> io::Result<()> {
+        let wanted = wanted(&FORWARDED_BY_EXEC);
+        wanted.thread_block()?;
+        self.queue.get_ref().set_mask(&wanted)?;
+        self.not_for_us = inherited_signals().ignored;
+        Ok(())
     }
 
     /// The number of the next signal that is no repetition.
     pub async fn next(&mut self) -> i32 {
         loop {
             let received = self.receive().await;
-            if !received.is_repeated {
-                return received.number;
+            let (number, is_stop) = (received.number, is_stop_signal(received.number));
+            if received.is_repeated {
+                debug!("{} again: part of the same request to stop", name(number));
+            } else if !is_stop || !contains(self.not_for_us, number) {
+                return number;
             }
-            debug!("{} again: part of the same request to stop", name(received.number));
         }
     }
 
@@ -150,11 +168,23 @@ pub(super) async fn read(queue: &AsyncFd<SignalFd>) -> Option<siginfo> {
     queue.async_io(Interest::READABLE, read).await.ok()
 }
 
-/// The signals that are forwarded. `SigSet::all` lacks the two that the C library keeps to itself.
-fn forwarded() -> SigSet {
+/// The signals that are read; `rare` are some of [`FORWARDED_BY_EXEC`]. `SigSet::all` lacks the two that the C library keeps to
+/// itself.
+fn wanted(rare: &[Signal]) -> SigSet {
     let mut set = SigSet::all();
-    NOT_FORWARDED.into_iter().for_each(|signal| set.remove(signal));
+    NOT_FORWARDED.iter().chain(&FORWARDED_BY_EXEC).for_each(|signal| set.remove(*signal));
+    rare.iter().for_each(|signal| set.add(*signal));
+    if contains(inherited_signals().ignored, libc::SIGHUP) {
+        // Under nohup the program survives its terminal, and so does bots-ctl.
+        set.remove(Signal::SIGHUP);
+    }
     set
+}
+
+/// Whether a signal suspends, as the terminal's Ctrl-Z does.
+#[must_use]
+pub fn is_suspend_signal(number: i32) -> bool {
+    [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&number)
 }
 
 /// Whether the signal asks a service to stop. SIGHUP does, since a closing terminal sends it.
@@ -192,7 +222,7 @@ fn rtmax_name(number: i32) -> String {
     if number == LAST { "RTMAX".to_owned() } else { format!("RTMAX-{}", LAST - number) }
 }
 
-/// Whether this signal is forwarded.
+/// Whether `exec` forwards this signal.
 #[must_use]
 pub fn is_forwarded(number: i32) -> bool {
     Signal::try_from(number).map_or(number >= libc::SIGRTMIN(), |signal| !NOT_FORWARDED.contains(&signal))

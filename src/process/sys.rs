@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -101,16 +103,69 @@ pub fn signal_process(pid: Pid, number: i32) {
 
 /// Gives a signal its default disposition, whatever we have inherited.
 pub fn reset_signal(number: i32) {
-    // SAFETY: a zeroed sigaction is SIG_DFL with no flags; no handler of anybody is replaced, since we have none.
+    set_action(number, libc::SIG_DFL);
+}
+
+fn set_action(number: i32, action: libc::sighandler_t) {
+    // SAFETY: the action is SIG_DFL or SIG_IGN, and all zeroes are no flags; no handler is replaced, since we have none.
     unsafe {
-        let default: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(number, &raw const default, std::ptr::null_mut());
+        let mut new: libc::sigaction = std::mem::zeroed();
+        new.sa_sigaction = action;
+        libc::sigaction(number, &raw const new, std::ptr::null_mut());
     }
 }
 
-/// Whether a signal is ignored in this process, as `nohup` arranges for its program.
+/// The signals that this process began with as ignored, as `nohup` arranges it, and as blocked.
+#[derive(Debug, Clone, Copy)]
+pub struct InheritedSignals {
+    /// Ignored ones, as bits.
+    pub ignored: u64,
+    blocked: SigSet,
+}
+
+impl InheritedSignals {
+    /// Those of this moment.
+    pub fn read() -> Self {
+        let is_set = |number: &i32| match *number {
+            libc::SIGPIPE => SIGPIPE_IS_IGNORED.load(Relaxed),
+            number => is_ignored(number),
+        };
+        let ignored = (1..=signals::LAST).filter(is_set).fold(0, |bits, number| bits | bit(number));
+        Self { ignored, blocked: SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty()) }
+    }
+
+    /// Ignores and blocks the same signals, between fork and exec.
+    pub(super) fn restore(&self) {
+        (1..=signals::LAST).filter(|number| contains(self.ignored, *number)).for_each(|n| set_action(n, libc::SIG_IGN));
+        let _ = self.blocked.thread_set_mask();
+    }
+}
+
+fn bit(number: i32) -> u64 {
+    1 << (number - 1)
+}
+
+/// Whether a signal is among these bits.
 #[must_use]
-pub fn is_ignored(number: i32) -> bool {
+pub fn contains(signals: u64, number: i32) -> bool {
+    signals & bit(number) != 0
+}
+
+/// Whether SIGPIPE was ignored when this process began: the standard library ignores it before `main`.
+static SIGPIPE_IS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: the C library calls the functions of this section before `main`; this one makes one system call and stores one value.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static READ_SIGPIPE: extern "C" fn() = {
+    extern "C" fn read() {
+        SIGPIPE_IS_IGNORED.store(is_ignored(libc::SIGPIPE), Relaxed);
+    }
+    read
+};
+
+/// Whether a signal is ignored in this process.
+fn is_ignored(number: i32) -> bool {
     // SAFETY: with no new action, sigaction only writes the present one to this stack; all zeroes are valid for it.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();

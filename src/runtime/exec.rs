@@ -1,15 +1,16 @@
 //! A program in the environment of the services, as its init: signals go to the program, and processes that it leaves behind are
 //! terminated.
 
+use std::env::current_dir;
 use std::ffi::OsString;
 
 use nix::libc;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, chdir, getpid};
 use tracing::debug;
 
 use crate::bots::environment::Environment;
 use crate::bots::{bin_dir, engine_shim};
-use crate::exit::{Error, Outcome};
+use crate::exit::{Error, Kind, Outcome};
 use crate::process::Status;
 use crate::process::child::{
     Input, Output, ProcessGroup, ProcessSpec, set_parent_death_signal, signal_group, signal_process,
@@ -17,7 +18,7 @@ use crate::process::child::{
 use crate::process::proc_table::is_stopped;
 use crate::process::reaper::Child;
 use crate::process::signal_map::SignalMap;
-use crate::process::signals::SignalInfo;
+use crate::process::signals::{SignalInfo, is_suspend_signal};
 use crate::process::terminal::Terminal;
 use crate::process::terminate::terminate_all;
 
@@ -49,6 +50,10 @@ pub(crate) async fn run(
     parent: Pid,
     command: Vec<OsString>,
 ) -> Result<Outcome, Error> {
+    session
+        .signals
+        .read_for_exec()
+        .map_err(|error| Error::new(Kind::Internal, format!("cannot read signals: {error}")))?;
     if let Some(number) = options.parent_death_signal {
         set_parent_death_signal(number, parent);
     }
@@ -99,6 +104,7 @@ struct ExecChild<'a> {
 async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions) -> Result<Outcome, Error> {
     let mut terminal = Terminal::open();
     spec.group = terminal.as_ref().map_or(ProcessGroup::New, Terminal::group);
+    leave_directory(&mut spec);
     let App { config, reaper, signals, .. } = session;
     let spawned = reaper.spawn(&spec);
     if let (Err(_), Some(terminal)) = (&spawned, &mut terminal) {
@@ -128,13 +134,27 @@ async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions)
     Ok(Outcome::Child(if options.success_exit_codes.contains(&code) { 0 } else { code }))
 }
 
+/// Moves bots-ctl to `/`, so that the program alone keeps the file system of the working directory busy.
+fn leave_directory(spec: &mut ProcessSpec) {
+    // The path of a directory that was removed or covered leads the program nowhere.
+    if let Ok(here) = current_dir()
+        && chdir(&here).is_ok()
+        && chdir("/").is_ok()
+    {
+        spec.directory = Some(here);
+    }
+}
+
 impl ExecChild<'_> {
     fn forward_signal(&mut self, received: SignalInfo) {
         let pid = self.child.pid;
         if let (libc::SIGCONT, Some(terminal)) = (received.number, &mut self.terminal) {
             terminal.give_foreground(pid);
         }
-        let Some(number) = self.options.rewrites.apply(received.number) else { return };
+        // Without a terminal no shell can stop the program, which has a group that the kernel never stops by these signals.
+        let suspends = self.terminal.is_none() && is_suspend_signal(received.number);
+        let usual = if suspends && !self.options.single_child { libc::SIGSTOP } else { received.number };
+        let Some(number) = self.options.rewrites.apply(received.number, usual) else { return };
         match &self.terminal {
             Some(terminal) if terminal.is_shared() => {
                 if !terminal.already_delivered(received, pid) {
@@ -143,6 +163,10 @@ impl ExecChild<'_> {
             }
             _ if self.options.single_child => signal_process(pid, number),
             _ => signal_group(pid, number),
+        }
+        if suspends {
+            // The caller sees that the program is stopped; the SIGCONT that continues bots-ctl is forwarded.
+            signal_process(getpid(), libc::SIGSTOP);
         }
     }
 

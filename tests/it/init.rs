@@ -87,17 +87,18 @@ fn options_after_the_program_are_the_programs() {
 #[apply(test)]
 fn signals_are_rewritten_and_dropped() {
     let sandbox = without_bots();
-    let options = ["exec", "-r", "TERM:QUIT", "-r", "1:0", "--rewrite", "SIGRTMIN+5:usr1", "--"];
+    let options =
+        ["exec", "-r", "TERM:QUIT", "-r", "1:0", "--rewrite", "SIGRTMIN+5:usr1", "-r", "31:15", "-r6:1", "--"];
     let mut running = sandbox.start(&[&options[..], &["sh", "-c", TELL]].concat());
     wait_line(&running, "ready");
-    for (number, told) in [(15, "QUIT"), (39, "USR1"), (2, "INT")] {
+    for (number, told) in [(15, "QUIT"), (39, "USR1"), (2, "INT"), (31, "TERM"), (6, "HUP")] {
         send(running.pid(), 1);
         send(running.pid(), number);
         wait_line(&running, &format!("got {told}"));
     }
     send(running.pid(), 12);
     assert_eq!(running.wait_code(), 9, "{}", running.report());
-    assert_eq!(running.stdout(), "ready\ngot QUIT\ngot USR1\ngot INT\n");
+    assert_eq!(running.stdout(), "ready\ngot QUIT\ngot USR1\ngot INT\ngot TERM\ngot HUP\n");
 }
 
 #[apply(test)]
@@ -119,15 +120,67 @@ fn a_single_child_gets_signals_alone() {
     }
 }
 
+/// A command without a terminal, as a container has it.
+fn without_terminal(command: &Command) -> Command {
+    crate::support::process::wrapped(command, "setsid", &["--wait"])
+}
+
+#[apply(test)]
+fn without_a_terminal_the_program_is_suspended_with_bots_ctl() {
+    let sandbox = without_bots();
+    for (option, program) in [("-g", "exec sleep 1000"), ("-c", "kill -CONT $$; exec sleep 1000")] {
+        let command = without_terminal(&sandbox.command(&["exec", option, "--", "sh", "-c", program]));
+        let running = Running::start(command, sandbox.home.path(), sandbox.health_port);
+        let program = wait_descendant(&running, "sleep 1000");
+        let ours = wait_descendant(&running, &sandbox.command(&[]).get_program().to_string_lossy());
+        let wait_state = |pid, stopped| {
+            let as_wanted = || ((state(pid) == Some('T')) == stopped).then_some(());
+            wait_until("it is stopped or goes on", as_wanted, || format!("{:?}", state(pid)));
+        };
+        for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+            kill(ours, signal).expect("it is there");
+            wait_state(ours, true);
+            // The kernel drops these signals to a group that no shell watches.
+            if option == "-g" {
+                wait_state(program, true);
+            }
+            kill(ours, Signal::SIGCONT).expect("it is there");
+            wait_state(ours, false);
+            wait_state(program, false);
+        }
+    }
+}
+
+#[apply(test)]
+fn the_program_alone_has_the_working_directory() {
+    let sandbox = without_bots();
+    let home = sandbox.home.path().display().to_string();
+    let script = "readlink /proc/$PPID/cwd; pwd -P; echo 'exit 5' >program; chmod +x program; exec ./program";
+    let ended = sandbox.run(&["exec", "--", "sh", "-c", script]);
+    ended.expect_code(5);
+    assert_eq!(ended.stdout, format!("/\n{home}\n"));
+    // A path that is relative is the program's, also in an error.
+    fs::write(sandbox.home.path().join("program"), "#!/does/not/exist\n").expect("written");
+    let ended = sandbox.run(&["exec", "./program"]);
+    assert!(ended.stderr.contains("the interpreter its first line names"), "{}", ended.stderr);
+    let gone = sandbox.command(&["exec", "--", "sh", "-c", "exit 6"]);
+    let mut gone =
+        crate::support::process::wrapped(&gone, "sh", &["-c", "mkdir x; cd x; rmdir ../x; exec \"$@\"", "sh"]);
+    assert_eq!(gone.status().expect("it runs").code(), Some(6));
+}
+
 #[apply(test)]
 fn orphans_are_told_of_on_request() {
     let sandbox = without_bots();
     let orphan = "sh -c 'while ! [ -e go ]; do sleep 0.02; done; exit 3' & echo $! >pid";
     let script = format!("rm -f go; ({orphan}); touch go; while [ -e /proc/$(cat pid) ]; do sleep 0.02; done");
-    for (option, told) in [("-w", true), ("-v", true), ("-s", false)] {
+    // The first text is that of tini.
+    for (option, text) in
+        [("-w", "Reaped zombie process with pid="), ("-v", "reaped an orphan: exit code 3"), ("-s", "")]
+    {
         let ended = sandbox.run(&["exec", option, "--", "sh", "-c", &script]);
         ended.expect_code(0);
-        assert_eq!(ended.stderr.contains("reaped an orphan: exit code 3"), told, "{option} {}", ended.stderr);
+        assert!(ended.stderr.contains(text) && ended.stderr.is_empty() == text.is_empty(), "{option} {}", ended.stderr);
     }
 }
 

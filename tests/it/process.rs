@@ -15,9 +15,9 @@ use crate::support::needs::as_pid_1;
 use crate::support::process::{send, text, wait_descendant, wrapped, write_program};
 use crate::support::sandbox::{Running, Sandbox, binary, bots_bin_dir, descendants, python, wait_until};
 
-/// Signals that no program can receive from us: they cannot be caught, belong to the reaper or the terminal, are
-/// raised by a program's own fault, or are kept by the C library.
-const NOT_FORWARDED: [i32; 14] = [4, 5, 6, 7, 8, 9, 11, 17, 19, 21, 22, 31, 32, 33];
+/// Signals that no program receives from us as they are: they cannot be caught, belong to the reaper, suspend, or are kept by the C
+/// library.
+const NOT_FORWARDED: [i32; 8] = [9, 17, 19, 20, 21, 22, 32, 33];
 
 /// Signals whose default action does not end a process.
 const HARMLESS: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
@@ -43,7 +43,7 @@ if child:
     os.waitpid(child, 0)
 "#;
 
-/// A parent of the worst kind: starts its arguments with signals ignored and blocked.
+/// A parent of the worst kind: starts its arguments with signals ignored and blocked. Python itself ignores two more.
 const BAD_PARENT: &str = r"
 import os, signal, sys
 for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD, signal.SIGRTMIN + 1):
@@ -367,7 +367,9 @@ fn a_signal_that_comes_before_the_program_is_not_lost() {
             "import os, signal, sys\nsignal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())\n\
              os.kill(os.getpid(), {number})\nos.execv(sys.argv[1], sys.argv[1:])"
         );
-        let sleep = sandbox.command(&["exec", "--", "sleep", "1000"]);
+        // The program inherits that they are blocked.
+        let unblock = "import signal, time; signal.pthread_sigmask(signal.SIG_SETMASK, []); time.sleep(1000)";
+        let sleep = sandbox.command(&["exec", "--", &text(&python()), "-c", unblock]);
         let early = wrapped(&sleep, python(), &["-c", &early]);
         for (command, init) in [(as_pid_1(&early), "PID 1"), (early, "no PID 1")] {
             let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
@@ -440,15 +442,24 @@ fn the_limit_on_processes_is_named() {
 }
 
 #[apply(test)]
-fn nothing_ignored_or_blocked_by_the_parent_reaches_the_program() {
+fn the_program_ignores_and_blocks_what_the_caller_ignores_and_blocks() {
     let sandbox = without_bots();
-    let show = sandbox.command(&["exec", "--", "cat", "/proc/self/status"]);
-    let mut running =
-        Running::start(wrapped(&show, python(), &["-c", BAD_PARENT]), sandbox.home.path(), sandbox.health_port);
-    assert_eq!(running.wait_code(), 0, "{}", running.report());
-    for name in ["SigBlk:", "SigIgn:", "SigCgt:"] {
-        let mask = mask(&running.stdout(), name);
-        assert_eq!(mask & !C_LIBRARY, 0, "{name} {mask:#x}");
+    let masks = |caller: &str, before: &[&str]| {
+        let cat = sandbox.command(&[before, &["cat", "/proc/self/status"]].concat());
+        let mut cat = wrapped(&cat, python(), &["-c", caller]);
+        if before.is_empty() {
+            cat = Command::new(python());
+            cat.args(["-c", caller, "/bin/cat", "/proc/self/status"]);
+        }
+        let mut running = Running::start(cat, sandbox.home.path(), sandbox.health_port);
+        assert_eq!(running.wait_code(), 0, "{}", running.report());
+        ["SigBlk:", "SigIgn:", "SigCgt:"].map(|name| mask(&running.stdout(), name) & !C_LIBRARY)
+    };
+    let pipe_ignored = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])";
+    let pipe_not_ignored = "import os, signal, sys; signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n\
+                            os.execv(sys.argv[1], sys.argv[1:])";
+    for caller in [BAD_PARENT, pipe_ignored, pipe_not_ignored] {
+        assert_eq!(masks(caller, &["exec", "--"]), masks(caller, &[]), "{caller}");
     }
 }
 
@@ -461,10 +472,12 @@ fn mask(status: &str, name: &str) -> u64 {
 #[apply(test)]
 fn signals_are_forwarded_even_when_the_parent_has_them_blocked() {
     let sandbox = without_bots();
-    let sleep = sandbox.command(&["exec", "--", "sleep", "1000"]);
+    let unblock = "import signal, time; signal.pthread_sigmask(signal.SIG_SETMASK, [])\n\
+                   signal.signal(signal.SIGINT, signal.SIG_DFL); print('ready', flush=True); time.sleep(1000)";
+    let program = sandbox.command(&["exec", "--", &text(&python()), "-c", unblock]);
     let mut running =
-        Running::start(wrapped(&sleep, python(), &["-c", BAD_PARENT]), sandbox.home.path(), sandbox.health_port);
-    wait_descendant(&running, "sleep 1000");
+        Running::start(wrapped(&program, python(), &["-c", BAD_PARENT]), sandbox.home.path(), sandbox.health_port);
+    wait_until("it is ready", || running.stdout().contains("ready").then_some(()), || running.report());
     running.signal(Signal::SIGINT);
     assert_eq!(running.wait_code(), 130, "{}", running.report());
 }

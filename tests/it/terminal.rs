@@ -377,6 +377,22 @@ fn a_terminal_that_closes_ends_the_program() {
     assert!(log.exists());
 }
 
+#[apply(test)]
+fn a_program_under_nohup_outlives_its_terminal() {
+    let sandbox = Sandbox::new();
+    let nohup = wrapped(&sandbox.command(&["exec", "--", "sh", "-c", "echo ready; exec sleep 1000"]), "nohup", &[]);
+    let terminal = Terminal::start(&nohup);
+    let sleep = terminal.wait_program("sleep 1000");
+    for pid in [terminal.pid(), sleep] {
+        kill(pid, Signal::SIGHUP).expect("it is there");
+    }
+    // A signal that ends it comes after the one that must not.
+    terminal.wait_state(sleep, "S");
+    kill(sleep, Signal::SIGTERM).expect("it is there");
+    let mut terminal = terminal;
+    assert_eq!(terminal.wait_code(), 143, "{}", terminal.report());
+}
+
 /// It is the controlling terminal that has a foreground, not standard input.
 #[apply(test)]
 fn a_program_that_reads_a_file_has_the_terminal_all_the_same() {
