@@ -15,12 +15,11 @@ use nix::libc;
 use nix::unistd::getpid;
 
 pub use super::sys::{
-    InheritedSignals, contains, group_exists, set_parent_death_signal, signal_group, signal_process, stop_ourselves,
+    contains, group_exists, inherited_signals, set_parent_death_signal, signal_group, signal_process, stop_ourselves,
     stop_own_group,
 };
 pub(super) use super::sys::{has_children, reset_signal, signal_queue, wait_any};
 
-use super::signals::inherited_signals;
 use super::sys::{close_inherited_on_exec, keep_on_exec, reset_signals, set_parent_death_kill, take_foreground};
 
 /// Where a child's standard input comes from.
@@ -123,8 +122,8 @@ pub enum SpawnError {
     /// The file is there but cannot be executed.
     #[error("cannot run {0}: {1}")]
     NotExecutable(String, io::Error),
-    /// The system has no room for another process.
-    #[error("cannot start {0}: {1}; the limit on processes (ulimit -u, pids.max) or memory is reached")]
+    /// The system has no room for another process, or no descriptors for its pipes.
+    #[error("cannot start {0}: {1}; the limit on {limit} is reached", limit = exhausted(.1))]
     NoResources(String, io::Error),
 }
 
@@ -145,8 +144,15 @@ fn explain(spec: &ProcessSpec, error: io::Error) -> SpawnError {
             SpawnError::NotExecutable(name, io::Error::other("the interpreter its first line names does not exist"))
         }
         Some(libc::ENOENT | libc::ENOTDIR) => SpawnError::NotFound(name),
-        Some(libc::EAGAIN | libc::ENOMEM) => SpawnError::NoResources(name, error),
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => SpawnError::NoResources(name, error),
         _ => SpawnError::NotExecutable(name, error),
+    }
+}
+
+fn exhausted(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => "open files (ulimit -n)",
+        _ => "processes (ulimit -u, pids.max) or memory",
     }
 }
 

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::libc;
@@ -17,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::child::{InheritedSignals, contains, reset_signal, signal_queue};
+use super::child::{contains, inherited_signals, reset_signal, signal_queue};
 
 /// The highest signal number on Linux.
 pub const LAST: i32 = 64;
@@ -58,12 +57,6 @@ pub struct SignalInfo {
 pub fn block_all() {
     inherited_signals();
     let _ = SigSet::all().thread_block();
-}
-
-/// The signals that were ignored and blocked when [`block_all`] was first called.
-pub fn inherited_signals() -> InheritedSignals {
-    static AT_START: OnceLock<InheritedSignals> = OnceLock::new();
-    *AT_START.get_or_init(InheritedSignals::read)
 }
 
 /// All signals that are forwarded, in the order of the kernel.

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -125,7 +126,7 @@ pub struct InheritedSignals {
 
 impl InheritedSignals {
     /// Those of this moment.
-    pub fn read() -> Self {
+    fn read() -> Self {
         let is_set = |number: &i32| match *number {
             libc::SIGPIPE => SIGPIPE_IS_IGNORED.load(Relaxed),
             number => is_ignored(number),
@@ -139,6 +140,12 @@ impl InheritedSignals {
         (1..=signals::LAST).filter(|number| contains(self.ignored, *number)).for_each(|n| set_action(n, libc::SIG_IGN));
         let _ = self.blocked.thread_set_mask();
     }
+}
+
+/// The signals that were ignored and blocked when this was first called, which is before signals are blocked.
+pub fn inherited_signals() -> InheritedSignals {
+    static AT_START: OnceLock<InheritedSignals> = OnceLock::new();
+    *AT_START.get_or_init(InheritedSignals::read)
 }
 
 fn bit(number: i32) -> u64 {

@@ -237,9 +237,8 @@ pub(crate) fn to_outcome(name: &str, end: ServiceResult) -> Result<Outcome, Erro
             Ok(Outcome::Child(exit.code()))
         }
         Termination::NotStarted => {
-            let text =
-                format!("cannot start {name}: the limit on processes (ulimit -u, pids.max) or memory is reached");
-            Err(Error::new(Kind::Unavailable, text))
+            let limits = "the limit on processes (ulimit -u, pids.max), open files (ulimit -n) or memory is reached";
+            Err(Error::new(Kind::Unavailable, format!("cannot start {name}: {limits}")))
         }
     }
 }

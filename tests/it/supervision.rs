@@ -350,6 +350,25 @@ fn want_of_processes_is_told_and_waited_for() {
 }
 
 #[apply(test)]
+fn want_of_descriptors_is_told_and_waited_for() {
+    let mut sandbox = with_stand_in(WEB_SERVER);
+    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "100ms").set("BOTS_CTL_RESTART_LIMIT", "1000");
+    let mut web = sandbox.webserver();
+    let limit = |limit: &str| {
+        let mut prlimit = std::process::Command::new("prlimit");
+        prlimit.args(["--pid", &web.pid().to_string(), &format!("--nofile={limit}:")]);
+        assert!(prlimit.status().expect("prlimit runs").success());
+    };
+    limit("1");
+    kill(web_process(&web), Signal::SIGKILL).expect("it is there");
+    web.wait_stderr("the limit on open files (ulimit -n) is reached");
+    limit("1024");
+    web.wait_ready();
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[apply(test)]
 fn want_of_processes_at_the_start_is_one_clear_line() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
