@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use crate::exit::Exit;
 use crate::process::child::{ProcessSpec, SpawnError, signal_group};
 use crate::process::reaper::{Child, Reaper};
-use crate::supervisor::output::{drain, pump_child};
+use crate::supervisor::output::pump_child;
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::tail::OutputTail;
 
@@ -63,7 +63,7 @@ pub async fn run(
     let sink = lines.for_job(number, run, tail.clone());
     let output = pump_child(&mut child, &sink);
     let ended = follow(number, run, &mut child, limits, kill).await;
-    drain(&output).await;
+    output.drain().await;
     (ended, tail.text())
 }
 

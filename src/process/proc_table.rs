@@ -10,6 +10,9 @@ use std::path::Path;
 
 use nix::unistd::{Pid, getpid};
 
+/// `python3 -I -u program`: so many words of a command line may hold the program.
+const MAX_WORDS_BEFORE_PROGRAM: usize = 4;
+
 /// A process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -47,6 +50,14 @@ pub fn list() -> Option<Vec<Process>> {
 pub fn read(pid: Pid) -> Option<Process> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     parse(pid, &String::from_utf8_lossy(&stat))
+}
+
+/// Whether a process runs this program, directly or by an interpreter with options of its own.
+#[must_use]
+pub fn is_program(pid: Pid, name: &str) -> bool {
+    let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = command_line.split(|byte| *byte == 0).take(MAX_WORDS_BEFORE_PROGRAM);
+    words.any(|word| word.rsplit(|byte| *byte == b'/').next() == Some(name.as_bytes()))
 }
 
 /// Whether a process is stopped at this moment; what the reaper has seen may be older than its last SIGCONT.

@@ -1,6 +1,6 @@
 //! The only waiter: starts children, reaps them and every orphan, and publishes the status of each child.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -28,6 +28,8 @@ pub struct Reaper {
     reaped: Arc<watch::Sender<u64>>,
     /// Whether the log warns of each orphan.
     warns: Arc<AtomicBool>,
+    /// Processes below us that were asked to end: a second request would count as an order to hurry.
+    requested: Arc<Mutex<HashSet<Pid>>>,
 }
 
 /// A child that was started. Dropping it leaves the process alone.
@@ -53,7 +55,8 @@ impl Reaper {
         let sigchld = SigSet::from(Signal::SIGCHLD);
         sigchld.thread_block()?;
         let deaths = child::signal_queue(&sigchld)?;
-        let reaper = Self { table: Arc::default(), reaped: Arc::new(watch::Sender::new(0)), warns: Arc::default() };
+        let reaped = Arc::new(watch::Sender::new(0));
+        let reaper = Self { table: Arc::default(), reaped, warns: Arc::default(), requested: Arc::default() };
         let task = reaper.clone();
         tokio::spawn(async move {
             // The first round is for children that were there before: a program may have them and execute bots-ctl.
@@ -92,6 +95,24 @@ impl Reaper {
         child::has_children()
     }
 
+    /// Whether a process runs that was started by [`Reaper::spawn`].
+    #[must_use]
+    pub fn has_running_child(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
+    /// Whether this process is asked to end for the first time.
+    #[must_use]
+    pub fn is_first_request(&self, pid: Pid) -> bool {
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner).insert(pid)
+    }
+
+    /// The processes that were asked to end, and may still run.
+    #[must_use]
+    pub fn requested(&self) -> HashSet<Pid> {
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A receiver that changes whenever processes have been reaped.
     #[must_use]
     pub fn reaped(&self) -> watch::Receiver<u64> {
@@ -119,6 +140,7 @@ impl Reaper {
             }
             if matches!(status, Status::Exited(_)) {
                 table.remove(&pid);
+                self.requested.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
                 ended += 1;
             }
         }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::child::{signal_group, signal_process, stop_own_group};
-use super::proc_table::{Process, descendants};
+use super::proc_table::{self, Process, descendants};
 use super::reaper::Reaper;
 use super::signals::{self, Signals, is_stop_signal};
 
@@ -27,6 +27,29 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// So many processes are named in one line of the log.
 const MAX_LISTED_PROCESSES: usize = 10;
 
+/// Asks what a service has left behind to end, each process once: what is in its `groups` and, where `all`, every process below
+/// this one unless another child of ours runs. Processes of the program `spared`, and all below them, go on.
+pub fn terminate_leftovers(reaper: &Reaper, groups: &[Pid], all: bool, spared: &str) {
+    let all = all && !reaper.has_running_child();
+    let mut kept = HashSet::new();
+    // Where the processes are not known, the spared ones are not either.
+    for process in descendants().unwrap_or_default() {
+        if kept.contains(&process.parent) || proc_table::is_program(process.pid, spared) {
+            kept.insert(process.pid);
+        } else if all || groups.contains(&process.group) {
+            terminate(reaper, &process);
+        }
+    }
+}
+
+fn terminate(reaper: &Reaper, process: &Process) {
+    if process.state != 'Z' && reaper.is_first_request(process.pid) {
+        signal_process(process.pid, libc::SIGTERM);
+        // A stopped process acts on nothing but SIGKILL until it is continued.
+        signal_process(process.pid, libc::SIGCONT);
+    }
+}
+
 /// Ends every process below this one: by SIGTERM first, by SIGKILL at the `limit` or as soon as a signal asks us to stop.
 /// Returns when none is left, at once when there is none; true where such a signal came.
 ///
@@ -34,7 +57,7 @@ const MAX_LISTED_PROCESSES: usize = 10;
 pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) -> bool {
     let (mut reaped, mut was_asked) = (reaper.reaped(), false);
     let begin = Instant::now();
-    let mut termination = Termination { groups, signalled: HashSet::new(), killed: HashSet::new(), is_killing: false };
+    let mut termination = Termination { reaper, groups, is_first: true, killed: HashSet::new(), is_killing: false };
     let (mut deadline, mut log_at, mut refresh_at) = (begin + limit, Some(begin + WAIT_LOG_DELAY), Some(begin));
     while reaper.has_children() {
         let kill = tokio::select! {
@@ -57,7 +80,8 @@ pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid
             }
             () = sleep_until(log_at.unwrap_or(begin)), if log_at.is_some() => {
                 log_at = None;
-                info!("waiting for {} to end, for at most {} s", remaining_names(), limit.as_secs_f64());
+                let limit = (limit.as_secs_f64() * 10.0).round() / 10.0;
+                info!("waiting for {} to end, for at most {limit} s", remaining_names());
                 false
             }
             _ = reaped.changed() => {
@@ -79,8 +103,10 @@ pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid
 
 /// Which processes have been sent which signal.
 struct Termination<'a> {
+    reaper: &'a Reaper,
     groups: &'a [Pid],
-    signalled: HashSet<Pid>,
+    /// Whether no process has been asked to end yet.
+    is_first: bool,
     killed: HashSet<Pid>,
     is_killing: bool,
 }
@@ -98,12 +124,12 @@ impl Termination<'_> {
     /// Each process once: at first all of them, later those that have lost their parent since. What a process starts while
     /// it ends in order is its own affair.
     fn terminate(&mut self, remaining: &[Process]) {
-        let (us, first) = (getpid(), self.signalled.is_empty());
-        for process in remaining.iter().filter(|process| first || process.parent == us) {
-            if process.state != 'Z' && self.signalled.insert(process.pid) {
-                signal_process(process.pid, libc::SIGTERM);
-                // A stopped process acts on nothing but SIGKILL until it is continued.
-                signal_process(process.pid, libc::SIGCONT);
+        let (us, first) = (getpid(), std::mem::take(&mut self.is_first));
+        let mut below_requested = self.reaper.requested();
+        for process in remaining {
+            let is_below = below_requested.contains(&process.parent) && below_requested.insert(process.pid);
+            if process.parent == us || first && !is_below {
+                terminate(self.reaper, process);
             }
         }
     }

@@ -72,14 +72,15 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
     if let Some(web) = &mut web {
         web.announce(&root);
     }
-    check_grace_period(config, &specs);
+    let stop_time = stop_time(config, &specs);
+    check_grace_period(config, stop_time);
     let restart_unresponsive = config.watchdog.restart.unwrap_or(plan.restarts_unresponsive());
     let runtime = RuntimeContext { config, reaper, lines, counters, health: &health, started, restart_unresponsive };
     if let Some(turn) = reloaded.and_then(|mut state| state.turn()) {
         hold_turn_until_ready(turn.into(), &runtime);
     }
     let names: Vec<&'static str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    let (ends, reload) = run(signals, &runtime, &plan, &prepared, specs, web.as_ref()).await;
+    let (ends, stop_begin, reload) = run(signals, &runtime, &plan, &prepared, specs, web.as_ref()).await;
     if let Some(reload) = reload {
         let state = commit_reload(reaper, &prepared.bots, &reload, counters).await?;
         // The log is flushed first.
@@ -88,7 +89,8 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
         return Err(Error::new(Kind::Internal, format!("bots-ctl cannot start itself again: {error}")));
     }
     // A process that has left the groups of the services, such as a daemon, is below us all the same.
-    terminate_all(reaper, signals, &[], config.stop.timeout).await;
+    let rest = (stop_begin + stop_time).saturating_duration_since(Instant::now());
+    terminate_all(reaper, signals, &[], rest.min(config.stop.timeout)).await;
     outcome(&names, ends)
 }
 
@@ -125,10 +127,13 @@ async fn start_health(
     Ok((sender, descriptor))
 }
 
+/// The longest time from a request to stop to the end of every process: services are stopped one after the other.
+fn stop_time(config: &Config, specs: &[ServiceSpec]) -> Duration {
+    specs.iter().map(|spec| config.stop.of(spec.name)).map(|times| times.drain + times.timeout).sum()
+}
+
 /// The kubelet kills services that take longer than the grace period.
-fn check_grace_period(config: &Config, specs: &[ServiceSpec]) {
-    let needed: Duration =
-        specs.iter().map(|spec| config.stop.of(spec.name)).map(|times| times.drain + times.timeout).sum();
+fn check_grace_period(config: &Config, needed: Duration) {
     if let Some(grace) = config.stop.grace_period.filter(|grace| *grace < needed) {
         let (needed, grace) = (needed.as_secs_f64(), grace.as_secs_f64());
         warn!(
@@ -139,7 +144,8 @@ fn check_grace_period(config: &Config, specs: &[ServiceSpec]) {
     }
 }
 
-/// Runs the services until all have ended. The result is the end of each, and the configuration to start again with where they were stopped for that.
+/// Runs the services until all have ended. The result is the end of each, the begin of the stop, and the configuration to start
+/// again with where they were stopped for that.
 async fn run(
     signals: &mut Signals,
     runtime: &RuntimeContext<'_>,
@@ -147,7 +153,7 @@ async fn run(
     prepared: &Prepared,
     specs: Vec<ServiceSpec>,
     web: Option<&WebInstance>,
-) -> (Vec<(usize, ServiceResult)>, Option<PendingReload>) {
+) -> (Vec<(usize, ServiceResult)>, Instant, Option<PendingReload>) {
     let RuntimeContext { config, counters, health, .. } = *runtime;
     if specs.iter().all(|spec| spec.name != ServiceName::Jobqueue) {
         relay::listen(config, prepared.queue.port, counters).await;
@@ -159,7 +165,7 @@ async fn run(
     }
     let members =
         specs.into_iter().enumerate().map(|(index, spec)| service_start::member(index, spec, runtime)).collect();
-    let (shutdown, mut next) = (Shutdown::default(), None);
+    let (shutdown, mut next, mut stop_begin) = (Shutdown::default(), None, None);
     let mut reloader = ConfigReloader::new(*runtime, plan, prepared);
     let reloading = async {
         next = shutdown.stop.run_until_cancelled(reloader.next()).await;
@@ -173,6 +179,7 @@ async fn run(
             shutdown.reload.cancel();
         }
         shutdown.stop.cancelled().await;
+        stop_begin = Some(Instant::now());
         health.send_modify(|state| (state.reloading, state.stopping) = (false, true));
         pending::<Infallible>().await
     };
@@ -180,7 +187,7 @@ async fn run(
         ends = group::run(members, signals, &shutdown) => ends,
         never = reloading => match never {},
     };
-    (ends, next.filter(|_| !shutdown.stop.is_cancelled()))
+    (ends, stop_begin.unwrap_or_else(Instant::now), next.filter(|_| !shutdown.stop.is_cancelled()))
 }
 
 /// Lets load balancers notice that the web UI is about to stop.

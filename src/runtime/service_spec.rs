@@ -11,6 +11,7 @@ use crate::bots;
 use crate::bots::context::BotsContext;
 use crate::bots::dirmonitor_config::DirmonitorConfig;
 use crate::bots::django_settings::DjangoSettings;
+use crate::bots::engine_shim;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::bots::services::BotsServiceSpec;
 use crate::config::{Config, ServiceBackend};
@@ -136,6 +137,12 @@ pub(crate) fn supervised(
         name: service.name.as_str(),
         plan: policy(&service, ends_by_itself, config),
         has_liveness_probe: service.probe.is_some(),
+        port: match service.probe {
+            Some(LivenessProbe::Http { port, .. } | LivenessProbe::JobQueue { port }) => Some(port),
+            Some(LivenessProbe::Inotify) | None => None,
+        },
+        // It would leave a crash behind, or lose the files that it has taken.
+        spared: engine_shim::NAME,
         spec: service.spec,
         lines,
     }

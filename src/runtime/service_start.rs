@@ -89,7 +89,8 @@ pub(crate) fn member(index: usize, spec: ServiceSpec, runtime: &RuntimeContext<'
         ServiceKind::Child(child) => {
             let service = supervised(*child, spec.every.is_some(), runtime.config, lines);
             let (forward, received) = unbounded_channel();
-            let mut control = ServiceControl { stop: requests, messages: received, snapshot: watch::Sender::default() };
+            let snapshot = watch::Sender::default();
+            let mut control = ServiceControl { stop: requests, messages: received, snapshot, deadline: None };
             let link = ProcessLink {
                 slot,
                 messages: forward.clone(),

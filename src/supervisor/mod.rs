@@ -14,3 +14,4 @@ pub mod output;
 pub mod periodic;
 pub mod state;
 pub mod task;
+mod transition;

@@ -9,7 +9,9 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, fcntl};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use line_splitter::LineSplitter;
 
@@ -23,36 +25,55 @@ const PIPE_SIZE: i32 = 256 * 1024;
 /// Buffers are given back after so long without output.
 const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the last lines may take to arrive after the end of a process: they are in a pipe already, unless something
-/// that it has started holds that open.
+/// How long the last lines of a process that has ended may take to be read from its pipes, and to be written.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Reads what a child prints, in tasks of their own, until its pipes are closed.
-pub fn pump_child(child: &mut Child, sink: &ServiceOutput) -> TaskTracker {
-    let tasks = TaskTracker::new();
-    for (pipe, stream) in [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)] {
-        if let Some(pipe) = pipe {
-            tasks.spawn(pump(pipe, stream, sink.clone()));
-        }
-    }
-    tasks.close();
-    tasks
+/// The tasks that read what a process prints.
+#[derive(Default)]
+pub struct OutputPumps {
+    /// Holds a token for each pipe that may have lines of the process.
+    unread: TaskTracker,
+    has_ended: CancellationToken,
 }
 
-/// Waits for the last lines of a process that has ended.
-pub async fn drain(pumps: &TaskTracker) {
-    let _ = timeout(DRAIN_TIMEOUT, pumps.wait()).await;
+/// Reads what a child prints, in tasks of their own, until its pipes are closed.
+pub fn pump_child(child: &mut Child, sink: &ServiceOutput) -> OutputPumps {
+    let pumps = OutputPumps::default();
+    for (pipe, stream) in [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)] {
+        if let Some(pipe) = pipe {
+            tokio::spawn(pump(pipe, stream, sink.clone(), &pumps));
+        }
+    }
+    pumps
+}
+
+impl OutputPumps {
+    /// Waits for the last lines of the process, which has ended. What it has started may hold its pipes open, and goes on to be
+    /// read.
+    pub async fn drain(&self) {
+        self.has_ended.cancel();
+        self.unread.close();
+        let _ = timeout(DRAIN_TIMEOUT, self.unread.wait()).await;
+    }
 }
 
 /// Reads one stream of a service to its end.
-pub async fn pump(pipe: OwnedFd, stream: Stream, sink: ServiceOutput) {
-    let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
-    match pipe_reader(pipe) {
-        Ok(source) => {
-            let raw = sink.is_raw();
-            OutputPump { source, raw, lines: LineSplitter::default(), records: sink.records(stream) }.run().await;
+pub fn pump(
+    pipe: OwnedFd,
+    stream: Stream,
+    sink: ServiceOutput,
+    pumps: &OutputPumps,
+) -> impl Future<Output = ()> + use<> {
+    let (unread, has_ended) = (Some(pumps.unread.token()), pumps.has_ended.clone());
+    async move {
+        let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
+        match pipe_reader(pipe) {
+            Ok(source) => {
+                let (raw, lines, records) = (sink.is_raw(), LineSplitter::default(), sink.records(stream));
+                OutputPump { source, raw, lines, records, unread, has_ended }.run().await;
+            }
+            Err(error) => tracing::error!("cannot read the output of a service: {error}"),
         }
-        Err(error) => tracing::error!("cannot read the output of a service: {error}"),
     }
 }
 
@@ -62,6 +83,9 @@ struct OutputPump {
     raw: bool,
     lines: LineSplitter,
     records: RecordWriter,
+    /// Dropped when the process has ended and its pipe is empty.
+    unread: Option<TaskTrackerToken>,
+    has_ended: CancellationToken,
 }
 
 impl OutputPump {
@@ -74,6 +98,11 @@ impl OutputPump {
                     tokio::task::yield_now().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.unread.is_some() && self.has_ended.is_cancelled() {
+                        self.records.flush();
+                        self.records.send().await;
+                        self.unread = None;
+                    }
                     if self.wait().await.is_err() {
                         break;
                     }
@@ -119,15 +148,23 @@ impl OutputPump {
         let flush_delay = self.records.flush_delay().map(|delay| delay.max(least));
         let roomy = self.records.has_spare_capacity() || self.lines.has_spare_capacity();
         let Some(limit) = flush_delay.or(roomy.then_some(BUFFER_IDLE_TIMEOUT)) else {
-            return self.source.readable().await;
+            return self.readable().await;
         };
-        if let Ok(ready) = timeout(limit, self.source.readable()).await {
+        if let Ok(ready) = timeout(limit, self.readable()).await {
             return ready;
         }
         self.records.flush();
         self.records.send().await;
         self.records.release_buffer();
         self.lines.shrink();
-        self.source.readable().await
+        self.readable().await
+    }
+
+    /// Waits until there is something to read, or the process has ended.
+    async fn readable(&self) -> io::Result<()> {
+        tokio::select! {
+            ready = self.source.readable() => ready,
+            () = self.has_ended.cancelled(), if self.unread.is_some() => Ok(()),
+        }
     }
 }

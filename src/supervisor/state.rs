@@ -8,9 +8,9 @@
 //!            '-------exited---------'------------'------------'------------'->Sweeping --group empty--> Paused | Ended
 //! ```
 //! A service that has not answered yet has nothing to drain and nothing to finish: it is stopped by SIGTERM at once.
-//! Sweeping waits for what the service started and left behind, an engine for example. Before an end it is killed at
-//! the deadline (Clearing); before a restart it is left to finish beside the next process. What even SIGKILL does not
-//! end, a zombie that its own parent keeps for instance, is not waited for.
+//! Sweeping waits for what the service started and left behind, an engine for example. Before an end it is asked to end, and
+//! killed at the deadline (Clearing); before a restart it is left to finish beside the next process. What even SIGKILL does not
+//! end, a zombie that its own parent keeps for instance, is not waited for. Stopping and Sweeping share one deadline.
 //!
 //! A policy may let runs finish: then what the service has started, and a service that is only waited for, is never killed.
 
@@ -28,7 +28,7 @@ pub struct ServicePolicy {
     pub drain: Duration,
     /// The same before bots-ctl is started again with another configuration.
     pub reload_drain: Duration,
-    /// How long it may take after the stop signal, and its leftovers after its end.
+    /// How long it and its leftovers may take together after the stop signal.
     pub timeout: Duration,
     /// Number of the signal that asks it to stop; without one it is only waited for.
     pub stop_signal: Option<i32>,
@@ -129,6 +129,8 @@ pub enum Event {
     Exited(Exit),
     /// There was no room for another process.
     StartFailed,
+    /// What an earlier process has left behind still holds the port.
+    PortTaken,
     /// No process of the group is left.
     GroupEmpty,
 }
@@ -136,25 +138,35 @@ pub enum Event {
 /// A task of the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Start a process. If that is not possible, [`Event::StartFailed`] is the next event.
+    /// Start a process. If that is not possible, [`Event::StartFailed`] or [`Event::PortTaken`] is the next event.
     Start,
     /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
     /// started lose the files it has taken.
     Signal(i32),
+    /// Ask what the service has left behind to end.
+    TerminateLeftovers,
     /// Kill the service's own process; what it has started goes on.
     KillProcess,
     /// Kill the whole group.
     KillGroup,
     /// Start the timer; it replaces an earlier one.
     StartTimer(Duration),
+    /// Start the timer with what is left of the time for the whole stop, which begins with the first of these actions.
+    StartStopTimer,
+    /// Begin that time again.
+    RestartStopTimer,
     /// Start the timer with about this span, so that services which failed together do not come back together.
     StartBackoff(Duration),
 }
 
 const SIGTERM: i32 = 15;
+const SIGCONT: i32 = 18;
 
 /// How long the kernel may take to end what was sent SIGKILL.
 const GROUP_KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a port is tried that an earlier process still holds.
+const PORT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Lifecycle {
     /// The beginning, with its first action.
@@ -176,14 +188,18 @@ impl Lifecycle {
             (Running, Event::Unresponsive) => self.stop(plan.stop_signal, StopReason::Unresponsive, plan),
             (_, Event::StopRequested) => self.stop_requested(plan),
             (Draining, Event::PolicyChanged) => self.transition(Draining, vec![Action::StartTimer(plan.drain)]),
-            (Stopping(_, StopReason::Shutdown) | WaitingForGroup(AfterExit::End(_)), Event::PolicyChanged) => {
-                self.transition(self.state, vec![Action::StartTimer(plan.timeout)])
+            (Stopping(_, StopReason::Shutdown), Event::PolicyChanged) => {
+                self.transition(self.state, vec![Action::RestartStopTimer])
+            }
+            (WaitingForGroup(AfterExit::End(_)), Event::PolicyChanged) => {
+                self.transition(self.state, vec![Action::TerminateLeftovers, Action::RestartStopTimer])
             }
             (_, Event::TimerElapsed) => self.timer_elapsed(plan),
             (_, Event::Exited(exit)) => self.exited(exit, plan),
             (Starting, Event::StartFailed) if self.failures >= plan.restart.limit => {
                 self.wait_for_group(Termination::NotStarted, plan)
             }
+            (Starting, Event::PortTaken) => self.transition(Backoff, vec![Action::StartTimer(PORT_RETRY_INTERVAL)]),
             (Starting, Event::StartFailed) => Self { failures: self.failures + 1, ..self }.pause(plan),
             (WaitingForGroup(AfterExit::End(end)) | KillingGroup(end), Event::GroupEmpty) => {
                 self.transition(Ended(end), Vec::new())
@@ -209,24 +225,26 @@ impl Lifecycle {
             Draining => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
             // It has been asked already; from now on its end is the end.
             Stopping(signal, StopReason::Unresponsive) => {
-                self.transition(Stopping(signal, StopReason::Shutdown), Vec::new())
+                self.transition(Stopping(signal, StopReason::Shutdown), vec![Action::StartStopTimer])
             }
             Stopping(_, StopReason::Shutdown) => {
                 self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
             }
             Killing(_) => self.transition(Killing(StopReason::Shutdown), Vec::new()),
-            WaitingForGroup(AfterExit::Restart) | Backoff => self.transition(
-                WaitingForGroup(AfterExit::End(Termination::Stopped)),
-                vec![Action::StartTimer(plan.timeout)],
-            ),
+            WaitingForGroup(AfterExit::Restart) | Backoff => self.wait_for_group(Termination::Stopped, plan),
             WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
             KillingGroup(_) | Ended(_) => self.ignore(),
         }
     }
 
     fn stop(self, signal: Option<i32>, goal: StopReason, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        let timer = Action::StartTimer(plan.timeout);
-        self.transition(Stopping(signal, goal), signal.map(Action::Signal).into_iter().chain([timer]).collect())
+        let signal_action = signal.map(Action::Signal).into_iter();
+        let actions = match goal {
+            // A process that is stopped acts on nothing but SIGKILL until it is continued.
+            StopReason::Shutdown => signal_action.chain([Action::Signal(SIGCONT), Action::StartStopTimer]).collect(),
+            StopReason::Unresponsive => signal_action.chain([Action::StartTimer(plan.timeout)]).collect(),
+        };
+        self.transition(Stopping(signal, goal), actions)
     }
 
     /// A timer that runs out in another state than the one that started it is late, which is normal.
@@ -262,7 +280,8 @@ impl Lifecycle {
                 self.wait_for_group(Termination::Stopped, plan)
             }
             Stopping(_, StopReason::Shutdown) => self.wait_for_group(Termination::Exited(exit), plan),
-            Killing(StopReason::Shutdown) => self.wait_for_group(Termination::Killed, plan),
+            Killing(StopReason::Shutdown) if plan.lets_runs_finish => self.wait_for_group(Termination::Killed, plan),
+            Killing(StopReason::Shutdown) => self.kill_group(Termination::Killed),
             WaitingForGroup(_) | KillingGroup(_) | Backoff | Ended(_) => self.ignore(),
         }
     }
@@ -283,7 +302,9 @@ impl Lifecycle {
     }
 
     fn wait_for_group(self, end: Termination, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        self.transition(WaitingForGroup(AfterExit::End(end)), vec![Action::StartTimer(plan.timeout)])
+        let leftovers = (!plan.lets_runs_finish).then_some(Action::TerminateLeftovers);
+        let actions = leftovers.into_iter().chain([Action::StartStopTimer]).collect();
+        self.transition(WaitingForGroup(AfterExit::End(end)), actions)
     }
 
     fn pause(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {

@@ -1,21 +1,27 @@
 //! Runs one service: performs the actions of [`super::state`], feeds it what happens, and logs what that means.
 
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use nix::libc::SIGKILL;
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
-use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{info, warn};
 
-use super::output::{drain, pump_child};
-use super::state::{Action, AfterExit, Event, Lifecycle, ServicePolicy, State, StopReason, Termination};
+use super::output::{OutputPumps, pump_child};
+use super::state::{Action, Event, Lifecycle, ServicePolicy, State, Termination};
+use super::transition::{Transition, seconds};
 use crate::exit::Exit;
 use crate::process::child::{ProcessSpec, SpawnError, group_exists, signal_group, signal_process};
+use crate::process::proc_table::{self, Process};
 use crate::process::reaper::{Child, Reaper};
-use crate::process::signals;
+use crate::process::terminate::terminate_leftovers;
 use crate::telemetry::child_output::ServiceOutput;
+
+/// How often killed groups are looked at: no event tells that a process has become a zombie of another parent.
+const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A service that is to be supervised.
 #[derive(Clone)]
@@ -26,6 +32,10 @@ pub struct SupervisedService {
     pub spec: ProcessSpec,
     /// How it is kept running and stopped.
     pub plan: ServicePolicy,
+    /// The port that each of its processes listens on.
+    pub port: Option<u16>,
+    /// The program whose processes, with all that they have started, are waited for and not asked to end.
+    pub spared: &'static str,
     /// Where its output goes.
     pub lines: ServiceOutput,
     /// Whether its first sign of life is reported: signals that come before it are kept until then.
@@ -59,6 +69,8 @@ pub struct ServiceControl {
     pub messages: mpsc::UnboundedReceiver<ProcessMessage>,
     /// Where the service is in its life.
     pub snapshot: watch::Sender<ServiceSnapshot>,
+    /// When its stop has to be over, once that has begun.
+    pub deadline: Option<Instant>,
 }
 
 /// How a service fares.
@@ -90,7 +102,7 @@ pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &m
     loop {
         task.publish(life.state);
         if let State::Ended(end) = life.state {
-            drain(&task.output).await;
+            task.output.drain().await;
             return Ok(end);
         }
         let event = match at_once.take() {
@@ -98,7 +110,7 @@ pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &m
             None => task.next_event(life.state).await,
         };
         let (next, actions) = life.step(event, &task.plan);
-        task.log_transition(life, next, event);
+        task.log_transition(&Transition { from: life, to: next, event });
         for action in actions {
             at_once = task.perform(action)?.or(at_once);
         }
@@ -120,8 +132,10 @@ struct ServiceTask<'a> {
     /// Groups of this and of earlier processes that may still have members.
     groups: Vec<Pid>,
     /// What reads the output of the present process.
-    output: TaskTracker,
+    output: OutputPumps,
     timer: Option<Instant>,
+    /// Since when the next start waits for the port.
+    port_wait: Option<Instant>,
     /// Signals for a process that is not there, or not alive yet.
     pending_signals: Vec<i32>,
     /// Whether the present process has given its first sign of life.
@@ -129,12 +143,13 @@ struct ServiceTask<'a> {
     starts: u32,
     last_exit: Option<Exit>,
     was_asked: bool,
+    /// Whether it was asked to stop for good, and not for a reload.
+    is_shutdown: bool,
 }
 
 impl<'a> ServiceTask<'a> {
     fn new(service: &'a SupervisedService, reaper: &'a Reaper, control: &'a mut ServiceControl) -> Self {
-        let output = TaskTracker::new();
-        output.close();
+        control.deadline = None;
         Self {
             service,
             plan: service.plan,
@@ -143,13 +158,15 @@ impl<'a> ServiceTask<'a> {
             reaped: reaper.reaped(),
             child: None,
             groups: Vec::new(),
-            output,
+            output: OutputPumps::default(),
             timer: None,
+            port_wait: None,
             pending_signals: Vec::new(),
             is_alive: false,
             starts: 0,
             last_exit: None,
             was_asked: false,
+            is_shutdown: false,
         }
     }
 
@@ -164,10 +181,11 @@ impl<'a> ServiceTask<'a> {
     }
 
     async fn next_event(&mut self, state: State) -> Event {
-        let sweeping = matches!(state, State::WaitingForGroup(_) | State::KillingGroup(_));
+        let is_killing = matches!(state, State::KillingGroup(_));
+        let sweeping = is_killing || matches!(state, State::WaitingForGroup(_));
         loop {
             // A reaped process is a reason to look at the groups, not yet a proof that they are empty.
-            if sweeping && self.groups_empty() {
+            if sweeping && self.groups_empty() || is_killing && self.only_zombies_left() {
                 return Event::GroupEmpty;
             }
             let timer = self.timer;
@@ -180,6 +198,7 @@ impl<'a> ServiceTask<'a> {
                     Some(Event::TimerElapsed)
                 }
                 _ = self.reaped.changed(), if sweeping => None,
+                () = sleep(KILL_CHECK_INTERVAL), if is_killing => None,
             };
             if let Some(event) = event {
                 return event;
@@ -200,6 +219,7 @@ impl<'a> ServiceTask<'a> {
             self.plan = self.service.plan.for_reload();
             return Event::StopRequested;
         }
+        self.is_shutdown = true;
         let before = std::mem::replace(&mut self.plan, self.service.plan);
         if before == self.plan { Event::StopRequested } else { Event::PolicyChanged }
     }
@@ -221,6 +241,12 @@ impl<'a> ServiceTask<'a> {
         }
     }
 
+    /// Whether the groups hold nothing but zombies, which their own parents keep.
+    fn only_zombies_left(&self) -> bool {
+        let is_alive = |process: &Process| process.state != 'Z' && self.groups.contains(&process.group);
+        proc_table::list().is_some_and(|all| !all.iter().any(is_alive))
+    }
+
     fn groups_empty(&mut self) -> bool {
         self.groups.retain(|group| group_exists(*group));
         self.groups.is_empty()
@@ -234,7 +260,15 @@ impl<'a> ServiceTask<'a> {
             Action::Signal(number) => pid.into_iter().for_each(|pid| signal_process(pid, number)),
             Action::KillProcess => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
             Action::KillGroup => self.groups.iter().for_each(|group| signal_group(*group, SIGKILL)),
+            Action::TerminateLeftovers => {
+                terminate_leftovers(self.reaper, &self.groups, self.is_shutdown, self.service.spared);
+            }
             Action::StartTimer(span) => self.timer = Some(Instant::now() + span),
+            Action::StartStopTimer => self.timer = Some(self.stop_deadline()),
+            Action::RestartStopTimer => {
+                self.control.deadline = None;
+                self.timer = Some(self.stop_deadline());
+            }
             Action::StartBackoff(span) => {
                 let span = with_jitter(span);
                 info!(service = self.service.name, "starting it again in {}", seconds(span));
@@ -244,9 +278,25 @@ impl<'a> ServiceTask<'a> {
         Ok(None)
     }
 
+    fn stop_deadline(&mut self) -> Instant {
+        *self.control.deadline.get_or_insert(Instant::now() + self.plan.timeout)
+    }
+
+    fn log_transition(&mut self, transition: &Transition) {
+        let limit = self.control.deadline.map_or(self.plan.timeout, |at| at.saturating_duration_since(Instant::now()));
+        transition.log(self.service.name, &self.plan);
+        if transition.begins_wait_for_leftovers() && !self.groups_empty() {
+            transition.log_wait(self.service.name, &self.plan, limit);
+        }
+    }
+
     fn start(&mut self) -> Result<Option<Event>, SpawnError> {
         // A group's number may be given to others once it is empty.
         self.groups.retain(|group| group_exists(*group));
+        if self.has_to_wait_for_port() {
+            return Ok(Some(Event::PortTaken));
+        }
+        self.port_wait = None;
         let mut child = match self.reaper.spawn(&self.service.spec) {
             Ok(child) => child,
             Err(error @ SpawnError::NoResources(..)) => {
@@ -263,76 +313,27 @@ impl<'a> ServiceTask<'a> {
         Ok(None)
     }
 
+    /// Whether a process that an earlier one has left behind may still hold the port; for as long as a stop may take.
+    fn has_to_wait_for_port(&mut self) -> bool {
+        let is_taken = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err_and(is_in_use);
+        let Some(port) = self.service.port.filter(|port| !self.groups.is_empty() && is_taken(*port)) else {
+            return false;
+        };
+        if self.port_wait.is_none() {
+            let (name, limit) = (self.service.name, seconds(self.plan.timeout));
+            warn!(
+                service = name,
+                "a process that {name} left still has port {port}: waiting for it, for at most {limit}"
+            );
+        }
+        self.port_wait.get_or_insert_with(Instant::now).elapsed() < self.plan.timeout
+    }
+
     fn deliver_held_signals(&mut self) {
         self.is_alive = true;
         if let Some(pid) = self.pid() {
             self.pending_signals.drain(..).for_each(|number| signal_group(pid, number));
         }
-    }
-
-    fn log_transition(&mut self, from: Lifecycle, to: Lifecycle, event: Event) {
-        let (name, plan) = (self.service.name, self.plan);
-        match (from.state, to.state) {
-            (State::Running | State::Draining, State::Draining)
-                if matches!(event, Event::StopRequested | Event::PolicyChanged) =>
-            {
-                info!(service = name, "draining for {}", seconds(plan.drain));
-            }
-            (State::Starting | State::Running | State::Draining, State::Stopping(signal, reason)) => {
-                log_stop(name, signal, reason, &plan);
-            }
-            (State::Stopping(..), State::Killing(_)) if event == Event::TimerElapsed => {
-                warn!(service = name, "did not stop within {}: killing it", seconds(plan.timeout));
-            }
-            (State::Stopping(..), State::Killing(_)) => warn!(service = name, "asked to stop again: killing it"),
-            (State::Running, State::Running) if from.failures > to.failures => {
-                info!(service = name, "{name} has run well for {}", seconds(plan.restart.reset_after));
-            }
-            (State::WaitingForGroup(_), State::KillingGroup(_)) => {
-                warn!(service = name, "killing the processes it left behind");
-            }
-            (_, State::WaitingForGroup(after)) => self.log_exit(from, to.failures, after),
-            _ => {}
-        }
-    }
-
-    /// What follows the end of a process.
-    fn log_exit(&mut self, from: Lifecycle, failures: u32, after: AfterExit) {
-        let (name, plan, limit) = (self.service.name, self.plan, self.plan.restart.limit);
-        match (from.state, after) {
-            (State::Starting | State::Running, AfterExit::Restart) => {
-                warn!(service = name, "{name} ended by itself; restart {failures} of at most {limit} in a row");
-            }
-            (_, AfterExit::End(Termination::Exited(_))) if from.failures > 0 && from.failures >= limit => {
-                error!(service = name, "{name} has failed {} times in a row: giving up", from.failures + 1);
-            }
-            _ => {}
-        }
-        let was_sweeping = matches!(from.state, State::WaitingForGroup(_));
-        if matches!(after, AfterExit::End(_)) && !was_sweeping && !self.groups_empty() {
-            let limit = time_limit(&plan);
-            info!(service = name, "waiting for the processes it left, {limit}");
-        }
-    }
-}
-
-fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, plan: &ServicePolicy) {
-    if reason == StopReason::Unresponsive {
-        warn!(service = name, "{name} does not answer: it will be replaced");
-    }
-    match signal {
-        Some(signal) => {
-            let timeout = seconds(plan.timeout);
-            info!(service = name, "stopping with {}, for at most {timeout}", signals::name(signal));
-        }
-        None => info!(service = name, "waiting for its end, {}", time_limit(plan)),
-    }
-}
-
-fn time_limit(plan: &ServicePolicy) -> String {
-    match plan.lets_runs_finish {
-        true => "however long it takes".to_owned(),
-        false => format!("for at most {}", seconds(plan.timeout)),
     }
 }
 
@@ -344,14 +345,14 @@ async fn exited(child: &mut Option<Child>) -> Exit {
     }
 }
 
+fn is_in_use(error: io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
 /// About as long, between four and six fifths.
 fn with_jitter(span: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     span.mul_f64(0.8 + 0.4 * f64::from(random) / f64::from(u32::MAX))
-}
-
-fn seconds(span: Duration) -> String {
-    format!("{:.3}", span.as_secs_f64()).trim_end_matches('0').trim_end_matches('.').to_owned() + " s"
 }
 
 #[cfg(test)]

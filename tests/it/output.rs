@@ -3,10 +3,14 @@
 //! The service is a script in place of bots-webserver: what it prints, and not what it is, is under test.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use bots_ctl::config::{ChildOutput, LogLevel};
+use bots_ctl::supervisor::output::{OutputPumps, pump};
+use bots_ctl::telemetry::child_output::{ServiceOutput, Stream};
+use bots_ctl::telemetry::line_writer::{FILE_SEND_TIMEOUT, LineWriter};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::Value;
 
@@ -338,4 +342,21 @@ fn the_shape_does_not_depend_on_that_of_our_own_log() {
 fn a_program_that_needs_no_log_costs_no_thread() {
     let done = Sandbox::new().run(&["exec", "--", "sh", "-c", "ls /proc/$PPID/task | wc -l"]);
     assert_eq!(done.expect_code(0).stdout.trim(), "1");
+}
+
+#[apply(test)]
+fn a_process_that_holds_the_pipe_of_a_service_does_not_delay_its_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("built");
+    runtime.block_on(async {
+        let (lines, _flush) = LineWriter::spawn(std::io::sink(), FILE_SEND_TIMEOUT, |_| String::new());
+        let output = ServiceOutput::new(lines.clone(), lines, ChildOutput::Json, LogLevel::Info);
+        let (reader, mut holder) = std::io::pipe().expect("a pipe");
+        let pumps = OutputPumps::default();
+        tokio::spawn(pump(reader.into(), Stream::Stderr, output, &pumps));
+        tokio::task::yield_now().await;
+        holder.write_all(b"the last line\n").expect("written");
+        let begin = tokio::time::Instant::now();
+        pumps.drain().await;
+        assert_eq!(begin.elapsed(), std::time::Duration::ZERO);
+    });
 }

@@ -2,11 +2,14 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::support::bots::without_bots;
 use crate::support::demo_translation::Demo;
+use crate::support::process::web_process;
 use crate::support::sandbox::{Running, Sandbox, python, wait_until};
 
 /// Logs in and starts the engine as the button in the UI does; on 4.x the answer comes when the engine has ended.
@@ -139,6 +142,76 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
+/// A sandbox whose web server has started a command of a shell.
+fn with_started(command: &str) -> Sandbox {
+    let mut sandbox = Sandbox::prepared();
+    let start = format!("import subprocess; subprocess.Popen(['sh', '-c', {command:?}])\nclass Handler");
+    sandbox.stand_in("bots-webserver", &BUSY_WEB_SERVER.replacen("class Handler", &start, 1));
+    sandbox
+}
+
+fn started(web: &Running, command: &str) -> Pid {
+    crate::support::process::wait_descendant(web, command)
+}
+
+#[apply(test)]
+fn a_stop_has_one_deadline_whatever_is_left() {
+    let deaf = "trap '' TERM; sleep 1001 & exec setsid sleep 1002";
+    let mut sandbox = with_started(deaf);
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "6s").set("BOTS_CTL_GRACE_PERIOD", "6s");
+    let mut web = sandbox.webserver();
+    let left = [started(&web, "sleep 1001"), started(&web, "sleep 1002")];
+    let begin = Instant::now();
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}\n{}", begin.elapsed(), web.report());
+    assert!(left.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()), "{}", web.report());
+    assert!(!web.stderr().contains("stopping may take"), "{}", web.report());
+}
+
+#[apply(test)]
+fn what_a_service_leaves_in_its_group_is_asked_to_end() {
+    for command in ["exec sleep 1001", "kill -STOP $$; exec sleep 1001", "exec setsid sleep 1001"] {
+        let mut sandbox = with_started(command);
+        sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+        let mut web = sandbox.webserver();
+        web.signal(Signal::SIGTERM);
+        assert_eq!(web.wait_code(), 0, "{command}\n{}", web.report());
+    }
+}
+
+#[apply(test)]
+fn an_engine_in_the_group_of_a_service_is_not_asked_to_end() {
+    let mut sandbox = with_started("exec ./bots-engine");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let engine = sandbox.root().join("bots-engine");
+    let script = "#!/bin/sh\ntrap 'echo cut' TERM\nwhile ! [ -e go ]; do sleep 0.1; done\nsleep 1\necho finished\n";
+    crate::support::process::write_program(&engine, script, 0o755);
+    let mut web = sandbox.webserver();
+    web.signal(Signal::SIGTERM);
+    web.wait_stderr("waiting for the processes it left");
+    fs::write(engine.with_file_name("go"), "").expect("written");
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    assert!(web.report().contains("finished") && !web.report().contains("cut"), "{}", web.report());
+}
+
+#[apply(test)]
+fn a_service_that_is_stopped_goes_on_when_it_is_to_end() {
+    let mut sandbox = with_started("true");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let mut web = sandbox.webserver();
+    kill(web_process(&web), Signal::SIGSTOP).expect("it is there");
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+    sandbox.stand_in("bots-engine", "#!/bin/sh\necho working; kill -STOP $$; echo finished\n");
+    let mut engine = sandbox.start(&["engine"]);
+    let works = || engine.report().contains("working").then_some(());
+    wait_until("the engine works", works, || engine.report());
+    engine.signal(Signal::SIGTERM);
+    engine.wait_code();
+    assert!(engine.report().contains("finished"), "{}", engine.report());
+}
+
 #[apply(test)]
 fn a_stop_signal_that_comes_twice_at_once_is_one_request() {
     let mut sandbox = Sandbox::prepared();
@@ -194,7 +267,8 @@ fn what_a_program_leaves_ends_in_order_when_a_stop_signal_comes_twice_at_once() 
     let leftover = "trap 'sleep 1; echo in order; exit' TERM; echo set; while :; do sleep 0.1; done";
     let program = format!("({leftover}) & trap 'exit 3' TERM; echo $$; wait; wait");
     let mut running = sandbox.start(&["exec", "--", "sh", "-c", &program]);
-    wait_until("the trap is set", || running.stdout().contains("set").then_some(()), || running.report());
+    let both = || (running.stdout().lines().count() == 2).then_some(());
+    wait_until("the trap is set", both, || running.report());
     running.signal(Signal::SIGTERM);
     let printed = running.stdout();
     let pid = printed.lines().find(|line| *line != "set").expect("a number");

@@ -262,9 +262,29 @@ fn a_web_server_that_died_comes_back_beside_what_it_had_started() {
     web.wait_ready();
     assert_eq!(web.descendants().iter().filter(|(_, command)| command.starts_with("sleep 1000")).count(), 2);
     web.signal(Signal::SIGTERM);
-    web.wait_stderr("waiting for");
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+/// A worker of the process that died finishes its requests, on the port that the next process needs.
+#[apply(test)]
+fn a_restart_waits_for_the_port_that_an_old_worker_holds() {
+    let worker = "    if os.fork() == 0:\n        time.sleep(3600)\n";
+    let script = WEB_SERVER.replace("import http.server,", "import time, http.server,").replace(
+        "    http.server.HTTPServer((\"127.0.0.1\", int(os.environ[\"PORT\"])), Handler).serve_forever()\n",
+        &format!("    server = http.server.HTTPServer((\"127.0.0.1\", int(os.environ[\"PORT\"])), Handler)\n{worker}    server.serve_forever()\n"),
+    );
+    let mut sandbox = with_stand_in(&script);
+    sandbox.set("BOTS_CTL_RESTART_MAX_DELAY", "1ms").set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let mut web = sandbox.webserver();
+    let first = web_process(&web);
+    let worker = crate::support::sandbox::descendants(first).first().expect("it has a worker").0;
+    kill(first, Signal::SIGKILL).expect("it is there");
+    web.wait_stderr(&format!("still has port {}: waiting for it", sandbox.web_port));
+    kill(worker, Signal::SIGKILL).expect("it is there");
+    web.wait_ready();
+    assert_eq!(status(&sandbox)["services"][0]["restarts"], 1, "{}", web.report());
     web.signal(Signal::SIGTERM);
-    web.wait();
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
 #[apply(test)]
@@ -411,7 +431,7 @@ fn a_stop_while_a_run_has_left_something_behind_is_one() {
     let link = sandbox.root().join(".bots-ctl-bin/bots-engine");
     let leaves_something = || {
         if link.is_symlink() {
-            write_program(&link.with_extension("new"), "#!/bin/sh\nsleep 1000 &\n", 0o755);
+            write_program(&link.with_extension("new"), "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\n", 0o755);
             fs::rename(link.with_extension("new"), &link).expect("it is there");
         }
         up.stderr().contains("waiting for the processes it left").then_some(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -91,7 +91,8 @@ impl EngineRun<'_> {
         let lines = self.lines.for_service(service.name.as_str());
         let service = supervised(service, true, self.config, lines);
         let ((stop, requests), (forward, messages)) = (unbounded_channel(), unbounded_channel());
-        let mut control = ServiceControl { stop: requests, messages, snapshot: watch::Sender::default() };
+        let mut control =
+            ServiceControl { stop: requests, messages, snapshot: watch::Sender::default(), deadline: None };
         let (ended, stop_requested, is_lost) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let fencing = hold_lease(self.lease, &ended, &stop, &is_lost);
@@ -103,7 +104,11 @@ impl EngineRun<'_> {
                 never = answering => match never {},
             };
             // No process of this run may go on when the next one begins, in any pod.
-            if terminate_leftovers(self.reaper, self.signals, service.plan.timeout, &is_lost).await {
+            // A stop has one deadline; the end of a run begins another.
+            let deadline = control.deadline.filter(|_| stop_requested.is_cancelled());
+            let rest = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let limit = rest.unwrap_or(service.plan.timeout);
+            if end_leftovers(self.reaper, self.signals, limit, &is_lost).await {
                 stop_requested.cancel();
             }
             ended.cancel();
@@ -127,12 +132,7 @@ async fn stop_overdue(ini: &BotsJobQueueIni, stop: &UnboundedSender<StopRequest>
 
 /// Ends the remaining processes of a run: in order, or at once when the lease is lost. Returns whether a stop was requested
 /// meanwhile.
-async fn terminate_leftovers(
-    reaper: &Reaper,
-    signals: &mut Signals,
-    limit: Duration,
-    is_lost: &CancellationToken,
-) -> bool {
+async fn end_leftovers(reaper: &Reaper, signals: &mut Signals, limit: Duration, is_lost: &CancellationToken) -> bool {
     tokio::select! {
         stop_requested = terminate_all(reaper, signals, &[], limit) => return stop_requested,
         () = is_lost.cancelled() => {}

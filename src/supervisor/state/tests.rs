@@ -35,15 +35,20 @@ fn life(state: State, failures: u32) -> Lifecycle {
 
 /// Every state with every event: the next state and the actions; where a pair is missing, nothing happens.
 fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
-    use Action::{KillGroup, KillProcess, Signal, Start, StartBackoff, StartTimer};
+    use Action::{
+        KillGroup, KillProcess, RestartStopTimer, Signal, Start, StartBackoff, StartStopTimer, StartTimer,
+        TerminateLeftovers,
+    };
     use Event::{
-        BecameAlive, Exited, GroupEmpty, PolicyChanged, StartFailed, StopRequested, TimerElapsed, Unresponsive,
+        BecameAlive, Exited, GroupEmpty, PolicyChanged, PortTaken, StartFailed, StopRequested, TimerElapsed,
+        Unresponsive,
     };
     let term = Some(SIGTERM);
     let int = Some(SIGINT);
     let crash = Termination::Exited(CODE);
-    let wait_for_group = vec![StartTimer(TIMEOUT)];
-    let ask = |signal| vec![Signal(signal), StartTimer(TIMEOUT)];
+    let wait_for_group = vec![TerminateLeftovers, StartStopTimer];
+    let ask = |signal| vec![Signal(signal), Signal(SIGCONT), StartStopTimer];
+    let ask_to_replace = |signal| vec![Signal(signal), StartTimer(TIMEOUT)];
     let again = vec![StartTimer(SETTLE)];
     let pause = vec![StartBackoff(Duration::from_secs(1))];
     let (end, replace) = (StopReason::Shutdown, StopReason::Unresponsive);
@@ -54,11 +59,12 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
     let crashed = last(WaitingForGroup(AfterExit::End(crash)));
     vec![
         (Starting, BecameAlive, last(Running), vec![StartTimer(STEADY)]),
-        (Starting, Unresponsive, last(Stopping(term, replace)), ask(SIGTERM)),
+        (Starting, Unresponsive, last(Stopping(term, replace)), ask_to_replace(SIGTERM)),
         (Starting, StopRequested, last(Stopping(term, end)), ask(SIGTERM)),
         (Starting, Exited(CODE), to_restart, again.clone()),
         (Starting, StartFailed, failed(Backoff), pause.clone()),
-        (Running, Unresponsive, last(Stopping(int, replace)), ask(SIGINT)),
+        (Starting, PortTaken, last(Backoff), vec![StartTimer(PORT_RETRY_INTERVAL)]),
+        (Running, Unresponsive, last(Stopping(int, replace)), ask_to_replace(SIGINT)),
         (Running, StopRequested, last(Draining), vec![StartTimer(DRAIN)]),
         (Running, TimerElapsed, last(Running), vec![]),
         (Running, Exited(CODE), to_restart, again.clone()),
@@ -67,21 +73,21 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         (Draining, TimerElapsed, last(Stopping(int, end)), ask(SIGINT)),
         (Draining, Exited(CODE), crashed, wait_for_group.clone()),
         (Stopping(int, end), StopRequested, last(Killing(end)), vec![KillGroup]),
-        (Stopping(int, end), PolicyChanged, last(Stopping(int, end)), vec![StartTimer(TIMEOUT)]),
+        (Stopping(int, end), PolicyChanged, last(Stopping(int, end)), vec![RestartStopTimer]),
         (Stopping(int, end), TimerElapsed, last(Killing(end)), vec![KillGroup]),
         (Stopping(int, end), Exited(CODE), crashed, wait_for_group.clone()),
         (Stopping(int, end), Exited(Exit::Code(0)), stopped, wait_for_group.clone()),
         (Stopping(int, end), Exited(Exit::Code(130)), stopped, wait_for_group.clone()),
         (Stopping(int, end), Exited(Exit::Signal(SIGINT)), stopped, wait_for_group.clone()),
-        (Stopping(int, replace), StopRequested, last(Stopping(int, end)), vec![]),
+        (Stopping(int, replace), StopRequested, last(Stopping(int, end)), vec![StartStopTimer]),
         (Stopping(int, replace), TimerElapsed, last(Killing(replace)), vec![KillProcess]),
         (Stopping(int, replace), Exited(CODE), to_restart, again.clone()),
         (Stopping(int, replace), Exited(Exit::Code(0)), to_restart, again.clone()),
         (
             Killing(end),
             Exited(CODE),
-            last(WaitingForGroup(AfterExit::End(Termination::Killed))),
-            wait_for_group.clone(),
+            last(KillingGroup(Termination::Killed)),
+            vec![KillGroup, StartTimer(GROUP_KILL_TIMEOUT)],
         ),
         (Killing(replace), StopRequested, last(Killing(end)), vec![]),
         (Killing(replace), Exited(CODE), to_restart, again),
@@ -100,7 +106,7 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
             last(KillingGroup(crash)),
             vec![KillGroup, StartTimer(GROUP_KILL_TIMEOUT)],
         ),
-        (WaitingForGroup(AfterExit::End(crash)), PolicyChanged, crashed, vec![StartTimer(TIMEOUT)]),
+        (WaitingForGroup(AfterExit::End(crash)), PolicyChanged, crashed, vec![TerminateLeftovers, RestartStopTimer]),
         (WaitingForGroup(AfterExit::End(crash)), GroupEmpty, last(Ended(crash)), vec![]),
         (KillingGroup(crash), TimerElapsed, last(Ended(crash)), vec![]),
         (KillingGroup(crash), GroupEmpty, last(Ended(crash)), vec![]),
@@ -129,7 +135,7 @@ fn every_state_knows_every_event() {
     ];
     let mut events =
         vec![Event::BecameAlive, Event::Unresponsive, Event::StopRequested, Event::PolicyChanged, Event::TimerElapsed];
-    events.extend([Event::StartFailed, Event::GroupEmpty]);
+    events.extend([Event::StartFailed, Event::PortTaken, Event::GroupEmpty]);
     events.extend([CODE, Exit::Code(0), Exit::Code(130), Exit::Signal(SIGINT)].map(Event::Exited));
     let table = table();
     for state in states {
@@ -165,7 +171,8 @@ fn before_a_reload_runs_are_let_finish_until_a_stop_sets_the_limits_again() {
     let only_waited_for = life(Stopping(None, StopReason::Shutdown), 0);
     for waiting in [left, only_waited_for] {
         assert_eq!(waiting.step(Event::TimerElapsed, &plan), (waiting, vec![]));
-        assert_eq!(waiting.step(Event::PolicyChanged, &PLAN), (waiting, vec![Action::StartTimer(TIMEOUT)]));
+        let (next, actions) = waiting.step(Event::PolicyChanged, &PLAN);
+        assert_eq!((next, actions.last()), (waiting, Some(&Action::RestartStopTimer)));
         assert!(waiting.step(Event::TimerElapsed, &PLAN).1.contains(&Action::KillGroup));
     }
 }
@@ -176,7 +183,7 @@ fn what_must_not_be_signalled_is_only_waited_for() {
     for state in [Starting, Running] {
         let (next, actions) = life(state, 0).step(Event::StopRequested, &plan);
         assert_eq!(next.state, Stopping(None, StopReason::Shutdown));
-        assert_eq!(actions, [Action::StartTimer(TIMEOUT)]);
+        assert_eq!(actions, [Action::Signal(SIGCONT), Action::StartStopTimer]);
         let (next, _) = next.step(Event::Exited(Exit::Code(2)), &plan);
         assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(2)))));
     }
@@ -243,6 +250,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => Just(Event::TimerElapsed),
         4 => exit.prop_map(Event::Exited),
         1 => Just(Event::StartFailed),
+        1 => Just(Event::PortTaken),
         2 => Just(Event::GroupEmpty),
     ]
 }

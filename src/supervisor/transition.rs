@@ -1,0 +1,94 @@
+//! What the log says of the transitions of a service.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::state::{AfterExit, Event, Lifecycle, ServicePolicy, State, StopReason, Termination};
+use crate::process::signals;
+
+/// A step in the life of a service.
+pub(super) struct Transition {
+    pub from: Lifecycle,
+    pub to: Lifecycle,
+    pub event: Event,
+}
+
+impl Transition {
+    /// Logs a step that is news.
+    pub fn log(&self, name: &str, plan: &ServicePolicy) {
+        match (self.from.state, self.to.state) {
+            (State::Running | State::Draining, State::Draining)
+                if matches!(self.event, Event::StopRequested | Event::PolicyChanged) =>
+            {
+                info!(service = name, "draining for {}", seconds(plan.drain));
+            }
+            (State::Starting | State::Running | State::Draining, State::Stopping(signal, reason)) => {
+                log_stop(name, signal, reason, plan);
+            }
+            (State::Stopping(..), State::Killing(_)) if self.event == Event::TimerElapsed => {
+                warn!(service = name, "did not stop within {}: killing it", seconds(plan.timeout));
+            }
+            (State::Stopping(..), State::Killing(_)) => warn!(service = name, "asked to stop again: killing it"),
+            (State::Running, State::Running) if self.from.failures > self.to.failures => {
+                info!(service = name, "{name} has run well for {}", seconds(plan.restart.reset_after));
+            }
+            (State::WaitingForGroup(_), State::KillingGroup(_)) => {
+                warn!(service = name, "killing the processes it left behind");
+            }
+            (_, State::WaitingForGroup(after)) => self.log_exit(name, plan, after),
+            _ => {}
+        }
+    }
+
+    /// What follows the end of a process.
+    fn log_exit(&self, name: &str, plan: &ServicePolicy, after: AfterExit) {
+        let (from, limit) = (self.from, plan.restart.limit);
+        match (from.state, after) {
+            (State::Starting | State::Running, AfterExit::Restart) => {
+                let failures = self.to.failures;
+                warn!(service = name, "{name} ended by itself; restart {failures} of at most {limit} in a row");
+            }
+            (_, AfterExit::End(Termination::Exited(_))) if from.failures > 0 && from.failures >= limit => {
+                error!(service = name, "{name} has failed {} times in a row: giving up", from.failures + 1);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether only what a process has left behind is waited for from here on.
+    pub fn begins_wait_for_leftovers(&self) -> bool {
+        let was_waiting = matches!(self.from.state, State::WaitingForGroup(_));
+        matches!(self.to.state, State::WaitingForGroup(AfterExit::End(_))) && !was_waiting
+    }
+
+    /// Logs that wait.
+    pub fn log_wait(&self, name: &str, plan: &ServicePolicy, limit: Duration) {
+        info!(service = name, "waiting for the processes it left, {}", time_limit(plan, limit));
+    }
+}
+
+fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, plan: &ServicePolicy) {
+    if reason == StopReason::Unresponsive {
+        warn!(service = name, "{name} does not answer: it will be replaced");
+    }
+    match signal {
+        Some(signal) => {
+            let timeout = seconds(plan.timeout);
+            info!(service = name, "stopping with {}, for at most {timeout}", signals::name(signal));
+        }
+        None => info!(service = name, "waiting for its end, {}", time_limit(plan, plan.timeout)),
+    }
+}
+
+fn time_limit(plan: &ServicePolicy, limit: Duration) -> String {
+    match plan.lets_runs_finish {
+        true => "however long it takes".to_owned(),
+        false => format!("for at most {}", seconds(limit)),
+    }
+}
+
+/// `1.5 s`.
+pub(super) fn seconds(span: Duration) -> String {
+    format!("{:.3}", span.as_secs_f64()).trim_end_matches('0').trim_end_matches('.').to_owned() + " s"
+}
