@@ -210,7 +210,7 @@ sections! {
         status_page: bool = "health.status_page", "BOTS_CTL_STATUS_PAGE", Boolean, parse::boolean, "true",
             "the health listener has a status page, on /";
         database_only: bool = "health.database_only", "HEALTH_CHECK_DB_ONLY", Boolean, parse::boolean, "false",
-            "ready checks the database alone";
+            "ready leaves out the checks botssys and usersys, and nothing else";
     }
 
     /// Metrics.

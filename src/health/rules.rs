@@ -146,13 +146,12 @@ pub fn evaluate(check: Check, health: &HealthState) -> ProbeResponse {
     let services = health.services.iter();
     let mut looked_at: Vec<CheckOutcome> = CHECKS
         .iter()
-        .filter(|one| one.answers(check) && (!database_only || one.name == DATABASE))
+        .filter(|one| one.answers(check) && !(database_only && [BOTSSYS, USERSYS].contains(&one.name)))
         .filter(|_| check != Check::Live || health.services.is_empty())
         .map(|one| (one.name, one.error(health)))
         .collect();
     match check {
         Check::Live => looked_at.extend(services.map(|service| live(service, health))),
-        Check::Ready if database_only && !health.stopping => {}
         Check::Ready => looked_at.extend(services.filter(|s| s.counts_for_ready).map(|service| ready(service, health))),
         Check::Startup => {}
     }
@@ -305,10 +304,18 @@ mod tests {
     }
 
     #[test]
-    fn ready_may_be_about_the_database_alone() {
-        let health = HealthState { database_only: true, ..with(ServiceHealth::new("webserver", true)) };
-        let ready = evaluate(Check::Ready, &health);
-        assert_eq!((ready.checks, ready.mode), (vec![("database", true)], Some("database_only")));
-        assert!(!evaluate(Check::Ready, &HealthState { stopping: true, ..health }).healthy);
+    fn ready_without_the_directories_is_about_all_else() {
+        let without = |phase| HealthState {
+            database_only: true,
+            checks: CheckResults::all_ok([DATABASE, SPACE]),
+            ..with(ServiceHealth { phase, ..running() })
+        };
+        let ready = evaluate(Check::Ready, &without(Phase::Running));
+        assert_eq!(ready.checks, [("database", true), ("space", true), ("webserver", true)]);
+        assert!(ready.healthy && ready.mode == Some("database_only"));
+        for phase in [Phase::Starting, Phase::Standby, Phase::Restarting, Phase::Ended] {
+            assert!(!evaluate(Check::Ready, &without(phase)).healthy, "{phase:?}");
+        }
+        assert!(!evaluate(Check::Ready, &HealthState { stopping: true, ..without(Phase::Running) }).healthy);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use crate::support::process::web_process;
 use crate::support::sandbox::{Running, Sandbox, http, raw_http, wait_until};
 use crate::support::servers::{Database, Engine};
 use crate::support::users::in_mounts;
@@ -218,12 +219,17 @@ fn standalone_asks_the_database_only_where_the_question_needs_it() {
 }
 
 #[apply(test)]
-fn ready_may_look_at_the_database_alone() {
+fn ready_without_the_directories_still_needs_the_service() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("HEALTH_CHECK_DB_ONLY", "true");
     let web = sandbox.webserver();
-    let ready = wait_until("ready", || web.health("/health/ready").filter(|a| a.status == 200), || web.report());
-    assert!(ready.body.contains("\"checks\":{\"database\":true}"), "{}", ready.body);
+    let ready = web.wait_health("/health/ready", 200);
+    assert!(ready.body.contains("\"checks\":{\"database\":true,\"space\":true,\"webserver\":true}"), "{}", ready.body);
+    let python = web_process(&web);
+    nix::sys::signal::kill(python, Signal::SIGSTOP).expect("it can be stopped");
+    let unready = web.wait_health("/health/ready", 503);
+    nix::sys::signal::kill(python, Signal::SIGCONT).expect("it can go on");
+    assert!(unready.body.contains("\"webserver\":false"), "{}", unready.body);
 }
 
 #[apply(test)]
