@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Error;
 use super::context::BotsContext;
 use super::environment::Environment;
 use super::settings_cache_key::settings_cache_key;
+use super::settings_py::edited_block_warning;
 use crate::fs::atomic;
 use crate::model::{DjangoDatabase, ManagedTable, Page};
 
@@ -24,6 +25,8 @@ pub struct DjangoSettings {
     pub directories: Directories,
     /// The zone of its local times; `None` for the machine's.
     pub time_zone: Option<String>,
+    /// About what works and is not safe, or is not what the user may think.
+    pub warnings: Vec<String>,
     pub static_url: String,
     pub login: Page,
     pub web_port: u16,
@@ -85,6 +88,11 @@ impl DjangoSettings {
         self.database.is_same(&other.database) && serde_json::json!(self) == serde_json::json!(other)
     }
 
+    /// Logs what a start has to say of them.
+    pub fn log_warnings(&self) {
+        self.warnings.iter().for_each(|warning| warn!("{warning}"));
+    }
+
     /// A digest of everything that the settings are made from, before Python reads them.
     pub(super) fn fingerprint(context: &BotsContext<'_>) -> String {
         settings_cache_key(context, &[])
@@ -105,10 +113,13 @@ impl DjangoSettings {
     /// Everything that is wrong with the settings, with file and line.
     pub(super) fn learn(context: &BotsContext<'_>, mut reply: serde_json::Value) -> Result<Self, Error> {
         let faults = reply.get_mut("faults").map(serde_json::Value::take).unwrap_or_default();
-        let django = Self::parse(reply)?;
+        let mut django = Self::parse(reply)?;
         django.check(context)?;
         let faults: Vec<PythonError> = serde_json::from_value(faults).unwrap_or_default();
         Error::from_faults(faults.iter().map(|fault| fault.describe(context.environment)).collect())?;
+        let settings = context.environment.config.join("settings.py");
+        let text = fs::read_to_string(&settings).unwrap_or_default();
+        django.warnings.extend(edited_block_warning(&settings, &text));
         Ok(django)
     }
 
@@ -124,6 +135,7 @@ impl DjangoSettings {
                 usersys: map_path(usersys),
             },
             sources: self.sources.iter().map(map_path).collect(),
+            warnings: self.warnings.iter().map(|warning| map(warning)).collect(),
             ..self.clone()
         }
     }

@@ -1,29 +1,86 @@
 //! `settings.py` as bots-ctl makes it: the installed Bots's own template, then a managed block.
 //!
-//! The text above the block belongs to the user once it is changed: a line in the block keeps the template's hash,
-//! and only an unchanged template is replaced when another version of Bots is installed. A file without the
-//! block is the user's altogether and is never written to.
+//! The text above and below the block belongs to the user. A line in the block keeps the template's hash, and only an unchanged
+//! template is replaced when another version of Bots is installed. Another line keeps the block's own hash: a block that was
+//! edited is not written to, and neither is a file without the block, which is the user's altogether.
+
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-const BEGIN: &str = "# >>> bots-ctl: made anew at every start; changes below this line are lost >>>";
+const BEGIN: &str = "# >>> bots-ctl writes the lines from here to the end mark; yours stay above and below them >>>";
+/// What the first line of a block begins with: the rest of it is another text in files of older versions.
+const BEGIN_MARK: &str = "# >>> bots-ctl";
 const END: &str = "# <<< bots-ctl <<<";
+const BLOCK_HASH: &str = "# block ";
 const TEMPLATE_HASH: &str = "# template ";
 const BLOCK: &str = include_str!("python/settings_block.py");
 
-/// What `settings.py` is to hold: `None` when the current file is the user's own.
-pub fn merge(current: Option<&str>, template: &str) -> Option<String> {
-    let fresh = || with_block(template, &hash(template));
-    let Some(current) = current else { return Some(fresh()) };
-    let (above, block) = current.split_once(BEGIN)?;
-    let recorded = block.lines().find_map(|line| line.strip_prefix(TEMPLATE_HASH)).unwrap_or_default();
-    let above = above.strip_suffix('\n').unwrap_or(above);
-    let untouched = hash(above) == recorded.trim();
-    Some(if untouched { fresh() } else { with_block(above, recorded) })
+/// A file with a managed block.
+struct ManagedFile<'a> {
+    above: &'a str,
+    /// The lines between the marks.
+    block: &'a str,
+    has_end: bool,
+    below: &'a str,
 }
 
-fn with_block(above: &str, recorded: &str) -> String {
-    format!("{above}\n{BEGIN}\n{TEMPLATE_HASH}{}\n{BLOCK}{END}\n", recorded.trim())
+impl<'a> ManagedFile<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (above, _, rest) = split_at_line(text, BEGIN_MARK)?;
+        let whole = Self { above, block: rest, has_end: false, below: "" };
+        Some(split_at_line(rest, END).map_or(whole, |(block, _, below)| Self { above, block, has_end: true, below }))
+    }
+
+    /// Whether the block is not as bots-ctl wrote it. Marks with nothing between them are the user's request for a block.
+    fn is_edited(&self) -> bool {
+        let own = self.block.lines().filter(|line| !line.starts_with(BLOCK_HASH));
+        let own: String = own.flat_map(|line| [line, "\n"]).collect();
+        let is_as_written = self.has_end && self.value_of(BLOCK_HASH) == Some(&*hash(&own));
+        !(is_as_written || self.block.trim().is_empty()) || split_at_line(self.below, BEGIN_MARK).is_some()
+    }
+
+    fn value_of(&self, key: &str) -> Option<&'a str> {
+        self.block.lines().find_map(|line| line.strip_prefix(key)).map(str::trim)
+    }
+}
+
+/// What `settings.py` is to hold: `None` when it stays as it is, since it is the user's own or its block was edited.
+pub fn merge(current: Option<&str>, template: &str) -> Option<String> {
+    let Some(current) = current else { return Some(with_block(template, &hash(template), "")) };
+    let file = ManagedFile::parse(current).filter(|file| !file.is_edited())?;
+    let recorded = file.value_of(TEMPLATE_HASH).unwrap_or_default();
+    let above = file.above.strip_suffix('\n').unwrap_or(file.above);
+    let is_template = hash(above) == recorded;
+    Some(match is_template {
+        true => with_block(template, &hash(template), file.below),
+        false => with_block(above, recorded, file.below),
+    })
+}
+
+/// The warning about a block that was edited.
+pub fn edited_block_warning(path: &Path, text: &str) -> Option<String> {
+    let file = ManagedFile::parse(text).filter(ManagedFile::is_edited)?;
+    let first = file.above.lines().count() + 1;
+    Some(format!(
+        "{}:{first}: the block of bots-ctl, which begins here, was edited, so bots-ctl does not touch it: move your lines above or \
+         below it, and remove all lines between its marks, which the next start writes again",
+        path.display()
+    ))
+}
+
+/// The text before the first line that begins with `mark`, that line, and the text after it.
+fn split_at_line<'a>(text: &'a str, mark: &str) -> Option<(&'a str, &'a str, &'a str)> {
+    let is_first = text.starts_with(mark).then_some(0);
+    let begin = is_first.or_else(|| text.find(&format!("\n{mark}")).map(|end| end + 1))?;
+    let (before, rest) = text.split_at(begin);
+    let (line, after) = rest.split_at(rest.find('\n').map_or(rest.len(), |end| end + 1));
+    Some((before, line, after))
+}
+
+fn with_block(above: &str, recorded: &str, below: &str) -> String {
+    let block = format!("{TEMPLATE_HASH}{recorded}\n{BLOCK}");
+    format!("{above}\n{BEGIN}\n{BLOCK_HASH}{}\n{block}{END}\n{below}", hash(&block))
 }
 
 fn hash(text: &str) -> String {
@@ -37,31 +94,79 @@ mod tests {
     const OLD: &str = "TIME_ZONE = 'Europe/Paris'\n";
     const NEW: &str = "TIME_ZONE = 'UTC'\n";
 
+    fn made() -> String {
+        merge(None, OLD).expect("there was no file")
+    }
+
+    fn warning(text: &str) -> Option<String> {
+        edited_block_warning(Path::new("settings.py"), text)
+    }
+
     #[test]
     fn a_first_run_takes_the_template_and_the_block() {
-        let made = merge(None, OLD).expect("there was no file");
+        let made = made();
         assert!(made.starts_with(OLD) && made.contains("def _bots_ctl") && made.ends_with(&format!("{END}\n")));
         assert_eq!(merge(Some(&made), OLD).as_ref(), Some(&made));
     }
 
     #[test]
     fn an_untouched_template_follows_the_installed_bots() {
-        let made = merge(None, OLD).expect("there was no file");
-        let next = merge(Some(&made), NEW).expect("it is ours");
-        assert_eq!(Some(next), merge(None, NEW));
+        let below = "ALLOWED_HOSTS = ['edi']\n";
+        let next = merge(Some(&format!("{}{below}", made())), NEW).expect("it is ours");
+        assert_eq!(next, merge(None, NEW).expect("there was no file") + below);
     }
 
     #[test]
-    fn what_the_user_changed_stays() {
-        let mine = merge(None, OLD).expect("there was no file").replace("Paris", "Berlin");
-        let damaged = mine.replace("def _bots_ctl", "def broken");
-        let next = merge(Some(&damaged), NEW).expect("it is ours");
-        assert_eq!(next, mine);
-        assert_eq!(merge(Some(&next), OLD).as_ref(), Some(&mine));
+    fn what_the_user_writes_above_and_below_the_block_stays() {
+        for line_end in ["\n", "\r\n"] {
+            let mine = made().replace("Paris", "Berlin") + "MANAGERS = ()\n\n# the end";
+            let edited = mine.replace('\n', line_end);
+            assert_eq!(warning(&edited), None);
+            let next = merge(Some(&edited), NEW).expect("the block is ours");
+            assert_eq!(next.replace("\r\n", "\n"), mine);
+            assert_eq!(merge(Some(&next), OLD).as_ref(), Some(&next));
+        }
+    }
+
+    #[test]
+    fn a_block_of_another_version_is_replaced_and_an_edited_one_is_not() {
+        let older = made()
+            .replace(BEGIN, "# >>> bots-ctl: as it was >>>")
+            .replace(&hash_of_block(), &hash("# template x\nold\n"));
+        let start = older.find(TEMPLATE_HASH).expect("it has one");
+        let older = format!("{}# template x\nold\n{END}\n", &older[..start]);
+        assert_eq!(merge(Some(&older), OLD), Some(with_block(OLD, "x", "")));
+        let edits = [
+            made().replace("def _bots_ctl", "def mine"),
+            made().replace(END, ""),
+            made().replace(BLOCK_HASH, "# "),
+            made().replace(END, &format!("MINE = 1\n{END}")),
+            made() + &made(),
+        ];
+        for edited in edits {
+            assert_eq!(merge(Some(&edited), NEW), None, "{edited}");
+            let text = warning(&edited).expect("it was edited");
+            assert!(text.starts_with("settings.py:3: the block of bots-ctl"), "{text}");
+        }
+    }
+
+    fn hash_of_block() -> String {
+        let made = made();
+        ManagedFile::parse(&made).and_then(|file| file.value_of(BLOCK_HASH)).expect("it has one").to_owned()
+    }
+
+    #[test]
+    fn marks_with_nothing_between_them_are_completed() {
+        for marks in [format!("{BEGIN}"), format!("{BEGIN}\n"), format!("{BEGIN}\n\n{END}\nX = 2\n")] {
+            let made = merge(Some(&format!("X = 1\n{marks}")), OLD).expect("it asks for the block");
+            assert!(made.starts_with("X = 1\n# >>> ") && made.contains("def _bots_ctl"), "{made}");
+            assert_eq!(made.ends_with("X = 2\n"), marks.contains("X = 2"), "{made}");
+        }
     }
 
     #[test]
     fn a_file_without_the_block_is_not_ours() {
         assert_eq!(merge(Some("DATABASES = {}\n"), OLD), None);
+        assert_eq!(warning("DATABASES = {}\n"), None);
     }
 }

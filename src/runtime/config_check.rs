@@ -55,7 +55,8 @@ pub(crate) async fn check(config: &Config, reaper: &Reaper) -> Result<CheckedCon
         if faults.is_empty() { Ok(()) } else { Err(Error::all(Kind::Configuration, faults)) }
     };
     let result = dry_run(config, reaper, &bots, mounted_files(config).await, services).await?;
-    let mut checked = CheckedConfig { faults: result.faults.clone(), notes: Vec::new() };
+    let notes = result.django.iter().flat_map(|django| django.warnings.clone()).collect();
+    let mut checked = CheckedConfig { faults: result.faults.clone(), notes };
     if let Some(django) = result.django.as_ref().filter(|_| result.faults.is_empty())
         && let Err(error) = check_routes(config, &bots, &result, django, &mut checked).await
     {

@@ -65,6 +65,7 @@ pub(crate) async fn prepare_services(
         health.send_modify(|state| state.initialised = Some((begin.elapsed(), is_success)));
         django = result?;
     }
+    django.log_warnings();
     health.send_modify(|state| state.bots_version = Some(django.bots_version.clone()));
     let queue = BotsJobQueueIni::read(config, &environment)?;
     let services =

@@ -1,6 +1,7 @@
 """What Bots and Django are configured with. Bots's own start-up code is used, so that it is what the services get."""
 
 import os
+import re
 import sys
 import traceback
 
@@ -37,6 +38,7 @@ def facts(config_dir, is_check=False):
             "usersys": os.path.abspath(ini.get("directories", "usersysabs")),
         },
         "time_zone": settings.TIME_ZONE,
+        "warnings": warnings_about_key(settings.SECRET_KEY, config_dir),
         "static_url": settings.STATIC_URL,
         "login": {"host": known_host(settings.ALLOWED_HOSTS), "path": str(settings.LOGIN_URL)},
         # Newer Djangos only notice that it is missing when the first request comes in.
@@ -61,6 +63,31 @@ def default_database(databases):
     if "default" not in databases:
         raise ValueError("DATABASES has no entry default")
     return databases["default"]
+
+
+# Words of keys in examples and of those that Django's startproject makes.
+EXAMPLES = ("secret-key", "secret_key", "insecure", "example", "changeme", "change-me", "change_me", "generatedkey", "your-")
+
+
+def warnings_about_key(key, config_dir):
+    """A key that can be read elsewhere, where it is and what it opens."""
+    import bots
+
+    key = str(key)
+    template = lines(os.path.join(os.path.dirname(os.path.abspath(bots.__file__)), "install", "settings.py"))
+    if not key or not (any(key in line for line in template) or any(word in key.lower() for word in EXAMPLES)):
+        return []
+    path = os.path.join(config_dir, "settings.py")
+    place = next(("%s:%d" % (path, number) for number, line in enumerate(lines(path), 1) if key in line), path)
+    if os.environ.get("DJANGO_SECRET_KEY") == key:
+        place = "DJANGO_SECRET_KEY"
+    return [place + ": this SECRET_KEY is public or an example, and with it a client can forge the session of any user: "
+            "give a random one, in DJANGO_SECRET_KEY or in the file that DJANGO_SECRET_KEY_FILE names"]
+
+
+def lines(path):
+    with open(path, encoding="utf-8", errors="replace") as source:
+        return source.read().splitlines()
 
 
 def database(settings):
@@ -164,13 +191,28 @@ def fault(error, config_dir):
     else:
         frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
         own = [frame for frame in frames if frame[0].startswith(os.path.dirname(config_dir))]
-        place = (own or frames or [("", 0)])[-1]
+        place = (own or named_settings(error, config_dir) or frames or [("", 0)])[-1]
         if place[0] == "<string>":
             # Of this script, at a value that it does not expect.
             place = (os.path.join(config_dir, "settings.py"), 0)
     if isinstance(error, NotProven):
         # It says all there is to say.
         return {"text": str(error), "file": "", "line": 0, "traceback": ""}
-    text = " ".join(traceback.format_exception_only(type(error), error)[-1].split())
+    text = traceback.format_exception_only(type(error), error)[-1]
+    text = " ".join(": ".join([text.strip()] + [str(cause) for cause in causes(error)]).split())
     return {"text": text, "file": place[0], "line": place[1], "traceback": "".join(
         traceback.format_exception(type(error), error, error.__traceback__))}
+
+
+def causes(error):
+    while error.__cause__ is not None:
+        error = error.__cause__
+        yield error
+
+
+def named_settings(error, config_dir):
+    """The lines that assign what Django was working on, where it worked on one setting and says which."""
+    path = os.path.join(config_dir, "settings.py")
+    names = [name for frame in traceback.extract_tb(error.__traceback__) for name in re.findall(r"settings\.([A-Z_]+)", frame.line or "")]
+    places = {line.split("=")[0].strip(): number for number, line in enumerate(lines(path), 1)}
+    return [(path, places[name]) for name in names if name in places]

@@ -100,6 +100,7 @@ async fn prepare_run<'a>(
     let ini = BotsJobQueueIni::read(config, &environment)?;
     relay::listen_as_configured(config, &environment, counters).await;
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    django.log_warnings();
     let settings = init_db::database_config(config, &django)?;
     let mut files = RunFiles::new(config, bots.clone(), environment.clone(), arguments);
     let Some((mut lease, waited)) = preflight::begin(config, &settings, arguments, &mut files).await? else {
