@@ -24,7 +24,7 @@ const BOTSCTL_ONLY_VARS: [&str; 6] = [
 ];
 
 /// Secrets that settings.py reads.
-const SECRETS: [&str; 2] = ["DB_PASSWORD", "DJANGO_SECRET_KEY"];
+const SECRETS: [&str; 3] = ["DB_PASSWORD", "DJANGO_SECRET_KEY", "EMAIL_HOST_PASSWORD"];
 
 /// Variables that every child gets beside those that bots-ctl itself has. Not `Debug`: some are secrets.
 #[derive(Clone)]
@@ -41,13 +41,15 @@ impl ChildEnv {
         let modules = [links.as_path(), root];
         let python_path = prepend(if bin_dir.is_some() { &modules } else { &modules[1..] }, "PYTHONPATH");
         let mut all: Vec<(String, OsString)> = vec![
-            ("BOTSENV".into(), config.environment.name.clone().into()),
             ("BOTS_CONFIG_DIR".into(), config_dir.into()),
             ("DJANGO_SETTINGS_MODULE".into(), module.into()),
             ("PYTHONUNBUFFERED".into(), "1".into()),
             ("HOME".into(), config.home.clone().into()),
             ("PYTHONPATH".into(), python_path),
         ];
+        // settings.py of Bots 3.3.1 names its directories after it only where it is set.
+        let name = config.is_given("environment.name").then(|| config.environment.name.clone());
+        all.extend(name.map(|name| ("BOTSENV".into(), name.into())));
         all.extend(bin_dir.map(|bin_dir| ("PATH".into(), prepend(&[&links, bin_dir], "PATH"))));
         all.extend(temporary.map(|temporary| ("TMPDIR".into(), temporary.into())));
         if let Some(file) = &config.file {
@@ -135,7 +137,8 @@ fn libpq_env(config: &Config) -> impl Iterator<Item = (String, OsString)> {
 
 /// A value of bots-ctl.toml or of a flag reaches settings.py as a variable would.
 fn settings_env(config: &Config) -> impl Iterator<Item = (String, OsString)> {
-    let (database, django) = (&config.database, &config.django);
+    let Config { database, django, mail, log, .. } = config;
+    let boolean = |value: Option<bool>| value.map(|value| if value { "True" } else { "False" }.to_owned());
     let secret = |value: &Option<SecretString>| value.as_ref().map(|secret| secret.expose_secret().to_owned());
     let given = [
         ("DB_ENGINE", database.engine.clone()),
@@ -148,8 +151,18 @@ fn settings_env(config: &Config) -> impl Iterator<Item = (String, OsString)> {
         ("DJANGO_SECRET_KEY", secret(&django.secret_key)),
         ("ALLOWED_HOSTS", django.allowed_hosts.clone()),
         ("CSRF_TRUSTED_ORIGINS", django.csrf_trusted_origins.clone()),
-        ("DEBUG", django.debug.map(|debug| if debug { "True" } else { "False" }.to_owned())),
+        ("DEBUG", boolean(django.debug)),
         ("TZ", django.time_zone.clone()),
+        ("USE_TZ", boolean(django.use_tz)),
+        ("EMAIL_HOST", mail.host.clone()),
+        ("EMAIL_PORT", mail.port.map(|port| port.to_string())),
+        ("EMAIL_USE_TLS", boolean(mail.use_tls)),
+        ("EMAIL_USE_SSL", boolean(mail.use_ssl)),
+        ("EMAIL_HOST_USER", mail.user.clone()),
+        ("EMAIL_HOST_PASSWORD", secret(&mail.password)),
+        ("SERVER_EMAIL", mail.sender.clone()),
+        ("ADMIN_EMAIL", mail.managers.clone()),
+        ("LOG_LEVEL", config.is_given("log.level").then(|| log.level.python_name().to_owned())),
     ];
     given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())))
 }

@@ -19,6 +19,18 @@ pub enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// The name that Python's logging has for it; the values of bots-ctl are these as well.
+    pub fn python_name(self) -> &'static str {
+        match self {
+            Self::Error => "ERROR",
+            Self::Warn => "WARNING",
+            Self::Info => "INFO",
+            Self::Debug | Self::Trace => "DEBUG",
+        }
+    }
+}
+
 /// Shape of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {

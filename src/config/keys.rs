@@ -264,6 +264,24 @@ sections! {
         debug: Option<bool> = "django.debug", "DEBUG", Boolean, parse::boolean, ["false"], "Django's debug pages";
         time_zone: Option<String> = "django.time_zone", "TZ", Text, parse::time_zone, [""],
             "time zone such as Europe/Berlin; else as Bots's template says";
+        use_tz: Option<bool> = "django.use_tz", "USE_TZ", Boolean, parse::boolean, ["as Bots's template says"],
+            "the web UI takes the times of reports for UTC, as under the old image; else for local time, which they are";
+    }
+
+    /// The mail server that Bots sends error reports through, for a generated `settings.py`.
+    MailConfig {
+        host: Option<String> = "mail.host", "EMAIL_HOST", Text, parse::text, [""],
+            "mail server for the error reports of Bots; else as Bots's template says (localhost)";
+        port: Option<u16> = "mail.port", "EMAIL_PORT", Integer, parse::port, ["25"], "port of the mail server";
+        use_tls: Option<bool> = "mail.use_tls", "EMAIL_USE_TLS", Boolean, parse::boolean, ["false"], "STARTTLS to the mail server";
+        use_ssl: Option<bool> = "mail.use_ssl", "EMAIL_USE_SSL", Boolean, parse::boolean, ["false"],
+            "TLS to the mail server from the first byte, as on port 465";
+        user: Option<String> = "mail.user", "EMAIL_HOST_USER", Text, parse::text, [""], "user at the mail server";
+        password: Option<SecretString> = "mail.password", "EMAIL_HOST_PASSWORD", Text, parse::secret, secret,
+            "password at the mail server";
+        sender: Option<String> = "mail.sender", "SERVER_EMAIL", Text, parse::text, ["as ADMIN_EMAIL"], "sender of error reports";
+        managers: Option<String> = "mail.managers", "ADMIN_EMAIL", List, parse::text, [""],
+            "addresses that get error reports, separated by commas, where sendreportiferror in bots.ini is True";
     }
 
     /// The web user that `init-db` makes when there is no superuser.

@@ -23,8 +23,8 @@ pub use choices::{ChildOutput, LogFormat, LogLevel, ServiceBackend, WatchMethod}
 pub use database_url::DatabaseUrl;
 pub use keys::{
     BotsConfig, DatabaseSection, DirmonitorSection, DjangoConfig, EngineConfig, EnvironmentConfig, HealthConfig,
-    JobQueueConfig, LogConfig, MetricsConfig, ReloadConfig, StopConfig, SuperuserConfig, UpConfig, WatchdogConfig,
-    WebserverConfig,
+    JobQueueConfig, LogConfig, MailConfig, MetricsConfig, ReloadConfig, StopConfig, SuperuserConfig, UpConfig,
+    WatchdogConfig, WebserverConfig,
 };
 use layers::LayeredConfig;
 pub use layers::{Diagnostic, EffectiveSetting, FlagOverride, Origin};
@@ -68,6 +68,8 @@ pub struct Config {
     pub database: DatabaseSection,
     /// Django settings for the `settings.py` that bots-ctl makes.
     pub django: DjangoConfig,
+    /// The mail server for the `settings.py` that bots-ctl makes.
+    pub mail: MailConfig,
     /// The web user of a first run.
     pub superuser: SuperuserConfig,
     /// Every setting with its value and origin, for `config show`.
@@ -113,6 +115,7 @@ impl Config {
             log: LogConfig::read(&mut layers),
             database: DatabaseSection::read(&mut layers),
             django: DjangoConfig::read(&mut layers),
+            mail: MailConfig::read(&mut layers),
             superuser: SuperuserConfig::read(&mut layers),
             effective_settings: Vec::new(),
         };
@@ -124,6 +127,11 @@ impl Config {
         let (effective, faults) = layers.finish();
         config.effective_settings = effective;
         (config, faults)
+    }
+
+    /// Whether a setting has a value that is not the default.
+    pub fn is_given(&self, path: &str) -> bool {
+        self.effective_settings.iter().any(|known| known.setting.path == path && known.origin != Origin::Default)
     }
 
     /// The Bots environment: the parent of the configuration directory.

@@ -31,7 +31,8 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn django(sandbox: &Sandbox) -> Value {
     let question = "import json; from django.conf import settings as s; print(json.dumps({'db': s.DATABASES['default'], \
         'hosts': s.ALLOWED_HOSTS, 'origins': getattr(s, 'CSRF_TRUSTED_ORIGINS', None), 'debug': s.DEBUG, \
-        'zone': s.TIME_ZONE, 'key': s.SECRET_KEY, 'managers': s.MANAGERS}, default=str))";
+        'zone': s.TIME_ZONE, 'use_tz': s.USE_TZ, 'key': s.SECRET_KEY, 'managers': s.MANAGERS, 'mail': [s.EMAIL_HOST, s.EMAIL_PORT, \
+        s.EMAIL_USE_TLS, s.EMAIL_USE_SSL, s.EMAIL_HOST_USER, s.EMAIL_HOST_PASSWORD, s.SERVER_EMAIL]}, default=str))";
     let answer = sandbox.run(&["exec", "--", "python", "-c", question]);
     answer.expect_code(0);
     serde_json::from_str(&answer.stdout).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
@@ -134,19 +135,126 @@ fn settings_written_by_the_user_are_never_touched() {
 }
 
 #[apply(test)]
-fn what_the_user_writes_above_the_managed_block_survives() {
+fn what_the_user_writes_above_and_below_the_managed_block_survives() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     let path = sandbox.root().join("config/settings.py");
     let made = fs::read_to_string(&path).expect("it was made");
     let (above, block) = made.split_once("# >>> bots-ctl").expect("it has a managed block");
     let mine =
-        format!("{above}TIME_ZONE = 'Asia/Tokyo'\nMANAGERS = (('me', 'me@example.com'),)\n# >>> bots-ctl{block}");
-    fs::write(&path, format!("{mine}TIME_ZONE = 'Mars/Olympus'\n")).expect("written");
+        format!("{above}TIME_ZONE = 'Asia/Tokyo'\n# >>> bots-ctl{block}MANAGERS = (('me', 'me@example.com'),)\n");
+    fs::write(&path, &mine).expect("written");
     sandbox.run(&["init-db"]).expect_code(0);
     assert_eq!(fs::read_to_string(&path).expect("there"), mine);
     let django = django(&sandbox);
     assert_eq!((&django["zone"], &django["managers"][0][0]), (&Value::from("Asia/Tokyo"), &Value::from("me")));
+}
+
+#[apply(test)]
+fn an_edited_block_is_named_and_not_touched() {
+    let sandbox = Sandbox::prepared();
+    let path = sandbox.root().join("config/settings.py");
+    let made = fs::read_to_string(&path).expect("it was made");
+    let edited = made.replace("    root = os.path", "    settings['EDITED'] = True\n    root = os.path");
+    let line = 1 + made.lines().position(|line| line.starts_with("# >>> bots-ctl")).expect("it has a managed block");
+    fs::write(&path, &edited).expect("written");
+    let warning = format!("{}:{line}: the block of bots-ctl", path.display());
+    let started = sandbox.engine(&[]);
+    started.expect_code(0);
+    assert!(started.stderr.contains(&warning), "{}", started.stderr);
+    let checked = sandbox.run(&["config", "check"]);
+    checked.expect_code(0);
+    assert!(checked.stdout.contains(&warning), "{}", checked.stdout);
+    assert_eq!(fs::read_to_string(&path).expect("there"), edited);
+}
+
+/// Those of documentation, of Bots's template, and of Django's startproject.
+#[apply(test)]
+fn a_public_secret_key_is_named_at_the_start_and_by_the_check() {
+    let mut sandbox = Sandbox::prepared();
+    let path = sandbox.root().join("config/settings.py");
+    let warned = |sandbox: &Sandbox, place: &str, key: &str| {
+        let warning = format!("{place}: this SECRET_KEY is public or an example");
+        let (checked, started) = (sandbox.run(&["config", "check"]), sandbox.engine(&[]));
+        checked.expect_code(0);
+        for output in [&checked.stdout, &started.stderr] {
+            assert!(output.contains(&warning), "{output}");
+            assert!(!output.contains(key), "{output}");
+        }
+    };
+    let own = own_settings();
+    let (before, _) = own.rsplit_once("SECRET_KEY = ").expect("it has one");
+    for (last, key) in [("", "m@-u37"), ("SECRET_KEY = 'django-insecure-3kd0'\n", "3kd0")] {
+        let own = format!("{before}{last}");
+        fs::write(&path, &own).expect("written");
+        let line = own.lines().collect::<Vec<_>>().iter().rposition(|line| line.starts_with("SECRET_KEY"));
+        warned(&sandbox, &format!("{}:{}", path.display(), line.expect("it has a key") + 1), key);
+    }
+    fs::remove_file(&path).expect("it is there");
+    assert!(!sandbox.engine(&[]).stderr.contains("SECRET_KEY"), "a random key is made");
+    sandbox.set("DJANGO_SECRET_KEY", "your-dev-secret-key");
+    warned(&sandbox, "DJANGO_SECRET_KEY", "your-dev");
+}
+
+#[apply(test)]
+fn a_setting_that_django_refuses_is_told_with_its_line_and_the_cause() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.root().join("config/settings.py");
+    fs::create_dir_all(path.parent().expect("it has one")).expect("made");
+    let own = own_settings();
+    let line = own.lines().count() + 1;
+    let logging = "LOGGING = {'version': 1, 'root': {'level': 'loud'}}\n";
+    let wrong = [
+        (logging, "Unable to configure root logger: Unknown level: 'loud'"),
+        ("INSTALLED_APPS = ['nothing.of.that.name']\n", "ModuleNotFoundError"),
+    ];
+    for (setting, cause) in wrong {
+        fs::write(&path, format!("{own}{setting}")).expect("written");
+        let refused = sandbox.run(&["init-db"]);
+        refused.expect_code(78);
+        let last = refused.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains(&format!("{}:{line}: ", path.display())) && last.contains(cause), "{}", refused.stderr);
+    }
+}
+
+#[apply(test)]
+fn children_get_the_log_level_in_the_words_of_python() {
+    let mut sandbox = Sandbox::prepared();
+    let mut own = own_settings();
+    own += "LEVEL = __import__('os').environ.get('LOG_LEVEL')\nLOGGING = {'version': 1, 'root': {'level': LEVEL or 'INFO'}}\n";
+    fs::write(sandbox.root().join("config/settings.py"), own).expect("written");
+    let question = "from config import settings; print(settings.LEVEL)";
+    let level = |sandbox: &Sandbox, flags: &[&str]| {
+        let asked = sandbox.run(&[&["exec"], flags, &["--", "python", "-c", question]].concat());
+        asked.expect_code(0).stdout.trim().to_owned()
+    };
+    assert_eq!(level(&sandbox, &[]), "None");
+    assert_eq!(level(&sandbox, &["--log-level", "debug"]), "DEBUG");
+    for (given, expected) in [("info", "INFO"), ("warn", "WARNING"), ("Critical", "ERROR"), ("trace", "DEBUG")] {
+        sandbox.set("LOG_LEVEL", given);
+        assert_eq!(level(&sandbox, &[]), expected);
+        sandbox.run(&["config", "check"]).expect_code(0);
+    }
+}
+
+/// settings.py of 3.3.1 names its directories after it.
+#[apply(test)]
+fn children_get_the_name_of_the_environment_only_where_it_is_given() {
+    let mut sandbox = Sandbox::new();
+    let name = |sandbox: &Sandbox| {
+        let asked = sandbox.run(&["exec", "--", "sh", "-c", "echo ${BOTSENV-none}"]);
+        asked.expect_code(0).stdout.trim().to_owned()
+    };
+    assert_eq!(name(&sandbox), "none");
+    let config = sandbox.root().join("config").display().to_string();
+    sandbox.set("BOTS_CONFIG_DIR", config);
+    assert_eq!(name(&sandbox), "none");
+    sandbox.set("BOTSENV", "dev");
+    assert_eq!(name(&sandbox), "dev");
+    sandbox.unset("BOTSENV");
+    fs::create_dir(sandbox.home.path().join(".bots")).expect("made");
+    fs::write(sandbox.home.path().join(".bots/bots-ctl.toml"), "[environment]\nname = \"test\"\n").expect("written");
+    assert_eq!(name(&sandbox), "test");
 }
 
 #[apply(test)]
@@ -166,7 +274,10 @@ fn variables_reach_django() {
     sandbox.set("DB_ENGINE", "mysql").set("DB_NAME", "edi").set("DB_USER", "bots").set("DB_HOST", "db.example.com");
     sandbox.set("DB_PASSWORD_FILE", file("password", "pass word\n")).set("DJANGO_SECRET_KEY", "key-of-the-environment");
     sandbox.set("ALLOWED_HOSTS", "edi.example.com, other.example.com").set("DEBUG", "true");
-    sandbox.set("CSRF_TRUSTED_ORIGINS", "https://edi.example.com").set("TZ", "Europe/Berlin");
+    sandbox.set("CSRF_TRUSTED_ORIGINS", "https://edi.example.com").set("TZ", "Europe/Berlin").set("USE_TZ", "true");
+    sandbox.set("EMAIL_HOST_USER", "edi").set("EMAIL_HOST_PASSWORD_FILE", file("mail-password", "pass word\n"));
+    sandbox.set("EMAIL_HOST", "mail.example.com").set("EMAIL_PORT", "587").set("EMAIL_USE_TLS", "on");
+    sandbox.set("ADMIN_EMAIL", "one@example.com, two@example.com");
     let given = django(&sandbox);
     let server = |d: &Value| {
         ["ENGINE", "NAME", "USER", "PASSWORD", "HOST"].map(|key| d["db"][key].as_str().unwrap_or("-").to_owned())
@@ -177,6 +288,12 @@ fn variables_reach_django() {
     assert_eq!(given["hosts"], serde_json::json!(["edi.example.com", "other.example.com"]));
     assert_eq!(given["origins"], serde_json::json!(["https://edi.example.com"]));
     assert_eq!((&given["debug"], &given["zone"]), (&Value::from(true), &Value::from("Europe/Berlin")));
+    assert_eq!((&untouched["use_tz"], &given["use_tz"]), (&Value::from(false), &Value::from(true)));
+    assert_eq!(
+        given["mail"],
+        serde_json::json!(["mail.example.com", 587, true, false, "edi", "pass word", "one@example.com"])
+    );
+    assert_eq!(given["managers"], serde_json::json!([["admin", "one@example.com"], ["admin", "two@example.com"]]));
 
     sandbox.set("DB_ENGINE", "django.db.backends.postgresql").set("DB_PORT", "6432").set("DEBUG", "0");
     sandbox.unset("DJANGO_SECRET_KEY").set("DJANGO_SECRET_KEY_FILE", file("key", "key-of-a-file\r\n"));

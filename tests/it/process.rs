@@ -198,7 +198,6 @@ fn a_program_gets_the_environment_of_bots_even_where_bots_is_missing() {
     assert_eq!(value("BOTS_CONFIG_DIR"), format!("{root}/config").as_str());
     assert_eq!(value("DJANGO_SETTINGS_MODULE"), "config.settings");
     assert_eq!(value("PYTHONPATH"), format!("{root}:/somewhere").as_str());
-    assert_eq!(value("BOTSENV"), "default");
     assert_eq!(value("HOME"), sandbox.home.path().as_os_str());
     assert_eq!(value("KEPT"), "as it is");
     assert!(!sandbox.home.path().join(".bots").exists(), "running a program makes nothing");

@@ -92,8 +92,18 @@ def _bots_ctl(settings):
         settings["CSRF_TRUSTED_ORIGINS"] = items("CSRF_TRUSTED_ORIGINS")
     if value("TZ"):
         settings["TIME_ZONE"] = value("TZ").lstrip(":")
-    if value("DEBUG"):
-        settings["DEBUG"] = value("DEBUG").lower() in ("true", "yes", "on", "1")
+    for name in ("DEBUG", "USE_TZ", "EMAIL_USE_TLS", "EMAIL_USE_SSL"):
+        if value(name):
+            settings[name] = value(name).lower() in ("true", "yes", "on", "1")
+    managers = items("ADMIN_EMAIL")
+    if managers:
+        settings["MANAGERS"] = tuple(("admin", address) for address in managers)
+        settings["SERVER_EMAIL"] = managers[0]
+    for name in ("EMAIL_HOST", "EMAIL_HOST_USER", "EMAIL_HOST_PASSWORD", "SERVER_EMAIL"):
+        if value(name):
+            settings[name] = value(name)
+    if value("EMAIL_PORT"):
+        settings["EMAIL_PORT"] = int(value("EMAIL_PORT"))
 
 
 _bots_ctl(globals())
