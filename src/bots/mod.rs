@@ -21,6 +21,7 @@ pub mod seed_usersys;
 pub mod services;
 pub mod settings_cache_key;
 pub mod settings_py;
+pub mod volume_names;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::bots::volume_names;
 use crate::config::{Config, Diagnostic, FlagOverride};
 use crate::exit::{Error, Kind};
 
@@ -24,7 +25,9 @@ impl ConfigInputs {
         let home = home_dir(environment.get("HOME"))?;
         let committed = reload_state::own_file();
         let file = committed.as_deref().or(self.file.as_deref());
-        Ok(Config::read(&environment, &self.overrides, file, &home))
+        let (config, mut faults) = Config::read(&environment, &self.overrides, file, &home);
+        faults.extend(volume_names::fault(&config).map(|text| Diagnostic { text, is_from_command_line: false }));
+        Ok((config, faults))
     }
 }
 

@@ -237,6 +237,30 @@ fn children_get_the_log_level_in_the_words_of_python() {
     }
 }
 
+#[apply(test)]
+fn an_environment_beside_the_one_that_has_the_volumes_is_refused() {
+    let mut sandbox = Sandbox::new();
+    let volume = sandbox.root().join("botssys");
+    fs::create_dir_all(&volume).expect("made");
+    let run = |sandbox: &Sandbox, args: &[&str]| {
+        let script = format!("mount -t tmpfs tmpfs '{}' && exec \"$0\" \"$@\"", volume.display());
+        finish(in_mounts(&script, &sandbox.command(args)))
+    };
+    run(&sandbox, &["config", "check"]).expect_code(0);
+    sandbox.set("BOTSENV", "dev");
+    for command in [&["config", "check"][..], &["init-db"], &["webserver"], &["engine"]] {
+        let refused = run(&sandbox, command);
+        refused.expect_code(78);
+        let expected = format!("there is a volume at {}: set BOTSENV=default", volume.display());
+        assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+    }
+    let config = sandbox.home.path().join(".bots/env/dev/config");
+    assert!(!config.parent().expect("it has one").exists());
+    // A second environment on a host, on purpose.
+    fs::create_dir_all(config).expect("made");
+    run(&sandbox, &["init-db"]).expect_code(0);
+}
+
 /// settings.py of 3.3.1 names its directories after it.
 #[apply(test)]
 fn children_get_the_name_of_the_environment_only_where_it_is_given() {
