@@ -54,7 +54,8 @@ pub struct ParseError {
 struct IniSection {
     name: String,
     line: usize,
-    settings: Vec<IniSetting>,
+    /// In order of first appearance.
+    settings: IndexMap<String, IniSetting>,
 }
 
 #[derive(Debug, Clone)]
@@ -122,17 +123,17 @@ impl BotsIni {
 
 impl IniSection {
     fn setting(&self, key: &str) -> Option<&IniSetting> {
-        self.settings.iter().find(|setting| setting.key == key)
+        self.settings.get(key)
     }
 
     /// The last line that says something: of the last value, else the header.
     fn end(&self) -> usize {
-        self.settings.last().map_or(self.line, |last| last.end)
+        self.settings.last().map_or(self.line, |(_, last)| last.end)
     }
 }
 
 fn settings(section: Option<&IniSection>) -> impl Iterator<Item = &IniSetting> {
-    section.into_iter().flat_map(|section| &section.settings)
+    section.into_iter().flat_map(|section| section.settings.values())
 }
 
 impl IniSetting {
@@ -189,7 +190,7 @@ impl IniParser {
 
     fn open_setting(&mut self) -> Option<&mut IniSetting> {
         let section = self.section.filter(|_| self.open)?;
-        self.ini.sections[section].settings.last_mut()
+        self.ini.sections[section].settings.last_mut().map(|(_, setting)| setting)
     }
 
     fn read_header(&mut self, number: usize, name: &str) {
@@ -200,7 +201,7 @@ impl IniParser {
             self.fault(number, duplicate_section(name, first));
         }
         self.section = known.or_else(|| {
-            let section = IniSection { name: name.to_owned(), line: number, settings: Vec::new() };
+            let section = IniSection { name: name.to_owned(), line: number, settings: IndexMap::new() };
             Some(self.ini.sections.insert_full(name.to_owned(), section).0)
         });
     }
@@ -219,11 +220,12 @@ impl IniParser {
             return self.fault(number, NO_KEY.to_owned());
         }
         let section = &mut self.ini.sections[section];
-        let duplicate = section.setting(&key).map(|first| duplicate_key(&key, &section.name, first.line));
-        section.settings.push(IniSetting { key, value: strip(value).to_owned(), line: number, end: number });
-        if let Some(message) = duplicate {
-            self.fault(number, message);
+        if let Some(first) = section.setting(&key) {
+            let message = duplicate_key(&key, &section.name, first.line);
+            return self.fault(number, message);
         }
+        let setting = IniSetting { key: key.clone(), value: strip(value).to_owned(), line: number, end: number };
+        section.settings.insert(key, setting);
     }
 
     /// Said once: every line up to the first header would be the same fault.
@@ -244,7 +246,7 @@ impl IniParser {
             return Err(self.faults);
         }
         let sections = self.ini.sections.values_mut();
-        for setting in sections.flat_map(|section| &mut section.settings) {
+        for setting in sections.flat_map(|section| section.settings.values_mut()) {
             let stripped = setting.value.trim_end_matches(is_space).len();
             setting.value.truncate(stripped);
         }

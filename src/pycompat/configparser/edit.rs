@@ -5,6 +5,7 @@
 //! values cannot be written at all, so each result is read again and handed out
 //! only if it says what was asked for and otherwise what it said before.
 
+use indexmap::IndexMap;
 use thiserror::Error;
 
 use super::{BotsIni, DEFAULT, IniSection, IniSetting, ParseError, indentation, is_comment, is_space, lines, strip};
@@ -82,7 +83,7 @@ fn parses_to(text: &str, wanted: &BotsIni) -> bool {
 }
 
 fn contents<'a>(ini: &'a BotsIni) -> Vec<(&'a str, Vec<(&'a str, &'a str)>)> {
-    let pairs = |it: &'a IniSection| it.settings.iter().map(IniSetting::pair).collect();
+    let pairs = |it: &'a IniSection| it.settings.values().map(IniSetting::pair).collect();
     let sections = ini.sections.values();
     sections.map(|it| (it.name.as_str(), pairs(it))).collect()
 }
@@ -90,12 +91,10 @@ fn contents<'a>(ini: &'a BotsIni) -> Vec<(&'a str, Vec<(&'a str, &'a str)>)> {
 fn with_value(before: &BotsIni, section: &str, key: &str, value: &str) -> BotsIni {
     let mut ini = before.clone();
     let key = key.to_lowercase();
-    let made = || IniSection { name: section.to_owned(), line: 0, settings: Vec::new() };
+    let made = || IniSection { name: section.to_owned(), line: 0, settings: IndexMap::new() };
     let settings = &mut ini.sections.entry(section.to_owned()).or_insert_with(made).settings;
-    match settings.iter_mut().find(|setting| setting.key == key) {
-        Some(setting) => value.clone_into(&mut setting.value),
-        None => settings.push(IniSetting { key, value: value.to_owned(), line: 0, end: 0 }),
-    }
+    let made = || IniSetting { key: key.clone(), value: String::new(), line: 0, end: 0 };
+    value.clone_into(&mut settings.entry(key.clone()).or_insert_with(made).value);
     ini
 }
 
@@ -136,7 +135,7 @@ fn insert(text: &str, offset: &IniSection, key: &str, value: &str) -> String {
 /// follows: were it deeper than the new key, it would be read as a part of it.
 fn insertion_indent<'a>(text: &'a str, offset: &IniSection) -> &'a str {
     let model = match offset.settings.last() {
-        Some(last) => lines(text).nth(last.line - 1),
+        Some((_, last)) => lines(text).nth(last.line - 1),
         None => lines(text).skip(offset.line).find(|line| has_content(line)),
     };
     model.map_or("", indentation)

@@ -17,6 +17,15 @@ fn value<'a>(ini: &'a BotsIni, section: &str, key: &str) -> Option<&'a str> {
     ini.get(section, key).map(|entry| entry.value)
 }
 
+/// Compared with each other, these keys would take minutes.
+#[test]
+fn a_section_may_have_very_many_keys() {
+    let text: String = (0..200_000).map(|number| format!("key{number} = {number}\n")).collect();
+    let ini = BotsIni::parse(&format!("[s]\n{text}")).expect("it is plain");
+    assert_eq!(ini.get("s", "key199999"), Some(IniValue { value: "199999", line: 200_001 }));
+    assert_eq!(ini.items("s").count(), 200_000);
+}
+
 #[test]
 fn keys_ignore_case_and_sections_do_not() {
     let ini = read("[Paths]\nRoot = /srv\n");
