@@ -387,11 +387,17 @@ pub enum Script {
 }
 
 /// What to do with the configuration.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub enum Config {
-    /// Print the effective values and where each came from; never a secret
-    #[command(after_help = "Example:\n  bots-ctl config show")]
-    Show,
+    /// Print the effective values, those of bots.ini too, and where each came from; never a secret
+    #[command(after_help = "Example:\n  bots-ctl config show\n  bots-ctl config show bots.ini:settings.maxdays")]
+    Show {
+        /// Print the value of this key or variable alone
+        key: Option<String>,
+        /// Print JSON: an object with value and origin for each key
+        #[arg(long)]
+        json: bool,
+    },
     /// Check everything: these values, bots.ini, and that settings.py can be imported
     #[command(after_help = "Example:\n  bots-ctl config check && bots-ctl webserver")]
     Check,

@@ -85,7 +85,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         Command::Exec(flags) => command::exec::run(global, flags),
         Command::Program(words) => command::exec::program(global, words),
         Command::Install(flags) => command::install::run(global, &flags),
-        Command::Config(cli::Config::Show) => command::config::show(global),
+        Command::Config(cli::Config::Show { key, json }) => command::config::show(global, key.as_deref(), json),
         Command::Config(cli::Config::Check) => command::config::check(global),
         Command::Completions { script } => Ok(command::completions::run(script)),
         Command::Engine(flags) => command::engine::run(global, &flags),

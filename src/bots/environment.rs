@@ -324,7 +324,11 @@ impl ConfigUpdate {
     }
 }
 
-fn parse_ini(path: &Path, text: &str) -> Result<BotsIni, Error> {
+/// Parses a bots.ini.
+///
+/// # Errors
+/// Each fault with its line.
+pub(crate) fn parse_ini(path: &Path, text: &str) -> Result<BotsIni, Error> {
     BotsIni::parse(text).map_err(|faults| ini_faults(path, &faults))
 }
 

@@ -1,30 +1,64 @@
 //! `config show` and `config check`.
 
+use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use crate::cli::Global;
+use crate::config::layers::closest_match;
 use crate::config::{Config, LogConfig, LogLevel};
 use crate::exit::{Error, Kind, Outcome};
 use crate::telemetry::escape::escape_control;
 
 use super::{load_config, read_config, write_line};
 use crate::runtime::config_check;
+use crate::runtime::effective_settings::{EffectiveValue, effective_settings};
 use crate::runtime::session::{App, run_until_shutdown, with_app};
 
-/// Prints every setting with its effective value and where that came from.
+/// Prints every value, or one of them, and where that came from.
 ///
 /// # Errors
-/// When the configuration is not valid.
-pub fn show(global: &Global) -> Result<Outcome, Error> {
+/// When the configuration is not valid, or there is no such key.
+pub fn show(global: &Global, key: Option<&str>, json: bool) -> Result<Outcome, Error> {
     let config = load_config(global, Vec::new())?;
-    let settings = &config.effective_settings;
-    let width = settings.iter().map(|setting| setting.setting.path.len()).max().unwrap_or(0);
-    let value_width = settings.iter().map(|setting| setting.value.len()).filter(|w| *w <= 40).max().unwrap_or(0);
-    for setting in settings {
-        let value = if setting.value.is_empty() { "-" } else { &setting.value };
-        write_line(&format!("{:width$}  {value:value_width$}  {}", setting.setting.path, setting.origin));
+    let mut all = effective_settings(&config)?;
+    if let Some(key) = key {
+        let is_wanted = |known: &EffectiveValue| known.key == key || known.variable == Some(key);
+        if !all.iter().any(is_wanted) {
+            return Err(unknown_key(key, &all));
+        }
+        all.retain(is_wanted);
+    }
+    match (json, key) {
+        (true, _) => write_line(&to_json(&all)),
+        (false, Some(_)) => all.iter().for_each(|known| write_line(&escape_control(&known.value))),
+        (false, None) => write_table(&all),
     }
     Ok(Outcome::Success)
+}
+
+fn unknown_key(key: &str, all: &[EffectiveValue]) -> Error {
+    let known: Vec<String> = all.iter().map(|known| known.key.clone()).collect();
+    let hint = closest_match(key, known.iter())
+        .map_or_else(|| "config show lists all keys".to_owned(), |near| format!("did you mean {near}?"));
+    Error::new(Kind::Usage, format!("there is no key {key:?}; {hint}"))
+}
+
+fn to_json(all: &[EffectiveValue]) -> String {
+    let value = |known: &EffectiveValue| {
+        let value = Some(&known.value).filter(|value| !value.is_empty());
+        (known.key.clone(), json!({"value": value, "origin": known.origin}))
+    };
+    format!("{:#}", Value::Object(all.iter().map(value).collect()))
+}
+
+fn write_table(all: &[EffectiveValue]) {
+    let width = all.iter().map(|known| known.key.len()).max().unwrap_or(0);
+    let value_width = all.iter().map(|known| known.value.len()).filter(|width| *width <= 40).max().unwrap_or(0);
+    for known in all {
+        let value = if known.value.is_empty() { "-" } else { &known.value };
+        let (key, value) = (escape_control(&known.key), escape_control(value));
+        write_line(&format!("{key:width$}  {value:value_width$}  {}", escape_control(&known.origin)));
+    }
 }
 
 /// Checks everything that a start would trip over, all of it at once, without changing the environment.

@@ -8,6 +8,7 @@ pub(crate) mod config_reload;
 pub(crate) mod dirmonitor_dry_run;
 pub(crate) mod dirmonitor_service;
 pub(crate) mod dry_run;
+pub(crate) mod effective_settings;
 pub(crate) mod engine;
 mod errors;
 pub(crate) mod exec;

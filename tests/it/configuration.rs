@@ -7,6 +7,7 @@ use std::process::Command;
 
 use bots_ctl::config::Config;
 use bots_ctl::pycompat::configparser::set_value;
+use serde_json::Value;
 
 use crate::support::bots::{is_bots_3, own_settings, package};
 use crate::support::markdown::page;
@@ -58,6 +59,46 @@ fn show_tells_where_each_value_came_from() {
         assert_eq!(shown(&done.stdout, key)[1..].join(" "), words, "{key}");
     }
     assert!(!done.stdout.contains("hush"), "{}", done.stdout);
+}
+
+#[apply(test)]
+fn show_tells_what_bots_ini_decides() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("PORT", "");
+    sandbox.run(&["config", "show", "webserver.port"]).expect_code(0);
+    let sandbox_ini = sandbox.root().join("config/bots.ini");
+    fs::create_dir_all(sandbox_ini.parent().expect("it has one")).expect("made");
+    let ini = "[settings]\nmaxdays = 42\n[webserver]\nport = 22301\n[mine]\nftp_password = hush\nforged = a\n  b\n";
+    fs::write(&sandbox_ini, ini).expect("written");
+    let place = sandbox_ini.display();
+    let shown_all = sandbox.run(&["config", "show"]).expect_code(0).stdout.clone();
+    for (key, words) in [
+        ("webserver.port", format!("22301 {place}:4")),
+        ("bots.ini:webserver.port", format!("22301 {place}:4")),
+        ("bots.ini:settings.maxdays", format!("42 {place}:2")),
+        ("bots.ini:mine.ftp_password", format!("(hidden) {place}:6")),
+        ("bots.ini:mine.forged", format!("a\\nb {place}:7")),
+    ] {
+        assert_eq!(shown(&shown_all, key)[1..].join(" "), words, "{key}");
+    }
+    let json = sandbox.run(&["config", "show", "--json"]).expect_code(0).stdout.clone();
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["webserver.port"], serde_json::json!({"value": "22301", "origin": format!("{place}:4")}));
+    assert_eq!(json["database.host"], serde_json::json!({"value": null, "origin": "default"}));
+    assert!(!json.to_string().contains("hush"), "{json}");
+
+    let mount = tempfile::tempdir().expect("a temporary directory");
+    fs::write(mount.path().join("bots.ini"), "[webserver]\nport = 22302\n").expect("written");
+    sandbox.set("BOTS_CTL_CONFIG_SOURCE", mount.path().display().to_string());
+    let one = |sandbox: &Sandbox, key: &str| sandbox.run(&["config", "show", key]).expect_code(0).stdout.clone();
+    assert_eq!(one(&sandbox, "webserver.port"), "22302\n");
+    sandbox.set("PORT", "22303");
+    assert_eq!(one(&sandbox, "PORT"), "22303\n");
+    let unknown = sandbox.run(&["config", "show", "webserver.prot"]);
+    unknown.expect_code(64);
+    assert!(unknown.stderr.contains("did you mean webserver.port?"), "{}", unknown.stderr);
+    fs::write(mount.path().join("bots.ini"), "port = 22302\n").expect("written");
+    sandbox.run(&["config", "show"]).expect_code(78);
 }
 
 #[apply(test)]
