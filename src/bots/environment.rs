@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tracing::info;
 
 use super::config_source::ConfigFiles;
+use super::replaced_files::{self, Replacement};
 use super::{Error, Installation, engine_shim, ini_check, seed_usersys, settings_py};
 use crate::config::Config;
 use crate::fs::atomic::{
@@ -126,7 +127,14 @@ impl Environment {
         make_dir(&paths.config)?;
         let _lock = lock(&paths.root.join(".bots-ctl.lock"))?;
         let (environment, update) = Self::plan(config, bots, source)?;
-        update.write()?.commit()?;
+        let batch = update.write()?;
+        let replaced = update.files.iter().map(|file| Replacement {
+            path: &file.path,
+            content: &file.content,
+            origin: &file.origin,
+        });
+        replaced_files::keep(config, replaced)?;
+        batch.commit()?;
         update.files.iter().for_each(|file| info!("wrote {}, from {}", file.path.display(), file.origin.display()));
         environment.complete(config, bots)?;
         Ok(environment)

@@ -17,6 +17,7 @@ pub mod jobqueue_config;
 pub mod log_format;
 pub mod migrate;
 pub mod python_session;
+pub mod replaced_files;
 pub mod seed_usersys;
 pub mod services;
 pub mod settings_cache_key;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use bots_ctl::pycompat::configparser::set_value;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use walkdir::WalkDir;
@@ -81,6 +82,7 @@ fn a_mounted_config_map_is_copied_and_followed() {
     sandbox.run(&["init-db"]).expect_code(0);
     assert!(copied("bots.ini").contains("maxdays = 42"));
     assert_eq!(copied("extra.txt"), "..2026_11_24");
+    assert!(!names().any(|name| name.to_string_lossy().contains("replaced")), "mounted files are not the user's own");
 }
 
 #[apply(test)]
@@ -96,6 +98,46 @@ fn a_mounted_file_that_cannot_be_read_is_an_error() {
     refused.expect_code(78);
     let expected = format!("cannot read {}", mount.path().join("settings.py").display());
     assert!(refused.stderr.contains(&expected) && refused.stderr.contains("mode 0000"), "{}", refused.stderr);
+}
+
+#[apply(test)]
+fn what_a_mounted_file_replaces_is_kept_beside_it() {
+    let mut sandbox = Sandbox::prepared();
+    let config = sandbox.root().join("config");
+    let mount = tempfile::tempdir().expect("a temporary directory");
+    sandbox.set("BOTS_CTL_CONFIG_SOURCE", mount.path().display().to_string());
+    let write = |dir: &Path, name: &str, text: &str| fs::write(dir.join(name), text).expect("written");
+    let kept = |name: &str| fs::read_to_string(config.join(name)).ok();
+    let own = own_settings();
+    for (round, name) in ["settings.py.replaced", "settings.py.replaced-2"].into_iter().enumerate() {
+        write(&config, "settings.py", &format!("{own}MINE = {round}\n"));
+        write(&config, "ca.pem", "mine");
+        write(mount.path(), "settings.py", &format!("{own}MOUNTED = {round}\n"));
+        write(mount.path(), "ca.pem", "mounted");
+        let started = sandbox.run(&["init-db"]);
+        started.expect_code(0);
+        let line = format!("kept {} as {}", config.join("settings.py").display(), config.join(name).display());
+        assert!(started.stderr.contains(&line), "{}", started.stderr);
+        assert_eq!(
+            (kept(name), kept("ca.pem.replaced")),
+            (Some(format!("{own}MINE = {round}\n")), Some("mine".to_owned()))
+        );
+        assert_eq!(kept("settings.py"), Some(format!("{own}MOUNTED = {round}\n")));
+        sandbox.run(&["init-db"]).expect_code(0);
+    }
+    assert_eq!(kept("settings.py.replaced"), Some(format!("{own}MINE = 0\n")));
+    assert_eq!(
+        (kept("settings.py.replaced-3"), kept("ca.pem.replaced-2"), kept("bots.ini.replaced")),
+        (None, None, None)
+    );
+    // A line that bots-ctl changes leaves bots.ini the user's own, which the next mount does not lose.
+    let ini = fs::read_to_string(config.join("bots.ini")).expect("it is there");
+    let mine = set_value(&ini, "settings", "maxdays", "41").expect("it is plain");
+    write(&config, "bots.ini", &set_value(&mine, "directories", "botssys", "botssys").expect("it is plain"));
+    sandbox.run(&["init-db"]).expect_code(0);
+    write(mount.path(), "bots.ini", &ini);
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert!(kept("bots.ini.replaced").expect("it is kept").contains("maxdays = 41"));
 }
 
 #[apply(test)]
