@@ -190,7 +190,8 @@ def fault(error, config_dir):
         place = (error.filename, error.lineno or 0)
     else:
         frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-        own = [frame for frame in frames if frame[0].startswith(os.path.dirname(config_dir))]
+        root = os.path.dirname(config_dir)
+        own = [frame for frame in frames if frame[0].startswith(root) and "/.bots-ctl-bin/" not in frame[0]]
         place = (own or named_settings(error, config_dir) or frames or [("", 0)])[-1]
         if place[0] == "<string>":
             # Of this script, at a value that it does not expect.
