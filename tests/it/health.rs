@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::support::process::web_process;
-use crate::support::sandbox::{Running, Sandbox, http, raw_http, wait_until};
+use crate::support::sandbox::{Running, Sandbox, http, raw_http};
 use crate::support::servers::{Database, Engine};
 use crate::support::users::in_mounts;
 
