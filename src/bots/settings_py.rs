@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn marks_with_nothing_between_them_are_completed() {
-        for marks in [format!("{BEGIN}"), format!("{BEGIN}\n"), format!("{BEGIN}\n\n{END}\nX = 2\n")] {
+        for marks in [BEGIN.to_owned(), format!("{BEGIN}\n"), format!("{BEGIN}\n\n{END}\nX = 2\n")] {
             let made = merge(Some(&format!("X = 1\n{marks}")), OLD).expect("it asks for the block");
             assert!(made.starts_with("X = 1\n# >>> ") && made.contains("def _bots_ctl"), "{made}");
             assert_eq!(made.ends_with("X = 2\n"), marks.contains("X = 2"), "{made}");

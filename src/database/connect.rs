@@ -115,7 +115,7 @@ async fn mysql(server: &Server) -> Result<Driver, sqlx::Error> {
     opened.map(Driver::Mysql)
 }
 
-async fn postgres(server: &Server) -> Result<Driver, sqlx::Error> {
+fn postgres_options(server: &Server) -> PgConnectOptions {
     // The variables that begin with PG count here as they do for Django's client.
     // PgBouncer refuses clients that set extra_float_digits, as the driver does by default.
     let mut options =
@@ -153,6 +153,11 @@ async fn postgres(server: &Server) -> Result<Driver, sqlx::Error> {
             Mode::VerifyHost => PgSslMode::VerifyFull,
         });
     }
+    options
+}
+
+async fn postgres(server: &Server) -> Result<Driver, sqlx::Error> {
+    let options = postgres_options(server);
     // On one machine encryption protects nothing, and its handshake costs more than the rest of a login.
     let is_optional = matches!(options.get_ssl_mode(), PgSslMode::Prefer);
     let local = is_optional && server.tls.mode.is_none() && is_local(&server.address);

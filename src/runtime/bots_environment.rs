@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
 use crate::bots::child_env::ChildEnv;
 use crate::bots::config_source::ConfigFiles;
 use crate::bots::context::BotsContext;
@@ -19,6 +21,7 @@ use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
 use super::init_db;
+use super::reload_trial;
 
 /// Finds Bots on this machine.
 pub(crate) async fn find_bots(config: &Config, reaper: &Reaper) -> Result<Installation, bots::Error> {
@@ -59,10 +62,20 @@ pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
     atomic::make_dir(&own).is_ok().then_some(own)
 }
 
-/// The mounted files.
+/// The mounted files; none where they did not come up with a reload.
 pub(crate) async fn mounted_files(config: &Config) -> Result<ConfigFiles, Error> {
-    let paths = config.environment.clone();
-    Ok(blocking(move || ConfigFiles::mounted(&paths.config_source, &paths.config_dir)).await??)
+    let (paths, root) = (config.environment.clone(), config.environment_root().to_path_buf());
+    let read = move || {
+        let source = ConfigFiles::mounted(&paths.config_source, &paths.config_dir)?;
+        Ok(match reload_trial::refusal(&root, &source) {
+            None => source,
+            Some(reason) => {
+                warn!("the mounted configuration is left out: {reason}");
+                ConfigFiles::default()
+            }
+        })
+    };
+    blocking(read).await?
 }
 
 /// Puts files in their places that were found valid, off the runtime's thread: filling a volume may take a while, and probes come in.

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, warn};
 
 use crate::bots::config_source::ConfigFiles;
@@ -20,21 +20,18 @@ use crate::config::Config;
 use crate::database::ping::DatabasePing;
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
-use crate::health::state::{HealthState, Phase, ServiceHealth};
 use crate::model::ServiceName;
 
 use super::bots_environment::blocking;
 use super::dry_run::dry_run;
 use super::init_db;
 use super::prepare::Prepared;
+use super::reload_trial;
 use super::service_spec::{LaunchContext, ServePlan};
 use super::service_start::RuntimeContext;
 
 /// How often a refused configuration is tried again: the cause may lie elsewhere than in the mounted files.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
-
-/// How long other web UIs wait for one that does not come back.
-const MAX_TURN: Duration = Duration::from_secs(120);
 
 /// A configuration that is valid, and whose turn has come.
 pub(crate) struct PendingReload {
@@ -73,8 +70,11 @@ impl<'a> ConfigReloader<'a> {
             match self.poll_source().await {
                 Ok(Change::New(source)) => match self.check(&source).await {
                     Ok((config, django)) => {
-                        if let Some(turn) = self.wait_for_turn().await {
-                            return PendingReload { config, source, django, turn };
+                        let Some(turn) = self.wait_for_turn().await else { continue };
+                        // The replica before may have found meanwhile that it does not come up.
+                        match self.keep_files(&config, &source).await {
+                            Ok(()) => return PendingReload { config, source, django, turn },
+                            Err(error) => self.record_rejected(error.faults()),
                         }
                     }
                     Err(faults) => self.record_rejected(&faults),
@@ -109,6 +109,9 @@ impl<'a> ConfigReloader<'a> {
     /// The configuration to go on with, or everything that is wrong with the mounted files.
     async fn check(&self, source: &ConfigFiles) -> Result<(Config, DjangoSettings), Vec<String>> {
         let as_faults = |error: Error| error.faults().to_vec();
+        if let Some(reason) = reload_trial::refusal(self.runtime.config.environment_root(), source) {
+            return Err(vec![reason]);
+        }
         let (config, faults) = self.plan.inputs.read().map_err(as_faults)?;
         let mut faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
         let services = |context: &BotsContext<'_>, django: &DjangoSettings| {
@@ -127,6 +130,15 @@ impl<'a> ConfigReloader<'a> {
             }
             _ => Err(faults),
         }
+    }
+
+    /// Keeps the files that are about to be replaced, unless the mounted ones did not come up in another replica.
+    async fn keep_files(&self, config: &Config, source: &ConfigFiles) -> Result<(), Error> {
+        if let Some(reason) = reload_trial::refusal(config.environment_root(), source) {
+            return Err(Error::new(Kind::Configuration, reason));
+        }
+        let (config, bots, source) = (config.clone(), self.prepared.bots.clone(), source.clone());
+        Ok(blocking(move || reload_trial::keep(&config, &bots, &source)).await??)
     }
 
     /// Checks that a copy cannot do: whether there is room for the files, and whether another database answers.
@@ -190,18 +202,4 @@ impl<'a> ConfigReloader<'a> {
             self.runtime.health.send_modify(|health| health.refused = [].into());
         }
     }
-}
-
-/// Holds up other replicas until the web UI is ready and load balancers have noticed it.
-pub(crate) fn hold_turn_until_ready(turn: File, runtime: &RuntimeContext<'_>) {
-    let (mut health, drain) = (runtime.health.subscribe(), runtime.config.reload.drain);
-    tokio::spawn(async move {
-        let is_web = |service: &&ServiceHealth| service.name == ServiceName::Webserver.as_str();
-        let is_back = |state: &HealthState| {
-            state.services.iter().find(is_web).is_none_or(|web| web.phase == Phase::Running && web.alive)
-        };
-        let _ = timeout(MAX_TURN, health.wait_for(is_back)).await;
-        sleep(drain).await;
-        drop(turn);
-    });
 }

@@ -188,7 +188,8 @@ async fn read_again(
                 error!("{}", queue.disabled_error(ServiceName::Dirmonitor));
             }
             submitter.set_target(relay::queue(config, queue.port));
-            None
+            // Sections that are at fault are left out.
+            Some(sources.faults().join("; ")).filter(|faults| !faults.is_empty())
         }
         Err(error) => {
             error!("{error}; going on with what was read before");

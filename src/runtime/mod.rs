@@ -18,6 +18,7 @@ pub(crate) mod prepare;
 pub(crate) mod relay;
 pub(crate) mod reload_request;
 pub(crate) mod reload_state;
+pub(crate) mod reload_trial;
 pub(crate) mod serve;
 pub(crate) mod service_spec;
 pub(crate) mod service_start;

@@ -1,12 +1,12 @@
 //! The state that bots-ctl passes to itself when it starts again with another configuration.
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::bots::config_source::Digest;
+use crate::exit::{Error, Kind};
 use crate::process::reexec;
 
 /// The state, as it is in a variable.
@@ -18,6 +18,8 @@ pub(crate) struct ReloadState {
     pub applied: Digest,
     /// How often a changed configuration was applied, and refused.
     pub reloads: [u64; 2],
+    /// Whether the files of before are kept until the services are up.
+    pub is_trial: bool,
     pub listener: Option<RawFd>,
     pub turn: Option<RawFd>,
 }
@@ -39,11 +41,12 @@ impl ReloadState {
     }
 
     /// Starts bots-ctl again. Returns only when that has failed.
-    pub fn reexec(mut self, listener: Option<OwnedFd>, turn: Option<OwnedFd>) -> io::Error {
+    pub fn reexec(mut self, listener: Option<OwnedFd>, turn: Option<OwnedFd>) -> Error {
         let number = |descriptor: &Option<OwnedFd>| descriptor.as_ref().map(AsRawFd::as_raw_fd);
         (self.listener, self.turn) = (number(&listener), number(&turn));
         let descriptors: Vec<OwnedFd> = listener.into_iter().chain(turn).collect();
-        reexec::reexec(&serde_json::to_string(&self).unwrap_or_default(), &descriptors)
+        let error = reexec::reexec(&serde_json::to_string(&self).unwrap_or_default(), &descriptors);
+        Error::new(Kind::Internal, format!("bots-ctl cannot start itself again: {error}"))
     }
 }
 

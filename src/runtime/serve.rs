@@ -1,6 +1,7 @@
 //! The common part of `webserver`, `jobqueue`, `dirmonitor` and `up`: prepare, start, watch, stop, and report the end.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::future::pending;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -29,12 +30,13 @@ use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceResult;
 use crate::telemetry::counters::{Counters, Event};
 
-use super::bots_environment::{commit, committed_own_file, service_variables};
+use super::bots_environment::{blocking, commit, committed_own_file, service_variables};
 use super::channel_check;
-use super::config_reload::{ConfigReloader, PendingReload, hold_turn_until_ready};
+use super::config_reload::{ConfigReloader, PendingReload};
 use super::prepare::{Prepared, prepare_services};
 use super::relay;
 use super::reload_state::ReloadState;
+use super::reload_trial::{self, ReloadTrial};
 use super::service_spec::{ServePlan, ServiceSpec};
 use super::service_start::{self, RuntimeContext};
 use super::session::{App, run_until_shutdown};
@@ -45,11 +47,8 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
     let started = Instant::now();
     let mut reloaded = session.reloaded.take();
     let root = session.config.environment_root().to_path_buf();
-    let has_web = |names: &[ServiceName]| names.contains(&ServiceName::Webserver);
-    let mut web = match has_web(&plan.expected(&session.config)) {
-        true => WebInstance::take(&root)?,
-        false => None,
-    };
+    let has_web = plan.expected(&session.config).contains(&ServiceName::Webserver);
+    let mut web = has_web.then(|| WebInstance::take(&root)).transpose()?.flatten();
     let (health, listener) = start_health(&session, &plan.expected(&session.config), reloaded.as_mut()).await?;
     let critical = TaskTracker::new();
     let App { config, reaper, signals, lines, counters, .. } = &mut session;
@@ -66,27 +65,27 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
         state.checks.set(CONFIG, CheckResult::Ok);
         state.services = specs.iter().map(ServiceSpec::health).collect();
     });
-    if has_web(&specs.iter().map(|spec| spec.name).collect::<Vec<_>>()) {
+    if specs.iter().any(|spec| spec.name == ServiceName::Webserver) {
         web = web.map_or_else(|| WebInstance::take(&root), |web| Ok(Some(web)))?;
-    }
-    if let Some(web) = &mut web {
-        web.announce(&root);
+        web.iter_mut().for_each(|web| web.announce(&root));
     }
     let stop_time = stop_time(config, &specs);
     check_grace_period(config, stop_time);
     let restart_unresponsive = config.watchdog.restart.unwrap_or(plan.restarts_unresponsive());
     let runtime = RuntimeContext { config, reaper, lines, counters, health: &health, started, restart_unresponsive };
-    if let Some(turn) = reloaded.and_then(|mut state| state.turn()) {
-        hold_turn_until_ready(turn.into(), &runtime);
-    }
+    let trial = reloaded.filter(|state| state.is_trial);
+    let trial = trial.map(|mut state| ReloadTrial::watch(state.applied, state.turn().map(File::from), &runtime));
     let names: Vec<&'static str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-    let (ends, stop_begin, reload) = run(signals, &runtime, &plan, &prepared, specs, web.as_ref()).await;
-    if let Some(reload) = reload {
-        let state = commit_reload(reaper, &prepared.bots, &reload, counters).await?;
+    let around = (&plan, &prepared, web.as_ref(), trial.as_ref());
+    let (ends, stop_begin, mut restart) = run(signals, &runtime, around, specs).await;
+    if trial.is_some_and(|trial| !trial.passed.is_cancelled()) && restart.is_none() {
+        restart = ends.iter().find_map(|(index, end)| failure(names[*index], end)).map(Restart::RollBack);
+    }
+    if let Some(restart) = restart {
+        let (state, turn) = put_in_place(restart, config, reaper, &prepared, counters).await?;
         // The log is flushed first.
         drop(session);
-        let error = state.reexec(listener, reload.turn.map(OwnedFd::from));
-        return Err(Error::new(Kind::Internal, format!("bots-ctl cannot start itself again: {error}")));
+        return Err(state.reexec(listener, turn));
     }
     // A process that has left the groups of the services, such as a daemon, is below us all the same.
     let rest = (stop_begin + stop_time).saturating_duration_since(Instant::now());
@@ -149,11 +148,9 @@ fn check_grace_period(config: &Config, needed: Duration) {
 async fn run(
     signals: &mut Signals,
     runtime: &RuntimeContext<'_>,
-    plan: &ServePlan,
-    prepared: &Prepared,
+    (plan, prepared, web, trial): (&ServePlan, &Prepared, Option<&WebInstance>, Option<&ReloadTrial>),
     specs: Vec<ServiceSpec>,
-    web: Option<&WebInstance>,
-) -> (Vec<(usize, ServiceResult)>, Instant, Option<PendingReload>) {
+) -> (Vec<(usize, ServiceResult)>, Instant, Option<Restart>) {
     let RuntimeContext { config, counters, health, .. } = *runtime;
     if specs.iter().all(|spec| spec.name != ServiceName::Jobqueue) {
         relay::listen(config, prepared.queue.port, counters).await;
@@ -168,8 +165,10 @@ async fn run(
     let (shutdown, mut next, mut stop_begin) = (Shutdown::default(), None, None);
     let mut reloader = ConfigReloader::new(*runtime, plan, prepared);
     let reloading = async {
-        next = shutdown.stop.run_until_cancelled(reloader.next()).await;
-        if next.is_some() {
+        next = shutdown.stop.run_until_cancelled(next_restart(&mut reloader, trial)).await;
+        if let Some(Restart::RollBack(_)) = &next {
+            shutdown.reload.cancel();
+        } else if next.is_some() {
             info!("the mounted configuration has changed and is valid: stopping the services to start again with it");
             health.send_modify(|state| state.reloading = true);
             // Requests can only go to another web UI where there is one.
@@ -190,6 +189,51 @@ async fn run(
     (ends, stop_begin.unwrap_or_else(Instant::now), next.filter(|_| !shutdown.stop.is_cancelled()))
 }
 
+/// Why bots-ctl starts again in its own place.
+enum Restart {
+    /// A changed configuration is valid.
+    Reload(Box<PendingReload>),
+    /// The services have not come up with the last one: the reason.
+    RollBack(String),
+}
+
+async fn next_restart(reloader: &mut ConfigReloader<'_>, trial: Option<&ReloadTrial>) -> Restart {
+    let failed = async {
+        match trial {
+            Some(trial) => trial.failed.cancelled().await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        reload = reloader.next() => Restart::Reload(Box::new(reload)),
+        () = failed => Restart::RollBack(ReloadTrial::late()),
+    }
+}
+
+/// How a service has ended by itself.
+fn failure(name: &str, end: &ServiceResult) -> Option<String> {
+    match end {
+        Ok(Termination::Exited(exit)) => Some(format!("{name} ended by itself with {exit}")),
+        Err(error) => Some(error.to_string()),
+        Ok(_) => None,
+    }
+}
+
+/// Puts the files of before back, and returns the state for the next start with them.
+async fn roll_back(
+    config: &Config,
+    prepared: &Prepared,
+    counters: &Counters,
+    reason: String,
+) -> Result<ReloadState, Error> {
+    error!("the changed configuration did not come up, and the one before is put back: {reason}");
+    let (own, applied) = (config.clone(), prepared.applied);
+    blocking(move || reload_trial::roll_back(&own, applied, &reason)).await??;
+    let reloads = [Event::ReloadApplied, Event::ReloadRefused].map(|event| counters.of(event));
+    // None of the mounted files is in use: the first look at them finds that they are refused.
+    Ok(ReloadState { own_file: committed_own_file(config), reloads, ..ReloadState::default() })
+}
+
 /// Lets load balancers notice that the web UI is about to stop.
 async fn drain_web_ui(health: &watch::Sender<HealthState>, drain: Duration) {
     info!("the web UI drains for {} s, since others share its volume", drain.as_secs_f64());
@@ -200,20 +244,35 @@ async fn drain_web_ui(health: &watch::Sender<HealthState>, drain: Duration) {
     sleep(drain).await;
 }
 
-/// Puts the files in their places, and returns the state for the next start there.
+/// Puts the files of the next start in their places, and returns its state, with the turn.
+async fn put_in_place(
+    restart: Restart,
+    config: &Config,
+    reaper: &Reaper,
+    prepared: &Prepared,
+    counters: &Counters,
+) -> Result<(ReloadState, Option<OwnedFd>), Error> {
+    match restart {
+        Restart::Reload(reload) => commit_reload(reaper, &prepared.bots, *reload, counters).await,
+        Restart::RollBack(reason) => Ok((roll_back(config, prepared, counters, reason).await?, None)),
+    }
+}
+
+/// Commits a reload.
 async fn commit_reload(
     reaper: &Reaper,
     bots: &Installation,
-    reload: &PendingReload,
+    reload: PendingReload,
     counters: &Counters,
-) -> Result<ReloadState, Error> {
-    let PendingReload { config, source, django, .. } = reload;
-    let environment = commit(config, bots, source).await?;
-    let variables = service_variables(config, bots);
+) -> Result<(ReloadState, Option<OwnedFd>), Error> {
+    let PendingReload { config, source, django, turn } = reload;
+    let environment = commit(&config, bots, &source).await?;
+    let variables = service_variables(&config, bots);
     django.write_cache(&BotsContext { reaper, bots, environment: &environment, variables: &variables });
     let reloads = [counters.of(Event::ReloadApplied) + 1, counters.of(Event::ReloadRefused)];
-    let (own_file, applied) = (committed_own_file(config), source.digest());
-    Ok(ReloadState { own_file, applied, reloads, ..ReloadState::default() })
+    let (own_file, applied) = (committed_own_file(&config), source.digest());
+    let state = ReloadState { own_file, applied, reloads, is_trial: true, ..ReloadState::default() };
+    Ok((state, turn.map(OwnedFd::from)))
 }
 
 /// How the command ends: as the first service did that was not stopped in order.

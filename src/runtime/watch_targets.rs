@@ -76,6 +76,11 @@ impl TargetSources {
         &self.monitored.trigger
     }
 
+    /// What is wrong with bots.ini, which keeps nothing but these sections from being watched.
+    pub fn faults(&self) -> &[String] {
+        &self.monitored.faults
+    }
+
     /// The bots.ini that is in use. One that is mounted becomes that once it was found valid.
     pub fn file(&self) -> PathBuf {
         self.environment.config.join("bots.ini")

@@ -16,7 +16,7 @@ use crate::support::pods::System;
 use crate::support::process::web_process;
 use crate::support::queue::Queue;
 use crate::support::queue::with_queue;
-use crate::support::sandbox::{Running, Sandbox, free_port, http, wait_until};
+use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, free_port, http, wait_until};
 use crate::support::users::in_mounts;
 
 /// The bots.ini of a sandbox with other values.
@@ -76,7 +76,7 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
     let toml = "[stop]\ntimeout = \"never\"\n";
     let faults = [
         (vec![("bots.ini", broken.as_str())], format!("{}:{line}: ", mount.file("bots.ini"))),
-        (vec![("bots.ini", first.as_str()), ("settings.py", "x = (\n")], "config/settings.py:1: ".to_owned()),
+        (vec![("bots.ini", first.as_str()), ("settings.py", "x = (\n")], format!("{}:1: ", mount.file("settings.py"))),
         (vec![("bots.ini", first.as_str()), ("bots-ctl.toml", toml)], format!("{}:2: ", mount.file("bots-ctl.toml"))),
     ];
     for (reverted, (files, fault)) in (1..).zip(faults) {
@@ -197,6 +197,56 @@ fn a_web_ui_that_is_alone_does_not_drain_before_a_reload() {
     let before = status(&web)["services"][0].clone();
     mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", "changed")]))]);
     wait_renewed(&web, 0, &before);
+}
+
+/// What no check can know: a web UI that ends with a configuration which is valid.
+#[apply(test)]
+fn a_reload_that_does_not_come_up_is_taken_back_and_stops_the_next_replica() {
+    let mut sandbox = Sandbox::prepared();
+    let mount = Mount::of(&mut sandbox);
+    let script = format!(
+        "#!/bin/sh\ngrep -q doomed {} && exit 3\nexec {} \"$@\"\n",
+        sandbox.root().join("config/bots.ini").display(),
+        bots_bin_dir().join("bots-webserver").display()
+    );
+    sandbox.stand_in("bots-webserver", &script);
+    sandbox.set("BOTS_CTL_RESTART", "never").set("BOTS_CTL_RELOAD_DRAIN", "10ms");
+    let named = |text: &str| ini(&sandbox, &[("webserver", "environment_text", text)]);
+    let (doomed, sound) = (named("doomed"), named("sound"));
+    let in_use = || fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there");
+    let before = in_use();
+    let web = sandbox.webserver();
+    let next = Running::start(System::command(&sandbox.command(&["webserver"])), sandbox.home.path(), 0);
+    next.wait_stderr("the web UI answers on");
+
+    mount.mount(&[("bots.ini", &doomed), ("added.txt", "new")]);
+    // Either may be the first.
+    let refused = "it did not come up with a reload: webserver ended by itself with exit code 3; change it, or remove ";
+    for pod in [&web, &next] {
+        pod.wait_stderr(refused);
+    }
+    wait_refused(&web, refused);
+    web.wait_ready();
+    assert_eq!(in_use(), before, "{}\n{}", web.report(), next.report());
+    assert!(!sandbox.root().join("config/added.txt").exists());
+    let started = sandbox.run(&["init-db"]);
+    started.expect_code(0);
+    assert!(started.stderr.contains("the mounted configuration is left out: it did not come up"), "{}", started.stderr);
+    assert_eq!(in_use(), before);
+
+    let old = status(&web)["services"][0].clone();
+    fs::remove_file(mount.file("added.txt")).expect("it is there");
+    mount.mount(&[("bots.ini", &sound)]);
+    let new = wait_renewed(&web, 0, &old);
+    assert_ne!(new["pid"], old["pid"]);
+    assert!(status(&web)["refused"].as_array().is_none_or(Vec::is_empty), "{:#}", status(&web));
+    let is_left = || {
+        fs::read_dir(sandbox.root())
+            .expect("there")
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with(".bots-ctl-before-reload"))
+    };
+    wait_until("nothing is kept", || (!is_left()).then_some(()), || web.report());
 }
 
 /// A stop wins, and the next start finds what is mounted.
