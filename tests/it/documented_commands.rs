@@ -199,7 +199,7 @@ fn the_example_of_the_configuration_sets_every_key() {
     let example = page.blocks().into_iter().find(|block| block.info == ["toml"]).expect("there is one");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("bots-ctl.toml");
-    for secret in ["jobqueue-token", "db-password", "django-secret-key", "superuser-password"] {
+    for secret in ["jobqueue-token", "db-password", "django-secret-key", "mail-password", "superuser-password"] {
         fs::write(dir.path().join(secret), "0123456789abcdef0123456789abcdef").expect("written");
     }
     let text = example.text.replace("/run/secrets/bots", &dir.path().display().to_string());
