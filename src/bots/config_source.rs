@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Error;
 use crate::fs::atomic::{AtomicBatch, describe_io_error, file_mode};
+use crate::fs::regular;
 
 /// Names that are not passed over when they are those of directories.
 const NEVER_DIRECTORIES: [&str; 2] = ["bots.ini", "settings.py"];
@@ -48,10 +49,9 @@ impl ConfigFiles {
         let mut files = BTreeMap::new();
         for name in names(directory)? {
             let path = directory.join(&name);
-            let meta = fs::metadata(&path).map_err(|error| describe_io_error("read", &path, &error))?;
             // A runtime makes a directory of this name where the file that is to be mounted is missing.
-            if meta.is_file() || NEVER_DIRECTORIES.iter().any(|needed| name == *needed) {
-                let content = fs::read(&path).map_err(|error| describe_io_error("read", &path, &error))?;
+            if !path.is_dir() || NEVER_DIRECTORIES.iter().any(|needed| name == *needed) {
+                let content = regular::read(&path).map_err(|error| describe_io_error("read", &path, &error))?;
                 let mode = file_mode(&path).unwrap_or(0o600);
                 files.insert(name, File { path, content, mode });
             }

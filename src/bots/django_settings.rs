@@ -1,7 +1,6 @@
 //! The settings of Bots and Django: the reply of one Python start, kept for the next one.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +13,7 @@ use super::environment::Environment;
 use super::settings_cache_key::settings_cache_key;
 use super::settings_py::edited_block_warning;
 use crate::fs::atomic;
+use crate::fs::regular;
 use crate::model::{DjangoDatabase, ManagedTable, Page};
 
 /// The reply of Bots's own start-up code.
@@ -73,7 +73,7 @@ impl DjangoSettings {
     /// password can be had without Python.
     pub fn load_cached(context: &BotsContext<'_>) -> Option<Self> {
         let cached: CachedSettings =
-            serde_json::from_slice(&fs::read(context.environment.settings_cache_file()).ok()?).ok()?;
+            serde_json::from_slice(&regular::read(&context.environment.settings_cache_file()).ok()?).ok()?;
         let current = settings_cache_key(context, &cached.django.sources);
         let mut django = (cached.fingerprint == current).then_some(cached.django)?;
         django.database.password = match cached.password_variable {
@@ -118,7 +118,7 @@ impl DjangoSettings {
         let faults: Vec<PythonError> = serde_json::from_value(faults).unwrap_or_default();
         Error::from_faults(faults.iter().map(|fault| fault.describe(context.environment)).collect())?;
         let settings = context.environment.config.join("settings.py");
-        let text = fs::read_to_string(&settings).unwrap_or_default();
+        let text = regular::read_to_string(&settings).unwrap_or_default();
         django.warnings.extend(edited_block_warning(&settings, &text));
         Ok(django)
     }
@@ -183,7 +183,7 @@ impl DjangoSettings {
 /// A variable `NAME_FILE` names a file, in which the line end does not count.
 fn password_from(variable: &str, value: &str) -> SecretString {
     match variable.ends_with("_FILE") {
-        true => fs::read_to_string(value).unwrap_or_default().trim_end_matches(['\r', '\n']).into(),
+        true => regular::read_to_string(Path::new(value)).unwrap_or_default().trim_end_matches(['\r', '\n']).into(),
         false => value.into(),
     }
 }

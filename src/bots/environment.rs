@@ -14,6 +14,7 @@ use crate::fs::atomic::{
     AtomicBatch, check_writable, create_if_absent, describe_io_error, file_mode, is_up_to_date, load_or_create_secret,
     lock, make_dir,
 };
+use crate::fs::regular;
 use crate::model::BotsVersion;
 use crate::pycompat::configparser::{BotsIni, EditError, ParseError, remove_section, set_value};
 use crate::random;
@@ -345,7 +346,7 @@ fn ini_faults(path: &Path, faults: &[ParseError]) -> Error {
 }
 
 fn read(path: &Path) -> Result<String, Error> {
-    as_text(path, fs::read(path).map_err(|error| describe_io_error("read", path, &error))?)
+    as_text(path, regular::read(path).map_err(|error| describe_io_error("read", path, &error))?)
 }
 
 fn as_text(path: &Path, content: Vec<u8>) -> Result<String, Error> {

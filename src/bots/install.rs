@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::Error;
 use crate::fs::atomic::{describe_io_error, lock, make_dir, write_atomically};
+use crate::fs::regular;
 use crate::model::Driver;
 use crate::process::Exit;
 use crate::process::blocking;
@@ -84,7 +85,7 @@ pub async fn install(dir: &Path, python: &Path, drivers: &[Driver], reaper: &Rea
     let _lock = locked.map_err(|error| Error::Unavailable(error.to_string()))??;
     let files = requirement_files(drivers, dir);
     let stamp = stamp(&files);
-    let current = fs::read_to_string(dir.join(STAMP)).unwrap_or_default();
+    let current = regular::read_to_string(&dir.join(STAMP)).unwrap_or_default();
     if current == stamp {
         info!("Bots is installed in {}", dir.display());
         return Ok(());
@@ -104,7 +105,7 @@ pub async fn install(dir: &Path, python: &Path, drivers: &[Driver], reaper: &Rea
 
 /// The requirement files for these drivers and those an earlier installation had.
 fn requirement_files(drivers: &[Driver], dir: &Path) -> Vec<(&'static str, &'static str)> {
-    let before = fs::read_to_string(dir.join(STAMP)).unwrap_or_default();
+    let before = regular::read_to_string(&dir.join(STAMP)).unwrap_or_default();
     let wanted = |driver: &Driver| drivers.contains(driver) || before.contains(driver.requirements().0);
     let extra = [Driver::Mysql, Driver::Postgresql].into_iter().filter(wanted);
     std::iter::once(("bots-3.3.1.txt", BOTS)).chain(extra.map(Driver::requirements)).collect()

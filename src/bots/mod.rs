@@ -144,8 +144,8 @@ fn find_python(bin_dir: &Path) -> Result<PathBuf, Error> {
         return Ok(python);
     }
     let program = bin_dir.join(MAIN_PROGRAM);
-    let text =
-        std::fs::read(&program).map_err(|error| Error::fault(format!("cannot read {}: {error}", program.display())))?;
+    let text = crate::fs::regular::read(&program)
+        .map_err(|error| Error::fault(format!("cannot read {}: {error}", program.display())))?;
     let first = String::from_utf8_lossy(text.split(|byte| *byte == b'\n').next().unwrap_or_default()).into_owned();
     let interpreter = first.strip_prefix("#!").map(str::trim).filter(|line| line.contains("python"));
     let interpreter = interpreter.and_then(|line| line.split_whitespace().find(|word| word.contains("python")));

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::context::BotsContext;
+use crate::fs::regular;
 
 /// Variables that change from shell to shell, from pod to pod or with the parent process, and say nothing about settings.
 const VOLATILE: [&str; 10] = [
@@ -47,7 +48,10 @@ pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> Str
     }
     for path in config_files(&context.environment.config) {
         add(&mut hash, path.as_os_str().as_bytes());
-        add(&mut hash, &fs::read(&path).unwrap_or_default());
+        match regular::read(&path) {
+            Ok(content) => add(&mut hash, &content),
+            Err(_) => add_state(&mut hash, &path),
+        }
     }
     for path in sources {
         add_state(&mut hash, path);

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::parse::ParseResult;
 use super::setting::{CONFIG_FILE_ENV, Setting, ValueType};
 use super::toml_file::{self, TomlValue};
+use crate::fs::regular;
 
 /// How the names of all variables begin that are bots-ctl's own.
 const ENV_PREFIX: &str = "BOTS_CTL_";
@@ -273,7 +273,7 @@ impl<'a> LayeredConfig<'a> {
     }
 
     fn read_file(&mut self, path: PathBuf) -> Option<(PathBuf, BTreeMap<String, TomlValue>)> {
-        let text = std::fs::read_to_string(&path)
+        let text = regular::read_to_string(&path)
             .map_err(|error| self.report(format!("cannot read the configuration file {}: {error}", path.display())));
         match toml_file::parse(&text.ok()?) {
             Ok(values) => Some((path, values)),
@@ -294,7 +294,7 @@ fn on_one_line(text: &str) -> String {
 /// Some files never end.
 fn read_secret(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let length = File::open(path)?.take(MAX_SECRET + 1).read_to_string(&mut text)?;
+    let length = regular::open(path)?.take(MAX_SECRET + 1).read_to_string(&mut text)?;
     if length as u64 > MAX_SECRET {
         return Err(io::Error::other(format!("it holds more than {} KiB, which no secret has", MAX_SECRET / 1024)));
     }

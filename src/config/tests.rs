@@ -122,7 +122,10 @@ fn a_fault_is_one_line_whatever_it_names() {
 #[test]
 fn a_secret_in_a_file_without_end_is_refused() {
     let faults = load(&[("DB_PASSWORD_FILE", "/dev/zero")], "", &[]).expect_err("it never ends");
-    assert!(faults[0].contains("DB_PASSWORD_FILE: cannot read /dev/zero: it holds more than 64 KiB"), "{faults:?}");
+    assert!(
+        faults[0].contains("DB_PASSWORD_FILE: cannot read /dev/zero: it is a device, not a regular file"),
+        "{faults:?}"
+    );
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use super::Error;
-use super::lock;
+use super::{lock, regular};
 
 /// Makes a directory and its parents, on the disk.
 pub fn make_dir(path: &Path) -> Result<(), Error> {
@@ -83,7 +85,7 @@ pub fn fsync_dir(dir: &Path) -> Result<(), Error> {
 
 /// Whether a file has this content and these permission bits.
 pub fn is_up_to_date(path: &Path, content: &[u8], mode: u32) -> bool {
-    fs::read(path).is_ok_and(|current| current == content) && file_mode(path) == Some(mode)
+    regular::read(path).is_ok_and(|current| current == content) && file_mode(path) == Some(mode)
 }
 
 /// A file's permission bits.
@@ -128,10 +130,10 @@ pub fn load_or_create_secret(path: &Path, content: &str, what: &str) -> Result<S
 /// # Errors
 /// When it cannot be read, is empty, or is behind a link.
 pub fn read_secret(path: &Path, what: &str) -> Result<String, Error> {
-    let mut kept = String::new();
-    let file = nofollow(OpenOptions::new().read(true)).open(path);
-    let read = file.and_then(|mut file| file.read_to_string(&mut kept));
-    read.map_err(|error| describe_io_error("read", path, &error))?;
+    let link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+    let file = if link { Err(Errno::ELOOP.into()) } else { regular::open_with(path, nix::libc::O_NOFOLLOW) };
+    let read = file.and_then(regular::read_opened).map_err(|error| describe_io_error("read", path, &error))?;
+    let kept = String::from_utf8_lossy(&read);
     match kept.trim_end() {
         "" => Err(Error(format!("{} is empty: remove it, and a new {what} is made", path.display()))),
         secret => Ok(secret.to_owned()),

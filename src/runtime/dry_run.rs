@@ -17,6 +17,7 @@ use crate::bots::{Installation, seed_usersys};
 use crate::config::Config;
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
+use crate::fs::regular;
 use crate::fs::temp_dir::{PrivateTempDir, make_private};
 use crate::process::reaper::Reaper;
 use crate::pycompat::configparser::set_value;
@@ -160,7 +161,7 @@ impl StagedEnvironment {
         // Bots makes directories in its storage as soon as it reads its settings, and a start makes files in usersys.
         let ini = copy.ini_file();
         let storage = copy.botssys.display().to_string();
-        let redirected = fs::read_to_string(&ini).ok().and_then(|text| {
+        let redirected = regular::read_to_string(&ini).ok().and_then(|text| {
             let text = set_value(&text, "directories", BOTSSYS, &storage).ok()?;
             set_value(&text, "directories", USERSYS, USERSYS).ok()
         });

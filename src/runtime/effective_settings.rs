@@ -6,6 +6,7 @@ use crate::bots::environment::parse_ini;
 use crate::config::Config;
 use crate::exit::Error;
 use crate::fs::atomic::describe_io_error;
+use crate::fs::regular;
 
 /// The prefix of keys of bots.ini.
 const BOTS_INI: &str = "bots.ini:";
@@ -48,7 +49,7 @@ fn bots_ini(config: &Config) -> Result<Vec<EffectiveValue>, Error> {
     let paths = &config.environment;
     let places = [&paths.config_source, &paths.config_dir].map(|directory| directory.join("bots.ini"));
     let Some(path) = places.into_iter().find(|path: &PathBuf| path.exists()) else { return Ok(Vec::new()) };
-    let text = std::fs::read_to_string(&path).map_err(|error| describe_io_error("read", &path, &error))?;
+    let text = regular::read_to_string(&path).map_err(|error| describe_io_error("read", &path, &error))?;
     let ini = parse_ini(&path, &text)?;
     let mut values = Vec::new();
     for section in ini.sections() {

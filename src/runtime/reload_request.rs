@@ -13,6 +13,7 @@ use crate::bots::environment::Environment;
 use crate::config::{Config, ServiceBackend};
 use crate::exit::{Error, Kind};
 use crate::fs::atomic::write_atomically;
+use crate::fs::regular;
 
 /// A monitor polls for requests each second.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,13 +29,13 @@ const DONE: &str = "done";
 pub(crate) fn request(config: &Config) -> Result<(), Error> {
     let trigger = trigger_file(&Environment::load(config)?);
     let (answer, begin) = (answer_file(&trigger), Instant::now());
-    let before = fs::read_to_string(&answer).ok();
+    let before = regular::read_to_string(&answer).ok();
     fs::write(&trigger, "reload").map_err(|error| {
         let text = format!("cannot ask the directory monitor to reload: cannot write {}: {error}", trigger.display());
         Error::new(Kind::Failed, text)
     })?;
     loop {
-        let text = fs::read_to_string(&answer).ok();
+        let text = regular::read_to_string(&answer).ok();
         match text.as_ref().filter(|_| text != before).and_then(|text| text.split_once('\n')) {
             Some((_, DONE)) => return Ok(()),
             Some((_, refusal)) => {
@@ -58,7 +59,7 @@ pub(crate) fn request(config: &Config) -> Result<(), Error> {
 /// Takes what was written to the trigger file, and removes it. May wait for a file system.
 pub(super) fn consume(trigger: &Path) -> Option<String> {
     // Its writer creates it first: an empty file is not complete.
-    let text = fs::read_to_string(trigger).ok().filter(|text| !text.trim().is_empty())?;
+    let text = regular::read_to_string(trigger).ok().filter(|text| !text.trim().is_empty())?;
     match fs::remove_file(trigger) {
         Ok(()) => {
             info!("{} asks for: {}", trigger.display(), text.trim());

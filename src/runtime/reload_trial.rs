@@ -15,7 +15,7 @@ use crate::bots::Installation;
 use crate::bots::config_source::{ConfigFiles, Digest};
 use crate::bots::environment::Environment;
 use crate::config::Config;
-use crate::fs::atomic;
+use crate::fs::{atomic, regular};
 use crate::health::rules::DATABASE;
 use crate::health::state::{CheckResult, HealthState, Phase};
 
@@ -81,7 +81,7 @@ pub(crate) fn roll_back(config: &Config, digest: Digest, reason: &str) -> Result
 /// Why these mounted files are not taken, if they did not come up before.
 pub(crate) fn refusal(root: &Path, source: &ConfigFiles) -> Option<String> {
     let path = root.join(REFUSED);
-    let note = fs::read_to_string(&path).ok()?;
+    let note = regular::read_to_string(&path).ok()?;
     let (digest, reason) = note.split_once('\n')?;
     (digest == hex::encode(source.digest())).then(|| {
         let reason = reason.trim();

@@ -1,7 +1,7 @@
 //! Bad input gets one clear error on standard error, the right exit code, and leaves nothing half-written.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use walkdir::WalkDir;
@@ -624,4 +624,63 @@ fn a_database_in_a_directory_that_does_not_exist_is_told() {
     let place = format!("the directory {} does not exist", missing.display());
     one_fault(&sandbox.run(&["init-db"]), 1, &[&place, "DB_NAME"]);
     one_fault(&sandbox.run(&["webserver"]), 69, &[&place, "DB_NAME"]);
+}
+
+/// Puts a special file in the place of a file, and returns what is said of it.
+fn put_special(kind: &str, path: &Path) -> &'static str {
+    let _ = fs::remove_file(path);
+    match kind {
+        "FIFO" => {
+            nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).expect("made");
+            "it is a FIFO, not a regular file"
+        }
+        "device" => {
+            symlink("/dev/zero", path).expect("linked");
+            "it is a device, not a regular file"
+        }
+        "link" => {
+            symlink("/nowhere/file", path).expect("linked");
+            "it is a link to /nowhere/file, which does not exist"
+        }
+        _ => {
+            fs::File::create(path).and_then(|file| file.set_len(300 << 20)).expect("made");
+            "it has 300 MiB; the most is 16 MiB"
+        }
+    }
+}
+
+#[apply(test)]
+fn a_special_file_in_the_place_of_a_file_is_refused_at_once() {
+    for kind in ["FIFO", "device", "link", "large"] {
+        let mut sandbox = Sandbox::prepared();
+        let file = sandbox.home.path().join("special");
+        let said = put_special(kind, &file);
+        let path = file.display().to_string();
+        sandbox.set("BOTS_CTL_CONFIG", &path);
+        one_fault(&sandbox.run(&["init-db"]), 78, &[&path, said]);
+        sandbox.unset("BOTS_CTL_CONFIG").set("DB_PASSWORD_FILE", &path);
+        let said_of_secret = if kind == "large" { "more than 64 KiB" } else { said };
+        one_fault(&sandbox.run(&["init-db"]), 78, &["DB_PASSWORD_FILE", &path, said_of_secret]);
+        sandbox.unset("DB_PASSWORD_FILE");
+        let source = sandbox.home.path().join("mounted");
+        fs::create_dir(&source).expect("made");
+        put_special(kind, &source.join("partners.csv"));
+        sandbox.set("BOTS_CTL_CONFIG_SOURCE", source.display().to_string());
+        one_fault(&sandbox.run(&["init-db"]), 78, &["mounted/partners.csv", said]);
+        sandbox.unset("BOTS_CTL_CONFIG_SOURCE");
+        for name in ["settings.py", "bots.ini"] {
+            put_special(kind, &sandbox.root().join("config").join(name));
+            one_fault(&sandbox.run(&["init-db"]), 78, &[name, said]);
+        }
+    }
+}
+
+/// What bots-ctl keeps of Bots's settings is read by the thread that receives signals.
+#[apply(test)]
+fn a_special_file_in_the_place_of_kept_settings_is_passed_over() {
+    for kind in ["FIFO", "device"] {
+        let sandbox = Sandbox::prepared();
+        put_special(kind, &sandbox.root().join(".bots-ctl-settings-cache.json"));
+        sandbox.run(&["init-db"]).expect_code(0);
+    }
 }

@@ -12,7 +12,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("random", &[]),
     ("fs", &["random"]),
     ("pycompat", &[]),
-    ("config", &[]),
+    ("config", &["fs"]),
     ("process", &[]),
     ("http", &[]),
     ("bots", &["config", "fs", "process", "pycompat", "random"]),
