@@ -1,5 +1,6 @@
 //! The command line: commands, flags and their help. No logic, no system calls.
 
+mod exec;
 mod job;
 
 use std::ffi::OsString;
@@ -10,6 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::exit::CODES;
 use crate::model::{Check, Driver};
 
+use exec::EXEC_EXAMPLES;
+pub use exec::{Exec, Shell};
 pub use job::{AddJob, Job};
 
 fn exit_codes() -> String {
@@ -18,15 +21,6 @@ fn exit_codes() -> String {
         "Exit codes:\n  a service's own code, 128+n when signal n ended it; 0 when it was asked to stop and did";
     std::iter::once(first.to_owned()).chain(own).collect()
 }
-
-const EXEC_EXAMPLES: &str = "Examples:
-  bots-ctl exec -- bots-engine -c$HOME/.bots/env/default/config
-Instead of tini:
-  ENTRYPOINT [\"tini\", \"-g\", \"-e\", \"143\", \"--\"]          becomes
-  ENTRYPOINT [\"bots-ctl\", \"exec\", \"-g\", \"-e\", \"143\", \"--\"]
-Instead of dumb-init:
-  ENTRYPOINT [\"dumb-init\", \"--rewrite\", \"15:3\", \"--\"]     becomes
-  ENTRYPOINT [\"bots-ctl\", \"exec\", \"--rewrite\", \"15:3\", \"--\"]";
 
 const INIT_DB_EXAMPLES: &str =
     "Exit codes: 0 done, 1 failed, incomplete (--check) or something is left to a person, 64 usage,
@@ -318,47 +312,6 @@ pub struct Healthcheck {
     /// Run the checks here instead of asking a listener
     #[arg(long)]
     pub standalone: bool,
-}
-
-/// Arguments of `shell`.
-#[derive(Debug, Args)]
-pub struct Shell {
-    /// Arguments for the shell
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub args: Vec<OsString>,
-}
-
-/// Flags of `exec`: those of tini and dumb-init, each with a long name. They stand before the program.
-#[derive(Debug, Default, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a flag of tini or dumb-init")]
-pub struct Exec {
-    /// Adopt orphans when not PID 1 (always so)
-    #[arg(short, long)]
-    pub subreaper: bool,
-    /// Pass signals on to the program's whole process group (always so, but for --single-child)
-    #[arg(short, long, conflicts_with = "single_child")]
-    pub group: bool,
-    /// Pass signals on to the program alone
-    #[arg(short = 'c', long)]
-    pub single_child: bool,
-    /// Warn of every orphan that is reaped, in the words of tini
-    #[arg(short, long)]
-    pub warn: bool,
-    /// Log more in this run: debug; twice: trace
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
-    /// Exit with 0 when the program's code is this one; may be repeated
-    #[arg(short = 'e', long = "success-exit-codes", value_name = "CODE", value_delimiter = ',')]
-    pub success_exit_codes: Vec<u8>,
-    /// Get this signal when the parent of bots-ctl dies; KILL then kills the program as well
-    #[arg(short, long, value_name = "SIGNAL")]
-    pub parent_death_signal: Option<String>,
-    /// Pass a signal on as another one, 0 for not at all; may be repeated
-    #[arg(short, long = "rewrite", value_name = "FROM:TO")]
-    pub rewrites: Vec<String>,
-    /// The program and its arguments
-    #[arg(trailing_var_arg = true, required = true, value_name = "PROGRAM")]
-    pub command: Vec<OsString>,
 }
 
 /// Flags of `install`.
