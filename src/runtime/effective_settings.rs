@@ -54,7 +54,8 @@ fn bots_ini(config: &Config) -> Result<Vec<EffectiveValue>, Error> {
     let mut values = Vec::new();
     for section in ini.sections() {
         for (key, value) in ini.items(section) {
-            let is_secret = SECRETS.iter().any(|word| key.contains(word));
+            // Entries of the menu of the web UI, such as menu_changepassword, hold none.
+            let is_secret = !key.starts_with("menu_") && SECRETS.iter().any(|word| key.contains(word));
             let line = ini.get(section, key).map_or(0, |entry| entry.line);
             values.push(EffectiveValue {
                 key: format!("{BOTS_INI}{section}.{key}"),

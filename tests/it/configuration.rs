@@ -68,7 +68,7 @@ fn show_tells_what_bots_ini_decides() {
     sandbox.run(&["config", "show", "webserver.port"]).expect_code(0);
     let sandbox_ini = sandbox.root().join("config/bots.ini");
     fs::create_dir_all(sandbox_ini.parent().expect("it has one")).expect("made");
-    let ini = "[settings]\nmaxdays = 42\n[webserver]\nport = 22301\n[mine]\nftp_password = hush\nforged = a\n  b\n";
+    let ini = "[settings]\nmaxdays = 42\n[webserver]\nport = 22301\n[mine]\nftp_password = hush\nforged = a\n  b\nmenu_changepassword = True\n";
     fs::write(&sandbox_ini, ini).expect("written");
     let place = sandbox_ini.display();
     let shown_all = sandbox.run(&["config", "show"]).expect_code(0).stdout.clone();
@@ -78,6 +78,7 @@ fn show_tells_what_bots_ini_decides() {
         ("bots.ini:settings.maxdays", format!("42 {place}:2")),
         ("bots.ini:mine.ftp_password", format!("(hidden) {place}:6")),
         ("bots.ini:mine.forged", format!("a\\nb {place}:7")),
+        ("bots.ini:mine.menu_changepassword", format!("True {place}:9")),
     ] {
         assert_eq!(shown(&shown_all, key)[1..].join(" "), words, "{key}");
     }
