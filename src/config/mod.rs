@@ -120,6 +120,7 @@ impl Config {
             effective_settings: Vec::new(),
         };
         config.check_config_dir(&mut layers);
+        config.environment.unify_paths();
         config.database.apply_url(&mut layers);
         if let Some(url) = &mut config.jobqueue.url {
             url.token.clone_from(&config.jobqueue.token);
@@ -149,6 +150,15 @@ impl Config {
                  dot; set BOTS_CONFIG_DIR to a directory such as /srv/bots/config",
                 config_dir.display()
             ));
+        }
+    }
+}
+
+impl EnvironmentConfig {
+    /// A source that is the configuration directory by another name must not be copied over itself.
+    fn unify_paths(&mut self) {
+        if parse::resolved_path(&self.config_source.to_string_lossy()).is_ok_and(|source| source == self.config_dir) {
+            self.config_source.clone_from(&self.config_dir);
         }
     }
 }

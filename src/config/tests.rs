@@ -252,3 +252,31 @@ proptest! {
         prop_assert_eq!(config.health.interval, seconds(&layers[3], default.health.interval));
     }
 }
+
+#[test]
+fn the_configuration_directory_has_one_name() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let root = dir.path().canonicalize().expect("there");
+    std::fs::create_dir_all(root.join("real/config")).expect("made");
+    std::os::unix::fs::symlink("real", root.join("link")).expect("linked");
+    let real = root.join("real/config");
+    for name in ["link/config", "real/../link//config/", "./real/./config", "new/../real/config"] {
+        let given = format!("{}/{name}", root.display());
+        let config = load(&[("BOTS_CONFIG_DIR", &given), ("BOTS_CTL_CONFIG_SOURCE", &given)], "", &[]).expect("valid");
+        assert_eq!((&config.environment.config_dir, &config.environment.config_source), (&real, &real), "{name}");
+    }
+    let given = format!("{}/link/new/../other", root.display());
+    let config = load(&[("BOTS_CONFIG_DIR", &given)], "", &[]).expect("valid");
+    assert_eq!(config.environment.config_dir, root.join("real/other"));
+}
+
+#[test]
+fn a_time_zone_has_a_name_or_a_rule() {
+    for zone in ["UTC", "Europe/Berlin", ":Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3", "<+03>-3", "EST5EDT"] {
+        assert_eq!(load(&[("TZ", zone)], "", &[]).expect("valid").django.time_zone.as_deref(), Some(zone));
+    }
+    for wrong in ["Europe/Berlin ", "UTC\n", " "] {
+        let faults = load(&[("TZ", wrong)], "", &[]).expect_err("no zone");
+        assert!(faults[0].contains("expected a time zone such as Europe/Berlin or UTC"), "{faults:?}");
+    }
+}

@@ -115,9 +115,9 @@ async fn mysql(server: &Server) -> Result<Driver, sqlx::Error> {
     opened.map(Driver::Mysql)
 }
 
+/// PgBouncer refuses clients that set extra_float_digits, as the driver does by default.
 fn postgres_options(server: &Server) -> PgConnectOptions {
     // The variables that begin with PG count here as they do for Django's client.
-    // PgBouncer refuses clients that set extra_float_digits, as the driver does by default.
     let mut options =
         PgConnectOptions::new().application_name("bots-ctl").extra_float_digits(None::<i8>).disable_statement_logging();
     options = match &server.address {
