@@ -89,7 +89,10 @@ def _bots_ctl(settings):
     if items("ALLOWED_HOSTS"):
         settings["ALLOWED_HOSTS"] = items("ALLOWED_HOSTS")
     if items("CSRF_TRUSTED_ORIGINS"):
-        settings["CSRF_TRUSTED_ORIGINS"] = items("CSRF_TRUSTED_ORIGINS")
+        origins = items("CSRF_TRUSTED_ORIGINS")
+        # Before Django 4 they are hosts.
+        hosts = [origin.rpartition("://")[2] for origin in origins]
+        settings["CSRF_TRUSTED_ORIGINS"] = hosts if django.VERSION < (4,) else origins
     if value("TZ"):
         settings["TIME_ZONE"] = value("TZ").lstrip(":")
     for name in ("DEBUG", "USE_TZ", "EMAIL_USE_TLS", "EMAIL_USE_SSL"):
