@@ -115,6 +115,11 @@ impl Environment {
         Ok((environment, update))
     }
 
+    /// Held by the start that reads the settings.
+    pub fn settings_cache_lock(&self) -> PathBuf {
+        self.root.join(".bots-ctl-settings-cache.lock")
+    }
+
     /// Makes missing files, applies the mounted ones, all of them or none, and logs each change. The configuration was found valid
     /// before.
     ///
@@ -147,6 +152,7 @@ impl Environment {
     /// Everything that cannot be made.
     pub fn complete(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
         create_if_absent(&self.config.join("__init__.py"), b"", 0o644)?;
+        create_if_absent(&self.settings_cache_lock(), b"", 0o600)?;
         load_or_create_secret(&self.secret_key_file(), &random::alphanumeric(SECRET_LENGTH), "key")?;
         make_dir(&self.botssys.join("sqlitedb"))?;
         self.seed_usersys(config, bots)?;

@@ -21,7 +21,7 @@ use crate::health::checks::CheckTargets;
 use crate::health::state::HealthState;
 use crate::process::reaper::Reaper;
 
-use super::bots_environment::{commit, find_bots, health_targets, mounted_files, service_variables};
+use super::bots_environment::{blocking, commit, find_bots, health_targets, mounted_files, service_variables};
 use super::dry_run::dry_run;
 use super::init_db;
 use super::service_spec::{LaunchContext, ServePlan, ServiceSpec};
@@ -88,20 +88,17 @@ pub(crate) async fn prepare_environment(
 ) -> Result<(Environment, DjangoSettings), Error> {
     let environment = Environment::paths(config);
     let context = BotsContext { reaper, bots, environment: &environment, variables };
-    let known = || {
-        let is_current = Environment::plan(config, bots, &source).is_ok_and(|(_, update)| update.is_empty());
-        is_current.then(|| DjangoSettings::load_cached(&context)).flatten()
-    };
-    let mut django = known();
-    let _turn = match django {
-        Some(_) => None,
-        None => lock_settings_cache(&environment).await?,
-    };
-    if django.is_none() {
-        django = known();
-    }
-    if let Some(django) = django {
-        return Ok((commit(config, bots, &source).await?, django));
+    let mut turn = None;
+    // Of several that start at once the others find what the first has learnt.
+    for _ in 0..2 {
+        if is_current(config, bots, &source).await?
+            && let Some(django) = DjangoSettings::load_cached(&context)
+        {
+            return Ok((commit(config, bots, &source).await?, django));
+        }
+        if turn.is_none() {
+            turn = lock_settings_cache(&environment).await?;
+        }
     }
     let checked = dry_run(config, reaper, bots, Ok(source.clone()), |_, _| Ok(())).await?;
     let django = checked.settings()?.clone();
@@ -110,16 +107,20 @@ pub(crate) async fn prepare_environment(
     Ok((committed, django))
 }
 
+/// Whether a start would leave the configuration directory as it is.
+async fn is_current(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<bool, Error> {
+    let (config, bots, source) = (config.clone(), bots.clone(), source.clone());
+    blocking(move || Environment::plan(&config, &bots, &source).is_ok_and(|(_, update)| update.is_empty())).await
+}
+
 /// Of several that start at once in one environment only the first asks Python. In a new one there is nothing to lock yet.
 async fn lock_settings_cache(environment: &Environment) -> Result<Option<File>, Error> {
-    if !environment.config.is_dir() {
-        return Ok(None);
-    }
-    let path = environment.root.join(".bots-ctl-settings-cache.lock");
-    loop {
+    let path = environment.settings_cache_lock();
+    while path.exists() {
         match atomic::try_lock(&path)? {
             Some(file) => return Ok(Some(file)),
             None => sleep(LOCK_POLL_INTERVAL).await,
         }
     }
+    Ok(None)
 }
