@@ -153,7 +153,7 @@ impl StagedEnvironment {
         let Self { real, copy, .. } = self;
         make_private(&copy.config)?;
         link_all(&real.root, &copy.root, |name, _| [USERSYS, BOTSSYS, "secret-key"].contains(&name))?;
-        link_all(&real.config, &copy.config, |_, path| path.is_file())?;
+        link_all(&real.config, &copy.config, |_, path| !path.is_dir())?;
         copy_files(&real.config, &copy.config)?;
         for (path, content, mode) in update.files() {
             atomic::write_atomically(&copy.config.join(path.file_name().unwrap_or_default()), content, mode)?;
@@ -234,14 +234,17 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// A file that cannot be read is linked to, so that the dry run meets it as a start would.
+/// A file that this user may not read is linked to, so that Python meets it as in a start.
 fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
     for file in fs::read_dir(from).into_iter().flatten().flatten().map(|entry| entry.path()) {
         let target = to.join(file.file_name().unwrap_or_default());
-        let is_other = fs::metadata(&file).is_ok_and(|meta| !meta.is_file());
-        if !is_other && fs::copy(&file, &target).is_err() {
-            link(&file, &target).map_err(|error| atomic::describe_io_error("link", &target, &error))?;
-        }
+        let copied = match regular::read(&file) {
+            Ok(content) => fs::write(&target, content),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => link(&file, &target),
+            // A directory, or a fault that the caller knows.
+            Err(_) => Ok(()),
+        };
+        copied.map_err(|error| atomic::describe_io_error("write", &target, &error))?;
     }
     Ok(())
 }
