@@ -91,9 +91,7 @@ pub(crate) async fn prepare_environment(
     let mut turn = None;
     // Of several that start at once the others find what the first has learnt.
     for _ in 0..2 {
-        if is_current(config, bots, &source).await?
-            && let Some(django) = DjangoSettings::load_cached(&context)
-        {
+        if let Some(django) = known_settings(config, &context, &source).await? {
             return Ok((commit(config, bots, &source).await?, django));
         }
         if turn.is_none() {
@@ -107,10 +105,21 @@ pub(crate) async fn prepare_environment(
     Ok((committed, django))
 }
 
-/// Whether a start would leave the configuration directory as it is.
-async fn is_current(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<bool, Error> {
-    let (config, bots, source) = (config.clone(), bots.clone(), source.clone());
-    blocking(move || Environment::plan(&config, &bots, &source).is_ok_and(|(_, update)| update.is_empty())).await
+/// The settings as an earlier start has kept them, where this one would leave the configuration directory as it is. The volume
+/// may hang, so this is no work for the thread that receives signals.
+async fn known_settings(
+    config: &Config,
+    context: &BotsContext<'_>,
+    source: &ConfigFiles,
+) -> Result<Option<DjangoSettings>, Error> {
+    let (config, source, reaper) = (config.clone(), source.clone(), context.reaper.clone());
+    let (bots, environment, variables) = (context.bots.clone(), context.environment.clone(), context.variables.clone());
+    let known = move || {
+        let is_current = Environment::plan(&config, &bots, &source).is_ok_and(|(_, update)| update.is_empty());
+        let context = BotsContext { reaper: &reaper, bots: &bots, environment: &environment, variables: &variables };
+        is_current.then(|| DjangoSettings::load_cached(&context)).flatten()
+    };
+    blocking(known).await
 }
 
 /// Of several that start at once in one environment only the first asks Python. In a new one there is nothing to lock yet.
