@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Jobs that are listed at most.
 const MAX_LISTED_JOBS: u32 = 200;
 
-/// The columns that [`job`] reads, but for the output.
+/// The columns that [`job()`] reads, but for the output.
 const JOB_COLUMNS: &str = "number, state, priority, task, submitted, started, ended, attempts, exit_code";
 
 /// The rows, and the right to change them.

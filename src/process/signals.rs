@@ -49,7 +49,7 @@ pub struct SignalInfo {
     pub number: i32,
     /// Whether the kernel sent it by itself, as it does for the keys of a terminal: then the whole group has it.
     pub from_kernel: bool,
-    /// Whether it is a stop signal and another one was read less than [`REPEAT_WINDOW`] before.
+    /// Whether it is a stop signal and another one was read less than `REPEAT_WINDOW` before.
     pub is_repeated: bool,
 }
 

@@ -28,6 +28,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self):
         self.send_response(200)
         self.end_headers()
+    do_GET = do_HEAD
     def log_message(self, *arguments):
         pass
 try:
