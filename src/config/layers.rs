@@ -60,6 +60,8 @@ pub struct EffectiveSetting {
     pub value: String,
     /// Where it came from.
     pub origin: Origin,
+    /// Whether a value was given that is wrong, so that this is the default.
+    pub is_wrong: bool,
 }
 
 struct RawValue {
@@ -146,13 +148,15 @@ impl<'a> LayeredConfig<'a> {
         parse: fn(&str) -> ParseResult<T>,
         default: String,
     ) -> Option<T> {
+        let faults_before = self.faults.len();
         let found = self.raw(setting).and_then(|raw| Some((self.parsed(setting, parse, &raw)?, raw)));
         let (value, text, origin) = match found {
             Some((value, raw)) => (Some(value), raw.text, raw.origin),
             None => (None, default, Origin::Default),
         };
         let text = if setting.secret && !text.is_empty() { "(hidden)".to_owned() } else { text };
-        self.effective.push(EffectiveSetting { setting, value: text, origin });
+        let is_wrong = self.faults.len() > faults_before;
+        self.effective.push(EffectiveSetting { setting, value: text, origin, is_wrong });
         value
     }
 

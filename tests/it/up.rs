@@ -124,7 +124,12 @@ fn a_second_request_to_stop_waits_for_nobody() {
     up.wait_stderr("draining for 3600 s");
     up.wait_health("/health/ready", 503);
     up.wait_health("/health/live", 200);
-    up.signal(Signal::SIGTERM);
+    // Within two seconds it is still the first request.
+    let is_stopping = || {
+        up.signal(Signal::SIGTERM);
+        up.stderr().contains("stopping with SIGINT").then_some(())
+    };
+    wait_until("the drain is over", is_stopping, || up.report());
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }
 
