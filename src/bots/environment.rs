@@ -211,15 +211,18 @@ impl Environment {
             (&template, read(&template)?)
         };
         Error::from_faults(ini_check::faults(origin, &parse_ini(origin, &text)?, bots.bots_version()))?;
-        let edited = self.edit_ini(bots, text, origin == &template);
-        let text = edited.map_err(|error| match error {
+        let edited = self.edit_ini(bots, text.clone(), origin == &template);
+        let planned = edited.map_err(|error| match error {
             // Each fault has its line.
             EditError::Unreadable(faults) => ini_faults(origin, &faults),
             error => Error::fault(format!("{}: {error}", origin.display())),
         })?;
-        let ini = parse_ini(origin, &text)?;
-        let mode = if origin == &template { 0o644 } else { file_mode(origin).unwrap_or(0o644) };
-        update.add(&path, text.as_bytes(), mode, origin);
+        let ini = parse_ini(origin, &planned)?;
+        // Where nothing is edited nothing is written: a person may have changed the file since it was read.
+        if origin != &path || planned != text {
+            let mode = if origin == &template { 0o644 } else { file_mode(origin).unwrap_or(0o644) };
+            update.add(&path, planned.as_bytes(), mode, origin);
+        }
         Ok(ini)
     }
 
@@ -250,6 +253,7 @@ impl Environment {
         let template = read(&template_file)?;
         let Some(text) = settings_py::merge(current.as_deref(), &template).or(given) else { return Ok(()) };
         let (origin, mode) = match mounted {
+            None if current.as_ref() == Some(&text) => return Ok(()),
             Some(mounted) => (&mounted.path, Some(mounted.mode | 0o600)),
             None => (&template_file, file_mode(&path)),
         };

@@ -428,6 +428,33 @@ fn a_port_for_one_start_does_not_stay_for_the_next() {
     }
 }
 
+#[apply(test)]
+fn a_change_during_a_start_is_not_taken_back() {
+    let sandbox = Sandbox::prepared();
+    let config = sandbox.root().join("config");
+    let files = ["bots.ini", "settings.py"].map(|name| config.join(name));
+    let starts = std::thread::scope(|scope| {
+        let starts = scope.spawn(|| (0..some_or_all(8, 40)).map(|_| sandbox.run(&["init-db"])).collect::<Vec<_>>());
+        let texts = files.each_ref().map(|path| fs::read_to_string(path).expect("there"));
+        for number in 0.. {
+            for (path, text) in files.iter().zip(&texts) {
+                // As an editor does it, so that no reader sees half of it.
+                let changed = format!("# change {number}\n{text}");
+                let new = path.with_extension("new");
+                fs::write(&new, &changed).expect("written");
+                fs::rename(&new, path).expect("renamed");
+                std::thread::yield_now();
+                assert_eq!(fs::read_to_string(path).expect("there").lines().next(), changed.lines().next());
+            }
+            if starts.is_finished() {
+                break;
+            }
+        }
+        starts.join().expect("no panic")
+    });
+    assert!(starts.iter().all(|start| start.code() == 0), "{starts:?}");
+}
+
 /// Directories with 20,000 files: 20 of usersys with 500 each, 20 of grammars with 500 each.
 struct Seeds {
     dir: tempfile::TempDir,

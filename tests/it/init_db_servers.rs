@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::support::bots::expect_bots_works;
 use crate::support::bots::{is_bots_3, own_settings};
 use crate::support::interruption::Interruption;
+use crate::support::needs::{Need, needs};
 use crate::support::process::finish;
 use crate::support::process::wrapped;
 use crate::support::sandbox::{Finished, Sandbox, python, wait_until};
@@ -187,6 +188,8 @@ fn a_schema_of_ones_own_reaches_every_program() {
 /// What bots-ctl cannot do and Django's clients can.
 #[apply(test)]
 fn several_hosts_and_an_address_in_brackets_are_refused_in_words() {
+    // Its driver is asked first.
+    needs(Need::PostgreSql);
     let mut sandbox = Sandbox::new();
     sandbox.set("DB_ENGINE", "postgresql").set("DB_NAME", "bots").set("DB_USER", "bots").set("DB_PASSWORD", "secret");
     for (host, words) in [("one,two", "bots-ctl connects to one host"), ("[::1]", "without brackets")] {
