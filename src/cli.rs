@@ -112,7 +112,7 @@ pub enum Command {
     /// Add, list, show or remove jobs
     #[command(subcommand, after_help = "Example:\n  bots-ctl job list")]
     Job(Job),
-    /// Show what is wrong and what to do, the services of this container, the last engine runs and what came of each route
+    /// Show problems and their remedies, the services of this container, the last engine runs and what came of each route
     #[command(
         after_help = "Exit codes: 0 all ready, 1 something is not, 69 no bots-ctl answers; with --check 0 no problem, \
                       1 problems.\n\nExamples:\n  bots-ctl status --watch --interval 5s\n  bots-ctl status --check --json"

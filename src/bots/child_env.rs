@@ -63,7 +63,7 @@ impl ChildEnv {
         let queue = queue.filter(|queue| !queue.value.is_empty());
         all.extend(queue.map(|queue| (JOBQUEUE_URL_ENV.into(), queue.value.clone().into())));
         all.extend(settings_env(config));
-        // bots-ctl tells what is wrong with these; Python would tell it once more.
+        // bots-ctl reports these faults; Python would report them a second time.
         for wrong in config.effective_settings.iter().filter(|known| known.is_wrong) {
             all.push((wrong.setting.env.to_owned(), OsString::new()));
             all.extend(wrong.setting.secret.then(|| (format!("{}_FILE", wrong.setting.env), OsString::new())));
