@@ -1,16 +1,17 @@
-# bots-ctl with Bots: one image for every service, started as `bots-ctl COMMAND`. docs/image.md tells about the arguments.
+# bots-ctl with Bots: one image for every service, started as `bots-ctl COMMAND`. docs/image.md describes the arguments.
 ARG RUST_IMAGE=rust:1.95-slim-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
 
-# Named build contexts that take the place of these: a source tree of Bots 4.x; grammars and plugins for a new usersys.
+# Named build contexts replace these: a source tree of Bots 4.x; grammars and plugins for a new usersys.
 FROM scratch AS bots-source
 FROM scratch AS grammars
 FROM scratch AS plugins
 
-# The binary: first its dependencies, in a layer that changes with Cargo.lock alone.
+# The binary: first its dependencies, in a layer that only Cargo.lock invalidates.
 FROM ${RUST_IMAGE} AS binary
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN mkdir -p src tests/it \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs tests/it/main.rs \
@@ -19,7 +20,7 @@ COPY sql sql
 COPY src src
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked
 
-# Bots in a virtual environment that is used where it is made, /opt/bots. Nothing of it depends on the binary.
+# Bots in a virtual environment, built at its final path /opt/bots. This stage does not depend on the binary.
 FROM ${BASE_IMAGE} AS python
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
 # hadolint ignore=DL3008
@@ -27,7 +28,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends \
         ca-certificates gcc libc6-dev libmariadb-dev pkg-config python3-dev python3-pip python3-venv \
     && rm -rf /var/lib/apt/lists/*
-# 3.3.1 is pinned with its hashes; 4 takes its packages so and Bots itself from the build context bots-source.
+# All packages are pinned with their hashes; with BOTS=4, Bots itself comes from the build context bots-source.
 ARG BOTS=3.3.1
 # Any of: mysql postgresql
 ARG DRIVERS="mysql postgresql"
@@ -65,7 +66,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libmariadb3 python3 tzdata \
     && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/* \
     && useradd --uid 10001 --user-group --create-home --skel /dev/null --shell /usr/sbin/nologin bots \
-    # Volumes that are mounted here take their owner from these.
+    # New volumes mounted here inherit the owner of these directories.
     && install -d -o bots -g bots -m 755 /home/bots/.bots /home/bots/.bots/env /home/bots/.bots/env/default \
         /home/bots/.bots/env/default/botssys /home/bots/.bots/env/default/botssys/logging
 COPY --from=python /opt/bots /opt/bots
@@ -81,7 +82,8 @@ LABEL org.opencontainers.image.title="bots-ctl" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="debian:bookworm-slim" \
       bots.version="${BOTS}"
-ENV HOME=/home/bots BOTS_BIN_DIR=/opt/bots/bin LANG=C.UTF-8
+# The last: any first word that is no command is a program to run.
+ENV HOME=/home/bots BOTS_BIN_DIR=/opt/bots/bin LANG=C.UTF-8 BOTS_CTL_ENTRYPOINT=true
 USER 10001:10001
 WORKDIR /home/bots
 EXPOSE 8080 9180 28083

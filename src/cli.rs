@@ -1,7 +1,12 @@
 //! The command line: commands, flags and their help. No logic, no system calls.
 
 mod exec;
+mod hints;
 mod job;
+mod plugin;
+mod services;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,273 +14,265 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit::CODES;
-use crate::model::{Check, Driver};
+use crate::model::{Check, Driver, ServiceName};
 
 use exec::EXEC_EXAMPLES;
 pub use exec::{Exec, Shell};
+pub use hints::{in_words, unknown_command};
 pub use job::{AddJob, Job};
+pub use plugin::{ApplyPlugin, Demo, Plugin};
+pub use services::{Dirmonitor, Engine, Jobqueue, Up, Webserver};
 
 fn exit_codes() -> String {
     let own = CODES.iter().map(|(_, code, meaning)| format!("\n  {code:<4} {meaning}"));
-    let first =
-        "Exit codes:\n  a service's own code, 128+n when signal n ended it; 0 when it was asked to stop and did";
+    let first = "Exit codes:\n  the exit code of the service; 128+n if signal n ended it; 0 after a stop on request";
     std::iter::once(first.to_owned()).chain(own).collect()
 }
 
 const INIT_DB_EXAMPLES: &str =
-    "Exit codes: 0 done, 1 failed, incomplete (--check) or something is left to a person, 64 usage,
-78 configuration.
+    "Exit codes: 0 done, 1 failed, incomplete (--check) or a manual step is left, 64 usage error,
+78 configuration error.
 
 Examples:
   bots-ctl init-db && bots-ctl webserver
   bots-ctl init-db --check --json
   SUPERUSER_PASSWORD_FILE=/run/secrets/admin bots-ctl init-db --superuser";
 
-/// Runs the Bots EDI translator: prepares its environment, supervises its services, answers health probes.
+/// The heading of the flags of all commands, after the command's own.
+const COMMON: &str = "Common options";
+
+/// Runs the Bots EDI translator: prepares its environment, supervises its services, and answers health probes.
 ///
-/// Any first word that is no command is run as a program, as `exec` does.
+/// As the entrypoint of a container, bots-ctl runs any other first word as a program, like `exec`.
 #[derive(Debug, Parser)]
 #[command(name = "bots-ctl", version, after_help = exit_codes(), disable_help_subcommand = true)]
 pub struct Cli {
-    /// Flags that every command knows.
+    /// Flags of all commands.
     #[command(flatten)]
     pub global: Global,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Flags that every command knows.
+/// A command by itself. Building all commands takes more CPU time than the rest of an `exec` or `healthcheck`.
+#[derive(Debug, Parser)]
+struct SingleCommand<T: Args> {
+    #[command(flatten)]
+    global: Global,
+    #[command(flatten)]
+    flags: T,
+}
+
+impl Cli {
+    /// Parses a command line, the program's own name first.
+    ///
+    /// # Errors
+    /// For help and version as well, as in clap.
+    pub fn read(args: &[OsString]) -> Result<Self, clap::Error> {
+        let single = match args.get(1).and_then(|name| name.to_str()) {
+            Some("exec") => read_single(args, Command::Exec),
+            Some("healthcheck") => read_single(args, Command::Healthcheck),
+            Some("init-db" | "initdb") => read_single(args, Command::InitDb),
+            _ => None,
+        };
+        // The error of a command by itself would not name bots-ctl.
+        single.map_or_else(|| Self::try_parse_from(args), Ok)
+    }
+}
+
+fn read_single<T: Args>(args: &[OsString], command: impl FnOnce(T) -> Command) -> Option<Cli> {
+    let SingleCommand { global, flags } = SingleCommand::try_parse_from(&args[1..]).ok()?;
+    Some(Cli { global, command: command(flags) })
+}
+
+/// Flags of all commands.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Global {
     /// Configuration file [default: /config/bots-ctl.toml, else ~/.bots/bots-ctl.toml]
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = COMMON)]
     pub config: Option<PathBuf>,
     /// Bots's configuration directory [default: ~/.bots/env/$BOTSENV/config]
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, help_heading = COMMON)]
     pub config_dir: Option<PathBuf>,
     /// error, warn, info, debug or trace [default: info]
-    #[arg(long, value_name = "LEVEL", global = true)]
+    #[arg(long, value_name = "LEVEL", global = true, help_heading = COMMON)]
     pub log_level: Option<String>,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the web UI, with health endpoints beside it
+    /// Run the web UI
     ///
-    /// A mounted configuration that changes is checked, and the web UI restarted with it; BOTS_CTL_RELOAD_ENABLED=false
-    /// leaves that to the next start. So it is for every service.
+    /// Each service has a health listener: a port, 9180 by default, that answers health probes and serves metrics and the status page.
+    /// When a mounted configuration changes, bots-ctl validates it and restarts the service with it; with
+    /// BOTS_CTL_RELOAD_ENABLED=false, a change takes effect at the next start.
     #[command(after_help = "Example:\n  bots-ctl webserver --install\n  curl -s localhost:9180/health/ready")]
     Webserver(Webserver),
     /// Run the translation engine once
+    ///
+    /// Only one engine at a time works on a database. It holds the lease: a lock and a row in the database. Every other engine, in
+    /// any container, waits for the lease.
     #[command(after_help = "Example:\n  bots-ctl engine --new my_route")]
     Engine(Engine),
-    /// Run the job queue, which keeps its jobs in the database
+    /// Run the job queue, which stores its jobs in the database
     ///
-    /// One is active per database; another one stands by and takes over. Bots's programs reach it on the port that
-    /// bots.ini names; BOTS_CTL_JOBQUEUE_ADDR and BOTS_CTL_JOBQUEUE_TOKEN open it to other containers.
+    /// One job queue is active per database; a second one is a standby, which becomes active if the first fails. Programs of
+    /// Bots reach the queue on the port set in bots.ini; BOTS_CTL_JOBQUEUE_ADDR and BOTS_CTL_JOBQUEUE_TOKEN make it
+    /// available to other containers.
     #[command(alias = "jobqueueserver", after_help = "Example:\n  bots-ctl jobqueue\n  bots-ctl job list")]
     Jobqueue(Jobqueue),
-    /// Run the directory monitor: files that come start their routes
+    /// Run the directory monitor, which starts routes when files arrive
     ///
-    /// Watches the directories that bots.ini names in its sections dirmonitor1 and so on, and with Bots 4 those of routes
-    /// that ask for it. The kernel tells of new files where it can; elsewhere, as on NFS, directories are looked at in short
-    /// intervals.
+    /// It monitors the directories in the sections dirmonitor1, dirmonitor2, … of bots.ini and, with Bots 4, those of routes for
+    /// which monitoring is enabled. It uses inotify, the events of the kernel, and polls where these are missing, as on NFS.
     #[command(after_help = "Example:\n  bots-ctl dirmonitor --dry-run\n  bots-ctl dirmonitor")]
     Dirmonitor(Dirmonitor),
-    /// Run all services in one process tree, for a laptop or a single host
+    /// Run all services in one process tree, on a laptop or a single host
     #[command(after_help = "Example:\n  bots-ctl up --services webserver,engine\n  bots-ctl status")]
     Up(Up),
-    /// Make or complete the database, and the first web user
+    /// Create or complete the database and the first web user
     ///
-    /// Safe at any moment and from any number of replicas: one at a time works on a database, the others wait and find
-    /// nothing left to do. What an earlier run has left half done is completed; rows are never touched.
+    /// It is safe at any time and in any number of replicas: one replica works on the database, the others wait. It completes
+    /// interrupted runs, and never changes existing rows of Bots.
     #[command(alias = "initdb", after_help = INIT_DB_EXAMPLES)]
     InitDb(InitDb),
-    /// Ask the health listener of this container
+    /// Query the health listener of this container
+    ///
+    /// The health listener is a port of the running bots-ctl (BOTS_CTL_HEALTH_ADDR, 9180 by default) that answers probes and serves
+    /// metrics and the status page.
     #[command(after_help = "Exit codes: 0 healthy, 1 unhealthy, 2 the check could not run.\n\n\
                       Example:\n  bots-ctl healthcheck --check ready --quiet")]
     Healthcheck(Healthcheck),
     /// Run a shell with the environment of the services
     #[command(alias = "bash", after_help = "Example:\n  bots-ctl shell -c 'python -m django shell'")]
     Shell(Shell),
-    /// Run a program with the environment of the services, and pass its exit code on
+    /// Run a program with the environment of the services, and exit with its code
     ///
-    /// An init for containers: signals go to the program's process group, orphans are reaped, and the end is when no
-    /// process is left: what the program leaves behind is asked to stop and killed after BOTS_CTL_STOP_TIMEOUT.
+    /// It is an init for containers: it forwards signals to the process group of the program, reaps orphans, and exits when no
+    /// process is left. Processes that outlive the program get the stop signal, and SIGKILL after BOTS_CTL_STOP_TIMEOUT.
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(Exec),
     /// Install Bots into a private virtual environment
-    #[command(after_help = "Example:\n  bots-ctl install --with mysql,postgresql")]
+    ///
+    /// All packages are pinned and verified by their hashes, as in the image. Bots 3.3.1 requires Django 2.2, which has had no security
+    /// fixes since April 2022; Bots 4.x uses a maintained version, and is installed from a source tree or a wheel.
+    #[command(
+        after_help = "Examples:\n  bots-ctl install --with mysql,postgresql\n  bots-ctl install --from bots-4-source"
+    )]
     Install(Install),
     /// Add, list, show or remove jobs
     #[command(subcommand, after_help = "Example:\n  bots-ctl job list")]
     Job(Job),
-    /// Show problems and their remedies, the services of this container, the last engine runs and what came of each route
+    /// Show problems with their remedies, services, recent engine runs and the results of each route
     #[command(
-        after_help = "Exit codes: 0 all ready, 1 something is not, 69 no bots-ctl answers; with --check 0 no problem, \
-                      1 problems.\n\nExamples:\n  bots-ctl status --watch --interval 5s\n  bots-ctl status --check --json"
+        after_help = "Exit codes: 0 all services are ready, 1 a service is not ready, 69 bots-ctl is not running; with \
+                      --check 0 no problems, 1 problems.\n\nExamples:\n  bots-ctl status --watch --interval 5s\n  bots-ctl status --check --json"
     )]
     Status(Status),
-    /// List the files that Bots has received, with the result of each and the reason of each failure
+    /// List the files that Bots has received, with their results and the reasons for failures
+    ///
+    /// A file is done if all files created from it have been sent; it has errors if Bots has rejected it or a part of it; it is stuck
+    /// if no step of a route has processed it further.
     #[command(after_help = "Example:\n  bots-ctl files --errors --since 7d")]
     Files(Files),
+    /// Export, apply, test and undo plugins: routes and mappings as files
+    ///
+    /// A plugin, a term of Bots, contains routes, channels, partners and translations as rows of the database, and their scripts.
+    #[command(subcommand, after_help = "Example:\n  bots-ctl plugin export translations/")]
+    Plugin(Plugin),
+    /// Install a small example translation in this environment, with a test order
+    ///
+    /// It translates an EDIFACT order to a readable file. Existing rows and files are not replaced.
+    #[command(after_help = "Example:\n  bots-ctl demo && bots-ctl engine demo_orders\n  bots-ctl demo --remove")]
+    Demo(Demo),
     /// Show or check the configuration
     #[command(subcommand, after_help = "Example:\n  bots-ctl config show")]
     Config(Config),
-    /// Print a completion script, or the manual
+    /// Validate the current configuration, and restart the services of the running bots-ctl with it
+    ///
+    /// If the configuration is invalid, the services keep running. Otherwise running engines and jobs finish first. The command exits
+    /// when the services are ready, or prints the reason why they are not.
+    #[command(
+        after_help = "Exit codes: 0 the services are ready, 1 they are not, 69 bots-ctl is not running, 78 invalid configuration.\n\n\
+                      Example:\n  bots-ctl reload"
+    )]
+    Reload,
+    /// Restart a service of the running bots-ctl, or all of them like `reload`
+    #[command(after_help = "Exit codes: 0 the service is ready, 1 it is not, 69 bots-ctl is not running.\n\n\
+                      Example:\n  bots-ctl restart webserver")]
+    Restart {
+        /// webserver, jobqueue or dirmonitor [default: all services, like `reload`]
+        #[arg(value_name = "SERVICE", value_parser = service)]
+        service: Option<ServiceName>,
+    },
+    /// Print the help of a command
+    #[command(after_help = "Example:\n  bots-ctl help job add")]
+    Help {
+        /// Command [default: the list of all commands]
+        #[arg(value_name = "COMMAND")]
+        words: Vec<String>,
+    },
+    /// Print the versions of bots-ctl and, if Bots is installed, of Bots, Python and Django
+    #[command(after_help = "Example:\n  bots-ctl version --json")]
+    Version {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a completion script for a shell, or the manual
     #[command(after_help = "Examples:\n  bots-ctl completions bash > /etc/bash_completion.d/bots-ctl\n  \
                       bots-ctl completions man | man --local-file -")]
     Completions {
-        /// For which shell, or man
+        /// Shell, or man for the manual
         #[arg(value_name = "SHELL")]
         script: Script,
     },
-    /// Any other word is a program to run
+    /// Any other word: a program
     #[command(external_subcommand)]
     Program(Vec<OsString>),
 }
 
-/// Flags of `webserver`.
-#[derive(Debug, Default, Args)]
-pub struct Webserver {
-    /// Install Bots first when none is found
-    #[arg(long)]
-    pub install: bool,
-    /// Port of the web UI
-    #[arg(long)]
-    pub port: Option<String>,
-    /// Address of the health listener
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub health_addr: Option<String>,
-    /// Arguments for bots-webserver
-    #[arg(last = true)]
-    pub args: Vec<OsString>,
-}
-
-/// Flags of `up`.
-#[derive(Debug, Default, Args)]
-pub struct Up {
-    /// Install Bots first when none is found
-    #[arg(long)]
-    pub install: bool,
-    /// Which of webserver, jobqueue, dirmonitor and engine [default: those that bots.ini has in use]
-    #[arg(long, value_name = "NAMES")]
-    pub services: Option<String>,
-    /// Port of the web UI
-    #[arg(long)]
-    pub port: Option<String>,
-    /// Address of the health listener
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub health_addr: Option<String>,
+fn service(name: &str) -> Result<ServiceName, String> {
+    let names = ServiceName::ALL.map(ServiceName::as_str).join(", ");
+    let known = ServiceName::ALL.into_iter().find(|service| service.as_str() == name);
+    known.ok_or_else(|| format!("expected one of {names}"))
 }
 
 /// Flags of `status`.
 #[derive(Debug, Clone, Args)]
 pub struct Status {
-    /// Exit with 1 when there is any problem, such as a file with errors; without it when a service is not ready
+    /// Exit with 1 if there is any problem, such as a file with errors, not only if a service is not ready
     #[arg(long, conflicts_with = "watch")]
     pub check: bool,
-    /// Print the listener's JSON
+    /// Print the JSON of the health listener
     #[arg(long)]
     pub json: bool,
-    /// Go on until Ctrl-C: redrawn on a terminal; elsewhere what has changed, each time as a block, or a line of JSON
+    /// Update until Ctrl-C: on a terminal redraw, otherwise print each change as a block, or as a line of JSON
     #[arg(long)]
     pub watch: bool,
-    /// Time between two looks with --watch
+    /// Time between updates with --watch
     #[arg(long, value_name = "DURATION", default_value = "2s", requires = "watch")]
     pub interval: String,
-}
-
-/// Flags of `jobqueue`.
-#[derive(Debug, Default, Args)]
-pub struct Jobqueue {
-    /// Backend: native (bots-ctl itself) or python (Bots's own server) [default: native]
-    #[arg(long, value_name = "BACKEND")]
-    pub backend: Option<String>,
-    /// Address of the health listener
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub health_addr: Option<String>,
-    /// Arguments for bots-jobqueueserver
-    #[arg(last = true)]
-    pub args: Vec<OsString>,
-}
-
-/// Flags of `dirmonitor`.
-#[derive(Debug, Default, Args)]
-pub struct Dirmonitor {
-    /// Backend: native (bots-ctl itself) or python (Bots's own monitor) [default: native]
-    #[arg(long, value_name = "BACKEND")]
-    pub backend: Option<String>,
-    /// Say what would be watched and which routes would be started now, and end
-    #[arg(long, conflicts_with = "reload")]
-    pub dry_run: bool,
-    /// Print JSON, with --dry-run
-    #[arg(long, requires = "dry_run")]
-    pub json: bool,
-    /// Have the running monitor of this environment read its configuration and all files again; 69: none runs, 78: refused
-    #[arg(long)]
-    pub reload: bool,
-    /// Address of the health listener
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub health_addr: Option<String>,
-    /// Arguments for bots-dirmonitor
-    #[arg(last = true)]
-    pub args: Vec<OsString>,
-}
-
-/// Flags of `engine`.
-#[derive(Debug, Default, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a flag of Bots's own engine")]
-pub struct Engine {
-    /// Receive and translate new files (default)
-    #[arg(long)]
-    pub new: bool,
-    /// Send again what is marked for it
-    #[arg(long)]
-    pub resend: bool,
-    /// Receive again what is marked for it
-    #[arg(long)]
-    pub rereceive: bool,
-    /// Try failed communication again
-    #[arg(long)]
-    pub automaticretrycommunication: bool,
-    /// Remove old data
-    #[arg(long)]
-    pub cleanup: bool,
-    /// Exit with 0 when the engine's code is this one, such as 2: it ran, and some files had errors; may be repeated
-    #[arg(long = "success-exit-codes", value_name = "CODE", value_delimiter = ',')]
-    pub success_exit_codes: Vec<String>,
-    /// How long to wait for an engine that runs already, in any pod; then the exit code is 3 [default: 60s]
-    #[arg(long, value_name = "TIME")]
-    pub lease_wait: Option<String>,
-    /// Pass over routes that are not in the database or not active, as Bots does
-    #[arg(long)]
-    pub allow_unknown_routes: bool,
-    /// Routes to run; all active ones by default
-    pub routes: Vec<String>,
-    /// More options and routes, in the words of Bots
-    #[arg(last = true)]
-    pub args: Vec<OsString>,
 }
 
 /// Flags of `files`.
 #[derive(Debug, Args)]
 pub struct Files {
-    /// Only files with errors and files that are stuck
+    /// List only files with errors and stuck files
     #[arg(long)]
     pub errors: bool,
-    /// Only files of this route
+    /// List only files of this route
     #[arg(long)]
     pub route: Option<String>,
-    /// How far to go back
+    /// List files received within this time, such as 12h or 7d
     #[arg(long, value_name = "TIME", default_value = "1d")]
     pub since: String,
-    /// How many to list at most, the newest
+    /// List at most this number of files, the newest
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub limit: usize,
-    /// Print JSON, with all of Bots's words about an error
+    /// Print JSON, with the complete error texts of Bots
     #[arg(long)]
     pub json: bool,
 }
@@ -283,16 +280,16 @@ pub struct Files {
 /// Flags of `init-db`.
 #[derive(Debug, Default, Args)]
 pub struct InitDb {
-    /// How long to try again while the server cannot be reached [default: 0 on a terminal, else 60]
+    /// Time to retry while the database server is unreachable [default: 0 on a terminal, else 60]
     #[arg(long, value_name = "SECONDS")]
     pub wait: Option<String>,
-    /// Change nothing; say what is missing
+    /// Change nothing; list the missing parts of the database
     #[arg(long, conflicts_with = "superuser")]
     pub check: bool,
-    /// Print the result as one JSON object
+    /// Print the result as a JSON object
     #[arg(long)]
     pub json: bool,
-    /// Make the web user of SUPERUSER_USERNAME, SUPERUSER_EMAIL and SUPERUSER_PASSWORD, or bring it up to date
+    /// Create or update the web user of SUPERUSER_USERNAME, SUPERUSER_EMAIL and SUPERUSER_PASSWORD
     #[arg(long)]
     pub superuser: bool,
 }
@@ -300,16 +297,16 @@ pub struct InitDb {
 /// Flags of `healthcheck`.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Healthcheck {
-    /// Which question to ask
+    /// Check to query
     #[arg(long, value_enum, default_value_t = Check::Live)]
     pub check: Check,
-    /// Print the listener's JSON
+    /// Print the JSON of the health listener
     #[arg(long, conflicts_with = "quiet")]
     pub json: bool,
-    /// Print nothing; the exit code tells
+    /// Print nothing; the exit code is the result
     #[arg(long)]
     pub quiet: bool,
-    /// Run the checks here instead of asking a listener
+    /// Run the checks in this process instead of querying a listener
     #[arg(long)]
     pub standalone: bool,
 }
@@ -317,9 +314,12 @@ pub struct Healthcheck {
 /// Flags of `install`.
 #[derive(Debug, Args)]
 pub struct Install {
-    /// Database drivers to install as well
+    /// Additional database drivers
     #[arg(long, value_enum, value_delimiter = ',', value_name = "DRIVER")]
     pub with: Vec<Driver>,
+    /// Install Bots 4.x from this source tree or wheel [default: Bots 3.3.1 from the package index]
+    #[arg(long, value_name = "DIR|WHEEL")]
+    pub from: Option<PathBuf>,
 }
 
 /// A text that other programs read.
@@ -342,16 +342,16 @@ pub enum Script {
 /// What to do with the configuration.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Config {
-    /// Print the effective values, those of bots.ini too, and where each came from; never a secret
+    /// Print the effective values, including those of bots.ini, with their sources and without secrets
     #[command(after_help = "Example:\n  bots-ctl config show\n  bots-ctl config show bots.ini:settings.maxdays")]
     Show {
-        /// Print the value of this key or variable alone
+        /// Print only the value of this key or variable
         key: Option<String>,
-        /// Print JSON: an object with value and origin for each key
+        /// Print JSON: for each key an object with value and origin
         #[arg(long)]
         json: bool,
     },
-    /// Check everything: these values, bots.ini, and that settings.py can be imported
+    /// Report all errors in settings, bots.ini and settings.py that would make a start fail
     #[command(after_help = "Example:\n  bots-ctl config check && bots-ctl webserver")]
     Check,
 }

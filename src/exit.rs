@@ -1,7 +1,7 @@
-//! How a command ends: outcomes, failures, and the one table of exit codes.
+//! How a command ends: outcomes, failures, and the table of exit codes.
 //!
-//! A supervised process's own code is passed on, so bots-ctl's own failures use codes that the
-//! engine (0 to 3) and a shell (1, 2) do not. `--help` is made from this table; a test compares the README with it.
+//! The exit code of a supervised process is preserved, so bots-ctl's failures use codes that neither the engine (0 to
+//! 3) nor a shell (1, 2) uses. `--help` is generated from this table; a test compares the README with it.
 
 use std::fmt;
 
@@ -25,50 +25,46 @@ impl Exit {
     }
 }
 
-/// How a command ended when it did what it was asked to do.
+/// How a successful command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done, or stopped in order after being asked to.
+    /// Success, or an orderly stop on request.
     Success,
-    /// A child ended by itself with this code (128 + n when signal n ended it).
+    /// A child exited with this code (128 + n after signal n).
     Child(u8),
-    /// `healthcheck`, `config check` or `init-db --check` looked, and the answer is no.
+    /// `healthcheck`, `config check` or `init-db --check` found a problem.
     Unhealthy,
 }
 
-/// What kind of failure ended a command. The kind decides the exit code and nothing else.
+/// The kind of a failure, which determines the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The command did its work and the work failed (`init-db`).
+    /// The command ran, and its work failed (`init-db`).
     Failed,
-    /// `healthcheck` could not carry out the check itself.
+    /// `healthcheck` could not run the check.
     CheckNotRun,
     /// The command line is wrong.
     Usage,
-    /// Something needed is unavailable: the database, the queue, a port that another program holds.
+    /// A required resource is unavailable: the database, the queue, or a port in use.
     Unavailable,
-    /// A fault of bots-ctl, or a feature this version does not have.
+    /// An error of bots-ctl, or a feature that this version lacks.
     Internal,
     /// Configuration, or a directory that cannot be used as configured.
     Configuration,
     /// The program exists but cannot be executed.
     CannotExecute,
-    /// There is no such program.
+    /// The program does not exist.
     NotFound,
 }
 
 /// Every failure kind with its exit code and its meaning for a reader of the documentation.
 pub const CODES: [(Kind, u8, &str); 8] = [
-    (
-        Kind::Failed,
-        1,
-        "the work failed (init-db, install), the job was refused, unhealthy (healthcheck), or a problem (status)",
-    ),
+    (Kind::Failed, 1, "failure (init-db, install), rejected job, unhealthy (healthcheck), or problems found (status)"),
     (Kind::CheckNotRun, 2, "the check itself could not run (healthcheck)"),
-    (Kind::Usage, 64, "wrong command line"),
-    (Kind::Unavailable, 69, "a needed service or port is unavailable"),
+    (Kind::Usage, 64, "usage error"),
+    (Kind::Unavailable, 69, "a required service or port is unavailable"),
     (Kind::Internal, 70, "internal error, or not available in this version"),
-    (Kind::Configuration, 78, "configuration, or a directory that cannot be used"),
+    (Kind::Configuration, 78, "configuration error, or an unusable directory"),
     (Kind::CannotExecute, 126, "the program cannot be executed"),
     (Kind::NotFound, 127, "the program was not found"),
 ];
@@ -98,10 +94,10 @@ impl Kind {
 pub fn job_exit_in_words(task: &str, code: u8) -> String {
     let meaning = match code {
         0 => "done",
-        129.. => "a signal ended it",
-        1 if is_engine(task) => "the engine could not do its work",
-        2 if is_engine(task) => "it ran, and files or channels had errors",
-        3 if is_engine(task) => "nothing was run: another engine runs, or its port is taken",
+        129.. => "terminated by a signal",
+        1 if is_engine(task) => "the engine run failed",
+        2 if is_engine(task) => "the run finished, with errors in files or channels",
+        3 if is_engine(task) => "no run: another engine is running, or its port is in use",
         _ if is_engine(task) => {
             CODES.iter().find(|(_, own, _)| *own == code).map_or("unknown to bots-ctl", |(.., meaning)| *meaning)
         }
@@ -115,7 +111,7 @@ fn is_engine(task: &str) -> bool {
     task.contains("bots-engine")
 }
 
-/// A failure as the user sees it: one line per fault, each saying what is wrong, where, and what to do.
+/// A failure as shown to the user: one line per error, each with the problem, the location and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     kind: Kind,
@@ -145,6 +141,12 @@ impl Error {
     pub fn faults(&self) -> &[String] {
         &self.faults
     }
+
+    /// The same, from a failure that is not used any more.
+    #[must_use]
+    pub fn into_faults(self) -> Vec<String> {
+        self.faults
+    }
 }
 
 impl fmt::Display for Error {
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_childs_code_is_passed_on() {
+    fn outcome_returns_exit_code_of_child() {
         assert_eq!(Outcome::Child(3).code(), 3);
         assert_eq!(Outcome::Success.code(), 0);
     }

@@ -14,6 +14,7 @@ pub mod http;
 pub mod jobs;
 pub mod metrics;
 pub mod model;
+pub mod plugin;
 pub mod process;
 pub mod pycompat;
 pub mod random;
@@ -25,7 +26,7 @@ pub mod watch;
 
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use bots::engine_shim;
@@ -42,17 +43,17 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
     if let Some(arguments) = engine_shim::arguments(&args) {
         return command::engine::as_bots_engine(arguments);
     }
-    match Cli::try_parse_from(args) {
+    match Cli::read(&args) {
         Ok(cli) => dispatch(cli),
-        Err(error) => usage(&error),
+        Err(error) => usage(&error, &args),
     }
 }
 
-/// Help and version are no errors; everything else about the command line is code 64.
-fn usage(error: &clap::Error) -> Result<Outcome, Error> {
+/// Help and version are not errors; all other errors of the command line are code 64.
+fn usage(error: &clap::Error, args: &[OsString]) -> Result<Outcome, Error> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A closed pipe, as in `bots-ctl --help | head -1`, is no failure.
+            // A closed pipe, as in `bots-ctl --help | head -1`, is not a failure.
             let _ = error.print();
             Ok(Outcome::Success)
         }
@@ -60,19 +61,8 @@ fn usage(error: &clap::Error) -> Result<Outcome, Error> {
             let _ = error.print();
             Err(Error::all(Kind::Usage, Vec::new()))
         }
-        _ => {
-            let text = error.render().to_string();
-            Err(Error::new(Kind::Usage, in_one_line(text.strip_prefix("error: ").unwrap_or(&text))))
-        }
+        _ => Err(Error::new(Kind::Usage, cli::in_words(error, args, &Cli::command()))),
     }
-}
-
-/// The error, the suggestion and a pointer to --help; without the usage that clap repeats each time.
-fn in_one_line(text: &str) -> String {
-    let said = text.split("\n\nUsage:").next().unwrap_or(text).split("\n\nFor more").next().unwrap_or(text);
-    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"));
-    let parts: Vec<&str> = lines.map(|line| line.strip_prefix("tip: ").unwrap_or(line)).collect();
-    format!("{}; see --help", parts.join("; ").replace(":; ", ": "))
 }
 
 fn dispatch(cli: Cli) -> Result<Outcome, Error> {
@@ -85,8 +75,14 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         Command::Exec(flags) => command::exec::run(global, flags),
         Command::Program(words) => command::exec::program(global, words),
         Command::Install(flags) => command::install::run(global, &flags),
+        Command::Demo(flags) => command::demo::run(global, &flags),
+        Command::Plugin(plugin) => command::plugin::run(global, &plugin),
         Command::Config(cli::Config::Show { key, json }) => command::config::show(global, key.as_deref(), json),
         Command::Config(cli::Config::Check) => command::config::check(global),
+        Command::Reload => command::reload::run(global, None),
+        Command::Restart { service } => command::reload::run(global, service),
+        Command::Help { words } => command::help::run(&words),
+        Command::Version { json } => command::version::run(global, json),
         Command::Completions { script } => Ok(command::completions::run(script)),
         Command::Engine(flags) => command::engine::run(global, &flags),
         Command::Jobqueue(flags) => command::jobqueue::run(global, &flags),

@@ -1,17 +1,17 @@
-//! bots-ctl: parse, run, print one line per fault, exit.
+//! bots-ctl: parse, run, print one line per error, exit.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use bots_ctl::telemetry::escape::escape_control;
+use bots_ctl::telemetry::logging::last_line;
 
 fn main() -> ExitCode {
     match bots_ctl::run(std::env::args_os()) {
         Ok(outcome) => ExitCode::from(outcome.code()),
         Err(error) => {
             for fault in error.faults() {
-                // Where standard error is closed, the exit code remains.
-                let _ = writeln!(io::stderr(), "bots-ctl: {}", escape_control(fault));
+                // If standard error is closed, only the exit code is left.
+                let _ = writeln!(io::stderr(), "{}", last_line(fault));
             }
             ExitCode::from(error.kind().code())
         }

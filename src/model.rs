@@ -1,4 +1,4 @@
-//! Plain data that every layer may use: it depends on nothing of this crate.
+//! Plain data for all layers: it depends on no other module of this crate.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -17,7 +17,7 @@ pub enum ServiceName {
 }
 
 impl ServiceName {
-    /// All of them, in the order in which they are started.
+    /// All services, in the order of their start.
     pub const ALL: [Self; 4] = [Self::Jobqueue, Self::Webserver, Self::Dirmonitor, Self::Engine];
 
     /// The name in commands, logs and health answers.
@@ -39,28 +39,28 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The pause after so many failures in a row.
+    /// The backoff after this number of consecutive failures.
     pub fn pause(self, failures: u32) -> Duration {
         self.initial.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1))).min(self.max)
     }
 }
 
-/// When a service that has ended by itself is started again.
+/// When a service that has exited is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RestartRules {
     /// After which ends.
     pub policy: RestartPolicy,
-    /// How many times in a row, before its end is the end.
+    /// Maximum number of consecutive restarts, after which the next exit is final.
     pub limit: u32,
-    /// The pause before the first restart; each further one takes twice as long.
+    /// The backoff before the first restart; doubled with each further restart.
     pub initial_delay: Duration,
     /// The longest pause.
     pub max_delay: Duration,
-    /// How long it has to run well until the count starts over.
+    /// Uptime after which the restart count is reset.
     pub reset_after: Duration,
 }
 
-/// After which ends a service is started again; `OnFailure` are all but exit code 0.
+/// The exits after which a service is restarted; `OnFailure` means all but exit code 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum RestartPolicy {
     Never,
@@ -68,7 +68,7 @@ pub enum RestartPolicy {
     Always,
 }
 
-/// The two families of Bots, which differ in their tables and in what they can import.
+/// The two families of Bots, which differ in their tables and modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BotsVersion {
     /// Up to 3.3.1.
@@ -77,10 +77,10 @@ pub enum BotsVersion {
     V4,
 }
 
-/// A page that a web UI has to have.
+/// A page that a web UI must serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// A name by which the web UI may be called.
+    /// A host name that the web UI accepts.
     pub host: String,
     /// Its path.
     pub path: String,
@@ -89,13 +89,13 @@ pub struct Page {
 /// The liveness probe of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LivenessProbe {
-    /// It answers a HEAD of this path, which needs no database, on loopback. Any status line counts: it shows that a worker has taken the request. A plain
-    /// request to a port with TLS, or a connection without a handshake, would each time be an error line in the service's log.
-    /// It is ready while the page is no error of the server.
+    /// The server responds to a HEAD of this path on loopback, which needs no database. Any status line counts: it
+    /// shows that a worker has accepted the request. A plain request to a TLS port, or a connection without a
+    /// handshake, would log an error in the service each time. It is ready if the page is not a server error.
     Http { port: u16, path: String, page: Page, tls: bool },
     /// It answers XML-RPC on this port of loopback, and has a child process while jobs wait.
     JobQueue { port: u16 },
-    /// Its process holds a descriptor for events of the file system.
+    /// Its process has a descriptor for events of the file system.
     Inotify,
 }
 
@@ -119,7 +119,7 @@ impl DjangoDatabase {
         self.engine.ends_with("sqlite3")
     }
 
-    /// Whether both are the same database, reached in the same way.
+    /// Whether both are the same database, with the same connection parameters.
     pub fn is_same(&self, other: &Self) -> bool {
         let passwords = [self, other].map(|database| database.password.expose_secret());
         passwords[0] == passwords[1] && serde_json::json!(self) == serde_json::json!(other)
@@ -143,9 +143,9 @@ pub struct IndexDef {
     pub name: String,
     /// In their order.
     pub columns: Vec<String>,
-    /// Whether each row must differ from the others.
+    /// Whether the index is unique.
     pub unique: bool,
-    /// PostgreSQL's class of operators, where it is not the usual one.
+    /// PostgreSQL's operator class, if not the default.
     pub operators: Option<String>,
 }
 
@@ -156,21 +156,21 @@ pub struct Endpoint {
     pub authority: String,
     /// Path.
     pub path: String,
-    /// What is shown as `Authorization: Bearer`.
+    /// The token sent as `Authorization: Bearer`.
     pub token: Option<SecretString>,
 }
 
-/// Stands for the newest job, where the number of a job is expected.
+/// Stands for the newest job instead of a job number.
 pub const LATEST_JOB: i32 = 0;
 
-/// A question to the health listener.
+/// A check that the health listener answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Check {
-    /// Is the service alive?
+    /// The processes work
     Live,
-    /// Can it be sent work?
+    /// The services accept work
     Ready,
-    /// Has it come up?
+    /// The start is complete
     Startup,
 }
 

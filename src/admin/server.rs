@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -30,7 +29,7 @@ use crate::status::model::{Status, status};
 use crate::status::page;
 use crate::telemetry::counters::{Counters, path_index};
 
-/// The pages of the listener beside the responses to probes.
+/// The pages of the listener, besides probe responses.
 pub struct AdminPages {
     /// Writes the page of metrics.
     pub metrics: Arc<Exporter>,
@@ -135,10 +134,10 @@ fn status_now(health: &HealthState) -> Status {
     status(health, Instant::now(), unix)
 }
 
-async fn not_found(_request: Request<Body>) -> Result<Response, Infallible> {
+async fn not_found() -> Response {
     const TEXT: &str =
         "not found; try /health/ping, /health/live, /health/ready, /health/startup, /status or /metrics\n";
-    Ok((StatusCode::NOT_FOUND, TEXT).into_response())
+    (StatusCode::NOT_FOUND, TEXT).into_response()
 }
 
 async fn method_not_allowed() -> Response {

@@ -26,13 +26,13 @@ const BOTSCTL_ONLY_VARS: [&str; 6] = [
 /// Secrets that settings.py reads.
 const SECRETS: [&str; 3] = ["DB_PASSWORD", "DJANGO_SECRET_KEY", "EMAIL_HOST_PASSWORD"];
 
-/// Variables that every child gets beside those that bots-ctl itself has. Not `Debug`: some are secrets.
+/// Variables that every child gets in addition to those of bots-ctl. Not `Debug`: some are secrets.
 #[derive(Clone)]
 pub struct ChildEnv(pub Vec<(String, OsString)>);
 
 impl ChildEnv {
-    /// The variables for programs of Bots in `bin_dir`, or for any program where Bots is not installed. `temporary` is a directory
-    /// for temporary files, where the usual one cannot be written to.
+    /// The variables for programs of Bots in `bin_dir`, or for any program if Bots is not installed. `temporary` is a
+    /// directory for temporary files, if the default one is not writable.
     pub fn new(config: &Config, bin_dir: Option<&Path>, temporary: Option<PathBuf>) -> Self {
         let config_dir = &config.environment.config_dir;
         let module = format!("{}.settings", config_dir.file_name().unwrap_or_default().to_string_lossy());
@@ -47,17 +47,17 @@ impl ChildEnv {
             ("HOME".into(), config.home.clone().into()),
             ("PYTHONPATH".into(), python_path),
         ];
-        // settings.py of Bots 3.3.1 names its directories after it only where it is set.
+        // settings.py of Bots 3.3.1 names its directories after BOTSENV only if it is set.
         let name = config.is_given("environment.name").then(|| config.environment.name.clone());
         all.extend(name.map(|name| ("BOTSENV".into(), name.into())));
         all.extend(bin_dir.map(|bin_dir| ("PATH".into(), prepend(&[&links, bin_dir], "PATH"))));
         all.extend(temporary.map(|temporary| ("TMPDIR".into(), temporary.into())));
         if let Some(file) = &config.file {
-            // An engine that a service starts is bots-ctl again.
+            // An engine that a service starts is bots-ctl again, possibly with another working directory.
             let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
             all.push((CONFIG_FILE_ENV.into(), file.into()));
         }
-        // These take the place of values of bots.ini, which may be on a volume that pods with other ones share.
+        // These override values of bots.ini, which may be on a volume shared with pods that have other values.
         all.extend(config.webserver.port.map(|port| ("PORT".into(), port.to_string().into())));
         let queue = config.effective_settings.iter().find(|known| known.setting.env == JOBQUEUE_URL_ENV);
         let queue = queue.filter(|queue| !queue.value.is_empty());
@@ -72,7 +72,7 @@ impl ChildEnv {
         Self(all)
     }
 
-    /// Gives a process these variables, and keeps from it those that only bots-ctl needs.
+    /// Sets these variables for a process, and removes those that only bots-ctl needs.
     pub fn apply(&self, mut spec: ProcessSpec) -> ProcessSpec {
         spec.environment.clone_from(&self.0);
         spec.env_remove.extend(self.hidden());
@@ -85,7 +85,7 @@ impl ChildEnv {
         self.0.push((name.to_owned(), value.into()));
     }
 
-    /// Variables that name the file of a secret which is given as well: bots-ctl, started by a child, would find two
+    /// Variables that name the file of a secret whose value is also set: a bots-ctl started by a child would find two
     /// values.
     pub fn redundant_secret_file_vars(&self) -> impl Iterator<Item = String> {
         let given = self.0.iter().filter(|(name, _)| SECRETS.contains(&name.as_str()));
@@ -108,7 +108,7 @@ impl ChildEnv {
     }
 }
 
-/// `first` before the paths that our own variable has; nothing twice.
+/// Prepends `first` to the paths in the current value of the variable, without duplicates.
 fn prepend(first: &[&Path], variable: &str) -> OsString {
     let own = std::env::var_os(variable).filter(|paths| !paths.is_empty());
     let own: Vec<PathBuf> = own.iter().flat_map(std::env::split_paths).collect();
@@ -126,7 +126,7 @@ const LIBPQ_VARIABLES: [(&str, &str); 6] = [
     ("sslcrl", "PGSSLCRL"),
 ];
 
-/// The engine of Bots 3.3.1 passes no options on to PostgreSQL's client, which reads variables as well.
+/// The engine of Bots 3.3.1 passes no options to PostgreSQL's client, which also reads variables.
 fn libpq_env(config: &Config) -> impl Iterator<Item = (String, OsString)> {
     let is_postgresql = config
         .database

@@ -1,8 +1,8 @@
-//! The files that are mounted to be copied over the configuration directory, read once so that what was checked is what is
-//! copied.
+//! The mounted files to be copied to the configuration directory, read once, so that the validated content is the
+//! copied content.
 //!
-//! Every plain file counts. Kubernetes mounts a ConfigMap as links through `..data`: links are followed, names that begin
-//! with a dot are left out.
+//! Every regular file counts. Kubernetes mounts a ConfigMap as links through `..data`: links are followed, names that
+//! begin with a dot are ignored.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -17,7 +17,7 @@ use super::Error;
 use crate::fs::atomic::{AtomicBatch, describe_io_error, file_mode};
 use crate::fs::regular;
 
-/// Names that are not passed over when they are those of directories.
+/// Names that are an error if they are directories.
 const NEVER_DIRECTORIES: [&str; 2] = ["bots.ini", "settings.py"];
 
 /// The files of a directory.
@@ -44,12 +44,12 @@ pub type Digest = [u8; 32];
 pub type DirSnapshot = BTreeMap<OsString, Option<[i64; 6]>>;
 
 impl ConfigFiles {
-    /// Reads all files; none where there is no such directory.
+    /// Reads all files; none if the directory does not exist.
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let mut files = BTreeMap::new();
         for name in names(directory)? {
             let path = directory.join(&name);
-            // A runtime makes a directory of this name where the file that is to be mounted is missing.
+            // A container runtime creates a directory of this name if the file to be mounted is missing.
             if !path.is_dir() || NEVER_DIRECTORIES.iter().any(|needed| name == *needed) {
                 let content = regular::read(&path).map_err(|error| describe_io_error("read", &path, &error))?;
                 let mode = file_mode(&path).unwrap_or(0o600);
@@ -59,12 +59,12 @@ impl ConfigFiles {
         Ok(Self { files })
     }
 
-    /// The files of a configuration source; none where that is the configuration directory itself.
+    /// The files of a configuration source; none if it is the configuration directory itself.
     pub fn mounted(source: &Path, config_dir: &Path) -> Result<Self, Error> {
         if source == config_dir { Ok(Self::default()) } else { Self::read(source) }
     }
 
-    /// Whether there are no files.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
@@ -99,12 +99,12 @@ impl ConfigFiles {
     }
 }
 
-/// The metadata of a directory's files; empty where there is none.
+/// The metadata of a directory's files; empty if the directory does not exist.
 pub fn snapshot(directory: &Path) -> Result<DirSnapshot, Error> {
     let look = |path: PathBuf| {
         let meta = fs::metadata(path).ok()?;
         let [device, inode, size] = [meta.dev(), meta.ino(), meta.size()].map(u64::cast_signed);
-        // The time of the last change of anything: that of the content can be set by any writer.
+        // ctime, since any writer can set mtime.
         Some([device, inode, size, meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
     };
     Ok(names(directory)?.into_iter().map(|name| (name.clone(), look(directory.join(name)))).collect())
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_has_no_files() {
+    fn missing_source_has_no_files() {
         let missing = directory().path().join("missing");
         assert!(ConfigFiles::read(&missing).expect("no error").is_empty());
         assert_eq!(snapshot(&missing).expect("no error"), DirSnapshot::new());

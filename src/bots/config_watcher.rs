@@ -1,7 +1,7 @@
-//! Detects a change of the mounted configuration: a complete one, to other content than the applied one.
+//! Polls the mounted configuration for complete changes, to content other than the applied one.
 //!
-//! A poll costs a few system calls; files are read when two polls in a row find the same change. So a file is not read while
-//! it is written, and neither are files of two versions.
+//! A poll costs a few system calls; files are read only after two polls have found the same change. So no file is read
+//! while it is being written, and files of two versions are never mixed.
 
 use std::path::PathBuf;
 
@@ -22,13 +22,13 @@ pub struct ConfigWatcher {
 /// The result of a poll.
 #[derive(Debug)]
 pub enum Change {
-    /// Nothing new.
+    /// No change.
     None,
-    /// A change has begun; the next poll says which.
+    /// A change has begun; the next poll reports the result.
     InProgress,
-    /// All files are gone.
+    /// The directory is no longer mounted.
     Removed,
-    /// The mounted files are those in use again.
+    /// The mounted files equal those in use again.
     Reverted,
     /// Other files are mounted.
     New(ConfigFiles),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_is_told_once_and_then_nothing() {
+    fn applied_content_is_reported_once_as_reverted() {
         let (_dir, mut mount) = mounted("one");
         assert!(matches!(change(&mut mount), Change::InProgress));
         assert!(matches!(change(&mut mount), Change::Reverted));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_when_it_was_seen_twice_and_again_on_demand() {
+    fn change_is_reported_after_two_equal_polls_or_invalidation() {
         let (dir, mut mount) = mounted("one");
         while !matches!(change(&mut mount), Change::None) {}
         fs::write(dir.path().join("bots.ini"), "two").expect("written");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_gone_and_come_back_are_no_change() {
+    fn restored_files_are_reported_as_reverted() {
         let (dir, mut mount) = mounted("one");
         while !matches!(change(&mut mount), Change::None) {}
         fs::remove_file(dir.path().join("bots.ini")).expect("there");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_was_ever_mounted_there_is_nothing_to_tell() {
+    fn missing_mount_reports_no_new_configuration() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut mount = ConfigWatcher::new(dir.path().join("missing"), ConfigFiles::default().digest());
         assert!(matches!(change(&mut mount), Change::InProgress));

@@ -1,11 +1,11 @@
-//! What every process of Bots is made from.
+//! The inputs of every process of Bots.
 
 use super::Installation;
 use super::child_env::ChildEnv;
 use super::environment::Environment;
 use crate::process::reaper::Reaper;
 
-/// The parts that every process of Bots needs.
+/// The inputs of every process of Bots.
 #[derive(Clone, Copy)]
 pub struct BotsContext<'a> {
     /// Starts Python.

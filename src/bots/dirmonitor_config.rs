@@ -1,4 +1,4 @@
-//! The directory monitor in Bots's own configuration: the sections of bots.ini, and the base of relative paths.
+//! Bots's configuration of the directory monitor: the sections of bots.ini, and the base of relative paths.
 
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::config::parse::{self, ParseResult};
 use crate::model::BotsVersion;
 use crate::pycompat::configparser::{BotsIni, parse_boolean};
 
-/// The section of what holds for all directories; those of single ones begin with the same word.
+/// The section with defaults; the sections of directories begin with the same word.
 const GENERAL: &str = "dirmonitor";
 
 /// The keys of a directory's section.
@@ -25,9 +25,9 @@ pub struct DirmonitorConfig {
     pub directories: Vec<WatchedDirectory>,
     /// Whether files that exist at the start of the monitor start their routes.
     pub process_existing: bool,
-    /// The options of directories without their own.
+    /// The options of directories without options in their section.
     pub way: WatchOptions,
-    /// What is wrong with sections, which are left out, and with the general one, each with file and line.
+    /// Errors of the general section and of skipped sections, each with file and line.
     pub faults: Vec<String>,
     /// The file that Bots's programs write to notify the monitor.
     pub trigger: PathBuf,
@@ -42,7 +42,7 @@ pub struct WatchedDirectory {
     pub origin: String,
     /// Where the files are, and their names.
     pub files: FilePattern,
-    /// Whether the directories below count as well.
+    /// Whether subdirectories count as well.
     pub is_recursive: bool,
     /// The route that is started.
     pub route: String,
@@ -68,10 +68,10 @@ pub struct WatchOptions {
 }
 
 impl DirmonitorConfig {
-    /// Reads the effective bots.ini. A section that would start the wrong route, or none, is left out.
+    /// Reads the effective bots.ini. A section that would start a wrong route, or none, is skipped.
     ///
     /// # Errors
-    /// When the file cannot be read; each fault with its line.
+    /// If the file cannot be read; each error with its line.
     pub fn read(environment: &Environment, bots: &Installation) -> Result<Self, Error> {
         let (file, ini) = (environment.ini_file(), environment.read_ini()?);
         let empty = Self::without_sections(environment, bots);
@@ -94,7 +94,7 @@ impl DirmonitorConfig {
         Self { directories, process_existing: true, way, faults, trigger, base }
     }
 
-    /// The options of a directory: those of its section, where it has one.
+    /// The options of a directory: those of its section, if it has one.
     pub fn watch_options_for(&self, directory: &Path) -> WatchOptions {
         let section = self.directories.iter().find(|section| section.files.directory == directory);
         section.map_or(self.way, |section| section.way.or(self.way))
@@ -107,7 +107,7 @@ impl DirmonitorConfig {
 }
 
 impl WatchOptions {
-    /// These options, and those of another one where they are unset.
+    /// These options, completed with those of `other`.
     pub fn or(self, other: Self) -> Self {
         Self {
             watch_by: self.watch_by.or(other.watch_by),
@@ -118,7 +118,7 @@ impl WatchOptions {
 }
 
 impl FilePattern {
-    /// As Bots's channels put path and mask together. Nothing for a mask that names no file.
+    /// Joins path and mask as Bots's channels do. `None` for a mask that names no file.
     fn new(base: &Path, path: &str, mask: &str) -> Option<Self> {
         if mask.is_empty() || mask.ends_with('/') {
             return None;
@@ -134,7 +134,7 @@ pub fn trigger_file(environment: &Environment) -> PathBuf {
     environment.botssys.join(".dirmonitor.trigger")
 }
 
-/// Without `.` and `..`, by the letter: as Python's `normpath` does it, which ignores links.
+/// Removes `.` and `..` lexically, as Python's `normpath` does, which ignores links.
 fn normalise(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {
@@ -164,21 +164,25 @@ impl SectionReader<'_> {
         let route = self.text(section, "route");
         let mask = self.ini.get(section, "filemask").map_or("*", |entry| entry.value).to_owned();
         if path.is_empty() {
-            self.report(section, "path", "names no directory, and Bots has no default: path = /path/of/the/directory");
+            self.report(
+                section,
+                "path",
+                "is missing or empty, and Bots has no default: set path = /path/of/the/directory",
+            );
         }
         if is_windows_path(&path) {
-            self.report(section, "path", "is a path of Windows; write one of this machine");
+            self.report(section, "path", "is a Windows path; use a path of this machine");
         }
         if route.is_empty() {
             self.report(
                 section,
                 "route",
-                "names no route, so Bots's engine would run none and report success: route = NAME",
+                "is missing or empty, so Bots's engine would run no route and report success: set route = NAME",
             );
         }
         let files = FilePattern::new(self.base, &path, &mask);
         if files.is_none() && !path.is_empty() {
-            self.report(section, "filemask", "matches no file; for all files: filemask = *");
+            self.report(section, "filemask", "matches no file; for all files set filemask = *");
         }
         let is_recursive = self.boolean(section, "recursive", false);
         let way = self.read_watch_options(section);
@@ -187,7 +191,7 @@ impl SectionReader<'_> {
         Some(WatchedDirectory { origin, files: files?, is_recursive, route, way })
     }
 
-    /// A key that is misspelt would leave the section with a default. Bots ignores other keys, too.
+    /// A misspelt key would leave the section with a default. Bots also ignores unknown keys.
     fn check_keys(&mut self, section: &str) {
         let known: Vec<String> = KEYS.iter().map(|key| (*key).to_owned()).collect();
         let names: Vec<&str> = self.ini.items(section).map(|(name, _)| name).collect();
@@ -213,7 +217,7 @@ impl SectionReader<'_> {
     fn boolean(&mut self, section: &str, key: &str, default: bool) -> bool {
         let Some(entry) = self.ini.get(section, key) else { return default };
         parse_boolean(entry.value).unwrap_or_else(|| {
-            self.report(section, key, "is neither True nor False, and Bots's own monitor ends at that");
+            self.report(section, key, "is neither True nor False; Bots's own monitor exits on it");
             default
         })
     }
@@ -222,7 +226,7 @@ impl SectionReader<'_> {
         match parse(self.ini.get(section, key)?.value.trim()) {
             Ok(value) => Some(value),
             Err(expected) => {
-                self.report(section, key, &format!("is wrong: {expected}"));
+                self.report(section, key, &format!("is invalid: {expected}"));
                 None
             }
         }
@@ -268,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn relative_paths_begin_where_those_of_channels_do() {
+    fn relative_paths_resolve_like_channel_paths() {
         let text = "[dirmonitor1]\npath = botssys/../in//a\nfilemask = b/*.xml\nroute = r\n";
         for (generation, base) in [(BotsVersion::V3, "bots"), (BotsVersion::V4, "env")] {
             let monitored = read(generation, text).expect("valid");
@@ -281,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn all_faults_are_told_at_once_with_their_lines() {
+    fn all_errors_are_reported_with_their_lines() {
         let text = "[dirmonitor]\nprocess_existing = perhaps\nwatch = often\n[dirmonitor1]\nroute =\n[dirmonitor2]\n\
                     path = /in\nroute = r\nfilemask =\nrecursive = deep\nstable_after = soon\n[dirmonitor3]\n\
                     path = C:\\in\nroute = r\nfilmask = *.edi\nnote = mine\n[dirmonitor4]\npath = /in\nroute = r\n";
@@ -289,14 +293,14 @@ mod tests {
         assert_eq!(directories.len(), 1, "the fourth is sound: {directories:?}");
         let expected = [
             ":2: [dirmonitor] process_existing = perhaps is neither True nor False",
-            ":3: [dirmonitor] watch = often is wrong: expected auto, inotify or poll",
-            ":4: [dirmonitor1] path names no directory",
-            ":5: [dirmonitor1] route =  names no route",
+            ":3: [dirmonitor] watch = often is invalid: expected auto, inotify or poll",
+            ":4: [dirmonitor1] path is missing or empty",
+            ":5: [dirmonitor1] route =  is missing or empty",
             ":9: [dirmonitor2] filemask =  matches no file",
             ":10: [dirmonitor2] recursive = deep is neither",
-            ":11: [dirmonitor2] stable_after = soon is wrong",
+            ":11: [dirmonitor2] stable_after = soon is invalid",
             ":15: [dirmonitor3] filmask = *.edi is unknown; did you mean filemask?",
-            ":13: [dirmonitor3] path = C:\\in is a path of Windows",
+            ":13: [dirmonitor3] path = C:\\in is a Windows path",
         ];
         assert_eq!(faults.len(), expected.len(), "{faults:#?}");
         for (fault, part) in faults.iter().zip(expected) {
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_section_says_wins_over_the_general_one() {
+    fn section_overrides_general_options() {
         let text =
             "[dirmonitor]\nwatch = poll\npoll_interval = 5s\n[dirmonitorA]\npath = /in\nroute = r\nwatch = inotify\n";
         let monitored = read(BotsVersion::V4, text).expect("valid");

@@ -1,4 +1,4 @@
-//! The settings of Bots and Django: the reply of one Python start, kept for the next one.
+//! The settings of Bots and Django: the reply of one Python start, cached for the next one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,13 @@ use crate::model::{DjangoDatabase, ManagedTable, Page};
 pub struct DjangoSettings {
     pub bots_version: String,
     pub django_version: String,
+    #[serde(default)]
+    pub python_version: String,
     pub database: DjangoDatabase,
     pub directories: Directories,
     /// The zone of its local times; `None` for the machine's.
     pub time_zone: Option<String>,
-    /// About what works and is not safe, or is not what the user may think.
+    /// Warnings about settings that work but are unsafe or misleading.
     pub warnings: Vec<String>,
     pub static_url: String,
     pub login: Page,
@@ -35,11 +37,11 @@ pub struct DjangoSettings {
     pub tables: BTreeMap<String, ManagedTable>,
     /// Migrations that the installed apps ship, by app.
     pub migrations: BTreeMap<String, Vec<String>>,
-    /// Files the settings were made from, beside those in the configuration directory.
+    /// Files that the settings depend on, besides those in the configuration directory.
     pub sources: Vec<PathBuf>,
 }
 
-/// Where Bots itself says its directories are.
+/// The directories that Bots reports.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Directories {
     pub config: PathBuf,
@@ -53,7 +55,7 @@ struct PythonError {
     file: String,
     line: u32,
     traceback: String,
-    /// Of the value of bots.ini that is at fault.
+    /// The section of the invalid value of bots.ini.
     #[serde(default)]
     section: String,
     #[serde(default)]
@@ -63,14 +65,13 @@ struct PythonError {
 #[derive(Serialize, Deserialize)]
 struct CachedSettings {
     fingerprint: String,
-    /// The variable with the password of the database or the name of its file; none where there is no password.
+    /// The variable with the database password or the name of its file; `None` if there is no password.
     password_variable: Option<String>,
     django: DjangoSettings,
 }
 
 impl DjangoSettings {
-    /// The reply kept from an earlier start, if everything it was made from is as it was then, and the database's
-    /// password can be had without Python.
+    /// The cached settings, if all their inputs are unchanged and the database password is available without Python.
     pub fn load_cached(context: &BotsContext<'_>) -> Option<Self> {
         let cached: CachedSettings =
             serde_json::from_slice(&regular::read(&context.environment.settings_cache_file()).ok()?).ok()?;
@@ -83,34 +84,34 @@ impl DjangoSettings {
         Some(django)
     }
 
-    /// Whether both say the same of the database and of what should be in it.
+    /// Whether database and expected schema are the same.
     pub fn is_same(&self, other: &Self) -> bool {
         self.database.is_same(&other.database) && serde_json::json!(self) == serde_json::json!(other)
     }
 
-    /// Logs what a start has to say of them.
+    /// Logs the warnings of the settings.
     pub fn log_warnings(&self) {
         self.warnings.iter().for_each(|warning| warn!("{warning}"));
     }
 
-    /// A digest of everything that the settings are made from, before Python reads them.
+    /// A digest of all inputs of the settings, before Python reads them.
     pub(super) fn fingerprint(context: &BotsContext<'_>) -> String {
         settings_cache_key(context, &[])
     }
 
-    /// Reads a reply of Python.
+    /// Parses a reply of Python.
     ///
     /// # Errors
-    /// What is wrong with the settings, with file and line, or that this is no such reply.
+    /// Invalid settings, with file and line, or an invalid reply.
     pub fn parse(reply: serde_json::Value) -> Result<Self, Error> {
         serde_json::from_value(reply)
-            .map_err(|error| Error::fault(format!("cannot read what Bots says of its settings: {error}")))
+            .map_err(|error| Error::fault(format!("cannot parse the settings that Bots returned: {error}")))
     }
 
-    /// Reads and checks a reply.
+    /// Parses and checks a reply.
     ///
     /// # Errors
-    /// Everything that is wrong with the settings, with file and line.
+    /// All errors of the settings, with file and line.
     pub(super) fn learn(context: &BotsContext<'_>, mut reply: serde_json::Value) -> Result<Self, Error> {
         let faults = reply.get_mut("faults").map(serde_json::Value::take).unwrap_or_default();
         let mut django = Self::parse(reply)?;
@@ -123,7 +124,7 @@ impl DjangoSettings {
         Ok(django)
     }
 
-    /// The same settings with each path replaced, as of the environment of which another one was a copy.
+    /// The same settings with each path mapped, to convert those of a copied environment.
     pub fn map_paths(&self, map: impl Fn(&str) -> String) -> Self {
         let map_path = |path: &PathBuf| PathBuf::from(map(&path.to_string_lossy()));
         let Directories { config, botssys, usersys } = &self.directories;
@@ -140,7 +141,8 @@ impl DjangoSettings {
         }
     }
 
-    /// Kept for the next start, without the password: only where that can be had without Python. A failure only costs time.
+    /// Caches the settings for the next start, without the password, if that is available without Python. An error only
+    /// costs time.
     pub fn write_cache(&self, context: &BotsContext<'_>) {
         let password = self.database.password.expose_secret();
         let variables = context.variables.effective();
@@ -158,7 +160,7 @@ impl DjangoSettings {
         }
     }
 
-    /// Python may have found a package of the same name elsewhere, which Bots never mentions.
+    /// Python may import a package of the same name from elsewhere, which Bots does not report.
     fn check(&self, context: &BotsContext<'_>) -> Result<(), Error> {
         let environment = context.environment;
         let mut faults = Vec::new();
@@ -170,8 +172,8 @@ impl DjangoSettings {
         }
         if self.database.is_sqlite() && Path::new(&self.database.name).starts_with(&context.bots.package) {
             faults.push(format!(
-                "settings.py: DATABASES names {}, inside the installed Bots, where it is lost with the installation; \
-                 use a file below {}",
+                "settings.py: DATABASES names {}, inside the installed Bots, where an upgrade \
+                 deletes it; use a file below {}",
                 self.database.name,
                 environment.botssys.display()
             ));
@@ -180,7 +182,7 @@ impl DjangoSettings {
     }
 }
 
-/// A variable `NAME_FILE` names a file, in which the line end does not count.
+/// A variable `NAME_FILE` names a file; its trailing newline is ignored.
 fn password_from(variable: &str, value: &str) -> SecretString {
     match variable.ends_with("_FILE") {
         true => regular::read_to_string(Path::new(value)).unwrap_or_default().trim_end_matches(['\r', '\n']).into(),
@@ -205,13 +207,13 @@ impl PythonError {
         debug!("{}", self.traceback);
         let Self { text, file, line, section, key, .. } = self;
         let hint = if text.contains("mysqlclient") {
-            "; bots-ctl install --with mysql has it"
+            "; bots-ctl install --with mysql installs it"
         } else if text.contains("psycopg2") {
-            "; bots-ctl install --with postgresql has it"
+            "; bots-ctl install --with postgresql installs it"
         } else if text.contains("timezone") {
             "; set TZ to a name such as Europe/Berlin"
         } else if text.contains("marshal data") {
-            "; a full volume has cut off a compiled file: remove the directories __pycache__ below the environment"
+            "; a compiled file is truncated, probably by a full volume: remove the directories __pycache__ below the environment"
         } else {
             ""
         };
@@ -228,8 +230,9 @@ impl PythonError {
 
 fn shadowed_path_error(what: &str, found: &Path, wanted: &Path) -> String {
     format!(
-        "Bots takes its {what} from {} instead of {}: a package of that name stands earlier on Python's path, or the \
-         directory cannot be imported; look at PYTHONPATH and at [directories] in bots.ini",
+        "Bots imports its {what} from {} instead of {}: a package of that name comes earlier on \
+         Python's path, or the directory cannot be imported; check PYTHONPATH and [directories] in \
+         bots.ini",
         found.display(),
         wanted.display()
     )
@@ -247,11 +250,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_answer_is_refused_in_words() {
+    fn invalid_reply_is_rejected_with_reason() {
         for wrong in ["null", "5", "[]", "[{\"fault\": {}}]", "\"text\"", "{}", "{\"fault\": 5}"] {
             let reply = serde_json::from_str(wrong).expect("JSON");
             let reported = DjangoSettings::parse(reply).expect_err("no facts").to_string();
-            assert!(reported.starts_with("cannot read what Bots says of its settings: "), "{reported}");
+            assert!(reported.starts_with("cannot parse the settings that Bots returned: "), "{reported}");
         }
         let fault = r#"{"fault": {"text": "no", "file": "/c/settings.py", "line": 3, "traceback": ""}}"#;
         let [root, config, botssys, usersys] = ["/e", "/e/c", "/e/b", "/e/u"].map(PathBuf::from);

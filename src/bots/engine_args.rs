@@ -1,32 +1,32 @@
-//! The arguments of Bots's own engine, read more strictly than Bots does: what it does not know, it answers with its
-//! usage text and exit code 0.
+//! The arguments of Bots's engine, parsed more strictly than in Bots, which prints its usage text for unknown arguments
+//! and exits with 0.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::config::layers::closest_match;
 
-/// What the engine can be asked to do, in the order in which it does it.
+/// The actions of the engine, in the order of their execution.
 const OPTIONS: [&str; 5] = ["--automaticretrycommunication", "--resend", "--rereceive", "--new", "--cleanup"];
 
 /// A request for one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EngineArgs {
-    /// What to do; Bots takes nothing as `--new`.
+    /// The actions; without any, Bots assumes `--new`.
     pub options: Vec<&'static str>,
-    /// The routes to run; all active ones when there is none.
+    /// The routes to run; empty for all active ones.
     pub routes: Vec<String>,
     /// From `-cDIRECTORY`.
     pub config_dir: Option<PathBuf>,
-    /// Whether help was asked for instead.
+    /// Whether `--help` was given.
     pub help: bool,
 }
 
 impl EngineArgs {
-    /// Reads what Bots's submitters, scripts and people give to `bots-engine`.
+    /// Parses the arguments of `bots-engine` as used by Bots's programs, scripts and people.
     ///
     /// # Errors
-    /// The first argument that Bots would not understand, and what was probably meant.
+    /// The first argument that Bots would not understand, with a suggestion.
     pub fn read(argv: &[OsString]) -> Result<Self, String> {
         let mut read = Self::default();
         for word in argv {
@@ -47,7 +47,7 @@ impl EngineArgs {
             return Err(unknown(word));
         } else if let Some(directory) = word.strip_prefix("-c") {
             if directory.is_empty() {
-                return Err("-c needs a directory right behind it, as in -c/path/to/config".to_owned());
+                return Err("-c needs a directory directly after it, as in -c/path/to/config".to_owned());
             }
             self.config_dir = Some(PathBuf::from(directory));
         } else if word.starts_with('-') {
@@ -60,12 +60,12 @@ impl EngineArgs {
         Ok(())
     }
 
-    /// Whether the run takes new files from its channels.
+    /// Whether the run receives new files from its channels.
     pub fn receives(&self) -> bool {
         self.options.is_empty() || self.options.contains(&"--new")
     }
 
-    /// As Bots takes them, without the directory.
+    /// The arguments for Bots, without the directory.
     pub fn to_argv(&self) -> Vec<OsString> {
         let options = self.options.iter().map(|option| OsString::from(*option));
         options.chain(self.routes.iter().map(OsString::from)).collect()
@@ -75,8 +75,8 @@ impl EngineArgs {
 fn unknown(word: &str) -> String {
     let known = OPTIONS.map(str::to_owned);
     match closest_match(word, known.iter()) {
-        Some(near) => format!("{word} is no option of the engine; did you mean {near}?"),
-        None => format!("{word} is no option of the engine; it has {}", known.join(", ")),
+        Some(near) => format!("{word} is not an option of the engine; did you mean {near}?"),
+        None => format!("{word} is not an option of the engine; its options are {}", known.join(", ")),
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_submitters_of_bots_give_is_understood() {
+    fn arguments_of_bots_submitters_are_parsed() {
         let given = read(&["-c/env/config", "--new", "--new", "orders", "invoices"]).expect("it is right");
         assert_eq!(given.config_dir, Some(PathBuf::from("/env/config")));
         assert_eq!(given.to_argv(), ["--new", "orders", "invoices"]);
@@ -98,12 +98,12 @@ mod tests {
     }
 
     #[test]
-    fn what_bots_would_pass_over_is_an_error() {
+    fn arguments_that_bots_ignores_are_rejected() {
         for (argv, said) in [
-            (["--resent"], "--resent is no option of the engine; did you mean --resend?"),
-            (["--cleanup=1"], "--cleanup=1 is no option of the engine; did you mean --cleanup?"),
-            (["-c"], "-c needs a directory right behind it, as in -c/path/to/config"),
-            (["-x"], "-x is no option of the engine; it has "),
+            (["--resent"], "--resent is not an option of the engine; did you mean --resend?"),
+            (["--cleanup=1"], "--cleanup=1 is not an option of the engine; did you mean --cleanup?"),
+            (["-c"], "-c needs a directory directly after it, as in -c/path/to/config"),
+            (["-x"], "-x is not an option of the engine; its options are "),
             ([""], "a route has an empty name; Bots would run no route at all"),
         ] {
             let error = read(&argv).expect_err("it is wrong");

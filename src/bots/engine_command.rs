@@ -1,4 +1,4 @@
-//! Command lines that start Bots's engine, as people and schedulers write them.
+//! Command lines that start Bots's engine, as written by people and schedulers.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -11,20 +11,20 @@ const OLD_NAME: &str = "bots-engine.py";
 /// The engine as a module of Python.
 const MODULE: &str = "bots.engine";
 
-/// The variable that leads Python to the hook.
+/// The variable with which Python finds the hook.
 const HOOK_PATH: &str = "PYTHONPATH";
 
-/// Whether this is the engine's program by its old name, wherever it once was.
+/// Whether this is the engine's old program name, with any path.
 pub fn is_old_name(word: &OsStr) -> bool {
     name(word) == Some(OsStr::new(OLD_NAME))
 }
 
-/// Whether this is Python, whichever it is.
+/// Whether this is any Python interpreter.
 pub fn is_python(word: &OsStr) -> bool {
     name(word).is_some_and(|name| name.to_string_lossy().starts_with("python"))
 }
 
-/// A command with the engine's name of today in the place of its old one.
+/// The command, with an old engine name replaced by the current one.
 pub fn with_todays_name(command: Vec<OsString>) -> Vec<OsString> {
     let old = match command.as_slice() {
         [first, ..] if is_old_name(first) => 1,
@@ -34,7 +34,7 @@ pub fn with_todays_name(command: Vec<OsString>) -> Vec<OsString> {
     std::iter::once(NAME.into()).chain(command.into_iter().skip(old)).collect()
 }
 
-/// What in a command keeps the hook out of an engine which it starts: it would run without the lease.
+/// The part of a command that disables the hook for an engine, which would then run without the lease.
 pub fn bypass(command: &[OsString]) -> Option<String> {
     let text: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
     let argv: Vec<&str> =
@@ -43,7 +43,7 @@ pub fn bypass(command: &[OsString]) -> Option<String> {
     (0..engine).find_map(|at| bypass_at(argv[at], &argv[at + 1..engine]))
 }
 
-/// Whether this word begins what keeps variables, or the hook, from an engine after the `rest`.
+/// The option, if `word` with its arguments `rest` removes variables, or the hook, from a following engine.
 fn bypass_at(word: &str, rest: &[&str]) -> Option<String> {
     let next = rest.first().copied().unwrap_or_default();
     let message = |option: &&str| format!("{word} {option}");
@@ -62,18 +62,18 @@ fn is_engine(word: &str) -> bool {
     name(OsStr::new(word)).is_some_and(|name| name == NAME || name == OLD_NAME) || word.contains(MODULE)
 }
 
-/// Of `env`.
+/// Options of `env`.
 fn is_clearing(option: &str) -> bool {
     ["-", "-i", "--ignore-environment"].contains(&option) || option.ends_with(HOOK_PATH)
 }
 
-/// Of Python.
+/// Options of Python.
 fn is_isolating(option: &str) -> bool {
     let is_short = option.starts_with('-') && !["--", "-W", "-X"].iter().any(|other| option.starts_with(other));
     is_short && option.contains(['I', 'E', 'S'])
 }
 
-/// What stands between the words of a script.
+/// Separators of words in a script.
 fn is_separator(c: char) -> bool {
     c.is_whitespace() || ";&|()'\"`".contains(c)
 }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_name_is_the_engine_wherever_it_once_was() {
+    fn old_engine_name_is_replaced_only_as_program() {
         for old in ["bots-engine.py", "/usr/local/bin/bots-engine.py", "python2.7 /usr/bin/bots-engine.py"] {
             assert_eq!(
                 with_todays_name(argv(&format!("{old} --new orders"))),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_the_hook_out_of_an_engine_is_found() {
+    fn bypass_finds_options_that_disable_the_hook() {
         for (command, said) in [
             ("python3 -I -m bots.engine", "python3 -I"),
             ("/venv/bin/python -W ignore -sE /venv/bin/bots-engine --new", "/venv/bin/python -sE"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_hook_sees_or_is_no_engine_is_let_through() {
+    fn bypass_accepts_hooked_engines_and_other_programs() {
         for command in [
             "python -m bots.engine",
             "python -m bots.engine -S",

@@ -1,7 +1,7 @@
-//! A directory that comes first on the services' PATH, where `bots-engine` is bots-ctl: however an engine is started,
-//! by the web UI, a job queue or a person, it takes the same way. It comes first for Python as well, whose hook there leads
-//! engines to bots-ctl that are started by their path, as a module or from a script. Where a volume has no symbolic links, as
-//! CIFS by default, `bots-engine` is a script whose interpreter is bots-ctl.
+//! A directory first on the services' PATH, in which `bots-engine` is bots-ctl, so that every engine takes the lease,
+//! whether the web UI, a job queue or a person starts it. It is also first on PYTHONPATH: its hook redirects engines
+//! started by path, as a module or from a script. On volumes without symbolic links, such as CIFS by default,
+//! `bots-engine` is a script whose interpreter is bots-ctl.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -19,19 +19,24 @@ use crate::fs::no_follow::NoFollowDir;
 /// The name under which bots-ctl is Bots's engine.
 pub const NAME: &str = "bots-engine";
 
-/// The hook of Python, which imports a module of this name when it starts.
-const HOOK: (&str, &str) = ("sitecustomize.py", include_str!("python/sitecustomize.py"));
+/// The script of the engine host, which forks for each run of the engine.
+pub const HOST: &str = "engine_host.py";
 
-/// The variable by which the hook knows an engine that bots-ctl starts under its lease.
+/// The hook of Python, which imports a module of this name when it starts, and the engine host.
+const SCRIPTS: [(&str, &str); 2] =
+    [("sitecustomize.py", include_str!("python/sitecustomize.py")), (HOST, include_str!("python/engine_host.py"))];
+
+/// The variable that tells the hook that bots-ctl started this engine under its lease.
 pub const HOLDS_LEASE: &str = "BOTS_CTL_HOLDS_LEASE";
 
-/// The variable by which the hook knows the descriptor through which it asks bots-ctl for the files that a channel may take.
-pub const FILES_SOCKET: &str = "BOTS_CTL_FILES_SOCKET";
+/// The variable by which the hook knows the pipes through which it asks bots-ctl for the files that a channel may take: the one that it
+/// reads, and the one that it writes.
+pub const FILES_PIPES: &str = "BOTS_CTL_FILES_PIPES";
 
 /// The directory of the link, in an environment.
 const DIRECTORY: &str = ".bots-ctl-bin";
 
-/// The arguments for Bots's engine, if this program was called as that: by the link, or by the script in its place.
+/// The arguments for Bots's engine, if this program was called by the link or by the script that replaces it.
 pub fn arguments(command_line: &[OsString]) -> Option<&[OsString]> {
     let script = Path::new(DIRECTORY).join(NAME);
     match command_line {
@@ -46,19 +51,21 @@ pub fn directory(environment_root: &Path) -> PathBuf {
     environment_root.join(DIRECTORY)
 }
 
-/// Makes the link to this very program, and the hook beside it. Any number of replicas may do so at once.
+/// Creates the link to this executable, and the hook. Safe for concurrent replicas.
 pub fn create(environment_root: &Path) -> Result<(), Error> {
     let program =
         std::env::current_exe().map_err(|error| describe_io_error("find", Path::new("/proc/self/exe"), &error))?;
     let directory = directory(environment_root);
     let link = directory.join(NAME);
     NoFollowDir::new(environment_root)?.make_dir(Path::new(DIRECTORY))?;
-    let (hook, script) = HOOK;
-    write_atomically(&directory.join(hook), script.as_bytes(), 0o644)?;
+    for (name, script) in SCRIPTS {
+        write_atomically(&directory.join(name), script.as_bytes(), 0o644)?;
+    }
     if fs::read_link(&link).is_ok_and(|target| target == program) {
         return Ok(());
     }
-    // Never away for a moment: another pod may be starting an engine. Every pod's first process has the same number.
+    // Replaced atomically: another pod may be starting an engine. The PID is not unique, since the first process of
+    // every pod has the same.
     let new = temporary_name(&link);
     match symlink(&program, &new).and_then(|()| fs::rename(&new, &link)) {
         Err(error) if means_no_links(&error) => {
@@ -82,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_to_another_program_is_replaced() {
+    fn create_replaces_link_to_another_program() {
         let root = tempfile::tempdir().expect("made");
         let link = directory(root.path()).join(NAME);
         fs::create_dir(directory(root.path())).expect("made");
@@ -90,11 +97,11 @@ mod tests {
         create(root.path()).expect("made");
         assert_eq!(fs::read_link(&link).expect("it is a link"), std::env::current_exe().expect("we run"));
         create(root.path()).expect("it is there");
-        assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 2, "nothing else is left");
+        assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 3, "nothing else is left");
     }
 
     #[test]
-    fn any_number_may_make_it_at_once() {
+    fn concurrent_creates_leave_one_complete_shim() {
         for _ in 0..50 {
             let root = tempfile::tempdir().expect("made");
             let start = std::sync::Barrier::new(8);
@@ -106,12 +113,12 @@ mod tests {
                     });
                 }
             });
-            assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 2, "nothing else is left");
+            assert_eq!(fs::read_dir(directory(root.path())).expect("there").count(), 3, "nothing else is left");
         }
     }
 
     #[test]
-    fn the_name_that_it_is_called_by_counts() {
+    fn shim_is_recognized_by_its_program_name() {
         let rest = |line: &str| -> Option<String> {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             arguments(&words).map(|rest| rest.join(OsStr::new(" ")).into_string().expect("text"))

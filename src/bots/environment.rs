@@ -1,4 +1,4 @@
-//! The directories and files a Bots needs before it can start, and the checks that it will find them.
+//! The directories and files that Bots needs before it can start, and their checks.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -29,7 +29,7 @@ pub struct Environment {
     pub root: PathBuf,
     /// settings.py and bots.ini.
     pub config: PathBuf,
-    /// Bots's own storage.
+    /// Bots's data directory.
     pub botssys: PathBuf,
     /// The user's grammars, mappings and scripts.
     pub usersys: PathBuf,
@@ -78,19 +78,20 @@ impl Environment {
         self.root.join("admin-password")
     }
 
-    /// The file with Django's settings as the last Python run has found them.
+    /// The cache of Django's settings.
     pub fn settings_cache_file(&self) -> PathBuf {
         self.root.join(".bots-ctl-settings-cache.json")
     }
 
-    /// `/config` is also the name of a package inside an installed Bots, which then wins.
+    /// An installed Bots contains a package of the same name as `/config`, which Python would import instead.
     pub fn check_config_dir(config: &Config, bots: &Installation) -> Result<(), Error> {
         let config_dir = &config.environment.config_dir;
         let name = config_dir.file_name().unwrap_or_default();
         if config_dir.parent() == Some(Path::new("/")) && bots.package.join(name).is_dir() {
             return Err(Error::fault(format!(
-                "BOTS_CONFIG_DIR={}: Bots would take this for its own package bots.{}; use a directory further down, \
-                 such as /srv/bots/config, and mount files to be copied there at /config",
+                "BOTS_CONFIG_DIR={}: Bots would import its own package bots.{} instead; use a \
+                 deeper directory, such as /srv/bots/config, and mount the files to copy there at \
+                 /config",
                 config_dir.display(),
                 name.to_string_lossy()
             )));
@@ -98,10 +99,10 @@ impl Environment {
         Ok(())
     }
 
-    /// The files that bring the configuration directory up to date, and the environment with them. Writes nothing.
+    /// The changes that update the configuration directory, and the resulting environment. Writes nothing.
     ///
     /// # Errors
-    /// Everything that this version of Bots would trip over.
+    /// All errors that would make this version of Bots fail.
     pub fn plan(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<(Self, ConfigUpdate), Error> {
         let mut environment = Self::paths(config);
         Self::check_config_dir(config, bots)?;
@@ -109,24 +110,24 @@ impl Environment {
         for (name, file) in source.files_except(&["bots.ini", "settings.py"]) {
             update.add(&environment.config.join(name), &file.content, file.mode | 0o600, &file.path);
         }
-        let ini = environment.plan_bots_ini(bots, source, &mut update)?;
+        let ini = environment.plan_bots_ini(config, bots, source, &mut update)?;
         environment.apply_ini_paths(&ini);
         environment.plan_settings(bots, source, &mut update)?;
         Ok((environment, update))
     }
 
-    /// Held by the start that reads the settings.
+    /// The lock of a start that loads the settings.
     pub fn settings_cache_lock(&self) -> PathBuf {
         self.root.join(".bots-ctl-settings-cache.lock")
     }
 
-    /// Makes missing files, applies the mounted ones, all of them or none, and logs each change. The configuration was found valid
-    /// before.
+    /// Creates missing files, applies the mounted ones, all or none, and logs each change. The configuration was
+    /// validated before.
     ///
-    /// Several replicas on one volume may do so at once: they take turns.
+    /// Replicas on one volume do so one by one.
     ///
     /// # Errors
-    /// Everything that cannot be made or read.
+    /// All files that cannot be created or read.
     pub fn commit(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<Self, Error> {
         let paths = Self::paths(config);
         Self::check_config_dir(config, bots)?;
@@ -146,10 +147,10 @@ impl Environment {
         Ok(environment)
     }
 
-    /// Makes everything else that an environment with these configuration files needs.
+    /// Creates everything else that an environment with this configuration needs.
     ///
     /// # Errors
-    /// Everything that cannot be made.
+    /// All files and directories that cannot be created.
     pub fn complete(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
         create_if_absent(&self.config.join("__init__.py"), b"", 0o644)?;
         create_if_absent(&self.settings_cache_lock(), b"", 0o600)?;
@@ -160,8 +161,8 @@ impl Environment {
         engine_shim::create(&self.root)
     }
 
-    /// Writes the mounted files beside their places and removes them again, so that want of room is found before any service is
-    /// stopped.
+    /// Writes the mounted files under temporary names and deletes them, so that a full volume is detected before a
+    /// service is stopped.
     ///
     /// # Errors
     /// As [`Environment::commit`].
@@ -174,7 +175,7 @@ impl Environment {
         environment.check_directories()
     }
 
-    /// A fault of a value of bots.ini, with its line.
+    /// An error of a value of bots.ini, with its line.
     pub(super) fn describe_value(&self, section: &str, key: &str, problem: &str) -> String {
         let file = self.ini_file();
         let ini = self.read_ini().unwrap_or_default();
@@ -186,17 +187,18 @@ impl Environment {
         }
     }
 
-    /// The user's bots.ini may have its directories elsewhere; relative ones are below the environment.
+    /// bots.ini may set other directories; relative ones are below the environment.
     fn apply_ini_paths(&mut self, ini: &BotsIni) {
         let path = |key| ini.get("directories", key).map(|entry| entry.value).filter(|value| !value.is_empty());
         self.botssys = self.root.join(path("botssys").unwrap_or("botssys"));
         self.usersys = self.root.join(path("usersys").unwrap_or("usersys"));
     }
 
-    /// The effective bots.ini: the one that is mounted, else the one that is there, else the template, with its directories where
-    /// they have to be. It is written once, so that no other pod ever reads a state in between.
+    /// The effective bots.ini: the mounted one, else the existing one, else the template, with corrected directories.
+    /// It is written once, so that no other pod reads an intermediate state.
     fn plan_bots_ini(
         &self,
+        config: &Config,
         bots: &Installation,
         source: &ConfigFiles,
         update: &mut ConfigUpdate,
@@ -211,14 +213,15 @@ impl Environment {
             (&template, read(&template)?)
         };
         Error::from_faults(ini_check::faults(origin, &parse_ini(origin, &text)?, bots.bots_version()))?;
-        let edited = self.edit_ini(bots, text.clone(), origin == &template);
+        let is_template = origin == &template;
+        let edited = self.edit_ini(bots, text.clone(), is_template, is_template && config.enables_queue);
         let planned = edited.map_err(|error| match error {
             // Each fault has its line.
             EditError::Unreadable(faults) => ini_faults(origin, &faults),
             error => Error::fault(format!("{}: {error}", origin.display())),
         })?;
         let ini = parse_ini(origin, &planned)?;
-        // Where nothing is edited nothing is written: a person may have changed the file since it was read.
+        // Without an edit the file is not written: a person may have changed it since it was read.
         if origin != &path || planned != text {
             let mode = if origin == &template { 0o644 } else { file_mode(origin).unwrap_or(0o644) };
             update.add(&path, planned.as_bytes(), mode, origin);
@@ -226,15 +229,24 @@ impl Environment {
         Ok(ini)
     }
 
-    /// A bots.ini whose directories are outside the installed Bots.
-    fn edit_ini(&self, bots: &Installation, mut text: String, is_template: bool) -> Result<String, EditError> {
+    /// The bots.ini, with directories outside the installed Bots.
+    fn edit_ini(
+        &self,
+        bots: &Installation,
+        mut text: String,
+        is_template: bool,
+        enables_queue: bool,
+    ) -> Result<String, EditError> {
         if is_template {
-            // The examples of 3.3.1 watch directories of its author.
+            // The examples of 3.3.1 watch directories of their author.
             text = remove_section(&remove_section(&text, "dirmonitor1")?, "dirmonitor2")?;
             text = set_value(&text, "directories", "botssys", &self.botssys.display().to_string())?;
         }
+        if enables_queue {
+            text = set_value(&text, "jobqueue", "enabled", "True")?;
+        }
         let ini = BotsIni::parse(&text).map_err(EditError::Unreadable)?;
-        // Bots 3.3.1 would take a relative botssys for one inside the installed package, and lose it with the image.
+        // Bots 3.3.1 would create a relative botssys inside the installed package, where an upgrade deletes it.
         let botssys = ini.get("directories", "botssys").map_or("botssys", |entry| entry.value);
         if bots.bots_version() == BotsVersion::V3 && !botssys.starts_with('/') {
             text = set_value(&text, "directories", "botssys", &self.root.join(botssys).display().to_string())?;
@@ -242,8 +254,8 @@ impl Environment {
         Ok(text)
     }
 
-    /// The effective settings.py: the one that is mounted, else the one that is there, else the template; with our block
-    /// where it is not the user's own. It is written once, as bots.ini is.
+    /// The effective settings.py: the mounted one, else the existing one, else the template; with the block of
+    /// bots-ctl, unless it is the user's. It is written once, like bots.ini.
     fn plan_settings(&self, bots: &Installation, source: &ConfigFiles, update: &mut ConfigUpdate) -> Result<(), Error> {
         let path = self.config.join("settings.py");
         let mounted = source.file("settings.py");
@@ -261,7 +273,7 @@ impl Environment {
         Ok(())
     }
 
-    /// Fills an empty usersys, or an empty directory of grammars in it, from the directories that exist of these.
+    /// Fills an empty usersys, or its empty directory of grammars, from the existing source directories.
     fn seed_usersys(&self, config: &Config, bots: &Installation) -> Result<(), Error> {
         let own = bots.package.join("usersys");
         let own_grammars = own.join("grammars");
@@ -290,7 +302,7 @@ impl Environment {
     }
 }
 
-/// Files of the configuration directory that differ from what they have to be.
+/// Files of the configuration directory that have to change.
 #[derive(Default)]
 pub struct ConfigUpdate {
     files: Vec<NewFile>,
@@ -306,7 +318,7 @@ struct NewFile {
 }
 
 impl ConfigUpdate {
-    /// The settings.py of mounted files that are at fault, as they are.
+    /// The invalid settings.py of the mounted files, unchanged.
     pub fn of_settings(config: &Config, source: &ConfigFiles) -> Self {
         let mut update = Self::default();
         if let Some(file) = source.file("settings.py") {
@@ -333,7 +345,7 @@ impl ConfigUpdate {
         }
     }
 
-    /// Writes the files beside their places: all of them, or none where there is no room for one.
+    /// Writes the files under temporary names: all, or none if one does not fit on the volume.
     fn write(&self) -> Result<AtomicBatch, Error> {
         let mut batch = AtomicBatch::default();
         for file in &self.files {
@@ -366,7 +378,7 @@ fn as_text(path: &Path, content: Vec<u8>) -> Result<String, Error> {
     })
 }
 
-/// A file that exists but cannot be read is an error, not an absence.
+/// A file that exists but cannot be read is an error.
 fn read_optional(path: &Path) -> Result<Option<String>, Error> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),

@@ -1,11 +1,11 @@
-//! Values of bots.ini at which a program of Bots would fail, or which it would silently take for something else.
+//! Checks values of bots.ini on which a program of Bots would fail, or which it would silently misinterpret.
 
 use std::path::Path;
 
 use crate::model::BotsVersion;
 use crate::pycompat::configparser::{BotsIni, IniValue, parse_boolean, parse_integer};
 
-/// How Bots reads a value.
+/// How Bots parses a value.
 #[derive(Clone, Copy)]
 enum Kind {
     Integer,
@@ -26,7 +26,7 @@ use Kind::{Boolean, Integer, Level, LogFiles, Menu, Path as File, Port};
 /// Sections whose programs log.
 const LOGGING: &[&str] = &["settings", "webserver", "jobqueue", "dirmonitor"];
 
-/// Every value that Bots 3.3.1 or 4 converts: the sections, how it is read, the keys.
+/// Every value that Bots 3.3.1 or 4 converts: the sections, the parser, the keys.
 const VALUES: &[(&[&str], Kind, &[&str])] = &[
     (&["settings", "webserver", "jobqueue"], Port, &["port"]),
     (
@@ -95,7 +95,7 @@ const VALUES: &[(&[&str], Kind, &[&str])] = &[
     (&["directories"], File, &["botssys", "usersys", "data", "logging", "users"]),
 ];
 
-/// Every fault of a bots.ini, with its line where it has one.
+/// All errors of a bots.ini, with their lines.
 pub fn faults(path: &Path, ini: &BotsIni, version: BotsVersion) -> Vec<String> {
     let file = path.display();
     let (sections, (section, key, example)): (&[&str], _) = match version {
@@ -130,7 +130,7 @@ pub fn faults(path: &Path, ini: &BotsIni, version: BotsVersion) -> Vec<String> {
 }
 
 impl Kind {
-    /// What is wrong with a value, and what is expected.
+    /// The error of a value, with the expected form.
     fn problem(self, value: &str, version: BotsVersion) -> Option<String> {
         let is_integer = parse_integer(value).is_some();
         let (is_valid, expected) = match self {
@@ -152,13 +152,13 @@ impl Kind {
                 parse_boolean(value).is_some() || value == "notindefaultrun",
                 "expected True, False or notindefaultrun".to_owned(),
             ),
-            File => (!is_windows_path(value), "this is a path of Windows; write one of this machine".to_owned()),
+            File => (!is_windows_path(value), "this is a Windows path; use a path of this machine".to_owned()),
         };
         (!is_valid).then_some(expected)
     }
 }
 
-/// A drive or a share of Windows, which would become a directory of that name.
+/// A Windows drive or share, which would become a directory of that name.
 pub fn is_windows_path(value: &str) -> bool {
     let bytes = value.as_bytes();
     let has_drive = bytes.first().is_some_and(u8::is_ascii_alphabetic) && bytes.get(1) == Some(&b':');
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_file_has_no_fault() {
+    fn valid_file_has_no_errors() {
         for version in [BotsVersion::V3, BotsVersion::V4] {
             assert_eq!(check(SOUND, version), [""; 0]);
         }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_and_numbers_of_logs_are_those_of_the_version() {
+    fn log_levels_and_counts_are_checked_per_version() {
         let text = SOUND.replace("number = 10", "number = daily\nlog_level = STDERR");
         assert_eq!(check(&text, BotsVersion::V3).len(), 1);
         assert_eq!(check(&text, BotsVersion::V4).len(), 1);

@@ -1,8 +1,8 @@
-//! Tasks of the job queue: which may be run, and how.
+//! Tasks of the job queue: which are allowed, and how they run.
 //!
-//! Bots's programs name the engine in several ways: `bots-engine`, its full path, and with Bots 3 the Python that runs
-//! it and its full path. All of them are the same engine, which is started by the name that PATH leads to, and for this
-//! environment: a client of the queue must not choose the directory whose settings it imports.
+//! Bots's programs name the engine in several ways: `bots-engine`, its full path, and with Bots 3 a Python and the full
+//! path. All of them are the same engine, which is started by the name on PATH, and for this environment: a client of
+//! the queue must not choose the directory from which settings are imported.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use super::engine_command::{is_old_name, is_python};
 use super::engine_shim::NAME as ENGINE;
 use crate::process::child::ProcessSpec;
 
-/// What stands before its configuration directory, without a space.
+/// The option before the configuration directory, without a space.
 const CONFIG_DIR: &str = "-c";
 
-/// Which tasks may be run, and how. Outlives the preparations.
+/// The allowed tasks, and how they run. Outlives the preparations.
 #[derive(Clone)]
 pub struct JobPolicy {
     bin_dir: PathBuf,
@@ -27,7 +27,7 @@ pub struct JobPolicy {
 }
 
 impl JobPolicy {
-    /// Tasks of this environment. `authorised` are first words that bots.ini names.
+    /// Tasks of this environment. `authorised` are the first words allowed by bots.ini.
     pub fn new(bots: &BotsContext<'_>, authorised: Vec<String>) -> Self {
         Self {
             bin_dir: bots.bots.bin_dir.clone(),
@@ -38,12 +38,12 @@ impl JobPolicy {
         }
     }
 
-    /// How a task is started, and whether it is an engine; nothing for one that is not authorised.
+    /// How to start a task, and whether it is an engine; `None` if it is not allowed.
     pub fn spec(&self, argv: &[String]) -> Option<(ProcessSpec, bool)> {
         let (mut spec, is_engine) = match argv {
             [first, rest @ ..] if self.is_engine(first) => (self.engine(rest)?, true),
-            // Whichever Python it is: the engine is started by the name that PATH leads to. A virtual environment can be reached by
-            // several paths, and of another one Bots says where Python is, not where its own programs are.
+            // Any Python: the engine is started by the name on PATH. A virtual environment may have several paths, and
+            // for another one Bots reports the path of Python, not that of its programs.
             [first, second, rest @ ..]
                 if is_python(OsStr::new(first)) && self.is_engine(second) && second.contains('/') =>
             {
@@ -58,8 +58,8 @@ impl JobPolicy {
         Some((self.variables.apply(spec), is_engine))
     }
 
-    /// The name, or the path of one that is there: beside Bots's other programs, or where the engine's PATH leads. By its old
-    /// name it is there no more, and is the same engine wherever it was.
+    /// The name, or an existing path: in the directory of Bots's programs, or on the engine's PATH. The old name counts
+    /// with any path, since the program no longer exists.
     fn is_engine(&self, word: &str) -> bool {
         let path = Path::new(word);
         let known = |dir: &Path| path.parent() == Some(dir);
@@ -75,7 +75,7 @@ impl JobPolicy {
         path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default()
     }
 
-    /// Whether each configuration directory that it names is that of this environment, by whatever path.
+    /// Whether all configuration directories in the arguments are that of this environment, by any path.
     fn targets_this_environment(&self, arguments: &[String]) -> bool {
         let is_ours = |directory: &str| {
             let named = self.root.join(directory);
@@ -85,8 +85,8 @@ impl JobPolicy {
         arguments.iter().filter_map(|argument| argument.strip_prefix(CONFIG_DIR)).all(is_ours)
     }
 
-    /// With our own name of the configuration directory: without one it would take one of its own choice, and what another
-    /// name leads to may have changed since. Nothing for the engine of another environment.
+    /// Passes this environment's own path of the configuration directory: without one Bots would choose its default,
+    /// and the target of another path may have changed. `None` for the engine of another environment.
     fn engine(&self, arguments: &[String]) -> Option<ProcessSpec> {
         let mut config = OsString::from(CONFIG_DIR);
         config.push(&self.config);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_submitter_names_the_same_engine() {
+    fn engine_names_of_all_submitters_are_authorized() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (tasks, bin) = (tasks(dir.path()), dir.path().display());
         for start in [
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_of_another_environment_is_not_authorised() {
+    fn engine_of_another_environment_is_not_authorized() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut tasks = tasks(dir.path());
         for name in ["config", "other"] {
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_authorised_but_what_bots_ini_names() {
+    fn only_engines_and_programs_of_bots_ini_are_authorized() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (tasks, bin) = (tasks(dir.path()), dir.path().display());
         let (spec, is_engine) = tasks.spec(&argv("/bin/custom a")).expect("authorised");

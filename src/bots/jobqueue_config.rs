@@ -8,35 +8,35 @@ use crate::config::Config;
 use crate::model::ServiceName;
 use crate::pycompat::configparser::{parse_boolean, parse_integer};
 
-/// The job queue as bots.ini configures it.
+/// The job queue settings of bots.ini.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BotsJobQueueIni {
-    /// Whether it is in use.
+    /// Whether the job queue is enabled.
     pub enabled: bool,
     /// Its port on loopback.
     pub port: u16,
-    /// How many jobs run at once.
+    /// The number of jobs that run in parallel.
     pub threads: usize,
-    /// How many minutes a job may run.
+    /// The time limit of a job, in minutes.
     pub longest_minutes: u64,
-    /// The port of loopback by which engines of Bots keep each other out.
+    /// The port on loopback that engines of Bots use as a lock.
     pub engine_port: u16,
-    /// Whether it is ended then.
+    /// Whether a job is stopped at its time limit.
     pub kills_overdue: bool,
-    /// First words of tasks that may be run beside the engine.
+    /// First words of allowed tasks, besides the engine.
     pub authorised: Vec<String>,
-    /// The file that says so.
+    /// The bots.ini with these settings.
     pub file: PathBuf,
 }
 
 impl BotsJobQueueIni {
-    /// The port where bots.ini names none.
+    /// The default port.
     pub const PORT: u16 = 28082;
 
-    /// Reads the effective bots.ini. A job queue elsewhere, to which jobs are passed on, is in use as well.
+    /// Reads the effective bots.ini. A job queue in another container counts as enabled.
     ///
     /// # Errors
-    /// When it cannot be read; each fault with file and line.
+    /// If it cannot be read; each error with file and line.
     pub fn read(config: &Config, environment: &Environment) -> Result<Self, Error> {
         let ini = environment.read_ini()?;
         let value = |section, key| ini.get(section, key).map(|entry| entry.value);
@@ -55,7 +55,7 @@ impl BotsJobQueueIni {
         })
     }
 
-    /// The fault that keeps the queue, and a service that needs it, from running.
+    /// The error if a service needs the disabled job queue.
     pub fn disabled_error(&self, service: ServiceName) -> Error {
         let (file, name) = (self.file.display(), service.as_str());
         Error::fault(format!("{file}: [jobqueue] enabled is not True, so {name} would end at once: set enabled = True"))

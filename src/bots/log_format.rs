@@ -1,11 +1,11 @@
-//! Log lines of Bots and of Python libraries: their level, and whether a record begins with them.
+//! Log lines of Bots and of Python libraries: their level, their time, and whether a record begins with them.
 
 use crate::config::LogLevel;
 
-/// How Python begins a traceback, sometimes at the end of a record's first line.
+/// The first line of a Python traceback, sometimes at the end of a record's first line.
 pub const HEADING: &str = "Traceback (most recent call last):";
 
-/// Where a level is looked for: a date, a time with fractions of a second, and the longest level.
+/// The length searched for a level: a date, a time with fractions of a second, and the longest level.
 const BEGINNING: usize = 40;
 
 /// The level named in one of the first three words, as in `2026.11.23 05:17:34 ERROR [bots.engine] …` (Bots 4),
@@ -18,6 +18,69 @@ pub fn level_of(line: &str) -> Option<LogLevel> {
     let beginning = &line.as_bytes()[..line.len().min(BEGINNING)];
     let words = beginning.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     words.take(3).find_map(level_word)
+}
+
+/// Lines that the engine logs in every run. bots-ctl logs the result of a run in one line, and `config show` the settings.
+const ROUTINE: [&str; 22] = [
+    "served at port:",
+    "platform:",
+    "machine:",
+    "python version:",
+    "django version:",
+    "bots version:",
+    "bots installation path:",
+    "config path:",
+    "botssys path:",
+    "usersys path:",
+    "DATABASE_ENGINE:",
+    "DATABASE_NAME:",
+    "DATABASE_USER:",
+    "DATABASE_HOST:",
+    "DATABASE_PORT:",
+    "DATABASE_OPTIONS:",
+    "Connected to database.",
+    "Run \"new\".",
+    "Run active routes from database that are in default run:",
+    "Bots Report; type: new,",
+    "Vacuum database",
+    "Done full cleanup.",
+];
+
+/// The first characters of [`ROUTINE`].
+const FIRST: &[u8] = b"spmdbcuDCRBV";
+
+/// Whether this line of level INFO, without its time, is in `ROUTINE`, one of the cleanup, or one of the report.
+pub fn is_routine(line: &str) -> bool {
+    match line.strip_prefix("INFO ") {
+        Some(text) => is_routine_text(text),
+        // Of the report, whose lines name no level.
+        None => line.strip_prefix("    ").is_some_and(|text| text.starts_with(|c: char| c.is_ascii_digit())),
+    }
+}
+
+fn is_routine_text(text: &str) -> bool {
+    let text = text.trim_ascii_start();
+    let text = text.strip_prefix("[bots.engine]").unwrap_or(text).trim_ascii();
+    let Some(first) = text.as_bytes().first() else { return true };
+    FIRST.contains(first) && (text.starts_with("Cleanup ") || ROUTINE.iter().any(|routine| text.starts_with(routine)))
+}
+
+/// Times at the beginning of a line, in the zone of Bots: of Bots 4, of 3.3.1, of CherryPy. `0` is a digit, `a` a letter.
+const TIMES: [&str; 3] = ["0000.00.00 00:00:00 ", "00000000 00:00:00 ", "[00/aaa/0000:00:00:00] "];
+
+/// The line without its time: bots-ctl writes the time of each line itself, in UTC.
+pub fn without_time(line: &str) -> &str {
+    let bytes = line.as_bytes();
+    let has_form = |form: &&str| bytes.len() >= form.len() && form.bytes().zip(bytes).all(is_of_form);
+    TIMES.iter().find(|form| has_form(form)).map_or(line, |form| &line[form.len()..])
+}
+
+fn is_of_form((form, byte): (u8, &u8)) -> bool {
+    match form {
+        b'0' => byte.is_ascii_digit(),
+        b'a' => byte.is_ascii_alphabetic(),
+        _ => form == *byte,
+    }
 }
 
 /// With or without a colon.
@@ -53,8 +116,7 @@ pub fn severity_number(level: LogLevel) -> u8 {
     }
 }
 
-/// Whether a record begins with this line: a level or a time comes first, or it is a line of an access log or a
-/// Python warning.
+/// Whether this line begins a record: with a level or a time, or as an access log line or a Python warning.
 pub fn starts_record(line: &str) -> bool {
     let first = line.split_ascii_whitespace().next().unwrap_or_default();
     level_word(first.as_bytes()).is_some()
@@ -82,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_of_both_bots_formats() {
+    fn level_is_read_from_both_bots_formats() {
         assert_eq!(level_of("2026.11.23 05:17:34 STARTINFO [bots.webserver] Starting"), Some(LogLevel::Info));
         assert_eq!(level_of("2026.11.23 05:17:34 CRITICAL  [bots.engine] locked"), Some(LogLevel::Error));
         assert_eq!(level_of("20261123 05:17:40 ERROR: text"), Some(LogLevel::Error));
@@ -93,7 +155,49 @@ mod tests {
     }
 
     #[test]
-    fn beginnings_of_records() {
+    fn only_lines_of_every_engine_run_are_routine() {
+        for line in [
+            "INFO     served at port: \"8080\".",
+            "INFO     Bots Report; type: new, time: 2026-11-30 05:51:43",
+            "INFO     Cleanup database",
+            "INFO      [bots.engine] ",
+            "INFO      [bots.engine] Done full cleanup.",
+            "    2 files received/processed in run.",
+        ] {
+            assert!(is_routine(line), "{line}");
+        }
+        for line in [
+            "INFO     Run \"crashrecovery\".",
+            "INFO     route r",
+            "STARTINFO: Done full cleanup.",
+            "ERROR    Cleanup files",
+            "Cleanup files",
+            "2 files of a user script",
+            "",
+        ] {
+            assert!(!is_routine(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_line_is_removed_in_each_format() {
+        for (line, rest) in [
+            ("2026.11.23 05:17:34 STARTINFO [bots.webserver] Starting", "STARTINFO [bots.webserver] Starting"),
+            ("20261123 05:17:40 ERROR: at 05:17:39", "ERROR: at 05:17:39"),
+            ("[23/Nov/2026:05:17:34] ENGINE Bus STARTED", "ENGINE Bus STARTED"),
+            ("2026.11.23 05:17:34 ", ""),
+        ] {
+            assert_eq!(without_time(line), rest);
+        }
+        for line in
+            ["", "INFO     text", "2026.11.23 is a date", "20261123 05:17 ERROR", "2026-11-23T05:17:34Z x", "\u{e9}"]
+        {
+            assert_eq!(without_time(line), line);
+        }
+    }
+
+    #[test]
+    fn record_starts_are_recognized() {
         for line in [
             "2026.11.23 05:17:34 STARTINFO [bots.webserver] Starting",
             "20261123 05:17:40 ERROR: text",

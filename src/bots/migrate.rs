@@ -1,4 +1,5 @@
-//! Changes to the database that only Django can make, in the Python that has read the settings: `migrate`, and web users.
+//! Changes to the database that only Django can make, in the Python process that has loaded the settings: `migrate`,
+//! and web users.
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -33,23 +34,23 @@ const WELL_KNOWN: [&str; 14] = [
     "adminadmin",
 ];
 
-/// What Django is asked to do.
+/// A request to Django.
 #[derive(Debug, Clone, Copy)]
 pub struct MigrateRequest<'a> {
     /// Run `migrate`.
     pub migrate: bool,
-    /// An earlier `migrate` may have been cut off.
+    /// An earlier `migrate` may have been interrupted.
     pub finish: bool,
-    /// Make or update this web user.
+    /// Create or update this web user.
     pub user: Option<(&'a SuperuserConfig, SuperuserAction)>,
 }
 
-/// How a web user is made.
+/// How to create a web user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SuperuserAction {
-    /// Make it if there is no user at all.
+    /// Create the user if there is no web user.
     CreateIfNone,
-    /// Make it, or give it this password and every right.
+    /// Create the user, or set its password and all permissions.
     Upsert,
 }
 
@@ -69,7 +70,7 @@ pub struct Step {
     pub seconds: f64,
 }
 
-/// Sends the request for the database described by `database`; Django's output goes to our log.
+/// Sends the request for the database described by `database`; Django's output goes to the log.
 pub async fn run(
     python: &mut PythonSession,
     environment: &Environment,
@@ -86,69 +87,67 @@ pub async fn run(
         })
     });
     let request = json!({ "migrate": work.migrate, "finish": work.finish, "user": user });
-    let reply = python.request(&request).await.map_err(|end| {
-        Error::Failed(format!(
-            "Django could not complete the {database}: {end}; init-db goes on from there when it is run again"
-        ))
+    let reply = python.request(&request, true).await.map_err(|end| {
+        Error::Failed(format!("Django could not complete the {database}: {end}; rerun init-db to resume"))
     })?;
     if let Some(fault) = reply["fault"]["text"].as_str() {
         debug!("{}", reply["fault"]["traceback"].as_str().unwrap_or_default());
         return Err(Error::Failed(format!("Django could not complete the {database}: {fault}")));
     }
     let done: MigrateResult = serde_json::from_value(reply)
-        .map_err(|error| Error::Failed(format!("cannot read what Django says it did: {error}")))?;
+        .map_err(|error| Error::Failed(format!("cannot parse the result of Django's migrate: {error}")))?;
     if let Some(((user, _), password)) = work.user.zip(password) {
         log_superuser(user, &done.user, &password, environment);
     }
     Ok(done)
 }
 
-/// Refuses a well-known password: it would open the web UI to any client.
+/// Rejects a well-known password: it would give any client access to the web UI.
 ///
 /// # Errors
-/// When the configured one is well known, or `must_be_set` and there is none.
+/// If the configured password is well known, or missing although `must_be_set`.
 pub fn check_password(user: &SuperuserConfig, must_be_set: bool) -> Result<(), Error> {
     let Some(password) = &user.password else {
         return match must_be_set {
-            true => Err(Error::fault(
-                "--superuser needs a password: set SUPERUSER_PASSWORD, or SUPERUSER_PASSWORD_FILE to a file with it",
-            )),
+            true => {
+                Err(Error::fault("--superuser needs a password: set SUPERUSER_PASSWORD or SUPERUSER_PASSWORD_FILE"))
+            }
             false => Ok(()),
         };
     };
     let password = password.expose_secret().trim().to_lowercase();
     if password.is_empty() || password == user.username.to_lowercase() || WELL_KNOWN.contains(&password.as_str()) {
         return Err(Error::fault(
-            "SUPERUSER_PASSWORD is empty, the user's name or a password that everybody tries first: choose another",
+            "SUPERUSER_PASSWORD is empty, equal to the user name or a well-known password: choose another one",
         ));
     }
     Ok(())
 }
 
-/// The configured password, else a random one. It is on disk before the user exists, so that a stop between the
-/// two locks no user out.
+/// The configured password, else a random one. It is on disk before the user exists, so that an interruption in between
+/// does not lock out the user.
 fn load_or_generate_password(superuser: &SuperuserConfig, environment: &Environment) -> Result<SecretString, Error> {
     if let Some(password) = &superuser.password {
         return Ok(password.clone());
     }
     let made = format!("{}\n", random::alphanumeric(PASSWORD_LENGTH));
     let saved = load_or_create_secret(&environment.admin_password_file(), &made, "password")?;
-    // Another process may have made the file and died before this.
+    // Another process may have created the file and died before the fsync.
     fsync_dir(&environment.root)?;
     Ok(SecretString::from(saved))
 }
 
-/// The only place and time where a secret is shown: without it no user could log in.
+/// The only place where a secret is logged: otherwise no user could log in.
 fn log_superuser(superuser: &SuperuserConfig, what: &str, password: &SecretString, environment: &Environment) {
     let name = &superuser.username;
     match (what, &superuser.password) {
-        ("made", Some(_)) => info!("made the web user {name} with the configured password"),
+        ("made", Some(_)) => info!("created web user {name} with the configured password"),
         ("made", None) => warn!(
-            "made the web user {name} with password {}; this is shown once and kept in {}",
+            "created web user {name} with password {}; it is shown only once and kept in {}",
             password.expose_secret(),
             environment.admin_password_file().display()
         ),
-        ("changed", _) => info!("brought the web user {name} up to date"),
+        ("changed", _) => info!("updated web user {name}"),
         _ => {}
     }
 }
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_that_everybody_knows_are_refused() {
+    fn well_known_passwords_are_rejected() {
         for wrong in ["", " ", "botsbots", "BotsBots", "boss", "admin", "password "] {
             assert!(check_password(&user(Some(wrong)), false).is_err(), "{wrong:?}");
         }

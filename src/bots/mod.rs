@@ -1,4 +1,4 @@
-//! The only place that knows Bots: where it is installed, its files, its programs, its versions.
+//! Everything about Bots: its installation, files, programs and versions.
 
 pub mod child_env;
 pub mod config_source;
@@ -16,12 +16,14 @@ pub mod job_policy;
 pub mod jobqueue_config;
 pub mod log_format;
 pub mod migrate;
+pub mod plugin_session;
 pub mod python_session;
 pub mod replaced_files;
 pub mod seed_usersys;
 pub mod services;
 pub mod settings_cache_key;
 pub mod settings_py;
+pub mod versions;
 pub mod volume_names;
 
 use std::ffi::{OsStr, OsString};
@@ -33,16 +35,16 @@ use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
 use crate::{config, fs};
 
-/// The program that shows that Bots is installed.
+/// The program that identifies an installation of Bots.
 const MAIN_PROGRAM: &str = "bots-webserver";
 
-/// An error of Bots or its files. Every text says where and what to do.
+/// An error of Bots or its files. Each text has the location and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no Bots.
+    /// Bots is not installed.
     #[error("{0}")]
     NotInstalled(String),
-    /// Something about the configuration or a directory; all such things at once.
+    /// Errors of the configuration or of directories, all together.
     #[error("{}", .0.join("\n"))]
     Faults(Vec<String>),
     /// A program failed.
@@ -60,7 +62,7 @@ impl From<fs::Error> for Error {
 }
 
 impl Error {
-    /// All of these faults, if there are any.
+    /// Returns an error with all of these texts, if there are any.
     pub(crate) fn from_faults(faults: Vec<String>) -> Result<(), Self> {
         if faults.is_empty() { Ok(()) } else { Err(Self::Faults(faults)) }
     }
@@ -83,10 +85,10 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// Looks in `BOTS_BIN_DIR`, else on PATH, else in what `install` made.
+    /// Searches `BOTS_BIN_DIR`, else PATH, else the installation of `install`.
     ///
     /// # Errors
-    /// [`Error::NotInstalled`] with the commands that help; a fault when `BOTS_BIN_DIR` is set but holds no Bots.
+    /// [`Error::NotInstalled`] with the commands that help; an error if `BOTS_BIN_DIR` is set but contains no Bots.
     pub async fn find(config: &config::BotsConfig, path: Option<&OsStr>, reaper: &Reaper) -> Result<Self, Error> {
         let bin_dir = bin_dir(config, path)?;
         let python = find_python(&bin_dir)?;
@@ -97,7 +99,7 @@ impl Installation {
         Ok(Self { bin_dir, python, package })
     }
 
-    /// Which family this is. Version texts are no help: a 4.x built from a source tree calls itself anything.
+    /// The version family. Version strings do not help: a 4.x built from source may have any.
     pub fn bots_version(&self) -> BotsVersion {
         if self.package.join("migrations").is_dir() { BotsVersion::V4 } else { BotsVersion::V3 }
     }
@@ -137,7 +139,7 @@ fn has_bots(dir: &Path) -> bool {
     dir.is_absolute() && dir.join(MAIN_PROGRAM).is_file()
 }
 
-/// The interpreter beside the program, else the one its first line names.
+/// The interpreter in the same directory, else the one named in the first line of the program.
 fn find_python(bin_dir: &Path) -> Result<PathBuf, Error> {
     let beside = ["python3", "python"].map(|name| bin_dir.join(name));
     if let Some(python) = beside.into_iter().find(|python| python.is_file()) {
@@ -150,11 +152,14 @@ fn find_python(bin_dir: &Path) -> Result<PathBuf, Error> {
     let interpreter = first.strip_prefix("#!").map(str::trim).filter(|line| line.contains("python"));
     let interpreter = interpreter.and_then(|line| line.split_whitespace().find(|word| word.contains("python")));
     interpreter.map(PathBuf::from).ok_or_else(|| {
-        Error::fault(format!("cannot tell which Python runs {}: its first line names none", program.display()))
+        Error::fault(format!(
+            "cannot determine the Python of {}: its first line names no interpreter",
+            program.display()
+        ))
     })
 }
 
-/// In a virtual environment the package's place follows from that of the programs.
+/// In a virtual environment the path of the package follows from that of the programs.
 fn find_package_in_venv(bin_dir: &Path) -> Option<PathBuf> {
     let lib = bin_dir.parent()?.join("lib");
     let mut versions: Vec<PathBuf> = std::fs::read_dir(lib).ok()?.flatten().map(|entry| entry.path()).collect();
@@ -175,6 +180,6 @@ async fn query_package_dir(python: &Path, bin_dir: &Path, reaper: &Reaper) -> Re
     if is_package(&package) {
         return Ok(package);
     }
-    let reason = reply.stderr.lines().last().unwrap_or("it is not a Bots package").to_owned();
+    let reason = reply.stderr.lines().last().unwrap_or("the package is not Bots").to_owned();
     Err(Error::fault(format!("cannot import Bots with {}: {reason}", python.display())))
 }

@@ -1,7 +1,7 @@
-//! One start of Python, and the conversation with it: it replies with the settings, then waits for work or for the end.
+//! One Python process: it replies with the settings, then waits for a request or the end of its input.
 //!
-//! A start costs most of a second on a busy machine, so the settings and a migration share one. Output of Python beside its
-//! replies goes to our log.
+//! A start costs most of a second on a busy machine, so loading the settings and a migration share one. All output of
+//! Python other than replies goes to the log.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,29 +17,29 @@ use tracing::{debug, info};
 use super::Error;
 use super::context::BotsContext;
 use super::django_settings::{DjangoSettings, without_fault};
-use crate::process::capture::pipe_reader;
 use crate::process::child::{Input, Output, ProcessSpec, signal_group};
 use crate::process::reaper::Child;
 
-/// The scripts, in the order in which one needs the other.
+/// The scripts, in the order of their dependencies.
 pub(super) const SCRIPT: &str = concat!(
     include_str!("python/facts.py"),
     include_str!("python/checks.py"),
     include_str!("python/completion.py"),
     include_str!("python/history.py"),
     include_str!("python/migrate.py"),
+    include_str!("python/plugins.py"),
     include_str!("python/conversation.py"),
 );
 
-/// Longer than any Python start on a busy machine with a cold disk; settings that hang must not hang us.
+/// Longer than any Python start on a busy machine with a cold disk; hanging settings must not block bots-ctl.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long after Python's end its pipes are still read: something it has started may hold them open for ever.
+/// How long the pipes are read after Python has exited: a descendant may hold them open forever.
 const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Lines = Split<BufReader<pipe::Receiver>>;
 
-/// A Python that has read the settings. Dropped, it ends by itself.
+/// A Python process that has loaded the settings. It exits when this is dropped.
 pub struct PythonSession {
     child: Child,
     requests: pipe::Sender,
@@ -49,34 +49,34 @@ pub struct PythonSession {
 }
 
 impl PythonSession {
-    /// Starts Python, which reads the settings of Bots and Django; the reply is kept for the next start.
+    /// Starts Python, which loads the settings of Bots and Django; the reply is cached for the next start.
     ///
     /// # Errors
-    /// What is wrong with the settings, with file and line; or a directory that Bots would take from elsewhere.
+    /// Invalid settings, with file and line; or a directory that Bots would import from elsewhere.
     pub async fn start(context: &BotsContext<'_>) -> Result<(Self, DjangoSettings), Error> {
         let before = DjangoSettings::fingerprint(context);
         let (python, reply) = Self::spawn_and_query(context, &[]).await?;
         let django = DjangoSettings::learn(context, reply)?;
-        // Something may have changed while Python ran; then the reply is of neither state for certain.
+        // If an input changed while Python ran, the reply may belong to neither state.
         if DjangoSettings::fingerprint(context) == before {
             django.write_cache(context);
         }
         Ok((python, django))
     }
 
-    /// Reads the settings, and checks whether the programs of Bots can work with them.
+    /// Loads the settings, and checks that the programs of Bots can work with them.
     ///
     /// # Errors
-    /// Everything that is wrong with them, with file and line.
+    /// All errors of the settings, with file and line.
     pub async fn check(context: &BotsContext<'_>) -> Result<DjangoSettings, Error> {
         let (_, reply) = Self::spawn_and_query(context, &["check"]).await?;
         DjangoSettings::learn(context, reply)
     }
 
-    /// Imports settings.py alone.
+    /// Imports only settings.py.
     ///
     /// # Errors
-    /// What is wrong with it, with file and line.
+    /// The error of settings.py, with file and line.
     pub async fn import_settings_only(context: &BotsContext<'_>) -> Result<(), Error> {
         Self::spawn_and_query(context, &["settings"]).await.map(|_| ())
     }
@@ -87,13 +87,13 @@ impl PythonSession {
         let Ok(received) = timeout(START_TIMEOUT, python.read_reply(false)).await else {
             signal_group(python.child.pid, SIGKILL);
             python.child.exited().await;
-            let text = format!("{}: was not loaded within {} s", settings.display(), START_TIMEOUT.as_secs());
+            let text = format!("{}: not loaded within {} s", settings.display(), START_TIMEOUT.as_secs());
             return Err(Error::fault(text));
         };
         let Some(reply) = received else {
             let reason = python.last_stderr_line;
             let interpreter = context.bots.python.display();
-            return Err(Error::fault(format!("cannot ask Bots for its settings with {interpreter}: {reason}")));
+            return Err(Error::fault(format!("cannot read Bots's settings with {interpreter}: {reason}")));
         };
         Ok((python, without_fault(context.environment, reply)?))
     }
@@ -103,32 +103,32 @@ impl PythonSession {
         spec = spec.arg(&context.environment.config).args(more.iter().copied());
         spec.directory = Some(context.environment.root.clone());
         spec = context.variables.apply(ProcessSpec { input: Input::Pipe, output: Output::Pipe, ..spec });
-        // In a copy it would end up beside the user's own packages, and on a full volume Python leaves a file that is cut off.
+        // In a copy, compiled files would be written next to the user's packages, and truncated on a full volume.
         spec.environment.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
         let mut child = context.reaper.spawn(&spec).map_err(|error| Error::fault(error.to_string()))?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
-            return Err(Error::Failed("cannot talk to Python: it was started without pipes".to_owned()));
+            return Err(Error::Failed("cannot communicate with Python: it was started without pipes".to_owned()));
         };
-        let failed = |error: io::Error| Error::Failed(format!("cannot talk to Python: {error}"));
+        let failed = |error: io::Error| Error::Failed(format!("cannot communicate with Python: {error}"));
         Ok(Self {
             child,
             requests: pipe::Sender::from_owned_fd(stdin).map_err(failed)?,
             replies: lines(stdout).map_err(failed)?,
             stderr: lines(stderr).map_err(failed)?,
-            last_stderr_line: "it said nothing".to_owned(),
+            last_stderr_line: "no output".to_owned(),
         })
     }
 
-    /// Sends a request. There is no time limit: a migration that is cut in the middle may leave a database that a
-    /// plain `migrate` cannot complete.
+    /// Sends a request, and logs the output of Python if `log` is set. There is no time limit: an interrupted migration may leave a database that a plain `migrate`
+    /// cannot complete.
     ///
     /// # Errors
-    /// How Python ended without a reply.
-    pub(super) async fn request(&mut self, request: &Value) -> Result<Value, String> {
-        // Python that no longer reads does not reply either.
+    /// How Python exited without a reply.
+    pub(super) async fn request(&mut self, request: &Value, log: bool) -> Result<Value, String> {
+        // A Python that no longer reads does not reply either, which is reported below.
         let _ = self.requests.write_all(format!("{request}\n").as_bytes()).await;
-        match self.read_reply(true).await {
+        match self.read_reply(log).await {
             Some(reply) => Ok(reply),
             None => {
                 let end = self.child.exited().await;
@@ -137,7 +137,7 @@ impl PythonSession {
         }
     }
 
-    /// The next reply; `None` when Python ended without one.
+    /// The next reply; `None` if Python exits without one.
     async fn read_reply(&mut self, log: bool) -> Option<Value> {
         let mut has_stderr = true;
         loop {
@@ -176,5 +176,5 @@ impl PythonSession {
 
 /// The lines of a pipe.
 fn lines(pipe: OwnedFd) -> io::Result<Lines> {
-    Ok(BufReader::new(pipe_reader(pipe)?).split(b'\n'))
+    Ok(BufReader::new(pipe::Receiver::from_owned_fd(pipe)?).split(b'\n'))
 }

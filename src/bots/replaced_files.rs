@@ -1,6 +1,7 @@
-//! Files of the user that mounted ones replace: each is kept beside its place.
+//! Keeps files of the user that mounted ones replace, in the same directory.
 //!
-//! A file is the user's unless bots-ctl has written it as it is. What it has written is known by digests in the environment.
+//! A file is the user's unless it is exactly as bots-ctl has written it. Digests in the environment record what
+//! bots-ctl wrote.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,20 +18,20 @@ use crate::fs::atomic::{create_if_absent, describe_io_error, file_mode, write_at
 /// The digests, by names of files.
 const WRITTEN: &str = ".bots-ctl-written.json";
 
-/// A file that is about to be written.
+/// A file that is about to be replaced.
 pub struct Replacement<'a> {
-    /// Its place.
+    /// Its path.
     pub path: &'a Path,
-    /// What is written there.
+    /// The new content.
     pub content: &'a [u8],
-    /// Where the content comes from.
+    /// The source of the content.
     pub origin: &'a Path,
 }
 
-/// Keeps the user's files that are about to be replaced, and notes what bots-ctl writes.
+/// Keeps the user's files that are about to be replaced, and records the digests of the new ones.
 ///
 /// # Errors
-/// When a file cannot be read or kept: nothing is to be replaced then.
+/// If a file cannot be read or kept: then no file may be replaced.
 pub fn keep<'a>(config: &Config, files: impl Iterator<Item = Replacement<'a>>) -> Result<(), Error> {
     let record = config.environment_root().join(WRITTEN);
     let EnvironmentConfig { config_source, config_dir, .. } = &config.environment;
@@ -48,7 +49,7 @@ pub fn keep<'a>(config: &Config, files: impl Iterator<Item = Replacement<'a>>) -
             let kept = keep_beside(path, users)?;
             info!("kept {} as {}: {} replaces it", path.display(), kept.display(), origin.display());
         }
-        // A file of the user stays that, where bots-ctl only changes a line of it.
+        // A file of the user in which bots-ctl only edits a line stays the user's.
         if users.is_none() || is_mounted {
             written.insert(name, digest(content));
         }
@@ -57,7 +58,7 @@ pub fn keep<'a>(config: &Config, files: impl Iterator<Item = Replacement<'a>>) -
     Ok(())
 }
 
-/// Keeps a content under the first free name; one that is kept already is not kept twice.
+/// Keeps a content under the first free name; existing copies are not duplicated.
 fn keep_beside(path: &Path, content: &[u8]) -> Result<PathBuf, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut kept = path.with_file_name(format!("{name}.replaced"));

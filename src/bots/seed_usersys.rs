@@ -1,8 +1,7 @@
-//! Filling an empty directory of a volume from the image: all of it, or it is begun again at the next start.
+//! Fills an empty directory of a volume from the image, completely or again at the next start.
 //!
-//! A marker is written before the first file and removed after the last has reached the disk. A start that finds the
-//! marker copies everything again, so an interrupted seeding is never used half. The caller holds the
-//! environment's lock.
+//! A marker is written before the first file and deleted after the last one is on disk. A start that finds the marker
+//! copies everything again, so a partial copy is never used. The caller holds the lock of the environment.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -16,10 +15,10 @@ use crate::fs::no_follow::NoFollowDir;
 /// Present while a directory is being filled.
 pub const MARKER: &str = ".bots-ctl-seeding";
 
-/// What a volume may hold without being in use: what file systems and file browsers leave in it.
+/// Entries that do not count as content: those of file systems and file browsers.
 const NOT_CONTENT: [&str; 5] = [".filebrowser", "fb", "lost+found", "__init__.py", "__pycache__"];
 
-/// Whether a directory is missing, holds nothing of the user's, or was being filled when something died.
+/// Whether a directory is missing, has no content of the user, or was being filled by a process that died.
 pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
     if !dir.exists() || dir.join(MARKER).exists() {
         return Ok(true);
@@ -29,29 +28,29 @@ pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
     Ok(!entries.flatten().any(|entry| is_content(&entry.file_name().to_string_lossy())))
 }
 
-/// Copies the sources over `place`, a path below the directory `root` that was configured; later ones over earlier ones.
-/// Links are followed in the sources, and never below `root`. Returns the number of files.
+/// Copies the sources to `path` below the configured directory `root`; later ones override earlier ones. Links are
+/// followed in the sources, and never below `root`. Returns the number of files.
 ///
 /// # Errors
-/// When anything cannot be read or written; the marker then stays.
+/// If a file cannot be read or written; the marker then stays.
 pub fn seed(root: &Path, path: &Path, sources: &[(&Path, &Path)]) -> Result<usize, Error> {
     let mut below = NoFollowDir::new(root)?;
     below.make_dir(path)?;
     let target = root.join(path);
     let marker = target.join(MARKER);
-    write_atomically(&marker, b"bots-ctl is filling this directory; it goes on at the next start\n", 0o644)?;
+    write_atomically(&marker, b"bots-ctl is filling this directory; the next start resumes\n", 0o644)?;
     let mut files = 0;
     for (source, inside) in sources {
         files += copy_tree(source, &mut below, &path.join(inside))?;
     }
     sync(&target)?;
     fs::remove_file(&marker).map_err(|error| describe_io_error("remove", &marker, &error))?;
-    // A marker that comes back would have everything copied over what is changed here from now on.
+    // If the marker reappeared after a power failure, the next start would overwrite all later changes.
     fsync_dir(&target)?;
     Ok(files)
 }
 
-/// Content alone: modes of an image's layer are of no use on a volume, and may forbid the next start to write.
+/// Copies only content: modes in an image layer are meaningless on a volume, and may make files unwritable.
 fn copy_tree(source: &Path, below: &mut NoFollowDir, path: &Path) -> Result<usize, Error> {
     let mut files = 0;
     for entry in WalkDir::new(source).follow_links(true) {
@@ -69,7 +68,7 @@ fn copy_tree(source: &Path, below: &mut NoFollowDir, path: &Path) -> Result<usiz
     Ok(files)
 }
 
-/// One flush of the file system instead of one for each of thousands of files.
+/// One sync of the file system instead of one per file.
 fn sync(dir: &Path) -> Result<(), Error> {
     let flush = File::open(dir).and_then(|dir| Ok(nix::unistd::syncfs(&dir)?));
     flush.map_err(|error| describe_io_error("flush", dir, &error).into())
@@ -80,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupted_seeding_is_done_again() {
+    fn interrupted_seeding_is_repeated() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (source, target) = (dir.path().join("source"), dir.path().join("target"));
         fs::create_dir_all(source.join("deep")).expect("made");
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_somebody_planted_lead_nowhere() {
+    fn seeding_does_not_follow_planted_links() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let [source, target, database] = ["source", "target", "botsdb"].map(|name| dir.path().join(name));
         for path in ["grammars/x12", "mappings"] {
@@ -122,13 +121,13 @@ mod tests {
         let inside = [(source.as_path(), Path::new(""))];
         for place in ["", "mappings"] {
             let refused = seed(&target, Path::new(place), &inside).expect_err("it leads out").to_string();
-            assert!(refused.contains("target/mappings: it is a link"), "{refused}");
+            assert!(refused.contains("target/mappings: symbolic links are not followed"), "{refused}");
         }
         assert_eq!(fs::read_dir(&elsewhere).expect("there").count(), 0);
     }
 
     #[test]
-    fn what_file_systems_and_browsers_leave_is_not_content() {
+    fn lost_and_found_and_browser_files_are_not_content() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("lost+found")).expect("made");
         fs::write(dir.path().join(".filebrowser"), "").expect("written");

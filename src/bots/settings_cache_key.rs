@@ -1,7 +1,8 @@
-//! One value that changes when anything changes that Bots's settings are made from.
+//! One value that changes with any input of Bots's settings.
 //!
-//! A kept reply that is out of date would lead bots-ctl to another database than Django's, so the digest is generous: the whole environment, every file of the configuration directory, every file that was imported or
-//! opened while the settings were made, and the files that `*_FILE` variables name. A needless change only costs one Python start.
+//! An outdated cache would lead bots-ctl to another database than Django's, so the digest covers more than necessary:
+//! the whole environment, every file of the configuration directory, every file imported or opened while the settings
+//! were loaded, and the files named by `*_FILE` variables. A needless change only costs one Python start.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::context::BotsContext;
 use crate::fs::regular;
 
-/// Variables that change from shell to shell, from pod to pod or with the parent process, and say nothing about settings.
+/// Variables that differ between shells, pods or parent processes and do not affect settings.
 const VOLATILE: [&str; 10] = [
     "_",
     "SHLVL",
@@ -27,7 +28,7 @@ const VOLATILE: [&str; 10] = [
     "BOTS_CTL_CONFIG",
 ];
 
-/// The fingerprint of everything that `context`'s settings are made from.
+/// The fingerprint of all inputs of the settings.
 pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> String {
     let mut hash = Sha256::new();
     add(&mut hash, env!("CARGO_PKG_VERSION").as_bytes());
@@ -35,7 +36,7 @@ pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> Str
     for path in [&context.bots.python, &context.bots.package] {
         add_state(&mut hash, path);
     }
-    // As Python finds them: a bots-ctl that a service starts must come to the same.
+    // As Python sees them: a bots-ctl that a service starts must compute the same.
     for (name, value) in context.variables.effective() {
         if VOLATILE.contains(&name.as_str()) {
             continue;
@@ -59,7 +60,7 @@ pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> Str
     hex::encode(hash.finalize())
 }
 
-/// Length first, so that two neighbours cannot trade a byte unnoticed.
+/// Length first, so that adjacent values cannot be confused.
 fn add(hash: &mut Sha256, bytes: &[u8]) {
     hash.update(bytes.len().to_le_bytes());
     hash.update(bytes);

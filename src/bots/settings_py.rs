@@ -1,15 +1,15 @@
-//! `settings.py` as bots-ctl makes it: the installed Bots's own template, then a managed block.
+//! `settings.py` as created by bots-ctl: the template of the installed Bots, then a managed block.
 //!
-//! The text above and below the block belongs to the user. A line in the block keeps the template's hash, and only an unchanged
-//! template is replaced when another version of Bots is installed. Another line keeps the block's own hash: a block that was
-//! edited is not written to, and neither is a file without the block, which is the user's altogether.
+//! The text above and below the block belongs to the user. A line in the block has the hash of the template: only an
+//! unchanged template is replaced when another version of Bots is installed. Another line has the hash of the block: an
+//! edited block is never changed, and neither is a file without the block, which belongs to the user.
 
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 const BEGIN: &str = "# >>> bots-ctl writes the lines from here to the end mark; yours stay above and below them >>>";
-/// What the first line of a block begins with: the rest of it is another text in files of older versions.
+/// The beginning of a block's first line; the rest differs in files of older versions.
 const BEGIN_MARK: &str = "# >>> bots-ctl";
 const END: &str = "# <<< bots-ctl <<<";
 const BLOCK_HASH: &str = "# block ";
@@ -32,7 +32,8 @@ impl<'a> ManagedFile<'a> {
         Some(split_at_line(rest, END).map_or(whole, |(block, _, below)| Self { above, block, has_end: true, below }))
     }
 
-    /// Whether the block is not as bots-ctl wrote it. Marks with nothing between them are the user's request for a block.
+    /// Whether the block differs from what bots-ctl wrote. Marks without lines in between are the user's request for a
+    /// block.
     fn is_edited(&self) -> bool {
         let own = self.block.lines().filter(|line| !line.starts_with(BLOCK_HASH));
         let own: String = own.flat_map(|line| [line, "\n"]).collect();
@@ -45,7 +46,7 @@ impl<'a> ManagedFile<'a> {
     }
 }
 
-/// What `settings.py` is to hold: `None` when it stays as it is, since it is the user's own or its block was edited.
+/// The new content of `settings.py`: `None` if it stays unchanged, since it is the user's or its block was edited.
 pub fn merge(current: Option<&str>, template: &str) -> Option<String> {
     let Some(current) = current else { return Some(with_block(template, &hash(template), "")) };
     let file = ManagedFile::parse(current).filter(|file| !file.is_edited())?;
@@ -58,13 +59,14 @@ pub fn merge(current: Option<&str>, template: &str) -> Option<String> {
     })
 }
 
-/// The warning about a block that was edited.
+/// The warning about an edited block.
 pub fn edited_block_warning(path: &Path, text: &str) -> Option<String> {
     let file = ManagedFile::parse(text).filter(ManagedFile::is_edited)?;
     let first = file.above.lines().count() + 1;
     Some(format!(
-        "{}:{first}: the block of bots-ctl, which begins here, was edited, so bots-ctl does not touch it: move your lines above or \
-         below it, and remove all lines between its marks, which the next start writes again",
+        "{}:{first}: the block of bots-ctl that begins here was edited, so bots-ctl leaves it \
+         unchanged: move your lines above or below the block and delete all lines between its \
+         marks; the next start writes them again",
         path.display()
     ))
 }
@@ -103,21 +105,21 @@ mod tests {
     }
 
     #[test]
-    fn a_first_run_takes_the_template_and_the_block() {
+    fn first_merge_writes_template_and_block() {
         let made = made();
         assert!(made.starts_with(OLD) && made.contains("def _bots_ctl") && made.ends_with(&format!("{END}\n")));
         assert_eq!(merge(Some(&made), OLD).as_ref(), Some(&made));
     }
 
     #[test]
-    fn an_untouched_template_follows_the_installed_bots() {
+    fn unchanged_template_is_updated_with_bots() {
         let below = "ALLOWED_HOSTS = ['edi']\n";
         let next = merge(Some(&format!("{}{below}", made())), NEW).expect("it is ours");
         assert_eq!(next, merge(None, NEW).expect("there was no file") + below);
     }
 
     #[test]
-    fn what_the_user_writes_above_and_below_the_block_stays() {
+    fn merge_keeps_user_text_around_block() {
         for line_end in ["\n", "\r\n"] {
             let mine = made().replace("Paris", "Berlin") + "MANAGERS = ()\n\n# the end";
             let edited = mine.replace('\n', line_end);
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_another_version_is_replaced_and_an_edited_one_is_not() {
+    fn merge_replaces_older_block_but_not_edited_one() {
         let older = made()
             .replace(BEGIN, "# >>> bots-ctl: as it was >>>")
             .replace(&hash_of_block(), &hash("# template x\nold\n"));
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_with_nothing_between_them_are_completed() {
+    fn merge_fills_empty_block_markers() {
         for marks in [BEGIN.to_owned(), format!("{BEGIN}\n"), format!("{BEGIN}\n\n{END}\nX = 2\n")] {
             let made = merge(Some(&format!("X = 1\n{marks}")), OLD).expect("it asks for the block");
             assert!(made.starts_with("X = 1\n# >>> ") && made.contains("def _bots_ctl"), "{made}");
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_the_block_is_not_ours() {
+    fn merge_ignores_file_without_block() {
         assert_eq!(merge(Some("DATABASES = {}\n"), OLD), None);
         assert_eq!(warning("DATABASES = {}\n"), None);
     }

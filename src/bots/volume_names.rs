@@ -1,11 +1,13 @@
-//! Volumes that are mounted for an environment of another name than the one that is asked for.
+//! Detects volumes that are mounted for an environment of another name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
+use crate::fs::mount_points::{MOUNT_TABLE, mount_points};
 
-/// The fault of a new environment beside one that has volumes: the files of the new one would be lost with the container.
+/// The error for a new environment if volumes are mounted for another one: the files of the new one would be lost with
+/// the container.
 pub fn fault(config: &Config) -> Option<String> {
     let name = &config.environment.name;
     let (root, config_dir) = (config.environment_root(), &config.environment.config_dir);
@@ -13,11 +15,11 @@ pub fn fault(config: &Config) -> Option<String> {
     if root != all.join(name) || config_dir.exists() {
         return None;
     }
-    let volume = volume_of_another(&fs::read_to_string("/proc/self/mountinfo").ok()?, &all, root)?;
+    let volume = volume_of_another(mount_points(&fs::read(MOUNT_TABLE).ok()?), &all, root)?;
     let other = volume.strip_prefix(&all).ok()?.iter().next()?.display();
     Some(format!(
-        "BOTSENV={name}: the environment would be {}, but there is a volume at {}: set BOTSENV={other}, or mount the volumes below {}; \
-         for an environment of its own beside that one, create {}",
+        "BOTSENV={name}: the environment would be {}, but a volume is mounted at {}: set \
+         BOTSENV={other}, or mount the volumes below {}; for a second environment, create {}",
         root.display(),
         volume.display(),
         root.display(),
@@ -25,14 +27,10 @@ pub fn fault(config: &Config) -> Option<String> {
     ))
 }
 
-/// A mount point of another environment below `all`, where the one at `root` has none. `table` is that of the kernel, which writes
-/// some characters of paths as octal digits.
-fn volume_of_another(table: &str, all: &Path, root: &Path) -> Option<PathBuf> {
-    let plain =
-        |path: &str| path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(|path| PathBuf::from(plain(path)));
+/// A mount point of another environment below `all`, if `root` has none.
+fn volume_of_another(points: Vec<PathBuf>, all: &Path, root: &Path) -> Option<PathBuf> {
     let (own, others): (Vec<_>, Vec<_>) =
-        points.filter(|path| path != all && path.starts_with(all)).partition(|path| path.starts_with(root));
+        points.into_iter().filter(|path| path != all && path.starts_with(all)).partition(|path| path.starts_with(root));
     others.into_iter().next().filter(|_| own.is_empty())
 }
 
@@ -41,20 +39,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes_count_by_the_environment_that_they_are_for() {
+    fn volume_of_another_environment_is_detected() {
         let found = |paths: &[&str]| {
-            let line = |path: &&str| format!("36 35 98:0 / {path} rw,noatime - ext4 /dev/root rw\n");
-            let table: String = paths.iter().map(line).collect();
-            volume_of_another(&table, Path::new("/h o/.bots/env"), Path::new("/h o/.bots/env/dev"))
+            let points = paths.iter().map(PathBuf::from).collect();
+            volume_of_another(points, Path::new("/h o/.bots/env"), Path::new("/h o/.bots/env/dev"))
         };
-        for paths in [
-            &["/", "/h\\040o/.bots", "/h\\040o/.bots/env"][..],
-            &["/h\\040o/.bots/env/default", "/h\\040o/.bots/env/dev/botssys"],
-        ] {
+        for paths in
+            [&["/", "/h o/.bots", "/h o/.bots/env"][..], &["/h o/.bots/env/default", "/h o/.bots/env/dev/botssys"]]
+        {
             assert_eq!(found(paths), None, "{paths:?}");
         }
         let botssys = "/h o/.bots/env/default/botssys";
-        assert_eq!(found(&["/h\\040o", "/h\\040o/.bots/env/default/botssys"]), Some(PathBuf::from(botssys)));
-        assert_eq!(found(&["/h\\040o/.bots/env/developer"]), Some(PathBuf::from("/h o/.bots/env/developer")));
+        assert_eq!(found(&["/h o", "/h o/.bots/env/default/botssys"]), Some(PathBuf::from(botssys)));
+        assert_eq!(found(&["/h o/.bots/env/developer"]), Some(PathBuf::from("/h o/.bots/env/developer")));
     }
 }

@@ -25,28 +25,28 @@ pub struct Shell {
 #[derive(Debug, Default, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of tini or dumb-init")]
 pub struct Exec {
-    /// Adopt orphans when not PID 1 (always so)
+    /// Adopt orphans, processes whose parent has exited, if not PID 1 (always on)
     #[arg(short, long)]
     pub subreaper: bool,
-    /// Pass signals on to the program's whole process group (always so, but for --single-child)
+    /// Forward signals to the whole process group of the program (always on without --single-child)
     #[arg(short, long, conflicts_with = "single_child")]
     pub group: bool,
-    /// Pass signals on to the program alone
+    /// Forward signals to the program only
     #[arg(short = 'c', long)]
     pub single_child: bool,
-    /// Warn of every orphan that is reaped, in the words of tini
+    /// Log a warning for each reaped orphan, in the format of tini
     #[arg(short, long)]
     pub warn: bool,
-    /// Log more in this run: debug; twice: trace
+    /// Log at level debug; if given twice, at level trace
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Exit with 0 when the program's code is this one; may be repeated
+    /// Exit with 0 if the program exits with this code; may be repeated
     #[arg(short = 'e', long = "success-exit-codes", value_name = "CODE", value_delimiter = ',')]
     pub success_exit_codes: Vec<u8>,
-    /// Get this signal when the parent of bots-ctl dies; KILL then kills the program as well
+    /// Signal that bots-ctl receives when its parent dies; KILL also kills the program
     #[arg(short, long, value_name = "SIGNAL")]
     pub parent_death_signal: Option<String>,
-    /// Pass a signal on as another one, 0 for not at all; may be repeated
+    /// Forward a signal as another one, or drop it with 0; may be repeated
     #[arg(short, long = "rewrite", value_name = "FROM:TO")]
     pub rewrites: Vec<String>,
     /// The program and its arguments

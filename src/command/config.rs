@@ -4,17 +4,17 @@ use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use crate::cli::Global;
-use crate::config::layers::closest_match;
+use crate::config::layers::hint;
 use crate::config::{Config, LogConfig, LogLevel};
 use crate::exit::{Error, Kind, Outcome};
 use crate::telemetry::escape::escape_control;
 
-use super::{load_config, read_config, write_line};
+use super::{for_one_shot, load_config, read_config, write_line};
 use crate::runtime::config_check;
 use crate::runtime::effective_settings::{EffectiveValue, effective_settings};
-use crate::runtime::session::{App, run_until_shutdown, with_app};
+use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
-/// Prints every value, or one of them, and where that came from.
+/// Prints all values, or one of them, with their sources.
 ///
 /// # Errors
 /// When the configuration is not valid, or there is no such key.
@@ -38,9 +38,7 @@ pub fn show(global: &Global, key: Option<&str>, json: bool) -> Result<Outcome, E
 
 fn unknown_key(key: &str, all: &[EffectiveValue]) -> Error {
     let known: Vec<String> = all.iter().map(|known| known.key.clone()).collect();
-    let hint = closest_match(key, known.iter())
-        .map_or_else(|| "config show lists all keys".to_owned(), |near| format!("did you mean {near}?"));
-    Error::new(Kind::Usage, format!("there is no key {key:?}; {hint}"))
+    Error::new(Kind::Usage, format!("there is no key {key:?}; {}", hint(key, known.iter(), "keys")))
 }
 
 fn to_json(all: &[EffectiveValue]) -> String {
@@ -61,16 +59,17 @@ fn write_table(all: &[EffectiveValue]) {
     }
 }
 
-/// Checks everything that a start would trip over, all of it at once, without changing the environment.
+/// Reports all errors that would make a start fail, without changing the environment.
 ///
 /// # Errors
 /// All faults that were found.
 pub fn check(global: &Global) -> Result<Outcome, Error> {
     let (config, faults) = read_config(global, Vec::new())?;
+    let config = for_one_shot(config);
     let mut faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
     let quiet = LogConfig { level: config.log.level.min(LogLevel::Warn), ..config.log };
-    with_app(Config { log: quiet, ..config }, async |mut session| {
-        let App { config, reaper, signals, .. } = &mut session;
+    with_session(Config { log: quiet, ..config }, async |mut session| {
+        let Session { config, reaper, signals, .. } = &mut session;
         let Ok(found) = run_until_shutdown(signals, &TaskTracker::new(), config_check::check(config, reaper)).await
         else {
             return Err(Error::new(Kind::CheckNotRun, "interrupted"));
@@ -80,9 +79,9 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
                 faults.extend(found.faults);
                 found.notes.iter().for_each(|note| write_line(&format!("note: {}", escape_control(note))));
             }
-            // Without Bots there can be no check; the exit code shows it unless there are other faults.
+            // Without Bots, nothing can be checked; the exit code shows it, unless there are other errors.
             Err(error) if faults.is_empty() => return Err(error),
-            Err(error) => faults.extend(error.faults().to_vec()),
+            Err(error) => faults.extend(error.into_faults()),
         }
         if !faults.is_empty() {
             return Err(Error::all(Kind::Configuration, faults));

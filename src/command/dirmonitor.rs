@@ -10,12 +10,11 @@ use crate::model::ServiceName;
 use crate::telemetry::escape::escape_control;
 use crate::watch::scan::WatchState;
 
-use super::{config_inputs, load_config, overrides, write_line, write_stdout};
+use super::{config_inputs, for_one_shot, load_config, overrides, write_line, write_stdout};
 use crate::runtime::dirmonitor_dry_run::{self, ScannedTarget};
-use crate::runtime::reload_request;
 use crate::runtime::serve::serve;
 use crate::runtime::service_spec::ServePlan;
-use crate::runtime::session::with_app;
+use crate::runtime::session::with_session;
 
 /// Runs the command.
 ///
@@ -27,12 +26,8 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
         ("health.addr", "--health-addr", flags.health_addr.clone()),
     ]);
     let config = load_config(global, given.clone())?;
-    if flags.reload {
-        reload_request::request(&config)?;
-        write_line("the directory monitor has read its configuration again, and scans all files");
-        return Ok(Outcome::Success);
-    }
-    with_app(config, async |session| {
+    let config = if flags.dry_run { for_one_shot(config) } else { config };
+    with_session(config, async |session| {
         if flags.dry_run {
             let scanned = dirmonitor_dry_run::scan(session).await?;
             if flags.json {
@@ -54,7 +49,7 @@ fn to_text(scanned: &ScannedTarget) -> String {
         Some(WatchState::Watching { directories, backend, .. }) => {
             writeln!(text, "  watched: {directories} directories, by {} ({})", backend.name(), backend.reason)
         }
-        Some(WatchState::Failed { reason: why, .. }) => writeln!(text, "  not watched: {}", escape_control(why)),
+        Some(WatchState::Failed { reason, .. }) => writeln!(text, "  not watched: {}", escape_control(reason)),
         None => Ok(()),
     };
     if let Some(example) = &found.complete.example {
@@ -67,8 +62,8 @@ fn to_text(scanned: &ScannedTarget) -> String {
         );
     }
     if let Some((example, reason, _)) = &found.waiting.pending.oldest {
-        let (count, why, example) = (found.waiting.pending.count, reason.as_str(), example.to_string_lossy());
-        let _ = writeln!(text, "  not complete yet: {count} files, such as {}: {why}", escape_control(&example));
+        let (count, reason, example) = (found.waiting.pending.count, reason.as_str(), example.to_string_lossy());
+        let _ = writeln!(text, "  not complete yet: {count} files, such as {}: {reason}", escape_control(&example));
     }
     if found.waiting.pending.held > 0 {
         let _ = writeln!(text, "  starts the route when those are complete: {} files", found.waiting.pending.held);
@@ -82,7 +77,7 @@ fn to_json(scanned: &[ScannedTarget]) -> serde_json::Value {
             Some(WatchState::Watching { directories, backend, .. }) => {
                 (Some(json!({ "directories": directories, "by": backend.name(), "why": backend.reason })), None)
             }
-            Some(WatchState::Failed { reason: why, .. }) => (None, Some(why)),
+            Some(WatchState::Failed { reason, .. }) => (None, Some(reason)),
             None => (None, None),
         };
         json!({

@@ -1,4 +1,4 @@
-//! `engine` and `bots-engine`: one run of the translation engine, which is let finish.
+//! `engine` and `bots-engine`: one run of the translation engine, which always finishes.
 
 use std::ffi::OsString;
 
@@ -8,10 +8,11 @@ use crate::bots::engine_args::EngineArgs;
 use crate::cli::{self, Global};
 use crate::config::FlagOverride;
 use crate::exit::{Error, Kind, Outcome};
+use crate::process::forked::ForkedProcess;
 
 use super::{load_config, overrides, write_stdout};
 use crate::runtime::engine;
-use crate::runtime::session::with_app;
+use crate::runtime::session::with_session;
 
 /// The output of `bots-engine --help`.
 const HELP: &str = "\
@@ -19,7 +20,7 @@ Runs Bots's translation engine once, as `bots-ctl engine` does.
 
 Usage: bots-engine [-cDIRECTORY] [--new] [--resend] [--rereceive] [--automaticretrycommunication] [--cleanup] [ROUTE…]
 
-Without an option new files are received and translated; without a route all active ones are run.
+Without options, new files are received and translated; without routes, all active ones run.
 ";
 
 /// Runs the command.
@@ -39,14 +40,15 @@ pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
         ("engine.lease_wait", "--lease-wait", flags.lease_wait.clone()),
         ("engine.allow_unknown_routes", "--allow-unknown-routes", allow_unknown),
     ]);
-    run_with(global, given, arguments)
+    run_with(global, given, arguments, None)
 }
 
-/// Runs the engine for a caller of `bots-engine`. The engine's output passes unchanged: the caller expects Bots.
+/// Runs the engine for a caller of `bots-engine`. The output is forwarded unchanged, since the caller expects that of Bots.
 ///
 /// # Errors
 /// As [`run()`].
 pub fn as_bots_engine(argv: &[OsString]) -> Result<Outcome, Error> {
+    let forked = ForkedProcess::take();
     let arguments = read(argv)?;
     if arguments.help {
         write_stdout(HELP);
@@ -59,7 +61,7 @@ pub fn as_bots_engine(argv: &[OsString]) -> Result<Outcome, Error> {
     let global = Global { config_dir: arguments.config_dir.clone(), ..Global::default() };
     let shape = [("log.format", "text"), ("log.child_output", "raw")];
     let given = overrides(shape.map(|(path, value)| (path, "bots-engine", Some(value.to_owned()))));
-    run_with(&global, given, arguments)
+    run_with(&global, given, arguments, forked)
 }
 
 fn read(argv: &[OsString]) -> Result<EngineArgs, Error> {
@@ -79,10 +81,15 @@ fn engine_argv(flags: &cli::Engine) -> Vec<OsString> {
     options.chain(flags.routes.iter().map(Into::into)).chain(flags.args.iter().cloned()).collect()
 }
 
-fn run_with(global: &Global, given: Vec<FlagOverride>, arguments: EngineArgs) -> Result<Outcome, Error> {
-    with_app(load_config(global, given)?, async |session| {
+fn run_with(
+    global: &Global,
+    given: Vec<FlagOverride>,
+    arguments: EngineArgs,
+    forked: Option<ForkedProcess>,
+) -> Result<Outcome, Error> {
+    with_session(load_config(global, given)?, async |session| {
         let success_exit_codes = session.config.engine.success_exit_codes.clone();
-        Ok(match engine::run(session, &arguments).await? {
+        Ok(match engine::run(session, &arguments, forked).await? {
             Outcome::Child(code) if success_exit_codes.contains(&code) => {
                 info!("exit code {code} of the engine counts as 0");
                 Outcome::Success

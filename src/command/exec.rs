@@ -1,24 +1,23 @@
-//! `exec`, `shell` and unknown words: a program with the environment of the services, and its exit code untouched.
+//! `exec`, `shell` and unknown words: a program with the environment of the services, and its unchanged exit code.
 
-use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use clap::CommandFactory;
 use nix::libc;
 use nix::unistd::getppid;
 
 use crate::bots::engine_command;
-use crate::cli::{self, Cli, Global};
+use crate::cli::{self, Global};
 use crate::config::FlagOverride;
 use crate::exit::{Error, Kind, Outcome};
+use crate::process::proc_table::is_entrypoint;
 use crate::process::signal_map::{SignalMap, parse_signal};
 use crate::process::signals::{self, is_forwarded};
-use crate::runtime::{self, exec::ExecOptions, session::with_app};
+use crate::runtime::{self, exec::ExecOptions, session::with_session};
 
-use super::{load_config, overrides};
+use super::{load_config, overrides, read_config, unknown_command};
 
 /// Runs a program.
 ///
@@ -42,20 +41,22 @@ fn start(
 ) -> Result<Outcome, Error> {
     if let Some(bypass) = engine_command::bypass(&command) {
         let text = format!(
-            "{bypass}: an engine that is started in this way takes no lease, and would run beside another one; use bots-engine, \
-             or bots-ctl engine"
+            "{bypass}: an engine that is started in this way does not acquire the lease, and could run at the same time as \
+             another one; use bots-engine or bots-ctl engine"
         );
         return Err(Error::new(Kind::Usage, text));
     }
     let command = engine_command::with_todays_name(command);
-    // From here on a signal waits for the program.
+    // From here on, a signal stays pending until the program runs.
     signals::block_all();
     let parent = getppid();
-    with_app(load_config(global, given)?, async |session| runtime::exec::run(session, options, parent, command).await)
+    with_session(load_config(global, given)?, async |session| {
+        runtime::exec::run(session, options, parent, command).await
+    })
 }
 
 fn options(flags: &cli::Exec) -> Result<ExecOptions, Error> {
-    let wrong = |flag: &str, text: String| Error::new(Kind::Usage, format!("{flag} {text}; see exec --help"));
+    let wrong = |flag: &str, text: String| Error::new(Kind::Usage, format!("{flag} {text}; see bots-ctl exec --help"));
     let rewrites = SignalMap::read(&flags.rewrites).map_err(|text| wrong("--rewrite", text))?;
     let death = flags.parent_death_signal.as_deref().map(parse_signal).transpose();
     let parent_death_signal = death.map_err(|text| wrong("--parent-death-signal", text))?;
@@ -76,35 +77,28 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
     let usual = || ["/bin/bash", "/usr/bin/bash"].into_iter().find(|shell| Path::new(shell).is_file());
     let shell = preferred.unwrap_or_else(|| usual().unwrap_or("/bin/sh").into());
     let types = args.iter().all(|arg| arg.as_bytes().starts_with(b"-") && arg != "-c") && io::stdin().is_terminal();
-    // A job that a person leaves in the background goes on, as it does behind any shell.
+    // A background job of the user keeps running, as after any shell.
     let jobs_live_on = types && std::process::id() != 1;
     let options = ExecOptions { jobs_live_on, relays: true, ..ExecOptions::default() };
     start(global, Vec::new(), &options, std::iter::once(shell).chain(args).collect())
 }
 
-/// Runs a command line that is no command of bots-ctl as a program, unless it looks like a typing error.
+/// Runs a command line that is not a command of bots-ctl as a program, if bots-ctl is the entrypoint of a container.
 ///
 /// # Errors
-/// As [`run`], with a suggestion.
+/// As [`run`], and 64 elsewhere; both name the intended command.
 pub fn program(global: &Global, argv: Vec<OsString>) -> Result<Outcome, Error> {
     let name = argv.first().cloned().unwrap_or_default();
-    let near = suggest_command(&name);
+    let advice = unknown_command(&name);
+    let name = name.to_string_lossy().into_owned();
+    if !is_entrypoint() && !read_config(global, Vec::new())?.0.command_line.is_entrypoint {
+        let text = format!("there is no command {name}; {advice}; bots-ctl exec -- {name} runs a program of that name");
+        return Err(Error::new(Kind::Usage, text));
+    }
     match start(global, Vec::new(), &ExecOptions::default(), argv) {
         Err(error) if error.kind() == Kind::NotFound => {
-            let name = name.to_string_lossy();
-            let hint = near.map_or_else(|| "see bots-ctl --help".to_owned(), |near| format!("did you mean {near}?"));
-            Err(Error::new(Kind::NotFound, format!("there is no command and no program named {name}; {hint}")))
+            Err(Error::new(Kind::NotFound, format!("there is no command and no program named {name}; {advice}")))
         }
         result => result,
     }
-}
-
-fn suggest_command(word: &OsStr) -> Option<String> {
-    let command = Cli::command();
-    let names: BTreeSet<String> = command
-        .get_subcommands()
-        .flat_map(|c| std::iter::once(c.get_name()).chain(c.get_all_aliases()))
-        .map(str::to_owned)
-        .collect();
-    crate::config::layers::closest_match(&word.to_string_lossy(), names.iter()).cloned()
 }

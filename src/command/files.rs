@@ -1,4 +1,4 @@
-//! `files`: the files that Bots has received, with the result of each and the reason of each failure.
+//! `files`: the files that Bots has received, with their results and the reasons for failures.
 
 use tokio_util::task::TaskTracker;
 
@@ -9,10 +9,9 @@ use crate::edi::stats::model::{FileState, ReceivedFile};
 use crate::exit::{Error, Kind, Outcome};
 use crate::runtime::bots_environment::django_settings;
 use crate::runtime::init_db::database_config;
-use crate::runtime::session::{App, run_until_shutdown, with_app};
 use crate::status::text::{table, utc};
 
-use super::{load_config, write_line};
+use super::{run_one_shot, write_line};
 
 /// Runs the command.
 ///
@@ -27,17 +26,10 @@ pub fn run(global: &Global, flags: &Files) -> Result<Outcome, Error> {
         failed: flags.errors,
         limit: flags.limit,
     };
-    with_app(load_config(global, Vec::new())?, async |mut app| {
-        let App { config, reaper, signals, .. } = &mut app;
-        let reading = async {
-            let django = django_settings(config, reaper).await?;
-            let database = database_config(config, &django)?;
-            received(&database, django.time_zone.as_deref(), &filter).await.map_err(Error::from)
-        };
-        match run_until_shutdown(signals, &TaskTracker::new(), reading).await {
-            Ok(files) => print(&files?, flags),
-            Err(exit) => return Ok(Outcome::Child(exit.code())),
-        }
+    run_one_shot(global, Vec::new(), &TaskTracker::new(), async |config, reaper| {
+        let django = django_settings(config, reaper).await?;
+        let database = database_config(config, &django)?;
+        print(&received(&database, django.time_zone.as_deref(), &filter).await?, flags);
         Ok(Outcome::Success)
     })
 }
@@ -57,7 +49,7 @@ fn row(file: &ReceivedFile) -> [String; 5] {
     let (result, rest) = match file.state {
         FileState::Done => ("done", file.output.as_str()),
         FileState::Error => ("error", file.error.lines().next().unwrap_or_default()),
-        FileState::Stuck => ("stuck", "no step of a route took it further"),
+        FileState::Stuck => ("stuck", "no step of a route processed it further"),
     };
     [utc(file.received), file.route.clone(), file.name.clone(), result.to_owned(), rest.to_owned()]
 }

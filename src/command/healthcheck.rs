@@ -17,7 +17,7 @@ use crate::process::reaper::Reaper;
 
 use super::{health_addr, load_config, write_line, write_stdout};
 use crate::runtime::bots_environment::{django_settings, health_targets};
-use crate::runtime::session::{App, run_until_shutdown, with_app};
+use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
 /// Runs the command.
 ///
@@ -40,7 +40,8 @@ fn query_listener(global: &Global, check: Check) -> Result<ProbeReply, Error> {
         if let Some(faulty) = faulty {
             return into_check_not_run(faulty);
         }
-        let text = format!("cannot ask the health listener on {addr}: {error}; is bots-ctl running in this container?");
+        let text =
+            format!("cannot query the health listener on {addr}: {error}; is bots-ctl running in this container?");
         Error::new(Kind::CheckNotRun, format!("{text} --standalone needs no listener"))
     })
 }
@@ -48,8 +49,8 @@ fn query_listener(global: &Global, check: Check) -> Result<ProbeReply, Error> {
 /// The same checks without a listener, and without any service: this process has none.
 fn standalone(global: &Global, check: Check) -> Result<ProbeReply, Error> {
     let config = load_config(global, Vec::new()).map_err(into_check_not_run)?;
-    let checked = with_app(config, async |mut session| {
-        let App { config, reaper, signals, .. } = &mut session;
+    let checked = with_session(config, async |mut session| {
+        let Session { config, reaper, signals, .. } = &mut session;
         match run_until_shutdown(signals, &TaskTracker::new(), run_check(config, reaper, check)).await {
             Ok(report) => report,
             Err(_) => Err(Error::new(Kind::CheckNotRun, "interrupted")),
@@ -61,7 +62,7 @@ fn standalone(global: &Global, check: Check) -> Result<ProbeReply, Error> {
 
 async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<ProbeResponse, Error> {
     let django = django_settings(config, reaper).await?;
-    // The checks need a thread, and cannot do without.
+    // The checks cannot run without a thread.
     blocking::run(|| ()).await.map_err(|error| Error::new(Kind::CheckNotRun, error.to_string()))?;
     let database_only = config.health.database_only;
     let health = watch::Sender::new(HealthState {
@@ -76,19 +77,19 @@ async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<Pro
 
 /// An error that keeps a check from running has code 2, so that a probe never mistakes it for a result.
 fn into_check_not_run(error: Error) -> Error {
-    Error::all(Kind::CheckNotRun, error.faults().to_vec())
+    Error::all(Kind::CheckNotRun, error.into_faults())
 }
 
-/// The layout that the Python script had which this replaces.
+/// The layout of the Python script that this command replaces.
 fn to_text(body: &str) -> String {
     let response: Value = serde_json::from_str(body).unwrap_or_default();
     let text = |key: &str| response[key].as_str().unwrap_or_default().to_owned();
-    let mut argv = format!("Health Check: {}\nStatus: {}\n", text("check"), text("status"));
+    let mut output = format!("Health Check: {}\nStatus: {}\n", text("check"), text("status"));
     for (name, good) in response["checks"].as_object().into_iter().flatten() {
-        argv += &format!("  {} {name}\n", if good.as_bool() == Some(true) { "ok    " } else { "FAILED" });
+        output += &format!("  {} {name}\n", if good.as_bool() == Some(true) { "ok    " } else { "FAILED" });
     }
     for error in response["errors"].as_array().into_iter().flatten() {
-        argv += &format!("  error: {}\n", error.as_str().unwrap_or_default());
+        output += &format!("  error: {}\n", error.as_str().unwrap_or_default());
     }
-    argv
+    output
 }

@@ -1,4 +1,4 @@
-//! `init-db`: makes or completes the database, and the web user.
+//! `init-db`: creates or completes the database and the web user.
 
 use tokio_util::task::TaskTracker;
 
@@ -6,14 +6,12 @@ use crate::bots::context::BotsContext;
 use crate::bots::environment::Environment;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Kind, Outcome};
-use crate::process::terminate::terminate_all;
 use crate::runtime::init_db::{self, InitOptions, Report};
 
-use super::{load_config, overrides, write_line, write_stdout};
+use super::{overrides, run_one_shot, write_line, write_stdout};
 use crate::runtime::bots_environment::{child_variables, find_bots, mounted_files};
 use crate::runtime::dry_run::dry_run;
 use crate::runtime::prepare::prepare_environment;
-use crate::runtime::session::{App, run_until_shutdown, with_app};
 
 /// Runs the command.
 ///
@@ -22,9 +20,8 @@ use crate::runtime::session::{App, run_until_shutdown, with_app};
 pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
     let given = overrides([("database.connect_timeout", "--wait", flags.wait.clone())]);
     let task = InitOptions { check: flags.check, superuser: flags.superuser };
-    with_app(load_config(global, given)?, async |mut session| {
-        let App { config, reaper, signals, .. } = &mut session;
-        let critical = TaskTracker::new();
+    let critical = TaskTracker::new();
+    run_one_shot(global, given, &critical, async |config, reaper| {
         let mut report = Report::default();
         let initialising = async {
             let bots = find_bots(config, reaper).await?;
@@ -40,14 +37,7 @@ pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
             let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
             init_db::ensure_database_with(config, &context, django, &critical, task, &mut report).await.map(|_| ())
         };
-        let result = match run_until_shutdown(signals, &critical, initialising).await {
-            Ok(settled) => settled.map_err(into_failed),
-            Err(exit) => {
-                // Requests to Python no longer matter.
-                terminate_all(reaper, signals, &[], config.stop.timeout).await;
-                return Ok(Outcome::Child(exit.code()));
-            }
-        };
+        let result = initialising.await.map_err(into_failed);
         print_result(flags.json, task, &report, result)
     })
 }
@@ -80,7 +70,7 @@ fn print_result(json: bool, task: InitOptions, report: &Report, result: Result<(
 /// The command's own code for a database that cannot be used is 1.
 fn into_failed(error: Error) -> Error {
     match error.kind() {
-        Kind::Unavailable => Error::all(Kind::Failed, error.faults().to_vec()),
+        Kind::Unavailable => Error::all(Kind::Failed, error.into_faults()),
         _ => error,
     }
 }

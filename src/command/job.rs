@@ -19,9 +19,8 @@ use crate::jobs::rpc::{ADD, ADD_NUMBERED, CLEAR, HISTORY, LIST, SHOW, code};
 use crate::jobs::xmlrpc::{self, Value};
 use crate::model::{Endpoint, LATEST_JOB};
 
-use super::{load_config, write_line, write_stdout};
+use super::{run_one_shot, write_line, write_stdout};
 use crate::runtime::relay;
-use crate::runtime::session::{App, run_until_shutdown, with_app};
 use crate::status::text::{table, utc};
 
 /// How often `--wait` polls.
@@ -32,21 +31,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// # Errors
 /// 69 when no queue answers, 1 when it refuses.
 pub fn run(global: &Global, job: &cli::Job) -> Result<Outcome, Error> {
-    with_app(load_config(global, Vec::new())?, async |mut session| {
-        let App { config, signals, .. } = &mut session;
+    run_one_shot(global, Vec::new(), &TaskTracker::new(), async |config, _| {
         let target = target(config);
-        let asked = async {
-            match job {
-                cli::Job::Add(flags) => add(&target, flags).await,
-                cli::Job::List { all: false, failed: false, json } => list(&target, *json).await,
-                cli::Job::List { failed, json, .. } => list_history(&target, *failed, *json).await,
-                cli::Job::Clear { json } => clear(&target, *json).await,
-                cli::Job::Show { number, json } => show(&target, *number, *json).await,
-            }
-        };
-        match run_until_shutdown(signals, &TaskTracker::new(), asked).await {
-            Ok(done) => done,
-            Err(exit) => Ok(Outcome::Child(exit.code())),
+        match job {
+            cli::Job::Add(flags) => add(&target, flags).await,
+            cli::Job::List { all: false, failed: false, json } => list(&target, *json).await,
+            cli::Job::List { failed, json, .. } => list_history(&target, *failed, *json).await,
+            cli::Job::Clear { json } => clear(&target, *json).await,
+            cli::Job::Show { number, json } => show(&target, *number, *json).await,
         }
     })
 }
@@ -69,7 +61,7 @@ async fn add(target: &Endpoint, flags: &AddJob) -> Result<Outcome, Error> {
         response => xmlrpc::to_json(&response?),
     };
     let Some(code) = integer(&response["code"]) else {
-        return Err(Error::new(Kind::Unavailable, format!("what answers on {} is no job queue", target.authority)));
+        return Err(Error::new(Kind::Unavailable, format!("the server on {} is not a job queue", target.authority)));
     };
     let number = integer(&response["number"]);
     if code != code::ADDED && !(code == code::DUPLICATE && flags.wait) {
@@ -79,24 +71,24 @@ async fn add(target: &Endpoint, flags: &AddJob) -> Result<Outcome, Error> {
         Some(number) if flags.wait => return follow(target, number, flags.json).await,
         _ if flags.json => write_line(&json!({ "code": code, "number": number })),
         Some(number) => write_line(&format!("job {number}")),
-        None => write_line("the job queue has it"),
+        None => write_line("job added"),
     }
     Ok(Outcome::Success)
 }
 
 fn refused(code: i32, task: &JobCommand, number: Option<i32>) -> Error {
     let text = match code {
-        code::EMPTY => "the job queue refuses a job without a task".to_owned(),
+        code::EMPTY => "the job queue rejects a job without a program".to_owned(),
         code::NOT_AUTHORISED => format!(
-            "the job queue does not run {}: jobs begin with bots-engine, or with what bots.ini names in [jobqueue] \
-             authorized_tasks",
+            "the job queue does not run {}: a job must begin with bots-engine, or with one of authorized_tasks in \
+             section [jobqueue] of bots.ini",
             task.argv().first().map_or("", String::as_str)
         ),
         code::DUPLICATE => {
             let which = number.map(|number| format!(", as job {number}")).unwrap_or_default();
-            format!("the same job waits already{which}, with the same priority")
+            format!("the same job is already waiting{which}, with the same priority")
         }
-        other => format!("the job queue refuses the job with code {other}"),
+        other => format!("the job queue rejects the job with code {other}"),
     };
     Error::new(Kind::Failed, text)
 }
@@ -182,7 +174,7 @@ fn result(job: &Json) -> Option<String> {
 
 async fn clear(target: &Endpoint, json: bool) -> Result<Outcome, Error> {
     call(target, CLEAR, Vec::new()).await?;
-    write_line(if json { "{\"cleared\":true}" } else { "no job waits any more" });
+    write_line(if json { "{\"cleared\":true}" } else { "no job is waiting" });
     Ok(Outcome::Success)
 }
 
@@ -214,16 +206,16 @@ async fn poll(target: &Endpoint, number: i32) -> Result<Json, Error> {
     let text = match call_native(target, SHOW, Value::Integer(number)).await? {
         job @ Value::Struct(_) => return Ok(xmlrpc::to_json(&job)),
         _ if number == LATEST_JOB => "there are no jobs".to_owned(),
-        _ => format!("there is no job {number}, or it was forgotten long ago"),
+        _ => format!("there is no job {number}, or its record has expired"),
     };
     Err(Error::new(Kind::Failed, text))
 }
 
-/// Calls a method that the queue of bots-ctl alone has.
+/// Calls a method that only the queue of bots-ctl supports.
 async fn call_native(target: &Endpoint, method: &str, argument: Value) -> Result<Value, Error> {
     call(target, method, vec![argument]).await.map_err(|error| match error {
         client::Error::Fault(..) => {
-            let text = "keeps no account of its jobs; that of bots-ctl does (BOTS_CTL_JOBQUEUE_BACKEND=native)";
+            let text = "does not store its jobs; that of bots-ctl does (BOTS_CTL_JOBQUEUE_BACKEND=native)";
             Error::new(Kind::Failed, format!("the job queue on {} {text}", target.authority))
         }
         error => error.into(),

@@ -7,7 +7,7 @@ use crate::model::ServiceName;
 use super::{config_inputs, load_config, overrides};
 use crate::runtime::serve::serve;
 use crate::runtime::service_spec::ServePlan;
-use crate::runtime::session::with_app;
+use crate::runtime::session::with_session;
 
 /// Runs the command.
 ///
@@ -18,7 +18,7 @@ pub fn run(global: &Global, flags: &cli::Jobqueue) -> Result<Outcome, Error> {
         ("jobqueue.backend", "--backend", flags.backend.clone()),
         ("health.addr", "--health-addr", flags.health_addr.clone()),
     ]);
-    with_app(load_config(global, given.clone())?, async |session| {
+    with_session(load_config(global, given.clone())?, async |session| {
         let inputs = config_inputs(global, given);
         serve(session, ServePlan { only: Some(ServiceName::Jobqueue), args: flags.args.clone(), inputs }).await
     })

@@ -2,27 +2,40 @@
 
 pub mod completions;
 pub mod config;
+pub mod demo;
 pub mod dirmonitor;
 pub mod engine;
 pub mod exec;
 pub mod files;
 pub mod healthcheck;
+pub mod help;
 pub mod init_db;
 pub mod install;
 pub mod job;
 pub mod jobqueue;
+pub mod plugin;
+pub mod reload;
 pub mod status;
 pub mod up;
+pub mod version;
 pub mod webserver;
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::cli::Global;
-use crate::config::{Config, Diagnostic, FlagOverride};
-use crate::exit::{Error, Kind};
+use clap::CommandFactory;
+use tokio_util::task::TaskTracker;
+
+use crate::cli::{self, Cli, Global};
+use crate::config::layers::closest_match;
+use crate::config::{Config, Diagnostic, FlagOverride, LogFormat};
+use crate::exit::{Error, Kind, Outcome};
+use crate::process::reaper::Reaper;
+use crate::process::terminate::terminate_all;
 use crate::runtime::config_inputs::ConfigInputs;
+use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
 /// Reads the configuration for a command line; `more` are the overrides by flags of the command itself.
 fn load_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error> {
@@ -34,7 +47,40 @@ fn load_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error
     Err(Error::all(kind, faults.into_iter().map(|fault| fault.text).collect()))
 }
 
-/// As [`load_config`]; faults do not keep the rest from being read.
+/// As [`load_config`], for a one-shot command: its log is text unless JSON is requested.
+fn load_one_shot_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error> {
+    load_config(global, more).map(for_one_shot)
+}
+
+/// Runs a command that does one thing for a user and ends. A stop signal interrupts `work`, except while it holds a token of
+/// `critical`, and terminates its processes.
+fn run_one_shot(
+    global: &Global,
+    more: Vec<FlagOverride>,
+    critical: &TaskTracker,
+    work: impl AsyncFnOnce(&Config, &Reaper) -> Result<Outcome, Error>,
+) -> Result<Outcome, Error> {
+    with_session(load_one_shot_config(global, more)?, async |mut session| {
+        let Session { config, reaper, signals, .. } = &mut session;
+        match run_until_shutdown(signals, critical, work(config, reaper)).await {
+            Ok(outcome) => outcome,
+            Err(exit) => {
+                // Requests to Python no longer matter.
+                terminate_all(reaper, signals, &[], config.stop.timeout).await;
+                Ok(Outcome::Child(exit.code()))
+            }
+        }
+    })
+}
+
+fn for_one_shot(mut config: Config) -> Config {
+    if config.log.format == LogFormat::Auto {
+        config.log.format = LogFormat::Text;
+    }
+    config
+}
+
+/// As [`load_config`]; errors do not prevent it from reading the rest.
 fn read_config(global: &Global, more: Vec<FlagOverride>) -> Result<(Config, Vec<Diagnostic>), Error> {
     config_inputs(global, more).read()
 }
@@ -50,12 +96,17 @@ fn config_inputs(global: &Global, more: Vec<FlagOverride>) -> ConfigInputs {
     ConfigInputs { overrides: flags, file: global.config.clone() }
 }
 
-/// The address of this container's health listener, and the faults of the configuration. The running bots-ctl may have refused
-/// a faulty one and use the one before, so callers report the faults only when nothing answers.
+/// The address of this container's health listener, and the errors of the configuration. The running bots-ctl may have rejected
+/// an invalid configuration and use the previous one, so callers report the errors only if there is no response.
 fn health_addr(global: &Global) -> Result<(SocketAddr, Option<Error>), Error> {
     let (config, faults) = read_config(global, Vec::new())?;
     let faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
     Ok((config.health.addr, (!faults.is_empty()).then(|| Error::all(Kind::Configuration, faults))))
+}
+
+/// The command that a first word which is not a command probably means.
+fn unknown_command(word: &OsStr) -> String {
+    cli::unknown_command(word, &Cli::command(), |word, names| closest_match(word, names.iter()).cloned())
 }
 
 /// The flags that were given, of those that set a key of the configuration: key, flag and value.
@@ -69,7 +120,7 @@ fn write_line(line: &(impl Display + ?Sized)) {
     write_stdout(&format!("{line}\n"));
 }
 
-/// Writes a command's result. A reader that went away is no failure.
+/// Writes a command's result. A closed pipe is not a failure.
 fn write_stdout(text: &str) {
     use std::io::Write;
     let _ = std::io::stdout().write_all(text.as_bytes());

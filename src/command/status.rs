@@ -1,4 +1,4 @@
-//! `status`: the status of this container, from the running bots-ctl; once, or again and again.
+//! `status`: the status of this container, from the running bots-ctl, once or repeatedly.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ const HOME: &str = "\x1b[H";
 const REST_OF_LINE: &str = "\x1b[K\n";
 const REST_OF_SCREEN: &str = "\x1b[J";
 
-/// Runs the command: 0 when all is ready, 1 when something is not; with `--check` 0 when there is no problem, else 1.
+/// Runs the command. The exit code is 0 if all services are ready, else 1; with `--check` 0 if there are no problems, else 1.
 ///
 /// # Errors
 /// When no bots-ctl answers.
@@ -36,15 +36,15 @@ pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
 
 fn fetch(addr: SocketAddr) -> Result<(String, Status), Error> {
     let unavailable = |error: &dyn std::fmt::Display| {
-        let text = format!("cannot ask bots-ctl on {addr}: {error}; is it running in this container?");
-        Error::new(Kind::Unavailable, format!("{text} BOTS_CTL_HEALTH_ADDR says where it listens"))
+        let text = format!("cannot query bots-ctl on {addr}: {error}; is it running in this container?");
+        Error::new(Kind::Unavailable, format!("{text} BOTS_CTL_HEALTH_ADDR sets that address"))
     };
     let json = client::status(addr).map_err(|error| unavailable(&error))?;
     let status = serde_json::from_str(&json).map_err(|error| unavailable(&error))?;
     Ok((json, status))
 }
 
-/// Goes on until Ctrl-C, or until the reader goes away. A bots-ctl that is away may come back.
+/// Repeats until Ctrl-C, or until the reader closes its end. bots-ctl may be restarted in between.
 fn watch(addr: SocketAddr, flags: &cli::Status) -> Result<Outcome, Error> {
     let wrong = |text| Error::new(Kind::Usage, format!("--interval {}: {text}", flags.interval));
     let interval = parse::interval(&flags.interval).map_err(wrong)?;
@@ -75,13 +75,13 @@ fn watch(addr: SocketAddr, flags: &cli::Status) -> Result<Outcome, Error> {
     }
 }
 
-/// Whether the text was written: a reader may have gone away.
+/// Whether the text was written: the reader may have closed its end.
 fn write(text: &str) -> bool {
     let mut stdout = io::stdout();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
-/// The status without the values that change all the time.
+/// The status without its continuously changing values.
 fn without_volatile_fields(mut status: Status) -> Status {
     status.now = 0;
     for service in &mut status.services {

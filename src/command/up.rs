@@ -7,7 +7,7 @@ use super::webserver::install_if_missing;
 use super::{config_inputs, load_config, overrides};
 use crate::runtime::serve::serve;
 use crate::runtime::service_spec::ServePlan;
-use crate::runtime::session::with_app;
+use crate::runtime::session::with_session;
 
 /// Runs the command.
 ///
@@ -19,7 +19,9 @@ pub fn run(global: &Global, flags: &cli::Up) -> Result<Outcome, Error> {
         ("webserver.port", "--port", flags.port.clone()),
         ("health.addr", "--health-addr", flags.health_addr.clone()),
     ]);
-    with_app(load_config(global, given.clone())?, async |mut session| {
+    let mut config = load_config(global, given.clone())?;
+    config.enables_queue = config.up.services.is_none();
+    with_session(config, async |mut session| {
         if flags.install
             && let Some(interrupted) = install_if_missing(&mut session).await?
         {

@@ -9,7 +9,7 @@ use super::{config_inputs, install, load_config, overrides};
 use crate::runtime::bots_environment::find_bots;
 use crate::runtime::serve::serve;
 use crate::runtime::service_spec::ServePlan;
-use crate::runtime::session::{App, with_app};
+use crate::runtime::session::{Session, with_session};
 
 /// Runs the command.
 ///
@@ -20,7 +20,7 @@ pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
         ("webserver.port", "--port", flags.port.clone()),
         ("health.addr", "--health-addr", flags.health_addr.clone()),
     ]);
-    with_app(load_config(global, given.clone())?, async |mut session| {
+    with_session(load_config(global, given.clone())?, async |mut session| {
         if flags.install
             && let Some(interrupted) = install_if_missing(&mut session).await?
         {
@@ -32,9 +32,9 @@ pub fn run(global: &Global, flags: &cli::Webserver) -> Result<Outcome, Error> {
 }
 
 /// Installs Bots when none is found; returns the command's outcome if that was interrupted.
-pub(super) async fn install_if_missing(session: &mut App) -> Result<Option<Outcome>, Error> {
+pub(super) async fn install_if_missing(session: &mut Session) -> Result<Option<Outcome>, Error> {
     match find_bots(&session.config, &session.reaper).await {
-        Err(bots::Error::NotInstalled(_)) => install::interruptible(session, &[]).await,
+        Err(bots::Error::NotInstalled(_)) => install::interruptible(session, &[], None).await,
         found => Ok(found.map(|_| None)?),
     }
 }

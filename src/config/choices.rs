@@ -20,7 +20,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// The name that Python's logging has for it; the values of bots-ctl are these as well.
+    /// The name in Python's logging, which is also a valid value in bots-ctl.
     pub fn python_name(self) -> &'static str {
         match self {
             Self::Error => "ERROR",
@@ -42,12 +42,12 @@ pub enum LogFormat {
     Json,
 }
 
-/// The form in which the output of services is written.
+/// The output format of services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ChildOutput {
-    /// Unchanged, each stream to ours.
+    /// Unchanged, each stream to the same stream of bots-ctl.
     Raw,
-    /// Lines with the service's name before them.
+    /// Lines prefixed with the name of the service.
     Text,
     /// One JSON object a record.
     Json,
@@ -56,16 +56,27 @@ pub enum ChildOutput {
 /// The implementation of the job queue or the directory monitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ServiceBackend {
-    /// bots-ctl itself.
+    /// That of bots-ctl.
     Native,
     /// Bots's own program.
     Python,
 }
 
+/// Whether engines are forked from a process that has imported their modules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WarmStart {
+    /// From the second run on, until there is a pause between runs.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
 /// How new files are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
 pub enum WatchMethod {
-    /// As the file system allows.
+    /// Depends on the file system.
     Auto,
     /// By the kernel's events.
     Inotify,

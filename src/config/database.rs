@@ -1,4 +1,4 @@
-//! The database, as configured beside Django: by one URL or by variables of its own, which must not disagree.
+//! The database configured outside settings.py: by one URL or by several variables, which must agree.
 
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
@@ -10,16 +10,16 @@ use super::database_url::DatabaseUrl;
 use super::keys::DatabaseSection;
 use super::layers::LayeredConfig;
 
-/// How long to try again while the server cannot be reached, unless a person waits at a terminal.
+/// How long to retry while the server is unreachable, unless a person waits at a terminal.
 const CONNECT_RETRY_WINDOW: Duration = Duration::from_secs(60);
 
 impl DatabaseSection {
-    /// How long to try again while the server cannot be reached.
+    /// How long to retry while the server is unreachable.
     pub fn retry_window(&self) -> Duration {
         self.connect_timeout.unwrap_or(if stderr().is_terminal() { Duration::ZERO } else { CONNECT_RETRY_WINDOW })
     }
 
-    /// The parts of the URL reach a generated `settings.py` as the variables would.
+    /// Copies the parts of the URL to the settings from which `settings.py` is generated.
     pub(super) fn apply_url(&mut self, layers: &mut LayeredConfig<'_>) {
         let Some(url) = self.url.clone() else { return };
         check_conflicts(self, &url).into_iter().for_each(|fault| layers.report(fault));
@@ -36,7 +36,7 @@ impl DatabaseSection {
     }
 }
 
-/// The engine's family, by any of the names it goes by.
+/// The engine family, for any of its names.
 pub fn normalise_engine(engine: &str) -> &str {
     match engine.rsplit('.').next().unwrap_or(engine) {
         "sqlite" | "sqlite3" => "sqlite",
@@ -61,12 +61,12 @@ fn check_conflicts(database: &DatabaseSection, url: &DatabaseUrl) -> Vec<String>
         .into_iter()
         .filter(|(_, one, other)| !one.is_empty() && !other.is_empty() && one != other)
         .map(|(name, one, other)| {
-            format!("{name} is {one:?}, but BOTS_CTL_DATABASE_URL says {other:?}: keep one of the two")
+            format!("{name} is {one:?}, but BOTS_CTL_DATABASE_URL has {other:?}: remove one of them")
         })
         .collect();
     let passwords = database.password.as_ref().zip(url.password.as_ref());
     if passwords.is_some_and(|(one, other)| one.expose_secret() != other.expose_secret()) {
-        faults.push("DB_PASSWORD and BOTS_CTL_DATABASE_URL hold different passwords: keep one of the two".to_owned());
+        faults.push("DB_PASSWORD and BOTS_CTL_DATABASE_URL have different passwords: remove one of them".to_owned());
     }
     faults
 }

@@ -1,6 +1,6 @@
-//! `BOTS_CTL_DATABASE_URL`: `ENGINE://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE`, taken apart.
+//! Parser of `BOTS_CTL_DATABASE_URL`: `ENGINE://USER:PASSWORD@HOST:PORT/NAME?OPTION=VALUE`.
 //!
-//! A faulty URL is never quoted in a message: it usually holds a password.
+//! Messages never quote an invalid URL, which usually contains a password.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use secrecy::SecretString;
 
 use super::parse::ParseResult;
 
-/// The parts of a database URL; what it does not say is empty.
+/// The parts of a database URL; missing parts are empty.
 #[derive(Debug, Clone)]
 pub struct DatabaseUrl {
     /// `sqlite`, `mysql` or `postgresql`.
@@ -22,20 +22,19 @@ pub struct DatabaseUrl {
     pub port: Option<u16>,
     /// The database; for SQLite an absolute path.
     pub name: String,
-    /// What follows the question mark, in the words of Django's OPTIONS.
+    /// The query, as Django's OPTIONS.
     pub options: BTreeMap<String, String>,
 }
 
 impl DatabaseUrl {
-    /// Takes a URL apart.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// What is wrong with it, without quoting it.
+    /// The error, without the text of the URL.
     pub fn parse(url: &str) -> ParseResult<Self> {
         let expected = "expected sqlite:///FILE, mysql://USER:PASSWORD@HOST:PORT/NAME or postgresql://…";
         if url.contains(char::is_control) {
-            let text =
-                "it holds a line end or another control character: remove it; `echo` adds one, `echo -n` does not";
+            let text = "the URL contains a newline or another control character: remove it; `echo` appends a newline, `echo -n` does not";
             return Err(text.to_owned());
         }
         let (scheme, rest) = url.split_once("://").ok_or(expected)?;
@@ -65,7 +64,7 @@ impl DatabaseUrl {
         Ok(parsed)
     }
 
-    /// Checks what belongs to one engine alone, and brings the rest to one form.
+    /// Checks engine-specific parts, and normalizes the rest.
     fn normalise(&mut self) -> ParseResult<()> {
         if self.engine == "sqlite" {
             let name = format!("/{}", self.name.trim_start_matches('/'));
@@ -93,13 +92,13 @@ impl DatabaseUrl {
             self.password = Some(SecretString::from(password));
         }
         if self.name.is_empty() || self.name.contains('/') {
-            return Err("expected the name of the database after the host: …@HOST:PORT/NAME".to_owned());
+            return Err("expected a database name after the host: …@HOST:PORT/NAME".to_owned());
         }
         Ok(())
     }
 }
 
-/// User, host and port; path; query. A password may hold `/`, `?` and `#` as they are: everything up to the last `@`
+/// User, host and port; path; query. A password may contain unescaped `/`, `?` and `#`: everything up to the last `@`
 /// is credentials.
 fn split(rest: &str) -> (&str, &str, &str) {
     let address = rest.rfind('@').map_or(0, |at| at + 1);
@@ -132,10 +131,10 @@ fn options(query: &str) -> ParseResult<BTreeMap<String, String>> {
         .collect()
 }
 
-/// Percent-decoding. A `%` that begins no code stands for itself: passwords are often not encoded.
+/// Percent-decoding. A `%` without a code stands for itself, since passwords are often not encoded.
 fn decode(text: &str) -> ParseResult<String> {
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(Cow::into_owned).map_err(|_| "it is not UTF-8 once its %-codes are decoded".to_owned())
+    decoded.map(Cow::into_owned).map_err(|_| "the URL is not UTF-8 after percent-decoding".to_owned())
 }
 
 #[cfg(test)]
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn all_parts_are_found() {
+    fn parse_returns_all_parts_of_url() {
         let url = "postgresql://me:p%40ss@db.example.com:5433/bots?sslmode=verify-full&sslrootcert=/ca.pem";
         let url = DatabaseUrl::parse(url).expect("valid");
         assert_eq!((url.engine, url.user.as_str(), url.host.as_str()), ("postgresql", "me", "db.example.com"));
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn passwords_may_hold_anything() {
+    fn passwords_may_contain_any_character() {
         assert_eq!(password("mysql://me:a%3Ab@h/n"), "a:b");
         assert_eq!(password("mysql://me:a:b/c?d#e@f@h/n"), "a:b/c?d#e@f");
         assert_eq!(password("mysql://me:100%@h/n"), "100%");
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_and_ipv6_have_their_forms() {
+    fn sockets_and_ipv6_addresses_are_parsed() {
         let url = DatabaseUrl::parse("postgres://me@%2Frun%2Fpostgresql/n").expect("valid");
         assert_eq!(url.host, "/run/postgresql");
         let url = DatabaseUrl::parse("postgres:///n?host=/run/pg&user=me").expect("valid");
@@ -182,15 +181,15 @@ mod tests {
     }
 
     #[test]
-    fn a_line_end_is_refused_with_the_reason() {
+    fn newline_in_url_is_rejected_with_reason() {
         for url in ["mysql://me:p@h/n\n", "mysql://me:p@h:3306\n/n", "\tpostgres://me@h/n"] {
-            assert!(DatabaseUrl::parse(url).expect_err("refused").contains("line end"), "{url:?}");
+            assert!(DatabaseUrl::parse(url).expect_err("refused").contains("newline"), "{url:?}");
         }
         assert_eq!(password("mysql://me:a%0Ab@h/n"), "a\nb");
     }
 
     #[test]
-    fn faults_do_not_quote_the_url() {
+    fn errors_do_not_quote_the_url() {
         for wrong in [
             "secret",
             "oracle://u:secret@h/n",

@@ -1,4 +1,5 @@
-//! Defaults < `bots-ctl.toml` < environment < flags: one pass that keeps the origin of each value and gathers all faults.
+//! Defaults < `bots-ctl.toml` < environment < flags: one pass that keeps the origin of each value and collects all
+//! errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,13 +11,13 @@ use super::setting::{CONFIG_FILE_ENV, Setting, ValueType};
 use super::toml_file::{self, TomlValue};
 use crate::fs::regular;
 
-/// How the names of all variables begin that are bots-ctl's own.
+/// The prefix of all variables that belong to bots-ctl.
 const ENV_PREFIX: &str = "BOTS_CTL_";
 
-/// Bytes of a file that holds a secret.
+/// Maximum size of a secret file, in bytes.
 const MAX_SECRET: u64 = 64 * 1024;
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The built-in default.
@@ -42,12 +43,12 @@ pub struct FlagOverride {
     pub value: String,
 }
 
-/// One fault of the configuration.
+/// One error of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The fault, its location and the remedy.
+    /// The error, its location and the remedy.
     pub text: String,
-    /// It is about the command line, not about configuration.
+    /// Whether it concerns the command line.
     pub is_from_command_line: bool,
 }
 
@@ -56,11 +57,11 @@ pub struct Diagnostic {
 pub struct EffectiveSetting {
     /// The setting.
     pub setting: &'static Setting,
-    /// The effective value; empty when there is none, never a secret.
+    /// The effective value; empty if unset, never a secret.
     pub value: String,
-    /// Where it came from.
+    /// The source of the value.
     pub origin: Origin,
-    /// Whether a value was given that is wrong, so that this is the default.
+    /// Whether the given value is invalid, so that this is the default.
     pub is_wrong: bool,
 }
 
@@ -97,7 +98,7 @@ impl<'a> LayeredConfig<'a> {
     /// The value of a setting that has a default.
     ///
     /// # Panics
-    /// When the table holds a default that its own parser refuses; a unit test reads every default.
+    /// If its own parser rejects a default of the table; a unit test reads every default.
     pub fn get<T>(&mut self, setting: &'static Setting, parse: fn(&str) -> ParseResult<T>) -> T {
         let default = self.default_value(setting.default);
         let value = parse(&default).expect("the table's defaults parse");
@@ -109,7 +110,7 @@ impl<'a> LayeredConfig<'a> {
         self.layered(setting, parse, String::new())
     }
 
-    /// Ends the pass: reports unknown variables and keys of the file, and returns all settings and every fault.
+    /// Ends the pass: reports unknown variables and keys, and returns all settings and errors.
     pub fn finish(mut self) -> (Vec<EffectiveSetting>, Vec<Diagnostic>) {
         self.report_unknown_variables();
         self.report_unknown_keys();
@@ -119,13 +120,13 @@ impl<'a> LayeredConfig<'a> {
         (self.effective, self.faults)
     }
 
-    /// Adds a fault that concerns more than one key.
+    /// Adds an error that concerns several keys.
     pub fn report(&mut self, fault: impl Into<String>) {
         self.faults.push(Diagnostic { text: fault.into(), is_from_command_line: false });
     }
 
-    /// A default by its rule: `A in Kubernetes, else B`, `as VARIABLE` for the value of a setting that was read before, or a
-    /// path that begins with `~/` and may contain `$BOTSENV`.
+    /// Evaluates a default: `A in Kubernetes, else B`, `as VARIABLE` for the value of a setting read before, or a path
+    /// that begins with `~/` and may contain `$BOTSENV`.
     fn default_value(&self, rule: &str) -> String {
         let value_of = |variable: &str| {
             let known = self.effective.iter().find(|known| known.setting.env == variable);
@@ -168,7 +169,7 @@ impl<'a> LayeredConfig<'a> {
         parsed
             .map_err(|problem| {
                 let value = if setting.secret { "(hidden)".to_owned() } else { format!("{:?}", raw.text) };
-                let text = format!("{}: {value} is wrong: {problem}", location(setting.path, &raw.origin));
+                let text = format!("{}: {value} is invalid: {problem}", location(setting.path, &raw.origin));
                 self.faults.push(Diagnostic { text, is_from_command_line: matches!(raw.origin, Origin::Flag(_)) });
             })
             .ok()
@@ -187,7 +188,7 @@ impl<'a> LayeredConfig<'a> {
         let name = format!("{}_FILE", setting.env);
         match (set(setting.env), set(&name).filter(|_| setting.secret)) {
             (Some(_), Some(_)) => {
-                self.report(format!("{} and {name} are both set: keep one of them", setting.env));
+                self.report(format!("{} and {name} are both set: remove one of them", setting.env));
                 None
             }
             (Some(text), None) => {
@@ -204,7 +205,7 @@ impl<'a> LayeredConfig<'a> {
             // An empty variable counts as unset. An empty value in the file would be a known secret.
             if setting.secret && value.text.is_empty() {
                 let location = format!("{}:{}", path.display(), value.line);
-                self.report(format!("{location}: {} is empty: give it a value, or take the line out", setting.path));
+                self.report(format!("{location}: {} is empty: set a value, or remove the line", setting.path));
                 return None;
             }
             let origin = Origin::File(path.clone(), value.line);
@@ -216,7 +217,7 @@ impl<'a> LayeredConfig<'a> {
         self.secret_file(name, &location, file)
     }
 
-    /// `location` is where the file is named, for messages.
+    /// `location` names the file in messages.
     fn secret_file(&mut self, name: String, location: &str, path: PathBuf) -> Option<RawValue> {
         match read_secret(&path) {
             Ok(text) if text.trim().is_empty() => {
@@ -234,7 +235,7 @@ impl<'a> LayeredConfig<'a> {
         }
     }
 
-    /// Kubernetes adds variables of its own for a Service of this name.
+    /// Kubernetes adds variables for a Service of this name.
     fn report_unknown_variables(&mut self) {
         let settings = self.effective.iter().map(|known| known.setting);
         let files = settings.clone().filter(|setting| setting.secret).map(|setting| format!("{}_FILE", setting.env));
@@ -244,18 +245,13 @@ impl<'a> LayeredConfig<'a> {
         let names = self.environment.iter().filter(is_set).map(|(name, _)| name);
         let unknown = names.filter(|name| !known.contains(*name) && !self.is_from_service(name));
         let faults: Vec<String> = unknown
-            .map(|name| {
-                let hint = closest_match(name, known.iter()).map_or_else(
-                    || "config show lists all settings".to_owned(),
-                    |near| format!("did you mean {near}?"),
-                );
-                format!("environment variable {name} is unknown; {hint}")
-            })
+            .map(|name| format!("environment variable {name} is unknown; {}", hint(name, known.iter(), "settings")))
             .collect();
         faults.into_iter().for_each(|fault| self.report(fault));
     }
 
-    /// Whether this is one of the variables that Kubernetes makes for each Service: `NAME_SERVICE_HOST`, `NAME_PORT` and others.
+    /// Whether this is one of the variables that Kubernetes sets for each Service: `NAME_SERVICE_HOST`, `NAME_PORT` and
+    /// others.
     fn is_from_service(&self, name: &str) -> bool {
         let mut services = self.environment.keys().filter_map(|name| name.strip_suffix("_SERVICE_HOST"));
         services.any(|service| {
@@ -270,9 +266,8 @@ impl<'a> LayeredConfig<'a> {
         let files = settings.clone().filter(|setting| setting.secret).map(|setting| format!("{}_file", setting.path));
         let known: BTreeSet<String> = settings.map(|setting| setting.path.to_owned()).chain(files).collect();
         for (name, value) in values.iter().filter(|(name, _)| !known.contains(*name)) {
-            let hint = closest_match(name, known.iter())
-                .map_or_else(|| "; config show lists all keys".to_owned(), |near| format!("; did you mean {near}?"));
-            self.report(format!("{}:{}: unknown key {name}{hint}", path.display(), value.line));
+            let hint = hint(name, known.iter(), "keys");
+            self.report(format!("{}:{}: unknown key {name}; {hint}", path.display(), value.line));
         }
     }
 
@@ -289,23 +284,32 @@ impl<'a> LayeredConfig<'a> {
     }
 }
 
-/// Names of keys and files may hold line ends and escape sequences.
+/// Names of keys and files may contain newlines and escape sequences.
 fn on_one_line(text: &str) -> String {
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escaped).collect()
 }
 
-/// Some files never end.
+/// Bounded read: devices and FIFOs may never reach EOF.
 fn read_secret(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let length = regular::open(path)?.take(MAX_SECRET + 1).read_to_string(&mut text)?;
     if length as u64 > MAX_SECRET {
-        return Err(io::Error::other(format!("it holds more than {} KiB, which no secret has", MAX_SECRET / 1024)));
+        return Err(io::Error::other(format!(
+            "the file is larger than {} KiB, the maximum for a secret",
+            MAX_SECRET / 1024
+        )));
     }
     Ok(text)
 }
 
-/// The candidate most like `name`, if one is alike enough to be what was meant.
+/// How a user finds the right name in place of an unknown one.
+pub fn hint<'a>(name: &str, candidates: impl Iterator<Item = &'a String>, all: &str) -> String {
+    closest_match(name, candidates)
+        .map_or_else(|| format!("config show lists all {all}"), |near| format!("did you mean {near}?"))
+}
+
+/// The most similar candidate, if it is similar enough to be a typo.
 pub fn closest_match<'a>(name: &str, candidates: impl Iterator<Item = &'a String>) -> Option<&'a String> {
     const MIN_SIMILARITY: f64 = 0.8;
     candidates

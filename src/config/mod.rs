@@ -1,8 +1,8 @@
-//! The configuration: final, typed values, each checked before anything is bound, opened or started.
+//! The configuration: final, typed values, each checked before a port is bound, a database opened or a process started.
 //!
-//! Three shapes of input stay apart: what was typed (`cli`), what was configured (the layers of [`layers`])
-//! and what is true ([`Config`]). Only the last leaves this module. Nothing here reads the process's own
-//! environment or arguments: both are handed in, so that tests need neither.
+//! Three stages of input are separate: the command line (`cli`), the configured values (the layers of [`layers`]), and
+//! the effective values ([`Config`]). Only the last one leaves this module. The module does not read the environment or
+//! arguments of the process: both are parameters, so that tests can set them.
 
 mod choices;
 pub mod database;
@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::{RestartRules, ServiceName};
-pub use choices::{ChildOutput, LogFormat, LogLevel, ServiceBackend, WatchMethod};
+pub use choices::{ChildOutput, LogFormat, LogLevel, ServiceBackend, WarmStart, WatchMethod};
 pub use database_url::DatabaseUrl;
 pub use keys::{
-    BotsConfig, DatabaseSection, DirmonitorSection, DjangoConfig, EngineConfig, EnvironmentConfig, HealthConfig,
-    JobQueueConfig, LogConfig, MailConfig, MetricsConfig, ReloadConfig, StopConfig, SuperuserConfig, UpConfig,
-    WatchdogConfig, WebserverConfig,
+    BotsConfig, CommandLineConfig, DatabaseSection, DirmonitorSection, DjangoConfig, EngineConfig, EnvironmentConfig,
+    HealthConfig, JobQueueConfig, LogConfig, MailConfig, MetricsConfig, PluginConfig, ReloadConfig, StopConfig,
+    SuperuserConfig, UpConfig, WatchdogConfig, WebserverConfig,
 };
 use layers::LayeredConfig;
 pub use layers::{Diagnostic, EffectiveSetting, FlagOverride, Origin};
@@ -38,21 +38,23 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Directories.
     pub environment: EnvironmentConfig,
-    /// Where Bots is.
+    /// The installation of Bots.
     pub bots: BotsConfig,
+    /// Routes and mappings as files.
+    pub plugin: PluginConfig,
     /// The web UI.
     pub webserver: WebserverConfig,
     /// The stop sequence.
     pub stop: StopConfig,
-    /// When services are started again.
+    /// When services are restarted.
     pub restart: RestartRules,
-    /// The effect of a change of the mounted configuration.
+    /// Live reload.
     pub reload: ReloadConfig,
-    /// When a service counts as unresponsive, and what follows.
+    /// When a service counts as unresponsive, and the consequence.
     pub watchdog: WatchdogConfig,
     /// The services under `up`.
     pub up: UpConfig,
-    /// How engines are run.
+    /// How engines run.
     pub engine: EngineConfig,
     /// The job queue.
     pub jobqueue: JobQueueConfig,
@@ -62,31 +64,35 @@ pub struct Config {
     pub health: HealthConfig,
     /// Metrics.
     pub metrics: MetricsConfig,
+    /// The command line.
+    pub command_line: CommandLineConfig,
     /// Logs.
     pub log: LogConfig,
-    /// Database settings for the `settings.py` that bots-ctl makes.
+    /// Database settings for the generated `settings.py`.
     pub database: DatabaseSection,
-    /// Django settings for the `settings.py` that bots-ctl makes.
+    /// Django settings for the generated `settings.py`.
     pub django: DjangoConfig,
-    /// The mail server for the `settings.py` that bots-ctl makes.
+    /// The mail server for the generated `settings.py`.
     pub mail: MailConfig,
     /// The web user of a first run.
     pub superuser: SuperuserConfig,
+    /// Whether all services are to run: a bots.ini that is created enables the job queue and the directory monitor.
+    pub enables_queue: bool,
     /// Every setting with its value and origin, for `config show`.
     pub effective_settings: Vec<EffectiveSetting>,
 }
 
-/// The times of one service's stop.
+/// The timeouts of a service's stop.
 #[derive(Debug, Clone, Copy)]
 pub struct StopTimeouts {
-    /// Time between "not ready" and the stop signal.
+    /// Time between reporting not ready and the stop signal.
     pub drain: Duration,
     /// Time between the stop signal and SIGKILL.
     pub timeout: Duration,
 }
 
 impl Config {
-    /// Reads all layers; what is wrong is left at its default and reported, so that a check can go on.
+    /// Reads all layers; invalid values are replaced by their default and reported, so that a check can continue.
     pub fn read(
         environment: &BTreeMap<String, String>,
         overrides: &[FlagOverride],
@@ -95,12 +101,13 @@ impl Config {
     ) -> (Self, Vec<Diagnostic>) {
         let file = file_path(environment, file, home);
         let mut layers = LayeredConfig::new(environment, overrides, file.clone(), home);
-        // In this order: the default of a setting may be the value of one before it.
+        // The order matters: a default may be the value of an earlier setting.
         let mut config = Self {
             home: home.to_path_buf(),
             file,
             environment: EnvironmentConfig::read(&mut layers),
             bots: BotsConfig::read(&mut layers),
+            plugin: PluginConfig::read(&mut layers),
             webserver: WebserverConfig::read(&mut layers),
             stop: StopConfig::read(&mut layers),
             restart: RestartRules::read(&mut layers),
@@ -112,11 +119,13 @@ impl Config {
             dirmonitor: DirmonitorSection::read(&mut layers),
             health: HealthConfig::read(&mut layers),
             metrics: MetricsConfig::read(&mut layers),
+            command_line: CommandLineConfig::read(&mut layers),
             log: LogConfig::read(&mut layers),
             database: DatabaseSection::read(&mut layers),
             django: DjangoConfig::read(&mut layers),
             mail: MailConfig::read(&mut layers),
             superuser: SuperuserConfig::read(&mut layers),
+            enables_queue: false,
             effective_settings: Vec::new(),
         };
         config.check_config_dir(&mut layers);
@@ -130,7 +139,7 @@ impl Config {
         (config, faults)
     }
 
-    /// Whether a setting has a value that is not the default.
+    /// Whether a setting is set explicitly.
     pub fn is_given(&self, path: &str) -> bool {
         self.effective_settings.iter().any(|known| known.setting.path == path && known.origin != Origin::Default)
     }
@@ -140,14 +149,15 @@ impl Config {
         self.environment.config_dir.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Bots imports the configuration directory as a Python package, which not every name allows.
+    /// Bots imports the configuration directory as a Python package, which restricts its name.
     fn check_config_dir(&self, layers: &mut LayeredConfig<'_>) {
         let config_dir = &self.environment.config_dir;
         let name = config_dir.file_name().unwrap_or_default().to_string_lossy();
         if name.is_empty() || name.contains('.') {
             layers.report(format!(
-                "{}: Bots imports this directory as a Python package, so its last name must not be empty or hold a \
-                 dot; set BOTS_CONFIG_DIR to a directory such as /srv/bots/config",
+                "{}: Bots imports this directory as a Python package, so its name must not be \
+                 empty or contain a dot; set BOTS_CONFIG_DIR to a directory such as \
+                 /srv/bots/config",
                 config_dir.display()
             ));
         }
@@ -155,7 +165,7 @@ impl Config {
 }
 
 impl EnvironmentConfig {
-    /// A source that is the configuration directory by another name must not be copied over itself.
+    /// A source that is the configuration directory under another name must not be copied onto itself.
     fn unify_paths(&mut self) {
         if parse::resolved_path(&self.config_source.to_string_lossy()).is_ok_and(|source| source == self.config_dir) {
             self.config_source.clone_from(&self.config_dir);
@@ -164,7 +174,7 @@ impl EnvironmentConfig {
 }
 
 impl StopConfig {
-    /// The times of one service.
+    /// The timeouts of one service.
     pub fn of(&self, service: ServiceName) -> StopTimeouts {
         let (drain, timeout) = match service {
             ServiceName::Webserver => (self.webserver_drain, self.webserver_timeout),
@@ -177,23 +187,24 @@ impl StopConfig {
 }
 
 impl JobQueueConfig {
-    /// Where the job queue listens beside loopback.
+    /// The additional listen address of the job queue.
     ///
     /// # Errors
-    /// For an address that any client could use. Only the queue itself checks this: a program that it has started may see
-    /// the address and not the token.
+    /// If the address is reachable by other machines and there is no token. Only the queue itself checks this: its
+    /// child processes may see the address, but not the token.
     pub fn guarded_addr(&self) -> Result<Option<SocketAddr>, String> {
         match self.addr {
             Some(addr) if !addr.ip().is_loopback() && self.token.is_none() => Err(format!(
-                "BOTS_CTL_JOBQUEUE_ADDR={addr}: whoever reaches this address could run jobs; set \
-                 BOTS_CTL_JOBQUEUE_TOKEN or BOTS_CTL_JOBQUEUE_TOKEN_FILE, or choose an address of loopback"
+                "BOTS_CTL_JOBQUEUE_ADDR={addr}: any client that reaches this address could run \
+                 jobs; set BOTS_CTL_JOBQUEUE_TOKEN or BOTS_CTL_JOBQUEUE_TOKEN_FILE, or use a \
+                 loopback address"
             )),
             addr => Ok(addr),
         }
     }
 }
 
-/// The file to read: the one named, else the first that exists of the usual places.
+/// The file to read: the given one, else the first existing default.
 fn file_path(environment: &BTreeMap<String, String>, flag: Option<&Path>, home: &Path) -> Option<PathBuf> {
     let set = |name| environment.get(name).filter(|value| !value.is_empty());
     let named = flag.map(Path::to_path_buf).or_else(|| set(setting::CONFIG_FILE_ENV).map(PathBuf::from));

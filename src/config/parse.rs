@@ -1,4 +1,4 @@
-//! One parser per kind of value. Each takes the text as written and says what it expected instead.
+//! One parser per kind of value. Errors state the expected form.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Component, Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::model::{Endpoint, ServiceName};
 
-/// What a parser answers; the error completes the sentence "NAME is wrong: …".
+/// The result of a parser; the error completes the sentence "NAME is invalid: …".
 pub type ParseResult<T> = Result<T, String>;
 
 /// Any text.
@@ -18,17 +18,17 @@ pub fn text(value: &str) -> ParseResult<String> {
     Ok(value.to_owned())
 }
 
-/// Origins of web pages, separated by commas, as browsers send them.
+/// Web origins as sent by browsers, comma-separated.
 pub fn origins(value: &str) -> ParseResult<String> {
     let is_origin =
         |part: &str| part.split_once("://").is_some_and(|(scheme, host)| scheme.len() > 3 && !host.is_empty());
     match value.split(',').map(str::trim).find(|part| !part.is_empty() && !is_origin(part)) {
-        Some(part) => Err(format!("{part} has no scheme, without which every login is refused: write https://{part}")),
+        Some(part) => Err(format!("{part} has no scheme, so Django would reject every login: use https://{part}")),
         None => text(value),
     }
 }
 
-/// Any text that is never shown.
+/// A text that is never printed.
 pub fn secret(value: &str) -> ParseResult<SecretString> {
     Ok(SecretString::from(value))
 }
@@ -39,11 +39,12 @@ pub fn absolute_path(value: &str) -> ParseResult<PathBuf> {
     match value.starts_with('/') {
         true if trimmed.is_empty() => Ok(PathBuf::from("/")),
         true => Ok(PathBuf::from(trimmed)),
-        false => Err("expected an absolute path, one that begins with '/'".to_owned()),
+        false => Err("expected an absolute path".to_owned()),
     }
 }
 
-/// As [`absolute_path`], without links, `.` and `..`: Bots compares it with what Python has found. Parts that do not exist stay.
+/// As [`absolute_path`], with links, `.` and `..` resolved, since Bots compares it with paths found by Python. Missing
+/// components are kept.
 pub fn resolved_path(value: &str) -> ParseResult<PathBuf> {
     let mut resolved = PathBuf::from("/");
     for part in absolute_path(value)?.components() {
@@ -57,7 +58,7 @@ pub fn resolved_path(value: &str) -> ParseResult<PathBuf> {
     Ok(resolved)
 }
 
-/// A name of the time zone database, where the machine has that, or a rule of POSIX such as `CET-1`.
+/// A name of the time zone database, if the machine has one, or a POSIX rule such as `CET-1`.
 pub fn time_zone(value: &str) -> ParseResult<String> {
     let zones = Path::new("/usr/share/zoneinfo");
     let zone = zones.join(value.strip_prefix(':').unwrap_or(value));
@@ -87,7 +88,7 @@ pub fn directory_name(value: &str) -> ParseResult<String> {
     Err("expected a directory name of letters, digits, '.', '_' or '-' that does not begin with '.'".to_owned())
 }
 
-/// Yes or no, in the spellings that configuration files and manifests use.
+/// A boolean, in the spellings of configuration files and manifests.
 pub fn boolean(value: &str) -> ParseResult<bool> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
@@ -96,7 +97,7 @@ pub fn boolean(value: &str) -> ParseResult<bool> {
     }
 }
 
-/// One of several words, in any case.
+/// One of several words, case-insensitive.
 pub fn choice<T: ValueEnum>(value: &str) -> ParseResult<T> {
     T::from_str(value, true).map_err(|_| {
         let words = T::value_variants().iter().filter_map(T::to_possible_value);
@@ -119,25 +120,25 @@ pub fn port(value: &str) -> ParseResult<u16> {
     }
 }
 
-/// A listening address, `HOST:PORT`; port 0 asks for a free one.
+/// A listen address, `HOST:PORT`; port 0 selects a free port.
 pub fn address(value: &str) -> ParseResult<SocketAddr> {
     const EXPECTED: &str = "expected ADDRESS:PORT, such as 0.0.0.0:9180 or [::]:9180";
     if let Ok(address) = value.parse() {
         return Ok(address);
     }
-    // No other name is looked up: that could take long, and give another address tomorrow.
+    // Other names are not resolved: that could be slow, and return another address later.
     let port = value.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok());
     let resolved = port.and_then(|port| ("localhost", port).to_socket_addrs().ok()?.find(SocketAddr::is_ipv4));
     resolved.ok_or_else(|| EXPECTED.to_owned())
 }
 
-/// A span of time: a number with `ms`, `s`, `m`, `h` or `d`; a bare number means seconds, as in Kubernetes.
+/// A duration: a number with `ms`, `s`, `m`, `h` or `d`; a bare number means seconds, as in Kubernetes.
 pub fn duration(value: &str) -> ParseResult<Duration> {
     let week = Duration::from_secs(7 * 24 * 3600);
     span(value, week).ok_or_else(|| "expected a duration such as 500ms, 30s or 5m, of at most a week".to_owned())
 }
 
-/// How long ago: as [`duration`], and of years where that is wanted.
+/// An age: as [`duration`], but without the limit of a week.
 pub fn age(value: &str) -> ParseResult<Duration> {
     let century = Duration::from_secs(100 * 366 * 24 * 3600);
     span(value, century).ok_or_else(|| "expected an age such as 30m, 12h or 7d".to_owned())
@@ -158,7 +159,7 @@ fn span(value: &str, longest: Duration) -> Option<Duration> {
     (seconds <= longest.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
 }
 
-/// A span of time that is not zero.
+/// A duration greater than zero.
 pub fn interval(value: &str) -> ParseResult<Duration> {
     match duration(value)? {
         Duration::ZERO => Err("expected a duration longer than zero".to_owned()),
@@ -176,12 +177,12 @@ pub fn size(value: &str) -> ParseResult<u64> {
     size.ok_or_else(|| "expected a size such as 64Mi or 2Gi, or a number of bytes".to_owned())
 }
 
-/// A number of times.
+/// A non-negative number.
 pub fn count(value: &str) -> ParseResult<u32> {
     value.parse().map_err(|_| "expected a whole number, such as 5".to_owned())
 }
 
-/// A number of times that is not zero.
+/// A positive number.
 pub fn positive(value: &str) -> ParseResult<u32> {
     match count(value)? {
         0 => Err("expected a number of at least 1".to_owned()),
@@ -189,7 +190,7 @@ pub fn positive(value: &str) -> ParseResult<u32> {
     }
 }
 
-/// Names of services, separated by commas; the order in which they are started is not the user's concern.
+/// Names of services, comma-separated; their order has no effect.
 pub fn services(value: &str) -> ParseResult<Vec<ServiceName>> {
     const EXPECTED: &str = "expected some of webserver, jobqueue, dirmonitor and engine, separated by commas";
     let words: Vec<&str> = value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
@@ -205,14 +206,14 @@ pub fn json_object(value: &str) -> ParseResult<Map<String, Value>> {
     serde_json::from_str(value).map_err(|_| "expected a JSON object, such as {\"sslmode\": \"require\"}".to_owned())
 }
 
-/// Exit codes, separated by commas.
+/// Exit codes, comma-separated.
 pub fn exit_codes(value: &str) -> ParseResult<Vec<u8>> {
     let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
     let codes: Result<Vec<u8>, _> = words.map(str::parse).collect();
     codes.map_err(|_| "expected exit codes from 0 to 255, such as 2, separated by commas".to_owned())
 }
 
-/// `http://HOST:PORT`, with or without a path. The token is a setting of its own.
+/// `http://HOST:PORT`, with or without a path. The token is a separate setting.
 pub fn queue_url(value: &str) -> ParseResult<Endpoint> {
     const EXPECTED: &str = "expected a URL such as http://bots-jobqueue:28083";
     let rest = value.strip_prefix("http://").ok_or(EXPECTED)?;
@@ -234,7 +235,7 @@ mod tests {
     use crate::model::RestartPolicy;
 
     #[test]
-    fn sizes_take_the_suffixes_of_kubernetes() {
+    fn sizes_accept_kubernetes_suffixes() {
         assert_eq!(["0", "17", "16Mi", "2 Gi"].map(size), [Ok(0), Ok(17), Ok(16 << 20), Ok(2 << 30)]);
         for wrong in ["", "Mi", "16M", "-1", "1.5Gi", "99999999999999999999", "99999999999Ti"] {
             assert!(size(wrong).is_err(), "{wrong}");
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_take_units_and_bare_seconds() {
+    fn durations_accept_units_and_plain_seconds() {
         assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
@@ -254,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn words_are_read_in_any_case_and_by_their_other_names() {
+    fn choices_accept_any_case_and_aliases() {
         assert_eq!(choice("Critical"), Ok(LogLevel::Error));
         assert_eq!(choice::<RestartPolicy>("on-failure"), Ok(RestartPolicy::OnFailure));
         assert_eq!(choice::<LogFormat>("xml"), Err("expected auto, text or json".to_owned()));
     }
 
     #[test]
-    fn ports_explain_kubernetes_service_links() {
+    fn port_error_explains_kubernetes_service_links() {
         assert_eq!(port("8080"), Ok(8080));
         assert!(port("0").is_err());
         assert!(port("70000").is_err());
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_url_has_a_host_and_a_port() {
+    fn queue_url_requires_host_and_port() {
         let url = |text| queue_url(text).map(|url| (url.authority, url.path));
         assert_eq!(url("http://bots-jobqueue:28083"), Ok(("bots-jobqueue:28083".to_owned(), "/".to_owned())));
         assert_eq!(url("http://[::1]:1/RPC2"), Ok(("[::1]:1".to_owned(), "/RPC2".to_owned())));
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn services_are_known_ones_in_the_order_of_their_start() {
+    fn services_are_validated_and_sorted_by_start_order() {
         assert_eq!(services("webserver, jobqueue"), Ok(vec![ServiceName::Jobqueue, ServiceName::Webserver]));
         for wrong in ["", ",", "web", "webserver,web"] {
             assert!(services(wrong).is_err(), "{wrong}");

@@ -1,22 +1,22 @@
-//! A setting: where it is written, what its value must be, and the text that documentation shows.
+//! A setting: its names, its type, and its help text.
 
 /// The variable that names `bots-ctl.toml`.
 pub const CONFIG_FILE_ENV: &str = "BOTS_CTL_CONFIG";
 
-/// What a TOML value of a setting must be; environment variables and flags are always text.
+/// The type of a setting's TOML value; environment variables and flags are always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueType {
     /// A string.
     Text,
     /// An integer, or a string that holds one.
     Integer,
-    /// A boolean, or a string that says one.
+    /// A boolean, or a string with one.
     Boolean,
     /// A string such as `30s`, or a number of seconds.
     Duration,
     /// An array of strings, or one string with commas.
     List,
-    /// No setting has it: a date, an array of anything but strings.
+    /// Not the type of any setting: a date, or an array of other items than strings.
     Other,
 }
 
@@ -29,16 +29,17 @@ pub struct Setting {
     pub env: &'static str,
     /// The type of its TOML value.
     pub shape: ValueType,
-    /// The default as text: a value, or the rule by which [`super::layers`] finds one.
+    /// The default as text: a value, or a rule that [`super::layers`] evaluates.
     pub default: &'static str,
-    /// Never shown; may also be given as `NAME_FILE` / `key_file`.
+    /// Never printed; may also be set as `NAME_FILE`
+    /// `key_file`.
     pub secret: bool,
     /// One line for documentation and `config show`.
     pub help: &'static str,
 }
 
 impl ValueType {
-    /// Whether a value of TOML can be one of this type. A string can always be: the parser judges it.
+    /// Whether a TOML value of type `found` is acceptable. A string always is: the parser checks it.
     pub fn accepts(self, found: Self) -> bool {
         match found {
             Self::Text => true,
@@ -47,7 +48,7 @@ impl ValueType {
         }
     }
 
-    /// For "expected …".
+    /// For messages: "expected …".
     pub fn describe(self) -> &'static str {
         match self {
             Self::Text => "a string",

@@ -23,7 +23,7 @@ fn effective<'a>(config: &'a Config, path: &str) -> &'a EffectiveSetting {
 }
 
 #[test]
-fn defaults_need_nothing() {
+fn defaults_are_valid_without_input() {
     let config = load(&[], "", &[]).expect("defaults are valid");
     assert_eq!(config.environment.config_dir, Path::new("/home/me/.bots/env/default/config"));
     assert_eq!(config.environment_root(), Path::new("/home/me/.bots/env/default"));
@@ -32,7 +32,7 @@ fn defaults_need_nothing() {
 }
 
 #[test]
-fn later_layers_win_and_are_named() {
+fn later_layers_override_and_are_named_as_origin() {
     let toml = "[health]\naddr = \"127.0.0.1:1\"\n[webserver]\nport = 81\n[stop]\ntimeout = 7\n";
     let flag = FlagOverride { path: "webserver.port", flag: "--port", value: "83".into() };
     let config = load(&[("PORT", "82"), ("BOTS_CTL_HEALTH_ADDR", "127.0.0.1:2")], toml, &[flag]).expect("valid");
@@ -45,7 +45,7 @@ fn later_layers_win_and_are_named() {
 }
 
 #[test]
-fn a_misspelt_variable_is_a_fault_with_a_suggestion() {
+fn misspelled_variable_error_suggests_known_one() {
     let of_a_service = [
         ("BOTS_CTL_SERVICE_HOST", "10.0.0.1"),
         ("BOTS_CTL_SERVICE_PORT_HTTP", "80"),
@@ -75,15 +75,15 @@ fn a_misspelt_variable_is_a_fault_with_a_suggestion() {
 }
 
 #[test]
-fn an_origin_needs_its_scheme() {
+fn trusted_origin_requires_scheme() {
     let load = |origins| load(&[("CSRF_TRUSTED_ORIGINS", origins)], "", &[]);
     assert!(load("https://a.example.com, http://b:8080,").is_ok());
     let faults = load("https://a.example.com,b.example.com").expect_err("the second has none");
-    assert!(faults[0].contains("write https://b.example.com"), "{faults:?}");
+    assert!(faults[0].contains("use https://b.example.com"), "{faults:?}");
 }
 
 #[test]
-fn all_faults_are_reported_at_once_with_their_place() {
+fn all_errors_are_reported_with_their_location() {
     let toml = "[health]\nadr = \"x\"\n[webserver]\nport = true\n[environment]\nname = 5\n[log]\nlevel = \"loud\"\n";
     let faults =
         load(&[("BOTS_CTL_DRAIN", "soon"), ("DB_PORT", "tcp://10.0.0.1:3306")], toml, &[]).expect_err("six faults");
@@ -91,10 +91,10 @@ fn all_faults_are_reported_at_once_with_their_place() {
     assert_eq!(faults.len(), 6, "{text}");
     for part in [
         "bots-ctl.toml:2: unknown key health.adr; did you mean health.addr?",
-        "bots-ctl.toml:4: webserver.port: \"true\" is wrong: expected an integer",
-        "bots-ctl.toml:6: environment.name: \"5\" is wrong: expected a string",
-        "bots-ctl.toml:8: log.level: \"loud\" is wrong",
-        "environment variable BOTS_CTL_DRAIN: \"soon\" is wrong",
+        "bots-ctl.toml:4: webserver.port: \"true\" is invalid: expected an integer",
+        "bots-ctl.toml:6: environment.name: \"5\" is invalid: expected a string",
+        "bots-ctl.toml:8: log.level: \"loud\" is invalid",
+        "environment variable BOTS_CTL_DRAIN: \"soon\" is invalid",
         "enableServiceLinks",
     ] {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
@@ -102,14 +102,14 @@ fn all_faults_are_reported_at_once_with_their_place() {
 }
 
 #[test]
-fn broken_toml_names_its_line() {
+fn toml_syntax_error_names_its_line() {
     let faults = load(&[], "[health]\naddr = \n", &[]).expect_err("not TOML");
     assert!(faults[0].contains("bots-ctl.toml:2: "), "{faults:?}");
 }
 
 /// Keys of TOML may hold anything, and so may names of files.
 #[test]
-fn a_fault_is_one_line_whatever_it_names() {
+fn errors_escape_control_characters() {
     let toml = "\"a\\nforged\\u001b[2J\" = 1\n[database]\npassword_file = \"/a\\nb\"\n";
     let faults = load(&[("DJANGO_SECRET_KEY_FILE", "/c\nd")], toml, &[]).expect_err("three faults");
     assert!(faults.iter().all(|fault| !fault.contains(char::is_control)), "{faults:?}");
@@ -120,7 +120,7 @@ fn a_fault_is_one_line_whatever_it_names() {
 }
 
 #[test]
-fn a_secret_in_a_file_without_end_is_refused() {
+fn secret_from_device_file_is_rejected() {
     let faults = load(&[("DB_PASSWORD_FILE", "/dev/zero")], "", &[]).expect_err("it never ends");
     assert!(
         faults[0].contains("DB_PASSWORD_FILE: cannot read /dev/zero: it is a device, not a regular file"),
@@ -129,7 +129,7 @@ fn a_secret_in_a_file_without_end_is_refused() {
 }
 
 #[test]
-fn secrets_come_from_files_and_are_never_shown() {
+fn secrets_are_read_from_files_and_never_shown() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("password");
     std::fs::write(&file, "p:w=\"'\u{e4} \n").expect("the file is written");
@@ -148,7 +148,7 @@ fn secrets_come_from_files_and_are_never_shown() {
 }
 
 #[test]
-fn a_secret_may_stand_in_the_file_or_beside_it() {
+fn toml_secret_is_inline_or_in_named_file() {
     let config = load(&[], "[django]\nsecret_key = \"hush\"\n", &[]).expect("valid");
     assert_eq!(effective(&config, "django.secret_key").value, "(hidden)");
     let faults =
@@ -159,13 +159,13 @@ fn a_secret_may_stand_in_the_file_or_beside_it() {
 }
 
 #[test]
-fn an_empty_variable_counts_as_unset() {
+fn empty_variable_counts_as_unset() {
     let config = load(&[("PORT", ""), ("LOG_LEVEL", "")], "", &[]).expect("valid");
     assert_eq!(config.webserver.port, None);
 }
 
 #[test]
-fn config_directories_bots_cannot_import_are_refused() {
+fn config_directories_python_cannot_import_are_rejected() {
     for wrong in ["relative/config", "/srv/my.config", "/"] {
         assert!(load(&[("BOTS_CONFIG_DIR", wrong)], "", &[]).is_err(), "{wrong}");
     }
@@ -174,13 +174,13 @@ fn config_directories_bots_cannot_import_are_refused() {
 }
 
 #[test]
-fn a_pod_drains_by_default() {
+fn webserver_in_pod_drains_by_default() {
     let config = load(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")], "", &[]).expect("valid");
     assert_eq!(config.stop.webserver_drain, Duration::from_secs(5));
 }
 
 #[test]
-fn a_default_follows_the_setting_that_it_names() {
+fn default_follows_setting_it_refers_to() {
     let given = [("BOTS_CTL_STOP_TIMEOUT", "7"), ("BOTS_CTL_DRAIN", "3s"), ("BOTSENV", "second")];
     let config = load(&given, "", &[]).expect("valid");
     assert_eq!(config.stop.engine_timeout, Duration::from_secs(7));
@@ -192,7 +192,7 @@ fn a_default_follows_the_setting_that_it_names() {
 }
 
 #[test]
-fn a_database_url_stands_for_the_variables_and_must_agree_with_them() {
+fn database_url_sets_variables_and_must_match_them() {
     let url = "mysql://me:hush@db:3307/bots?ssl_mode=REQUIRED";
     let config = load(&[("BOTS_CTL_DATABASE_URL", url), ("DB_HOST", "db"), ("DB_ENGINE", "mariadb")], "", &[]);
     let config = config.expect("they agree");
@@ -204,7 +204,7 @@ fn a_database_url_stands_for_the_variables_and_must_agree_with_them() {
     let faults = faults.expect_err("they disagree");
     assert!(faults[0].contains("\"other\"") && faults[0].contains("\"db\"") && faults[1].contains("DB_PASSWORD"));
     let faults = load(&[("BOTS_CTL_DATABASE_URL", "oracle://me:hush@db/x")], "", &[]).expect_err("not supported");
-    assert!(faults[0].contains("BOTS_CTL_DATABASE_URL: (hidden) is wrong"), "{faults:?}");
+    assert!(faults[0].contains("BOTS_CTL_DATABASE_URL: (hidden) is invalid"), "{faults:?}");
 }
 
 /// Settings of each kind, whose values are numbers.
@@ -254,7 +254,7 @@ proptest! {
 }
 
 #[test]
-fn the_configuration_directory_has_one_name() {
+fn configuration_directory_is_canonicalized() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let root = dir.path().canonicalize().expect("there");
     std::fs::create_dir_all(root.join("real/config")).expect("made");
@@ -271,7 +271,7 @@ fn the_configuration_directory_has_one_name() {
 }
 
 #[test]
-fn a_time_zone_has_a_name_or_a_rule() {
+fn time_zone_accepts_names_and_posix_rules() {
     for zone in ["UTC", "Europe/Berlin", ":Europe/Berlin", "CET-1CEST,M3.5.0,M10.5.0/3", "<+03>-3", "EST5EDT"] {
         assert_eq!(load(&[("TZ", zone)], "", &[]).expect("valid").django.time_zone.as_deref(), Some(zone));
     }

@@ -1,4 +1,4 @@
-//! `bots-ctl.toml` as a flat list of values, each with the line it stands on.
+//! `bots-ctl.toml` as a flat list of values with their lines.
 
 use std::collections::BTreeMap;
 
@@ -12,25 +12,25 @@ use super::setting::ValueType;
 pub struct TomlValue {
     /// The value as text; array items are joined with commas.
     pub text: String,
-    /// What TOML says it is.
+    /// Its TOML type.
     pub shape: ValueType,
     /// Line of its key, from 1.
     pub line: usize,
 }
 
-/// A place where the file is not TOML.
+/// A syntax error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyntaxError {
     /// Line, from 1.
     pub line: usize,
-    /// What is wrong there.
+    /// The error.
     pub message: String,
 }
 
 /// All values by dotted path.
 ///
 /// # Errors
-/// Every place where the text is not TOML.
+/// All syntax errors.
 pub fn parse(text: &str) -> Result<BTreeMap<String, TomlValue>, Vec<SyntaxError>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {

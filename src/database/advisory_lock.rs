@@ -1,6 +1,6 @@
-//! Advisory locks on a database: one initialiser at a time, one engine, one job queue. They end with their holder.
+//! Advisory locks on a database: one init-db at a time, one engine, one job queue. A lock ends with its holder.
 //!
-//! On a server it is a lock of the session, with SQLite a lock on a file beside the database. A wait for one is cancel safe.
+//! On a server it is a session lock, with SQLite a lock on a file next to the database. Waiting for one is cancel safe.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,14 +24,14 @@ const FILE_RETRY: Duration = Duration::from_millis(10);
 /// The longest name of a lock that MySQL accepts.
 const MAX_NAME: usize = 64;
 
-/// A lock, named after the one process that may hold it.
+/// A lock, named after its exclusive holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockName {
-    /// The initialiser.
+    /// init-db.
     InitDb,
-    /// The bots-ctl whose engine runs.
+    /// The bots-ctl that runs the engine.
     Engine,
-    /// The job queue that runs the jobs.
+    /// The active job queue.
     JobQueue,
 }
 
@@ -45,18 +45,18 @@ impl LockName {
     }
 }
 
-/// A connection, and a lock that it holds or wants. Dropping it releases the lock.
+/// A connection, with a lock that it holds or can acquire. Dropping it releases the lock.
 #[derive(Debug)]
 #[must_use]
 pub struct LockSession {
-    /// For work under the lock.
+    /// For queries under the lock.
     pub connection: Connection,
     lock: LockBackend,
 }
 
 #[derive(Debug)]
 enum LockBackend {
-    /// A file beside a SQLite database.
+    /// A file next to a SQLite database.
     File(File),
     Sql(LockSql),
 }
@@ -65,7 +65,7 @@ enum LockBackend {
 #[derive(Debug)]
 struct LockSql {
     acquire: String,
-    /// Waits for a second at most: a server notices late that a waiting client is gone.
+    /// Waits at most one second: a server notices late that a waiting client has disconnected.
     wait: String,
     release: String,
     /// The session that holds the lock.
@@ -73,7 +73,7 @@ struct LockSql {
     /// The same, for a log line.
     holder_text: String,
     session_id: &'static str,
-    /// The function that ends the session whose number follows.
+    /// The function that terminates the session with the following number.
     terminate: &'static str,
 }
 
@@ -81,15 +81,15 @@ impl LockSession {
     /// Connects, without acquiring the lock.
     ///
     /// # Errors
-    /// When the database cannot be opened, or the lock's file cannot.
+    /// If the database or the lock file cannot be opened.
     pub async fn open(settings: &DatabaseConfig, name: LockName) -> Result<Self, Error> {
         Self::new(connect(settings, ConnectMode::ReadWrite).await?, name)
     }
 
-    /// The same over an open connection.
+    /// The same on an open connection.
     ///
     /// # Errors
-    /// When the lock's file cannot be opened.
+    /// If the lock file cannot be opened.
     pub fn new(connection: Connection, name: LockName) -> Result<Self, Error> {
         let lock = match &connection.settings {
             DatabaseConfig::Sqlite(database) => LockBackend::File(open_beside(database, name)?),
@@ -101,29 +101,35 @@ impl LockSession {
         Ok(Self { connection, lock })
     }
 
-    /// Acquires the lock if it is free; returns whether it was.
+    /// Acquires the lock if it is free; returns whether it succeeded.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn try_acquire(&mut self) -> Result<bool, Error> {
         match &self.lock {
             LockBackend::File(file) => try_lock(file).await.map_err(|error| {
-                Error::Failed(format!("cannot lock beside the {}: {error}", self.connection.settings.describe()))
+                Error::Failed(format!(
+                    "cannot acquire the lock file next to the {}: {error}",
+                    self.connection.settings.describe()
+                ))
             }),
             LockBackend::Sql(sql) => is_granted(&mut self.connection, &sql.acquire).await,
         }
     }
 
-    /// Acquires the lock, however long that takes. `activity` says, for the log, why its holder has it.
+    /// Acquires the lock, without a time limit. `activity` describes the holder's work in the log.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn acquire(&mut self, activity: &str) -> Result<(), Error> {
         if self.try_acquire().await? {
             return Ok(());
         }
         let holder = self.query(|sql| &sql.holder_text).await?.unwrap_or_default();
-        info!("another bots-ctl{holder} {activity} the {}: waiting for it", self.connection.settings.describe());
+        info!(
+            "another bots-ctl{holder} {activity} the {}: waiting until it has finished",
+            self.connection.settings.describe()
+        );
         while !self.wait().await? {}
         Ok(())
     }
@@ -139,40 +145,42 @@ impl LockSession {
         }
     }
 
-    /// Checks that the session still holds the lock: one whose connection was cut has lost it without an error.
+    /// Checks that the session still holds the lock: after a lost connection it would not, without an error.
     ///
     /// # Errors
-    /// When it does not.
+    /// If it does not.
     pub async fn check(&mut self) -> Result<(), Error> {
         if self.holder().await? == self.id().await? {
             return Ok(());
         }
-        Err(Error::Failed(format!("the lock on the {} was lost meanwhile", self.connection.settings.describe())))
+        Err(Error::Failed(format!("the lock on the {} was lost", self.connection.settings.describe())))
     }
 
     /// Releases the lock.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn release(&mut self) -> Result<(), Error> {
         match &self.lock {
-            LockBackend::File(file) => file.unlock().map_err(|error| Error::Failed(format!("cannot unlock: {error}"))),
+            LockBackend::File(file) => {
+                file.unlock().map_err(|error| Error::Failed(format!("cannot release the lock file: {error}")))
+            }
             LockBackend::Sql(sql) => self.connection.select("unlock", sql.release.as_str(), &[]).await.map(|_| ()),
         }
     }
 
-    /// The server's number for this session; none for a file.
+    /// The server's ID of this session; `None` for a file lock.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn id(&mut self) -> Result<Option<String>, Error> {
         self.query(|sql| sql.session_id).await
     }
 
-    /// The session that holds the lock; none for a file.
+    /// The session that holds the lock; `None` for a file lock.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn holder(&mut self) -> Result<Option<String>, Error> {
         self.query(|sql| &sql.holder).await
     }
@@ -183,21 +191,21 @@ impl LockSession {
         Ok(rows.first().and_then(|row| text(row, 0)))
     }
 
-    /// Ends another session, which releases its locks.
+    /// Terminates another session, which releases its locks.
     ///
     /// # Errors
-    /// What the database says: it lets an account end its own sessions.
+    /// If the query fails: an account can terminate only its own sessions.
     pub async fn terminate(&mut self, id: &str) -> Result<(), Error> {
         let LockBackend::Sql(sql) = &self.lock else { return Ok(()) };
         let statement = format!("{}({id})", sql.terminate);
         self.connection.change("end a session of", statement, &[]).await.map(|_| ())
     }
 
-    /// Refuses a proxy that gives each transaction or statement to any free session: another client would hold the lock. It needs
-    /// a second connection, as a run of Bots does, and waits for it as long as `retry_window` lasts.
+    /// Rejects a proxy that assigns each transaction or statement to any free session: another client would hold the
+    /// lock. The check needs a second connection, as an engine run does, and waits for it up to `retry_window`.
     ///
     /// # Errors
-    /// When it is one, or the database does not answer.
+    /// If there is such a proxy, or the database does not respond.
     pub async fn reject_transaction_pooler(&mut self, retry_window: Duration) -> Result<(), Error> {
         let settings = self.connection.settings.clone();
         if settings.is_sqlite() {
@@ -205,7 +213,7 @@ impl LockSession {
         }
         let other =
             connect_with_retry(&settings, ConnectMode::ReadWrite, retry_window).await.map_err(|error| match error {
-                // It was tried for as long as it may be.
+                // The retries are exhausted.
                 Error::Unavailable(text) => Error::Rejected(text),
                 error => error,
             })?;
@@ -213,21 +221,22 @@ impl LockSession {
             return Ok(());
         }
         Err(Error::Unsupported(format!(
-            "the {} is behind a proxy that pools transactions or statements, so no lock holds there and two engines or initialisers \
-             could run at once: connect to the server itself, or let the proxy pool sessions (pool_mode = session)",
+            "the {} is behind a proxy that pools transactions or statements, where session locks \
+             do not work and two engines or init-db could run at the same time: connect to the \
+             server directly, or set the proxy to session pooling (pool_mode = session)",
             settings.describe()
         )))
     }
 }
 
 impl LockSession {
-    /// Whether the session stays this one while another one is in a transaction. A pooler keeps a session for that
-    /// transaction, and takes this one if it is free to be given away.
+    /// Whether the session stays the same while another one is in a transaction. A pooler reserves a session for that
+    /// transaction, possibly this one if it may be reassigned.
     async fn is_pinned_beside(&mut self, mut other: Self) -> Result<bool, Error> {
         let before = self.id().await?;
         let is_pinned = match other.connection.change("query", "BEGIN", &[]).await {
             Ok(_) => other.id().await? != before && self.id().await? == before,
-            // A proxy that pools statements refuses transactions.
+            // A proxy that pools statements rejects transactions.
             Err(Error::Failed(_)) => false,
             Err(error) => return Err(error),
         };
@@ -244,13 +253,13 @@ async fn is_granted(connection: &mut Connection, statement: &str) -> Result<bool
     }
 }
 
-/// Whether a process holds the lock of a SQLite database.
+/// Whether a process holds the lock file of a SQLite database.
 pub(super) fn is_file_locked(database: &Path, name: LockName) -> bool {
     let file = File::open(lock_file_path(database, name));
     file.is_ok_and(|file| lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
 }
 
-/// Tries again, since [`is_file_locked`] holds the lock for a moment.
+/// Retries once, since [`is_file_locked`] holds the lock for a moment.
 async fn try_lock(file: &File) -> std::io::Result<bool> {
     const LOCK_RETRY: Duration = Duration::from_millis(5);
     for _ in 0..3 {
@@ -262,18 +271,18 @@ async fn try_lock(file: &File) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// Opens the lock file of a SQLite database, but not through a link, which could lead to any file.
+/// Opens the lock file of a SQLite database. Links are not followed, since they could point to any file.
 fn open_beside(database: &Path, name: LockName) -> Result<File, Error> {
     let path = lock_file_path(database, name);
     let mut options = OpenOptions::new();
     let opened = options.create(true).truncate(false).write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
     opened.map_err(|error| match error.raw_os_error() {
-        Some(libc::ELOOP) => Error::Failed(format!("cannot lock {}: it is a link; remove it", path.display())),
+        Some(libc::ELOOP) => Error::Failed(format!("cannot lock {}: it is a symbolic link; remove it", path.display())),
         _ => Error::Failed(format!("cannot lock {}: {error}", path.display())),
     })
 }
 
-/// The database itself has the locks of SQLite.
+/// Not the database file, on which SQLite holds its own locks.
 fn lock_file_path(database: &Path, name: LockName) -> PathBuf {
     let mut file = database.as_os_str().to_owned();
     file.push(format!(".{}-lock", name.text()));
@@ -281,8 +290,9 @@ fn lock_file_path(database: &Path, name: LockName) -> PathBuf {
 }
 
 fn on_mysql(name: &str) -> LockSql {
-    // The session is idle while Django or an engine works, which must not end it.
-    let get_lock = |seconds: u8| format!("SET SESSION wait_timeout = 28800; SELECT GET_LOCK({name}, {seconds})");
+    // The session is idle while Django or an engine works, and must not time out. Single statements are transactions.
+    let get_lock =
+        |seconds: u8| format!("SET SESSION wait_timeout = 28800, autocommit = 1; SELECT GET_LOCK({name}, {seconds})");
     LockSql {
         acquire: get_lock(0),
         wait: get_lock(1),
@@ -295,7 +305,7 @@ fn on_mysql(name: &str) -> LockSql {
 }
 
 fn on_postgres((high, low): (u32, u32)) -> LockSql {
-    // pg_locks shows the two halves of the key in two columns.
+    // pg_locks shows the key as two columns.
     let key = (i64::from(high) << 32) | i64::from(low);
     let from_locks = format!(
         "FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted \
@@ -315,7 +325,7 @@ fn on_postgres((high, low): (u32, u32)) -> LockSql {
     }
 }
 
-/// In MySQL a lock belongs to the whole server.
+/// In MySQL, lock names are global to the server.
 fn mysql_name(database: &str, name: LockName) -> String {
     let readable = format!("bots-ctl.{}.{database}", name.text());
     if readable.len() <= MAX_NAME && readable.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c)) {
@@ -324,7 +334,7 @@ fn mysql_name(database: &str, name: LockName) -> String {
     format!("bots-ctl.{}.{}", name.text(), hex::encode(&Sha256::digest(database.as_bytes())[..16]))
 }
 
-/// In PostgreSQL a lock belongs to one database. The key has 63 bits, so that it is never negative.
+/// In PostgreSQL, lock keys are per database. The key has 63 bits, so that it is never negative.
 fn postgres_key(name: LockName) -> (u32, u32) {
     let hash = Sha256::digest(format!("bots-ctl.{}", name.text()).as_bytes());
     let half = |at: usize| u32::from_be_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
@@ -336,7 +346,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_locks_fit_and_differ_by_database() {
+    fn lock_names_fit_and_differ_by_database() {
         assert_eq!(mysql_name("bots", LockName::InitDb), "bots-ctl.init.bots");
         let (long, other) = ("x".repeat(64), "y".repeat(64));
         let name = |database: &str| mysql_name(database, LockName::InitDb);
@@ -346,12 +356,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_not_taken_through_a_link() {
+    fn lock_file_symlink_is_rejected() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (database, target) = (dir.path().join("db"), dir.path().join("elsewhere"));
         std::os::unix::fs::symlink(&target, lock_file_path(&database, LockName::JobQueue)).expect("linked");
         let refused = open_beside(&database, LockName::JobQueue).expect_err("it is a link").to_string();
-        assert!(refused.ends_with("it is a link; remove it") && !target.exists(), "{refused}");
+        assert!(refused.ends_with("it is a symbolic link; remove it") && !target.exists(), "{refused}");
         open_beside(&database, LockName::Engine).expect("opened");
     }
 }

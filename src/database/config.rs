@@ -1,4 +1,4 @@
-//! The database of the settings of Django, in the terms of each kind of server.
+//! The database of Django's settings, as parameters of each kind of server.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::config::DatabaseUrl;
 use crate::config::database::normalise_engine;
 use crate::model::DjangoDatabase;
 
-/// A database. The password in it is never shown.
+/// A database. The password is never printed.
 #[derive(Debug, Clone)]
 pub enum DatabaseConfig {
     /// A SQLite file.
@@ -22,7 +22,7 @@ pub enum DatabaseConfig {
     Postgres(Server),
 }
 
-/// A database on a server, and its address. The client's defaults replace empty values.
+/// A database on a server, with its address. Empty values mean the client's defaults.
 #[derive(Debug, Clone)]
 pub struct Server {
     /// Where the server listens.
@@ -35,7 +35,7 @@ pub struct Server {
     pub name: String,
     /// The encryption of the connection.
     pub tls: Tls,
-    /// PostgreSQL's own settings for the session, such as `search_path`.
+    /// PostgreSQL session settings, such as `search_path`.
     pub session: Vec<(String, String)>,
 }
 
@@ -48,7 +48,7 @@ pub enum ServerAddress {
         host: String,
         port: u16,
     },
-    /// For MySQL the socket itself, for PostgreSQL its directory.
+    /// For MySQL the path of the socket, for PostgreSQL its directory.
     Socket {
         path: PathBuf,
         port: u16,
@@ -59,7 +59,7 @@ pub enum ServerAddress {
 const MYSQL_SOCKETS: [&str; 4] =
     ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock"];
 
-/// Options that lead a client to settings which bots-ctl does not read.
+/// Options that refer to settings which bots-ctl does not read.
 const HIDDEN: [&str; 5] = ["read_default_file", "read_default_group", "service", "passfile", "hostaddr"];
 
 impl DatabaseConfig {
@@ -70,12 +70,11 @@ impl DatabaseConfig {
         if errors::is_connection_lost(error) { Error::Unavailable(text) } else { Error::Failed(text) }
     }
 
-    /// The database that Django is configured with. A URL given to bots-ctl must name the same one; it may add the
-    /// password and TLS options.
+    /// The database in Django's settings. `url` must name the same database; it may add the password and TLS options.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when bots-ctl has no driver for the engine or cannot follow an option;
-    /// [`Error::Conflict`] when the URL names another database.
+    /// [`Error::Unsupported`] if bots-ctl has no driver for the engine or does not support an option;
+    /// [`Error::Conflict`] if the URL names another database.
     pub fn from_django(django: &DjangoDatabase, url: Option<&DatabaseUrl>) -> Result<Self, Error> {
         if let Some(url) = url {
             check_agreement(django, url)?;
@@ -84,15 +83,15 @@ impl DatabaseConfig {
         match family {
             "sqlite" => Ok(Self::Sqlite(PathBuf::from(&django.name))),
             "mysql" if django.host.starts_with('/') => Err(Error::Unsupported(format!(
-                "settings.py: DATABASES has HOST {:?}: Django takes that for a socket, the engine of Bots for the name \
-                 of a host; write \"OPTIONS\": {{\"unix_socket\": {:?}}} and \"HOST\": \"localhost\" instead",
+                "settings.py: DATABASES has HOST {:?}: Django uses it as a socket, Bots's engine \
+                 as a host name; write \"OPTIONS\": {{\"unix_socket\": {:?}}} and \"HOST\": \"localhost\" instead",
                 django.host, django.host
             ))),
             "mysql" => Ok(Self::Mysql(server(django, url, mysql_address)?)),
             "postgresql" => Ok(Self::Postgres(nameable(server(django, url, postgres_address)?)?)),
             _ => Err(Error::Unsupported(format!(
-                "settings.py: DATABASES has ENGINE {}, which bots-ctl does not know: use django.db.backends.sqlite3, \
-                 mysql or postgresql",
+                "settings.py: DATABASES has ENGINE {}, which bots-ctl does not support: use \
+                 django.db.backends.sqlite3, mysql or postgresql",
                 django.engine
             ))),
         }
@@ -104,7 +103,7 @@ impl DatabaseConfig {
         matches!(self, Self::Sqlite(_))
     }
 
-    /// The database in words, without the password.
+    /// A description of the database, without the password.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -136,14 +135,14 @@ fn server(
 ) -> Result<Server, Error> {
     if let Some(hidden) = HIDDEN.iter().find(|name| django.options.contains_key(**name)).filter(|_| url.is_none()) {
         return Err(Error::Unsupported(format!(
-            "settings.py: DATABASES has OPTIONS {hidden}, which bots-ctl does not follow: write host, port, user and \
-             password into DATABASES, or give BOTS_CTL_DATABASE_URL as well"
+            "settings.py: DATABASES has OPTIONS {hidden}, which bots-ctl does not support: set \
+             HOST, PORT, USER and PASSWORD in DATABASES, or set BOTS_CTL_DATABASE_URL as well"
         )));
     }
     let complete = url.map_or_else(|| django.clone(), |url| completed(django, url));
     check_host(&complete.host)?;
     if complete.name.is_empty() {
-        let text = "settings.py: DATABASES has no NAME: write the database's there, or set DB_NAME";
+        let text = "settings.py: DATABASES has no NAME: set it there, or set DB_NAME";
         return Err(Error::Unsupported(text.to_owned()));
     }
     let session = complete.options.get("options").and_then(Value::as_str).unwrap_or_default();
@@ -157,10 +156,10 @@ fn server(
     })
 }
 
-/// PostgreSQL's client tries several hosts one after the other.
+/// PostgreSQL's client tries several hosts in order, which bots-ctl does not.
 fn check_host(host: &str) -> Result<(), Error> {
     let problem = if host.contains(',') {
-        "bots-ctl connects to one host: write that of a proxy, or of a service that leads to the primary server"
+        "bots-ctl connects to a single host: use a proxy, or a service that points to the primary server"
     } else if host.starts_with('[') {
         "write an IPv6 address without brackets"
     } else {
@@ -169,7 +168,7 @@ fn check_host(host: &str) -> Result<(), Error> {
     Err(Error::Unsupported(format!("settings.py: DATABASES has HOST {host:?} (DB_HOST): {problem}")))
 }
 
-/// The URL completes Django's settings; its password and options override them.
+/// The URL completes Django's settings; its password and options take precedence.
 fn completed(django: &DjangoDatabase, url: &DatabaseUrl) -> DjangoDatabase {
     let own = |given: &str, of_url: &str| if given.is_empty() { of_url } else { given }.to_owned();
     let from_url = url.options.clone().into_iter().map(|(key, value)| (key, Value::String(value)));
@@ -197,7 +196,7 @@ fn mysql_address(django: &DjangoDatabase) -> Result<ServerAddress, Error> {
     if host != "localhost" {
         return Ok(ServerAddress::Tcp { host: host.to_owned(), port });
     }
-    // For this name the client library uses its socket, whatever the port.
+    // For the name `localhost` the client library uses its socket and ignores the port.
     let named = std::env::var_os("MYSQL_UNIX_PORT").filter(|path| !path.is_empty()).map(PathBuf::from);
     let usual = || MYSQL_SOCKETS.iter().map(PathBuf::from).find(|path| path.exists());
     let path = named.or_else(usual).unwrap_or_else(|| MYSQL_SOCKETS[0].into());
@@ -213,11 +212,13 @@ fn postgres_address(django: &DjangoDatabase) -> Result<ServerAddress, Error> {
     }
 }
 
-/// The driver does not escape these two characters as the authentication protocol demands.
+/// The driver does not escape these two characters as the authentication protocol requires.
 fn nameable(server: Server) -> Result<Server, Error> {
     if server.user.contains([',', '=']) {
-        let text =
-            format!("cannot log in to PostgreSQL as {}: use an account without comma and equals sign", server.user);
+        let text = format!(
+            "cannot log in to PostgreSQL as {}: use an account name without commas and equals signs",
+            server.user
+        );
         return Err(Error::Unsupported(format!("{text} (USER in settings.py, DB_USER)")));
     }
     Ok(server)
@@ -227,12 +228,12 @@ fn port(text: &str, default: u16) -> Result<u16, Error> {
     match text.trim() {
         "" => Ok(default),
         text => text.parse().map_err(|_| {
-            Error::Unsupported(format!("settings.py: DATABASES has PORT {text:?}, which is no port number"))
+            Error::Unsupported(format!("settings.py: DATABASES has PORT {text:?}, which is not a port number"))
         }),
     }
 }
 
-/// `-c name=value` and `--name=value`, as in PostgreSQL's own command line.
+/// `-c name=value` and `--name=value`, as on PostgreSQL's command line.
 fn session_settings(options: &str) -> Vec<(String, String)> {
     let words = options.split_whitespace().filter(|word| *word != "-c");
     let pairs = words.filter_map(|word| {
@@ -242,7 +243,7 @@ fn session_settings(options: &str) -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// Values that Django leaves to its client cannot differ.
+/// Empty values in Django's settings cannot conflict.
 fn check_agreement(django: &DjangoDatabase, url: &DatabaseUrl) -> Result<(), Error> {
     let number = url.port.map(|port| port.to_string()).unwrap_or_default();
     let socket = django.options.get("unix_socket").and_then(Value::as_str).filter(|_| url.host.starts_with('/'));
@@ -264,7 +265,7 @@ fn check_agreement(django: &DjangoDatabase, url: &DatabaseUrl) -> Result<(), Err
     match texts.is_empty() {
         true => Ok(()),
         false => Err(Error::Conflict(format!(
-            "BOTS_CTL_DATABASE_URL names another database than settings.py: {}; make them agree, or remove one",
+            "BOTS_CTL_DATABASE_URL names a different database than settings.py: {}; make them agree, or remove one",
             texts.join(", ")
         ))),
     }
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_an_engine_is_known() {
+    fn every_supported_django_engine_is_accepted() {
         let tcp = |port| ServerAddress::Tcp { host: "db".into(), port };
         for engine in ["django.db.backends.postgresql", "django.db.backends.postgresql_psycopg2"] {
             assert_eq!(address(engine, "db", "", "{}", None).expect("known"), tcp(5432));
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_found_where_each_client_looks() {
+    fn socket_paths_follow_rules_of_each_client() {
         let socket = |path: &str, port| ServerAddress::Socket { path: path.into(), port };
         let mysql = "django.db.backends.mysql";
         let options = r#"{"unix_socket": "/x/m.sock"}"#;
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_names_another_database_is_refused_without_a_password() {
+    fn conflicting_url_is_rejected_without_showing_password() {
         let postgres = "django.db.backends.postgresql";
         let same = Some("postgres://u:hush@db:5432/n?sslmode=require");
         assert!(address(postgres, "db", "5432", "{}", same).is_ok());
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_a_database_is_refused() {
+    fn server_without_database_name_is_rejected() {
         for engine in ["django.db.backends.mysql", "django.db.backends.postgresql"] {
             let django = django(engine, "", "db", "", "{}");
             assert!(matches!(DatabaseConfig::from_django(&django, None), Err(Error::Unsupported(_))));
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn session_settings_are_read_in_each_spelling() {
+    fn session_settings_accept_each_spelling() {
         let expected = vec![("search_path".to_owned(), "a,b".to_owned()), ("x.y".to_owned(), "1".to_owned())];
         assert_eq!(session_settings("-c search_path=a,b --x.y=1"), expected);
         assert_eq!(session_settings("-csearch_path=a,b -c x.y=1"), expected);

@@ -1,4 +1,4 @@
-//! Opens connections, and explains why one cannot be opened.
+//! Opens connections, and explains connection errors.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -16,21 +16,22 @@ use super::query::{Connection, Driver};
 use super::tls::Mode;
 use super::{Error, errors};
 
-/// Limit of the wait for a lock that a statement of Bots holds, while initialising.
+/// Busy timeout during initialization: how long to wait for a lock of another statement.
 const INIT_BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The same while working: the clients of bots-ctl give up after five seconds.
+/// Busy timeout otherwise: the clients of bots-ctl give up after five seconds.
 const WORK_BUSY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Limit of a login. A host that drops packets would cost minutes.
+/// Time limit of a login. A host that drops packets would cost minutes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectMode {
-    /// For initialising: creates a missing file, waits for locks.
+    /// For initialization: creates a missing file, waits for locks.
     Create,
-    /// For work with rows: creates no file, and waits for a lock less long than a client waits for bots-ctl.
+    /// For reading and writing rows: creates no file, and waits for a lock for less time than a client waits for
+    /// bots-ctl.
     ReadWrite,
     /// For inspection: never creates a file, never waits.
     Probe,
@@ -52,7 +53,7 @@ pub async fn connect(settings: &DatabaseConfig, mode: ConnectMode) -> Result<Con
         Ok(Ok(driver)) => Ok(Connection { settings: settings.clone(), driver }),
         Ok(Err(error)) => Err(explain(settings, &error)),
         Err(_) => Err(Error::Unavailable(format!(
-            "cannot open the {}: it did not answer within {} s",
+            "cannot open the {}: no response within {} s",
             settings.describe(),
             CONNECT_TIMEOUT.as_secs()
         ))),
@@ -60,7 +61,7 @@ pub async fn connect(settings: &DatabaseConfig, mode: ConnectMode) -> Result<Con
 }
 
 async fn sqlite(path: &Path, mode: ConnectMode) -> Result<Driver, sqlx::Error> {
-    // A probe opens for writing as well: after a crash SQLite must roll back before anything can be read.
+    // Even a probe opens the file for writing: after a crash SQLite must roll back before it can read.
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(mode == ConnectMode::Create)
@@ -74,7 +75,7 @@ async fn sqlite(path: &Path, mode: ConnectMode) -> Result<Driver, sqlx::Error> {
 }
 
 async fn mysql(server: &Server) -> Result<Driver, sqlx::Error> {
-    // None of the driver's own session settings is needed here, and each costs an exchange with the server.
+    // The driver's session settings are not needed, and each costs a round trip.
     let mut options = MySqlConnectOptions::new()
         .database(&server.name)
         .timezone(None)
@@ -99,7 +100,7 @@ async fn mysql(server: &Server) -> Result<Driver, sqlx::Error> {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
     let mode = match server.tls.mode {
-        // Django's client does not encrypt either by default.
+        // Django's client does not encrypt by default either.
         None if is_local(&server.address) => MySqlSslMode::Disabled,
         Some(Mode::Disabled) => MySqlSslMode::Disabled,
         None | Some(Mode::Preferred) => MySqlSslMode::Preferred,
@@ -115,9 +116,9 @@ async fn mysql(server: &Server) -> Result<Driver, sqlx::Error> {
     opened.map(Driver::Mysql)
 }
 
-/// PgBouncer refuses clients that set extra_float_digits, as the driver does by default.
+/// PgBouncer rejects clients that set extra_float_digits, as the driver does by default.
 fn postgres_options(server: &Server) -> PgConnectOptions {
-    // The variables that begin with PG count here as they do for Django's client.
+    // PG* variables apply, as for Django's client.
     let mut options =
         PgConnectOptions::new().application_name("bots-ctl").extra_float_digits(None::<i8>).disable_statement_logging();
     options = match &server.address {
@@ -141,7 +142,7 @@ fn postgres_options(server: &Server) -> PgConnectOptions {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
     if !server.session.is_empty() {
-        // A pooler refuses clients with this parameter, even when it is empty.
+        // A pooler rejects clients with this parameter, even if it is empty.
         options = options.options(server.session.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     }
     if let Some(mode) = server.tls.mode {
@@ -158,7 +159,7 @@ fn postgres_options(server: &Server) -> PgConnectOptions {
 
 async fn postgres(server: &Server) -> Result<Driver, sqlx::Error> {
     let options = postgres_options(server);
-    // On one machine encryption protects nothing, and its handshake costs more than the rest of a login.
+    // On one machine encryption has no benefit, and its handshake costs more than the rest of the login.
     let is_optional = matches!(options.get_ssl_mode(), PgSslMode::Prefer);
     let local = is_optional && server.tls.mode.is_none() && is_local(&server.address);
     let (first, second) =
@@ -183,9 +184,12 @@ fn explain(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
     let reason = match (settings, errors::message(error)) {
         (DatabaseConfig::Sqlite(path), _) if path.parent().is_some_and(|dir| !dir.is_dir()) => {
             let dir = path.parent().unwrap_or(path).display();
-            format!("the directory {dir} does not exist; make it, or change NAME in settings.py (DB_NAME)")
+            format!("the directory {dir} does not exist; create it, or change NAME in settings.py (DB_NAME)")
         }
-        (DatabaseConfig::Sqlite(path), _) if !path.exists() => "the file does not exist".to_owned(),
+        (DatabaseConfig::Sqlite(path), _) if !path.exists() => {
+            "the file does not exist; create it with bots-ctl init-db, or change NAME in settings.py (DB_NAME)"
+                .to_owned()
+        }
         (_, text) => text,
     };
     let text = format!("cannot open the {}: {reason}", settings.describe());
@@ -195,7 +199,7 @@ fn explain(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
     }
 }
 
-/// The remedy for an address at which no server listens, where the reason may be the address.
+/// The remedy if no server listens at the address and the address may be wrong.
 fn address_remedy(settings: &DatabaseConfig, error: &sqlx::Error) -> &'static str {
     let sqlx::Error::Io(error) = error else { return "" };
     if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
@@ -203,11 +207,11 @@ fn address_remedy(settings: &DatabaseConfig, error: &sqlx::Error) -> &'static st
     }
     match settings {
         DatabaseConfig::Mysql(Server { address: ServerAddress::Socket { .. }, .. }) => {
-            "; that is the socket for the host localhost: for a server with a port write 127.0.0.1 (DB_HOST)"
+            "; the host localhost means this socket: to connect by TCP use 127.0.0.1 (DB_HOST)"
         }
-        DatabaseConfig::Postgres(Server { address: ServerAddress::Default, .. }) => "; name its host (DB_HOST)",
+        DatabaseConfig::Postgres(Server { address: ServerAddress::Default, .. }) => "; set its host (DB_HOST)",
         DatabaseConfig::Mysql(server) | DatabaseConfig::Postgres(server) if is_local(&server.address) => {
-            "; that address is this machine, or this container, itself (DB_HOST)"
+            "; this address is the local machine or container (DB_HOST)"
         }
         _ => "",
     }

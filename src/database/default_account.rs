@@ -1,4 +1,4 @@
-//! The account that Bots's bundled database comes with, and its password, which is public in its sources.
+//! The account of Bots's bundled database, whose password is public.
 
 use std::num::NonZeroU32;
 
@@ -14,7 +14,7 @@ const PASSWORD: &str = "botsbots";
 /// Whether that account can log in with that password.
 ///
 /// # Errors
-/// What the database says.
+/// If the query fails.
 pub(super) async fn is_open(connection: &mut Connection) -> Result<bool, sqlx::Error> {
     let user = connection.quote_literal(USER);
     let query = format!("SELECT password, is_active FROM auth_user WHERE username = {user}");
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bundled_account_is_known_by_its_password() {
+    fn default_account_is_recognized_by_password_hash() {
         let bundled = "pbkdf2_sha256$12000$59AB2wJ6aY7e$6d1B5K+LEKAFG+t+j7WWxLhaPQ2vp00XzjgbtYf5oO8=";
         assert!(matches(bundled, PASSWORD));
         assert!(!matches(bundled, "another"));

@@ -1,4 +1,4 @@
-//! The errors of all three databases, and what kind each is.
+//! The errors of all three databases, classified.
 
 use std::io::ErrorKind;
 
@@ -17,34 +17,36 @@ pub enum Error {
     /// settings.py and the URL name different databases.
     #[error("{0}")]
     Conflict(String),
-    /// It cannot be reached or does not answer; a retry may succeed.
+    /// The server is unreachable or does not respond; a retry may succeed.
     #[error("{0}")]
     Unavailable(String),
-    /// It refuses the connection; a retry cannot succeed.
+    /// The server rejects the connection; a retry cannot succeed.
     #[error("{0}")]
     Rejected(String),
-    /// It answers, but a statement failed.
+    /// The server responds, but a statement failed.
     #[error("{0}")]
     Failed(String),
 }
 
-/// The reason alone, without the words that the driver puts around it.
+/// The reason, without the prefix of the driver.
 #[must_use]
 pub fn message(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         error if is_tls(error) => format!("TLS: {}", tls_reason(&error.to_string())),
-        sqlx::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+        sqlx::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            "the server closed the connection".to_owned()
+        }
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::Protocol(text) => match login_method(text) {
             Some(method) => format!("the account logs in by {method}, which bots-ctl does not support"),
-            None => format!("it does not answer as such a server does: {}", without_source_line(text)),
+            None => format!("unexpected response, probably from another kind of server: {}", without_source_line(text)),
         },
         other => other.to_string(),
     }
 }
 
-/// The method of a login that the server demands and the driver does not have.
+/// The login method that the server requires and the driver does not support.
 fn login_method(text: &str) -> Option<&str> {
     let (_, named) = match text.split_once("unknown authentication plugin: ") {
         None if text.starts_with("expected NUL in byte sequence") => return Some("mysql_old_password"),
@@ -52,7 +54,7 @@ fn login_method(text: &str) -> Option<&str> {
         None => text.split_once("unknown authentication method: ")?,
         Some(found) => found,
     };
-    // The numbers are those of PostgreSQL's protocol.
+    // Codes of PostgreSQL's protocol.
     Some(match without_source_line(named) {
         "2" => "Kerberos",
         "7" => "GSSAPI",
@@ -63,19 +65,18 @@ fn login_method(text: &str) -> Option<&str> {
     })
 }
 
-/// The driver adds the place in its sources, once for each of its layers.
+/// The driver appends the location in its source, once per layer.
 fn without_source_line(text: &str) -> &str {
     text.split_once(" (sqlx_").map_or(text, |(text, _)| text)
 }
 
-/// The library shows the Debug form of some of its errors.
+/// rustls formats some errors with Debug; extract the cause.
 fn tls_reason(text: &str) -> String {
     if text.contains("UnsupportedCertVersion") {
-        return "a certificate is of version 1 of X.509, which is not supported: issue it again as version 3"
-            .to_owned();
+        return "X.509 v1 certificates are not supported: reissue the certificate as v3".to_owned();
     }
     if text.contains("UnknownIssuer") {
-        return "the server's certificate is not signed by a trusted authority".to_owned();
+        return "the server certificate is not signed by a trusted CA".to_owned();
     }
     text.replace("error occurred while attempting to establish a TLS connection: ", "")
 }
@@ -88,18 +89,18 @@ fn postgres_code(error: &sqlx::Error) -> Option<&str> {
     Some(error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.code())
 }
 
-/// Whether client and server cannot agree on the encryption of the connection.
+/// Whether client and server cannot agree on encryption.
 #[must_use]
 pub fn is_tls(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) => true,
-        // A certificate that is refused in the middle of the handshake.
+        // A certificate rejected during the handshake.
         sqlx::Error::Io(error) => error.kind() == ErrorKind::InvalidData,
         _ => false,
     }
 }
 
-/// Whether PostgreSQL may have refused the connection because it is not encrypted.
+/// Whether PostgreSQL may have rejected the connection because it is not encrypted.
 #[must_use]
 pub fn requires_tls(error: &sqlx::Error) -> bool {
     postgres_code(error) == Some("28000")
@@ -112,7 +113,7 @@ pub fn is_busy(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
 }
 
-/// Whether the connection is lost, and another one may succeed.
+/// Whether the connection is lost, and a new one may succeed.
 #[must_use]
 pub fn is_connection_lost(error: &sqlx::Error) -> bool {
     // Shutdown in progress, connection killed; PostgreSQL's class 57P.
@@ -135,8 +136,8 @@ pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
     postgres_code(error) == Some("55P03")
 }
 
-/// A remedy, possibly empty, when a retry of the connection cannot help: credentials, a name or a protocol do not become right
-/// by waiting.
+/// A remedy, possibly empty, if a retry of the connection cannot succeed: credentials, names and protocols do not
+/// change while waiting.
 #[must_use]
 pub fn permanent(error: &sqlx::Error) -> Option<&'static str> {
     match (mysql_number(error), postgres_code(error)) {
@@ -145,7 +146,7 @@ pub fn permanent(error: &sqlx::Error) -> Option<&'static str> {
         _ if is_tls(error) => Some("; check the TLS options (DB_OPTIONS) and the certificates"),
         _ => match error {
             sqlx::Error::Protocol(text) if login_method(text).is_some() => Some(
-                "; let it log in by mysql_native_password or caching_sha2_password, on PostgreSQL by scram-sha-256",
+                "; switch the account to mysql_native_password or caching_sha2_password, on PostgreSQL to scram-sha-256",
             ),
             sqlx::Error::Io(error) if error.kind() == ErrorKind::PermissionDenied => Some(""),
             sqlx::Error::Configuration(_) => Some(""),
@@ -155,7 +156,7 @@ pub fn permanent(error: &sqlx::Error) -> Option<&'static str> {
 }
 
 const CHECK_ACCOUNT: &str = "; check the account (DB_USER) and its password (DB_PASSWORD)";
-const CHECK_NAME: &str = "; make it, or change its name (DB_NAME)";
+const CHECK_NAME: &str = "; create it, or change its name (DB_NAME)";
 
 fn permanent_on_mysql(number: u16, message: &str) -> Option<&'static str> {
     match number {
@@ -167,7 +168,9 @@ fn permanent_on_mysql(number: u16, message: &str) -> Option<&'static str> {
         1820 | 1862 => Some("; give the account a new password with ALTER USER ... IDENTIFIED BY, and set DB_PASSWORD"),
         // Host is blocked, character set not known.
         1129 | 1115 => Some(""),
-        1226 if message.contains("_per_hour") => Some("; end that limit of the account with ALTER USER ... WITH"),
+        1226 if message.contains("_per_hour") => {
+            Some("; raise or remove the limit of the account with ALTER USER ... WITH")
+        }
         _ => None,
     }
 }
@@ -176,30 +179,32 @@ fn permanent_on_postgres(code: &str, message: &str) -> Option<&'static str> {
     match code {
         "3D000" => Some(CHECK_NAME),
         "28P01" | "28000" => Some(CHECK_ACCOUNT),
-        "55000" => Some("; let it accept them with ALTER DATABASE ... ALLOW_CONNECTIONS true"),
+        "55000" => Some("; permit connections with ALTER DATABASE ... ALLOW_CONNECTIONS true"),
         // Unknown setting of the session, or a wrong value of one.
         "42704" | "22023" => Some("; correct \"options\" in DB_OPTIONS, or PGOPTIONS"),
         "08P01" if message.contains("startup parameter") => {
             Some("; add it to ignore_startup_parameters of PgBouncer, or remove it from DB_OPTIONS")
         }
-        // Other codes of the classes authorisation and database name, and insufficient privileges.
+        // Other codes of the classes authorization and database name, and insufficient privileges.
         _ if code.starts_with("28") || code.starts_with("3D") || code == "42501" => Some(""),
         _ => None,
     }
 }
 
-/// A remedy, possibly empty, for an error that may also go away by itself, or that a statement ends with.
+/// A remedy, possibly empty, for an error that may disappear without action, or that occurs in a statement.
 #[must_use]
 pub fn remedy(error: &sqlx::Error) -> &'static str {
     match (mysql_number(error), postgres_code(error)) {
         (Some(1040 | 1203 | 1226), _) | (_, Some("53300")) => {
-            "; a service of Bots needs several: raise that limit, or end other clients"
+            "; each service of Bots needs several: raise the limit, or close other connections"
         }
         (_, Some("42501")) if message(error).ends_with("for schema public") => {
             "; make the account the owner of the database with ALTER DATABASE ... OWNER TO, or grant it CREATE ON SCHEMA \
              public"
         }
-        _ if matches!(error, sqlx::Error::Protocol(_)) => "; check kind and address (DB_ENGINE, DB_HOST, DB_PORT)",
+        _ if matches!(error, sqlx::Error::Protocol(_)) => {
+            "; check the engine and address (DB_ENGINE, DB_HOST, DB_PORT)"
+        }
         _ => "",
     }
 }
@@ -209,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unsupported_login_is_permanent_and_named_without_the_sources_of_the_driver() {
+    fn unsupported_login_method_is_permanent_and_named() {
         for (text, method) in [
             ("unknown authentication plugin: client_ed25519 (sqlx_mysql::protocol::auth:40)", "ed25519"),
             ("unknown authentication plugin: parsec (sqlx_mysql::protocol::auth:40)", "parsec"),

@@ -1,8 +1,8 @@
-//! The rows of the job queue. Every change goes over the session that holds the lock, so a queue that has lost the lock
-//! cannot change anything any more.
+//! The rows of the job queue. All changes use the session that holds the lock, so a queue that has lost the lock cannot
+//! change any row.
 //!
-//! A node that vanishes leaves a session behind which the server takes for a living one. So the active queue writes
-//! heartbeats to a row of botsctl_lease, and a standby ends a session whose row has expired.
+//! A vanished node leaves a session behind that the server considers alive. So the active queue writes heartbeats to a
+//! row of botsctl_lease, and a standby terminates a session whose row has expired.
 
 pub mod failures;
 mod job;
@@ -43,14 +43,17 @@ pub struct JobStore {
 }
 
 impl JobStore {
-    /// Waits for the right to change the rows, and creates the table if it does not exist. `connected` is notified when only
-    /// another queue with that right is left to wait for. `owner` is a name that no other process has.
+    /// Waits for the right to change the rows, and creates a missing table. Notifies `connected` when only another
+    /// active queue is left to wait for. `owner` is a unique name of this process.
     ///
     /// # Errors
-    /// When the database cannot be used.
+    /// If the database cannot be used.
     pub async fn open(settings: &DatabaseConfig, owner: &str, connected: &Notify) -> Result<Self, Error> {
         let mut session = LockSession::open(settings, LockName::JobQueue).await?;
         connected.notify_one();
+        if settings.is_sqlite() {
+            with_timeout(settings, keep_sqlite_journal(&mut session.connection)).await?;
+        }
         for tables in [OwnTables::LEASE, OwnTables::JOBS] {
             with_timeout(settings, own_schema::ensure(&mut session.connection, tables)).await?;
         }
@@ -79,8 +82,7 @@ impl JobStore {
     /// When the database refuses; then no job is added.
     pub async fn add(&mut self, jobs: &[NewJob], now: i64) -> Result<Vec<AddOutcome>, Error> {
         let last = self.last_number;
-        let connection = &mut self.session.connection;
-        let added = connection.in_transaction(async |connection| add_all(connection, jobs, last, now).await).await;
+        let added = add_all(&mut self.session.connection, jobs, last, now).await;
         let (added, last_number) =
             added.map_err(|error| self.session.connection.settings.failed("add a job to", &error))?;
         self.last_number = last_number;
@@ -138,7 +140,7 @@ impl JobStore {
         self.change("start a job of", START, &[Integer(now), Text(&owner), Integer(number)]).await.map(|_| ())
     }
 
-    /// Records the end of a job, unless another queue has taken it over meanwhile.
+    /// Records the end of a job, unless another queue has taken it over.
     ///
     /// # Errors
     /// When the database refuses.
@@ -161,7 +163,7 @@ impl JobStore {
         self.change("requeue a job of", REQUEUE, &[Integer(number)]).await.map(|_| ())
     }
 
-    /// Takes over a job that runs here, and that another queue had started again meanwhile.
+    /// Takes back a job that runs here, and that another queue has restarted.
     ///
     /// # Errors
     /// When the database refuses.
@@ -192,7 +194,7 @@ impl JobStore {
         Ok(self.rows(&query, arguments).await?.iter().find_map(job))
     }
 
-    /// The newest jobs in any state, or those that have failed, without their output; the newest first.
+    /// The newest jobs in any state, or only failed ones, newest first, without their output.
     ///
     /// # Errors
     /// When the database refuses.
@@ -203,7 +205,7 @@ impl JobStore {
         Ok(self.rows(&query, &[]).await?.iter().filter_map(job).collect())
     }
 
-    /// Removes all but the newest of the jobs that have ended.
+    /// Deletes finished jobs except the newest ones.
     ///
     /// # Errors
     /// When the database refuses.
@@ -225,12 +227,22 @@ impl JobStore {
     }
 }
 
+/// Makes SQLite overwrite its journal instead of deleting it. A deleted journal can be back after a power cut, and undo an
+/// acknowledged transaction; an overwritten one is synced. WAL stays as it is.
+async fn keep_sqlite_journal(connection: &mut Connection) -> Result<(), Error> {
+    let mode = connection.select("read", "PRAGMA journal_mode", &[]).await?;
+    if mode.first().and_then(|row| text(row, 0)).as_deref() == Some("delete") {
+        connection.change("set the journal of", "PRAGMA journal_mode = PERSIST", &[]).await?;
+    }
+    Ok(())
+}
+
 /// Waits for the lock. A session that holds it without heartbeats is ended.
 async fn become_active(settings: &DatabaseConfig, session: &mut LockSession, owner: &str) -> Result<(), Error> {
     let mut logged = false;
     while !with_timeout(settings, session.try_acquire()).await? {
         if !std::mem::replace(&mut logged, true) {
-            info!("another bots-ctl runs the jobs of the {}: standing by", settings.describe());
+            info!("standby: another bots-ctl runs the job queue of the {}", settings.describe());
         }
         with_timeout(settings, terminate_stale_session(session)).await?;
         sleep(RETRY).await;
@@ -242,12 +254,12 @@ async fn become_active(settings: &DatabaseConfig, session: &mut LockSession, own
 async fn terminate_stale_session(session: &mut LockSession) -> Result<(), Error> {
     let Some(holder) = LeaseKind::JOB_QUEUE.read(&mut session.connection).await? else { return Ok(()) };
     if lease::terminate_stale(session, LeaseKind::JOB_QUEUE, &holder, Duration::ZERO).await? {
-        warn!("ended the session of a job queue that gave no sign of life");
+        warn!("terminated the session of a job queue without a heartbeat");
     }
     Ok(())
 }
 
-/// A few statements for any number of jobs: each costs an exchange with the server. Also returns the number of the last job.
+/// Few statements for any number of jobs: each costs an exchange with the server. Also returns the number of the last job.
 async fn add_all(
     connection: &mut Connection,
     jobs: &[NewJob],
@@ -272,16 +284,37 @@ async fn add_all(
         }
     });
     let added: Vec<AddOutcome> = added.collect();
+    let mut statements = Vec::new();
     if !values.is_empty() {
         let rows = vec!["(?, 'waiting', ?, ?, ?, ?, 0)"; values.len() / 5].join(", ");
         let columns = "number, state, priority, task, digest, submitted, attempts";
-        connection.execute(format!("INSERT INTO botsctl_job ({columns}) VALUES {rows}"), &values).await?;
+        statements.push((format!("INSERT INTO botsctl_job ({columns}) VALUES {rows}"), values));
     }
-    for (number, priority) in changed {
-        const CHANGE: &str = "UPDATE botsctl_job SET priority = ? WHERE number = ?";
-        connection.execute(CHANGE, &[Integer(priority), Integer(number)]).await?;
-    }
+    statements.extend(changed.into_iter().map(|(number, priority)| {
+        let change = "UPDATE botsctl_job SET priority = ? WHERE number = ?";
+        (change.to_owned(), vec![Integer(priority), Integer(number)])
+    }));
+    execute_all(connection, statements).await?;
     Ok((added, last_number))
+}
+
+/// Executes all of the statements or none. A single statement needs no transaction around it, which costs two exchanges.
+async fn execute_all(
+    connection: &mut Connection,
+    mut statements: Vec<(String, Vec<Param<'_>>)>,
+) -> Result<(), sqlx::Error> {
+    if statements.len() > 1 {
+        return connection
+            .in_transaction(async |connection| {
+                for (statement, arguments) in statements {
+                    connection.execute(statement, &arguments).await?;
+                }
+                Ok(())
+            })
+            .await;
+    }
+    let Some((statement, arguments)) = statements.pop() else { return Ok(()) };
+    connection.execute(statement, &arguments).await.map(|_| ())
 }
 
 /// Number and priority, by digest, of waiting jobs with the task of one of these.
@@ -289,7 +322,7 @@ async fn find_waiting_duplicates(
     connection: &mut Connection,
     jobs: &[NewJob],
 ) -> Result<BTreeMap<String, (i64, i64)>, sqlx::Error> {
-    // A requeued job may wait beside another one with the same task: the older one counts, which comes last.
+    // A requeued job may duplicate another waiting one: the older one, which comes last, wins.
     let query = format!(
         "SELECT digest, number, priority FROM botsctl_job WHERE state = 'waiting' AND digest IN ({}) \
          ORDER BY number DESC",

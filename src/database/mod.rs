@@ -8,6 +8,7 @@ mod default_account;
 pub mod errors;
 
 pub mod advisory_lock;
+pub mod applied_plugin;
 pub mod config;
 pub mod init_progress;
 pub mod jobs;

@@ -1,5 +1,5 @@
-//! The tables of bots-ctl itself. `init-db` creates all of them; in a database that an earlier version initialised, the
-//! first process that needs one creates it.
+//! The tables of bots-ctl. `init-db` creates all of them; in a database that an earlier version initialized, the first
+//! process that needs one creates it.
 
 use super::query::Connection;
 use super::{DatabaseConfig, Error};
@@ -31,15 +31,17 @@ impl OwnTables {
     pub const RECOVERY: Self = own_tables!("botsctl_recovery", "recovery.sql");
     pub const RUN_METRICS: Self = own_tables!("botsctl_engine_run, botsctl_counter", "run_metrics.sql");
     pub const JOBS: Self = own_tables!("botsctl_job", "jobs.sql");
+    pub const PLUGIN: Self = own_tables!("botsctl_plugin", "plugin.sql");
 
     /// All of them. Recovery moves rows of earlier versions out of the lease.
-    pub const ALL: [Self; 5] = [Self::INIT_PROGRESS, Self::LEASE, Self::RECOVERY, Self::RUN_METRICS, Self::JOBS];
+    pub const ALL: [Self; 6] =
+        [Self::INIT_PROGRESS, Self::LEASE, Self::RECOVERY, Self::RUN_METRICS, Self::JOBS, Self::PLUGIN];
 }
 
 /// Tables that earlier versions had under another name.
 const RENAMED: [(&str, &str); 2] = [("botsctl_run", "botsctl_engine_run"), ("botsctl_total", "botsctl_counter")];
 
-/// Creates the tables if they do not exist. An account without the right to create tables needs none while they exist.
+/// Creates missing tables. If they exist, the account needs no right to create tables.
 ///
 /// # Errors
 /// When the database refuses.
@@ -89,7 +91,7 @@ mod tests {
     use crate::database::connect::{ConnectMode, connect};
 
     #[tokio::test]
-    async fn rows_of_earlier_versions_move_out_of_the_lease_once() {
+    async fn rows_of_earlier_versions_are_moved_from_lease_once() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_of_the_tables_is_made_and_then_left_alone() {
+    async fn ensure_creates_each_table_and_keeps_existing_rows() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tables_with_their_earlier_names_are_renamed_with_their_rows() {
+    async fn ensure_renames_earlier_tables_with_their_rows() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");

@@ -1,4 +1,4 @@
-//! Queries the same database again and again, for the health checks.
+//! Queries the same database periodically, for the health checks.
 
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ use super::lease::{self, LeaseHolder};
 use super::query::Connection;
 use super::{DatabaseConfig, Error, errors, schema};
 use crate::model::FileId;
+use crate::process::periodic;
 
-/// Limit of an answer. A connection that is late is given up: from a server that hangs, or a network that drops packets, its
-/// answer would never come.
+/// Time limit of a response. A late connection is abandoned: a hung server, or a network that drops packets, would
+/// never respond.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The state of a database that answers.
+/// The state of a database that responds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
     Ok,
@@ -26,42 +27,55 @@ pub enum Availability {
 pub struct DatabasePing {
     settings: DatabaseConfig,
     cached: Option<(FileId, Connection)>,
+    file: DatabaseFile,
+}
+
+/// The file of a SQLite database; constants for a server.
+#[derive(Debug, Clone, Copy, Default)]
+struct DatabaseFile {
+    id: Option<FileId>,
+    may_have_engine: bool,
 }
 
 impl DatabasePing {
     /// Connects at the first query.
     #[must_use]
     pub fn new(settings: DatabaseConfig) -> Self {
-        Self { settings, cached: None }
+        Self { settings, cached: None, file: DatabaseFile::default() }
     }
 
-    /// Whether the database answers.
+    /// Whether the database responds.
     ///
     /// # Errors
-    /// When it does not.
+    /// If it does not.
     pub async fn ping(&mut self) -> Result<Availability, Error> {
-        // A connection that does not answer in time is dropped.
+        // Without a limit: the caller waits for a volume that hangs, and asks no second time.
+        self.file = DatabaseFile::read(&self.settings).await;
+        // A connection that does not respond in time is dropped.
         let cached = self.cached.take();
         let answered = timeout(PING_TIMEOUT, self.query(cached)).await;
         answered.unwrap_or_else(|_| Err(self.late()))
     }
 
-    /// The process that runs an engine, if the database knows one. Over the connection of [`Self::ping`].
+    /// The process that runs an engine, if any, read on the connection of [`Self::ping`].
     pub async fn engine(&mut self) -> Option<LeaseHolder> {
+        if !self.file.may_have_engine {
+            return None;
+        }
         let (file, mut connection) = self.cached.take()?;
         let holder = timeout(PING_TIMEOUT, lease::current_holder(&mut connection)).await.ok()?;
         self.cached = Some((file, connection));
         holder.ok().flatten()
     }
 
-    /// Whether the tables are there without which no service works. Over the connection of [`Self::ping`].
+    /// Whether the tables that every service needs exist, queried on the connection of [`Self::ping`].
     ///
     /// # Errors
-    /// When one is missing, or the database does not answer.
+    /// If one is missing, or the database does not respond.
     pub async fn check_tables(&mut self) -> Result<(), Error> {
         let database = self.settings.describe();
         let Some((file, mut connection)) = self.cached.take() else {
-            return Err(Error::Unavailable(format!("the {database} does not answer")));
+            return Err(Error::Unavailable(format!("the {database} does not respond")));
         };
         let missing =
             timeout(PING_TIMEOUT, schema::missing_required(&mut connection)).await.map_err(|_| self.late())?;
@@ -75,13 +89,13 @@ impl DatabasePing {
 
     fn late(&self) -> Error {
         let (database, limit) = (self.settings.describe(), PING_TIMEOUT.as_secs());
-        Error::Unavailable(format!("the {database} did not answer within {limit} s"))
+        Error::Unavailable(format!("the {database} did not respond within {limit} s"))
     }
 
     async fn query(&mut self, cached: Option<(FileId, Connection)>) -> Result<Availability, Error> {
         // A SQLite file that was replaced is another database. It may be replaced before the answer comes: the connection is
         // kept with the identity that the file had before the query.
-        let file = self.file_id();
+        let file = self.file.id;
         if let Some((_, connection)) = cached.filter(|(of, _)| Some(*of) == file)
             && let Ok(result) = self.query_lock(file, connection).await
         {
@@ -103,7 +117,7 @@ impl DatabasePing {
         let available = match connection.fetch_value(query).await {
             // A program that opens a missing SQLite file creates an empty one, Bots for example.
             Ok(count) if count.as_deref() == Some("0") => {
-                let text = format!("the {} is empty: it was removed, or never made", self.settings.describe());
+                let text = format!("the {} is empty: it was removed or never initialized", self.settings.describe());
                 return Ok(Err(Error::Unavailable(text)));
             }
             Ok(_) => Availability::Ok,
@@ -113,13 +127,19 @@ impl DatabasePing {
         self.cached = file.map(|file| (file, connection));
         Ok(Ok(available))
     }
+}
 
-    /// A constant for a server.
-    fn file_id(&self) -> Option<FileId> {
-        match &self.settings {
-            DatabaseConfig::Sqlite(path) => std::fs::metadata(path).ok().map(|metadata| FileId::from(&metadata)),
-            DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => Some(FileId::default()),
-        }
+impl DatabaseFile {
+    async fn read(settings: &DatabaseConfig) -> Self {
+        let DatabaseConfig::Sqlite(path) = settings else {
+            return Self { id: Some(FileId::default()), may_have_engine: true };
+        };
+        let path = path.clone();
+        let read = move || {
+            let metadata = std::fs::metadata(&path).ok();
+            Self { id: metadata.as_ref().map(FileId::from), may_have_engine: lease::may_be_held(&path) }
+        };
+        periodic::run_blocking(read).await.unwrap_or_default()
     }
 }
 
@@ -130,13 +150,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_that_goes_away_before_the_answer_is_missed_by_the_next_question() {
+    async fn next_ping_fails_after_database_file_is_moved() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let [here, away] = ["botsdb", "away"].map(|name| dir.path().join(name));
         let mut pinger = DatabasePing::new(DatabaseConfig::Sqlite(here.clone()));
         let mut made = connect(&pinger.settings, ConnectMode::Create).await.expect("opened");
         made.execute_batch("CREATE TABLE ta (idta INTEGER)").await.expect("made");
-        let file = pinger.file_id();
+        let file = DatabaseFile::read(&pinger.settings).await.id;
         let connection = connect(&pinger.settings, ConnectMode::Probe).await.expect("it is there");
         fs::rename(&here, &away).expect("renamed");
         let value = pinger.query_lock(file, connection).await.expect("the connection is to the old file");

@@ -1,7 +1,7 @@
-//! One connection type for all three databases: statements and their arguments in, rows of text out.
+//! One connection type for all three databases: statements and arguments in, rows of text out.
 //!
-//! A statement without arguments is not prepared: one exchange instead of two, and poolers allow it. An argument is sent
-//! beside the text of its statement, never in it.
+//! A statement without arguments is not prepared: one round trip instead of two, and poolers permit it. Arguments are
+//! sent separately from the text of a statement, never in it.
 
 use std::str::FromStr;
 
@@ -37,7 +37,7 @@ pub enum Param<'a> {
     Text(&'a str),
 }
 
-/// Runs `$text` on one kind of connection: as it stands, or prepared when there are arguments.
+/// Runs `$text` on one kind of connection: unprepared, or prepared if there are arguments.
 macro_rules! run {
     ($method:ident, $on:expr, $text:expr, $arguments:expr) => {
         if $arguments.is_empty() {
@@ -48,10 +48,10 @@ macro_rules! run {
     };
 }
 
-/// An open connection. Dropped, it is closed, and its locks are free.
+/// An open connection. Dropping it closes it and releases its locks.
 #[derive(Debug)]
 pub struct Connection {
-    /// The database that it is open to.
+    /// The database of the connection.
     pub settings: DatabaseConfig,
     pub(super) driver: Driver,
 }
@@ -64,26 +64,26 @@ pub(super) enum Driver {
 }
 
 impl Connection {
-    /// Runs statements, separated by semicolons. Their text is a constant, or made of names from the catalogue.
+    /// Executes statements, separated by semicolons. Their text is constant, or built from names in the catalogue.
     ///
     /// # Errors
-    /// What the database says.
+    /// If a statement fails.
     pub async fn execute_batch(&mut self, statements: impl Into<String>) -> Result<(), sqlx::Error> {
         self.execute(statements, &[]).await.map(|_| ())
     }
 
-    /// The rows of a query without parameters, whose text is made as that of [`Self::execute_batch`].
+    /// The rows of a query without parameters, with a text as in [`Self::execute_batch`].
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn fetch_text(&mut self, query: impl Into<String>) -> Result<Vec<Row>, sqlx::Error> {
         self.fetch(query, &[]).await
     }
 
-    /// Runs a statement with an argument for each `?`; the number of rows that it changed.
+    /// Executes a statement with an argument for each `?`; returns the number of changed rows.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the statement fails.
     pub async fn execute(&mut self, statement: impl Into<String>, arguments: &[Param<'_>]) -> Result<u64, sqlx::Error> {
         let statement = statement.into();
         match &mut self.driver {
@@ -98,7 +98,7 @@ impl Connection {
     /// The rows of a query with an argument for each `?`.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn fetch(&mut self, query: impl Into<String>, arguments: &[Param<'_>]) -> Result<Vec<Row>, sqlx::Error> {
         let (query, is_prepared) = (query.into(), !arguments.is_empty());
         match &mut self.driver {
@@ -113,12 +113,12 @@ impl Connection {
     /// The first value of the first row.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn fetch_value(&mut self, query: impl Into<String>) -> Result<Option<String>, sqlx::Error> {
         Ok(self.fetch_text(query).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
     }
 
-    /// As [`Self::execute`]; the error says which `action` failed.
+    /// As [`Self::execute`]; the error names the failed `action`.
     ///
     /// # Errors
     /// When the database refuses, or its connection is lost.
@@ -131,7 +131,7 @@ impl Connection {
         self.execute(statement, arguments).await.map_err(|error| self.settings.failed(action, &error))
     }
 
-    /// As [`Self::fetch`]; the error says which `action` failed.
+    /// As [`Self::fetch`]; the error names the failed `action`.
     ///
     /// # Errors
     /// When the database refuses, or its connection is lost.
@@ -189,9 +189,9 @@ impl Connection {
     pub fn server_time_ms(&self) -> &'static str {
         match self.driver {
             Driver::Sqlite(_) => "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-            // Only the statement's beginning is to be had in UTC, and only the local time of this moment. Local times have leaps,
-            // by half an hour at least, and mean two moments where they go back: of them no more is taken than what has passed
-            // since that beginning.
+            // Only the start time of the statement is available in UTC, and only local time for the current moment.
+            // Local times jump by at least half an hour, and are ambiguous when clocks go back, so only the difference
+            // since the start is taken from them.
             Driver::Mysql(_) => {
                 "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(3)) DIV 1000 \
                  + IF(SYSDATE(3) BETWEEN NOW(3) AND NOW(3) + INTERVAL 15 MINUTE, \
@@ -201,7 +201,7 @@ impl Connection {
         }
     }
 
-    /// A name as it stands in a statement.
+    /// A quoted name for a statement.
     #[must_use]
     pub fn quote_ident(&self, name: &str) -> String {
         match self.driver {
@@ -210,7 +210,7 @@ impl Connection {
         }
     }
 
-    /// A text as it stands in a statement. MySQL takes backslashes for escapes.
+    /// A quoted text for a statement. In MySQL, backslashes are escape characters.
     #[must_use]
     pub fn quote_literal(&self, text: &str) -> String {
         let text = text.replace('\'', "''");

@@ -1,4 +1,4 @@
-//! Retries while a server cannot be reached, and timeouts for one that does not answer.
+//! Retry of connections with a backoff while the server is unreachable, and timeouts for a server that does not respond.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ const BACKOFF: Backoff = Backoff { initial: Duration::from_millis(100), max: Dur
 /// reports that after a quarter of an hour.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The result of an exchange, if it comes in time. After a timeout the connection is unusable: the answer may still be on its
-/// way. SQLite has a busy timeout of its own instead.
+/// The result of a query, with a timeout. After a timeout the connection is unusable: the response may still arrive.
+/// SQLite has a busy timeout instead.
 ///
 /// # Errors
-/// That of the exchange, or [`Error::Unavailable`] when it took too long.
+/// That of the query, or [`Error::Unavailable`] after the timeout.
 pub async fn with_timeout<T>(
     settings: &DatabaseConfig,
     exchange: impl Future<Output = Result<T, Error>>,
@@ -31,7 +31,7 @@ pub async fn with_timeout<T>(
     }
     timeout(QUERY_TIMEOUT, exchange).await.unwrap_or_else(|_| {
         let (database, limit) = (settings.describe(), QUERY_TIMEOUT.as_secs());
-        Err(Error::Unavailable(format!("the {database} did not answer within {limit} s")))
+        Err(Error::Unavailable(format!("the {database} did not respond within {limit} s")))
     })
 }
 
@@ -58,7 +58,7 @@ pub async fn connect_with_retry(
             return Err(Error::Unavailable(format!("{error}{waited}")));
         }
         if failures == 0 {
-            info!("{error}; trying again for {} s", retry_window.as_secs_f64());
+            info!("{error}; retrying for up to {} s", retry_window.as_secs_f64());
         }
         failures = failures.saturating_add(1);
         sleep(BACKOFF.pause(failures).min(remaining)).await;

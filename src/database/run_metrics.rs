@@ -3,11 +3,12 @@
 //!
 //! A run inserts its row when it begins and completes it when it ends. The next run, which holds the lease, finds the row of
 //! an interrupted one. Every change may be repeated and counts once: a client that lost its connection before the answer
-//! came tries again.
+//! came tries again. The row of the lease changes in the same transactions: SQLite flushes four times for each.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::lease::row::LeaseKind;
 use super::own_schema::{self, OwnTables};
 use super::query::{Connection, number, text};
 use super::{DatabaseConfig, Error, errors};
@@ -15,10 +16,11 @@ use super::{DatabaseConfig, Error, errors};
 /// Rows of runs that are kept; the counters include all runs.
 const MAX_RUN_ROWS: usize = 500;
 
-/// The upper bounds of the duration buckets, in seconds. Bots itself needs one to start; a run of an hour hangs.
+/// The upper bounds of the duration buckets, in seconds. Starting Bots takes one second; a run of an hour probably
+/// hangs.
 pub const DURATION_BUCKETS_S: [u16; 10] = [1, 2, 5, 10, 30, 60, 180, 600, 1800, 3600];
 
-// Counters, in milliseconds where they are times.
+// Counters; times are in milliseconds.
 const LEASE_WAIT: &str = "lease_wait";
 const RECOVERIES: &str = "recoveries";
 const TOOK: &str = "took";
@@ -26,7 +28,7 @@ const TOOK_LONGER: &str = "took_longer";
 /// The time of the last complete run, the one value that is replaced.
 const LAST_SUCCESS: &str = "last_success";
 
-/// How a run of the engine ended.
+/// The outcome of an engine run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunOutcome {
     /// Without errors.
@@ -73,7 +75,7 @@ impl RunOutcome {
 /// A run that begins.
 #[derive(Debug, Clone, Copy)]
 pub struct RunRow<'a> {
-    /// Its random name.
+    /// Its random name, which is that of its lease.
     pub id: &'a str,
     /// Pod and process.
     pub holder: &'a str,
@@ -110,6 +112,10 @@ pub async fn begin(connection: &mut Connection, run: &RunRow<'_>) -> Result<(), 
     own_schema::ensure(connection, OwnTables::RUN_METRICS).await?;
     let (now, waited, recovers) = (connection.server_time_ms(), milliseconds(run.waited), i64::from(run.recovers));
     let [id, holder] = [run.id, run.holder].map(|text| connection.quote_literal(text));
+    let lease = connection
+        .settings
+        .is_sqlite()
+        .then(|| LeaseKind::ENGINE.name_holder_statement(connection, run.id, run.holder));
     let interrupted = RunOutcome::Interrupted.as_str();
     let interrupt = format!(
         "UPDATE botsctl_engine_run SET outcome = '{interrupted}', ended = {now} WHERE outcome IS NULL AND id <> {id}"
@@ -120,6 +126,9 @@ pub async fn begin(connection: &mut Connection, run: &RunRow<'_>) -> Result<(), 
          WHERE NOT EXISTS (SELECT 1 FROM botsctl_engine_run WHERE id = {id})"
     );
     let recorded = connection.in_transaction(async |connection| {
+        if let Some(lease) = lease {
+            connection.execute_batch(lease).await?;
+        }
         let interrupted = i64::try_from(connection.execute(interrupt, &[]).await?).unwrap_or_default();
         let mut counts = vec![(outcome_counter(RunOutcome::Interrupted), interrupted)];
         if connection.execute(insert, &[]).await? > 0 {
@@ -130,7 +139,7 @@ pub async fn begin(connection: &mut Connection, run: &RunRow<'_>) -> Result<(), 
     recorded.await.map_err(|error| connection.settings.failed("record a run in", &error))
 }
 
-/// Records the end of a run that still holds the lease.
+/// Records the end of a run, and releases its lease.
 ///
 /// # Errors
 /// When the database refuses.
@@ -140,13 +149,14 @@ pub async fn end(
     (outcome, exit_code): (RunOutcome, Option<u8>),
     took: Duration,
 ) -> Result<(), Error> {
-    let (now, id, ms) = (connection.server_time_ms(), connection.quote_literal(id), milliseconds(took));
+    let (now, quoted_id, ms) = (connection.server_time_ms(), connection.quote_literal(id), milliseconds(took));
     let code = exit_code.map_or_else(|| "NULL".to_owned(), |code| code.to_string());
     let update = format!(
         "UPDATE botsctl_engine_run SET outcome = '{}', ended = {now}, exit_code = {code}, took = {ms} \
-         WHERE id = {id} AND outcome IS NULL",
+         WHERE id = {quoted_id} AND outcome IS NULL",
         outcome.as_str()
     );
+    let release = LeaseKind::ENGINE.release_statement(connection, id);
     let last_success = format!("UPDATE botsctl_counter SET value = {now} WHERE name = '{LAST_SUCCESS}'");
     let prune = format!(
         "DELETE FROM botsctl_engine_run WHERE started < (SELECT min(started) FROM \
@@ -162,7 +172,7 @@ pub async fn end(
                 connection.execute_batch(last_success).await?;
             }
         }
-        connection.execute_batch(prune).await
+        connection.execute_batch(format!("{prune}; {release}")).await
     });
     recorded.await.map_err(|error| connection.settings.failed("record the end of a run in", &error))
 }
@@ -222,7 +232,7 @@ fn init_counter(is_success: bool) -> &'static str {
     if is_success { "init_success" } else { "init_failed" }
 }
 
-/// Adds to several counters in one statement, which creates those that do not exist.
+/// Adds to several counters in one statement, which creates missing ones.
 async fn count(connection: &mut Connection, counts: &[(String, i64)]) -> Result<(), sqlx::Error> {
     let rows: Vec<String> = counts.iter().map(|(name, more)| format!("('{name}', {more})")).collect();
     let on_conflict = match connection.settings {
@@ -246,7 +256,29 @@ mod tests {
 
     async fn database(dir: &tempfile::TempDir) -> Connection {
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
-        connect(&settings, ConnectMode::Create).await.expect("opened")
+        let mut connection = connect(&settings, ConnectMode::Create).await.expect("opened");
+        own_schema::ensure(&mut connection, OwnTables::LEASE).await.expect("created");
+        connection
+    }
+
+    #[tokio::test]
+    async fn lease_row_names_holder_of_last_run_until_its_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut on = database(&dir).await;
+        let holder = async |on: &mut Connection| {
+            let holder = LeaseKind::ENGINE.read(on).await.expect("read").expect("there");
+            (holder.owner, holder.name, holder.released)
+        };
+        let name = "pod's (process 1)".to_owned();
+        for id in ["a", "b"] {
+            begin(&mut on, &run(id)).await.expect("begun");
+            assert_eq!(holder(&mut on).await, (id.to_owned(), name.clone(), false));
+        }
+        // The run before, which records its end late, releases nothing.
+        for (id, released) in [("a", false), ("b", true)] {
+            end(&mut on, id, (RunOutcome::Success, Some(0)), Duration::ZERO).await.expect("ended");
+            assert_eq!(holder(&mut on).await, ("b".to_owned(), name.clone(), released), "{id}");
+        }
     }
 
     fn run(id: &str) -> RunRow<'_> {
@@ -254,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_run_counts_once_however_often_it_is_recorded() {
+    async fn each_run_counts_once_despite_repeated_records() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut on = database(&dir).await;
         assert_eq!(read(&mut on).await.expect("read"), None);
@@ -284,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_whose_end_was_not_recorded_is_counted_by_the_next() {
+    async fn next_run_counts_run_without_recorded_end() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut on = database(&dir).await;
         begin(&mut on, &run("a")).await.expect("begun");

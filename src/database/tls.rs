@@ -9,9 +9,9 @@ use super::Error;
 /// The encryption of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// `None` leaves it to the client's default: encrypted where the server offers it.
+    /// `None` selects the client's default: encrypted if the server supports it.
     pub mode: Option<Mode>,
-    /// Certificates of authorities to trust beside the system's.
+    /// Additional trusted CA certificates.
     pub ca: Option<PathBuf>,
     /// The client's certificate.
     pub certificate: Option<PathBuf>,
@@ -24,13 +24,13 @@ pub struct Tls {
 pub enum Mode {
     /// Never encrypted.
     Disabled,
-    /// Encrypted where the server offers it.
+    /// Encrypted if the server supports it.
     Preferred,
     /// Always encrypted; the server's certificate is not checked.
     Required,
     /// The server's certificate must be signed by an authority.
     VerifyAuthority,
-    /// It must name the host as well.
+    /// The certificate must also match the host.
     VerifyHost,
 }
 
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn both_clients_options_are_understood() {
+    fn tls_options_of_both_clients_are_parsed() {
         assert_eq!(tls("{}"), Tls::default());
         let files = tls(r#"{"sslmode": "verify-full", "sslrootcert": "/ca", "sslcert": "/c", "sslkey": "/k"}"#);
         assert_eq!(files.mode, Some(Mode::VerifyHost));

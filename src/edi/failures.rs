@@ -1,4 +1,4 @@
-//! Failures of the last day that wait for a person: files, errors of runs that belong to no file, and jobs.
+//! Failures of the last day that need a person: files, errors of runs that belong to no file, and jobs.
 
 use std::collections::BTreeMap;
 
@@ -65,7 +65,7 @@ impl FailureReader {
         Ok(())
     }
 
-    /// The failures that are still there: rows that a person has deleted, or Bots has changed, are none any more.
+    /// The failures that still exist: without rows that a person has deleted or Bots has changed.
     pub async fn read(
         &mut self,
         connection: &mut Connection,

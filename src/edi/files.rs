@@ -1,4 +1,4 @@
-//! The files that Bots has received: when, on which route, what came of each, and Bots's reason where it failed.
+//! The files that Bots has received: time, route, result, and Bots's reason for a failure.
 
 use super::stats::model::{FileState, ReceivedFile};
 use super::stats::sql_time::{TimeDialect, now};
@@ -13,24 +13,24 @@ const NUMBERS_PER_QUERY: i64 = 20_000;
 /// Files that did not go all the way.
 pub(super) const FAILED: &str = " AND statust IN (0, 1, 2)";
 
-/// How much is read of the reason of a failure: more than Bots writes of one.
+/// Maximum length of the reason of a failure: longer than any that Bots writes.
 const MAX_REASON: u16 = 20_000;
 
 /// Which files are wanted.
 #[derive(Debug, Clone)]
 pub struct FileFilter {
-    /// Received within so many seconds.
+    /// Maximum age, in seconds.
     pub max_age: i64,
     /// Of this route.
     pub route: Option<String>,
-    /// Only those that did not go all the way.
+    /// Only files that were not processed completely.
     pub failed: bool,
-    /// At most so many, the newest.
+    /// Maximum number, newest first.
     pub limit: usize,
 }
 
 impl ReceivedFile {
-    /// The columns of `filereport` that [`Self::of`] reads, with no more of the reason than a person reads.
+    /// The columns of `filereport` that [`Self::of`] reads, with the beginning of the reason.
     pub(super) fn columns(dialect: TimeDialect, max_reason: u16) -> String {
         let received = dialect.seconds("ts");
         format!(
@@ -52,7 +52,7 @@ impl ReceivedFile {
     }
 }
 
-/// The files that the filter lets through, newest first. `time_zone` is Django's.
+/// The files that match the filter, newest first. `time_zone` is Django's.
 ///
 /// # Errors
 /// When the database cannot be read, or was never initialised.
@@ -68,7 +68,7 @@ pub async fn received(
     read.map_err(|error| failed(settings, &error))
 }
 
-/// Goes back range by range, until one has nothing young enough.
+/// Reads ranges backwards, until one contains no file that is recent enough.
 async fn read(
     connection: &mut Connection,
     dialect: TimeDialect,

@@ -22,7 +22,7 @@ async fn fetch(
     connection.fetch_text(query).await.map_err(|error| failed(settings, &error))
 }
 
-/// A missing table is an error of its own: the database was never initialised.
+/// A missing table is a separate error: the database was never initialized.
 fn failed(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
     if errors::is_missing_table(error) {
         let text = format!("the {} lacks tables of Bots: run bots-ctl init-db first", settings.describe());

@@ -4,25 +4,25 @@ use super::{fetch, is_set, text};
 use crate::database::query::{Connection, Row};
 use crate::database::{DatabaseConfig, Error};
 
-/// A route that runs when a file comes to its channel.
+/// A route that runs when a file arrives in its channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MonitoredRoute {
     /// Its name.
     pub route: String,
     /// Its channel.
     pub channel: String,
-    /// The directory of the channel, as it is written.
+    /// The directory of the channel, as configured.
     pub path: String,
     /// The mask of its files.
     pub filename: String,
-    /// Whether the channel removes what it has read.
+    /// Whether the channel deletes files after reading.
     pub removes: bool,
 }
 
 /// A file by which channels keep each other out of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelLock {
-    /// The directory, as it is written.
+    /// The directory, as configured.
     pub path: String,
     /// The file.
     pub name: String,
@@ -37,11 +37,11 @@ pub struct InChannel {
     pub channel: String,
     /// Whether it takes files from a directory of this machine.
     pub is_directory: bool,
-    /// Its directory, as it is written.
+    /// The directory, as configured.
     pub path: String,
     /// The mask of its files.
     pub filename: String,
-    /// The file by which it keeps others out; empty where it has none.
+    /// The lock file of the channel; empty if it has none.
     pub lock: String,
     /// Whether the route runs when none is named.
     pub is_in_default_run: bool,
@@ -55,7 +55,7 @@ pub struct FileChannel {
     pub route: String,
     /// Whether an active route does.
     pub is_active: bool,
-    /// Its directory, as it is written.
+    /// The directory, as configured.
     pub path: String,
     /// The mask of its files.
     pub filename: String,

@@ -1,9 +1,9 @@
-//! A run of Bots's engine that has not come to its end: cut off, or still at work.
+//! A run of Bots's engine that has not finished: interrupted, or still active.
 //!
-//! The lease keeps engines of bots-ctl apart. An engine that bots-ctl did not start takes no lease, and the row in `mutex`
-//! that Bots takes for a crash may be that of a living one. Engines that hold the lease mark that row as theirs: with
-//! the lease in hand it is known to be cut off. Any other run is watched: `botsctl_recovery` has a snapshot
-//! of the run and the moment when it last changed, by the server's clock. All processes share it.
+//! The lease excludes concurrent engines of bots-ctl. An engine that bots-ctl did not start holds no lease, and the row
+//! in `mutex` that Bots takes for a crash may be that of an active run. Engines under the lease mark that row: for the
+//! next holder of the lease, a marked row means an interrupted run. Any other run is watched: `botsctl_recovery` has a
+//! snapshot of the run and the time of its last change, by the server's clock. All processes share it.
 
 use std::fmt;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const NEWEST_ROWS: u32 = 200;
 /// The newest run in the tables of Bots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct RunTraces {
-    /// The newest run, 0 when there is none.
+    /// The newest run; 0 if there is none.
     run: u64,
     /// When the row in `mutex` was written, in the words of the database; empty without that row. It identifies an
     /// engine among those before and after it, which may begin several runs.
@@ -42,7 +42,7 @@ struct WatchedRun {
     has_changed: bool,
 }
 
-/// A run that has not come to its end.
+/// A run that has not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenRun {
     /// Its number; none when the engine has not got so far.
@@ -75,10 +75,10 @@ impl fmt::Display for OpenRun {
     }
 }
 
-/// The newest run, if it has not come to its end.
+/// The newest run, if it has not finished.
 ///
 /// # Errors
-/// When the database cannot be read or written.
+/// If the database cannot be read or written.
 pub async fn observe(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<OpenRun>, Error> {
     own_schema::ensure(connection, OwnTables::RECOVERY).await?;
     if !recovery::is_open(connection, settings).await? {
@@ -155,7 +155,7 @@ mod tests {
 
     const LOOK: &str = "noon 9 1 1";
 
-    /// An open run, beside the look that was noted before.
+    /// An open run, compared with the stored snapshot.
     fn open(is_ours: bool, before: Option<(&str, &str, u64, bool)>) -> OpenRun {
         let watched = |(engine, look, age, has_changed): (&str, &str, u64, bool)| WatchedRun {
             engine: engine.to_owned(),
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_cut_off_when_its_engine_held_the_lease_or_it_makes_no_progress() {
+    fn run_is_interrupted_after_lease_or_without_progress() {
         for (what, is_ours, before, is_cut_off, has_changed) in [
             ("nothing is known yet", false, None, false, false),
             ("its engine held the lease", true, None, true, false),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_named() {
+    fn open_run_display_names_run_and_age() {
         let told = |run, seconds, has_changed| {
             OpenRun { run, is_ours: false, unchanged: Duration::from_secs(seconds), has_changed }.to_string()
         };

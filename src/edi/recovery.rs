@@ -1,46 +1,52 @@
-//! Which run of the engine Bots is to recover.
+//! Determines which engine run Bots has to recover.
 //!
-//! Bots takes up the newest run and marks it as done before it has begun with it. When that recovery is cut off in turn,
-//! the next one would take up the recovery, and the files of the run that it was for would stay behind for ever. So a
-//! row of `botsctl_recovery` says which run is being recovered; until that has been done, recoveries that were cut off are
-//! made a part of it, and Bots finds it as the newest one again.
+//! Bots recovers the newest run, and marks it as done before it begins. If that recovery is interrupted, the next one
+//! recovers only the recovery, and the files of the original run are left behind permanently. So a row of
+//! `botsctl_recovery` records the run that is being recovered; until it is done, interrupted recoveries are merged into
+//! it, and Bots finds it as the newest run again.
 //!
-//! A run that the database fails, while its connection lives, ends by itself: without a report, and without the row in
-//! `mutex` that Bots would recover it for. The files that it had taken would stay behind as well.
+//! If the database fails during a run while its connection survives, the run exits without a report, and without the
+//! row in `mutex` that makes Bots recover it. Its received files would be left behind as well.
 
 use super::{failed, runs};
 use crate::database::query::Connection;
 use crate::database::{DatabaseConfig, Error};
 
-/// What `mutexer` of the row in `mutex` is for an engine that holds the lease, as the hook of bots-ctl in that engine writes it.
-/// Bots itself leaves it at 0.
+/// The value of `mutexer` in `mutex` for an engine under the lease, as written by the hook of bots-ctl in that engine.
+/// Bots leaves it at 0.
 pub(crate) const OURS: u8 = 1;
 
-/// How many recoveries of one run may end in failure. More of them would keep all that is new waiting for ever.
+/// How many recoveries of one run may end in failure. Further attempts would block all new files forever.
 const FAILURES: u32 = 3;
 
 /// Has Bots recover the newest run. Written before it is counted: a process that dies in between leaves one attempt
 /// more, and abandons nothing.
 const LOCK: &str = "INSERT INTO mutex (mutexk, mutexer) VALUES (1, 1)";
 
-/// The newest run, if it failed before its end. Bots writes the report last, and passes over it when it cannot. A run that
-/// had nothing to do has none either, but no row for a file; of one that received nothing only the report is left. After a
-/// later report the run was given up.
+/// The newest run, if it failed before its end. Bots writes the report last, and omits it on an error. A run that had nothing
+/// to do has none either, but no row for a file; of one that received nothing only the report is left. After a later report the
+/// run was given up.
 const FAILED: &str = "SELECT run.idta FROM ta run \
     WHERE run.idta = (SELECT MAX(idta) FROM ta WHERE script = 0) AND run.status = 1 \
     AND (run.statust IN (0, 1) OR EXISTS (SELECT 1 FROM ta WHERE ta.idta > run.idta AND ta.status <> 1)) \
     AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= run.idta)";
+
+/// The run whose recovery has begun and has no report of type crashrecovery yet. A report of another type does not
+/// count: after a failed recovery Bots continues with the requested run.
+const PENDING: &str = "SELECT begun.run FROM botsctl_recovery begun \
+    WHERE EXISTS (SELECT 1 FROM ta WHERE ta.idta = begun.run AND ta.script = 0) \
+    AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= begun.run AND report.type = 'crashrecovery')";
 
 /// The state of an earlier run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreviousRun {
     /// Nothing: it came to its end.
     Completed,
-    /// It was cut off, and Bots will recover it.
+    /// The run was interrupted, and Bots will recover it.
     Interrupted,
     /// It failed before its end, and Bots will recover it.
     Failed,
-    /// Its recoveries failed as well, too often for another one.
+    /// Its recoveries also failed, too often for another attempt.
     Abandoned {
         /// Its number.
         run: u64,
@@ -49,10 +55,10 @@ pub enum PreviousRun {
     },
 }
 
-/// Looks for an earlier run that did not come to its end, and sees to it that Bots recovers it. Under the engine lease.
+/// Finds an unfinished earlier run, and prepares the database so that Bots recovers it. Requires the engine lease.
 ///
 /// # Errors
-/// When the database cannot be read or written: no engine may be started then.
+/// If the database cannot be read or written: then no engine may be started.
 pub async fn check_previous_run(connection: &mut Connection, settings: &DatabaseConfig) -> Result<PreviousRun, Error> {
     if runs::was_cut_off(connection, settings).await? {
         return Ok(PreviousRun::Interrupted);
@@ -60,18 +66,17 @@ pub async fn check_previous_run(connection: &mut Connection, settings: &Database
     mark_for_recovery(connection).await.map_err(|error| failed(settings, &error))
 }
 
-/// Whether the run that has just ended, or the one that it was to recover, did not come to its end: the next one has
-/// something to recover.
+/// Whether the last run, or the one that it was to recover, did not finish, so that the next run has to recover it.
 pub async fn is_open(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
-    if runs::was_cut_off(connection, settings).await? {
-        return Ok(true);
-    }
-    let is_open =
-        async { Ok(pending_recovery(connection).await?.is_some() || connection.fetch_value(FAILED).await?.is_some()) };
-    is_open.await.map_err(|error| failed(settings, &error))
+    let query = format!(
+        "SELECT 1 FROM mutex WHERE mutexk = 1 UNION ALL SELECT 1 FROM ({PENDING}) pending \
+         UNION ALL SELECT 1 FROM ({FAILED}) failed"
+    );
+    let found = connection.fetch_value(query).await;
+    Ok(found.map_err(|error| failed(settings, &error))?.is_some())
 }
 
-/// Makes a run that failed before its end look like one that was cut off.
+/// Makes a failed run look like an interrupted one.
 async fn mark_for_recovery(connection: &mut Connection) -> Result<PreviousRun, sqlx::Error> {
     let begun = pending_recovery(connection).await?;
     if begun.is_none() && connection.fetch_value(FAILED).await?.is_none() {
@@ -91,11 +96,11 @@ async fn mark_for_recovery(connection: &mut Connection) -> Result<PreviousRun, s
     Ok(PreviousRun::Failed)
 }
 
-/// Sees to it that Bots, about to recover, recovers everything that is not done. Under the engine lease, and only when
-/// an engine was cut off. The answer is whether an earlier recovery was cut off, too.
+/// Makes Bots recover everything that is unfinished. Requires the engine lease and an interrupted engine. Returns
+/// whether an earlier recovery was also interrupted.
 ///
 /// # Errors
-/// When the database cannot be read or written: no engine may be started then.
+/// If the database cannot be read or written: then no engine may be started.
 pub async fn prepare(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
     join_recoveries(connection).await.map_err(|error| failed(settings, &error))
 }
@@ -115,11 +120,6 @@ async fn join_recoveries(connection: &mut Connection) -> Result<bool, sqlx::Erro
     Ok(interrupted.is_some())
 }
 
-/// The run whose recovery was begun and has not come to its end: then there would be a report of that type. One of another
-/// type says nothing: Bots goes on with what it was asked for when a recovery has failed.
 async fn pending_recovery(connection: &mut Connection) -> Result<Option<u64>, sqlx::Error> {
-    const PENDING: &str = "SELECT begun.run FROM botsctl_recovery begun \
-        WHERE EXISTS (SELECT 1 FROM ta WHERE ta.idta = begun.run AND ta.script = 0) \
-        AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= begun.run AND report.type = 'crashrecovery')";
     Ok(connection.fetch_value(PENDING).await?.and_then(|number| number.parse().ok()))
 }

@@ -33,7 +33,7 @@ pub(super) async fn read_routes(connection: &mut Connection) -> Result<Vec<Route
     Ok(connection.fetch_text(QUERY).await?.iter().map(route).collect())
 }
 
-/// Whether an engine was cut off: it leaves a row that only its orderly end removes.
+/// Whether an engine was interrupted: it leaves a row that is deleted only by an orderly exit.
 ///
 /// # Errors
 /// As [`routes`].
@@ -42,7 +42,7 @@ pub async fn was_cut_off(connection: &mut Connection, settings: &DatabaseConfig)
     Ok(rows.first().is_some_and(|row| number::<u64>(row, 0) > 0))
 }
 
-/// The number of the newest report, 0 when there is none.
+/// The number of the newest report; 0 if there is none.
 ///
 /// # Errors
 /// As [`routes`].

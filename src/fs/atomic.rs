@@ -1,4 +1,4 @@
-//! Files and directories of the environment: written whole or not at all, with errors that help at three in the morning.
+//! Files and directories of the environment: written atomically, with errors that name the remedy.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -11,15 +11,15 @@ use nix::errno::Errno;
 use super::Error;
 use super::{lock, regular};
 
-/// Makes a directory and its parents, on the disk.
+/// Creates a directory and its parents, and syncs them to disk.
 pub fn make_dir(path: &Path) -> Result<(), Error> {
     let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.exists()).collect();
     fs::create_dir_all(path).map_err(|error| describe_io_error("create the directory", path, &error))?;
     missing.into_iter().filter_map(Path::parent).try_for_each(fsync_dir)
 }
 
-/// Replaces a file in one step: readers see the old content or the new, whatever dies in between. It is on the disk then.
-/// Leaves the file alone when it already has that content and mode.
+/// Replaces a file in one step: readers see the old content or the new, even after a crash. The file is synced to disk. It
+/// stays unchanged if it already has that content and mode.
 ///
 /// Returns whether anything was written.
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
@@ -29,16 +29,16 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<bool, 
     Ok(differs)
 }
 
-/// Files that are replaced together. All of them are written under other names first: when there is no room for one, none
-/// is replaced.
+/// Files that are replaced together. All are written under temporary names first: if one does not fit, none is
+/// replaced.
 #[derive(Debug, Default)]
 pub struct AtomicBatch {
-    /// Where each is, and where it belongs.
+    /// The temporary and the final path of each.
     written: Vec<(PathBuf, PathBuf)>,
 }
 
 impl AtomicBatch {
-    /// Writes a file that [`AtomicBatch::commit`] puts in its place, unless it is there already with that content and mode.
+    /// Writes a file that [`AtomicBatch::commit`] moves into place, unless the file already has that content and mode.
     ///
     /// Returns whether it differs.
     pub fn add(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
@@ -72,12 +72,14 @@ impl Drop for AtomicBatch {
     }
 }
 
-/// Has the names in a directory on the disk. What was made, renamed or removed there may else be as before when the power has
-/// failed.
+/// Syncs the names in a directory to disk. Otherwise a created, renamed or deleted entry may revert after a power
+/// failure.
 pub fn fsync_dir(dir: &Path) -> Result<(), Error> {
     use ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    // The parent of a relative name.
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     match File::open(dir).and_then(|dir| dir.sync_all()) {
-        // Not every file system can, and a directory that may be written to, but not read, cannot be opened for it.
+        // Not every file system supports it, and a directory without read permission cannot be opened for it.
         Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => Ok(()),
         synced => synced.map_err(|error| describe_io_error("flush", dir, &error)),
     }
@@ -93,10 +95,10 @@ pub fn file_mode(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|meta| meta.permissions().mode() & 0o777)
 }
 
-/// Makes a file with this content unless something of that name is there already, be it a link that leads nowhere: of several
-/// at once, one wins and all see its content.
+/// Creates a file with this content unless the name exists, even as a dangling link: of several concurrent callers, one
+/// wins and all read its content.
 ///
-/// Returns whether this call made it.
+/// Returns whether this call created it.
 pub fn create_if_absent(path: &Path, content: &[u8], mode: u32) -> Result<bool, Error> {
     if fs::symlink_metadata(path).is_ok() {
         return Ok(false);
@@ -116,7 +118,7 @@ pub fn create_if_absent(path: &Path, content: &[u8], mode: u32) -> Result<bool, 
     }
 }
 
-/// A secret that is kept in a file, which is made with this content unless it is there.
+/// A secret that is kept in a file, which is created with this content if it is missing.
 ///
 /// # Errors
 /// See [`read_secret`].
@@ -125,7 +127,7 @@ pub fn load_or_create_secret(path: &Path, content: &str, what: &str) -> Result<S
     read_secret(path, what)
 }
 
-/// A secret that is kept in a file. One behind a link was made by another process, which may know it.
+/// A secret that is kept in a file. Links are rejected: another process created the target, and may know the secret.
 ///
 /// # Errors
 /// When it cannot be read, is empty, or is behind a link.
@@ -135,18 +137,18 @@ pub fn read_secret(path: &Path, what: &str) -> Result<String, Error> {
     let read = file.and_then(regular::read_opened).map_err(|error| describe_io_error("read", path, &error))?;
     let kept = String::from_utf8_lossy(&read);
     match kept.trim_end() {
-        "" => Err(Error(format!("{} is empty: remove it, and a new {what} is made", path.display()))),
+        "" => Err(Error(format!("{} is empty: remove it; bots-ctl then generates a new {what}", path.display()))),
         secret => Ok(secret.to_owned()),
     }
 }
 
-/// What is opened may be on a volume that others write to: a link there may lead anywhere.
+/// The path may be on a volume that others write to, where a link could point anywhere.
 fn nofollow(options: &mut OpenOptions) -> &mut OpenOptions {
     options.custom_flags(nix::libc::O_NOFOLLOW)
 }
 
-/// A name beside a file, for what is to take its place. The pid keeps apart what runs at once on one machine, random bits what
-/// shares a volume from several.
+/// A temporary name in the same directory. The PID distinguishes processes of one machine, random bits those of several
+/// machines that share a volume.
 pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let random = getrandom::u32().unwrap_or_default();
@@ -161,14 +163,14 @@ fn write_and_sync(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Whether we may create files in a directory, as the kernel sees it.
+/// Whether this process may create files in a directory, according to the kernel.
 pub fn check_writable(path: &Path) -> Result<(), Error> {
     use nix::unistd::{AccessFlags, access};
     let allowed = access(path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(io::Error::from);
     allowed.map_err(|error| describe_io_error("write to", path, &error))
 }
 
-/// Whether a directory is there and we may create files in it, or may create it.
+/// Whether a directory exists and is writable, or can be created.
 pub fn check_creatable(path: &Path) -> Result<(), Error> {
     use nix::unistd::{AccessFlags, access};
     if path.exists() {
@@ -182,18 +184,18 @@ pub fn check_creatable(path: &Path) -> Result<(), Error> {
     allowed.map_err(|error| describe_io_error("create the directory", path, &error))
 }
 
-/// Says what could not be done, to which path, and why: with owner and mode of the nearest directory that exists,
-/// our uid, and what usually helps.
+/// The error of an action on a path: with owner and mode of the nearest existing directory, the uid of this process, and the
+/// usual remedy.
 pub fn describe_io_error(action: &str, path: &Path, error: &io::Error) -> Error {
     let reason = match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => describe_permissions(path, error),
         _ if error.raw_os_error() == Some(nix::libc::ELOOP) => {
             return Error(format!(
-                "cannot {action} {}: it is a link, and could lead anywhere: remove it, or put in its place what it leads to",
+                "cannot {action} {}: symbolic links are not followed here: remove it, or replace it with the file it points to",
                 path.display()
             ));
         }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!("{error}; make room on that volume"),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => format!("{error}; free space on that volume"),
         _ => error.to_string(),
     };
     Error(format!("cannot {action} {}: {reason}", path.display()))
@@ -207,11 +209,11 @@ fn describe_permissions(path: &Path, error: &io::Error) -> String {
     let hint = match error.kind() {
         ErrorKind::ReadOnlyFilesystem => "mount a writable volume there, or set HOME to one",
         _ => {
-            "in Kubernetes set securityContext.fsGroup to that gid; elsewhere chown the directory, or set HOME to one of yours"
+            "in Kubernetes set securityContext.fsGroup to that gid; elsewhere chown the directory, or set HOME to another one"
         }
     };
     format!(
-        "{error}; {} belongs to {}:{} with mode {:04o}, and this process runs as {uid}:{gid}; {hint}",
+        "{error}; {} is owned by {}:{} with mode {:04o}, and this process runs as {uid}:{gid}; {hint}",
         existing.display(),
         meta.uid(),
         meta.gid(),
@@ -240,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writing_replaces_whole_files_and_leaves_nothing_behind() {
+    fn write_replaces_whole_file_without_leftovers() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("file");
         assert!(write_atomically(&path, b"one", 0o644).expect("written"));
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_batch_all_files_are_replaced_or_none() {
+    fn failed_batch_replaces_no_file() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (one, two) = (dir.path().join("one"), dir.path().join("missing/two"));
         fs::write(&one, b"old").expect("written");
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_replaced_and_not_followed() {
+    fn write_replaces_symlink_without_following_it() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (target, link) = (dir.path().join("target"), dir.path().join("link"));
         fs::write(&target, b"somebody else's").expect("written");
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_locked_or_kept_secret_is_never_behind_a_link() {
+    fn locks_and_secrets_reject_symlinks() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let [known, link, nowhere, missing] = ["known", "link", "nowhere", "missing"].map(|name| dir.path().join(name));
         fs::write(&known, "somebody else's").expect("written");
@@ -289,7 +291,7 @@ mod tests {
                 try_lock(path).map(|_| ()).expect_err("it is a link"),
             ];
             for error in refused.map(|error| error.to_string()) {
-                assert!(error.contains(&*path.to_string_lossy()) && error.contains("a link"), "{error}");
+                assert!(error.contains(&*path.to_string_lossy()) && error.contains("symbolic links"), "{error}");
             }
         }
         assert!(!missing.exists());
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_who_create_a_file_one_wins() {
+    fn concurrent_creation_succeeds_once() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("key");
         let made: usize = std::thread::scope(|scope| {
@@ -311,9 +313,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_apart_from_missing_rights() {
+    fn full_disk_and_missing_permission_have_separate_errors() {
         let full = describe_io_error("write", Path::new("/x"), &io::Error::from_raw_os_error(nix::libc::ENOSPC));
-        assert!(full.to_string().contains("make room"), "{full}");
+        assert!(full.to_string().contains("free space"), "{full}");
         let denied = describe_io_error("create", Path::new("/x/y"), &io::Error::from_raw_os_error(nix::libc::EACCES));
         assert!(denied.to_string().contains("fsGroup") && denied.to_string().contains("mode "), "{denied}");
     }

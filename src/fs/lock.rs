@@ -10,12 +10,12 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     is_locked(file.try_lock())
 }
 
-/// The same with a lock that others may have too.
+/// The same with a shared lock.
 pub fn try_lock_shared(file: &File) -> io::Result<bool> {
     is_locked(file.try_lock_shared())
 }
 
-/// The client of CIFS says EACCES of a file on which another process has a lock. Nothing else makes flock(2) say that.
+/// The CIFS client returns EACCES for a file that another process has locked. flock(2) has no other reason for it.
 fn is_locked(answer: Result<(), TryLockError>) -> io::Result<bool> {
     match answer {
         Ok(()) => Ok(true),
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_of_another_is_told_from_a_fault() {
+    fn is_locked_distinguishes_contention_from_errors() {
         let failed = |number| Err(TryLockError::Error(io::Error::from_raw_os_error(number)));
         assert!(is_locked(Ok(())).expect("no fault"));
         assert!(!is_locked(Err(TryLockError::WouldBlock)).expect("no fault"));

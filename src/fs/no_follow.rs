@@ -1,8 +1,8 @@
-//! Files below a directory that was configured, made without following any link: another writer of the volume could
-//! have planted one that leads out of it.
+//! Creates files below a configured directory without following links: another writer of the volume could have planted
+//! one that points outside.
 //!
-//! The directory itself may be behind links, as volumes and the directories of a laptop often are. Each directory below it is
-//! opened by its name in the one before, so no link can take its place between check and use.
+//! The directory itself may be reached by links, as is common for volumes and on laptops. Each directory below it is
+//! opened by name relative to its parent, so a link cannot replace it between check and use.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -18,7 +18,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use super::Error;
 use super::atomic::{describe_io_error, make_dir};
 
-/// A directory that was configured, and the one at or below it that was used last.
+/// A configured directory, and the last used directory at or below it.
 #[derive(Debug)]
 pub struct NoFollowDir {
     root: PathBuf,
@@ -26,7 +26,7 @@ pub struct NoFollowDir {
 }
 
 impl NoFollowDir {
-    /// The directory, which is made if it is missing.
+    /// The directory, which is created if it is missing.
     ///
     /// # Errors
     /// When it cannot be made or used.
@@ -43,11 +43,11 @@ impl NoFollowDir {
         self.directory(path).map(|_| ())
     }
 
-    /// Writes a file, and makes the directory it is in. What was there under this name, be it a link, is removed first and not
-    /// written to.
+    /// Writes a file, and creates its directory. An existing entry of this name, such as a link, is deleted first
+    /// instead of written to.
     ///
     /// # Errors
-    /// When it cannot be written, or a directory on the way is a link.
+    /// If it cannot be written, or a directory on the path is a link.
     pub fn write(&mut self, path: &Path, content: &mut impl io::Read) -> Result<(), Error> {
         let whole = self.root.join(path);
         let directory = self.directory(path.parent().unwrap_or(Path::new("")))?;
@@ -77,7 +77,7 @@ fn open(root: &Path, path: &Path) -> Result<OwnedFd, Error> {
     Ok(directory)
 }
 
-/// A directory in another one, made if it is missing.
+/// A directory in another one, created if it is missing.
 fn open_subdir(directory: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let open = || openat(directory, name, flags, Mode::empty());
@@ -86,7 +86,7 @@ fn open_subdir(directory: &OwnedFd, name: &OsStr) -> nix::Result<OwnedFd> {
             Ok(()) | Err(Errno::EEXIST) => open(),
             Err(error) => Err(error),
         },
-        // The kernel's message for a link is "not a directory", which a user who follows it would not understand.
+        // The kernel reports "not a directory" for a link, which would mislead a user following it.
         Err(Errno::ENOTDIR) if is_link(directory, name) => Err(Errno::ELOOP),
         opened => opened,
     }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_directory_itself_may_be_behind_a_link() {
+    fn only_root_directory_may_be_a_symlink() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let [real, elsewhere] = ["real", "elsewhere"].map(|name| dir.path().join(name));
         fs::create_dir(&real).expect("made");
@@ -129,13 +129,16 @@ mod tests {
         symlink(&elsewhere, real.join("planted")).expect("linked");
         let refused =
             below.write(Path::new("planted/file"), &mut &b"content"[..]).expect_err("it is a link").to_string();
-        assert!(refused.contains("configured/planted: it is a link") && refused.contains("remove"), "{refused}");
+        assert!(
+            refused.contains("configured/planted: symbolic links are not followed") && refused.contains("remove"),
+            "{refused}"
+        );
         assert!(below.make_dir(Path::new("planted/below")).is_err() && below.make_dir(Path::new("../x")).is_err());
         assert_eq!(fs::read_dir(&elsewhere).expect("there").count(), 0);
     }
 
     #[test]
-    fn a_file_takes_the_place_of_a_link_and_of_another_name_of_a_file() {
+    fn write_replaces_symlinks_and_hard_links() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let [target, root] = ["target", "root"].map(|name| dir.path().join(name));
         fs::write(&target, "somebody else's").expect("written");

@@ -1,5 +1,5 @@
-//! Reads regular files in which users keep configuration and secrets. A special file in the place of one is refused, and never
-//! waited for: the open of a FIFO may hang, a device may never end.
+//! Reads regular files with configuration and secrets. Special files are rejected without waiting: opening a FIFO may
+//! block, and a device may never end.
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -14,10 +14,10 @@ pub const MAX_FILE_SIZE: u64 = 16 * MIB;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Opens a regular file. `/dev/null`, which stands for an empty one, is allowed.
+/// Opens a regular file. `/dev/null` counts as an empty file.
 ///
 /// # Errors
-/// When it cannot be opened, or is another kind of file.
+/// If it cannot be opened, or is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
     open_with(path, 0)
 }
@@ -44,15 +44,15 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`read`], and when it is not UTF-8.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
-    String::from_utf8(read(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8 text"))
+    String::from_utf8(read(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the file is not UTF-8 text"))
 }
 
 pub(super) fn read_opened(file: File) -> io::Result<Vec<u8>> {
     let size = file.metadata()?.len();
-    let mut content = Vec::new();
+    let mut content = Vec::with_capacity(usize::try_from(size.min(MAX_FILE_SIZE)).unwrap_or_default() + 1);
     if size > MAX_FILE_SIZE || file.take(MAX_FILE_SIZE + 1).read_to_end(&mut content)? as u64 > MAX_FILE_SIZE {
         let size = size.max(content.len() as u64).div_ceil(MIB);
-        return Err(io::Error::other(format!("it has {size} MiB; the most is {} MiB", MAX_FILE_SIZE / MIB)));
+        return Err(io::Error::other(format!("the file has {size} MiB; the limit is {} MiB", MAX_FILE_SIZE / MIB)));
     }
     Ok(content)
 }
@@ -60,7 +60,7 @@ pub(super) fn read_opened(file: File) -> io::Result<Vec<u8>> {
 fn metadata(path: &Path) -> io::Result<Metadata> {
     fs::metadata(path).map_err(|error| match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {
-            io::Error::other(format!("it is a link to {}, which does not exist", target.display()))
+            io::Error::other(format!("it is a symbolic link to {}, which does not exist", target.display()))
         }
         _ => error,
     })
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn special_files_are_named_and_not_waited_for() {
+    fn read_rejects_special_files_without_waiting() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = |name: &str| dir.path().join(name);
         mkfifo(&path("fifo"), Mode::S_IRWXU).expect("made");
@@ -105,10 +105,10 @@ mod tests {
         let table = [
             ("fifo", "a FIFO, not a regular file"),
             ("socket", "a socket, not a regular file"),
-            ("dangling", "a link to /does/not/exist, which does not exist"),
+            ("dangling", "a symbolic link to /does/not/exist, which does not exist"),
             ("endless", "a device, not a regular file"),
             (".", "a directory, not a regular file"),
-            ("large", "it has 300 MiB; the most is 16 MiB"),
+            ("large", "the file has 300 MiB; the limit is 16 MiB"),
         ];
         for (file, expected) in table {
             let refused = read(&path(file)).expect_err(file).to_string();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_size_ends_at_the_limit() {
+    fn read_returns_content_of_file_with_zero_size() {
         assert!(read(Path::new("/proc/self/status")).is_ok_and(|content| !content.is_empty()));
     }
 }

@@ -1,7 +1,7 @@
-//! A temporary directory that no other user can read, and that is removed when it is dropped.
+//! A temporary directory that only this user can read, and that is deleted when dropped.
 //!
-//! Its owner holds a lock in it, which the kernel releases when the process ends. So the next process can tell a directory that was left by one that
-//! was killed, and removes that: there are copies of configuration in it.
+//! Its owner holds a lock in it, which the kernel releases when the process ends. So the next process can detect and
+//! delete the directory of a killed one, which contains copies of configuration.
 
 use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -23,7 +23,7 @@ pub(crate) struct PrivateTempDir {
 }
 
 impl PrivateTempDir {
-    /// Makes one in a place for temporary files, where what was left is removed first.
+    /// Creates one in a directory for temporary files, after deleting leftover ones.
     pub fn new(parent: &Path) -> Result<Self, Error> {
         remove_stale(parent);
         loop {
@@ -49,13 +49,13 @@ impl Drop for PrivateTempDir {
     }
 }
 
-/// Makes a directory that no other user can read: configuration may hold passwords.
+/// Creates a directory that no other user can read: the configuration may contain passwords.
 pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
     let made = DirBuilder::new().mode(0o700).create(dir);
     made.map_err(|error| atomic::describe_io_error("create the directory", dir, &error))
 }
 
-/// Removes what this user has left here and no process holds.
+/// Removes leftover directories of this user that no process has locked.
 fn remove_stale(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_scratch = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_left_is_removed_and_what_is_held_stays() {
+    fn new_temp_dir_removes_only_abandoned_ones() {
         let parent = tempfile::tempdir().expect("a temporary directory");
         let lock = PrivateTempDir::new(parent.path()).expect("made");
         let [left, begun, others] =

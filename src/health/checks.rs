@@ -1,8 +1,9 @@
 //! The background checks of database, tables and directories, on which the services depend.
 //!
-//! Each check has a time limit. A check that has not returned by then goes on and counts as failed until it returns, so that
-//! nothing piles up on a hung server or volume, and nothing blocks the thread that answers requests.
+//! Each check has a timeout. A check that has not returned by then continues and counts as failed until it returns, so
+//! that checks do not pile up on a hung server or volume, and never block the thread that serves requests.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::statvfs::statvfs;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 
 use super::rules::{BOTSSYS, CHECKS, DATABASE, SPACE, TABLES, USERSYS};
 use super::state::{CheckResult, HealthState};
@@ -18,6 +19,7 @@ use crate::database::lease::LeaseHolder;
 use crate::database::ping::{Availability, DatabasePing};
 use crate::database::{self, DatabaseConfig};
 use crate::model::Check;
+use crate::process::periodic;
 use crate::telemetry::counters::{self, Counters};
 
 /// How long one probe may take.
@@ -32,9 +34,9 @@ pub struct CheckTargets {
     pub botssys: PathBuf,
     /// The user's scripts.
     pub usersys: PathBuf,
-    /// Bytes that have to be left on its volume: a run that finds no room fails in its middle.
+    /// Minimum of free bytes on the volume: a run on a full volume fails halfway.
     pub min_free: u64,
-    /// Django's time zone, in which Bots notes times where the database does not.
+    /// Django's time zone, in which Bots writes times if the database has none.
     pub time_zone: Option<String>,
     /// Time between two rounds.
     pub interval: Duration,
@@ -46,26 +48,26 @@ pub async fn run(targets: CheckTargets, counters: Arc<Counters>, health: watch::
     loop {
         let results = probes.run_round(&targets).await;
         publish(&health, results);
-        sleep(targets.interval).await;
+        periodic::due(targets.interval).await;
     }
 }
 
-/// One round of the checks that a question needs, without the services and without the log.
+/// One round of the checks that a probe needs, without the services and without log lines.
 pub async fn run_once(targets: &CheckTargets, question: Check, health: &watch::Sender<HealthState>) {
     if CHECKS.iter().any(|check| check.answers(question) && check.probe.is_some()) {
         health.send_modify(Checks::new(targets, Arc::default()).run_round(targets).await);
     }
 }
 
-/// The probes, which may still be under way from an earlier round.
+/// The probes, some of which may still be running from an earlier round.
 struct Checks {
-    /// Shared with the question that is under way, of which there is never more than one.
+    /// Shared with the pending query, of which there is at most one.
     pinger: Arc<Mutex<DatabasePing>>,
     database: SingleFlight<(Result<Availability, database::Error>, Option<LeaseHolder>)>,
     tables: SingleFlight<Result<(), database::Error>>,
-    directories: SingleFlight<[CheckResult; 3]>,
+    directories: SingleFlight<io::Result<[CheckResult; 3]>>,
     counters: Arc<Counters>,
-    /// Tables that were there once do not go away by themselves.
+    /// Tables are checked only until they have been found: they do not disappear.
     has_tables: bool,
 }
 
@@ -76,7 +78,7 @@ impl Checks {
         Self { pinger, database, tables, directories, counters, has_tables: false }
     }
 
-    /// All checks, which together take no longer than one may; returns the change of the state that they lead to.
+    /// All checks, run concurrently; returns the resulting change of the state.
     async fn run_round(&mut self, targets: &CheckTargets) -> impl FnOnce(&mut HealthState) + use<> {
         let deadline = Instant::now() + PROBE_TIMEOUT;
         let pinger = Arc::clone(&self.pinger);
@@ -91,7 +93,7 @@ impl Checks {
         let (botssys, usersys, min_free) = (targets.botssys.clone(), targets.usersys.clone(), targets.min_free);
         let counters = Arc::clone(&self.counters);
         let look = move || [directory(&botssys), directory(&usersys), space(&botssys, min_free, &counters)];
-        let directories = self.directories.run(deadline, || tokio::task::spawn_blocking(look));
+        let directories = self.directories.run(deadline, || tokio::spawn(periodic::run_blocking(look)));
         let (ping, directories) = tokio::join!(
             measure(&self.counters, counters::Probe::Database, ping),
             measure(&self.counters, counters::Probe::Directories, directories)
@@ -105,7 +107,7 @@ impl Checks {
             failed => failed.clone(),
         };
         move |state| {
-            // A service that does not answer counts only while the database is no excuse.
+            // A probe failure of a service counts only while the database is available.
             if availability != Some(Availability::Ok) {
                 state.services.iter_mut().for_each(|service| service.countable_failures = 0);
             }
@@ -114,8 +116,8 @@ impl Checks {
             state.checks.set(TABLES, tables);
             state.engine = engine.and_then(|holder| Some((holder.name, Instant::now().checked_sub(holder.since)?)));
             let late =
-                || CheckResult::Failed(format!("the volume did not answer within {} s", PROBE_TIMEOUT.as_secs()));
-            let directories = directories.unwrap_or_else(|| [late(), late(), late()]);
+                || CheckResult::Failed(format!("the volume did not respond within {} s", PROBE_TIMEOUT.as_secs()));
+            let directories = directories.and_then(Result::ok).unwrap_or_else(|| [late(), late(), late()]);
             for (name, result) in [BOTSSYS, USERSYS, SPACE].into_iter().zip(directories) {
                 state.checks.set(name, result);
             }
@@ -132,7 +134,7 @@ impl Checks {
     }
 }
 
-/// Records how long a check takes, or is waited for.
+/// Records the duration of a check, or of the wait for it.
 async fn measure<T>(counters: &Counters, probe: counters::Probe, query: impl Future<Output = T>) -> T {
     let begin = Instant::now();
     let result = query.await;
@@ -144,7 +146,7 @@ async fn measure<T>(counters: &Counters, probe: counters::Probe, query: impl Fut
 struct SingleFlight<T>(Option<JoinHandle<T>>);
 
 impl<T> SingleFlight<T> {
-    /// The result, or `None` when it has not come by then.
+    /// The result, or `None` after the timeout.
     async fn run(&mut self, deadline: Instant, start: impl FnOnce() -> JoinHandle<T>) -> Option<T> {
         let handle = self.0.get_or_insert_with(start);
         let result = timeout_at(deadline.into(), handle).await.ok()?;
@@ -157,7 +159,7 @@ fn to_check_result<T>(what: &str, result: Option<Result<T, database::Error>>) ->
     match result {
         Some(Ok(_)) => CheckResult::Ok,
         Some(Err(error)) => CheckResult::Failed(error.to_string()),
-        None => CheckResult::Failed(format!("{what} did not answer within {} s", PROBE_TIMEOUT.as_secs())),
+        None => CheckResult::Failed(format!("{what} did not respond within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }
 
@@ -171,7 +173,7 @@ pub(super) fn publish(health: &watch::Sender<HealthState>, change: impl FnOnce(&
     });
 }
 
-/// Once each way: a database that is away for an hour is one line, and one more when it is back.
+/// Logs only changes: an outage of an hour is one line, and the recovery another one.
 fn log_changes(before: &HealthState, after: &HealthState) {
     for check in CHECKS.iter().filter(|check| check.answers(Check::Ready)) {
         let name = check.name;
@@ -179,13 +181,13 @@ fn log_changes(before: &HealthState, after: &HealthState) {
             (CheckResult::Ok | CheckResult::Pending, CheckResult::Failed(reason)) => {
                 tracing::error!(check = name, "{reason}")
             }
-            (CheckResult::Failed(_), CheckResult::Ok) => tracing::info!(check = name, "{name} is well again"),
+            (CheckResult::Failed(_), CheckResult::Ok) => tracing::info!(check = name, "{name} check passes again"),
             _ => {}
         }
     }
 }
 
-/// Whether a directory is there and can be written to.
+/// Whether a directory exists and is writable.
 fn directory(path: &Path) -> CheckResult {
     use nix::unistd::{AccessFlags, access};
     if !path.is_dir() {
@@ -197,7 +199,7 @@ fn directory(path: &Path) -> CheckResult {
     }
 }
 
-/// Whether there is room on the volume of a directory, and a number for one more file. Some file systems say nothing of either.
+/// Whether the volume of a directory has free space, and a free inode. Some file systems report neither.
 fn space(path: &Path, min_free: u64, counters: &Counters) -> CheckResult {
     let Ok(volume) = statvfs(path) else { return CheckResult::Ok };
     let free = volume.blocks_available().saturating_mul(volume.fragment_size());
@@ -206,11 +208,11 @@ fn space(path: &Path, min_free: u64, counters: &Counters) -> CheckResult {
     }
     if volume.blocks() > 0 && free < min_free {
         let (free, wanted) = (free / 1024 / 1024, min_free / 1024 / 1024);
-        let text = format!("{} has {free} MiB left on its volume, of {wanted} MiB wanted: make room", path.display());
+        let text = format!("{} has {free} MiB free on its volume, but needs {wanted} MiB: free space", path.display());
         return CheckResult::Failed(text);
     }
     if min_free > 0 && volume.files() > 0 && volume.files_available() == 0 {
-        return CheckResult::Failed(format!("{} has no inode left on its volume: remove files", path.display()));
+        return CheckResult::Failed(format!("{} has no free inode on its volume: remove files", path.display()));
     }
     CheckResult::Ok
 }
@@ -220,12 +222,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_hung_probe_is_not_asked_again_until_it_has_answered() {
+    async fn hung_probe_is_not_repeated_until_it_returns() {
         let asked = std::cell::Cell::new(0);
         let mut probe = SingleFlight(None);
         let query = || {
             asked.set(asked.get() + 1);
-            tokio::spawn(sleep(PROBE_TIMEOUT * 5 / 2))
+            tokio::spawn(tokio::time::sleep(PROBE_TIMEOUT * 5 / 2))
         };
         let limit = || tokio::time::Instant::now().into_std() + PROBE_TIMEOUT;
         assert!(probe.run(limit(), query).await.is_none());

@@ -27,7 +27,7 @@ pub struct ProbeReply {
 /// Sends a probe to the listener of this machine.
 ///
 /// # Errors
-/// When there is no listener, it does not answer in time, or it is not bots-ctl's.
+/// If there is no listener, it does not respond in time, or is not bots-ctl's.
 pub fn query(addr: SocketAddr, check: Check) -> io::Result<ProbeReply> {
     get(addr, &format!("/health/{}", check.path()), "{\"status\"", MAX_RESPONSE)
 }
@@ -48,10 +48,10 @@ fn get(addr: SocketAddr, path: &str, begins: &str, longest: u64) -> io::Result<P
     let mut response = String::new();
     stream.take(longest).read_to_string(&mut response)?;
     parse(&response, begins)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "what answers there is not bots-ctl"))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the server on that address is not bots-ctl"))
 }
 
-/// The address a listener on `addr` is reached at from here.
+/// The local address of a listener on `addr`.
 fn local(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_answers_count() {
+    fn client_accepts_only_responses_of_bots_ctl() {
         let parse = |response| parse(response, "{\"status\"");
         let ours = "HTTP/1.1 503 Service Unavailable\r\nx: y\r\n\r\n{\"status\":\"not_ready\"}";
         assert_eq!(parse(ours).map(|a| a.healthy), Some(false));
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_address_is_reached_on_loopback() {
+    fn wildcard_address_maps_to_loopback() {
         let at = |text: &str| local(text.parse().expect("an address")).to_string();
         assert_eq!(at("0.0.0.0:9180"), "127.0.0.1:9180");
         assert_eq!(at("[::]:9180"), "[::1]:9180");

@@ -1,23 +1,24 @@
 //! Reads the statistics of EDI files from the database, in the background.
 //!
-//! While the database is away the last statistics stay, with their age. Requests never wait for a reading.
+//! During an outage of the database, the last statistics are kept, with their age. Requests never wait for a reading.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::checks::publish;
 use super::state::{CachedEdiStats, HealthState};
 use crate::database::{DatabaseConfig, Error};
 use crate::edi::stats::EdiStatsReader;
 use crate::edi::stats::model::EdiStats;
+use crate::process::{memory, periodic};
 
-/// How long one reading may take, on a server that hangs for instance.
+/// Time limit of a read, for example on a hung server.
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Pause after a SQLite database was found locked: an engine has it so for moments, one after the other.
+/// Pause after a SQLite database was found locked: an engine locks it repeatedly for short times.
 const LOCKED_RETRY: Duration = Duration::from_secs(2);
 
 /// Reads until the task is dropped. `time_zone` is Django's.
@@ -37,12 +38,14 @@ pub async fn run(
             store(&mut state.results, read, begin);
             state.results_error = error.filter(|_| state.results.is_none());
         });
-        sleep(if is_locked { LOCKED_RETRY.min(interval) } else { interval }).await;
+        // A reading uses much more memory than its result.
+        memory::return_free_memory();
+        periodic::due(if is_locked { LOCKED_RETRY.min(interval) } else { interval }).await;
     }
 }
 
 fn late() -> Error {
-    Error::Unavailable(format!("the results of runs could not be read within {} s", READ_TIMEOUT.as_secs()))
+    Error::Unavailable(format!("the query for the results of runs took longer than {} s", READ_TIMEOUT.as_secs()))
 }
 
 /// Stores the result of a reading.
@@ -67,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_keeps_what_was_read_and_says_why_there_is_nothing_newer() {
+    fn failed_refresh_keeps_stats_and_records_error() {
         let away = || Err(Error::Unavailable("it is away".to_owned()));
         let mut results = None;
         store(&mut results, away(), Instant::now());

@@ -32,30 +32,30 @@ pub async fn probe_once(probe: &LivenessProbe, pid: i32) -> io::Result<()> {
             }
         }
         LivenessProbe::JobQueue { port } => {
-            // Only listing the jobs shows that the queue's own lock is free; a queue without that method says so, which is an
-            // answer as well.
+            // Only listing the jobs shows that the queue's own lock is free; a fault of a queue without that method
+            // counts as a response.
             let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).await?;
             let response = http_exchange(stream, &list_jobs()).await?;
             if lists_jobs(&response) && has_no_child(pid) {
-                return Err(io::Error::other("jobs wait and none is run"));
+                return Err(io::Error::other("jobs are waiting, but none is running"));
             }
             Ok(())
         }
         LivenessProbe::Inotify if holds_inotify(pid)? => Ok(()),
-        LivenessProbe::Inotify => Err(io::Error::other("it does not watch anything")),
+        LivenessProbe::Inotify => Err(io::Error::other("no directory is watched")),
     }
 }
 
-/// The error of the page that a service has to have; none for a service without pages. The caller sets the time limit.
+/// The error of the page that a service must serve; `None` for a service without pages. The caller sets the time limit.
 pub async fn page_error(probe: &LivenessProbe) -> Option<String> {
     let LivenessProbe::Http { port, page: Page { host, path }, tls, .. } = probe else { return None };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bots-ctl\r\nConnection: close\r\n\r\n");
     match http_request(*port, *tls, &request).await {
         Ok(response) => {
             let status = response.get(b"HTTP/1.1 ".len()..).and_then(|rest| rest.get(..3)).unwrap_or_default();
-            status.starts_with(b"5").then(|| format!("its page {path} is HTTP {}", String::from_utf8_lossy(status)))
+            status.starts_with(b"5").then(|| format!("GET {path} returned HTTP {}", String::from_utf8_lossy(status)))
         }
-        Err(error) => Some(format!("its page {path} cannot be had: {error}")),
+        Err(error) => Some(format!("GET {path} failed: {error}")),
     }
 }
 
@@ -64,7 +64,7 @@ fn lists_jobs(response: &[u8]) -> bool {
     memchr::memmem::find(response, b"<array>").is_some()
 }
 
-/// Whether this process has no child. Between two jobs that is so for a moment.
+/// Whether this process has no child, which is also true for a moment between two jobs.
 fn has_no_child(pid: i32) -> bool {
     proc_table::list().is_some_and(|all| all.iter().all(|process| process.parent.as_raw() != pid))
 }
@@ -104,12 +104,12 @@ async fn http_exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request:
     // Read to the end: closing with unread bytes would be a reset, which the service may log.
     let mut response = Vec::new();
     let ended = stream.take(MAX_RESPONSE).read_to_end(&mut response).await;
-    // Many servers leave TLS without saying goodbye, which is an error only where nothing was read.
+    // Many servers close TLS without close_notify, which is an error only if no data was read.
     if response.starts_with(b"HTTP/") {
         return Ok(response);
     }
     ended?;
-    Err(io::Error::other("what it says is no HTTP"))
+    Err(io::Error::other("the response is not HTTP"))
 }
 
 fn any_certificate() -> io::Result<ClientConfig> {
@@ -119,8 +119,8 @@ fn any_certificate() -> io::Result<ClientConfig> {
     Ok(config.with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider))).with_no_client_auth())
 }
 
-/// The certificate is made for the name that browsers use, by any authority; on loopback, to a child of bots-ctl, there is
-/// nothing to learn from it and nothing secret to lose.
+/// The certificate is issued for the public name, by any CA; on loopback, to a child of bots-ctl, verification has no
+/// benefit.
 #[derive(Debug)]
 struct AcceptAnyCertificate(Arc<CryptoProvider>);
 

@@ -1,4 +1,5 @@
-//! Health: the state that checks gather in the background, the rules that make responses of it, and the client of the listener.
+//! Health: the state that checks gather in the background, the rules that derive responses from it, and the client of the
+//! listener.
 //!
 //! A request only reads the last state, so probes cost nothing and cannot pile up on a slow database. Liveness never depends on
 //! the database: an outage of it must not restart pods.

@@ -8,7 +8,7 @@ use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::Check;
 use crate::telemetry::counters::Probe;
 
-/// The names of checks, which the code that makes them uses.
+/// The names of checks.
 pub const DATABASE: &str = "database";
 pub const TABLES: &str = "tables";
 pub const BOTSSYS: &str = "botssys";
@@ -22,7 +22,7 @@ pub struct HealthCheck {
     pub name: &'static str,
     /// The subject of its messages.
     subject: &'static str,
-    /// The questions that it is a part of: of `live` only where no service runs.
+    /// The probes that include the check: `live` only if there is no service.
     questions: &'static [Check],
     /// The timer of the check.
     pub probe: Option<Probe>,
@@ -51,7 +51,7 @@ pub const CHECKS: &[HealthCheck] = &[
     },
     HealthCheck {
         name: SPACE,
-        subject: "the room on the volume",
+        subject: "free space on the volume",
         questions: &[Check::Ready],
         probe: Some(Probe::Directories),
     },
@@ -68,7 +68,7 @@ impl HealthCheck {
     fn error(&self, health: &HealthState) -> Option<String> {
         match health.checks.get(self.name) {
             CheckResult::Ok => None,
-            CheckResult::Pending => Some(format!("{} was not checked yet", self.subject)),
+            CheckResult::Pending => Some(format!("{} has not been checked yet", self.subject)),
             CheckResult::Failed(reason) => Some(reason.clone()),
         }
     }
@@ -86,12 +86,12 @@ pub struct ProbeResponse {
     pub status: &'static str,
     /// The name of the question.
     pub check: &'static str,
-    /// Each check and whether it succeeded, in the order in which they were made.
+    /// The checks in their order, and whether each succeeded.
     #[serde(serialize_with = "as_map")]
     pub checks: Vec<(&'static str, bool)>,
-    /// Why the others did not succeed.
+    /// The errors of the failed checks.
     pub errors: Vec<String>,
-    /// Set when only a part was checked, as configured.
+    /// Set if only a part was checked, as configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'static str>,
 }
@@ -176,29 +176,28 @@ pub fn is_ready(service: &ServiceHealth, health: &HealthState) -> bool {
 fn ready(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
     let name = service.name;
     let error = match service.phase {
-        Phase::Ended | Phase::Draining if health.reloading => Some(format!("{name} is being restarted")),
-        Phase::Ended => Some(format!("{name} has ended")),
+        Phase::Ended | Phase::Draining if health.reloading => Some(format!("{name} is restarting")),
+        Phase::Ended => Some(format!("{name} has exited")),
         Phase::Draining => Some(format!("{name} is stopping")),
         _ if health.stopping => Some(format!("{name} is stopping")),
         Phase::Running | Phase::Waiting if service.failures == 0 => {
             service.page_error.as_ref().map(|error| format!("{name}: {error}"))
         }
-        Phase::Running | Phase::Waiting => Some(format!("{name} does not answer")),
+        Phase::Running | Phase::Waiting => Some(format!("{name} does not respond")),
         Phase::Starting => Some(format!("{name} is starting")),
-        Phase::Restarting => Some(format!("{name} is being restarted")),
-        Phase::Standby => Some(format!("{name} stands by: another one is active")),
+        Phase::Restarting => Some(format!("{name} is restarting")),
+        Phase::Standby => Some(format!("{name} is on standby: another instance is active")),
     };
     (name, error)
 }
 
-/// Alive: the process of the service is there or will be again, and is not unresponsive. Requests that wait for a database
-/// which is away or locked occupy the web server's workers, so a missing answer at such a time is no evidence against the
-/// process.
+/// Live: the process of the service exists or will be restarted, and is responsive. Requests that wait for an unreachable or
+/// locked database occupy the workers of the web server, so a missing response at such a time does not count as a failure.
 fn live(service: &ServiceHealth, health: &HealthState) -> CheckOutcome {
     let (name, misses) = (service.name, service.countable_failures);
     let error = match service.phase {
-        Phase::Ended if !health.reloading => Some(format!("{name} has ended")),
-        _ if misses >= health.misses_allowed.max(1) => Some(format!("{name} has not answered {misses} times in a row")),
+        Phase::Ended if !health.reloading => Some(format!("{name} has exited")),
+        _ if misses >= health.misses_allowed.max(1) => Some(format!("{name} has failed {misses} probes in a row")),
         _ => None,
     };
     (name, error)
@@ -229,8 +228,10 @@ mod tests {
             results_error: None,
             channels: Arc::default(),
             bots_version: None,
+            system: None,
             initialised: None,
             refused: Arc::default(),
+            plugin: None,
             database_only: false,
         }
     }
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_well() {
+    fn healthy_state_passes_all_checks() {
         let ready = evaluate(Check::Ready, &healthy());
         assert!(ready.healthy && ready.errors.is_empty());
         assert_eq!((ready.status, ready.check), ("ready", "readiness"));
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_outage_makes_unready_but_never_dead() {
+    fn database_outage_fails_readiness_but_not_liveness() {
         let away = CheckResult::Failed("connection refused".into());
         let mut health = with(ServiceHealth { failures: 100, ..running() });
         health.checks.set(DATABASE, away);
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hung_service_is_unready_at_once_and_dead_after_some_misses() {
+    fn hung_service_fails_readiness_before_liveness() {
         let missed = |misses| with(ServiceHealth { failures: misses, countable_failures: misses, ..running() });
         let once = missed(1);
         assert!(!evaluate(Check::Ready, &once).healthy);
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_life_of_a_service() {
+    fn service_phase_decides_liveness_and_readiness() {
         let at = |phase, check| evaluate(check, &with(ServiceHealth { phase, ..running() })).healthy;
         assert!(at(Phase::Starting, Check::Live) && !at(Phase::Starting, Check::Ready));
         assert!(at(Phase::Draining, Check::Live) && !at(Phase::Draining, Check::Ready));
@@ -297,14 +298,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_assumed_before_it_was_checked() {
+    fn unchecked_state_fails_startup() {
         let fresh = HealthState { services: vec![ServiceHealth::new("webserver", true)], ..HealthState::default() };
         assert_eq!(evaluate(Check::Startup, &fresh).checks.iter().filter(|(_, good)| *good).count(), 0);
         assert_eq!(evaluate(Check::Startup, &fresh).status, "starting");
     }
 
     #[test]
-    fn ready_without_the_directories_is_about_all_else() {
+    fn database_only_readiness_omits_directories() {
         let without = |phase| HealthState {
             database_only: true,
             checks: CheckResults::all_ok([DATABASE, SPACE]),

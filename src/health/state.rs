@@ -1,4 +1,4 @@
-//! The state that health responses are made from. Pure.
+//! The state from which health responses are derived. Pure.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -55,11 +55,11 @@ pub enum Phase {
     Running,
     /// A stop was requested, or is about to be.
     Draining,
-    /// It has ended by itself and will be started again, or is being replaced.
+    /// The process has exited and will be restarted, or is being restarted.
     Restarting,
-    /// Nothing of it runs until its next time has come.
+    /// No process runs until the next scheduled time.
     Waiting,
-    /// Another one does the work, and it takes over when that ends.
+    /// Another instance is active, and this one becomes active when that one ends.
     Standby,
     /// It is gone.
     Ended,
@@ -72,7 +72,7 @@ pub struct ServiceHealth {
     pub name: &'static str,
     /// Where it is in its life.
     pub phase: Phase,
-    /// Whether it takes work, so that `ready` depends on it. One that only runs now and then does not.
+    /// Whether it accepts work, so that `ready` depends on it; false for a service that runs on a schedule.
     pub counts_for_ready: bool,
     /// Its process, while there is one.
     pub pid: Option<i32>,
@@ -80,21 +80,21 @@ pub struct ServiceHealth {
     pub started: Option<Instant>,
     /// When a process of it was last started.
     pub last_start: Option<Instant>,
-    /// The time from start to start, of one that is run again and again.
+    /// The interval between starts, for a service that runs on a schedule.
     pub every: Option<Duration>,
     /// Whether that process has answered a liveness probe.
     pub alive: bool,
-    /// Why its pages cannot be had, though it answers.
+    /// The error of its pages, if it responds without serving them.
     pub page_error: Option<String>,
     /// Failed liveness probes in a row.
     pub failures: u32,
-    /// Those of them for which the database was no excuse.
+    /// Consecutive failures while the database was available.
     pub countable_failures: u32,
     /// How often it was started again.
     pub restarts: u32,
     /// How its last process ended.
     pub last_exit: Option<Exit>,
-    /// Its jobs, for a job queue of bots-ctl itself.
+    /// The jobs, if the service is bots-ctl's job queue.
     pub jobs: Option<QueueCounts>,
 }
 
@@ -108,23 +108,23 @@ pub struct QueueCounts {
     /// When the job was submitted that waits longest.
     #[serde(skip)]
     pub oldest: Option<SystemTime>,
-    /// How many have succeeded since the queue was started.
+    /// The number of jobs that succeeded since the start of the queue.
     #[serde(skip)]
     pub done: u64,
     /// How many have failed.
     #[serde(skip)]
     pub failed: u64,
-    /// How often a job was put back, to run again.
+    /// The number of times that a job was requeued.
     #[serde(skip)]
     pub requeued: u64,
 }
 
-/// The directory monitor, as its last scans have left it.
+/// The state of the directory monitor after its last scans.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MonitorStatus {
     /// Its entries.
     pub directories: Arc<[WatchStatus]>,
-    /// Routes whose files have come and which the job queue does not have yet.
+    /// Routes with new files that are not yet in the job queue.
     pub pending_routes: usize,
 }
 
@@ -152,16 +152,16 @@ pub struct WatchStatus {
     pub unfinished: Option<IncompleteFiles>,
 }
 
-/// A channel from whose directory no files are taken.
+/// A channel whose directory is not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelFault {
     pub channel: String,
     pub route: String,
     /// Directory and mask.
     pub files: String,
-    /// Why the directory of an active route cannot be read.
+    /// The reason why the directory of an active route cannot be read.
     pub error: Option<String>,
-    /// How many files wait for a route that is not active.
+    /// The number of files that wait for an inactive route.
     pub waiting: usize,
 }
 
@@ -180,7 +180,7 @@ pub struct IncompleteFiles {
     pub since: Instant,
     /// Complete files that wait for them.
     pub held: usize,
-    /// How many of them are no longer waited for.
+    /// The number of files whose wait has ended without success.
     pub given_up: usize,
 }
 
@@ -217,14 +217,32 @@ pub struct CachedEdiStats {
     pub read: Instant,
     /// How long the reading took.
     pub took: Duration,
-    /// Why there is nothing newer; `None` when the last attempt succeeded.
+    /// The error of the last attempt; `None` if it succeeded.
     pub error: Option<String>,
+}
+
+/// Host, environment, versions and addresses, for the header of the status page.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SystemInfo {
+    /// The name of the Bots environment.
+    pub environment: String,
+    pub host: String,
+    pub bots: String,
+    /// Empty in settings cached by an older bots-ctl.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub python: String,
+    pub django: String,
+    /// In words, without a password.
+    pub database: String,
+    /// The address of the web UI, if it runs here; `localhost` means this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub web: Option<String>,
 }
 
 /// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealthState {
-    /// The services, in the order of their start; none where no service is checked.
+    /// The services in the order of their start; empty if no service is checked.
     pub services: Vec<ServiceHealth>,
     /// The number of failed liveness probes in a row at which a service counts as unresponsive.
     pub misses_allowed: u32,
@@ -234,24 +252,28 @@ pub struct HealthState {
     pub reloading: bool,
     /// The results of the checks.
     pub checks: CheckResults,
-    /// The database answers that another connection has it locked.
+    /// The database responds that another connection has locked it.
     pub database_busy: bool,
     /// The holder of the engine's lease, here or in another pod, and since when.
     pub engine: Option<(String, Instant)>,
-    /// The directory monitor, where it is bots-ctl's own.
+    /// The directory monitor, if it is bots-ctl's.
     pub monitor: Option<MonitorStatus>,
     /// Statistics of the EDI files, after the first reading.
     pub results: Option<Arc<CachedEdiStats>>,
-    /// Why they could not be read for the first time.
+    /// The error of the first reading.
     pub results_error: Option<String>,
-    /// Channels from whose directories no files are taken, where the engine runs here.
+    /// Channels whose directories cannot be read, if the engine runs in this container.
     pub channels: Arc<[ChannelFault]>,
     /// The version of Bots, once it is known.
     pub bots_version: Option<String>,
-    /// How long init-db took at this start, and whether it succeeded.
+    /// The header of the status page, once it is known.
+    pub system: Option<Arc<SystemInfo>>,
+    /// The duration of init-db at this start, and whether it succeeded.
     pub initialised: Option<(Duration, bool)>,
-    /// The faults of a mounted configuration that was refused.
+    /// The errors of a mounted configuration that was rejected.
     pub refused: Arc<[String]>,
+    /// Whether the mounted plugin was applied, or why it was rejected; `None` before that, or without a plugin.
+    pub plugin: Option<Result<(), String>>,
     /// Whether `ready` depends on the database alone.
     pub database_only: bool,
 }

@@ -10,15 +10,16 @@ use super::liveness;
 use super::rules::DATABASE;
 use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::LivenessProbe;
+use crate::process::periodic;
 
 /// Interval of probes until the first success: users wait for it.
 const STARTING_INTERVAL: Duration = Duration::from_millis(20);
 
-/// After this time a service that has never answered is probed no more often than any other, and failures count. Bots itself
+/// After this time a service that has never responded is probed at the usual rate, and failures count. Bots itself
 /// needs a second or two.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A service is probed once in so many rounds of the other checks: a probe costs it a request.
+/// A service is probed only in every n-th round of the checks, since a probe costs it a request.
 const INTERVALS_PER_PROBE: u32 = 3;
 
 /// Watches the service at `index` until the task is dropped. `interval` is that of the other checks.
@@ -35,13 +36,16 @@ pub async fn run(index: usize, probe: LivenessProbe, interval: Duration, health:
         if !health.borrow().services[index].alive {
             wait_until_alive(index, pid, &probe, interval, &health).await;
         } else {
-            let _ = timeout(interval * INTERVALS_PER_PROBE, changed_process(index, pid, &mut changes)).await;
+            tokio::select! {
+                () = periodic::due(interval * INTERVALS_PER_PROBE) => {}
+                () = changed_process(index, pid, &mut changes) => {}
+            }
             probe_once(index, pid, &probe, &health).await;
         }
     }
 }
 
-/// Probes often while a service starts. When the start takes too long, each further failure counts.
+/// Probes frequently while a service starts. If the start takes too long, each further failure counts.
 async fn wait_until_alive(
     index: usize,
     pid: i32,
@@ -53,7 +57,7 @@ async fn wait_until_alive(
     let is_waited_for = |service: &ServiceHealth| service.pid == Some(pid) && !service.alive;
     while is_waited_for(&health.borrow().services[index]) {
         if started.elapsed() < START_TIMEOUT {
-            // Whether its page can be had is only known with the database.
+            // Whether its page works can only be tested with the database.
             let is_pending = *health.borrow().checks.get(DATABASE) == CheckResult::Pending;
             if !is_pending && probe_error(probe, pid).await.is_none() {
                 let page = page_error(probe, health).await;
@@ -82,16 +86,16 @@ async fn probe_once(index: usize, pid: i32, probe: &LivenessProbe, health: &watc
 async fn probe_error(probe: &LivenessProbe, pid: i32) -> Option<String> {
     match timeout(PROBE_TIMEOUT, liveness::probe_once(probe, pid)).await {
         Ok(probed) => probed.err().map(|error| error.to_string()),
-        Err(_) => Some(format!("nothing within {} s", PROBE_TIMEOUT.as_secs())),
+        Err(_) => Some(format!("no response within {} s", PROBE_TIMEOUT.as_secs())),
     }
 }
 
-/// The error of a service's page. A page may need the database: without it no worker is to wait for one.
+/// The error of a service's page. A page may need the database: during an outage, no worker should be blocked by it.
 async fn page_error(probe: &LivenessProbe, health: &watch::Sender<HealthState>) -> Option<String> {
     if *health.borrow().checks.get(DATABASE) != CheckResult::Ok {
         return None;
     }
-    let late = |_| Some(format!("its page is not there within {} s", PROBE_TIMEOUT.as_secs()));
+    let late = |_| Some(format!("the login page did not load within {} s", PROBE_TIMEOUT.as_secs()));
     timeout(PROBE_TIMEOUT, liveness::page_error(probe)).await.unwrap_or_else(late)
 }
 
@@ -104,13 +108,13 @@ fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<
         return;
     }
     match (&error, service.failures) {
-        (Some(reason), 0) => tracing::warn!(service = service.name, "{} does not answer: {reason}", service.name),
-        (None, 1..) => tracing::info!(service = service.name, "{} answers again", service.name),
+        (Some(reason), 0) => tracing::warn!(service = service.name, "{} does not respond: {reason}", service.name),
+        (None, 1..) => tracing::info!(service = service.name, "{} responds again", service.name),
         _ => {}
     }
     match (&page, &service.page_error) {
         (Some(reason), None) => tracing::error!(service = service.name, "{}: {reason}", service.name),
-        (None, Some(_)) => tracing::info!(service = service.name, "{} has its pages again", service.name),
+        (None, Some(_)) => tracing::info!(service = service.name, "{} serves its pages again", service.name),
         _ => {}
     }
     service.page_error = page;
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_counts_against_a_service_only_while_the_database_is_no_excuse() {
+    fn liveness_failures_count_only_while_database_is_up() {
         let mut health = running();
         record_probe(&mut health, 0, PID, unresponsive(), None);
         assert_eq!(misses(&health), (1, 1));
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_for_the_process_that_was_asked() {
+    fn probe_result_counts_only_for_probed_process() {
         let mut health = running();
         record_probe(&mut health, 0, PID + 1, None, None);
         record_probe(&mut health, 0, PID + 1, unresponsive(), None);

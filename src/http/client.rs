@@ -27,7 +27,7 @@ pub async fn post(
     let _ = stream.set_nodelay(true);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // Ends with the sender, that is with this function.
+    // The task ends with the sender, which this function owns.
     let connection = tokio::spawn(connection);
     let exchange = async {
         let response = sender.send_request(request(target, body, header)?).await.map_err(broken_off)?;
@@ -60,7 +60,7 @@ fn broken_off(error: hyper::Error) -> io::Error {
     if error.is_incomplete_message() {
         return io::Error::new(
             io::ErrorKind::ConnectionReset,
-            "the connection was closed without an answer; the log of the program that listens there says why",
+            "connection closed without a response; see the log of the server",
         );
     }
     io::Error::other(error)

@@ -1,4 +1,4 @@
-//! The open connections of a listener: at most so many, of which idle ones make room for new ones.
+//! Limits the open connections of a listener; idle ones are evicted for new ones.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,7 +29,7 @@ impl ConnectionLimiter {
         Self { limit, open: Vec::new(), changed: Arc::default() }
     }
 
-    /// Waits until there is room for one more connection, and closes the oldest idle one where that makes room.
+    /// Waits until one more connection is permitted, and closes the oldest idle one if that helps.
     pub async fn reserve(&mut self) {
         loop {
             self.open.retain(|(_, connection)| connection.strong_count() > 0);
@@ -45,7 +45,7 @@ impl ConnectionLimiter {
         }
     }
 
-    /// Serves a connection in a task of its own.
+    /// Serves a connection in a separate task.
     pub fn admit<F: Future<Output = ()> + Send + 'static>(&mut self, serve: impl FnOnce(Arc<Connection>) -> F) {
         let connection = Arc::new(Connection { requests: AtomicUsize::new(0), changed: Arc::clone(&self.changed) });
         let open = Arc::downgrade(&connection);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn idle_connections_make_room_the_oldest_first() {
+    async fn oldest_idle_connection_is_evicted_first() {
         let (mut limiter, (sender, mut gone)) = (ConnectionLimiter::new(3), mpsc::unbounded_channel());
         for (name, is_busy) in [(1, true), (2, false), (3, false)] {
             limiter.reserve().await;
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_connection_makes_room() {
+    async fn closed_connection_frees_its_slot() {
         let mut limiter = ConnectionLimiter::new(1);
         for _ in 0..3 {
             limiter.reserve().await;

@@ -1,4 +1,4 @@
-//! HTTP/1 as the listeners and clients of bots-ctl use it: with limits on the cost of the other side.
+//! HTTP/1 for the listeners and clients of bots-ctl, with limits on the resources that the peer can use.
 
 pub mod client;
 mod connection_limit;

@@ -1,4 +1,4 @@
-//! A listener that no client can hold up: connections, headers and time are limited.
+//! A listener that no client can block: connections, headers and time are limited.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use tokio::net::TcpListener;
 
 use super::connection_limit::{Connection, ConnectionLimiter};
 
-/// Connections served at once; a handful are usual, and more than this is a client's mistake. Tokio accepts half as many
-/// before it serves those, so no connection is closed whose request is on its way.
+/// Connections served at once; a handful are usual, and more are an error of a client. Tokio accepts half as many before it
+/// serves them, so no connection with a pending request is closed.
 const MAX_CONNECTIONS: usize = 256;
 
 /// How long a client may take to send its request headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes of request headers that are read at most.
+/// Maximum size of the request headers in bytes.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 
-/// How long a connection may stay open altogether: requests are short, and connections are limited.
+/// Maximum lifetime of a connection: requests are short, and connections are limited.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(60);
 
-/// Bytes that the kernel keeps of what a client sends, and of what it does not read: by default that grows to megabytes.
+/// Socket buffers for data of a client and for data that it does not read: the kernel's default grows to megabytes.
 const SOCKET_BUFFER: usize = 64 * 1024;
 
 /// Serves until the task is dropped, each client with the service that is made for its address. A request that the service answers with an error ends its connection without a
@@ -46,14 +46,14 @@ where
             Ok((stream, client)) => {
                 // While all connections have a request, further clients wait in the kernel's queue.
                 limiter.reserve().await;
-                // Answers are small: waiting for more to send would only delay them.
+                // Responses are small: Nagle's algorithm would only delay them.
                 let _ = stream.set_nodelay(true);
                 let _ = setsockopt(&stream, sockopt::SndBuf, &SOCKET_BUFFER);
                 let _ = setsockopt(&stream, sockopt::RcvBuf, &SOCKET_BUFFER);
                 let service = service_for(client);
                 limiter.admit(|open| connection(stream, service, open));
             }
-            // Out of descriptors, most likely: the next attempt must not spin.
+            // Most likely out of descriptors: a pause avoids a busy loop.
             Err(error) => {
                 tracing::warn!("cannot accept a connection on the {name} listener: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -62,7 +62,7 @@ where
     }
 }
 
-/// Serves one client for as long as it may stay.
+/// Serves one client until the maximum lifetime of its connection.
 async fn connection<T, S, E>(stream: T, service: S, connection: Arc<Connection>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
@@ -89,7 +89,7 @@ fn has_host(request: &Request<Incoming>) -> bool {
 }
 
 fn bad_request() -> Response<Body> {
-    let mut response = Response::new(Body::from("Bad Request: it needs one Host header\n"));
+    let mut response = Response::new(Body::from("Bad Request: exactly one Host header is required\n"));
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
@@ -103,7 +103,7 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = E>,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
-    // A client that breaks off or sends nonsense is no event for the log.
+    // An aborted connection or malformed request of a client is not logged.
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -136,7 +136,7 @@ mod tests {
         Ok(Response::new(Body::from("answer")))
     }
 
-    /// Sends these bytes after each pause, for as long as anybody takes them; how long that was, and what came back.
+    /// Sends these bytes after each pause, until the server closes; returns how long that took, and the response.
     async fn stays(client: DuplexStream, first: &str, again: &'static str, pause: Duration) -> (Duration, String) {
         let begin = Instant::now();
         let (mut reader, mut writer) = tokio::io::split(client);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn headers_that_do_not_come_or_trickle_in_are_not_waited_for() {
+    async fn slow_headers_time_out_within_6_seconds() {
         let second = Duration::from_secs(1);
         for (first, again) in [("", ""), ("GET / HT", ""), ("GET / HTTP/1.1\r\n", "x: y\r\n")] {
             let (stayed, responses) = stays(connected(at_once), first, again, second).await;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_host_is_demanded_as_the_protocol_says() {
+    async fn host_header_is_required_as_in_http_standard() {
         for (request, expected) in [
             ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400 "),
             ("GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", "HTTP/1.1 400 "),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_stays_longer_than_a_minute() {
+    async fn connections_close_after_one_minute() {
         let (request, pause) = ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", Duration::from_secs(4));
         let (stayed, responses) = stays(connected(at_once), "", request, pause).await;
         assert_eq!((stayed, responses.matches("answer").count()), (MINUTE, 15), "{responses}");

@@ -17,14 +17,14 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 /// Reasons for a call without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No server answers there, or one that is no queue.
+    /// The server is unreachable, or is not a job queue.
     #[error("cannot reach the job queue on {0}: {1}")]
     Unreachable(String, String),
     /// The queue has another token.
-    #[error("the job queue on {0} does not accept the token: BOTS_CTL_JOBQUEUE_TOKEN must be the same on both sides")]
+    #[error("the job queue on {0} rejected the token: BOTS_CTL_JOBQUEUE_TOKEN must be the same on both sides")]
     WrongToken(String),
     /// The queue does not understand the call.
-    #[error("the job queue on {0} says: {1}")]
+    #[error("the job queue on {0} returned a fault: {1}")]
     Fault(String, String),
 }
 
@@ -43,7 +43,8 @@ pub async fn call(target: &Endpoint, method: &str, arguments: Vec<Value>) -> Res
 /// # Errors
 /// See [`Error`]; a fault is an answer here.
 pub async fn forward_call(target: &Endpoint, call: Vec<u8>, name: &RequestId) -> Result<Vec<u8>, Error> {
-    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()));
+    let late =
+        || io::Error::new(io::ErrorKind::TimedOut, format!("no response within {} s", REQUEST_TIMEOUT.as_secs()));
     let unreachable = |text: String| Error::Unreachable(target.authority.clone(), text);
     let header = (request_id::HEADER, name.to_header());
     let response =
@@ -51,6 +52,6 @@ pub async fn forward_call(target: &Endpoint, call: Vec<u8>, name: &RequestId) ->
     match response.map_err(|error| unreachable(error.to_string()))? {
         (StatusCode::OK, body) => Ok(body),
         (StatusCode::UNAUTHORIZED, _) => Err(Error::WrongToken(target.authority.clone())),
-        (status, _) => Err(unreachable(format!("it answers {status}, which no job queue does"))),
+        (status, _) => Err(unreachable(format!("HTTP {status}, which is not a response of a job queue"))),
     }
 }

@@ -17,7 +17,7 @@ impl JobCommand {
     /// When an argument has a character that XML or a command line cannot have.
     pub fn new(argv: Vec<String>) -> Result<Self, String> {
         match argv.iter().flat_map(|word| word.chars()).find(|c| !is_character(*c)) {
-            Some(wrong) => Err(format!("the task holds the character U+{:04X}", u32::from(wrong))),
+            Some(wrong) => Err(format!("the task contains the character U+{:04X}", u32::from(wrong))),
             None => Ok(Self(argv)),
         }
     }
@@ -25,7 +25,7 @@ impl JobCommand {
     /// A task from its value on the wire: an array of strings.
     ///
     /// # Errors
-    /// When the value is no array of strings.
+    /// If the value is not an array of strings.
     pub fn from_value(value: &Value) -> Result<Self, String> {
         let Value::Array(values) = value else { return Err("the task is not an array of strings".to_owned()) };
         let word = |value: &Value| match value {
@@ -56,7 +56,7 @@ impl JobCommand {
     /// A task from its form in the database.
     #[must_use]
     pub fn from_json(json: &str) -> Self {
-        // Text that another program wrote there becomes a task that is authorised nowhere.
+        // Text that another program wrote there becomes a task that is never allowed.
         Self(serde_json::from_str(json).unwrap_or_else(|_| vec![json.to_owned()]))
     }
 
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_means_the_whole_list() {
+    fn task_digest_covers_whole_argument_list() {
         assert_eq!(task(&["a", "b"]).digest(), task(&["a", "b"]).digest());
         assert_ne!(task(&["a", "b"]).digest(), task(&["a b"]).digest());
         assert_ne!(task(&["a", "b"]).digest(), task(&["a", "b", ""]).digest());
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn only_strings_that_can_be_passed_on_make_a_task() {
+    fn task_rejects_non_strings_and_control_characters() {
         assert!(JobCommand::from_value(&Value::String("a".to_owned())).is_err());
         assert!(JobCommand::from_value(&Value::Array(vec![Value::Integer(1)])).is_err());
         assert!(JobCommand::new(vec!["a\0".to_owned()]).is_err_and(|text| text.contains("U+0000")));

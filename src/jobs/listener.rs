@@ -41,7 +41,7 @@ const PATHS: [&str; 2] = ["/", "/RPC2"];
 #[error("no answer")]
 pub struct DropConnection;
 
-/// Binds a port of loopback for IPv4, and for IPv6 where the machine has it.
+/// Binds a port on loopback for IPv4, and for IPv6 if the machine supports it.
 ///
 /// # Errors
 /// When the port is in use.
@@ -102,8 +102,8 @@ impl Refusals {
             *logged = Some(Instant::now());
             let count = self.counters.of(Event::JobCallRefused);
             warn!(
-                "refused a call for the job queue from {client}, number {count} since the start: its token is missing or \
-                 wrong; compare BOTS_CTL_JOBQUEUE_TOKEN on both sides"
+                "rejected a job queue call from {client} ({count} since the start): token missing \
+                 or wrong; compare BOTS_CTL_JOBQUEUE_TOKEN on both sides"
             );
         }
     }
@@ -124,9 +124,9 @@ async fn handle(queue: &Queue, body: &[u8], request_id: &RequestId) -> Result<Re
 /// The body of a call.
 ///
 /// # Errors
-/// The HTTP status for a request that is no call, or too long.
+/// The HTTP status for a request that is not a call, or is too long.
 pub(super) async fn read_body(request: Request<Incoming>) -> Result<Vec<u8>, StatusCode> {
-    // Browsers send the origin of a page that posts something. No page may call the queue.
+    // Browsers send the origin of a page that posts a request. No page may call the queue.
     if request.headers().contains_key(ORIGIN) {
         return Err(StatusCode::FORBIDDEN);
     }

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod command_line;
+pub mod engine_host;
 pub mod listener;
 pub mod queue;
 pub mod relay;

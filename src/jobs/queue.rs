@@ -2,10 +2,11 @@
 //! and none is lost.
 //!
 //! One task, the [`worker::Worker`], owns the connection, the waiting and the running jobs; clients hold a [`Queue`]. Jobs that are
-//! added at the same time are written in one transaction, so that many clients cost little more than one. A job is marked as
-//! running before it is started and as ended after its end: whatever happens in between, this queue or the next one runs it
+//! added during a commit are written together by the next one, so that many clients cost little more than one. A job is marked
+//! as running before it is started and as ended after its end: whatever happens in between, this queue or the next one runs it
 //! again. The engine's own lease keeps a second run apart from the first.
 
+mod batch_window;
 mod db_link;
 mod requests;
 mod retry;
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::command_line::JobCommand;
+use super::engine_host::EngineHost;
 use super::request_id::RequestId;
 use super::runner::RunLimits;
 use crate::bots::job_policy::JobPolicy;
@@ -39,12 +41,11 @@ pub struct QueueConfig {
     pub owner: String,
     /// How many jobs run at once.
     pub slots: usize,
-    /// Of each job.
+    /// Those of each job; the running jobs have the same time at the end of the queue.
     pub limits: RunLimits,
-    /// How long running jobs may take at the end.
-    pub stop_timeout: Duration,
     pub policy: Arc<JobPolicy>,
     pub reaper: Reaper,
+    pub host: EngineHost,
     /// The output of the jobs.
     pub lines: ServiceOutput,
 }
@@ -65,7 +66,7 @@ pub enum Role {
 /// The state of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
-    pub activity: Role,
+    pub role: Role,
     /// Waiting jobs.
     pub waiting: u64,
     /// Running jobs.
@@ -93,7 +94,7 @@ pub enum QueueCommand {
 
 /// The queue cannot write or read at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the queue cannot reach its database")]
+#[error("the job queue cannot reach its database")]
 pub struct Unavailable;
 
 type Reply<T> = oneshot::Sender<Result<T, Unavailable>>;

@@ -72,9 +72,9 @@ impl Relay {
         match forward_call(&self.target, body, request_id).await {
             Ok(response) => {
                 self.counters.count(Event::RelayForwarded);
-                debug!(%request_id, "{} was passed on", call.method);
+                debug!(%request_id, "relayed {}", call.method);
                 if self.is_lost.swap(false, Relaxed) {
-                    info!("the job queue on {} answers again", self.target.authority);
+                    info!("the job queue on {} responds again", self.target.authority);
                 }
                 Ok(xml_response(response))
             }
@@ -82,7 +82,7 @@ impl Relay {
                 self.counters.count(Event::RelayUnreachable);
                 self.is_lost.store(true, Relaxed);
                 // Each of these is a run or a file that is not processed, so each is logged.
-                error!(%request_id, "{} was not passed on: {error}", call.method);
+                error!(%request_id, "cannot relay {}: {error}", call.method);
                 Err(DropConnection)
             }
         }

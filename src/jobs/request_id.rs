@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_callers_name_is_kept_where_it_is_fit_to_be_logged() {
+    fn request_id_of_caller_is_kept_if_valid() {
         let named = |name: &str| RequestId::of(&Request::builder().header(HEADER, name).body(()).expect("a request")).0;
         assert_eq!(named("a-1_b.2"), "a-1_b.2");
         for unfit in ["", "a b", "\"},{", &"x".repeat(65)] {

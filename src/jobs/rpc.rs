@@ -69,7 +69,7 @@ pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Resu
         }
         (CLEAR, []) => {
             let cleared = queue.clear().await?;
-            tracing::info!(%request_id, "the job queue was cleared of {cleared} jobs");
+            tracing::info!(%request_id, "removed {cleared} waiting jobs from the job queue");
             Ok(Value::Integer(0))
         }
         (TAKE, []) => Ok(queue.take().await?.as_ref().map_or(Value::Integer(0), waiting)),
@@ -95,15 +95,15 @@ async fn add(
     let task = JobCommand::from_value(task).map_err(RpcError::Fault)?;
     match task.argv() {
         [] => {
-            warn!(%request_id, "a job without a task was submitted");
+            warn!(%request_id, "rejected a job without a task");
             return Ok((code::EMPTY, None));
         }
         [first, ..] if first == IS_UP => {
-            debug!(%request_id, "asked whether the job queue is up");
+            debug!(%request_id, "received a ping of the job queue");
             return Ok((code::ADDED, None));
         }
         _ if !queue.is_authorised(&task) => {
-            warn!(%request_id, "a job that is not authorised was submitted: {task}");
+            warn!(%request_id, "rejected a job whose program is not allowed: {task}");
             return Ok((code::NOT_AUTHORISED, None));
         }
         _ => {}

@@ -1,4 +1,4 @@
-//! One run of a job: a child process in a group of its own, with its output in the log of bots-ctl and a time limit.
+//! One run of a job: a child process in a separate group, with a time limit, whose output goes to the log of bots-ctl.
 
 use std::future::pending;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::exit::Exit;
-use crate::process::child::{ProcessSpec, SpawnError, signal_group};
-use crate::process::reaper::{Child, Reaper};
+use crate::process::child::{SpawnError, signal_group};
+use crate::process::reaper::Child;
 use crate::supervisor::output::pump_child;
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::tail::OutputTail;
@@ -41,18 +41,17 @@ pub enum RunEnd {
     SpawnFailed(String),
 }
 
-/// Runs a job to its end and returns the end of its output. `run` is the run's ID. `kill` is cancelled to end it at once.
+/// Follows a job to its end and returns the end of its output. `run` is the run's ID. `kill` is cancelled to end it at once.
 pub async fn run(
     number: i64,
     run: &str,
-    spec: &ProcessSpec,
+    child: Result<Child, SpawnError>,
     limits: RunLimits,
-    reaper: &Reaper,
     lines: &ServiceOutput,
     kill: CancellationToken,
 ) -> (RunEnd, String) {
     let tail = OutputTail::default();
-    let mut child = match reaper.spawn(spec) {
+    let mut child = match child {
         Ok(child) => child,
         Err(error @ SpawnError::NoResources(..)) => {
             warn!(job = number, run_id = run, "{error}");
@@ -83,14 +82,14 @@ async fn follow(number: i64, run: &str, child: &mut Child, limits: RunLimits, ki
                 overdue = None;
                 error!(job = number, run_id = run, "job {number} exceeded maxruntime of {} minutes", limits.max_runtime.as_secs() / 60);
                 if limits.kill_overdue {
-                    info!(job = number, run_id = run, "stopping job {number}, as [jobqueue] killjobsintimeout says");
+                    info!(job = number, run_id = run, "stopping job {number}, because [jobqueue] killjobsintimeout is set");
                     signal_group(child.pid, SIGTERM);
                     (deadline, was_stopped) = (Some(Instant::now() + limits.stop_timeout), true);
                 }
             }
             () = at(deadline) => {
                 deadline = None;
-                warn!(job = number, run_id = run, "job {number} did not stop within {} s: killing it", limits.stop_timeout.as_secs_f64());
+                warn!(job = number, run_id = run, "job {number} did not stop within {} s; sending SIGKILL", limits.stop_timeout.as_secs_f64());
                 signal_group(child.pid, SIGKILL);
             }
         }

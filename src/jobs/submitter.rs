@@ -23,7 +23,7 @@ use crate::telemetry::escape::escape_control;
 const PRIORITY: i32 = 5;
 
 /// Files that arrive within this time are one run.
-const BATCH_DELAY: Duration = Duration::from_millis(30);
+const BATCH_DELAY: Duration = Duration::from_millis(10);
 
 /// A route is submitted at most this often, also under a steady stream of files.
 const MIN_SUBMIT_INTERVAL: Duration = Duration::from_millis(500);
@@ -57,7 +57,7 @@ struct PendingRoute {
     files: usize,
     example: PathBuf,
     not_before: Instant,
-    /// Shows whether it got another file meanwhile.
+    /// Shows whether another file has arrived.
     count: u64,
 }
 
@@ -93,12 +93,6 @@ impl JobSubmitter {
         self.wake.notify_one();
     }
 
-    /// Routes that the queue does not have yet.
-    #[must_use]
-    pub fn pending_count(&self) -> Vec<String> {
-        lock(&self.pending).pending.keys().cloned().collect()
-    }
-
     /// Submits routes until the task is dropped. `observe` gets the number of pending routes at each change.
     pub async fn run(&self, observe: impl Fn(usize)) {
         let mut outage: Option<Outage> = None;
@@ -121,15 +115,13 @@ impl JobSubmitter {
             match self.submit(&route).await {
                 Ok(response) => {
                     if outage.take().is_some() {
-                        info!("the job queue answers again");
+                        info!("the job queue responds again");
                     }
                     has_refused = self.handle_reply(&route, &pending_route, response, has_refused);
                 }
                 Err(reason) => {
                     if outage.is_none() {
-                        error!(
-                            "{reason}; routes whose files have come stay marked and are handed over when it answers"
-                        );
+                        error!("{reason}; keeping the pending routes until the job queue responds");
                     }
                     outage = Some(Outage::after(outage.as_ref(), Instant::now()));
                 }
@@ -150,7 +142,7 @@ impl JobSubmitter {
             }
         };
         let _ = timeout(SHUTDOWN_FLUSH_TIMEOUT, submit_all).await;
-        self.pending_count()
+        lock(&self.pending).pending.keys().cloned().collect()
     }
 
     fn next(&self) -> Option<(String, PendingRoute)> {
@@ -167,7 +159,7 @@ impl JobSubmitter {
         };
         match call(&target, ADD, vec![task.to_value(), Value::Integer(PRIORITY)]).await {
             Ok(Value::Integer(code)) => Ok(Ok(code)),
-            Ok(_) => Ok(Err("it answers something that is no code".to_owned())),
+            Ok(_) => Ok(Err("the response is not a result code".to_owned())),
             Err(client::Error::Fault(_, why)) => Ok(Err(why)),
             Err(error) => Err(error),
         }
@@ -189,12 +181,12 @@ impl JobSubmitter {
         let example = escape_control(&example);
         let now = Instant::now();
         match response {
-            Ok(code::ADDED) => info!("route {name} is to run: {files} new, {such_as}{example}"),
-            Ok(code::DUPLICATE) => info!("route {name} waits to be run already: {files} more, {such_as}{example}"),
+            Ok(code::ADDED) => info!("queued route {name}: {files} new files, {such_as}{example}"),
+            Ok(code::DUPLICATE) => info!("route {name} is already queued: {files} more files, {such_as}{example}"),
             refusal => {
                 if !has_refused {
                     let reason = refusal.map_or_else(|why| why, |code| format!("code {code}"));
-                    warn!("the job queue refuses to run route {name} ({reason}); it is offered again and again");
+                    warn!("the job queue rejects route {name}: {reason}; retrying");
                 }
                 lock(&self.pending).postpone(route, now + REJECTED_RETRY_DELAY);
                 return true;
@@ -255,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_come_together_are_one_run() {
+    fn files_arriving_together_cause_one_submission() {
         let now = Instant::now();
         let mut pending = pending(now);
         pending.add("a", 2, "/in/2".into(), now + BATCH_DELAY / 2);
@@ -266,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_is_marked_during_the_call_is_handed_over_again() {
+    fn route_marked_during_submission_is_submitted_again() {
         let now = Instant::now();
         let mut pending = pending(now);
         let (_, route) = pending.next().expect("marked");
@@ -277,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_of_files_asks_the_queue_no_more_often_than_needed() {
+    fn stream_of_files_respects_min_submit_interval() {
         let now = Instant::now();
         let mut pending = pending(now);
         let (_, route) = pending.next().expect("marked");
@@ -289,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_away_is_asked_less_and_less() {
+    fn unreachable_queue_is_retried_with_backoff() {
         let now = Instant::now();
         let mut outage = Outage::after(None, now);
         assert_eq!(outage.next, now + BACKOFF.initial);
@@ -300,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_route_waits_for_itself_alone() {
+    fn rejected_route_does_not_delay_others() {
         let now = Instant::now();
         let mut pending = pending(now);
         pending.add("b", 1, "/in/2".into(), now);

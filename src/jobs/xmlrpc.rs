@@ -32,10 +32,10 @@ pub struct Call {
 /// Reads a call.
 ///
 /// # Errors
-/// Why it is no call, for the client.
+/// Why it is not a call, for the client.
 pub fn read_call(body: &[u8]) -> Result<Call, String> {
     let text = checked(body)?;
-    let call = MethodCall::from_xml(text).map_err(|_| "this is not an XML-RPC call".to_owned())?;
+    let call = MethodCall::from_xml(text).map_err(|_| "the body is not an XML-RPC call".to_owned())?;
     Ok(Call { method: call.name.into_owned(), arguments: call.params })
 }
 
@@ -66,7 +66,7 @@ pub fn read_answer(body: &[u8]) -> Result<Result<Value, String>, String> {
     if let Ok(response) = MethodResponse::from_xml(text) {
         return Ok(Ok(response.value));
     }
-    let fault = FaultResponse::from_xml(text).map_err(|_| "this is not an XML-RPC answer".to_owned())?;
+    let fault = FaultResponse::from_xml(text).map_err(|_| "the body is not an XML-RPC response".to_owned())?;
     Ok(Err(fault.fault.string().to_owned()))
 }
 
@@ -90,7 +90,7 @@ fn in_xml(written: Result<String, dxr::Error>) -> String {
 
 /// Returns the text if parsing it is safe: the parser recurses as deep as the elements do.
 fn checked(body: &[u8]) -> Result<&str, String> {
-    let text = std::str::from_utf8(body).map_err(|_| "this is not UTF-8 text".to_owned())?;
+    let text = std::str::from_utf8(body).map_err(|_| "the body is not UTF-8 text".to_owned())?;
     let mut reader = Reader::from_str(text);
     let mut depth = 0_usize;
     loop {
@@ -102,7 +102,7 @@ fn checked(body: &[u8]) -> Result<&str, String> {
             Ok(Event::Eof) => return Ok(text),
             Ok(_) => {}
             // The text itself may hold characters that an answer cannot.
-            Err(_) => return Err(format!("this is not XML from byte {} on", reader.error_position())),
+            Err(_) => return Err(format!("invalid XML at byte {}", reader.error_position())),
         }
     }
 }
@@ -117,7 +117,7 @@ mod tests {
 <param><value><i4>5</i4></value></param></params></methodCall>";
 
     #[test]
-    fn a_call_of_any_client_is_read() {
+    fn calls_of_all_clients_are_parsed() {
         let argv = ["bots-engine", "-c/path/config"].map(|word| Value::String(word.to_owned()));
         let expected =
             Call { method: "addjob".to_owned(), arguments: vec![Value::Array(argv.to_vec()), Value::Integer(5)] };
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn special_characters_survive() {
-        let argv = "a<b>&\"c' ü 日本 ]]> \t end";
-        let written = write_call("m", vec![Value::String(argv.to_owned())]);
-        assert_eq!(read_call(written.as_bytes()).expect("a call").arguments, [Value::String(argv.to_owned())]);
+    fn special_characters_survive_round_trip() {
+        let text = "a<b>&\"c' ü 日本 ]]> \t end";
+        let written = write_call("m", vec![Value::String(text.to_owned())]);
+        assert_eq!(read_call(written.as_bytes()).expect("a call").arguments, [Value::String(text.to_owned())]);
     }
 
     #[test]
-    fn answers_and_faults_are_told_apart() {
+    fn answers_and_faults_are_distinguished() {
         let value = Value::Array(vec![Value::Integer(0)]);
         assert_eq!(read_answer(write_answer(value.clone()).as_bytes()), Ok(Ok(value)));
         assert_eq!(read_answer(write_fault("no <b>").as_bytes()), Ok(Err("no <b>".to_owned())));
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn document_types_and_depths_are_refused() {
+    fn document_types_and_deep_nesting_are_rejected() {
         let bomb = format!("<!DOCTYPE x [<!ENTITY a \"aaaa\">]>{}", CALL.replace("bots-engine", "&a;"));
         assert!(read_call(bomb.as_bytes()).is_err_and(|text| text.contains("entities")));
         assert!(read_call(CALL.replace("bots-engine", "&a;").as_bytes()).is_err());
@@ -166,14 +166,14 @@ mod tests {
 
     /// A fault is an answer: what XML cannot hold must not come back in it.
     #[test]
-    fn a_fault_does_not_repeat_what_is_wrong() {
+    fn parse_error_does_not_quote_input() {
         let fault = read_call(b"<methodCall><a\x01\xef\xbf\xbe></b></methodCall>").expect_err("it is not XML");
-        assert_eq!(fault, "this is not XML from byte 19 on");
+        assert_eq!(fault, "invalid XML at byte 19");
     }
 
     /// Every prefix, every byte changed, bytes doubled and dropped: an answer or an error, never a panic or a hang.
     #[test]
-    fn rubbish_is_an_error() {
+    fn malformed_calls_never_panic() {
         let original = CALL.as_bytes();
         for end in 0..original.len() - 1 {
             assert!(read_call(&original[..end]).is_err());

@@ -17,7 +17,7 @@ use super::definitions::{self as f, MetricDef};
 use super::label_limit::LabelLimit;
 use super::writer::{MetricWriter, age, moment, number};
 
-/// One scrape: the page, and the data that its values are made from.
+/// One scrape: the page, and the source data of its values.
 pub(super) struct Scrape<'a, 'page> {
     pub page: MetricWriter<'page>,
     pub counters: &'a Counters,
@@ -72,6 +72,8 @@ impl Scrape<'_, '_> {
         self.page.write_single(&f::INIT_SUCCESS, health.initialised.map(|(_, is_complete)| f64::from(is_complete)))?;
         self.events(&f::RELOADS, [("applied", Event::ReloadApplied), ("refused", Event::ReloadRefused)])?;
         self.page.write_single(&f::RELOAD_SUCCESS, f64::from(!counters.is_refused()))?;
+        let plugin = health.plugin.as_ref().map(|result| f64::from(result.is_ok()));
+        self.page.write_single(&f::PLUGIN_SUCCESS, plugin)?;
         self.page.write_single(&f::DROPPED, number(self.lines.dropped()))
     }
 

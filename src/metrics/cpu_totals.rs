@@ -13,7 +13,7 @@ use crate::process::usage::{Usage, current_process, per_root};
 pub(super) struct UsageSample {
     /// Of each service that has processes.
     pub services: Vec<(&'static str, Usage)>,
-    /// Of bots-ctl itself.
+    /// CPU time of bots-ctl itself.
     pub own: Option<Usage>,
 }
 
@@ -21,7 +21,8 @@ pub(super) struct UsageSample {
 #[derive(Debug, Default)]
 pub(super) struct CpuTotals(Mutex<HashMap<&'static str, CpuTotal>>);
 
-/// A process that ends takes its CPU time with it, unless its parent waits for it: time that was read once counts.
+/// The CPU time of a process disappears with the process, unless its parent waits for it; time that was read before still
+/// counts.
 #[derive(Debug, Default, Clone, Copy)]
 struct CpuTotal {
     pid: Option<i32>,
@@ -60,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_is_never_taken_back() {
+    fn cpu_total_never_decreases() {
         let mut meter = CpuTotal::default();
         let table =
             [(Some(1), 2.0, 2.0), (Some(1), 1.5, 2.0), (Some(1), 3.0, 3.5), (Some(2), 0.5, 4.0), (Some(2), 1.0, 4.5)];

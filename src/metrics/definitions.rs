@@ -1,4 +1,4 @@
-//! Every metric by name, with its type, labels and meaning. `docs/metrics.md` says the same, and a test compares the two.
+//! Every metric by name, with its type, labels and meaning. A test compares `docs/metrics.md` with this table.
 
 pub use prometheus_client::metrics::MetricType as MetricKind;
 
@@ -41,84 +41,86 @@ macro_rules! families {
 }
 
 families! {
-    BUILD = "botsctl_build_info" Info ["version"] "The version of bots-ctl";
-    BOTS = "botsctl_bots_info" Info ["version"] "The version of the Bots that it runs";
-    PROCESS_START = "process_start_time_seconds" Gauge [] "When bots-ctl itself was started, in seconds since 1970";
-    PROCESS_MEMORY = "process_resident_memory_bytes" Gauge [] "Resident memory of bots-ctl itself";
-    PROCESS_CPU = "process_cpu_seconds_total" Counter [] "CPU time of bots-ctl itself and of children that have ended";
+    BUILD = "botsctl_build_info" Info ["version"] "Version of bots-ctl";
+    BOTS = "botsctl_bots_info" Info ["version"] "Version of Bots";
+    PROCESS_START = "process_start_time_seconds" Gauge [] "Start time of bots-ctl, in seconds since 1970";
+    PROCESS_MEMORY = "process_resident_memory_bytes" Gauge [] "Resident memory of bots-ctl";
+    PROCESS_CPU = "process_cpu_seconds_total" Counter [] "CPU time of bots-ctl and of its exited children";
 
     UP = "botsctl_service_up" Gauge ["service"]
-        "1 while a service runs, stands by or waits for its next time; 0 while it starts, is replaced or is gone";
-    RESTARTS = "botsctl_service_restarts_total" Counter ["service"] "How often a service was started again after it had ended";
+        "1 if a service is running, on standby or scheduled; 0 if it is starting, restarting or gone";
+    RESTARTS = "botsctl_service_restarts_total" Counter ["service"] "Restarts of a service";
     LAST_EXIT = "botsctl_service_last_exit_code" Gauge ["service"]
-        "The exit code of a service's last process that has ended; 128 + n for signal n";
+        "Exit code of the last process of a service; 128 + n for signal n";
     STARTED = "botsctl_service_start_time_seconds" Gauge ["service"]
-        "When the process of a service was started, in seconds since 1970";
-    PROCESSES = "botsctl_service_processes" Gauge ["service"] "Processes of a service, with all that it has started";
+        "Start time of the process of a service, in seconds since 1970";
+    PROCESSES = "botsctl_service_processes" Gauge ["service"] "Processes of a service, including its descendants";
     MEMORY = "botsctl_service_resident_memory_bytes" Gauge ["service"]
-        "Resident memory of a service with all that it has started; shared memory counts for each process";
-    CPU = "botsctl_service_cpu_seconds_total" Counter ["service"] "CPU time of a service with all that it has started";
+        "Resident memory of a service and its descendants; shared memory counts once per process";
+    CPU = "botsctl_service_cpu_seconds_total" Counter ["service"] "CPU time of a service and its descendants";
 
-    HEALTH = "botsctl_health_status" Gauge ["probe"] "1 when a probe of this kind is answered with 200, else 0";
-    CHECK = "botsctl_check_success" Gauge ["check"] "1 when the last background check was good, else 0";
-    CHECK_DURATION = "botsctl_check_duration_seconds" Gauge ["check"] "How long the last background check took";
+    HEALTH = "botsctl_health_status" Gauge ["probe"] "1 if the endpoint of this probe returns 200, else 0";
+    CHECK = "botsctl_check_success" Gauge ["check"] "1 if the last background check passed, else 0";
+    CHECK_DURATION = "botsctl_check_duration_seconds" Gauge ["check"] "Duration of the last background check";
     CHECK_TIME = "botsctl_check_timestamp_seconds" Gauge ["check"]
-        "When the last background check ended, in seconds since 1970";
-    VOLUME_FREE = "botsctl_volume_free_bytes" Gauge [] "Bytes that are free on the volume of botssys";
-    PROBES = "botsctl_probes_total" Counter ["path", "code"] "Requests that the health listener has answered";
+        "End of the last background check, in seconds since 1970";
+    VOLUME_FREE = "botsctl_volume_free_bytes" Gauge [] "Free bytes on the volume of botssys";
+    PROBES = "botsctl_probes_total" Counter ["path", "code"] "Requests answered by the health listener";
 
-    INIT_DURATION = "botsctl_init_duration_seconds" Gauge [] "How long the database was looked at and completed at this start";
-    INIT_SUCCESS = "botsctl_init_success" Gauge [] "1 when the database was complete at this start or was completed, else 0";
+    INIT_DURATION = "botsctl_init_duration_seconds" Gauge [] "Time this start took to inspect and complete the database";
+    INIT_SUCCESS = "botsctl_init_success" Gauge [] "1 if this start found or made the database complete, else 0";
     INIT_RUNS = "botsctl_init_runs_total" Counter ["outcome"]
-        "Runs of init-db that had something to do, by outcome: success or failed";
+        "Runs of init-db that had to change the database, by outcome: success or failed";
 
-    ENGINE_RUNNING = "botsctl_engine_running" Gauge [] "1 while an engine runs, in whatever pod, else 0";
+    ENGINE_RUNNING = "botsctl_engine_running" Gauge [] "1 while an engine runs in any pod, else 0";
     ENGINE_RUNS = "botsctl_engine_runs_total" Counter ["outcome"]
-        "Runs of the engine, by outcome: success, errors, failed, busy, killed, lost or interrupted";
-    ENGINE_DURATION = "botsctl_engine_run_duration_seconds" Histogram [] "How long runs of the engine took that were ended";
+        "Engine runs by outcome: success, errors, failed, busy, killed, lost or interrupted";
+    ENGINE_DURATION = "botsctl_engine_run_duration_seconds" Histogram [] "Duration of finished engine runs";
     ENGINE_SUCCESS = "botsctl_engine_last_success_timestamp_seconds" Gauge []
-        "When the engine ran through last, with or without errors in files, in seconds since 1970";
-    ENGINE_WAIT = "botsctl_engine_lease_wait_seconds_total" Counter [] "Time that runs of the engine have waited for another one";
+        "Time of the last finished engine run, with or without errors in files, in seconds since 1970";
+    ENGINE_WAIT = "botsctl_engine_lease_wait_seconds_total" Counter [] "Time that engine runs have waited for the engine lease";
     ENGINE_RECOVERIES = "botsctl_engine_recoveries_total" Counter []
-        "Runs of the engine that recovered an earlier one which was cut off";
+        "Engine runs that recovered an interrupted run";
 
-    EDI_RECEIVED = "botsctl_edi_files_received_total" Counter ["route"] "EDI files that were taken in";
-    EDI_SENT = "botsctl_edi_files_sent_total" Counter ["route"] "EDI files that went out";
-    EDI_ERRORS = "botsctl_edi_file_errors_total" Counter ["route"] "EDI files that were taken in and had errors";
+    EDI_RECEIVED = "botsctl_edi_files_received_total" Counter ["route"] "EDI files received";
+    EDI_SENT = "botsctl_edi_files_sent_total" Counter ["route"] "EDI files sent";
+    EDI_ERRORS = "botsctl_edi_file_errors_total" Counter ["route"] "EDI files received with errors";
     EDI_STUCK = "botsctl_edi_files_stuck" Gauge ["route"]
-        "EDI files of the last day that are in an unfinished state though their run is over";
+        "EDI files of the last day left unfinished by a run that is over";
     EDI_LOST = "botsctl_edi_runs_abandoned" Gauge []
-        "Runs of the last day that were broken off, and not recovered or given up";
+        "Interrupted runs of the last day that were neither recovered nor given up";
     EDI_READ = "botsctl_edi_read_timestamp_seconds" Gauge []
-        "When the figures of engine and EDI were last read from the database, in seconds since 1970";
+        "Time of the last read of engine and EDI data from the database, in seconds since 1970";
 
-    JOBS = "botsctl_jobs" Gauge ["state"] "Jobs in the queue: waiting or running";
-    OLDEST_JOB = "botsctl_job_oldest_age_seconds" Gauge [] "How long the job that was submitted first has waited; 0 when none waits";
-    JOBS_ENDED = "botsctl_jobs_ended_total" Counter ["outcome"] "Jobs that were run, by outcome: done, failed or requeued";
-    JOB_CALLS_REFUSED = "botsctl_jobqueue_calls_refused_total" Counter [] "Calls for the job queue without its token";
+    JOBS = "botsctl_jobs" Gauge ["state"] "Jobs in the queue, by state: waiting or running";
+    OLDEST_JOB = "botsctl_job_oldest_age_seconds" Gauge [] "Age of the oldest waiting job; 0 if none";
+    JOBS_ENDED = "botsctl_jobs_ended_total" Counter ["outcome"] "Executed jobs by outcome: done, failed or requeued";
+    JOB_CALLS_REFUSED = "botsctl_jobqueue_calls_refused_total" Counter [] "Job queue calls rejected for a missing or wrong token";
 
     DIRECTORIES = "botsctl_dirmonitor_directories" Gauge ["backend"]
-        "Entries of the directory monitor by how files are found: inotify, poll, both or none";
+        "Entries of the directory monitor by watch method: inotify, poll, both or none";
     TROUBLED = "botsctl_dirmonitor_targets_failed" Gauge [] "Entries of the directory monitor that cannot be watched";
     OLDEST_FILE = "botsctl_dirmonitor_oldest_file_age_seconds" Gauge ["files", "route"]
-        "How long the file is there that came first and was not taken; 0 when there is none";
+        "Age of the oldest unprocessed file; 0 if none";
     UNFINISHED = "botsctl_dirmonitor_unfinished_files" Gauge ["files", "route"]
-        "Files that are being written, or not known to be complete";
+        "Files that are being written or not yet known to be complete";
     GIVEN_UP = "botsctl_dirmonitor_files_given_up_total" Counter []
-        "Files that were not complete after BOTS_CTL_FILE_WAIT, so that their route no longer waits for them";
-    MARKED = "botsctl_dirmonitor_pending_routes" Gauge [] "Routes whose files have come and which the job queue does not have yet";
-    WATCH_EVENTS = "botsctl_dirmonitor_events_total" Counter [] "What the kernel has told of watched directories";
-    WATCH_SWEEPS = "botsctl_dirmonitor_full_scans_total" Counter [] "Looks at all files of an entry of the directory monitor";
+        "Files still incomplete after BOTS_CTL_FILE_WAIT, for which their route no longer waits";
+    MARKED = "botsctl_dirmonitor_pending_routes" Gauge [] "Routes with new files that are not yet in the job queue";
+    WATCH_EVENTS = "botsctl_dirmonitor_events_total" Counter [] "inotify events of watched directories";
+    WATCH_SWEEPS = "botsctl_dirmonitor_full_scans_total" Counter [] "Full scans of an entry of the directory monitor";
     WATCH_LOSSES = "botsctl_dirmonitor_overflows_total" Counter []
-        "How often the kernel told of more than could be taken in, so that everything was looked at";
+        "inotify queue overflows, each followed by a full rescan";
 
     RELAY = "botsctl_relay_requests_total" Counter ["outcome"]
-        "Calls for the job queue of another container, by outcome: passed, unreachable or refused";
+        "Calls relayed to the job queue of another container, by outcome: passed, unreachable or refused";
     RELOADS = "botsctl_config_reloads_total" Counter ["outcome"]
-        "Changes of the configuration while it was in use, by outcome: applied or refused";
+        "Configuration changes at run time, by outcome: applied or refused";
     RELOAD_SUCCESS = "botsctl_config_last_reload_success" Gauge []
-        "0 while the configuration was changed and the change is refused, else 1";
-    DROPPED = "botsctl_log_lines_dropped_total" Counter [] "Lines of services and of bots-ctl that nobody took in time";
+        "0 while a configuration change is rejected, else 1";
+    PLUGIN_SUCCESS = "botsctl_plugin_source_success" Gauge []
+        "0 while the plugin of BOTS_CTL_PLUGIN_SOURCE is rejected, 1 when it is applied";
+    DROPPED = "botsctl_log_lines_dropped_total" Counter [] "Log lines dropped because the output was not read in time";
 }
 
 #[cfg(test)]
@@ -126,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_keep_to_the_conventions() {
+    fn metric_names_follow_conventions() {
         for (index, family) in ALL.iter().enumerate() {
             let MetricDef { name, kind, labels, help } = family;
             assert!(name.starts_with("botsctl_") || name.starts_with("process_"), "{name}");

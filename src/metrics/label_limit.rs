@@ -1,4 +1,4 @@
-//! Names that become labels, of which there may be too many: the first ones keep theirs, all others share one.
+//! Limits label values: the first ones are kept, all others share one value.
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
@@ -19,7 +19,7 @@ impl LabelLimit {
         Self { limit, known: Mutex::default() }
     }
 
-    /// The values by the names they go under, those of the same name made one by `join`; `rest` has none.
+    /// The values by label, those with the same label combined by `join`; `rest` has no label.
     pub fn group<V>(
         &self,
         values: impl IntoIterator<Item = (String, V)>,
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_came_first_keeps_its_name() {
+    fn first_labels_keep_their_names() {
         let names = LabelLimit::new(2);
         let sort = |values: &[(&str, u32)]| -> Vec<(String, u32)> {
             let values = values.iter().map(|(name, value)| ((*name).to_owned(), *value));

@@ -43,7 +43,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format for an `Accept` header: OpenMetrics only where it is named, and not at a lower weight than text.
+    /// The format for an `Accept` header: OpenMetrics only if it is listed with at least the weight of text.
     #[must_use]
     pub fn wanted(accept: &str) -> Self {
         let open = weight(accept, "application/openmetrics-text");
@@ -92,11 +92,11 @@ impl Exporter {
         Self { counters, lines, routes, directories, meters: CpuTotals::default(), turn: Mutex::default() }
     }
 
-    /// The page of metrics in the format that an `Accept` header wants, and the format's `Content-Type`. It is made on another
-    /// thread, so that no probe waits for it, and one at a time.
+    /// The page of metrics in the format requested by an `Accept` header, and its `Content-Type`. It is written on
+    /// another thread, one at a time, so that no probe waits for it.
     ///
     /// # Errors
-    /// When there is no room for a thread.
+    /// If no thread can be started.
     pub async fn page(self: Arc<Self>, health: HealthState, accept: &str) -> io::Result<(&'static str, String)> {
         let format = Format::wanted(accept);
         let exporter = Arc::clone(&self);
@@ -121,7 +121,7 @@ impl Exporter {
     }
 }
 
-/// Everything that one scrape is made from.
+/// The source data of one scrape.
 struct Encoder {
     exporter: Arc<Exporter>,
     health: HealthState,
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_format_is_what_the_server_wants() {
+    fn format_follows_accept_header() {
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                           text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         for (accept, format) in [

@@ -16,7 +16,7 @@ const MAX_LABEL_VALUE: usize = 200;
 pub(super) struct MetricWriter<'a>(pub DescriptorEncoder<'a>);
 
 impl MetricWriter<'_> {
-    /// A family without labels; not at all where there is no value.
+    /// A family without labels; omitted without a value.
     pub fn write_single(&mut self, family: &MetricDef, value: impl Into<Option<f64>>) -> fmt::Result {
         self.write_family(family, value.into().map(|value| ([], value)))
     }
@@ -30,7 +30,7 @@ impl MetricWriter<'_> {
         self.write_family(family, counts.into_iter().map(|(value, count)| ([value.into()], number(count))))
     }
 
-    /// A family with its samples; not at all where there are none. The values of labels are cut where they are too long.
+    /// A family with its samples; omitted without samples. Long label values are truncated.
     pub fn write_family<'v, const N: usize>(
         &mut self,
         family: &MetricDef,

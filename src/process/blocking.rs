@@ -1,4 +1,4 @@
-//! Work that blocks, on a thread of its own, and an error where there is no room for one.
+//! Runs blocking work on a separate thread; returns an error if no thread can be started.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use std::io;
 /// When the limit on processes or memory is reached.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let thread = std::thread::Builder::new().spawn(|| {}).map_err(|error| {
-        let text = format!("cannot start a thread: {error}; the limit on processes (ulimit -u, pids.max) is reached");
+        let text = format!("cannot start a thread: {error}; process limit reached (ulimit -u, pids.max)");
         io::Error::new(error.kind(), text)
     })?;
     let _ = thread.join();

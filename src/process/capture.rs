@@ -1,7 +1,6 @@
-//! Runs a helper program to its end and collects what it prints.
+//! Runs a helper program until it exits, and collects its output.
 
 use std::cell::RefCell;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -13,10 +12,10 @@ use super::Exit;
 use super::child::{ProcessSpec, SpawnError};
 use super::reaper::Reaper;
 
-/// More than any helper of ours prints. The rest is read and dropped, so that the helper never blocks.
+/// More than any helper program prints. Further output is read and dropped, so that the helper never blocks.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// How long after a helper's end its pipes are still read: a process that it has started may hold them open.
+/// How long its pipes are read after the exit of a helper: a descendant may hold them open.
 const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The result of a helper.
@@ -30,7 +29,7 @@ pub struct CapturedOutput {
     pub stderr: String,
 }
 
-/// Runs a process, whose output is piped, for as long as it takes.
+/// Runs a process with piped output, without a time limit.
 ///
 /// # Errors
 /// When it cannot be started. How it ends is in the result.
@@ -53,13 +52,8 @@ pub async fn capture(reaper: &Reaper, spec: &ProcessSpec) -> Result<CapturedOutp
     Ok(CapturedOutput { exit, stdout: out.into_inner(), stderr })
 }
 
-/// A pipe's reading end for the runtime.
-pub fn pipe_reader(fd: OwnedFd) -> io::Result<pipe::Receiver> {
-    pipe::Receiver::from_owned_fd(fd)
-}
-
 async fn read_all(fd: Option<OwnedFd>, into: &RefCell<Vec<u8>>) {
-    let Some(mut source) = fd.and_then(|fd| pipe_reader(fd).ok()) else { return };
+    let Some(mut source) = fd.and_then(|fd| pipe::Receiver::from_owned_fd(fd).ok()) else { return };
     let mut chunk = [0; 4096];
     while let Ok(length @ 1..) = source.read(&mut chunk).await {
         let mut into = into.borrow_mut();

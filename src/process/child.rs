@@ -2,7 +2,8 @@
 //!
 //! With `open_file` and `sys`, the only module with `unsafe`.
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -18,7 +19,7 @@ pub use super::sys::{
     contains, group_exists, inherited_signals, set_parent_death_signal, signal_group, signal_process, stop_ourselves,
     stop_own_group,
 };
-pub(super) use super::sys::{has_children, reset_signal, signal_queue, wait_any};
+pub(super) use super::sys::{has_children, is_child, reset_signal, signal_queue, wait_any};
 
 use super::sys::{close_inherited_on_exec, keep_on_exec, reset_signals, set_parent_death_kill, take_foreground};
 
@@ -45,9 +46,9 @@ pub enum Output {
 /// Which process group a child is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessGroup {
-    /// One of its own, so that what it starts can be signalled with it.
+    /// A separate group, so that its descendants get the same signals.
     New,
-    /// One of its own that has the terminal's foreground, for programs a person types to.
+    /// A separate group in the foreground of the terminal, for interactive programs.
     NewForeground,
     /// Ours, as a part of a pipeline.
     Inherit,
@@ -74,10 +75,10 @@ pub struct ProcessSpec {
     pub group: ProcessGroup,
     /// Is killed by the kernel when we die.
     pub kill_on_parent_death: bool,
-    /// Inherits no descriptor but the standard three, and the one below, and no signals that are ignored or blocked.
+    /// Inherits only the three standard descriptors and those below, and neither ignored nor blocked signals.
     pub service: bool,
-    /// A descriptor that it inherits under the number that it has here.
-    pub inherited: Option<Arc<OwnedFd>>,
+    /// Pipes that it inherits under the numbers that they have here.
+    pub inherited: Vec<Arc<OwnedFd>>,
 }
 
 impl ProcessSpec {
@@ -94,7 +95,7 @@ impl ProcessSpec {
             group: ProcessGroup::New,
             kill_on_parent_death: true,
             service: true,
-            inherited: None,
+            inherited: Vec::new(),
         }
     }
 
@@ -116,13 +117,13 @@ impl ProcessSpec {
 /// Why a process could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
-    /// There is no such program.
+    /// The program does not exist.
     #[error("cannot run {0:?}: there is no such program")]
     NotFound(String),
     /// The file is there but cannot be executed.
     #[error("cannot run {0}: {1}")]
     NotExecutable(String, io::Error),
-    /// The system has no room for another process, or no descriptors for its pipes.
+    /// The system cannot create another process, or has no descriptors for its pipes.
     #[error("cannot start {0}: {1}; the limit on {limit} is reached", limit = exhausted(.1))]
     NoResources(String, io::Error),
 }
@@ -139,7 +140,7 @@ fn explain(spec: &ProcessSpec, error: io::Error) -> SpawnError {
         return SpawnError::NotExecutable(name, io::Error::other(text));
     }
     match error.raw_os_error() {
-        // A script whose interpreter is gone gives ENOENT as well, though the file is there.
+        // A script with a missing interpreter also causes ENOENT, although the file exists.
         Some(libc::ENOENT) if is_there(spec) => {
             SpawnError::NotExecutable(name, io::Error::other("the interpreter its first line names does not exist"))
         }
@@ -156,7 +157,7 @@ fn exhausted(error: &io::Error) -> &'static str {
     }
 }
 
-/// Whether there is such a file: at its path, or for a bare name on the PATH that the child has.
+/// Whether the file exists: at its path, or for a bare name on the child's PATH.
 fn is_there(spec: &ProcessSpec) -> bool {
     let program = spec.directory.as_deref().unwrap_or(Path::new("")).join(&spec.program);
     if spec.program.as_bytes().contains(&b'/') {
@@ -165,6 +166,14 @@ fn is_there(spec: &ProcessSpec) -> bool {
     let given = spec.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, path)| path.clone());
     let path = given.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
     !spec.program.is_empty() && std::env::split_paths(&path).any(|dir| dir.join(&spec.program).is_file())
+}
+
+/// The complete environment of a process.
+pub fn environment(spec: &ProcessSpec) -> BTreeMap<OsString, OsString> {
+    let mut all: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    spec.env_remove.iter().for_each(|name| drop(all.remove(OsStr::new(name))));
+    all.extend(spec.environment.iter().map(|(name, value)| (name.into(), value.clone())));
+    all
 }
 
 fn command(spec: &ProcessSpec) -> Command {
@@ -189,11 +198,11 @@ fn command(spec: &ProcessSpec) -> Command {
     command.stdout(output()).stderr(output());
     let (is_foreground, service, parent) = (spec.group == ProcessGroup::NewForeground, spec.service, getpid());
     let signals = (!spec.service).then(inherited_signals);
-    let (kill_on_parent_death, inherited) =
-        (spec.kill_on_parent_death, spec.inherited.as_ref().map(AsRawFd::as_raw_fd));
+    let kill_on_parent_death = spec.kill_on_parent_death;
+    let inherited: Vec<_> = spec.inherited.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed. It makes
     // system calls alone (open, tcsetpgrp, sigaction, sigprocmask, prctl, getppid, close_range, fcntl), allocates nothing
-    // and takes no lock; its captures are Copy values.
+    // and takes no lock; its captures are Copy values and a list of numbers that is only read.
     unsafe {
         command.pre_exec(move || {
             if is_foreground {
@@ -209,10 +218,7 @@ fn command(spec: &ProcessSpec) -> Command {
             if service {
                 close_inherited_on_exec();
             }
-            if let Some(inherited) = inherited {
-                keep_on_exec(inherited)?;
-            }
-            Ok(())
+            inherited.iter().try_for_each(|descriptor| keep_on_exec(*descriptor))
         });
     }
     command

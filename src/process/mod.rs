@@ -1,18 +1,20 @@
-//! Child processes: starting, signalling, and the one place that waits for them. Knows nothing of Bots.
+//! Child processes: starting, signalling, and the only place that waits for them. Independent of Bots.
 //!
-//! Theory of operation. [`reaper::Reaper`] owns every wait: on SIGCHLD it calls `waitpid(-1, WNOHANG)` until
-//! nothing is left and passes each status to that pid's [`reaper::Child`]; a pid without one is an orphan that was
-//! re-parented to us. As long as there is any child, a process below us is left ([`terminate`]). Forking
-//! and registering happen under one lock, so a child that dies at once is never missed. Every child leads its own
-//! process group, but for a part of a pipeline, so a signal to the group reaches what it started. Signals are blocked
-//! in all threads and read ([`signals`]). The runtime has a single thread, because a parent-death signal is tied to
-//! the thread that forked.
+//! Theory of operation. [`reaper::Reaper`] owns every wait: on SIGCHLD it calls `waitpid(-1, WNOHANG)` until no status
+//! is left and passes each status to that pid's [`reaper::Child`]; a pid without one is an orphan that was re-parented
+//! to bots-ctl. While there is any child, a descendant is left ([`terminate`]). Forking and registering happen under
+//! one lock, so the exit of a short-lived child is never missed. Every child leads a separate process group, except a
+//! part of a pipeline, so a signal to the group reaches its descendants. Signals are blocked in all threads and read
+//! ([`signals`]). The runtime has a single thread, because a parent-death signal is tied to the thread that forked.
 
 pub mod blocking;
 pub mod capture;
 pub mod child;
+pub mod forked;
+pub mod memory;
 pub mod network;
 pub mod open_file;
+pub mod periodic;
 pub mod port_holder;
 pub mod proc_table;
 pub mod reaper;

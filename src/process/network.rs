@@ -1,9 +1,9 @@
-//! Whether other machines can reach this one at all.
+//! Whether other machines can reach this one.
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
-/// Whether any network interface beside loopback is up. True where the interfaces cannot be listed.
+/// Whether any network interface other than loopback is up. True if the interfaces cannot be listed.
 #[must_use]
 pub fn is_reachable() -> bool {
     let Ok(mut interfaces) = getifaddrs() else { return true };

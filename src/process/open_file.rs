@@ -20,7 +20,7 @@ pub struct FileStamp {
     pub size: u64,
     /// When its content changed last.
     pub modified: i64,
-    /// When anything about it changed last: a rename does.
+    /// The time of the last change of its attributes, which includes a rename.
     pub changed: i64,
     /// Its number on its file system.
     pub inode: u64,
@@ -63,9 +63,9 @@ pub fn attributes(file: &File) -> io::Result<FileStamp> {
     })
 }
 
-/// Whether a process of this machine, in any container, has the file open for writing, or mapped so; none where the kernel
-/// does not show it. The kernel refuses a lease for reading, see `fcntl(2)`, on a file that is open for writing; it gives one to
-/// the owner of the file and to a process with `CAP_LEASE` alone. `file` is open for reading.
+/// Whether a process of this machine, in any container, has the file open or mapped for writing; `None` if the kernel
+/// cannot determine it. The kernel refuses a read lease, see `fcntl(2)`, on a file that is open for writing; it grants
+/// one only to the owner of the file and to processes with `CAP_LEASE`. `file` is open for reading.
 #[must_use]
 pub fn has_writer(file: &File) -> Option<bool> {
     // SAFETY: fcntl with these commands takes integers alone, and acts on a descriptor that is open.
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_is_known_while_the_file_is_open() {
+    fn has_writer_detects_open_writer() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("file");
         std::fs::write(&path, "content").expect("written");

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_holder_of_a_port_is_found_while_it_listens() {
+    fn holder_finds_listening_process() {
         for listener in [TcpListener::bind((Ipv4Addr::LOCALHOST, 0)), TcpListener::bind((Ipv6Addr::LOCALHOST, 0))] {
             let Ok(listener) = listener else { continue };
             let port = listener.local_addr().expect("it has one").port();
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_socket_is_none() {
+    fn socket_table_line_without_inode_is_ignored() {
         let table =
             "  sl  local_address rem_address\n   0: 0100007F:6DB1 00000000:0000 06 0:0 0:0 0 0 0 0 3\n garbage\n";
         assert_eq!(sockets(table, 28_081), Vec::<String>::new());

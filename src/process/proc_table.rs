@@ -1,16 +1,19 @@
-//! The kernel's table of processes, as `/proc` has it.
+//! The kernel's process table, from `/proc`.
 //!
-//! As PID 1 or subreaper we inherit every process whose parent has died, also one that has a session of its own: all that
-//! services have started is among our descendants.
+//! As PID 1 or subreaper bots-ctl adopts every process whose parent has exited, even one in another session: all
+//! processes started by services are its descendants.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use nix::unistd::{Pid, getpid};
+use nix::unistd::{Pid, getpid, getppid};
 
-/// `python3 -I -u program`: so many words of a command line may hold the program.
+/// The inits that container runtimes and images put before an entrypoint, by the names that the kernel gives them.
+const CONTAINER_INITS: [&str; 6] = ["docker-init", "tini", "tini-static", "dumb-init", "catatonit", "podman-init"];
+
+/// `python3 -I -u program`: the number of words of a command line searched for the program.
 const MAX_WORDS_BEFORE_PROGRAM: usize = 4;
 
 /// A process.
@@ -24,7 +27,7 @@ pub struct Process {
     pub group: Pid,
     /// Its session.
     pub session: Pid,
-    /// Its state, as `ps` shows it; `Z` for one that has ended and waits to be reaped.
+    /// Its state, as shown by `ps`; `Z` for a zombie.
     pub state: char,
     /// The first characters of its program's name.
     pub name: String,
@@ -34,14 +37,14 @@ pub struct Process {
     pub pages: u64,
 }
 
-/// All processes; `None` when `/proc` is not there, or is that of another PID namespace.
+/// All processes; `None` if `/proc` is missing, or belongs to another PID namespace.
 #[must_use]
 pub fn list() -> Option<Vec<Process>> {
     if fs::read_link("/proc/self").ok()? != Path::new(&getpid().to_string()) {
         return None;
     }
     let names = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.file_name());
-    // A process that ends meanwhile is left out.
+    // Processes that exit during the scan are skipped.
     Some(names.filter_map(|name| read(Pid::from_raw(name.to_str()?.parse().ok()?))).collect())
 }
 
@@ -52,7 +55,15 @@ pub fn read(pid: Pid) -> Option<Process> {
     parse(pid, &String::from_utf8_lossy(&stat))
 }
 
-/// Whether a process runs this program, directly or by an interpreter with options of its own.
+/// Whether this process is the entrypoint of a container: PID 1, or the child of an init that is PID 1.
+#[must_use]
+pub fn is_entrypoint() -> bool {
+    let init = Pid::from_raw(1);
+    getpid() == init
+        || (getppid() == init && read(init).is_some_and(|init| CONTAINER_INITS.contains(&init.name.as_str())))
+}
+
+/// Whether a process runs this program, directly or through an interpreter with options.
 #[must_use]
 pub fn is_program(pid: Pid, name: &str) -> bool {
     let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -60,7 +71,7 @@ pub fn is_program(pid: Pid, name: &str) -> bool {
     words.any(|word| word.rsplit(|byte| *byte == b'/').next() == Some(name.as_bytes()))
 }
 
-/// Whether a process is stopped at this moment; what the reaper has seen may be older than its last SIGCONT.
+/// Whether a process is stopped at this moment; the state known to the reaper may be older than the last SIGCONT.
 #[must_use]
 pub fn is_stopped(pid: Pid) -> bool {
     read(pid).is_some_and(|process| process.state == 'T')
@@ -83,8 +94,8 @@ pub fn descendants() -> Option<Vec<Process>> {
     Some(found)
 }
 
-/// The same by the kernel's lists of children, whatever else runs on the machine. One that has just been started may be
-/// missing.
+/// The same from the kernel's lists of children, independent of the number of other processes. A process that was just started
+/// may be missing.
 ///
 /// # Errors
 /// When the kernel has no such lists.
@@ -108,7 +119,7 @@ fn children(pid: Pid) -> io::Result<Vec<Pid>> {
     Ok(all)
 }
 
-/// `pid (name) state parent group session …`, where the name may hold anything. Fields that are missing are 0.
+/// `pid (name) state parent group session …`, where the name may contain any character. Missing fields are 0.
 fn parse(pid: Pid, stat: &str) -> Option<Process> {
     let (start, rest) = stat.rsplit_once(") ")?;
     let (_, name) = start.split_once('(')?;
@@ -116,7 +127,8 @@ fn parse(pid: Pid, stat: &str) -> Option<Process> {
     let state = words.next()?.chars().next()?;
     let mut number = || Some(Pid::from_raw(words.next()?.parse().ok()?));
     let (parent, group, session) = (number()?, number()?, number()?);
-    // From the seventh word on: two times of its own and of its children after seven others, the pages after eight more.
+    // From the seventh field on: after seven others, two times of the process and of its children; after eight more,
+    // its pages.
     let rest: Vec<u64> = words.map(|word| word.parse().unwrap_or_default()).collect();
     let ticks = rest.get(7..11).map_or(0, |times| times.iter().sum());
     let pages = rest.get(17).copied().unwrap_or_default();
@@ -128,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_may_hold_anything() {
+    fn process_name_may_contain_any_character() {
         let pid = Pid::from_raw(7);
         let process = parse(pid, "7 (a ) Z 9 (b)) S 3 7 7 0 -1").expect("it is a line of /proc");
         assert_eq!((process.name.as_str(), process.state, process.parent), ("a ) Z 9 (b)", 'S', Pid::from_raw(3)));

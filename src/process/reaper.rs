@@ -16,25 +16,25 @@ use tokio::sync::watch;
 use super::child::{self, ProcessSpec, SpawnError};
 use super::{Exit, Status, signals};
 
-/// After so many processes other tasks have their turn: thousands may die together, and a signal or a probe must not wait
-/// for all of them.
+/// Batch size, after which other tasks get their turn: thousands of processes may exit together, and a signal or a
+/// probe must not wait for all of them.
 const MAX_BATCH: usize = 256;
 
 /// Starts and reaps. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Reaper {
     table: Arc<Mutex<HashMap<Pid, watch::Sender<Status>>>>,
-    /// Counts every process reaped, ours or orphaned; a change is the moment to look at a group again.
+    /// Counts every reaped process, child or orphan; a change triggers another check of a group.
     reaped: Arc<watch::Sender<u64>>,
     /// Whether the log warns of each orphan.
     warns: Arc<AtomicBool>,
-    /// Processes below us that were asked to end: a second request would count as an order to hurry.
+    /// Descendants that were sent a stop signal: they would treat a second one as a request to hurry.
     requested: Arc<Mutex<HashSet<Pid>>>,
 }
 
-/// A child that was started. Dropping it leaves the process alone.
+/// A started child. Dropping it does not affect the process.
 pub struct Child {
-    /// Its pid, and the id of the group it leads, unless it is in ours.
+    /// Its PID, which is also the ID of its group, unless it is in the group of bots-ctl.
     pub pid: Pid,
     /// Its standard input, if that is a pipe.
     pub stdin: Option<OwnedFd>,
@@ -46,9 +46,9 @@ pub struct Child {
 }
 
 impl Reaper {
-    /// Starts to reap, in a task of the current runtime.
+    /// Starts reaping, in a task of the current runtime.
     pub fn start() -> io::Result<Self> {
-        // Orphans of our descendants are adopted also where we are not PID 1.
+        // Orphans of descendants are adopted even if bots-ctl is not PID 1.
         let _ = set_child_subreaper(true);
         // With an inherited SIG_IGN the kernel itself would reap, and the exit statuses would be lost.
         child::reset_signal(libc::SIGCHLD);
@@ -59,7 +59,7 @@ impl Reaper {
         let reaper = Self { table: Arc::default(), reaped, warns: Arc::default(), requested: Arc::default() };
         let task = reaper.clone();
         tokio::spawn(async move {
-            // The first round is for children that were there before: a program may have them and execute bots-ctl.
+            // The first round is for earlier children: a program with children may execute bots-ctl.
             loop {
                 while task.reap_some() {
                     tokio::task::yield_now().await;
@@ -84,12 +84,24 @@ impl Reaper {
         Ok(Child { pid, stdin, stdout, stderr: started.stderr.map(OwnedFd::from), status })
     }
 
-    /// From now on the log warns of each orphan, at whatever level it is.
+    /// Waits for the exit status of a child that was not started by [`Reaper::spawn`]. `None` when there is no such child.
+    #[must_use]
+    pub fn adopt(&self, pid: Pid) -> Option<Child> {
+        let mut table = self.lock();
+        if table.contains_key(&pid) || !child::is_child(pid) {
+            return None;
+        }
+        let (sender, status) = watch::channel(Status::Running);
+        table.insert(pid, sender);
+        Some(Child { pid, stdin: None, stdout: None, stderr: None, status })
+    }
+
+    /// From now on, a warning is logged for each orphan, at any log level.
     pub fn warn_of_orphans(&self) {
         self.warns.store(true, Relaxed);
     }
 
-    /// Whether there is any process to wait for; without one no process below us is left.
+    /// Whether there is any process to wait for; otherwise no descendant is left.
     #[must_use]
     pub fn has_children(&self) -> bool {
         child::has_children()
@@ -101,13 +113,13 @@ impl Reaper {
         !self.lock().is_empty()
     }
 
-    /// Whether this process is asked to end for the first time.
+    /// Whether this is the first stop signal for this process.
     #[must_use]
     pub fn is_first_request(&self, pid: Pid) -> bool {
         self.requested.lock().unwrap_or_else(PoisonError::into_inner).insert(pid)
     }
 
-    /// The processes that were asked to end, and may still run.
+    /// The processes that were sent a stop signal and may still be running.
     #[must_use]
     pub fn requested(&self) -> HashSet<Pid> {
         self.requested.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -123,7 +135,7 @@ impl Reaper {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reaps a batch; true where there may be more.
+    /// Reaps a batch; returns whether there may be more.
     fn reap_some(&self) -> bool {
         let (mut table, mut ended, mut more) = (self.lock(), 0, true);
         for _ in 0..MAX_BATCH {
@@ -152,7 +164,7 @@ impl Reaper {
 
     fn log_orphan(&self, pid: Pid, exit: Exit) {
         match self.warns.load(Relaxed) {
-            // The words of tini, which tools look for.
+            // tini's message, which tools search for.
             true => tracing::warn!(%exit, "Reaped zombie process with pid={pid}"),
             false => tracing::debug!(pid = pid.as_raw(), "reaped an orphan: {exit}"),
         }
@@ -167,6 +179,12 @@ impl Child {
             Ok(Status::Exited(exit)) => *exit,
             _ => Exit::Signal(libc::SIGKILL),
         }
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_exited(&self) -> bool {
+        matches!(*self.status.borrow(), Status::Exited(_))
     }
 
     /// Waits for the next change: stopped or ended.

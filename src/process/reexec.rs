@@ -1,4 +1,4 @@
-//! This program again in its own place: the same PID, arguments and environment, and the same children.
+//! Executes this program again, with the same PID, arguments, environment and children.
 //!
 //! Blocked and pending signals pass an `execve`, and so do descriptors without the flag close-on-exec. The state of the
 //! program before comes in a variable, which is removed from the environment before anything else is started.
@@ -18,7 +18,7 @@ use super::sys::take_variable;
 /// The variable. Its value begins with the PID that it is for: a child that inherits it must not use it.
 const STATE: &str = "_BOTS_CTL_STATE";
 
-/// The state that the program before has left for this one.
+/// The state from the previous execution.
 #[must_use]
 pub fn state() -> Option<String> {
     let value = std::env::var(STATE).ok()?;

@@ -1,8 +1,8 @@
-//! Signals that reach bots-ctl, as a stream.
+//! Signals sent to bots-ctl, as a stream.
 //!
-//! They are never handled, only blocked, for the whole life of the process and in all its threads, and read from a
-//! descriptor. So the kernel queues them from the first moment on: none is lost before the descriptor is open, not even
-//! as PID 1, a realtime signal arrives as often as it was sent, and an ignored signal arrives as well.
+//! They are never handled, only blocked, in all threads for the lifetime of the process, and read from a signalfd. So
+//! the kernel queues them from the start: no signal is lost before the descriptor is open, even as PID 1, a realtime
+//! signal arrives as often as it was sent, and an ignored signal arrives as well.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,8 +24,8 @@ pub const LAST: i32 = 64;
 /// Never forwarded: signals that cannot be caught, and that of the reaper.
 const NOT_FORWARDED: [Signal; 3] = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCHLD];
 
-/// Forwarded by `exec` alone: signals that the terminal driver sends to background groups, and that a process raises by its own
-/// fault. A fault of our own is never read: it ends a process that has the signal blocked.
+/// Forwarded only by `exec`: signals that the terminal driver sends to background groups, and fault signals. A fault of
+/// bots-ctl itself is never read: it kills a process that has the signal blocked.
 const FORWARDED_BY_EXEC: [Signal; 9] = [
     Signal::SIGTTIN,
     Signal::SIGTTOU,
@@ -47,13 +47,13 @@ const REPEAT_WINDOW: Duration = Duration::from_secs(2);
 pub struct SignalInfo {
     /// Its number.
     pub number: i32,
-    /// Whether the kernel sent it by itself, as it does for the keys of a terminal: then the whole group has it.
+    /// Whether the kernel sent it, as for keys of a terminal: then the whole group has received it.
     pub from_kernel: bool,
     /// Whether it is a stop signal and another one was read less than `REPEAT_WINDOW` before.
     pub is_repeated: bool,
 }
 
-/// Blocks all signals, so that they wait until they are read: PID 1 would lose those that come before.
+/// Blocks all signals, so that they stay pending until they are read: PID 1 would lose earlier ones.
 pub fn block_all() {
     inherited_signals();
     let _ = SigSet::all().thread_block();
@@ -66,7 +66,7 @@ pub struct Signals {
     waiting: VecDeque<SignalInfo>,
     /// When the latest request to stop began.
     requested: Option<Instant>,
-    /// Signals that ask nothing of bots-ctl itself, as bits.
+    /// Signals without an effect on bots-ctl, as bits.
     not_for_us: u64,
 }
 
@@ -76,7 +76,8 @@ impl Signals {
     pub fn install() -> io::Result<Self> {
         let wanted = wanted(&[]);
         let queue = signal_queue(&wanted)?;
-        // The reaper has a descriptor of its own. A write to a terminal whose foreground is another's never stops us.
+        // The reaper has a separate descriptor. A write to a terminal with another foreground group must never stop
+        // bots-ctl.
         let mut blocked = wanted;
         blocked.add(Signal::SIGCHLD);
         blocked.add(Signal::SIGTTOU);
@@ -95,13 +96,13 @@ impl Signals {
         Ok(())
     }
 
-    /// The number of the next signal that is no repetition.
+    /// The number of the next signal that is not a repetition.
     pub async fn next(&mut self) -> i32 {
         loop {
             let received = self.receive().await;
             let (number, is_stop) = (received.number, is_stop_signal(received.number));
             if received.is_repeated {
-                debug!("{} again: part of the same request to stop", name(number));
+                debug!("received {} again within two seconds: treated as one stop request", name(number));
             } else if !is_stop || !contains(self.not_for_us, number) {
                 return number;
             }
@@ -116,7 +117,7 @@ impl Signals {
         }
     }
 
-    /// Resolves at the next signal that asks to stop. All others stay, in their order, for the next reader.
+    /// Resolves at the next stop signal. All others stay queued, in order, for the next reader.
     pub async fn stop_requested(&mut self) -> i32 {
         let mut read = 0;
         loop {
@@ -148,7 +149,7 @@ impl Signals {
     }
 }
 
-/// A write of our own to a pipe without a reader is an error where it is made, and no signal to pass on.
+/// A write of bots-ctl to a pipe without a reader returns an error there; its SIGPIPE is not forwarded.
 fn from_other_process(info: &siginfo) -> Option<SignalInfo> {
     let number = info.ssi_signo.cast_signed();
     let own = number == libc::SIGPIPE && info.ssi_pid == std::process::id();
@@ -161,8 +162,8 @@ pub(super) async fn read(queue: &AsyncFd<SignalFd>) -> Option<siginfo> {
     queue.async_io(Interest::READABLE, read).await.ok()
 }
 
-/// The signals that are read; `rare` are some of [`FORWARDED_BY_EXEC`]. `SigSet::all` lacks the two that the C library keeps to
-/// itself.
+/// The signals to read; `rare` are some of [`FORWARDED_BY_EXEC`]. `SigSet::all` excludes the two that the C library
+/// reserves.
 fn wanted(rare: &[Signal]) -> SigSet {
     let mut set = SigSet::all();
     NOT_FORWARDED.iter().chain(&FORWARDED_BY_EXEC).for_each(|signal| set.remove(*signal));
@@ -226,14 +227,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_manual() {
+    fn signal_names_match_manual() {
         assert_eq!(name(libc::SIGTERM), "SIGTERM");
         assert_eq!(name(34), "SIGRTMIN");
         assert_eq!(name(36), "SIGRTMIN+2");
     }
 
     #[test]
-    fn a_name_or_a_number_is_understood() {
+    fn parse_accepts_signal_names_and_numbers() {
         for number in (1..=LAST).filter(|number| ![32, 33].contains(number)) {
             let full = name(number);
             let short = full.strip_prefix("SIG").expect("it begins so");

@@ -30,8 +30,8 @@ pub(crate) fn take_foreground() {
     }
 }
 
-/// Default dispositions and an empty mask: a Python whose SIGINT is inherited as ignored never stops on it. Errors for the two
-/// signals that cannot be changed and for those the C library keeps to itself are expected.
+/// Default dispositions and an empty mask: a Python that inherits an ignored SIGINT never stops on it. Errors are
+/// expected for the two signals that cannot be changed and for those reserved by the C library.
 pub(crate) fn reset_signals() {
     (1..=signals::LAST).for_each(reset_signal);
     let _ = SigSet::empty().thread_set_mask();
@@ -52,7 +52,7 @@ pub(crate) fn close_inherited_on_exec() {
     }
 }
 
-/// Has a descriptor pass on to the program that is executed.
+/// Makes a descriptor inheritable for the executed program.
 pub(super) fn keep_on_exec(descriptor: RawFd) -> io::Result<()> {
     // SAFETY: fcntl with this command takes integers alone; it fails on a descriptor that is not open.
     let done = unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) };
@@ -78,7 +78,7 @@ fn stop(target: Pid) {
     let _ = stop.thread_block();
 }
 
-/// Has the kernel send us this signal when `parent` dies; if that has happened already, it is sent now.
+/// Makes the kernel send this process a signal when `parent` dies; if that has already happened, the signal is sent now.
 pub fn set_parent_death_signal(number: i32, parent: Pid) {
     // SAFETY: prctl with these arguments only sets an attribute of the calling process.
     unsafe {
@@ -89,7 +89,7 @@ pub fn set_parent_death_signal(number: i32, parent: Pid) {
     }
 }
 
-/// Sends signal `number` to a whole group. A group that is gone is no error: the race is the normal case.
+/// Sends signal `number` to a whole group. A missing group is not an error: the race is normal.
 pub fn signal_group(group: Pid, number: i32) {
     signal_process(Pid::from_raw(-group.as_raw()), number);
 }
@@ -102,13 +102,14 @@ pub fn signal_process(pid: Pid, number: i32) {
     }
 }
 
-/// Gives a signal its default disposition, whatever we have inherited.
+/// Resets a signal to its default disposition.
 pub fn reset_signal(number: i32) {
     set_action(number, libc::SIG_DFL);
 }
 
 fn set_action(number: i32, action: libc::sighandler_t) {
-    // SAFETY: the action is SIG_DFL or SIG_IGN, and all zeroes are no flags; no handler is replaced, since we have none.
+    // SAFETY: the action is SIG_DFL or SIG_IGN, and zeroed flags are valid; no handler is replaced, since bots-ctl has
+    // none.
     unsafe {
         let mut new: libc::sigaction = std::mem::zeroed();
         new.sa_sigaction = action;
@@ -186,7 +187,7 @@ pub fn group_exists(group: Pid) -> bool {
     signal::killpg(group, None::<Signal>).is_ok()
 }
 
-/// A descriptor that tells of these signals, once they are blocked.
+/// A descriptor that receives these signals, once they are blocked.
 pub fn signal_queue(wanted: &SigSet) -> io::Result<AsyncFd<SignalFd>> {
     let descriptor = SignalFd::with_flags(wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     // SAFETY: the SignalFd owns its descriptor, gives out the same one for ever, and closes it when it is dropped.
@@ -200,9 +201,15 @@ pub fn has_children() -> bool {
     waitid(Id::All, peek) != Err(Errno::ECHILD)
 }
 
-/// The next status change of any child, without waiting; `None` when there is none to tell.
+/// Whether this is a child of ours, running or dead.
+pub fn is_child(pid: Pid) -> bool {
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(pid), peek).is_ok()
+}
+
+/// The next status change of any child, without waiting; `None` if there is none.
 ///
-/// nix's own wrapper forgets the pid of a process that a realtime signal ended, so the status is read here.
+/// nix's wrapper drops the pid of a process killed by a realtime signal, so the status is decoded here.
 pub fn wait_any() -> Option<(Pid, Status)> {
     let mut raw = 0;
     loop {
@@ -226,7 +233,32 @@ fn status(raw: i32) -> Status {
     }
 }
 
-/// Takes a variable out of our own environment. To be called before there is another thread.
+/// Has all threads share the heap of the first one. Each other heap would keep its own free memory; the threads of bots-ctl
+/// rarely allocate at the same time.
+pub fn use_one_heap() {
+    // SAFETY: mallopt takes two integers, and the C library accepts these.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Returns free memory of the heap to the kernel.
+pub fn return_free_memory() {
+    // SAFETY: malloc_trim touches free memory alone.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Unmaps the pages of a private mapping of a file that was never written to. The next access maps them again.
+pub(super) fn unmap_pages(start: usize, length: usize) {
+    // SAFETY: the pages have the content of the file, so an access after this call finds the same bytes as before.
+    unsafe {
+        libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED);
+    }
+}
+
+/// Removes a variable from the environment of this process. Call it before starting another thread.
 #[expect(clippy::disallowed_methods, reason = "what is taken out is meant for no child")]
 pub fn take_variable(name: &str) -> Option<OsString> {
     let value = std::env::var_os(name)?;
@@ -237,7 +269,7 @@ pub fn take_variable(name: &str) -> Option<OsString> {
 
 /// A descriptor that the program before has left open for us, if it is open; closed at the next exec.
 pub fn adopt_descriptor(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: fcntl takes three integers, and fails where nothing is open.
+    // SAFETY: fcntl takes three integers, and fails if the descriptor is not open.
     let is_open = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
     // SAFETY: nothing in this program owns it, since it was open before the program began.
     is_open.then(|| unsafe { OwnedFd::from_raw_fd(number) })

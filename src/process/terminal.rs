@@ -20,9 +20,9 @@ use super::signals::SignalInfo;
 pub struct Terminal {
     terminal: File,
     ours: Pid,
-    /// Whether its foreground is ours to give: a shell that stops us, or goes on without us, takes it.
+    /// Whether bots-ctl controls the foreground: a shell that stops it, or continues without it, takes it.
     foreground: bool,
-    /// Whether the program is in our group, beside others.
+    /// Whether the program is in bots-ctl's group, with other processes.
     shared: bool,
 }
 
@@ -47,7 +47,7 @@ impl Terminal {
         }
     }
 
-    /// Whether the program is in our group, so that a signal to the group reaches others as well.
+    /// Whether the program is in bots-ctl's group, so that a signal to the group reaches others as well.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.shared
@@ -64,7 +64,8 @@ impl Terminal {
         }
     }
 
-    /// Makes `group` the foreground group, if that is us now and it has a group of its own; true where it did.
+    /// Makes `group` the foreground group, if bots-ctl is in the foreground and the program has a separate group;
+    /// returns whether it did.
     pub fn give_foreground(&mut self, group: Pid) -> bool {
         let lent = !self.shared && tcgetpgrp(&self.terminal) == Ok(self.ours);
         if lent {
@@ -81,8 +82,8 @@ impl Terminal {
         }
     }
 
-    /// Stops us, as the program that leads `group` was stopped, so that the shell that started us shows its prompt.
-    /// When we go on in the foreground, `group` has the terminal again; then the result is true.
+    /// Stops bots-ctl, as the program that leads `group` was stopped, so that the calling shell shows its prompt. When
+    /// bots-ctl continues in the foreground, `group` gets the terminal back; then the result is true.
     pub fn stop_with(&mut self, group: Pid) -> bool {
         if self.shared {
             // The shell waits for all of the pipeline, and continues all of it.
@@ -114,7 +115,7 @@ fn is_pipe(stream: impl AsFd) -> bool {
     kind.is_ok_and(|kind| kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK)
 }
 
-/// Whether another process is in our group. A supervisor gives us a group of our own, and pipes as well.
+/// Whether another process is in bots-ctl's group. A supervisor starts it in a separate group, also with pipes.
 fn shares_group(ours: Pid) -> bool {
     let others = proc_table::list().unwrap_or_default();
     others.iter().any(|process| process.group == ours && process.pid != getpid())

@@ -1,6 +1,6 @@
-//! The end of every process below this one: asked first, killed at the deadline.
+//! Ends all descendants: SIGTERM first, SIGKILL at the deadline.
 //!
-//! No process is left exactly when there is no child to wait for; `/proc` only says which ones there are.
+//! No descendant is left exactly when there is no child to wait for; `/proc` only lists which ones there are.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -27,9 +27,13 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// So many processes are named in one line of the log.
 const MAX_LISTED_PROCESSES: usize = 10;
 
-/// Asks what a service has left behind to end, each process once: what is in its `groups` and, where `all`, every process below
-/// this one unless another child of ours runs. Processes of the program `spared`, and all below them, go on.
+/// Sends SIGTERM to leftover processes of a service, each once: those in its `groups` and, with `all`, every descendant
+/// unless another child is running. Processes of the program `spared`, and all below them, continue.
 pub fn terminate_leftovers(reaper: &Reaper, groups: &[Pid], all: bool, spared: &str) {
+    if !reaper.has_children() {
+        // The common case, in which reading `/proc` would cost a millisecond and more.
+        return;
+    }
     let all = all && !reaper.has_running_child();
     let mut kept = HashSet::new();
     // Where the processes are not known, the spared ones are not either.
@@ -50,10 +54,10 @@ fn terminate(reaper: &Reaper, process: &Process) {
     }
 }
 
-/// Ends every process below this one: by SIGTERM first, by SIGKILL at the `limit` or as soon as a signal asks us to stop.
-/// Returns when none is left, at once when there is none; true where such a signal came.
+/// Ends all descendants: SIGTERM first, SIGKILL at the `limit` or at a stop signal. Returns when none is left, at once
+/// if there is none; true if a stop signal was received.
 ///
-/// `groups` are the process groups to go by where `/proc` cannot be read.
+/// `groups` are the process groups to signal if `/proc` cannot be read.
 pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) -> bool {
     let (mut reaped, mut was_asked) = (reaper.reaped(), false);
     let begin = Instant::now();
@@ -67,7 +71,7 @@ pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid
                     stop_own_group();
                 }
                 if is_stop_signal(number) {
-                    info!("asked to stop by {}: not waiting any longer", signals::name(number));
+                    info!("received {}; no longer waiting", signals::name(number));
                     was_asked = true;
                 }
                 is_stop_signal(number)
@@ -81,7 +85,7 @@ pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid
             () = sleep_until(log_at.unwrap_or(begin)), if log_at.is_some() => {
                 log_at = None;
                 let limit = (limit.as_secs_f64() * 10.0).round() / 10.0;
-                info!("waiting for {} to end, for at most {limit} s", remaining_names());
+                info!("waiting up to {limit} s for {} to exit", remaining_names());
                 false
             }
             _ = reaped.changed() => {
@@ -90,7 +94,7 @@ pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid
             }
         };
         if kill && termination.is_killing {
-            warn!("{} cannot be ended: leaving it behind", remaining_names());
+            warn!("{} did not exit after SIGKILL; giving up", remaining_names());
             break;
         }
         if kill {
@@ -121,8 +125,8 @@ impl Termination<'_> {
         }
     }
 
-    /// Each process once: at first all of them, later those that have lost their parent since. What a process starts while
-    /// it ends in order is its own affair.
+    /// Sends the signal once per process: first to all, later to processes re-parented since. Processes forked during
+    /// shutdown are left to their parent.
     fn terminate(&mut self, remaining: &[Process]) {
         let (us, first) = (getpid(), std::mem::take(&mut self.is_first));
         let mut below_requested = self.reaper.requested();
@@ -138,7 +142,7 @@ impl Termination<'_> {
         let living = remaining.iter().filter(|process| process.state != 'Z');
         let new: Vec<&Process> = living.filter(|process| self.killed.insert(process.pid)).collect();
         let groups: HashSet<Pid> = new.iter().filter(|process| self.is_all_ours(process)).map(|p| p.group).collect();
-        // A group is killed as one: what forks faster than `/proc` is read is in it as well.
+        // Kills whole groups, to include processes that fork faster than `/proc` is read.
         groups.iter().for_each(|group| signal_group(*group, libc::SIGKILL));
         for process in new.iter().filter(|process| !groups.contains(&process.group)) {
             signal_process(process.pid, libc::SIGKILL);
@@ -162,7 +166,7 @@ impl Termination<'_> {
             signal_group(*group, libc::SIGCONT);
         }
         if self.is_killing {
-            warn!("killed the processes that were left");
+            warn!("sent SIGKILL to the remaining processes");
         }
     }
 }
@@ -170,7 +174,7 @@ impl Termination<'_> {
 fn remaining_names() -> String {
     match descendants() {
         Some(remaining) if !remaining.is_empty() => format_list(remaining.iter()),
-        _ => "what was left behind".to_owned(),
+        _ => "the remaining processes".to_owned(),
     }
 }
 
@@ -188,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_list_is_cut() {
+    fn long_process_list_is_truncated() {
         let us = proc_table::read(getpid()).expect("it runs");
         let one = |pid| Process { pid: Pid::from_raw(pid), name: "sleep".to_owned(), ..us.clone() };
         let all: Vec<Process> = (1..=12).map(one).collect();

@@ -1,4 +1,4 @@
-//! Memory and CPU time of a service with all that it has started.
+//! Memory and CPU time of a service and its descendants.
 
 use std::collections::HashMap;
 
@@ -61,9 +61,9 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn a_service_is_its_process_and_all_that_it_has_started() {
+    fn usage_includes_descendants_of_service() {
         let mut shell = Command::new("sh");
-        // It says when its child is there.
+        // The child prints a line when it has started.
         shell.args(["-c", "sleep 1000 & echo there; read -r _; kill $!"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell = shell.spawn().expect("sh starts");
         let mut there = [0; 5];

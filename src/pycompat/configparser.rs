@@ -1,13 +1,11 @@
-//! `bots.ini`, read exactly as Bots reads it.
+//! Parses `bots.ini` exactly as Bots does.
 //!
-//! Bots uses Python's `configparser.RawConfigParser` with its defaults, so the
-//! rules here are those of Python 3.11, traps included: a line indented deeper
-//! than its key continues the value, comments stand on lines of their own, keys
-//! are lower-cased, `[DEFAULT]` lends its keys to every section, and what counts
-//! as white space is Python's choice, not Rust's. `tests/it/bots_ini.rs` holds
-//! this module against the real parser.
+//! Bots uses Python's `configparser.RawConfigParser` with its defaults, so the rules here are those of Python 3.11,
+//! including its pitfalls: a line with a deeper indent than its key continues the value, comments are on separate
+//! lines, keys are lower-cased, every section inherits the keys of `[DEFAULT]`, and white space is what Python, not
+//! Rust, considers white space. `tests/it/bots_ini.rs` compares this module with the real parser.
 //!
-//! It works on text. Files, encodings and what the keys mean are the caller's.
+//! It works on text. Files, encodings and the meaning of keys are left to the caller.
 
 mod edit;
 #[cfg(test)]
@@ -16,11 +14,12 @@ mod tests;
 use std::iter;
 
 use indexmap::IndexMap;
+use memchr::memchr2;
 use thiserror::Error;
 
 pub use edit::{EditError, remove_section, set_value};
 
-/// The section whose keys every other section inherits. It is none itself.
+/// The section whose keys all other sections inherit. It does not count as a section.
 const DEFAULT: &str = "DEFAULT";
 
 /// The contents of a `bots.ini` that Bots would accept.
@@ -30,7 +29,7 @@ pub struct BotsIni {
     sections: IndexMap<String, IniSection>,
 }
 
-/// One value and where it was set, so that a complaint about it can say so.
+/// A value and its location, for messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IniValue<'a> {
     /// The value; the lines of a longer one are joined by `\n`.
@@ -46,7 +45,7 @@ pub struct IniValue<'a> {
 pub struct ParseError {
     /// Counted from 1.
     pub line: usize,
-    /// What is wrong and what to do; never the text of a value.
+    /// The error and the remedy; never the text of a value.
     pub message: String,
 }
 
@@ -89,7 +88,7 @@ impl BotsIni {
         self.section(section)?.setting(&key).or_else(|| self.section(DEFAULT)?.setting(&key)).map(IniSetting::entry)
     }
 
-    /// Whether there is such a section. `[DEFAULT]` is none, as in Python.
+    /// Whether the section exists. `[DEFAULT]` does not count, as in Python.
     pub fn has_section(&self, section: &str) -> bool {
         section != DEFAULT && self.sections.contains_key(section)
     }
@@ -126,7 +125,7 @@ impl IniSection {
         self.settings.get(key)
     }
 
-    /// The last line that says something: of the last value, else the header.
+    /// The last line with content: of the last value, else the header.
     fn end(&self) -> usize {
         self.settings.last().map_or(self.line, |(_, last)| last.end)
     }
@@ -254,26 +253,24 @@ impl IniParser {
     }
 }
 
-const NO_HEADER: &str = "cannot tell which section this line belongs to: \
-     put a [section] header above it";
-const BOM: &str = "cannot find a [section] header behind the byte order mark: \
-     save the file as UTF-8 without one";
-const NO_DELIMITER: &str = "cannot tell key and value apart: write 'key = value', \
-     or indent the line to continue the value above it";
-const NO_KEY: &str = "cannot set a value without a key: write a key before the delimiter";
+const NO_HEADER: &str = "this line is outside any section: put a [section] header above it";
+const BOM: &str = "the file starts with a byte order mark, which hides the first [section] header: \
+     save it as UTF-8 without BOM";
+const NO_DELIMITER: &str = "this line has no delimiter: write 'key = value', or indent the line to \
+     continue the value above it";
+const NO_KEY: &str = "this line has no key: write one before the delimiter";
 
 fn duplicate_section(name: &str, first: usize) -> String {
     let name = name.escape_debug();
-    format!("cannot open section [{name}] again: merge it with line {first}")
+    format!("section [{name}] is defined twice: merge it with the section in line {first}")
 }
 
 fn duplicate_key(key: &str, section: &str, first: usize) -> String {
     let (key, section) = (key.escape_debug(), section.escape_debug());
-    format!("cannot set '{key}' in [{section}] again: remove this line or line {first}")
+    format!("'{key}' in [{section}] is set twice: remove this line or line {first}")
 }
 
-/// The text as Python's text files see it: `\n`, `\r\n` and a lone `\r` end a
-/// line and nothing else does. Each line keeps its end.
+/// The lines as Python's text files split them: only `\n`, `\r\n` and a lone `\r` end a line. Each line keeps its end.
 fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     iter::from_fn(move || {
@@ -284,15 +281,15 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn line_length(text: &str) -> usize {
-    match text.find(['\r', '\n']) {
+    match memchr2(b'\r', b'\n', text.as_bytes()) {
         Some(end) if text[end..].starts_with("\r\n") => end + 2,
         Some(end) => end + 1,
         None => text.len(),
     }
 }
 
-/// The name in a header. It reaches to the last bracket; text behind that is
-/// ignored, and an empty pair of brackets is no header at all.
+/// The name in a header. It extends to the last bracket; text after that is ignored, and an empty pair of brackets is
+/// not a header.
 fn header(content: &str) -> Option<&str> {
     let (name, _ignored) = content.strip_prefix('[')?.rsplit_once(']')?;
     (!name.is_empty()).then_some(name)
@@ -324,8 +321,8 @@ pub fn parse_boolean(value: &str) -> Option<bool> {
     }
 }
 
-/// `getint`, that is Python's `int`: with a sign, single underscores between
-/// digits, digits of any script. None as well for what does not fit an `i64`.
+/// `getint`, which is Python's `int`: with a sign, single underscores between digits, digits of any script. `None` also
+/// for values that do not fit an `i64`.
 pub fn parse_integer(value: &str) -> Option<i64> {
     // Unlike everywhere else, the separator controls are not white space here.
     let value = value.trim();

@@ -1,13 +1,13 @@
-//! File masks with the meaning of Python's `fnmatch`, traps included: Bots takes files with these rules, so a file that
-//! we see and Bots does not, or the other way round, would be a run for nothing or none at all.
+//! File masks with the semantics of Python's `fnmatch`, including its pitfalls: Bots selects files by these rules, so a
+//! difference would start runs without files, or no run for a file.
 //!
-//! A name is matched by its characters, as Python does after decoding it; a byte that is no UTF-8 is a character of its
-//! own, of a kind that no mask can name. `tests/it/fnmatch.rs` holds this module against the real one.
+//! Names are matched by characters, as in Python after decoding; a byte that is not UTF-8 is a separate kind of
+//! character that no mask can contain. `tests/it/fnmatch.rs` compares this module with the real one.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-/// Where Python's `surrogateescape` puts bytes that are no UTF-8.
+/// The range to which Python's `surrogateescape` maps bytes that are not UTF-8.
 const ESCAPE_BIT: u32 = 0xdc00;
 
 const HYPHEN: u32 = '-' as u32;
@@ -37,7 +37,7 @@ struct Set {
 }
 
 impl FnMatch {
-    /// Reads a mask. Each text is one: what is no pattern stands for itself.
+    /// Parses a mask. Every text is valid: text without a pattern matches itself.
     pub fn new(text: &str) -> Self {
         let characters: Vec<u32> = text.chars().map(u32::from).collect();
         let mut tokens = Vec::new();
@@ -68,7 +68,7 @@ impl FnMatch {
         &self.text
     }
 
-    /// Whether it stands for more than itself.
+    /// Whether it matches more than one name.
     pub fn is_pattern(&self) -> bool {
         has_magic(&self.text)
     }
@@ -77,7 +77,7 @@ impl FnMatch {
     pub fn matches(&self, name: &OsStr) -> bool {
         let name = characters(name);
         let (mut token, mut position) = (0, 0);
-        // Where to go on when what followed the last `*` turns out not to match.
+        // The position to backtrack to if the text after the last `*` does not match.
         let mut retry = None;
         loop {
             match (self.tokens.get(token), name.get(position)) {
@@ -120,9 +120,9 @@ impl Token {
 }
 
 impl Set {
-    /// From what stands between the brackets. Python makes a regular expression of it: hyphens part it into pieces, each
-    /// joined to the next by a range from its last character to the next one's first. A range that runs backwards is
-    /// taken out with both its ends, and only then does a first `!` negate.
+    /// Parses the text between the brackets. Python converts it to a regular expression: hyphens split it into pieces,
+    /// and a range connects the last character of each with the first of the next one. A reversed range is removed with
+    /// both its ends, and only then a first `!` negates.
     fn new(inside: &[u32]) -> Self {
         let mut pieces = pieces(inside);
         for next in (1..pieces.len()).rev() {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_have_the_quirks_of_python() {
+    fn character_sets_match_as_in_python() {
         let fits = [("[a-c]", "b"), ("[!a-c]", "d"), ("[]]", "]"), ("[!]]", "a"), ("[a-]", "-"), ("[-a]", "-")];
         for (mask, name) in fits {
             assert!(matches(mask, name), "{mask} {name}");
@@ -218,14 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_that_is_no_text_is_one_character() {
+    fn non_utf8_byte_counts_as_one_character() {
         let name = OsStr::from_bytes(b"a\xffb");
         assert!(FnMatch::new("a?b").matches(name) && FnMatch::new("a*").matches(name));
         assert!(!FnMatch::new("a??b").matches(name) && !FnMatch::new("a\u{ff}b").matches(name));
     }
 
     #[test]
-    fn a_long_name_takes_no_longer_than_it_must() {
+    fn many_wildcards_end_in_bounded_time() {
         let name = "a".repeat(255);
         assert!(!matches(&format!("{}b", "*a".repeat(40)), &name));
     }

@@ -17,6 +17,7 @@ use crate::config::setting::CONFIG_FILE_ENV;
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
 use crate::health::checks::CheckTargets;
+use crate::model::BotsVersion;
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
@@ -29,13 +30,13 @@ pub(crate) async fn find_bots(config: &Config, reaper: &Reaper) -> Result<Instal
     Installation::find(&config.bots, path.as_deref(), reaper).await
 }
 
-/// The variables for children, on top of our own.
+/// The variables for children, in addition to those of bots-ctl.
 pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> ChildEnv {
     ChildEnv::new(config, bin_dir, temporary_directory(config))
 }
 
-/// The variables of services. An engine that they start is bots-ctl again, and must not apply the mounted files: those are
-/// applied here, once they were found valid.
+/// The variables of services. An engine that they start is bots-ctl again, and must not apply the mounted files: bots-ctl
+/// applies those itself, after their validation.
 pub(crate) fn service_variables(config: &Config, bots: &Installation) -> ChildEnv {
     let mut variables = child_variables(config, Some(&bots.bin_dir));
     variables.set(CONFIG_SOURCE_ENV, &config.environment.config_dir);
@@ -53,7 +54,7 @@ pub(crate) fn committed_own_file(config: &Config) -> Option<PathBuf> {
     Some(paths.config_dir.join(name))
 }
 
-/// The directory for temporary files where the usual one is not writable, as on a read-only root file system.
+/// The directory for temporary files if the default one is not writable, as on a read-only root file system.
 pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
     if atomic::check_writable(&std::env::temp_dir()).is_ok() {
         return None;
@@ -62,7 +63,7 @@ pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
     atomic::make_dir(&own).is_ok().then_some(own)
 }
 
-/// The mounted files; none where they did not come up with a reload.
+/// The mounted files; `None` if the services failed to start with them in a reload.
 pub(crate) async fn mounted_files(config: &Config) -> Result<ConfigFiles, Error> {
     let (paths, root) = (config.environment.clone(), config.environment_root().to_path_buf());
     let read = move || {
@@ -70,7 +71,7 @@ pub(crate) async fn mounted_files(config: &Config) -> Result<ConfigFiles, Error>
         Ok(match reload_trial::refusal(&root, &source) {
             None => source,
             Some(reason) => {
-                warn!("the mounted configuration is left out: {reason}");
+                warn!("ignoring the mounted configuration: {reason}");
                 ConfigFiles::default()
             }
         })
@@ -78,13 +79,13 @@ pub(crate) async fn mounted_files(config: &Config) -> Result<ConfigFiles, Error>
     blocking(read).await?
 }
 
-/// Puts files in their places that were found valid, off the runtime's thread: filling a volume may take a while, and probes come in.
+/// Commits validated files on a blocking thread: filling a volume may take a while, and probes must be answered.
 pub(crate) async fn commit(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<Environment, Error> {
     let (config, bots, source) = (config.clone(), bots.clone(), source.clone());
     Ok(blocking(move || Environment::commit(&config, &bots, &source)).await??)
 }
 
-/// Does work that may wait for a volume off the runtime's thread.
+/// Runs work that may wait for a volume on a blocking thread.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     blocking::run(work).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))
 }
@@ -95,7 +96,7 @@ pub(crate) async fn django_settings(config: &Config, reaper: &Reaper) -> Result<
     let variables = child_variables(config, Some(&bots.bin_dir));
     let environment = Environment::paths(config);
     if !environment.config.join("settings.py").is_file() {
-        let text = format!("there is no settings.py in {}: bots-ctl init-db makes it", environment.config.display());
+        let text = format!("there is no settings.py in {}; bots-ctl init-db creates it", environment.config.display());
         return Err(Error::new(Kind::Configuration, text));
     }
     let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
@@ -110,7 +111,7 @@ pub(crate) async fn load_django_settings(context: &BotsContext<'_>) -> Result<Dj
     }
 }
 
-/// The targets of the health checks, at the paths that Bots itself reports.
+/// The targets of the health checks, at the paths reported by Bots.
 pub(crate) fn health_targets(config: &Config, django: &DjangoSettings) -> Result<CheckTargets, Error> {
     Ok(CheckTargets {
         database: init_db::database_config(config, django)?,
@@ -119,5 +120,17 @@ pub(crate) fn health_targets(config: &Config, django: &DjangoSettings) -> Result
         min_free: config.health.min_free,
         time_zone: django.time_zone.clone(),
         interval: config.health.interval,
+    })
+}
+
+/// A warning for the web UI of Bots 3.3.1 without a known ingress in front: it listens on all addresses.
+pub(crate) fn open_web_ui_warning(config: &Config, bots: &Installation, port: u16) -> Option<String> {
+    let has_ingress = config.django.csrf_trusted_origins.is_some();
+    (bots.bots_version() == BotsVersion::V3 && !has_ingress).then(|| {
+        format!(
+            "the web UI of Bots 3.3.1 listens on all addresses of this machine, on Django 2.2, which has had no security fixes \
+             since April 2022: let a firewall keep port {port} to this machine, put an ingress in front and name it in \
+             CSRF_TRUSTED_ORIGINS, or install Bots 4.x"
+        )
     })
 }

@@ -1,4 +1,4 @@
-//! Directories of channels, where the engine runs in this container: Bots takes one that is missing for an empty one.
+//! Checks the directories of channels, if the engine runs in this container: Bots treats a missing one as empty.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
 use tracing::debug;
 
 use crate::bots::Installation;
@@ -17,7 +16,7 @@ use crate::database::connect::{ConnectMode, connect};
 use crate::database::{DatabaseConfig, Error};
 use crate::edi::monitored_routes::{FileChannel, file_channels};
 use crate::health::state::{ChannelFault, HealthState};
-use crate::process::blocking;
+use crate::process::{blocking, periodic};
 use crate::pycompat::fnmatch::FnMatch;
 use crate::watch::target::PathPattern;
 
@@ -43,10 +42,10 @@ pub(crate) async fn run(
                     });
                 }
             }
-            // The status of the database says so.
+            // The database check reports this error.
             Err(error) => debug!("{error}"),
         }
-        sleep(interval).await;
+        periodic::due(interval).await;
     }
 }
 
@@ -57,14 +56,14 @@ async fn read(database: &DatabaseConfig) -> Result<Vec<FileChannel>, Error> {
     channels
 }
 
-/// Of channels that share a directory, one of an active route takes its files.
+/// If channels share a directory, one of an active route receives its files.
 fn faults(channels: &[FileChannel], paths: &DirmonitorConfig) -> Arc<[ChannelFault]> {
     let in_use = |channel: &FileChannel| channels.iter().any(|other| other.is_active && other.path == channel.path);
     let checked = channels.iter().filter(|channel| channel.is_active || !in_use(channel));
     checked.filter_map(|channel| fault(channel, paths)).collect()
 }
 
-/// What is wrong with a channel. May wait for a file system.
+/// The error of a channel. May wait for a file system.
 fn fault(channel: &FileChannel, paths: &DirmonitorConfig) -> Option<ChannelFault> {
     let files = paths.files(&channel.path, &channel.filename)?;
     let root = PathPattern::new(&files.directory).root;
@@ -84,7 +83,7 @@ fn fault(channel: &FileChannel, paths: &DirmonitorConfig) -> Option<ChannelFault
     (fault.error.is_some() || fault.waiting > 0).then_some(fault)
 }
 
-/// Files that the channel would take, where its directory is named without a mask.
+/// Files that the channel would receive, if its path has no mask for directories.
 fn count(files: &FilePattern) -> usize {
     let mask = FnMatch::new(&files.mask);
     let entries = fs::read_dir(&files.directory).into_iter().flatten().flatten();

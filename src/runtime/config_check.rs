@@ -1,4 +1,4 @@
-//! `config check`: everything that a start of each service would refuse, and what would leave files lying.
+//! `config check`: all errors that would make a start of a service fail, or leave files unprocessed.
 
 use tracing::debug;
 
@@ -7,6 +7,7 @@ use crate::bots::context::BotsContext;
 use crate::bots::dirmonitor_config::DirmonitorConfig;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
+use crate::bots::install::DJANGO_2_WARNING;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::config::Config;
 use crate::database::connect::{ConnectMode, connect};
@@ -15,10 +16,11 @@ use crate::edi::monitored_routes;
 use crate::edi::monitored_routes::InChannel;
 use crate::edi::runs;
 use crate::exit::{Error, Kind};
+use crate::model::BotsVersion;
 use crate::process::reaper::Reaper;
 use crate::watch::target::WatchTarget;
 
-use super::bots_environment::{find_bots, mounted_files};
+use super::bots_environment::{find_bots, mounted_files, open_web_ui_warning};
 use super::dry_run::{DryRunResult, dry_run};
 use super::init_db;
 use super::service_spec::LaunchContext;
@@ -27,16 +29,16 @@ use super::watch_targets::{inactive_route, target};
 /// The result of a check.
 #[derive(Default)]
 pub(crate) struct CheckedConfig {
-    /// What a start refuses, and what keeps a part of it from working.
+    /// Errors that make a start, or a part of it, fail.
     pub faults: Vec<String>,
-    /// What a person may want to change.
+    /// Notes: settings that the user may want to change.
     pub notes: Vec<String>,
 }
 
-/// Checks the configuration, with the routes in the database where it answers. Changes nothing.
+/// Validates the configuration, with the routes in the database if it is reachable. Changes nothing.
 ///
 /// # Errors
-/// When it cannot be checked.
+/// If it cannot be validated.
 pub(crate) async fn check(config: &Config, reaper: &Reaper) -> Result<CheckedConfig, Error> {
     let bots = find_bots(config, reaper).await?;
     let services = |context: &BotsContext<'_>, django: &DjangoSettings| {
@@ -46,7 +48,7 @@ pub(crate) async fn check(config: &Config, reaper: &Reaper) -> Result<CheckedCon
         let (bots, queue) = (*context, &queue);
         let mut faults = Vec::new();
         if let Err(error) = (LaunchContext { config, bots, django, queue, own_ports: &own_ports }).all_services() {
-            faults.extend(error.faults().to_vec());
+            faults.extend(error.into_faults());
         }
         if queue.enabled {
             faults.extend(DirmonitorConfig::read(context.environment, context.bots)?.faults);
@@ -55,12 +57,16 @@ pub(crate) async fn check(config: &Config, reaper: &Reaper) -> Result<CheckedCon
         if faults.is_empty() { Ok(()) } else { Err(Error::all(Kind::Configuration, faults)) }
     };
     let result = dry_run(config, reaper, &bots, mounted_files(config).await, services).await?;
-    let notes = result.django.iter().flat_map(|django| django.warnings.clone()).collect();
+    let mut notes: Vec<String> = result.django.iter().flat_map(|django| django.warnings.clone()).collect();
+    if bots.bots_version() == BotsVersion::V3 {
+        notes.push(DJANGO_2_WARNING.to_owned());
+        notes.extend(result.django.as_ref().and_then(|django| open_web_ui_warning(config, &bots, django.web_port)));
+    }
     let mut checked = CheckedConfig { faults: result.faults.clone(), notes };
     if let Some(django) = result.django.as_ref().filter(|_| result.faults.is_empty())
         && let Err(error) = check_routes(config, &bots, &result, django, &mut checked).await
     {
-        debug!("routes and channels are not checked: {error}");
+        debug!("cannot check routes and channels: {error}");
     }
     Ok(checked)
 }
@@ -92,7 +98,7 @@ async fn check_routes(
     Ok(())
 }
 
-/// A note for a channel that takes files under names which say that a file is not complete.
+/// A note for a channel whose mask matches names of incomplete files.
 fn unfinished_names(config: &Config, bots: &Installation, channel: &InChannel) -> Option<String> {
     let monitored = DirmonitorConfig::without_sections(&Environment::paths(config), bots);
     let files = monitored.files(&channel.path, &channel.filename)?;
@@ -101,8 +107,9 @@ fn unfinished_names(config: &Config, bots: &Installation, channel: &InChannel) -
     let names = WatchTarget { is_channel: true, ..entry }.unfinished_names().join(", ");
     (!names.is_empty()).then(|| {
         format!(
-            "channel {} of route {} takes names that end in {names}, which many programs give to a file while they \
-             write it: a run waits for such a file, at most for BOTS_CTL_FILE_WAIT; a mask such as *.edi leaves it out",
+            "channel {} of route {} matches names ending in {names}, which many programs use while \
+             they write a file: a run waits up to BOTS_CTL_FILE_WAIT for such a file; use a mask \
+             such as *.edi to exclude it",
             channel.channel, channel.route
         )
     })

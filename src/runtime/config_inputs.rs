@@ -17,7 +17,7 @@ pub(crate) struct ConfigInputs {
 }
 
 impl ConfigInputs {
-    /// Reads the configuration. Its faults do not keep the rest from being read.
+    /// Reads the configuration. Errors do not prevent it from reading the rest.
     pub fn read(&self) -> Result<(Config, Vec<Diagnostic>), Error> {
         let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
@@ -31,7 +31,7 @@ impl ConfigInputs {
     }
 }
 
-/// `HOME`, else the entry of the user database, as Bots itself does.
+/// `HOME`, else the entry in the user database, as in Bots.
 fn home_dir(variable: Option<&String>) -> Result<PathBuf, Error> {
     let named = variable.filter(|home| !home.is_empty()).map(PathBuf::from);
     if let Some(relative) = named.as_ref().filter(|home| home.is_relative()) {

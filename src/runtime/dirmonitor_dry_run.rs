@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::exit::{Error, Kind};
-use crate::process::blocking;
+use crate::exit::Error;
 use crate::watch::events::Watcher;
 use crate::watch::observation::ClockSource;
 use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner};
 use crate::watch::target::WatchTarget;
 
-use super::bots_environment::{find_bots, mounted_files};
+use super::bots_environment::{blocking, find_bots, mounted_files};
 use super::dry_run::dry_run;
 use super::init_db;
-use super::session::App;
+use super::session::Session;
 use super::watch_targets::TargetSources;
 
 /// A target, and the outcome of its first scan.
@@ -25,8 +24,8 @@ pub(crate) struct ScannedTarget {
 ///
 /// # Errors
 /// When the environment cannot be prepared, or its database not be read.
-pub(crate) async fn scan(session: App) -> Result<Vec<ScannedTarget>, Error> {
-    let App { config, reaper, .. } = &session;
+pub(crate) async fn scan(session: Session) -> Result<Vec<ScannedTarget>, Error> {
+    let Session { config, reaper, .. } = &session;
     let bots = find_bots(config, reaper).await?;
     let checked = dry_run(config, reaper, &bots, mounted_files(config).await, |_, _| Ok(())).await?;
     let environment = checked.environment();
@@ -44,5 +43,5 @@ pub(crate) async fn scan(session: App) -> Result<Vec<ScannedTarget>, Error> {
         };
         (0..).zip(targets).map(look).collect::<Vec<_>>()
     };
-    blocking::run(scan).await.map_err(|error| Error::new(Kind::Unavailable, error.to_string()))
+    blocking(scan).await
 }

@@ -1,5 +1,6 @@
-//! The directory monitor as a service of bots-ctl itself: the source of its targets, and its jobs and health.
+//! The native directory monitor as a service: the source of its targets, its jobs and its health.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::exit::Error;
+use crate::fs::regular;
 use crate::health::state::{IncompleteFiles, Phase, WatchStatus};
 use crate::jobs::submitter::JobSubmitter;
 use crate::model::ServiceName;
@@ -29,7 +31,6 @@ use crate::watch::status::{MonitorStatus, TargetStatus};
 use crate::watch::unfinished::PendingFiles;
 
 use super::relay;
-use super::reload_request;
 use super::service_start::HealthSlot;
 use super::watch_targets::TargetSources;
 
@@ -88,7 +89,7 @@ impl DirMonitorService {
         let names = submitter.finish().await;
         if !names.is_empty() {
             let names = names.join(", ");
-            warn!("the job queue does not answer: files of {names} are found again at the next start");
+            warn!("the job queue does not respond: the next start finds the files of {names} again");
         }
         slot.update(|service| service.phase = Phase::Ended);
         Ok(Termination::Stopped)
@@ -110,20 +111,19 @@ async fn sync_targets(
     loop {
         poll.tick().await;
         let (file, trigger) = (sources.file(), sources.trigger().to_owned());
-        let Ok((stamp, words)) = blocking::run(move || (file_stamp(&file), reload_request::consume(&trigger))).await
-        else {
+        let Ok((stamp, words)) = blocking::run(move || (file_stamp(&file), consume(&trigger))).await else {
             continue;
         };
         let is_requested = words.is_some_and(|words| is_reload(&words));
-        // Also in the first round: it may have changed since the start has read it.
+        // Also in the first round: the file may have changed since the start read it.
         let before = seen.replace(stamp);
         let mut has_changed = is_requested || before != Some(stamp);
-        let mut refusal = None;
         if has_changed {
-            (sources, refusal) = read_again(sources, submitter, config).await;
-            // The first reading is no change, unless it fails.
-            if before.is_some() || refusal.is_some() {
-                counters.count_reload(refusal.is_none());
+            let is_valid;
+            (sources, is_valid) = read_again(sources, submitter, config).await;
+            // The first read does not count as a change, unless it fails.
+            if before.is_some() || !is_valid {
+                counters.count_reload(is_valid);
             }
         }
         if is_requested || next_read <= Instant::now() {
@@ -135,23 +135,21 @@ async fn sync_targets(
         }
         if is_requested {
             let _ = commands.send(MonitorCommand::Rescan).await;
-            let trigger = sources.trigger().to_owned();
-            let _ = blocking::run(move || reload_request::answer(&trigger, refusal.as_deref())).await;
         }
     }
 }
 
-/// None where there is no such file. May wait for a file system.
+/// `None` if the file does not exist. May wait for a file system.
 fn file_stamp(path: &Path) -> Option<FileStamp> {
-    std::fs::metadata(path).ok().as_ref().map(FileStamp::from)
+    fs::metadata(path).ok().as_ref().map(FileStamp::from)
 }
 
-/// Whether the routes have changed. A database that is away is logged once, and once more when it is back.
+/// Whether the routes have changed. The beginning and the end of an outage of the database are logged.
 async fn read_database(sources: &mut TargetSources, was_away: &mut bool) -> bool {
     match sources.read_database().await {
         Ok(has_changed) => {
             if std::mem::take(was_away) {
-                info!("the routes were read from the database again");
+                info!("the routes can be read from the database again");
             }
             has_changed
         }
@@ -159,29 +157,25 @@ async fn read_database(sources: &mut TargetSources, was_away: &mut bool) -> bool
             if std::mem::replace(was_away, true) {
                 debug!("{error}");
             } else {
-                warn!("{error}; going on with the routes that are known");
+                warn!("{error}; keeping the known routes");
             }
             false
         }
     }
 }
 
-/// Reads bots.ini again, on a thread that may wait for it. The result is the reason where it is not in force.
-async fn read_again(
-    mut sources: TargetSources,
-    submitter: &JobSubmitter,
-    config: &Config,
-) -> (TargetSources, Option<String>) {
+/// Rereads bots.ini on a blocking thread. Returns whether all of it applies.
+async fn read_again(mut sources: TargetSources, submitter: &JobSubmitter, config: &Config) -> (TargetSources, bool) {
     let read = move || {
         let read = sources.read_ini();
         (sources, read)
     };
     let (sources, read) = match tokio::task::spawn_blocking(read).await {
         Ok(read) => read,
-        // A panic aborts the process, and nothing cancels this.
+        // A panic aborts the process, and this task is never cancelled.
         Err(_) => std::future::pending().await,
     };
-    let refusal = match read {
+    let is_valid = match read {
         Ok(queue) => {
             debug!("read {} again", queue.file.display());
             if !queue.enabled {
@@ -189,21 +183,37 @@ async fn read_again(
             }
             submitter.set_target(relay::queue(config, queue.port));
             // Sections that are at fault are left out.
-            Some(sources.faults().join("; ")).filter(|faults| !faults.is_empty())
+            sources.faults().is_empty()
         }
         Err(error) => {
-            error!("{error}; going on with what was read before");
-            Some(error.to_string())
+            error!("{error}; keeping the previous settings");
+            false
         }
     };
-    (sources, refusal)
+    (sources, is_valid)
 }
 
-/// As Bots's monitor reads it: words, of which it knows one.
+/// Reads and deletes the trigger file. May wait for a file system.
+fn consume(trigger: &Path) -> Option<String> {
+    // Its writer creates it first: an empty file is not complete.
+    let text = regular::read_to_string(trigger).ok().filter(|text| !text.trim().is_empty())?;
+    match fs::remove_file(trigger) {
+        Ok(()) => {
+            info!("{} requests: {}", trigger.display(), text.trim());
+            Some(text)
+        }
+        Err(error) => {
+            warn!("cannot remove {}: {error}; ignoring its request", trigger.display());
+            None
+        }
+    }
+}
+
+/// Parses the trigger file as Bots's monitor does: words, of which one is supported.
 fn is_reload(text: &str) -> bool {
     let (known, unknown): (Vec<&str>, Vec<&str>) = text.split_whitespace().partition(|word| *word == "reload");
     if !unknown.is_empty() {
-        warn!("asked for what is not known: {}; known is: reload", unknown.join(" "));
+        warn!("unknown request: {}; supported: reload", unknown.join(" "));
     }
     !known.is_empty()
 }
@@ -216,7 +226,7 @@ fn update_health(slot: &HealthSlot, overview: &MonitorStatus) {
         let service = &mut health.services[slot.index];
         if overview.is_complete && service.phase == Phase::Starting {
             (service.phase, service.alive) = (Phase::Running, true);
-            info!("the directory monitor watches");
+            info!("the directory monitor is ready");
         }
     });
 }
@@ -234,7 +244,7 @@ fn directory(report: &TargetStatus) -> WatchStatus {
             (word, format!("{} ({}){targets}", backend.name(), backend.reason), None)
         }
         Some(WatchState::Failed { reason: why, .. }) => ("none", String::new(), Some(why.clone())),
-        None => ("none", "not looked at yet".to_owned(), None),
+        None => ("none", "not scanned yet".to_owned(), None),
     };
     let (files, route, unfinished) = (target.files(), target.route.clone(), unfinished(&report.unfinished));
     WatchStatus { files, route, backend, method: by, error, oldest: report.oldest, unfinished }
@@ -250,4 +260,21 @@ fn unfinished(pending: &PendingFiles) -> Option<IncompleteFiles> {
         held: pending.held,
         given_up: pending.given_up,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trigger_file_is_consumed_once_it_has_content() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("trigger");
+        assert_eq!(consume(&file), None);
+        fs::write(&file, "").expect("written");
+        assert_eq!(consume(&file), None);
+        fs::write(&file, "reload").expect("its writer still has it");
+        assert_eq!(consume(&file).as_deref(), Some("reload"));
+        assert!(!file.exists());
+    }
 }

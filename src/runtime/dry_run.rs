@@ -1,4 +1,4 @@
-//! A dry run of a start in a copy of the environment: for `config check`, and before a changed configuration is put in its place.
+//! A dry run of a start in a copy of the environment: for `config check`, and before a changed configuration is committed.
 
 use std::fs;
 use std::io;
@@ -32,14 +32,14 @@ const BOTSSYS: &str = "botssys";
 pub(crate) struct DryRunResult {
     /// The errors of a start.
     pub faults: Vec<String>,
-    /// Django's settings, where the dry run got so far, with the paths of the environment itself.
+    /// Django's settings, if the dry run got that far, with the paths of the real environment.
     pub django: Option<DjangoSettings>,
     /// The copy, which goes with this.
     staging: StagedEnvironment,
 }
 
 impl DryRunResult {
-    /// The environment as a start would leave it: the configuration of the copy, and everything else in its own place.
+    /// The environment after a start: the configuration of the copy, and everything else at its real path.
     pub fn environment(&self) -> Environment {
         Environment { config: self.staging.copy.config.clone(), ..self.staging.real.clone() }
     }
@@ -58,11 +58,11 @@ impl DryRunResult {
     }
 }
 
-/// Finds all errors of a start, without changing the environment. Errors of one part do not keep the others from being
-/// checked. `source` are the mounted files; `services` checks the services that would run, where all else is in order.
+/// Finds all errors of a start, without changing the environment. Errors of one part do not prevent checks of the
+/// others. `source` are the mounted files; `services` checks the services to be started, if everything else is valid.
 ///
 /// # Errors
-/// When there can be no dry run.
+/// If the dry run itself fails.
 pub(crate) async fn dry_run(
     config: &Config,
     reaper: &Reaper,
@@ -72,7 +72,7 @@ pub(crate) async fn dry_run(
 ) -> Result<DryRunResult, Error> {
     let mut faults: Vec<String> = Vec::new();
     let source = source.unwrap_or_else(|error| {
-        faults.extend(error.faults().to_vec());
+        faults.extend(error.into_faults());
         ConfigFiles::default()
     });
     let (real, installed) = (config.clone(), bots.clone());
@@ -88,24 +88,24 @@ pub(crate) async fn dry_run(
         false => Ok(None),
     };
     let loaded = settings.unwrap_or_else(|error| {
-        faults.extend(Error::from(error).faults().to_vec());
+        faults.extend(Error::from(error).into_faults());
         None
     });
     if let Some(loaded) = &loaded {
-        faults.extend(services(&context, loaded).err().iter().flat_map(|error| error.faults().to_vec()));
+        faults.extend(services(&context, loaded).err().into_iter().flat_map(Error::into_faults));
     }
     let faults = faults.into_iter().map(|fault| staging.describe(&fault)).collect();
     let django = loaded.map(|loaded| loaded.map_paths(|path| staging.map_paths_back(path)));
     Ok(DryRunResult { faults, django, staging })
 }
 
-/// A copy of the environment for the dry run of a start: its configuration files, a storage of its own, and links
-/// to the rest.
+/// A copy of the environment for a dry run: its configuration files, a private data directory, and links to everything
+/// else.
 struct StagedEnvironment {
     /// The environment as a start would have it.
     real: Environment,
     copy: Environment,
-    /// Files of the copy, and the mounted ones from which they are.
+    /// Files of the copy, and the mounted files from which they were copied.
     mounted: Vec<(PathBuf, PathBuf)>,
     /// With the copy as the environment.
     config: Config,
@@ -113,14 +113,14 @@ struct StagedEnvironment {
 }
 
 impl StagedEnvironment {
-    /// Makes the copy, and returns it with the faults that need no Python.
+    /// Creates the copy, and returns it with the errors that can be found without Python.
     fn new(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<(Self, Vec<String>), Error> {
         let (real, update, mut faults) = match Environment::plan(config, bots, source) {
             Ok((real, update)) => (real, update, Vec::new()),
             Err(error) => (
                 Environment::paths(config),
                 ConfigUpdate::of_settings(config, source),
-                Error::from(error).faults().to_vec(),
+                Error::from(error).into_faults(),
             ),
         };
         if faults.is_empty() {
@@ -144,7 +144,7 @@ impl StagedEnvironment {
         staging.fill(&update)?;
         let completed = with_default(NoSubscriber::new(), || staging.copy.complete(&staging.config, bots));
         if faults.is_empty() {
-            faults.extend(completed.err().into_iter().flat_map(|error| Error::from(error).faults().to_vec()));
+            faults.extend(completed.err().into_iter().flat_map(|error| Error::from(error).into_faults()));
         }
         Ok((staging, faults))
     }
@@ -168,7 +168,7 @@ impl StagedEnvironment {
         if let Some(text) = redirected {
             atomic::write_atomically(&ini, text.as_bytes(), 0o600)?;
         }
-        // One link for each entry, so that the directory itself is the copy's own.
+        // One link per entry, so that the directory itself belongs to the copy.
         if !seed_usersys::needs_seeding(&real.usersys)? {
             atomic::make_dir(&copy.usersys)?;
             link_all(&real.usersys, &copy.usersys, |_, _| false)?;
@@ -176,14 +176,14 @@ impl StagedEnvironment {
         Ok(())
     }
 
-    /// Replaces the paths of the copy in a text for the user, who has the mounted files.
+    /// Replaces the paths of the copy in a text for the user by those of the mounted files.
     fn describe(&self, fault: &str) -> String {
         let mounted =
             self.mounted.iter().fold(fault.to_owned(), |fault, (staged, source)| replace(&fault, staged, source));
         self.map_paths_back(&mounted)
     }
 
-    /// Replaces the paths of the copy by those of the environment itself.
+    /// Replaces the paths of the copy with those of the real environment.
     fn map_paths_back(&self, text: &str) -> String {
         let Self { real, copy, .. } = self;
         let paths = [(&copy.usersys, &real.usersys), (&copy.botssys, &real.botssys), (&copy.root, &real.root)];
@@ -195,7 +195,7 @@ fn replace(text: &str, staged: &Path, real: &Path) -> String {
     text.replace(&staged.display().to_string(), &real.display().to_string())
 }
 
-/// Checks what the copy has of its own: the directories that a start writes to, and the secret key.
+/// Checks the private parts of the copy: the directories that a start writes to, and the secret key.
 fn check_in_place(real: &Environment) -> Vec<crate::fs::Error> {
     if let Err(error) = atomic::check_creatable(&real.root) {
         return vec![error];
@@ -222,7 +222,7 @@ fn link_all(from: &Path, to: &Path, leave_out: impl Fn(&str, &Path) -> bool) -> 
     Ok(())
 }
 
-/// A link, or a copy where the file system has no links.
+/// A link, or a copy if the file system does not support links.
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     match symlink(from, to) {
         Err(error) if means_no_links(&error) && from.is_dir() => {
@@ -241,7 +241,7 @@ fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
         let copied = match regular::read(&file) {
             Ok(content) => fs::write(&target, content),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => link(&file, &target),
-            // A directory, or a fault that the caller knows.
+            // A directory, or an error that the caller has already reported.
             Err(_) => Ok(()),
         };
         copied.map_err(|error| atomic::describe_io_error("write", &target, &error))?;

@@ -1,4 +1,4 @@
-//! What is in force: the settings of bots-ctl and the values of bots.ini, each with its origin.
+//! The effective settings of bots-ctl and values of bots.ini, each with its origin.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::fs::regular;
 /// The prefix of keys of bots.ini.
 const BOTS_INI: &str = "bots.ini:";
 
-/// Words in keys of bots.ini, where some scripts of users keep their own, whose values are not shown.
+/// Words in keys of bots.ini, to which user scripts may add their own, whose values are not shown.
 const SECRETS: [&str; 3] = ["passw", "secret", "token"];
 
 /// One value.
@@ -19,7 +19,7 @@ pub(crate) struct EffectiveValue {
     pub key: String,
     /// The variable that sets it.
     pub variable: Option<&'static str>,
-    /// Empty where there is none; never a secret.
+    /// Empty if unset; never a secret.
     pub value: String,
     pub origin: String,
 }
@@ -44,7 +44,7 @@ pub(crate) fn effective_settings(config: &Config) -> Result<Vec<EffectiveValue>,
     Ok(all)
 }
 
-/// The values of the bots.ini that the next start uses: the mounted one, else the one that is there; none before the first start.
+/// The values of the bots.ini that the next start uses: the mounted one, else the existing one; none before the first start.
 fn bots_ini(config: &Config) -> Result<Vec<EffectiveValue>, Error> {
     let paths = &config.environment;
     let places = [&paths.config_source, &paths.config_dir].map(|directory| directory.join("bots.ini"));
@@ -54,7 +54,7 @@ fn bots_ini(config: &Config) -> Result<Vec<EffectiveValue>, Error> {
     let mut values = Vec::new();
     for section in ini.sections() {
         for (key, value) in ini.items(section) {
-            // Entries of the menu of the web UI, such as menu_changepassword, hold none.
+            // Menu entries of the web UI, such as menu_changepassword, contain no secrets.
             let is_secret = !key.starts_with("menu_") && SECRETS.iter().any(|word| key.contains(word));
             let line = ini.get(section, key).map_or(0, |entry| entry.line);
             values.push(EffectiveValue {

@@ -1,9 +1,10 @@
-//! Errors of the layers below, as the command line ends with them.
+//! Errors of the layers below, converted to errors of the command.
 
 use crate::bots;
 use crate::database;
 use crate::exit::{Error, Kind};
 use crate::fs;
+use crate::plugin;
 use crate::process::child::SpawnError;
 
 impl From<bots::Error> for Error {
@@ -31,6 +32,15 @@ impl From<database::Error> for Error {
             database::Error::Failed(_) => Kind::Failed,
         };
         Self::new(kind, error.to_string())
+    }
+}
+
+impl From<plugin::Error> for Error {
+    fn from(error: plugin::Error) -> Self {
+        match error {
+            plugin::Error::Faults(faults) => Self::all(Kind::Configuration, faults),
+            plugin::Error::File(error) => error.into(),
+        }
     }
 }
 

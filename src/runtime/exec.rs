@@ -24,7 +24,7 @@ use crate::process::terminate::terminate_all;
 
 use super::bots_environment::child_variables;
 use super::relay;
-use super::session::App;
+use super::session::Session;
 
 /// How the program is run.
 #[derive(Default)]
@@ -34,9 +34,9 @@ pub(crate) struct ExecOptions {
     pub success_exit_codes: Vec<u8>,
     pub single_child: bool,
     pub warn: bool,
-    /// Background processes of the program live on after bots-ctl.
+    /// Background processes of the program outlive bots-ctl.
     pub jobs_live_on: bool,
-    /// Jobs that are submitted here are passed on to the queue of another container.
+    /// Jobs submitted here are forwarded to the queue of another container.
     pub relays: bool,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct ExecOptions {
 /// # Errors
 /// 126 and 127 as a shell gives them.
 pub(crate) async fn run(
-    mut session: App,
+    mut session: Session,
     options: &ExecOptions,
     parent: Pid,
     command: Vec<OsString>,
@@ -67,10 +67,10 @@ pub(crate) async fn run(
     follow(&mut session, spec, options).await
 }
 
-fn spec(session: &App, options: &ExecOptions, command: Vec<OsString>) -> ProcessSpec {
+fn spec(session: &Session, options: &ExecOptions, command: Vec<OsString>) -> ProcessSpec {
     let mut argv = command.into_iter();
     let path = std::env::var_os("PATH");
-    // Without Bots this is still a program to run: a shell to find out why, for example.
+    // The program also runs without Bots, for example a shell to find the cause.
     let bin_dir = bin_dir(&session.config.bots, path.as_deref()).ok();
     let root = session.config.environment_root();
     if root.is_dir()
@@ -86,14 +86,14 @@ fn spec(session: &App, options: &ExecOptions, command: Vec<OsString>) -> Process
         environment: variables.0,
         input: Input::Inherit,
         output: Output::Inherit,
-        // Any other signal reaches bots-ctl, which passes it on.
+        // Any other signal reaches bots-ctl, which forwards it.
         kill_on_parent_death: options.parent_death_signal == Some(libc::SIGKILL),
         service: false,
         ..ProcessSpec::new(program)
     }
 }
 
-/// A program that runs, and how signals reach it.
+/// A running program, and how signals reach it.
 struct ExecChild<'a> {
     child: Child,
     terminal: Option<Terminal>,
@@ -101,14 +101,14 @@ struct ExecChild<'a> {
 }
 
 /// Waits for the program, passing signals on, and then for the processes that it left behind.
-async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions) -> Result<Outcome, Error> {
+async fn follow(session: &mut Session, mut spec: ProcessSpec, options: &ExecOptions) -> Result<Outcome, Error> {
     let mut terminal = Terminal::open();
     spec.group = terminal.as_ref().map_or(ProcessGroup::New, Terminal::group);
     leave_directory(&mut spec);
-    let App { config, reaper, signals, .. } = session;
+    let Session { config, reaper, signals, .. } = session;
     let spawned = reaper.spawn(&spec);
     if let (Err(_), Some(terminal)) = (&spawned, &mut terminal) {
-        // The child took the foreground before it found that there is nothing to run.
+        // The child took the foreground before its exec failed.
         terminal.take_foreground();
     }
     let mut program = ExecChild { child: spawned?, terminal, options };
@@ -136,7 +136,7 @@ async fn follow(session: &mut App, mut spec: ProcessSpec, options: &ExecOptions)
 
 /// Moves bots-ctl to `/`, so that the program alone keeps the file system of the working directory busy.
 fn leave_directory(spec: &mut ProcessSpec) {
-    // The path of a directory that was removed or covered leads the program nowhere.
+    // The path of a directory that was removed or covered by a mount is useless to the program.
     if let Ok(here) = current_dir()
         && chdir(&here).is_ok()
         && chdir("/").is_ok()

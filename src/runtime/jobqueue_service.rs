@@ -19,15 +19,17 @@ use tracing::{error, info};
 use crate::bots::context::BotsContext;
 use crate::bots::job_policy::JobPolicy;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
-use crate::config::Config;
+use crate::config::{Config, WarmStart};
 use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};
 use crate::health::state::{Phase, QueueCounts, ServiceHealth};
+use crate::jobs::engine_host::EngineHost;
 use crate::jobs::listener::{bind, bind_loopback, serve};
 use crate::jobs::queue::worker::Worker;
 use crate::jobs::queue::{Queue, QueueCommand, QueueConfig, Role, Status};
 use crate::jobs::runner::RunLimits;
 use crate::model::ServiceName;
+use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
 use crate::random;
 use crate::supervisor::state::Termination;
@@ -37,7 +39,7 @@ use crate::telemetry::counters::Counters;
 
 use super::service_start::HealthSlot;
 
-/// How long a queue that takes over waits for its predecessor's ports, and how often it tries.
+/// Timeout and interval of retries for a new active queue to bind the ports of the previous one.
 const PORT_TIMEOUT: Duration = Duration::from_secs(10);
 const PORT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -47,7 +49,9 @@ pub(crate) struct JobQueueService {
     slots: usize,
     limits: RunLimits,
     drain: Duration,
-    tasks: JobPolicy,
+    policy: JobPolicy,
+    warm: WarmStart,
+    host: ProcessSpec,
     addresses: ListenAddresses,
 }
 
@@ -76,12 +80,14 @@ impl JobQueueService {
             slots: queue.threads,
             limits: RunLimits { max_runtime: longest, kill_overdue: queue.kills_overdue, stop_timeout: times.timeout },
             drain: times.drain,
-            tasks: JobPolicy::new(bots, queue.authorised.clone()),
+            policy: JobPolicy::new(bots, queue.authorised.clone()),
+            warm: config.engine.warm,
+            host: bots.engine_host(),
             addresses: ListenAddresses { port: queue.port, file: queue.file.clone(), network },
         }
     }
 
-    /// Runs it until it is stopped and no job runs any more.
+    /// Runs the queue until it is stopped and no job is running.
     pub async fn run(
         self,
         reaper: Reaper,
@@ -91,12 +97,12 @@ impl JobQueueService {
         counters: Arc<Counters>,
     ) -> ServiceResult {
         let (addresses, drain) = (self.addresses.clone(), self.drain);
-        let (orders, mut logged) = mpsc::channel(8);
+        let (commands, mut received) = mpsc::channel(8);
         let (queue, mut status, worker) = Worker::new(self.setup(reaper, lines));
         let mut listeners =
             Listeners { addresses, queue, counters, tasks: JoinSet::new(), was_standby: false, until: None };
-        let work = worker.run(&mut logged);
-        let stop = forward_stop(stop, orders.clone(), drain, &slot);
+        let work = worker.run(&mut received);
+        let stop = forward_stop(stop, commands.clone(), drain, &slot);
         tokio::pin!(work, stop);
         let mut has_begun = false;
         // Nothing here may wait: the queue works, and renews its lease, only while this loop polls it.
@@ -109,13 +115,13 @@ impl JobQueueService {
             }
             let now = *status.borrow_and_update();
             slot.update(|service| update_health(service, now));
-            if let Err(reason) = listeners.update_listeners(now.activity).await {
+            if let Err(reason) = listeners.update_listeners(now.role).await {
                 error!("{reason}");
                 break Ok(Termination::Exited(Exit::Code(Kind::Unavailable.code())));
             }
-            if now.activity == Role::Active && !listeners.bind_pending() {
+            if now.role == Role::Active && !listeners.bind_pending() {
                 slot.update(|service| service.alive = true);
-                has_begun = has_begun || orders.try_send(QueueCommand::Start).is_ok();
+                has_begun = has_begun || commands.try_send(QueueCommand::Start).is_ok();
             }
         };
         listeners.tasks.shutdown().await;
@@ -130,15 +136,15 @@ impl JobQueueService {
             owner: format!("{:.40}-{}-{}", host.to_string_lossy(), std::process::id(), random::alphanumeric(8)),
             slots: self.slots,
             limits: self.limits,
-            stop_timeout: self.limits.stop_timeout,
-            policy: Arc::new(self.tasks),
+            policy: Arc::new(self.policy),
+            host: EngineHost::new(self.warm, self.host, reaper.clone(), &lines),
             reaper,
             lines,
         }
     }
 }
 
-/// The listeners are there while the queue is the active one, so that one that stands by leaves it the ports.
+/// The listeners exist while the queue is active; a standby leaves the ports to the active one.
 struct Listeners {
     addresses: ListenAddresses,
     queue: Queue,
@@ -150,13 +156,13 @@ struct Listeners {
 }
 
 impl Listeners {
-    /// Whether the ports were taken, and are to be tried again.
+    /// Whether the ports were in use, and have to be retried.
     fn bind_pending(&self) -> bool {
         self.until.is_some()
     }
 
-    async fn update_listeners(&mut self, activity: Role) -> Result<(), String> {
-        match activity {
+    async fn update_listeners(&mut self, role: Role) -> Result<(), String> {
+        match role {
             Role::Active if self.tasks.is_empty() => self.listen().await,
             Role::Standby => {
                 (self.was_standby, self.until) = (true, None);
@@ -181,9 +187,9 @@ impl Listeners {
         for (listener, token) in bound {
             self.tasks.spawn(serve(listener, self.queue.clone(), token, Arc::clone(&self.counters)));
         }
-        info!("the job queue answers on port {}", self.addresses.port);
+        info!("the job queue is ready on port {}", self.addresses.port);
         if let Some((addr, _)) = &self.addresses.network {
-            info!("the job queue answers other containers on {addr}");
+            info!("the job queue is ready for other containers on {addr}");
         }
         Ok(())
     }
@@ -193,7 +199,7 @@ impl ListenAddresses {
     async fn bind(&self) -> Result<Vec<(TcpListener, Option<SecretString>)>, String> {
         let describe = |on: String, error: &io::Error, setting: &str| {
             let reason = match error.kind() {
-                io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+                io::ErrorKind::AddrInUse => "another program uses it".to_owned(),
                 _ => error.to_string(),
             };
             format!("cannot serve the job queue on {on}: {reason}; set {setting}")
@@ -211,29 +217,29 @@ impl ListenAddresses {
     }
 }
 
-/// Stops the queue: after the drain, and at once at a second request. Before a reload it goes on until its jobs have ended.
+/// Stops the queue: after the drain, and at once at a second request. Before a reload, it continues until its jobs have ended.
 async fn forward_stop(
     mut stop: UnboundedReceiver<StopRequest>,
-    orders: mpsc::Sender<QueueCommand>,
+    commands: mpsc::Sender<QueueCommand>,
     drain: Duration,
     slot: &HealthSlot,
 ) {
     while stop.recv().await.is_some_and(|request| request.for_reload) {
-        let _ = orders.send(QueueCommand::Drain).await;
+        let _ = commands.send(QueueCommand::Drain).await;
     }
     slot.update(|service| service.phase = Phase::Draining);
     tokio::select! {
         () = sleep(drain) => {}
         _ = stop.recv() => {}
     }
-    let _ = orders.send(QueueCommand::Stop).await;
+    let _ = commands.send(QueueCommand::Stop).await;
     while stop.recv().await.is_some() {
-        let _ = orders.send(QueueCommand::Stop).await;
+        let _ = commands.send(QueueCommand::Stop).await;
     }
     pending().await
 }
 
-/// Publishes the status of the queue. Services that wait for it need not wait for a queue that stands by.
+/// Publishes the status of the queue. Services that depend on the queue do not wait for a standby.
 fn update_health(service: &mut ServiceHealth, status: Status) {
     let oldest = status.oldest.filter(|_| status.waiting > 0).and_then(|oldest| u64::try_from(oldest).ok());
     service.jobs = Some(QueueCounts {
@@ -244,17 +250,17 @@ fn update_health(service: &mut ServiceHealth, status: Status) {
         failed: status.failed,
         requeued: status.requeued,
     });
-    service.alive |= status.activity == Role::Standby;
-    service.failures = u32::from(status.activity == Role::Unavailable);
+    service.alive |= status.role == Role::Standby;
+    service.failures = u32::from(status.role == Role::Unavailable);
     if service.phase == Phase::Draining {
         return;
     }
-    service.phase = match status.activity {
+    service.phase = match status.role {
         Role::Starting => Phase::Starting,
         Role::Standby => Phase::Standby,
         Role::Active | Role::Unavailable => Phase::Running,
     };
-    if status.activity == Role::Standby {
+    if status.role == Role::Standby {
         service.jobs = None;
     }
 }

@@ -1,11 +1,15 @@
-//! Everything between a configuration and the services that run with it: Bots, its environment, its database, Django's answers.
+//! All preparations between reading the configuration and starting services: Bots, its environment, its database, Django's
+//! settings.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::unistd::gethostname;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::bots::Installation;
 use crate::bots::child_env::ChildEnv;
@@ -18,15 +22,18 @@ use crate::config::Config;
 use crate::exit::Error;
 use crate::fs::atomic;
 use crate::health::checks::CheckTargets;
-use crate::health::state::HealthState;
+use crate::health::state::{HealthState, SystemInfo};
+use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 
-use super::bots_environment::{blocking, commit, find_bots, health_targets, mounted_files, service_variables};
+use super::bots_environment::{
+    blocking, commit, find_bots, health_targets, mounted_files, open_web_ui_warning, service_variables,
+};
 use super::dry_run::dry_run;
 use super::init_db;
 use super::service_spec::{LaunchContext, ServePlan, ServiceSpec};
 
-/// How often to look whether another start in this environment has read the settings.
+/// Interval of checks whether another start in this environment has loaded the settings.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The result of the preparations.
@@ -39,7 +46,7 @@ pub(crate) struct Prepared {
     pub targets: CheckTargets,
 }
 
-/// Prepares the services of a plan. `committed` are the mounted files where bots-ctl has started again with them.
+/// Prepares the services of a plan. `committed` are the mounted files with which bots-ctl has executed itself in a reload.
 pub(crate) async fn prepare_services(
     config: &Config,
     reaper: &Reaper,
@@ -71,14 +78,38 @@ pub(crate) async fn prepare_services(
     let services =
         plan.services(&LaunchContext { config, bots: context, django: &django, queue: &queue, own_ports: &[] })?;
     let targets = health_targets(config, &django)?;
+    let has_web = services.iter().any(|service| service.name == ServiceName::Webserver);
+    if let Some(warning) = open_web_ui_warning(config, &bots, django.web_port).filter(|_| has_web) {
+        warn!("{warning}");
+    }
+    let system = system_info(config, &django, targets.database.describe(), has_web);
+    health.send_modify(|state| state.system = Some(Arc::new(system)));
     Ok((Prepared { bots, django, queue, applied, targets }, services))
 }
 
-/// The environment and the settings of Django, for a start. Where anything has changed since the last one, it is validated in a copy
-/// first: `source`, the mounted files, are put in their places only then.
+/// The environment, host and versions, for the status.
+fn system_info(config: &Config, django: &DjangoSettings, database: String, has_web: bool) -> SystemInfo {
+    let scheme = if django.web_https { "https" } else { "http" };
+    // Behind an ingress it is known by another name.
+    let origins = config.django.csrf_trusted_origins.as_deref().unwrap_or_default();
+    let public = origins.split(',').map(str::trim).find(|origin| !origin.is_empty() && !origin.contains('*'));
+    let web = public.map_or_else(|| format!("{scheme}://localhost:{}", django.web_port), str::to_owned);
+    SystemInfo {
+        environment: config.environment.name.clone(),
+        host: gethostname().unwrap_or_default().to_string_lossy().into_owned(),
+        bots: django.bots_version.clone(),
+        python: django.python_version.clone(),
+        django: django.django_version.clone(),
+        database,
+        web: has_web.then_some(web),
+    }
+}
+
+/// The environment and Django's settings, for a start. After any change since the last start, they are validated in a
+/// copy first: the mounted files `source` are only written afterwards.
 ///
 /// # Errors
-/// Everything that is wrong with the configuration, of which nothing has been written.
+/// All errors of the configuration, of which no file has been written.
 pub(crate) async fn prepare_environment(
     config: &Config,
     reaper: &Reaper,
@@ -89,7 +120,7 @@ pub(crate) async fn prepare_environment(
     let environment = Environment::paths(config);
     let context = BotsContext { reaper, bots, environment: &environment, variables };
     let mut turn = None;
-    // Of several that start at once the others find what the first has learnt.
+    // Of several concurrent starts, the first one fills the cache for the others.
     for _ in 0..2 {
         if let Some(django) = known_settings(config, &context, &source).await? {
             return Ok((commit(config, bots, &source).await?, django));
@@ -105,8 +136,8 @@ pub(crate) async fn prepare_environment(
     Ok((committed, django))
 }
 
-/// The settings as an earlier start has kept them, where this one would leave the configuration directory as it is. The volume
-/// may hang, so this is no work for the thread that receives signals.
+/// The cached settings of an earlier start, if this one would leave the configuration directory unchanged. Not for the
+/// thread that receives signals, since the volume may hang.
 async fn known_settings(
     config: &Config,
     context: &BotsContext<'_>,
@@ -122,7 +153,8 @@ async fn known_settings(
     blocking(known).await
 }
 
-/// Of several that start at once in one environment only the first asks Python. In a new one there is nothing to lock yet.
+/// If several processes start in one environment at once, only the first one runs Python. In a new environment there is nothing
+/// to lock yet.
 async fn lock_settings_cache(environment: &Environment) -> Result<Option<File>, Error> {
     let path = environment.settings_cache_lock();
     while path.exists() {

@@ -1,4 +1,4 @@
-//! The job queue's port where the queue is in another container.
+//! The local port of a job queue in another container.
 
 use std::io;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ pub(crate) async fn listen(config: &Config, port: u16, counters: &Arc<Counters>)
     let Some(target) = config.jobqueue.url.clone() else { return };
     match bind_loopback(port).await {
         Ok(listeners) => {
-            info!("jobs are passed on from port {port} to {}", target.authority);
+            info!("relaying jobs from port {port} to {}", target.authority);
             let relay = Arc::new(Relay::new(target, Arc::clone(counters)));
             for listener in listeners {
                 tokio::spawn(serve(listener, Arc::clone(&relay)));
             }
         }
-        // Another bots-ctl of this pod does it already, most likely.
+        // Most likely, another bots-ctl of this pod already relays.
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            debug!("jobs are not passed on from here: another program listens on port {port}");
+            debug!("job relay disabled: another program uses port {port}");
         }
-        Err(error) => warn!("jobs are not passed on from here: cannot listen on port {port}: {error}"),
+        Err(error) => warn!("job relay disabled: cannot listen on port {port}: {error}"),
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) async fn listen_as_configured(config: &Config, environment: &Environm
     listen(config, port, counters).await;
 }
 
-/// The job queue that jobs are for: the one of another container, else the one on this machine.
+/// The target of jobs: the job queue of another container, else the one on this machine.
 pub(crate) fn queue(config: &Config, port: u16) -> Endpoint {
     config.jobqueue.url.clone().unwrap_or_else(|| Endpoint {
         authority: format!("127.0.0.1:{port}"),

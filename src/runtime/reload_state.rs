@@ -1,4 +1,4 @@
-//! The state that bots-ctl passes to itself when it starts again with another configuration.
+//! The state that bots-ctl passes to itself when it executes itself with another configuration.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -9,28 +9,43 @@ use crate::bots::config_source::Digest;
 use crate::exit::{Error, Kind};
 use crate::process::reexec;
 
-/// The state, as it is in a variable.
+/// The state, in its form as a variable.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct ReloadState {
     /// The bots-ctl.toml that was committed, if there is one.
     pub own_file: Option<PathBuf>,
     /// The mounted files that were committed.
     pub applied: Digest,
-    /// How often a changed configuration was applied, and refused.
+    /// The numbers of changed configurations that were applied and rejected.
     pub reloads: [u64; 2],
-    /// Whether the files of before are kept until the services are up.
+    /// Whether the previous files are kept until the services are ready.
     pub is_trial: bool,
     pub listener: Option<RawFd>,
     pub turn: Option<RawFd>,
+    /// The connection of the client that requested the reload.
+    pub requester: Option<RawFd>,
+}
+
+/// The descriptors passed to the next start.
+#[derive(Default)]
+pub(crate) struct PassedDescriptors {
+    pub listener: Option<OwnedFd>,
+    pub turn: Option<OwnedFd>,
+    pub requester: Option<OwnedFd>,
 }
 
 impl ReloadState {
-    /// The state that the program before has left, if it has started this one. Must be called before there is another thread.
+    /// The state from the previous execution, if this is a reload. Must be called before another thread exists.
     pub fn take() -> Option<Self> {
         parse(&reexec::take_state()?)
     }
 
-    /// The health listener: connections wait in it until they are answered again.
+    /// Whether the services are watched until they are ready.
+    pub fn is_watched(&self) -> bool {
+        self.is_trial || self.turn.is_some() || self.requester.is_some()
+    }
+
+    /// The health listener, in which connections wait until it is served again.
     pub fn listener(&mut self) -> Option<OwnedFd> {
         self.listener.take().and_then(reexec::adopt_descriptor)
     }
@@ -40,13 +55,19 @@ impl ReloadState {
         self.turn.take().and_then(reexec::adopt_descriptor)
     }
 
-    /// Starts bots-ctl again. Returns only when that has failed.
-    pub fn reexec(mut self, listener: Option<OwnedFd>, turn: Option<OwnedFd>) -> Error {
+    /// The client that waits for the result of the reload.
+    pub fn requester(&mut self) -> Option<OwnedFd> {
+        self.requester.take().and_then(reexec::adopt_descriptor)
+    }
+
+    /// Executes bots-ctl again. Returns only if that fails.
+    pub fn reexec(mut self, passed: PassedDescriptors) -> Error {
+        let PassedDescriptors { listener, turn, requester } = passed;
         let number = |descriptor: &Option<OwnedFd>| descriptor.as_ref().map(AsRawFd::as_raw_fd);
-        (self.listener, self.turn) = (number(&listener), number(&turn));
-        let descriptors: Vec<OwnedFd> = listener.into_iter().chain(turn).collect();
+        (self.listener, self.turn, self.requester) = (number(&listener), number(&turn), number(&requester));
+        let descriptors: Vec<OwnedFd> = listener.into_iter().chain(turn).chain(requester).collect();
         let error = reexec::reexec(&serde_json::to_string(&self).unwrap_or_default(), &descriptors);
-        Error::new(Kind::Internal, format!("bots-ctl cannot start itself again: {error}"))
+        Error::new(Kind::Internal, format!("bots-ctl cannot execute itself again: {error}"))
     }
 }
 
@@ -54,8 +75,8 @@ fn parse(state: &str) -> Option<ReloadState> {
     serde_json::from_str(state).ok()
 }
 
-/// The configuration file to start with, where the program before has committed one: the mounted file may have changed since
-/// then, and would not have been checked.
+/// The configuration file for this start, if the previous program has committed one: the mounted file may have changed
+/// since, without validation.
 pub(crate) fn own_file() -> Option<PathBuf> {
     parse(&reexec::state()?)?.own_file
 }

@@ -1,5 +1,5 @@
-//! A reload is on trial until its services are up. If they do not come up, the files of before are put back, and no other replica
-//! takes the same mounted files.
+//! A reload is on trial until its services are ready. If they do not become ready, the previous files are restored, and no
+//! other replica applies the same mounted files.
 
 use std::fs::{self, File};
 use std::future::pending;
@@ -19,16 +19,17 @@ use crate::fs::{atomic, regular};
 use crate::health::rules::DATABASE;
 use crate::health::state::{CheckResult, HealthState, Phase};
 
+use super::reload_state::ReloadState;
 use super::service_start::RuntimeContext;
 
-/// How the directory with the files of before begins, in an environment. The digest of the mounted files follows.
+/// The prefix of the directory with the previous files, in an environment. The digest of the mounted files follows.
 const KEPT: &str = ".bots-ctl-before-reload-";
 
-/// The digest of mounted files that did not come up, and why not, in an environment.
+/// The file in an environment with the digest of mounted files with which the services failed, and the reason.
 const REFUSED: &str = ".bots-ctl-refused-reload";
 
-/// How long services may take to come up, and other web UIs wait for that.
-const MAX_TRIAL: Duration = Duration::from_secs(120);
+/// Maximum time for services to become ready, for which other web UIs wait.
+pub(super) const MAX_TRIAL: Duration = Duration::from_secs(120);
 
 fn kept(root: &Path, digest: Digest) -> PathBuf {
     root.join(format!("{KEPT}{}", &hex::encode(digest)[..16]))
@@ -37,7 +38,7 @@ fn kept(root: &Path, digest: Digest) -> PathBuf {
 /// Keeps the files that a reload is about to replace, unless another replica has kept or replaced them.
 ///
 /// # Errors
-/// When there is no room, for example.
+/// If there is no space, for example.
 pub(crate) fn keep(config: &Config, bots: &Installation, source: &ConfigFiles) -> Result<(), bots::Error> {
     let root = config.environment_root();
     let _lock = atomic::lock(&root.join(".bots-ctl.lock"))?;
@@ -56,7 +57,7 @@ pub(crate) fn keep(config: &Config, bots: &Installation, source: &ConfigFiles) -
     Ok(fs::rename(&new, &kept).map_err(|error| atomic::describe_io_error("make", &kept, &error))?)
 }
 
-/// Puts the files of before back, and notes the digest of the mounted files with the reason.
+/// Restores the previous files, and records the digest of the mounted files with the reason.
 pub(crate) fn roll_back(config: &Config, digest: Digest, reason: &str) -> Result<(), bots::Error> {
     let (root, directory) = (config.environment_root(), &config.environment.config_dir);
     let note = format!("{}\n{reason}\n", hex::encode(digest));
@@ -78,19 +79,21 @@ pub(crate) fn roll_back(config: &Config, digest: Digest, reason: &str) -> Result
     Ok(())
 }
 
-/// Why these mounted files are not taken, if they did not come up before.
+/// The reason for rejecting these mounted files, if services have failed with them before.
 pub(crate) fn refusal(root: &Path, source: &ConfigFiles) -> Option<String> {
     let path = root.join(REFUSED);
     let note = regular::read_to_string(&path).ok()?;
     let (digest, reason) = note.split_once('\n')?;
     (digest == hex::encode(source.digest())).then(|| {
         let reason = reason.trim();
-        format!("it did not come up with a reload: {reason}; change it, or remove {} to try it again", path.display())
+        format!("the services failed to start with it: {reason}; correct it, or delete {} to retry it", path.display())
     })
 }
 
 /// A reload whose services are being started.
 pub(crate) struct ReloadTrial {
+    /// Whether the previous files are restored if the services fail.
+    pub restores: bool,
     /// Its services are up.
     pub passed: CancellationToken,
     /// They were not in time.
@@ -98,23 +101,24 @@ pub(crate) struct ReloadTrial {
 }
 
 impl ReloadTrial {
-    /// Watches the services. `turn` holds up other web UIs until load balancers have noticed that this one is back.
-    pub fn watch(digest: Digest, turn: Option<File>, runtime: &RuntimeContext<'_>) -> Self {
-        let trial = Self { passed: CancellationToken::new(), failed: CancellationToken::new() };
+    /// Watches the services. `turn` blocks other web UIs until load balancers have detected that this one is ready.
+    pub fn watch(state: &mut ReloadState, runtime: &RuntimeContext<'_>) -> Self {
+        let (restores, turn) = (state.is_trial, state.turn().map(File::from));
+        let trial = Self { restores, passed: CancellationToken::new(), failed: CancellationToken::new() };
         let (passed, failed) = (trial.passed.clone(), trial.failed.clone());
         let (mut health, drain) = (runtime.health.subscribe(), runtime.config.reload.drain);
-        let kept = kept(runtime.config.environment_root(), digest);
+        let kept = kept(runtime.config.environment_root(), state.applied);
         tokio::spawn(async move {
             while timeout(MAX_TRIAL, health.wait_for(are_up)).await.is_err() {
-                // Without a database the services cannot show that they would come up.
-                if *health.borrow().checks.get(DATABASE) == CheckResult::Ok {
+                // Without a database, the services cannot become ready.
+                if restores && *health.borrow().checks.get(DATABASE) == CheckResult::Ok {
                     failed.cancel();
                     // Other replicas wait until the files are back.
                     pending::<()>().await;
                 }
             }
             passed.cancel();
-            info!("the services are up with the changed configuration");
+            info!("the services are ready with the current configuration");
             let _ = fs::remove_dir_all(kept);
             sleep(drain).await;
             drop(turn);
@@ -122,13 +126,13 @@ impl ReloadTrial {
         trial
     }
 
-    /// The reason to go back, where the services were not in time.
+    /// The reason for the rollback if the services were not ready in time.
     pub fn late() -> String {
-        format!("the services were not up within {} s", MAX_TRIAL.as_secs())
+        format!("the services were not ready within {} s", MAX_TRIAL.as_secs())
     }
 }
 
-fn are_up(health: &HealthState) -> bool {
+pub(super) fn are_up(health: &HealthState) -> bool {
     let mut services = health.services.iter().filter(|service| service.counts_for_ready);
     services.all(|service| service.phase == Phase::Standby || (service.phase == Phase::Running && service.alive))
 }

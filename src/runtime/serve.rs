@@ -1,12 +1,12 @@
-//! The common part of `webserver`, `jobqueue`, `dirmonitor` and `up`: prepare, start, watch, stop, and report the end.
+//! The common part of `webserver`, `jobqueue`, `dirmonitor` and `up`: prepare, start, watch, stop, and report the result.
 
 use std::convert::Infallible;
-use std::fs::File;
 use std::future::pending;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
@@ -25,7 +25,7 @@ use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::process::signals::Signals;
 use crate::process::terminate::terminate_all;
-use crate::supervisor::group::{self, Shutdown};
+use crate::supervisor::group::{self, GroupMember, Shutdown};
 use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceResult;
 use crate::telemetry::counters::{Counters, Event};
@@ -33,17 +33,21 @@ use crate::telemetry::counters::{Counters, Event};
 use super::bots_environment::{blocking, commit, committed_own_file, service_variables};
 use super::channel_check;
 use super::config_reload::{ConfigReloader, PendingReload};
+use super::control_requests::{RunningServices, report_reload, restart_timeout};
+use super::control_socket::{self, Requester};
+use super::plugin;
 use super::prepare::{Prepared, prepare_services};
 use super::relay;
-use super::reload_state::ReloadState;
+use super::reload_state::{PassedDescriptors, ReloadState};
 use super::reload_trial::{self, ReloadTrial};
 use super::service_spec::{ServePlan, ServiceSpec};
 use super::service_start::{self, RuntimeContext};
-use super::session::{App, run_until_shutdown};
+use super::session::{Session, run_until_shutdown};
+use super::start_summary::{log_when_up, summary};
 use super::web_instances::WebInstance;
 
-/// Runs services from the preparations to the end, or until bots-ctl starts again with another configuration.
-pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, Error> {
+/// Runs services from the preparations to the end, or until bots-ctl executes itself with another configuration.
+pub(crate) async fn serve(mut session: Session, plan: ServePlan) -> Result<Outcome, Error> {
     let started = Instant::now();
     let mut reloaded = session.reloaded.take();
     let root = session.config.environment_root().to_path_buf();
@@ -51,13 +55,13 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
     let mut web = has_web.then(|| WebInstance::take(&root)).transpose()?.flatten();
     let (health, listener) = start_health(&session, &plan.expected(&session.config), reloaded.as_mut()).await?;
     let critical = TaskTracker::new();
-    let App { config, reaper, signals, lines, counters, .. } = &mut session;
+    let Session { config, reaper, signals, lines, counters, .. } = &mut session;
     let preparing =
         prepare_services(config, reaper, &plan, reloaded.as_ref().map(|state| state.applied), &critical, &health);
     let Ok(prepared) = run_until_shutdown(signals, &critical, preparing).await else {
         // Python may still work on a request.
         terminate_all(reaper, signals, &[], config.stop.timeout).await;
-        info!("stopped before anything was started");
+        info!("stopped before any service was started");
         return Ok(Outcome::Success);
     };
     let (prepared, specs) = prepared?;
@@ -73,34 +77,42 @@ pub(crate) async fn serve(mut session: App, plan: ServePlan) -> Result<Outcome, 
     check_grace_period(config, stop_time);
     let restart_unresponsive = config.watchdog.restart.unwrap_or(plan.restarts_unresponsive());
     let runtime = RuntimeContext { config, reaper, lines, counters, health: &health, started, restart_unresponsive };
-    let trial = reloaded.filter(|state| state.is_trial);
-    let trial = trial.map(|mut state| ReloadTrial::watch(state.applied, state.turn().map(File::from), &runtime));
+    let trial = reloaded.filter(ReloadState::is_watched).map(|state| watch_reload(state, &runtime));
     let names: Vec<&'static str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    tokio::spawn(log_when_up(summary(config, &prepared.django, &names), health.subscribe()));
     let around = (&plan, &prepared, web.as_ref(), trial.as_ref());
     let (ends, stop_begin, mut restart) = run(signals, &runtime, around, specs).await;
-    if trial.is_some_and(|trial| !trial.passed.is_cancelled()) && restart.is_none() {
+    if trial.is_some_and(|trial| trial.restores && !trial.passed.is_cancelled()) && restart.is_none() {
         restart = ends.iter().find_map(|(index, end)| failure(names[*index], end)).map(Restart::RollBack);
     }
     if let Some(restart) = restart {
-        let (state, turn) = put_in_place(restart, config, reaper, &prepared, counters).await?;
+        let (state, passed) = put_in_place(restart, config, reaper, &prepared, counters).await?;
         // The log is flushed first.
         drop(session);
-        return Err(state.reexec(listener, turn));
+        return Err(state.reexec(PassedDescriptors { listener, ..passed }));
     }
-    // A process that has left the groups of the services, such as a daemon, is below us all the same.
+    // A process that has left the groups of the services, such as a daemon, is still a descendant of bots-ctl.
     let rest = (stop_begin + stop_time).saturating_duration_since(Instant::now());
     terminate_all(reaper, signals, &[], rest.min(config.stop.timeout)).await;
     outcome(&names, ends)
 }
 
-/// Binds and serves the health listener. It comes first: from here on probes see how far the start has come. The descriptor in
-/// the result is a second one of the listener, for the next start in this place.
+/// Watches the services of a reload, and answers the client that waits for it.
+fn watch_reload(mut state: ReloadState, runtime: &RuntimeContext<'_>) -> ReloadTrial {
+    if let Some(requester) = state.requester().map(Requester::adopt) {
+        tokio::spawn(report_reload(runtime.health.subscribe(), state.is_trial, requester));
+    }
+    ReloadTrial::watch(&mut state, runtime)
+}
+
+/// Binds and serves the health listener. It comes first, so that probes can observe the start. The descriptor in the result is
+/// a duplicate of the listener's, for the next execution.
 async fn start_health(
-    session: &App,
+    session: &Session,
     expected: &[ServiceName],
     reloaded: Option<&mut ReloadState>,
 ) -> Result<(watch::Sender<HealthState>, Option<OwnedFd>), Error> {
-    let App { config, counters, lines, .. } = session;
+    let Session { config, counters, lines, .. } = session;
     let health = config.health;
     let state = HealthState {
         services: expected.iter().map(|name| ServiceHealth::new(name.as_str(), *name != ServiceName::Engine)).collect(),
@@ -126,7 +138,7 @@ async fn start_health(
     Ok((sender, descriptor))
 }
 
-/// The longest time from a request to stop to the end of every process: services are stopped one after the other.
+/// The maximum time from a stop request to the end of all processes: services are stopped one after the other.
 fn stop_time(config: &Config, specs: &[ServiceSpec]) -> Duration {
     specs.iter().map(|spec| config.stop.of(spec.name)).map(|times| times.drain + times.timeout).sum()
 }
@@ -136,22 +148,22 @@ fn check_grace_period(config: &Config, needed: Duration) {
     if let Some(grace) = config.stop.grace_period.filter(|grace| *grace < needed) {
         let (needed, grace) = (needed.as_secs_f64(), grace.as_secs_f64());
         warn!(
-            "stopping may take {needed} s (drain and stop timeout), but the grace period is {grace} s, after which \
-             everything is killed: raise terminationGracePeriodSeconds and BOTS_CTL_GRACE_PERIOD, or lower \
-             BOTS_CTL_DRAIN or BOTS_CTL_STOP_TIMEOUT"
+            "a stop may take {needed} s (drain and stop timeout), but the kubelet kills the \
+             container after {grace} s: raise terminationGracePeriodSeconds and \
+             BOTS_CTL_GRACE_PERIOD, or lower BOTS_CTL_DRAIN or BOTS_CTL_STOP_TIMEOUT"
         );
     }
 }
 
-/// Runs the services until all have ended. The result is the end of each, the begin of the stop, and the configuration to start
-/// again with where they were stopped for that.
+/// Runs the services until all have ended. The result contains the end of each, the beginning of the stop, and the next
+/// configuration, if they were stopped for a reload.
 async fn run(
     signals: &mut Signals,
     runtime: &RuntimeContext<'_>,
     (plan, prepared, web, trial): (&ServePlan, &Prepared, Option<&WebInstance>, Option<&ReloadTrial>),
     specs: Vec<ServiceSpec>,
 ) -> (Vec<(usize, ServiceResult)>, Instant, Option<Restart>) {
-    let RuntimeContext { config, counters, health, .. } = *runtime;
+    let RuntimeContext { config, reaper, counters, health, .. } = *runtime;
     if specs.iter().all(|spec| spec.name != ServiceName::Jobqueue) {
         relay::listen(config, prepared.queue.port, counters).await;
     }
@@ -160,18 +172,24 @@ async fn run(
         let (bots, database) = (prepared.bots.clone(), prepared.targets.database.clone());
         tokio::spawn(channel_check::run(config.clone(), bots, database, health.clone()));
     }
-    let members =
+    let has_web = specs.iter().any(|spec| spec.name == ServiceName::Webserver);
+    let names = specs.iter().map(|spec| spec.name).collect();
+    let members: Vec<GroupMember> =
         specs.into_iter().enumerate().map(|(index, spec)| service_start::member(index, spec, runtime)).collect();
+    let (reloads, reload_requests) = unbounded_channel();
+    let messages = members.iter().map(|member| member.messages.clone()).collect();
+    let running = RunningServices { names, messages, health: health.clone(), restart_timeout: restart_timeout(config) };
+    tokio::spawn(running.obey(control_socket::listen(config.health.addr.port()), reloads));
     let (shutdown, mut next, mut stop_begin) = (Shutdown::default(), None, None);
-    let mut reloader = ConfigReloader::new(*runtime, plan, prepared);
+    let mut reloader = ConfigReloader::new(*runtime, plan, prepared, reload_requests);
     let reloading = async {
         next = shutdown.stop.run_until_cancelled(next_restart(&mut reloader, trial)).await;
         if let Some(Restart::RollBack(_)) = &next {
             shutdown.reload.cancel();
         } else if next.is_some() {
-            info!("the mounted configuration has changed and is valid: stopping the services to start again with it");
+            info!("the configuration is valid; restarting the services");
             health.send_modify(|state| state.reloading = true);
-            // Requests can only go to another web UI where there is one.
+            // Draining is only useful if another web UI can serve the requests.
             if web.is_some_and(|web| !web.is_alone()) {
                 shutdown.stop.run_until_cancelled(drain_web_ui(health, config.reload.drain)).await;
             }
@@ -185,6 +203,7 @@ async fn run(
     let ends = tokio::select! {
         ends = group::run(members, signals, &shutdown) => ends,
         never = reloading => match never {},
+        never = plugin::watch::run(config, reaper, health), if has_web => match never {},
     };
     (ends, stop_begin.unwrap_or_else(Instant::now), next.filter(|_| !shutdown.stop.is_cancelled()))
 }
@@ -193,7 +212,7 @@ async fn run(
 enum Restart {
     /// A changed configuration is valid.
     Reload(Box<PendingReload>),
-    /// The services have not come up with the last one: the reason.
+    /// The reason, if the services have failed with the last configuration.
     RollBack(String),
 }
 
@@ -210,33 +229,33 @@ async fn next_restart(reloader: &mut ConfigReloader<'_>, trial: Option<&ReloadTr
     }
 }
 
-/// How a service has ended by itself.
+/// The failure of a service that exited without a request.
 fn failure(name: &str, end: &ServiceResult) -> Option<String> {
     match end {
-        Ok(Termination::Exited(exit)) => Some(format!("{name} ended by itself with {exit}")),
+        Ok(Termination::Exited(exit)) => Some(format!("{name} exited unexpectedly: {exit}")),
         Err(error) => Some(error.to_string()),
         Ok(_) => None,
     }
 }
 
-/// Puts the files of before back, and returns the state for the next start with them.
+/// Restores the previous files, and returns the state for the next start with them.
 async fn roll_back(
     config: &Config,
     prepared: &Prepared,
     counters: &Counters,
     reason: String,
 ) -> Result<ReloadState, Error> {
-    error!("the changed configuration did not come up, and the one before is put back: {reason}");
+    error!("the services failed to start with the changed configuration; restoring the previous one: {reason}");
     let (own, applied) = (config.clone(), prepared.applied);
     blocking(move || reload_trial::roll_back(&own, applied, &reason)).await??;
     let reloads = [Event::ReloadApplied, Event::ReloadRefused].map(|event| counters.of(event));
-    // None of the mounted files is in use: the first look at them finds that they are refused.
+    // None of the mounted files is in use: the first poll will reject them.
     Ok(ReloadState { own_file: committed_own_file(config), reloads, ..ReloadState::default() })
 }
 
-/// Lets load balancers notice that the web UI is about to stop.
+/// Gives load balancers time to detect that the web UI is about to stop.
 async fn drain_web_ui(health: &watch::Sender<HealthState>, drain: Duration) {
-    info!("the web UI drains for {} s, since others share its volume", drain.as_secs_f64());
+    info!("draining the web UI for {} s, since other replicas share its volume", drain.as_secs_f64());
     health.send_modify(|state| {
         let name = ServiceName::Webserver.as_str();
         state.services.iter_mut().filter(|service| service.name == name).for_each(|web| web.phase = Phase::Draining);
@@ -244,17 +263,19 @@ async fn drain_web_ui(health: &watch::Sender<HealthState>, drain: Duration) {
     sleep(drain).await;
 }
 
-/// Puts the files of the next start in their places, and returns its state, with the turn.
+/// Commits the files of the next start, and returns its state, with the turn.
 async fn put_in_place(
     restart: Restart,
     config: &Config,
     reaper: &Reaper,
     prepared: &Prepared,
     counters: &Counters,
-) -> Result<(ReloadState, Option<OwnedFd>), Error> {
+) -> Result<(ReloadState, PassedDescriptors), Error> {
     match restart {
         Restart::Reload(reload) => commit_reload(reaper, &prepared.bots, *reload, counters).await,
-        Restart::RollBack(reason) => Ok((roll_back(config, prepared, counters, reason).await?, None)),
+        Restart::RollBack(reason) => {
+            Ok((roll_back(config, prepared, counters, reason).await?, PassedDescriptors::default()))
+        }
     }
 }
 
@@ -264,18 +285,19 @@ async fn commit_reload(
     bots: &Installation,
     reload: PendingReload,
     counters: &Counters,
-) -> Result<(ReloadState, Option<OwnedFd>), Error> {
-    let PendingReload { config, source, django, turn } = reload;
+) -> Result<(ReloadState, PassedDescriptors), Error> {
+    let PendingReload { config, source, django, turn, is_trial, requester } = reload;
     let environment = commit(&config, bots, &source).await?;
     let variables = service_variables(&config, bots);
     django.write_cache(&BotsContext { reaper, bots, environment: &environment, variables: &variables });
     let reloads = [counters.of(Event::ReloadApplied) + 1, counters.of(Event::ReloadRefused)];
     let (own_file, applied) = (committed_own_file(&config), source.digest());
-    let state = ReloadState { own_file, applied, reloads, is_trial: true, ..ReloadState::default() };
-    Ok((state, turn.map(OwnedFd::from)))
+    let state = ReloadState { own_file, applied, reloads, is_trial, ..ReloadState::default() };
+    let (turn, requester) = (turn.map(OwnedFd::from), requester.map(Requester::into_descriptor));
+    Ok((state, PassedDescriptors { listener: None, turn, requester }))
 }
 
-/// How the command ends: as the first service did that was not stopped in order.
+/// The outcome of the command: that of the first service that was not stopped in order.
 fn outcome(names: &[&'static str], ends: Vec<(usize, ServiceResult)>) -> Result<Outcome, Error> {
     let mut outcome = Ok(Outcome::Success);
     for (place, end) in ends {
@@ -299,7 +321,7 @@ pub(crate) fn to_outcome(name: &str, end: ServiceResult) -> Result<Outcome, Erro
             Ok(Outcome::Child(Exit::Signal(nix::libc::SIGKILL).code()))
         }
         Termination::Exited(exit) => {
-            error!("{name} ended by itself with {exit}");
+            error!("{name} exited unexpectedly: {exit}");
             Ok(Outcome::Child(exit.code()))
         }
         Termination::NotStarted => {

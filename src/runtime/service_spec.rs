@@ -1,4 +1,4 @@
-//! The services a command runs, and what each is made from.
+//! The services of a command, and their inputs.
 
 use std::ffi::OsString;
 use std::io;
@@ -27,7 +27,7 @@ use super::dirmonitor_service::DirMonitorService;
 use super::init_db;
 use super::jobqueue_service::JobQueueService;
 
-/// What a command runs.
+/// The services of a command.
 pub(crate) struct ServePlan {
     /// The one service of a container; none for `up`, which runs all that are in use.
     pub only: Option<ServiceName>,
@@ -44,13 +44,13 @@ impl ServePlan {
         self.only.map_or_else(of_up, |name| vec![name])
     }
 
-    /// Whether the database is completed first: the web UI brings it along.
+    /// Whether the database is completed first, as for the web UI.
     pub fn initialises_database(&self) -> bool {
         self.only.is_none_or(|name| name == ServiceName::Webserver)
     }
 
-    /// Whether a service that does not answer is replaced, unless the configuration says otherwise. In a container of its
-    /// own the kubelet does it.
+    /// Whether an unresponsive service is restarted, unless the configuration overrides this. In a container with a
+    /// single service the kubelet does it.
     pub fn restarts_unresponsive(&self) -> bool {
         self.only.is_none()
     }
@@ -58,7 +58,7 @@ impl ServePlan {
     /// The services to run.
     ///
     /// # Errors
-    /// What keeps one of them from starting.
+    /// The conditions under which one of them cannot start.
     pub fn services(&self, context: &LaunchContext<'_>) -> Result<Vec<ServiceSpec>, Error> {
         match self.only {
             Some(name) => Ok(vec![context.service(name, &self.args)?]),
@@ -67,31 +67,31 @@ impl ServePlan {
     }
 }
 
-/// What services are made from.
+/// The inputs of services.
 pub(crate) struct LaunchContext<'a> {
     pub config: &'a Config,
     pub bots: BotsContext<'a>,
     pub django: &'a DjangoSettings,
     pub queue: &'a BotsJobQueueIni,
-    /// Ports on which services of ours listen already.
+    /// Ports on which running services already listen.
     pub own_ports: &'a [u16],
 }
 
 /// A service and how this command runs it.
 pub(crate) struct ServiceSpec {
     pub name: ServiceName,
-    /// How often it is run, where it is meant to end.
+    /// The interval of its runs, if it is periodic.
     pub every: Option<Duration>,
     pub work: ServiceKind,
 }
 
-/// What a service is.
+/// The kind of a service.
 pub(crate) enum ServiceKind {
     /// A process of Bots.
     Child(Box<BotsServiceSpec>),
-    /// The job queue of our own.
+    /// The native job queue.
     JobQueue(Box<JobQueueService>),
-    /// The directory monitor of our own.
+    /// The native directory monitor.
     DirMonitor(Box<DirMonitorService>),
 }
 
@@ -111,10 +111,10 @@ impl ServiceSpec {
     pub fn ready_message(&self) -> Option<String> {
         Some(match self.probe()? {
             LivenessProbe::Http { port, tls, .. } => {
-                format!("the web UI answers on {}://localhost:{port}", if *tls { "https" } else { "http" })
+                format!("the web UI is ready on {}://localhost:{port}", if *tls { "https" } else { "http" })
             }
-            LivenessProbe::JobQueue { port } => format!("the job queue answers on port {port}"),
-            LivenessProbe::Inotify => "the directory monitor watches".to_owned(),
+            LivenessProbe::JobQueue { port } => format!("the job queue is ready on port {port}"),
+            LivenessProbe::Inotify => "the directory monitor is ready".to_owned(),
         })
     }
 
@@ -141,14 +141,14 @@ pub(crate) fn supervised(
             Some(LivenessProbe::Http { port, .. } | LivenessProbe::JobQueue { port }) => Some(port),
             Some(LivenessProbe::Inotify) | None => None,
         },
-        // It would leave a crash behind, or lose the files that it has taken.
+        // A stopped engine would have to be recovered, or lose the files that it has received.
         spared: engine_shim::NAME,
         spec: service.spec,
         lines,
     }
 }
 
-/// How a process of Bots is kept running, and stopped.
+/// The restart and stop policy of a process of Bots.
 fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &Config) -> ServicePolicy {
     let (name, times) = (service.name, config.stop.of(service.name));
     ServicePolicy {
@@ -157,10 +157,10 @@ fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &Config) -> S
         reload_drain: if name == ServiceName::Webserver { Duration::ZERO } else { times.drain },
         timeout: times.timeout,
         stop_signal: service.stop_signal,
-        // Another job queue beside an engine would lose jobs.
+        // A second job queue with its own engine would lose jobs.
         leftover_timeout: if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO },
         restart: RestartRules {
-            // Processes or memory that are exhausted are waited for all the same.
+            // Exhausted processes or memory are waited for in any case.
             policy: if ends_by_itself { RestartPolicy::Never } else { config.restart.policy },
             ..config.restart
         },
@@ -172,7 +172,7 @@ impl LaunchContext<'_> {
     /// The services of `up`.
     ///
     /// # Errors
-    /// What keeps one of them from starting.
+    /// The conditions under which one of them cannot start.
     pub fn all_services(&self) -> Result<Vec<ServiceSpec>, Error> {
         let names = self.config.up.services.clone().unwrap_or_else(|| self.enabled_services());
         names.into_iter().map(|name| self.service(name, &[])).collect()
@@ -201,7 +201,7 @@ impl LaunchContext<'_> {
                 refuse_arguments(args, "bots-jobqueueserver")?;
                 let addr = config.jobqueue.guarded_addr().map_err(|text| Error::new(Kind::Configuration, text))?;
                 if !self.own_ports.is_empty() {
-                    // A reload is refused where the queue could not work.
+                    // A reload is rejected if the queue could not work.
                     self.check_queue_port()?;
                 }
                 let database = init_db::database_config(config, django)?;
@@ -228,7 +228,7 @@ impl LaunchContext<'_> {
                 Ok(ServiceSpec { name: ServiceName::Dirmonitor, every: None, work })
             }
             ServiceBackend::Python => {
-                // Bots's own monitor ends at the first of them.
+                // Bots's own monitor exits on the first of them.
                 bots::Error::from_faults(DirmonitorConfig::read(bots.environment, bots.bots)?.faults)?;
                 Ok(bots.dirmonitor(args).into())
             }
@@ -245,7 +245,7 @@ impl LaunchContext<'_> {
         if !left_out.is_empty() {
             let names: Vec<&str> = left_out.iter().map(|name| name.as_str()).collect();
             let file = self.queue.file.display();
-            info!("leaving out {}: [jobqueue] enabled is not True in {file}", names.join(" and "));
+            info!("not starting {}: [jobqueue] enabled is not True in {file}", names.join(" and "));
         }
         chosen
     }
@@ -254,9 +254,9 @@ impl LaunchContext<'_> {
         if self.queue.enabled { Ok(()) } else { Err(self.queue.disabled_error(name).into()) }
     }
 
-    /// Bots itself would only find out after its start-up, and print a traceback.
+    /// Bots would fail only after its start-up, with a traceback.
     fn check_web_port(&self) -> Result<(), Error> {
-        let ini = self.bots.environment.config.join("bots.ini");
+        let ini = self.bots.environment.ini_file();
         let setting = format!("[webserver] port in {}, or PORT, or --port", ini.display());
         self.check_port(Ipv4Addr::UNSPECIFIED, self.django.web_port, "serve the web UI", &setting)
     }
@@ -274,9 +274,9 @@ impl LaunchContext<'_> {
         let Err(error) = StdListener::bind((address, port)) else { return Ok(()) };
         let reason = match error.kind() {
             io::ErrorKind::AddrInUse if port == self.config.health.addr.port() => {
-                "the health listener has it".to_owned()
+                "the health listener uses it".to_owned()
             }
-            io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+            io::ErrorKind::AddrInUse => "another program uses it".to_owned(),
             _ => error.to_string(),
         };
         Err(Error::new(Kind::Unavailable, format!("cannot {purpose} on port {port}: {reason}; set {setting}")))
@@ -287,18 +287,21 @@ fn refuse_arguments(args: &[OsString], program: &str) -> Result<(), Error> {
     if args.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Usage, format!("arguments after -- are for {program}, which --backend python runs")))
+    Err(Error::new(
+        Kind::Usage,
+        format!("arguments after -- are only valid for {program}, which --backend python runs"),
+    ))
 }
 
-/// What Bots's own server cannot do, and would not say.
+/// Rejects configurations that Bots's own server silently does not support.
 fn check_python_queue(config: &Config, bots: &BotsContext<'_>) -> Result<(), Error> {
     const REMEDY: &str = "use BOTS_CTL_JOBQUEUE_BACKEND=native";
     let refused = |reason: String| Err(Error::new(Kind::Configuration, format!("{reason}; {REMEDY}")));
     if bots.bots.bots_version() == BotsVersion::V3 {
-        return refused("the job queue of Bots 3 takes jobs and never runs them".to_owned());
+        return refused("the job queue of Bots 3 accepts jobs and never runs them".to_owned());
     }
     match config.jobqueue.addr {
-        Some(addr) => refused(format!("BOTS_CTL_JOBQUEUE_ADDR={addr}: Bots's own job queue serves loopback alone")),
+        Some(addr) => refused(format!("BOTS_CTL_JOBQUEUE_ADDR={addr}: Bots's own job queue listens on loopback only")),
         None => Ok(()),
     }
 }

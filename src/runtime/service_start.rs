@@ -1,4 +1,4 @@
-//! How a service becomes a member of the group, and how its health comes to be known.
+//! Adds a service to the group, and connects its state with the health state.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::telemetry::counters::Counters;
 
 use super::service_spec::{ServiceKind, ServiceSpec, supervised};
 
-/// What all services need.
+/// The inputs of all services.
 #[derive(Clone, Copy)]
 pub(crate) struct RuntimeContext<'a> {
     pub config: &'a Config,
@@ -34,12 +34,12 @@ pub(crate) struct RuntimeContext<'a> {
     pub health: &'a watch::Sender<HealthState>,
     /// When bots-ctl began.
     pub started: Instant,
-    /// Whether a service that does not answer is replaced.
+    /// Whether an unresponsive service is restarted.
     pub restart_unresponsive: bool,
 }
 
 impl RuntimeContext<'_> {
-    /// Checks what the services depend on, and reads the results of the engine's runs, from now on.
+    /// Starts the periodic checks of the services' dependencies, and the reader of the engine's results.
     pub fn spawn_checks(&self, targets: &CheckTargets) {
         let (database, time_zone) = (targets.database.clone(), targets.time_zone.clone());
         let interval = self.config.health.results_interval;
@@ -90,7 +90,8 @@ pub(crate) fn member(index: usize, spec: ServiceSpec, runtime: &RuntimeContext<'
             let service = supervised(*child, spec.every.is_some(), runtime.config, lines);
             let (forward, received) = unbounded_channel();
             let snapshot = watch::Sender::default();
-            let mut control = ServiceControl { stop: requests, messages: received, snapshot, deadline: None };
+            let mut control =
+                ServiceControl { stop: requests, messages: received, snapshot, started: None, deadline: None };
             let link = ProcessLink {
                 slot,
                 messages: forward.clone(),
@@ -152,7 +153,7 @@ impl ProcessLink {
         }
     }
 
-    /// Reports to the supervisor what the probes have found.
+    /// Passes the results of probes to the supervisor.
     fn report(&mut self, health: &HealthState) {
         let service = &health.services[self.slot.index];
         let Some(pid) = service.pid else { return };
@@ -187,7 +188,8 @@ fn update_health(service: &mut ServiceHealth, snapshot: ServiceSnapshot, has_pro
     service.phase = match snapshot.state {
         State::Starting => Phase::Starting,
         State::Running => Phase::Running,
-        State::Stopping(_, StopReason::Unresponsive) | State::Killing(StopReason::Unresponsive) => Phase::Restarting,
+        State::Stopping(_, StopReason::Unresponsive | StopReason::Restart)
+        | State::Killing(StopReason::Unresponsive | StopReason::Restart) => Phase::Restarting,
         State::WaitingForGroup(AfterExit::Restart) | State::Backoff => Phase::Restarting,
         State::Ended(_) if is_periodic => Phase::Waiting,
         State::Ended(_) => Phase::Ended,

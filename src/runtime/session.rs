@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::exit::{Error, Exit, Kind};
 use crate::process::reaper::Reaper;
 use crate::process::signals::{self, Signals};
+use crate::process::{memory, periodic};
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
 use crate::telemetry::logging::{self, LogGuard};
@@ -19,40 +20,41 @@ use super::reload_state::ReloadState;
 const BLOCKING_THREAD_KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Everything that a command which starts processes needs.
-pub(crate) struct App {
+pub(crate) struct Session {
     pub config: Config,
     pub reaper: Reaper,
     pub signals: Signals,
     pub lines: ServiceOutput,
     pub counters: Arc<Counters>,
-    /// The state of the program before, where this is a reload.
+    /// The state of the previous execution, if this is a reload.
     pub reloaded: Option<ReloadState>,
     /// Declared last: flushed after everything else is gone.
     _log: LogGuard,
 }
 
 /// Sets up log, runtime, signals and reaper, and runs `body` in them.
-pub(crate) fn with_app<T>(config: Config, body: impl AsyncFnOnce(App) -> Result<T, Error>) -> Result<T, Error> {
+pub(crate) fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) -> Result<T, Error>) -> Result<T, Error> {
     signals::block_all();
     let reloaded = ReloadState::take();
     let (log, lines) = logging::init(config.log);
+    memory::use_one_heap();
+    periodic::start();
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    // The first thread for work that blocks is kept: at the limit on processes there may be no other.
+    // The first thread for blocking work is kept: at the process limit, no other can be created.
     let runtime = runtime.enable_io().enable_time().thread_keep_alive(BLOCKING_THREAD_KEEP_ALIVE).build();
     let runtime = runtime.map_err(|error| internal_error(&error))?;
     let result = runtime.block_on(async {
         let signals = Signals::install().map_err(|error| internal_error(&error))?;
         let reaper = Reaper::start().map_err(|error| internal_error(&error))?;
-        body(App { config, reaper, signals, lines, counters: Arc::default(), reloaded, _log: log }).await
+        body(Session { config, reaper, signals, lines, counters: Arc::default(), reloaded, _log: log }).await
     });
-    // Tasks that still run in the background must not delay the end.
+    // Tasks in the background must not delay the end.
     runtime.shutdown_background();
     result
 }
 
-/// Does work until it is done or a signal asks to stop, and then says how the command ends. While the work holds a token of
-/// `critical`, such a signal lets it go on to its end, so that nothing is cut in the middle; so does a second one.
-/// Signals that ask for something else stay for what comes next.
+/// Runs `work` until it finishes or a stop signal arrives, and returns how the command ends. While the work holds a
+/// token of `critical`, stop signals do not interrupt it. Other signals stay pending for the next reader.
 pub(crate) async fn run_until_shutdown<T>(
     signals: &mut Signals,
     critical: &TaskTracker,
@@ -67,7 +69,7 @@ pub(crate) async fn run_until_shutdown<T>(
                 if critical.is_empty() {
                     return Err(Exit::Signal(stopped_by.unwrap_or(number)));
                 }
-                tracing::info!("asked to stop by {}: the database is completed first", signals::name(number));
+                tracing::info!("received {}; finishing the schema change before exiting", signals::name(number));
                 stopped_by.get_or_insert(number);
             }
         }

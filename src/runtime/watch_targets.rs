@@ -76,14 +76,14 @@ impl TargetSources {
         &self.monitored.trigger
     }
 
-    /// What is wrong with bots.ini, which keeps nothing but these sections from being watched.
+    /// Errors of bots.ini that affect only the named sections.
     pub fn faults(&self) -> &[String] {
         &self.monitored.faults
     }
 
     /// The bots.ini that is in use. One that is mounted becomes that once it was found valid.
     pub fn file(&self) -> PathBuf {
-        self.environment.config.join("bots.ini")
+        self.environment.ini_file()
     }
 
     /// Reads bots.ini again, and returns the job queue that it names; after an error the targets stay.
@@ -92,14 +92,14 @@ impl TargetSources {
         BotsJobQueueIni::read(&self.config, &self.environment)
     }
 
-    /// Reads the database again; true where it has changed. After an error the targets stay.
+    /// Reads the database again; returns whether it has changed. After an error the targets stay.
     pub async fn read_database(&mut self) -> Result<bool, database::Error> {
         let cached = self.connection.take();
         let is_4 = self.bots.bots_version() == BotsVersion::V4;
         let asking = query_routes(cached, &self.database, is_4);
         let late = |_| {
             let text =
-                format!("the {} did not answer within {} s", self.database.describe(), DATABASE_TIMEOUT.as_secs());
+                format!("the {} did not respond within {} s", self.database.describe(), DATABASE_TIMEOUT.as_secs());
             Err(database::Error::Unavailable(text))
         };
         let (connection, known) = timeout(DATABASE_TIMEOUT, asking).await.unwrap_or_else(late)?;
@@ -128,7 +128,9 @@ impl TargetSources {
                     // A file that a channel leaves in place would be read again at every start.
                     targets.push(WatchTarget { takes_existing: target.takes_existing && route.removes, ..target });
                 }
-                None => doubts.push(format!("channel {} of route {} names no files", route.channel, route.route)),
+                None => {
+                    doubts.push(format!("channel {} of route {} has no path or file mask", route.channel, route.route))
+                }
             }
         }
         doubts.extend(self.collect_warnings(&targets));
@@ -159,7 +161,7 @@ impl TargetSources {
             let files = target.files();
             match first.get(&files) {
                 Some(other) if other.route != target.route => doubts.push(format!(
-                    "{} and {} watch the same files, {files}: both routes are started, and the first takes them",
+                    "{} and {} watch the same files, {files}: both routes are started, and the first one processes the files",
                     other.origin, target.origin
                 )),
                 Some(_) => {}
@@ -169,12 +171,12 @@ impl TargetSources {
             }
         }
         if targets.is_empty() && self.known.is_some() {
-            let file = self.environment.config.join("bots.ini");
+            let file = self.environment.ini_file();
             let routes = match self.bots.bots_version() {
                 BotsVersion::V3 => "",
-                BotsVersion::V4 => ", and no active route asks for it",
+                BotsVersion::V4 => ", and no active route has a monitored channel",
             };
-            doubts.push(format!("nothing is watched: no section [dirmonitor1] is in {}{routes}", file.display()));
+            doubts.push(format!("nothing to watch: no section [dirmonitor1] in {}{routes}", file.display()));
         }
         doubts
     }
@@ -182,11 +184,10 @@ impl TargetSources {
 
 /// The warning of files for which no route runs.
 pub(crate) fn inactive_route(origin: &str, route: &str) -> String {
-    format!("{origin}: there is no active route {route}, so its files are not taken until there is")
+    format!("{origin}: no active route {route}; its files stay unprocessed until the route is active")
 }
 
-/// Files of a route, with what is configured for them; `name` is the origin of the entry and the route, `locks` are paths and
-/// names.
+/// Files of a route, with their options; `name` is the origin of the entry and the route, `locks` are paths and names.
 pub(crate) fn target<'a>(
     config: &Config,
     monitored: &DirmonitorConfig,

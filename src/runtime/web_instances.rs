@@ -1,7 +1,8 @@
-//! Web UIs of one environment: one on a machine, any number on a volume.
+//! Web UIs of one environment: one per machine, any number per volume.
 //!
-//! On this machine a socket without a file holds the place. Its name belongs to the network namespace, so that pods which share a
-//! volume are several machines. On the volume each holds a shared lock, which shows it whether there are others.
+//! On this machine an abstract socket enforces this. Its name belongs to the network namespace, so pods that share a
+//! volume count as several machines. On the volume each web UI holds a shared lock, which shows whether there are
+//! others.
 
 use std::fs::File;
 use std::io;
@@ -22,15 +23,16 @@ use crate::fs::{atomic, lock};
 /// The web UI of this machine, until it is dropped.
 pub(crate) struct WebInstance {
     accepting: AbortHandle,
-    /// A shared lock on the volume; none where it has no locks.
+    /// A shared lock on the volume; `None` if it does not support locks.
     shared: Option<File>,
 }
 
 impl WebInstance {
-    /// Takes the place of the one web UI of this environment on this machine. None where the environment does not exist yet.
+    /// Claims the role of the only web UI of this environment on this machine. `None` if the environment does not exist
+    /// yet.
     ///
     /// # Errors
-    /// Who has it already.
+    /// The process that already has it.
     pub fn take(environment_root: &Path) -> Result<Option<Self>, Error> {
         let Ok(root) = std::fs::metadata(environment_root) else { return Ok(None) };
         let name = format!("bots-ctl/webserver/{}/{}", root.dev(), root.ino());
@@ -46,20 +48,20 @@ impl WebInstance {
         Ok(Some(Self { accepting, shared: None }))
     }
 
-    /// Shows this web UI to those that share the volume.
+    /// Announces this web UI to those that share the volume.
     pub fn announce(&mut self, environment_root: &Path) {
         let shared = atomic::open_lock(&environment_root.join(".bots-ctl-web.lock")).and_then(|file| {
             lock::try_lock_shared(&file)?;
             Ok(file)
         });
-        self.shared = shared.map_err(|error| debug!("cannot see other web UIs on this volume: {error}")).ok();
+        self.shared = shared.map_err(|error| debug!("cannot detect other web UIs on this volume: {error}")).ok();
     }
 
     /// Whether no other web UI shares the volume.
     pub fn is_alone(&self) -> bool {
         self.shared.as_ref().is_some_and(|shared| {
             let is_alone = lock::try_lock(shared).unwrap_or(false);
-            // A lock that cannot be had for itself alone is gone afterwards.
+            // A failed upgrade to an exclusive lock releases the shared one.
             let _ = lock::try_lock_shared(shared);
             is_alone
         })
@@ -73,12 +75,12 @@ impl Drop for WebInstance {
 }
 
 fn unexpected(error: io::Error) -> Error {
-    Error::new(Kind::Internal, format!("cannot see whether a web UI runs already: {error}"))
+    Error::new(Kind::Internal, format!("cannot detect whether a web UI is already running: {error}"))
 }
 
 fn occupied(environment_root: &Path, address: &SocketAddr) -> Error {
     let peer = UnixStream::connect_addr(address).ok().and_then(|stream| getsockopt(&stream, PeerCredentials).ok());
-    // Of a process in another PID namespace the kernel says 0.
+    // For a process in another PID namespace the kernel returns 0.
     let who = peer.map(|peer| peer.pid()).filter(|pid| *pid > 0).map_or_else(String::new, |pid| {
         let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<_> = arguments.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
@@ -86,8 +88,8 @@ fn occupied(environment_root: &Path, address: &SocketAddr) -> Error {
     });
     let root = environment_root.display();
     let text = format!(
-        "a web UI of {root} runs on this machine already{who}; stop it, or set BOTSENV for another environment; \
-         `bots-ctl status` shows it"
+        "a web UI of {root} is already running on this machine{who}; stop it, or set BOTSENV for \
+         another environment; `bots-ctl status` shows it"
     );
     Error::new(Kind::Unavailable, text)
 }

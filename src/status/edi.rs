@@ -1,4 +1,5 @@
-//! The statistics of EDI files in the status document. Values that are zero or absent are left out: 500 routes stay small.
+//! The statistics of EDI files in the status document. Values that are zero or absent are omitted, so that 500 routes stay
+//! small.
 
 use std::time::Instant;
 
@@ -17,14 +18,14 @@ pub struct ResultsStatus {
     pub error: Option<String>,
     /// The last runs of the engine, newest first.
     pub runs: Vec<EngineRunStats>,
-    /// Since when files are counted below: seconds since 1970, a day ago at the most.
+    /// The beginning of the period in which files are counted: seconds since 1970, at most a day ago.
     pub since: i64,
-    /// Active routes, and others that had files.
+    /// Active routes, and others with files.
     pub routes: Vec<RouteStatus>,
     /// Number of routes that are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_routes: u64,
-    /// Runs that were broken off, and not recovered or given up.
+    /// Interrupted runs that were neither recovered nor given up.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost_runs: u64,
     /// Whether Bots's own lock is set: an engine runs, or the next one recovers an interrupted run.
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_of_zero_are_left_out() {
+    fn zero_counts_are_omitted() {
         let idle =
             RouteStatus { name: "r".into(), inactive: false, last: None, state: None, files: FileCounts::default() };
         let text = serde_json::to_string(&idle).expect("it can be told");

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::edi::{ResultsStatus, results};
 use super::problems::{Problem, problems};
 use crate::health::rules::{CHECKS, evaluate, is_ready};
-use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth};
+use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth, SystemInfo};
 use crate::model::Check;
 
 /// The document.
@@ -15,11 +15,14 @@ use crate::model::Check;
 pub struct Status {
     /// Version of bots-ctl.
     pub version: String,
+    /// What runs here and where, after the preparations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<SystemInfo>,
     /// Whether all is ready.
     pub ready: bool,
     /// Why not.
     pub errors: Vec<String>,
-    /// All that is wrong, with what to do about it.
+    /// All problems, with their remedies.
     #[serde(default)]
     pub problems: Vec<Problem>,
     /// Whether all services are being stopped.
@@ -36,13 +39,13 @@ pub struct Status {
     /// Whose engine runs, here or in another pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineStatus>,
-    /// The directory monitor, where it is bots-ctl's own.
+    /// The directory monitor, if it is bots-ctl's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<MonitorStatus>,
     /// Statistics of the EDI files, after the first reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub results: Option<ResultsStatus>,
-    /// The faults of a mounted configuration that was refused.
+    /// The errors of a mounted configuration that was rejected.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
 }
@@ -83,17 +86,17 @@ pub struct ServiceStatus {
     pub restarts: u32,
     /// How its last process ended: `exit code 1`, `signal SIGKILL`.
     pub last_exit: Option<String>,
-    /// Whether it can be sent work; `None` for one that is not sent any.
+    /// Whether it accepts work; `None` for a service that receives none.
     pub ready: Option<bool>,
-    /// In how many seconds it runs again, for one that is run again and again.
+    /// Seconds until the next run, for a service that runs on a schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
-    /// Its jobs, for a job queue of bots-ctl itself.
+    /// The jobs, if the service is bots-ctl's job queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<QueueCounts>,
 }
 
-/// Makes the document; `unix` is the same moment as `now`, in seconds since 1970.
+/// Creates the document; `unix` is the same time as `now`, in seconds since 1970.
 #[must_use]
 pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
     let whole = evaluate(Check::Ready, health);
@@ -115,6 +118,7 @@ pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
     });
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        system: health.system.as_deref().cloned(),
         ready: whole.healthy,
         problems: problems(health, &whole, i64::try_from(unix).unwrap_or(i64::MAX)),
         errors: whole.errors,

@@ -19,7 +19,7 @@ const SCRIPT: &str = include_str!("page/page.js");
 /// The response to a request for the page.
 pub(crate) fn answer(status: &Status) -> Response {
     let Ok(random) = getrandom::u64().and_then(|high| Ok((high, getrandom::u64()?))) else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "the system gives no random numbers\n").into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, "the system provides no random numbers\n").into_response();
     };
     let nonce = format!("{:016x}{:016x}", random.0, random.1);
     let headers: [(HeaderName, String); 5] = [
@@ -39,7 +39,7 @@ fn policy(nonce: &str) -> String {
     )
 }
 
-/// Text from outside is put in last, so that no placeholder in it is replaced.
+/// Text from outside is inserted last, so that no placeholder in it is replaced.
 fn page(nonce: &str, status: &Status) -> String {
     let page = PAGE.replace("@style@", STYLE.trim_end()).replace("@script@", SCRIPT.trim_end());
     page.replace("@nonce@", nonce).replace("@summary@", &escaped(&summary(status)))
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_small_and_asks_for_nothing_from_outside() {
+    fn page_is_small_and_loads_no_external_content() {
         let page = page("n0", &status("x"));
         assert!(page.len() < LARGEST, "{}", page.len());
         for word in ["http://", "https://", "//cdn", "innerHTML", "insertAdjacentHTML", "document.write", "eval("] {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_escaped_and_every_place_is_filled() {
+    fn page_escapes_content_and_fills_every_placeholder() {
         let page = page("n0", &status("<script>alert(1)</script> & @script@ @nonce@"));
         assert!(page.contains("not ready: &lt;script&gt;alert(1)&lt;/script&gt; &amp; @script@ @nonce@"), "{page}");
         assert_eq!(page.matches("<script").count(), 1);

@@ -1,4 +1,4 @@
-//! Problems: all that is wrong, each with what to do about it. The status and the status page begin with them.
+//! Problems and their remedies. The status and the status page begin with them.
 
 use std::collections::BTreeMap;
 
@@ -13,29 +13,29 @@ use crate::model::ServiceName;
 /// Files that are named of a route.
 const MAX_NAMED_FILES: usize = 5;
 
-/// Of what Bots says of a file no more is shown than this, in characters.
+/// Maximum length of Bots's reason for a file, in characters.
 const MAX_REASON: usize = 200;
 
-/// A job that has waited for longer does not wait for the run before it alone: seconds.
+/// Maximum plausible wait of a job for the previous run, in seconds.
 const MAX_JOB_WAIT: i64 = 1800;
 
-/// Something that is wrong.
+/// A problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     pub kind: ProblemKind,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
-    /// Where it is known, since when, or when it was seen last: seconds since 1970.
+    /// If known, the time since when the problem exists, or when it last occurred: seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<i64>,
-    /// What to do.
+    /// The remedy.
     pub action: String,
-    /// The newest of the files that it is about.
+    /// The newest affected files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ProblemFile>,
 }
 
-/// A file that did not go all the way.
+/// A file that was not processed completely.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProblemFile {
     pub name: String,
@@ -46,7 +46,7 @@ pub struct ProblemFile {
     pub reason: String,
 }
 
-/// What a problem is about.
+/// The subject of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemKind {
@@ -73,38 +73,50 @@ impl Problem {
     }
 }
 
-/// All problems, those first that concern the services. `ready` is the answer to that probe; `now` is in seconds since 1970.
+/// All problems, those of services first. `ready` is the answer to that probe; `now` is in seconds since 1970.
 pub(super) fn problems(health: &HealthState, ready: &ProbeResponse, now: i64) -> Vec<Problem> {
     let failed = ready.checks.iter().filter(|(_, is_good)| !is_good).zip(&ready.errors);
     let not_ready = failed
         .map(|((check, _), why)| Problem::new(ProblemKind::NotReady, format!("not ready: {why}"), action_for(check)));
     let refused = health.refused.iter().map(|fault| {
-        let problem = format!("mounted configuration refused: {fault}");
-        Problem::new(ProblemKind::Configuration, problem, "correct that file; the configuration before it stays in use")
+        let problem = format!("mounted configuration rejected: {fault}");
+        Problem::new(ProblemKind::Configuration, problem, "correct that file; the previous configuration stays in use")
     });
-    let mut found: Vec<Problem> = not_ready.chain(refused).collect();
+    let plugin = health.plugin.iter().filter_map(|result| result.as_ref().err()).map(|fault| {
+        let problem = format!("plugin rejected: {fault}");
+        Problem::new(
+            ProblemKind::Configuration,
+            problem,
+            "correct it at its source; routes and scripts stay as they are",
+        )
+    });
+    let mut found: Vec<Problem> = not_ready.chain(refused).chain(plugin).collect();
     found.extend(health.services.iter().filter_map(engine));
     found.extend(directories(health));
     match &health.results {
         Some(results) => found.extend(of_results(results, health, now)),
         None if health.services.is_empty() || !ready.healthy => {}
         None => {
-            let why = health.results_error.as_deref().unwrap_or("it was not read yet");
-            let problem = format!("runs and files are not known from the database: {why}");
-            found.push(Problem::new(ProblemKind::Results, problem, "after a start wait some seconds"));
+            let why = health.results_error.as_deref().unwrap_or("not read yet");
+            let problem = format!("runs and files have not been read from the database: {why}");
+            found.push(Problem::new(ProblemKind::Results, problem, "wait some seconds after a start"));
         }
     }
     found
 }
 
-/// What to do when a check or a service of this name is not as it should be. After a start it takes some seconds.
+/// The remedy for a failed check or service of this name. After a start a check takes some seconds.
 fn action_for(check: &str) -> String {
     match check {
-        DATABASE => "see that the database runs and answers; bots-ctl config show has its address".to_owned(),
-        TABLES => "bots-ctl init-db completes the database".to_owned(),
+        DATABASE => {
+            "check that the database is running and reachable; bots-ctl config show prints its address".to_owned()
+        }
+        TABLES => "run bots-ctl init-db to complete the database".to_owned(),
         BOTSSYS | USERSYS => "mount the directory, or make it writable for this user".to_owned(),
-        SPACE => "make room on the volume: maxdays and maxdaysarchive of bots.ini decide what is kept".to_owned(),
-        service => format!("the lines of {service} in the log say why"),
+        SPACE => {
+            "free space on the volume; maxdays and maxdaysarchive in bots.ini set how long files are kept".to_owned()
+        }
+        service => format!("see the log lines of {service}"),
     }
 }
 
@@ -112,16 +124,16 @@ fn of_results(results: &CachedEdiStats, health: &HealthState, now: i64) -> Vec<P
     let stats = &results.stats;
     let mut found = Vec::new();
     if let Some(error) = &results.error {
-        let problem = format!("runs and routes were not read from the database again: {error}");
+        let problem = format!("cannot update runs and routes from the database: {error}");
         found.push(Problem::new(
             ProblemKind::Results,
             problem,
-            "what is shown of runs and files is old; see the database",
+            "runs and files shown here are outdated; check the database",
         ));
     }
     if stats.lost_runs > 0 {
-        let problem = format!("broken off and not recovered: {} runs", stats.lost_runs);
-        let action = "look in Bots's web UI for files that they had taken and not sent, and send those again";
+        let problem = format!("{} runs were interrupted and not recovered", stats.lost_runs);
+        let action = "find files that they received but did not send in Bots's web UI, and send them again";
         found.push(Problem::new(ProblemKind::LostRuns, problem, action));
     }
     found.extend(files(&stats.failures));
@@ -144,17 +156,16 @@ fn files(failures: &Failures) -> Vec<Problem> {
         let (kind, state, remedy) = match is_stuck {
             true => (
                 ProblemKind::FilesStuck,
-                "stuck: no step of the route took them further",
-                "complete the route, or the channel or partner that it needs; then receive them again",
+                "stuck: no step of the route processed them further",
+                "complete the route, or the channel or partner it needs; then receive them again under Incoming in the web UI",
             ),
             false => (
                 ProblemKind::FileErrors,
                 "with errors",
-                "correct the mapping and receive them again, or let the partner send correct files",
+                "correct the mapping and receive them again under Incoming in the web UI, or ask the partner for correct files",
             ),
         };
-        let action =
-            format!("{remedy}, under Incoming in the web UI; bots-ctl files --errors --route {route} lists all");
+        let action = format!("{remedy}; bots-ctl files --errors --route {route} lists all");
         let newest = files.iter().take(MAX_NAMED_FILES).map(|file| ProblemFile {
             name: file.name.clone(),
             received: file.received,
@@ -168,18 +179,18 @@ fn files(failures: &Failures) -> Vec<Problem> {
 
 fn process(error: &ProcessError) -> Problem {
     let route = if error.route.is_empty() { String::new() } else { format!(", route {}", error.route) };
-    let problem = format!("an error in run {}{route}: {}", error.run, first_line(&error.reason));
-    let action = "mend what the reason names; Process errors in the web UI has all of it, and the next run tries again";
+    let problem = format!("error in run {}{route}: {}", error.run, first_line(&error.reason));
+    let action = "fix the cause; Process errors in the web UI shows the full text, and the next run retries";
     Problem::new(ProblemKind::ProcessError, problem, action).at(error.at)
 }
 
-/// The engine as a service that runs now and then. Errors of files, its code 2, are told by themselves.
+/// A problem of the scheduled engine. Exit code 2, errors in files, is reported separately.
 fn engine(service: &ServiceHealth) -> Option<Problem> {
     let exit = service.last_exit.filter(|exit| !matches!(exit, Exit::Code(0 | 2)))?;
     (service.name == ServiceName::Engine.as_str()).then(|| {
         let end = job_exit_in_words("bots-engine", exit.code());
-        let problem = format!("the last run of the engine ended with {end}");
-        Problem::new(ProblemKind::Engine, problem, "the engine's lines in the log say why; the next run tries again")
+        let problem = format!("the last engine run ended with {end}");
+        Problem::new(ProblemKind::Engine, problem, "see the log lines of the engine; the next run retries")
     })
 }
 
@@ -188,14 +199,14 @@ fn directories(health: &HealthState) -> Vec<Problem> {
     let watched = health.monitor.iter().flat_map(|monitor| monitor.directories.iter());
     let not_watched = watched.filter_map(|WatchStatus { files, route, error, .. }| {
         let problem = format!("not watched: {files} for route {route}: {}", error.as_ref()?);
-        let action = "make or mount the directory, or correct the path in bots.ini or in the channel";
+        let action = "create or mount the directory, or correct the path in bots.ini or in the channel";
         Some(Problem::new(ProblemKind::Directory, problem, action))
     });
     let watched = health.monitor.iter().flat_map(|monitor| monitor.directories.iter());
     let given_up = watched.filter_map(|WatchStatus { route, unfinished, .. }| {
         let IncompleteFiles { given_up, example, reason, .. } =
             unfinished.as_ref().filter(|files| files.given_up > 0)?;
-        let problem = format!("route {route}: {given_up} files are no longer waited for, such as {example}: {reason}");
+        let problem = format!("route {route}: {given_up} files never became complete, such as {example}: {reason}");
         Some(Problem::new(ProblemKind::Directory, problem, "complete, rename or remove the file"))
     });
     not_watched.chain(given_up).chain(health.channels.iter().map(channel)).collect()
@@ -206,8 +217,8 @@ fn channel(fault: &ChannelFault) -> Problem {
     match error {
         Some(error) => Problem::new(
             ProblemKind::Directory,
-            format!("channel {channel} of route {route} takes no files: {error}"),
-            "make or mount the directory, or correct the path of the channel in the web UI",
+            format!("channel {channel} of route {route} cannot read files: {error}"),
+            "create or mount the directory, or correct the path of the channel in the web UI",
         ),
         None => Problem::new(
             ProblemKind::Route,
@@ -223,7 +234,7 @@ fn route(watched: &WatchStatus, all: &[Route]) -> Option<Problem> {
     let (fault, action) = match all.iter().find(|known| known.name == *route) {
         Some(known) if known.is_active => return None,
         Some(_) => ("is not active", "activate the route in the web UI"),
-        None => ("does not exist", "make the route in the web UI, or correct its name in bots.ini"),
+        None => ("does not exist", "create the route in the web UI, or correct its name in bots.ini"),
     };
     let oldest = oldest.and_then(|oldest| oldest.duration_since(std::time::UNIX_EPOCH).ok());
     let wait = if oldest.is_some() { "files wait" } else { "files would wait" };
@@ -240,13 +251,14 @@ fn jobs(failures: &Failures, now: i64) -> Vec<Problem> {
         let more =
             if failed.count > 1 { format!(", and {} before it failed", failed.count - 1) } else { String::new() };
         let action =
-            format!("bots-ctl job show {number} has the end of its output; bots-ctl job add -- {task} tries it again");
+            format!("bots-ctl job show {number} prints the end of its output; bots-ctl job add -- {task} reruns it");
         Problem::new(ProblemKind::Job, format!("job {number} ({task}) {end}{more}"), action).at(failed.ended)
     });
     let waiting = failures.jobs.oldest.iter().filter(|job| job.submitted < now - MAX_JOB_WAIT).map(|job| {
         let (number, task) = (job.number, &job.task);
-        let problem = format!("job {number} ({task}) waits for more than {} minutes", MAX_JOB_WAIT / 60);
-        let action = "see that a job queue runs (bots-ctl jobqueue), and which engine it waits for (bots-ctl status)";
+        let problem = format!("job {number} ({task}) has been waiting for more than {} minutes", MAX_JOB_WAIT / 60);
+        let action =
+            "check that a job queue is running (bots-ctl jobqueue), and which engine it waits for (bots-ctl status)";
         Problem::new(ProblemKind::Job, problem, action).at(job.submitted)
     });
     failed.chain(waiting).collect()
@@ -287,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_a_problem_when_it_has_failed_or_waits_too_long() {
+    fn failed_or_long_waiting_job_is_a_problem() {
         let waiting = |submitted| Some(WaitingJob { number: 9, task: "bots-engine r".to_owned(), submitted });
         let task = "/opt/report".to_owned();
         let failed = FailedTask { task, number: 7, ended: NOW, exit_code: Some(2), count: 3 };
@@ -296,24 +308,25 @@ mod tests {
         let both = told(&of(waiting(NOW - MAX_JOB_WAIT - 1), vec![failed]));
         let expected = [
             "job 7 (/opt/report) ended with exit code 2, and 2 before it failed",
-            "job 9 (bots-engine r) waits for more than 30 minutes",
+            "job 9 (bots-engine r) has been waiting for more than 30 minutes",
         ];
         assert_eq!(both, expected);
     }
 
     #[test]
-    fn the_end_of_the_last_engine_run_is_a_problem_unless_it_is_about_files() {
+    fn last_engine_exit_is_a_problem_unless_about_files() {
         let ended = |code| {
             let engine = ServiceHealth { last_exit: Some(Exit::Code(code)), ..ServiceHealth::new("engine", false) };
             told(&HealthState { services: vec![engine], ..health(Failures::default()) })
         };
         assert!(ended(0).is_empty() && ended(2).is_empty());
-        let taken = "the last run of the engine ended with exit code 3: nothing was run: another engine runs, or its port is taken";
+        let taken =
+            "the last engine run ended with exit code 3: no run: another engine is running, or its port is in use";
         assert_eq!(ended(3), [taken]);
     }
 
     #[test]
-    fn a_reason_is_one_line_that_is_not_too_long() {
+    fn reason_is_limited_to_one_short_line() {
         assert_eq!(first_line("\n  a\nb"), "a");
         assert_eq!(first_line(&"é".repeat(300)).chars().count(), MAX_REASON + 1);
     }

@@ -13,18 +13,18 @@ const MAX_LISTED_DIRECTORIES: usize = 20;
 /// Runs that are listed.
 const MAX_LISTED_RUNS: usize = 10;
 
-/// Routes that are named: those with errors come first.
+/// Maximum number of listed routes; those with errors come first.
 const MAX_LISTED_ROUTES: usize = 20;
 
-/// All of it. Control characters in a line are escaped: a name in the database may hold some that would move a terminal's cursor or
-/// forge a line.
+/// The whole status as text. Control characters are escaped, since names in the database may contain some that move a
+/// terminal's cursor or forge a line.
 #[must_use]
 pub fn text(status: &Status) -> String {
     let mut lines = problems(&status.problems);
     lines.push(String::new());
     lines.extend(services(&status.services));
     if let Some(engine) = &status.engine {
-        lines.push(format!("an engine runs: {} for {}", engine.holder, in_words(engine.seconds)));
+        lines.push(format!("engine running: {} for {}", engine.holder, in_words(engine.seconds)));
     }
     lines.extend(engine_times(status));
     let queues = status.services.iter().filter_map(|service| Some((&service.name, service.jobs?)));
@@ -49,11 +49,14 @@ fn problems(problems: &[Problem]) -> Vec<String> {
     lines
 }
 
-/// When an engine ran last, and when it runs next where a schedule is known.
+/// The time of the last engine run, and of the next one if there is a schedule.
 fn engine_times(status: &Status) -> Option<String> {
-    let last = status.results.as_ref()?.runs.first().map_or("no engine has run yet".to_owned(), |run| {
-        format!("the last engine run was {} (run {})", ago(run.started, status.now), run.id)
-    });
+    let results = status.results.as_ref()?;
+    let last = match results.runs.first() {
+        Some(run) => format!("the last engine run was {} (run {})", ago(run.started, status.now), run.id),
+        // Results are read at intervals, so the first run appears late.
+        None => format!("no engine run yet, as of {} ago", in_words(results.age)),
+    };
     let next = status.services.iter().find_map(|service| service.next);
     Some(format!("{last}{}", next.map(|next| format!("; the next is in {}", in_words(next))).unwrap_or_default()))
 }
@@ -76,7 +79,7 @@ fn service(service: &ServiceStatus) -> [String; 7] {
     ]
 }
 
-/// The watched directories; the others are among the problems. Where there are many, they are only counted.
+/// The watched directories; failed ones are listed as problems. Beyond a limit they are only counted.
 fn directories(monitor: &MonitorStatus) -> Vec<String> {
     let well: Vec<_> = monitor.directories.iter().filter(|directory| directory.error.is_none()).collect();
     let named = well.iter().take(MAX_LISTED_DIRECTORIES);
@@ -94,14 +97,14 @@ fn directories(monitor: &MonitorStatus) -> Vec<String> {
     lines
 }
 
-/// Files that keep a route from being started, or no longer do.
+/// Incomplete files that delay a route, or no longer do.
 fn in_line(route: &str, unfinished: &IncompleteFiles) -> String {
     let IncompleteFiles { count, example, reason, since, held, given_up } = unfinished;
     let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
     let effect = match (given_up, held) {
         (0, 0) => String::new(),
-        (0, held) => format!("; {held} complete ones wait for that"),
-        (given_up, _) => format!("; {given_up} no longer waited for"),
+        (0, held) => format!("; {held} complete files wait for it"),
+        (given_up, _) => format!("; {given_up} never became complete"),
     };
     let time = in_words(since.elapsed().as_secs());
     format!("not complete: {example}{more} for route {route}, for {time}: {reason}{effect}")
@@ -161,7 +164,7 @@ fn route(route: &RouteStatus, now: u64) -> [String; 6] {
     ]
 }
 
-/// Columns as wide as they have to be.
+/// Columns with the width of their content.
 pub(crate) fn table<const COLUMNS: usize>(
     head: [&str; COLUMNS],
     rows: impl Iterator<Item = [String; COLUMNS]>,
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_have_two_units() {
+    fn durations_show_two_units() {
         let table = [(5, "5s"), (125, "2m 5s"), (7_260, "2h 1m"), (100_000, "1d 3h")];
         for (seconds, words) in table {
             assert_eq!(in_words(seconds), words);
@@ -224,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_aligned_and_names_what_is_wrong() {
+    fn status_text_aligns_table_and_lists_problems() {
         let service = ServiceStatus {
             name: "webserver".into(),
             state: "restarting".into(),
@@ -267,14 +270,14 @@ mod tests {
 SERVICE    STATE       READY  PID  UPTIME  RESTARTS  LAST EXIT
 webserver  restarting  no     -    -       2         signal SIGKILL
 jobqueue   standby     no     -    -       0         -
-an engine runs: bots-engine-1 (process 7) for 1m 5s
+engine running: bots-engine-1 (process 7) for 1m 5s
 jobqueue: 3 waiting, 1 running
 ";
         assert_eq!(text(&status), expected);
     }
 
     #[test]
-    fn directories_that_are_well_are_only_counted_where_there_are_many() {
+    fn healthy_directories_beyond_limit_are_only_counted() {
         let directory = WatchStatus {
             files: "/in/*".into(),
             route: "r".into(),
@@ -292,7 +295,7 @@ jobqueue: 3 waiting, 1 running
     }
 
     #[test]
-    fn runs_and_routes_are_told_with_errors_first() {
+    fn runs_and_routes_are_listed_with_errors_first() {
         let rendered = r#"{"age":90,"error":"the server is away","since":13600,"locked":false,"lost_runs":1,"runs":[
             {"id":7,"kind":"new","started":99990,"seconds":3,"received":3,"done":2,"errors":1,"sent":4,"process_errors":1,
              "failed":true},
@@ -321,7 +324,7 @@ runs and routes are as of 1m 30s ago: the server is away
     }
 
     #[test]
-    fn many_routes_are_only_counted() {
+    fn routes_beyond_limit_are_only_counted() {
         let routes: Vec<_> = (0..MAX_LISTED_ROUTES + 5).map(|number| format!("{{\"name\":\"r{number}\"}}")).collect();
         let rendered = format!(
             "{{\"age\":1,\"runs\":[],\"since\":0,\"more_routes\":2,\"locked\":false,\"routes\":[{}]}}",
@@ -329,5 +332,12 @@ runs and routes are as of 1m 30s ago: the server is away
         );
         let status = Status { results: Some(serde_json::from_str(&rendered).expect("results")), ..empty() };
         assert!(text(&status).ends_with("\n7 more routes\n"), "{}", text(&status));
+    }
+
+    #[test]
+    fn a_status_without_a_run_says_when_the_runs_were_read() {
+        let results = r#"{"age":20,"runs":[],"since":13600,"locked":false,"routes":[]}"#;
+        let status = Status { results: Some(serde_json::from_str(results).expect("results")), ..empty() };
+        assert_eq!(engine_times(&status).as_deref(), Some("no engine run yet, as of 20s ago"));
     }
 }

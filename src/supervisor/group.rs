@@ -21,18 +21,18 @@ pub struct GroupMember {
     pub turn: CancellationToken,
     /// Requests to stop it.
     pub stop: UnboundedSender<StopRequest>,
-    /// Signals to pass on, where it is a process.
+    /// Signals to forward, if the service is a process.
     pub messages: Option<UnboundedSender<ProcessMessage>>,
-    /// What it does; dropped when it is stopped before its turn.
+    /// The task of the service; dropped if it is stopped before its turn.
     pub work: Pin<Box<dyn Future<Output = ServiceResult> + Send>>,
 }
 
 /// Why the services of a group stop.
 #[derive(Default)]
 pub struct Shutdown {
-    /// bots-ctl is to start again: what runs is let finish.
+    /// bots-ctl will be executed again: running work finishes.
     pub reload: CancellationToken,
-    /// The services are to end, by a signal or since one of them has ended by itself. A reload ends with it.
+    /// The services have to stop, after a signal or because one of them exited. This also ends a reload.
     pub stop: CancellationToken,
 }
 
@@ -46,9 +46,8 @@ impl Shutdown {
     }
 }
 
-/// Runs the services until all have ended, and passes signals on to them. The first service that ends by itself takes the
-/// others with it: a system with a missing part is not whole. The result holds each service's index and its end, in the order
-/// of the ends.
+/// Runs the services until all have ended, and forwards signals to them. The first service that exits stops the others:
+/// a partial system would hide the failure. The result has each service's index and its end, in order of exit.
 pub async fn run(members: Vec<GroupMember>, signals: &mut Signals, shutdown: &Shutdown) -> Vec<(usize, ServiceResult)> {
     let mut group = ServiceGroup::start(members, shutdown);
     let mut ends = Vec::new();
@@ -56,7 +55,7 @@ pub async fn run(members: Vec<GroupMember>, signals: &mut Signals, shutdown: &Sh
         tokio::select! {
             number = signals.next() => group.on_signal(number),
             () = shutdown.reload.cancelled(), if !shutdown.has_begun() => {}
-            // A panic aborts the process, and nothing cancels these tasks.
+            // A panic aborts the process, and these tasks are never cancelled.
             Some(joined) = group.tasks.join_next() => {
                 ends.extend(joined);
                 if !shutdown.has_begun() {
@@ -112,7 +111,7 @@ impl<'a> ServiceGroup<'a> {
 
     fn on_signal(&mut self, number: i32) {
         match number {
-            // Ctrl-Z gives the prompt back; the services go on.
+            // Ctrl-Z returns the prompt to the user; the services keep running.
             SIGTSTP => stop_own_group(),
             number if is_stop_signal(number) => {
                 self.request_stop(&signals::name(number));
@@ -131,9 +130,9 @@ impl<'a> ServiceGroup<'a> {
         self.shutdown.stop.cancel();
         let is_repeated = std::mem::replace(&mut self.was_asked, true);
         if is_repeated {
-            info!("asked to stop again by {signal}: not waiting any longer");
+            info!("received {signal} again; no longer waiting");
         } else {
-            info!("asked to stop by {signal}");
+            info!("received {signal}; stopping");
         }
         if was_reload {
             self.members.iter().filter(|member| member.requested.is_cancelled()).for_each(|member| self.stop(member));
@@ -142,7 +141,7 @@ impl<'a> ServiceGroup<'a> {
         }
     }
 
-    /// Stops the last one that was started, unless one is being stopped: each may still need those before it.
+    /// Stops the last started service, unless a stop is in progress: each service may still need those before it.
     fn stop_next(&self) {
         let alive = || self.members.iter().rev().filter(|member| !member.stop.is_closed());
         if !alive().any(|member| member.requested.is_cancelled()) {

@@ -1,12 +1,12 @@
-//! The life of a service, from its start to the moment when nothing of it is left.
+//! The life cycle of a service, from its start until no process of it is left.
 //!
-//! Theory of operation. [`state`] is a pure machine: a state and an event give the next state and what to do.
-//! [`task`] does it, feeds the events (the child's exit, a sign of life, a request to stop, a timer, an empty process
-//! group) and logs what they mean. [`periodic`] runs a service again and again that is meant to end. [`group`] starts
-//! several services one after the other and, at a signal, stops them in reverse. [`output`] carries what a service
-//! prints. None of them knows what the service is.
+//! Theory of operation. [`state`] is a pure state machine: a state and an event give the next state and actions.
+//! [`task`] executes the actions, feeds the events (exit of the child, successful probe, stop request, timer, empty
+//! process group) and logs transitions. [`periodic`] runs a service repeatedly at an interval. [`group`] starts several
+//! services in order and, at a signal, stops them in reverse order. [`output`] forwards the output of a service. None
+//! of them depends on the program of the service.
 //!
-//! A request to stop goes from [`group`] to [`task`] as a [`task::StopRequest`], becomes [`state::Event::StopRequested`],
+//! A stop request goes from [`group`] to [`task`] as a [`task::StopRequest`], becomes [`state::Event::StopRequested`],
 //! and reaches the child by [`state::Action::Signal`].
 
 pub mod group;

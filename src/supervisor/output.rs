@@ -1,4 +1,4 @@
-//! Carries the output of a service into our log: never blocks the service, bounded per line, any encoding.
+//! Forwards the output of a service to the log: never blocks the service, limits lines, accepts any encoding.
 
 pub mod line_splitter;
 
@@ -15,20 +15,19 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use line_splitter::LineSplitter;
 
-use crate::process::capture::pipe_reader;
 use crate::process::reaper::Child;
 use crate::telemetry::child_output::{RecordWriter, ServiceOutput, Stream};
 
-/// What a pipe holds while we are busy elsewhere: four times the usual. A wish: the system has limits of its own.
+/// Requested pipe size, four times the default; best effort, see fs.pipe-max-size.
 const PIPE_SIZE: i32 = 256 * 1024;
 
-/// Buffers are given back after so long without output.
+/// Buffers are freed after this time without output.
 const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the last lines of a process that has ended may take to be read from its pipes, and to be written.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The tasks that read what a process prints.
+/// The tasks that read the output of a process.
 #[derive(Default)]
 pub struct OutputPumps {
     /// Holds a token for each pipe that may have lines of the process.
@@ -36,7 +35,7 @@ pub struct OutputPumps {
     has_ended: CancellationToken,
 }
 
-/// Reads what a child prints, in tasks of their own, until its pipes are closed.
+/// Reads the output of a child, in separate tasks, until its pipes are closed.
 pub fn pump_child(child: &mut Child, sink: &ServiceOutput) -> OutputPumps {
     let pumps = OutputPumps::default();
     for (pipe, stream) in [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)] {
@@ -48,8 +47,8 @@ pub fn pump_child(child: &mut Child, sink: &ServiceOutput) -> OutputPumps {
 }
 
 impl OutputPumps {
-    /// Waits for the last lines of the process, which has ended. What it has started may hold its pipes open, and goes on to be
-    /// read.
+    /// Waits for the last lines of the process, which has exited. Its descendants may hold the pipes open, and are read
+    /// further.
     pub async fn drain(&self) {
         self.has_ended.cancel();
         self.unread.close();
@@ -67,7 +66,7 @@ pub fn pump(
     let (unread, has_ended) = (Some(pumps.unread.token()), pumps.has_ended.clone());
     async move {
         let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
-        match pipe_reader(pipe) {
+        match Receiver::from_owned_fd(pipe) {
             Ok(source) => {
                 let (raw, lines, records) = (sink.is_raw(), LineSplitter::default(), sink.records(stream));
                 OutputPump { source, raw, lines, records, unread, has_ended }.run().await;
@@ -94,7 +93,7 @@ impl OutputPump {
             match self.source.try_read_buf(self.lines.space()) {
                 Ok(1..) => {
                     self.forward().await;
-                    // A service that never pauses must not keep signals and probes from being answered.
+                    // A service that writes without pause must not block signals and probes.
                     tokio::task::yield_now().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -129,7 +128,7 @@ impl OutputPump {
         self.records.send().await;
     }
 
-    /// The last line is given even without its end.
+    /// The last line is forwarded even without a newline.
     async fn finish(mut self) {
         if self.raw {
             self.records.bytes(self.lines.remainder());
@@ -141,7 +140,7 @@ impl OutputPump {
         self.records.send().await;
     }
 
-    /// Waits for more output. A record that is held because more may belong to it is sent when nothing comes for a while.
+    /// Waits for more output. A record that is held because more lines may belong to it is sent after a time without output.
     async fn wait(&mut self) -> io::Result<()> {
         // Within a line more is sure to come.
         let least = if self.lines.is_empty() { Duration::ZERO } else { BUFFER_IDLE_TIMEOUT };

@@ -1,18 +1,20 @@
-//! The life cycle of one service as a pure function: no clock, no process, no runtime.
+//! The life cycle of one service as a pure function: start, drain, stop, and restart after a backoff.
+//!
+//! It has no clock, process or runtime.
 //!
 //! ```text
-//!            .-------------------- restart, after a pause --------------------.
-//!            v                                                                |
-//! (start) Starting --answered--> Running --> Draining --> Stopping --> Killing|
-//!            |                      |     stop   |   timer    |   timer    |  |
-//!            '-------exited---------'------------'------------'------------'->Sweeping --group empty--> Paused | Ended
+//!            .------------------------ restart after Backoff -------------------------.
+//!            v                                                                        |
+//! (start) Starting --answered--> Running --> Draining --> Stopping --> Killing        |
+//!            |                      |     stop   |   timer    |   timer    |          |
+//!            '-------exited---------'------------'------------'------------'-> WaitingForGroup --group empty--> Ended
 //! ```
-//! A service that has not answered yet has nothing to drain and nothing to finish: it is stopped by SIGTERM at once.
-//! Sweeping waits for what the service started and left behind, an engine for example. Before an end it is asked to end, and
-//! killed at the deadline (Clearing); before a restart it is left to finish beside the next process. What even SIGKILL does not
-//! end, a zombie that its own parent keeps for instance, is not waited for. Stopping and Sweeping share one deadline.
+//! A service that has not responded yet has no requests to drain or finish: it is stopped by SIGTERM at once.
+//! `WaitingForGroup` waits for leftover processes, such as an engine. Before an end they get SIGTERM, and SIGKILL at the deadline
+//! (`KillingGroup`); before a restart they keep running next to the new process. Processes that survive SIGKILL, such as a zombie
+//! that its own parent does not reap, are not waited for. `Stopping` and `WaitingForGroup` share one deadline.
 //!
-//! A policy may let runs finish: then what the service has started, and a service that is only waited for, is never killed.
+//! A policy may let runs finish: then neither descendants nor a service without a stop signal are ever killed.
 
 use std::time::Duration;
 
@@ -21,27 +23,27 @@ use State::{Backoff, Draining, Ended, Killing, KillingGroup, Running, Starting, 
 use crate::exit::Exit;
 use crate::model::{self, RestartPolicy, RestartRules};
 
-/// How a service is to be kept running, and to be stopped.
+/// How a service is restarted and stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServicePolicy {
-    /// How long it stays up, no longer ready.
+    /// Time between reporting not ready and the stop signal.
     pub drain: Duration,
-    /// The same before bots-ctl is started again with another configuration.
+    /// The same in a reload.
     pub reload_drain: Duration,
-    /// How long it and its leftovers may take together after the stop signal.
+    /// Time limit for the service and its leftover processes after the stop signal.
     pub timeout: Duration,
-    /// Number of the signal that asks it to stop; without one it is only waited for.
+    /// Number of the stop signal; `None` for a service that finishes its run.
     pub stop_signal: Option<i32>,
-    /// How long what a process has left behind may delay the start of the next one.
+    /// Maximum delay of the next start by leftover processes.
     pub leftover_timeout: Duration,
     /// When it is started again.
     pub restart: RestartRules,
-    /// Whether what it has started may take as long as it likes when it stops, and so may a service without a stop signal.
+    /// Whether descendants, and a service without a stop signal, have no time limit in a stop.
     pub lets_runs_finish: bool,
 }
 
 impl ServicePolicy {
-    /// How it is stopped before bots-ctl is started again with another configuration.
+    /// The stop policy before bots-ctl executes itself with another configuration.
     #[must_use]
     pub fn for_reload(self) -> Self {
         Self { drain: self.reload_drain, lets_runs_finish: true, ..self }
@@ -51,17 +53,17 @@ impl ServicePolicy {
 /// How a service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Termination {
-    /// By itself.
+    /// Without a request.
     Exited(Exit),
-    /// It could not be started for want of processes or memory.
+    /// It could not be started, since processes or memory are exhausted.
     NotStarted,
     /// In order, after being asked to.
     Stopped,
-    /// At the deadline, or because a second request to stop did not want to wait.
+    /// At the deadline, or after a second stop request.
     Killed,
 }
 
-/// What comes after a process of the service.
+/// The next step after a process of the service has exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterExit {
     /// Another one, after a pause.
@@ -70,36 +72,38 @@ pub enum AfterExit {
     End(Termination),
 }
 
-/// What a process is stopped for.
+/// The reason for stopping a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopReason {
     /// The service is to end.
     Shutdown,
-    /// It does not answer, and another process is to take its place.
+    /// It does not respond, and is restarted.
     Unresponsive,
+    /// It is restarted at the request of a user.
+    Restart,
 }
 
-/// Where a service is in its life. What exists only in a state lives in its variant.
+/// The state of a service. Data that exists only in one state is in its variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum State {
-    /// It was started and has given no sign of life yet.
+    /// The process was started and has not responded yet.
     #[default]
     Starting,
-    /// It runs.
+    /// The process runs.
     Running,
-    /// It runs, is no longer ready, and will be asked to stop.
+    /// The process runs, is no longer ready, and will be stopped.
     Draining,
-    /// It was sent this signal to stop, if there is one.
+    /// The process was sent this stop signal, if there is one.
     Stopping(Option<i32>, StopReason),
     /// It was sent SIGKILL.
     Killing(StopReason),
-    /// It is gone; its group may not be.
+    /// The process has exited; processes of its group may be left.
     WaitingForGroup(AfterExit),
-    /// It is gone; what was left of its group was sent SIGKILL.
+    /// The process has exited; SIGKILL was sent to its group.
     KillingGroup(Termination),
-    /// Nothing runs; it will be started again.
+    /// No process is left; the next one starts after the backoff.
     Backoff,
-    /// Nothing is left.
+    /// No process is left, and none will be started.
     Ended(Termination),
 }
 
@@ -115,21 +119,23 @@ pub struct Lifecycle {
 /// An event in the life of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// It has given its first sign of life.
+    /// The service has responded for the first time.
     BecameAlive,
-    /// It no longer answers, and is to be replaced.
+    /// The service no longer responds, and has to be restarted.
     Unresponsive,
-    /// A stop was asked for; a further one means "now".
+    /// A user has asked for a restart.
+    RestartRequested,
+    /// A stop was requested; a second request means "now".
     StopRequested,
-    /// While it is being stopped, the policy has become another one, whose limits begin now.
+    /// The stop policy has changed during a stop; the new limits count from now.
     PolicyChanged,
-    /// The timer that was started last has run out.
+    /// The last timer has elapsed.
     TimerElapsed,
     /// The service's own process has ended.
     Exited(Exit),
-    /// There was no room for another process.
+    /// The process could not be started: a resource limit is reached.
     StartFailed,
-    /// What an earlier process has left behind still holds the port.
+    /// A leftover process still uses the port.
     PortTaken,
     /// No process of the group is left.
     GroupEmpty,
@@ -143,29 +149,29 @@ pub enum Action {
     /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
     /// started lose the files it has taken.
     Signal(i32),
-    /// Ask what the service has left behind to end.
+    /// Send SIGTERM to leftover processes of the service.
     TerminateLeftovers,
-    /// Kill the service's own process; what it has started goes on.
+    /// Kill only the service's own process; its descendants continue.
     KillProcess,
     /// Kill the whole group.
     KillGroup,
     /// Start the timer; it replaces an earlier one.
     StartTimer(Duration),
-    /// Start the timer with what is left of the time for the whole stop, which begins with the first of these actions.
+    /// Start the timer for the rest of the stop timeout, which begins with the first of these actions.
     StartStopTimer,
     /// Begin that time again.
     RestartStopTimer,
-    /// Start the timer with about this span, so that services which failed together do not come back together.
+    /// Start the timer with about this duration, with jitter, so that services which failed together do not restart together.
     StartBackoff(Duration),
 }
 
 const SIGTERM: i32 = 15;
 const SIGCONT: i32 = 18;
 
-/// How long the kernel may take to end what was sent SIGKILL.
+/// Maximum time for the kernel to end processes after SIGKILL.
 const GROUP_KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a port is tried that an earlier process still holds.
+/// Interval of retries for a port that an earlier process still uses.
 const PORT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Lifecycle {
@@ -175,7 +181,8 @@ impl Lifecycle {
         (Self { state: Starting, failures: 0 }, Action::Start)
     }
 
-    /// The next state, and what to do to get there. An event that is not for a state, such as a late timer, changes nothing.
+    /// The next state, and the actions to get there. An event that does not apply to a state, such as a late timer, has
+    /// no effect.
     #[must_use]
     pub fn step(self, event: Event, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match (self.state, event) {
@@ -186,6 +193,11 @@ impl Lifecycle {
                 self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Unresponsive, plan)
             }
             (Running, Event::Unresponsive) => self.stop(plan.stop_signal, StopReason::Unresponsive, plan),
+            (Starting, Event::RestartRequested) => {
+                self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Restart, plan)
+            }
+            (Running, Event::RestartRequested) => self.stop(plan.stop_signal, StopReason::Restart, plan),
+            (Backoff, Event::RestartRequested) => self.transition(Starting, vec![Action::Start]),
             (_, Event::StopRequested) => self.stop_requested(plan),
             (Draining, Event::PolicyChanged) => self.transition(Draining, vec![Action::StartTimer(plan.drain)]),
             (Stopping(_, StopReason::Shutdown), Event::PolicyChanged) => {
@@ -223,8 +235,8 @@ impl Lifecycle {
             Running if plan.drain.is_zero() => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
             Running => self.transition(Draining, vec![Action::StartTimer(plan.drain)]),
             Draining => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
-            // It has been asked already; from now on its end is the end.
-            Stopping(signal, StopReason::Unresponsive) => {
+            // The stop signal was sent already; the next exit is final.
+            Stopping(signal, StopReason::Unresponsive | StopReason::Restart) => {
                 self.transition(Stopping(signal, StopReason::Shutdown), vec![Action::StartStopTimer])
             }
             Stopping(_, StopReason::Shutdown) => {
@@ -240,14 +252,16 @@ impl Lifecycle {
     fn stop(self, signal: Option<i32>, goal: StopReason, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         let signal_action = signal.map(Action::Signal).into_iter();
         let actions = match goal {
-            // A process that is stopped acts on nothing but SIGKILL until it is continued.
+            // A stopped process (SIGSTOP) handles only SIGKILL until it is continued.
             StopReason::Shutdown => signal_action.chain([Action::Signal(SIGCONT), Action::StartStopTimer]).collect(),
-            StopReason::Unresponsive => signal_action.chain([Action::StartTimer(plan.timeout)]).collect(),
+            StopReason::Unresponsive | StopReason::Restart => {
+                signal_action.chain([Action::StartTimer(plan.timeout)]).collect()
+            }
         };
         self.transition(Stopping(signal, goal), actions)
     }
 
-    /// A timer that runs out in another state than the one that started it is late, which is normal.
+    /// A timer that elapses in another state than the one that started it is late, which is normal.
     fn timer_elapsed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
             Running => (Self { failures: 0, ..self }, Vec::new()),
@@ -275,6 +289,9 @@ impl Lifecycle {
             Starting | Running | Stopping(_, StopReason::Unresponsive) | Killing(StopReason::Unresponsive) => {
                 self.failed(exit, plan)
             }
+            Stopping(_, StopReason::Restart) | Killing(StopReason::Restart) => {
+                Self { failures: 0, ..self }.replace(plan)
+            }
             Draining => self.wait_for_group(Termination::Exited(exit), plan),
             Stopping(signal, StopReason::Shutdown) if is_clean_exit(exit, signal) => {
                 self.wait_for_group(Termination::Stopped, plan)
@@ -297,8 +314,11 @@ impl Lifecycle {
         if !wanted || self.failures >= plan.restart.limit {
             return self.wait_for_group(Termination::Exited(exit), plan);
         }
-        let failed = Self { failures: self.failures + 1, ..self };
-        failed.transition(WaitingForGroup(AfterExit::Restart), vec![Action::StartTimer(plan.leftover_timeout)])
+        Self { failures: self.failures + 1, ..self }.replace(plan)
+    }
+
+    fn replace(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+        self.transition(WaitingForGroup(AfterExit::Restart), vec![Action::StartTimer(plan.leftover_timeout)])
     }
 
     fn wait_for_group(self, end: Termination, plan: &ServicePolicy) -> (Self, Vec<Action>) {
@@ -307,20 +327,24 @@ impl Lifecycle {
         self.transition(WaitingForGroup(AfterExit::End(end)), actions)
     }
 
+    /// The delay before the next start; a requested restart is not a failure, and has none.
     fn pause(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+        if self.failures == 0 {
+            return self.transition(Starting, vec![Action::Start]);
+        }
         self.transition(Backoff, vec![Action::StartBackoff(plan.restart.pause(self.failures))])
     }
 }
 
 impl RestartRules {
-    /// The pause after so many failures in a row.
+    /// The backoff after this number of consecutive failures.
     fn pause(&self, failures: u32) -> Duration {
         model::Backoff { initial: self.initial_delay, max: self.max_delay }.pause(failures)
     }
 }
 
-/// A service that ends by the very signal it was sent has done what it was asked; so has one that says so in a
-/// shell's way (128 + n). Any other code is news and is passed on.
+/// A service that is terminated by the signal it was sent has stopped in order; so has one that exits with 128 + n, as
+/// a shell does. Any other code is preserved.
 fn is_clean_exit(exit: Exit, sent: Option<i32>) -> bool {
     match exit {
         Exit::Code(code) => code == 0 || sent.is_some_and(|sent| i32::from(code) == 128 + sent),

@@ -1,4 +1,4 @@
-//! Runs one service: performs the actions of [`super::state`], feeds it what happens, and logs what that means.
+//! Runs one service: executes the actions of [`super::state`], passes events to it, and logs the transitions.
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -8,7 +8,7 @@ use nix::libc::SIGKILL;
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::output::{OutputPumps, pump_child};
 use super::state::{Action, Event, Lifecycle, ServicePolicy, State, Termination};
@@ -20,7 +20,7 @@ use crate::process::reaper::{Child, Reaper};
 use crate::process::terminate::terminate_leftovers;
 use crate::telemetry::child_output::ServiceOutput;
 
-/// How often killed groups are looked at: no event tells that a process has become a zombie of another parent.
+/// Interval of checks for killed groups: there is no event for a process that became a zombie of another parent.
 const KILL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A service that is to be supervised.
@@ -34,46 +34,50 @@ pub struct SupervisedService {
     pub plan: ServicePolicy,
     /// The port that each of its processes listens on.
     pub port: Option<u16>,
-    /// The program whose processes, with all that they have started, are waited for and not asked to end.
+    /// The program whose processes, with their descendants, get no signal and are waited for.
     pub spared: &'static str,
     /// Where its output goes.
     pub lines: ServiceOutput,
-    /// Whether its first sign of life is reported: signals that come before it are kept until then.
+    /// Whether its first successful probe is reported: earlier signals are kept until then.
     pub has_liveness_probe: bool,
 }
 
-/// A request to stop a service in order. After an earlier request it shortens the next wait.
+/// A request for an orderly stop. A second request shortens the next wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopRequest {
-    /// Runs may finish, since bots-ctl starts again. A later request without this sets the limits again.
+    /// Runs may finish, since bots-ctl executes itself again. A later request without this restores the limits.
     pub for_reload: bool,
 }
 
-/// What a process receives beside requests to stop.
+/// Messages to a process other than stop requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessMessage {
-    /// Pass this signal on. Between two processes it is kept for the next one, and until a process that is watched has
-    /// given a sign of life: before, the default action of most signals would end it.
+    /// Forward this signal. Between two processes it is kept for the next one, until the first successful probe: before that,
+    /// the default action of most signals would terminate the process.
     Forward(i32),
-    /// This process has given its first sign of life.
+    /// The first probe of this process has succeeded.
     Alive(i32),
-    /// This process no longer answers and is to be replaced.
+    /// This process no longer responds and has to be restarted.
     Unresponsive(i32),
+    /// A user has asked for another process.
+    Restart,
 }
 
-/// How a supervised process is reached, and where it reports.
+/// The channels to and from a supervised process.
 pub struct ServiceControl {
     /// Requests to stop.
     pub stop: mpsc::UnboundedReceiver<StopRequest>,
     /// Everything else.
     pub messages: mpsc::UnboundedReceiver<ProcessMessage>,
+    /// A process of the service that is already running.
+    pub started: Option<Child>,
     /// Where the service is in its life.
     pub snapshot: watch::Sender<ServiceSnapshot>,
-    /// When its stop has to be over, once that has begun.
+    /// The deadline of its stop, once that has begun.
     pub deadline: Option<Instant>,
 }
 
-/// How a service fares.
+/// The observable state of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServiceSnapshot {
     /// Where it is in its life.
@@ -84,14 +88,14 @@ pub struct ServiceSnapshot {
     pub restarts: u32,
     /// How its last process ended.
     pub last_exit: Option<Exit>,
-    /// Whether it was asked to stop, in whatever state.
+    /// Whether a stop was requested, in any state.
     pub was_asked: bool,
 }
 
-/// How a service ended, unless its program is not there or cannot be executed.
+/// How a service ended, unless its program is missing or cannot be executed.
 pub type ServiceResult = Result<Termination, SpawnError>;
 
-/// Supervises a service until nothing of it is left. It waits where processes or memory are exhausted.
+/// Supervises a service until no process of it is left. It waits if processes or memory are exhausted.
 ///
 /// # Errors
 /// When its program is not there or cannot be executed.
@@ -131,19 +135,19 @@ struct ServiceTask<'a> {
     child: Option<Child>,
     /// Groups of this and of earlier processes that may still have members.
     groups: Vec<Pid>,
-    /// What reads the output of the present process.
+    /// The reader of the current process's output.
     output: OutputPumps,
     timer: Option<Instant>,
-    /// Since when the next start waits for the port.
+    /// The time since which the next start waits for the port.
     port_wait: Option<Instant>,
-    /// Signals for a process that is not there, or not alive yet.
+    /// Signals for a process that does not exist or is not alive yet.
     pending_signals: Vec<i32>,
-    /// Whether the present process has given its first sign of life.
+    /// Whether a probe of the current process has succeeded.
     is_alive: bool,
     starts: u32,
     last_exit: Option<Exit>,
     was_asked: bool,
-    /// Whether it was asked to stop for good, and not for a reload.
+    /// Whether a final stop was requested, not one for a reload.
     is_shutdown: bool,
 }
 
@@ -184,7 +188,7 @@ impl<'a> ServiceTask<'a> {
         let is_killing = matches!(state, State::KillingGroup(_));
         let sweeping = is_killing || matches!(state, State::WaitingForGroup(_));
         loop {
-            // A reaped process is a reason to look at the groups, not yet a proof that they are empty.
+            // A reaped process triggers a check of the groups, but does not prove that they are empty.
             if sweeping && self.groups_empty() || is_killing && self.only_zombies_left() {
                 return Event::GroupEmpty;
             }
@@ -208,7 +212,12 @@ impl<'a> ServiceTask<'a> {
 
     fn on_exit(&mut self, exit: Exit) -> Event {
         let pid = self.child.take().map_or(0, |child| child.pid.as_raw());
-        info!(service = self.service.name, pid, "{} ended: {exit}", self.service.name);
+        // A service without a stop signal is an engine, whose run logs its result.
+        if self.plan.stop_signal.is_none() && exit == Exit::Code(0) {
+            debug!(service = self.service.name, pid, "{} exited: {exit}", self.service.name);
+        } else {
+            info!(service = self.service.name, pid, "{} exited: {exit}", self.service.name);
+        }
         self.last_exit = Some(exit);
         Event::Exited(exit)
     }
@@ -238,10 +247,11 @@ impl<'a> ServiceTask<'a> {
             }
             (ProcessMessage::Alive(pid), _) => is_current(pid).then_some(Event::BecameAlive),
             (ProcessMessage::Unresponsive(pid), _) => is_current(pid).then_some(Event::Unresponsive),
+            (ProcessMessage::Restart, _) => Some(Event::RestartRequested),
         }
     }
 
-    /// Whether the groups hold nothing but zombies, which their own parents keep.
+    /// Whether the groups contain only zombies that their own parents do not reap.
     fn only_zombies_left(&self) -> bool {
         let is_alive = |process: &Process| process.state != 'Z' && self.groups.contains(&process.group);
         proc_table::list().is_some_and(|all| !all.iter().any(is_alive))
@@ -252,7 +262,7 @@ impl<'a> ServiceTask<'a> {
         self.groups.is_empty()
     }
 
-    /// Does it; the answer is an event that follows at once.
+    /// Executes the action; returns an event that follows immediately.
     fn perform(&mut self, action: Action) -> Result<Option<Event>, SpawnError> {
         let pid = self.pid();
         match action {
@@ -271,7 +281,7 @@ impl<'a> ServiceTask<'a> {
             }
             Action::StartBackoff(span) => {
                 let span = with_jitter(span);
-                info!(service = self.service.name, "starting it again in {}", seconds(span));
+                info!(service = self.service.name, "restarting in {}", seconds(span));
                 self.timer = Some(Instant::now() + span);
             }
         }
@@ -291,13 +301,14 @@ impl<'a> ServiceTask<'a> {
     }
 
     fn start(&mut self) -> Result<Option<Event>, SpawnError> {
-        // A group's number may be given to others once it is empty.
+        // The ID of an empty group may be reused.
         self.groups.retain(|group| group_exists(*group));
         if self.has_to_wait_for_port() {
             return Ok(Some(Event::PortTaken));
         }
         self.port_wait = None;
-        let mut child = match self.reaper.spawn(&self.service.spec) {
+        let started = self.control.started.take().map_or_else(|| self.reaper.spawn(&self.service.spec), Ok);
+        let mut child = match started {
             Ok(child) => child,
             Err(error @ SpawnError::NoResources(..)) => {
                 warn!(service = self.service.name, "{error}");
@@ -313,7 +324,7 @@ impl<'a> ServiceTask<'a> {
         Ok(None)
     }
 
-    /// Whether a process that an earlier one has left behind may still hold the port; for as long as a stop may take.
+    /// Whether a leftover process may still use the port; for no longer than a stop may take.
     fn has_to_wait_for_port(&mut self) -> bool {
         let is_taken = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err_and(is_in_use);
         let Some(port) = self.service.port.filter(|port| !self.groups.is_empty() && is_taken(*port)) else {
@@ -323,7 +334,7 @@ impl<'a> ServiceTask<'a> {
             let (name, limit) = (self.service.name, seconds(self.plan.timeout));
             warn!(
                 service = name,
-                "a process that {name} left still has port {port}: waiting for it, for at most {limit}"
+                "a leftover process of {name} still uses port {port}; waiting up to {limit} for it to exit"
             );
         }
         self.port_wait.get_or_insert_with(Instant::now).elapsed() < self.plan.timeout
@@ -337,7 +348,7 @@ impl<'a> ServiceTask<'a> {
     }
 }
 
-/// Waits for the end of the process; forever while there is none.
+/// Waits until the process exits; forever if there is none.
 async fn exited(child: &mut Option<Child>) -> Exit {
     match child {
         Some(child) => child.exited().await,
@@ -362,7 +373,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn jitter_stays_within_a_fifth(milliseconds in 0..1_000_000_000_u64) {
+        fn jitter_stays_within_20_percent(milliseconds in 0..1_000_000_000_u64) {
             let span = Duration::from_millis(milliseconds);
             let about = with_jitter(span);
             prop_assert!(span.mul_f64(0.799) <= about && about <= span.mul_f64(1.201));

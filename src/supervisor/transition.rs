@@ -1,4 +1,4 @@
-//! What the log says of the transitions of a service.
+//! Log messages for the transitions of a service.
 
 use std::time::Duration;
 
@@ -27,36 +27,42 @@ impl Transition {
                 log_stop(name, signal, reason, plan);
             }
             (State::Stopping(..), State::Killing(_)) if self.event == Event::TimerElapsed => {
-                warn!(service = name, "did not stop within {}: killing it", seconds(plan.timeout));
+                warn!(service = name, "{name} did not stop within {}; sending SIGKILL", seconds(plan.timeout));
             }
-            (State::Stopping(..), State::Killing(_)) => warn!(service = name, "asked to stop again: killing it"),
+            (State::Stopping(..), State::Killing(_)) => {
+                warn!(service = name, "{name} received a second stop request; sending SIGKILL")
+            }
             (State::Running, State::Running) if self.from.failures > self.to.failures => {
-                info!(service = name, "{name} has run well for {}", seconds(plan.restart.reset_after));
+                info!(
+                    service = name,
+                    "{name} ran for {}; resetting its restart count",
+                    seconds(plan.restart.reset_after)
+                );
             }
             (State::WaitingForGroup(_), State::KillingGroup(_)) => {
-                warn!(service = name, "killing the processes it left behind");
+                warn!(service = name, "sending SIGKILL to leftover processes of {name}");
             }
             (_, State::WaitingForGroup(after)) => self.log_exit(name, plan, after),
             _ => {}
         }
     }
 
-    /// What follows the end of a process.
+    /// Logs the consequence of an exit.
     fn log_exit(&self, name: &str, plan: &ServicePolicy, after: AfterExit) {
         let (from, limit) = (self.from, plan.restart.limit);
         match (from.state, after) {
             (State::Starting | State::Running, AfterExit::Restart) => {
                 let failures = self.to.failures;
-                warn!(service = name, "{name} ended by itself; restart {failures} of at most {limit} in a row");
+                warn!(service = name, "{name} exited unexpectedly; restart {failures}/{limit}");
             }
             (_, AfterExit::End(Termination::Exited(_))) if from.failures > 0 && from.failures >= limit => {
-                error!(service = name, "{name} has failed {} times in a row: giving up", from.failures + 1);
+                error!(service = name, "{name} failed {} times in a row; giving up", from.failures + 1);
             }
             _ => {}
         }
     }
 
-    /// Whether only what a process has left behind is waited for from here on.
+    /// Whether only leftover processes are left to wait for.
     pub fn begins_wait_for_leftovers(&self) -> bool {
         let was_waiting = matches!(self.from.state, State::WaitingForGroup(_));
         matches!(self.to.state, State::WaitingForGroup(AfterExit::End(_))) && !was_waiting
@@ -64,27 +70,29 @@ impl Transition {
 
     /// Logs that wait.
     pub fn log_wait(&self, name: &str, plan: &ServicePolicy, limit: Duration) {
-        info!(service = name, "waiting for the processes it left, {}", time_limit(plan, limit));
+        info!(service = name, "waiting {} for leftover processes of {name} to exit", time_limit(plan, limit));
     }
 }
 
 fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, plan: &ServicePolicy) {
-    if reason == StopReason::Unresponsive {
-        warn!(service = name, "{name} does not answer: it will be replaced");
+    match reason {
+        StopReason::Unresponsive => warn!(service = name, "{name} is unresponsive; restarting it"),
+        StopReason::Restart => info!(service = name, "restart of {name} requested"),
+        StopReason::Shutdown => {}
     }
     match signal {
         Some(signal) => {
             let timeout = seconds(plan.timeout);
-            info!(service = name, "stopping with {}, for at most {timeout}", signals::name(signal));
+            info!(service = name, "stopping {name} with {}; timeout {timeout}", signals::name(signal));
         }
-        None => info!(service = name, "waiting for its end, {}", time_limit(plan, plan.timeout)),
+        None => info!(service = name, "waiting {} for {name} to exit", time_limit(plan, plan.timeout)),
     }
 }
 
 fn time_limit(plan: &ServicePolicy, limit: Duration) -> String {
     match plan.lets_runs_finish {
-        true => "however long it takes".to_owned(),
-        false => format!("for at most {}", seconds(limit)),
+        true => "without a limit".to_owned(),
+        false => format!("up to {}", seconds(limit)),
     }
 }
 

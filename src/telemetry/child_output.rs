@@ -1,4 +1,4 @@
-//! Lines of services: raw, or as records with service, stream and the level in Bots's own format.
+//! Lines of services: raw, or as records with their time in UTC, service, stream and the level in Bots's own format.
 //!
 //! A [`ServiceOutput`] has the destination and the shape of lines; the [`RecordWriter`] of one stream keeps the state from one
 //! line to the next. Many records are made in one buffer and queued at once.
@@ -14,10 +14,10 @@ use super::escape::{escape_control, write_text};
 use super::line_writer::LineWriter;
 use super::tail::OutputTail;
 use super::traceback::{Record, TracebackAssembler};
-use crate::bots::log_format::{level_name, level_of, severity_number};
+use crate::bots::log_format::{is_routine, level_name, level_of, severity_number, without_time};
 use crate::config::{ChildOutput, LogLevel};
 
-/// Bytes that are queued at once: enough to cost little, few enough to leave the queue room for other writers.
+/// Bytes that are queued at once: enough for a low overhead, few enough to leave room for other writers.
 const MAX_BATCH: usize = 64 * 1024;
 
 /// Ends a part of a line that was too long, as `"continues":true` does in JSON.
@@ -32,13 +32,13 @@ pub enum Stream {
     Stderr,
 }
 
-/// Where the lines of services go, and in which shape.
+/// The destination and the format of the lines of services.
 #[derive(Clone)]
 pub struct ServiceOutput {
     service: &'static str,
-    /// The job whose lines these are, and where the last of them are kept.
+    /// The job that these lines belong to, and the buffer for the last of them.
     job: Option<(i64, OutputTail)>,
-    /// The run whose lines these are, if not that of the whole process.
+    /// The run of these lines, if it is not that of the whole process.
     run: Option<String>,
     /// Each process of the service is a run.
     has_runs: bool,
@@ -56,24 +56,26 @@ pub struct RecordWriter {
     in_parts: bool,
 }
 
-/// The shape of records, and those that are ready.
+/// Encodes records, and buffers the encoded ones.
 struct RecordEncoder {
     sink: ServiceOutput,
     stream: Stream,
-    /// That of the record before: a line that names none belongs to it.
+    /// The level of the previous record: a line without a level belongs to it.
     level: LogLevel,
-    /// When the lines that are read now came.
+    /// The time of the lines that are being read.
     now: String,
-    /// When the first line came that the assembler holds.
+    /// The time of the first line that the assembler holds.
     held_since: String,
     /// The beginning of JSON records of this time, and its level: most have the level of the record before.
     head: String,
     head_level: Option<LogLevel>,
+    /// Whether the last record was a routine one.
+    is_routine: bool,
     batch: Vec<u8>,
 }
 
 impl Stream {
-    /// The level of a first line that names none: a line on standard error without a level is rarely good news.
+    /// The level of a first line without one: unlabelled lines on standard error default to WARN.
     fn first_level(self) -> LogLevel {
         match self {
             Self::Stdout => LogLevel::Info,
@@ -102,7 +104,7 @@ impl ServiceOutput {
         Self { service, ..self.clone() }
     }
 
-    /// The same sink for a service each process of which is a run.
+    /// The same sink for a service whose processes are separate runs.
     #[must_use]
     pub fn with_run_ids(&self, service: &'static str) -> Self {
         Self { service, has_runs: true, ..self.clone() }
@@ -114,7 +116,7 @@ impl ServiceOutput {
         Self { run: self.has_runs.then(correlation::new_id), ..self.clone() }
     }
 
-    /// The same sink for one run of a job of a service; the end of its output is kept as well.
+    /// The same sink for one run of a job of a service; the end of its output is also kept.
     #[must_use]
     pub fn for_job(&self, number: i64, run: &str, tail: OutputTail) -> Self {
         Self { job: Some((number, tail)), run: Some(run.to_owned()), ..self.clone() }
@@ -127,7 +129,7 @@ impl ServiceOutput {
         self.stdout.dropped() + stderr
     }
 
-    /// Whether output is passed on as it is.
+    /// Whether output is forwarded unchanged.
     #[must_use]
     pub fn is_raw(&self) -> bool {
         self.shape == ChildOutput::Raw
@@ -138,14 +140,23 @@ impl ServiceOutput {
     pub fn records(self, stream: Stream) -> RecordWriter {
         let level = stream.first_level();
         let (now, held_since, head) = (String::new(), String::new(), String::new());
-        let out =
-            RecordEncoder { sink: self, stream, level, now, held_since, head, head_level: None, batch: Vec::new() };
+        let out = RecordEncoder {
+            sink: self,
+            stream,
+            level,
+            now,
+            held_since,
+            head,
+            head_level: None,
+            is_routine: false,
+            batch: Vec::new(),
+        };
         RecordWriter { assembler: TracebackAssembler::default(), out, in_parts: false }
     }
 }
 
 impl RecordWriter {
-    /// Sets the time of the lines that come next.
+    /// Sets the time of the following lines.
     pub fn stamp_time(&mut self) {
         self.out.now.clear();
         let _ = Timestamp.format_time(&mut Writer::new(&mut self.out.now));
@@ -157,21 +168,23 @@ impl RecordWriter {
         if let Some((_, tail)) = &self.out.sink.job {
             tail.push(line, if continues { b"" } else { b"\n" });
         }
-        // Checking that it is valid takes a fraction of the time of replacing, even where there is nothing to replace.
+        // Validation takes a fraction of the time of a replacement, even without invalid bytes.
         let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let is_part = continues || self.in_parts;
         if self.out.sink.shape == ChildOutput::Json && !is_part {
             return self.assemble(&text);
         }
         self.flush();
+        let mut text: &str = &text;
         if !self.in_parts {
-            self.out.level = level_of(&text).unwrap_or(self.out.level);
+            self.out.level = level_of(text).unwrap_or(self.out.level);
+            text = without_time(text);
         }
         self.in_parts = continues;
-        self.out.record(&text, continues, false);
+        self.out.record(text, continues, false);
     }
 
-    /// Adds bytes unchanged: complete lines, except the last one where it has no end.
+    /// Adds bytes unchanged: complete lines, except possibly the last one.
     pub fn bytes(&mut self, bytes: &[u8]) {
         if let Some((_, tail)) = &self.out.sink.job {
             tail.push(bytes, b"");
@@ -239,28 +252,32 @@ impl RecordWriter {
 impl RecordEncoder {
     fn assembled(&mut self, record: &Record<'_>, buffered: bool) {
         self.level = record.level.unwrap_or(self.level);
-        self.record(record.text, record.continues, buffered);
+        self.record(without_time(record.text), record.continues, buffered);
     }
 
-    /// Writes a record of the present level, unless that is below the configured one.
+    /// Writes a record of the present level, unless that is below the configured one. A routine line, and an empty one after it, are of level
+    /// DEBUG; other lines that follow it and name no level are not, since a user script may have written them.
     fn record(&mut self, text: &str, continues: bool, buffered: bool) {
-        if self.level > self.sink.least {
+        self.is_routine =
+            self.level == LogLevel::Info && if text.is_empty() { self.is_routine } else { is_routine(text) };
+        let level = if self.is_routine { LogLevel::Debug } else { self.level };
+        if level > self.sink.least {
             return;
         }
         match self.sink.shape {
-            ChildOutput::Json => self.json(text, continues, buffered),
+            ChildOutput::Json => self.json(level, text, continues, buffered),
             ChildOutput::Text | ChildOutput::Raw => self.text(text, continues),
         }
         self.batch.push(b'\n');
     }
 
-    fn json(&mut self, message: &str, continues: bool, buffered: bool) {
+    fn json(&mut self, level: LogLevel, message: &str, continues: bool, buffered: bool) {
         if buffered {
-            let head = self.head_of(&self.held_since);
+            let head = self.head_of(level, &self.held_since);
             self.batch.extend_from_slice(head.as_bytes());
         } else {
-            if self.head_level != Some(self.level) {
-                (self.head, self.head_level) = (self.head_of(&self.now), Some(self.level));
+            if self.head_level != Some(level) {
+                (self.head, self.head_level) = (self.head_of(level, &self.now), Some(level));
             }
             self.batch.extend_from_slice(self.head.as_bytes());
         }
@@ -269,9 +286,9 @@ impl RecordEncoder {
     }
 
     /// The names among the values are bots-ctl's own and need no escapes.
-    fn head_of(&self, timestamp: &str) -> String {
-        let (level, service, stream) = (level_name(self.level), self.sink.service, self.stream.name());
-        let number = severity_number(self.level);
+    fn head_of(&self, level: LogLevel, timestamp: &str) -> String {
+        let (level_text, service, stream) = (level_name(level), self.sink.service, self.stream.name());
+        let number = severity_number(level);
         let job = self.sink.job.as_ref().map(|(number, _)| format!("\"job\":{number},")).unwrap_or_default();
         let run = self
             .sink
@@ -281,14 +298,15 @@ impl RecordEncoder {
             .map(|run| format!("\"run_id\":\"{run}\","))
             .unwrap_or_default();
         format!(
-            "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level}\",\"severity_number\":{number},\
+            "{{\"timestamp\":\"{timestamp}\",\"level\":\"{level_text}\",\"severity_number\":{number},\
              \"service\":\"{service}\",{job}{run}\"stream\":\"{stream}\",\"message\":"
         )
     }
 
     fn text(&mut self, message: &str, continues: bool) {
         let job = self.sink.job.as_ref().map(|(number, _)| format!(" {number}")).unwrap_or_default();
-        for part in [self.sink.service, &job, " | ", &escape_control(message), if continues { CONTINUES } else { "" }] {
+        let end = if continues { CONTINUES } else { "" };
+        for part in [&self.now, " ", self.sink.service, &job, " | ", &escape_control(message), end] {
             self.batch.extend_from_slice(part.as_bytes());
         }
     }

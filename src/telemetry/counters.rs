@@ -1,4 +1,4 @@
-//! Events since the start, as numbers that only grow. Neither counting nor reading ever waits.
+//! Counters of events since the start. Neither counting nor reading ever waits.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -26,19 +26,19 @@ pub enum Event {
     FullScans,
     /// The kernel reported more events than could be read.
     EventOverflows,
-    /// A file that is not complete is no longer waited for.
+    /// An incomplete file is no longer waited for.
     FileGivenUp,
-    /// The relay passed a call on to the job queue.
+    /// The relay forwarded a call to the job queue.
     RelayForwarded,
     /// The relay could not reach the job queue.
     RelayUnreachable,
-    /// The relay got a request that is no call for the job queue.
+    /// The relay received a request that is not a valid call.
     RelayRefused,
     /// The job queue got a call without its token.
     JobCallRefused,
-    /// A changed configuration was taken over.
+    /// A changed configuration was applied.
     ReloadApplied,
-    /// A changed configuration was not taken over, since something is wrong with it.
+    /// A changed configuration was rejected.
     ReloadRefused,
 }
 
@@ -51,7 +51,7 @@ pub enum Probe {
     Database,
     /// Are the tables there that every service needs?
     Tables,
-    /// Are botssys and usersys there, and can they be written to?
+    /// Whether botssys and usersys exist and are writable.
     Directories,
 }
 
@@ -66,7 +66,7 @@ pub struct Counters {
     /// For each probe: how many microseconds the last one took, and when it ended, in milliseconds since 1970.
     probes: [(AtomicU64, AtomicU64); PROBES],
     is_refused: AtomicBool,
-    /// Bytes that are free on the volume of botssys; none are known where it is `u64::MAX`.
+    /// Free bytes on the volume of botssys; unknown if `u64::MAX`.
     free: AtomicU64,
 }
 
@@ -84,7 +84,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// When counting began, which is when the process did.
+    /// The time of the start of the process.
     #[must_use]
     pub fn started(&self) -> SystemTime {
         self.started
@@ -95,7 +95,7 @@ impl Counters {
         self.add(event, 1);
     }
 
-    /// Something happened so many times more.
+    /// Adds a number of events.
     pub fn add(&self, event: Event, times: u64) {
         self.events[event as usize].fetch_add(times, Relaxed);
     }
@@ -106,24 +106,24 @@ impl Counters {
         self.events[event as usize].load(Relaxed)
     }
 
-    /// So many bytes are free on the volume of botssys.
+    /// Sets the number of free bytes on the volume of botssys.
     pub fn record_free(&self, bytes: u64) {
         self.free.store(bytes, Relaxed);
     }
 
-    /// The bytes that are free there, once they are known.
+    /// The number of free bytes on that volume, once it is known.
     #[must_use]
     pub fn free(&self) -> Option<u64> {
         Some(self.free.load(Relaxed)).filter(|free| *free != u64::MAX)
     }
 
-    /// A changed configuration was taken over, or refused.
+    /// Counts an applied or rejected configuration change.
     pub fn count_reload(&self, is_applied: bool) {
         self.count(if is_applied { Event::ReloadApplied } else { Event::ReloadRefused });
         self.is_refused.store(!is_applied, Relaxed);
     }
 
-    /// Whether the last change of the configuration was refused.
+    /// Whether the last change of the configuration was rejected.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.is_refused.load(Relaxed)
@@ -136,7 +136,7 @@ impl Counters {
         }
     }
 
-    /// The responses that were given at least once: path, code and how often.
+    /// The responses that were sent at least once: path, code and number.
     pub fn responses(&self) -> impl Iterator<Item = (&'static str, u16, u64)> {
         let of_path = |(path, codes): (&'static str, &'_ [AtomicU64; CODES.len()])| {
             let counts: [u64; CODES.len()] = std::array::from_fn(|index| codes[index].load(Relaxed));
@@ -153,7 +153,7 @@ impl Counters {
         ended.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// How long the last such probe took, and when it ended; nothing before the first one.
+    /// The duration of the last such probe, and when it ended; `None` before the first one.
     #[must_use]
     pub fn probe(&self, probe: Probe) -> Option<(Duration, SystemTime)> {
         let (duration, ended) = &self.probes[probe as usize];
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_counted_by_path_and_code() {
+    fn responses_are_counted_by_path_and_code() {
         let counters = Counters::default();
         for (path, code) in [("/health/ready", 503), ("/health/ready", 503), ("/etc/passwd", 404), ("/health/x", 404)] {
             counters.count_response(path_index(path), code);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_reload_decides() {
+    fn last_reload_decides_refused_state() {
         let counters = Counters::default();
         assert!(!counters.is_refused());
         counters.count_reload(false);

@@ -1,4 +1,4 @@
-//! The quick check that most lines pass: they need no escape, on a terminal or in JSON. And the escapes.
+//! Escapes for terminals and JSON, with a quick check for the many lines that need none.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -9,7 +9,8 @@ use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
 const LOW: u64 = u64::from_ne_bytes([0x01; 8]);
-/// The one control character of ASCII that JSON allows, and the first bytes of all others that are obeyed.
+/// The only ASCII control character that JSON permits, and the first bytes of all other characters that terminals
+/// interpret.
 const DEL: u8 = 0x7f;
 const FIRST_OF_C1: u8 = 0xc2;
 const FIRST_OF_MARKS: u8 = 0xe2;
@@ -51,14 +52,14 @@ fn classify(text: &str) -> TextClass {
     }
 }
 
-/// Whether a terminal or a viewer would obey this character instead of showing it: it could move the cursor, forge a line, or
-/// have a text read in another order than it is written.
+/// Whether a terminal or a viewer would interpret this character: it could move the cursor, forge a line, or reorder the
+/// displayed text.
 fn is_unsafe_char(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Escapes the characters of a text from outside that a terminal would obey.
+/// Escapes the characters of a text from outside that a terminal would interpret.
 #[must_use]
 pub fn escape_control(message: &str) -> Cow<'_, str> {
     if is_plain(message) {
@@ -93,7 +94,7 @@ pub(super) fn write_text(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Writes JSON in which characters that would be obeyed are escaped, those too that JSON itself allows.
+/// Writes JSON in which all characters that a terminal would interpret are escaped, including those that JSON permits.
 pub(super) fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
     let _ = value.serialize(&mut Serializer::with_formatter(out, EscapingFormatter));
 }
@@ -114,8 +115,8 @@ impl Formatter for EscapingFormatter {
     }
 }
 
-/// Words with high bits set: the first one if any of these eight bytes is special, the second one if any is DEL or not ASCII;
-/// the position of the bits says nothing.
+/// Words with high bits set: the first one if any of these eight bytes is special, the second one if any is DEL or not
+/// ASCII; the positions of the bits are not significant.
 fn masks(bytes: &[u8]) -> (u64, u64) {
     let word = bytes.try_into().map_or(HIGH, u64::from_ne_bytes);
     // Subtracting from a byte sets its high bit if it was smaller, and may borrow from the next, which then is not
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_in_every_place() {
+    fn is_plain_is_right_for_every_byte_and_position() {
         for character in (0..=0xff).map(char::from) {
             let plain = matches!(character, ' '..='~') && !matches!(character, '"' | '\\');
             for before in 0..17 {
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_obeyed_is_escaped_and_everything_else_is_not() {
+    fn only_unsafe_characters_are_escaped() {
         let characters = (0..=0x2100).chain([0xfeff, 0x1f600]).filter_map(char::from_u32);
         for character in characters.filter(|character| !['"', '\\'].contains(character)) {
             let is_raw = !is_unsafe_char(character);

@@ -1,7 +1,8 @@
-//! The lines of bots-ctl itself as JSON, in the shape of the lines of services: first the fields of every line, then those of the event.
+//! Log lines of bots-ctl as JSON, in the schema of the services' lines: first the common fields, then those of the
+//! event.
 //!
 //! `timestamp`, `level`, `severity_number` and `message` are Timestamp, SeverityText, SeverityNumber and Body of
-//! OpenTelemetry's log data model; `service` names the resource, and everything else is an attribute.
+//! OpenTelemetry's log data model; `service` names the resource, and all other fields are attributes.
 
 use std::fmt;
 

@@ -1,12 +1,11 @@
-//! A bounded queue of lines, written by a thread of its own; lines are dropped and counted when the reader is too slow.
+//! A bounded queue of lines, written by a separate thread; lines are dropped and counted if the reader is too slow.
 //!
-//! There are two ways in. [`LineWriter::push`] never waits: it is for bots-ctl's own log, which may write from anywhere.
-//! [`LineWriter::send`] is for the output of services: where the buffer is full for a moment only, as it is with a file at full
-//! speed, it waits for room. A reader that does not make room in time costs lines from then on, and no sender waits for it
-//! again before it has caught up. When it has made room, one line says how many are missing, at the point where they are
-//! missing.
+//! There are two entry points. [`LineWriter::push`] never blocks: it is for the log of bots-ctl, which may be written
+//! from anywhere. [`LineWriter::send`] is for the output of services: it waits for space if the buffer is briefly full,
+//! as with a file at full speed. After a timeout, lines are dropped, and no sender waits again until the reader has
+//! caught up. Then one line reports the number of missing lines, at their position.
 //!
-//! The thread starts with the first line, sleeps while there is nothing to write, and survives every failure to write.
+//! The thread starts with the first line, sleeps while the queue is empty, and survives every write error.
 
 use std::io::{self, Write};
 use std::sync::atomic::AtomicU64;
@@ -21,10 +20,10 @@ use tokio::time::timeout;
 /// Bytes that are kept for a slow reader before further lines are dropped: some thousand lines of a usual length.
 const BUFFERED_BYTES: usize = 1024 * 1024;
 
-/// How long a full buffer may hold up a service for a reader: a person would not notice.
+/// How long a full buffer may delay a service: too short for a user to notice.
 pub const PIPE_SEND_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// As [`PIPE_SEND_TIMEOUT`], for a file: the kernel itself delays writers to a slow disk by some tenths of a second.
+/// As [`PIPE_SEND_TIMEOUT`], for a file: the kernel delays writers to a slow disk by some tenths of a second.
 pub const FILE_SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the end waits for a reader.
@@ -33,10 +32,10 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Buffers above this size are freed once nothing was written for [`BUFFER_IDLE_TIMEOUT`].
 const IDLE_BUFFER_BYTES: usize = 16 * 1024;
 
-/// Short beside the life of a service, long beside the pauses of a busy one.
+/// Short compared with the life of a service, long compared with the pauses of a busy one.
 const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Makes the line that replaces so many lost lines.
+/// Creates the line that replaces dropped lines.
 pub type DropNotice = fn(u64) -> String;
 
 /// The queue, for complete lines. All clones are one queue.
@@ -60,12 +59,13 @@ struct Shared {
 }
 
 struct State {
-    /// The thread to be; gone once it was started.
+    /// The thread to start; `None` after the start.
     writer: Option<WriterThread>,
     /// Whole lines, one after the other.
     waiting: Vec<u8>,
     writing: bool,
-    /// Lines dropped since the last notice. While there are any, every further line is dropped: the notice stands for one gap.
+    /// Lines dropped since the last notice. While there are any, all further lines are dropped, so that one notice
+    /// covers one gap.
     dropped: u64,
     /// Lines were dropped since the reader was last up to date.
     dropping: bool,
@@ -114,7 +114,7 @@ impl LineWriter {
         count
     }
 
-    /// Queues whole lines, line ends included, unless too much waits already.
+    /// Queues complete lines with their newlines, unless the queue is full.
     pub fn push(&self, lines: &[u8]) {
         if lines.is_empty() {
             return;
@@ -129,14 +129,14 @@ impl LineWriter {
         if let Some(writer) = state.writer.take()
             && self.start(writer).is_err()
         {
-            // Without a thread the lines are dropped, as they are for a reader that is gone.
+            // Without a thread, lines are dropped, as for an absent reader.
             self.drop_lines(count(&state.waiting));
             state.waiting = Vec::new();
         }
         self.0.changed.notify_all();
     }
 
-    /// As [`Self::push`], after waiting a moment for room if there is none.
+    /// As [`Self::push`], but first waits briefly for space.
     pub async fn send(&self, lines: &[u8]) {
         let _ = timeout(self.0.send_timeout, self.room_for(lines.len())).await;
         self.push(lines);
@@ -157,7 +157,7 @@ impl LineWriter {
         }
     }
 
-    /// Signals are for the threads of the runtime, so the new one is born with all of them blocked.
+    /// Signals are handled by the runtime's threads, so the new thread starts with all of them blocked.
     fn start(&self, mut writer: WriterThread) -> io::Result<()> {
         let queue = self.clone();
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
@@ -217,7 +217,7 @@ impl State {
 }
 
 impl WriterThread {
-    /// Writes lines, after the notice of those that could not be written before; says how many could not be this time.
+    /// Writes lines, after the notice about dropped ones; returns how many could not be written.
     fn write(&mut self, lines: &[u8]) -> u64 {
         if self.lost > 0 {
             let line_end = if self.torn { "\n" } else { "" };

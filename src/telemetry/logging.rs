@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tracing::field::Field;
@@ -12,20 +13,24 @@ use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use super::child_output::ServiceOutput;
-use super::escape::escape_control;
+use super::escape::{escape_control, write_json};
 use super::format_json::{JsonFormat, common_fields};
 use super::line_writer::{FILE_SEND_TIMEOUT, FlushGuard, LineWriter, PIPE_SEND_TIMEOUT};
 use super::stdio::{UnbufferedStream, is_file, is_same};
 use crate::bots::log_format::level_name;
 use crate::config::{ChildOutput, LogConfig, LogFormat, LogLevel};
 
+/// Whether the log of this process is JSON; unset while there is none.
+static IS_JSON: OnceLock<bool> = OnceLock::new();
+
 /// Writes the buffered lines when it is dropped.
 #[must_use]
 pub struct LogGuard(#[allow(dead_code, reason = "held for its drop")] Vec<FlushGuard>);
 
-/// Installs the log for the rest of the process, and makes the sink for the lines of services.
+/// Installs the log for the rest of the process, and creates the sink for the lines of services.
 pub fn init(log: LogConfig) -> (LogGuard, ServiceOutput) {
     let own_json = is_json(log.format, &io::stderr());
+    let _ = IS_JSON.set(own_json);
     let shape = log.child_output.unwrap_or(match is_json(log.format, &io::stdout()) {
         true => ChildOutput::Json,
         false => ChildOutput::Text,
@@ -48,7 +53,21 @@ pub fn init(log: LogConfig) -> (LogGuard, ServiceOutput) {
     (LogGuard(guard), ServiceOutput::new(stdout, stderr, shape, log.level))
 }
 
-/// Writes message and values with escapes for the characters that a terminal would obey, so that no caller can forget that.
+/// The error that ends a command, as the last line: in the format of the log, or of `LOG_FORMAT` if there was no log yet.
+#[must_use]
+pub fn last_line(fault: &str) -> String {
+    let asked = || std::env::var("LOG_FORMAT").is_ok_and(|format| format.eq_ignore_ascii_case("json"));
+    if !IS_JSON.get().copied().unwrap_or_else(asked) {
+        return format!("bots-ctl: {}", escape_control(fault));
+    }
+    let mut line = common_fields(LogLevel::Error);
+    line.insert("message".to_owned(), fault.into());
+    let mut json = Vec::new();
+    write_json(&mut json, &line);
+    String::from_utf8_lossy(&json).into_owned()
+}
+
+/// Writes message and values, and escapes the characters that a terminal would interpret, so that no caller can forget it.
 fn text_fields() -> impl for<'a> FormatFields<'a> + Send + Sync + 'static {
     let write = |writer: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
         let text = format!("{value:?}");
@@ -69,13 +88,13 @@ fn is_json(format: LogFormat, stream: &impl IsTerminal) -> bool {
     }
 }
 
-/// A queue whose notice of dropped lines has the shape of the other lines.
+/// A queue whose notice of dropped lines has the format of the other lines.
 fn queue(stream: impl AsFd + Send + 'static, json: bool) -> (LineWriter, FlushGuard) {
     let send_timeout = if is_file(&stream) { FILE_SEND_TIMEOUT } else { PIPE_SEND_TIMEOUT };
     LineWriter::spawn(UnbufferedStream(stream), send_timeout, if json { json_notice } else { text_notice })
 }
 
-const DROPPED: &str = "lines were dropped here: their reader is too slow, or was away, or its disk was full";
+const DROPPED: &str = "lines dropped here: the reader of the output is too slow or absent, or its disk is full";
 
 fn text_notice(lost: u64) -> String {
     format!("bots-ctl | {lost} {DROPPED}\n")
@@ -116,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn no_message_of_ours_has_a_raw_control_character_in_any_shape() {
+    fn log_messages_escape_control_characters_in_all_formats() {
         let (text, json) = (Written::default(), Written::default());
         let (to_text, to_json) = (text.clone(), json.clone());
         let builder = tracing_subscriber::fmt().with_ansi(false);

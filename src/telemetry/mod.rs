@@ -1,7 +1,7 @@
 //! The log of bots-ctl, and the output of its services.
 //!
-//! Its own log goes to standard error through `tracing`; lines of services go to standard output. Both pass a
-//! bounded buffer with a writer of its own, so a reader that is slow or gone blocks neither a service nor a probe.
+//! The log goes to standard error through `tracing`; lines of services go to standard output. Each has a bounded buffer
+//! with a separate writer, so a slow or absent reader blocks neither a service nor a probe.
 
 pub mod child_output;
 pub mod correlation;

@@ -28,7 +28,7 @@ impl<T: AsFd> Write for UnbufferedStream<T> {
     }
 }
 
-/// Whether both lead to the same place, as with `2>&1`: two writers there would write into each other's lines.
+/// Whether both have the same target, as with `2>&1`: two writers would mix their lines.
 #[must_use]
 pub fn is_same(one: &impl AsFd, other: &impl AsFd) -> bool {
     let file_id = |fd: &dyn AsFd| fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
@@ -49,7 +49,7 @@ mod tests {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
     #[test]
-    fn a_full_pipe_is_waited_for_even_when_it_does_not_block() {
+    fn write_waits_for_full_nonblocking_pipe() {
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("set");
         let written = std::thread::spawn(move || UnbufferedStream(writer).write_all(&[b'x'; 1 << 20]));
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_itself_and_no_other() {
+    fn is_same_recognizes_ends_of_one_pipe() {
         let ((one, end), (other, _)) = (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
         assert!(is_same(&one, &end));
         assert!(!is_same(&one, &other));

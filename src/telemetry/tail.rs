@@ -10,14 +10,14 @@ const MAX_BYTES: usize = 4 * 1024;
 pub struct OutputTail(Arc<Mutex<Vec<u8>>>);
 
 impl OutputTail {
-    /// Adds a line, or bytes that hold their line ends.
+    /// Adds a line, or bytes with their newlines.
     pub fn push(&self, bytes: &[u8], end: &[u8]) {
         let mut content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         content.extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_BYTES)..]);
         content.extend_from_slice(end);
         if content.len() > MAX_BYTES {
             let from = content.len() - MAX_BYTES;
-            // A line that is not whole says little, unless it is the only one.
+            // A truncated line is useless, unless it is the only one.
             let line = content[from..].iter().position(|byte| *byte == b'\n').map_or(from, |at| from + at + 1);
             let rest = if line < content.len() { line } else { from };
             content.drain(..rest);
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_lines_are_kept_and_little_else() {
+    fn tail_keeps_last_whole_lines() {
         let tail = OutputTail::default();
         for number in 0..10_000 {
             tail.push(format!("line {number}").as_bytes(), b"\n");
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_become_text() {
+    fn arbitrary_bytes_become_text() {
         let tail = OutputTail::default();
         tail.push(b"a\x1b[2Jb\xff\0", b"\n");
         assert_eq!(tail.text(), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");

@@ -1,9 +1,9 @@
-//! Puts the lines of a Python traceback together again, with the record that announces it. Pure: no clock, no output.
+//! Reassembles the lines of a Python traceback, with the record that introduces it. Pure: no clock, no output.
 //!
-//! A traceback is made of a heading, indented frames, and the exception with its message. It may be followed by another
-//! traceback that it caused, notes, and further lines of the message. Its end is not always visible. Lines belong to it while
-//! they are indented, and up to `MAX_TAIL_LINES` others as long as none begins a record and no empty line comes between; the
-//! owner of a [`TracebackAssembler`] flushes it after [`TracebackAssembler::flush_delay`] without a line.
+//! A traceback consists of a heading, indented frames, and the exception with its message. It may be followed by a
+//! chained traceback, notes, and further lines of the message. Its end is not always detectable. Lines belong to it
+//! while they are indented, and up to `MAX_TAIL_LINES` others as long as none begins a record and no empty line comes
+//! between; the owner of a [`TracebackAssembler`] flushes it after [`TracebackAssembler::flush_delay`] without a line.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const MAX_TAIL_LINES: usize = 20;
 /// In the middle of a traceback more is sure to come, unless the process has been killed.
 const MID_TRACEBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A record and its traceback are written at once, so this is long; an error record may be so late.
+/// Long enough for a record and its traceback, which are written together; an error record may be delayed this long.
 const ANNOUNCED_TIMEOUT: Duration = Duration::from_millis(250);
 
 const CHAINS: [&str; 2] = [
@@ -27,7 +27,7 @@ const CHAINS: [&str; 2] = [
     "The above exception was the direct cause of the following exception:",
 ];
 
-/// The first words that Python itself prints before an uncaught traceback.
+/// The first words of lines that Python prints before an uncaught traceback.
 const HEADERS: [&str; 3] = ["Exception in ", "Exception ignored ", "--- Logging error ---"];
 
 /// Lines that make one record.
@@ -37,7 +37,7 @@ pub struct Record<'a> {
     pub text: &'a str,
     /// That of its first line; an error when there is a traceback.
     pub level: Option<LogLevel>,
-    /// It was too long: the next record goes on with it.
+    /// The traceback was too long: the next record continues it.
     pub continues: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Whether the events of the kernel are complete: they are on file systems that only this machine writes to.
+//! inotify or polling: the events of the kernel are complete only on file systems to which this machine alone writes.
 
 use std::path::Path;
 
@@ -7,21 +7,21 @@ use nix::sys::statfs::statfs;
 use crate::config::WatchMethod;
 use crate::model::FileId;
 
-/// Who may write to a file system beside this machine's kernel, which gives no event for that.
+/// Other possible writers of a file system, of which this machine's kernel reports no events.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Local,
     /// Layers over directories that may be written to directly.
     Overlay,
-    /// A process of this machine, which may pass on what is anywhere.
+    /// A process of this machine, which may forward any other storage.
     Fuse,
     /// Other machines; the server stamps the files, by its own clock.
     Server,
-    /// Other machines, each of which stamps the files by its own clock.
+    /// Other machines, each of which sets file times by its own clock.
     Shared,
 }
 
-/// File systems by the magic numbers of `statfs(2)`. All others are taken for shared ones.
+/// File systems by the magic numbers of `statfs(2)`. All others count as shared.
 const FILE_SYSTEMS: [(i64, &str, Kind); 23] = [
     (0xef53, "ext4", Kind::Local),
     (0x5846_5342, "xfs", Kind::Local),
@@ -48,7 +48,7 @@ const FILE_SYSTEMS: [(i64, &str, Kind); 23] = [
     (0x5346_414f, "afs", Kind::Shared),
 ];
 
-/// How changes in a directory are found, and why in this way.
+/// How changes in a directory are detected, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchBackend {
     /// Whether inotify is used.
@@ -59,7 +59,7 @@ pub struct WatchBackend {
     pub stamps: Stamps,
     /// Which processes that write a file are known to the kernel.
     pub writers: Writers,
-    /// The kind of file system, or what was configured.
+    /// The kind of the file system, or the configured method.
     pub reason: String,
 }
 
@@ -81,15 +81,15 @@ pub enum Writers {
     All,
     /// Those of this machine that do not go past this file system.
     Some,
-    /// None: NFS and SMB answer for their server, which may not say.
+    /// `None`: NFS and SMB grant leases according to their server, independently of writers.
     None,
 }
 
 impl WatchBackend {
-    /// Decides for a directory. May hang where the file system does.
+    /// Selects the backend for a directory. May hang with the file system.
     ///
     /// # Errors
-    /// When the file system cannot be queried.
+    /// If the file system cannot be queried.
     pub fn of(directory: &Path, wanted: WatchMethod) -> nix::Result<Self> {
         Ok(Self::on(magic(directory)?, wanted))
     }
@@ -140,11 +140,11 @@ pub fn shared_file_system(directory: &Path) -> Option<&'static str> {
 
 fn magic(directory: &Path) -> nix::Result<i64> {
     // The type differs between machines, and so does the sign; the numbers have 32 bits.
-    #[allow(clippy::unnecessary_cast, reason = "it is one elsewhere")]
+    #[allow(clippy::unnecessary_cast, reason = "the cast is needed on other targets")]
     Ok(statfs(directory)?.filesystem_type().0 as i64 & 0xffff_ffff)
 }
 
-/// Which directory a path leads to; none where it leads to no directory.
+/// The directory that a path resolves to, if any.
 #[must_use]
 pub fn dir_id(path: &Path) -> Option<FileId> {
     let meta = std::fs::metadata(path).ok()?;
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_trusted_on_local_file_systems_alone() {
+    fn auto_uses_inotify_alone_only_on_local_file_systems() {
         let auto = |magic| {
             let backend = WatchBackend::on(magic, WatchMethod::Auto);
             (backend.name(), backend.reason)
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_are_seen_where_no_other_machine_and_no_other_layer_is() {
+    fn writer_detection_depends_on_file_system() {
         let known = |magic| {
             let backend = WatchBackend::on(magic, WatchMethod::Poll);
             (backend.writers, backend.stamps)
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_configured_wins() {
+    fn configured_watch_method_overrides_auto() {
         assert_eq!(WatchBackend::on(0x6969, WatchMethod::Inotify).name(), "inotify");
         assert_eq!(WatchBackend::on(0xef53, WatchMethod::Poll).name(), "poll");
         assert_eq!(WatchBackend::on(0xef53, WatchMethod::Auto).without_events("the limit").name(), "poll");

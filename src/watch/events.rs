@@ -1,7 +1,7 @@
-//! Events of the kernel, by the crate `notify`: the watched directories with their targets, and the events.
+//! inotify events, through the crate `notify`: the watched directories with their targets, and the events.
 //!
-//! The watcher has a thread of its own, which puts events into a channel and never waits. A full scan makes up for events that
-//! do not fit, and for those that the kernel had to drop.
+//! The watcher has a separate thread, which puts events into a channel without waiting. A full scan replaces events
+//! that do not fit, and those that the kernel dropped.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ struct Sender {
 }
 
 impl Watcher {
-    /// Starts the watcher. Where that fails, each try to watch a directory says why.
+    /// Starts the watcher. If this fails, each attempt to watch a directory returns the reason.
     #[must_use]
     pub fn start() -> (Self, EventReceiver) {
         let (sender, receiver) = mpsc::channel(CAPACITY);
@@ -90,11 +90,11 @@ impl Watcher {
         Self { watcher: Mutex::new(Err("no events were asked for".to_owned())), users: Mutex::default(), sender }
     }
 
-    /// Watches a directory, by its real path, for a target. `is_new` says that it is another directory than before; the other
-    /// targets that watch this path get an event then.
+    /// Watches a directory, by its real path, for a target. `is_new` means that it replaces another directory; the
+    /// other targets that watch this path then get an event.
     ///
     /// # Errors
-    /// Why the directory cannot be watched, in a few words.
+    /// A short reason.
     pub fn watch(&self, directory: &Path, target: TargetId, is_new: bool) -> Result<(), String> {
         let mut watcher = lock(&self.watcher);
         let watcher = watcher.as_mut().map_err(|reason| reason.clone())?;
@@ -182,7 +182,7 @@ impl Sender {
 
     fn miss(&self) {
         self.is_incomplete.store(true, Ordering::Release);
-        // The receiver has to wake up. If this event does not fit, others wake it.
+        // Only to wake the receiver. If this event does not fit, others wake it.
         let _ = self.sender.try_send(Event { path: PathBuf::new(), kind: EventKind::AttributesChanged });
     }
 }
@@ -195,12 +195,12 @@ fn event_kind(kind: notify::EventKind) -> Option<EventKind> {
         notify::EventKind::Modify(ModifyKind::Name(RenameMode::From)) | notify::EventKind::Remove(_) => {
             Some(EventKind::Removed)
         }
-        // Both names, each of which has had its own event.
+        // Both names, each of which had a separate event.
         notify::EventKind::Modify(ModifyKind::Name(_)) => None,
         notify::EventKind::Modify(ModifyKind::Metadata(_)) => Some(EventKind::AttributesChanged),
         notify::EventKind::Modify(_) => Some(EventKind::Modified),
         notify::EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(EventKind::Closed),
-        // That a file is opened is no event: a scan does that itself.
+        // Opening a file does not count as an event, since a scan does it itself.
         notify::EventKind::Access(_) | notify::EventKind::Any | notify::EventKind::Other => None,
     }
 }
@@ -208,9 +208,9 @@ fn event_kind(kind: notify::EventKind) -> Option<EventKind> {
 fn explain(error: &notify::Error) -> String {
     const TOO_MANY_FILES: i32 = nix::libc::EMFILE;
     match &error.kind {
-        ErrorKind::MaxFilesWatch => "the limit fs.inotify.max_user_watches is reached".to_owned(),
+        ErrorKind::MaxFilesWatch => "limit fs.inotify.max_user_watches reached".to_owned(),
         ErrorKind::Io(error) if error.raw_os_error() == Some(TOO_MANY_FILES) => {
-            "the limit fs.inotify.max_user_instances is reached".to_owned()
+            "limit fs.inotify.max_user_instances reached".to_owned()
         }
         ErrorKind::Io(error) => error.to_string(),
         _ => error.to_string(),

@@ -1,7 +1,7 @@
-//! Decides when which target is scanned, from events, schedules and checks of the roots. One task, which never blocks.
+//! Decides which target is scanned when, from events, schedules and checks of the roots. One task, which never blocks.
 //!
-//! Each target is scanned by one thread at a time, and few are scanned at once. A scan that does not return, of a server that
-//! is away for instance, delays no other scan.
+//! Each target is scanned by one thread at a time, and few targets concurrently. A scan that does not return, for
+//! example on an unreachable server, does not delay other scans.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -36,13 +36,13 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of full scans while events are lost again and again.
 const MIN_OVERFLOW_RESCAN_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The overview is renewed so often while everything changes.
+/// Interval of status updates during continuous changes.
 const STATUS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A command for the monitor.
 #[derive(Debug)]
 pub enum MonitorCommand {
-    /// Watch these entries, of which no two are alike, and no others.
+    /// Replace the watched entries with these, which are distinct.
     SetTargets(Vec<WatchTarget>),
     /// Scan all files as if for the first time.
     Rescan,
@@ -99,8 +99,8 @@ struct Monitor<'a, A, O> {
     looks: JoinSet<ScanResult>,
     /// Targets with a running scan, except those whose scan takes too long.
     under_way: Vec<TargetId>,
-    /// The time of a full scan of all targets, of those that are polled at index 1: kept up to date, since there may be too many to
-    /// add up each time.
+    /// The total time of full scans of all targets, of polled ones at index 1: maintained incrementally, since there
+    /// may be too many targets for a sum.
     cost: [Duration; 2],
     checks: JoinSet<RootCheck>,
     next_check: Instant,
@@ -256,7 +256,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     }
 
     fn rescan_after_overflow(&mut self, now: Instant) {
-        warn!("more happened at once than could be told; looking at everything");
+        warn!("inotify queue overflow; rescanning all directories");
         self.counters.count(Happened::EventOverflows);
         self.has_lost = false;
         self.next_loss = now + MIN_OVERFLOW_RESCAN_INTERVAL.max((self.cost[0] + self.cost[1]) * 10);
@@ -274,7 +274,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             let seconds = SLOW_SCAN_TIMEOUT.as_secs();
             self.change(id, |target| {
                 let root = target.watch_target.directory.root.display();
-                let reason = format!("{root} has not answered for {seconds} s");
+                let reason = format!("{root} has not responded for {seconds} s");
                 WatchState::Failed { reason, root: None }
             });
         }
@@ -311,7 +311,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         }
         if found.condition.is_some() {
             let took = scan.took.as_secs_f64();
-            debug!("a look at everything of {} took {took:.3} s", index.watch_target.files());
+            debug!("the full scan of {} took {took:.3} s", index.watch_target.files());
             self.counters.count(Happened::FullScans);
             self.has_changed |= index.oldest != found.oldest;
             index.oldest = found.oldest;
@@ -348,7 +348,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         }
     }
 
-    /// There is no event when a path leads to another directory, since a volume was mounted there or is back.
+    /// There is no event if a path resolves to another directory, after a volume was mounted or unmounted.
     fn start_check(&mut self) {
         let expected =
             |(id, index): (&TargetId, &ScheduledTarget)| -> Option<(TargetId, Arc<WatchTarget>, Option<FileId>)> {

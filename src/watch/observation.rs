@@ -15,7 +15,7 @@ use super::backend::{Stamps, WatchBackend, Writers};
 use super::stability::{Observation, StampClock, unchanged_for};
 use crate::process::open_file::{attributes, has_writer};
 
-/// Servers keep times in steps of up to so long.
+/// Granularity of servers' file times.
 const MAX_SERVER_CLOCK_STEP: Duration = Duration::from_secs(2);
 
 /// Clocks of machines that may stamp a file differ by no more than this: the widest time zones are 26 hours apart.
@@ -24,10 +24,9 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(2 * 24 * 3600);
 /// By which clock stamps are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockSource {
-    /// The clock of this machine, and only where it stamps the files. All other files have to be observed.
+    /// The clock of this machine, only if it sets the file times. All other files have to be observed.
     Local,
-    /// The clock of the file system as well, by a file that is created for that and removed again. For an observer that scans
-    /// once.
+    /// Also the clock of the file system, read from a temporary file. For an observer that scans once.
     Probed,
 }
 
@@ -61,7 +60,7 @@ impl DirectoryClock<'_> {
     }
 }
 
-/// Observes a file, of which `meta` was read a moment ago. A file that cannot be opened is judged by that alone.
+/// Observes a file, whose `meta` was just read. A file that cannot be opened is judged only by its metadata.
 pub fn observe(
     path: &Path,
     meta: &Metadata,
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_probe_tells_the_clock_and_leaves_nothing_behind() {
+    fn probe_returns_clock_and_leaves_no_file() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (before, told, after) = (our_time(), probe(dir.path()).expect("it can be made"), our_time());
         // The kernel stamps by a clock that goes in steps of some milliseconds.
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_of_another_machine_is_known_by_a_probe_alone() {
+    fn remote_clock_is_known_only_by_probe() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let backend =
             |stamps| WatchBackend { events: false, polls: true, stamps, writers: Writers::None, reason: String::new() };

@@ -1,6 +1,6 @@
-//! Whether files are complete, for a run of the engine, which takes all files that its channels match.
+//! Checks whether the files of an engine run are complete; the run processes all files that match its channels.
 //!
-//! Observations are kept from one scan to the next, so that a file has to be observed once.
+//! Observations are kept between scans, so that a file has to be observed only once.
 
 use std::ffi::OsString;
 use std::io;
@@ -22,10 +22,10 @@ use crate::process::blocking;
 /// Pause between two scans while a file is not complete.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Scans take at most one part in so many of the time.
+/// Scans use at most one part in this number of the time.
 const MAX_SCAN_DUTY: u32 = 10;
 
-/// A scan that comes to no further file for so long is abandoned.
+/// A scan that reaches no further file for this time is abandoned.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The files of some targets.
@@ -55,7 +55,7 @@ impl ChannelFiles {
     /// Scans all files, and returns those that are not known to be complete.
     ///
     /// # Errors
-    /// When a file system does not answer, or there is no thread to wait for it.
+    /// If a file system does not respond, or no thread can be started.
     pub async fn scan(&mut self) -> Result<Vec<IncompleteFile>, String> {
         if self.scanners.is_empty() {
             return Ok(Vec::new());
@@ -77,10 +77,10 @@ impl ChannelFiles {
         Ok(restless)
     }
 
-    /// Judges files of a target, as of now. Returns one item for each: nothing where the file is complete.
+    /// Checks files of a target now. Returns one item for each: `None` if the file is complete.
     ///
     /// # Errors
-    /// As [`scan`](Self::scan), and when their directory cannot be read.
+    /// As [`scan`](Self::scan), and if their directory cannot be read.
     pub async fn judge(
         &mut self,
         target: WatchTarget,
@@ -117,7 +117,7 @@ impl ChannelFiles {
             match timeout(SCAN_TIMEOUT, &mut working).await {
                 Ok(done) => break done,
                 Err(_) if scanned() != before => {}
-                Err(_) => return Err(format!("no answer within {} s", SCAN_TIMEOUT.as_secs())),
+                Err(_) => return Err(format!("no response within {} s", SCAN_TIMEOUT.as_secs())),
             }
         };
         let (scanners, result) = done.map_err(|error| error.to_string())?;
@@ -125,7 +125,7 @@ impl ChannelFiles {
         Ok(result)
     }
 
-    /// Waits until no file has to be waited for, at most for so long.
+    /// Waits until all files are complete, with a time limit.
     ///
     /// # Errors
     /// As [`scan`](Self::scan).

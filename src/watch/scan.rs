@@ -23,22 +23,21 @@ use super::target::{WatchTarget, matches_dir};
 use super::unfinished::{CompleteFiles, IncompleteFile, WaitingFiles, hold};
 use crate::model::FileId;
 
-/// The extent of a scan, beside the events and the files that were not complete the last time.
+/// The extent of a scan, in addition to events and files that were incomplete the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ScanScope {
     /// Nothing more.
     EventsOnly,
     /// Everything.
     Full,
-    /// Everything, as if for the first time.
+    /// All files, as if for the first time.
     Reset,
 }
 
 /// The outcome of a scan.
 #[derive(Debug, Default)]
 pub struct ScanOutcome {
-    /// Files that are complete, and were not when they were told of last. None is told of while another one has to be waited
-    /// for.
+    /// Newly complete files. None is reported while another file has to be waited for.
     pub complete: CompleteFiles,
     /// Files that are not complete.
     pub waiting: WaitingFiles,
@@ -70,7 +69,7 @@ pub struct TargetScanner {
     root: Option<FileId>,
     round: u32,
     is_first: bool,
-    /// Complete files that wait for others.
+    /// Complete files that are held back by incomplete ones.
     held: CompleteFiles,
     clock: ClockSource,
     scanned: Arc<AtomicUsize>,
@@ -114,7 +113,7 @@ impl TargetScanner {
         }
     }
 
-    /// Scans the files and directories of these events, and as much more as `extent` says.
+    /// Scans the files and directories of these events, and the given extent.
     pub fn scan(&mut self, reported: Vec<Event>, extent: ScanScope) -> ScanOutcome {
         let mut found = Found::default();
         let before = self.known.len();
@@ -147,7 +146,7 @@ impl TargetScanner {
         &self.watch_target
     }
 
-    /// Counts scanned files, which tells a long scan from one that hangs.
+    /// Counts scanned files, to distinguish a long scan from a hung one.
     #[must_use]
     pub fn scanned_files(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.scanned)
@@ -192,7 +191,7 @@ impl TargetScanner {
     }
 
     fn condition(&self, error: Option<String>) -> WatchState {
-        // A directory that is polled says how fast changes are found.
+        // Prefers a polled directory, which determines the latency.
         let polled = self.known.values().find(|directory| directory.backend.polls);
         let typical = polled.or(self.known.values().next());
         match (error, typical, self.root) {
@@ -310,7 +309,7 @@ impl TargetScanner {
         listed
     }
 
-    /// Where events tell of a writer, the next event is waited for; all other files that are not complete are observed.
+    /// If events report a writer, the next event is awaited; all other incomplete files are observed.
     fn scan_incomplete(&mut self, complete: &mut CompleteFiles) {
         let (target, now) = (&self.watch_target, Instant::now());
         for (parent, directory) in &mut self.known {
@@ -366,12 +365,15 @@ fn real_directory(watch_target: &fs::DirEntry) -> Option<PathBuf> {
 
 fn describe_missing(root: &Path) -> String {
     match fs::metadata(root) {
-        Ok(meta) if meta.is_dir() => format!("{} was not there a moment ago", root.display()),
+        Ok(meta) if meta.is_dir() => format!("{} has just appeared", root.display()),
         Ok(_) => {
-            format!("{} is no directory: path names one, and filemask the files in it", root.display())
+            format!(
+                "{} is not a directory; path must be a directory, and filemask matches the files in it",
+                root.display()
+            )
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => format!("{} is not there", root.display()),
-        Err(error) => format!("cannot look at {}: {}", root.display(), describe_io_error(&error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => format!("{} does not exist", root.display()),
+        Err(error) => format!("cannot access {}: {}", root.display(), describe_io_error(&error)),
     }
 }
 

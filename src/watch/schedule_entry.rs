@@ -14,8 +14,8 @@ use super::unfinished::PendingFiles;
 /// How often a directory that cannot be read is tried again.
 const FAILED_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Repeated work takes at most one part in so many of the time. This keeps an idle monitor of ten thousand directories below one
-/// percent of a core.
+/// Periodic work uses at most one part in this number of the time. This keeps an idle monitor of ten thousand
+/// directories below one percent of a core.
 pub(super) const MAX_SCAN_DUTY: u32 = 200;
 
 /// As [`MAX_SCAN_DUTY`], for polling, where delays matter more.
@@ -143,7 +143,8 @@ impl ScheduledTarget {
         self.took = full_scan.unwrap_or(self.took);
     }
 
-    /// Decides when the next scan is due. `cost` is the time of a full scan of all targets that are polled, or of all others.
+    /// Decides when the next scan is due. `cost` is the total time of full scans of all polled targets, or of all
+    /// others.
     pub fn schedule_next(&mut self, was_full: bool, cost: Duration, rescan: Duration) {
         if was_full {
             let pause = match &self.condition {
@@ -165,7 +166,7 @@ mod tests {
     use crate::watch::target::tests::watch_target;
 
     #[test]
-    fn what_is_told_during_a_look_that_hangs_takes_no_more_than_its_room() {
+    fn events_during_hung_scan_use_bounded_memory() {
         let watch_target = watch_target("/nowhere".as_ref(), "*");
         let (events, _heard) = Watcher::start();
         let mut target = ScheduledTarget::new(watch_target, 1, Arc::new(events));

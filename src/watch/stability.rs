@@ -1,10 +1,11 @@
-//! Which files of a directory are complete, and which of those are new. Pure: names, stamps and times come from outside.
+//! Decides which files of a directory are complete, and which of those are new. Pure: names, times and the clock are
+//! inputs.
 //!
-//! [`evaluate`] is the one definition of "complete", for the directory monitor and before every run of the engine. A file is
-//! reported once when it is complete, and again when it is another file, or has changed. A file that is gone is forgotten.
+//! [`evaluate`] is the single definition of "complete", for the directory monitor and before every engine run. A file
+//! is reported once when it is complete, and again when it was replaced or changed. Deleted files are forgotten.
 //!
-//! The evaluation uses observations, on the clock of this machine. A time stamp only adds to that where its clock is known: that
-//! of another machine may be ahead or behind by any time, and [`unchanged_for`] says what a stamp is worth.
+//! The evaluation uses observations, on the clock of this machine. A file time only adds to that if its clock is known:
+//! that of another machine may differ by any amount, and [`unchanged_for`] decides how much a file time is worth.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -12,19 +13,19 @@ use std::time::{Duration, Instant};
 
 use crate::process::open_file::FileStamp;
 
-/// An empty file has to stay as it is for so many times as long as another one: most are made before they are filled.
+/// An empty file must stay unchanged for this many times as long, since most files are created before they are filled.
 const EMPTY_FILE_FACTOR: u32 = 6;
 
-/// What one observation of a file has shown.
+/// One observation of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
-    /// What it is like.
+    /// Its metadata.
     pub stamp: FileStamp,
     /// How long it is known not to have changed.
     pub quiet: Duration,
-    /// Whether it is open for writing, on whatever machine; nothing where that cannot be known.
+    /// Whether it is open for writing, on any machine; `None` if unknown.
     pub has_writer: Option<bool>,
-    /// Whether its name says that it is not complete.
+    /// Whether its name marks it as incomplete.
     pub is_named_unfinished: bool,
 }
 
@@ -37,12 +38,12 @@ pub struct StampClock {
     pub error: Duration,
 }
 
-/// How long a file has to stay as it is.
+/// How long a file must stay unchanged.
 #[derive(Debug, Clone, Copy)]
 pub struct StabilityRules {
     /// Where its close cannot be seen.
     pub stable_after: Duration,
-    /// After this time a file is no longer waited for, whatever is known of it.
+    /// After this time a file is no longer waited for, in any state.
     pub limit: Duration,
 }
 
@@ -51,13 +52,13 @@ pub struct StabilityRules {
 pub enum Reason {
     /// It is open for writing.
     Open,
-    /// Its name says so.
+    /// Its name marks it as incomplete.
     Name,
     /// It is empty, and has not been so for long.
     Empty,
     /// It was not observed for long enough, or has changed.
     Young,
-    /// Its name is no text: Bots, which keeps names in the database, fails with it in each run.
+    /// Its name is not UTF-8: Bots, which stores names in the database, fails on it in each run.
     NotText,
 }
 
@@ -66,11 +67,11 @@ impl Reason {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Open => "it is open for writing",
-            Self::Name => "its name says that it is not complete",
-            Self::Empty => "it is empty",
-            Self::Young => "it was written a moment ago",
-            Self::NotText => "its name is not UTF-8, so Bots cannot take it; rename it",
+            Self::Open => "open for writing",
+            Self::Name => "its name marks it as incomplete",
+            Self::Empty => "empty",
+            Self::Young => "written a moment ago",
+            Self::NotText => "the file name is not UTF-8, so Bots cannot process it; rename the file",
         }
     }
 }
@@ -84,7 +85,7 @@ pub enum Stability {
     Incomplete(Reason, Option<Instant>),
 }
 
-/// What a look at a file has told.
+/// The result of a check of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileVerdict {
     /// It is complete, and was not before.
@@ -106,8 +107,8 @@ pub struct IncompleteSince {
     pub since: Instant,
 }
 
-/// Judges a file that was first seen as it is now at `since`. `is_being_written` says that a writer was seen who has not
-/// closed it.
+/// Judges a file that has been in its current state since `since`. `is_being_written` means that a writer was seen that
+/// has not closed it.
 #[must_use]
 pub fn evaluate(
     sight: &Observation,
@@ -120,7 +121,7 @@ pub fn evaluate(
     let (reason, time) = match sight.has_writer {
         _ if sight.is_named_unfinished => return Stability::Incomplete(Reason::Name, None),
         Some(true) => return Stability::Incomplete(Reason::Open, None),
-        // That the writer has closed it may not have been told.
+        // The event of the close may be missing.
         None if is_being_written => (Reason::Open, rules.limit),
         _ if is_empty => (Reason::Empty, rules.stable_after * EMPTY_FILE_FACTOR),
         Some(false) => return Stability::Complete,
@@ -157,7 +158,7 @@ pub(super) struct PendingFile {
     is_being_written: bool,
     /// When the file was first seen.
     first: Instant,
-    /// What the last observation has shown; nothing before the first one.
+    /// The result of the last observation; `None` before the first one.
     pub unfinished: Option<IncompleteSince>,
     /// The file is no longer waited for.
     pub is_given_up: bool,
@@ -165,7 +166,7 @@ pub(super) struct PendingFile {
 }
 
 impl FileStamp {
-    /// Whether the content is the same, as far as can be told without reading it.
+    /// Whether the content is probably the same, without reading it.
     fn is_as_long_and_old_as(&self, other: &Self) -> bool {
         (self.size, self.modified, self.inode) == (other.size, other.modified, other.inode)
     }
@@ -204,7 +205,7 @@ impl FileTracker {
         }
         let quiet_since = now.checked_sub(sight.quiet).unwrap_or(now);
         let file = match self.pending.get(name) {
-            // Events have told when the file was written last.
+            // The time of the last write according to events.
             Some(known) if known.stamp.is_none_or(|known| known.is_as_long_and_old_as(&stamp)) => *known,
             Some(known) => PendingFile { since: quiet_since, ..*known },
             None => PendingFile::new(quiet_since),
@@ -280,7 +281,7 @@ impl FileTracker {
         reported.chain(self.pending.values().filter_map(|pending| Some(pending.stamp?.changed))).min()
     }
 
-    /// Files to observe again. Where events tell of a writer they tell of its close as well.
+    /// Files to observe again. If events report a writer, they report its close as well.
     pub fn due(&self, now: Instant) -> impl Iterator<Item = &OsString> {
         let is_due = move |unfinished: IncompleteSince| {
             unfinished.reason != Reason::Open || unfinished.until.is_some_and(|until| until <= now)

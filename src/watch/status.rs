@@ -74,7 +74,7 @@ pub(super) fn tell_change(
             info!("watching {files} for route {route}{again}, by {name} ({why}){targets}");
         }
         (_, Some(WatchState::Failed { reason: why, .. })) => {
-            warn!("{why}: files for route {route} ({}) wait until that is mended", watch_target.origin);
+            warn!("cannot watch files for route {route} ({}): {why}; retrying", watch_target.origin);
         }
         (_, None) => {}
     }
@@ -84,15 +84,15 @@ pub(super) fn tell_change(
 pub(super) fn tell_given_up(watch_target: &WatchTarget, file: &Path, reason: Reason) {
     if reason == Reason::NotText {
         let (file, route) = (file.display(), &watch_target.route);
-        warn!(%file, route, "the file {file} starts no run of route {route}: {}", reason.as_str());
+        warn!(%file, route, "ignoring file {file} for route {route}: {}", reason.as_str());
         return;
     }
     let (seconds, route, why) = (watch_target.file_wait.as_secs_f64(), &watch_target.route, reason.as_str());
     warn!(
         file = %file.display(),
         route,
-        "no longer waiting for {} after {seconds} s: {why}; route {route} is started for other files, and its run takes this \
-         one as it is",
+        "no longer waiting for {} after {seconds} s: {why}; the next run of route {route} \
+         processes it as it is",
         file.display()
     );
 }

@@ -1,4 +1,4 @@
-//! What to watch: one target for each section of bots.ini and each route that asks for it.
+//! Targets to watch: one for each section of bots.ini and each flagged route.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct WatchTarget {
     pub directory: PathPattern,
     /// Names of files.
     pub mask: FnMatch,
-    /// Whether the directories below count as well.
+    /// Whether subdirectories count as well.
     pub is_recursive: bool,
     /// Whether files that are there at the beginning start the route.
     pub takes_existing: bool,
@@ -29,13 +29,13 @@ pub struct WatchTarget {
     pub locks: Vec<String>,
     /// How news are found.
     pub watch_by: WatchMethod,
-    /// Interval of scans where there are no events.
+    /// Interval of scans without events.
     pub poll_interval: Duration,
-    /// How long a file has to stay unchanged to be complete, where its close cannot be seen.
+    /// How long a file must stay unchanged to be complete, if its close is not visible.
     pub stable_after: Duration,
-    /// How long a file that is not complete keeps others from being taken.
+    /// How long an incomplete file delays others.
     pub file_wait: Duration,
-    /// Whether the files are those that a run takes, whatever their names say.
+    /// Whether these are the files that a run processes, independently of their names.
     pub is_channel: bool,
 }
 
@@ -54,8 +54,8 @@ impl WatchTarget {
         self.locks.iter().any(|lock| name == lock.as_str())
     }
 
-    /// Whether a name says that the file is not complete. One that begins with a dot or has an end of those only does where the
-    /// mask lacks it.
+    /// Whether a name marks a file as incomplete. A leading dot or one of these endings does so only if the mask lacks
+    /// it.
     #[must_use]
     pub fn is_unfinished(&self, name: &OsStr) -> bool {
         let (name, mask) = (name.as_encoded_bytes(), self.mask.as_str());
@@ -63,7 +63,7 @@ impl WatchTarget {
         is_hidden || INCOMPLETE_SUFFIXES.iter().any(|end| name.ends_with(end.as_bytes()) && !mask.ends_with(end))
     }
 
-    /// Names that the entry takes and that say that a file is not complete.
+    /// Names that match the entry and mark a file as incomplete.
     #[must_use]
     pub fn unfinished_names(&self) -> Vec<&'static str> {
         let stem = self.mask.as_str().replace(['*', '?'], "a");
@@ -122,7 +122,8 @@ impl std::fmt::Display for PathPattern {
     }
 }
 
-/// Whether a directory matches a name of a pattern. As in Python's `glob`, one that begins with a dot has to be named.
+/// Whether a directory matches a component of a pattern. As in Python's `glob`, a leading dot must be matched
+/// explicitly.
 #[must_use]
 pub fn matches_dir(mask: &FnMatch, name: &OsStr) -> bool {
     let is_hidden = name.as_encoded_bytes().starts_with(b".") && !mask.as_str().starts_with('.');

@@ -23,9 +23,9 @@ pub struct PendingFiles {
     pub count: usize,
     /// The file that was seen first, why it is not complete, and when it was seen.
     pub oldest: Option<(PathBuf, Reason, Instant)>,
-    /// How many of them are no longer waited for.
+    /// The number of files that are no longer waited for.
     pub given_up: usize,
-    /// Complete files that are held back by the others.
+    /// Complete files that are held back by incomplete ones.
     pub held: usize,
 }
 
@@ -45,19 +45,19 @@ impl CompleteFiles {
     }
 }
 
-/// The effect of the files that are not complete on the others.
+/// The effect of incomplete files on the others.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WaitingFiles {
     /// When the next file may be complete, or is no longer waited for.
     pub check_at: Option<Instant>,
-    /// Files that are no longer waited for, from now on, with the reason why each is not complete.
+    /// Files that are no longer waited for from now on, each with the reason why it is incomplete.
     pub given_up: Vec<(PathBuf, Reason)>,
     /// The files that are not complete.
     pub pending: PendingFiles,
 }
 
-/// Adds new complete files to those that are `held` back, and releases all unless a file of the `directories` has to be waited
-/// for, which lasts no longer than `limit` after that file was first seen.
+/// Adds new complete files to those that are `held` back, and releases all unless a file of the `directories` has to be
+/// waited for, at most `limit` after that file was first seen.
 pub(super) fn hold<'a>(
     held: &mut CompleteFiles,
     complete: CompleteFiles,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn complete_files_wait_for_another_one_up_to_a_limit() {
+    fn complete_files_wait_for_incomplete_one_up_to_limit() {
         let (mut files, mut held, start) = (FileTracker::default(), CompleteFiles::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut scan = |files: &mut FileTracker, seconds, count: usize| {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_is_due_when_something_may_have_changed() {
+    fn scan_is_due_only_when_files_may_have_changed() {
         let (mut files, start) = (FileTracker::default(), Instant::now());
         let due = |files: &FileTracker, now| files.due(now).cloned().collect::<Vec<_>>();
         files.on_written("open".as_ref(), start, true);

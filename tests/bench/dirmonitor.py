@@ -157,7 +157,7 @@ class Bench:
         """How long each look took, once there are some."""
         with open(self.here.log, encoding="utf-8") as log:
             log.seek(since)
-            pattern = r"a look at everything of \S+ and below took ([0-9.]+) s"
+            pattern = r"the full scan of \S+ and below took ([0-9.]+) s"
             looks = [float(took) for took in re.findall(pattern, log.read())]
         return looks if len(looks) >= 3 else None
 

@@ -77,7 +77,7 @@ const LINES: &[u8] = include_bytes!("../fixtures/hot_paths/engine.log");
 const REQUEST: &[u8] = b"GET /health/ready HTTP/1.1\r\nHost: 10.42.0.17:9180\r\nUser-Agent: kube-probe/1.35\r\n\
     Accept: */*\r\nConnection: close\r\n\r\n";
 
-/// Records that come of [`LINES`]: a traceback is one, and what is below the level is none.
+/// The number of records in [`LINES`]: a traceback is one, and records below the level are none.
 const RECORDS: usize = 147;
 
 /// Longer than records take to arrive on the slowest machine.
@@ -142,7 +142,7 @@ async fn health(rounds: u32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is known while the web UI works.
+/// The state while the web UI is running.
 fn health_state() -> HealthState {
     let mut webserver = ServiceHealth::new("webserver", true);
     (webserver.phase, webserver.pid, webserver.alive) = (Phase::Running, Some(17), true);
@@ -175,8 +175,7 @@ fn writer(target: impl Write + Send + 'static) -> (LineWriter, FlushGuard) {
     LineWriter::spawn(target, FILE_SEND_TIMEOUT, |lost| format!("{lost} lines were dropped\n"))
 }
 
-/// What an engine prints, from its pipe into records. The thread that writes them has no turn of its own to choose: each round
-/// waits for it.
+/// The output of an engine, from its pipe into records. The writer thread is synchronized: each round waits for it.
 async fn log(rounds: u32) -> Result<(), Failure> {
     let (sender, arrived) = mpsc::channel();
     let (queue, _flush) = writer(Arrival(sender));

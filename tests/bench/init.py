@@ -222,7 +222,7 @@ class Bench:
         self.signals()
         self.true()
         inits = [*self.inits, *self.supervisors, self.bare]
-        self.stops(f"told to end: from the program's end until the init's, median of {self.stopped}", 0, inits, "≤ 10 ms")
+        self.stops(f"stop request: from the program's exit to the init's, median of {self.stopped}", 0, inits, "≤ 10 ms")
         late = "… when a process with a session of its own ends 0.1 s later"
         self.stops(late, 0.1, self.inits, "≤ 10 ms")
         self.idle()

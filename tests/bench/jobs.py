@@ -88,7 +88,7 @@ class Bench:
     def __init__(self, given, home):
         database = {name: value for name, value in os.environ.items() if name.startswith("DB_")}
         self.here = Place(given.binary, given.bots, home, database)
-        self.title = f"Job queue, on {database.get('DB_ENGINE', 'SQLite')}, beside Bots 4's server, in memory"
+        self.title = f"Job queue, on {database.get('DB_ENGINE', 'SQLite')}, compared with Bots 4's server, in memory"
         self.seconds, self.starts = (1, 5) if given.quick else (4, 30)
         self.waiting, self.at_length, self.leases = (500, 20, 10) if given.quick else (10_000, 200, 60)
         self.wrk = shutil.which("wrk")

@@ -56,7 +56,7 @@ class Listener:
             self.table.note("Left out: requests without a database, since wrk is not installed.")
         times = self.crowded()
         longest = spread(times, 0.99).also(f"longest {duration(max(times.all)).text}")
-        self.table.row(f"a probe beside {CROWD:,} idle and slow connections, median of {self.probes}", longest)
+        self.table.row(f"a probe with {CROWD:,} idle and slow connections, median of {self.probes}", longest)
         service.stop(signal.SIGTERM)
 
     def prepare(self):

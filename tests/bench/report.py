@@ -36,11 +36,11 @@ FROM_PYPI = ["circus==0.19.0", "honcho==2.0.0"]
 
 # In this order: what most readers look for first.
 THEMES = [
-    "probes", "starts", "init_db", "rolling", "init", "log_pump", "memory", "jobs", "dirmonitor", "metrics", "seeding",
+    "file_to_result", "probes", "starts", "init_db", "rolling", "init", "log_pump", "memory", "jobs", "dirmonitor", "metrics", "seeding",
 ]  # fmt: skip
 
 # Of these a job queue that runs jobs is a part.
-OF_BOTS_4 = ["jobs"]
+OF_BOTS_4 = ["jobs", "file_to_result"]
 
 # A machine is quiet when others have used less of its processors than this, for so many seconds.
 QUIET, LOOK, PATIENCE = 0.05, 3, 300
@@ -132,7 +132,7 @@ def measure(given, left_out):
         machine.print_head(given)
         for line in machine.others():
             print(f"- {line}")
-        print("- each figure of bots-ctl beside that of the alternative in the same run")
+        print("- each value of bots-ctl and that of the alternative come from the same run")
     if left_out:
         head.write(f"- left out, since it cannot be installed: {', '.join(left_out)}\n")
     parts, failures = [head.getvalue()], []

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes DIR/bin with kubectl, kubernetes-validate and hadolint, DIR/checkov/bin, and DIR/documentation/bin with what looks at
+# Makes DIR/bin with kubectl, kubernetes-validate, hadolint and jactionlint, DIR/checkov/bin, and DIR/documentation/bin with what looks at
 # the documentation, each in the version pinned beside this script.
 #   tools.sh DIR
 set -euo pipefail

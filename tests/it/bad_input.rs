@@ -11,7 +11,7 @@ use crate::support::process::finish;
 use crate::support::sandbox::{Finished, Sandbox, free_port};
 use crate::support::users::{as_user, as_user_of_bots, give_to_user, in_mounts, open_to_all};
 
-/// What a command that was refused says about each fault, after the rules that hold for all of them.
+/// The message of a rejected command for each error, after checks of the common rules.
 fn faults(refused: &Finished, code: i32) -> Vec<&str> {
     refused.expect_code(code);
     for sign in ["Traceback", "panicked at", "Error {", "Some(", "Os {", "Kind::", "  File \""] {
@@ -34,7 +34,7 @@ fn assert_words(text: &str, words: &[&str]) {
     }
 }
 
-/// No temporary files, and no database that nobody asked for.
+/// No temporary files, and no unwanted database.
 fn assert_nothing_half_written(home: &Path) {
     let names = WalkDir::new(home).into_iter().flatten().map(|entry| entry.path().display().to_string());
     let wrong: Vec<String> = names.filter(|name| name.ends_with(".tmp") || name.ends_with("/botsdb")).collect();
@@ -49,7 +49,7 @@ fn with_config(name: &str, text: impl AsRef<[u8]>) -> Sandbox {
     sandbox
 }
 
-/// A HOME with this bots-ctl.toml, and where it is.
+/// A HOME with this bots-ctl.toml, and its path.
 fn with_toml(text: &str) -> (Sandbox, String) {
     let sandbox = Sandbox::new();
     let path = sandbox.home.path().join(".bots/bots-ctl.toml");
@@ -59,7 +59,7 @@ fn with_toml(text: &str) -> (Sandbox, String) {
 }
 
 #[apply(test)]
-fn a_wrong_flag_is_told_with_the_right_one() {
+fn unknown_flag_error_suggests_known_flag() {
     let sandbox = Sandbox::new();
     one_fault(&sandbox.run(&["webserver", "--instal"]), 64, &["'--instal'", "'--install'"]);
     one_fault(&sandbox.run(&["config", "shwo"]), 64, &["'shwo'", "'show'"]);
@@ -69,7 +69,7 @@ fn a_wrong_flag_is_told_with_the_right_one() {
 }
 
 #[apply(test)]
-fn a_wrong_value_of_a_flag_is_told_with_what_fits() {
+fn invalid_flag_value_error_lists_valid_values() {
     let sandbox = Sandbox::new();
     one_fault(&sandbox.run(&["healthcheck", "--check", "redy"]), 64, &["'redy'", "live, ready, startup"]);
     one_fault(&sandbox.run(&["install", "--with", "oracle"]), 64, &["'oracle'", "mysql, postgresql"]);
@@ -81,7 +81,7 @@ fn a_wrong_value_of_a_flag_is_told_with_what_fits() {
 }
 
 #[apply(test)]
-fn an_unknown_key_is_told_with_its_line_and_the_right_one() {
+fn unknown_key_error_names_line_and_suggests_key() {
     let (sandbox, path) = with_toml("[stop]\ndrain = \"1s\"\n\n[health]\nadr = \"0.0.0.0:1\"\n");
     let words = format!("{path}:5: unknown key health.adr; did you mean health.addr?");
     one_fault(&sandbox.run(&["webserver"]), 78, &[&words]);
@@ -91,18 +91,18 @@ fn an_unknown_key_is_told_with_its_line_and_the_right_one() {
 }
 
 #[apply(test)]
-fn wrong_types_are_told_all_at_once_with_their_lines() {
+fn init_db_reports_all_type_errors_with_lines() {
     let text = "[webserver]\nport = true\n[log]\nlevel = 5\n[database]\ninit_skip = \"perhaps\"\nport = 80.5\n\
                 [health]\ninterval = \"0s\"\n[superuser]\npassword = 12345678\n";
     let (sandbox, path) = with_toml(text);
     let refused = sandbox.run(&["init-db"]);
     // The sandbox sets PORT, which decides before the file does.
     let expected = [
-        format!("{path}:4: log.level: \"5\" is wrong: expected a string"),
-        format!("{path}:6: database.init_skip: \"perhaps\" is wrong: expected true or false"),
-        format!("{path}:7: database.port: \"80.5\" is wrong: expected an integer"),
-        format!("{path}:9: health.interval: \"0s\" is wrong: expected a duration longer than zero"),
-        format!("{path}:11: superuser.password: (hidden) is wrong: expected a string"),
+        format!("{path}:4: log.level: \"5\" is invalid: expected a string"),
+        format!("{path}:6: database.init_skip: \"perhaps\" is invalid: expected true or false"),
+        format!("{path}:7: database.port: \"80.5\" is invalid: expected an integer"),
+        format!("{path}:9: health.interval: \"0s\" is invalid: expected a duration longer than zero"),
+        format!("{path}:11: superuser.password: (hidden) is invalid: expected a string"),
     ];
     let mut found = faults(&refused, 78);
     found.sort_unstable();
@@ -112,7 +112,7 @@ fn wrong_types_are_told_all_at_once_with_their_lines() {
 }
 
 #[apply(test)]
-fn what_no_setting_can_be_is_refused() {
+fn list_setting_rejects_values_of_other_types() {
     for value in ["[1, 2]", "2026-11-23", "[[\"a\"]]", "[{ a = 1 }]"] {
         let (sandbox, path) = with_toml(&format!("[django]\nallowed_hosts = {value}\n"));
         let words = format!("{path}:2: django.allowed_hosts");
@@ -121,7 +121,7 @@ fn what_no_setting_can_be_is_refused() {
 }
 
 #[apply(test)]
-fn broken_toml_is_told_with_its_lines() {
+fn toml_syntax_errors_name_their_lines() {
     let (sandbox, path) = with_toml("[health]\naddr = \n[stop]\ndrain = \"1s\ntimeout = 3\n");
     let refused = sandbox.run(&["webserver"]);
     let faults = faults(&refused, 78);
@@ -133,7 +133,7 @@ fn broken_toml_is_told_with_its_lines() {
 }
 
 #[apply(test)]
-fn a_configuration_file_that_cannot_be_read_is_told() {
+fn init_db_fails_on_unreadable_configuration_file() {
     let (sandbox, path) = with_toml("[stop]\ndrain = \"1s\"\n");
     give_to_user(sandbox.home.path());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("ours");
@@ -142,14 +142,14 @@ fn a_configuration_file_that_cannot_be_read_is_told() {
 }
 
 #[apply(test)]
-fn a_configuration_file_that_is_no_text_is_told() {
+fn init_db_fails_on_configuration_file_not_in_utf8() {
     let (sandbox, path) = with_toml("");
     fs::write(&path, b"[stop]\ndrain = \"\xff\"\n").expect("written");
     one_fault(&sandbox.run(&["init-db"]), 78, &[&path, "UTF-8"]);
 }
 
 #[apply(test)]
-fn a_named_configuration_file_must_be_there() {
+fn start_fails_if_named_configuration_file_is_missing() {
     let mut sandbox = Sandbox::new();
     let refused = sandbox.run(&["webserver", "--config", "/nowhere/bots-ctl.toml"]);
     one_fault(&refused, 78, &["cannot read the configuration file /nowhere/bots-ctl.toml: No such file"]);
@@ -160,7 +160,7 @@ fn a_named_configuration_file_must_be_there() {
 
 /// Manifests and compose files set variables to nothing to switch them off.
 #[apply(test)]
-fn an_empty_variable_counts_as_not_set() {
+fn empty_variable_counts_as_unset() {
     let mut sandbox = Sandbox::new();
     fs::write(sandbox.home.path().join("bots-ctl.toml"), "not_for_us = 1\n").expect("written");
     for name in ["BOTS_CTL_CONFIG", "BOTS_CTL_CONFIG_SOURCE", "DB_PORT", "DB_ENGINE", "DB_PASSWORD_FILE", "BOTSENV"] {
@@ -170,7 +170,7 @@ fn an_empty_variable_counts_as_not_set() {
 }
 
 #[apply(test)]
-fn a_secret_file_that_is_missing_is_told_with_who_names_it() {
+fn missing_secret_file_error_names_its_setting() {
     let mut sandbox = Sandbox::new();
     sandbox.set("DB_PASSWORD_FILE", "/nowhere/password");
     one_fault(&sandbox.run(&["init-db"]), 78, &["DB_PASSWORD_FILE", "cannot read /nowhere/password: No such file"]);
@@ -181,11 +181,11 @@ fn a_secret_file_that_is_missing_is_told_with_who_names_it() {
 }
 
 #[apply(test)]
-fn a_wrong_health_address_is_told() {
+fn start_rejects_invalid_health_address() {
     let mut sandbox = Sandbox::new();
     for wrong in ["9180", "0.0.0.0", "nowhere.example.com:1", "0.0.0.0:99999"] {
         sandbox.set("BOTS_CTL_HEALTH_ADDR", wrong);
-        let words = format!("environment variable BOTS_CTL_HEALTH_ADDR: \"{wrong}\" is wrong: expected ADDRESS:PORT");
+        let words = format!("environment variable BOTS_CTL_HEALTH_ADDR: \"{wrong}\" is invalid: expected ADDRESS:PORT");
         one_fault(&sandbox.run(&["webserver"]), 78, &[&words]);
         one_fault(&sandbox.run(&["healthcheck"]), 2, &[&words]);
     }
@@ -195,7 +195,7 @@ fn a_wrong_health_address_is_told() {
 }
 
 #[apply(test)]
-fn a_machine_without_bots_is_told_what_to_run() {
+fn missing_bots_error_suggests_install() {
     let mut sandbox = Sandbox::new();
     sandbox.unset("BOTS_BIN_DIR").set("PATH", "/usr/bin:/bin");
     for command in [&["webserver"][..], &["init-db"], &["config", "check"]] {
@@ -207,19 +207,19 @@ fn a_machine_without_bots_is_told_what_to_run() {
 }
 
 #[apply(test)]
-fn a_wrong_place_of_bots_is_told() {
+fn start_rejects_bots_bin_dir_without_bots() {
     let mut sandbox = Sandbox::new();
     let empty = tempfile::tempdir().expect("a temporary directory");
     sandbox.set("BOTS_BIN_DIR", empty.path().display().to_string());
     let words = format!("BOTS_BIN_DIR={}: there is no bots-webserver in it", empty.path().display());
     one_fault(&sandbox.run(&["webserver"]), 78, &[&words]);
     sandbox.set("BOTS_BIN_DIR", "venv/bin");
-    one_fault(&sandbox.run(&["init-db"]), 78, &["BOTS_BIN_DIR: \"venv/bin\" is wrong: expected an absolute path"]);
+    one_fault(&sandbox.run(&["init-db"]), 78, &["BOTS_BIN_DIR: \"venv/bin\" is invalid: expected an absolute path"]);
     assert!(!sandbox.home.path().join(".bots").exists());
 }
 
 #[apply(test)]
-fn a_broken_settings_file_is_told_with_line_and_reason() {
+fn settings_py_error_names_line_and_cause() {
     let cases = [
         ("A = 1\nB = (\n", 2, "SyntaxError: "),
         ("A = 1\n  B = 2\n", 2, "IndentationError: unexpected indent"),
@@ -245,7 +245,7 @@ fn a_broken_settings_file_is_told_with_line_and_reason() {
 }
 
 #[apply(test)]
-fn a_fault_in_what_settings_import_is_told_where_it_is() {
+fn settings_py_error_names_imported_file_and_line() {
     let sandbox = with_config("settings.py", "from config.local import *\n");
     let local = sandbox.root().join("config/local.py");
     fs::write(&local, "A = 1\nB = undefined\n").expect("written");
@@ -254,7 +254,7 @@ fn a_fault_in_what_settings_import_is_told_where_it_is() {
 }
 
 #[apply(test)]
-fn settings_without_a_secret_key_are_told() {
+fn init_db_rejects_settings_without_secret_key() {
     let sandbox = with_config("settings.py", own_settings().replace("SECRET_KEY = ", "NO_SECRET_KEY = "));
     let refused = sandbox.run(&["init-db"]);
     one_fault(&refused, 78, &["ImproperlyConfigured: ", "SECRET_KEY"]);
@@ -262,7 +262,7 @@ fn settings_without_a_secret_key_are_told() {
 }
 
 #[apply(test)]
-fn the_traceback_is_there_for_whoever_asks() {
+fn debug_log_level_shows_python_traceback() {
     let mut sandbox = with_config("settings.py", "def host():\n    return 1 / 0\n\nHOST = host()\n");
     sandbox.set("LOG_LEVEL", "debug");
     let refused = sandbox.run(&["init-db"]);
@@ -271,13 +271,13 @@ fn the_traceback_is_there_for_whoever_asks() {
 }
 
 #[apply(test)]
-fn a_broken_settings_file_keeps_the_web_ui_from_starting() {
+fn web_ui_does_not_start_with_broken_settings_py() {
     let sandbox = with_config("settings.py", "import nothing_of_that_name\n");
     one_fault(&sandbox.run(&["webserver"]), 78, &["settings.py:1: ModuleNotFoundError"]);
 }
 
 #[apply(test)]
-fn settings_may_print() {
+fn init_db_ignores_output_of_settings_py() {
     let noise =
         "import sys\nprint('hello from settings')\nprint('{\"fault\": \"not this\"}', end='')\nsys.stdout.flush()\n";
     let sandbox = with_config("settings.py", own_settings() + noise);
@@ -290,14 +290,14 @@ fn settings_may_print() {
 }
 
 #[apply(test)]
-fn settings_may_print_at_the_very_end() {
+fn init_db_ignores_output_of_settings_py_at_exit() {
     let noise = "import atexit\natexit.register(print, 'good bye from settings')\n";
     let sandbox = with_config("settings.py", own_settings() + noise);
     sandbox.run(&["init-db"]).expect_code(0);
 }
 
 #[apply(test)]
-fn every_fault_of_bots_ini_is_told_with_its_line() {
+fn init_db_reports_several_bots_ini_errors_with_lines() {
     let text = "maxdays = 1\n[settings]\nport = 28081\nport = 28082\nno value here\n[settings]\n[open\n";
     let sandbox = with_config("bots.ini", text);
     let refused = sandbox.run(&["init-db"]);
@@ -313,7 +313,7 @@ fn every_fault_of_bots_ini_is_told_with_its_line() {
 }
 
 #[apply(test)]
-fn what_bots_needs_in_bots_ini_is_asked_for_all_at_once() {
+fn init_db_reports_all_missing_or_invalid_bots_ini_keys() {
     let sandbox = with_config("bots.ini", "[settings]\nport = many\n\n[webserver]\n[jobqueue]\nport = 99999\n");
     let refused = sandbox.run(&["init-db"]);
     let ini = sandbox.root().join("config/bots.ini").display().to_string();
@@ -331,14 +331,14 @@ fn what_bots_needs_in_bots_ini_is_asked_for_all_at_once() {
 }
 
 #[apply(test)]
-fn a_bots_ini_that_is_not_utf_8_is_told_with_its_line() {
+fn bots_ini_encoding_error_names_line() {
     let sandbox = with_config("bots.ini", b"[settings]\n# caf\xe9\n");
     let words = format!("{}:2: the file is not UTF-8 text", sandbox.root().join("config/bots.ini").display());
     one_fault(&sandbox.run(&["init-db"]), 78, &[&words]);
 }
 
 #[apply(test)]
-fn an_absolute_usersys_is_refused_where_bots_cannot_import_it() {
+fn init_db_rejects_absolute_usersys_only_with_bots_3() {
     let sandbox = Sandbox::new();
     let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
     let usersys = sandbox.root().join("usersys");
@@ -358,22 +358,22 @@ fn an_absolute_usersys_is_refused_where_bots_cannot_import_it() {
 }
 
 #[apply(test)]
-fn a_home_that_cannot_be_written_to_is_told_with_its_rights() {
+fn unwritable_home_error_names_owner_and_mode() {
     let sandbox = Sandbox::new();
     open_to_all(sandbox.home.path());
     fs::set_permissions(sandbox.home.path(), fs::Permissions::from_mode(0o555)).expect("ours");
     for command in ["init-db", "webserver"] {
         let refused = finish(as_user_of_bots(&sandbox.command(&[command])));
         let home = sandbox.home.path().display().to_string();
-        one_fault(&refused, 78, &[&format!("{home}/.bots"), &format!("{home} belongs to "), "mode 0555", "fsGroup"]);
+        one_fault(&refused, 78, &[&format!("{home}/.bots"), &format!("{home} is owned by "), "mode 0555", "fsGroup"]);
         if nix::unistd::geteuid().is_root() {
-            assert_words(&refused.stderr, &["belongs to 0:0", "runs as 10001:10001"]);
+            assert_words(&refused.stderr, &["owned by 0:0", "runs as 10001:10001"]);
         }
     }
 }
 
 #[apply(test)]
-fn a_directory_of_another_user_is_told_with_its_rights() {
+fn unwritable_directory_error_names_owner_and_mode() {
     let sandbox = Sandbox::new();
     give_to_user(sandbox.home.path());
     finish(as_user_of_bots(&sandbox.command(&["init-db"]))).expect_code(0);
@@ -387,7 +387,7 @@ fn a_directory_of_another_user_is_told_with_its_rights() {
             const OTHER: u32 = 12_345;
             chown(&dir, Some(OTHER), Some(OTHER)).expect("root may");
             let refused = finish(as_user_of_bots(&sandbox.command(&["init-db"])));
-            let words = [&format!("cannot write to {}", dir.display()), "belongs to 12345:12345", "mode 0755"];
+            let words = [&format!("cannot write to {}", dir.display()), "owned by 12345:12345", "mode 0755"];
             one_fault(&refused, 78, &words);
             let meta = fs::metadata(&dir).expect("it is there");
             assert_eq!((meta.uid(), meta.mode() & 0o777), (OTHER, 0o755), "it was not taken over");
@@ -397,11 +397,11 @@ fn a_directory_of_another_user_is_told_with_its_rights() {
 }
 
 #[apply(test)]
-fn without_a_usable_home_one_is_asked_for() {
+fn unusable_home_error_asks_for_writable_directory() {
     let sandbox = Sandbox::new();
     let mut at_root = sandbox.command(&["init-db"]);
     at_root.env("HOME", "/");
-    one_fault(&finish(as_user_of_bots(&at_root)), 78, &["/.bots", "/ belongs to", "HOME"]);
+    one_fault(&finish(as_user_of_bots(&at_root)), 78, &["/.bots", "/ is owned by", "HOME"]);
     for command in ["init-db", "config check", "healthcheck --standalone"] {
         let mut relative = sandbox.command(&command.split(' ').collect::<Vec<_>>());
         relative.env("HOME", "relative/home");
@@ -425,7 +425,7 @@ fn without_a_usable_home_one_is_asked_for() {
 }
 
 #[apply(test)]
-fn a_read_only_volume_is_told() {
+fn init_db_reports_read_only_volume() {
     let sandbox = Sandbox::new();
     let script = "mount --bind \"$HOME\" \"$HOME\" && mount -o remount,bind,ro \"$HOME\" && exec \"$0\" \"$@\"";
     let refused = finish(in_mounts(script, &sandbox.command(&["init-db"])));
@@ -434,7 +434,7 @@ fn a_read_only_volume_is_told() {
 }
 
 #[apply(test)]
-fn a_volume_that_became_read_only_is_not_taken_for_missing_rights() {
+fn init_db_reports_volume_remounted_read_only() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     let script = "dir=\"$HOME/.bots/env/default/botssys\"; mount --bind \"$dir\" \"$dir\" && \
@@ -445,7 +445,7 @@ fn a_volume_that_became_read_only_is_not_taken_for_missing_rights() {
 }
 
 #[apply(test)]
-fn a_full_volume_is_told_and_made_use_of_once_there_is_room() {
+fn init_db_reports_full_volume_and_succeeds_after_resize() {
     let sandbox = Sandbox::new();
     let script = "
         mount -t tmpfs -o size=\"$SIZE\" tmpfs \"$HOME\" || exit 90
@@ -460,16 +460,16 @@ fn a_full_volume_is_told_and_made_use_of_once_there_is_room() {
         finish(command)
     };
     let root = sandbox.root().display().to_string();
-    one_fault(&started_with("12k"), 78, &["No space left on device", "make room", &root]);
+    one_fault(&started_with("12k"), 78, &["No space left on device", "free space", &root]);
     // Enough for the files, and not for the database.
     one_fault(&started_with("100k"), 1, &["database or disk is full", &root]);
 }
 
 #[apply(test)]
-fn a_configuration_directory_that_bots_cannot_import_is_refused() {
+fn init_db_rejects_config_directory_python_cannot_import() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CONFIG_DIR", "config");
-    one_fault(&sandbox.run(&["init-db"]), 78, &["BOTS_CONFIG_DIR: \"config\" is wrong: expected an absolute path"]);
+    one_fault(&sandbox.run(&["init-db"]), 78, &["BOTS_CONFIG_DIR: \"config\" is invalid: expected an absolute path"]);
     let dotted = sandbox.home.path().join("env/my.config").display().to_string();
     sandbox.set("BOTS_CONFIG_DIR", dotted.clone());
     one_fault(&sandbox.run(&["init-db"]), 78, &[&dotted, "Python package", "BOTS_CONFIG_DIR"]);
@@ -482,7 +482,7 @@ fn a_configuration_directory_that_bots_cannot_import_is_refused() {
 }
 
 #[apply(test)]
-fn the_mount_point_of_configuration_is_no_configuration_directory() {
+fn init_db_rejects_mount_point_as_config_directory() {
     let mut sandbox = Sandbox::new();
     give_to_user(sandbox.home.path());
     sandbox.set("BOTS_CONFIG_DIR", "/config");
@@ -494,7 +494,7 @@ fn the_mount_point_of_configuration_is_no_configuration_directory() {
 }
 
 #[apply(test)]
-fn packages_of_the_same_names_elsewhere_are_never_used() {
+fn same_named_packages_on_pythonpath_are_never_imported() {
     let mut sandbox = Sandbox::new();
     let elsewhere = tempfile::tempdir().expect("a temporary directory");
     for name in ["config", "usersys"] {
@@ -521,13 +521,15 @@ fn packages_of_the_same_names_elsewhere_are_never_used() {
 }
 
 #[apply(test)]
-fn a_slip_in_a_command_is_told_with_the_right_one() {
-    let sandbox = Sandbox::new();
+fn mistyped_command_error_suggests_command() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_ENTRYPOINT", "true");
     for (slip, meant) in [("websrver", "webserver"), ("healtcheck", "healthcheck"), ("initdb2", "initdb")] {
         let words = format!("there is no command and no program named {slip}; did you mean {meant}?");
         one_fault(&sandbox.run(&[slip]), 127, &[&words]);
+        one_fault(&sandbox.run(&["help", slip]), 64, &[&format!("there is no command {slip}; did you mean {meant}?")]);
     }
-    let words = "there is no command and no program named nosuchprogram; see bots-ctl --help";
+    let words = "there is no command and no program named nosuchprogram; bots-ctl --help lists the commands";
     one_fault(&sandbox.run(&["nosuchprogram", "--flag"]), 127, &[words]);
     one_fault(&sandbox.run(&["exec", "--", "nosuchprogram"]), 127, &["nosuchprogram"]);
     let file = sandbox.home.path().join("file");
@@ -538,7 +540,7 @@ fn a_slip_in_a_command_is_told_with_the_right_one() {
 }
 
 #[apply(test)]
-fn what_an_error_names_is_shown_and_not_obeyed() {
+fn error_messages_escape_control_characters() {
     let mut sandbox = Sandbox::new();
     let name = "no\nbots-ctl: forged \u{1b}[31m\u{9b}2J\u{202e}";
     let shown = r"no\nbots-ctl: forged \u{1b}[31m\u{9b}2J\u{202e}";
@@ -549,7 +551,7 @@ fn what_an_error_names_is_shown_and_not_obeyed() {
 }
 
 #[apply(test)]
-fn secrets_are_in_no_output_and_no_file() {
+fn secrets_appear_in_no_output_and_no_file() {
     const SECRETS: [&str; 3] =
         ["database-Pa55word", "django-Secr3t-key-of-fifty-characters-or-more-for-django", "superuser-Pa55word"];
     let mut outputs = Vec::new();
@@ -599,7 +601,7 @@ fn secrets_are_in_no_output_and_no_file() {
 }
 
 #[apply(test)]
-fn a_job_queue_that_is_away_is_told() {
+fn job_commands_report_unreachable_queue() {
     let mut sandbox = Sandbox::new();
     let place = format!("127.0.0.1:{}", free_port());
     sandbox.set("BOTS_CTL_JOBQUEUE_URL", format!("http://{place}"));
@@ -617,7 +619,7 @@ fn a_job_queue_that_is_away_is_told() {
 }
 
 #[apply(test)]
-fn a_database_in_a_directory_that_does_not_exist_is_told() {
+fn start_reports_missing_database_directory() {
     let mut sandbox = Sandbox::new();
     let missing = sandbox.home.path().join("nowhere");
     sandbox.set("DB_NAME", missing.join("botsdb").display().to_string());
@@ -626,7 +628,7 @@ fn a_database_in_a_directory_that_does_not_exist_is_told() {
     one_fault(&sandbox.run(&["webserver"]), 69, &[&place, "DB_NAME"]);
 }
 
-/// Puts a special file in the place of a file, and returns what is said of it.
+/// Replaces a file with a special file, and returns the expected message.
 fn put_special(kind: &str, path: &Path) -> &'static str {
     let _ = fs::remove_file(path);
     match kind {
@@ -640,17 +642,17 @@ fn put_special(kind: &str, path: &Path) -> &'static str {
         }
         "link" => {
             symlink("/nowhere/file", path).expect("linked");
-            "it is a link to /nowhere/file, which does not exist"
+            "it is a symbolic link to /nowhere/file, which does not exist"
         }
         _ => {
             fs::File::create(path).and_then(|file| file.set_len(300 << 20)).expect("made");
-            "it has 300 MiB; the most is 16 MiB"
+            "the file has 300 MiB; the limit is 16 MiB"
         }
     }
 }
 
 #[apply(test)]
-fn a_special_file_in_the_place_of_a_file_is_refused_at_once() {
+fn init_db_rejects_special_and_oversized_input_files() {
     for kind in ["FIFO", "device", "link", "large"] {
         let mut sandbox = Sandbox::prepared();
         let file = sandbox.home.path().join("special");
@@ -659,7 +661,7 @@ fn a_special_file_in_the_place_of_a_file_is_refused_at_once() {
         sandbox.set("BOTS_CTL_CONFIG", &path);
         one_fault(&sandbox.run(&["init-db"]), 78, &[&path, said]);
         sandbox.unset("BOTS_CTL_CONFIG").set("DB_PASSWORD_FILE", &path);
-        let said_of_secret = if kind == "large" { "more than 64 KiB" } else { said };
+        let said_of_secret = if kind == "large" { "larger than 64 KiB" } else { said };
         one_fault(&sandbox.run(&["init-db"]), 78, &["DB_PASSWORD_FILE", &path, said_of_secret]);
         sandbox.unset("DB_PASSWORD_FILE");
         let source = sandbox.home.path().join("mounted");
@@ -677,7 +679,7 @@ fn a_special_file_in_the_place_of_a_file_is_refused_at_once() {
 
 /// What bots-ctl keeps of Bots's settings is read by the thread that receives signals.
 #[apply(test)]
-fn a_special_file_in_the_place_of_kept_settings_is_passed_over() {
+fn init_db_ignores_special_file_as_settings_cache() {
     for kind in ["FIFO", "device"] {
         let sandbox = Sandbox::prepared();
         put_special(kind, &sandbox.root().join(".bots-ctl-settings-cache.json"));

@@ -115,7 +115,7 @@ fn fixtures_read_as_in_python() {
 }
 
 #[apply(test)]
-fn the_files_that_bots_ships_read_as_in_python() {
+fn files_shipped_by_bots_read_as_in_python() {
     let shipped = ["config/bots.ini", "install/bots.ini"].map(|name| package().join(name));
     let cases = read_files(&shipped.into_iter().filter(|path| path.exists()).collect::<Vec<_>>());
     assert!(!cases.is_empty());
@@ -133,7 +133,7 @@ fn random_texts_read_as_in_python() {
 
 /// What a fuzzer has found, too: `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus tests/run.sh bots_ini::`
 #[apply(test)]
-fn the_corpus_of_the_fuzzer_reads_as_in_python() {
+fn fuzzer_corpus_reads_as_in_python() {
     let text = |bytes: &[u8]| bytes.split(|byte| *byte == 0xff).next().map(String::from_utf8_lossy).map(Into::into);
     let inputs = corpus("bots_ini").into_iter();
     let cases: Vec<Case> = inputs.filter_map(|(name, input)| Some((name, text(&input)?))).collect();
@@ -152,7 +152,7 @@ fn values_convert_to_integers_as_in_python() {
 
 /// One entry of our table off, and a whole script would read differently.
 #[apply(test)]
-fn every_character_is_the_same_digit_as_in_python() {
+fn every_character_has_same_digit_value_as_in_python() {
     let digit = |c: char| Some((u32::from(c), parse_integer(&c.to_string())?));
     let ours: Vec<(u32, i64)> = ('\0'..=char::MAX).filter_map(digit).collect();
     // An older Python does not know the youngest digits at all.
@@ -337,7 +337,7 @@ fn only_ends_with(text: &str, end: &str) -> bool {
     rest.len() < text.len() && !rest.contains(['\r', '\n'])
 }
 
-/// Comments disappear only from within what was removed: as one run.
+/// Comments disappear only from within the removed range: as one run.
 fn assert_untouched_comments_of_others(text: &str, edited: &str, edit: &str) {
     let (before, after) = (comments(text), comments(edited));
     let ahead = before.iter().zip(&after).take_while(|(a, b)| a == b).count();

@@ -1,4 +1,4 @@
-//! The components of the manifests: each in each overlay, with what it promises and what must not be there.
+//! The components of the manifests: each in each overlay, with its promised objects and without forbidden ones.
 
 use std::fs;
 
@@ -56,7 +56,8 @@ fn validate(objects: &[Value], of: &str) {
     assert!(checked.status.success(), "{of}: {}", text(&checked.stdout));
 }
 
-/// As PodSecurity `restricted` wants it, whoever has made the image; and nothing but bots-ctl sees the keys of Bots.
+/// The pod conforms to PodSecurity `restricted`, also with third-party images; and only bots-ctl has access to the keys
+/// of Bots.
 fn check_pod(pod: &PodSpec, of: &str) {
     assert_eq!(pod.automount_service_account_token, Some(false), "{of}");
     let context = pod.security_context.clone().expect("it has one");
@@ -90,7 +91,7 @@ fn check_promise(component: &str, all: &[Value], of: &str) {
             let namespace = binding.metadata.namespace;
             assert_eq!(binding.subjects.expect("some")[0].namespace, namespace, "{of}");
         }
-        // Its kinds are not those of Kubernetes: what they hold is looked at in monitoring.rs.
+        // Its kinds are custom resources: monitoring.rs checks their content.
         "monitoring" => drop((find(all, "PodMonitor", "bots"), find(all, "PrometheusRule", "bots"))),
         "autoscaling" => {
             assert_eq!(of_kind::<HorizontalPodAutoscaler>(all, "HorizontalPodAutoscaler").len(), 1, "{of}");

@@ -1,6 +1,6 @@
 //! `init-db` by many at once, and with an end at any moment.
 //!
-//! What differs from time to time is done once or twice. `BOTS_CTL_TEST_ROUNDS=20 tests/run.sh init_db_crowd` starts eight at
+//! What differs from time to time is done once or twice. `BOTS_CTL_TEST_ROUNDS=20 tests/run.sh concurrent_init_db` starts eight at
 //! once 20 times and kills 60 first initialisations per database, in about half an hour; 50 kills at each step.
 
 use std::fs;
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::support::bots::expect_bots_works;
-use crate::support::bots::is_bots_3;
 use crate::support::interruption::Interruption;
 use crate::support::needs::{Need, needs};
 use crate::support::other_version::{expect_adopted, make_other};
@@ -21,18 +20,18 @@ use crate::support::schema::{expect_rows, leave_rows, sample};
 use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
-    eight_at_once_make_one_database,
-    one_that_waits_goes_on_when_the_other_is_killed,
-    a_kill_at_any_statement_is_mended_by_the_next_run,
-    a_kill_at_any_time_is_mended_by_the_next_run,
-    a_kill_before_the_first_table_is_mended_by_the_next_run,
-    a_kill_after_any_line_of_the_log_is_mended_by_the_next_run,
-    a_python_that_is_killed_alone_is_told_and_the_next_run_goes_on,
-    an_upgrade_killed_at_any_statement_is_completed,
-    an_adoption_killed_at_any_statement_is_completed,
-    a_bare_migrate_killed_at_any_statement_is_completed_or_explained,
-    a_stop_lets_migrate_finish,
-    a_web_ui_that_is_stopped_lets_migrate_finish,
+    eight_concurrent_runs_create_one_database,
+    waiting_run_continues_after_kill_of_other,
+    next_run_repairs_kill_at_any_statement,
+    next_run_repairs_kill_at_any_time,
+    next_run_repairs_kill_before_first_table,
+    next_run_repairs_kill_after_any_log_line,
+    killed_python_is_reported_and_next_run_completes,
+    next_run_completes_upgrade_killed_at_any_statement,
+    next_run_completes_adoption_killed_at_any_statement,
+    next_run_completes_or_explains_killed_bare_migrate,
+    stop_of_init_db_lets_migrate_finish,
+    stop_of_web_ui_lets_migrate_finish,
 );
 
 const REPLICAS: usize = 8;
@@ -53,7 +52,7 @@ fn replicas(database: &Database, count: usize) -> Vec<Sandbox> {
     (0..count).map(|_| sandbox()).collect()
 }
 
-fn eight_at_once_make_one_database(engine: Engine) {
+fn eight_concurrent_runs_create_one_database(engine: Engine) {
     for _ in 0..rounds(1).min(MOST_STARTS) {
         let database = Database::fresh(engine);
         let sandboxes = replicas(&database, REPLICAS);
@@ -66,7 +65,7 @@ fn eight_at_once_make_one_database(engine: Engine) {
     }
 }
 
-fn one_that_waits_goes_on_when_the_other_is_killed(engine: Engine) {
+fn waiting_run_continues_after_kill_of_other(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandboxes = replicas(&database, 2);
     let interruption = Interruption::wait_after(&mut sandboxes[0], 9);
@@ -80,7 +79,7 @@ fn one_that_waits_goes_on_when_the_other_is_killed(engine: Engine) {
     expect_bots_works(&sandboxes[1], PASSWORD);
 }
 
-/// What a first initialisation is made of.
+/// The steps of a first initialization.
 struct First {
     statements: usize,
     lines: usize,
@@ -102,7 +101,7 @@ fn first(engine: Engine) -> &'static First {
     })
 }
 
-/// How often a test kills, unless it is told to do so more often.
+/// The number of kills per test, unless a long run is requested.
 const KILLS: usize = 1;
 
 /// Kills a first initialisation in some way, and checks that the next run completes it.
@@ -116,7 +115,7 @@ fn kill_and_mend(engine: Engine, how: &str, kill: impl FnOnce(&mut Sandbox) -> F
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
-fn a_kill_at_any_statement_is_mended_by_the_next_run(engine: Engine) {
+fn next_run_repairs_kill_at_any_statement(engine: Engine) {
     let all: Vec<usize> = (1..=first(engine).statements).collect();
     for statement in sample(&all, KILLS) {
         kill_and_mend(engine, &format!("after statement {statement}"), |sandbox| {
@@ -129,7 +128,7 @@ fn a_kill_at_any_statement_is_mended_by_the_next_run(engine: Engine) {
     }
 }
 
-fn a_kill_before_the_first_table_is_mended_by_the_next_run(engine: Engine) {
+fn next_run_repairs_kill_before_first_table(engine: Engine) {
     let database = Database::fresh(engine);
     let directory = if engine == Engine::Mariadb { "mysql" } else { engine.word() };
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql").join(directory).join("init_progress.sql");
@@ -144,7 +143,7 @@ fn a_kill_before_the_first_table_is_mended_by_the_next_run(engine: Engine) {
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
-fn a_kill_at_any_time_is_mended_by_the_next_run(engine: Engine) {
+fn next_run_repairs_kill_at_any_time(engine: Engine) {
     needs(Need::Time);
     let count = rounds(KILLS);
     for round in 0..count {
@@ -160,7 +159,7 @@ fn a_kill_at_any_time_is_mended_by_the_next_run(engine: Engine) {
     }
 }
 
-fn a_kill_after_any_line_of_the_log_is_mended_by_the_next_run(engine: Engine) {
+fn next_run_repairs_kill_after_any_log_line(engine: Engine) {
     needs(Need::Time);
     let all: Vec<usize> = (1..first(engine).lines).collect();
     for line in sample(&all, KILLS) {
@@ -186,10 +185,8 @@ fn make_old(database: &Database) {
     leave_rows(database);
 }
 
-fn an_upgrade_killed_at_any_statement_is_completed(engine: Engine) {
-    if is_bots_3() {
-        return;
-    }
+fn next_run_completes_upgrade_killed_at_any_statement(engine: Engine) {
+    needs(Need::Bots4);
     let old = Database::fresh(engine);
     make_old(&old);
     kill_at_statements(&old, |database, sandbox| {
@@ -199,7 +196,7 @@ fn an_upgrade_killed_at_any_statement_is_completed(engine: Engine) {
     });
 }
 
-fn an_adoption_killed_at_any_statement_is_completed(engine: Engine) {
+fn next_run_completes_adoption_killed_at_any_statement(engine: Engine) {
     let old = Database::fresh(engine);
     make_other(&old);
     old.sql("DROP TABLE django_migrations");
@@ -247,8 +244,9 @@ fn statements_of_bare_migrate(engine: Engine) -> usize {
     })
 }
 
-/// No note of bots-ctl tells how it came about, so with a server that keeps half a migration it may ask a person.
-fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engine) {
+/// bots-ctl has no record of how this state arose, so with a server that keeps half a migration it may require manual
+/// repair.
+fn next_run_completes_or_explains_killed_bare_migrate(engine: Engine) {
     needs(Need::Time);
     let all: Vec<usize> = (1..=statements_of_bare_migrate(engine)).collect();
     for statement in sample(&all, KILLS) {
@@ -276,7 +274,7 @@ fn a_bare_migrate_killed_at_any_statement_is_completed_or_explained(engine: Engi
 }
 
 /// By the kernel, for want of memory.
-fn a_python_that_is_killed_alone_is_told_and_the_next_run_goes_on(engine: Engine) {
+fn killed_python_is_reported_and_next_run_completes(engine: Engine) {
     needs(Need::Time);
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
@@ -284,7 +282,7 @@ fn a_python_that_is_killed_alone_is_told_and_the_next_run_goes_on(engine: Engine
     let failed = sandbox.run(&["init-db"]);
     failed.expect_code(1);
     let last = failed.stderr.lines().last().unwrap_or_default();
-    for word in ["Django could not complete the", "SIGKILL", "run again"] {
+    for word in ["Django could not complete the", "SIGKILL", "rerun init-db"] {
         assert!(last.contains(word), "{last}");
     }
     interruption.remove(&mut sandbox);
@@ -301,10 +299,10 @@ fn stop_while_migrating(engine: Engine, command: &str) -> i32 {
     let mut stopped = sandbox.start(&[command]);
     interruption.wait_reached(&stopped);
     stopped.signal(Signal::SIGTERM);
-    stopped.wait_stderr("asked to stop by SIGTERM: the database is completed first");
+    stopped.wait_stderr("received SIGTERM; finishing the schema change before exiting");
     let asked_again = || {
         stopped.signal(Signal::SIGINT);
-        stopped.stderr().contains("asked to stop by SIGINT: the database is completed first").then_some(())
+        stopped.stderr().contains("received SIGINT; finishing the schema change before exiting").then_some(())
     };
     wait_until("a later signal counts", asked_again, || stopped.report());
     interruption.let_go();
@@ -317,12 +315,12 @@ fn stop_while_migrating(engine: Engine, command: &str) -> i32 {
     code
 }
 
-fn a_stop_lets_migrate_finish(engine: Engine) {
+fn stop_of_init_db_lets_migrate_finish(engine: Engine) {
     assert_eq!(stop_while_migrating(engine, "init-db"), 143);
 }
 
-/// A service that ends in order when it is asked to has done what it should.
-fn a_web_ui_that_is_stopped_lets_migrate_finish(engine: Engine) {
+/// A service that exits in order after a stop request has stopped successfully.
+fn stop_of_web_ui_lets_migrate_finish(engine: Engine) {
     needs(Need::Time);
     assert_eq!(stop_while_migrating(engine, "webserver"), 0);
 }

@@ -26,7 +26,7 @@ fn setting(sandbox: &Sandbox, name: &str) -> String {
 }
 
 #[apply(test)]
-fn the_web_ui_runs_on_the_config_map() {
+fn web_ui_runs_with_config_map_of_manifests() {
     let (sandbox, _mount) = mounted();
     let running = sandbox.webserver();
     let mut browser = Browser::start();
@@ -37,7 +37,7 @@ fn the_web_ui_runs_on_the_config_map() {
 }
 
 #[apply(test)]
-fn the_environment_decides_what_the_config_map_leaves_open() {
+fn environment_variables_complete_config_map_settings() {
     let (mut sandbox, _mount) = mounted();
     sandbox.set("TZ", "Asia/Tokyo").set("ALLOWED_HOSTS", "edi.example.com").set("ADMIN_EMAIL", "edi@example.com");
     sandbox.set("EMAIL_HOST", "mail.example.com").set("EMAIL_PORT", "587").set("EMAIL_USE_TLS", "true");
@@ -56,7 +56,7 @@ fn the_environment_decides_what_the_config_map_leaves_open() {
 
 /// Another pod on the same volume never sees the file without what bots-ctl adds to it.
 #[apply(test)]
-fn a_mounted_settings_file_is_completed_in_one_step() {
+fn mounted_settings_py_gets_managed_block_and_updates() {
     let (sandbox, mount) = mounted();
     sandbox.run(&["init-db"]).expect_code(0);
     let path = sandbox.root().join("config/settings.py");
@@ -76,7 +76,7 @@ fn a_mounted_settings_file_is_completed_in_one_step() {
 
 /// An engine that is started from a prepared environment is bots-ctl again.
 #[apply(test)]
-fn secrets_from_files_reach_an_engine_in_a_prepared_environment() {
+fn engine_of_exec_reads_secret_key_from_file() {
     let (mut sandbox, _mount) = mounted();
     let key = tempfile::NamedTempFile::new().expect("made");
     fs::write(key.path(), "0123456789abcdef0123456789abcdef").expect("written");

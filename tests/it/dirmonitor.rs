@@ -11,7 +11,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::bots::is_bots_3;
 use crate::support::demo_translation::Demo;
 use crate::support::needs::{Need, needs};
 use crate::support::process::wrapped;
@@ -55,7 +54,7 @@ impl Monitored {
         self.sandbox.set_ini(section, "route", route);
     }
 
-    /// A service of its own, with a health port of its own.
+    /// A separate service, with a separate health port.
     fn start(&self, service: &str) -> Running {
         let health_port = free_port();
         let mut command = self.sandbox.command(&[service]);
@@ -93,14 +92,14 @@ fn jobs(sandbox: &Sandbox) -> Vec<Value> {
     (1..).map_while(show).collect()
 }
 
-/// Whether the kernel tells the process of changes of files, see `proc_pid_fdinfo(5)`.
+/// Whether the process has inotify watches, see `proc_pid_fdinfo(5)`.
 fn has_watches(pid: Pid) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
     let mut infos = descriptors.filter_map(|descriptor| fs::read_to_string(descriptor.path()).ok());
     infos.any(|info| info.contains("inotify wd:"))
 }
 
-/// What the monitor says of itself.
+/// The status reported by the monitor.
 fn status(running: &Running) -> Value {
     let body = running.health("/status").map(|answer| answer.body).unwrap_or_default();
     serde_json::from_str::<Value>(&body).map(|status| status["monitor"].clone()).unwrap_or_default()
@@ -137,7 +136,7 @@ fn names(directory: &Path) -> BTreeSet<String> {
 }
 
 #[apply(test)]
-fn an_order_that_is_dropped_in_is_translated() {
+fn monitor_translates_dropped_order() {
     let demo = demo();
     let mut up = demo.sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
     up.wait_ready();
@@ -148,9 +147,9 @@ fn an_order_that_is_dropped_in_is_translated() {
     assert!(names(&demo.input()).is_empty());
 }
 
-/// Whoever may drop in files says neither which program runs nor with what.
+/// A writer of files can choose neither the program that runs nor its arguments.
 #[apply(test)]
-fn the_name_of_a_file_is_in_no_command() {
+fn job_commands_never_contain_file_names() {
     let monitored = Monitored::new();
     for name in ["--cleanup", "-c..", "$(touch forged)", "; touch forged", "a\ttab and \"quotes\"", "..."] {
         monitored.drop_in(name);
@@ -166,7 +165,7 @@ fn the_name_of_a_file_is_in_no_command() {
 
 /// The engine makes the lock of a channel in the very directory that is watched.
 #[apply(test)]
-fn the_lock_of_a_channel_does_not_start_its_route_again() {
+fn channel_lock_file_does_not_trigger_its_route() {
     const LOCK: &str = "
 import sys
 from bots import botsinit
@@ -193,7 +192,7 @@ models.channel.objects.filter(idchannel='demo_in').update(lockname='channel.lock
 }
 
 #[apply(test)]
-fn a_route_that_asks_for_it_is_monitored_from_then_on() {
+fn monitor_follows_dirmonitor_flag_of_route() {
     const FLAG: &str = "
 import sys
 from bots import botsinit
@@ -205,9 +204,7 @@ models.routes.objects.update_or_create(idroute=part.idroute, seq=2, defaults=dic
     active=True, fromchannel=part.fromchannel, fromeditype='edifact', frommessagetype='edifact', translateind=0))
 models.routes.objects.filter(idroute=part.idroute).update(dirmonitor=sys.argv[2] == 'on')
 ";
-    if is_bots_3() {
-        return;
-    }
+    needs(Need::Bots4);
     let demo = Demo::install(with_queue().0);
     let up = demo.sandbox.start(&["up", "--services", "jobqueue,dirmonitor"]);
     up.wait_ready();
@@ -220,33 +217,29 @@ models.routes.objects.filter(idroute=part.idroute).update(dirmonitor=sys.argv[2]
     wait_status(&up, "the route's directory is watched", watches(1));
     wait_output(&demo, &up);
     python_in(&demo.sandbox, FLAG, &["off"]);
-    demo.sandbox.run(&["dirmonitor", "--reload"]).expect_code(0);
-    wait_status(&up, "nothing is watched again", watches(0));
     let trigger = demo.sandbox.root().join("botssys/.dirmonitor.trigger");
+    fs::write(&trigger, "reload").expect("written");
+    wait_status(&up, "nothing is watched again", watches(0));
     assert!(!trigger.exists());
 }
 
 #[apply(test)]
-fn a_reload_looks_at_files_anew() {
+fn reload_reports_existing_files_again() {
     let monitored = Monitored::new();
     monitored.drop_in("stays");
     let up = monitored.up();
     monitored.wait_job("a_route", &up);
     let count = || jobs(&monitored.sandbox).len();
     let before = count();
-    monitored.sandbox.run(&["dirmonitor", "--reload"]).expect_code(0);
+    monitored.sandbox.run(&["reload"]).expect_code(0);
     wait_until("it runs again", || (count() > before).then_some(()), || up.report());
     monitored.sandbox.set_ini("dirmonitor1", "route", "");
-    let refused = monitored.sandbox.run(&["dirmonitor", "--reload"]);
+    let refused = monitored.sandbox.run(&["reload"]);
     assert!(refused.expect_code(78).stderr.contains("[dirmonitor1]"), "{refused:?}");
-    drop(up);
-    let away = monitored.sandbox.run(&["dirmonitor", "--reload"]);
-    assert!(away.expect_code(69).stderr.contains("no directory monitor of "), "{away:?}");
-    assert!(!monitored.sandbox.root().join("botssys/.dirmonitor.trigger").exists());
 }
 
 #[apply(test)]
-fn changes_of_bots_ini_are_taken_over_and_faulty_ones_refused() {
+fn monitor_applies_only_valid_changes_of_bots_ini() {
     let mut monitored = Monitored::new();
     let source = monitored.sandbox.home.path().join("mounted");
     fs::create_dir(&source).expect("made");
@@ -267,7 +260,7 @@ fn changes_of_bots_ini_are_taken_over_and_faulty_ones_refused() {
     monitored.wait_job("b_route", &up);
 
     monitored.sandbox.set_ini("dirmonitor3", "path", "/nowhere");
-    let fault = || up.stderr().contains("[dirmonitor3] route names no route").then_some(());
+    let fault = || up.stderr().contains("[dirmonitor3] route is missing or empty").then_some(());
     wait_until("the fault is told", fault, || up.report());
     assert!(watches(&second)(&status(&up)), "{:#}", status(&up));
     monitored.add("dirmonitor3", &monitored.watched.join("deeper"), "c_route");
@@ -284,7 +277,7 @@ fn changes_of_bots_ini_are_taken_over_and_faulty_ones_refused() {
 }
 
 #[apply(test)]
-fn a_queue_that_is_away_gets_the_jobs_when_it_is_back() {
+fn monitor_submits_jobs_once_queue_is_available() {
     let monitored = Monitored::new();
     let mut monitor = monitored.start("dirmonitor");
     monitored.drop_in("one");
@@ -314,7 +307,7 @@ fn a_queue_that_is_away_gets_the_jobs_when_it_is_back() {
 /// Files come all the time, while the monitor is killed, and the queue with the engine that it runs, over and over. A file
 /// that is being sent at that moment may go out twice.
 #[apply(test)]
-fn every_file_is_processed_whatever_is_down() {
+fn every_file_is_processed_despite_crashes() {
     const DIRECTORIES: usize = 100;
     let files: usize = std::env::var("FILES").map_or(300, |count| count.parse().expect("a number"));
     let sandbox = with_queue().0;
@@ -385,12 +378,12 @@ fn kill_all(service: &mut Running) {
     service.wait();
 }
 
-/// In a user namespace of its own, where the limit is for it alone.
+/// In a separate user namespace, to which the limit applies.
 #[apply(test)]
-fn without_room_for_watches_directories_are_polled() {
+fn monitor_polls_if_inotify_limit_is_reached() {
     for (limit, number, why) in [
-        ("max_inotify_watches", "0", "the limit fs.inotify.max_user_watches is reached"),
-        ("max_inotify_instances", "0", "the limit fs.inotify.max_user_instances is reached"),
+        ("max_inotify_watches", "0", "limit fs.inotify.max_user_watches reached"),
+        ("max_inotify_instances", "0", "limit fs.inotify.max_user_instances reached"),
     ] {
         let monitored = Monitored::new();
         let plain = monitored.sandbox.command(&["up", "--services", "jobqueue,dirmonitor"]);
@@ -408,7 +401,7 @@ fn without_room_for_watches_directories_are_polled() {
 }
 
 #[apply(test)]
-fn a_route_that_no_job_can_name_keeps_no_other_one_waiting() {
+fn route_rejected_by_queue_does_not_block_others() {
     let monitored = Monitored::new();
     let other = monitored.sandbox.home.path().join("other");
     fs::create_dir(&other).expect("made");
@@ -417,16 +410,16 @@ fn a_route_that_no_job_can_name_keeps_no_other_one_waiting() {
         fs::write(directory.join("file"), "x").expect("written");
     }
     let up = monitored.up();
-    up.wait_stderr("the job queue refuses to run route a\\u{1} (");
+    up.wait_stderr("the job queue rejects route a\\u{1}: ");
     monitored.wait_job("a_route", &up);
 }
 
 #[apply(test)]
-fn a_directory_that_is_missing_is_told_and_keeps_nobody_from_being_ready() {
+fn missing_directory_is_reported_and_keeps_monitor_ready() {
     let monitored = Monitored::new();
     fs::remove_dir(&monitored.watched).expect("removed");
     let up = monitored.up();
-    let why = format!("{} is not there", monitored.watched.display());
+    let why = format!("{} does not exist", monitored.watched.display());
     wait_status(&up, "it is told", |monitor| monitor["directories"][0]["error"] == why.as_str());
     let table = monitored.sandbox.run(&["status"]);
     table.expect_code(0);
@@ -439,13 +432,13 @@ fn a_directory_that_is_missing_is_told_and_keeps_nobody_from_being_ready() {
 }
 
 #[apply(test)]
-fn a_section_that_cannot_be_watched_stops_alone_and_is_a_fault_of_the_configuration() {
+fn invalid_section_is_reported_and_others_are_watched() {
     let monitored = Monitored::new();
     let faulty = [
-        ("dirmonitor2", "path", "/nowhere", "[dirmonitor2] route names no route"),
+        ("dirmonitor2", "path", "/nowhere", "[dirmonitor2] route is missing or empty"),
         ("dirmonitor3", "filemsk", "*.edi", "[dirmonitor3] filemsk = *.edi is unknown; did you mean filemask?"),
         ("dirmonitor4", "recursive", "deep", "[dirmonitor4] recursive = deep is neither True nor False"),
-        ("dirmonitor5", "path", "D:\\in", "[dirmonitor5] path = D:\\in is a path of Windows"),
+        ("dirmonitor5", "path", "D:\\in", "[dirmonitor5] path = D:\\in is a Windows path"),
     ];
     for (section, key, value, _) in &faulty[1..] {
         monitored.add(section, &monitored.watched.join(section), "b_route");
@@ -474,16 +467,16 @@ fn a_section_that_cannot_be_watched_stops_alone_and_is_a_fault_of_the_configurat
 }
 
 #[apply(test)]
-fn a_section_for_a_route_that_does_not_exist_is_a_fault_of_the_configuration() {
+fn config_check_rejects_section_without_active_route() {
     let monitored = Monitored::new();
     let checked = monitored.sandbox.run(&["config", "check"]);
     checked.expect_code(78);
-    let fault = "bots.ini: there is no active route a_route, so its files are not taken until there is";
+    let fault = "bots.ini: no active route a_route; its files stay unprocessed until the route is active";
     assert!(checked.stderr.contains(fault), "{}", checked.stderr);
 }
 
 #[apply(test)]
-fn flags_of_the_monitor_are_checked() {
+fn dirmonitor_rejects_invalid_flags() {
     let monitored = Monitored::new();
     monitored.sandbox.run(&["dirmonitor", "--backend", "neither"]).expect_code(64);
     monitored.sandbox.run(&["dirmonitor", "--", "-x"]).expect_code(64);
@@ -491,7 +484,7 @@ fn flags_of_the_monitor_are_checked() {
 }
 
 #[apply(test)]
-fn a_rehearsal_says_what_would_be_watched_and_started() {
+fn dry_run_lists_directories_and_waiting_files() {
     let monitored = Monitored::new();
     monitored.drop_in("one");
     monitored.drop_in("two.tmp");
@@ -499,17 +492,18 @@ fn a_rehearsal_says_what_would_be_watched_and_started() {
     let rehearsed = monitored.sandbox.run(&["dirmonitor", "--dry-run"]);
     rehearsed.expect_code(0);
     let files = monitored.watched.join("*").display().to_string();
-    for part in [format!("{files} for route a_route, by [dirmonitor1]").as_str(), "not watched: /nowhere is not there"]
+    for part in
+        [format!("{files} for route a_route, by [dirmonitor1]").as_str(), "not watched: /nowhere does not exist"]
     {
         assert!(rehearsed.stdout.contains(part), "{part} is not in {}", rehearsed.stdout);
     }
-    assert!(rehearsed.stderr.contains("there is no active route b_route"), "{}", rehearsed.stderr);
+    assert!(rehearsed.stderr.contains("no active route b_route"), "{}", rehearsed.stderr);
     let json = monitored.sandbox.run(&["dirmonitor", "--dry-run", "--json"]);
     let rehearsed: Value = serde_json::from_str(&json.stdout).expect("JSON");
     // The file may be too new to be complete.
     let seen = |key: &str| rehearsed[0][key].as_u64().unwrap_or_default();
     assert_eq!((&rehearsed[0]["files"], seen("complete") + seen("unfinished")), (&files.as_str().into(), 1));
-    assert_eq!(rehearsed[1]["error"], "/nowhere is not there");
+    assert_eq!(rehearsed[1]["error"], "/nowhere does not exist");
     assert!(monitored.watched.join("one").exists());
 }
 
@@ -521,12 +515,12 @@ fn names_of_files_and_tasks_cannot_forge_log_lines() {
     monitored.drop_in("file \u{202e}\u{9b}2J");
     let rehearsed = monitored.sandbox.run(&["dirmonitor", "--dry-run"]);
     let up = monitored.up();
-    up.wait_stderr("route a_route is to run");
+    up.wait_stderr("queued route a_route");
     monitored.sandbox.run(&["job", "add", "--", "no\n2026-01-01T00:00:00Z ERROR forged"]);
-    up.wait_stderr("a job that is not authorised was submitted");
+    up.wait_stderr("rejected a job whose program is not allowed");
     let trigger = monitored.sandbox.root().join("botssys/.dirmonitor.trigger");
     fs::write(trigger, "reload\n2026-01-01T00:00:00Z ERROR forged").expect("written");
-    up.wait_stderr("asks for: reload");
+    up.wait_stderr("requests: reload");
     for text in [rehearsed.stdout, up.stderr()] {
         let is_raw = |c: char| ['\u{1b}', '\u{9b}', '\u{202e}'].contains(&c);
         assert!(!text.contains("\n2026-01-01T00") && !text.contains(is_raw), "{text}");
@@ -534,13 +528,13 @@ fn names_of_files_and_tasks_cannot_forge_log_lines() {
 }
 
 #[apply(test)]
-fn botss_own_monitor_runs_under_supervision() {
+fn python_backend_runs_under_supervision() {
     let mut monitored = Monitored::new();
     monitored.sandbox.set("BOTS_CTL_DIRMONITOR_BACKEND", "python");
     let mut up = monitored.up();
     let monitor = || up.descendants().into_iter().find(|(_, command)| command.contains("bots-dirmonitor"));
-    // The process is there a moment before its watch: what comes in between it does not see. Files must not be dropped
-    // again and again either, it waits until none has come for two seconds.
+    // The process exists shortly before its watch, and misses files that arrive in between. But files must not be
+    // dropped continuously either, since it waits until none has arrived for two seconds.
     let watches = || monitor().is_some_and(|(pid, _)| has_watches(pid)).then_some(());
     wait_until("the monitor watches", watches, || up.report());
     monitored.drop_in("file");

@@ -1,6 +1,6 @@
-//! The documentation: its pages as data, and what holds for all of them: links lead somewhere, and names exist.
+//! The documentation: its pages as data, and common rules: links resolve, and names exist.
 //!
-//! What the pages tell to run is in `documented_commands`, what other programs say of them in `documentation_tools`.
+//! `documented_commands` runs the commands of the pages, `documentation_tools` checks the pages with other programs.
 
 use crate::support::markdown::{PROJECT, Page, page, pages};
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// Variables that clients of databases read.
 const OF_CLIENTS: [&str; 1] = ["MYSQL_PWD"];
 
-/// Names of the program that bots-ctl replaces are no names of ours.
+/// Names of the replaced program are not names of bots-ctl.
 const OF_OTHERS: [&str; 1] = ["docs/migrating-from-entrypoint-sh.md"];
 
 /// All text of the project below these places.
@@ -34,7 +34,7 @@ fn expect_none(what: &str, wrong: Vec<String>) {
 }
 
 #[apply(test)]
-fn links_lead_somewhere() {
+fn links_resolve() {
     let mut wrong = Vec::new();
     for page in pages() {
         for link in page.links().into_iter().filter(|link| !link.contains("://")) {
@@ -57,7 +57,7 @@ fn links_lead_somewhere() {
 }
 
 #[apply(test)]
-fn the_index_leads_to_every_page() {
+fn index_links_to_every_page() {
     let index = page("docs/README.md").links();
     let is_missing = |page: &Page| {
         let place = page.path.strip_prefix("docs/").filter(|place| *place != "README.md");
@@ -67,7 +67,7 @@ fn the_index_leads_to_every_page() {
 }
 
 #[apply(test)]
-fn every_variable_metric_and_table_that_is_named_exists() {
+fn named_variables_metrics_and_tables_exist() {
     let places =
         ["src", "sql", "k3s", "tests/it", "tests/bench", "tests/run.sh", "tests/fuzz/run.sh", ".cargo", "Dockerfile"];
     let known = sources(&places);
@@ -91,7 +91,7 @@ fn every_variable_metric_and_table_that_is_named_exists() {
 }
 
 #[apply(test)]
-fn every_exit_code_that_is_named_exists() {
+fn named_exit_codes_exist() {
     let own = bots_ctl::exit::CODES.iter().map(|(_, code, _)| u32::from(*code));
     // The engine's, and those of signals.
     let known: BTreeSet<u32> = own.chain(0..=3).chain(129..=128 + 64).collect();
@@ -110,8 +110,8 @@ fn every_exit_code_that_is_named_exists() {
 }
 
 #[apply(test)]
-fn every_file_of_the_project_that_is_named_is_there() {
-    let tops = ["src/", "tests/", "docs/", "k3s/", "sql/", ".ci/"];
+fn named_project_files_exist() {
+    let tops = ["src/", "tests/", "docs/", "k3s/", "sql/", ".ci/", ".github/"];
     let mut wrong = Vec::new();
     for page in pages() {
         for span in page.spans().into_iter().filter(|span| tops.iter().any(|top| span.starts_with(top))) {
@@ -131,7 +131,7 @@ fn every_file_of_the_project_that_is_named_is_there() {
 }
 
 #[apply(test)]
-fn what_there_is_is_documented() {
+fn components_modules_scripts_and_alerts_are_documented() {
     let all: String = pages().into_iter().map(|page| page.text).collect();
     let guide = page("docs/kubernetes-deployment.md").text;
     let layout = page("docs/development.md").text;
@@ -158,7 +158,7 @@ fn what_there_is_is_documented() {
 }
 
 #[apply(test)]
-fn every_log_line_of_the_runbook_is_in_the_code() {
+fn runbook_log_lines_exist_in_code() {
     // As one line, however the code breaks it.
     let code = sources(&["src"]).replace("\\\n", "");
     let code = code.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -176,7 +176,7 @@ fn every_log_line_of_the_runbook_is_in_the_code() {
 }
 
 #[apply(test)]
-fn every_test_that_is_named_exists() {
+fn named_tests_exist() {
     let mut wrong = Vec::new();
     for page in pages() {
         let names = page.spans().into_iter().filter(|span| span.contains("::") && !span.contains(' '));

@@ -6,7 +6,7 @@ use crate::support::kustomize::{text, tool};
 use crate::support::markdown::pages;
 
 #[apply(test)]
-fn words_are_spelled_as_they_should() {
+fn pages_and_sources_pass_codespell() {
     let mut codespell = tool("documentation/bin/codespell");
     codespell.current_dir(env!("CARGO_MANIFEST_DIR")).args(pages().into_iter().map(|page| page.path));
     // Help, messages and comments are documentation as well; Bots has a column `statuse`, and serde_json a module `ser`.
@@ -16,7 +16,7 @@ fn words_are_spelled_as_they_should() {
 }
 
 #[apply(test)]
-fn pages_are_proper_markdown() {
+fn pages_pass_markdown_linter() {
     let mut pymarkdown = tool("documentation/bin/pymarkdown");
     pymarkdown.current_dir(env!("CARGO_MANIFEST_DIR")).args([
         "--strict-config",

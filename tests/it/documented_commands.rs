@@ -16,6 +16,7 @@ use bots_ctl::config::setting::ValueType;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use crate::support::demo_translation::Demo;
 use crate::support::kustomize::{copy, tool};
 use crate::support::markdown::{Block, Page, page, pages};
 use crate::support::needs::{Need, needs};
@@ -28,7 +29,7 @@ const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 const MARK: &str = "== the next block ==";
 
 #[apply(test)]
-fn every_command_that_is_shown_can_be_parsed() {
+fn documented_commands_parse() {
     let mut wrong = Vec::new();
     for page in pages() {
         let of_shells = page.blocks().into_iter().filter(|block| block.info.first().is_some_and(|word| word == "sh"));
@@ -68,22 +69,6 @@ fn fault(words: Vec<String>) -> Option<String> {
     }
 }
 
-#[apply(test)]
-fn the_readme_lists_every_command() {
-    let readme = page("README.md").text;
-    let mut missing = Vec::new();
-    for (names, _) in all_commands() {
-        // Groups such as `job` are listed by their members.
-        let name = names.join(" ");
-        let is_group =
-            Cli::command().find_subcommand(&names[0]).is_some_and(|c| c.has_subcommands() && names.len() == 1);
-        if !is_group && !readme.contains(&format!("`{name}`")) && !readme.contains(&format!("`{name} ")) {
-            missing.push(name);
-        }
-    }
-    assert!(missing.is_empty(), "README.md does not list {missing:?}");
-}
-
 /// Every command that is not hidden, by its words.
 fn all_commands() -> Vec<(Vec<String>, clap::Command)> {
     let mut found = Vec::new();
@@ -103,8 +88,17 @@ fn all_commands() -> Vec<(Vec<String>, clap::Command)> {
     found
 }
 
+const EXIT_CODES: &str = "
+## Exit codes
+
+| code | meaning |
+|---|---|
+| that of a service | the service exited; 128 + n after signal n, 137 also after SIGKILL at the deadline |
+| 0 | success, healthy, or an orderly stop on request |
+";
+
 #[apply(test)]
-fn the_page_of_commands_is_that_of_the_code() {
+fn commands_page_matches_code() {
     let mut text =
         "# Commands and flags\n\nMade from what `--help` shows. Every command also takes these:\n".to_owned();
     let root = Cli::command();
@@ -116,6 +110,10 @@ fn the_page_of_commands_is_that_of_the_code() {
         let also = if aliases.is_empty() { String::new() } else { format!("; also {}", aliases.join(", ")) };
         text.push_str(&format!("\n## {}\n\n{about}{also}.\n", names.join(" ")));
         text.push_str(&flags(&command, |id| !global.contains(&id.to_owned())));
+    }
+    text.push_str(EXIT_CODES);
+    for (_, code, meaning) in bots_ctl::exit::CODES {
+        text.push_str(&format!("| {code} | {meaning} |\n"));
     }
     expect_page("docs/commands.md", &text);
 }
@@ -145,13 +143,13 @@ fn flags(command: &clap::Command, is_wanted: impl Fn(&str) -> bool) -> String {
         let values: Vec<&str> = values.iter().filter(|_| takes).map(|value| value.get_name()).collect();
         let values = if values.is_empty() { String::new() } else { format!(": {}", values.join(", ")) };
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-        rows.push_str(&format!("| {name} | {}{values} |\n", help.replace('|', "\\|")));
+        rows.push_str(&format!("| {} | {}{values} |\n", name.replace('|', "\\|"), help.replace('|', "\\|")));
     }
     if rows.is_empty() { rows } else { format!("\n| | |\n|---|---|\n{rows}") }
 }
 
 #[apply(test)]
-fn the_table_of_settings_is_that_of_the_code() {
+fn settings_table_matches_code() {
     const BEGIN: &str = "| key | variable | type | default | meaning |\n|---|---|---|---|---|\n";
     let (config, _) = Config::read(&BTreeMap::new(), &[], None, Path::new("/nowhere"));
     let mut settings: Vec<_> = config.effective_settings.iter().map(|known| known.setting).collect();
@@ -194,7 +192,7 @@ fn expect_page(path: &str, text: &str) {
 }
 
 #[apply(test)]
-fn the_example_of_the_configuration_sets_every_key() {
+fn configuration_example_sets_every_key() {
     let page = page("docs/configuration.md");
     let example = page.blocks().into_iter().find(|block| block.info == ["toml"]).expect("there is one");
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -213,17 +211,17 @@ fn the_example_of_the_configuration_sets_every_key() {
 }
 
 #[apply(test)]
-fn blocks_of_every_page_run_and_print_what_is_shown() {
+fn runnable_blocks_print_documented_output() {
     run_pages(|blocks| !blocks.is_empty() && !use_program(blocks, "kubectl") && !use_program(blocks, "curl"));
 }
 
 #[apply(test)]
-fn blocks_with_kubectl_run_and_print_what_is_shown() {
+fn kubectl_blocks_print_documented_output() {
     run_pages(|blocks| use_program(blocks, "kubectl"));
 }
 
 #[apply(test)]
-fn blocks_with_curl_run_and_print_what_is_shown() {
+fn curl_blocks_print_documented_output() {
     needs(Need::Curl);
     run_pages(|blocks| use_program(blocks, "curl"));
 }
@@ -268,6 +266,56 @@ fn a_backup_on_postgresql_can_be_restored() {
     rehearse(&database.sandbox(), Some("postgresql"), || database.value(RUNS));
 }
 
+#[apply(test)]
+fn all_rows_move_from_sqlite_to_mariadb() {
+    move_from_sqlite(Engine::Mariadb);
+}
+
+#[apply(test)]
+fn all_rows_move_from_sqlite_to_postgresql() {
+    move_from_sqlite(Engine::Postgresql);
+}
+
+/// Rows of tables that a run of the demo leaves empty, two of which only SQL can write.
+const MORE_ROWS: &str = "
+import django
+django.setup()
+from bots import models
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+group = models.partner.objects.create(idpartner='group', name='Group', isgroup=True)
+member = models.partner.objects.create(idpartner='member', name='Ünï')
+member.group.add(group)
+user = User.objects.create_user('clerk', password='secret')
+user.user_permissions.add(Permission.objects.get(codename='change_channel'))
+cursor = connection.cursor()
+cursor.execute(\"INSERT INTO uniek (domein, nummer) VALUES ('unb', 41)\")
+cursor.execute(\"INSERT INTO persist (domein, botskey, content) VALUES ('d', 'k', 'with a \\n and ü')\")
+";
+
+/// Moves an environment with the commands of the runbook, which compare all rows, and runs the engine on the server.
+fn move_from_sqlite(engine: Engine) {
+    let mut demo = Demo::new();
+    demo.drop_in("input");
+    assert_eq!(demo.engine(&[]), 0);
+    let python = python().display().to_string();
+    demo.sandbox.run(&["exec", "--", &python, "-c", MORE_ROWS]).expect_code(0);
+    let page = page("docs/operations-runbook.md");
+    let blocks = runnable(&page, Some("server"));
+    let (dump, load) = blocks.split_at(1);
+    assert_eq!(load.len(), 1, "one block for SQLite, and one for the server");
+    Session { sandbox: &demo.sandbox, page: &page }.run(dump, |_| {});
+    let database = Database::fresh(engine);
+    database.configure(&mut demo.sandbox);
+    Session { sandbox: &demo.sandbox, page: &page }.run(load, |_| {});
+    assert_eq!(database.value("SELECT nummer FROM uniek WHERE domein = 'unb'"), "41");
+    assert_eq!(database.value("SELECT count(*) FROM persist"), "1");
+    assert_eq!(database.value(RUNS), "1");
+    demo.drop_in("input");
+    assert_eq!(demo.engine(&[]), 0);
+    assert_eq!(database.value(RUNS), "2");
+}
+
 const RUNS: &str = "SELECT count(*) FROM report";
 
 /// Runs the backup of the runbook, destroys something, runs its restore, and compares.
@@ -297,7 +345,7 @@ fn exports(blocks: &[Block]) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// The blocks of a page that are to be run, those for this database, each followed by what it should print.
+/// The runnable blocks of a page for this database, each followed by its expected output.
 fn runnable(page: &Page, database: Option<&str>) -> Vec<Block> {
     let words: Vec<&str> = ["sh", "runnable"].into_iter().chain(database).collect();
     let mut found: Vec<Block> = Vec::new();

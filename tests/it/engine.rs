@@ -18,7 +18,7 @@ fn run(sandbox: &Sandbox, args: &[&str]) -> Finished {
 }
 
 #[apply(test)]
-fn its_exit_codes_are_the_engines() {
+fn engine_command_returns_exit_codes_of_bots() {
     let demo = Demo::new();
     run(&demo.sandbox, &[]).expect_code(0);
     demo.drop_in("input");
@@ -31,7 +31,7 @@ fn its_exit_codes_are_the_engines() {
 }
 
 #[apply(test)]
-fn a_code_that_is_fine_becomes_0() {
+fn success_exit_codes_become_0() {
     let mut demo = Demo::new();
     demo.drop_in("bad");
     run(&demo.sandbox, &["--success-exit-codes", "2,3"]).expect_code(0);
@@ -41,11 +41,14 @@ fn a_code_that_is_fine_becomes_0() {
     demo.sandbox.set("BOTS_CTL_SUCCESS_EXIT_CODES", "2");
     run(&demo.sandbox, &[]).expect_code(0);
     let refused = run(&demo.sandbox, &["--success-exit-codes", "two"]).expect_code(64).stderr.clone();
-    assert!(refused.contains("--success-exit-codes: \"two\" is wrong: expected exit codes from 0 to 255"), "{refused}");
+    assert!(
+        refused.contains("--success-exit-codes: \"two\" is invalid: expected exit codes from 0 to 255"),
+        "{refused}"
+    );
 }
 
 #[apply(test)]
-fn a_slip_is_told_before_python_starts() {
+fn engine_rejects_invalid_arguments_before_python_starts() {
     let sandbox = Sandbox::new();
     for (words, said) in [
         (["engine", "--newe"], "--newe"),
@@ -58,12 +61,12 @@ fn a_slip_is_told_before_python_starts() {
     }
     let refused = sandbox.run(&["engine", "--", "--clean"]);
     refused.expect_code(64);
-    assert_eq!(refused.stderr, "bots-ctl: --clean is no option of the engine; did you mean --cleanup?\n");
+    assert_eq!(refused.stderr, "bots-ctl: --clean is not an option of the engine; did you mean --cleanup?\n");
     assert!(!sandbox.root().exists(), "nothing was made");
 }
 
 #[apply(test)]
-fn under_its_own_name_it_takes_what_bots_takes() {
+fn bots_engine_name_accepts_arguments_of_bots() {
     let demo = Demo::new();
     let shell = |line: &str| demo.sandbox.run(&["shell", "-c", line]);
     assert!(shell("readlink $(command -v bots-engine)").expect_code(0).stdout.contains("bots-ctl"));
@@ -72,7 +75,7 @@ fn under_its_own_name_it_takes_what_bots_takes() {
     let done = shell("bots-engine -c$BOTS_CONFIG_DIR --new demo_orders");
     done.expect_code(0);
     assert!(fs::read_dir(demo.output()).expect("there").count() > 0, "{done:?}");
-    // Whoever starts an engine expects the lines of Bots, as they are.
+    // Callers of an engine expect the unchanged lines of Bots.
     let is_plain = |line: &str| !line.starts_with('{') && !line.starts_with("engine |");
     assert!(done.stderr.lines().chain(done.stdout.lines()).all(is_plain), "{done:?}");
     demo.drop_in("bad");
@@ -83,7 +86,7 @@ fn under_its_own_name_it_takes_what_bots_takes() {
 }
 
 #[apply(test)]
-fn a_run_is_finished_whatever_asks_to_stop() {
+fn stop_signal_lets_engine_finish_its_run() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut demo = busy();
         // The run has to be waited for, however long it takes.
@@ -100,7 +103,7 @@ fn a_run_is_finished_whatever_asks_to_stop() {
 }
 
 #[apply(test)]
-fn a_run_that_takes_too_long_is_killed_and_recovered_by_the_next() {
+fn next_run_recovers_run_killed_at_stop_timeout() {
     let mut demo = busy();
     demo.sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1ms");
     let mut engine = demo.sandbox.start(&["engine", "--new"]);
@@ -115,14 +118,14 @@ fn a_run_that_takes_too_long_is_killed_and_recovered_by_the_next() {
 }
 
 #[apply(test)]
-fn a_port_that_another_program_holds_is_told_with_its_name() {
+fn used_engine_port_error_names_process() {
     let demo = Demo::new();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
     let port = listener.local_addr().expect("it has one").port();
     demo.sandbox.set_ini("settings", "port", &port.to_string());
     let refused = demo.sandbox.run(&["engine", "--new"]);
     let told =
-        format!("nothing was run: port {port} of 127.0.0.1, by which engines of Bots keep each other out, is held by ");
+        format!("engine not started: port {port} on 127.0.0.1, which engines of Bots use as a lock, is in use by ");
     assert!(refused.expect_code(3).stderr.contains(&told), "{refused:?}");
     assert!(refused.stderr.contains(&format!("(process {})", std::process::id())), "{refused:?}");
     drop(listener);
@@ -141,4 +144,11 @@ fn busy() -> Demo {
 
 fn taken(demo: &Demo) -> bool {
     fs::read_dir(demo.input()).is_ok_and(|left| left.count() < MESSAGES)
+}
+
+#[apply(test)]
+fn an_idle_run_logs_one_line() {
+    let run = Sandbox::prepared().run(&["engine"]);
+    let lines: Vec<&str> = run.expect_code(0).stderr.lines().chain(run.stdout.lines()).collect();
+    assert!(lines.len() == 1 && lines[0].contains("the run received 0 files"), "{run:?}");
 }

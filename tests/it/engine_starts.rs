@@ -25,12 +25,12 @@ except SystemExit as end:
 
 /// Beside an engine that is held, each of them finds the lease taken.
 #[apply(test)]
-fn every_way_to_start_an_engine_leads_to_the_lease() {
+fn every_way_to_start_engine_requires_lease() {
     let mut system = System::new(Engine::Sqlite);
     system.can_be_held();
     system.fill(MESSAGES);
     let mut first = system.start_held(MESSAGES / 2, &["engine", "--new"]);
-    system.demo.sandbox.set("BOTS_CTL_LEASE_WAIT", "0s");
+    system.demo.sandbox.set("BOTS_CTL_LEASE_WAIT", "0s").set("BOTS_CTL_ENTRYPOINT", "true");
     let config = format!("-c{}", system.demo.config_dir());
     let real = bots_bin_dir().join("bots-engine").display().to_string();
     let python = python().display().to_string();
@@ -50,7 +50,7 @@ fn every_way_to_start_an_engine_leads_to_the_lease() {
     ] {
         let refused = system.run(words);
         assert_eq!(refused.code(), 3, "{words:?}\n{refused:?}");
-        assert!(refused.stderr.contains("nothing was run: "), "{words:?}\n{refused:?}");
+        assert!(refused.stderr.contains("engine not started: "), "{words:?}\n{refused:?}");
         assert_eq!(refused.stdout.contains("the engine ended with 3"), words.contains(&&*script), "{refused:?}");
     }
     system.release();
@@ -59,10 +59,10 @@ fn every_way_to_start_an_engine_leads_to_the_lease() {
 }
 
 #[apply(test)]
-fn as_a_module_it_takes_its_arguments_along() {
+fn engine_run_as_module_keeps_its_arguments() {
     let demo = Demo::new();
     demo.drop_in("input");
-    // As seen from where it is started.
+    // As seen from the place where it is started.
     let near =
         ["exec", "--", "sh", "-c", "cd \"$BOTS_CONFIG_DIR/..\" && exec python -m bots.engine -cconfig demo_orders"];
     let done = demo.sandbox.run(&near);
@@ -73,7 +73,7 @@ fn as_a_module_it_takes_its_arguments_along() {
 
 /// As on CIFS with its default options.
 #[apply(test)]
-fn on_a_volume_without_symbolic_links_they_lead_to_the_lease_too() {
+fn engine_shim_works_on_volume_without_symlinks() {
     needs(Need::Strace);
     let demo = Demo::new();
     let link = demo.sandbox.root().join(".bots-ctl-bin/bots-engine");
@@ -94,7 +94,7 @@ fn on_a_volume_without_symbolic_links_they_lead_to_the_lease_too() {
 
 /// Bots would take it for another engine that runs, and end with 3 in silence.
 #[apply(test)]
-fn a_way_to_the_lease_that_is_broken_is_told() {
+fn missing_engine_shim_is_reported() {
     let demo = Demo::new();
     let link = demo.sandbox.root().join(".bots-ctl-bin/bots-engine").display().to_string();
     let line = format!("rm {link}; exec python -m bots.engine");
@@ -104,7 +104,7 @@ fn a_way_to_the_lease_that_is_broken_is_told() {
 }
 
 #[apply(test)]
-fn what_would_keep_an_engine_from_the_lease_is_refused() {
+fn exec_rejects_engine_starts_that_bypass_lease() {
     let sandbox = Sandbox::new();
     let python = python().display().to_string();
     let isolated = format!("{python} -I");
@@ -114,15 +114,15 @@ fn what_would_keep_an_engine_from_the_lease_is_refused() {
         (&["shell", "-c", "PYTHONPATH=/x python -m bots.engine --new"], "PYTHONPATH=/x"),
     ] {
         let refused = sandbox.run(words);
-        let text = format!("bots-ctl: {said}: an engine that is started in this way takes no lease");
+        let text = format!("bots-ctl: {said}: an engine that is started in this way does not acquire the lease");
         assert!(refused.expect_code(64).stderr.starts_with(&text), "{refused:?}");
-        assert!(refused.stderr.ends_with("use bots-engine, or bots-ctl engine\n"), "{refused:?}");
+        assert!(refused.stderr.ends_with("use bots-engine or bots-ctl engine\n"), "{refused:?}");
     }
 }
 
 /// As the job queue does with its jobs, for an engine that a schedule or a person starts.
 #[apply(test)]
-fn a_run_that_exceeds_maxruntime_is_told_and_stopped_only_where_that_is_configured() {
+fn run_beyond_maxruntime_is_stopped_only_if_configured() {
     let mut system = System::new(Engine::Sqlite);
     system.can_be_held();
     system.fill(MESSAGES);
@@ -136,13 +136,13 @@ fn a_run_that_exceeds_maxruntime_is_told_and_stopped_only_where_that_is_configur
     system.demo.sandbox.set_ini("jobqueue", "killjobsintimeout", "True");
     system.demo.sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1ms");
     let stopped = system.run(&["engine", "--new"]);
-    let said = "stopping the engine, as [jobqueue] killjobsintimeout says";
+    let said = "stopping the engine, because [jobqueue] killjobsintimeout is set";
     assert!(stopped.expect_code(137).stderr.contains(said), "{stopped:?}");
 }
 
 /// Python imports one module of that name, and Debian has one, too.
 #[apply(test)]
-fn the_hook_leaves_other_hooks_alone() {
+fn python_hook_keeps_other_sitecustomize() {
     let mut sandbox = Sandbox::prepared();
     let other = tempfile::tempdir().expect("made");
     fs::write(other.path().join("sitecustomize.py"), "import sys\nsys.its_own = 'seen'\n").expect("written");

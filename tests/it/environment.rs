@@ -19,7 +19,7 @@ use crate::support::process::finish;
 use crate::support::sandbox::{Running, Sandbox, python, some_or_all, wait_until};
 use crate::support::users::{USER, as_user, as_user_of_bots, give_to_user, in_mounts, open_to_all};
 
-/// All files below a directory, without what Python compiles.
+/// All files below a directory, except those compiled by Python.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = WalkDir::new(dir).into_iter().map(|entry| entry.expect("readable"));
     let plain =
@@ -28,7 +28,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     plain.map(|e| (e.path().strip_prefix(dir).expect("below").to_path_buf(), content(e.path()))).collect()
 }
 
-/// What Django is configured with, asked through `bots-ctl exec`.
+/// Django's settings, read through `bots-ctl exec`.
 fn django(sandbox: &Sandbox) -> Value {
     let question = "import json; from django.conf import settings as s; print(json.dumps({'db': s.DATABASES['default'], \
         'hosts': s.ALLOWED_HOSTS, 'origins': getattr(s, 'CSRF_TRUSTED_ORIGINS', None), 'debug': s.DEBUG, \
@@ -49,7 +49,7 @@ fn count(sandbox: &Sandbox, what: &str) -> i64 {
 }
 
 #[apply(test)]
-fn a_mounted_config_map_is_copied_and_followed() {
+fn init_db_copies_config_map_and_its_updates() {
     let mut sandbox = Sandbox::new();
     let mount = tempfile::tempdir().expect("a temporary directory");
     let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
@@ -86,7 +86,7 @@ fn a_mounted_config_map_is_copied_and_followed() {
 }
 
 #[apply(test)]
-fn a_mounted_file_that_cannot_be_read_is_an_error() {
+fn init_db_fails_on_unreadable_mounted_file() {
     let mut sandbox = Sandbox::new();
     let mount = tempfile::tempdir().expect("a temporary directory");
     open_to_all(mount.path());
@@ -101,7 +101,7 @@ fn a_mounted_file_that_cannot_be_read_is_an_error() {
 }
 
 #[apply(test)]
-fn what_a_mounted_file_replaces_is_kept_beside_it() {
+fn init_db_keeps_files_replaced_by_mounted_files() {
     let mut sandbox = Sandbox::prepared();
     let config = sandbox.root().join("config");
     let mount = tempfile::tempdir().expect("a temporary directory");
@@ -141,7 +141,7 @@ fn what_a_mounted_file_replaces_is_kept_beside_it() {
 }
 
 #[apply(test)]
-fn a_mounted_file_behind_a_closed_door_is_not_overlooked() {
+fn init_db_fails_on_unreadable_mounted_directory() {
     let mut sandbox = Sandbox::new();
     let mount = tempfile::tempdir().expect("a temporary directory");
     open_to_all(mount.path());
@@ -160,7 +160,7 @@ fn a_mounted_file_behind_a_closed_door_is_not_overlooked() {
 }
 
 #[apply(test)]
-fn settings_written_by_the_user_are_never_touched() {
+fn init_db_never_changes_user_written_settings_py() {
     let mut sandbox = Sandbox::new();
     let path = sandbox.root().join("config/settings.py");
     fs::create_dir_all(path.parent().expect("it has one")).expect("made");
@@ -177,7 +177,7 @@ fn settings_written_by_the_user_are_never_touched() {
 }
 
 #[apply(test)]
-fn what_the_user_writes_above_and_below_the_managed_block_survives() {
+fn init_db_keeps_user_lines_around_managed_block() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     let path = sandbox.root().join("config/settings.py");
@@ -193,7 +193,7 @@ fn what_the_user_writes_above_and_below_the_managed_block_survives() {
 }
 
 #[apply(test)]
-fn an_edited_block_is_named_and_not_touched() {
+fn edited_managed_block_causes_warning_and_stays() {
     let sandbox = Sandbox::prepared();
     let path = sandbox.root().join("config/settings.py");
     let made = fs::read_to_string(&path).expect("it was made");
@@ -212,7 +212,7 @@ fn an_edited_block_is_named_and_not_touched() {
 
 /// Those of documentation, of Bots's template, and of Django's startproject.
 #[apply(test)]
-fn a_public_secret_key_is_named_at_the_start_and_by_the_check() {
+fn start_and_config_check_warn_of_public_secret_key() {
     let mut sandbox = Sandbox::prepared();
     let path = sandbox.root().join("config/settings.py");
     let warned = |sandbox: &Sandbox, place: &str, key: &str| {
@@ -239,7 +239,7 @@ fn a_public_secret_key_is_named_at_the_start_and_by_the_check() {
 }
 
 #[apply(test)]
-fn a_setting_that_django_refuses_is_told_with_its_line_and_the_cause() {
+fn invalid_django_setting_error_names_line_and_cause() {
     let sandbox = Sandbox::new();
     let path = sandbox.root().join("config/settings.py");
     fs::create_dir_all(path.parent().expect("it has one")).expect("made");
@@ -260,7 +260,7 @@ fn a_setting_that_django_refuses_is_told_with_its_line_and_the_cause() {
 }
 
 #[apply(test)]
-fn children_get_the_log_level_in_the_words_of_python() {
+fn children_receive_log_level_as_python_name() {
     let mut sandbox = Sandbox::prepared();
     let mut own = own_settings();
     own += "LEVEL = __import__('os').environ.get('LOG_LEVEL')\nLOGGING = {'version': 1, 'root': {'level': LEVEL or 'INFO'}}\n";
@@ -280,7 +280,7 @@ fn children_get_the_log_level_in_the_words_of_python() {
 }
 
 #[apply(test)]
-fn an_environment_beside_the_one_that_has_the_volumes_is_refused() {
+fn start_rejects_new_environment_beside_mounted_one() {
     let mut sandbox = Sandbox::new();
     let volume = sandbox.root().join("botssys");
     fs::create_dir_all(&volume).expect("made");
@@ -293,7 +293,7 @@ fn an_environment_beside_the_one_that_has_the_volumes_is_refused() {
     for command in [&["config", "check"][..], &["init-db"], &["webserver"], &["engine"]] {
         let refused = run(&sandbox, command);
         refused.expect_code(78);
-        let expected = format!("there is a volume at {}: set BOTSENV=default", volume.display());
+        let expected = format!("a volume is mounted at {}: set BOTSENV=default", volume.display());
         assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
     }
     let config = sandbox.home.path().join(".bots/env/dev/config");
@@ -305,7 +305,7 @@ fn an_environment_beside_the_one_that_has_the_volumes_is_refused() {
 
 /// settings.py of 3.3.1 names its directories after it.
 #[apply(test)]
-fn children_get_the_name_of_the_environment_only_where_it_is_given() {
+fn children_receive_botsenv_only_if_configured() {
     let mut sandbox = Sandbox::new();
     let name = |sandbox: &Sandbox| {
         let asked = sandbox.run(&["exec", "--", "sh", "-c", "echo ${BOTSENV-none}"]);
@@ -324,7 +324,7 @@ fn children_get_the_name_of_the_environment_only_where_it_is_given() {
 }
 
 #[apply(test)]
-fn variables_reach_django() {
+fn environment_variables_reach_django_settings() {
     let mut sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     let untouched = django(&sandbox);
@@ -371,7 +371,7 @@ fn variables_reach_django() {
 }
 
 #[apply(test)]
-fn the_configuration_file_reaches_django() {
+fn configuration_file_reaches_django_settings() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     let text = "[database]\nengine = \"mariadb\"\nname = \"edi\"\nhost = \"db\"\nport = 3307\npassword = \"from-toml\"\n\
@@ -385,7 +385,7 @@ fn the_configuration_file_reaches_django() {
 }
 
 #[apply(test)]
-fn a_database_host_without_an_engine_is_refused() {
+fn init_db_rejects_database_host_without_engine() {
     let mut sandbox = Sandbox::new();
     sandbox.set("DB_HOST", "db.example.com");
     let refused = sandbox.run(&["init-db"]);
@@ -399,7 +399,7 @@ fn a_database_host_without_an_engine_is_refused() {
 }
 
 #[apply(test)]
-fn a_port_for_one_start_does_not_stay_for_the_next() {
+fn port_override_does_not_persist_in_bots_ini() {
     let mut sandbox = Sandbox::new();
     sandbox.set("PORT", "");
     sandbox.run(&["init-db"]).expect_code(0);
@@ -429,7 +429,7 @@ fn a_port_for_one_start_does_not_stay_for_the_next() {
 }
 
 #[apply(test)]
-fn a_change_during_a_start_is_not_taken_back() {
+fn init_db_keeps_concurrent_configuration_edits() {
     let sandbox = Sandbox::prepared();
     let config = sandbox.root().join("config");
     let files = ["bots.ini", "settings.py"].map(|name| config.join(name));
@@ -483,7 +483,7 @@ impl Seeds {
         sandbox
     }
 
-    /// What usersys must hold afterwards: what Bots ships, and over that what the image brings.
+    /// The expected content of usersys: that of Bots, overridden by that of the image.
     fn expected(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut all = files(&package().join("usersys"));
         all.entry("__init__.py".into()).or_default();
@@ -502,7 +502,7 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, 
 }
 
 #[apply(test)]
-fn an_empty_usersys_is_filled_whatever_interrupts_it() {
+fn init_db_completes_interrupted_usersys_seeding() {
     let seeds = Seeds::new();
     let expected = seeds.expected();
     assert!(expected.len() > 20_000);
@@ -526,7 +526,7 @@ fn an_empty_usersys_is_filled_whatever_interrupts_it() {
 }
 
 #[apply(test)]
-fn a_usersys_in_use_is_left_alone() {
+fn init_db_does_not_seed_nonempty_usersys() {
     let seeds = tempfile::tempdir().expect("a temporary directory");
     fs::create_dir_all(seeds.path().join("usersys/mappings")).expect("made");
     fs::write(seeds.path().join("usersys/mappings/theirs.py"), "THEIRS = 1\n").expect("written");
@@ -545,7 +545,7 @@ fn a_usersys_in_use_is_left_alone() {
 }
 
 #[apply(test)]
-fn replicas_on_one_volume_take_turns() {
+fn concurrent_init_db_runs_create_one_superuser() {
     let sandbox = Sandbox::new();
     let mut all: Vec<Running> = (0..8).map(|_| sandbox.start(&["init-db"])).collect();
     for one in &mut all {
@@ -568,7 +568,7 @@ fn replicas_on_one_volume_take_turns() {
 
 /// The moments are spread over the whole of a first run, as long as an uninterrupted one takes here and now.
 #[apply(test)]
-fn a_first_run_killed_at_any_moment_is_completed_by_the_next() {
+fn init_db_completes_killed_first_run() {
     let moments = u32::try_from(some_or_all(4, 20)).expect("small");
     let started = Instant::now();
     Sandbox::new().run(&["init-db"]).expect_code(0);
@@ -589,7 +589,7 @@ fn a_first_run_killed_at_any_moment_is_completed_by_the_next() {
 }
 
 #[apply(test)]
-fn an_ordinary_user_needs_nothing_but_a_home() {
+fn web_ui_runs_as_ordinary_user_with_only_a_home() {
     let sandbox = Sandbox::new();
     give_to_user(sandbox.home.path());
     let logs = tempfile::tempdir().expect("a temporary directory");
@@ -621,7 +621,7 @@ fn on_read_only_root(inner: &Command) -> Command {
 }
 
 #[apply(test)]
-fn a_read_only_root_file_system_is_enough_with_a_writable_home() {
+fn web_ui_runs_on_read_only_root_with_writable_home() {
     let sandbox = Sandbox::new();
     let logs = tempfile::tempdir().expect("a temporary directory");
     let command = on_read_only_root(&sandbox.command(&["webserver"]));
@@ -633,7 +633,7 @@ fn a_read_only_root_file_system_is_enough_with_a_writable_home() {
 }
 
 #[apply(test)]
-fn the_configuration_can_be_checked_on_a_read_only_root_file_system() {
+fn config_check_runs_on_read_only_root() {
     let sandbox = Sandbox::new();
     let checked = finish(on_read_only_root(&sandbox.command(&["config", "check"])));
     checked.expect_code(0);
@@ -641,7 +641,7 @@ fn the_configuration_can_be_checked_on_a_read_only_root_file_system() {
 
 /// Bots 4 compares the path of its configuration with the one that Python has found.
 #[apply(test)]
-fn links_and_dots_in_a_path_lead_to_one_environment() {
+fn home_path_with_symlinks_and_dots_is_canonicalized() {
     let sandbox = Sandbox::new();
     let home = sandbox.home.path();
     for directory in ["real", "other", "volume"] {
@@ -669,7 +669,7 @@ fn links_and_dots_in_a_path_lead_to_one_environment() {
 }
 
 #[apply(test)]
-fn a_time_zone_is_checked_before_python_reads_it() {
+fn start_rejects_invalid_time_zone() {
     let mut sandbox = Sandbox::new();
     for wrong in [" Europe/Berlin", "Europe/Berlin\n", "Europe", "nonsense", "../../../etc"] {
         for command in [&["config", "check"][..], &["init-db"]] {

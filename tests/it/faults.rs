@@ -18,7 +18,7 @@ use crate::support::needs::{Need, needs};
 use crate::support::network::run;
 use crate::support::pods::{expected, order};
 use crate::support::random::Random;
-use crate::support::sandbox::{bots_bin_dir, processes};
+use crate::support::sandbox::{bots_bin_dir, is_real_engine, processes};
 use crate::support::servers::Engine;
 use crate::support::simulation::{World, is_bad};
 
@@ -37,14 +37,14 @@ const FILES: usize = 2;
 const SCHEDULE: usize = 40;
 
 #[apply(test)]
-fn everything_is_well_again_whatever_breaks() {
+fn system_recovers_from_random_faults() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect("a number"));
     let (seed, seconds) = (number("BOTS_CTL_TEST_SEED").unwrap_or(1), number("BOTS_CTL_TEST_SECONDS").unwrap_or(0));
     let (begin, limit) = (Instant::now(), Duration::from_secs(seconds));
     bots_bin_dir();
     for seed in seed.. {
         let seed = u32::try_from(seed).expect("small");
-        // In a thread with networks and mounts of its own, which go with it.
+        // In a thread with separate network and mount namespaces, which end with it.
         let round = std::thread::spawn(move || Round::new(seed).play());
         if let Err(panic) = round.join() {
             std::panic::resume_unwind(panic);
@@ -72,7 +72,7 @@ enum Fault {
     ConfigBroken,
 }
 
-/// A fault that lasts, and what it has stopped.
+/// A lasting fault, and its effects.
 struct Lasting {
     fault: Fault,
     until: Instant,
@@ -157,8 +157,8 @@ impl Round {
     /// Bots's engines, which only a lease allows to be there.
     fn engines(&self) -> Vec<Pid> {
         let home = self.world.demo.sandbox.home.path().display().to_string();
-        let is_engine = |command: &str| ["python", "bots-engine", &home].iter().all(|word| command.contains(word));
-        let engines: Vec<_> = processes().into_iter().filter(|(_, _, command)| is_engine(command)).collect();
+        let is_engine = |pid, command: &str| command.contains(&home) && is_real_engine(pid, command);
+        let engines: Vec<_> = processes().into_iter().filter(|(pid, _, command)| is_engine(*pid, command)).collect();
         // Python's `platform` asks `uname`, and until that is executed there are two of the same command line.
         let is_fork = |parent| engines.iter().any(|(pid, ..)| *pid == parent);
         engines.iter().filter(|(_, parent, _)| !is_fork(*parent)).map(|(pid, ..)| *pid).collect()
@@ -168,7 +168,7 @@ impl Round {
         let _ = writeln!(self.log, "{:6.1} s {what}", self.world.begin.elapsed().as_secs_f64());
     }
 
-    /// Goes on without faults until nothing is left of what `open` tells.
+    /// Continues without faults until the list returned by `open` is empty.
     fn wait(&mut self, what: &str, limit: Duration, open: impl Fn(&Self) -> Vec<String>) {
         let begin = Instant::now();
         for tick in 0.. {
@@ -349,7 +349,7 @@ impl Round {
     }
 }
 
-/// It may have ended by itself.
+/// The process may already have exited.
 fn send(to: Option<Pid>, signal: Signal) {
     let _ = to.map(|pid| kill(pid, signal));
 }

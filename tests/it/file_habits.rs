@@ -1,8 +1,8 @@
-//! Files of writers with all kinds of habits, while the directory monitor and a schedule run real Bots: each order goes out exactly
-//! once, byte for byte.
+//! Writers of files with different habits, while the directory monitor and a schedule run real Bots: each order is sent
+//! exactly once, byte for byte.
 //!
-//! What is done, and when, follows from a seed, which the test prints: `BOTS_CTL_TEST_SEED=4711 tests/run.sh file_habits::` does the
-//! same again.
+//! The actions and their times follow from a seed, which the test prints: `BOTS_CTL_TEST_SEED=4711 tests/run.sh
+//! file_habits::` replays it.
 
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{Seek, Write};
@@ -19,7 +19,7 @@ use crate::support::pods::{Amiss, message};
 use crate::support::random::Random;
 use crate::support::sandbox::{python, some_or_all, wait_until};
 
-/// Routes, each with a directory of its own. That of the last one is a share.
+/// Routes, each with a separate directory. That of the last one is a share.
 const ROUTES: usize = 5;
 
 /// Between two parts of a file.
@@ -74,7 +74,7 @@ const HABITS: [Habit; 10] = [
 ];
 
 impl Habit {
-    /// Writes a file with the text. No name of a file that is taken meanwhile is made again.
+    /// Writes a file with the text. The name of a processed file is not reused.
     fn write(self, path: &Path, text: &[u8]) {
         match self {
             Self::Append | Self::OtherMount => append(&create(path), text, 6, PAUSE),
@@ -217,13 +217,13 @@ impl Routes {
 }
 
 #[apply(test)]
-fn whatever_habits_writers_have_each_order_goes_out_once() {
+fn each_order_is_sent_once_for_every_writer_habit() {
     let (seed, count) = (seed(), some_or_all(20, 200));
     println!("BOTS_CTL_TEST_SEED={seed}");
     let (routes, planned) = (Routes::new(), plan(seed, count));
     let system = &routes.place.system;
     let mut up = system.start(&["up", "--services", "jobqueue,dirmonitor,engine"]);
-    up.wait_stderr("the directory monitor watches");
+    up.wait_stderr("the directory monitor is ready");
     routes.write(&planned);
     let report = |up: &crate::support::sandbox::Running| format!("seed {seed}: {planned:#?}\n{}", up.report());
     let are_taken = || {

@@ -1,4 +1,4 @@
-//! `files`: what came in, what came of it, and why not.
+//! `files`: received files, their results and the reasons of failures.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::support::sandbox::{Finished, Sandbox};
 use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database! {
-    files_are_listed_with_what_came_of_them,
+    files_lists_results_and_error_reasons,
 }
 
 fn json(finished: &Finished) -> Vec<Value> {
@@ -25,7 +25,7 @@ fn names(sandbox: &Sandbox, flags: &[&str]) -> Vec<String> {
         .collect()
 }
 
-fn files_are_listed_with_what_came_of_them(engine: Engine) {
+fn files_lists_results_and_error_reasons(engine: Engine) {
     let database = Database::fresh(engine);
     let demo = Demo::install(database.sandbox());
     let none = demo.sandbox.run(&["files"]);
@@ -66,7 +66,7 @@ fn files_are_listed_with_what_came_of_them(engine: Engine) {
 }
 
 #[apply(test)]
-fn what_cannot_be_listed_is_told_with_what_helps() {
+fn files_errors_name_the_remedy() {
     let refused = Sandbox::prepared().run(&["files", "--since", "soon"]);
     refused.expect_code(64);
     assert!(refused.stderr.contains("--since soon: expected an age such as 30m, 12h or 7d"), "{refused:?}");

@@ -12,7 +12,7 @@ use bots_ctl::pycompat::fnmatch::FnMatch;
 use crate::support::fuzzing::corpus;
 use crate::support::sandbox::{python, rounds};
 
-/// Reads masks and names, both in hex, one pair a line; says for each whether it matches.
+/// Reads pairs of mask and name, both in hex, one per line; prints whether each matches.
 const ORACLE: &str = "
 import fnmatch, os, sys, warnings
 warnings.simplefilter('ignore')
@@ -51,7 +51,7 @@ fn ask(pairs: &[(String, Vec<u8>)]) -> Vec<bool> {
 }
 
 #[apply(test)]
-fn masks_mean_what_they_mean_in_python() {
+fn random_masks_match_as_in_python() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for _ in 0..rounds(1) {
         let matching = compare(&random_pairs(&mut random));
@@ -61,7 +61,7 @@ fn masks_mean_what_they_mean_in_python() {
 
 /// What a fuzzer has found, too: `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus tests/run.sh fnmatch::`
 #[apply(test)]
-fn the_corpus_of_the_fuzzer_means_what_it_means_in_python() {
+fn fuzzer_corpus_matches_as_in_python() {
     let pair = |(_, input): (String, Vec<u8>)| {
         let (length, rest) = input.split_first()?;
         let (mask, name) = rest.split_at(usize::from(*length).min(rest.len()));

@@ -1,4 +1,4 @@
-//! Engines beside the lease: those that bots-ctl did not start, and the wait for one that runs.
+//! Engines outside the lease: those that bots-ctl did not start, and the wait for an active one.
 
 use nix::sys::signal::{Signal, killpg};
 
@@ -11,14 +11,14 @@ use crate::support::servers::{Engine, on_each_database};
 const MESSAGES: usize = 15;
 
 on_each_database! {
-    an_engine_that_bots_ctl_did_not_start_is_waited_for_and_named,
-    an_engine_that_rests_is_not_taken_for_a_crash,
-    an_engine_that_was_killed_elsewhere_is_recovered_after_a_time_without_progress,
-    an_engine_of_ours_that_is_killed_in_its_first_moment_is_recovered_at_once,
+    engine_waits_for_foreign_engine_and_names_it,
+    idle_foreign_engine_does_not_count_as_crashed,
+    killed_foreign_engine_is_recovered_after_progress_timeout,
+    own_engine_killed_at_start_is_recovered_at_once,
 }
 
 /// At a random moment of its run, which `BOTS_CTL_TEST_ROUNDS=20` tries at twenty.
-fn an_engine_that_bots_ctl_did_not_start_is_waited_for_and_named(engine: Engine) {
+fn engine_waits_for_foreign_engine_and_names_it(engine: Engine) {
     let mut system = System::new(engine);
     // Long enough for the next engine to find it at work, also on a machine that is busy.
     system.slow_down(1.5);
@@ -36,13 +36,13 @@ fn an_engine_that_bots_ctl_did_not_start_is_waited_for_and_named(engine: Engine)
         assert_eq!((codes, refused.code()), ((0, 0), 3), "{}", report());
         let named = "an engine that bots-ctl did not start ";
         // Within its wait that one may have seen no new row.
-        assert!(refused.stderr.contains(&format!("nothing was run: {named}")), "{}", report());
+        assert!(refused.stderr.contains(&format!("engine not started: {named}")), "{}", report());
         assert!(next.stderr().contains(&format!("{named}is running (run ")), "{}", report());
         assert_eq!((system.collect(MESSAGES), system.recoveries()), (Amiss::default(), 0), "{}", report());
     }
 }
 
-fn an_engine_that_rests_is_not_taken_for_a_crash(engine: Engine) {
+fn idle_foreign_engine_does_not_count_as_crashed(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
     system.fill(MESSAGES);
@@ -53,13 +53,13 @@ fn an_engine_that_rests_is_not_taken_for_a_crash(engine: Engine) {
         assert!(refused.stderr.contains("an engine that bots-ctl did not start may be running (run "), "{refused:?}");
     }
     let mut next = system.start(&["engine", "--new"]);
-    next.wait_stderr("counts as cut off");
+    next.wait_stderr("counts as interrupted");
     system.release();
     assert_eq!((other.wait_code(), next.wait_code()), (0, 0), "{}\n{}", other.report(), next.report());
     assert_eq!((system.collect(MESSAGES), system.recoveries()), (Amiss::default(), 0), "{}", next.report());
 }
 
-fn an_engine_that_was_killed_elsewhere_is_recovered_after_a_time_without_progress(engine: Engine) {
+fn killed_foreign_engine_is_recovered_after_progress_timeout(engine: Engine) {
     let mut system = System::new(engine);
     system.can_be_held();
     system.demo.sandbox.set("BOTS_CTL_ENGINE_PROGRESS_TIMEOUT", "3s");
@@ -71,13 +71,13 @@ fn an_engine_that_was_killed_elsewhere_is_recovered_after_a_time_without_progres
     let next = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!((next.code(), system.collect(MESSAGES)), (0, Amiss::default()), "{next:?}");
     assert!(next.stderr.contains("may be running (run "), "{next:?}");
-    assert!(next.stderr.contains("was cut off: Bots recovers it first"), "{next:?}");
+    assert!(next.stderr.contains("was interrupted; recovering it first"), "{next:?}");
     assert_eq!(system.recoveries(), 1, "{next:?}");
 }
 
-/// The row in `mutex` says whose it is from the moment in which it is there. The kill comes before files are taken, since one
-/// that is in hand may go out twice.
-fn an_engine_of_ours_that_is_killed_in_its_first_moment_is_recovered_at_once(engine: Engine) {
+/// The row in `mutex` has its mark from the start. The kill comes before files are received, since a file in progress
+/// may be sent twice.
+fn own_engine_killed_at_start_is_recovered_at_once(engine: Engine) {
     let system = System::new(engine);
     system.hold_routes();
     system.fill(MESSAGES);
@@ -94,13 +94,13 @@ fn an_engine_of_ours_that_is_killed_in_its_first_moment_is_recovered_at_once(eng
 
 /// Beside SQLite the lock of a file shows that a holder lives; the row is as old as the run.
 #[apply(test)]
-fn on_sqlite_a_wait_ends_however_long_the_other_engine_has_run() {
+fn lease_wait_on_sqlite_ends_however_old_the_lease_row() {
     let mut system = System::new(Engine::Sqlite);
     let mut first = system.endless();
     system.age_lease(70);
     let refused = system.run(&["engine", "--lease-wait", "1s"]);
     refused.expect_code(3);
-    assert!(refused.stderr.contains("nothing was run: ") && !refused.stderr.contains("sign of life"), "{refused:?}");
+    assert!(refused.stderr.contains("engine not started: ") && !refused.stderr.contains("heartbeat"), "{refused:?}");
     let _web = system.demo.sandbox.webserver();
     let status = || system.demo.sandbox.run(&["status"]).stdout;
     let told = format!("(process {}) for ", first.pid());

@@ -1,6 +1,6 @@
-//! The inputs of the fuzzer, tried by its own targets: what holds for any input holds for these on every run.
+//! Runs the fuzz targets on their corpora, so that the invariants hold for these inputs in every test run.
 //!
-//! `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus` takes what a run of it has found instead of the few that are kept.
+//! `BOTS_CTL_TEST_CORPUS=target/fuzz/corpus` uses the findings of a fuzzer run instead of the few stored inputs.
 
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
@@ -22,7 +22,7 @@ const TARGETS: [(&str, Check); 7] = [
 ];
 
 #[apply(test)]
-fn what_holds_for_any_input_holds_for_the_corpora() {
+fn corpora_satisfy_fuzz_invariants() {
     for (target, check) in TARGETS {
         let inputs = corpus(target);
         assert!(inputs.len() >= 5, "{target} has too few");
@@ -36,7 +36,7 @@ fn what_holds_for_any_input_holds_for_the_corpora() {
 
 /// Each has a program, a dictionary and a corpus.
 #[apply(test)]
-fn every_target_is_complete() {
+fn every_fuzz_target_has_program_and_dictionary() {
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let read = |name: &str| fs::read_to_string(place.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     let (manifest, script) = (read("Cargo.toml"), read("run.sh"));

@@ -90,7 +90,7 @@ struct Finished {
     duration: Duration,
 }
 
-/// What a whole run came to.
+/// The result of a whole run.
 #[derive(Default)]
 struct Summary {
     passed: usize,
@@ -234,11 +234,14 @@ impl Summary {
         let skipped: usize = self.skipped.values().sum();
         println!("\ntests took {:.0} s", elapsed.as_secs_f64());
         println!("{} passed, {} failed, {skipped} skipped", self.passed, self.failures.len());
-        for (option, needs) in
-            [("--all", self.skipped(|need| need != Need::Image)), ("--image", self.skipped(|need| need == Need::Image))]
-        {
+        let installs = "installs the missing programs and runs these tests";
+        for (needs, remedy) in [
+            (self.skipped(|need| need != Need::Image && !need.is_version()), format!("tests/run.sh --all {installs}")),
+            (self.skipped(|need| need == Need::Image), format!("tests/run.sh --image {installs}")),
+            (self.skipped(Need::is_version), "BOTS_BIN_DIR selects the programs of another version".to_owned()),
+        ] {
             if !needs.is_empty() {
-                println!("skipped: {needs}; tests/run.sh {option} installs what is missing and runs them");
+                println!("skipped: {needs}; {remedy}");
             }
         }
     }
@@ -258,7 +261,7 @@ struct Processors {
 }
 
 impl Processors {
-    /// Long enough for a test that was just started to show what it takes.
+    /// Long enough for a test that was just started to show its load.
     const INTERVAL: Duration = Duration::from_millis(100);
 
     fn new() -> Self {
@@ -294,11 +297,11 @@ fn starts_early(name: &str) -> bool {
         "faults::",
         "lease_network::",
         "summer_time",
-        "install::an_interrupted",
-        "environment::a_first_run_killed",
-        "environment::an_empty_usersys",
+        "install::interrupted",
+        "environment::init_db_completes_killed",
+        "environment::init_db_completes_interrupted",
         "bad_input::secrets",
-        "output::a_service_survives",
+        "output::service_survives",
     ];
     SLOW.iter().any(|part| name.contains(part))
 }

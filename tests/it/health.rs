@@ -48,11 +48,11 @@ fn endpoints_answer_as_documented() {
 }
 
 #[apply(test)]
-fn the_client_reports_what_the_listener_says() {
+fn healthcheck_reports_result_of_listener() {
     let sandbox = Sandbox::prepared();
     let no_listener = sandbox.run(&["healthcheck"]);
     no_listener.expect_code(2);
-    assert!(no_listener.stderr.contains("cannot ask the health listener on 127.0.0.1:"), "{}", no_listener.stderr);
+    assert!(no_listener.stderr.contains("cannot query the health listener on 127.0.0.1:"), "{}", no_listener.stderr);
 
     let web = sandbox.webserver();
     let startup = sandbox.run(&["healthcheck", "--check", "startup", "--json"]);
@@ -74,7 +74,7 @@ fn the_client_reports_what_the_listener_says() {
 }
 
 #[apply(test)]
-fn a_lost_database_makes_unready_until_it_is_back_and_never_dead() {
+fn lost_database_fails_readiness_but_not_liveness() {
     let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
@@ -112,7 +112,7 @@ fn a_locked_database_counts_as_reachable() {
 }
 
 #[apply(test)]
-fn a_hung_web_server_is_unready_and_then_dead() {
+fn hung_web_server_fails_readiness_and_then_liveness() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms").set("BOTS_CTL_STOP_TIMEOUT", "1s");
     let mut web = sandbox.webserver();
@@ -120,7 +120,7 @@ fn a_hung_web_server_is_unready_and_then_dead() {
     nix::sys::signal::kill(python, Signal::SIGSTOP).expect("it can be stopped");
     web.wait_health("/health/ready", 503);
     let live = web.wait_health("/health/live", 503);
-    assert!(live.body.contains("has not answered"), "{}", live.body);
+    assert!(live.body.contains("probes in a row"), "{}", live.body);
     nix::sys::signal::kill(python, Signal::SIGCONT).expect("it can be continued");
     web.wait_health("/health/live", 200);
     web.wait_ready();
@@ -131,7 +131,7 @@ fn a_hung_web_server_is_unready_and_then_dead() {
 }
 
 #[apply(test)]
-fn a_directory_that_cannot_be_used_makes_unready() {
+fn missing_directory_fails_readiness() {
     let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let usersys = sandbox.root().join("usersys");
@@ -141,13 +141,34 @@ fn a_directory_that_cannot_be_used_makes_unready() {
 }
 
 #[apply(test)]
-fn clients_that_misbehave_do_not_disturb() {
+fn checks_that_are_due_together_share_one_thread() {
+    let mut sandbox = Sandbox::prepared();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_RELOAD_INTERVAL", "50ms");
+    let web = sandbox.webserver();
+    let usersys = sandbox.root().join("usersys");
+    let away = usersys.with_extension("away");
+    // Each change of the status is the result of another round.
+    for _ in 0..10 {
+        fs::rename(&usersys, &away).expect("the directory is there");
+        web.wait_health("/health/ready", 503);
+        fs::rename(&away, &usersys).expect("the directory is there");
+        web.wait_health("/health/ready", 200);
+    }
+    let tasks = fs::read_dir(format!("/proc/{}/task", web.pid())).expect("it runs").flatten();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
+    let names: Vec<String> = names.map(|name| name.trim_end().to_owned()).collect();
+    let workers = names.iter().filter(|name| name.starts_with("tokio-rt")).count();
+    assert_eq!(workers, 1, "the threads are {names:?}");
+}
+
+#[apply(test)]
+fn misbehaving_clients_do_not_block_health_listener() {
     let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     // More than the listener serves at once; these stay open and silent.
     let silent: Vec<TcpStream> =
         (0..600).map(|_| TcpStream::connect(("127.0.0.1", sandbox.health_port)).expect("it accepts")).collect();
-    // Who comes last is let in last: by now each of the others is served, or has had to go.
+    // The last client is accepted last: by then all others are served or evicted.
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     let served = sockets(&web);
     assert!((200..300).contains(&served), "{served} of {} are served at once", silent.len());
@@ -160,9 +181,9 @@ fn clients_that_misbehave_do_not_disturb() {
     drop(silent);
 }
 
-/// What the kernel keeps for a client that asks again and again and reads nothing is bounded.
+/// The kernel's buffers are bounded for a client that sends requests and reads no response.
 #[apply(test)]
-fn a_client_that_does_not_read_pins_little_memory() {
+fn unread_responses_use_bounded_memory() {
     let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let one = web.health("/status").expect("it listens").body.len();
@@ -204,7 +225,7 @@ fn standalone_needs_no_listener() {
 
 /// A database that accepts connections and never answers.
 #[apply(test)]
-fn standalone_asks_the_database_only_where_the_question_needs_it() {
+fn standalone_check_connects_to_database_only_if_needed() {
     let database = Database::fresh(Engine::Postgresql.needed());
     let mut sandbox = database.sandbox();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -220,7 +241,7 @@ fn standalone_asks_the_database_only_where_the_question_needs_it() {
 }
 
 #[apply(test)]
-fn ready_without_the_directories_still_needs_the_service() {
+fn database_only_readiness_still_requires_service() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("HEALTH_CHECK_DB_ONLY", "true");
     let web = sandbox.webserver();
@@ -234,7 +255,7 @@ fn ready_without_the_directories_still_needs_the_service() {
 }
 
 #[apply(test)]
-fn a_full_volume_makes_unready_until_there_is_room() {
+fn full_volume_fails_readiness_until_space_is_free() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_MIN_FREE", "8Mi");
     let dir = sandbox.root().join("botssys");
@@ -249,7 +270,7 @@ fn a_full_volume_makes_unready_until_there_is_room() {
     while fill.write_all(&[0; 1 << 20]).is_ok() {}
     let unready = web.wait_health("/health/ready", 503);
     assert!(unready.body.contains("\"space\":false"), "{}", unready.body);
-    assert!(unready.body.contains("has 0 MiB left on its volume, of 8 MiB wanted"), "{}", unready.body);
+    assert!(unready.body.contains("has 0 MiB free on its volume, but needs 8 MiB"), "{}", unready.body);
     assert!(web.health("/metrics").expect("it listens").body.contains("\nbotsctl_volume_free_bytes 0\n"));
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     fs::remove_file(&file).expect("removed");

@@ -9,7 +9,7 @@ use crate::support::browser::Browser;
 use crate::support::podman::{Container, IMAGE, Network, Volume, build, expect, image, make_bases, run};
 use crate::support::sandbox::wait_until;
 
-/// Nothing can be written but what is mounted, and nothing is allowed that an ordinary user is not.
+/// Only mounted volumes are writable, and the container has only the permissions of an ordinary user.
 const STRICT: [&str; 4] =
     ["--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges"];
 
@@ -46,7 +46,7 @@ impl Mounts {
         Container::start(Some(network), &[&options, [image()].as_slice(), command].concat())
     }
 
-    /// Runs a command to its end; its exit code and what it said.
+    /// Runs a command; returns its exit code and output.
     fn run(&self, command: &[&str]) -> (i32, String) {
         let options = self.options();
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -74,7 +74,7 @@ fn written(container: &Container) -> Vec<String> {
 }
 
 #[apply(test)]
-fn every_service_needs_nothing_but_a_writable_home() {
+fn services_need_only_a_writable_home() {
     let (mounts, network) = (Mounts::new(), Network::new());
     let (code, said) = mounts.run(&["init-db"]);
     assert_eq!(code, 0, "{said}");
@@ -90,7 +90,7 @@ fn every_service_needs_nothing_but_a_writable_home() {
 }
 
 #[apply(test)]
-fn exit_codes_pass_through() {
+fn container_returns_exit_codes_of_commands() {
     let mounts = Mounts::new();
     for (command, code) in [
         (["init-db"].as_slice(), 0),
@@ -106,9 +106,9 @@ fn exit_codes_pass_through() {
     }
 }
 
-/// Shells are covered with an empty file: whoever called one would fail.
+/// Shells are replaced with an empty file: a caller would fail.
 #[apply(test)]
-fn no_shell_is_needed() {
+fn web_ui_runs_without_shell() {
     let (network, home) = (Network::new(), Volume::new());
     let volume = format!("{}:/home/bots", home.name);
     let covered = ["-v", "/dev/null:/usr/bin/dash:ro", "-v", "/dev/null:/usr/bin/bash:ro", "-v", &volume];
@@ -119,7 +119,7 @@ fn no_shell_is_needed() {
 }
 
 #[apply(test)]
-fn a_user_that_the_image_does_not_know_is_enough() {
+fn web_ui_runs_as_arbitrary_user() {
     let (network, home) = (Network::new(), Volume::new());
     let volume = format!("{}:/home/bots:U", home.name);
     let options = ["--user", "20001:20001", "-v", &volume, image(), "webserver"];
@@ -129,7 +129,7 @@ fn a_user_that_the_image_does_not_know_is_enough() {
 }
 
 #[apply(test)]
-fn one_command_is_a_working_system() {
+fn up_provides_working_system_in_one_command() {
     let (network, home) = (Network::new(), Volume::new());
     let volume = format!("{}:/home/bots", home.name);
     let container = Container::start(Some(&network), &["-v", &volume, image(), "up"]);
@@ -149,7 +149,7 @@ fn one_command_is_a_working_system() {
 }
 
 #[apply(test)]
-fn the_image_holds_what_it_needs_and_no_more() {
+fn image_has_expected_metadata_size_and_content() {
     image();
     let of = |template: &str| expect(&["image", "inspect", "--format", template, IMAGE]);
     assert_eq!(of("{{json .Config.Entrypoint}}"), r#"["/usr/local/bin/bots-ctl"]"#);
@@ -176,9 +176,9 @@ fn the_image_holds_what_it_needs_and_no_more() {
     assert_eq!(inside(drivers), "(2, 2)");
 }
 
-/// What the image of the shell entrypoint held, as Bots imports it.
+/// The packages of the shell entrypoint's image, by the names that Bots imports.
 #[apply(test)]
-fn extras_are_what_channels_and_grammars_import() {
+fn extras_provide_modules_of_channels_and_grammars() {
     make_bases();
     let tag = "localhost/bots-ctl:extras";
     build(tag, &["--build-arg", "EXTRAS=sftp excel pdf html"]);
@@ -188,7 +188,7 @@ fn extras_are_what_channels_and_grammars_import() {
     assert_eq!(expect(&python), "paramiko xlrd pdfminer genshi.template");
 }
 
-/// A source tree for Bots 4.x, the driver of its own and grammars come in through build contexts and arguments.
+/// A source tree for Bots 4.x, its driver and grammars come in through build contexts and arguments.
 #[apply(test)]
 fn build_contexts_and_arguments_reach_the_image() {
     make_bases();

@@ -24,7 +24,7 @@ fn wait_line(running: &Running, line: &str) {
 }
 
 #[apply(test)]
-fn codes_that_are_fine_become_0() {
+fn success_exit_codes_become_0() {
     let sandbox = without_bots();
     let table: [(&[&str], &str, i32); 9] = [
         (&["-e", "143"], "kill $$", 0),
@@ -44,18 +44,18 @@ fn codes_that_are_fine_become_0() {
 }
 
 #[apply(test)]
-fn options_that_are_wrong_are_named() {
+fn invalid_option_errors_name_the_option() {
     let sandbox = without_bots();
     let table: [(&[&str], &str); 12] = [
         (&["-e", "256"], "256"),
         (&["-e", "-1"], "-1"),
         (&["-e", "x"], "'x'"),
-        (&["-r", "TERM"], "\"TERM\" is no FROM:TO pair"),
-        (&["-r", "TERM:NONE"], "\"NONE\" is no signal"),
-        (&["-r", "NONE:0"], "\"NONE\" is no signal"),
-        (&["-r", "15:65"], "\"65\" is no signal"),
-        (&["-r", "KILL:TERM"], "SIGKILL is never passed on"),
-        (&["-p", "NONE"], "\"NONE\" is no signal"),
+        (&["-r", "TERM"], "\"TERM\" is not a FROM:TO pair"),
+        (&["-r", "TERM:NONE"], "\"NONE\" is not a signal"),
+        (&["-r", "NONE:0"], "\"NONE\" is not a signal"),
+        (&["-r", "15:65"], "\"65\" is not a signal"),
+        (&["-r", "KILL:TERM"], "SIGKILL is never forwarded"),
+        (&["-p", "NONE"], "\"NONE\" is not a signal"),
         (&["-p", "CHLD"], "SIGCHLD"),
         (&["-g", "-c"], "--single-child"),
         (&["-x"], "'-x'"),
@@ -70,7 +70,7 @@ fn options_that_are_wrong_are_named() {
 }
 
 #[apply(test)]
-fn options_after_the_program_are_the_programs() {
+fn options_after_program_belong_to_program() {
     let sandbox = without_bots();
     for before in [&["exec", "-gsw", "-v"][..], &["exec", "-g", "-s", "--"]] {
         let ended = sandbox.run(&[before, &["printf", "%s|", "-c", "-r", "1:2", "--", "-e", "300"]].concat());
@@ -102,7 +102,7 @@ fn signals_are_rewritten_and_dropped() {
 }
 
 #[apply(test)]
-fn a_single_child_gets_signals_alone() {
+fn single_child_option_limits_signals_to_child() {
     let sandbox = without_bots();
     for (option, both) in [("-c", false), ("--group", true)] {
         let script = format!("(trap 'echo below' USR1; echo below set; while :; do sleep 0.05; done) & {TELL}");
@@ -126,7 +126,7 @@ fn without_terminal(command: &Command) -> Command {
 }
 
 #[apply(test)]
-fn without_a_terminal_the_program_is_suspended_with_bots_ctl() {
+fn program_without_terminal_is_suspended_with_bots_ctl() {
     let sandbox = without_bots();
     for (option, program) in [("-g", "exec sleep 1000"), ("-c", "kill -CONT $$; exec sleep 1000")] {
         let command = without_terminal(&sandbox.command(&["exec", option, "--", "sh", "-c", program]));
@@ -152,7 +152,7 @@ fn without_a_terminal_the_program_is_suspended_with_bots_ctl() {
 }
 
 #[apply(test)]
-fn the_program_alone_has_the_working_directory() {
+fn only_program_keeps_working_directory() {
     let sandbox = without_bots();
     let home = sandbox.home.path().display().to_string();
     let script = "readlink /proc/$PPID/cwd; pwd -P; echo 'exit 5' >program; chmod +x program; exec ./program";
@@ -170,7 +170,7 @@ fn the_program_alone_has_the_working_directory() {
 }
 
 #[apply(test)]
-fn orphans_are_told_of_on_request() {
+fn reaped_orphans_are_logged_only_on_request() {
     let sandbox = without_bots();
     let orphan = "sh -c 'while ! [ -e go ]; do sleep 0.02; done; exit 3' & echo $! >pid";
     let script = format!("rm -f go; ({orphan}); touch go; while [ -e /proc/$(cat pid) ]; do sleep 0.02; done");
@@ -185,7 +185,7 @@ fn orphans_are_told_of_on_request() {
 }
 
 #[apply(test)]
-fn the_death_of_the_parent_is_passed_on() {
+fn parent_death_signal_reaches_program() {
     let sandbox = without_bots();
     for (number, (signal, name)) in [("TERM", "got TERM"), ("KILL", "")].into_iter().enumerate() {
         let marker = format!("{TELL} # {}-{number}", sandbox.health_port);
@@ -217,19 +217,19 @@ fn state(pid: Pid) -> Option<char> {
 const CHILDREN: usize = 2500;
 const ORPHANS: usize = 3;
 
-/// Set for the run of this test that is the parent itself: a reaper needs a process of its own.
+/// Set for the run of this test that is the parent itself: a reaper needs a separate process.
 const INSIDE: &str = "BOTS_CTL_TEST_STORM";
 
-/// The runner of the tests has a thread of its own, which would take signals if it did not inherit them blocked.
+/// The test runner has a separate thread, which would receive signals if it did not inherit them blocked.
 const ALL_BLOCKED: &str = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); \
                            os.execv(sys.argv[1], sys.argv[1:])";
 
 #[apply(test)]
-fn in_a_storm_of_deaths_every_exit_status_is_that_of_its_child() {
+fn exit_statuses_are_correct_under_mass_child_exits() {
     if std::env::var_os(INSIDE).is_some() {
         return storm();
     }
-    let name = "init::in_a_storm_of_deaths_every_exit_status_is_that_of_its_child";
+    let name = "init::exit_statuses_are_correct_under_mass_child_exits";
     let tests = std::env::current_exe().expect("there is one");
     let mut inside = Command::new(python());
     let output = inside.args(["-c", ALL_BLOCKED]).arg(tests).args([name, "--exact"]).env(INSIDE, "1").output();

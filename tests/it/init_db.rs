@@ -1,4 +1,4 @@
-//! `init-db` on each database: what it makes, what it says, and that Bots can work with it.
+//! `init-db` on each database: the created schema, the messages, and that Bots works with it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,20 +17,20 @@ use crate::support::servers::{Database, Engine, on_each_database};
 use crate::support::users::in_mounts;
 
 on_each_database!(
-    an_empty_database_is_completed_and_the_engine_runs,
-    the_web_ui_logs_in,
+    init_db_completes_empty_database_and_engine_runs,
+    web_ui_accepts_configured_superuser,
     a_second_run_changes_nothing_and_starts_no_python,
-    a_check_names_what_is_missing_and_changes_nothing,
-    a_check_of_a_complete_database_is_content,
-    json_is_one_object,
-    the_superuser_is_made_and_updated,
-    a_superuser_without_a_password_of_its_own_is_refused,
+    check_names_missing_tables_and_changes_nothing,
+    check_of_complete_database_succeeds,
+    json_output_is_one_object,
+    superuser_is_created_and_updated,
+    superuser_with_weak_password_is_rejected,
 );
 
 /// Writes down each start of Python.
 const COUNTING_PYTHON: &str = "#!/bin/sh\necho started >>\"$HOME/starts\"\nexec REAL \"$@\"\n";
 
-fn an_empty_database_is_completed_and_the_engine_runs(engine: Engine) {
+fn init_db_completes_empty_database_and_engine_runs(engine: Engine) {
     let database = Database::fresh(engine);
     let sandbox = database.sandbox();
     let made = sandbox.run(&["init-db"]);
@@ -42,7 +42,7 @@ fn an_empty_database_is_completed_and_the_engine_runs(engine: Engine) {
     assert_eq!(database.value("SELECT count(*) FROM report"), "1", "the engine has written its report");
 }
 
-fn the_web_ui_logs_in(engine: Engine) {
+fn web_ui_accepts_configured_superuser(engine: Engine) {
     let database = complete(engine);
     let mut sandbox = database.sandbox();
     sandbox.set("SUPERUSER_USERNAME", "second").set("SUPERUSER_PASSWORD", "a password with 8 words & more");
@@ -79,7 +79,7 @@ fn rows(database: &Database) -> BTreeMap<String, String> {
     names.map(|name| (name.clone(), database.value(&format!("SELECT count(*) FROM {name}")))).collect()
 }
 
-fn a_check_names_what_is_missing_and_changes_nothing(engine: Engine) {
+fn check_names_missing_tables_and_changes_nothing(engine: Engine) {
     let database = Database::fresh(engine);
     if engine == Engine::Sqlite {
         database.sql("CREATE TABLE mine (number integer); INSERT INTO mine VALUES (1)");
@@ -101,7 +101,7 @@ fn a_check_names_what_is_missing_and_changes_nothing(engine: Engine) {
     assert_eq!(content(&database), files);
 }
 
-fn a_check_of_a_complete_database_is_content(engine: Engine) {
+fn check_of_complete_database_succeeds(engine: Engine) {
     let database = complete(engine);
     let (sandbox, before) = (database.sandbox(), content(&database));
     let checked = sandbox.run(&["init-db", "--check", "--json"]);
@@ -125,7 +125,7 @@ fn content(database: &Database) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-fn json_is_one_object(engine: Engine) {
+fn json_output_is_one_object(engine: Engine) {
     let database = Database::fresh(engine);
     let sandbox = database.sandbox();
     let made = sandbox.run(&["init-db", "--json"]);
@@ -147,7 +147,7 @@ fn json_is_one_object(engine: Engine) {
     }
 }
 
-fn the_superuser_is_made_and_updated(engine: Engine) {
+fn superuser_is_created_and_updated(engine: Engine) {
     let database = complete(engine);
     let mut sandbox = database.sandbox();
     let question = "SELECT email, password FROM auth_user WHERE username = 'edi.boss'";
@@ -170,7 +170,7 @@ fn the_superuser_is_made_and_updated(engine: Engine) {
     assert_eq!(database.value("SELECT count(*) FROM auth_user WHERE is_superuser"), "2", "the first admin stays");
 }
 
-fn a_superuser_without_a_password_of_its_own_is_refused(engine: Engine) {
+fn superuser_with_weak_password_is_rejected(engine: Engine) {
     let database = complete(engine);
     let mut sandbox = database.sandbox();
     for password in ["", "botsbots", "admin", "changeme", "password"] {
@@ -183,7 +183,7 @@ fn a_superuser_without_a_password_of_its_own_is_refused(engine: Engine) {
 }
 
 #[apply(test)]
-fn a_web_ui_whose_database_fails_does_not_start() {
+fn web_ui_does_not_start_if_database_cannot_be_opened() {
     let mut sandbox = Sandbox::new();
     sandbox.set("DB_NAME", "/nowhere/at/all/botsdb");
     let failed = sandbox.run(&["webserver"]);
@@ -194,7 +194,7 @@ fn a_web_ui_whose_database_fails_does_not_start() {
 }
 
 #[apply(test)]
-fn a_web_ui_that_is_told_so_leaves_the_database_alone() {
+fn web_ui_with_db_init_skip_leaves_database_unchanged() {
     let database = complete(Engine::Sqlite);
     database.sql("DROP TABLE persist");
     let mut sandbox = database.sandbox();
@@ -203,7 +203,7 @@ fn a_web_ui_that_is_told_so_leaves_the_database_alone() {
     web.wait_health("/health/live", 200);
     let asked =
         || crate::support::sandbox::http(sandbox.web_port, "GET", "/login/").filter(|answer| answer.status == 200);
-    crate::support::sandbox::wait_until("the web UI answers", asked, || web.report());
+    crate::support::sandbox::wait_until("the web UI is ready", asked, || web.report());
     assert!(!tables(&database).contains(&"persist".to_owned()), "{}", web.report());
     drop(web);
     sandbox.set("DB_INIT_SKIP", "false");
@@ -212,7 +212,7 @@ fn a_web_ui_that_is_told_so_leaves_the_database_alone() {
 }
 
 #[apply(test)]
-fn what_makes_no_sense_is_refused_with_its_name() {
+fn invalid_options_and_variables_are_rejected_by_name() {
     for args in [&["init-db", "--wait", "soon"][..], &["init-db", "--wait=-1"], &["init-db", "--nonsense"]] {
         assert_eq!(Sandbox::new().run(args).code(), 64, "{args:?}");
     }
@@ -232,9 +232,9 @@ fn what_makes_no_sense_is_refused_with_its_name() {
     }
 }
 
-/// In a file system of its own that is too small for the beginning, the middle or the end, and then is not.
+/// In a separate file system that is too small at the beginning, in the middle or at the end, and is then enlarged.
 #[apply(test)]
-fn a_full_disk_is_told_and_mended_when_there_is_room() {
+fn init_db_reports_full_disk_and_completes_after_resize() {
     const FULL_THEN_ROOM: &str = r#"mount -t tmpfs -o size="$SIZE" none "$VOLUME" || exit 99
 "$0" "$@"; first=$?
 echo "-- more room" >&2
@@ -263,7 +263,7 @@ exit "$first""#;
 
 /// As the engine locks it for each of its transactions.
 #[apply(test)]
-fn a_check_waits_for_a_file_that_is_locked() {
+fn check_waits_for_locked_sqlite_file() {
     const LOCKED: &str = "import sqlite3, sys\n\
          connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
          connection.execute('BEGIN EXCLUSIVE')\n\
@@ -285,7 +285,7 @@ fn a_check_waits_for_a_file_that_is_locked() {
 }
 
 #[apply(test)]
-fn a_file_that_may_only_be_read_is_enough_when_it_is_complete() {
+fn read_only_sqlite_file_suffices_if_complete() {
     const READ_ONLY: &str = r#"mount --bind "$VOLUME" "$VOLUME" && mount -o remount,bind,ro "$VOLUME" || exit 99
 exec "$0" "$@""#;
     let database = complete(Engine::Sqlite);

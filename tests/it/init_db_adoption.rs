@@ -18,17 +18,17 @@ use crate::support::schema::{expect_rows, leave_rows};
 use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
-    what_bots_itself_has_made_is_complete,
-    what_the_other_version_has_made_is_adopted,
-    what_the_other_version_has_made_without_a_note_is_adopted,
-    tables_without_defaults_are_mended_while_they_are_empty,
-    migrations_that_are_noted_twice_do_no_harm,
-    tables_of_somebody_else_stay_when_a_first_start_is_begun_again,
-    rows_that_came_between_two_starts_stay,
-    the_well_known_account_is_a_finding,
+    database_made_by_bots_is_complete,
+    database_of_other_bots_version_is_adopted,
+    database_without_migrations_table_is_adopted,
+    empty_tables_without_defaults_are_repaired,
+    duplicate_migration_rows_are_harmless,
+    foreign_tables_survive_repeated_first_start,
+    rows_added_between_two_starts_are_kept,
+    default_account_is_a_finding_until_password_changes,
 );
 
-fn what_bots_itself_has_made_is_complete(engine: Engine) {
+fn database_made_by_bots_is_complete(engine: Engine) {
     let database = Database::fresh(engine);
     make_by_bots(&database);
     leave_rows(&database);
@@ -41,10 +41,10 @@ fn what_bots_itself_has_made_is_complete(engine: Engine) {
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
-fn what_the_other_version_has_made_is_adopted(engine: Engine) {
+fn database_of_other_bots_version_is_adopted(engine: Engine) {
     let database = Database::fresh(engine);
     match std::env::var("BOTS_OTHER_BIN_DIR") {
-        // The other version itself, where it is at hand.
+        // The other version of Bots, if it is available.
         Ok(other) => {
             let mut sandbox = database.sandbox();
             sandbox.set("BOTS_BIN_DIR", other);
@@ -57,7 +57,7 @@ fn what_the_other_version_has_made_is_adopted(engine: Engine) {
 }
 
 /// As in the database that 3.3.1 brings along.
-fn what_the_other_version_has_made_without_a_note_is_adopted(engine: Engine) {
+fn database_without_migrations_table_is_adopted(engine: Engine) {
     let database = Database::fresh(engine);
     make_other(&database);
     database.sql("DROP TABLE django_migrations");
@@ -71,8 +71,8 @@ fn adopt(database: &Database) {
     expect_adopted(database, &old);
 }
 
-/// What Django's `--run-syncdb` makes of 3.3.1's models, and an old script that was ended before it went on.
-fn tables_without_defaults_are_mended_while_they_are_empty(engine: Engine) {
+/// The schema of Django's `--run-syncdb` for 3.3.1's models, and that of an interrupted old script.
+fn empty_tables_without_defaults_are_repaired(engine: Engine) {
     let database = complete(engine);
     database.sql("DROP TABLE ta");
     let own = own_sql(engine, "ta");
@@ -97,7 +97,7 @@ fn without_default(line: &str) -> String {
 }
 
 /// The old script, run by several replicas at once, left such rows.
-fn migrations_that_are_noted_twice_do_no_harm(engine: Engine) {
+fn duplicate_migration_rows_are_harmless(engine: Engine) {
     let database = complete(engine);
     database.sql("INSERT INTO django_migrations (app, name, applied) SELECT app, name, applied FROM django_migrations");
     let sandbox = database.sandbox();
@@ -106,7 +106,7 @@ fn migrations_that_are_noted_twice_do_no_harm(engine: Engine) {
     assert_eq!(difference(&facts(&database), reference(engine)), "");
 }
 
-fn tables_of_somebody_else_stay_when_a_first_start_is_begun_again(engine: Engine) {
+fn foreign_tables_survive_repeated_first_start(engine: Engine) {
     let database = Database::fresh(engine);
     database.sql("CREATE TABLE mine (number integer)");
     let before = facts(&database);
@@ -120,13 +120,13 @@ fn tables_of_somebody_else_stay_when_a_first_start_is_begun_again(engine: Engine
     expect_right(&database);
 }
 
-fn rows_that_came_between_two_starts_stay(engine: Engine) {
+fn rows_added_between_two_starts_are_kept(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     let interruption = Interruption::kill_after(&mut sandbox, 25);
     assert_eq!(sandbox.run(&["init-db"]).code(), 137);
     interruption.remove(&mut sandbox);
-    // The engine's tables are made at the beginning or at the end; where they are not there yet, somebody makes one.
+    // The engine's tables are created at the beginning or at the end; if they are missing, another process creates one.
     database.sql("CREATE TABLE IF NOT EXISTS persist (domein varchar(35), botskey varchar(35), content text)");
     database.sql("INSERT INTO persist (domein, botskey, content) VALUES ('kept', 'kept', 'a row of the user')");
     let next = sandbox.run(&["init-db"]);
@@ -155,7 +155,7 @@ fn differences_of_bundled() -> [&'static str; 2] {
 }
 
 #[apply(test)]
-fn the_bundled_database_has_the_same_columns() {
+fn bundled_database_has_expected_columns() {
     // Django's own tables in the one of 3.3.1 are those of a much older Django.
     let of_bots = |fact: &String| {
         let mut words = fact.split('\t');
@@ -166,7 +166,7 @@ fn the_bundled_database_has_the_same_columns() {
     assert_eq!(found.lines().collect::<Vec<_>>(), differences_of_bundled());
 }
 
-fn the_well_known_account_is_a_finding(engine: Engine) {
+fn default_account_is_a_finding_until_password_changes(engine: Engine) {
     let hash = bundled().value("SELECT password FROM auth_user WHERE username = 'bots'");
     let database = complete(engine);
     database.sql(&superuser("bots", &hash));
@@ -193,9 +193,9 @@ fn the_well_known_account_is_a_finding(engine: Engine) {
     assert!(can_log_in(&sandbox, "bots", "not well known at all"));
 }
 
-/// In a network namespace of its own: a machine with nothing but loopback.
+/// In a separate network namespace: a machine with only loopback.
 #[apply(test)]
-fn the_well_known_account_is_tolerated_where_nobody_else_can_reach_it() {
+fn default_account_is_tolerated_only_without_network() {
     let hash = bundled().value("SELECT password FROM auth_user WHERE username = 'bots'");
     let database = complete(Engine::Sqlite);
     database.sql(&superuser("bots", &hash));
@@ -204,11 +204,11 @@ fn the_well_known_account_is_tolerated_where_nobody_else_can_reach_it() {
     assert!(refused.expect_code(1).stderr.contains("BOTS_CTL_ALLOW_DEFAULT_PASSWORD"), "{refused:?}");
     let alone = |args: &[&str]| finish(without_network(&sandbox.command(args)));
     let tolerated = alone(&["init-db"]);
-    assert!(tolerated.expect_code(0).stderr.contains("nobody else can reach this machine"), "{tolerated:?}");
+    assert!(tolerated.expect_code(0).stderr.contains("no other machine can reach this one"), "{tolerated:?}");
     assert!(alone(&["init-db", "--check"]).expect_code(1).stdout.contains("finding: "));
 }
 
-/// Also that of the other version, where it is at hand.
+/// Also that of the other version, if it is available.
 #[apply(test)]
 fn the_bundled_database_is_adopted() {
     expect_bundled_adopted(&bundled());

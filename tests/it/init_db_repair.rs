@@ -11,16 +11,16 @@ use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database!(
     each_missing_table_is_named,
-    tables_of_the_engine_are_made_again,
-    numbers_of_a_remade_table_go_on_after_those_of_the_reports,
-    a_missing_table_of_django_is_made_again_or_left_with_its_name,
-    each_missing_index_is_named_and_all_are_made_again,
+    missing_engine_tables_are_recreated,
+    recreated_table_continues_after_report_numbers,
+    missing_django_table_is_recreated_or_named,
+    each_missing_index_is_named_and_recreated,
     each_missing_column_is_named,
-    columns_of_the_engine_are_added_again,
-    a_missing_column_of_django_is_added_again_or_left_with_its_name,
-    each_forgotten_migration_is_named_and_noted_again,
-    a_column_of_another_type_is_left_with_its_name,
-    a_column_that_this_bots_does_not_know_gets_a_default,
+    missing_engine_columns_are_restored,
+    missing_django_column_is_restored_or_named,
+    each_missing_migration_row_is_named_and_restored,
+    column_of_wrong_type_is_named_and_unchanged,
+    unknown_not_null_column_gets_default,
 );
 
 /// Checks that `--check` fails and names this.
@@ -64,7 +64,7 @@ fn each_missing_table_is_named(engine: Engine) {
     sandbox.run(&["init-db", "--check"]).expect_code(0);
 }
 
-fn tables_of_the_engine_are_made_again(engine: Engine) {
+fn missing_engine_tables_are_recreated(engine: Engine) {
     let database = complete(engine);
     let sandbox = database.sandbox();
     leave_rows(&database);
@@ -80,7 +80,7 @@ fn tables_of_the_engine_are_made_again(engine: Engine) {
     expect_bots_works(&sandbox, ADMIN_PASSWORD);
 }
 
-fn numbers_of_a_remade_table_go_on_after_those_of_the_reports(engine: Engine) {
+fn recreated_table_continues_after_report_numbers(engine: Engine) {
     let database = complete(engine);
     let sandbox = database.sandbox();
     sandbox.run(&["init-db"]).expect_code(0);
@@ -92,7 +92,7 @@ fn numbers_of_a_remade_table_go_on_after_those_of_the_reports(engine: Engine) {
     assert_eq!(database.value("SELECT count(*) FROM report"), "2");
 }
 
-/// The repair of what Django manages may be more than bots-ctl dares; then it says what, and touches nothing.
+/// If the repair of a managed table is not safe, bots-ctl lists the defect and changes nothing.
 fn expect_right_or_refused(database: &Database, sandbox: &Sandbox, name: &str) {
     let before = facts(database);
     let repaired = sandbox.run(&["init-db"]);
@@ -109,7 +109,7 @@ fn expect_right_or_refused(database: &Database, sandbox: &Sandbox, name: &str) {
     }
 }
 
-fn a_missing_table_of_django_is_made_again_or_left_with_its_name(engine: Engine) {
+fn missing_django_table_is_recreated_or_named(engine: Engine) {
     let database = complete(engine);
     let original = complete(engine);
     let sandbox = database.sandbox();
@@ -148,7 +148,7 @@ fn indexes(database: &Database) -> Vec<(String, String)> {
 }
 
 /// Missing ones pile up, so that one repair has to make all of them.
-fn each_missing_index_is_named_and_all_are_made_again(engine: Engine) {
+fn each_missing_index_is_named_and_recreated(engine: Engine) {
     let database = complete(engine);
     let sandbox = database.sandbox();
     leave_rows(&database);
@@ -202,7 +202,7 @@ fn drop_column(database: &Database, table: &str, column: &str) {
     database.sql(&format!("ALTER TABLE {table} DROP COLUMN {column}"));
 }
 
-fn columns_of_the_engine_are_added_again(engine: Engine) {
+fn missing_engine_columns_are_restored(engine: Engine) {
     let database = complete(engine);
     let sandbox = database.sandbox();
     leave_rows(&database);
@@ -222,7 +222,7 @@ fn columns_of_the_engine_are_added_again(engine: Engine) {
     expect_bots_works(&sandbox, ADMIN_PASSWORD);
 }
 
-fn a_missing_column_of_django_is_added_again_or_left_with_its_name(engine: Engine) {
+fn missing_django_column_is_restored_or_named(engine: Engine) {
     let database = complete(engine);
     let original = complete(engine);
     let sandbox = database.sandbox();
@@ -243,7 +243,7 @@ fn a_missing_column_of_django_is_added_again_or_left_with_its_name(engine: Engin
     }
 }
 
-fn each_forgotten_migration_is_named_and_noted_again(engine: Engine) {
+fn each_missing_migration_row_is_named_and_restored(engine: Engine) {
     let database = complete(engine);
     let original = complete(engine);
     let sandbox = database.sandbox();
@@ -259,7 +259,7 @@ fn each_forgotten_migration_is_named_and_noted_again(engine: Engine) {
             "INSERT INTO django_migrations (app, name, applied) VALUES ('{app}', '{name}', CURRENT_TIMESTAMP)"
         ));
     }
-    // Those that changed something; what they made is there.
+    // The statements that changed the database; their objects exist.
     let own: Vec<_> = all.iter().filter(|(app, _)| is_bots_3() || app == "bots").cloned().collect();
     for (app, name) in sample(&own, 3) {
         database.become_copy_of(&original);
@@ -284,7 +284,7 @@ fn each_forgotten_migration_is_named_and_noted_again(engine: Engine) {
     expect_bots_works(&sandbox, ADMIN_PASSWORD);
 }
 
-fn a_column_of_another_type_is_left_with_its_name(engine: Engine) {
+fn column_of_wrong_type_is_named_and_unchanged(engine: Engine) {
     let database = complete(engine);
     let sandbox = database.sandbox();
     match engine {
@@ -304,7 +304,7 @@ fn a_column_of_another_type_is_left_with_its_name(engine: Engine) {
 }
 
 /// As a newer Bots makes one: no INSERT of this Bots gives it a value.
-fn a_column_that_this_bots_does_not_know_gets_a_default(engine: Engine) {
+fn unknown_not_null_column_gets_default(engine: Engine) {
     let database = complete(engine);
     leave_rows(&database);
     database.sql("CREATE TABLE of_old AS SELECT * FROM ccodetrigger; DELETE FROM ccodetrigger");

@@ -1,4 +1,4 @@
-//! `init-db` and database servers: how they are reached, waited for, and what is said when that fails.
+//! `init-db` and database servers: connections, waits, and error messages.
 
 use std::fs;
 use std::sync::Arc;
@@ -15,34 +15,34 @@ use crate::support::schema::{expect_rows, leave_rows};
 use crate::support::servers::{Database, Engine, PASSWORD, Server, USER, on_each_server};
 
 on_each_server!(
-    a_wrong_password_fails_at_once_without_telling_it,
-    a_password_from_a_file_is_taken,
-    a_refusal_that_no_wait_ends_is_reported_at_once_with_a_remedy,
-    a_limit_on_connections_is_waited_for_and_named,
+    wrong_password_fails_at_once_without_being_shown,
+    password_is_read_from_file,
+    permanent_login_failure_is_reported_at_once_with_remedy,
+    init_db_retries_at_connection_limit_and_names_it,
     one_connection_is_enough_to_inspect_a_database,
-    a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused,
-    an_unknown_database_fails_at_once_with_its_name,
-    a_user_who_may_not_create_tables_is_told_so,
-    a_user_who_may_only_read_is_enough_for_a_complete_database,
-    a_server_that_starts_later_is_waited_for,
-    a_server_that_is_away_is_named,
-    who_sits_at_a_terminal_does_not_wait,
-    a_server_that_goes_away_in_the_middle_is_no_harm,
-    a_socket_is_as_good_as_a_port,
-    a_server_that_wants_tls_gets_it,
-    a_certificate_of_another_authority_is_refused,
-    a_certificate_for_another_host_is_refused,
-    engine_names_of_django_are_understood,
-    a_settings_py_of_ones_own_decides,
-    an_url_that_agrees_is_taken,
-    an_url_that_names_another_database_is_refused,
-    the_web_ui_does_not_start_without_its_server,
+    user_with_protocol_characters_logs_in_or_is_rejected,
+    unknown_database_fails_at_once_and_is_named,
+    missing_create_privilege_is_reported,
+    read_only_user_suffices_for_complete_database,
+    init_db_waits_for_server_that_starts_later,
+    unreachable_server_is_named,
+    init_db_does_not_wait_on_a_terminal,
+    init_db_completes_after_server_restart,
+    connection_by_unix_socket_works,
+    server_that_requires_tls_gets_tls,
+    certificate_of_other_authority_is_rejected,
+    certificate_for_other_host_is_rejected,
+    django_engine_names_are_accepted,
+    user_settings_py_overrides_variables,
+    matching_database_url_is_accepted,
+    url_of_another_database_is_rejected,
+    web_ui_does_not_start_with_wrong_database_password,
 );
 
 /// Seconds in which something could be tried again that must not be.
 const PATIENCE: &str = "3";
 
-/// Checks that this failed, tells these words, and not the password.
+/// Checks that the command failed, that its message has these words, and not the password.
 fn expect_failure(finished: &Finished, words: &[&str]) {
     finished.expect_code(1);
     for word in words {
@@ -56,10 +56,10 @@ fn expect_failure(finished: &Finished, words: &[&str]) {
 /// As [`expect_failure`], for what no second try would mend.
 fn expect_failure_at_once(finished: &Finished, words: &[&str]) {
     expect_failure(finished, words);
-    assert!(!finished.stderr.contains("trying again"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("retrying for up to"), "{}", finished.stderr);
 }
 
-fn a_wrong_password_fails_at_once_without_telling_it(engine: Engine) {
+fn wrong_password_fails_at_once_without_being_shown(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     sandbox.set("DB_PASSWORD", "wrong-secret").set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
@@ -73,7 +73,7 @@ fn a_wrong_password_fails_at_once_without_telling_it(engine: Engine) {
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
-fn a_password_from_a_file_is_taken(engine: Engine) {
+fn password_is_read_from_file(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     let file = sandbox.home.path().join("secret");
@@ -84,7 +84,7 @@ fn a_password_from_a_file_is_taken(engine: Engine) {
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
-fn a_refusal_that_no_wait_ends_is_reported_at_once_with_a_remedy(engine: Engine) {
+fn permanent_login_failure_is_reported_at_once_with_remedy(engine: Engine) {
     let database = Database::fresh(engine);
     let server = database.server();
     let (accounts, refusals): (&[&str], &[(&str, &str)]) = match engine {
@@ -99,7 +99,7 @@ fn a_refusal_that_no_wait_ends_is_reported_at_once_with_a_remedy(engine: Engine)
             &[
                 (
                     "old",
-                    "by mysql_old_password, which bots-ctl does not support; let it log in by mysql_native_password",
+                    "by mysql_old_password, which bots-ctl does not support; switch the account to mysql_native_password",
                 ),
                 ("locked", "ACCOUNT UNLOCK"),
                 ("expired", "IDENTIFIED BY"),
@@ -123,7 +123,7 @@ fn a_refusal_that_no_wait_ends_is_reported_at_once_with_a_remedy(engine: Engine)
     }
 }
 
-fn a_limit_on_connections_is_waited_for_and_named(engine: Engine) {
+fn init_db_retries_at_connection_limit_and_names_it(engine: Engine) {
     let database = Database::fresh(engine);
     database.server().sql(
         None,
@@ -139,10 +139,13 @@ fn a_limit_on_connections_is_waited_for_and_named(engine: Engine) {
     if let Some(held) = &held {
         held.wait_stderr("connected");
     }
-    expect_failure(&sandbox.run(&["init-db", "--check", "--wait", "1"]), &["raise that limit", "trying again for 1 s"]);
+    expect_failure(
+        &sandbox.run(&["init-db", "--check", "--wait", "1"]),
+        &["raise the limit", "retrying for up to 1 s"],
+    );
 }
 
-/// Connects to MariaDB as the variables say, and keeps the connection.
+/// Connects to MariaDB with the settings of the variables, and keeps the connection.
 const HOLD_CONNECTION: &str = "import os, sys, MySQLdb, time\n\
     names = {'host': 'HOST', 'user': 'USER', 'passwd': 'PASSWORD'}\n\
     made = MySQLdb.connect(port=int(os.environ['DB_PORT']), **{k: os.environ['DB_' + v] for k, v in names.items()})\n\
@@ -164,17 +167,17 @@ fn one_connection_is_enough_to_inspect_a_database(engine: Engine) {
     for command in ["init-db", "init-db --check", "files", "healthcheck --standalone --check startup"] {
         let arguments: Vec<&str> = command.split(' ').collect();
         // The server may not have noticed the end of the connection before.
-        let run = || Some(sandbox.run(&arguments)).filter(|done| !done.stderr.contains("raise that limit"));
+        let run = || Some(sandbox.run(&arguments)).filter(|done| !done.stderr.contains("raise the limit"));
         wait_until(command, run, String::new).expect_code(0);
     }
     // A run of Bots needs another one.
     let refused = sandbox.set("BOTS_CTL_DB_CONNECT_TIMEOUT", "1").run(&["engine"]);
-    assert_eq!(refused.expect_code(69).stderr.matches("raise that limit").count(), 2, "{refused:?}");
+    assert_eq!(refused.expect_code(69).stderr.matches("raise the limit").count(), 2, "{refused:?}");
 }
 
 /// Bots 3.3.1's engine does not pass options on.
 #[apply(test)]
-fn a_schema_of_ones_own_reaches_every_program() {
+fn search_path_option_reaches_init_db_and_engine() {
     let database = Database::fresh(Engine::Postgresql.needed());
     database.sql("CREATE SCHEMA edi; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
     let mut sandbox = database.sandbox();
@@ -187,19 +190,19 @@ fn a_schema_of_ones_own_reaches_every_program() {
 
 /// What bots-ctl cannot do and Django's clients can.
 #[apply(test)]
-fn several_hosts_and_an_address_in_brackets_are_refused_in_words() {
+fn multiple_hosts_and_bracketed_address_are_rejected() {
     // Its driver is asked first.
     needs(Need::PostgreSql);
     let mut sandbox = Sandbox::new();
     sandbox.set("DB_ENGINE", "postgresql").set("DB_NAME", "bots").set("DB_USER", "bots").set("DB_PASSWORD", "secret");
-    for (host, words) in [("one,two", "bots-ctl connects to one host"), ("[::1]", "without brackets")] {
+    for (host, words) in [("one,two", "bots-ctl connects to a single host"), ("[::1]", "without brackets")] {
         let refused = sandbox.set("DB_HOST", host).run(&["init-db"]);
         assert!(refused.expect_code(78).stderr.contains(words), "{refused:?}");
     }
 }
 
 /// PostgreSQL's login puts names between commas and equal signs, which its driver does not escape.
-fn a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused(engine: Engine) {
+fn user_with_protocol_characters_logs_in_or_is_rejected(engine: Engine) {
     let database = complete(engine);
     database.server().create_user("n=a,b=c", "another-secret");
     database.grant("SELECT", "n=a,b=c");
@@ -209,12 +212,12 @@ fn a_user_with_the_signs_of_the_protocol_logs_in_or_is_refused(engine: Engine) {
     if engine == Engine::Mariadb {
         checked.expect_code(0);
     } else {
-        let told = checked.expect_code(78).stderr.contains("use an account without comma and equals sign");
+        let told = checked.expect_code(78).stderr.contains("use an account name without commas and equals signs");
         assert!(told, "{checked:?}");
     }
 }
 
-fn an_unknown_database_fails_at_once_with_its_name(engine: Engine) {
+fn unknown_database_fails_at_once_and_is_named(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     sandbox.set("DB_NAME", "").set("BOTS_CTL_DB_CONNECT_TIMEOUT", PATIENCE);
@@ -224,7 +227,7 @@ fn an_unknown_database_fails_at_once_with_its_name(engine: Engine) {
     expect_failure_at_once(&sandbox.run(&["init-db"]), &["nowhere at all"]);
     expect_failure_at_once(&sandbox.run(&["init-db", "--check"]), &["nowhere at all"]);
     if engine == Engine::Mariadb {
-        // Only who may see all databases is told that there is none; others are denied it.
+        // Only an account that may see all databases is told that it does not exist; others are denied access.
         let user = database.server().create_user("sees all", "another-secret");
         database.server().sql(None, &format!("GRANT SELECT ON *.* TO {user}"));
         sandbox.set("DB_USER", "sees all").set("DB_PASSWORD", "another-secret");
@@ -232,7 +235,7 @@ fn an_unknown_database_fails_at_once_with_its_name(engine: Engine) {
     }
 }
 
-/// A user who can connect, with these rights on everything that is there.
+/// A user who can connect, with these rights on all existing objects.
 fn other_user(database: &Database, rights: &str) -> Sandbox {
     let server = database.server();
     let name = format!("reader of {}", database.name.split('"').nth(1).expect("numbered"));
@@ -243,7 +246,7 @@ fn other_user(database: &Database, rights: &str) -> Sandbox {
     sandbox
 }
 
-fn a_user_who_may_not_create_tables_is_told_so(engine: Engine) {
+fn missing_create_privilege_is_reported(engine: Engine) {
     let database = Database::fresh(engine);
     let sandbox = other_user(&database, "SELECT, INSERT, UPDATE, DELETE");
     let refused = sandbox.run(&["init-db"]);
@@ -256,7 +259,7 @@ fn a_user_who_may_not_create_tables_is_told_so(engine: Engine) {
     expect_bots_works(&owner, &owner.admin_password());
 }
 
-fn a_user_who_may_only_read_is_enough_for_a_complete_database(engine: Engine) {
+fn read_only_user_suffices_for_complete_database(engine: Engine) {
     let database = complete(engine);
     let sandbox = other_user(&database, "SELECT");
     sandbox.run(&["init-db", "--check"]).expect_code(0);
@@ -272,13 +275,13 @@ fn a_user_who_may_only_read_is_enough_for_a_complete_database(engine: Engine) {
     expect_bots_works(&owner, ADMIN_PASSWORD);
 }
 
-fn a_server_that_starts_later_is_waited_for(engine: Engine) {
+fn init_db_waits_for_server_that_starts_later(engine: Engine) {
     let server = Arc::new(Server::start(engine));
     let database = Database::on(&server);
     server.stop();
     let sandbox = database.sandbox();
     let mut waiting = sandbox.start(&["init-db", "--wait", "100"]);
-    waiting.wait_stderr("trying again");
+    waiting.wait_stderr("retrying for up to");
     assert!(waiting.stderr().contains(&server.port.to_string()), "{}", waiting.stderr());
     server.resume();
     assert_eq!(waiting.wait_code(), 0, "{}", waiting.report());
@@ -286,7 +289,7 @@ fn a_server_that_starts_later_is_waited_for(engine: Engine) {
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
-fn a_server_that_is_away_is_named(engine: Engine) {
+fn unreachable_server_is_named(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     let port = crate::support::sandbox::free_port().to_string();
@@ -299,22 +302,22 @@ fn a_server_that_is_away_is_named(engine: Engine) {
     expect_failure(&sandbox.run(&["init-db"]), &["no-such-host.invalid"]);
 }
 
-/// Runs a command on a terminal; what it prints there comes as one text.
+/// Runs a command on a terminal; its output is one text.
 const ON_TERMINAL: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
 
-fn who_sits_at_a_terminal_does_not_wait(engine: Engine) {
+fn init_db_does_not_wait_on_a_terminal(engine: Engine) {
     let mut sandbox = Database::fresh(engine).sandbox();
     sandbox.set("DB_PORT", crate::support::sandbox::free_port().to_string());
     let python = python().display().to_string();
     let shown = finish(wrapped(&sandbox.command(&["init-db"]), &python, &["-c", ON_TERMINAL]));
     assert!(shown.expect_code(1).stdout.contains("cannot open the"), "{shown:?}");
-    assert!(!shown.stdout.contains("trying again"), "{shown:?}");
+    assert!(!shown.stdout.contains("retrying for up to"), "{shown:?}");
     let waiting = sandbox.start(&["init-db"]);
-    waiting.wait_stderr("trying again for 60 s");
+    waiting.wait_stderr("retrying for up to 60 s");
 }
 
-/// Neither to the one who works nor to the one who waits, wherever the first one is.
-fn a_server_that_goes_away_in_the_middle_is_no_harm(engine: Engine) {
+/// Neither for the active nor for the waiting process, in any namespace.
+fn init_db_completes_after_server_restart(engine: Engine) {
     let server = Arc::new(Server::start(engine));
     for statement in [2, 20, 60] {
         let database = Database::on(&server);
@@ -327,7 +330,7 @@ fn a_server_that_goes_away_in_the_middle_is_no_harm(engine: Engine) {
         let mut waiting = other.start(&["init-db", "--wait", "100"]);
         waiting.wait_stderr("another bots-ctl");
         server.stop();
-        waiting.wait_stderr("trying again");
+        waiting.wait_stderr("retrying for up to");
         interruption.let_go();
         server.resume();
         let code = broken.wait_code();
@@ -340,12 +343,12 @@ fn a_server_that_goes_away_in_the_middle_is_no_harm(engine: Engine) {
     }
 }
 
-fn a_socket_is_as_good_as_a_port(engine: Engine) {
+fn connection_by_unix_socket_works(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     sandbox.set("DB_HOST", database.server().socket());
     if engine == Engine::Mariadb {
-        // There the name of the socket says all.
+        // There the name of the socket is sufficient.
         sandbox.unset("DB_PORT");
     }
     sandbox.run(&["init-db"]).expect_code(0);
@@ -379,7 +382,7 @@ fn tls_options(engine: Engine, authority: &str) -> String {
 }
 
 /// The server's certificate names 127.0.0.1; it listens on another address as well.
-fn a_certificate_for_another_host_is_refused(engine: Engine) {
+fn certificate_for_other_host_is_rejected(engine: Engine) {
     let database = complete(engine);
     let authority = database.server().authority().display().to_string();
     let strict = match engine {
@@ -395,7 +398,7 @@ fn a_certificate_for_another_host_is_refused(engine: Engine) {
     sandbox.run(&["init-db", "--check"]).expect_code(0);
 }
 
-fn a_server_that_wants_tls_gets_it(engine: Engine) {
+fn server_that_requires_tls_gets_tls(engine: Engine) {
     let database = Database::on(&Arc::new(Server::start(engine)));
     let mut sandbox = want_tls(&database);
     let without = if engine == Engine::Mariadb { "{}" } else { r#"{"sslmode": "disable"}"# };
@@ -409,7 +412,7 @@ fn a_server_that_wants_tls_gets_it(engine: Engine) {
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
-fn a_certificate_of_another_authority_is_refused(engine: Engine) {
+fn certificate_of_other_authority_is_rejected(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     let other = if engine == Engine::Mariadb { Engine::Postgresql } else { Engine::Mariadb };
@@ -419,7 +422,7 @@ fn a_certificate_of_another_authority_is_refused(engine: Engine) {
     assert!(facts(&database).is_empty());
 }
 
-fn engine_names_of_django_are_understood(engine: Engine) {
+fn django_engine_names_are_accepted(engine: Engine) {
     let database = complete(engine);
     let mut sandbox = database.sandbox();
     let names: &[&str] = match engine {
@@ -434,9 +437,9 @@ fn engine_names_of_django_are_understood(engine: Engine) {
     sandbox.run(&["init-db"]).expect_code(78);
 }
 
-fn a_settings_py_of_ones_own_decides(engine: Engine) {
+fn user_settings_py_overrides_variables(engine: Engine) {
     let (database, other) = (Database::fresh(engine), Database::fresh(engine));
-    // What the variables name is another one.
+    // The variables name another database.
     let sandbox = other.sandbox();
     let config = sandbox.root().join("config");
     fs::create_dir_all(&config).expect("made");
@@ -471,7 +474,7 @@ fn url(database: &Database, port: u16, name: &str) -> String {
     format!("{scheme}://{user}:{password}@127.0.0.1:{port}/{}", encoded(name))
 }
 
-fn an_url_that_agrees_is_taken(engine: Engine) {
+fn matching_database_url_is_accepted(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     let file = sandbox.home.path().join("url");
@@ -482,7 +485,7 @@ fn an_url_that_agrees_is_taken(engine: Engine) {
     expect_bots_works(&sandbox, &sandbox.admin_password());
 }
 
-fn an_url_that_names_another_database_is_refused(engine: Engine) {
+fn url_of_another_database_is_rejected(engine: Engine) {
     let (database, other) = (Database::fresh(engine), Database::fresh(engine));
     let mut sandbox = database.sandbox();
     let port = database.server().port;
@@ -499,7 +502,7 @@ fn an_url_that_names_another_database_is_refused(engine: Engine) {
     assert!(facts(&database).is_empty() && facts(&other).is_empty());
 }
 
-fn the_web_ui_does_not_start_without_its_server(engine: Engine) {
+fn web_ui_does_not_start_with_wrong_database_password(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     sandbox.set("DB_PASSWORD", "wrong-secret");

@@ -6,7 +6,7 @@ use crate::support::sandbox::Sandbox;
 use crate::support::servers::{Database, Engine};
 
 #[apply(test)]
-fn a_narrow_character_set_is_a_warning_with_the_statements_that_convert_it() {
+fn narrow_charset_warning_lists_conversion_statements() {
     let database = Database::fresh(Engine::Mariadb.needed());
     let sandbox = database.sandbox();
     let name = Engine::Mariadb.quoted(&database.name);
@@ -14,14 +14,14 @@ fn a_narrow_character_set_is_a_warning_with_the_statements_that_convert_it() {
     for narrow in ["utf8mb3", "latin1"] {
         database.sql(&format!("ALTER DATABASE {name} CHARACTER SET {narrow}"));
         let checked = sandbox.run(&["init-db", "--check"]);
-        for words in [&format!("keeps texts in {narrow}, "), &alter] {
+        for words in [&format!("uses {narrow}, which cannot store every file name"), &alter] {
             assert!(checked.expect_code(1).stderr.contains(words), "{words}: {checked:?}");
         }
     }
     let made = sandbox.run(&["init-db"]);
-    assert!(made.expect_code(0).stderr.contains("keeps texts in latin1, "), "{made:?}");
+    assert!(made.expect_code(0).stderr.contains("uses latin1, which cannot store every file name"), "{made:?}");
     let web = sandbox.webserver();
-    web.wait_stderr("keeps texts in latin1, ");
+    web.wait_stderr("uses latin1, which cannot store every file name");
     drop(web);
     let checked = sandbox.run(&["init-db", "--check"]);
     let statements: String = checked.expect_code(0).stdout.lines().filter(|line| line.starts_with("ALTER ")).collect();
@@ -33,7 +33,7 @@ fn a_narrow_character_set_is_a_warning_with_the_statements_that_convert_it() {
 }
 
 #[apply(test)]
-fn a_sqlite_file_on_a_shared_file_system_is_a_warning() {
+fn init_db_warns_of_sqlite_on_shared_file_system() {
     let mut sandbox = Sandbox::new();
     let fuse = Fuse::mount(sandbox.home.path());
     sandbox.run(&["init-db"]).expect_code(0);
@@ -43,7 +43,7 @@ fn a_sqlite_file_on_a_shared_file_system_is_a_warning() {
     for arguments in [&["init-db"][..], &["init-db", "--check"]] {
         let warned = sandbox.run(arguments);
         assert!(
-            warned.expect_code(0).stderr.contains("botsdb is on fuse, where locks of SQLite may not hold"),
+            warned.expect_code(0).stderr.contains("botsdb is on fuse, where SQLite's locks are unreliable"),
             "{warned:?}"
         );
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 
@@ -12,7 +13,7 @@ use crate::support::sandbox::Sandbox;
 fn without_bots() -> Sandbox {
     let mut sandbox = Sandbox::new();
     sandbox.unset("BOTS_BIN_DIR");
-    // The tests' own pip settings say how to reach an index; the rest of the environment stays out.
+    // The pip settings of the tests name the index; the rest of the environment is cleared.
     for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("PIP_") || name.ends_with("_CERT_FILE")) {
         sandbox.set(&name, value);
     }
@@ -20,7 +21,7 @@ fn without_bots() -> Sandbox {
 }
 
 #[apply(test)]
-fn an_interrupted_installation_is_not_used_and_is_completed_by_the_next() {
+fn interrupted_installation_is_unusable_until_next_install() {
     needs(Need::Time);
     let sandbox = without_bots();
     let mut killed = sandbox.start(&["install"]);
@@ -46,18 +47,18 @@ fn an_interrupted_installation_is_not_used_and_is_completed_by_the_next() {
 }
 
 #[apply(test)]
-fn an_index_that_cannot_be_reached_is_told() {
+fn install_reports_unreachable_package_index() {
     let mut sandbox = without_bots();
     sandbox.unset("PIP_FIND_LINKS").set("PIP_NO_INDEX", "1");
     let failed = sandbox.run(&["install"]);
     failed.expect_code(69);
-    assert!(failed.stderr.contains("the package index cannot be reached"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("the package index is unreachable"), "{}", failed.stderr);
     assert!(!failed.stderr.contains("Traceback"), "{}", failed.stderr);
     sandbox.run(&["init-db"]).expect_code(127);
 }
 
 #[apply(test)]
-fn a_python_that_bots_cannot_run_on_is_refused_before_anything_is_made() {
+fn install_rejects_unsupported_python_before_writing() {
     let mut sandbox = without_bots();
     let python = sandbox.home.path().join("python");
     fs::write(&python, "#!/bin/sh\necho 3009\n").expect("written");
@@ -65,7 +66,7 @@ fn a_python_that_bots_cannot_run_on_is_refused_before_anything_is_made() {
     sandbox.set("BOTS_CTL_PYTHON", python.display().to_string());
     let failed = sandbox.run(&["install"]);
     failed.expect_code(78);
-    assert!(failed.stderr.contains("is Python 3.9, but Bots 3.3.1 runs on 3.10 to 3.13"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("is Python 3.9, but Bots 3.3.1 needs 3.10 to 3.13"), "{}", failed.stderr);
     assert!(!sandbox.home.path().join(".bots/venv").exists());
     sandbox.set("BOTS_CTL_PYTHON", "no-such-python");
     let missing = sandbox.run(&["install"]);
@@ -78,7 +79,7 @@ fn a_python_that_bots_cannot_run_on_is_refused_before_anything_is_made() {
 }
 
 #[apply(test)]
-fn somebody_elses_directory_is_left_alone() {
+fn install_rejects_foreign_directory_and_keeps_its_files() {
     let mut sandbox = without_bots();
     let dir = sandbox.home.path().join("precious");
     fs::create_dir_all(dir.join("bin")).expect("made");
@@ -87,6 +88,47 @@ fn somebody_elses_directory_is_left_alone() {
     sandbox.set("BOTS_CTL_INSTALL_DIR", dir.display().to_string());
     let refused = sandbox.run(&["install"]);
     refused.expect_code(78);
-    assert!(refused.stderr.contains("holds something else"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("is not an installation of bots-ctl"), "{}", refused.stderr);
     assert_eq!(fs::read_to_string(dir.join("letter")).expect("it is there"), "dear");
+}
+
+/// A source tree with what makes a Bots 4.x of it for bots-ctl, and its only program.
+fn source_tree(dir: &Path) {
+    let project = "[project]\nname = \"bots-ediint\"\nversion = \"4.0\"\ndependencies = [\"Django>=4\", \"lxml\"]\n\
+                   [project.scripts]\nbots-webserver = \"bots:start\"\n\
+                   [build-system]\nrequires = [\"pdm-backend\"]\nbuild-backend = \"pdm.backend\"\n\
+                   [tool.pdm.build]\nincludes = [\"bots\"]\n";
+    fs::create_dir_all(dir.join("bots/migrations")).expect("made");
+    for (name, text) in [
+        ("pyproject.toml", project),
+        ("bots/__init__.py", ""),
+        ("bots/botsinit.py", ""),
+        ("bots/botsglobal.py", "version = '4.0'\n"),
+        ("bots/migrations/__init__.py", ""),
+    ] {
+        fs::write(dir.join(name), text).expect("written");
+    }
+}
+
+#[apply(test)]
+fn install_from_source_tree_provides_bots_4() {
+    let sandbox = without_bots();
+    let source = sandbox.home.path().join("source");
+    fs::create_dir_all(&source).expect("made");
+    let from = source.display().to_string();
+    let refused = sandbox.run(&["install", "--from", &from]);
+    refused.expect_code(78);
+    assert!(refused.stderr.contains("no source tree of Bots 4.x"), "{}", refused.stderr);
+    assert!(!sandbox.home.path().join(".bots/venv").exists());
+    source_tree(&source);
+    let installed = sandbox.run(&["install", "--from", &from]);
+    installed.expect_code(0);
+    assert!(!installed.stderr.contains("Django 2.2"), "{}", installed.stderr);
+    let versions = sandbox.run(&["version"]).stdout;
+    assert!(versions.contains("Bots 4.0\n") && versions.contains("Django 5."), "{versions}");
+    // The tree has changed, and a later command keeps the version.
+    fs::write(source.join("bots/botsglobal.py"), "version = '4.1'\n").expect("written");
+    sandbox.run(&["install", "--from", &from]).expect_code(0);
+    sandbox.run(&["install"]).expect_code(0);
+    assert!(sandbox.run(&["version"]).stdout.contains("Bots 4.1\n"));
 }

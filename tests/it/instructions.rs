@@ -1,8 +1,8 @@
-//! What the paths cost that bots-ctl takes all the time, in instructions: a tenth more than it was does not pass.
+//! The cost of bots-ctl's hot paths in instructions: an increase of ten percent fails.
 //!
-//! valgrind counts what `tests/bench/hot_paths.rs` executes in N and in 2 N rounds. The difference is what N rounds cost, without
-//! anything that happens once, and neither a busy machine nor the place of anything in memory changes it. It does depend on
-//! the compiler, the C library and the processor's vector instructions, so a baseline holds for one of each.
+//! valgrind counts what `tests/bench/hot_paths.rs` executes in N and in 2 N rounds. The difference is the cost of N
+//! rounds, without one-time costs, and is independent of load and memory layout. It depends on the compiler, the C
+//! library and the processor's vector instructions, so a baseline is valid for one set of these.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -57,7 +57,7 @@ const OPTIMISED: [&str; 28] = [
     "tracing-subscriber",
 ];
 
-/// What the health listener says.
+/// The response of the health listener.
 const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
     content-length: 124\r\nconnection: close\r\ndate: Mon, 23 Nov 2026 05:17:34 GMT\r\n\r\n\
     {\"status\":\"ready\",\"check\":\"readiness\",\"checks\":{\"database\":true,\"botssys\":true,\"usersys\":true,\
@@ -72,7 +72,7 @@ struct Baseline {
     rounds: BTreeMap<String, u64>,
 }
 
-/// What came of one path.
+/// The result of one path.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Same,
@@ -82,7 +82,7 @@ enum Verdict {
 }
 
 #[apply(test)]
-fn no_hot_path_costs_a_tenth_more_than_it_did() {
+fn hot_paths_stay_within_10_percent_of_baseline() {
     let baseline: Baseline = toml::from_str(&fs::read_to_string(baseline_file()).expect("there is a baseline"))
         .unwrap_or_else(|error| panic!("{}: {error}", baseline_file().display()));
     let (here, is_update) = (counted_with(), std::env::var_os("UPDATE_INSTRUCTIONS").is_some());
@@ -110,7 +110,7 @@ fn no_hot_path_costs_a_tenth_more_than_it_did() {
 }
 
 #[apply(test)]
-fn a_tenth_is_noticed_in_both_directions() {
+fn judge_detects_change_over_10_percent_both_ways() {
     assert_eq!(judge("probe", 1000, 1100), Verdict::Same);
     assert_eq!(judge("probe", 1000, 900), Verdict::Same);
     let Verdict::Dearer(text) = judge("probe", 1000, 1101) else { panic!("it is dearer") };
@@ -142,7 +142,7 @@ fn remedy() -> &'static str {
     "if that is as it should be, write a new one: UPDATE_INSTRUCTIONS=1 tests/run.sh instructions::"
 }
 
-/// Past the harness, which keeps what a passing test prints to itself.
+/// Bypasses the harness, which drops the output of passing tests.
 fn tell(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -166,7 +166,7 @@ fn write_baseline(here: &str, counted: &BTreeMap<String, u64>) {
     fs::write(baseline_file(), text).expect("written");
 }
 
-/// Everything that the figures depend on, beside the code.
+/// All inputs of the counts besides the code.
 fn counted_with() -> String {
     let rustc = printed(Command::new("rustc").arg("--version"));
     let minor: Vec<&str> = rustc.split(['.', ' ']).skip(1).take(2).collect();
@@ -245,7 +245,7 @@ fn instructions(program: &Path, path: &str, rounds: u64) -> u64 {
     counted.unwrap_or_else(|| panic!("valgrind tells no number for {path}: {said}"))
 }
 
-/// Answers probes as the health listener does, outside of what is counted.
+/// Answers probes like the health listener, outside the measured program.
 fn respond(listener: &TcpListener) {
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
@@ -260,7 +260,7 @@ fn respond(listener: &TcpListener) {
     }
 }
 
-/// What a command prints, when it succeeds.
+/// The output of a command, if it succeeds.
 fn printed(command: &mut Command) -> String {
     let done = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));

@@ -1,9 +1,10 @@
-//! What the queue of bots-ctl and that of Bots 4 agree about: each test asks both in the same words. Where they are meant
-//! to differ is in docs/decision-records/009-native-job-queue.md.
+//! Common behaviour of the native queue and that of Bots 4: each test sends both the same calls.
+//! docs/decision-records/009-native-job-queue.md lists the intended differences.
 
 use std::path::Path;
 
 use crate::support::bots::is_bots_3;
+use crate::support::needs::{Need, needs};
 use crate::support::queue::Queue;
 use crate::support::sandbox::{http, processes_with, raw_http, wait_until};
 
@@ -17,7 +18,7 @@ fn on_each_backend(test: impl Fn(Queue, &str)) {
 }
 
 #[apply(test)]
-fn the_api_answers_as_bots_expects() {
+fn both_backends_return_expected_api_results() {
     on_each_backend(|queue, backend| {
         let running = queue.start();
         let (wait, one) = (queue.task("wait"), queue.task("one"));
@@ -45,7 +46,7 @@ fn the_api_answers_as_bots_expects() {
 }
 
 #[apply(test)]
-fn as_many_jobs_run_at_once_as_bots_ini_says() {
+fn nr_threads_limits_concurrent_jobs() {
     on_each_backend(|queue, backend| {
         queue.sandbox.set_ini("jobqueue", "nr_threads", "2");
         let running = queue.start();
@@ -65,7 +66,7 @@ fn as_many_jobs_run_at_once_as_bots_ini_says() {
 }
 
 #[apply(test)]
-fn an_engine_is_known_by_its_name_and_by_its_path() {
+fn engine_is_authorized_by_name_and_installed_path() {
     on_each_backend(|queue, backend| {
         let running = queue.start();
         queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
@@ -83,7 +84,7 @@ fn an_engine_is_known_by_its_name_and_by_its_path() {
 }
 
 #[apply(test)]
-fn a_job_that_fails_or_takes_too_long_does_not_keep_the_next_one_from_running() {
+fn next_job_starts_after_overlong_job_is_killed() {
     on_each_backend(|queue, backend| {
         queue.sandbox.set_ini("jobqueue", "killjobsintimeout", "True");
         queue.sandbox.set_ini("settings", "maxruntime", "0");
@@ -101,13 +102,11 @@ fn a_job_that_fails_or_takes_too_long_does_not_keep_the_next_one_from_running() 
     });
 }
 
-/// Bots's own queue gives up after ten jobs that could not be started: it goes on taking jobs, says that it is up, and
-/// runs none of them.
+/// Bots's own queue gives up after ten jobs that could not be started: it continues to accept jobs, reports that it is
+/// up, and runs none of them.
 #[apply(test)]
-fn a_queue_of_bots_that_runs_nothing_more_is_not_live() {
-    if is_bots_3() {
-        return;
-    }
+fn stalled_python_queue_fails_liveness() {
+    needs(Need::Bots4);
     let mut queue = Queue::new();
     queue.sandbox.set("BOTS_CTL_JOBQUEUE_BACKEND", "python");
     queue.sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
@@ -116,8 +115,8 @@ fn a_queue_of_bots_that_runs_nothing_more_is_not_live() {
     let asked = queue.ask("[q.addjob(['/nowhere/program', str(n)], 5) for n in range(12)], q.addjob(['isup'], 5)");
     assert_eq!(asked, format!("([{}], 0)", ["0"; 12].join(", ")));
     let answer = running.wait_health("/health/live", 503);
-    assert!(answer.body.contains("jobqueue has not answered"), "{}", answer.body);
-    running.wait_stderr("jobqueue does not answer: jobs wait and none is run");
+    assert!(answer.body.contains("jobqueue has failed"), "{}", answer.body);
+    running.wait_stderr("jobqueue does not respond: jobs are waiting, but none is running");
     assert_eq!(queue.ask("q.addjob(['isup'], 5), q.clearjobq()"), "(0, 0)");
     running.wait_health("/health/live", 200);
 }

@@ -9,7 +9,7 @@ use crate::support::queue::{pods, start_beside};
 use crate::support::sandbox::{Sandbox, bots_bin_dir, free_port, python, wait_until};
 
 #[apply(test)]
-fn the_queue_takes_jobs_from_bots_own_client() {
+fn queue_accepts_jobs_of_bots_job2queue() {
     let queue = Queue::new();
     let config = format!("-c{}", queue.sandbox.root().join("config").display());
     let program = bots_bin_dir().join("bots-job2queue").display().to_string();
@@ -50,9 +50,9 @@ fn run_in_the_web_ui_reaches_the_queue() {
     wait_until("it has run", shown, || format!("{}\n{}", running.report(), web.report()));
 }
 
-/// Where no queue is enabled, Bots's web UI starts the engine by its name. What the run came to is told by bots-ctl alone.
+/// If the queue is disabled, Bots's web UI starts the engine by its name. Only bots-ctl logs the result of the run.
 #[apply(test)]
-fn run_in_the_web_ui_without_a_queue_leads_to_the_lease() {
+fn web_ui_run_without_queue_goes_through_bots_ctl() {
     let demo = Demo::new();
     demo.drop_in("input");
     let web = demo.sandbox.webserver();
@@ -65,9 +65,9 @@ fn run_in_the_web_ui_without_a_queue_leads_to_the_lease() {
     wait_until("bots-ctl has run it", is_told, || web.report());
 }
 
-/// It asks the queue for a run of its route for each file that comes, and the queue's engine sends what was in it.
+/// It submits a run of its route for each new file, and the queue's engine sends the content.
 #[apply(test)]
-fn a_file_that_the_directory_monitor_sees_is_translated() {
+fn bots_dirmonitor_submits_run_for_new_file() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms");
     let demo = Demo::install(sandbox);
@@ -87,7 +87,7 @@ fn a_file_that_the_directory_monitor_sees_is_translated() {
         holds(pid).find(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.to_string_lossy().contains("inotify")))
     };
     wait_until("it watches", watches, || monitor.report());
-    // The descriptor is there a moment before the watch: what comes in between is not seen.
+    // The descriptor exists shortly before the watch: files that arrive in between are missed.
     let sent = || {
         demo.drop_in("input");
         let sent = || demo.output().join("PO-1001.txt").exists().then_some(());

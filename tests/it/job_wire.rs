@@ -12,7 +12,7 @@ use crate::support::sandbox::{DEADLINE, Running, raw_http};
 
 /// Bots's own server answers one client at a time; one that is silent blocks all others.
 #[apply(test)]
-fn clients_that_are_silent_slow_or_greedy_hold_nobody_up() {
+fn silent_slow_and_greedy_clients_do_not_block_others() {
     let queue = Queue::new();
     let running = queue.start();
     let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, queue.port)).expect("it listens");
@@ -35,13 +35,13 @@ fn clients_that_are_silent_slow_or_greedy_hold_nobody_up() {
     running.wait_ready();
 }
 
-/// What the process takes may grow by so much, whatever is sent to it.
+/// The maximum growth of the process's memory for any input.
 const ROOM: u64 = 8 * 1024 * 1024;
 
 /// Requests with bytes changed, doubled, dropped and cut off; heads that lie about what follows. The queue answers or
 /// closes, and goes on.
 #[apply(test)]
-fn rubbish_costs_neither_an_answer_to_others_nor_memory() {
+fn malformed_requests_neither_block_queue_nor_leak_memory() {
     let queue = Queue::new();
     let running = queue.start();
     assert_eq!(queue.ask("q.addjob(['isup'], 5)"), "0");
@@ -87,7 +87,7 @@ fn rubbish_costs_neither_an_answer_to_others_nor_memory() {
 }
 
 #[apply(test)]
-fn it_answers_on_both_addresses_of_loopback_and_on_no_other() {
+fn queue_listens_only_on_both_loopback_addresses() {
     let queue = Queue::new();
     let _running = queue.start();
     expect_bound_to_loopback_alone(queue.port);

@@ -5,24 +5,20 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
+use crate::support::needs::{Need, needs};
 use crate::support::queue::with_queue;
 use crate::support::sandbox::{Sandbox, python};
 
-/// A queue that has started an engine: something in its group that is not done until `done` lies beside it.
+/// A queue that has started an engine: a process in its group that runs until the file `done` exists.
 const BUSY_QUEUE: &str = r#"#!/usr/bin/env python3
 import os, subprocess, sys, xmlrpc.server
 here = os.path.dirname(os.path.abspath(__file__))
 wait = f"while [ ! -e '{here}/done' ]; do sleep 0.05; done; echo finished > '{here}/finished'"
-subprocess.Popen(["sh", "-c", wait])
+subprocess.Popen(["bots-engine", "-c", wait], executable="/bin/sh")
 server = xmlrpc.server.SimpleXMLRPCServer(("localhost", int(os.environ["QUEUE_PORT"])), logRequests=False)
 server.register_function(lambda: 0, "listjobs")
 server.serve_forever()
 "#;
-
-/// Whether the Bots under test has a job queue that runs jobs.
-fn has_working_queue() -> bool {
-    !crate::support::bots::is_bots_3()
-}
 
 /// An environment where Bots's own queue does the work.
 fn with_python_queue() -> (Sandbox, u16) {
@@ -32,10 +28,8 @@ fn with_python_queue() -> (Sandbox, u16) {
 }
 
 #[apply(test)]
-fn the_queue_runs_answers_and_stops() {
-    if !has_working_queue() {
-        return;
-    }
+fn python_queue_runs_answers_and_stops() {
+    needs(Need::Bots4);
     let (sandbox, port) = with_python_queue();
     for command in ["jobqueue", "jobqueueserver"] {
         let mut queue = sandbox.start(&[command]);
@@ -54,17 +48,15 @@ fn the_queue_runs_answers_and_stops() {
 }
 
 #[apply(test)]
-fn an_engine_of_the_queue_finishes_before_the_end() {
-    if !has_working_queue() {
-        return;
-    }
+fn queue_stop_waits_for_running_engine() {
+    needs(Need::Bots4);
     let (mut sandbox, port) = with_python_queue();
     sandbox.stand_in("bots-jobqueueserver", BUSY_QUEUE);
     sandbox.set("QUEUE_PORT", port.to_string()).set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "1h");
     let mut queue = sandbox.start(&["jobqueue"]);
     queue.wait_ready();
     queue.signal(Signal::SIGTERM);
-    queue.wait_stderr("waiting for the processes it left");
+    queue.wait_stderr("for leftover processes of");
     let place = sandbox.home.path().join("stand-in/bin");
     assert!(!place.join("finished").exists());
     fs::write(place.join("done"), "").expect("written");
@@ -72,12 +64,10 @@ fn an_engine_of_the_queue_finishes_before_the_end() {
     assert!(place.join("finished").exists(), "{}", queue.report());
 }
 
-/// Another queue would start the next engine beside it, which Bots refuses, and the job would be lost.
+/// Another queue would start the next engine at the same time, which Bots refuses, and the job would be lost.
 #[apply(test)]
-fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
-    if !has_working_queue() {
-        return;
-    }
+fn killed_queue_restarts_after_its_engine_finishes() {
+    needs(Need::Bots4);
     let (mut sandbox, port) = with_python_queue();
     sandbox.stand_in("bots-jobqueueserver", BUSY_QUEUE);
     sandbox.set("QUEUE_PORT", port.to_string()).set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "1h");
@@ -87,12 +77,12 @@ fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
     let find = || queue.descendants().into_iter().find(|(_, command)| command.contains("bots-jobqueueserver"));
     let (server, _) = find().expect("it runs");
     nix::sys::signal::kill(server, Signal::SIGKILL).expect("it is there");
-    queue.wait_stderr("restart 1 of at most 5");
+    queue.wait_stderr("restart 1/5");
     queue.wait_health("/health/ready", 503);
     assert!(find().is_none());
-    assert!(!queue.stderr().contains("starting it again"), "{}", queue.stderr());
+    assert!(!queue.stderr().contains("restarting in"), "{}", queue.stderr());
     fs::write(sandbox.home.path().join("stand-in/bin/done"), "").expect("written");
-    queue.wait_stderr("starting it again");
+    queue.wait_stderr("restarting in");
     queue.wait_ready();
     queue.signal(Signal::SIGTERM);
     assert_eq!(queue.wait_code(), 0, "{}", queue.report());
@@ -100,23 +90,21 @@ fn a_queue_that_died_comes_back_when_its_engine_has_finished() {
 
 /// Bots's queue serves one client at a time: one that connects and stays silent blocks all others.
 #[apply(test)]
-fn a_queue_that_no_longer_answers_is_not_live() {
-    if !has_working_queue() {
-        return;
-    }
+fn unresponsive_queue_fails_liveness() {
+    needs(Need::Bots4);
     let (mut sandbox, port) = with_python_queue();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_FAILURE_THRESHOLD", "1");
     let queue = sandbox.start(&["jobqueue"]);
     queue.wait_ready();
     let silent = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("it listens");
     let answer = queue.wait_health("/health/live", 503);
-    assert!(answer.body.contains("jobqueue has not answered"), "{}", answer.body);
+    assert!(answer.body.contains("jobqueue has failed"), "{}", answer.body);
     drop(silent);
     queue.wait_health("/health/live", 200);
 }
 
 #[apply(test)]
-fn a_queue_that_is_not_in_use_names_the_key() {
+fn disabled_queue_error_names_its_key() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     for command in ["jobqueue", "dirmonitor"] {
@@ -129,20 +117,18 @@ fn a_queue_that_is_not_in_use_names_the_key() {
 }
 
 #[apply(test)]
-fn a_queue_that_never_runs_a_job_is_refused() {
-    if has_working_queue() {
-        return;
-    }
+fn python_backend_is_rejected_with_bots_3() {
+    needs(Need::Bots3);
     let (sandbox, _) = with_python_queue();
     let refused = sandbox.run(&["jobqueue"]);
     refused.expect_code(78);
-    assert!(refused.stderr.contains("takes jobs and never runs them; use BOTS_CTL_JOBQUEUE_BACKEND=native"));
+    assert!(refused.stderr.contains("accepts jobs and never runs them; use BOTS_CTL_JOBQUEUE_BACKEND=native"));
     sandbox.run(&["jobqueue", "--backend", "neither"]).expect_code(64);
     sandbox.run(&["jobqueue", "--backend", "native", "--", "-x"]).expect_code(64);
 }
 
 #[apply(test)]
-fn a_port_in_use_is_told_before_the_queue_starts() {
+fn start_reports_used_queue_port() {
     let (sandbox, port) = with_queue();
     let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("it is free");
     let refused = sandbox.run(&["jobqueue"]);

@@ -14,21 +14,22 @@ use crate::support::tcp_proxy::Link;
 
 on_each_database! {
     jobs_run_in_the_documented_order,
-    a_queue_that_is_killed_over_and_over_loses_no_job,
-    a_job_that_was_running_when_its_queue_was_killed_runs_again,
-    one_that_stands_by_takes_over,
+    repeatedly_killed_queue_loses_no_job,
+    jobs_written_together_with_one_that_the_database_rejects_are_not_added,
+    job_of_killed_queue_is_rerun,
+    standby_queue_takes_over_after_kill,
 }
 
 mod on_servers {
     use super::{
-        a_database_that_is_away_loses_nothing, a_queue_that_gives_no_sign_of_life_is_replaced,
-        one_that_stands_by_behind_a_silent_connection_takes_over,
+        database_outage_loses_no_job, standby_replaces_queue_without_heartbeat,
+        standby_takes_over_after_silent_connection_loss,
     };
 
     crate::support::servers::on_each_server! {
-        a_database_that_is_away_loses_nothing,
-        a_queue_that_gives_no_sign_of_life_is_replaced,
-        one_that_stands_by_behind_a_silent_connection_takes_over,
+        database_outage_loses_no_job,
+        standby_replaces_queue_without_heartbeat,
+        standby_takes_over_after_silent_connection_loss,
     }
 }
 
@@ -49,7 +50,7 @@ fn jobs_run_in_the_documented_order(engine: Engine) {
 }
 
 /// With `BOTS_TEST_JOBS` and `BOTS_TEST_KILLS` as many as one likes.
-fn a_queue_that_is_killed_over_and_over_loses_no_job(engine: Engine) {
+fn repeatedly_killed_queue_loses_no_job(engine: Engine) {
     let number = |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
     let (jobs, kills): (usize, usize) = (number("BOTS_TEST_JOBS", 160), number("BOTS_TEST_KILLS", 4));
     let queue = Queue::on(Database::fresh(engine));
@@ -88,7 +89,40 @@ fn a_queue_that_is_killed_over_and_over_loses_no_job(engine: Engine) {
     assert_eq!(queue.ask("q.listjobs()"), "0");
 }
 
-fn a_job_that_was_running_when_its_queue_was_killed_runs_again(engine: Engine) {
+fn jobs_written_together_with_one_that_the_database_rejects_are_not_added(engine: Engine) {
+    let queue = Queue::on(Database::fresh(engine));
+    // The database rejects a second job of a priority.
+    let database = queue.database.as_ref().expect("it is on this database");
+    database.sql("CREATE UNIQUE INDEX one_job_each ON botsctl_job (priority)");
+    let running = queue.start();
+    let task = queue.task.display().to_string();
+    assert_eq!(add(queue.port, &[&task, "wait"], 1).as_deref(), Some("0"));
+    queue.wait_lines("started", 1, &running);
+    let (mut next, mut accepted) = (2, Vec::new());
+    let round = || {
+        running.wait_ready();
+        let jobs: Vec<i32> = std::iter::once(1).chain(next..next + 7).collect();
+        next += 7;
+        let add_job = |priority: i32| add(queue.port, &[&task, &format!("job-{priority}")], priority);
+        let codes: Vec<_> = std::thread::scope(|scope| {
+            let clients: Vec<_> = jobs.iter().map(|job| scope.spawn(|| add_job(*job))).collect();
+            clients.into_iter().map(|client| client.join().expect("the client has ended")).collect()
+        });
+        assert_eq!(codes[0], None, "{}", running.report());
+        let added = jobs.iter().zip(&codes).filter(|(_, code)| code.as_deref() == Some("0")).map(|(job, _)| *job);
+        accepted.extend(added);
+        (codes.iter().filter(|code| code.is_none()).count() > 1).then_some(())
+    };
+    wait_until("jobs are written together with the rejected one", round, || running.report());
+    running.wait_ready();
+    assert_eq!(queue.ask("[job[0] for job in q.listjobs() or []]"), format!("{accepted:?}"));
+    queue.go();
+    let expected: Vec<String> =
+        std::iter::once("wait".to_owned()).chain(accepted.iter().map(|job| format!("job-{job}"))).collect();
+    assert_eq!(queue.wait_lines("ran", expected.len(), &running), expected);
+}
+
+fn job_of_killed_queue_is_rerun(engine: Engine) {
     let queue = Queue::on(Database::fresh(engine));
     let mut running = queue.start();
     queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
@@ -99,7 +133,7 @@ fn a_job_that_was_running_when_its_queue_was_killed_runs_again(engine: Engine) {
     queue.wait_lines("started", 2, &running);
     queue.go();
     queue.wait_lines("ran", 1, &running);
-    running.wait_stderr("job 1 was running when its queue ended: it runs again");
+    running.wait_stderr("job 1 was interrupted when its job queue exited; rerunning it");
     let shown = queue.job(&["show", "1", "--json"]);
     assert!(shown.expect_code(0).stdout.contains("\"attempts\":2"), "{}", shown.stdout);
 }
@@ -112,7 +146,7 @@ fn a_stop_waits_for_the_running_job_and_keeps_the_others() {
     queue.wait_lines("started", 1, &running);
     queue.ask(&format!("q.addjob({}, 5)", queue.task("later")));
     running.signal(Signal::SIGTERM);
-    running.wait_stderr("waiting for job 1 to end");
+    running.wait_stderr(" s for job 1 to finish");
     running.wait_health("/health/ready", 503);
     queue.go();
     assert_eq!(running.wait_code(), 0, "{}", running.report());
@@ -122,7 +156,7 @@ fn a_stop_waits_for_the_running_job_and_keeps_the_others() {
 }
 
 #[apply(test)]
-fn a_job_that_does_not_end_in_time_is_killed_and_runs_again() {
+fn job_killed_at_stop_timeout_is_rerun() {
     let mut queue = Queue::new();
     queue.sandbox.set("BOTS_CTL_JOBQUEUE_STOP_TIMEOUT", "200ms");
     let mut running = queue.start();
@@ -136,7 +170,7 @@ fn a_job_that_does_not_end_in_time_is_killed_and_runs_again() {
 }
 
 #[apply(test)]
-fn an_engine_that_has_no_time_is_tried_again() {
+fn job_is_retried_while_another_engine_runs() {
     let mut queue = Queue::new();
     let engine =
         "#!/bin/sh\nhere=$(dirname \"$0\")\necho run >> $here/runs\n[ $(wc -l < $here/runs) -gt 1 ] || exit 3\n";
@@ -144,18 +178,18 @@ fn an_engine_that_has_no_time_is_tried_again() {
     let running = queue.start();
     let added = queue.job(&["add", "--wait", "--", "bots-engine", "--new"]);
     added.expect_code(0);
-    assert!(running.stderr().contains("another engine runs: job 1 is tried again in 1 s"), "{}", running.stderr());
+    assert!(running.stderr().contains("another engine is running: retrying job 1 in 1 s"), "{}", running.stderr());
 }
 
-/// Its files may be taken in already, and nobody else would start the run that recovers them.
+/// Its files may already be received, and no other caller would start the run that recovers them.
 #[apply(test)]
-fn an_engine_that_was_cut_off_is_tried_again() {
+fn interrupted_engine_job_is_retried_up_to_limit() {
     let mut queue = Queue::new();
     let engine = "#!/bin/sh\necho run >> \"$0.runs\"\ncase $(wc -l < \"$0.runs\") in 1) exit 69;; 3) exit 0;; *) kill -9 $$;; esac\n";
     queue.sandbox.stand_in("bots-engine", engine);
     let running = queue.start();
     queue.job(&["add", "--wait", "--", "bots-engine", "--new"]).expect_code(0);
-    assert_eq!(running.stderr().matches("recovers what this one had begun: job 1 is tried again").count(), 2);
+    assert_eq!(running.stderr().matches("the next run recovers the unfinished files: retrying job 1").count(), 2);
     // One that is killed over and over must not keep all others waiting.
     queue.job(&["add", "--wait", "--", "bots-engine", "--new"]).expect_code(137);
     let shown = queue.job(&["show", "2", "--json"]).stdout;
@@ -163,7 +197,7 @@ fn an_engine_that_was_cut_off_is_tried_again() {
 }
 
 #[apply(test)]
-fn a_job_past_its_time_is_an_error_and_ended_if_so_configured() {
+fn job_beyond_maxruntime_is_logged_and_terminated() {
     let queue = Queue::new();
     queue.sandbox.set_ini("settings", "maxruntime", "0");
     queue.sandbox.set_ini("jobqueue", "killjobsintimeout", "True");
@@ -173,12 +207,13 @@ fn a_job_past_its_time_is_an_error_and_ended_if_so_configured() {
     assert_eq!(running.stderr().matches("job 1 exceeded maxruntime").count(), 1, "{}", running.stderr());
 }
 
-fn one_that_stands_by_takes_over(engine: Engine) {
+fn standby_queue_takes_over_after_kill(engine: Engine) {
     let queue = Queue::on(Database::fresh(engine));
     let mut first = queue.start();
     let (second, port) = queue.start_second();
-    second.wait_stderr("another bots-ctl runs the jobs of the ");
-    let body = || second.health("/health/ready").filter(|ready| ready.body.contains("jobqueue stands by")).map(|_| ());
+    second.wait_stderr("standby: another bots-ctl runs the job queue of the ");
+    let body =
+        || second.health("/health/ready").filter(|ready| ready.body.contains("jobqueue is on standby")).map(|_| ());
     wait_until("it stands by", body, || second.report());
     second.wait_health("/health/live", 200);
     queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
@@ -195,34 +230,34 @@ fn one_that_stands_by_takes_over(engine: Engine) {
 }
 
 /// A node that vanishes leaves a session behind that keeps the lock; a process that is stopped is as silent.
-fn a_queue_that_gives_no_sign_of_life_is_replaced(engine: Engine) {
+fn standby_replaces_queue_without_heartbeat(engine: Engine) {
     let queue = Queue::on(Database::fresh(engine));
     let first = queue.start();
     let (second, port) = queue.start_second();
-    second.wait_stderr("another bots-ctl runs the jobs of the ");
+    second.wait_stderr("standby: another bots-ctl runs the job queue of the ");
     queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
     queue.wait_lines("started", 1, &first);
     first.signal(Signal::SIGSTOP);
     second.wait_ready();
-    assert!(second.stderr().contains("ended the session of a job queue that gave no sign of life"));
+    assert!(second.stderr().contains("terminated the session of a job queue without a heartbeat"));
     queue.wait_lines("started", 2, &second);
     first.signal(Signal::SIGCONT);
-    first.wait_stderr("another bots-ctl runs the jobs of the ");
+    first.wait_stderr("standby: another bots-ctl runs the job queue of the ");
     first.wait_health("/health/ready", 503);
     queue.go();
     queue.wait_lines("ran", 2, &second);
     assert_eq!(ask(port, "q.listjobs()"), "0");
 }
 
-/// The network has forgotten its connection, and tells nobody.
-fn one_that_stands_by_behind_a_silent_connection_takes_over(engine: Engine) {
+/// The network has dropped its connection silently.
+fn standby_takes_over_after_silent_connection_loss(engine: Engine) {
     let database = Database::fresh(engine);
     let to = (Ipv4Addr::LOCALHOST, database.server().port).into();
     let link = Link::listen(0, move || Some(to));
     let queue = Queue::on(database);
     let mut first = queue.start();
     let (second, port) = queue.start_second_with(&[("DB_PORT", link.port.to_string())]);
-    second.wait_stderr("another bots-ctl runs the jobs of the ");
+    second.wait_stderr("standby: another bots-ctl runs the job queue of the ");
     link.forget();
     first.signal(Signal::SIGTERM);
     first.wait();
@@ -230,10 +265,10 @@ fn one_that_stands_by_behind_a_silent_connection_takes_over(engine: Engine) {
     assert_eq!(ask(port, "q.listjobs()"), "0");
 }
 
-fn a_database_that_is_away_loses_nothing(engine: Engine) {
+fn database_outage_loses_no_job(engine: Engine) {
     let server = Arc::new(Server::start(engine));
     if engine == Engine::Mariadb {
-        // The servers of these tests are told to be fast rather than safe.
+        // The servers of these tests are configured to be fast rather than durable.
         server.sql(None, "SET GLOBAL innodb_flush_log_at_trx_commit = 1");
     }
     let queue = Queue::on(Database::on(&server));
@@ -258,7 +293,7 @@ fn a_database_that_is_away_loses_nothing(engine: Engine) {
 }
 
 #[apply(test)]
-fn the_job_commands_tell_everything() {
+fn job_commands_show_state_output_and_errors() {
     let queue = Queue::new();
     let away = queue.job(&["list"]);
     away.expect_code(69);
@@ -272,7 +307,7 @@ fn the_job_commands_tell_everything() {
     let added = queue.job(&["add", "--json", "--", &task, "two", "7"]);
     assert_eq!(added.expect_code(0).stdout, "{\"code\":0,\"number\":2}\n");
     let again = queue.job(&["add", "--", &task, "two", "7"]);
-    assert!(again.expect_code(1).stderr.contains("waits already, as job 2"), "{}", again.stderr);
+    assert!(again.expect_code(1).stderr.contains("already waiting, as job 2"), "{}", again.stderr);
     let refused = queue.job(&["add", "--", "/bin/touch", "x"]);
     assert!(refused.expect_code(1).stderr.contains("does not run /bin/touch"), "{}", refused.stderr);
     queue.job(&["add", "-p", "0", "--", &task]).expect_code(64);
@@ -300,5 +335,5 @@ fn the_job_commands_tell_everything() {
     assert!(failed.contains("\"exit_code\":7") && !failed.contains("\"state\":\"done\""), "{failed}");
     let shown = queue.job(&["show", "99"]);
     assert!(shown.expect_code(1).stderr.contains("there is no job 99"), "{}", shown.stderr);
-    assert_eq!(queue.job(&["clear"]).expect_code(0).stdout, "no job waits any more\n");
+    assert_eq!(queue.job(&["clear"]).expect_code(0).stdout, "no job is waiting\n");
 }

@@ -1,11 +1,11 @@
-//! The layers: who may use whom (a module that reaches up is a design change, not an accident).
+//! The layers: permitted dependencies (a module that depends on a higher layer is a design change).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each module, and what of this crate it may use beside itself. `exit` and `model` are plain data that everything may use.
-const ALLOWED: [(&str, &[&str]); 22] = [
+/// Each module, and the modules of this crate that it may use. `exit` and `model` are plain data that all modules may use.
+const ALLOWED: [(&str, &[&str]); 23] = [
     ("exit", &[]),
     ("model", &[]),
     ("cli", &[]),
@@ -17,7 +17,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("http", &[]),
     ("bots", &["config", "fs", "process", "pycompat", "random"]),
     ("telemetry", &["bots", "config"]),
-    ("database", &["config", "fs", "random"]),
+    ("database", &["config", "fs", "process", "random"]),
     ("edi", &["database"]),
     ("supervisor", &["process", "telemetry"]),
     ("health", &["config", "database", "edi", "http", "process", "telemetry"]),
@@ -25,7 +25,8 @@ const ALLOWED: [(&str, &[&str]); 22] = [
     ("metrics", &["database", "edi", "health", "http", "process", "telemetry"]),
     ("admin", &["health", "http", "metrics", "status", "telemetry"]),
     ("jobs", &["bots", "config", "database", "http", "process", "supervisor", "telemetry"]),
-    ("watch", &["config", "process", "pycompat", "telemetry"]),
+    ("plugin", &["bots", "fs", "random"]),
+    ("watch", &["config", "fs", "process", "pycompat", "telemetry"]),
     (
         "runtime",
         &[
@@ -39,6 +40,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "http",
             "jobs",
             "metrics",
+            "plugin",
             "process",
             "pycompat",
             "random",
@@ -58,6 +60,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
             "health",
             "http",
             "jobs",
+            "plugin",
             "process",
             "runtime",
             "status",
@@ -88,7 +91,7 @@ fn dependencies_point_down() {
 }
 
 #[apply(test)]
-fn every_module_is_in_the_table() {
+fn every_module_belongs_to_a_layer() {
     let known: Vec<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
     for (path, _) in sources() {
         let module = path.split(['/', '.']).next().expect("a path has a beginning");
@@ -97,7 +100,7 @@ fn every_module_is_in_the_table() {
 }
 
 #[apply(test)]
-fn pure_modules_use_the_standard_library_alone() {
+fn pure_modules_import_only_allowed_items() {
     for (path, text) in sources().into_iter().filter(|(path, _)| PURE.contains(&path.as_str())) {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         for line in code.lines().filter(|line| line.starts_with("use ")) {
@@ -119,7 +122,7 @@ fn pure_modules_use_the_standard_library_alone() {
 }
 
 #[apply(test)]
-fn every_module_says_what_it_is_for() {
+fn every_module_has_a_doc_comment() {
     for (path, text) in sources() {
         assert!(text.starts_with("//! "), "{path} has no //! head");
     }
@@ -138,7 +141,7 @@ fn every_test_is_registered_with_the_runner() {
 }
 
 #[apply(test)]
-fn unsafe_stands_in_three_modules_and_gives_its_reasons() {
+fn unsafe_is_limited_to_three_modules_with_safety_comments() {
     for (path, text) in sources() {
         let lines: Vec<&str> = text.lines().collect();
         for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("unsafe {")) {
@@ -158,7 +161,7 @@ const MAX_FILE_LINES: usize = 400;
 const MAX_FUNCTION_LINES: usize = 50;
 
 #[apply(test)]
-fn files_and_functions_fit_into_a_head() {
+fn files_and_functions_stay_within_length_limits() {
     for (path, text) in sources().into_iter().filter(|(path, _)| !path.ends_with("/tests.rs")) {
         let code = without_tests(&text);
         let lines: Vec<&str> = code.lines().collect();
@@ -166,7 +169,7 @@ fn files_and_functions_fit_into_a_head() {
         for (start, line) in lines.iter().enumerate().filter(|(_, line)| is_function(line)) {
             let indent = line.len() - line.trim_start().len();
             let end = format!("{}}}", " ".repeat(indent));
-            let length = lines[start..].iter().position(|line| *line == end).unwrap_or_default() + 1;
+            let length = 1 + lines[start..].iter().position(|line| *line == end).expect("the function ends");
             assert!(length <= MAX_FUNCTION_LINES, "{path}:{}: {length} lines", start + 1);
         }
     }
@@ -258,7 +261,7 @@ fn without_tests(text: &str) -> &str {
 
 /// What several themes use is in `support`.
 #[apply(test)]
-fn no_theme_of_the_tests_uses_another() {
+fn test_modules_do_not_import_each_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     let mut files = Vec::new();
     collect(&root, &mut files);
@@ -305,4 +308,16 @@ fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
             found.push(path);
         }
     }
+}
+
+#[apply(test)]
+fn top_level_contains_only_listed_entries() {
+    const ENTRIES: [&str; 9] =
+        ["Cargo.lock", "Cargo.toml", "Dockerfile", "README.md", "docs", "k3s", "sql", "src", "tests"];
+    let all = fs::read_dir(env!("CARGO_MANIFEST_DIR")).expect("readable").flatten();
+    let mut names: Vec<String> = all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    // Where cargo builds.
+    names.retain(|name| !name.starts_with('.') && name != "target");
+    names.sort();
+    assert_eq!(names, ENTRIES);
 }

@@ -19,36 +19,36 @@ use crate::support::users::open_to_all;
 const MESSAGES: usize = 20;
 
 on_each_database! {
-    who_does_not_wait_gets_code_3_and_a_name,
-    an_engine_never_outlives_its_bots_ctl,
+    engine_without_wait_exits_with_3_and_names_holder,
+    engine_dies_with_killed_bots_ctl_and_is_recovered,
     routes_are_checked_before_python_starts,
-    status_tells_whose_engine_runs,
+    status_names_holder_of_running_engine,
 }
 
 mod on_servers {
     use super::{
-        a_cut_connection_lets_nobody_else_in, a_vanished_holder_is_waited_for_and_its_session_ended,
-        an_engine_whose_lease_was_taken_is_killed, no_routes_are_run_after_a_recovery_that_has_lost_the_lease,
-        the_lease_is_renewed_until_nothing_of_the_run_is_left,
+        engine_is_killed_when_its_lease_is_taken, lease_is_renewed_until_all_run_processes_end,
+        lease_stays_exclusive_after_connection_loss, routes_do_not_run_after_recovery_lost_the_lease,
+        waiter_ends_session_of_vanished_holder_after_ttl,
     };
 
     crate::support::servers::on_each_server! {
-        a_cut_connection_lets_nobody_else_in,
-        a_vanished_holder_is_waited_for_and_its_session_ended,
-        an_engine_whose_lease_was_taken_is_killed,
-        no_routes_are_run_after_a_recovery_that_has_lost_the_lease,
-        the_lease_is_renewed_until_nothing_of_the_run_is_left,
+        lease_stays_exclusive_after_connection_loss,
+        waiter_ends_session_of_vanished_holder_after_ttl,
+        engine_is_killed_when_its_lease_is_taken,
+        routes_do_not_run_after_recovery_lost_the_lease,
+        lease_is_renewed_until_all_run_processes_end,
     }
 }
 
-fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
+fn engine_without_wait_exits_with_3_and_names_holder(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
     system.fill(MESSAGES);
     let mut first = system.start_held(MESSAGES / 2, &["engine", "--new"]);
     let refused = system.run(&["engine", "--lease-wait", "0"]);
     refused.expect_code(3);
-    assert!(refused.stderr.contains("nothing was run: "), "{refused:?}");
+    assert!(refused.stderr.contains("engine not started: "), "{refused:?}");
     assert!(refused.stderr.contains(&format!("(process {})", first.pid())), "{refused:?}");
     system.run(&["engine", "--lease-wait", "0", "--success-exit-codes", "3"]).expect_code(0);
     system.release();
@@ -58,7 +58,7 @@ fn who_does_not_wait_gets_code_3_and_a_name(engine: Engine) {
     system.run(&["engine", "--lease-wait", "0"]).expect_code(0);
 }
 
-fn an_engine_never_outlives_its_bots_ctl(engine: Engine) {
+fn engine_dies_with_killed_bots_ctl_and_is_recovered(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
     system.fill(MESSAGES);
@@ -105,7 +105,7 @@ fn routes_are_checked_before_python_starts(engine: Engine) {
     assert!(refused.stderr.contains("lacks tables of Bots: run bots-ctl init-db first"), "{refused:?}");
 }
 
-fn status_tells_whose_engine_runs(engine: Engine) {
+fn status_names_holder_of_running_engine(engine: Engine) {
     let mut system = System::new(engine);
     let _web = system.demo.sandbox.webserver();
     let mut first = system.endless();
@@ -117,7 +117,7 @@ fn status_tells_whose_engine_runs(engine: Engine) {
     if engine != Engine::Sqlite {
         system.age_lease(61);
     }
-    wait_until("status forgets it", || (!status().contains("an engine runs")).then_some(()), status);
+    wait_until("status forgets it", || (!status().contains("engine running")).then_some(()), status);
 }
 
 /// The sessions of bots-ctl in this database that hold a lock, by the server's numbers.
@@ -144,7 +144,7 @@ fn cut(system: &System, session: &str) {
     };
 }
 
-fn a_cut_connection_lets_nobody_else_in(engine: Engine) {
+fn lease_stays_exclusive_after_connection_loss(engine: Engine) {
     let mut system = System::new(engine);
     let mut first = system.endless();
     let sessions = lock_holders(&system);
@@ -152,7 +152,7 @@ fn a_cut_connection_lets_nobody_else_in(engine: Engine) {
     cut(&system, &sessions[0]);
     wait_until("it is cut", || lock_holders(&system).is_empty().then_some(()), || first.report());
     system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
-    first.wait_stderr("has its lock back");
+    first.wait_stderr("reacquired the lock of the engine lease");
     assert_eq!(lock_holders(&system).len(), 1, "{}", first.report());
     system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
     first.signal(Signal::SIGTERM);
@@ -161,7 +161,7 @@ fn a_cut_connection_lets_nobody_else_in(engine: Engine) {
 }
 
 /// A node that is gone has not closed its connection: to the server, its session is as good as any.
-fn a_vanished_holder_is_waited_for_and_its_session_ended(engine: Engine) {
+fn waiter_ends_session_of_vanished_holder_after_ttl(engine: Engine) {
     let mut system = System::new(engine);
     let mut ghost = system.endless();
     let sessions = lock_holders(&system);
@@ -171,7 +171,7 @@ fn a_vanished_holder_is_waited_for_and_its_session_ended(engine: Engine) {
     system.age_lease(70);
     let next = system.run(&["engine", "--lease-wait", "5"]);
     next.expect_code(0);
-    assert!(next.stderr.contains("ended the session of "), "{next:?}");
+    assert!(next.stderr.contains("terminated the session of "), "{next:?}");
     assert!(!lock_holders(&system).contains(&sessions[0]));
     // Back from the dead it finds that its lease is over, and ends its engine.
     killpg(Pid::from_raw(ghost.pid().as_raw()), Signal::SIGCONT).expect("it is there");
@@ -179,12 +179,12 @@ fn a_vanished_holder_is_waited_for_and_its_session_ended(engine: Engine) {
     assert!(ghost.stderr().contains("killing the engine"), "{}", ghost.report());
 }
 
-fn an_engine_whose_lease_was_taken_is_killed(engine: Engine) {
+fn engine_is_killed_when_its_lease_is_taken(engine: Engine) {
     let mut system = System::new(engine);
     let mut first = system.endless();
     give_lease_away(&system);
     assert_eq!(first.wait_code(), 69, "{}", first.report());
-    assert!(first.stderr().contains("the engine lease is lost: somebody else has it now"), "{}", first.report());
+    assert!(first.stderr().contains("lost the engine lease: somebody else holds it now"), "{}", first.report());
     assert_eq!(first.descendants(), []);
 }
 
@@ -196,13 +196,13 @@ fn start_stubborn(system: &mut System, condition: &str, args: &[&str]) -> (Runni
     let script = format!("#!/bin/sh\n{condition} || exec echo it ran\ncd \"$HOME\"\n{leave}");
     system.demo.sandbox.stand_in("bots-engine", &script);
     let engine = system.start(args);
-    engine.wait_stderr(" to end, for at most 3600 s");
+    engine.wait_stderr("waiting up to 3600 s for ");
     let left = engine.descendants().into_iter().find(|(_, command)| command.contains("sleep 1000"));
     let (left, _) = left.unwrap_or_else(|| panic!("{}", engine.report()));
     (engine, left)
 }
 
-fn the_lease_is_renewed_until_nothing_of_the_run_is_left(engine: Engine) {
+fn lease_is_renewed_until_all_run_processes_end(engine: Engine) {
     let mut system = System::new(engine);
     let (mut first, left) = start_stubborn(&mut system, "true", &["engine"]);
     let renewed = || system.database.value("SELECT renewed FROM botsctl_lease WHERE name = 'engine'");
@@ -215,7 +215,7 @@ fn the_lease_is_renewed_until_nothing_of_the_run_is_left(engine: Engine) {
     assert!(kill(left, None).is_err(), "{}", first.report());
 }
 
-fn no_routes_are_run_after_a_recovery_that_has_lost_the_lease(engine: Engine) {
+fn routes_do_not_run_after_recovery_lost_the_lease(engine: Engine) {
     let mut system = System::new(engine);
     system.demo.sandbox.set("BOTS_CTL_ENGINE_PROGRESS_TIMEOUT", "0s");
     // As an engine leaves it that was killed.
@@ -232,21 +232,21 @@ fn give_lease_away(system: &System) {
     system.database.sql("UPDATE botsctl_lease SET owner = 'somebody', holder = 'somebody else'");
 }
 
-/// The server is there and says nothing more, as behind a network that drops everything.
+/// The server is up but does not respond, as behind a network that drops all packets.
 #[apply(test)]
-fn an_engine_is_killed_before_a_lease_that_cannot_be_renewed_runs_out() {
+fn engine_is_killed_before_unrenewed_lease_expires() {
     let server = Arc::new(Server::start(Engine::Mariadb));
     let mut system = System::on(Database::on(&server));
     let mut engine = system.endless();
     server.stop();
     assert_eq!(engine.wait_code(), 69, "{}", engine.report());
-    assert!(engine.stderr().contains("it could not be renewed for 4"), "{}", engine.report());
+    assert!(engine.stderr().contains("no renewal for 4"), "{}", engine.report());
 }
 
 /// When the clocks of the Netherlands go back, an hour has each local time twice. The two turns that could be taken for an
 /// hour's leap are its beginning and its end.
 #[apply(test)]
-fn a_lease_lives_through_the_end_of_summer_time() {
+fn lease_survives_end_of_summer_time() {
     const TURNS: [u64; 2] = [1_919_289_600, 1_919_293_200];
     let dir = tempfile::tempdir().expect("made");
     open_to_all(dir.path());
@@ -269,7 +269,7 @@ fn a_lease_lives_through_the_end_of_summer_time() {
         set(turn + 1);
         let second = system.run(&["engine", "--lease-wait", "2s"]);
         second.expect_code(3);
-        assert!(!second.stderr.contains("ended the session of "), "{second:?}");
+        assert!(!second.stderr.contains("terminated the session of "), "{second:?}");
         for _ in 0..2 {
             first.signal(Signal::SIGTERM);
         }
@@ -283,7 +283,7 @@ fn seconds_since_1970() -> u64 {
 }
 
 #[apply(test)]
-fn a_proxy_with_its_defaults_works_unless_it_pools_transactions() {
+fn pgbouncer_works_only_with_session_pooling() {
     let database = Database::fresh(Engine::Postgresql);
     let server = database.server();
     let (dir, port) = (tempfile::tempdir().expect("made"), free_port());
@@ -316,5 +316,21 @@ fn a_proxy_with_its_defaults_works_unless_it_pools_transactions() {
             done.expect_code(code);
             assert!(code == 0 || done.stderr.contains("behind a proxy that pools transactions"), "{done:?}");
         }
+    }
+}
+
+/// SQLite counts its transactions in the head of the file, and flushes four times for each.
+#[apply(test)]
+fn engine_run_uses_two_sqlite_transactions() {
+    let mut system = System::new(Engine::Sqlite);
+    system.demo.sandbox.stand_in("bots-engine", "#!/bin/sh\n");
+    let transactions = || {
+        let head = fs::read(&system.database.name).expect("read");
+        u32::from_be_bytes(head[24..28].try_into().expect("four bytes"))
+    };
+    for _ in 0..2 {
+        let before = transactions();
+        system.run(&["engine"]).expect_code(0);
+        assert_eq!(transactions() - before, 2);
     }
 }

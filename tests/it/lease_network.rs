@@ -1,4 +1,4 @@
-//! The engine lease where the network fails: connections that are cut at random moments, and a node that is gone.
+//! The engine lease during network failures: connections cut at random moments, and a vanished node.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::support::tcp_proxy::Link;
 const FEW: usize = 20;
 
 on_each_server! {
-    a_lease_whose_connection_is_cut_is_taken_again_and_by_nobody_else,
-    engines_meet_while_their_connections_are_cut,
-    a_node_that_is_gone_is_followed_within_90_seconds_and_never_doubled,
-    a_connection_that_the_network_has_forgotten_is_replaced,
+    lease_is_reacquired_exclusively_after_cut_connection,
+    concurrent_engines_lose_nothing_on_cut_connections,
+    lease_moves_to_standby_within_90_seconds_of_node_loss,
+    dead_connection_of_waiting_engine_is_replaced,
 }
 
 /// An engine under a proxy, and the same database without it.
@@ -31,7 +31,7 @@ fn behind_a_proxy(engine: Engine) -> (System, Arc<Proxy>, String) {
     (System::through(database, Some(&proxy.socket())), proxy, direct)
 }
 
-fn a_lease_whose_connection_is_cut_is_taken_again_and_by_nobody_else(engine: Engine) {
+fn lease_is_reacquired_exclusively_after_cut_connection(engine: Engine) {
     let (mut system, proxy, direct) = behind_a_proxy(engine);
     let mut first = system.endless();
     let mut random = Random(3);
@@ -41,7 +41,7 @@ fn a_lease_whose_connection_is_cut_is_taken_again_and_by_nobody_else(engine: Eng
         assert!(proxy.cut(cut) > 0, "{}", first.report());
         let again = || {
             system.run_through(&direct, &["engine", "--lease-wait", "0"]).expect_code(3);
-            (first.stderr().matches("has its lock back").count() >= round).then_some(())
+            (first.stderr().matches("reacquired the lock of the engine lease").count() >= round).then_some(())
         };
         wait_until("it has its lock again", again, || first.report());
         system.run_through(&direct, &["engine", "--lease-wait", "0"]).expect_code(3);
@@ -53,8 +53,8 @@ fn a_lease_whose_connection_is_cut_is_taken_again_and_by_nobody_else(engine: Eng
     assert_eq!(system.overlaps(), "");
 }
 
-/// Whatever they are doing at that moment: wait, look, hold, tell what came of it, or give back.
-fn engines_meet_while_their_connections_are_cut(engine: Engine) {
+/// In any phase: while it waits, checks, holds, records the result, or releases.
+fn concurrent_engines_lose_nothing_on_cut_connections(engine: Engine) {
     let (system, proxy, _) = behind_a_proxy(engine);
     system.can_be_held();
     let mut random = Random(4);
@@ -63,7 +63,7 @@ fn engines_meet_while_their_connections_are_cut(engine: Engine) {
         let cutter = Cutter::start(&proxy, u32::try_from(round).expect("small"));
         let mut first = system.start_held(random.below(FEW), &["engine", "--new"]);
         let mut second = system.start(&["engine", "--new"]);
-        second.wait_stderr("an engine runs already, that of ");
+        second.wait_stderr("engine lease is held by ");
         system.release();
         let codes = (first.wait_code(), second.wait_code());
         drop(cutter);
@@ -101,8 +101,8 @@ impl Drop for Cutter {
     }
 }
 
-/// First while engines wait for another one, then as soon as anybody asks for the lease.
-fn a_connection_that_the_network_has_forgotten_is_replaced(engine: Engine) {
+/// First while engines wait for another one, then as soon as an engine requests the lease.
+fn dead_connection_of_waiting_engine_is_replaced(engine: Engine) {
     let database = Database::fresh(engine);
     let to = (Ipv4Addr::LOCALHOST, database.server().port).into();
     let link = Link::listen(0, move || Some(to));
@@ -114,7 +114,7 @@ fn a_connection_that_the_network_has_forgotten_is_replaced(engine: Engine) {
         Running::start(command, system.demo.sandbox.home.path(), 0)
     };
     let mut second = beyond("2m");
-    second.wait_stderr("an engine runs already, that of ");
+    second.wait_stderr("engine lease is held by ");
     link.forget();
     for _ in 0..2 {
         first.signal(Signal::SIGTERM);
@@ -124,15 +124,15 @@ fn a_connection_that_the_network_has_forgotten_is_replaced(engine: Engine) {
     link.forget_at("botsctl_lease");
     let mut third = beyond("5s");
     assert_eq!(third.wait_code(), 69, "{}", third.report());
-    assert!(third.stderr().contains("did not answer within 5 s"), "{}", third.report());
+    assert!(third.stderr().contains("did not respond within 5 s"), "{}", third.report());
     for _ in 0..2 {
         second.signal(Signal::SIGTERM);
     }
     second.wait();
 }
 
-/// The cable of a pod is pulled while its engine works: its session stays where it is on the server.
-fn a_node_that_is_gone_is_followed_within_90_seconds_and_never_doubled(engine: Engine) {
+/// The network of a pod is cut while its engine runs: its session stays on the server.
+fn lease_moves_to_standby_within_90_seconds_of_node_loss(engine: Engine) {
     let node = Node::new();
     let server = Arc::new(Server::start_for(engine, node.gateway()));
     let mut system = System::on(Database::on(&server));
@@ -144,12 +144,12 @@ fn a_node_that_is_gone_is_followed_within_90_seconds_and_never_doubled(engine: E
     node.unplug();
     let unplugged = Instant::now();
     let mut next = system.start(&["engine", "--lease-wait", "2m"]);
-    next.wait_stderr("an engine runs already, that of ");
+    next.wait_stderr("engine lease is held by ");
     // Each has a minute.
     gone.wait_stderr("killing the engine");
     System::wait_working(&next);
     assert!(unplugged.elapsed() < Duration::from_secs(90), "{:?}\n{}", unplugged.elapsed(), next.report());
-    assert!(next.stderr().contains("ended the session of "), "{}", next.report());
+    assert!(next.stderr().contains("terminated the session of "), "{}", next.report());
     assert_eq!(system.overlaps(), "", "{}\n{}", gone.report(), next.report());
     assert_eq!(gone.wait_code(), 69, "{}", gone.report());
     for _ in 0..2 {

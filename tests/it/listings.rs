@@ -46,7 +46,7 @@ impl Hold {
     }
 }
 
-/// Some ways to begin a file, each with the rest of it, and the file where it has to stay open.
+/// Some ways to start a file, each with the rest of it, and the file if it has to stay open.
 struct Begun {
     path: PathBuf,
     rest: Vec<u8>,
@@ -70,7 +70,7 @@ impl Begun {
         Self { path, rest: message(number).into_bytes(), open: None }
     }
 
-    /// A file that was complete for all that a look could tell is opened again. Nothing is written yet.
+    /// A file that was complete according to all checks is opened again. It is not yet written to.
     fn again(place: &Arrivals, number: usize, first: &[u8]) -> Self {
         let path = place.file(number);
         let open = OpenOptions::new().append(true).open(&path).expect("it is there");
@@ -78,7 +78,7 @@ impl Begun {
     }
 
     fn finish(self) {
-        // One that was taken meanwhile is not made again.
+        // A file that was processed in the meantime is not recreated.
         let again = || OpenOptions::new().append(true).open(&self.path).expect("it is still there");
         self.open.unwrap_or_else(again).write_all(&self.rest).expect("written");
     }
@@ -102,7 +102,8 @@ fn finish(place: &Arrivals, starter: Starter, running: &mut Running, begun: Vec<
     for file in &begun {
         let name = file.path.file_name().expect("it has one").display().to_string();
         let is_named = || {
-            let of_the_left = |line: &&str| line.contains("files are left for the next run") && line.contains(&name);
+            let of_the_left =
+                |line: &&str| line.contains("leaving incomplete files for the next run") && line.contains(&name);
             log().lines().find(of_the_left).map(|_| ())
         };
         wait_until("the log names the file", is_named, || running.report());
@@ -125,7 +126,7 @@ fn a_file_begun_after_the_look_is_left_whole(starter: Starter, storage: &Storage
     place.set("BOTS_CTL_ENGINE_INTERVAL", "1s");
     let hold = Hold::engines(&mut place, "");
     write_whole(&place.file(0), 0);
-    // On a share nobody could tell yet that it is not complete, and it would be let go.
+    // On a share the incomplete state cannot be detected yet, and the file would be processed.
     let first = matches!(storage, Storage::Ext4).then(|| parts(3).remove(0));
     first.iter().for_each(|first| fs::write(place.file(3), first).expect("written"));
     let mut running = start(&place, starter);
@@ -146,16 +147,16 @@ macro_rules! by_each_starter {
 }
 
 by_each_starter! {
-    a_file_begun_after_the_look_is_left_whole_by_the_engine Engine Storage::Ext4;
-    a_file_begun_after_the_look_is_left_whole_by_the_engine_on_a_share Engine Storage::Share(CACHED);
-    a_file_begun_after_the_look_is_left_whole_by_the_schedule Schedule Storage::Ext4;
-    a_file_begun_after_the_look_is_left_whole_by_the_monitor Monitor Storage::Ext4;
-    a_file_begun_after_the_look_is_left_whole_by_the_monitor_on_a_share Monitor Storage::Share(CACHED);
+    engine_leaves_file_begun_after_scan Engine Storage::Ext4;
+    engine_leaves_file_begun_after_scan_on_share Engine Storage::Share(CACHED);
+    schedule_leaves_file_begun_after_scan Schedule Storage::Ext4;
+    monitor_leaves_file_begun_after_scan Monitor Storage::Ext4;
+    monitor_leaves_file_begun_after_scan_on_share Monitor Storage::Share(CACHED);
 }
 
 /// The recovery of an earlier run comes first, and takes its time.
 #[apply(test)]
-fn a_file_begun_during_a_recovery_is_left_whole() {
+fn engine_leaves_file_begun_during_recovery() {
     let mut place = Arrivals::new(&Storage::Ext4);
     place.system.can_be_held();
     write_whole(&place.file(0), 0);
@@ -170,7 +171,7 @@ fn a_file_begun_during_a_recovery_is_left_whole() {
     let begun = vec![Begun::open(&place, 1)];
     hold.end();
     assert!([0, 2].contains(&running.wait_code()), "{}", running.report());
-    assert!(running.stderr().contains("files are left for the next run"), "{}", running.report());
+    assert!(running.stderr().contains("leaving incomplete files for the next run"), "{}", running.report());
     begun.into_iter().for_each(Begun::finish);
     assert_eq!(place.system.run(&["engine"]).code(), 0);
     assert_eq!(place.system.collect(2), Amiss::default(), "{}", running.report());
@@ -178,7 +179,7 @@ fn a_file_begun_during_a_recovery_is_left_whole() {
 
 /// A channel may be changed while its run begins, and a name need not be text.
 #[apply(test)]
-fn a_directory_that_the_look_did_not_know_is_judged_and_so_is_any_name() {
+fn open_files_in_directory_unknown_to_scan_are_left() {
     let mut place = Arrivals::new(&Storage::Ext4);
     let hold = Hold::engines(&mut place, "");
     let other = place.system.demo.sandbox.home.path().join("other");
@@ -201,8 +202,8 @@ fn a_directory_that_the_look_did_not_know_is_judged_and_so_is_any_name() {
 
 /// Without the wait, and where bots-ctl cannot be asked, files are taken as they are.
 #[apply(test)]
-fn files_are_taken_as_they_are_where_that_is_wanted_or_cannot_be_helped() {
-    for (wait, change, is_told) in [("0s", "", false), ("1h", "BOTS_CTL_FILES_SOCKET=999 ", true)] {
+fn open_files_are_processed_if_wait_is_off_or_impossible() {
+    for (wait, change, is_told) in [("0s", "", false), ("1h", "BOTS_CTL_FILES_PIPES=999,998 ", true)] {
         let mut place = Arrivals::new(&Storage::Ext4);
         place.set("BOTS_CTL_FILE_WAIT", wait);
         let hold = Hold::engines(&mut place, change);
@@ -220,7 +221,7 @@ fn files_are_taken_as_they_are_where_that_is_wanted_or_cannot_be_helped() {
 }
 
 #[apply(test)]
-fn a_file_whose_name_is_no_text_is_left_and_named() {
+fn non_utf8_file_is_left_and_named() {
     let demo = Demo::new();
     demo.drop_in("input");
     // As a program writes it that does not know UTF-8.
@@ -228,6 +229,6 @@ fn a_file_whose_name_is_no_text_is_left_and_named() {
     fs::write(&file, "UNB").expect("written");
     let run = demo.sandbox.engine(&[]);
     assert!(run.expect_code(0).stderr.contains("the run received 3 files, finished 3"), "{run:?}");
-    assert!(run.stderr.contains("its name is not UTF-8"), "{run:?}");
+    assert!(run.stderr.contains("the file name is not UTF-8"), "{run:?}");
     assert!(file.exists());
 }

@@ -1,4 +1,4 @@
-//! Lines that belong together say so: those of one run of the engine, and those of one request.
+//! Related lines share an ID: those of an engine run, and those of a request.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ fn records(text: &str) -> Vec<Value> {
 }
 
 #[apply(test)]
-fn all_lines_of_an_engine_run_have_its_name() {
+fn all_lines_of_engine_run_have_its_run_id() {
     let mut demo = Demo::new();
     demo.sandbox.set("LOG_FORMAT", "json");
     let runs = ["input", "bad"].map(|folder| {
@@ -37,7 +37,7 @@ fn all_lines_of_an_engine_run_have_its_name() {
 }
 
 #[apply(test)]
-fn each_run_of_a_scheduled_engine_has_a_name_of_its_own() {
+fn each_scheduled_engine_run_has_a_separate_run_id() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_ENGINE_INTERVAL", "1s").set("LOG_FORMAT", "json");
     let up = sandbox.start(&["up", "--services", "engine"]);
@@ -48,7 +48,7 @@ fn each_run_of_a_scheduled_engine_has_a_name_of_its_own() {
 }
 
 #[apply(test)]
-fn a_request_has_one_name_in_both_pods() {
+fn request_id_is_the_same_in_both_pods() {
     let (mut queue, mut other, relay_port, _) = pods();
     queue.sandbox.set("LOG_FORMAT", "json");
     other.set("LOG_FORMAT", "json").set("LOG_LEVEL", "debug");
@@ -71,17 +71,17 @@ fn a_request_has_one_name_in_both_pods() {
         line.and_then(|line| Some(line["request_id"].as_str()?.to_owned()))
     };
     let told = |by: &Running, message: &str| wait_until(message, || name_of(&by.stderr(), message), || by.report());
-    assert_eq!(told(&queue.0, "job 1 with priority 5"), told(&web, "addjob was passed on"), "{}", queue.0.report());
+    assert_eq!(told(&queue.0, "job 1 with priority 5"), told(&web, "relayed addjob"), "{}", queue.0.report());
     // The name that a caller gives is kept.
     let refused = raw_http(relay_port, call("/bin/touch")("X-Request-Id: from-outside\r\n").as_bytes());
     assert!(refused.is_some_and(|answer| answer.contains("<i4>3</i4>")), "{}", queue.0.report());
-    assert_eq!(told(&queue.0, "a job that is not authorised"), "from-outside", "{}", queue.0.report());
+    assert_eq!(told(&queue.0, "rejected a job whose program is not allowed"), "from-outside", "{}", queue.0.report());
     let started = || {
         let lines = records(&queue.0.stderr());
         let about = |what: &str| {
             lines.iter().find(|line| line["message"].as_str().is_some_and(|m| m.starts_with(what))).cloned()
         };
-        Some((about("starting job 1")?, about("job 1 has ended")?))
+        Some((about("starting job 1")?, about("job 1 finished")?))
     };
     let (started, ended) = wait_until("the job has run", started, || queue.0.report());
     assert!(started["run_id"].is_string() && started["run_id"] == ended["run_id"], "{started} {ended}");

@@ -1,4 +1,4 @@
-//! The manifests: what Kubernetes, its linters and bots-ctl itself say of them, and the rules that hold between them.
+//! The manifests: validation by Kubernetes, its linters and bots-ctl, and the rules between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -67,7 +67,7 @@ fn every_overlay_passes_strict_validation() {
 }
 
 #[apply(test)]
-fn every_object_is_of_a_known_type() {
+fn overlay_objects_parse_as_known_kubernetes_kinds() {
     for name in OVERLAYS {
         for object in overlay(name) {
             match object["kind"].as_str().expect("it has one") {
@@ -91,7 +91,7 @@ fn every_object_is_of_a_known_type() {
 }
 
 #[apply(test)]
-fn linters_find_nothing_that_is_not_explained() {
+fn linters_report_only_documented_exceptions() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     for name in OVERLAYS {
         let file = dir.path().join(format!("{name}.yaml"));
@@ -111,9 +111,18 @@ fn linters_find_nothing_that_is_not_explained() {
     assert!(checked.status.success(), "{}", text(&checked.stdout));
 }
 
-/// What the table of the environments says.
 #[apply(test)]
-fn environments_differ_as_they_should() {
+fn ci_workflow_passes_actionlint() {
+    // A digest would keep the compiler from its fixes of bugs.
+    let options = ["--ignore", "unpinned-images", "--shellcheck=", ".github/workflows/ci.yml"];
+    let checked = tool("bin/jactionlint").args(options).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let checked = checked.expect("it can be run");
+    assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+}
+
+/// The values in the table of the environments.
+#[apply(test)]
+fn overlays_match_table_of_environments() {
     let expected = [
         ("dev", "edi-dev", 1, ["50m", "128Mi", "500m", "512Mi"], ["5Gi", "1Gi", "500Mi"], "ReadWriteOnce", "* * * * *"),
         (
@@ -155,7 +164,7 @@ fn environments_differ_as_they_should() {
 
 /// What pods are granted that is the same in every environment: an engine in the queue's pod has what that pod has.
 #[apply(test)]
-fn resources_are_those_of_the_table() {
+fn engine_and_queue_resources_match_table() {
     let expected = [
         ("bots-jobqueue", ["100m", "256Mi", "500m", "512Mi"]),
         ("bots-engine", ["200m", "512Mi", "2", "2Gi"]),
@@ -172,7 +181,7 @@ fn resources_are_those_of_the_table() {
     }
 }
 
-/// Kubernetes keeps quantities in one form: in another one, each apply would change what has not changed.
+/// Kubernetes stores quantities in canonical form: with another form each apply would report a change.
 #[apply(test)]
 fn quantities_are_in_canonical_form() {
     assert_eq!(["1000m", "1500m", "1", "1024Mi", "500Mi"].map(canonical), ["1", "1500m", "1", "1Gi", "500Mi"]);
@@ -196,7 +205,7 @@ fn collect_quantities(value: &Value, found: &mut Vec<String>) {
     value.as_array().into_iter().flatten().for_each(|value| collect_quantities(value, found));
 }
 
-/// A quantity as the API server returns it: no thousandths of what is whole, the greatest suffix that leaves it whole.
+/// A quantity as the API server returns it: no fractions, and the largest suffix that keeps it an integer.
 fn canonical(quantity: &str) -> String {
     const BINARY: [&str; 5] = ["", "Ki", "Mi", "Gi", "Ti"];
     let digits = quantity.find(|c: char| !c.is_ascii_digit()).unwrap_or(quantity.len());
@@ -212,9 +221,10 @@ fn canonical(quantity: &str) -> String {
     format!("{number}{}", BINARY[power])
 }
 
-/// A mount inside of another volume needs a directory there, and a runtime that is nobody to a file server cannot make it.
+/// A mount inside another volume needs a directory there, which a runtime without permissions on the file server cannot
+/// create.
 #[apply(test)]
-fn mount_points_inside_of_volumes_are_made_by_the_user_of_bots() {
+fn nested_mount_points_are_created_by_bots_user() {
     for name in OVERLAYS {
         for (workload, pod) in pods(&overlay(name)) {
             assert_eq!(unmade_mount_points(&pod), [""; 0], "{name}: {workload}");
@@ -222,9 +232,10 @@ fn mount_points_inside_of_volumes_are_made_by_the_user_of_bots() {
     }
 }
 
-/// Every variable is one of ours or read by the settings.py beside it, and bots-ctl accepts them together.
+/// Every variable belongs to bots-ctl or is read by the settings.py of the same directory, and bots-ctl accepts them
+/// together.
 #[apply(test)]
-fn every_variable_means_something() {
+fn every_variable_is_known_and_valid() {
     let settings = fs::read_to_string(k3s().join("base/config/settings.py")).expect("readable");
     for name in OVERLAYS {
         let all = overlay(name);
@@ -253,7 +264,7 @@ fn known_variables() -> BTreeSet<String> {
     config.effective_settings.iter().map(|shown| shown.setting.env.to_owned()).collect()
 }
 
-/// The stop sequence fits into what the kubelet grants, and bots-ctl is told how long that is.
+/// The stop sequence fits into the grace period of the kubelet, and bots-ctl knows that period.
 #[apply(test)]
 fn the_grace_period_covers_the_stop_sequence() {
     for (workload, pod) in pods(&overlay("prod")) {
@@ -277,9 +288,9 @@ fn the_grace_period_covers_the_stop_sequence() {
     }
 }
 
-/// Probes ask the port that bots-ctl listens on, for what it answers.
+/// Probes use the port of bots-ctl's listener, and its paths.
 #[apply(test)]
-fn probes_ask_the_health_listener() {
+fn probes_use_port_and_paths_of_health_listener() {
     for name in OVERLAYS {
         for (workload, pod) in pods(&overlay(name)) {
             let container = container(&pod);
@@ -297,7 +308,7 @@ fn probes_ask_the_health_listener() {
 }
 
 #[apply(test)]
-fn every_pod_is_restricted_and_on_the_same_image() {
+fn every_pod_is_restricted_and_uses_same_image() {
     for name in OVERLAYS {
         let all = overlay(name);
         for (workload, pod) in pods(&all) {
@@ -322,7 +333,7 @@ fn every_pod_is_restricted_and_on_the_same_image() {
 }
 
 #[apply(test)]
-fn selectors_and_references_lead_somewhere() {
+fn selectors_and_references_resolve() {
     for name in OVERLAYS {
         let all = overlay(name);
         let deployments: Vec<Deployment> = of_kind(&all, "Deployment");
@@ -368,7 +379,7 @@ fn selectors_and_references_lead_somewhere() {
 
 /// Two queues at once are fine, two rollouts of it are not: the new one would never become ready.
 #[apply(test)]
-fn only_the_web_ui_is_rolled_over() {
+fn only_web_ui_uses_rolling_update() {
     for deployment in of_kind::<Deployment>(&overlay("prod"), "Deployment") {
         let strategy = deployment.spec.and_then(|spec| spec.strategy).expect("it has one");
         let is_web = deployment.metadata.name.as_deref() == Some("bots-webserver");
@@ -379,7 +390,7 @@ fn only_the_web_ui_is_rolled_over() {
 }
 
 #[apply(test)]
-fn the_engine_on_schedule_runs_once_at_a_time_and_is_not_repeated() {
+fn scheduled_engine_forbids_concurrency_and_retries() {
     let all = overlay("prod");
     let engine: CronJob = typed(find(&all, "CronJob", "bots-engine"));
     let spec = engine.spec.expect("it has one");
@@ -398,7 +409,7 @@ fn the_engine_on_schedule_runs_once_at_a_time_and_is_not_repeated() {
 
 /// A pod that is deleted finishes its run: its Job has not failed before.
 #[apply(test)]
-fn a_job_waits_for_the_end_of_a_pod_that_is_deleted() {
+fn jobs_wait_for_end_of_deleted_pod() {
     for name in ["bots-engine", "bots-engine-now", "bots-init-db"] {
         let job: CronJob = typed(find(&overlay("prod"), "CronJob", name));
         let job = job.spec.and_then(|spec| spec.job_template.spec).expect("it has one");
@@ -406,9 +417,9 @@ fn a_job_waits_for_the_end_of_a_pod_that_is_deleted() {
     }
 }
 
-/// What is applied first, by its label, is the check and all that it takes from the same change.
+/// The objects applied first, by their label, are the check and its inputs from the same change.
 #[apply(test)]
-fn a_configuration_can_be_checked_before_it_is_applied() {
+fn preflight_label_selects_config_check_and_inputs() {
     for name in OVERLAYS {
         let all = overlay(name);
         let is_labelled = |object: &&Value| object["metadata"]["labels"]["bots-ctl/preflight"] == "true";

@@ -1,4 +1,4 @@
-//! Alert rules and dashboard: Prometheus' own tool checks and tries them, and every metric in them is one that we tell.
+//! Alert rules and dashboard: checked and tested with Prometheus' own tool, and every metric in them is exported.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::support::needs::{Need, needs};
 
 const PROJECT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What kube-state-metrics tells, as far as the rules use it.
+/// The metrics of kube-state-metrics that the rules use.
 const KUBERNETES: [&str; 5] = [
     "kube_deployment_status_replicas_available",
     "kube_deployment_spec_replicas",
@@ -43,7 +43,7 @@ fn promtool(args: &[&str], dir: &Path) {
 }
 
 #[apply(test)]
-fn each_alert_fires_when_it_should_and_is_silent_when_not() {
+fn each_alert_passes_firing_and_silent_rule_tests() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut groups = groups(&component());
     let write = |groups: &Value| {
@@ -53,7 +53,7 @@ fn each_alert_fires_when_it_should_and_is_silent_when_not() {
     };
     write(&groups);
     promtool(&["check", "rules", "rules.yaml"], dir.path());
-    // What an alert says is looked at elsewhere: here it is about when.
+    // Other tests check the text of an alert: this one is about its conditions.
     for group in groups.as_array_mut().expect("some") {
         for rule in group["rules"].as_array_mut().expect("some") {
             rule.as_object_mut().expect("a rule").remove("annotations");
@@ -83,7 +83,7 @@ fn each_alert_fires_when_it_should_and_is_silent_when_not() {
 }
 
 #[apply(test)]
-fn each_alert_says_what_it_means_and_what_to_do() {
+fn each_alert_is_annotated_and_documented() {
     let documentation = fs::read_to_string(Path::new(PROJECT).join("docs/metrics.md")).expect("readable");
     for rule in rules(&groups(&component())) {
         let name = rule["alert"].as_str().expect("named");
@@ -102,7 +102,7 @@ fn each_alert_says_what_it_means_and_what_to_do() {
 }
 
 #[apply(test)]
-fn rules_and_dashboard_use_metrics_that_there_are() {
+fn rules_and_dashboard_use_existing_metrics() {
     let all = component();
     let rules = rules(&groups(&all));
     let dashboard = &find(&all, "ConfigMap", "bots-dashboard")["data"]["bots.json"];
@@ -142,9 +142,9 @@ fn is_known(name: &str) -> bool {
     KUBERNETES.contains(&name) || ALL.iter().any(is_family)
 }
 
-/// What is scraped is there: the port has its name, and the policy lets Prometheus in.
+/// The scrape target exists: the port has its name, and the policy permits Prometheus.
 #[apply(test)]
-fn the_monitor_finds_the_listener_of_each_pod() {
+fn pod_monitor_selects_health_port_of_each_pod() {
     let all = component();
     let monitor = find(&all, "PodMonitor", "bots");
     let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];

@@ -1,6 +1,6 @@
-//! What becomes of the output of a service: every line of it, in each shape, before readers of every kind.
+//! The output of a service: every line of it, in each format, with readers of every kind.
 //!
-//! The service is a script in place of bots-webserver: what it prints, and not what it is, is under test.
+//! The service is a script in place of bots-webserver, since only its output is under test.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -12,6 +12,7 @@ use bots_ctl::supervisor::output::{OutputPumps, pump};
 use bots_ctl::telemetry::child_output::{ServiceOutput, Stream};
 use bots_ctl::telemetry::line_writer::{FILE_SEND_TIMEOUT, LineWriter};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::process::wrapped;
@@ -23,7 +24,10 @@ const LONGEST: usize = 64 * 1024;
 /// Lines of each stream where many are needed.
 const MANY: usize = 100_000;
 
-/// A log that tells of errors, and errors that nobody caught: the second one while the first was handled.
+/// The form of the time that begins a line of bots-ctl, and of a service in text.
+const TIME: &str = "2026-11-23T05:17:34.123456Z";
+
+/// A log with errors, and uncaught exceptions: the second one while the first was handled.
 const FAILING: &str = r#"
 import logging
 logging.basicConfig(format="%(asctime)s %(levelname)s [bots.webserver] %(message)s", datefmt="%Y.%m.%d %H:%M:%S", level="INFO")
@@ -39,7 +43,7 @@ except ZeroDivisionError:
     int("caf\u00e9\nsecond line")
 "#;
 
-/// A sandbox where the web server is this script, with the programs and packages of the real Bots around it.
+/// A sandbox in which the web server is this script, with the programs and packages of the real Bots.
 fn service(shape: &str, script: &str) -> Sandbox {
     let mut sandbox = Sandbox::new();
     let venv = sandbox.home.path().join("venv");
@@ -69,6 +73,20 @@ fn printed(shape: &str, bytes: &[u8]) -> Finished {
     let done = sandbox.run(&["webserver"]);
     done.expect_code(0);
     done
+}
+
+/// The lines of the service, each without its time and the name of the service.
+fn text_lines(output: &str) -> impl Iterator<Item = &str> {
+    let message = |line| {
+        let (time, message) = split_text(line);
+        assert!(time.len() == TIME.len() && time.ends_with('Z'), "{line}");
+        message
+    };
+    output.split_terminator('\n').map(message)
+}
+
+fn split_text(line: &str) -> (&str, &str) {
+    line.split_once(" webserver | ").unwrap_or_else(|| panic!("no line of the service: {line}"))
 }
 
 fn parse(line: &str) -> Value {
@@ -123,19 +141,19 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[apply(test)]
-fn a_long_line_is_whole_and_a_longer_one_is_split_and_marked() {
+fn lines_longer_than_limit_are_split_and_marked() {
     let line = "x".repeat(LONGEST);
     let bytes = format!("{line}\n{line}\r\n{line}y\nlast, without an end");
     let text = printed("text", bytes.as_bytes()).stdout;
     let parts = [line.clone(), line.clone(), format!("{line} [continues]"), "y".into(), "last, without an end".into()];
-    assert!(text.lines().eq(parts.iter().map(|part| format!("webserver | {part}"))), "{} bytes", text.len());
+    assert!(text_lines(&text).eq(parts.iter()), "{} bytes", text.len());
     let found = messages(&printed("json", bytes.as_bytes()).stdout);
     let parts = [(&*line, false), (&*line, false), (&*line, true), ("y", false), ("last, without an end", false)];
     assert!(found.iter().map(|(text, goes_on)| (text.as_str(), *goes_on)).eq(parts), "{} records", found.len());
 }
 
 #[apply(test)]
-fn any_bytes_become_lines() {
+fn arbitrary_bytes_become_valid_log_lines() {
     let bytes =
         b"caf\xc3\xa9 \xe2\x82\xac\r\n\ninvalid \xff\xc3(\nnul \0, escape \x1b[2J, bell \x07, tab \t.\nin\rside\n\
         csi \xc2\x9b2J, del \x7f, backwards \xe2\x80\xae\n\xe2\x82";
@@ -149,7 +167,7 @@ fn any_bytes_become_lines() {
         "\u{fffd}",
     ];
     let text = printed("text", bytes).stdout;
-    assert_eq!(text.split_terminator('\n').collect::<Vec<_>>(), shown.map(|line| format!("webserver | {line}")));
+    assert_eq!(text_lines(&text).collect::<Vec<_>>(), shown);
     let json = printed("json", bytes).stdout;
     let found: Vec<String> = messages(&json).into_iter().map(|(text, _)| text).collect();
     let [first, empty, invalid, _, _, _, last] = shown;
@@ -160,9 +178,9 @@ fn any_bytes_become_lines() {
     assert!(raw.is_empty(), "{raw:?} in {json}");
 }
 
-/// A service, or what it passes on, may print what looks like a record of ours, of another service.
+/// A service, or its forwarded input, may print text that looks like a record of bots-ctl or of another service.
 #[apply(test)]
-fn what_looks_like_a_record_is_a_message() {
+fn forged_log_records_are_logged_as_messages() {
     const FORGED: &str =
         "{\"timestamp\":\"2026-01-01T00:00:00Z\",\"level\":\"ERROR\",\"service\":\"bots-ctl\",\"message\":\"forged\"}";
     let lines = [FORGED, "jobqueue | forged", "\",\"level\":\"ERROR\",\"x\":\""];
@@ -172,19 +190,19 @@ fn what_looks_like_a_record_is_a_message() {
         assert_eq!(found.map(|value| value.as_str().unwrap_or_default()), ["webserver", "stdout", "INFO", line]);
     }
     let text = printed("text", lines.join("\n").as_bytes()).stdout;
-    assert!(text.lines().eq(lines.map(|line| format!("webserver | {line}"))), "{text}");
+    assert!(text_lines(&text).eq(lines), "{text}");
 }
 
 #[apply(test)]
-fn characters_survive_wherever_the_stream_is_cut() {
+fn multibyte_characters_survive_chunk_boundaries() {
     let lines: Vec<String> =
         (0..5000).map(|number| format!("{number} {}", "\u{e4}\u{20ac}\u{1f600}".repeat(number % 60))).collect();
     let output = printed("text", lines.join("\n").as_bytes()).stdout;
-    assert!(output.lines().eq(lines.iter().map(|line| format!("webserver | {line}"))), "{} bytes", output.len());
+    assert!(text_lines(&output).eq(lines.iter()), "{} bytes", output.len());
 }
 
 #[apply(test)]
-fn lines_of_two_streams_do_not_mix() {
+fn stdout_and_stderr_lines_do_not_interleave() {
     let script = format!("seq -f 'o %.0f of the one' {MANY} & seq -f 'e %.0f of the other' {MANY} >&2; wait");
     let done = service("json", &script).run(&["webserver"]);
     done.expect_code(0);
@@ -198,7 +216,7 @@ fn lines_of_two_streams_do_not_mix() {
 }
 
 #[apply(test)]
-fn streams_that_lead_to_one_place_do_not_mix_there() {
+fn streams_sharing_one_pipe_do_not_interleave_lines() {
     let script = format!("seq -f 'o %.0f of the one' {MANY} & seq -f 'e %.0f of the other' {MANY} >&2; wait");
     let mut sandbox = service("raw", &script);
     sandbox.set("LOG_LEVEL", "error");
@@ -216,8 +234,8 @@ fn streams_that_lead_to_one_place_do_not_mix_there() {
 }
 
 #[apply(test)]
-fn a_reader_that_sleeps_costs_lines_and_is_told_how_many() {
-    // Lines of this length need little more room as JSON, so that what is still in pipes then does not overflow again.
+fn blocked_reader_loses_lines_and_gets_their_count() {
+    // Lines of this length grow little as JSON, so that the remaining content of the pipes does not overflow again.
     let rest = "x".repeat(200);
     let script =
         format!("seq -f '%.0f {rest}' {MANY}; touch finished; while [ ! -e go ]; do sleep 0.05; done; echo last");
@@ -248,7 +266,7 @@ fn a_reader_that_sleeps_costs_lines_and_is_told_how_many() {
 }
 
 #[apply(test)]
-fn a_service_survives_a_reader_that_has_gone_or_a_full_disk() {
+fn service_survives_closed_reader_or_full_disk() {
     for redirect in [">&3", ">&3 2>&3", ">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&-"] {
         for shape in ["raw", "text", "json"] {
             let sandbox = service(shape, &format!("seq {MANY}; seq {MANY} >&2; touch finished; exit 7"));
@@ -261,7 +279,7 @@ fn a_service_survives_a_reader_that_has_gone_or_a_full_disk() {
 }
 
 #[apply(test)]
-fn a_traceback_is_one_record() {
+fn traceback_becomes_one_json_record() {
     let sandbox = service("json", "venv/bin/python failing.py 2>errors; cat errors >&2; echo done");
     fs::write(sandbox.home.path().join("failing.py"), FAILING).expect("written");
     let done = sandbox.run(&["webserver"]);
@@ -292,7 +310,7 @@ fn a_traceback_is_one_record() {
 }
 
 #[apply(test)]
-fn a_traceback_does_not_wait_for_what_comes_next() {
+fn traceback_is_logged_without_waiting_for_next_line() {
     let script = "venv/bin/python -c 1/0; while [ ! -e go ]; do sleep 0.05; done; exit 0";
     let sandbox = service("json", script);
     let mut running = sandbox.start(&["webserver"]);
@@ -303,10 +321,10 @@ fn a_traceback_does_not_wait_for_what_comes_next() {
 }
 
 #[apply(test)]
-fn in_text_the_lines_of_a_traceback_stay_lines() {
+fn text_format_keeps_traceback_lines_separate() {
     let text = "Traceback (most recent call last):\n  File \"a.py\", line 1, in b\nValueError: c\n";
-    let expected: String = text.lines().map(|line| format!("webserver | {line}\n")).collect();
-    assert_eq!(printed("text", text.as_bytes()).stdout, expected);
+    let printed = printed("text", text.as_bytes()).stdout;
+    assert!(text_lines(&printed).eq(text.lines()), "{printed}");
 }
 
 #[apply(test)]
@@ -323,8 +341,8 @@ fn raw_output_is_passed_on_byte_for_byte() {
 }
 
 #[apply(test)]
-fn the_shape_does_not_depend_on_that_of_our_own_log() {
-    for (own, shape, first) in [("json", "text", "webserver | "), ("text", "json", "{\""), ("json", "raw", "hello")] {
+fn child_output_format_is_independent_of_log_format() {
+    for (own, shape, first) in [("json", "text", "20"), ("text", "json", "{\""), ("json", "raw", "hello")] {
         let mut sandbox = service(shape, "echo hello");
         sandbox.set("LOG_FORMAT", own);
         let done = sandbox.run(&["webserver"]);
@@ -334,18 +352,45 @@ fn the_shape_does_not_depend_on_that_of_our_own_log() {
     }
     let done = service("xml", "echo hello").run(&["webserver"]);
     done.expect_code(78);
-    let text = "environment variable BOTS_CTL_CHILD_OUTPUT: \"xml\" is wrong: expected raw, text or json";
+    let text = "environment variable BOTS_CTL_CHILD_OUTPUT: \"xml\" is invalid: expected raw, text or json";
     assert!(done.stderr.contains(text), "{}", done.stderr);
 }
 
 #[apply(test)]
-fn a_program_that_needs_no_log_costs_no_thread() {
+fn lines_of_bots_and_of_bots_ctl_have_one_time_in_utc() {
+    let is_time = |text: &[u8]| text.iter().enumerate().all(|(at, byte)| byte.is_ascii_digit() != (at % 3 == 2));
+    for shape in ["text", "json"] {
+        let mut sandbox = Sandbox::new();
+        sandbox.set("TZ", "Asia/Tokyo").set("LOG_FORMAT", shape);
+        let mut running = sandbox.webserver();
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.wait_code(), 0, "{}", running.report());
+        let time_and_message = |line: &str| match shape {
+            "json" => {
+                let record = parse(line);
+                [&record["timestamp"], &record["message"]].map(|value| value.as_str().expect("a text").to_owned())
+            }
+            _ if line.contains(" | ") => <[_; 2]>::from(split_text(line)).map(str::to_owned),
+            _ => [line[..TIME.len()].to_owned(), line[TIME.len()..].to_owned()],
+        };
+        let own: Vec<_> = running.stderr().lines().map(time_and_message).collect();
+        let of_bots: Vec<_> = running.stdout().lines().map(time_and_message).collect();
+        assert!(!of_bots.is_empty(), "{}", running.report());
+        for [time, message] in &of_bots {
+            assert!(own[0][0] <= *time && *time <= own[own.len() - 1][0], "{time}\n{}", running.report());
+            assert!(!message.as_bytes().windows(8).any(is_time), "a second time: {message}");
+        }
+    }
+}
+
+#[apply(test)]
+fn exec_without_log_lines_starts_no_thread() {
     let done = Sandbox::new().run(&["exec", "--", "sh", "-c", "ls /proc/$PPID/task | wc -l"]);
     assert_eq!(done.expect_code(0).stdout.trim(), "1");
 }
 
 #[apply(test)]
-fn a_process_that_holds_the_pipe_of_a_service_does_not_delay_its_end() {
+fn held_output_pipe_does_not_delay_end_of_service() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("built");
     runtime.block_on(async {
         let (lines, _flush) = LineWriter::spawn(std::io::sink(), FILE_SEND_TIMEOUT, |_| String::new());
@@ -359,4 +404,24 @@ fn a_process_that_holds_the_pipe_of_a_service_does_not_delay_its_end() {
         pumps.drain().await;
         assert_eq!(begin.elapsed(), std::time::Duration::ZERO);
     });
+}
+
+#[apply(test)]
+fn one_shot_commands_log_json_only_if_configured() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("LOG_FORMAT", "json");
+    for line in ["files", "statsu"] {
+        let stderr = sandbox.run(&[line]).stderr;
+        let last: Value = serde_json::from_str(stderr.lines().last().expect("a line")).expect("JSON");
+        assert_eq!((&last["level"], &last["service"]), (&"ERROR".into(), &"bots-ctl".into()), "{stderr}");
+    }
+    sandbox.set("LOG_FORMAT", "auto");
+    let failed = sandbox.run(&["files"]);
+    assert!(failed.stderr.lines().all(|line| !line.starts_with('{')), "{}", failed.stderr);
+    assert!(failed.stderr.contains("bots-ctl: "), "{}", failed.stderr);
+    let initialised = Sandbox::new();
+    let mut command = initialised.command(&["init-db"]);
+    let output = command.env("LOG_FORMAT", "auto").output().expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains(" INFO ") && !stderr.contains('{'), "{stderr}");
 }

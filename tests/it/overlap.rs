@@ -1,4 +1,4 @@
-//! Engines that meet: real Bots, in pods of their own, on each database. What goes in goes out exactly once.
+//! Concurrent engines: real Bots, in separate pods, on each database. Each message is sent exactly once.
 //!
 //! `BOTS_CTL_TEST_ROUNDS=100 tests/run.sh overlap::` is the long form, of about half an hour.
 
@@ -18,13 +18,13 @@ const FEW: usize = 20;
 const MESSAGES: usize = 60;
 
 on_each_database! {
-    the_second_pod_waits_and_nothing_is_sent_twice,
-    an_engine_that_is_killed_is_recovered_once_by_the_one_that_waits,
-    whenever_an_engine_is_killed_nothing_is_lost,
-    without_the_lease_the_second_engine_sends_twice,
+    second_engine_waits_and_nothing_is_sent_twice,
+    waiting_engine_recovers_killed_one_once,
+    engine_killed_at_any_time_loses_no_message,
+    second_engine_without_lease_sends_twice,
 }
 
-fn the_second_pod_waits_and_nothing_is_sent_twice(engine: Engine) {
+fn second_engine_waits_and_nothing_is_sent_twice(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
     let mut random = Random(0);
@@ -32,7 +32,7 @@ fn the_second_pod_waits_and_nothing_is_sent_twice(engine: Engine) {
         system.fill(FEW);
         let mut first = system.start_held(random.below(FEW), &["engine", "--new"]);
         let mut second = system.start(&["engine", "--new"]);
-        second.wait_stderr("an engine runs already, that of ");
+        second.wait_stderr("engine lease is held by ");
         system.release();
         let codes = (first.wait_code(), second.wait_code());
         let report = || format!("round {round}\n{}\n{}", first.report(), second.report());
@@ -45,7 +45,7 @@ fn the_second_pod_waits_and_nothing_is_sent_twice(engine: Engine) {
 }
 
 /// In the middle of a file each time, while another engine waits.
-fn an_engine_that_is_killed_is_recovered_once_by_the_one_that_waits(engine: Engine) {
+fn waiting_engine_recovers_killed_one_once(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
     let mut random = Random(1);
@@ -53,14 +53,14 @@ fn an_engine_that_is_killed_is_recovered_once_by_the_one_that_waits(engine: Engi
         system.fill(FEW);
         let mut first = system.start_held(random.below(FEW), &["engine", "--new"]);
         let mut second = system.start(&["engine", "--new"]);
-        second.wait_stderr("an engine runs already, that of ");
+        second.wait_stderr("engine lease is held by ");
         kill(real_engine(&first).expect("it is held"), Signal::SIGKILL).expect("it is there");
         system.release();
         let codes = (first.wait_code(), second.wait_code());
         let report = || format!("round {round}\n{}\n{}", first.report(), second.report());
-        // Bots tells of the file it was killed in as an error, or not, and sends it.
+        // Bots may report the file in progress as an error, and sends it.
         assert!(codes.0 == 137 && [0, 2].contains(&codes.1), "{codes:?}, {}", report());
-        assert!(second.stderr().contains("an earlier run of the engine was cut off: Bots recovers it first"));
+        assert!(second.stderr().contains("previous engine run was interrupted; recovering it first"));
         assert_eq!(system.collect(FEW), Amiss::default(), "{}", report());
         assert_eq!(system.recoveries(), round + 1, "{}", report());
     }
@@ -70,7 +70,7 @@ fn an_engine_that_is_killed_is_recovered_once_by_the_one_that_waits(engine: Engi
 
 /// Also while it takes files in or sends them. Bots marks a file after it has done something with it: the one it has in
 /// hand at that moment may be taken in or sent again. None is lost.
-fn whenever_an_engine_is_killed_nothing_is_lost(engine: Engine) {
+fn engine_killed_at_any_time_loses_no_message(engine: Engine) {
     let system = System::new(engine);
     let mut random = Random(2);
     let mut killed = 0;
@@ -90,13 +90,13 @@ fn whenever_an_engine_is_killed_nothing_is_lost(engine: Engine) {
         let amiss = system.collect(MESSAGES);
         assert!(amiss.lost.is_empty() && amiss.damaged.is_empty(), "{amiss:?}, {}", report());
         assert!(amiss.doubled.len() <= 1, "{amiss:?}, {}", report());
-        let is_told = next.stderr.contains("was cut off: Bots recovers it first");
+        let is_told = next.stderr.contains("was interrupted; recovering it first");
         assert_eq!(system.recoveries() - before, usize::from(is_told), "{}", report());
     }
 }
 
-/// What the others guard against is real: without bots-ctl, Bots itself does it.
-fn without_the_lease_the_second_engine_sends_twice(engine: Engine) {
+/// The problem is real: without bots-ctl, Bots sends twice.
+fn second_engine_without_lease_sends_twice(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
     system.fill(FEW);

@@ -1,4 +1,4 @@
-//! What is wrong, as `status` and the status page begin with it, and what to do about it.
+//! Problems and their remedies, at the beginning of `status` and of the status page.
 
 use std::fs;
 
@@ -11,8 +11,8 @@ use crate::support::sandbox::{Running, Sandbox, wait_until};
 use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database! {
-    errors_that_belong_to_no_file_are_a_problem_until_a_run_is_well,
-    files_that_failed_are_a_problem_until_they_are_received_again,
+    process_error_is_a_problem_until_a_run_succeeds,
+    failed_files_are_problems_until_rereceived_or_deleted,
 }
 
 /// All problems, once they are as they should be.
@@ -38,7 +38,7 @@ fn check(sandbox: &Sandbox, code: i32, first_line: &str) -> String {
     text
 }
 
-fn files_that_failed_are_a_problem_until_they_are_received_again(engine: Engine) {
+fn failed_files_are_problems_until_rereceived_or_deleted(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     eager(&mut sandbox);
@@ -66,12 +66,12 @@ fn files_that_failed_are_a_problem_until_they_are_received_again(engine: Engine)
     assert_eq!(demo.engine(&["--rereceive"]), 0);
     let problems = wait_problems(&web, "those are through", |problems| problems.len() == 1);
     assert!(has(&problems, "file_errors", "1 file with errors"), "{problems:#?}");
-    // As the web UI deletes what a person has dealt with.
+    // As the web UI deletes entries that a person has handled.
     database.sql("DELETE FROM filereport WHERE statust = 1;");
     wait_problems(&web, "nothing is left", <[Value]>::is_empty);
 }
 
-fn errors_that_belong_to_no_file_are_a_problem_until_a_run_is_well(engine: Engine) {
+fn process_error_is_a_problem_until_a_run_succeeds(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     eager(&mut sandbox);
@@ -88,7 +88,7 @@ fn errors_that_belong_to_no_file_are_a_problem_until_a_run_is_well(engine: Engin
 }
 
 #[apply(test)]
-fn channels_whose_directory_or_route_is_missing_are_problems() {
+fn missing_channel_directory_and_inactive_route_are_problems() {
     let mut demo = Demo::install(with_queue().0);
     eager(&mut demo.sandbox);
     let queue = demo.sandbox.start(&["jobqueue"]);
@@ -97,7 +97,7 @@ fn channels_whose_directory_or_route_is_missing_are_problems() {
     let away = demo.input().with_extension("away");
     fs::rename(demo.input(), &away).expect("it is there");
     let told = |problems: &[Value]| {
-        has(problems, "directory", "channel demo_in of route demo_orders takes no files: cannot read ")
+        has(problems, "directory", "channel demo_in of route demo_orders cannot read files: cannot read ")
     };
     wait_problems(&queue, "the directory is missing", told);
     fs::rename(&away, demo.input()).expect("it is there");
@@ -112,7 +112,7 @@ fn channels_whose_directory_or_route_is_missing_are_problems() {
 }
 
 #[apply(test)]
-fn routes_directories_and_jobs_that_fail_are_problems() {
+fn failing_routes_directories_and_jobs_are_problems() {
     let (mut sandbox, _) = with_queue();
     eager(&mut sandbox);
     let input = sandbox.home.path().join("in");
@@ -128,9 +128,9 @@ fn routes_directories_and_jobs_that_fail_are_problems() {
     assert!(has(&problems, "route", "route orders does not exist: files would wait in "), "{problems:#?}");
     fs::write(input.join("a.edi"), "UNB").expect("written");
     let problems = wait_problems(&up, "its job has failed", |problems| has(problems, "job", "job 1 (bots-engine "));
-    assert!(has(&problems, "job", " ended with exit code 64: wrong command line"), "{problems:#?}");
+    assert!(has(&problems, "job", " ended with exit code 64: usage error"), "{problems:#?}");
     let shown = sandbox.run(&["job", "show", "latest"]).expect_code(0).stdout.clone();
-    assert!(shown.contains("exit code  64: wrong command line\n"), "{shown}");
+    assert!(shown.contains("exit code  64: usage error\n"), "{shown}");
     let text = check(&sandbox, 1, "4 problems\n1. not watched: /nowhere/in/* for route orders: ");
-    assert!(text.contains("\n   bots-ctl job show 1 has the end of its output; "), "{text}");
+    assert!(text.contains("\n   bots-ctl job show 1 prints the end of its output; "), "{text}");
 }

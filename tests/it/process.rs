@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::support::bots::without_bots;
-use crate::support::needs::as_pid_1;
+use crate::support::needs::{as_pid_1, unshared};
 use crate::support::process::{send, text, wait_descendant, wrapped, write_program};
 use crate::support::sandbox::{Running, Sandbox, binary, bots_bin_dir, descendants, python, wait_until};
 
@@ -25,7 +25,7 @@ const HARMLESS: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
 /// Signals 32 and 33, which the C library keeps to itself: its own posix_spawn leaves the first one ignored.
 const C_LIBRARY: u64 = 0x1_8000_0000;
 
-/// What Python ignores by itself: SIGPIPE and SIGXFSZ.
+/// The signals that Python ignores: SIGPIPE and SIGXFSZ.
 const OF_PYTHON: u64 = 1 << 12 | 1 << 24;
 
 /// Writes `name number` to a file for each signal it and its child receive, until signal 64 ends both.
@@ -53,7 +53,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 ";
 
 #[apply(test)]
-fn every_exit_code_is_passed_on() {
+fn exec_returns_every_exit_code_of_program() {
     let sandbox = without_bots();
     for code in 0..=255 {
         let ended = sandbox.run(&["exec", "--", "sh", "-c", &format!("exit {code}")]);
@@ -63,7 +63,7 @@ fn every_exit_code_is_passed_on() {
 }
 
 #[apply(test)]
-fn a_signal_that_ends_the_program_is_128_plus_its_number() {
+fn exec_returns_128_plus_signal_number() {
     let sandbox = without_bots();
     for number in (1..=64).filter(|number| !HARMLESS.contains(number) && ![32, 33].contains(number)) {
         let script = format!("ulimit -c 0; kill -{number} $$");
@@ -73,7 +73,7 @@ fn a_signal_that_ends_the_program_is_128_plus_its_number() {
 }
 
 #[apply(test)]
-fn what_cannot_be_executed_is_126_and_what_is_not_found_is_127() {
+fn exec_returns_126_if_not_executable_and_127_if_not_found() {
     let mut sandbox = without_bots();
     let home = sandbox.home.path().to_path_buf();
     let bin = home.join("bin");
@@ -107,7 +107,7 @@ fn what_cannot_be_executed_is_126_and_what_is_not_found_is_127() {
 }
 
 #[apply(test)]
-fn a_reader_of_the_error_that_has_gone_does_not_change_the_code() {
+fn exec_keeps_exit_code_if_stderr_is_broken_pipe() {
     let sandbox = without_bots();
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
@@ -134,7 +134,7 @@ fn standard_streams_pass_byte_for_byte() {
 }
 
 #[apply(test)]
-fn a_program_ends_when_its_reader_goes_away() {
+fn program_receives_sigpipe_when_reader_closes() {
     let sandbox = without_bots();
     let mut child = sandbox.command(&["exec", "--", "yes"]).stdout(Stdio::piped()).spawn().expect("it starts");
     let mut stdout = child.stdout.take().expect("piped");
@@ -144,8 +144,9 @@ fn a_program_ends_when_its_reader_goes_away() {
 }
 
 #[apply(test)]
-fn arguments_arrive_as_they_were_given() {
-    let sandbox = without_bots();
+fn exec_passes_arguments_unchanged() {
+    let mut sandbox = without_bots();
+    sandbox.set("BOTS_CTL_ENTRYPOINT", "true");
     let program = sandbox.home.path().join("show-arguments");
     write_program(&program, "#!/bin/sh\n[ $# = 0 ] || printf '%s|' \"$@\"\n", 0o755);
     let table: [&[&[u8]]; 10] = [
@@ -173,8 +174,20 @@ fn arguments_arrive_as_they_were_given() {
 }
 
 #[apply(test)]
-fn an_unknown_word_is_a_program_and_a_slip_is_told() {
-    let sandbox = without_bots();
+fn unknown_command_runs_program_only_in_entrypoint_mode() {
+    let mut sandbox = without_bots();
+    for (word, advice) in [
+        ("ps", "bots-ctl status shows the services"),
+        ("route", "bots-ctl status shows the routes, and bots-ctl engine ROUTE runs one"),
+        ("webservr", "did you mean webserver?"),
+    ] {
+        let refused = sandbox.run(&[word, "list"]);
+        refused.expect_code(64);
+        let words =
+            format!("there is no command {word}; {advice}; bots-ctl exec -- {word} runs a program of that name");
+        assert!(refused.stderr.contains(&words), "{}", refused.stderr);
+    }
+    sandbox.set("BOTS_CTL_ENTRYPOINT", "true");
     let echo = sandbox.run(&["echo", "--help", "-n"]);
     echo.expect_code(0);
     assert!(echo.stdout.contains("echo") || echo.stdout == "--help -n\n", "{}", echo.stdout);
@@ -186,7 +199,24 @@ fn an_unknown_word_is_a_program_and_a_slip_is_told() {
 }
 
 #[apply(test)]
-fn a_program_gets_the_environment_of_bots_even_where_bots_is_missing() {
+fn unknown_command_runs_program_as_pid_1_and_below_container_init() {
+    let sandbox = without_bots();
+    let inside = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+    let run = |before: &[&str]| {
+        let words = [&inside[..], before].concat();
+        let output = unshared(&sandbox.command(&["sh", "-c", "exit 9"]), &words).output().expect("it runs");
+        output.status.code()
+    };
+    assert_eq!(run(&[]), Some(9));
+    let init = sandbox.home.path().join("docker-init");
+    // The shell stays, since a command follows.
+    write_program(&init, "#!/bin/sh\n\"$@\"\nexit $?\n", 0o755);
+    assert_eq!(run(&[&init.display().to_string()]), Some(9));
+    assert_eq!(run(&["sh", "-c", "\"$@\"; exit $?", "sh"]), Some(64));
+}
+
+#[apply(test)]
+fn exec_sets_bots_environment_even_without_bots() {
     let mut sandbox = without_bots();
     sandbox.set("PYTHONPATH", "/somewhere").set("KEPT", "as it is");
     let root = sandbox.root().display().to_string();
@@ -204,7 +234,7 @@ fn a_program_gets_the_environment_of_bots_even_where_bots_is_missing() {
 }
 
 #[apply(test)]
-fn variables_that_are_not_text_pass_unchanged() {
+fn exec_passes_non_utf8_variables_unchanged() {
     let sandbox = without_bots();
     let odd = OsString::from_vec(b"caf\xe9 \xff".to_vec());
     let mut command = sandbox.command(&["exec", "--", "env", "-0"]);
@@ -216,7 +246,7 @@ fn variables_that_are_not_text_pass_unchanged() {
 
 /// An empty entry would be the current directory, from which Python would then import anything.
 #[apply(test)]
-fn an_empty_python_path_adds_nothing() {
+fn empty_pythonpath_adds_no_entry() {
     let mut sandbox = without_bots();
     sandbox.set("PYTHONPATH", "");
     let environment = variables(sandbox.command(&["exec", "--", "env", "-0"]));
@@ -234,7 +264,7 @@ fn variables(mut command: Command) -> Vec<(OsString, OsString)> {
 }
 
 #[apply(test)]
-fn the_programs_of_bots_come_first_on_the_path() {
+fn exec_puts_bots_programs_first_on_path() {
     let sandbox = Sandbox::new();
     let ended = sandbox.run(&["exec", "--", "sh", "-c", "echo $PATH; command -v python; command -v bots-engine"]);
     ended.expect_code(0);
@@ -248,7 +278,7 @@ fn the_programs_of_bots_come_first_on_the_path() {
 }
 
 #[apply(test)]
-fn a_shell_runs_a_command_line_and_passes_its_code() {
+fn shell_runs_command_line_and_returns_its_code() {
     let mut sandbox = without_bots();
     let config = format!("{}\n", sandbox.root().join("config").display());
     for shell in [None, Some("/bin/sh"), Some("/does/not/exist")] {
@@ -265,7 +295,7 @@ fn a_shell_runs_a_command_line_and_passes_its_code() {
 }
 
 #[apply(test)]
-fn django_just_works_in_a_shell() {
+fn django_commands_work_in_shell() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     let script = r#"python -c "
@@ -281,7 +311,7 @@ print(settings.DATABASES['default']['NAME'], User.objects.filter(is_superuser=Tr
     let question = "from bots.models import routes; print('routes:', routes.objects.count())";
     let module = sandbox.run(&["exec", "--", "python", "-m", "django", "shell", "-c", question]);
     module.expect_code(0);
-    // Newer Djangos say first what they have imported.
+    // Newer versions of Django first print their imports.
     assert!(module.stdout.ends_with("routes: 0\n"), "{} {}", module.stdout, module.stderr);
 }
 
@@ -318,7 +348,7 @@ fn every_signal_reaches_each_process_of_the_group_once() {
 }
 
 #[apply(test)]
-fn a_signal_that_ends_the_program_is_not_taken_for_an_order_to_succeed() {
+fn exec_returns_program_code_after_forwarded_signal() {
     let sandbox = without_bots();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         let mut running = sandbox.start(&["exec", "--", "sleep", "1000"]);
@@ -335,7 +365,7 @@ fn a_signal_that_ends_the_program_is_not_taken_for_an_order_to_succeed() {
 
 /// The kernel queues realtime signals one by one, so none may be lost on the way, however fast they come.
 #[apply(test)]
-fn a_burst_of_realtime_signals_arrives_in_full_and_in_order() {
+fn realtime_signal_burst_arrives_complete_and_in_order() {
     const COUNTER: &str = r#"
 import os, signal, sys
 wanted = {50, 51, 64}
@@ -357,9 +387,9 @@ print(len(arrived), arrived == sorted(arrived), flush=True)
     assert_eq!(running.stdout(), "ready\n600 True\n");
 }
 
-/// What is pending when a program is executed stays pending: these signals are there before bots-ctl's first line.
+/// Pending signals stay pending across an exec: these exist before bots-ctl's first line.
 #[apply(test)]
-fn a_signal_that_comes_before_the_program_is_not_lost() {
+fn exec_forwards_signals_pending_before_its_start() {
     let sandbox = without_bots();
     for number in [1, 2, 10, 15, 40] {
         let early = format!(
@@ -378,7 +408,7 @@ fn a_signal_that_comes_before_the_program_is_not_lost() {
 }
 
 #[apply(test)]
-fn a_program_that_ignores_sigterm_is_left_alone() {
+fn exec_never_kills_program_that_ignores_sigterm() {
     let sandbox = without_bots();
     let script = "trap 'echo asked' TERM; trap 'exit 6' USR1; echo set; while :; do sleep 0.1; done";
     let mut running = sandbox.start(&["exec", "--", "sh", "-c", script]);
@@ -393,7 +423,7 @@ fn a_program_that_ignores_sigterm_is_left_alone() {
 }
 
 #[apply(test)]
-fn streams_that_are_closed_or_stuck_change_nothing() {
+fn exec_works_with_closed_or_blocked_streams() {
     let sandbox = without_bots();
     let exit_5 = sandbox.command(&["exec", "--", "sh", "-c", "exit 5"]);
     for closed in ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"] {
@@ -417,9 +447,9 @@ fn streams_that_are_closed_or_stuck_change_nothing() {
     drop(reader);
 }
 
-/// Root is above this limit, so it is another user who meets it.
+/// Root is exempt from this limit, so another user is needed.
 #[apply(test)]
-fn the_limit_on_processes_is_named() {
+fn exec_error_names_process_limit() {
     let sandbox = without_bots();
     let (home, uid) = (sandbox.home.path(), 50_000 + std::process::id() % 10_000);
     let program = home.join("bots-ctl");
@@ -441,7 +471,7 @@ fn the_limit_on_processes_is_named() {
 }
 
 #[apply(test)]
-fn the_program_ignores_and_blocks_what_the_caller_ignores_and_blocks() {
+fn program_inherits_signal_mask_and_dispositions_of_caller() {
     let sandbox = without_bots();
     let masks = |caller: &str, before: &[&str]| {
         let cat = sandbox.command(&[before, &["cat", "/proc/self/status"]].concat());
@@ -469,7 +499,7 @@ fn mask(status: &str, name: &str) -> u64 {
 }
 
 #[apply(test)]
-fn signals_are_forwarded_even_when_the_parent_has_them_blocked() {
+fn exec_forwards_signals_blocked_by_its_parent() {
     let sandbox = without_bots();
     let unblock = "import signal, time; signal.pthread_sigmask(signal.SIG_SETMASK, [])\n\
                    signal.signal(signal.SIGINT, signal.SIG_DFL); print('ready', flush=True); time.sleep(1000)";
@@ -482,7 +512,7 @@ fn signals_are_forwarded_even_when_the_parent_has_them_blocked() {
 }
 
 #[apply(test)]
-fn a_program_inherits_what_its_caller_left_open_and_nothing_of_ours() {
+fn program_inherits_only_descriptors_of_its_caller() {
     let sandbox = without_bots();
     let marker = sandbox.home.path().join("marker");
     fs::write(&marker, "").expect("written");
@@ -538,4 +568,30 @@ fn descriptors(pid: Pid) -> Vec<(i32, PathBuf)> {
     let target =
         |entry: fs::DirEntry| Some((entry.file_name().to_str()?.parse().ok()?, fs::read_link(entry.path()).ok()?));
     entries.filter_map(target).collect()
+}
+
+#[apply(test)]
+fn version_lists_components_or_reports_missing_bots() {
+    let sandbox = Sandbox::new();
+    let shown = sandbox.run(&["version"]);
+    shown.expect_code(0);
+    let names: Vec<&str> = shown.stdout.lines().filter_map(|line| line.split_once(' ')).map(|(name, _)| name).collect();
+    assert_eq!(names, ["bots-ctl", "Bots", "Python", "Django"], "{}", shown.stdout);
+    let json: serde_json::Value = serde_json::from_str(&sandbox.run(&["version", "--json"]).stdout).expect("JSON");
+    for (line, key) in shown.stdout.lines().zip(["bots-ctl", "bots", "python", "django"]) {
+        assert_eq!(line.split_once(' ').map(|(_, version)| version), json[key].as_str());
+    }
+    let missing = without_bots().run(&["version"]);
+    missing.expect_code(0);
+    assert!(missing.stdout.contains("cannot find Bots"), "{}", missing.stdout);
+}
+
+#[apply(test)]
+fn help_command_prints_same_text_as_help_flag() {
+    let sandbox = without_bots();
+    for words in [&["status"][..], &["job", "add"], &["initdb"], &[]] {
+        let by_word = sandbox.run(&[&["help"], words].concat());
+        let by_flag = sandbox.run(&[words, &["--help"]].concat());
+        assert_eq!((by_word.code(), &by_word.stdout), (0, &by_flag.stdout));
+    }
 }

@@ -10,7 +10,7 @@ use crate::support::needs::unshared;
 use crate::support::process::wait_descendant;
 use crate::support::sandbox::{Finished, Running, Sandbox, descendants, processes_with, python, wait_until};
 
-/// Leaves a thousand orphans to whoever adopts them, and says when none of them is left, not even as a zombie.
+/// Leaves a thousand orphans to the reaper, and prints when none of them is left, not even as a zombie.
 const ORPHANS: &str = r#"
 import os, sys, time
 
@@ -44,7 +44,7 @@ print("adopted by", os.getppid(), "left", left)
 sys.exit(42 if not left else 1)
 "#;
 
-/// A command as PID 1 of a PID namespace of its own.
+/// A command as PID 1 of a separate PID namespace.
 fn as_pid_1(sandbox: &Sandbox, args: &[&str]) -> Running {
     let command = crate::support::needs::as_pid_1(&sandbox.command(args));
     Running::start(command, sandbox.home.path(), sandbox.health_port)
@@ -80,7 +80,7 @@ fn printed_pid(running: &Running) -> String {
 }
 
 #[apply(test)]
-fn as_pid_1_exit_codes_are_those_of_the_program() {
+fn pid_1_returns_exit_code_of_program() {
     let sandbox = Sandbox::new();
     let table = [("exit 0", 0), ("exit 3", 3), ("exit 255", 255), ("kill -TERM $$", 143), ("kill -KILL $$", 137)];
     for (script, code) in table {
@@ -93,7 +93,7 @@ fn as_pid_1_exit_codes_are_those_of_the_program() {
 }
 
 #[apply(test)]
-fn as_pid_1_a_signal_reaches_the_program() {
+fn pid_1_forwards_signals_to_program() {
     let sandbox = Sandbox::new();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1] {
         let mut running = as_pid_1(&sandbox, &["exec", "--", "sleep", "1000"]);
@@ -108,7 +108,7 @@ fn in_namespace(running: &Running, words: &str) -> Option<Pid> {
 }
 
 #[apply(test)]
-fn as_pid_1_orphans_are_reaped_while_the_program_runs() {
+fn pid_1_reaps_orphans_while_program_runs() {
     let sandbox = Sandbox::new();
     let python = python();
     let ended = run_as_pid_1(&sandbox, &["exec", "--", &python.to_string_lossy(), "-c", ORPHANS]);
@@ -117,7 +117,7 @@ fn as_pid_1_orphans_are_reaped_while_the_program_runs() {
 }
 
 #[apply(test)]
-fn as_pid_1_nothing_is_left_in_the_namespace() {
+fn pid_1_leaves_no_process_in_namespace() {
     let sandbox = Sandbox::new();
     let marker = format!("100{}", sandbox.web_port);
     let script = format!("setsid sh -c 'trap \"\" TERM HUP; echo $$; exec sleep {marker}' & read line < pipe; exit 4");
@@ -130,7 +130,7 @@ fn as_pid_1_nothing_is_left_in_the_namespace() {
 }
 
 #[apply(test)]
-fn orphans_of_a_program_are_reaped_without_a_namespace_too() {
+fn exec_reaps_orphans_without_pid_namespace() {
     let sandbox = Sandbox::new();
     let mut running = sandbox.start(&["exec", "--", &python().to_string_lossy(), "-c", ORPHANS]);
     assert_eq!(running.wait_code(), 42, "{}", running.report());
@@ -138,7 +138,7 @@ fn orphans_of_a_program_are_reaped_without_a_namespace_too() {
 }
 
 #[apply(test)]
-fn what_a_program_leaves_in_its_group_is_ended_after_it() {
+fn exec_ends_leftover_in_process_group() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let mut running = sandbox.start(&["exec", "--", "sh", "-c", "sleep 1000 & echo $!; exit 3"]);
@@ -148,7 +148,7 @@ fn what_a_program_leaves_in_its_group_is_ended_after_it() {
 }
 
 #[apply(test)]
-fn a_leftover_has_the_time_it_needs_to_stop_in_order() {
+fn exec_waits_for_leftover_to_stop_cleanly() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let leftover = "trap 'sleep 0.3; echo in order; exit' TERM; echo set > pipe; while :; do sleep 0.1; done";
@@ -159,7 +159,7 @@ fn a_leftover_has_the_time_it_needs_to_stop_in_order() {
 }
 
 #[apply(test)]
-fn a_leftover_that_ignores_the_request_is_killed_at_the_deadline() {
+fn exec_kills_leftover_that_ignores_sigterm() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
     let mut running = sandbox.start(&["exec", "--", "sh", "-c", "trap '' TERM; sleep 1000 & echo $!; exit 3"]);
@@ -171,7 +171,7 @@ fn a_leftover_that_ignores_the_request_is_killed_at_the_deadline() {
 
 /// A stopped process does not act on SIGTERM until it is continued.
 #[apply(test)]
-fn a_stopped_leftover_is_not_waited_for_until_the_deadline() {
+fn exec_ends_suspended_leftover_before_deadline() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let mut running = sandbox.start(&["exec", "--", "sh", "-c", "sleep 1000 & kill -STOP $!; echo $!; exit 3"]);
@@ -180,7 +180,7 @@ fn a_stopped_leftover_is_not_waited_for_until_the_deadline() {
 }
 
 #[apply(test)]
-fn a_signal_ends_the_wait_for_leftovers() {
+fn stop_signal_ends_wait_for_leftovers() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
@@ -219,14 +219,14 @@ sys.exit(43)
 "#;
 
 #[apply(test)]
-fn ten_thousand_orphans_that_die_together_are_reaped_and_the_program_is_not_mistaken() {
+fn pid_1_reaps_10000_orphans_and_keeps_exit_code() {
     let sandbox = Sandbox::new();
     let ended = run_as_pid_1(&sandbox, &["exec", "--", &python().to_string_lossy(), "-c", TOGETHER]);
     ended.expect_code(43);
     assert_eq!(ended.stdout, "adopted 10000\nleft 0\n");
 }
 
-/// A script that leaves `program` in a session of its own, and ends with code 3 when that runs.
+/// A script that leaves `program` in a separate session, and exits with code 3 when that is running.
 fn leaving(sandbox: &Sandbox, program: &str) -> String {
     let pipe = sandbox.home.path().join("started");
     let _ = nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU);
@@ -234,7 +234,7 @@ fn leaving(sandbox: &Sandbox, program: &str) -> String {
 }
 
 #[apply(test)]
-fn what_has_a_session_of_its_own_is_asked_to_end_too() {
+fn exec_ends_leftover_in_separate_session() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let script = leaving(&sandbox, "trap \"sleep 0.2; echo in order; exit\" TERM; GO; while :; do sleep 0.1; done");
@@ -245,7 +245,7 @@ fn what_has_a_session_of_its_own_is_asked_to_end_too() {
 }
 
 #[apply(test)]
-fn what_blocks_the_end_is_named_and_killed() {
+fn exec_names_and_kills_leftover_that_blocks_exit() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "5s");
     let script = leaving(&sandbox, "trap \"\" TERM; GO; exec sleep 1000");
@@ -253,14 +253,14 @@ fn what_blocks_the_end_is_named_and_killed() {
     assert_eq!(running.wait_code(), 3, "{}", running.report());
     let left = printed_pid(&running);
     assert!(!exists(&left));
-    for told in [format!("waiting for sleep ({left}) to end, for at most 5 s"), format!("killed sleep ({left})")] {
+    for told in [format!("waiting up to 5 s for sleep ({left}) to exit"), format!("killed sleep ({left})")] {
         assert!(running.stderr().contains(&told), "{told}\n{}", running.stderr());
     }
 }
 
-/// They are other processes at every moment, so one look at who is left is not enough.
+/// The set of processes changes continuously, so a single scan is not enough.
 #[apply(test)]
-fn what_forks_on_and_on_is_killed_in_the_end() {
+fn exec_kills_leftover_that_keeps_forking() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
     let runner = "import os, signal, time
@@ -275,7 +275,7 @@ while True:
     let marker = format!("{runner} # {}", sandbox.health_port);
     fs::write(sandbox.home.path().join("runner.py"), &marker).expect("written");
     let script = leaving(&sandbox, &format!("exec {} -c \"$(cat runner.py)\"", python().display()));
-    // Not as PID 1, but in a namespace of its own: nothing else would end what this test might leave.
+    // Not as PID 1, but in a separate namespace, which cleans up after this test.
     let inside = ["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", "\"$@\"; exit $?", "sh"];
     let command = unshared(&sandbox.command(&["exec", "--", "sh", "-c", &script]), &inside);
     let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
@@ -285,7 +285,7 @@ while True:
 }
 
 #[apply(test)]
-fn without_proc_nothing_is_left_behind_either() {
+fn exec_ends_leftovers_without_proc() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
     let marker = format!("100{}", sandbox.web_port);
@@ -304,7 +304,7 @@ fn without_proc_nothing_is_left_behind_either() {
 }
 
 #[apply(test)]
-fn as_pid_1_the_web_server_starts_answers_and_stops() {
+fn web_server_starts_answers_and_stops_as_pid_1() {
     let sandbox = Sandbox::new();
     let mut running = as_pid_1(&sandbox, &["webserver"]);
     running.wait_ready();

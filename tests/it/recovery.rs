@@ -13,8 +13,8 @@ const FEW: usize = 12;
 
 on_each_database! {
     a_run_of_other_routes_recovers_all_routes_first,
-    a_recovery_that_is_killed_is_recovered_too,
-    a_recovery_that_an_earlier_version_began_is_recovered_too,
+    killed_recovery_is_recovered_by_next_run,
+    recovery_begun_by_earlier_version_is_completed,
 }
 
 /// Bots would recover the routes alone that the next run is for, and forget the others for good.
@@ -33,11 +33,11 @@ fn a_run_of_other_routes_recovers_all_routes_first(engine: Engine) {
     assert!(next.stderr.contains(&told), "{next:?}");
     // Nothing is left to recover, so the next one is as short as ever.
     let last = other_routes(&system);
-    assert!(last.code() == 0 && !last.stderr.contains("cut off"), "{last:?}");
+    assert!(last.code() == 0 && !last.stderr.contains("was interrupted"), "{last:?}");
 }
 
 /// Bots marks the run that it recovers as done before it begins: another recovery would take up that recovery alone.
-fn a_recovery_that_is_killed_is_recovered_too(engine: Engine) {
+fn killed_recovery_is_recovered_by_next_run(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
     system.fill(FEW);
@@ -53,7 +53,7 @@ fn a_recovery_that_is_killed_is_recovered_too(engine: Engine) {
     assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
     assert_eq!(system.recoveries(), 1, "{last:?}");
 
-    // What comes later is recovered by itself.
+    // Files that arrive later are recovered automatically.
     system.fill(FEW);
     let mut running = system.start_held(3, &["engine", "--new"]);
     kill_engine(&mut running);
@@ -64,7 +64,7 @@ fn a_recovery_that_is_killed_is_recovered_too(engine: Engine) {
 }
 
 /// Earlier versions wrote the run that they recovered into a row of botsctl_lease.
-fn a_recovery_that_an_earlier_version_began_is_recovered_too(engine: Engine) {
+fn recovery_begun_by_earlier_version_is_completed(engine: Engine) {
     let system = System::new(engine);
     system.can_be_held();
     system.fill(FEW);
@@ -88,7 +88,7 @@ fn a_recovery_that_an_earlier_version_began_is_recovered_too(engine: Engine) {
 /// As with a disk that fills up in the middle of a run: from some row on nothing can be written to the database, and Bots
 /// ends in order.
 #[apply(test)]
-fn a_run_that_the_database_fails_is_recovered() {
+fn next_run_recovers_run_failed_by_database() {
     let system = System::new(Engine::Sqlite);
     system.fill(FEW);
     let is_full = "BEGIN SELECT RAISE(ABORT, 'disk is full'); END";
@@ -98,37 +98,37 @@ fn a_run_that_the_database_fails_is_recovered() {
     ];
     triggers.iter().for_each(|trigger| make(&system, trigger));
     let failed = system.run(&["engine", "--new"]);
-    // Bots's own code is 2, as for an error in a file. Whoever has asked for the run is to ask again.
+    // Bots's own code is 2, as for errors in files. The caller of the run has to retry.
     failed.expect_code(69);
-    assert!(failed.stderr.contains("the run did not come to its end, since its database failed"), "{failed:?}");
+    assert!(failed.stderr.contains("the run did not finish: its database failed"), "{failed:?}");
     assert_eq!(system.database.value("SELECT count(*) FROM mutex"), "0", "Bots would not recover it: {failed:?}");
     system.database.sql("DROP TRIGGER full_ta; DROP TRIGGER full_report");
     let next = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!(next.code(), 0, "{next:?}");
-    // Bots itself tells of the file that it had in hand.
+    // Bots reports the file in progress.
     let errors = system.database.value("SELECT infilename FROM filereport WHERE statust = 1");
     assert!(errors.ends_with("/9.edi"), "{errors}");
     let amiss = Amiss { lost: vec!["PO-0009".to_owned()], ..Amiss::default() };
     assert_eq!(system.collect(FEW), amiss, "{next:?}");
-    assert!(next.stderr.contains("an earlier run of the engine failed before its end: Bots recovers it first"));
+    assert!(next.stderr.contains("previous engine run failed; recovering it first"));
     let last = system.run(&["engine", "--new"]);
-    assert!(last.code() == 0 && !last.stderr.contains("recovers it first"), "{last:?}");
+    assert!(last.code() == 0 && !last.stderr.contains("recovering it first"), "{last:?}");
 }
 
-/// What is new must not wait for ever.
+/// New files must not wait forever.
 #[apply(test)]
-fn a_run_whose_recovery_fails_again_and_again_is_given_up_and_told() {
+fn recovery_is_abandoned_after_three_failures() {
     let system = System::new(Engine::Sqlite);
     make(&system, "CREATE TRIGGER broken BEFORE INSERT ON report BEGIN SELECT RAISE(ABORT, 'no'); END");
     system.fill(FEW);
     for recovery in 0..=3 {
         let failed = system.run(&["engine", "--new"]);
         failed.expect_code(69);
-        assert_eq!(failed.stderr.contains("recovers it first"), recovery > 0, "{failed:?}");
+        assert_eq!(failed.stderr.contains("recovering it first"), recovery > 0, "{failed:?}");
     }
     let given_up = system.run(&["engine", "--new"]);
-    assert!(given_up.stderr.contains("failed, and so did 3 recoveries of it: it is left as it is"), "{given_up:?}");
-    assert!(!given_up.stderr.contains("recovers it first"), "{given_up:?}");
+    assert!(given_up.stderr.contains("failed, and so did 3 recoveries; giving up"), "{given_up:?}");
+    assert!(!given_up.stderr.contains("recovering it first"), "{given_up:?}");
     system.database.sql("DROP TRIGGER broken");
     let next = system.run(&["engine", "--new"]);
     assert!(next.code() == 0 && !next.stderr.contains("recover"), "{next:?}");
@@ -144,9 +144,9 @@ fn make(system: &System, trigger: &str) {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// Asked to stop while it recovers, it does not begin with what it was asked for, and does not say that it was done.
+/// After a stop request during the recovery, it does not start the requested routes, and does not report them as done.
 #[apply(test)]
-fn a_stop_during_the_recovery_leaves_the_routes_for_later() {
+fn stop_during_recovery_skips_requested_routes() {
     let system = System::new(Engine::Sqlite);
     system.can_be_held();
     system.fill(FEW);
@@ -158,7 +158,7 @@ fn a_stop_during_the_recovery_leaves_the_routes_for_later() {
     second.wait_stderr("the engine finishes its run");
     system.release();
     assert_eq!(second.wait_code(), 3, "{}", second.report());
-    assert!(second.stderr().contains("the routes were not run"), "{}", second.report());
+    assert!(second.stderr().contains("stopping before running the requested routes"), "{}", second.report());
     assert_eq!((system.recoveries(), system.collect(FEW)), (1, Amiss::default()), "{}", second.report());
 }
 

@@ -1,4 +1,4 @@
-//! The job queue's port in a container where the queue is not.
+//! The job queue's port in a container without the queue.
 
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,12 @@ use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, free_port, raw_htt
 
 fn shell(sandbox: &Sandbox) -> Running {
     let running = sandbox.start(&["shell", "-c", "sleep 600"]);
-    running.wait_stderr("jobs are passed on from port");
+    running.wait_stderr("relaying jobs from port");
     running
 }
 
 #[apply(test)]
-fn jobs_of_another_container_reach_the_queue() {
+fn relay_forwards_jobs_and_rejects_unauthorized_calls() {
     let (queue, other, relay_port, network_port) = pods();
     let running = queue.start();
     let web = other.webserver();
@@ -25,7 +25,7 @@ fn jobs_of_another_container_reach_the_queue() {
     expect_bound_to_loopback_alone(relay_port);
     let asked = ask(relay_port, "q.addjob(['isup'], 5), q.listjobs(), q.addjob(['/bin/touch'], 5), q.clearjobq()");
     assert_eq!(asked, "(0, 0, 3, 0)", "{}", web.report());
-    // Nobody chooses the environment but who has started the queue; and pages of a browser are nobody.
+    // Only the operator of the queue chooses the environment; and web pages cannot call it.
     assert_eq!(ask(relay_port, "q.addjob(['bots-engine', '-c/tmp', '--new'], 5)"), "3");
     for port in [relay_port, network_port, queue.port] {
         let bearer = format!("Authorization: Bearer {TOKEN}");
@@ -60,28 +60,28 @@ fn jobs_of_another_container_reach_the_queue() {
     // Each is counted, and the first one of a minute is in the log.
     let metrics = running.health("/metrics").expect("it listens").body;
     assert!(metrics.contains("\nbotsctl_jobqueue_calls_refused_total 8\n"), "{metrics}");
-    let logged = "refused a call for the job queue from 127.0.0.1, number 1 since the start";
-    assert_eq!(running.stderr().matches("refused a call for the job queue").count(), 1, "{}", running.report());
+    let logged = "rejected a job queue call from 127.0.0.1 (1 since the start)";
+    assert_eq!(running.stderr().matches("rejected a job queue call").count(), 1, "{}", running.report());
     assert!(running.stderr().contains(logged), "{}", running.report());
     other.run(&["job", "list"]).expect_code(0);
     let mut stranger = Sandbox::prepared();
     stranger.set("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{network_port}"));
     stranger.set("BOTS_CTL_JOBQUEUE_TOKEN", "another");
     let refused = stranger.run(&["job", "list"]);
-    assert!(refused.expect_code(78).stderr.contains("does not accept the token"), "{}", refused.stderr);
+    assert!(refused.expect_code(78).stderr.contains("rejected the token"), "{}", refused.stderr);
     assert!(!refused.stderr.contains("another\n"), "{}", refused.stderr);
 }
 
-/// Bots's own programs know one way of being told: the connection is refused or closed.
+/// Bots's programs recognize only one error: the connection is refused or closed.
 #[apply(test)]
-fn a_queue_that_is_away_is_told_at_once() {
+fn relay_reports_unreachable_queue_at_once() {
     let (_queue, other, relay_port, network_port) = pods();
     let running = shell(&other);
     let begin = Instant::now();
     let answer = ask(relay_port, "q.addjob(['bots-engine'], 5)");
     assert!(answer.contains("RemoteDisconnected"), "{answer}");
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
-    let why = format!("addjob was not passed on: cannot reach the job queue on 127.0.0.1:{network_port}");
+    let why = format!("cannot relay addjob: cannot reach the job queue on 127.0.0.1:{network_port}");
     running.wait_stderr(&why);
     other.set_ini("jobqueue", "enabled", "True");
     let config = format!("-c{}", other.root().join("config").display());
@@ -92,20 +92,20 @@ fn a_queue_that_is_away_is_told_at_once() {
 }
 
 #[apply(test)]
-fn a_relay_with_the_wrong_token_says_so() {
+fn relay_reports_wrong_token() {
     let (queue, mut other, relay_port, _) = pods();
     other.set("BOTS_CTL_JOBQUEUE_TOKEN", "another");
     let _queue = queue.start();
     let running = shell(&other);
     assert!(ask(relay_port, "q.listjobs()").contains("RemoteDisconnected"));
-    running.wait_stderr("does not accept the token: BOTS_CTL_JOBQUEUE_TOKEN must be the same on both sides");
+    running.wait_stderr("rejected the token: BOTS_CTL_JOBQUEUE_TOKEN must be the same on both sides");
     let huge = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
     let refused = raw_http(relay_port, huge.as_bytes()).unwrap_or_default();
     assert!(refused.is_empty() || refused.starts_with("HTTP/1.1 413"), "{refused}");
 }
 
 #[apply(test)]
-fn an_open_address_without_a_token_is_refused() {
+fn queue_on_public_address_requires_token() {
     let (mut sandbox, _) = with_queue();
     sandbox.set("BOTS_CTL_JOBQUEUE_ADDR", format!("0.0.0.0:{}", free_port()));
     let refused = sandbox.run(&["jobqueue"]);
@@ -115,6 +115,6 @@ fn an_open_address_without_a_token_is_refused() {
     std::fs::write(&file, "[jobqueue]\ntoken = \"\"\n").expect("written");
     let refused = sandbox.run(&["jobqueue"]);
     refused.expect_code(78);
-    let told = format!("{}:2: jobqueue.token is empty: give it a value, or take the line out", file.display());
+    let told = format!("{}:2: jobqueue.token is empty: set a value, or remove the line", file.display());
     assert!(refused.stderr.contains(&told), "{}", refused.stderr);
 }

@@ -44,7 +44,7 @@ fn listening_inode(port: u16) -> String {
     line.split_whitespace().nth(9).expect("it has a number").to_owned()
 }
 
-/// What a page of the web UI says of the environment.
+/// The state of the environment according to a page of the web UI.
 fn environment_text(sandbox: &Sandbox) -> String {
     let mut browser = Browser::start();
     let base = format!("http://localhost:{}", sandbox.web_port);
@@ -54,7 +54,7 @@ fn environment_text(sandbox: &Sandbox) -> String {
 }
 
 #[apply(test)]
-fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
+fn web_ui_restarts_only_with_valid_changed_configuration() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let named = |text: &str| ini(&sandbox, &[("webserver", "environment_text", text)]);
@@ -63,14 +63,14 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
     let mut web = sandbox.webserver();
     let before = status(&web)["services"][0].clone();
 
-    // The same content in another version is no change.
-    web.wait_stderr("what is mounted is in use");
+    // A new version with the same content is not a change.
+    web.wait_stderr("the mounted configuration is in use");
     mount.mount(&[("bots.ini", &first)]);
-    let judged = || (web.stderr().matches("what is mounted is in use").count() == 2).then_some(());
+    let judged = || (web.stderr().matches("the mounted configuration is in use").count() == 2).then_some(());
     wait_until("it was looked at again", judged, || web.report());
     assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
 
-    // Each fault is told with its place, once, and changes nothing.
+    // Each error is reported once with its location, and changes nothing.
     let broken = first.replacen("[settings]", "[settings", 1);
     let line = 1 + first.lines().position(|line| line == "[settings]").expect("it has this section");
     let toml = "[stop]\ntimeout = \"never\"\n";
@@ -85,14 +85,15 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
         assert_eq!(web.health("/health/ready").expect("it listens").status, 200);
         let told = sandbox.run(&["status"]);
         told.expect_code(0);
-        assert!(told.stdout.contains("mounted configuration refused: ") && told.stdout.contains(&fault), "{told:?}");
+        assert!(told.stdout.contains("mounted configuration rejected: ") && told.stdout.contains(&fault), "{told:?}");
         let errors = web.stderr().lines().filter(|line| line.contains("ERROR") && line.contains(&fault)).count();
         assert_eq!(errors, 1, "{}", web.report());
         for name in ["settings.py", "bots-ctl.toml"] {
             let _ = fs::remove_file(mount.file(name));
         }
         mount.mount(&[("bots.ini", &first)]);
-        let accepted = || (web.stderr().matches("is no longer refused").count() == reverted).then_some(());
+        let accepted =
+            || (web.stderr().matches("the mounted configuration is valid again").count() == reverted).then_some(());
         wait_until("it is no longer refused", accepted, || web.report());
     }
     assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
@@ -115,7 +116,7 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
     for name in ["bots.ini", "..data"] {
         fs::remove_file(mount.file(name)).expect("it is there");
     }
-    web.wait_stderr("nothing is mounted at");
+    web.wait_stderr("is no longer mounted");
     assert_eq!(status(&web)["services"][0]["pid"], after["pid"]);
     web.signal(Signal::SIGTERM);
     assert_eq!(web.wait_code(), 0, "{}", web.report());
@@ -123,7 +124,7 @@ fn the_web_ui_is_restarted_with_what_is_valid_and_left_alone_otherwise() {
 
 /// Also those that decide what bots-ctl itself is; and nothing of the way is left to processes.
 #[apply(test)]
-fn every_key_of_bots_ctl_takes_effect() {
+fn reload_applies_keys_of_bots_ctl_toml() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let mut web = sandbox.webserver();
@@ -143,9 +144,9 @@ fn every_key_of_bots_ctl_takes_effect() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-/// The start that follows knows what was checked, and judges the rest itself.
+/// The next start knows the validated files, and checks the rest itself.
 #[apply(test)]
-fn a_faulty_change_while_services_are_stopped_for_another_one_is_refused() {
+fn reload_rejects_invalid_change_during_another_reload() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1s");
@@ -154,7 +155,7 @@ fn a_faulty_change_while_services_are_stopped_for_another_one_is_refused() {
     let before = status(&web)["services"][0].clone();
     let valid = ini(&sandbox, &[("webserver", "environment_text", "the valid one")]);
     mount.mount(&[("bots.ini", &valid), ("bots-ctl.toml", "[django]\ntime_zone = \"Europe/Berlin\"\n")]);
-    web.wait_stderr("the web UI drains for 1 s, since others share its volume");
+    web.wait_stderr("draining the web UI for 1 s, since other replicas share its volume");
     mount.mount(&[("bots.ini", "no section\n"), ("bots-ctl.toml", "[stop]\ntimeout = \"never\"\n")]);
     wait_renewed(&web, 0, &before);
     for fault in ["bots.ini:1: ", "bots-ctl.toml:2: "] {
@@ -164,7 +165,7 @@ fn a_faulty_change_while_services_are_stopped_for_another_one_is_refused() {
 }
 
 #[apply(test)]
-fn another_port_is_taken_over_unless_it_is_in_use() {
+fn reload_applies_new_port_unless_it_is_in_use() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let web = {
@@ -178,18 +179,18 @@ fn another_port_is_taken_over_unless_it_is_in_use() {
     let port = taken.local_addr().expect("bound").port();
     let other = ini(&sandbox, &[("webserver", "port", &port.to_string())]);
     mount.mount(&[("bots.ini", &other)]);
-    wait_refused(&web, &format!("cannot serve the web UI on port {port}: another program listens there"));
+    wait_refused(&web, &format!("cannot serve the web UI on port {port}: another program uses it"));
     assert_ne!(fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there"), other, "it was put back");
     assert_eq!(status(&web)["services"][0]["pid"], before["pid"]);
     drop(taken);
     mount.mount(&[("bots.ini", &(other + "\n"))]);
     wait_renewed(&web, 0, &before);
     assert_eq!(http(port, "GET", "/login/").expect("it answers").status, 200);
-    web.wait_stderr(&format!("the web UI answers on http://localhost:{port} after"));
+    web.wait_stderr(&format!("the web UI is ready on http://localhost:{port} after"));
 }
 
 #[apply(test)]
-fn a_web_ui_that_is_alone_does_not_drain_before_a_reload() {
+fn single_web_ui_reloads_without_drain() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1h");
@@ -201,7 +202,7 @@ fn a_web_ui_that_is_alone_does_not_drain_before_a_reload() {
 
 /// What no check can know: a web UI that ends with a configuration which is valid.
 #[apply(test)]
-fn a_reload_that_does_not_come_up_is_taken_back_and_stops_the_next_replica() {
+fn failed_reload_is_rolled_back_on_all_replicas() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let script = format!(
@@ -217,11 +218,12 @@ fn a_reload_that_does_not_come_up_is_taken_back_and_stops_the_next_replica() {
     let before = in_use();
     let web = sandbox.webserver();
     let next = Running::start(System::command(&sandbox.command(&["webserver"])), sandbox.home.path(), 0);
-    next.wait_stderr("the web UI answers on");
+    next.wait_stderr("the web UI is ready on");
 
     mount.mount(&[("bots.ini", &doomed), ("added.txt", "new")]);
     // Either may be the first.
-    let refused = "it did not come up with a reload: webserver ended by itself with exit code 3; change it, or remove ";
+    let refused =
+        "the services failed to start with it: webserver exited unexpectedly: exit code 3; correct it, or delete ";
     for pod in [&web, &next] {
         pod.wait_stderr(refused);
     }
@@ -231,7 +233,11 @@ fn a_reload_that_does_not_come_up_is_taken_back_and_stops_the_next_replica() {
     assert!(!sandbox.root().join("config/added.txt").exists());
     let started = sandbox.run(&["init-db"]);
     started.expect_code(0);
-    assert!(started.stderr.contains("the mounted configuration is left out: it did not come up"), "{}", started.stderr);
+    assert!(
+        started.stderr.contains("ignoring the mounted configuration: the services failed to start with it"),
+        "{}",
+        started.stderr
+    );
     assert_eq!(in_use(), before);
 
     let old = status(&web)["services"][0].clone();
@@ -249,9 +255,9 @@ fn a_reload_that_does_not_come_up_is_taken_back_and_stops_the_next_replica() {
     wait_until("nothing is kept", || (!is_left()).then_some(()), || web.report());
 }
 
-/// A stop wins, and the next start finds what is mounted.
+/// A stop takes precedence, and the next start finds the mounted files.
 #[apply(test)]
-fn an_end_before_the_restart_loses_nothing() {
+fn next_start_applies_reload_interrupted_by_stop() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "1h");
@@ -260,9 +266,9 @@ fn an_end_before_the_restart_loses_nothing() {
         let mut web = sandbox.webserver();
         let before = web_process(&web);
         mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", signal.as_str())]))]);
-        web.wait_stderr("the web UI drains for 3600 s");
+        web.wait_stderr("draining the web UI for 3600 s");
         let answer = web.wait_health("/health/ready", 503);
-        assert!(answer.body.contains("webserver is being restarted"), "{}", answer.body);
+        assert!(answer.body.contains("webserver is restarting"), "{}", answer.body);
         assert_eq!(web.health("/health/live").expect("it listens").status, 200);
         assert_eq!(http(sandbox.web_port, "GET", "/login/").expect("it serves still").status, 200);
         assert_eq!(web_process(&web), before);
@@ -277,7 +283,7 @@ fn an_end_before_the_restart_loses_nothing() {
 }
 
 #[apply(test)]
-fn a_change_during_the_start_and_two_in_a_row_end_in_the_last_one() {
+fn reload_applies_last_of_several_changes() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     let named = |text: &str| ini(&sandbox, &[("webserver", "environment_text", text)]);
@@ -298,7 +304,7 @@ fn a_change_during_the_start_and_two_in_a_row_end_in_the_last_one() {
     let is_started = || {
         let log = web.stderr();
         let (_, after) = log.split_once("/last.txt")?;
-        after.contains("the web UI answers").then_some(())
+        after.contains("the web UI is ready").then_some(())
     };
     wait_until("it is started with the last one", is_started, || web.report());
     web.wait_ready();
@@ -310,13 +316,13 @@ fn a_change_during_the_start_and_two_in_a_row_end_in_the_last_one() {
 }
 
 #[apply(test)]
-fn a_web_ui_that_fails_again_and_again_is_started_at_once_with_what_mends_it() {
+fn reload_restarts_web_ui_in_backoff_at_once() {
     let mut sandbox = Sandbox::prepared();
     sandbox.stand_in("bots-webserver", "#!/bin/sh\n[ -e \"$HOME/mended\" ] || exit 9\nexec sleep 1000\n");
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1h").set("BOTS_CTL_RESTART_MAX_DELAY", "1h");
     let web = sandbox.start(&["webserver"]);
-    web.wait_stderr("starting it again in");
+    web.wait_stderr("restarting in");
     fs::write(sandbox.home.path().join("mended"), "").expect("written");
     mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", "mended")]))]);
     let runs = || status(&web)["services"][0]["pid"].is_i64().then_some(());
@@ -324,7 +330,7 @@ fn a_web_ui_that_fails_again_and_again_is_started_at_once_with_what_mends_it() {
 }
 
 #[apply(test)]
-fn the_job_queue_finishes_its_job_and_keeps_the_others() {
+fn reload_waits_for_running_job_and_keeps_queued_jobs() {
     let mut queue = Queue::new();
     let mount = Mount::of(&mut queue.sandbox);
     let running = queue.start();
@@ -334,14 +340,14 @@ fn the_job_queue_finishes_its_job_and_keeps_the_others() {
     let port = free_port();
     let changed = ini(&queue.sandbox, &[("jobqueue", "port", &port.to_string()), ("settings", "maxruntime", "7")]);
     mount.mount(&[("bots.ini", &changed)]);
-    running.wait_stderr("waiting for job 1 to end, and starting no other one");
-    // It takes jobs meanwhile.
+    running.wait_stderr("waiting for job 1 to finish; starting no further jobs");
+    // The queue accepts jobs in the meantime.
     assert_eq!(queue.ask(&format!("q.addjob({}, 5)", queue.task("after"))), "0");
     assert_eq!(running.health("/health/ready").expect("it listens").status, 200);
     assert_eq!(queue.lines("started"), ["wait"]);
     fs::write(queue.task.with_file_name("go"), "").expect("written");
     wait_until("both have run", || (queue.lines("ran") == ["wait", "after"]).then_some(()), || running.report());
-    running.wait_stderr(&format!("the job queue answers on port {port}"));
+    running.wait_stderr(&format!("the job queue is ready on port {port}"));
     running.wait_ready();
     let mut running = running;
     running.signal(Signal::SIGTERM);
@@ -349,9 +355,9 @@ fn the_job_queue_finishes_its_job_and_keeps_the_others() {
     assert_eq!(queue.lines("started"), ["wait", "after"], "each ran once");
 }
 
-/// What a queue starts is bots-ctl again, which would take over what is mounted at its own start.
+/// Children of a queue are bots-ctl again, which would apply the mounted files at their start.
 #[apply(test)]
-fn engines_go_on_with_the_configuration_in_use_while_another_one_is_refused() {
+fn engine_uses_current_configuration_after_rejected_reload() {
     let mut queue = Queue::new();
     let mount = Mount::of(&mut queue.sandbox);
     let running = queue.start();
@@ -361,13 +367,13 @@ fn engines_go_on_with_the_configuration_in_use_while_another_one_is_refused() {
     }
     let config = format!("-c{}", queue.sandbox.root().join("config").display());
     assert_eq!(queue.ask(&format!("q.addjob(['bots-engine', '{config}', '--new'], 5)")), "0");
-    running.wait_stderr("job 1 has ended after");
+    running.wait_stderr("job 1 finished after");
     assert!(running.stderr().contains("exit code 0"), "{}", running.report());
     queue.sandbox.run(&["healthcheck"]).expect_code(0);
 }
 
 #[apply(test)]
-fn a_queue_that_waits_for_its_job_before_a_reload_is_stopped_by_a_signal() {
+fn job_queue_stops_on_signal_during_pending_reload() {
     let mut queue = Queue::new();
     let mount = Mount::of(&mut queue.sandbox);
     let mut running = queue.start();
@@ -375,16 +381,16 @@ fn a_queue_that_waits_for_its_job_before_a_reload_is_stopped_by_a_signal() {
     assert_eq!(queue.ask(&format!("q.addjob({waiting}, 5)")), "0");
     wait_until("it runs", || (queue.lines("started") == ["wait"]).then_some(()), || running.report());
     mount.mount(&[("bots.ini", &ini(&queue.sandbox, &[("settings", "maxruntime", "7")]))]);
-    running.wait_stderr("waiting for job 1 to end, and starting no other one");
+    running.wait_stderr("waiting for job 1 to finish; starting no further jobs");
     running.signal(Signal::SIGTERM);
-    running.wait_stderr("waiting for job 1 to end, for at most");
+    running.wait_stderr(" s for job 1 to finish");
     fs::write(queue.task.with_file_name("go"), "").expect("written");
     assert_eq!(running.wait_code(), 0, "{}", running.report());
     assert_eq!(running.stderr().matches("the job queue is active").count(), 1, "{}", running.report());
 }
 
 #[apply(test)]
-fn all_services_of_a_container_start_again_together() {
+fn up_reload_restarts_each_service_once() {
     let (mut sandbox, _) = with_queue();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_UP_SERVICES", "jobqueue,webserver,dirmonitor");
@@ -398,7 +404,7 @@ fn all_services_of_a_container_start_again_together() {
     let watches = || status(&up)["monitor"]["directories"].to_string().contains(&watched).then_some(());
     wait_until("the directory is watched", watches, || up.report());
     up.wait_ready();
-    for once_each in ["the directory monitor watches", "the job queue is active", "the web UI answers"] {
+    for once_each in ["the directory monitor is ready", "the job queue is active", "the web UI is ready"] {
         assert_eq!(up.stderr().matches(once_each).count(), 2, "{}", up.report());
     }
     up.signal(Signal::SIGTERM);
@@ -406,7 +412,7 @@ fn all_services_of_a_container_start_again_together() {
 }
 
 #[apply(test)]
-fn a_change_is_left_alone_when_that_is_wanted() {
+fn disabled_reload_ignores_configuration_changes() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_ENABLED", "false");
@@ -418,9 +424,9 @@ fn a_change_is_left_alone_when_that_is_wanted() {
     kill(web_process(&web), Signal::SIGTERM).expect("it is there");
 }
 
-/// All files that are mounted are taken over, or none of them.
+/// All mounted files are applied, or none.
 #[apply(test)]
-fn a_volume_without_room_keeps_the_configuration_before_whole() {
+fn reload_keeps_old_configuration_on_full_volume() {
     let (mut sandbox, _) = with_queue();
     let mount = Mount::of(&mut sandbox);
     let own_volume = "cd \"$HOME/.bots/env/default\" && cp -a config kept && mount -t tmpfs -o size=128k none config \
@@ -454,11 +460,11 @@ fn a_volume_without_room_keeps_the_configuration_before_whole() {
 
 /// Two pods on one volume: at every moment one of them takes requests.
 #[apply(test)]
-fn web_uis_that_share_an_environment_are_restarted_one_after_the_other() {
+fn reload_restarts_web_ui_replicas_one_at_a_time() {
     let mut sandbox = Sandbox::prepared();
     let mount = Mount::of(&mut sandbox);
     sandbox.set("BOTS_CTL_RELOAD_DRAIN", "2s").set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
-    // Each has ports of its own by a network of its own, so it is asked from within.
+    // Each has separate ports in a separate network, so it is queried from within.
     let start = || {
         let command = System::command(&sandbox.command(&["webserver"]));
         Running::start(command, sandbox.home.path(), sandbox.health_port)

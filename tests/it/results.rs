@@ -1,4 +1,4 @@
-//! What came of EDI files, from Bots's own tables to `/status` and the terminal, for each database.
+//! Results of EDI files, from Bots's tables to `/status` and the terminal, for each database.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,13 +11,13 @@ use crate::support::sandbox::{Sandbox, wait_until};
 use crate::support::servers::{Database, Engine, on_each_database};
 
 on_each_database! {
-    real_runs_are_told_with_their_times_and_without_content,
-    a_long_history_is_read_in_steps,
-    the_summary_of_a_run_adds_up,
-    fractions_of_a_second_are_cut_off,
+    results_show_runs_and_times_without_edi_content,
+    long_run_history_is_read_up_to_its_limit,
+    run_summary_counts_add_up,
+    start_times_are_truncated_to_seconds,
 }
 
-fn real_runs_are_told_with_their_times_and_without_content(engine: Engine) {
+fn results_show_runs_and_times_without_edi_content(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     eager(&mut sandbox);
@@ -65,20 +65,20 @@ fn real_runs_are_told_with_their_times_and_without_content(engine: Engine) {
     }
 }
 
-fn the_summary_of_a_run_adds_up(engine: Engine) {
+fn run_summary_counts_add_up(engine: Engine) {
     let database = Database::fresh(engine);
     let demo = Demo::install(database.sandbox());
-    // Nothing takes up what the route has translated.
+    // No step processes the translated files of the route.
     database.sql("UPDATE routes SET tochannel_id = NULL;");
     demo.drop_in("input");
     demo.drop_in("bad");
     let run = demo.sandbox.engine(&[]);
     let told = "the run received 4 files, finished 0, had errors in 1, left 3 stuck, sent 0, in ";
     assert!(run.expect_code(2).stderr.contains(told), "{run:?}");
-    assert!(run.stderr.contains("; bots-ctl files --errors says which and why"), "{run:?}");
+    assert!(run.stderr.contains("; bots-ctl files --errors lists them with the reasons"), "{run:?}");
 }
 
-fn a_long_history_is_read_in_steps(engine: Engine) {
+fn long_run_history_is_read_up_to_its_limit(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     eager(&mut sandbox);
@@ -108,7 +108,7 @@ fn a_long_history_is_read_in_steps(engine: Engine) {
     }
     assert!(route("early").is_some() && route("far").is_none(), "{told}");
     assert_eq!((&told["lost_runs"], told["runs"].as_array().map(Vec::len)), (&1.into(), Some(4)), "{told}");
-    // While an engine runs, what it has begun is not counted.
+    // The files of an active engine are not counted.
     database.sql(&format!(
         "INSERT INTO mutex (mutexk) VALUES (1);\n{}{}",
         run_row(460_000, "new", 0, 2, now, no_and_yes),
@@ -125,7 +125,7 @@ fn a_long_history_is_read_in_steps(engine: Engine) {
     assert_eq!((&late["errors"], &late["received"], &late["state"]), (&1.into(), &4.into(), &"stuck".into()), "{told}");
 }
 
-fn fractions_of_a_second_are_cut_off(engine: Engine) {
+fn start_times_are_truncated_to_seconds(engine: Engine) {
     let database = Database::fresh(engine);
     let mut sandbox = database.sandbox();
     eager(&mut sandbox);
@@ -143,7 +143,7 @@ fn fractions_of_a_second_are_cut_off(engine: Engine) {
 }
 
 #[apply(test)]
-fn a_database_that_is_away_leaves_what_was_read() {
+fn results_stay_visible_during_database_outage() {
     let mut sandbox = Sandbox::prepared();
     eager(&mut sandbox);
     sandbox.run(&["init-db"]).expect_code(0);
@@ -156,11 +156,11 @@ fn a_database_that_is_away_leaves_what_was_read() {
     assert!(told["error"].as_str().is_some_and(|why| why.contains("the file does not exist")), "{told}");
     assert_eq!(web.health("/health/live").expect("it listens").status, 200);
     web.wait_health("/health/ready", 503);
-    // Whoever opens it now makes an empty one.
+    // The next program that opens it creates an empty file.
     fs::write(&file, "").expect("written");
     let is_told = || {
         let ready = web.health("/health/ready")?;
-        (ready.status == 503 && ready.body.contains("is empty: it was removed, or never made")).then_some(())
+        (ready.status == 503 && ready.body.contains("is empty: it was removed or never initialized")).then_some(())
     };
     wait_until("an empty one is none", is_told, || web.report());
     fs::remove_file(&file).expect("it is there");

@@ -1,4 +1,4 @@
-//! Who gets a secret, in a system that runs, and where none may show.
+//! Which processes receive a secret in a running system, and where none may appear.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::support::queue::add_with;
 use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, Sandbox, free_port, wait_until};
 
-/// What every process of Bots gets, since settings.py reads it.
+/// The secrets of every process of Bots, since settings.py reads them.
 const OF_BOTS: [(&str, &str); 2] = [
     ("DB_PASSWORD", "database-Pa55word"),
     ("DJANGO_SECRET_KEY", "django-Secr3t-key-of-more-than-fifty-characters-for-django"),
@@ -27,7 +27,7 @@ const OURS: [(&str, &str); 3] = [
 /// A task, and an engine, that writes down its environment.
 const TELLING: &str = "#!/bin/sh\nenv > \"FILE.part\" && mv \"FILE.part\" \"FILE\"\n";
 
-/// What does so in settings.py, for each process that reads it.
+/// Writes the same in settings.py, for each process that loads it.
 const TELLING_SETTINGS: &str = "
 import os
 with open('FILE-%d' % os.getpid(), 'w') as _file:
@@ -64,7 +64,7 @@ fn with_secrets() -> (Sandbox, u16) {
 }
 
 #[apply(test)]
-fn are_with_those_who_need_them_and_show_nowhere() {
+fn secrets_reach_only_processes_that_need_them() {
     let (sandbox, network_port) = with_secrets();
     let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
     up.wait_ready();
@@ -119,7 +119,7 @@ fn expect_needed_alone(who: &str, environment: &[u8], end: u8) {
     }
 }
 
-/// Not in an argument, and not in what the listener answers to anybody.
+/// Not in an argument, and not in any response of the listener.
 fn expect_shown_nowhere(sandbox: &Sandbox, up: &Running) {
     let mut shown = up.descendants();
     let own = fs::read(format!("/proc/{}/cmdline", up.pid())).expect("it runs");

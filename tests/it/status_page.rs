@@ -1,6 +1,6 @@
-//! The status page in a real browser: what a person sees of each state, on a desktop and on a telephone.
+//! The status page in a real browser: its content in each state, on a desktop and on a phone.
 //!
-//! With `STATUS_PAGE_PICTURES=DIRECTORY` each state is also left there as pictures, light and dark, wide and narrow.
+//! With `STATUS_PAGE_PICTURES=DIRECTORY` it also saves a screenshot of each state, light and dark, wide and narrow.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::support::browser::Browser;
 use crate::support::queue::with_queue;
 use crate::support::results::{eager, file_row, run_row, wait_results};
 use crate::support::sandbox::{Running, Sandbox, http, wait_until};
-use crate::support::servers::{Database, Engine};
+use crate::support::servers::{Database, Engine, sqlite};
 
 /// The page of a bots-ctl, in as many browsers as are wanted.
 struct Page {
@@ -42,11 +42,13 @@ impl Page {
             wait_until(&format!("{state} is shown"), shown, || format!("{texts:?} in\n{}", browser.text()));
             let [wide, screen, styled] = [
                 "return document.documentElement.scrollWidth",
-                "return window.innerWidth",
+                "return document.documentElement.clientWidth",
                 "return getComputedStyle(document.body).fontVariantLigatures && document.styleSheets[0].cssRules.length",
             ]
             .map(|script| browser.script(script).as_u64().expect("a number"));
             assert!(wide <= screen && styled > 0, "{state}: {wide} > {screen}, {styled}");
+            let fits = "const e = document.getElementById('routes-table'); return e.scrollWidth <= e.clientWidth";
+            assert_eq!(browser.script(fits), true, "{state}: the table of routes fits");
             if let Some(directory) = &self.pictures {
                 fs::create_dir_all(directory).expect("made");
                 browser.screenshot(&directory.join(format!("{state}-{name}.png")));
@@ -59,7 +61,7 @@ impl Page {
 }
 
 #[apply(test)]
-fn a_healthy_system_with_500_routes_that_stops() {
+fn page_shows_500_routes_drain_and_lost_connection() {
     let database = Database::fresh(Engine::Sqlite);
     let mut sandbox = database.sandbox();
     eager(&mut sandbox);
@@ -71,10 +73,16 @@ fn a_healthy_system_with_500_routes_that_stops() {
     let status = web.health("/status").expect("it listens").body;
     assert!(status.len() < 100_000, "{}", status.len());
     let page = Page::open(&web);
-    let healthy =
-        ["● Ready", "● running", "✓ database", "500 routes, 3 with errors", "None of the last", "Show all 500"];
+    let healthy = [
+        "● Ready",
+        "● running",
+        "✓ database",
+        "500 routes, 3 with errors",
+        "Of the last 50 runs none failed, 2 had errors in some files.",
+        "Show all 500",
+    ];
     page.wait("routes", &["✕ error, ", "▲ stuck, "]);
-    page.wait("healthy", &healthy[..4]);
+    page.wait("healthy", &healthy);
     let (_, browser) = &page.browsers[0];
     let rows = || browser.script("return document.querySelectorAll('#routes tr').length");
     assert_eq!(rows(), 50);
@@ -95,8 +103,30 @@ fn a_healthy_system_with_500_routes_that_stops() {
     page.wait("lost", &["✕ Connection lost. What is shown is "]);
 }
 
+/// `docs/status-page.png` is its picture `day-wide-light`.
 #[apply(test)]
-fn an_empty_system_whose_database_goes_away() {
+fn a_day_of_some_routes_with_a_rejected_order() {
+    let (mut sandbox, _) = with_queue();
+    eager(&mut sandbox);
+    sandbox.set("TZ", "UTC");
+    sqlite(&sandbox.root().join("botssys/sqlitedb/botsdb").display().to_string(), &day());
+    let up = sandbox.start(&["up", "--services", "jobqueue,webserver"]);
+    up.wait_ready();
+    wait_results(&up, "it was read", |results| results["routes"].as_array().is_some_and(|all| all.len() == 5));
+    let page = Page::open(&up);
+    for (name, browser) in &page.browsers {
+        if name.starts_with("wide") {
+            browser.resize(1024, 1280);
+        }
+    }
+    page.wait(
+        "day",
+        &["1 problem", "route orders_edifact_to_erp: 1 file with errors", REASON, "5 routes, 1 with errors"],
+    );
+}
+
+#[apply(test)]
+fn page_shows_empty_system_and_lost_database() {
     let (mut sandbox, _) = with_queue();
     eager(&mut sandbox);
     for (section, path) in [("dirmonitor1", sandbox.home.path().to_owned()), ("dirmonitor2", "/nowhere/in".into())] {
@@ -110,9 +140,15 @@ fn an_empty_system_whose_database_goes_away() {
     let directories = ["1 directory watched, 1 with errors.", "✕ /nowhere/in/* for route orders: "];
     page.wait(
         "problems",
-        &["3 problems", "not watched: /nowhere/in/*", "make or mount the directory", "route orders does not exist"],
+        &["3 problems", "not watched: /nowhere/in/*", "create or mount the directory", "route orders does not exist"],
     );
-    page.wait("empty", &["● Ready", "Queue: 0 waiting, 0 running", "No engine has run yet.", "No route is active."]);
+    let empty = ["● Ready", "Queue: 0 waiting, 0 running", "Engine: no run at the moment", "No engine has run yet."];
+    page.wait("empty", &[&empty[..], &["No route is active.", "Environment default", "SQLite database "]].concat());
+    let (_, browser) = &page.browsers[0];
+    let header = browser
+        .script("return [document.getElementById('count').textContent, document.querySelector('#system a').href]");
+    let web = format!("http://127.0.0.1:{}/", sandbox.web_port);
+    assert_eq!(header, serde_json::json!(["3 problems", web]));
     page.wait("directories", &directories);
     let file = sandbox.root().join("botssys/sqlitedb/botsdb");
     fs::rename(&file, file.with_extension("away")).expect("the file is there");
@@ -120,7 +156,7 @@ fn an_empty_system_whose_database_goes_away() {
 }
 
 #[apply(test)]
-fn a_service_that_crashes_again_and_again() {
+fn page_shows_crash_loop_of_service() {
     let mut sandbox = Sandbox::prepared();
     eager(&mut sandbox);
     sandbox.stand_in("bots-webserver", "#!/bin/sh\necho 'ERROR cannot start'\nexit 3\n");
@@ -128,11 +164,11 @@ fn a_service_that_crashes_again_and_again() {
     let web = sandbox.start(&["webserver"]);
     web.wait_health("/health/startup", 200);
     let page = Page::open(&web);
-    page.wait("crash-loop", &["▲ Not ready", "↻ restarting", "exit code 3", "webserver is being restarted"]);
+    page.wait("crash-loop", &["▲ Not ready", "↻ restarting", "exit code 3", "webserver is restarting"]);
 }
 
 #[apply(test)]
-fn the_page_is_safe_and_can_be_switched_off() {
+fn page_sends_security_headers_and_can_be_disabled() {
     let mut sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let [first, second] = [0, 1].map(|_| web.health("/").expect("it listens"));
@@ -149,13 +185,47 @@ fn the_page_is_safe_and_can_be_switched_off() {
         assert!(head.contains(header), "{head}");
     }
     assert_ne!(first.body, second.body, "a nonce is good for one answer");
-    // What a browser without JavaScript shows.
+    // The page in a browser without JavaScript.
     assert!(first.body.contains(": ready\n\n") && first.body.contains("webserver"), "{}", first.body);
     drop(web);
     sandbox.set("BOTS_CTL_STATUS_PAGE", "off");
     let web = sandbox.webserver();
     assert_eq!(web.health("/").map(|answer| answer.status), Some(404));
     assert_eq!(web.health("/status").map(|answer| answer.status), Some(200));
+}
+
+/// The route of the rejected file.
+const ORDERS: &str = "orders_edifact_to_erp";
+
+/// Bots's reason for a rejected file.
+const REASON: &str = "[P03]: Partner \"9521000000018\" is unknown";
+
+/// Five routes and two days of runs; the last file of a route was rejected.
+fn day() -> String {
+    let routes = ["despatch_advice_to_partners", "invoices_erp_to_edifact", ORDERS, "orders_x12_to_erp", "prices"];
+    let mut rows: String = routes.map(route_row).concat();
+    for run in 0..50 {
+        let number = 1000 + run * 100;
+        let at = format!("datetime('now', '-{} minutes')", (50 - run) * 30);
+        let (files, errors) = (1 + (run * run + run) % 17, i64::from(run == 48));
+        rows += &run_row(number, "new", files, errors, &at, ["0", "1"]);
+        for (file, route) in (number + 1..=number + files).zip(routes.iter().cycle()) {
+            rows += &(file_row(file, number, 3, route, &at) + &sent_row(file, route, &at));
+        }
+        if errors > 0 {
+            rows += &file_row(number + 50, number, 1, ORDERS, &at);
+            let (file, name) = (number + 50, "PO-4711.edi");
+            rows +=
+                &format!("UPDATE filereport SET infilename = '{name}', errortext = '{REASON}' WHERE idta = {file};\n");
+        }
+    }
+    rows
+}
+
+fn sent_row(number: i64, route: &str, at: &str) -> String {
+    format!(
+        "INSERT INTO ta (idta, idroute, status, statust, script, ts) VALUES ({number}, '{route}', 520, 3, 1, {at});\n"
+    )
 }
 
 /// 500 active routes and a day of runs, three routes of which had trouble.
@@ -182,7 +252,7 @@ fn history() -> String {
         }
     }
     rows + &file_row(9000, 8000, 1, bad[2], "datetime('now', '-5 minutes')")
-        + "INSERT INTO ta (idta, idroute, status, statust, script, ts) VALUES (9001, 'r0000', 520, 3, 1, datetime('now'))"
+        + &sent_row(9001, "r0000", "datetime('now')")
 }
 
 fn route_row(name: &str) -> String {

@@ -11,6 +11,7 @@ use crate::support::bots::without_bots;
 use crate::support::demo_translation::Demo;
 use crate::support::process::web_process;
 use crate::support::sandbox::{Running, Sandbox, python, wait_until};
+use crate::support::web_server::{start, web_server};
 
 /// Logs in and starts the engine as the button in the UI does; on 4.x the answer comes when the engine has ended.
 const PRESS_RUN: &str = r#"
@@ -30,7 +31,7 @@ browser.open(base + prefix + "/runengine/?clparameter=--new")
 const MESSAGES: usize = 300;
 
 #[apply(test)]
-fn an_engine_that_the_web_ui_has_started_finishes_its_run() {
+fn stop_lets_engine_started_by_web_ui_finish() {
     let mut demo = Demo::new();
     demo.sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let message = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo/input/single.edi");
@@ -72,7 +73,7 @@ fn locks(demo: &Demo) -> String {
 }
 
 #[apply(test)]
-fn waiting_for_another_initialiser_can_be_stopped() {
+fn stop_signal_ends_wait_for_init_db_lock() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
@@ -94,7 +95,7 @@ fn waiting_for_another_initialiser_can_be_stopped() {
 }
 
 #[apply(test)]
-fn settings_that_hang_can_be_stopped() {
+fn stop_signal_ends_hanging_settings_import() {
     let sandbox = Sandbox::new();
     let config = sandbox.root().join("config");
     fs::create_dir_all(&config).expect("made");
@@ -111,43 +112,32 @@ fn settings_that_hang_can_be_stopped() {
 }
 
 #[apply(test)]
-fn a_migration_is_finished_before_the_end() {
+fn stop_signal_lets_migration_finish() {
     let sandbox = Sandbox::new();
     let mut first = sandbox.start(&["init-db"]);
     first.wait_stderr("running Django's migrate");
     first.signal(Signal::SIGTERM);
     assert_eq!(first.wait_code(), 143, "{}", first.report());
-    assert!(first.stderr().contains("the database is completed first"), "{}", first.stderr());
+    assert!(first.stderr().contains("finishing the schema change before exiting"), "{}", first.stderr());
     let second = sandbox.run(&["init-db"]);
     second.expect_code(0);
     assert!(second.stderr.is_empty() || second.stderr.contains("is complete"), "{}", second.stderr);
 }
 
-/// A web server that has a request to finish when it is asked to stop: for a second, or without end where `endless` lies beside it.
-const BUSY_WEB_SERVER: &str = r#"#!/usr/bin/env python3
-import http.server, os, signal, sys, time
-endless = os.path.join(os.path.dirname(os.path.abspath(__file__)), "endless")
+/// Setup of a web server with a request in progress at the stop: for a second, or forever if the file `endless` exists.
+const BUSY: &str = r#"
 def stop(number, frame):
     signal.signal(number, signal.SIG_IGN)
     print("finishing a request", file=sys.stderr, flush=True)
-    time.sleep(3600 if os.path.exists(endless) else 1)
+    time.sleep(3600 if os.path.exists(os.path.join(here, "endless")) else 1)
     os._exit(0)
 signal.signal(signal.SIGINT, stop)
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.send_response(200)
-        self.end_headers()
-    do_GET = do_HEAD
-    def log_message(self, *arguments):
-        pass
-http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 "#;
 
 /// A sandbox whose web server has started a command of a shell.
 fn with_started(command: &str) -> Sandbox {
     let mut sandbox = Sandbox::prepared();
-    let start = format!("import subprocess; subprocess.Popen(['sh', '-c', {command:?}])\nclass Handler");
-    sandbox.stand_in("bots-webserver", &BUSY_WEB_SERVER.replacen("class Handler", &start, 1));
+    sandbox.stand_in("bots-webserver", &web_server(&(BUSY.to_owned() + &start(command)), ""));
     sandbox
 }
 
@@ -156,7 +146,7 @@ fn started(web: &Running, command: &str) -> Pid {
 }
 
 #[apply(test)]
-fn a_stop_has_one_deadline_whatever_is_left() {
+fn stop_timeout_covers_service_and_its_leftovers() {
     let deaf = "trap '' TERM; sleep 1001 & exec setsid sleep 1002";
     let mut sandbox = with_started(deaf);
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "6s").set("BOTS_CTL_GRACE_PERIOD", "6s");
@@ -167,11 +157,11 @@ fn a_stop_has_one_deadline_whatever_is_left() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}\n{}", begin.elapsed(), web.report());
     assert!(left.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()), "{}", web.report());
-    assert!(!web.stderr().contains("stopping may take"), "{}", web.report());
+    assert!(!web.stderr().contains("a stop may take"), "{}", web.report());
 }
 
 #[apply(test)]
-fn what_a_service_leaves_in_its_group_is_asked_to_end() {
+fn stop_sends_sigterm_to_leftovers_of_service() {
     for command in ["exec sleep 1001", "kill -STOP $$; exec sleep 1001", "exec setsid sleep 1001"] {
         let mut sandbox = with_started(command);
         sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
@@ -182,7 +172,7 @@ fn what_a_service_leaves_in_its_group_is_asked_to_end() {
 }
 
 #[apply(test)]
-fn an_engine_in_the_group_of_a_service_is_not_asked_to_end() {
+fn stop_sends_no_sigterm_to_engine_of_service() {
     let mut sandbox = with_started("exec ./bots-engine");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let engine = sandbox.root().join("bots-engine");
@@ -190,14 +180,14 @@ fn an_engine_in_the_group_of_a_service_is_not_asked_to_end() {
     crate::support::process::write_program(&engine, script, 0o755);
     let mut web = sandbox.webserver();
     web.signal(Signal::SIGTERM);
-    web.wait_stderr("waiting for the processes it left");
+    web.wait_stderr("for leftover processes of");
     fs::write(engine.with_file_name("go"), "").expect("written");
     assert_eq!(web.wait_code(), 0, "{}", web.report());
     assert!(web.report().contains("finished") && !web.report().contains("cut"), "{}", web.report());
 }
 
 #[apply(test)]
-fn a_service_that_is_stopped_goes_on_when_it_is_to_end() {
+fn stop_continues_suspended_processes() {
     let mut sandbox = with_started("true");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let mut web = sandbox.webserver();
@@ -214,9 +204,9 @@ fn a_service_that_is_stopped_goes_on_when_it_is_to_end() {
 }
 
 #[apply(test)]
-fn a_stop_signal_that_comes_twice_at_once_is_one_request() {
+fn repeated_stop_signals_at_once_count_as_one() {
     let mut sandbox = Sandbox::prepared();
-    sandbox.stand_in("bots-webserver", BUSY_WEB_SERVER);
+    sandbox.stand_in("bots-webserver", &web_server(BUSY, ""));
     let mut web = sandbox.webserver();
     web.signal(Signal::SIGTERM);
     let is_stopping = || web.report().contains("finishing a request").then_some(());
@@ -230,25 +220,21 @@ fn a_stop_signal_that_comes_twice_at_once_is_one_request() {
 }
 
 #[apply(test)]
-fn a_later_stop_signal_does_not_wait_and_is_logged() {
+fn later_stop_signal_ends_wait_and_is_logged() {
     let mut sandbox = Sandbox::prepared();
-    let program = sandbox.stand_in("bots-webserver", BUSY_WEB_SERVER);
+    let program = sandbox.stand_in("bots-webserver", &web_server(BUSY, ""));
     fs::write(program.with_file_name("endless"), "").expect("written");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let mut web = sandbox.webserver();
     web.signal(Signal::SIGTERM);
     let is_stopping = || web.report().contains("finishing a request").then_some(());
     wait_until("it finishes a request", is_stopping, || web.report());
-    let insisted = || {
-        web.signal(Signal::SIGINT);
-        web.stderr().contains("asked to stop again by SIGINT: not waiting any longer").then_some(())
-    };
-    wait_until("a later signal counts", insisted, || web.report());
+    web.insist(Signal::SIGINT, "received SIGINT again; no longer waiting");
     assert_eq!(web.wait_code(), 137, "{}", web.report());
 }
 
 #[apply(test)]
-fn an_engine_finishes_its_run_when_a_stop_signal_comes_twice_at_once() {
+fn engine_finishes_run_after_repeated_stop_signals() {
     let mut sandbox = Sandbox::prepared();
     sandbox.stand_in("bots-engine", "#!/bin/sh\necho working; sleep 1; echo finished\n");
     let mut engine = sandbox.start(&["engine"]);
@@ -263,7 +249,7 @@ fn an_engine_finishes_its_run_when_a_stop_signal_comes_twice_at_once() {
 }
 
 #[apply(test)]
-fn what_a_program_leaves_ends_in_order_when_a_stop_signal_comes_twice_at_once() {
+fn leftovers_stop_cleanly_after_repeated_stop_signals() {
     let sandbox = without_bots();
     let leftover = "trap 'sleep 1; echo in order; exit' TERM; echo set; while :; do sleep 0.1; done";
     let program = format!("({leftover}) & trap 'exit 3' TERM; echo $$; wait; wait");

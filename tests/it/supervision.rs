@@ -12,11 +12,10 @@ use crate::support::process::wrapped;
 use crate::support::process::write_program;
 use crate::support::sandbox::{Running, Sandbox, wait_until};
 use crate::support::users::{as_user, as_user_of_bots, give_to_user, open_to_all};
+use crate::support::web_server::{start, web_server};
 
-/// A web server that answers everything, and writes down the signals it gets. It fails while `fail` lies beside it.
-const WEB_SERVER: &str = r#"#!/usr/bin/env python3
-import http.server, os, signal, sys
-here = os.path.dirname(os.path.abspath(__file__))
+/// Setup of a web server that records its starts and its signals. It fails while the file `fail` exists.
+const RECORDING: &str = r#"
 with open(os.path.join(here, "starts"), "a") as starts:
     starts.write("start\n")
 if os.path.exists(os.path.join(here, "fail")):
@@ -24,20 +23,19 @@ if os.path.exists(os.path.join(here, "fail")):
 log = os.open(os.path.join(here, "signals"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN + 3):
     signal.signal(number, lambda number, frame: os.write(log, f"{int(number)}\n".encode()))
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self):
-        self.send_response(200)
-        self.end_headers()
-    do_GET = do_HEAD
-    def log_message(self, *arguments):
-        pass
-try:
-    http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
-except KeyboardInterrupt:
-    pass
 "#;
 
-/// A sandbox whose web server is that one, with a database so that starts are quick.
+/// A sandbox with that web server, which starts a command of a shell.
+fn with_started(command: &str) -> Sandbox {
+    with_stand_in(&web_server(&(RECORDING.to_owned() + &start(command)), ""))
+}
+
+/// A sandbox with that web server.
+fn with_web_server() -> Sandbox {
+    with_stand_in(&web_server(RECORDING, ""))
+}
+
+/// A sandbox whose web server is this script.
 fn with_stand_in(script: &str) -> Sandbox {
     let mut sandbox = Sandbox::new();
     sandbox.stand_in("bots-webserver", script);
@@ -59,7 +57,7 @@ fn status(sandbox: &Sandbox) -> serde_json::Value {
 }
 
 #[apply(test)]
-fn a_web_server_that_dies_is_started_again() {
+fn supervisor_restarts_killed_web_server() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "50ms");
     let mut web = sandbox.webserver();
@@ -83,17 +81,17 @@ fn a_web_server_that_dies_is_started_again() {
 }
 
 #[apply(test)]
-fn a_crash_loop_ends_in_the_services_exit_code() {
+fn crash_loop_ends_with_exit_code_of_service() {
     let mut sandbox = with_stand_in("#!/bin/sh\necho start >> \"$(dirname \"$0\")/starts\"\nexit 9\n");
     sandbox.set("BOTS_CTL_RESTART_LIMIT", "3");
     let ended = sandbox.run(&["webserver"]);
     ended.expect_code(9);
     assert_eq!(lines(&beside(&sandbox, "starts")), 4, "{}", ended.stderr);
-    assert!(ended.stderr.contains("has failed 4 times in a row: giving up"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("failed 4 times in a row; giving up"), "{}", ended.stderr);
 }
 
 #[apply(test)]
-fn the_policy_decides_what_is_started_again() {
+fn restart_policy_decides_which_exits_restart() {
     for (policy, code, starts) in [("never", 9, 1), ("on-failure", 0, 1), ("always", 0, 3), ("on-failure", 9, 3)] {
         let script = format!("#!/bin/sh\necho start >> \"$(dirname \"$0\")/starts\"\nexit {code}\n");
         let mut sandbox = with_stand_in(&script);
@@ -105,16 +103,16 @@ fn the_policy_decides_what_is_started_again() {
 }
 
 #[apply(test)]
-fn running_well_for_a_while_resets_the_count() {
-    let mut sandbox = with_stand_in(WEB_SERVER);
+fn restart_count_resets_after_stable_run() {
+    let mut sandbox = with_web_server();
     sandbox.set("BOTS_CTL_RESTART_LIMIT", "1").set("BOTS_CTL_RESTART_RESET_AFTER", "1ms");
     let mut web = sandbox.webserver();
     for restarts in 1..=3 {
         let first = web_process(&web);
         kill(first, Signal::SIGKILL).expect("it is there");
         wait_until(
-            "it has run well again",
-            || (web.stderr().matches("has run well").count() == restarts).then_some(()),
+            "its restart count is reset again",
+            || (web.stderr().matches("resetting its restart count").count() == restarts).then_some(()),
             || web.report(),
         );
     }
@@ -124,12 +122,12 @@ fn running_well_for_a_while_resets_the_count() {
 }
 
 #[apply(test)]
-fn a_stop_during_the_pause_before_a_restart_is_obeyed_at_once() {
+fn stop_signal_interrupts_restart_delay() {
     let mut sandbox = with_stand_in("#!/bin/sh\nexit 9\n");
     sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1h").set("BOTS_CTL_RESTART_MAX_DELAY", "1h");
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
         let mut web = sandbox.start(&["webserver"]);
-        web.wait_stderr("starting it again in");
+        web.wait_stderr("restarting in");
         assert_eq!(web.wait_health("/health/live", 200).status, 200);
         assert_eq!(web.wait_health("/health/ready", 503).status, 503);
         web.signal(signal);
@@ -138,12 +136,12 @@ fn a_stop_during_the_pause_before_a_restart_is_obeyed_at_once() {
 }
 
 #[apply(test)]
-fn signals_that_come_between_two_processes_reach_the_next_one() {
-    let mut sandbox = with_stand_in(WEB_SERVER);
+fn signals_during_restart_delay_reach_next_process() {
+    let mut sandbox = with_web_server();
     sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1s");
     fs::write(beside(&sandbox, "fail"), "").expect("written");
     let mut web = sandbox.start(&["webserver"]);
-    web.wait_stderr("starting it again in");
+    web.wait_stderr("restarting in");
     fs::remove_file(beside(&sandbox, "fail")).expect("it is there");
     let realtime = nix::libc::SIGRTMIN() + 3;
     let sent = [Signal::SIGUSR1 as i32, realtime, Signal::SIGUSR2 as i32];
@@ -168,8 +166,8 @@ fn signals_that_come_between_two_processes_reach_the_next_one() {
 }
 
 #[apply(test)]
-fn a_signal_that_comes_during_the_preparations_reaches_the_service() {
-    let sandbox = with_stand_in(WEB_SERVER);
+fn signal_during_init_db_reaches_service() {
+    let sandbox = with_web_server();
     sandbox.run(&["init-db"]).expect_code(0);
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
     fs::remove_file(&database).expect("it is there");
@@ -187,14 +185,14 @@ fn a_signal_that_comes_during_the_preparations_reaches_the_service() {
 }
 
 #[apply(test)]
-fn a_web_server_that_hangs_is_not_live_and_left_alone_unless_configured() {
-    let mut sandbox = with_stand_in(WEB_SERVER);
+fn hung_web_server_is_not_live_and_not_restarted_by_default() {
+    let mut sandbox = with_web_server();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_FAILURE_THRESHOLD", "2");
     let web = sandbox.webserver();
     let hung = web_process(&web);
     kill(hung, Signal::SIGSTOP).expect("it is there");
     let answer = web.wait_health("/health/live", 503);
-    assert!(answer.body.contains("has not answered 2 times in a row"), "{}", answer.body);
+    assert!(answer.body.contains("has failed 2 probes in a row"), "{}", answer.body);
     kill(hung, Signal::SIGCONT).expect("it is there");
     web.wait_health("/health/live", 200);
     web.wait_ready();
@@ -203,15 +201,15 @@ fn a_web_server_that_hangs_is_not_live_and_left_alone_unless_configured() {
 }
 
 #[apply(test)]
-fn a_web_server_that_hangs_is_replaced_when_so_configured() {
-    let mut sandbox = with_stand_in(WEB_SERVER);
+fn watchdog_restarts_hung_web_server_if_enabled() {
+    let mut sandbox = with_web_server();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_RESTART", "true");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "500ms");
     let mut web = sandbox.webserver();
     let hung = web_process(&web);
     kill(hung, Signal::SIGSTOP).expect("it is there");
-    web.wait_stderr("it will be replaced");
-    web.wait_stderr("did not stop within 0.5 s: killing it");
+    web.wait_stderr("is unresponsive; restarting it");
+    web.wait_stderr("did not stop within 0.5 s; sending SIGKILL");
     let replaced = || (status(&sandbox)["services"][0]["restarts"] == 1).then_some(());
     wait_until("it is replaced", replaced, || web.report());
     web.wait_ready();
@@ -221,12 +219,10 @@ fn a_web_server_that_hangs_is_replaced_when_so_configured() {
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
-/// What a web server has started is not part of what hangs: it goes on beside the next process.
+/// Descendants of a hung web server are not affected: they continue next to the new process.
 #[apply(test)]
-fn an_engine_survives_the_replacement_of_a_web_server_that_hangs() {
-    let script =
-        WEB_SERVER.replace("log = os.open", "import subprocess; subprocess.Popen(['sleep', '1000'])\nlog = os.open");
-    let mut sandbox = with_stand_in(&script);
+fn child_of_hung_web_server_survives_watchdog_restart() {
+    let mut sandbox = with_started("exec sleep 1000");
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_RESTART", "true");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "500ms");
     let mut web = sandbox.webserver();
@@ -251,10 +247,8 @@ fn an_engine_survives_the_replacement_of_a_web_server_that_hangs() {
 }
 
 #[apply(test)]
-fn a_web_server_that_died_comes_back_beside_what_it_had_started() {
-    let script =
-        WEB_SERVER.replace("log = os.open", "import subprocess; subprocess.Popen(['sleep', '1000'])\nlog = os.open");
-    let mut sandbox = with_stand_in(&script);
+fn web_server_restarts_beside_surviving_children() {
+    let mut sandbox = with_started("exec sleep 1000");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let mut web = sandbox.webserver();
     kill(web_process(&web), Signal::SIGKILL).expect("it is there");
@@ -268,19 +262,15 @@ fn a_web_server_that_died_comes_back_beside_what_it_had_started() {
 
 /// A worker of the process that died finishes its requests, on the port that the next process needs.
 #[apply(test)]
-fn a_restart_waits_for_the_port_that_an_old_worker_holds() {
-    let worker = "    if os.fork() == 0:\n        time.sleep(3600)\n";
-    let script = WEB_SERVER.replace("import http.server,", "import time, http.server,").replace(
-        "    http.server.HTTPServer((\"127.0.0.1\", int(os.environ[\"PORT\"])), Handler).serve_forever()\n",
-        &format!("    server = http.server.HTTPServer((\"127.0.0.1\", int(os.environ[\"PORT\"])), Handler)\n{worker}    server.serve_forever()\n"),
-    );
+fn restart_waits_for_port_held_by_old_worker() {
+    let script = web_server(RECORDING, "if os.fork() == 0:\n    time.sleep(3600)");
     let mut sandbox = with_stand_in(&script);
     sandbox.set("BOTS_CTL_RESTART_MAX_DELAY", "1ms").set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let mut web = sandbox.webserver();
     let first = web_process(&web);
     let worker = crate::support::sandbox::descendants(first).first().expect("it has a worker").0;
     kill(first, Signal::SIGKILL).expect("it is there");
-    web.wait_stderr(&format!("still has port {}: waiting for it", sandbox.web_port));
+    web.wait_stderr(&format!("still uses port {}; waiting up to", sandbox.web_port));
     kill(worker, Signal::SIGKILL).expect("it is there");
     web.wait_ready();
     assert_eq!(status(&sandbox)["services"][0]["restarts"], 1, "{}", web.report());
@@ -289,7 +279,7 @@ fn a_restart_waits_for_the_port_that_an_old_worker_holds() {
 }
 
 #[apply(test)]
-fn a_thousand_restarts_cost_no_descriptor_and_no_memory() {
+fn supervisor_leaks_nothing_in_1000_restarts() {
     let script = r#"#!/bin/sh
 starts="$(dirname "$0")/starts"
 echo start >> "$starts"
@@ -326,10 +316,8 @@ fn resident(pid: Pid) -> u64 {
 }
 
 #[apply(test)]
-fn a_service_that_turned_into_a_daemon_is_ended_too() {
-    let script = WEB_SERVER
-        .replace("log = os.open", "import subprocess; subprocess.Popen(['setsid', 'sleep', '1000'])\nlog = os.open");
-    let sandbox = with_stand_in(&script);
+fn stop_ends_daemonized_child_of_service() {
+    let sandbox = with_started("exec setsid sleep 1000");
     let mut web = sandbox.webserver();
     let daemon = || web.descendants().into_iter().find(|(_, command)| command.starts_with("sleep 1000"));
     let (pid, _) = wait_until("the daemon runs", daemon, || web.report());
@@ -339,22 +327,22 @@ fn a_service_that_turned_into_a_daemon_is_ended_too() {
 }
 
 #[apply(test)]
-fn a_stop_that_cannot_fit_the_grace_period_is_told_at_the_start() {
-    let mut sandbox = with_stand_in(WEB_SERVER);
+fn start_warns_if_stop_exceeds_grace_period() {
+    let mut sandbox = with_web_server();
     sandbox.set("BOTS_CTL_GRACE_PERIOD", "30s").set("BOTS_CTL_WEBSERVER_DRAIN", "20s");
     sandbox.set("BOTS_CTL_WEBSERVER_STOP_TIMEOUT", "11s");
     let web = sandbox.webserver();
-    assert!(web.stderr().contains("stopping may take 31 s"), "{}", web.stderr());
+    assert!(web.stderr().contains("a stop may take 31 s"), "{}", web.stderr());
     drop(web);
     sandbox.set("BOTS_CTL_GRACE_PERIOD", "31s");
     let web = sandbox.webserver();
-    assert!(!web.stderr().contains("stopping may take"), "{}", web.stderr());
+    assert!(!web.stderr().contains("a stop may take"), "{}", web.stderr());
 }
 
 /// The limit counts for ordinary users alone, so the test becomes one.
 #[apply(test)]
-fn want_of_processes_is_told_and_waited_for() {
-    let mut sandbox = with_stand_in(WEB_SERVER);
+fn service_restarts_once_process_limit_is_raised() {
+    let mut sandbox = with_web_server();
     sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "100ms").set("BOTS_CTL_RESTART_LIMIT", "1000");
     give_to_user(sandbox.home.path());
     open_to_all(sandbox.home.path());
@@ -371,8 +359,8 @@ fn want_of_processes_is_told_and_waited_for() {
 }
 
 #[apply(test)]
-fn want_of_descriptors_is_told_and_waited_for() {
-    let mut sandbox = with_stand_in(WEB_SERVER);
+fn service_restarts_once_descriptor_limit_is_raised() {
+    let mut sandbox = with_web_server();
     sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "100ms").set("BOTS_CTL_RESTART_LIMIT", "1000");
     let mut web = sandbox.webserver();
     let limit = |limit: &str| {
@@ -390,7 +378,7 @@ fn want_of_descriptors_is_told_and_waited_for() {
 }
 
 #[apply(test)]
-fn want_of_processes_at_the_start_is_one_clear_line() {
+fn start_error_names_process_limit() {
     let sandbox = Sandbox::new();
     sandbox.run(&["init-db"]).expect_code(0);
     give_to_user(sandbox.home.path());
@@ -407,40 +395,43 @@ fn want_of_processes_at_the_start_is_one_clear_line() {
 
 /// In a second the next run is due: it would find no room either.
 #[apply(test)]
-fn a_stop_between_two_tries_to_start_an_engine_is_one() {
+fn stop_between_engine_start_attempts_exits_cleanly() {
     let mut sandbox = quick_schedule();
-    sandbox.set("BOTS_CTL_RESTART_INITIAL_DELAY", "1h").set("BOTS_CTL_RESTART_MAX_DELAY", "1h");
+    sandbox
+        .set("BOTS_CTL_RESTART_INITIAL_DELAY", "1h")
+        .set("BOTS_CTL_RESTART_MAX_DELAY", "1h")
+        .set("LOG_LEVEL", "debug");
     give_to_user(sandbox.home.path());
     open_to_all(sandbox.home.path());
     let command = as_user_of_bots(&sandbox.command(&["up", "--services", "engine"]));
     let mut up = Running::start(command, sandbox.home.path(), sandbox.health_port);
     up.wait_stderr("next run in");
     limit_processes(up.pid(), "1");
-    up.wait_stderr("starting it again in");
+    up.wait_stderr("restarting in");
     up.signal(Signal::SIGTERM);
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }
 
 #[apply(test)]
-fn a_stop_while_a_run_has_left_something_behind_is_one() {
+fn stop_while_waiting_for_leftovers_exits_cleanly() {
     let mut sandbox = quick_schedule();
-    sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1h");
+    sandbox.set("BOTS_CTL_ENGINE_STOP_TIMEOUT", "1h").set("LOG_LEVEL", "debug");
     let mut up = sandbox.start(&["up", "--services", "engine"]);
     up.wait_stderr("next run in");
-    // In place of a bots-ctl that runs the engine, which would leave nothing behind. One that is just starting makes the
-    // link anew.
+    // Replaces a bots-ctl that runs the engine, which would not leave processes behind. A starting bots-ctl recreates
+    // the link.
     let link = sandbox.root().join(".bots-ctl-bin/bots-engine");
     let leaves_something = || {
         if link.is_symlink() {
             write_program(&link.with_extension("new"), "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\n", 0o755);
             fs::rename(link.with_extension("new"), &link).expect("it is there");
         }
-        up.stderr().contains("waiting for the processes it left").then_some(())
+        up.stderr().contains("for leftover processes of").then_some(())
     };
     wait_until("a run has left something", leaves_something, || up.report());
     up.signal(Signal::SIGTERM);
     assert_eq!(up.wait_code(), 0, "{}", up.report());
-    assert!(up.stderr().contains("killing the processes it left behind"), "{}", up.report());
+    assert!(up.stderr().contains("sending SIGKILL to leftover processes of "), "{}", up.report());
 }
 
 /// A sandbox with an engine that has nothing to do, again and again.

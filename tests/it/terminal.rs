@@ -84,7 +84,7 @@ impl Terminal {
         format!("foreground {:?}, below {:?}\n{}", self.foreground(), descendants(self.pid()), self.text())
     }
 
-    /// Waits until a text is shown after what was waited for before. What is typed is shown as well.
+    /// Waits for a text after the previously awaited one. Typed text is echoed as well.
     fn wait_for(&mut self, text: &str) {
         let found = || {
             let screen = self.screen.lock().expect("not poisoned");
@@ -153,7 +153,7 @@ impl Drop for Terminal {
 }
 
 #[apply(test)]
-fn the_program_is_in_the_foreground_and_ctrl_c_reaches_it() {
+fn ctrl_c_interrupts_foreground_program_of_exec() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sleep", "1000"]));
     let sleep = terminal.wait_program("sleep 1000");
@@ -163,7 +163,7 @@ fn the_program_is_in_the_foreground_and_ctrl_c_reaches_it() {
 }
 
 #[apply(test)]
-fn the_program_reads_what_is_typed_and_its_code_is_passed_on() {
+fn program_reads_keyboard_input_and_returns_its_code() {
     let sandbox = Sandbox::new();
     let script = "read word; test -t 0 && test -t 1 && echo \"got $word\"; exit 6";
     let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sh", "-c", script]));
@@ -172,9 +172,9 @@ fn the_program_reads_what_is_typed_and_its_code_is_passed_on() {
     assert_eq!(terminal.wait_code(), 6, "{}", terminal.report());
 }
 
-/// A shell without job control does not take the terminal back by itself, so this shows that we gave it back.
+/// A shell without job control does not take the terminal back, so this shows that bots-ctl returned it.
 #[apply(test)]
-fn the_terminal_is_given_back_however_the_program_ends() {
+fn exec_returns_terminal_however_program_ends() {
     let sandbox = Sandbox::new();
     for (program, code) in [("exit 4", 4), ("kill -KILL $$", 137), ("set -m; sleep 0 | sleep 0; kill -KILL $$", 137)] {
         let command = sandbox.command(&["exec", "--", "bash", "-c", program]);
@@ -189,7 +189,7 @@ fn the_terminal_is_given_back_however_the_program_ends() {
 }
 
 #[apply(test)]
-fn the_terminal_is_given_back_when_there_is_no_such_program() {
+fn exec_returns_terminal_if_program_is_missing() {
     let sandbox = Sandbox::new();
     let command = sandbox.command(&["exec", "--", "/does/not/exist"]);
     let script = "\"$@\"; echo \"code $?\"; read word; echo \"got $word\"";
@@ -220,7 +220,7 @@ fn ctrl_c_in_a_shell_interrupts_its_program_and_not_the_shell() {
 }
 
 #[apply(test)]
-fn a_job_of_a_shell_is_stopped_and_continued() {
+fn inner_shell_stops_and_continues_its_job() {
     let mut sandbox = Sandbox::new();
     sandbox.set("PS1", "inner> ");
     let mut terminal = Terminal::start(&sandbox.command(&["shell", "--norc", "-i"]));
@@ -241,7 +241,7 @@ fn a_job_of_a_shell_is_stopped_and_continued() {
 }
 
 #[apply(test)]
-fn a_program_is_a_job_of_the_shell_that_started_it() {
+fn exec_is_a_stoppable_job_of_calling_shell() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
     terminal.line("\"$BOTS_CTL\" exec -- sleep 1000");
@@ -267,7 +267,7 @@ fn a_program_is_a_job_of_the_shell_that_started_it() {
 }
 
 #[apply(test)]
-fn a_job_that_goes_on_in_the_background_leaves_the_terminal_to_the_shell() {
+fn shell_keeps_terminal_when_background_job_reads() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
     terminal.line("\"$BOTS_CTL\" exec -- sh -c 'read word; echo \"got $word\"; exit 8'");
@@ -293,7 +293,7 @@ fn a_job_that_goes_on_in_the_background_leaves_the_terminal_to_the_shell() {
 }
 
 #[apply(test)]
-fn the_end_of_a_background_job_leaves_the_terminal_to_the_shell() {
+fn shell_keeps_terminal_when_background_job_ends() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
     terminal.line("\"$BOTS_CTL\" exec -- sleep 1000");
@@ -312,7 +312,7 @@ fn the_end_of_a_background_job_leaves_the_terminal_to_the_shell() {
 }
 
 #[apply(test)]
-fn a_program_started_in_the_background_gets_the_terminal_with_fg() {
+fn fg_gives_terminal_to_program_started_in_background() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
     terminal.line("\"$BOTS_CTL\" exec -- sh -c 'read word; echo \"got $word\"; exit 8' &");
@@ -330,7 +330,7 @@ fn a_program_started_in_the_background_gets_the_terminal_with_fg() {
     terminal.leave();
 }
 
-/// As the first program on a terminal, as in `kubectl exec -it`, there is no shell that could continue us.
+/// As the first program on a terminal, as in `kubectl exec -it`, there is no shell that could continue it.
 #[apply(test)]
 fn ctrl_z_without_a_shell_does_not_freeze_the_terminal() {
     let sandbox = Sandbox::new();
@@ -345,7 +345,7 @@ fn ctrl_z_without_a_shell_does_not_freeze_the_terminal() {
 
 /// A script that starts us is part of the job: all of it stops and goes on.
 #[apply(test)]
-fn ctrl_z_stops_the_script_that_started_us_too() {
+fn ctrl_z_stops_calling_script_too() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
     terminal.line("sh -c '\"$BOTS_CTL\" exec -- sleep 1000; echo \"code $?\"'");
@@ -363,7 +363,7 @@ fn ctrl_z_stops_the_script_that_started_us_too() {
 }
 
 #[apply(test)]
-fn a_terminal_that_closes_ends_the_program() {
+fn terminal_hangup_ends_program() {
     let sandbox = Sandbox::new();
     let log = sandbox.home.path().join("hung-up");
     let script =
@@ -378,7 +378,7 @@ fn a_terminal_that_closes_ends_the_program() {
 }
 
 #[apply(test)]
-fn a_program_under_nohup_outlives_its_terminal() {
+fn program_under_nohup_survives_terminal_hangup() {
     let sandbox = Sandbox::new();
     let nohup = wrapped(&sandbox.command(&["exec", "--", "sh", "-c", "echo ready; exec sleep 1000"]), "nohup", &[]);
     let terminal = Terminal::start(&nohup);
@@ -395,7 +395,7 @@ fn a_program_under_nohup_outlives_its_terminal() {
 
 /// It is the controlling terminal that has a foreground, not standard input.
 #[apply(test)]
-fn a_program_that_reads_a_file_has_the_terminal_all_the_same() {
+fn program_with_redirected_stream_stays_in_foreground() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
     for redirection in ["</dev/null", ">out", "2>out"] {
@@ -412,7 +412,7 @@ fn a_program_that_reads_a_file_has_the_terminal_all_the_same() {
 
 /// As with `bots-ctl exec program | less`: the keys are for the other program, those of the driver for both.
 #[apply(test)]
-fn in_a_pipeline_the_other_program_reads_the_keyboard_and_signals_come_once() {
+fn pipeline_pager_reads_keyboard_and_signals_arrive_once() {
     let sandbox = Sandbox::new();
     let path = |name: &str| sandbox.home.path().join(name);
     let program = "import os, signal
@@ -436,7 +436,7 @@ os._exit(4)";
     let program = terminal.wait_program("python3 ./program");
     let told = || std::fs::read_to_string(path("told")).unwrap_or_default();
     wait_until("it is ready", || told().starts_with('\n').then_some(()), || terminal.report());
-    // We are told later than the program, so that a second signal of the same kind is not merged with the first.
+    // bots-ctl receives it after the program, so that a second signal of the same kind is not merged with the first.
     let ours = terminal.wait_program(&format!("{} exec", binary().display()));
     kill(ours, Signal::SIGSTOP).expect("it is there");
     terminal.wait_state(ours, "T");
@@ -452,7 +452,7 @@ os._exit(4)";
 }
 
 #[apply(test)]
-fn a_pipeline_is_stopped_and_continued_as_a_whole() {
+fn ctrl_z_and_fg_stop_and_continue_whole_pipeline() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::interactive(&sandbox);
     terminal.line("\"$BOTS_CTL\" exec -- sleep 1000 | cat");
@@ -478,7 +478,7 @@ fn a_pipeline_is_stopped_and_continued_as_a_whole() {
 }
 
 #[apply(test)]
-fn the_size_of_the_window_reaches_the_program() {
+fn window_size_change_reaches_program() {
     let sandbox = Sandbox::new();
     let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.1; done";
     let mut terminal = Terminal::start(&sandbox.command(&["exec", "--", "sh", "-c", script]));
@@ -491,9 +491,9 @@ fn the_size_of_the_window_reaches_the_program() {
     assert_eq!(terminal.wait_code(), 130, "{}", terminal.report());
 }
 
-/// As behind any shell; `exec` and a shell that runs a command line end what they leave.
+/// As in other shells; `exec` and a shell that runs a command line end leftover processes.
 #[apply(test)]
-fn a_job_that_a_person_leaves_in_the_background_goes_on() {
+fn background_job_survives_exit_of_interactive_shell_only() {
     let mut sandbox = Sandbox::new();
     sandbox.set("PS1", "inner> ");
     let mut terminal = Terminal::start(&sandbox.command(&["shell", "--norc", "-i"]));
@@ -510,11 +510,11 @@ fn a_job_that_a_person_leaves_in_the_background_goes_on() {
 }
 
 #[apply(test)]
-fn a_status_that_is_watched_is_drawn_over_and_ends_with_ctrl_c() {
+fn status_watch_redraws_and_ends_with_ctrl_c() {
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::start(&sandbox.command(&["status", "--watch", "--interval", "50ms"]));
     for _ in 0..3 {
-        terminal.wait_for("\x1b[Hcannot ask bots-ctl on 127.0.0.1:");
+        terminal.wait_for("\x1b[Hcannot query bots-ctl on 127.0.0.1:");
         terminal.wait_for("\x1b[K\r\n\x1b[J");
     }
     terminal.keys(CTRL_C);

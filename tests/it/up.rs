@@ -4,15 +4,16 @@ use std::fs;
 
 use nix::sys::signal::{Signal, kill};
 
+use crate::support::needs::{Need, needs, without_network};
 use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, processes_with, wait_gone, wait_until};
 
 const SERVICES: &str = "engine,dirmonitor,webserver,jobqueue";
 
 #[apply(test)]
-fn all_start_in_order_and_stop_in_reverse() {
+fn services_start_in_order_and_stop_in_reverse() {
     let (mut sandbox, _) = with_queue();
-    sandbox.set("BOTS_CTL_UP_SERVICES", SERVICES).set("BOTS_CTL_DRAIN", "100ms");
+    sandbox.set("BOTS_CTL_UP_SERVICES", SERVICES).set("BOTS_CTL_DRAIN", "100ms").set("LOG_LEVEL", "debug");
     let mut up = sandbox.start(&["up"]);
     up.wait_ready();
     let ready = up.health("/health/ready").expect("it listens").body;
@@ -33,15 +34,30 @@ fn all_start_in_order_and_stop_in_reverse() {
     assert_eq!(up.wait_code(), 0, "{}", up.report());
     let log = up.stderr();
     let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text} is not in\n{log}"));
-    assert!(at("the job queue answers") < at("the web UI answers"), "{log}");
-    assert!(at("the web UI answers") < at("engine ended"), "{log}");
-    assert!(at("draining for 0.1 s") < at("webserver ended"), "{log}");
+    assert!(at("the job queue is ready") < at("the web UI is ready"), "{log}");
+    assert!(at("the web UI is ready") < at("engine exited"), "{log}");
+    assert!(at("draining for 0.1 s") < at("webserver exited"), "{log}");
     assert!(at("webserver has stopped") < at("jobqueue has stopped"), "{log}");
     assert_eq!(processes_with(&sandbox.home.path().display().to_string()), []);
 }
 
+/// In a network of its own, since a new bots.ini has the usual ports.
 #[apply(test)]
-fn a_service_starts_when_those_before_it_answer() {
+fn up_runs_all_services_on_fresh_machine() {
+    needs(Need::Namespaces);
+    let mut sandbox = Sandbox::new();
+    sandbox.set("LOG_LEVEL", "info");
+    let command = without_network(&sandbox.command(&["up"]));
+    let up = Running::start(command, sandbox.home.path(), sandbox.health_port);
+    for ready in ["the job queue is ready", "the web UI is ready", "the directory monitor is ready"] {
+        up.wait_stderr(ready);
+    }
+    let ini = fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("readable");
+    assert!(ini.contains("enabled = True"), "{ini}");
+}
+
+#[apply(test)]
+fn service_starts_after_previous_ones_are_ready() {
     let mut sandbox = Sandbox::prepared();
     let web = "#!/bin/sh\necho waiting\nwhile [ ! -e \"$HOME/go\" ]; do sleep 0.05; done\nexec ";
     let real = bots_bin_dir().join("bots-webserver");
@@ -61,7 +77,7 @@ fn a_service_starts_when_those_before_it_answer() {
 }
 
 #[apply(test)]
-fn a_service_that_ends_for_good_takes_the_others_with_it() {
+fn up_stops_all_services_when_one_ends_for_good() {
     let (mut sandbox, _) = with_queue();
     sandbox.set("BOTS_CTL_RESTART", "never");
     let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
@@ -70,17 +86,17 @@ fn a_service_that_ends_for_good_takes_the_others_with_it() {
     let (web, _) = wait_until("the web UI runs", web, || up.report());
     kill(web, Signal::SIGKILL).expect("it is there");
     assert_eq!(up.wait_code(), 137, "{}", up.report());
-    assert!(up.stderr().contains("webserver ended by itself with signal SIGKILL"), "{}", up.stderr());
+    assert!(up.stderr().contains("webserver exited unexpectedly: signal SIGKILL"), "{}", up.stderr());
     assert!(up.stderr().contains("jobqueue has stopped"), "{}", up.stderr());
 }
 
 #[apply(test)]
-fn what_is_not_in_use_is_left_out_and_told() {
+fn up_omits_and_reports_disabled_services() {
     let sandbox = Sandbox::prepared();
     let mut up = sandbox.start(&["up"]);
     up.wait_ready();
     assert!(
-        up.stderr().contains("leaving out jobqueue and dirmonitor: [jobqueue] enabled is not True"),
+        up.stderr().contains("not starting jobqueue and dirmonitor: [jobqueue] enabled is not True"),
         "{}",
         up.stderr()
     );
@@ -104,18 +120,18 @@ fn what_is_not_in_use_is_left_out_and_told() {
 }
 
 #[apply(test)]
-fn the_engine_runs_again_and_again() {
+fn scheduled_engine_runs_repeatedly() {
     let mut sandbox = Sandbox::prepared();
-    sandbox.set("BOTS_CTL_ENGINE_INTERVAL", "1s");
+    sandbox.set("BOTS_CTL_ENGINE_INTERVAL", "1s").set("LOG_LEVEL", "debug");
     let mut up = sandbox.start(&["up", "--services", "engine"]);
-    let runs = || (up.stderr().matches("engine ended: exit code 0").count() >= 2).then_some(());
+    let runs = || (up.stderr().matches("engine exited: exit code 0").count() >= 2).then_some(());
     wait_until("it has run twice", runs, || up.report());
     up.signal(Signal::SIGTERM);
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }
 
 #[apply(test)]
-fn a_second_request_to_stop_waits_for_nobody() {
+fn second_stop_signal_skips_drain() {
     let (mut sandbox, _) = with_queue();
     sandbox.set("BOTS_CTL_DRAIN", "1h");
     let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
@@ -124,17 +140,12 @@ fn a_second_request_to_stop_waits_for_nobody() {
     up.wait_stderr("draining for 3600 s");
     up.wait_health("/health/ready", 503);
     up.wait_health("/health/live", 200);
-    // Within two seconds it is still the first request.
-    let is_stopping = || {
-        up.signal(Signal::SIGTERM);
-        up.stderr().contains("stopping with SIGINT").then_some(())
-    };
-    wait_until("the drain is over", is_stopping, || up.report());
+    up.insist(Signal::SIGTERM, "stopping webserver with SIGINT");
     assert_eq!(up.wait_code(), 0, "{}", up.report());
 }
 
 #[apply(test)]
-fn a_killed_bots_ctl_leaves_no_service_behind() {
+fn services_end_when_bots_ctl_is_killed() {
     let (sandbox, _) = with_queue();
     let mut up = sandbox.start(&["up", "--services", "webserver,jobqueue"]);
     up.wait_ready();
@@ -146,16 +157,16 @@ fn a_killed_bots_ctl_leaves_no_service_behind() {
 }
 
 #[apply(test)]
-fn status_without_a_running_bots_ctl_says_so() {
+fn status_fails_if_bots_ctl_does_not_run() {
     let sandbox = Sandbox::new();
     let refused = sandbox.run(&["status"]);
     refused.expect_code(69);
-    assert!(refused.stderr.starts_with("bots-ctl: cannot ask bots-ctl on 127.0.0.1:"), "{}", refused.stderr);
+    assert!(refused.stderr.starts_with("bots-ctl: cannot query bots-ctl on 127.0.0.1:"), "{}", refused.stderr);
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
 }
 
 #[apply(test)]
-fn status_goes_on_and_tells_what_changes() {
+fn status_watch_prints_only_changes() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "100ms");
     sandbox.run(&["status", "--watch", "--interval", "0s"]).expect_code(64);
@@ -163,7 +174,7 @@ fn status_goes_on_and_tells_what_changes() {
     let says = |watch: &Running, text: &str| {
         wait_until(&format!("{text} is told"), || watch.stdout().contains(text).then_some(()), || watch.report());
     };
-    says(&watch, "cannot ask bots-ctl on 127.0.0.1:");
+    says(&watch, "cannot query bots-ctl on 127.0.0.1:");
     let web = sandbox.webserver();
     says(&watch, "webserver  running  yes");
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
@@ -172,7 +183,7 @@ fn status_goes_on_and_tells_what_changes() {
     drop(web);
     wait_until(
         "its end is told",
-        || watch.stdout().trim_end().ends_with("where it listens").then_some(()),
+        || watch.stdout().trim_end().ends_with("sets that address").then_some(()),
         || watch.report(),
     );
     // One block a change, not one a look.

@@ -89,7 +89,7 @@ fn faults(refused: &Finished) -> Vec<String> {
 }
 
 #[apply(test)]
-fn what_a_check_refuses_no_start_accepts() {
+fn start_rejects_what_config_check_rejects() {
     let cases = Case::all();
     assert!(cases.len() >= 40, "{}", cases.len());
     for (index, case) in cases.iter().enumerate() {
@@ -122,7 +122,7 @@ fn what_a_check_refuses_no_start_accepts() {
 }
 
 #[apply(test)]
-fn what_a_check_refuses_no_reload_accepts() {
+fn reload_rejects_what_config_check_rejects() {
     let (sandbox, mount) = sandbox();
     let running = sandbox.start(&["up"]);
     let is_ready = || running.health("/health/ready").is_some_and(|answer| answer.status == 200).then_some(());
@@ -144,7 +144,7 @@ fn what_a_check_refuses_no_reload_accepts() {
 }
 
 #[apply(test)]
-fn looking_writes_nothing() {
+fn read_only_commands_write_nothing() {
     let (sandbox, mount) = sandbox();
     mount.mount(&[("bots.ini", &fs::read_to_string(sandbox.root().join("config/bots.ini")).expect("there is one"))]);
     let fresh = Sandbox::new();

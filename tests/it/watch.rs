@@ -31,7 +31,7 @@ const NEVER: Duration = Duration::from_secs(3600);
 /// Short, so that tests need not wait long.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// A monitor that runs, and what it tells.
+/// A running monitor, and its reports.
 struct Monitor {
     orders: tokio::sync::mpsc::Sender<MonitorCommand>,
     arrivals: Receiver<NewFiles>,
@@ -95,7 +95,7 @@ impl Monitor {
         self.arrivals.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("nothing came\n{:?}", self.overview))
     }
 
-    /// All files that come, until there are so many.
+    /// All new files, until there are this many.
     fn expect_count(&self, count: usize) {
         let mut sum = 0;
         while sum < count {
@@ -207,17 +207,17 @@ fn each_way_counts_once(change: fn(WatchTarget) -> WatchTarget) {
 }
 
 #[apply(test)]
-fn every_way_to_put_a_file_in_place_counts_once_by_events() {
+fn inotify_reports_each_kind_of_arrival_once() {
     each_way_counts_once(|entry| entry);
 }
 
 #[apply(test)]
-fn every_way_to_put_a_file_in_place_counts_once_by_polling() {
+fn polling_reports_each_kind_of_arrival_once() {
     each_way_counts_once(polled);
 }
 
 #[apply(test)]
-fn what_does_not_match_or_is_not_finished_does_not_count() {
+fn monitor_reports_only_complete_matching_files() {
     let (_kept, dir) = directory();
     for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
         let watched = dir.join(number.to_string());
@@ -237,7 +237,7 @@ fn what_does_not_match_or_is_not_finished_does_not_count() {
 }
 
 #[apply(test)]
-fn a_slow_writer_counts_once_at_the_end() {
+fn inotify_reports_slowly_written_file_once_after_close() {
     let (_kept, dir) = directory();
     let monitor = Monitor::start(vec![entry(&dir, "*")], NEVER);
     let path = dir.join("slow");
@@ -253,7 +253,7 @@ fn a_slow_writer_counts_once_at_the_end() {
 }
 
 #[apply(test)]
-fn a_slow_writer_counts_once_where_nothing_tells_of_its_end() {
+fn polling_reports_slowly_written_file_once_when_stable() {
     let (_kept, dir) = directory();
     let fuse = Fuse::mount(&dir);
     // With room for a machine that is busy.
@@ -270,9 +270,9 @@ fn a_slow_writer_counts_once_where_nothing_tells_of_its_end() {
     drop(file);
 }
 
-/// A share answers for each file by itself: a look takes longer than one that hangs is waited for.
+/// A share responds separately for each file: a scan takes longer than the timeout for a hung one.
 #[apply(test)]
-fn a_look_at_many_files_of_a_share_takes_its_time() {
+fn scan_of_60000_files_on_share_does_not_time_out() {
     needs(Need::Time);
     let (_kept, dir) = directory();
     let fuse = Fuse::mount(&dir);
@@ -288,7 +288,7 @@ fn a_look_at_many_files_of_a_share_takes_its_time() {
 }
 
 #[apply(test)]
-fn only_the_open_file_of_many_is_left() {
+fn scan_of_many_files_holds_back_only_the_open_one() {
     const REQUEST: usize = 130;
     let (_kept, dir) = directory();
     let files: Vec<PathBuf> = (0..some_or_all(10_000, 100_000)).map(|number| dir.join(number.to_string())).collect();
@@ -312,7 +312,7 @@ fn only_the_open_file_of_many_is_left() {
 }
 
 #[apply(test)]
-fn files_that_are_there_count_if_that_is_wanted() {
+fn monitor_reports_existing_files_only_if_configured() {
     let (_kept, dir) = directory();
     fs::write(dir.join("old"), "content").expect("written");
     std::thread::sleep(SETTLE);
@@ -328,7 +328,7 @@ fn files_that_are_there_count_if_that_is_wanted() {
 }
 
 #[apply(test)]
-fn an_entry_that_stays_keeps_what_it_knows() {
+fn unchanged_target_keeps_its_observations_on_reload() {
     let (_kept, dir) = directory();
     let (one, two) = (dir.join("one"), dir.join("two"));
     for watched in [&one, &two] {
@@ -349,7 +349,7 @@ fn an_entry_that_stays_keeps_what_it_knows() {
 }
 
 #[apply(test)]
-fn directories_below_count_if_that_is_wanted_and_new_ones_too() {
+fn recursive_target_includes_new_subdirectories() {
     let (_kept, dir) = directory();
     for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
         let watched = dir.join(number.to_string());
@@ -377,7 +377,7 @@ fn directories_below_count_if_that_is_wanted_and_new_ones_too() {
 }
 
 #[apply(test)]
-fn masks_in_the_path_find_directories_that_come_later() {
+fn path_pattern_matches_directories_created_later() {
     let (_kept, dir) = directory();
     for (number, change) in [polled, |entry| entry].into_iter().enumerate() {
         let watched = dir.join(number.to_string());
@@ -393,7 +393,7 @@ fn masks_in_the_path_find_directories_that_come_later() {
         fs::write(watched.join("customer1/not.xml"), "content").expect("written");
         fs::create_dir_all(watched.join("other/orders")).expect("made");
         fs::write(watched.join("other/orders/not.xml"), "content").expect("written");
-        // What a link leads to counts, as for Bots's channels.
+        // Targets of links count, as for Bots's channels.
         let elsewhere = dir.join(format!("elsewhere-{number}"));
         fs::create_dir_all(elsewhere.join("orders")).expect("made");
         symlink(&elsewhere, watched.join("customer3")).expect("linked");
@@ -406,11 +406,11 @@ fn masks_in_the_path_find_directories_that_come_later() {
 }
 
 #[apply(test)]
-fn a_directory_that_is_missing_vanishes_or_is_another_one_is_watched_when_it_can_be() {
+fn missing_or_replaced_directory_is_watched_once_available() {
     let (_kept, dir) = directory();
     let watched = dir.join("in");
     let monitor = Monitor::start(vec![entry(&watched, "*")], NEVER);
-    monitor.wait_trouble(0, "in is not there");
+    monitor.wait_trouble(0, "in does not exist");
     let come = || {
         monitor.wait_watched(0, "inotify");
         let file = watched.join("f");
@@ -419,9 +419,9 @@ fn a_directory_that_is_missing_vanishes_or_is_another_one_is_watched_when_it_can
     };
     fs::create_dir(&watched).expect("made");
     come();
-    // Moved away, and made anew with a file in it.
+    // Renamed, and recreated with a file in it.
     fs::rename(&watched, dir.join("away")).expect("renamed");
-    monitor.wait_trouble(0, "in is not there");
+    monitor.wait_trouble(0, "in does not exist");
     fs::create_dir(dir.join("next")).expect("made");
     fs::write(dir.join("next/was-there"), "content").expect("written");
     fs::rename(dir.join("next"), &watched).expect("renamed");
@@ -440,11 +440,11 @@ fn a_directory_that_is_missing_vanishes_or_is_another_one_is_watched_when_it_can
     // A file where a directory should be.
     fs::remove_file(&watched).expect("removed");
     fs::write(&watched, "content").expect("written");
-    monitor.wait_trouble(0, "is no directory");
+    monitor.wait_trouble(0, "is not a directory");
 }
 
 #[apply(test)]
-fn a_directory_that_is_mounted_over_is_watched_again() {
+fn directory_is_watched_again_after_mount_and_unmount() {
     let (_kept, dir) = directory();
     let watched = dir.join("in");
     fs::create_dir(&watched).expect("made");
@@ -463,7 +463,7 @@ fn a_directory_that_is_mounted_over_is_watched_again() {
 }
 
 #[apply(test)]
-fn what_is_mounted_below_an_entry_is_watched_at_once() {
+fn mount_below_target_is_watched_at_once() {
     let (_kept, dir) = directory();
     for (name, directory) in [("recursive", dir.join("in 1")), ("pattern", dir.join("in 2"))] {
         let share = directory.join("partner a");
@@ -485,12 +485,12 @@ fn what_is_mounted_below_an_entry_is_watched_at_once() {
 }
 
 #[apply(test)]
-fn a_name_that_is_no_text_starts_nothing_and_holds_nothing_back() {
+fn non_utf8_file_name_is_skipped_without_blocking_others() {
     let (_kept, dir) = directory();
     let file = dir.join(std::ffi::OsString::from_vec(b"a\xffb".to_vec()));
     fs::write(&file, "content").expect("written");
     let monitor = Monitor::start(vec![entry(&dir, "a?b")], NEVER);
-    // The first one that is told of is the first that Bots can take.
+    // The first reported file is the first that Bots can process.
     fs::write(&file, "more content").expect("written");
     let other = dir.join("a-b");
     fs::write(&other, "content").expect("written");
@@ -498,7 +498,7 @@ fn a_name_that_is_no_text_starts_nothing_and_holds_nothing_back() {
 }
 
 #[apply(test)]
-fn two_entries_on_one_directory_are_both_told() {
+fn two_targets_on_one_directory_both_report_files() {
     let (_kept, dir) = directory();
     let watched = dir.join("in");
     fs::create_dir(&watched).expect("made");
@@ -520,7 +520,7 @@ fn two_entries_on_one_directory_are_both_told() {
 
 /// The monitor is held up while more happens than the kernel and it can keep together.
 #[apply(test)]
-fn more_files_than_there_is_room_for_events_are_all_found() {
+fn event_queue_overflow_loses_no_file() {
     const FILES: usize = 6000;
     let (_kept, dir) = directory();
     let monitor = Monitor::start(vec![entry(&dir, "*")], NEVER);
@@ -534,9 +534,9 @@ fn more_files_than_there_is_room_for_events_are_all_found() {
     monitor.expect_count(FILES);
 }
 
-/// What is written to a lower layer of an overlay gives no event.
+/// Writes to a lower layer of an overlay cause no event.
 #[apply(test)]
-fn what_gives_no_event_is_found_by_polling() {
+fn polling_finds_writes_to_lower_overlay_layer() {
     let (_kept, dir) = directory();
     // An overlay cannot lie on an overlay.
     let _tmpfs = Mount::new(&["-t", "tmpfs", "none"], &dir);
@@ -565,9 +565,9 @@ fn a_network_file_system_is_polled() {
     monitor.expect(&fuse.mounted.join("f"));
 }
 
-/// Events are forced where they tell nothing; the look at everything finds what they do not tell.
+/// inotify is forced where it reports nothing; the full scan finds the files.
 #[apply(test)]
-fn a_lost_event_delays_a_file_and_does_not_lose_it() {
+fn full_scan_finds_file_without_inotify_event() {
     let (_kept, dir) = directory();
     let fuse = Fuse::mount(&dir);
     let entry = WatchTarget { watch_by: WatchMethod::Inotify, ..entry(&fuse.mounted, "*") };
@@ -578,14 +578,14 @@ fn a_lost_event_delays_a_file_and_does_not_lose_it() {
 }
 
 #[apply(test)]
-fn a_file_system_that_hangs_or_dies_keeps_no_other_waiting() {
+fn hung_or_dead_file_system_does_not_block_other_targets() {
     let (_kept, dir) = directory();
     let mut fuse = Fuse::mount(&dir);
     let local = dir.join("local");
     fs::create_dir(&local).expect("made");
     let monitor = Monitor::start(vec![entry(&fuse.mounted, "*"), entry(&local, "*")], NEVER);
     fuse.signal(Signal::SIGSTOP);
-    monitor.wait_trouble(0, "has not answered");
+    monitor.wait_trouble(0, "has not responded");
     fs::write(local.join("f"), "content").expect("written");
     monitor.expect(&local.join("f"));
     fuse.signal(Signal::SIGCONT);

@@ -17,7 +17,7 @@ use crate::support::sandbox::{
 };
 
 #[apply(test)]
-fn a_person_logs_in_and_opens_the_routes_page() {
+fn admin_logs_in_and_opens_routes_page() {
     let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     let base_url = format!("http://127.0.0.1:{}", sandbox.web_port);
@@ -38,7 +38,7 @@ fn a_person_logs_in_and_opens_the_routes_page() {
 }
 
 #[apply(test)]
-fn a_first_run_makes_its_own_secrets_and_keeps_them() {
+fn first_run_generates_secrets_and_later_runs_keep_them() {
     let sandbox = Sandbox::new();
     let mut web = sandbox.webserver();
     let password = sandbox.admin_password();
@@ -61,7 +61,7 @@ fn a_first_run_makes_its_own_secrets_and_keeps_them() {
 }
 
 #[apply(test)]
-fn term_ends_everything_in_order() {
+fn sigterm_stops_web_ui_and_all_its_processes() {
     let sandbox = Sandbox::prepared();
     let mut web = sandbox.webserver();
     let below = web.descendants();
@@ -76,7 +76,7 @@ fn term_ends_everything_in_order() {
 }
 
 #[apply(test)]
-fn draining_is_unready_first_and_lets_requests_finish() {
+fn web_ui_is_unready_but_serves_requests_during_drain() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_DRAIN", "2s");
     let mut web = sandbox.webserver();
@@ -90,7 +90,7 @@ fn draining_is_unready_first_and_lets_requests_finish() {
 }
 
 #[apply(test)]
-fn a_second_term_does_not_wait() {
+fn second_sigterm_skips_drain() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_DRAIN", "1h").set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let mut web = sandbox.webserver();
@@ -98,28 +98,23 @@ fn a_second_term_does_not_wait() {
     nix::sys::signal::kill(python, Signal::SIGSTOP).expect("it can be stopped");
     web.signal(Signal::SIGTERM);
     web.wait_stderr("draining");
-    // Within two seconds it is still the first request.
-    let is_stopping = || {
-        web.signal(Signal::SIGTERM);
-        web.stderr().contains("stopping with SIGINT").then_some(())
-    };
-    wait_until("the drain is over", is_stopping, || web.report());
+    web.insist(Signal::SIGTERM, "stopping webserver with SIGINT");
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }
 
 #[apply(test)]
-fn a_web_server_that_dies_ends_bots_ctl_with_its_code() {
+fn bots_ctl_exits_with_code_of_killed_web_server() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_RESTART", "never");
     let mut web = sandbox.webserver();
     let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
     nix::sys::signal::kill(python, Signal::SIGKILL).expect("it can be killed");
     assert_eq!(web.wait_code(), 137, "{}", web.report());
-    assert!(web.stderr().contains("ended by itself with signal SIGKILL"), "{}", web.stderr());
+    assert!(web.stderr().contains("exited unexpectedly: signal SIGKILL"), "{}", web.stderr());
 }
 
 #[apply(test)]
-fn a_killed_bots_ctl_leaves_no_web_server_behind() {
+fn web_server_ends_when_bots_ctl_is_killed() {
     let sandbox = Sandbox::prepared();
     let mut web = sandbox.webserver();
     let (python, _) = web.descendants().first().cloned().expect("bots-webserver runs");
@@ -129,14 +124,14 @@ fn a_killed_bots_ctl_leaves_no_web_server_behind() {
     wait_until("it is gone", || (!is_running(&process)).then_some(()), || web.report());
 }
 
-/// A zombie that nobody has reaped yet does not run.
+/// An unreaped zombie does not count as running.
 fn is_running(process: &str) -> bool {
     let stat = fs::read_to_string(format!("{process}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
 #[apply(test)]
-fn lines_of_the_service_carry_their_origin() {
+fn json_log_lines_name_service_and_stream() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("LOG_FORMAT", "json");
     let mut web = sandbox.webserver();
@@ -161,7 +156,7 @@ fn is_serving(line: &serde_json::Value) -> bool {
 }
 
 #[apply(test)]
-fn log_level_hides_what_is_less_severe() {
+fn log_level_hides_less_severe_lines() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("LOG_LEVEL", "error");
     let mut web = sandbox.webserver();
@@ -171,7 +166,7 @@ fn log_level_hides_what_is_less_severe() {
 }
 
 #[apply(test)]
-fn a_taken_health_port_is_told_before_anything_is_written() {
+fn start_reports_used_health_port_before_writing_files() {
     let sandbox = Sandbox::new();
     let _taken = TcpListener::bind(("127.0.0.1", sandbox.health_port)).expect("the port is free");
     let failed = sandbox.run(&["webserver"]);
@@ -182,18 +177,18 @@ fn a_taken_health_port_is_told_before_anything_is_written() {
 }
 
 #[apply(test)]
-fn a_taken_web_port_is_told_with_the_place_to_change_it() {
+fn used_web_port_error_names_bots_ini() {
     let sandbox = Sandbox::new();
     let _taken = TcpListener::bind(("0.0.0.0", sandbox.web_port)).expect("the port is free");
     let failed = sandbox.run(&["webserver"]);
     failed.expect_code(69);
-    let expected = format!("cannot serve the web UI on port {}: another program listens there", sandbox.web_port);
+    let expected = format!("cannot serve the web UI on port {}: another program uses it", sandbox.web_port);
     assert!(failed.stderr.contains(&expected) && failed.stderr.contains("bots.ini"), "{}", failed.stderr);
     assert!(failed.stdout.is_empty(), "{}", failed.stdout);
 }
 
 #[apply(test)]
-fn a_second_web_ui_of_an_environment_says_which_one_runs_and_writes_nothing() {
+fn second_web_ui_names_running_one_and_writes_nothing() {
     let mut sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
     sandbox.set("PORT", free_port().to_string());
@@ -204,24 +199,24 @@ fn a_second_web_ui_of_an_environment_says_which_one_runs_and_writes_nothing() {
         let refused = sandbox.run(&[command]);
         refused.expect_code(69);
         let root = sandbox.root().display().to_string();
-        let expected = format!("a web UI of {root} runs on this machine already: process {} (", web.pid());
+        let expected = format!("a web UI of {root} is already running on this machine: process {} (", web.pid());
         assert!(refused.stderr.contains(&expected) && refused.stderr.contains("webserver)"), "{}", refused.stderr);
         assert_same_tree(&config, &before);
     }
-    // In a pod with a network of its own it is another machine.
+    // In a pod with a separate network it is another machine.
     let mut elsewhere = Running::start(System::command(&sandbox.command(&["webserver"])), sandbox.home.path(), 0);
-    elsewhere.wait_stderr("the web UI answers on");
+    elsewhere.wait_stderr("the web UI is ready on");
     drop(web);
     elsewhere.signal(Signal::SIGTERM);
     assert_eq!(elsewhere.wait_code(), 0, "{}", elsewhere.report());
     let next = sandbox.start(&["webserver"]);
-    next.wait_stderr("the web UI answers on");
+    next.wait_stderr("the web UI is ready on");
 }
 
 #[apply(test)]
-fn another_program_on_the_port_is_not_taken_for_the_web_ui() {
+fn readiness_ignores_other_program_on_web_port() {
     let mut sandbox = Sandbox::prepared();
-    // A web UI that is slow to listen: meanwhile another program answers on its port.
+    // A web UI that is slow to listen: until then another program responds on its port.
     sandbox.stand_in("bots-webserver", "#!/bin/sh\nexec sleep 1000\n");
     let web = sandbox.start(&["webserver"]);
     wait_until("it is started", || status(&web)["services"][0]["pid"].is_i64().then_some(()), || web.report());
@@ -236,13 +231,13 @@ fn another_program_on_the_port_is_not_taken_for_the_web_ui() {
     let probed = Instant::now();
     wait_until("it was probed", || (probed.elapsed() > Duration::from_millis(500)).then_some(()), || web.report());
     let ready = web.health("/health/ready").expect("it listens");
-    assert!(ready.status == 503 && !web.stderr().contains("answers on"), "{}\n{}", ready.body, web.report());
+    assert!(ready.status == 503 && !web.stderr().contains("the web UI is ready"), "{}\n{}", ready.body, web.report());
     other.kill().expect("it runs");
     other.wait().expect("it has ended");
 }
 
 #[apply(test)]
-fn a_web_ui_whose_pages_fail_is_alive_and_not_ready() {
+fn web_ui_with_failing_pages_is_live_but_not_ready() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
     let config = sandbox.root().join("config");
@@ -259,15 +254,15 @@ fn a_web_ui_whose_pages_fail_is_alive_and_not_ready() {
     let is = |check: &str, status: u16| web.health(check).filter(|answer| answer.status == status);
     fs::write(&flag, "").expect("written");
     let unready = wait_until("it is not ready", || is("/health/ready", 503), || web.report());
-    assert!(unready.body.contains("webserver: its page /login/ is HTTP 500"), "{}", unready.body);
+    assert!(unready.body.contains("webserver: GET /login/ returned HTTP 500"), "{}", unready.body);
     assert!(is("/health/live", 200).is_some(), "{}", web.report());
     fs::remove_file(&flag).expect("it is there");
     wait_until("it is ready again", || is("/health/ready", 200), || web.report());
-    web.wait_stderr("webserver has its pages again");
+    web.wait_stderr("webserver serves its pages again");
 }
 
 #[apply(test)]
-fn a_request_in_progress_is_answered_before_the_end() {
+fn stop_finishes_request_in_progress() {
     let sandbox = Sandbox::prepared();
     let mut web = sandbox.webserver();
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
@@ -282,7 +277,7 @@ fn a_request_in_progress_is_answered_before_the_end() {
         .expect("Python starts");
     holder.stdout.as_mut().expect("piped").read_exact(&mut [0; 6]).expect("it says that it has the lock");
 
-    // A session cookie makes Django ask the database, where the request then waits.
+    // A session cookie makes Django query the database, where the request then waits.
     let home = if is_bots_3() { "/home" } else { "/bots/home" };
     let mut request = TcpStream::connect(("127.0.0.1", sandbox.web_port)).expect("it accepts");
     request.set_read_timeout(Some(DEADLINE)).expect("a timeout");
@@ -297,7 +292,7 @@ fn a_request_in_progress_is_answered_before_the_end() {
     assert!(request.read(&mut [0; 1]).is_err(), "it waits for the lock");
     request.set_nonblocking(false).expect("blocking");
     web.signal(Signal::SIGTERM);
-    web.wait_stderr("stopping with SIGINT");
+    web.wait_stderr("stopping webserver with SIGINT");
     drop(holder.stdin.take());
     holder.wait().expect("it ends");
     let mut answer = String::new();
@@ -308,7 +303,7 @@ fn a_request_in_progress_is_answered_before_the_end() {
 }
 
 #[apply(test)]
-fn a_web_server_with_a_certificate_is_asked_in_tls() {
+fn probe_uses_tls_if_web_server_has_certificate() {
     let mut sandbox = Sandbox::prepared();
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
     sandbox.run(&["init-db"]).expect_code(0);
@@ -342,4 +337,24 @@ fn a_web_server_with_a_certificate_is_asked_in_tls() {
     web.wait_health("/health/live", 503);
     nix::sys::signal::kill(python, Signal::SIGCONT).expect("it can be continued");
     web.wait_ready();
+}
+
+#[apply(test)]
+fn ready_line_names_urls_and_password_file() {
+    let sandbox = Sandbox::new();
+    for _ in 0..2 {
+        let mut web = sandbox.webserver();
+        let words = format!("ready: web UI http://localhost:{}, user admin, password in ", sandbox.web_port);
+        web.wait_stderr(&words);
+        let stderr = web.stderr();
+        let file = sandbox.root().join("admin-password").display().to_string();
+        let rest = format!("{file}; status page http://localhost:{}/; SIGTERM stops everything", sandbox.health_port);
+        let at = stderr.find(&format!("{words}{rest}\n")).unwrap_or_else(|| panic!("{stderr}"));
+        assert!(stderr.find("the web UI is ready on").is_some_and(|before| before < at), "{stderr}");
+        if is_bots_3() {
+            assert!(stderr.contains("the web UI of Bots 3.3.1 listens on all addresses of this machine"), "{stderr}");
+        }
+        web.signal(Signal::SIGTERM);
+        web.wait();
+    }
 }

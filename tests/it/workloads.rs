@@ -42,6 +42,8 @@ impl Demo {
     fn install(cluster: &Cluster, pod: &Pod) -> Self {
         let target = format!("{ENVIRONMENT}/botssys/demo-fixture");
         pod.copy_in(Path::new(FIXTURE), &target);
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/plugin/demo/usersys");
+        pod.copy_in(&scripts, &format!("{target}/usersys"));
         let (script, config) = (format!("{target}/install.py"), format!("{ENVIRONMENT}/config"));
         let installed = pod.container.exec(&["bots-ctl", "exec", "--", "/opt/bots/bin/python", &script, &config]);
         assert!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
@@ -78,7 +80,7 @@ fn log_in(pod: &Pod) -> (Browser, String) {
 }
 
 #[apply(test)]
-fn from_nothing_to_translated_orders() {
+fn cluster_translates_orders_from_installation_to_reload() {
     let mut cluster = Cluster::new();
     // A job that is made again finds nothing left to do.
     for _ in 0..2 {
@@ -124,7 +126,7 @@ fn from_nothing_to_translated_orders() {
     browser.visit(&base);
     assert!(browser.text().contains("changed-by-the-test"), "{}", browser.text());
 
-    // One that is changed in place is taken over by the running pod.
+    // The running pod applies a ConfigMap that is changed in place.
     let pid = || replaced.status()["services"][0]["pid"].clone();
     let before = pid();
     replaced.edit_mounted("bots.ini", |ini| ini.replace("changed-by-the-test", "changed-in-place"));
@@ -159,7 +161,7 @@ fn make_claims(dir: &Path) {
 
 /// The label `bots-ctl/preflight` is for this.
 #[apply(test)]
-fn a_faulty_configuration_is_found_before_it_is_applied() {
+fn config_check_job_rejects_invalid_configuration() {
     let mut cluster = Cluster::new();
     let check = cluster.create_job("bots-config-check");
     assert_eq!(check.container.wait(), 0, "{}", check.container.logs());
@@ -171,7 +173,7 @@ fn a_faulty_configuration_is_found_before_it_is_applied() {
 
 /// The component `migration`, with the volume of the shell entrypoint.
 #[apply(test)]
-fn an_old_environment_is_copied_into_the_volumes() {
+fn migration_job_copies_old_environment_into_volumes() {
     needs(Need::Image);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let claims = dir.path().join("claims");
@@ -193,9 +195,9 @@ fn an_old_environment_is_copied_into_the_volumes() {
     }
 }
 
-/// Storage for which root is nobody, as NFS with root_squash: its owner can write, and neither the runtime nor the kubelet.
+/// Storage that squashes root, as NFS with root_squash: its owner can write, and neither the runtime nor the kubelet.
 #[apply(test)]
-fn storage_that_takes_nothing_from_root_is_enough() {
+fn workloads_run_on_root_squash_storage() {
     needs(Need::Image);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (behind, mounted) = (dir.path().join("behind"), dir.path().join("mounted"));
@@ -215,8 +217,8 @@ fn storage_that_takes_nothing_from_root_is_enough() {
     assert!(behind.join("bots-logs/engine.log").exists() || behind.join("bots-logs/engine").exists());
 }
 
-/// A balancer as a cluster has one: it sends requests to pods that were ready a moment ago. Each pod is asked for that by itself,
-/// as by its kubelet, so that one that is gone holds up no other.
+/// A load balancer as in a cluster: it sends requests to pods that were ready a moment ago. Each pod is probed
+/// separately, as by its kubelet, so that a missing one does not delay the others.
 #[derive(Default)]
 struct Balancer {
     pods: Mutex<Vec<Backend>>,
@@ -278,7 +280,7 @@ impl Balancer {
 }
 
 #[apply(test)]
-fn a_rolling_restart_under_load_fails_no_request() {
+fn rolling_restart_under_load_fails_no_request() {
     let mut cluster = Cluster::new();
     let old = [cluster.deploy("bots-webserver"), cluster.deploy("bots-webserver")];
     for pod in &old {

@@ -1,4 +1,4 @@
-//! Our XML-RPC against Python's own, both ways: what Bots's programs send is read, and what we write they read.
+//! bots-ctl's XML-RPC compared with Python's, in both directions.
 //!
 //! `BOTS_CTL_TEST_ROUNDS=20 tests/run.sh xmlrpc::` compares twenty times as many calls.
 
@@ -12,7 +12,8 @@ use serde_json::json;
 use crate::support::random::Random;
 use crate::support::sandbox::{python, rounds};
 
-/// Reads lines of JSON: what we wrote in hex, for which it says what it reads; or a call, which it writes in hex.
+/// Reads lines of JSON: hex of bots-ctl's output, for which it prints the parsed value; or a call, which it prints in
+/// hex.
 const PYTHON: &str = r#"
 import json, sys, xmlrpc.client as x
 for line in sys.stdin:
@@ -81,14 +82,14 @@ fn words(random: &mut Random) -> Vec<String> {
 }
 
 #[apply(test)]
-fn what_python_sends_is_what_we_read() {
+fn bots_ctl_reads_calls_written_by_python() {
     let mut random = Random(11);
     for _ in 0..rounds(1) {
         let calls: Vec<_> = (0..3000).map(|_| (words(&mut random), random.below(100))).collect();
         let questions = calls.iter().map(|(words, priority)| json!({"call": ["addjob", [words, priority]]}));
         for ((words, priority), sent) in calls.iter().zip(ask(&questions.collect::<Vec<_>>())) {
             let call = read_call(&bytes(&sent)).unwrap_or_else(|fault| panic!("{words:?}: {fault}"));
-            // In what Python writes, line ends are as they are: XML reads each as \n.
+            // In Python's output, line endings are unescaped: XML parsers read each as \n.
             let read: Vec<String> = words.iter().map(|word| word.replace("\r\n", "\n").replace('\r', "\n")).collect();
             let priority = Value::Integer(i32::try_from(*priority).expect("small"));
             let task = JobCommand::new(read).expect("a task");
@@ -98,7 +99,7 @@ fn what_python_sends_is_what_we_read() {
 }
 
 #[apply(test)]
-fn what_we_send_is_what_python_reads() {
+fn python_reads_messages_written_by_bots_ctl() {
     let mut random = Random(12);
     for _ in 0..rounds(1) {
         let (mut questions, mut expected) = (Vec::new(), Vec::new());
@@ -119,7 +120,7 @@ fn what_we_send_is_what_python_reads() {
 }
 
 #[apply(test)]
-fn what_we_send_is_what_we_read() {
+fn written_messages_read_back_unchanged() {
     let mut random = Random(13);
     for _ in 0..1000 {
         let task = JobCommand::new(words(&mut random)).expect("a task").to_value();

@@ -77,6 +77,7 @@ fi
 rm -rf "$work/run" "$work/root.cow"
 mkdir "$work/run"
 cp -r tests/nfs/inside.sh tests/nfs/shares.py tests/fixtures/demo "$work/run/"
+cp -r src/plugin/demo/usersys "$work/run/demo/"
 strip -o "$work/run/bots-ctl" "$binary"
 cc -O2 -shared -fPIC -o "$work/xstate.so" tests/nfs/xstate.c
 

@@ -28,7 +28,7 @@ def check_charsets(config_dir):
             codecs.lookup(name)
         except LookupError:
             if not os.path.exists(os.path.join(own, name + ".py")):
-                yield problem("there is no such character set", "charsets", key)
+                yield problem("unknown character set", "charsets", key)
 
 
 def check_certificate(ini):
@@ -57,7 +57,7 @@ def check_certificate(ini):
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error)
-        yield problem("it is no certificate that fits the private key: %s" % reason, "webserver", names[0])
+        yield problem("the certificate does not match the private key: %s" % reason, "webserver", names[0])
 
 
 def check_django(settings_file, config_dir):
@@ -85,7 +85,7 @@ def check_pages(settings_file, config_dir):
         use_memory()
         code, error = page(settings.LOGIN_URL)
     except Resolver404:
-        text = "ROOT_URLCONF = %r has no page %s: write ROOT_URLCONF = 'bots.urls'"
+        text = "ROOT_URLCONF = %r has no page %s: set ROOT_URLCONF = 'bots.urls'"
         yield problem(text % (settings.ROOT_URLCONF, path), file=settings_file)
         return
     except Exception as raised:
@@ -95,10 +95,10 @@ def check_pages(settings_file, config_dir):
     if error is not None:
         yield located(error, settings_file, config_dir, "the login page would fail: ")
     elif code == 400:
-        text = "ALLOWED_HOSTS = %r lets no request in: write the names by which browsers reach the web UI"
+        text = "ALLOWED_HOSTS = %r rejects every request: set the host names of the web UI"
         yield problem(text % (settings.ALLOWED_HOSTS,), file=settings_file)
     elif code >= 404:
-        yield problem("the login page %s would be HTTP %d" % (settings.LOGIN_URL, code), file=settings_file)
+        yield problem("the login page %s would return HTTP %d" % (settings.LOGIN_URL, code), file=settings_file)
 
 
 def use_memory():

@@ -41,8 +41,8 @@ def let_statements_repeat(connection):
                 raise
             if is_past or not is_done(connection, statement):
                 raise NotProven(
-                    "%s; an earlier run was cut off here, and what is there is not provably what this statement "
-                    "makes: compare them, then run or skip it by hand: %s;" % (error.args[-1], statement)
+                    "%s; an earlier run was interrupted here, and the existing object may differ from that of this statement: "
+                    "compare them, then execute or skip it manually: %s;" % (error.args[-1], statement)
                 ) from None
             print("Already there: " + statement.split("(", 1)[0].strip())
 
@@ -124,7 +124,7 @@ def add_lost_keys(connection):
             if field.remote_field and field.db_constraint and field.column not in there:
                 with connection.schema_editor() as editor:
                     editor.execute(editor._create_fk_sql(model, field, "_fk_%(to_table)s_%(to_column)s"))
-                print("Made the foreign key that was lost: %s.%s" % (model._meta.db_table, field.column))
+                print("Restored the missing foreign key: %s.%s" % (model._meta.db_table, field.column))
 
 
 def is_dropped(connection, statement):

@@ -1,4 +1,4 @@
-"""bots-ctl and one start of Python: first the facts, then, if asked to, work on the database.
+"""bots-ctl and one start of Python: first the facts, then the work that it is asked for.
 
 Run as `python -c <the scripts, this one last> CONFIG_DIR [settings|check]`. Requests come as a line of JSON on standard
 input, so that no password is ever an argument; the end of input means that there is nothing to do. Standard output has
@@ -30,6 +30,8 @@ def settings_alone(config_dir, _):
 
 
 def work(request):
+    if "plugin" in request:
+        return plugin(request)
     steps = []
     done = {"steps": steps}
 
@@ -58,8 +60,7 @@ def attempt(task, *arguments):
 found = attempt(settings_alone if sys.argv[2:] == ["settings"] else facts, sys.argv[1], *sys.argv[2:])
 say(found)
 if "fault" not in found:
-    line = sys.stdin.readline()
-    if line:
+    for line in sys.stdin:
         say(attempt(work, json.loads(line)))
 sys.stderr.flush()
 # Without the interpreter's clean-up, which takes as long as everything Django loaded.

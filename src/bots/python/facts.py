@@ -31,6 +31,7 @@ def facts(config_dir, is_check=False):
     found = {
         "bots_version": str(botsglobal.version),
         "django_version": django.get_version(),
+        "python_version": sys.version.split()[0],
         "database": database(default_database(settings.DATABASES)),
         "directories": {
             "config": ini.get("directories", "config"),
@@ -82,7 +83,7 @@ def warnings_about_key(key, config_dir):
     if os.environ.get("DJANGO_SECRET_KEY") == key:
         place = "DJANGO_SECRET_KEY"
     return [place + ": this SECRET_KEY is public or an example, and with it a client can forge the session of any user: "
-            "give a random one, in DJANGO_SECRET_KEY or in the file that DJANGO_SECRET_KEY_FILE names"]
+            "set a random one with DJANGO_SECRET_KEY or DJANGO_SECRET_KEY_FILE"]
 
 
 def lines(path):

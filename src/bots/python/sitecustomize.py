@@ -7,7 +7,9 @@ says which of the files are complete; the others stay for the next run. Every pr
 replace. And the client of the job queue of Bots 3 gets the sentences that it lacks for a refused job.
 """
 
+import errno
 import os
+import select
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -88,8 +90,8 @@ def mark_the_row(botslib):
 class Matches:
     """Stands for the module glob while a channel lists its directory: files that are not complete do not match."""
 
-    def __init__(self, glob, descriptor):
-        self.glob, self.descriptor, self.socket = glob, descriptor, None
+    def __init__(self, glob, pipes):
+        self.glob, self.pipes = glob, pipes
 
     def iglob(self, pattern):
         paths = list(self.glob.iglob(pattern))
@@ -101,31 +103,36 @@ class Matches:
             for part in parts(paths):
                 complete += [path for path, is_taken in zip(part, self.ask(pattern, part)) if is_taken]
                 done += len(part)
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             # bots-ctl cannot judge them, and has said why.
-            self.descriptor = None
+            self.pipes = None
         except (OSError, ValueError) as error:
-            self.descriptor = None
+            self.pipes = None
             tell_unknown(error)
         return complete + paths[done:]
 
     def ask(self, pattern, paths):
-        if self.descriptor is None:
+        if self.pipes is None:
             raise EOFError
-        if self.socket is None:
-            import socket
-
-            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=self.descriptor)
-            self.socket.settimeout(ANSWER_TIMEOUT)
+        responses, requests = self.pipes
         request = b"".join(os.fsencode(path) + b"\0" for path in [pattern] + paths)
-        self.socket.sendall(len(request).to_bytes(4, "big") + request)
+        # Shorter than what a pipe holds, and the pipe is empty.
+        os.write(requests, len(request).to_bytes(4, "big") + request)
         answer = b""
         while len(answer) < len(paths):
-            received = self.socket.recv(len(paths) - len(answer))
+            if not is_readable(responses):
+                raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            received = os.read(responses, len(paths) - len(answer))
             if not received:
                 raise EOFError
             answer += received
         return answer
+
+
+def is_readable(descriptor):
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return poll.poll(ANSWER_TIMEOUT * 1000)
 
 
 def tell_unknown(error):
@@ -144,15 +151,16 @@ def parts(paths):
         yield part
 
 
-def judge_files(communication, descriptor):
+def judge_files(communication, pipes):
     """Channels that fetch files by other means than a directory are as they were."""
     try:
         # What the engine starts has nothing to ask.
-        os.set_inheritable(descriptor, False)
+        for descriptor in pipes:
+            os.set_inheritable(descriptor, False)
     except OSError as error:
         return tell_unknown(error)
     glob, incommunicate = communication.glob, communication.file.incommunicate
-    matches = Matches(glob, descriptor)
+    matches = Matches(glob, pipes)
 
     def judged(*args, **named):
         communication.glob = matches
@@ -191,15 +199,27 @@ def complete_the_answers(job2queue):
 class Finder:
     """Finds the modules of Bots in which something is changed once they are there."""
 
-    def __init__(self, holds_lease, descriptor):
+    def __init__(self):
         start = directory()
         self.changes = {
-            "bots.botslib": mark_the_row if holds_lease else lambda module: wrap_the_look(module, start),
+            "bots.botslib": lambda module: wrap_the_look(module, start),
             "bots.botsinit": take_variables,
             CLIENT: complete_the_answers,
         }
-        if holds_lease and descriptor:
-            self.changes["bots.communication"] = lambda module: judge_files(module, int(descriptor))
+
+    def begin_run(self):
+        """Whatever the engine starts does not hold the lease, so the variables are for this process alone."""
+        holds_lease, pipes = (os.environ.pop(name, None) for name in ("BOTS_CTL_HOLDS_LEASE", "BOTS_CTL_FILES_PIPES"))
+        if holds_lease:
+            self.changes["bots.botslib"] = mark_the_row
+        if holds_lease and pipes:
+            self.change("bots.communication", lambda module: judge_files(module, [int(pipe) for pipe in pipes.split(",")]))
+
+    def change(self, name, change):
+        """Changes a module, which an engine that bots-ctl has forked may have already."""
+        self.changes[name] = change
+        if name in sys.modules:
+            change(sys.modules[name])
 
     def find_spec(self, name, path=None, target=None):
         change = self.changes.get(name)
@@ -236,9 +256,18 @@ def pass_on():
         spec.loader.exec_module(module)
 
 
+def use_own_distutils():
+    """setuptools has put its copy of distutils in the place of Python's, and Django 2 imports it for a comparison of versions: half of
+    what the engine's imports take. From Python 3.12 on there is no other."""
+    shim = sys.modules.get("_distutils_hack")
+    if shim is not None and sys.version_info < (3, 12) and "SETUPTOOLS_USE_DISTUTILS" not in os.environ:
+        getattr(shim, "remove_shim", int)()
+
+
+finder = Finder()
 # Older ones cannot run a Bots that bots-ctl knows.
 if sys.version_info >= (3, 4):
-    # Whatever the engine starts does not hold the lease.
-    holds_lease, descriptor = (os.environ.pop(name, None) for name in ("BOTS_CTL_HOLDS_LEASE", "BOTS_CTL_FILES_SOCKET"))
-    sys.meta_path.insert(0, Finder(holds_lease is not None, descriptor))
+    finder.begin_run()
+    use_own_distutils()
+    sys.meta_path.insert(0, finder)
     pass_on()

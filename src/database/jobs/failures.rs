@@ -1,4 +1,4 @@
-//! Jobs that have failed, and the job that waits longest, for readers that are not the queue.
+//! Failed jobs, and the job that has waited longest, for readers other than the queue.
 
 use std::collections::HashMap;
 
@@ -8,13 +8,13 @@ use super::super::query::{Connection, Row, number, text};
 /// Failed jobs that are read.
 const MAX_JOBS: usize = 200;
 
-/// The engine's exit code for a run in which files or channels had errors: those are told by themselves.
+/// The engine's exit code for errors in files or channels, which are reported separately.
 const FILE_ERRORS: i64 = 2;
 
-/// Jobs that wait for a person.
+/// Jobs that need attention.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobFailures {
-    /// Tasks that have failed and not succeeded since, those first that have failed last.
+    /// Tasks that have failed and not succeeded since, the latest failure first.
     pub failed: Vec<FailedTask>,
     /// The job that waits longest.
     pub oldest: Option<WaitingJob>,
@@ -45,10 +45,10 @@ pub struct WaitingJob {
     pub submitted: i64,
 }
 
-/// Reads them; none where there is no queue. `since` is in seconds since 1970.
+/// Reads the jobs; empty without a job queue. `since` is in seconds since 1970.
 ///
 /// # Errors
-/// When the database cannot be read.
+/// If the database cannot be read.
 pub async fn job_failures(connection: &mut Connection, since: i64) -> Result<JobFailures, sqlx::Error> {
     let query = format!(
         "SELECT task, number, ended, exit_code FROM botsctl_job AS job \

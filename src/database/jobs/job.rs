@@ -14,7 +14,7 @@ pub struct NewJob {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddOutcome {
     Added(i64),
-    /// The same task waited already, and now has this priority.
+    /// The same task was already waiting, and now has this priority.
     PriorityChanged(i64),
     /// The same task waits already.
     Duplicate(i64),

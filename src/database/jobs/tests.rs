@@ -1,4 +1,4 @@
-//! The line, and the life of a job.
+//! The order of waiting jobs, and the life cycle of a job.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ async fn jobs(dir: &tempfile::TempDir) -> JobStore {
 }
 
 #[tokio::test]
-async fn the_line_is_ordered_and_holds_nothing_twice() {
+async fn waiting_jobs_are_ordered_and_unique() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut jobs = jobs(&dir).await;
     let wanted = [new("a", 5), new("b", 5), new("c", 1), new("b", 5), new("a", 9)];
@@ -41,7 +41,7 @@ async fn the_line_is_ordered_and_holds_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_job_is_known_from_its_submission_to_its_end() {
+async fn job_record_covers_submission_to_end() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut jobs = jobs(&dir).await;
     jobs.add(&[new("a", 5)], 7).await.expect("added");
@@ -63,7 +63,7 @@ async fn a_job_is_known_from_its_submission_to_its_end() {
 }
 
 #[tokio::test]
-async fn of_two_equal_jobs_one_of_which_was_put_back_the_older_one_is_meant() {
+async fn duplicate_refers_to_older_of_two_equal_jobs() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let mut jobs = jobs(&dir).await;
     jobs.add(&[new("a", 5)], 7).await.expect("added");
@@ -74,7 +74,25 @@ async fn of_two_equal_jobs_one_of_which_was_put_back_the_older_one_is_meant() {
     assert_eq!(jobs.add(&[new("a", 4)], 10).await.expect("added"), [AddOutcome::PriorityChanged(1)]);
 }
 
-/// What can be done with the line.
+#[tokio::test]
+async fn of_jobs_that_are_added_together_all_are_written_or_none() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut jobs = jobs(&dir).await;
+    jobs.add(&[new("a", 5)], 7).await.expect("added");
+    let index = "CREATE UNIQUE INDEX one_job_each ON botsctl_job (priority)";
+    jobs.change("change", index, &[]).await.expect("created");
+    for rejected in [&[new("b", 6), new("c", 5)][..], &[new("b", 6), new("a", 7), new("c", 7)]] {
+        jobs.add(rejected, 8).await.expect_err("two jobs have the same priority");
+        let line = jobs.list().await.expect("listed");
+        assert_eq!(line, [QueuedJob { number: 1, priority: 5, task: "a".to_owned() }]);
+    }
+    assert_eq!(
+        jobs.add(&[new("b", 6), new("a", 7)], 9).await.expect("added"),
+        [AddOutcome::Added(2), AddOutcome::PriorityChanged(1)]
+    );
+}
+
+/// The operations on waiting jobs.
 #[derive(Debug, Clone)]
 enum Step {
     Add(Vec<(u8, i64)>),
@@ -92,7 +110,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The line as it should be: the priority and the task of each job by its number.
+/// The expected waiting jobs: the priority and the task of each by its number.
 #[derive(Default)]
 struct Line {
     waiting: BTreeMap<i64, (i64, String)>,
@@ -124,9 +142,10 @@ impl Line {
 }
 
 proptest! {
-    /// The lowest priority first, the oldest of the same priority first, each task once: whatever was done before.
+    /// The lowest priority first, the oldest of the same priority first, each task once, after any sequence of
+    /// operations.
     #[test]
-    fn the_line_is_in_order_whatever_is_done(steps in vec(step(), 1..25)) {
+    fn waiting_jobs_stay_ordered_after_any_operations(steps in vec(step(), 1..25)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let dir = tempfile::tempdir().expect("a temporary directory");

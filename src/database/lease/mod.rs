@@ -1,12 +1,13 @@
 //! The engine lease: which bots-ctl, of all pods, may run the engine.
 //!
-//! An advisory lock alone is lost too early, when its connection is cut while the engine still works, and too late, when a
-//! node vanishes. So a row with a heartbeat stands beside it. The lease needs both: the lock, and a row that was released or
-//! has expired, by the server's clock. With SQLite the lock of a file is enough: the kernel releases it when its holder ends,
-//! and never before.
+//! An advisory lock alone is released too early if its connection is lost while the engine still runs, and too late if a
+//! node vanishes. So the lease also has a row with a heartbeat. Acquiring it requires both: the lock, and a row that is
+//! released or expired, by the server's clock. With SQLite a file lock is sufficient: the kernel releases it exactly when
+//! its holder ends. The row then only names the holder, so the run writes it in its own transaction.
 
 pub(super) mod row;
 
+use std::path::Path;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -28,7 +29,7 @@ use row::LeaseKind;
 /// Time between two renewals.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Without a renewal for so long the holder gives the lease up: its engine has ended before the row expires.
+/// After this time without a renewal the holder gives up the lease, so that its engine has ended before the row expires.
 const FENCING_DEADLINE: Duration = Duration::from_secs(45);
 
 /// Time between two attempts to get the lease or a connection.
@@ -78,7 +79,7 @@ pub async fn acquire(
         match acquired.await {
             // The server has no state of this request, so another connection serves as well as the one that was cut.
             Err(Error::Unavailable(text)) if request.begin.elapsed() < limit.max(QUERY_TIMEOUT) => {
-                debug!("waiting for the engine lease over another connection: {text}");
+                debug!("lost the connection while waiting for the engine lease: {text}; reconnecting");
                 connect_window = connect_window.max(QUERY_TIMEOUT);
             }
             result => return result,
@@ -109,7 +110,7 @@ impl LeaseRequest<'_> {
             }
             if !std::mem::replace(&mut self.logged, true) && !self.limit.is_zero() {
                 let limit = self.limit.as_secs_f64();
-                info!("an engine runs already, that of {}: waiting for at most {limit} s", holder.name);
+                info!("engine lease is held by {}; waiting up to {limit} s", holder.name);
             }
             // A holder that missed two renewals has most likely ended, and its row expires soon: that is worth a longer wait.
             let is_expiring = !self.limit.is_zero()
@@ -124,9 +125,10 @@ impl LeaseRequest<'_> {
     /// One attempt; returns the holder afterwards.
     async fn try_acquire(&self, session: &mut LockSession) -> Result<LeaseHolder, Error> {
         if session.try_acquire().await? {
-            let only_expired = !session.connection.settings.is_sqlite();
-            let holder =
-                LeaseKind::ENGINE.claim(&mut session.connection, (&self.owner, self.name), only_expired).await?;
+            if session.connection.settings.is_sqlite() {
+                return Ok(LeaseHolder { owner: self.owner.clone(), ..LeaseHolder::unknown() });
+            }
+            let holder = LeaseKind::ENGINE.claim(&mut session.connection, (&self.owner, self.name), true).await?;
             if holder.owner != self.owner {
                 // A holder that has lost only its connection must be able to acquire the lock again.
                 session.release().await?;
@@ -137,32 +139,33 @@ impl LeaseRequest<'_> {
             return Ok(LeaseHolder::unknown());
         };
         if holder.owner == self.owner {
-            // Acquired over a connection that was cut since: the server has not noticed yet.
+            // Acquired on a connection that was lost since, which the server has not detected yet.
             if let Some(stale) = session.holder().await? {
                 session.terminate(&stale).await?;
             }
-            return Err(Error::Unavailable("the lock is still with a connection that was cut".to_owned()));
+            return Err(Error::Unavailable("a lost connection still holds the lock".to_owned()));
         }
         if terminate_stale(session, LeaseKind::ENGINE, &holder, RELEASE_GRACE).await? {
             let since_heartbeat = holder.since_heartbeat.unwrap_or_default().as_secs();
-            warn!("ended the session of {}, silent for {since_heartbeat} s", holder.name);
+            warn!("terminated the session of {}: no heartbeat for {since_heartbeat} s", holder.name);
         }
         Ok(holder)
     }
 }
 
+/// Whether an engine can be running: the row of a killed process never expires on SQLite, but its lock is free. Blocks with
+/// the file system.
+pub fn may_be_held(database: &Path) -> bool {
+    is_file_locked(database, LockName::Engine)
+}
+
 /// The process that runs an engine now.
 ///
 /// # Errors
-/// What the database says, also when the lease was never acquired.
+/// If the query fails, or the lease was never acquired.
 pub async fn current_holder(connection: &mut Connection) -> Result<Option<LeaseHolder>, Error> {
     let holder = LeaseKind::ENGINE.read(connection).await?;
-    let holder = holder.filter(|holder| !holder.expired_for(LeaseKind::ENGINE, Duration::ZERO));
-    Ok(match &connection.settings {
-        // The row of a killed process never expires, but its lock is free.
-        DatabaseConfig::Sqlite(database) => holder.filter(|_| is_file_locked(database, LockName::Engine)),
-        DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => holder,
-    })
+    Ok(holder.filter(|holder| !holder.expired_for(LeaseKind::ENGINE, Duration::ZERO)))
 }
 
 /// Ends the session that holds the lock when the row expired that long ago: a node that vanishes leaves a session behind that
@@ -243,17 +246,17 @@ impl Lease {
     async fn try_to_renew(&mut self, logged: &mut bool) -> Result<bool, String> {
         let since_heartbeat = boot_time().saturating_sub(self.renewed);
         if since_heartbeat >= FENCING_DEADLINE {
-            return Err(format!("it could not be renewed for {} s", since_heartbeat.as_secs()));
+            return Err(format!("no renewal for {} s", since_heartbeat.as_secs()));
         }
         match with_timeout(&self.settings.clone(), self.renew_row()).await {
             Ok(None) => {
                 *logged = false;
                 Ok(true)
             }
-            Ok(Some(other)) => Err(format!("{} has it now", other.name)),
+            Ok(Some(other)) => Err(format!("{} holds it now", other.name)),
             Err(error) => {
                 if !std::mem::replace(logged, true) {
-                    warn!("cannot renew the engine lease, trying again: {error}");
+                    warn!("cannot renew the engine lease: {error}; retrying");
                 }
                 self.session = None;
                 Ok(false)
@@ -286,7 +289,7 @@ impl Lease {
             session.terminate(&stale).await?;
         }
         if session.try_acquire().await? {
-            info!("the engine lease has its lock back after a cut of its connection");
+            info!("reacquired the lock of the engine lease after reconnecting");
             self.locked_by = id;
         }
         Ok(())
@@ -297,9 +300,15 @@ impl Lease {
         let owner = self.owner.clone();
         let released =
             self.query_with_retry(async |connection, _| LeaseKind::ENGINE.release(connection, &owner).await).await;
-        if let Err(error) = released {
-            warn!("cannot release the engine lease, so it expires: {error}");
-        } else if let Some(session) = self.session {
+        match released {
+            Ok(()) => self.close().await,
+            Err(error) => warn!("cannot release the engine lease: {error}; it will expire"),
+        }
+    }
+
+    /// Closes the connection of a lease whose row is released.
+    pub async fn close(self) {
+        if let Some(session) = self.session {
             let _ = timeout(QUERY_TIMEOUT, session.connection.close()).await;
         }
     }

@@ -10,7 +10,7 @@ use crate::database::query::{Connection, Row, number, text};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseKind {
     name: &'static str,
-    /// For so long a row is valid without a heartbeat.
+    /// How long a row is valid without a heartbeat.
     pub ttl: Duration,
 }
 
@@ -23,7 +23,7 @@ pub struct LeaseHolder {
     pub name: String,
     /// The time since it acquired the lease.
     pub since: Duration,
-    /// The time since its last heartbeat; none with SQLite, where the lock of a file shows that it is alive.
+    /// The time since its last heartbeat; `None` with SQLite, whose file lock shows that it is alive.
     pub since_heartbeat: Option<Duration>,
     /// Whether it has released the lease.
     pub released: bool,
@@ -45,9 +45,9 @@ impl LeaseHolder {
 
 impl fmt::Display for LeaseHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} has run an engine for {} s", self.name, self.since.as_secs())?;
+        write!(f, "{} has been running an engine for {} s", self.name, self.since.as_secs())?;
         let Some(since_heartbeat) = self.since_heartbeat else { return Ok(()) };
-        write!(f, ", its last sign of life is {} s old", since_heartbeat.as_secs())
+        write!(f, ", its last heartbeat is {} s old", since_heartbeat.as_secs())
     }
 }
 
@@ -61,7 +61,7 @@ impl LeaseKind {
     /// holder afterwards.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn claim(
         self,
         connection: &mut Connection,
@@ -91,31 +91,48 @@ impl LeaseKind {
     /// Writes a heartbeat, if the lease is still that of this owner.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn heartbeat(self, connection: &mut Connection, owner: &str) -> Result<(), Error> {
-        self.update(connection, "renew", owner, "").await
+        let update = self.update_statement(connection, owner, "");
+        connection.change(&self.action("renew"), update, &[]).await.map(|_| ())
     }
 
     /// Releases the lease.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn release(self, connection: &mut Connection, owner: &str) -> Result<(), Error> {
-        self.update(connection, "release", owner, ", released = 1").await
+        let release = self.release_statement(connection, owner);
+        connection.change(&self.action("release"), release, &[]).await.map(|_| ())
     }
 
-    async fn update(self, connection: &mut Connection, verb: &str, owner: &str, more: &str) -> Result<(), Error> {
+    /// Releases the lease as a part of a transaction.
+    pub(in crate::database) fn release_statement(self, connection: &Connection, owner: &str) -> String {
+        self.update_statement(connection, owner, ", released = 1")
+    }
+
+    /// Writes the row of a new holder as a part of a transaction. Only for SQLite: the lock of a file protects the lease, and the
+    /// row names its holder.
+    pub(in crate::database) fn name_holder_statement(self, connection: &Connection, owner: &str, name: &str) -> String {
+        let (now, row) = (connection.server_time_ms(), self.name);
+        let [owner, name] = [owner, name].map(|text| connection.quote_literal(text));
+        format!(
+            "REPLACE INTO botsctl_lease (name, owner, holder, acquired, renewed, released) \
+             VALUES ('{row}', {owner}, {name}, {now}, {now}, 0)"
+        )
+    }
+
+    fn update_statement(self, connection: &Connection, owner: &str, more: &str) -> String {
         let (now, owner, row) = (connection.server_time_ms(), connection.quote_literal(owner), self.name);
-        let update = format!(
+        format!(
             "UPDATE botsctl_lease SET renewed = {now}{more} WHERE name = '{row}' AND owner = {owner} AND released = 0"
-        );
-        connection.change(&self.action(verb), update, &[]).await.map(|_| ())
+        )
     }
 
-    /// The holder, or the last one; none when the lease was never acquired.
+    /// The current or last holder; `None` if the lease was never acquired.
     ///
     /// # Errors
-    /// What the database says.
+    /// If the query fails.
     pub async fn read(self, connection: &mut Connection) -> Result<Option<LeaseHolder>, Error> {
         let (now, row) = (connection.server_time_ms(), self.name);
         let query = format!(
@@ -142,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_that_is_never_renewed_tells_no_age() {
+    fn lease_expires_by_heartbeat_age_or_release() {
         let holder = |heartbeat_age: Option<u64>, released| LeaseHolder {
             since_heartbeat: heartbeat_age.map(Duration::from_secs),
             released,

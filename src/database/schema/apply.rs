@@ -1,4 +1,4 @@
-//! Creates tables and applies repairs, none of which could lose a row.
+//! Creates tables and applies repairs. None of them can lose a row.
 
 use super::desired::UnmanagedTable;
 use super::diff::SchemaFix;
@@ -13,7 +13,7 @@ const NUMBERED: &str = "ta";
 /// Columns with these numbers.
 const REFERENCES: [(&str, &str); 3] = [("report", "idta"), ("filereport", "idta"), ("filereport", "reportidta")];
 
-/// Creates missing unmanaged tables: all of them or none, where the database has transactions for that.
+/// Creates missing unmanaged tables: all or none, if the database supports transactions for this.
 ///
 /// # Errors
 /// When the database refuses.
@@ -34,7 +34,7 @@ pub async fn create_tables(
     created.await.map_err(|error| connection.settings.failed("make tables in", &error))
 }
 
-/// The highest number of the table that reports refer to; 0 when there is none.
+/// The highest number of the table that reports refer to; 0 if it is empty.
 async fn max_referenced_id(connection: &mut Connection, catalogue: &Schema) -> Result<u64, sqlx::Error> {
     let mut last = 0;
     for (table, column) in REFERENCES {
@@ -126,7 +126,7 @@ fn add_index(connection: &Connection, table: &str, index: &IndexDef) -> String {
     };
     let (name, table) = (connection.quote_ident(&name), connection.quote_ident(table));
     match (&connection.settings, index.unique) {
-        // As Django has it: a later migration looks for a constraint of that name.
+        // Django's name, which a later migration expects.
         (DatabaseConfig::Postgres(_), true) => format!("ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE ({columns})"),
         (_, unique) => format!("CREATE {}INDEX {name} ON {table} ({columns})", if unique { "UNIQUE " } else { "" }),
     }
@@ -154,8 +154,8 @@ fn alter_column(connection: &Connection, table: &str, from: &Column, to: &Column
             }
             vec![format!("ALTER TABLE {table} {}", changes.join(", "))]
         }
-        // SQLite cannot change a column: another one takes over its values and its name. That one is the last column then, which
-        // makes no difference, since Bots and Django name the columns that they want.
+        // SQLite cannot change a column: a new one takes over its values and its name. It becomes the last column,
+        // which does not matter, since Bots and Django name the columns in their queries.
         DatabaseConfig::Sqlite(_) => {
             let next = connection.quote_ident(&format!("{}_botsctl", from.name));
             let null = if to.nullable { "" } else { " NOT NULL" };

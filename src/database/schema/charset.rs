@@ -33,10 +33,10 @@ pub struct NarrowCharset {
     pub statements: Vec<String>,
 }
 
-/// The character sets of the database and of these `tables` in it; none where they hold every text.
+/// The character sets of the database and of these `tables` that cannot store every text.
 ///
 /// # Errors
-/// What the database says.
+/// If the query fails.
 pub async fn read(connection: &mut Connection, tables: &[String]) -> Result<Option<NarrowCharset>, sqlx::Error> {
     let DatabaseConfig::Mysql(server) = &connection.settings else { return Ok(None) };
     let database = connection.quote_ident(&server.name);

@@ -58,7 +58,7 @@ pub fn unmanaged(settings: &DatabaseConfig, version: BotsVersion) -> Vec<Unmanag
     })
 }
 
-/// Each column has a line, and every statement ends a line: `sql/README.md` says so.
+/// `sql/README.md` requires one line per column, and a line end after every statement.
 fn parse(text: &str) -> Vec<UnmanagedTable> {
     let lines = text.lines().filter(|line| !line.starts_with("--"));
     let text = lines.collect::<Vec<_>>().join("\n");
@@ -104,7 +104,7 @@ mod tests {
     use std::path::PathBuf;
 
     #[test]
-    fn our_statements_are_read_as_they_are_run() {
+    fn sql_files_parse_into_expected_tables() {
         let tables = unmanaged(&DatabaseConfig::Sqlite(PathBuf::new()), BotsVersion::V4);
         let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
         assert_eq!(names, UNMANAGED);

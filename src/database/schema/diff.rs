@@ -1,5 +1,5 @@
-//! Compares the schema of a database with the desired one: pure. Repairs without risk are separate from those that are left
-//! to an administrator.
+//! Compares the schema of a database with the desired one. Pure. Safe repairs are separate from those that need an
+//! administrator.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ pub struct SchemaDiff {
     pub repairs: Vec<SchemaFix>,
     /// Differences that are left to an administrator.
     pub manual_fixes: Vec<String>,
-    /// Whether there is no web user at all.
+    /// Whether there is no web user.
     pub lacks_superuser: bool,
     /// Whether the bundled account has its well-known password.
     pub has_default_password: bool,
@@ -113,7 +113,7 @@ impl SchemaDiff {
     }
 }
 
-/// Compares the schema; web users are no part of it.
+/// Compares the schema, without web users.
 #[must_use]
 pub fn compare(
     settings: &DatabaseConfig,
@@ -195,16 +195,16 @@ fn compare_column(
         (wanted, found) if wanted == found => {}
         (ColumnDefault::None, _) => {}
         (ColumnDefault::Generated, _) => {
-            difference.manual_fixes.push(format!("{table}.{} does not number its rows by itself", found.name));
+            difference.manual_fixes.push(format!("{table}.{} does not number its rows automatically", found.name));
             return;
         }
         (wanted, ColumnDefault::None) => to.default = wanted.clone(),
         (_, _) => {
-            let text = format!("{table}.{} has another default than expected: {}", found.name, wanted.own_type);
+            let text = format!("{table}.{} has an unexpected default: {}", found.name, wanted.own_type);
             difference.manual_fixes.push(text);
         }
     }
-    // Bots leaves out what it has no value for.
+    // Bots omits columns without a value from its INSERTs.
     if wanted.nullable && wanted.default == ColumnDefault::None && found.default == ColumnDefault::None {
         to.nullable = true;
     }
@@ -213,14 +213,14 @@ fn compare_column(
     }
 }
 
-/// Columns that this Bots does not know, of a newer one for instance: its INSERTs must not fail on them.
+/// Columns unknown to this version of Bots, for example of a newer one: its INSERTs must not fail on them.
 fn extra_columns<'a>(table: &str, columns: impl Iterator<Item = &'a Column>, difference: &mut SchemaDiff) {
     for from in columns.filter(|column| !column.nullable && column.default == ColumnDefault::None) {
         let default = match from.kind {
             ColumnType::Integer | ColumnType::Boolean => "0",
             ColumnType::Varchar(_) => "",
             _ => {
-                let text = format!("{table}.{} is unknown to this Bots and must be given at every INSERT", from.name);
+                let text = format!("{table}.{} is unknown to this version of Bots, and has no default", from.name);
                 difference.manual_fixes.push(text);
                 continue;
             }
@@ -305,7 +305,7 @@ mod tests {
         })
     }
 
-    /// The unmanaged tables just as they are wanted.
+    /// The unmanaged tables, exactly as desired.
     fn whole(settings: &DatabaseConfig, version: BotsVersion) -> Schema {
         let tables = desired::unmanaged(settings, version).into_iter().map(|own| (own.name, own.table));
         Schema { tables: tables.collect() }
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_it_should_be_is_not_mentioned() {
+    fn complete_schema_has_no_differences() {
         for version in [BotsVersion::V3, BotsVersion::V4] {
             let all = compare(&postgres(), &whole(&postgres(), version), &expected(version), &BTreeSet::new());
             assert!(
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_of_the_older_bots_lacks_room_and_indexes() {
+    fn schema_of_older_bots_lacks_column_lengths_and_indexes() {
         let (older, newer) = (whole(&postgres(), BotsVersion::V3), expected(BotsVersion::V4));
         let found = missing(&postgres(), &older, &newer);
         let indexes = ["index ta_parent on ta (parent)", "index ta_reference on ta (reference)"];
@@ -350,13 +350,13 @@ mod tests {
     }
 
     #[test]
-    fn a_database_of_the_newer_bots_lacks_a_column() {
+    fn schema_of_newer_bots_lacks_one_column() {
         let found = missing(&postgres(), &whole(&postgres(), BotsVersion::V4), &expected(BotsVersion::V3));
         assert_eq!(found, ["column ta.statuse"]);
     }
 
     #[test]
-    fn defaults_that_are_missing_are_mended_and_others_are_told() {
+    fn missing_defaults_are_repairable_and_other_ones_manual() {
         let mut catalogue = whole(&postgres(), BotsVersion::V4);
         *change(&mut catalogue, "ta", "statust") =
             Column { default: ColumnDefault::None, nullable: false, ..change(&mut catalogue, "ta", "statust").clone() };
@@ -366,12 +366,12 @@ mod tests {
         let all = compare(&postgres(), &catalogue, &expected(BotsVersion::V4), &BTreeSet::new());
         assert_eq!(all.missing(), ["default of ta.statust", "NULL in ta.errortext"]);
         assert!(all.lacks_defaults("ta") && !all.lacks_defaults("mutex"));
-        assert!(all.manual_fixes.iter().any(|text| text.contains("mutex.mutexer has another default")));
+        assert!(all.manual_fixes.iter().any(|text| text.contains("mutex.mutexer has an unexpected default")));
         assert!(all.manual_fixes.iter().any(|text| text.contains("uniek.nummer is ")));
     }
 
     #[test]
-    fn columns_of_another_bots_must_not_make_an_insert_fail() {
+    fn unknown_not_null_columns_need_default_or_manual_fix() {
         let mut catalogue = whole(&postgres(), BotsVersion::V3);
         let column = |name: &str, kind: ColumnType| Column {
             name: name.to_owned(),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_serves_for_one_and_a_longer_one_for_none() {
+    fn index_satisfies_one_wanted_index_of_same_columns() {
         let key = |name: &str, columns: &[&str], unique| {
             let columns = columns.iter().map(|&column| column.to_owned()).collect();
             (name.to_owned(), columns, unique)
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_migrations_that_are_missing_are_named() {
+    fn missing_tables_and_migrations_are_named() {
         let mut expected = expected(BotsVersion::V4);
         expected.managed.insert("channel".to_owned(), ManagedTable { columns: Vec::new(), indexes: Vec::new() });
         expected.migrations.insert("bots".to_owned(), vec!["0001_initial".to_owned(), "0002".to_owned()]);

@@ -88,10 +88,10 @@ async fn has_rows(connection: &mut Connection, table: &str) -> Result<bool, sqlx
     Ok(connection.fetch_value(format!("SELECT 1 FROM {table} LIMIT 1")).await?.is_some())
 }
 
-/// The missing ones of the tables that every service needs.
+/// The missing ones among the tables that every service needs.
 ///
 /// # Errors
-/// What the database says.
+/// If the query fails.
 pub async fn missing_required(connection: &mut Connection) -> Result<Vec<&'static str>, sqlx::Error> {
     match Schema::read(connection).await {
         Ok(found) => Ok(REQUIRED.into_iter().filter(|name| !found.has(name)).collect()),

@@ -8,13 +8,13 @@ use super::model::{FileCounts, FileState, LastFile, MAX_ROUTES, RouteStats, Unna
 use crate::database::query::Row;
 use crate::edi::{number, text};
 
-/// Hours that are remembered: a day and the hour that has begun.
+/// Number of stored hours: a day, and the current hour.
 const HOURS: i64 = 24;
 
-/// Stands for the route where Bots has noted none.
+/// The name for files without a route.
 const NO_ROUTE: &str = "(none)";
 
-/// What was read of a range of numbers.
+/// The data read from a range of numbers.
 #[derive(Debug, Default)]
 pub(crate) struct RangeRows {
     /// Route, hour, state, files, time of the newest, number of the newest.
@@ -23,13 +23,13 @@ pub(crate) struct RangeRows {
     pub steps: Vec<Row>,
 }
 
-/// What was added up.
+/// The accumulated data.
 #[derive(Debug, Default)]
 pub(crate) struct EdiStatsAccumulator {
-    /// Where counting the totals begins, and when that was.
+    /// The number and the time at which the totals begin.
     counted_from: i64,
     pub counted_since: i64,
-    /// Known routes, by name; an index once given is kept, so that totals only grow.
+    /// Known routes, by name; an assigned index is kept, so that totals only grow.
     totals: IndexMap<String, RouteTotals>,
     /// Of the last day, by hour and index.
     hours: BTreeMap<i64, HashMap<usize, FileCounts>>,
@@ -56,7 +56,7 @@ impl FileCounts {
 }
 
 impl EdiStatsAccumulator {
-    /// What comes after this number counts for the totals; what comes before it is only recent.
+    /// Rows after this number count in the totals; older ones only as recent.
     pub fn count_from(&mut self, number: i64, now: i64) {
         (self.counted_from, self.counted_since) = (number, now);
     }
@@ -66,7 +66,7 @@ impl EdiStatsAccumulator {
         if from < self.counted_from { self.counted_from } else { i64::MAX }
     }
 
-    /// Adds what was read up to this number.
+    /// Adds the data read up to this number.
     pub fn add(&mut self, rows: &RangeRows, to: i64) {
         let is_new = to > self.counted_from;
         for row in &rows.files {
@@ -108,14 +108,14 @@ impl EdiStatsAccumulator {
         index
     }
 
-    /// Forgets what is older than a day.
+    /// Drops data that is older than a day.
     pub fn forget(&mut self, now: i64) {
         let first = now / 3600 - HOURS;
         self.hours = self.hours.split_off(&first);
         self.lost = self.lost.split_off(&first);
     }
 
-    /// The first [`MAX_ROUTES`] that were ever seen, active ones before others, by name; and the rest of them together.
+    /// The first [`MAX_ROUTES`] routes seen, active ones first, by name; and the sum of all others.
     pub fn routes(&mut self, active: &[String]) -> (Vec<RouteStats>, UnnamedRoutes) {
         for name in active {
             self.totals.entry(name.clone()).or_default();
@@ -173,7 +173,7 @@ mod tests {
     const NOW: i64 = 1000 * 3600;
 
     #[test]
-    fn totals_begin_where_counting_does_and_recent_ones_a_day_ago() {
+    fn totals_start_with_counting_and_recent_counts_a_day_ago() {
         let mut accumulator = EdiStatsAccumulator::default();
         accumulator.count_from(100, NOW);
         assert_eq!((accumulator.range_limit(20), accumulator.range_limit(100)), (100, i64::MAX));
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_only_grow_also_when_a_route_is_no_longer_active() {
+    fn totals_are_kept_for_inactive_routes() {
         let mut accumulator = EdiStatsAccumulator::default();
         accumulator.count_from(0, 0);
         accumulator.add(&RangeRows { files: vec![file("gone", 500, 3, 2, 5)], steps: vec![] }, 10);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_beyond_the_limit_are_added_up() {
+    fn routes_beyond_limit_are_summed_up() {
         let mut accumulator = EdiStatsAccumulator::default();
         let names: Vec<String> = (0..MAX_ROUTES + 2).map(|number| format!("r{number:04}")).collect();
         accumulator.routes(&names);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_no_longer_than_what_was_read() {
+    fn recent_window_is_limited_to_read_rows() {
         let mut accumulator = EdiStatsAccumulator::default();
         assert_eq!(accumulator.recent_since(NOW), (1000 - 24) * 3600);
         accumulator.add(&RangeRows { files: vec![file("a", 990, 3, 1, 5)], steps: vec![] }, 10);

@@ -1,8 +1,8 @@
-//! The results of EDI files, from Bots's own tables. Nothing here writes.
+//! The results of EDI files, from Bots's tables. Read-only.
 //!
-//! Neither `filereport` nor `ta` has an index on the route or the state, and both may hold millions of rows. So nothing
-//! is asked of them but by ranges of the primary key: `idta` grows, and what belongs to a run that is over does not
-//! change any more. A [`EdiStatsReader`] remembers how far it has read, adds up what is new, and forgets what is older than a day.
+//! `filereport` and `ta` have no index on route or state, and may contain millions of rows. So all queries use ranges
+//! of the primary key: `idta` only grows, and rows of a finished run do not change. A [`EdiStatsReader`] remembers how
+//! far it has read, adds new rows, and drops data older than a day.
 
 mod accumulator;
 pub mod model;
@@ -23,7 +23,7 @@ use utc_offset::DjangoTimeZone;
 /// Numbers of `idta` that one query covers: some tens of milliseconds for a server, at most.
 const ROWS_PER_QUERY: i64 = 20_000;
 
-/// Queries of that kind in one go. The first reading looks back so far, and no further.
+/// Maximum number of such queries in one reading; it also limits how far back the first reading goes.
 const QUERIES_PER_READ: i64 = 10;
 
 /// Reads the same database again and again.
@@ -36,12 +36,12 @@ pub struct EdiStatsReader {
     /// How far `ta` and `filereport` were read; `None` before the first time.
     read_to: Option<i64>,
     newest_run: i64,
-    /// As last read, for the durations that are known.
+    /// The runs as last read, with the known durations.
     runs: Vec<EngineRunStats>,
     failures: FailureReader,
 }
 
-/// Where everything ends that does not change any more.
+/// The number up to which rows no longer change.
 struct ReadHorizon {
     /// Newest number that was given.
     newest: i64,
@@ -60,11 +60,11 @@ impl EdiStatsReader {
         Self { settings, zone, dialect, accumulator, read_to: None, newest_run: 0, runs: Vec::new(), failures }
     }
 
-    /// Reads what is new; nothing while another connection has the database locked. Dropped in the middle it has read a
-    /// part, and goes on from there the next time.
+    /// Reads new rows; does nothing while another connection has locked the database. If it is cancelled, the next call
+    /// continues where it stopped.
     ///
     /// # Errors
-    /// When the database cannot be read, or was never initialised.
+    /// If the database cannot be read, or was never initialized.
     pub async fn read(&mut self) -> Result<Option<EdiStats>, Error> {
         // The clocks may have been changed since the last time.
         self.dialect = TimeDialect::of(&self.settings, self.zone.offsets(now()));
@@ -112,7 +112,7 @@ impl EdiStatsReader {
         })
     }
 
-    /// All three at one moment: with the lock gone, every run has ended that took one of the numbers.
+    /// All three from one moment: if the lock is released, every run with one of these numbers has ended.
     async fn horizon(&self, connection: &mut Connection) -> Result<ReadHorizon, sqlx::Error> {
         let now = self.dialect.now();
         let query = format!("SELECT (SELECT MAX(idta) FROM ta), (SELECT COUNT(*) FROM mutex), {now}");
@@ -130,7 +130,8 @@ impl EdiStatsReader {
         Ok(rows.iter().map(run).collect())
     }
 
-    /// What is older than at the last reading is another state of the database, as of a backup: everything is read again.
+    /// If the newest numbers are lower than at the last read, the database was restored from a backup: everything is
+    /// read again.
     fn detect_restore(&mut self, newest_run: i64, done_to: i64) {
         if newest_run < self.newest_run && self.read_to.is_some_and(|read_to| done_to < read_to) {
             self.runs.clear();
@@ -140,7 +141,7 @@ impl EdiStatsReader {
         self.newest_run = newest_run;
     }
 
-    /// The first reading covers a past, which is recent but does not count for the totals.
+    /// The first reading covers the recent past, which does not count in the totals.
     fn begin(&mut self, done_to: i64, now: i64) {
         if self.read_to.is_none() {
             self.read_to = Some((done_to - ROWS_PER_QUERY * QUERIES_PER_READ).max(0));
@@ -163,7 +164,7 @@ impl EdiStatsReader {
         Ok(())
     }
 
-    /// What is between two numbers: after `from`, up to `to`.
+    /// The rows after `from`, up to `to`.
     async fn range(&self, connection: &mut Connection, from: i64, to: i64) -> Result<RangeRows, sqlx::Error> {
         let range = range(from, to);
         let (hour, seconds) = (self.dialect.hour("ts"), self.dialect.seconds("ts"));
@@ -171,7 +172,7 @@ impl EdiStatsReader {
             "SELECT idroute, {hour}, statust, COUNT(*), MAX({seconds}), MAX(idta) FROM filereport \
              WHERE {range} GROUP BY 1, 2, 3"
         );
-        // What was sent; and runs that are neither over nor in the way of the next one.
+        // Sent files; and runs that are neither finished nor block the next one.
         let steps = format!(
             "SELECT idroute, {hour}, COUNT(CASE WHEN status = 520 THEN 1 END), COUNT(CASE WHEN status = 1 THEN 1 END) \
              FROM ta WHERE {range} AND (status = 520 AND statust = 3 OR status = 1 AND statust = 0 AND script = 0) \

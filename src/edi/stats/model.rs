@@ -11,7 +11,7 @@ pub const MAX_RUNS: usize = 50;
 /// Maximum number of routes with their names.
 pub const MAX_ROUTES: usize = 500;
 
-/// Files that are remembered; there is no end to what a broken mapping fails.
+/// Maximum number of stored files, since a broken mapping may fail any number of them.
 pub const MAX_FILES: usize = 500;
 
 /// The result of a reading.
@@ -19,21 +19,21 @@ pub const MAX_FILES: usize = 500;
 pub struct EdiStats {
     /// The last runs of the engine, newest first; at most [`MAX_RUNS`].
     pub runs: Vec<EngineRunStats>,
-    /// The active routes, and others that had files in the last day; at most [`MAX_ROUTES`].
+    /// The active routes, and others with files of the last day; at most [`MAX_ROUTES`].
     pub routes: Vec<RouteStats>,
     /// Those that are not named, all together.
     pub rest: UnnamedRoutes,
-    /// When the last day begins, or how far it could be looked back: seconds since 1970.
+    /// The beginning of the last day, or of the period that was read: seconds since 1970.
     pub recent_since: i64,
     /// When counting the totals began.
     pub counted_since: i64,
-    /// Runs of the last day that were broken off, and not recovered or given up.
+    /// Interrupted runs of the last day that were neither recovered nor given up.
     pub lost_runs: u64,
-    /// Whether Bots's own lock is set: an engine runs, or was cut off and the next one recovers what it had begun.
+    /// Whether Bots's lock is set: an engine is running, or the next one will recover an interrupted run.
     pub is_locked: bool,
     /// The totals that runs have recorded, if there are any.
     pub totals: Option<RunTotals>,
-    /// What of the last day waits for a person.
+    /// Problems of the last day that need attention.
     pub failures: Failures,
     /// All routes, active or not.
     pub all_routes: Vec<Route>,
@@ -48,7 +48,7 @@ pub struct EngineRunStats {
     pub kind: String,
     /// When it began: seconds since 1970.
     pub started: i64,
-    /// From then to its last step, where it had any.
+    /// The time from the start to the last step, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
     /// Its files.
@@ -57,7 +57,7 @@ pub struct EngineRunStats {
     /// Errors that belong to no file, such as a channel that cannot be reached.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub process_errors: u64,
-    /// How it was started, as far as Bots notes that.
+    /// How it was started, as far as Bots records it.
     #[serde(skip)]
     pub command_line: String,
     /// Whether Bots calls it a failure.
@@ -81,7 +81,7 @@ pub struct RouteStats {
     pub name: String,
     /// Whether an engine runs it.
     pub is_active: bool,
-    /// Its last file, as far as it could be looked back.
+    /// Its last file in the period that was read.
     pub last: Option<LastFile>,
     /// In the last day.
     pub recent: FileCounts,
@@ -110,7 +110,7 @@ pub struct ReceivedFile {
     pub route: String,
     pub name: String,
     pub state: FileState,
-    /// The name of what was sent, where that is one file.
+    /// The name of the sent file, if there is exactly one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub output: String,
     /// Bots's own words, of several lines at times.
@@ -151,7 +151,7 @@ pub enum FileState {
 }
 
 impl FileState {
-    /// As `statust` of Bots's tables says it.
+    /// The value of `statust` in Bots's tables.
     pub(in crate::edi) fn of_statust(statust: i64) -> Self {
         match statust {
             1 => Self::Error,
@@ -193,7 +193,7 @@ pub struct FileCounts {
     pub sent: u64,
 }
 
-/// Counts of zero are left out of the status: 500 routes stay small.
+/// Counts of zero are omitted, so that the status of 500 routes stays small.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 pub(crate) fn is_zero(count: &u64) -> bool {
     *count == 0

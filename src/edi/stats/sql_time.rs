@@ -1,6 +1,6 @@
 //! Times in each database. Seconds since 1970 are the only form that means the same everywhere.
 //!
-//! Bots leaves times to the database: MySQL and PostgreSQL note them in the zone of the session, which is the server's for
+//! Bots leaves times to the database: MySQL and PostgreSQL store them in the zone of the session, which is the server's for
 //! Bots's engine and for us; on SQLite they are local times of Django's zone.
 
 use std::time::SystemTime;
@@ -48,7 +48,7 @@ impl TimeDialect {
                     None => format!("({local} - {now})"),
                 }
             }
-            // A cast rounds, which would lead to a time that has not come yet.
+            // A cast rounds, possibly to a time in the future.
             Self::Mysql => format!("CAST(FLOOR(UNIX_TIMESTAMP({column})) AS SIGNED)"),
             Self::Postgres => format!("CAST(FLOOR(EXTRACT(EPOCH FROM CAST({column} AS timestamptz))) AS bigint)"),
         }

@@ -4,7 +4,7 @@ use tz::TimeZone;
 
 const DAY: i64 = 24 * 3600;
 
-/// How far back a change of the clocks is looked for: half a year, and what politics may add.
+/// The period that is searched for a clock change: half a year, and a margin for political changes.
 const DAYS_BACK: i64 = 400;
 
 /// A time zone. One that this machine does not know is UTC, as for Bots's Python.
@@ -16,7 +16,7 @@ pub(crate) struct DjangoTimeZone(TimeZone);
 pub(crate) struct UtcOffsets {
     /// Now.
     pub now: i64,
-    /// The last change: the first local time after it as if it were UTC, and the difference before it.
+    /// The last clock change: the first local time after it, converted as if it were UTC, and the offset before it.
     pub before: Option<(i64, i64)>,
 }
 
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks_that_are_changed() {
+    fn offsets_cover_daylight_saving_change() {
         // By a rule, so that no zone need be installed: Berlin in the winter of 2026.
         let berlin = DjangoTimeZone::named(Some("CET-1CEST,M3.5.0,M10.5.0/3"));
         let (december, change) = (1_796_083_200, 1_792_890_000);
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_that_nobody_knows_is_utc() {
+    fn unknown_zone_is_utc() {
         assert_eq!(DjangoTimeZone::named(Some("Nowhere/Atlantis")).offsets(0), UtcOffsets { now: 0, before: None });
     }
 }

@@ -13,7 +13,7 @@ use super::{REQUEST_TIMEOUT, Role, Status, Unavailable};
 use crate::database::jobs::JobStore;
 use crate::database::{DatabaseConfig, Error};
 
-/// A queue that has not become active for so long counts as a standby.
+/// A queue that has not become active within this time counts as a standby.
 const STANDBY_GRACE: Duration = Duration::from_millis(300);
 
 /// Pause before the database is tried again.
@@ -75,22 +75,22 @@ impl DbLink {
 
     fn disconnect(&mut self, error: &Error) {
         self.state = LinkState::Backoff(Instant::now() + RECONNECT_DELAY);
-        if self.status.borrow().activity == Role::Unavailable {
+        if self.status.borrow().role == Role::Unavailable {
             debug!("{error}");
         } else {
-            error!("the job queue waits for its database: {error}");
+            error!("the job queue lost its database connection: {error}; reconnecting");
         }
-        self.status.send_modify(|status| status.activity = Role::Unavailable);
+        self.status.send_modify(|status| status.role = Role::Unavailable);
     }
 }
 
-/// Opens the rows; a queue that has to wait for another one is a standby meanwhile.
+/// Opens the job store; a queue that waits for another one is a standby.
 async fn open(settings: DatabaseConfig, owner: String, status: watch::Sender<Status>) -> Result<JobStore, Error> {
     let connected = Notify::new();
     let standing_by = async {
         connected.notified().await;
         sleep(STANDBY_GRACE).await;
-        status.send_modify(|status| status.activity = Role::Standby);
+        status.send_modify(|status| status.role = Role::Standby);
         pending::<Infallible>().await
     };
     tokio::select! {

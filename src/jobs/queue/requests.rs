@@ -1,10 +1,12 @@
 //! The requests of clients.
 
+use tokio::time::Instant;
 use tracing::info;
 
 use super::super::command_line::JobCommand;
 use super::super::request_id::RequestId;
-use super::worker::{Worker, milliseconds};
+use super::batch_window::BatchWindow;
+use super::worker::{Worker, now_ms};
 use super::{Reply, Request, Unavailable};
 use crate::database::jobs::{AddOutcome, JobResult, NewJob, QueuedJob};
 
@@ -40,11 +42,12 @@ impl Worker {
     }
 
     async fn add(&mut self, jobs: &[NewJob], clients: Vec<(RequestId, Reply<AddOutcome>)>) {
-        let now = milliseconds();
+        let (now, begin) = (now_ms(), Instant::now());
         let Ok(added) = self.db.with(async |rows| rows.add(jobs, now).await).await else {
             clients.into_iter().for_each(|(_, reply)| send_reply(reply, Err(Unavailable)));
             return;
         };
+        self.window = BatchWindow::after_commit(jobs.len(), self.requests.len(), begin);
         for ((new, added), (request_id, reply)) in jobs.iter().zip(added).zip(clients) {
             let (task, priority) = (JobCommand::from_json(&new.task), new.priority);
             match added {
@@ -56,7 +59,7 @@ impl Worker {
                     info!(job, %request_id, "job {job} now has priority {priority}: {task}");
                 }
                 AddOutcome::Duplicate(job) => {
-                    info!(job, %request_id, "job {job} waits already and is not added again: {task}");
+                    info!(job, %request_id, "job {job} is already waiting, not added again: {task}");
                 }
             }
             send_reply(reply, Ok(added));
@@ -65,10 +68,10 @@ impl Worker {
 
     async fn take(&mut self) -> Result<Option<QueuedJob>, Unavailable> {
         let Some(first) = self.start_first().await? else { return Ok(None) };
-        let output = "taken by getjob".to_owned();
-        let result = JobResult { is_success: true, ended: milliseconds(), exit_code: None, output };
+        let output = "removed by getjob".to_owned();
+        let result = JobResult { is_success: true, ended: now_ms(), exit_code: None, output };
         self.db.with(async |jobs| jobs.end(first.number, &result).await).await?;
-        info!(job = first.number, "job {} was taken by getjob", first.number);
+        info!(job = first.number, "getjob took job {}", first.number);
         Ok(Some(first))
     }
 }

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_become_longer_until_a_job_has_run() {
+    async fn retry_pause_grows_until_reset() {
         let mut retries = Retries::default();
         let seconds = [1, 2, 4, 8, 15, 15].map(|wanted| (wanted, retries.pause().as_secs()));
         assert!(seconds.iter().all(|(wanted, found)| wanted == found) && !retries.may_start(), "{seconds:?}");
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn each_job_is_tried_so_often_and_no_more() {
+    fn retries_of_each_job_are_limited() {
         let mut retries = Retries::default();
         assert_eq!([1, 1, 2, 1, 1].map(|job| retries.record_interruption(job)), [true, true, true, true, false]);
         retries.forget(1);

@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use super::super::command_line::JobCommand;
 use super::super::runner::{self, RunEnd};
+use super::batch_window::BatchWindow;
 use super::db_link::DbLink;
 use super::retry::Retries;
 use super::{MAX_BATCH, Queue, QueueCommand, QueueConfig, Request, Role, Status, Unavailable};
@@ -28,7 +29,7 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 const MAX_FINISHED_JOBS: i64 = 1000;
 const PRUNE_EVERY: i64 = 100;
 
-/// The engine's exit code for "another engine runs".
+/// The engine's exit code for "another engine is running".
 const ENGINE_BUSY: u8 = 3;
 
 /// Codes above this are those of signals, as in a shell.
@@ -43,7 +44,7 @@ enum JobUpdate {
 
 impl JobUpdate {
     fn finished(is_success: bool, exit_code: Option<i64>, output: String) -> Self {
-        Self::Finished(JobResult { is_success, ended: milliseconds(), exit_code, output })
+        Self::Finished(JobResult { is_success, ended: now_ms(), exit_code, output })
     }
 }
 
@@ -59,7 +60,8 @@ struct RunFinished {
 /// Runs the jobs of the queue.
 pub struct Worker {
     config: QueueConfig,
-    requests: mpsc::Receiver<Request>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) window: BatchWindow,
     pub(super) status: watch::Sender<Status>,
     pub(super) db: DbLink,
     runs: JoinSet<RunFinished>,
@@ -90,6 +92,7 @@ impl Worker {
             db: DbLink::new(config.database.clone(), config.owner.clone(), status.clone()),
             config,
             requests,
+            window: BatchWindow::default(),
             status,
             runs: JoinSet::new(),
             running: BTreeSet::new(),
@@ -114,8 +117,9 @@ impl Worker {
             tokio::select! {
                 Some(Ok(finished)) = self.runs.join_next() => self.on_run_finished(finished).await,
                 () = self.db.connected() => self.activate().await,
-                count = self.requests.recv_many(&mut batch, MAX_BATCH), if !self.requests.is_closed() => {
-                    debug!("{count} requests at once");
+                _ = self.requests.recv_many(&mut batch, MAX_BATCH), if !self.requests.is_closed() => {
+                    self.window.fill(&mut batch, &mut self.requests).await;
+                    debug!("{} requests at once", batch.len());
                     self.handle_requests(batch).await;
                 }
                 command = commands.recv() => match command {
@@ -158,11 +162,11 @@ impl Worker {
         });
         let Ok((recovered, (waiting, oldest))) = recovered.await else { return };
         for job in recovered {
-            warn!(job, "job {job} was running when its queue ended: it runs again");
+            warn!(job, "job {job} was interrupted when its job queue exited; rerunning it");
         }
-        info!("the job queue is active; {waiting} jobs wait");
+        info!("the job queue is active with {waiting} waiting jobs");
         self.status.send_modify(|status| {
-            status.activity = Role::Active;
+            status.role = Role::Active;
             (status.waiting, status.oldest) = (waiting, oldest);
         });
     }
@@ -173,7 +177,7 @@ impl Worker {
         }
         while self.stopping.is_none() && self.runs.len() < self.config.slots && self.status.borrow().waiting > 0 {
             let Ok(Some(first)) = self.start_first().await else { return };
-            // One that another queue had requeued meanwhile may still run here.
+            // A job that another queue has requeued may still be running here.
             if self.running.insert(first.number) {
                 self.start(first).await;
             }
@@ -182,7 +186,7 @@ impl Worker {
 
     /// Marks the first waiting job as running.
     pub(super) async fn start_first(&mut self) -> Result<Option<QueuedJob>, Unavailable> {
-        let now = milliseconds();
+        let now = now_ms();
         let started = self.db.with(async |jobs| {
             let Some(first) = jobs.first().await? else { return Ok(None) };
             jobs.start(first.number, now).await?;
@@ -197,17 +201,22 @@ impl Worker {
     async fn start(&mut self, first: QueuedJob) {
         let (number, task) = (first.number, JobCommand::from_json(&first.task));
         let Some((spec, is_engine)) = self.config.policy.spec(task.argv()) else {
-            error!(job = number, "job {number} is not started: {task} is not authorised");
+            error!(job = number, "cannot start job {number}: {task} is not an allowed program");
             self.running.remove(&number);
             return self.record(number, JobUpdate::finished(false, None, "not authorised".to_owned())).await;
         };
         let run = correlation::new_id();
         info!(job = number, run_id = run, "starting job {number}: {task}");
-        let QueueConfig { limits, reaper, lines, .. } = &self.config;
-        let (limits, reaper, lines, kill) = (*limits, reaper.clone(), lines.clone(), self.kill.clone());
+        let QueueConfig { limits, reaper, host, lines, .. } = &self.config;
+        let (limits, lines, kill) = (*limits, lines.clone(), self.kill.clone());
+        let (reaper, host) = (reaper.clone(), host.clone());
         self.runs.spawn(async move {
             let started = Instant::now();
-            let (ended, output) = runner::run(number, &run, &spec, limits, &reaper, &lines, kill).await;
+            let child = if is_engine { host.spawn(&spec).await } else { reaper.spawn(&spec) };
+            let (ended, output) = runner::run(number, &run, child, limits, &lines, kill).await;
+            if is_engine {
+                host.prepare();
+            }
             RunFinished { number, run, is_engine, ended, output, took: started.elapsed() }
         });
         self.publish_running();
@@ -237,26 +246,26 @@ impl Worker {
         let RunFinished { number, run, is_engine, ended, output, took } = finished;
         let took = took.as_secs_f64();
         match ended {
-            RunEnd::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine runs"),
+            RunEnd::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine is running"),
             RunEnd::Exited(exit) if is_engine && is_retryable(exit) && self.retries.record_interruption(number) => {
-                warn!(job = number, run_id = run, "job {number} has not done its work after {took:.1} s: {exit}");
-                self.postpone(number, "the next run recovers what this one had begun")
+                warn!(job = number, run_id = run, "job {number} failed after {took:.1} s: {exit}");
+                self.postpone(number, "the next run recovers the unfinished files")
             }
-            RunEnd::NoResources => self.postpone(number, "there is no room for another process"),
+            RunEnd::NoResources => self.postpone(number, "the process limit is reached"),
             RunEnd::KilledAtStop => {
-                warn!(job = number, run_id = run, "job {number} was killed after {took:.1} s; it runs again");
+                warn!(job = number, run_id = run, "job {number} was killed after {took:.1} s; rerunning it");
                 JobUpdate::Requeue
             }
             RunEnd::SpawnFailed(reason) => {
-                error!(job = number, run_id = run, "job {number} cannot be started: {reason}");
+                error!(job = number, run_id = run, "cannot start job {number}: {reason}");
                 JobUpdate::finished(false, None, output)
             }
             RunEnd::Exited(exit) | RunEnd::TimedOut(exit) => {
                 self.retries.reset();
                 let is_success = exit == Exit::Code(0);
                 match is_success {
-                    true => info!(job = number, run_id = run, "job {number} has ended after {took:.1} s: {exit}"),
-                    false => warn!(job = number, run_id = run, "job {number} has ended after {took:.1} s: {exit}"),
+                    true => info!(job = number, run_id = run, "job {number} finished after {took:.1} s: {exit}"),
+                    false => warn!(job = number, run_id = run, "job {number} finished after {took:.1} s: {exit}"),
                 }
                 JobUpdate::finished(is_success, Some(i64::from(exit.code())), output)
             }
@@ -266,7 +275,7 @@ impl Worker {
     /// The job keeps its position, and no job is started for a while.
     fn postpone(&mut self, number: i64, reason: &str) -> JobUpdate {
         let pause = self.retries.pause();
-        info!(job = number, "{reason}: job {number} is tried again in {} s", pause.as_secs());
+        info!(job = number, "{reason}: retrying job {number} in {} s", pause.as_secs());
         JobUpdate::Requeue
     }
 
@@ -300,7 +309,7 @@ impl Worker {
     fn drain(&mut self) {
         self.is_finishing = true;
         if !self.runs.is_empty() {
-            info!("waiting for job {} to end, and starting no other one", self.running_numbers());
+            info!("waiting for job {} to finish; starting no further jobs", self.running_numbers());
         }
     }
 
@@ -308,10 +317,10 @@ impl Worker {
         if self.stopping.is_some() {
             return self.kill_running();
         }
-        self.stopping = Some(Instant::now() + self.config.stop_timeout);
+        self.stopping = Some(Instant::now() + self.config.limits.stop_timeout);
         if !self.runs.is_empty() {
-            let limit = self.config.stop_timeout.as_secs_f64();
-            info!("waiting for job {} to end, for at most {limit} s", self.running_numbers());
+            let limit = self.config.limits.stop_timeout.as_secs_f64();
+            info!("waiting up to {limit} s for job {} to finish", self.running_numbers());
         }
     }
 
@@ -330,7 +339,7 @@ fn is_retryable(exit: Exit) -> bool {
     exit == Exit::Code(Kind::Unavailable.code()) || exit.code() > SIGNALS
 }
 
-pub(super) fn milliseconds() -> i64 {
+pub(super) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,9 +1,8 @@
-//! Changes to the text of a `bots.ini` that leave the rest as its author wrote it.
+//! Edits the text of a `bots.ini` and leaves the rest unchanged.
 //!
-//! An edit touches the lines of one setting or one section; comments, order,
-//! spacing and line ends stay. Indentation has meaning in this format and some
-//! values cannot be written at all, so each result is read again and handed out
-//! only if it says what was asked for and otherwise what it said before.
+//! An edit changes the lines of one setting or one section; comments, order, spacing and line endings stay. Indentation
+//! is significant in this format and some values cannot be represented, so each result is parsed again and returned
+//! only if it has the requested change and is otherwise equal.
 
 use indexmap::IndexMap;
 use thiserror::Error;
@@ -14,10 +13,10 @@ use super::{BotsIni, DEFAULT, IniSection, IniSetting, ParseError, indentation, i
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum EditError {
     /// Bots could not read the text before the change either.
-    #[error("cannot change a text with faults: correct {} first", list(.0))]
+    #[error("cannot edit a file with errors: correct {} first", list(.0))]
     Unreadable(Vec<ParseError>),
-    /// The format has no notation for this name or value: it has white space at
-    /// an end, say, or a line that would be read as a comment.
+    /// The format cannot represent this name or value: it has white space at an end, for example, or a line that would
+    /// be parsed as a comment.
     #[error(
         "cannot write '{}' of [{}]: the format cannot express it",
         key.escape_debug(),
@@ -43,7 +42,7 @@ pub fn set_value(text: &str, section: &str, key: &str, value: &str) -> Result<St
     let offset = before.section(section);
     let known = offset.and_then(|position| position.setting(&key.to_lowercase()));
     let edited = match (offset, known) {
-        (_, Some(known)) if known.value == value => text.to_owned(),
+        (_, Some(known)) if known.value == value => return Ok(text.to_owned()),
         (_, Some(known)) => replace(text, known, value),
         (Some(place), None) => insert(text, place, key, value),
         (None, _) => append(text, section, key, value),
@@ -55,9 +54,9 @@ pub fn set_value(text: &str, section: &str, key: &str, value: &str) -> Result<St
     Err(EditError::Unwritable { section: section.to_owned(), key: key.to_owned() })
 }
 
-/// Removes a section, from its header to its last value, and the empty lines
-/// behind it. Comments around it stay, they may belong to the neighbours. No
-/// change if there is no such section; `[DEFAULT]` is none, as in Python.
+/// Removes a section, from its header to its last value, and the following empty lines. Comments around it stay, since
+/// they may belong to its neighbours. No change if the section does not exist; `[DEFAULT]` does not count, as in
+/// Python.
 pub fn remove_section(text: &str, section: &str) -> Result<String, EditError> {
     let mut ini = BotsIni::parse(text).map_err(EditError::Unreadable)?;
     let removable = Some(section).filter(|name| *name != DEFAULT);

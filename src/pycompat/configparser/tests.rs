@@ -1,5 +1,5 @@
-//! What a reader should know without Python at hand. The full comparison with
-//! Python's parser is in `tests/it/bots_ini.rs`.
+//! The rules that a reader should know without Python at hand. `tests/it/bots_ini.rs` has the full comparison with
+//! Python's parser.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn value<'a>(ini: &'a BotsIni, section: &str, key: &str) -> Option<&'a str> {
 
 /// Compared with each other, these keys would take minutes.
 #[test]
-fn a_section_may_have_very_many_keys() {
+fn section_may_have_200000_keys() {
     let text: String = (0..200_000).map(|number| format!("key{number} = {number}\n")).collect();
     let ini = BotsIni::parse(&format!("[s]\n{text}")).expect("it is plain");
     assert_eq!(ini.get("s", "key199999"), Some(IniValue { value: "199999", line: 200_001 }));
@@ -35,7 +35,7 @@ fn keys_ignore_case_and_sections_do_not() {
 }
 
 #[test]
-fn entries_and_sections_know_their_line() {
+fn entries_and_sections_have_line_numbers() {
     let ini = read("# head\n\n[a]\r\none = 1\r\n  more\r[b]\rtwo = 2");
     assert_eq!(ini.section_line("a"), Some(3));
     assert_eq!(ini.section_line("b"), Some(6));
@@ -44,14 +44,14 @@ fn entries_and_sections_know_their_line() {
 }
 
 #[test]
-fn the_first_delimiter_counts() {
+fn first_delimiter_ends_the_key() {
     let ini = read("[a]\nurl = http://host:80/?x=1\npair: x=y\n");
     assert_eq!(value(&ini, "a", "url"), Some("http://host:80/?x=1"));
     assert_eq!(value(&ini, "a", "pair"), Some("x=y"));
 }
 
 #[test]
-fn deeper_lines_continue_a_value() {
+fn indented_lines_continue_a_value() {
     let ini = read("[a]\nk = one\n\n  two = 2\n# comment\n  three # kept\n\nl = 1\n");
     assert_eq!(value(&ini, "a", "k"), Some("one\n\ntwo = 2\nthree # kept"));
     assert_eq!(value(&ini, "a", "two"), None);
@@ -59,7 +59,7 @@ fn deeper_lines_continue_a_value() {
 }
 
 #[test]
-fn default_lends_its_keys_and_is_no_section() {
+fn default_section_provides_keys_and_is_not_listed() {
     let ini = read("[DEFAULT]\nroot = /\nlevel = 1\n[a]\nown = x\nlevel = 2\n");
     let items: Vec<_> = ini.items("a").collect();
     assert_eq!(items, [("root", "/"), ("level", "2"), ("own", "x")]);
@@ -72,27 +72,27 @@ fn default_lends_its_keys_and_is_no_section() {
 }
 
 #[test]
-fn all_faults_are_reported_at_once() {
+fn all_parse_errors_are_reported() {
     let lines = faults("[a]\nlonely\n= 1\nk = 1\nK = 2\n[a]\n").into_iter();
     assert_eq!(lines.map(|(line, _)| line).collect::<Vec<_>>(), [2, 3, 5, 6]);
 }
 
 #[test]
-fn duplicates_name_the_first_line() {
-    let expected = "cannot set 'k' in [a] again: remove this line or line 2";
+fn duplicate_error_names_first_line() {
+    let expected = "'k' in [a] is set twice: remove this line or line 2";
     assert_eq!(faults("[a]\nk = 1\n\nK = 2\n"), [(4, expected.into())]);
-    let expected = "cannot open section [a] again: merge it with line 1";
+    let expected = "section [a] is defined twice: merge it with the section in line 1";
     assert_eq!(faults("[a]\n[b]\n[a]\n"), [(3, expected.into())]);
 }
 
 #[test]
-fn a_missing_header_is_one_fault() {
+fn missing_header_is_reported_once() {
     assert_eq!(faults("# x\nk = 1\nl = 2\n"), [(2, NO_HEADER.into())]);
     assert_eq!(faults("\u{feff}[a]\nk = 1\n"), [(1, BOM.into())]);
 }
 
 #[test]
-fn faults_show_no_value_and_no_control_character() {
+fn errors_show_no_values_or_control_characters() {
     for (_, message) in faults("[\x1b]\nsecret\n=secret\nk\x07=secret\nk\x07=secret\n[\x1b]\n") {
         assert!(!message.contains("secret"), "{message}");
         assert!(!message.contains(char::is_control), "{message}");
@@ -100,7 +100,7 @@ fn faults_show_no_value_and_no_control_character() {
 }
 
 #[test]
-fn booleans_are_the_words_python_knows() {
+fn booleans_match_words_of_python() {
     for word in ["1", "yes", "True", "ON"] {
         assert_eq!(parse_boolean(word), Some(true), "{word}");
     }
@@ -113,7 +113,7 @@ fn booleans_are_the_words_python_knows() {
 }
 
 #[test]
-fn integers_are_what_python_takes_for_one() {
+fn integers_match_those_of_python() {
     for (text, number) in [("8080", 8080), (" -1\n", -1), ("+1_000", 1000), ("٠٤٢", 42)] {
         assert_eq!(parse_integer(text), Some(number), "{text}");
     }
@@ -155,7 +155,7 @@ fn set_value_keeps_an_equal_value_as_it_is_written() {
 }
 
 #[test]
-fn set_value_adds_a_missing_key_behind_the_last() {
+fn set_value_adds_a_missing_key_after_the_last() {
     let text = "[a]\nk = 1\n  2\n\n# about b\n[b]\n";
     assert_eq!(set(text, "a", "New", "x"), "[a]\nk = 1\n  2\nNew = x\n\n# about b\n[b]\n");
     assert_eq!(set(text, "b", "new", "x"), format!("{text}new = x\n"));
@@ -163,7 +163,7 @@ fn set_value_adds_a_missing_key_behind_the_last() {
 }
 
 #[test]
-fn set_value_overrides_what_default_lends() {
+fn set_value_overrides_default_section() {
     let text = "[DEFAULT]\nk = 1\n[a]\n";
     assert_eq!(set(text, "a", "k", "1"), "[DEFAULT]\nk = 1\n[a]\nk = 1\n");
     assert_eq!(set(text, "DEFAULT", "k", "2"), "[DEFAULT]\nk = 2\n[a]\n");
@@ -183,7 +183,7 @@ fn set_value_adds_a_missing_section_at_the_end() {
 }
 
 #[test]
-fn set_value_refuses_what_cannot_be_written() {
+fn set_value_rejects_unwritable_values() {
     for (key, value) in [("k", " x"), ("k", "x\n# y"), ("k", "x\r"), ("a=b", "x"), ("", "x")] {
         let refused = set_value("[a]\nk = 1\n", "a", key, value);
         assert!(matches!(refused, Err(EditError::Unwritable { .. })), "{key:?} {value:?}");
@@ -193,9 +193,9 @@ fn set_value_refuses_what_cannot_be_written() {
 }
 
 #[test]
-fn edits_refuse_a_faulty_text() {
+fn edits_reject_text_with_errors() {
     let error = set_value("[a]\nlonely\n=\n", "a", "k", "x").expect_err("unreadable");
-    let expected = "cannot change a text with faults: correct line 2, line 3 first";
+    let expected = "cannot edit a file with errors: correct line 2, line 3 first";
     assert_eq!(error.to_string(), expected);
     assert_eq!(remove_section("[a]\nlonely\n=\n", "a"), Err(error));
 }
@@ -205,7 +205,7 @@ fn remove(text: &str, section: &str) -> String {
 }
 
 #[test]
-fn remove_section_leaves_the_neighbours_alone() {
+fn remove_section_keeps_neighbours() {
     let text = "[a]\nk = 1\n\n[b]\n# within\nk = 2\n  3\n\n# about c\n[c]\nk = 4\n";
     let expected = "[a]\nk = 1\n\n# about c\n[c]\nk = 4\n";
     assert_eq!(remove(text, "b"), expected);
@@ -214,7 +214,7 @@ fn remove_section_leaves_the_neighbours_alone() {
 }
 
 #[test]
-fn remove_section_does_not_leave_a_header_to_the_value_before() {
+fn remove_section_keeps_next_header_out_of_previous_value() {
     let text = "[a]\nk = 1\n[b]\n  [c]\n    k = 2\n";
     assert_eq!(remove(text, "b"), "[a]\nk = 1\n[c]\n    k = 2\n");
     let text = "  [a]\n  [b]\n  [c]\n";

@@ -15,13 +15,20 @@ use crate::edi::open_run::{self, OpenRun};
 /// Time between two observations of the run of an engine that bots-ctl did not start.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Acquires the lease, and waits for running engines as long as the configuration says. Returns a description of the engine
-/// that was still running then.
-pub(super) async fn acquire(
+/// The lease, when no engine runs.
+pub(in crate::runtime) struct Acquired {
+    pub lease: Box<Lease>,
+    /// Whether an earlier run did not finish.
+    pub has_open_run: bool,
+}
+
+/// Acquires the lease, and waits for running engines up to the configured limit. Returns a description of the engine that
+/// was still running then.
+pub(in crate::runtime) async fn acquire(
     settings: &DatabaseConfig,
     config: &Config,
     name: &str,
-) -> Result<Result<Box<Lease>, String>, Error> {
+) -> Result<Result<Acquired, String>, Error> {
     let deadline = Instant::now() + config.engine.lease_wait;
     let mut logged = None;
     loop {
@@ -30,13 +37,15 @@ pub(super) async fn acquire(
             Ok(lease) => lease,
             Err(holder) => return Ok(Err(holder.to_string())),
         };
-        let observed = lease.query_with_retry(open_run::observe).await;
-        let Some(run) = observed.as_ref().ok().and_then(|run| unfinished(*run, config)) else {
-            if let Err(error) = observed {
+        let observed = match lease.query_with_retry(open_run::observe).await {
+            Ok(observed) => observed,
+            Err(error) => {
                 lease.release().await;
                 return Err(error);
             }
-            return Ok(Ok(lease));
+        };
+        let Some(run) = unfinished(observed, config) else {
+            return Ok(Ok(Acquired { lease, has_open_run: observed.is_some() }));
         };
         // The wait holds no lease that a stop could leave behind, and other replicas observe the same run.
         lease.release().await;
@@ -65,7 +74,7 @@ async fn wait(
         }
         if logged.replace(run.has_changed) != Some(run.has_changed) {
             let (left, timeout) = (remaining.as_secs(), config.engine.progress_timeout.as_secs());
-            info!("{run}: waiting for at most {left} s; without a new row for {timeout} s it counts as cut off");
+            info!("{run}; waiting up to {left} s; it counts as interrupted after {timeout} s without a new row");
         }
         sleep(OBSERVE_INTERVAL.min(remaining)).await;
         let mut connection =

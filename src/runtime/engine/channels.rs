@@ -14,7 +14,7 @@ use crate::watch::target::WatchTarget;
 
 use super::super::watch_targets::target;
 
-/// What the database and bots.ini say of the channels.
+/// The channels according to the database and bots.ini.
 pub(super) struct Channels {
     config: Config,
     monitored: DirmonitorConfig,
@@ -25,7 +25,7 @@ impl Channels {
     /// With a bots.ini that is faulty, channels alone count.
     pub fn new(config: &Config, environment: &Environment, bots: &Installation, channels: Vec<InChannel>) -> Self {
         let monitored = DirmonitorConfig::read(environment, bots).unwrap_or_else(|error| {
-            debug!("{error}; the files of channels are looked at alone");
+            debug!("{error}; only the files of channels are checked");
             DirmonitorConfig::without_sections(environment, bots)
         });
         Self { config: config.clone(), monitored, channels }
@@ -36,7 +36,7 @@ impl Channels {
         self.channels.len()
     }
 
-    /// What the channels of these routes find, or of all in a default run where none is named, and what bots.ini watches for them.
+    /// The file patterns of these routes' channels, or of all in a default run without routes, and those of bots.ini for these routes.
     pub fn targets(&self, routes: &[String]) -> Vec<WatchTarget> {
         let runs = |channel: &&InChannel| match routes.is_empty() {
             true => channel.is_in_default_run,
@@ -61,7 +61,7 @@ impl Channels {
         targets
     }
 
-    /// What a channel finds by a pattern, as Bots passes it to Python's `glob`.
+    /// The file pattern of a channel, as Bots passes it to Python's `glob`.
     pub fn target_of(&self, pattern: &Path) -> WatchTarget {
         let mask = pattern.file_name().unwrap_or_default().to_string_lossy().into_owned();
         self.channel(&FilePattern { directory: pattern.parent().unwrap_or(pattern).to_owned(), mask })

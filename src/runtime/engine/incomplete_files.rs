@@ -43,8 +43,8 @@ impl<'a> RunFiles<'a> {
         Self { config, bots, environment, arguments, rest, channels, given_up, begin, is_logged: false }
     }
 
-    /// Whether the run may begin now. The log names each file that the run no longer waits for. The lease is held, so no
-    /// other run takes files meanwhile.
+    /// Whether the run may begin now. Logs each file that the run no longer waits for. The lease is held, so no other
+    /// run processes files at the same time.
     ///
     /// # Errors
     /// When the channels cannot be read from the database.
@@ -58,7 +58,7 @@ impl<'a> RunFiles<'a> {
         self.rest.set_targets(channels.targets(&self.arguments.routes));
         let scanned = self.rest.scan().await;
         debug!(
-            "a look at the files of {} channels took {:.1} ms",
+            "checking the files of {} channels took {:.1} ms",
             channels.count(),
             began.elapsed().as_secs_f64() * 1000.0
         );
@@ -82,7 +82,7 @@ impl<'a> RunFiles<'a> {
         })
     }
 
-    /// Waits until all files are complete, or as long as is configured. The lease is not held meanwhile.
+    /// Waits until all files are complete, up to the configured limit. The lease is not held during the wait.
     pub async fn wait(&mut self) {
         let remaining = self.remaining();
         if let Err(reason) = self.rest.wait(remaining).await {
@@ -114,7 +114,7 @@ impl<'a> RunFiles<'a> {
         given_up.into_iter().for_each(|file| self.log_abandoned(file));
         if !left.is_empty() {
             let named = named(&left);
-            info!(files = left.len(), "files are left for the next run, since they are not complete: {named}");
+            info!(files = left.len(), "leaving incomplete files for the next run: {named}");
         }
         let is_left = |file: &IncompleteFile| file.is_awaited && !self.given_up.contains(&file.path);
         Ok(judged.iter().map(|file| !file.as_ref().is_some_and(is_left)).collect())
@@ -126,13 +126,13 @@ impl<'a> RunFiles<'a> {
         }
         let awaited: Vec<&IncompleteFile> = files.iter().filter(|file| file.is_awaited).collect();
         let (limit, named) = (self.config.engine.file_wait.as_secs_f64(), named(&awaited));
-        info!(files = awaited.len(), "the run waits for at most {limit} s, since files are not complete: {named}");
+        info!(files = awaited.len(), "waiting up to {limit} s for incomplete files: {named}");
     }
 
     fn log_abandoned(&self, file: &IncompleteFile) {
         let seconds = self.config.engine.file_wait.as_secs_f64();
         let (file, reason) = (file.path.display(), file.unfinished.reason.as_str());
-        warn!(%file, "no longer waiting for {file} after {seconds} s: {reason}; the run takes it as it is");
+        warn!(%file, "no longer waiting for {file} after {seconds} s: {reason}; the run processes it as it is");
     }
 }
 
@@ -145,5 +145,5 @@ fn named(files: &[&IncompleteFile]) -> String {
 }
 
 pub(super) fn log_unknown(why: &str) {
-    warn!("cannot tell whether files are complete: {why}; the run matches them as they are");
+    warn!("cannot check whether files are complete: {why}; the run processes them unchecked");
 }

@@ -1,10 +1,11 @@
 //! One run of Bots's engine under its lease: the wait for other engines and for incomplete files, the run, and its metrics.
 
-mod acquire;
+pub(super) mod acquire;
 mod channels;
 mod incomplete_files;
 mod listings;
 mod preflight;
+mod result;
 mod run;
 mod run_metrics;
 mod supervise;

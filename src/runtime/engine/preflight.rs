@@ -13,8 +13,9 @@ use crate::edi::runs;
 use crate::edi::stats::model::Route;
 use crate::exit::{Error, Kind};
 
+use super::acquire::{self, Acquired};
 use super::incomplete_files::RunFiles;
-use super::{acquire, run_metrics};
+use super::run_metrics;
 
 /// Acquires the lease once the files of the run are complete: they are judged under it, and waited for without it, so that
 /// other runs go on. Also returns how long other engines were waited for, or None when one still runs.
@@ -26,25 +27,25 @@ pub(super) async fn begin(
     settings: &DatabaseConfig,
     arguments: &EngineArgs,
     files: &mut RunFiles<'_>,
-) -> Result<Option<(Box<Lease>, Duration)>, Error> {
+) -> Result<Option<(Acquired, Duration)>, Error> {
     let mut waited = Duration::ZERO;
     loop {
         let begin = Instant::now();
         let acquired = acquire::acquire(settings, config, &run_metrics::holder_name()).await?;
         waited += begin.elapsed();
-        let mut lease = match acquired {
-            Ok(lease) => lease,
+        let mut acquired = match acquired {
+            Ok(acquired) => acquired,
             Err(busy) => {
                 run_metrics::add_busy(settings, waited).await;
-                error!("nothing was run: {busy}");
+                error!("engine not started: {busy}");
                 return Ok(None);
             }
         };
-        let may_begin = may_begin(config, &mut lease, arguments, files).await;
+        let may_begin = may_begin(config, &mut acquired.lease, arguments, files).await;
         if let Ok(true) = may_begin {
-            return Ok(Some((lease, waited)));
+            return Ok(Some((acquired, waited)));
         }
-        lease.release().await;
+        acquired.lease.release().await;
         may_begin?;
         files.wait().await;
     }

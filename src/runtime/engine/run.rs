@@ -18,6 +18,8 @@ use crate::edi::recovery::{self, PreviousRun};
 use crate::edi::runs;
 use crate::edi::stats::model::FileCounts;
 use crate::exit::{Error, Exit, Kind, Outcome};
+use crate::plugin::journal::Journal;
+use crate::process::forked::ForkedProcess;
 use crate::process::port_holder;
 use crate::process::reaper::Reaper;
 use crate::process::terminate::terminate_all;
@@ -25,15 +27,19 @@ use crate::supervisor::state::Termination;
 use crate::telemetry::correlation;
 use crate::telemetry::counters::Counters;
 
+use super::acquire::Acquired;
 use super::incomplete_files::RunFiles;
-use super::supervise::{BUSY, ERRORS, EngineRun, RunResult};
-use super::{preflight, run_metrics};
+use super::preflight;
+use super::result::{BUSY, ERRORS, RunResult};
+use super::run_metrics::{self, RunBegin};
+use super::supervise::EngineRun;
 use crate::runtime::bots_environment::{child_variables, find_bots, mounted_files};
 use crate::runtime::init_db;
+use crate::runtime::plugin;
 use crate::runtime::prepare::prepare_environment;
 use crate::runtime::relay;
 use crate::runtime::serve::to_outcome;
-use crate::runtime::session::{App, run_until_shutdown};
+use crate::runtime::session::{Session, run_until_shutdown};
 
 /// Has the engine do no more than recover an interrupted run and clean up as every run does. Without this, Bots recovers only
 /// the routes of the next run, and forgets the files of all others.
@@ -41,7 +47,7 @@ const RECOVER: &str = "--cleanup";
 
 /// The result of all preparations of a run.
 struct PreparedRun<'a> {
-    /// Recovers an earlier run first, where the engine itself would not recover all of it.
+    /// Recovers an earlier run first, if the engine alone would not recover all of it.
     recovery: Option<BotsServiceSpec>,
     service: BotsServiceSpec,
     ini: BotsJobQueueIni,
@@ -49,13 +55,16 @@ struct PreparedRun<'a> {
     lease: Box<Lease>,
     /// The newest report before this run.
     newest_report: u64,
-    /// Whether the begin of the run is in the database.
-    is_recorded: bool,
+    begin: RunBegin,
 }
 
-/// Runs the engine once.
-pub(crate) async fn run(mut session: App, arguments: &EngineArgs) -> Result<Outcome, Error> {
-    let App { config, reaper, signals, lines, counters, .. } = &mut session;
+/// Runs the engine once, in the process that was forked for it, if any.
+pub(crate) async fn run(
+    mut session: Session,
+    arguments: &EngineArgs,
+    forked: Option<ForkedProcess>,
+) -> Result<Outcome, Error> {
+    let Session { config, reaper, signals, lines, counters, .. } = &mut session;
     correlation::set_run_id();
     let preparing = prepare_run(config, reaper, counters, arguments);
     let prepared = match run_until_shutdown(signals, &TaskTracker::new(), preparing).await {
@@ -66,27 +75,40 @@ pub(crate) async fn run(mut session: App, arguments: &EngineArgs) -> Result<Outc
         }
     };
     let Some(prepared) = prepared else { return Ok(Outcome::Child(BUSY)) };
-    let PreparedRun { recovery, service, ini, files, mut lease, newest_report, is_recorded } = prepared;
+    let PreparedRun { recovery, service, ini, files, mut lease, newest_report, begin } = prepared;
     let (engine_port, ini_file) = (ini.engine_port, ini.file.clone());
-    let begin = Instant::now();
-    let run = EngineRun { config, reaper, signals, lines, ini, files, lease: &mut lease };
+    let (begun_at, mut recorded) = (Instant::now(), None);
+    let run = EngineRun {
+        config,
+        reaper,
+        signals,
+        lines,
+        ini,
+        files,
+        forked,
+        lease: &mut lease,
+        begin,
+        recorded: &mut recorded,
+    };
     let result = run_all(run, recovery, service).await;
-    let took = begin.elapsed();
+    let took = begun_at.elapsed();
     // Only one of these queries waits for a database that is away.
     let is_available = log_summary(&mut lease, newest_report, took).await;
-    if is_available && is_recorded {
-        run_metrics::end(&mut lease, &result, took).await;
+    let has_errors = result.as_ref().is_ok_and(RunResult::has_errors);
+    let is_open = has_errors && (!is_available || needs_recovery(&mut lease).await);
+    if is_available && record_end(&mut lease, begin, recorded, &result, took).await {
+        lease.close().await;
+    } else {
+        lease.release().await;
     }
     let result = result?;
     if matches!(result.end, Termination::Exited(Exit::Code(BUSY))) && !result.stop_requested {
         log_port_taken(engine_port, &ini_file);
     }
-    let is_open = result.has_errors() && (!is_available || needs_recovery(&mut lease).await);
-    lease.release().await;
     outcome(result, is_open)
 }
 
-/// Returns None when another engine runs.
+/// Returns None when another engine is running.
 async fn prepare_run<'a>(
     config: &'a Config,
     reaper: &Reaper,
@@ -103,50 +125,65 @@ async fn prepare_run<'a>(
     django.log_warnings();
     let settings = init_db::database_config(config, &django)?;
     let mut files = RunFiles::new(config, bots.clone(), environment.clone(), arguments);
-    let Some((mut lease, waited)) = preflight::begin(config, &settings, arguments, &mut files).await? else {
+    let Some((acquired, waited)) = preflight::begin(config, &settings, arguments, &mut files).await? else {
         return Ok(None);
     };
-    let (recovers, newest_report) = match check_previous_run(&mut lease, arguments).await {
+    let Acquired { mut lease, has_open_run } = acquired;
+    let journal = Journal::new(&django.directories.botssys, &django.directories.usersys);
+    let checked = match plugin::recover::recover(&mut lease, &journal).await {
+        Ok(()) => check_previous_run(&mut lease, arguments, has_open_run).await,
+        Err(error) => Err(error),
+    };
+    let (recovers, newest_report) = match checked {
         Ok(checked) => checked,
         Err(error) => {
             lease.release().await;
             return Err(error);
         }
     };
-    let is_recorded = run_metrics::begin(&mut lease, waited, recovers).await;
+    let begin = RunBegin { waited, recovers };
     let recovery = (recovers && !arguments.routes.is_empty()).then(|| context.engine(&[RECOVER.into()]));
     let service = context.engine(&arguments.to_argv());
-    Ok(Some(PreparedRun { recovery, service, ini, files, lease, newest_report, is_recorded }))
+    Ok(Some(PreparedRun { recovery, service, ini, files, lease, newest_report, begin }))
 }
 
 /// Whether Bots recovers an earlier run, and the newest report.
-async fn check_previous_run(lease: &mut Lease, arguments: &EngineArgs) -> Result<(bool, u64), Error> {
+async fn check_previous_run(
+    lease: &mut Lease,
+    arguments: &EngineArgs,
+    has_open_run: bool,
+) -> Result<(bool, u64), Error> {
     let of = if arguments.routes.is_empty() { "" } else { ", of all routes" };
-    let recovers = match lease.query_with_retry(recovery::check_previous_run).await? {
+    let previous = match has_open_run {
+        true => lease.query_with_retry(recovery::check_previous_run).await?,
+        false => PreviousRun::Completed,
+    };
+    let recovers = match previous {
         PreviousRun::Completed => false,
         PreviousRun::Abandoned { run, failures } => {
             error!(
-                "run {run} of the engine failed, and so did {failures} recoveries of it: it is left as it is, and new files \
-                 are processed; look in Bots's web UI for files that it had taken and not sent, and send those again"
+                "engine run {run} failed, and so did {failures} recoveries; giving up and \
+                 processing new files: find files that it received but did not send in Bots's web \
+                 UI, and send them again"
             );
             false
         }
         PreviousRun::Failed => {
-            warn!("an earlier run of the engine failed before its end: Bots recovers it first{of}");
+            warn!("previous engine run failed; recovering it first{of}");
             true
         }
         PreviousRun::Interrupted => {
-            warn!("an earlier run of the engine was cut off: Bots recovers it first{of}");
+            warn!("previous engine run was interrupted; recovering it first{of}");
             true
         }
     };
     if recovers && lease.query_with_retry(recovery::prepare).await? {
-        warn!("its recovery did not come to its end, and is begun again");
+        warn!("recovery did not finish; restarting it");
     }
     Ok((recovers, lease.query_with_retry(runs::newest_report).await?))
 }
 
-/// Runs the engine, after the recovery of an earlier run where there is one.
+/// Runs the engine, after the recovery of an unfinished earlier run.
 async fn run_all(
     mut run: EngineRun<'_>,
     recovery: Option<BotsServiceSpec>,
@@ -161,7 +198,7 @@ async fn run_all(
     };
     if first.stop_requested {
         // The routes must not count as done.
-        info!("the earlier run is recovered; the routes were not run, since a stop was asked for");
+        info!("recovered the previous run; stopping before running the requested routes");
         return Ok(RunResult { end: Termination::Exited(Exit::Code(BUSY)), ..first });
     }
     let second = run.run_once(service).await?;
@@ -182,7 +219,7 @@ async fn log_summary(lease: &mut Lease, before: u64, took: Duration) -> bool {
     match summed {
         Ok(runs::Summary { reports, files, process_errors, newest }) => {
             let FileCounts { received, done, errors, stuck, sent } = files;
-            let hint = if errors + stuck > 0 { "; bots-ctl files --errors says which and why" } else { "" };
+            let hint = if errors + stuck > 0 { "; bots-ctl files --errors lists them with the reasons" } else { "" };
             info!(
                 // As in Bots's own reports, and in the names of its logs.
                 bots_run = (newest > 0).then_some(newest),
@@ -198,21 +235,39 @@ async fn log_summary(lease: &mut Lease, before: u64, took: Duration) -> bool {
                  sent {sent}, in {seconds} s{hint}"
             );
         }
-        Err(error) => warn!("cannot tell what came of the run: {error}"),
+        Err(error) => warn!("cannot read the result of the run: {error}"),
     }
     is_available
 }
 
-/// Bots's engine ends with its code 3 without a word when its port is taken. Under the lease that is no engine of bots-ctl.
+/// Records the end of the run, and its begin if no engine was started. Returns whether this released the lease.
+async fn record_end(
+    lease: &mut Lease,
+    begin: RunBegin,
+    recorded: Option<bool>,
+    result: &Result<RunResult, Error>,
+    took: Duration,
+) -> bool {
+    let is_lost = result.as_ref().is_ok_and(|result| result.lost.is_some());
+    let is_recorded = match recorded {
+        Some(is_recorded) => is_recorded,
+        // The run of the new holder must not count as interrupted.
+        None if is_lost => false,
+        None => run_metrics::begin(lease, begin).await,
+    };
+    is_recorded && run_metrics::end(lease, result, took).await
+}
+
+/// Bots's engine exits with 3 without a message if its port is in use. Under the lease, the user of the port is not an engine of bots-ctl.
 fn log_port_taken(port: u16, ini_file: &Path) {
     let holder = port_holder::holder(port).map_or_else(
-        || "a program that /proc does not show, such as an engine of Bots that bots-ctl did not start".to_owned(),
+        || "a program not visible in /proc, such as an engine of Bots in another container".to_owned(),
         |process| format!("{} (process {})", process.name, process.pid),
     );
     error!(
         port,
-        "nothing was run: port {port} of 127.0.0.1, by which engines of Bots keep each other out, is held by {holder}; end that \
-         program, or set [settings] port in {} to a free port",
+        "engine not started: port {port} on 127.0.0.1, which engines of Bots use as a lock, is in \
+         use by {holder}; stop that program, or set [settings] port in {} to a free port",
         ini_file.display()
     );
 }
@@ -221,7 +276,7 @@ fn log_port_taken(port: u16, ini_file: &Path) {
 /// which a file had an error; the first must not count as done.
 async fn needs_recovery(lease: &mut Lease) -> bool {
     lease.query_with_retry(recovery::is_open).await.unwrap_or_else(|error| {
-        warn!("cannot tell whether the run came to its end: {error}");
+        warn!("cannot determine whether the run finished: {error}");
         true
     })
 }
@@ -229,16 +284,13 @@ async fn needs_recovery(lease: &mut Lease) -> bool {
 fn outcome(result: RunResult, is_open: bool) -> Result<Outcome, Error> {
     if let Some(lost) = result.lost {
         let text = match result.end {
-            Termination::NotStarted => format!("the engine was not started, since its lease was lost ({lost})"),
-            _ => format!(
-                "the engine was killed, since its lease was lost ({lost}); the next run recovers what it had begun"
-            ),
+            Termination::NotStarted => format!("engine not started: lease lost ({lost})"),
+            _ => format!("killed the engine: lease lost ({lost}); the next run recovers its unfinished files"),
         };
         return Err(Error::new(Kind::Unavailable, text));
     }
     if is_open {
-        let text =
-            "the run did not come to its end, since its database failed; the next run recovers what it had begun";
+        let text = "the run did not finish: its database failed; the next run recovers its unfinished files";
         return Err(Error::new(Kind::Unavailable, text));
     }
     match result.end {
@@ -246,7 +298,7 @@ fn outcome(result: RunResult, is_open: bool) -> Result<Outcome, Error> {
         Termination::Exited(exit) => Ok(Outcome::Child(exit.code())),
         Termination::Stopped => Ok(Outcome::Child(Exit::Code(0).code())),
         Termination::Killed => {
-            warn!("the engine was killed in the middle of its run: the next one recovers what it had begun");
+            warn!("the engine was killed during its run; the next run recovers its unfinished files");
             to_outcome("engine", Ok(result.end))
         }
         Termination::NotStarted => to_outcome("engine", Ok(result.end)),

@@ -14,10 +14,19 @@ use crate::exit::{self, Exit};
 use crate::supervisor::state::Termination;
 use crate::telemetry::escape::escape_control;
 
-use super::supervise::{BUSY, ERRORS, RunResult};
+use super::result::{BUSY, ERRORS, RunResult};
+
+/// The facts of a run that begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RunBegin {
+    /// The time that it waited for the lease.
+    pub waited: Duration,
+    /// Whether Bots recovers an earlier run first.
+    pub recovers: bool,
+}
 
 /// Records the begin of a run; returns whether that succeeded.
-pub(super) async fn begin(lease: &mut Lease, waited: Duration, recovers: bool) -> bool {
+pub(super) async fn begin(lease: &mut Lease, RunBegin { waited, recovers }: RunBegin) -> bool {
     let (id, holder) = (lease.id().to_owned(), holder_name());
     let run = RunRow { id: &id, holder: &holder, waited, recovers };
     let written = lease.query_with_retry(async |connection, _| run_metrics::begin(connection, &run).await).await;
@@ -25,12 +34,14 @@ pub(super) async fn begin(lease: &mut Lease, waited: Duration, recovers: bool) -
     written.is_ok()
 }
 
-/// Records the end of a run.
-pub(super) async fn end(lease: &mut Lease, result: &Result<RunResult, exit::Error>, took: Duration) {
+/// Records the end of a run and releases its lease; returns whether that succeeded.
+pub(super) async fn end(lease: &mut Lease, result: &Result<RunResult, exit::Error>, took: Duration) -> bool {
     let (id, outcome) = (lease.id().to_owned(), outcome(result));
     let end =
         async |connection: &mut Connection, _: &DatabaseConfig| run_metrics::end(connection, &id, outcome, took).await;
-    log_error(&lease.query_with_retry(end).await);
+    let written = lease.query_with_retry(end).await;
+    log_error(&written);
+    written.is_ok()
 }
 
 /// Counts a run that did not get the lease.
@@ -52,7 +63,7 @@ pub(super) fn holder_name() -> String {
 
 fn log_error(written: &Result<(), Error>) {
     if let Err(error) = written {
-        warn!("metrics will not tell of this run: {error}");
+        warn!("cannot record metrics of this run: {error}");
     }
 }
 

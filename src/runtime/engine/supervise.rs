@@ -1,4 +1,6 @@
 //! One run of Bots's engine as a supervised process, under the lease.
+//!
+//! The lease is a fence: if it is lost, the engine is killed before another one can start.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -8,14 +10,16 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::bots::services::BotsServiceSpec;
 use crate::config::Config;
 use crate::database::lease::Lease;
 use crate::exit::{Error, Exit};
-use crate::process::reaper::Reaper;
+use crate::process::child::ProcessSpec;
+use crate::process::forked::ForkedProcess;
+use crate::process::reaper::{Child, Reaper};
 use crate::process::signals::{self, Signals};
 use crate::process::terminate::terminate_all;
 use crate::supervisor::state::Termination;
@@ -24,31 +28,9 @@ use crate::telemetry::child_output::ServiceOutput;
 
 use super::incomplete_files::RunFiles;
 use super::listings;
+use super::result::{BUSY, RunResult};
+use super::run_metrics::{self, RunBegin};
 use crate::runtime::service_spec::supervised;
-
-/// Bots's own code for an engine that finds another one running.
-pub(super) const BUSY: u8 = 3;
-
-/// Bots's own code for a run that it could not do.
-const FAILED: u8 = 1;
-
-/// Bots's own code for a run in which files or channels had errors.
-pub(super) const ERRORS: u8 = 2;
-
-/// The end of a run.
-pub(super) struct RunResult {
-    pub end: Termination,
-    /// The reason, when the lease was lost.
-    pub lost: Option<String>,
-    pub stop_requested: bool,
-}
-
-impl RunResult {
-    /// Bots's code for errors of files, or of its own.
-    pub fn has_errors(&self) -> bool {
-        matches!(self.end, Termination::Exited(Exit::Code(FAILED | ERRORS)))
-    }
-}
 
 pub(super) struct EngineRun<'a> {
     pub config: &'a Config,
@@ -58,7 +40,12 @@ pub(super) struct EngineRun<'a> {
     /// Has the longest time of a run. Bots itself leaves that to its job queue, so no other start would hold it.
     pub ini: BotsJobQueueIni,
     pub files: RunFiles<'a>,
+    /// A process that has imported the engine's modules.
+    pub forked: Option<ForkedProcess>,
     pub lease: &'a mut Lease,
+    pub begin: RunBegin,
+    /// Whether the begin is in the database; none before it was tried.
+    pub recorded: &'a mut Option<bool>,
 }
 
 impl EngineRun<'_> {
@@ -78,7 +65,7 @@ impl EngineRun<'_> {
         let end = match lost {
             Some(_) => Termination::NotStarted,
             None if stop_requested => {
-                info!("the engine was not started, since a stop was asked for");
+                info!("engine not started: stop requested");
                 Termination::Exited(Exit::Code(BUSY))
             }
             None => return self.supervise(service).await,
@@ -89,13 +76,20 @@ impl EngineRun<'_> {
     async fn supervise(&mut self, mut service: BotsServiceSpec) -> Result<RunResult, Error> {
         let answering = listings::answer(&mut self.files, &mut service.spec);
         let lines = self.lines.for_service(service.name.as_str());
+        let started = start_forked(self.forked.take(), self.reaper, &service.spec).await;
         let service = supervised(service, true, self.config, lines);
         let ((stop, requests), (forward, messages)) = (unbounded_channel(), unbounded_channel());
         let mut control =
-            ServiceControl { stop: requests, messages, snapshot: watch::Sender::default(), deadline: None };
+            ServiceControl { stop: requests, messages, started, snapshot: watch::Sender::default(), deadline: None };
         let (ended, stop_requested, is_lost) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let fencing = hold_lease(self.lease, &ended, &stop, &is_lost);
+        let fencing = async {
+            // While the engine starts, since each flush to the disk would delay it.
+            if self.recorded.is_none() {
+                *self.recorded = Some(run_metrics::begin(self.lease, self.begin).await);
+            }
+            hold_lease(self.lease, &ended, &stop, &is_lost).await
+        };
         let running = async {
             let end = tokio::select! {
                 end = supervise(&service, self.reaper, &mut control) => end,
@@ -114,24 +108,33 @@ impl EngineRun<'_> {
             ended.cancel();
             end
         };
-        let (end, lost) = tokio::join!(running, fencing);
+        let (lost, end) = tokio::join!(fencing, running);
         Ok(RunResult { end: end?, lost, stop_requested: stop_requested.is_cancelled() })
     }
 }
 
-/// Reports a run that exceeds maxruntime, and stops the engine if bots.ini says so.
+/// Starts the engine in the process that was forked for it. Without one, or if that fails, the engine starts with a new Python.
+async fn start_forked(forked: Option<ForkedProcess>, reaper: &Reaper, spec: &ProcessSpec) -> Option<Child> {
+    let started = match forked?.adopt(reaper) {
+        Some(waiting) => waiting.start(spec).await,
+        None => Err("the forked process has ended".to_owned()),
+    };
+    started.inspect_err(|reason| debug!("the engine imports its modules itself: {reason}")).ok()
+}
+
+/// Logs a run that exceeds maxruntime, and stops the engine if bots.ini requires it.
 async fn stop_overdue(ini: &BotsJobQueueIni, stop: &UnboundedSender<StopRequest>) -> Infallible {
     sleep(Duration::from_secs(ini.longest_minutes.saturating_mul(60))).await;
     error!("the engine exceeded maxruntime of {} minutes", ini.longest_minutes);
     if ini.kills_overdue {
-        info!("stopping the engine, as [jobqueue] killjobsintimeout says");
+        info!("stopping the engine, because [jobqueue] killjobsintimeout is set");
         let _ = stop.send(StopRequest { for_reload: false });
     }
     pending().await
 }
 
-/// Ends the remaining processes of a run: in order, or at once when the lease is lost. Returns whether a stop was requested
-/// meanwhile.
+/// Ends the remaining processes of a run: in order, or at once if the lease is lost. Returns whether a stop was
+/// requested.
 async fn end_leftovers(reaper: &Reaper, signals: &mut Signals, limit: Duration, is_lost: &CancellationToken) -> bool {
     tokio::select! {
         stop_requested = terminate_all(reaper, signals, &[], limit) => return stop_requested,
@@ -148,7 +151,7 @@ async fn hold_lease(
     is_lost: &CancellationToken,
 ) -> Option<String> {
     let lost = lease.renew(ended, false).await?;
-    error!("the engine lease is lost: {lost}; killing the engine");
+    error!("lost the engine lease: {lost}; killing the engine");
     is_lost.cancel();
     for _ in 0..2 {
         // The second one does not wait for the run to finish.
@@ -169,8 +172,8 @@ async fn forward_signals(
         if signals::is_stop_signal(number) {
             let name = signals::name(number);
             match stop_requested.is_cancelled() {
-                false => info!("asked to stop by {name}: the engine finishes its run"),
-                true => info!("asked to stop again by {name}: not waiting for the run any longer"),
+                false => info!("received {name}; the engine finishes its run"),
+                true => info!("received {name} again; no longer waiting for the run"),
             }
             stop_requested.cancel();
             let _ = stop.send(StopRequest { for_reload: false });

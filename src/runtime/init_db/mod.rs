@@ -1,4 +1,4 @@
-//! Makes or completes the database, and the web user, under a lock.
+//! Creates or completes the database and the web user, under a lock.
 
 mod report;
 mod steps;
@@ -29,20 +29,21 @@ use crate::watch::backend::shared_file_system;
 pub(crate) use report::Report;
 use steps::{InitDb, complete};
 
-/// How long to wait before a connection to a server that has just gone away.
+/// Pause before a new connection to a server that was just lost.
 const RECONNECT_DELAY: Duration = Duration::from_millis(500);
 
-const DEFAULT_ACCOUNT: &str = "the account bots with the password that Bots's bundled database has";
+const DEFAULT_ACCOUNT: &str = "the account bots with the password of Bots's bundled database";
 
-const DEFAULT_ACCOUNT_REMEDY: &str = "whoever reaches the web UI could log in; change it with SUPERUSER_USERNAME=bots, \
-     SUPERUSER_PASSWORD and init-db --superuser, or set BOTS_CTL_ALLOW_DEFAULT_PASSWORD=true";
+const DEFAULT_ACCOUNT_REMEDY: &str = "anyone who can reach the web UI could log in; change it with \
+     SUPERUSER_USERNAME=bots, SUPERUSER_PASSWORD and init-db --superuser, or set \
+     BOTS_CTL_ALLOW_DEFAULT_PASSWORD=true";
 
 /// The options of a start.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct InitOptions {
     /// Look only.
     pub check: bool,
-    /// Make or update the web user, whether there is one or not.
+    /// Create or update the web user.
     pub superuser: bool,
 }
 
@@ -65,7 +66,7 @@ pub(crate) async fn ensure_database(
         return Ok(django);
     }
     let unfixed = [report.missing, report.findings].concat().join("; ");
-    Err(Error::new(Kind::Failed, format!("the {} is not as Bots needs it: {unfixed}", report.database)))
+    Err(Error::new(Kind::Failed, format!("the schema of the {} does not match Bots: {unfixed}", report.database)))
 }
 
 pub(crate) async fn ensure_database_with(
@@ -121,10 +122,10 @@ fn is_complete(inspection: &Inspection) -> bool {
         && inspection.difference.manual_fixes.is_empty()
 }
 
-/// The database that Django is configured with, in the database module's terms.
+/// The database in Django's settings.
 ///
 /// # Errors
-/// When there is no driver for it, or the URL names another one.
+/// If there is no driver for it, or the URL names another one.
 pub(crate) fn database_config(config: &Config, settings: &DjangoSettings) -> Result<DatabaseConfig, Error> {
     Ok(DatabaseConfig::from_django(&settings.database, config.database.url.as_ref())?)
 }
@@ -153,7 +154,7 @@ impl InitDb<'_> {
         Ok(())
     }
 
-    /// Whether a look, which waits for nothing, finds everything in place.
+    /// Whether an inspection, without waiting, finds the database complete.
     async fn is_complete(&self, report: &mut Report) -> Result<bool, Error> {
         let Ok(connection) = connect(&self.settings, ConnectMode::Probe).await else { return Ok(false) };
         match self.inspect(connection).await {
@@ -165,17 +166,18 @@ impl InitDb<'_> {
         }
     }
 
-    /// Warns of what works, and may fail with the next file.
+    /// Warns of defects that do no harm yet, and may make the next file fail.
     async fn warn(&self, look: &Inspection, report: &mut Report) {
         let database = self.settings.describe();
         if let Some(narrow) = &look.narrow_charset {
             let remedy = match &narrow.statements[..] {
                 [statement] => statement.as_str(),
-                _ => "init-db --check prints the statements for that",
+                _ => "init-db --check prints the statements",
             };
             report.warn(format!(
-                "the {database} keeps texts in {}, in which not every file name and error fits, and a run that has such a \
-                 one fails: stop the services, back it up, and convert it to utf8mb4: {remedy}",
+                "the {database} uses {}, which cannot store every file name and error text; a run \
+                 with such a text fails: stop the services, back up the database, and convert it \
+                 to utf8mb4: {remedy}",
                 narrow.found.join(" and ")
             ));
             report.conversion.clone_from(&narrow.statements);
@@ -184,8 +186,8 @@ impl InitDb<'_> {
         let directory = path.parent().unwrap_or(path).to_path_buf();
         if let Ok(Some(kind)) = blocking::run(move || shared_file_system(&directory)).await {
             report.warn(format!(
-                "the {database} is on {kind}, where locks of SQLite may not hold and the file may be damaged: move it to a \
-                 local disk, or use a database server"
+                "the {database} is on {kind}, where SQLite's locks are unreliable and the file may \
+                 be corrupted: move it to a local disk, or use a database server"
             ));
         }
     }
@@ -196,7 +198,7 @@ impl InitDb<'_> {
         inspection
     }
 
-    /// Waits for the lock; a server that goes away meanwhile is waited for like one that is not there yet.
+    /// Waits for the lock; a server that becomes unreachable is retried like one that is not yet available.
     async fn lock(&self) -> Result<LockSession, Error> {
         let (mut lost, window) = (None, self.config.database.retry_window());
         loop {
@@ -210,12 +212,12 @@ impl InitDb<'_> {
             if lost.get_or_insert_with(Instant::now).elapsed() >= window {
                 return Err(Error::new(Kind::Unavailable, text));
             }
-            info!("{text}; trying again for {} s", window.as_secs_f64());
+            info!("{text}; retrying for up to {} s", window.as_secs_f64());
             sleep(RECONNECT_DELAY).await;
         }
     }
 
-    /// Gets the lock and looks under it; `None` when there is nothing left to do.
+    /// Acquires the lock and inspects the database; `None` if nothing is left to do.
     async fn lock_and_inspect(&self, task: InitOptions, report: &mut Report) -> Result<Option<LockedInit>, Error> {
         let mut session = self.lock().await?;
         let inspection = schema::inspect(&mut session.connection, &self.expected).await?;
@@ -264,21 +266,21 @@ impl InitDb<'_> {
         Ok(())
     }
 
-    /// The web UI listens on every address: where others can reach this machine, they could log in.
+    /// The web UI listens on all addresses: if other machines can reach this one, they could log in.
     fn refuse_default_account(&self, difference: &SchemaDiff) -> Result<(), Error> {
         if !difference.has_default_password || self.config.database.allow_default_password {
             return Ok(());
         }
         let database = self.settings.describe();
         if !network::is_reachable() {
-            warn!("the {database} has {DEFAULT_ACCOUNT}; nobody else can reach this machine");
+            warn!("the {database} has {DEFAULT_ACCOUNT}; accepted, because no other machine can reach this one");
             return Ok(());
         }
         Err(Error::new(Kind::Failed, format!("the {database} has {DEFAULT_ACCOUNT}: {DEFAULT_ACCOUNT_REMEDY}")))
     }
 }
 
-/// The lock is ours, and there is something to do.
+/// The lock is acquired, and the database needs changes.
 struct LockedInit {
     session: LockSession,
     inspection: Inspection,

@@ -7,18 +7,18 @@ use tracing::{info, warn};
 
 use crate::exit::Error;
 
-/// The steps that were taken, and those that are left.
+/// The completed steps, and the remaining ones.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     /// The database, as a person would name it.
     pub database: String,
     /// Steps in their order, with the time each took.
     pub steps: Vec<(String, Duration)>,
-    /// What is missing, by name.
+    /// The names of missing parts.
     pub missing: Vec<String>,
-    /// What is left to a person.
+    /// Defects that need manual repair.
     pub findings: Vec<String>,
-    /// What works, and may fail later.
+    /// Warnings about conditions that may fail later.
     pub warnings: Vec<String>,
     /// Statements that convert the database to a character set for every text.
     pub conversion: Vec<String>,
@@ -31,7 +31,7 @@ impl Report {
         self.steps.push((name.to_owned(), took));
     }
 
-    /// Records what may fail later, for the log as well, once each.
+    /// Records a warning, and logs it once.
     pub fn warn(&mut self, warning: String) {
         if !self.warnings.contains(&warning) {
             warn!("{warning}");
@@ -39,20 +39,20 @@ impl Report {
         }
     }
 
-    /// Logs the steps that are left to a person.
+    /// Logs the steps that have to be done manually.
     pub fn log_unfixed(&self) {
         for name in &self.missing {
             warn!(
-                "the {} still lacks {name}: make it by hand, or restore a backup, then run init-db again",
+                "the {} still lacks {name}: create it manually, or restore a backup, then rerun init-db",
                 self.database
             );
         }
         for finding in &self.findings {
-            warn!("in the {} {finding}: see to it by hand, then run init-db again", self.database);
+            warn!("the {}: {finding}; fix this manually, then rerun init-db", self.database);
         }
     }
 
-    /// The object of `--json`; `status` says how it went.
+    /// The object of `--json`; `status` is the result.
     pub fn to_json(&self, status: &str, error: Option<&Error>) -> Value {
         let steps = self
             .steps

@@ -29,7 +29,7 @@ pub(crate) struct InitDb<'a> {
     pub expected: DesiredSchema,
 }
 
-/// Takes every step that is needed; the answer is what is left.
+/// Executes all necessary steps; returns the remaining defects.
 pub(crate) async fn complete(
     init: &InitDb<'_>,
     session: &mut LockSession,
@@ -49,7 +49,7 @@ pub(crate) async fn complete(
     Ok(unfixed)
 }
 
-/// A run that begins with nothing is the first; so is one that goes on where such a run was cut off.
+/// A run on an empty database is the first one; so is a run that resumes an interrupted first run.
 fn first_progress(inspection: &Inspection) -> InitProgress {
     let goes_on = inspection.progress.as_ref().is_some_and(|progress| progress.first_run && !progress.finished);
     InitProgress { first_run: inspection.difference.is_empty || goes_on, ..InitProgress::default() }
@@ -74,8 +74,8 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// A first run that was cut off on a server that cannot take back what it has begun: with no row in any of its
-    /// tables there is nothing to lose, and to begin again is surer than to go on. The answer is a new look.
+    /// Clears the tables of an interrupted first run, on a server without transactional DDL: if none of them has a row,
+    /// starting over loses no data and is safer than resuming. Returns a new inspection.
     async fn reset_interrupted_first_run(&mut self, inspection: &Inspection) -> Result<Option<Inspection>, Error> {
         let was_cut = inspection.progress.as_ref().is_some_and(|progress| progress.first_run && !progress.finished);
         if !was_cut || !matches!(self.settings(), DatabaseConfig::Mysql(_)) || !inspection.difference.needs_migrate() {
@@ -92,11 +92,11 @@ impl Steps<'_> {
         let begin = Instant::now();
         self.write("clear", false).await?;
         apply::drop_tables(&mut self.session.connection, &ours).await?;
-        self.report.step("clearing what an interrupted first run has left", begin.elapsed());
+        self.report.step("clearing the tables of an interrupted first run", begin.elapsed());
         self.inspect().await.map(Some)
     }
 
-    /// Before Django's turn: with Bots 3.3.1 it would make them itself, without the defaults they need.
+    /// Before Django's migrations: with Bots 3.3.1 these would create the tables without the required defaults.
     async fn create_unmanaged_tables(&mut self, inspection: &Inspection) -> Result<(), Error> {
         let tables = &inspection.difference.unmanaged;
         if tables.is_empty() {
@@ -118,7 +118,7 @@ impl Steps<'_> {
     ) -> Result<(), Error> {
         let difference = &inspection.difference;
         let was_finished = inspection.progress.as_ref().is_some_and(|progress| progress.finished);
-        // Only a database that cannot take back what was begun can be left half-way.
+        // Only a database without transactional DDL can be left half-way.
         let finish = !difference.is_empty && !was_finished && matches!(self.settings(), DatabaseConfig::Mysql(_));
         let migrate = difference.needs_migrate();
         if !migrate && user.is_none() {
@@ -138,7 +138,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Mends what can be mended; the answer is what is left. What fails does not keep the rest from being tried.
+    /// Repairs the defects that can be repaired; returns the others. A failed repair does not prevent the next one.
     async fn apply_fixes(&mut self) -> Result<SchemaDiff, Error> {
         let mut inspection = self.inspect().await?;
         if inspection.difference.repairs.is_empty() {
@@ -180,7 +180,7 @@ impl Steps<'_> {
         }
         apply::recreate_tables(&mut self.session.connection, &empty).await?;
         let names: Vec<&str> = empty.iter().map(|table| table.name.as_str()).collect();
-        info!("made {} anew, with the defaults that Bots needs", names.join(", "));
+        info!("recreated {} with the defaults that Bots needs", names.join(", "));
         Ok(true)
     }
 

@@ -30,8 +30,13 @@ const ago = at => `${span(now() - at)} ago`;
 const clock = at => new Date(at * 1000).toLocaleString([], { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit' });
 const count = n => n ? String(n) : '–';
 const plural = (n, word) => `${n} ${word}${n === 1 ? '' : 's'}`;
+// Breaks long paths at their slashes, and never the name at its hyphen.
+const words = text => text.split(/(bots-ctl)|(?<=\/)/).filter(part => part).flatMap(part =>
+  part === 'bots-ctl' ? [make('span', 'whole', part)] : part.endsWith('/') ? [part, make('wbr')] : [part]);
 const flag = (n, cls, sign) => n ? make('td', `n ${cls}`, `${sign} ${n}`) : make('td', 'n soft', '–');
 const wrong = run => (run.errors || 0) + (run.process_errors || 0);
+// Bots calls a run a failure when any file of it had errors.
+const failed_whole = run => run.failed && !run.done, partial = run => run.failed && run.done > 0;
 
 const STATES = {
   running: ['good', '●'], waiting: ['good', '○'], standby: ['soft', '○'], starting: ['stuck', '◌'],
@@ -51,8 +56,8 @@ function services() {
   const lines = last.services.filter(s => s.jobs)
     .map(s => make('li', '', `Queue: ${s.jobs.waiting} waiting, ${s.jobs.running} running`));
   const engine = last.engine;
-  if (engine) lines.push(make('li', '', `Engine: ${engine.holder} has the lease for ${span(engine.seconds + now() - last.now)}`));
-  else if (last.services.length) lines.push(make('li', 'soft', 'Engine: nobody has the lease'));
+  if (engine) lines.push(make('li', '', `Engine: a run has worked for ${span(engine.seconds + now() - last.now)}, started by ${engine.holder}`));
+  else if (last.services.length) lines.push(make('li', 'soft', 'Engine: no run at the moment'));
   last.services.filter(s => s.next !== undefined).forEach(s => lines.push(make('li', '', `Engine: next run in ${span(s.next - now() + last.now)}`)));
   fill('work', lines);
 }
@@ -60,16 +65,20 @@ function services() {
 function checks() {
   fill('checks', last.checks.map(c => c.good
     ? make('li', '', make('span', 'good', '✓ '), c.name)
-    : c.good === null ? make('li', 'soft', `◌ ${c.name}: not looked at yet`)
+    : c.good === null ? make('li', 'soft', `◌ ${c.name}: not checked yet`)
     : make('li', 'bad', `✕ ${c.name}: ${c.why}`)));
+}
+
+function outcome(runs) {
+  const [bad, some] = [failed_whole, partial].map(is => runs.filter(is).length);
+  return `${bad || 'none'} failed${some ? `, ${some} had errors in some files` : ''}`;
 }
 
 function chart(runs) {
   const W = Math.max($('drawing').clientWidth, 200), H = 112, TOP = 20, BASE = 90, n = Math.max(runs.length, 24), step = W / n, wide = Math.min(step * .7, 22);
   const most = Math.max(1, ...runs.map(r => r.received || 0));
   const svg = draw('svg', { viewBox: `0 0 ${W} ${H}`, role: 'img' });
-  const bad = runs.filter(r => r.failed).length;
-  svg.append(draw('title', {}, `The last ${plural(runs.length, 'engine run')}, ${bad} failed`));
+  svg.append(draw('title', {}, `The last ${plural(runs.length, 'engine run')}: ${outcome(runs)}`));
   svg.append(draw('line', { x1: 0, x2: W, y1: BASE + .5, y2: BASE + .5 }));
   runs.slice().reverse().forEach((r, i) => {
     const x = W - (runs.length - i) * step + (step - wide) / 2, mid = x + wide / 2, g = draw('g', {});
@@ -84,7 +93,7 @@ function chart(runs) {
     }
     if (y === BASE) g.append(draw('rect', { class: 'soft', x: mid - 1.5, y: BASE - 4, width: 3, height: 3 }));
     const at = Math.max(y - 9, 9);
-    if (r.failed) g.append(draw('path', { class: 'mark', d: `M${mid - 4} ${at - 4}l8 8m0-8l-8 8` }));
+    if (failed_whole(r)) g.append(draw('path', { class: 'mark', d: `M${mid - 4} ${at - 4}l8 8m0-8l-8 8` }));
     if (r.kind === 'crashrecovery') g.append(draw('path', { class: 'recovery', d: `M${mid} ${BASE + 3}l5 5l-5 5l-5-5z` }));
     g.append(draw('title', {}, `Run ${r.id} (${r.kind}), ${clock(r.started)}: ${r.received || 0} in, ${r.sent || 0} sent, ${plural(wrong(r), 'error')}, ${r.stuck || 0} stuck`));
     svg.append(g);
@@ -102,10 +111,10 @@ function runs() {
   show('chart', list.length);
   show('runs-list', list.length);
   if (!list.length) return say('runs-note', r ? 'No engine has run yet.' : 'Not read from the database yet.');
-  const bad = list.filter(run => run.failed).length, newest = list[0];
-  const lost = r.lost_runs ? ` ${plural(r.lost_runs, 'run')} broken off and not recovered.` : '';
-  say('runs-note', `Last run ${ago(newest.started)}${newest.failed ? ', failed' : ''}. ${bad ? bad : 'None'} of the last ${list.length} failed.${lost}`);
-  $('runs-note').className = newest.failed || lost ? 'bad' : '';
+  const newest = list[0], end = failed_whole(newest) ? ', failed' : partial(newest) ? `, with errors in ${newest.errors || 0} of ${plural(newest.received || 0, 'file')}` : '';
+  const lost = r.lost_runs ? ` ${plural(r.lost_runs, 'run')} interrupted and not recovered.` : '';
+  say('runs-note', `Last run ${ago(newest.started)}${end}. Of the last ${plural(list.length, 'run')} ${outcome(list)}.${lost}`);
+  $('runs-note').className = failed_whole(newest) || lost ? 'bad' : partial(newest) ? 'stuck' : '';
   fill('drawing', [chart(list)]);
   fill('runs', list.map(run => make('tr', '', make('td', 'n', run.id), make('td', '', clock(run.started)),
     make('td', '', run.kind), make('td', 'n', run.seconds === undefined ? '–' : span(run.seconds)),
@@ -153,9 +162,24 @@ function problems() {
   const list = last.problems;
   say('trouble-count', list.length ? plural(list.length, 'problem') : 'No problems');
   $('trouble').className = list.length ? 'bad' : '';
-  fill('problems', list.map(p => make('li', '', make('b', 'bad', p.problem), p.at ? make('span', 'soft', ` ${clock(p.at)}`) : null,
-    make('ul', '', ...(p.files || []).map(f => make('li', '', make('span', 'soft', `${clock(f.received)} `), `${f.name}: ${f.reason || ''}`))),
-    make('div', '', p.action))));
+  show('count', list.length);
+  say('count', list.length ? plural(list.length, 'problem') : '');
+  fill('problems', list.map(p => make('li', '', make('b', 'bad', ...words(p.problem)), p.at ? make('span', 'soft', ` ${clock(p.at)}`) : null,
+    make('ul', '', ...(p.files || []).map(f => make('li', '', make('span', 'soft', `${clock(f.received)} `), ...words([f.name, f.reason].filter(part => part).join(': '))))),
+    make('div', '', ...words(p.action)))));
+}
+
+function system() {
+  const s = last.system;
+  if (!s) return;
+  const facts = [`Environment ${s.environment}`, `on ${s.host}`, `Bots ${s.bots}`, s.python && `Python ${s.python}`, `Django ${s.django}`, s.database].filter(fact => fact).map(fact => make('li', '', ...words(fact)));
+  if (s.web) {
+    const to = new URL(s.web), link = make('a', '', 'Web UI');
+    if (to.hostname === 'localhost') to.hostname = location.hostname;
+    link.href = to.href;
+    facts.unshift(make('li', '', link));
+  }
+  fill('system', facts);
 }
 
 function render() {
@@ -163,8 +187,9 @@ function render() {
   const [cls, text] = last.ready ? ['good', '● Ready'] : last.stopping ? ['stuck', '▽ Stopping'] : ['bad', '▲ Not ready'];
   $('state').className = cls;
   say('state', text);
-  document.title = `${last.ready ? '' : '▲ '}bots-ctl: ${text.slice(2).toLowerCase()}`;
+  document.title = `${last.ready ? '' : '▲ '}bots-ctl${last.system ? ` ${last.system.environment}` : ''}: ${text.slice(2).toLowerCase()}`;
   show('main', true);
+  system();
   problems();
   services();
   checks();

@@ -3,10 +3,10 @@
 /// Longer lines are split, so that one without an end cannot take all memory.
 const MAX_LINE: usize = 64 * 1024;
 
-/// The size of one read: what a pipe usually holds.
+/// The size of one read: the default capacity of a pipe.
 const CHUNK: usize = 64 * 1024;
 
-/// Bytes that were read, and where the lines in them begin.
+/// A buffer, and the positions of its lines.
 pub struct LineSplitter {
     max_line: usize,
     bytes: Vec<u8>,
@@ -23,7 +23,7 @@ impl Default for LineSplitter {
 }
 
 impl LineSplitter {
-    /// For lines of at most so many bytes. There must be room for a character of UTF-8.
+    /// A splitter for lines of at most this number of bytes, which must fit a UTF-8 character.
     #[must_use]
     pub fn with_longest(longest: usize) -> Self {
         Self { max_line: longest.max(4), bytes: Vec::new(), start: 0, searched: 0 }
@@ -35,7 +35,7 @@ impl LineSplitter {
         &mut self.bytes
     }
 
-    /// The next line without its end, or a part of one that is too long, and whether it goes on.
+    /// The next line without its end, or a part of a long line, and whether it continues.
     pub fn next_line(&mut self) -> Option<(&[u8], bool)> {
         let end = memchr::memchr(b'\n', &self.bytes[self.searched..]).map(|at| self.searched + at);
         self.searched = end.unwrap_or(self.bytes.len());
@@ -51,7 +51,7 @@ impl LineSplitter {
         Some((&self.bytes[first..first + length], false))
     }
 
-    /// Everything up to the last line end, as it is; everything when the last line is too long.
+    /// All complete lines, unchanged; the whole buffer if the last line is too long.
     pub fn complete_lines(&mut self) -> &[u8] {
         let rest = &self.bytes[self.start..];
         let end = memchr::memrchr(b'\n', rest).map(|at| at + 1);
@@ -62,12 +62,12 @@ impl LineSplitter {
         &self.bytes[first..self.start]
     }
 
-    /// The rest, as it is.
+    /// The remaining bytes, unchanged.
     pub fn remainder(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 
-    /// There will be no more bytes: the last line ends here.
+    /// Marks the end of the stream: the last line ends here.
     pub fn finish(&mut self) {
         if !self.is_empty() {
             self.bytes.push(b'\n');
@@ -115,7 +115,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    /// All lines of what arrives in these chunks, and whether each goes on.
+    /// All lines of these chunks, and whether each continues.
     fn lines<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool)> {
         lines_of(MAX_LINE, chunks)
     }
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_in_lf_or_cr_lf_and_the_last_needs_no_end() {
+    fn lines_end_with_lf_or_crlf_or_end_of_input() {
         check(b"", &[]);
         check(b"a\n\nb\r\nc", &[(b"a", false), (b"", false), (b"b", false), (b"c", false)]);
         check(b"a\rb\r\r\n\n", &[(b"a\rb\r", false), (b"", false)]);
     }
 
     #[test]
-    fn a_line_of_64_kib_is_whole_and_one_more_byte_is_a_part_of_its_own() {
+    fn lines_over_64_kib_are_split() {
         let line = vec![b'x'; MAX_LINE];
         for end in ["", "\n", "\r\n"] {
             check(&[&line, end.as_bytes()].concat(), &[(&line, false)]);
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_bytes_come_in_whole_lines_unless_a_line_is_too_long() {
+    fn raw_output_has_whole_lines_up_to_limit() {
         let mut splitter = LineSplitter::default();
         let mut whole = |bytes: &[u8]| {
             splitter.space().extend_from_slice(bytes);
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(splitter.remainder(), b"");
     }
 
-    /// Line ends, characters of every length, and bytes that are none.
+    /// Line endings, characters of every length, and invalid bytes.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             3 => vec(any::<u8>(), 0..20),
@@ -208,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_bytes_arrive_the_lines_are_the_same(
+        fn lines_do_not_depend_on_chunk_sizes(
             bytes in bytes(), sizes in vec(1..40_usize, 1..6), max_line in 4..30_usize,
         ) {
             let mut arrived = Vec::new();
@@ -239,7 +239,7 @@ mod tests {
         }
 
         #[test]
-        fn raw_bytes_arrive_as_they_were(bytes in bytes(), size in 1..40_usize, longest in 4..30_usize) {
+        fn raw_bytes_are_unchanged_for_any_chunk_size(bytes in bytes(), size in 1..40_usize, longest in 4..30_usize) {
             let mut splitter = LineSplitter::with_longest(longest);
             let mut arrived = Vec::new();
             for chunk in bytes.chunks(size) {

@@ -40,8 +40,8 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         TerminateLeftovers,
     };
     use Event::{
-        BecameAlive, Exited, GroupEmpty, PolicyChanged, PortTaken, StartFailed, StopRequested, TimerElapsed,
-        Unresponsive,
+        BecameAlive, Exited, GroupEmpty, PolicyChanged, PortTaken, RestartRequested, StartFailed, StopRequested,
+        TimerElapsed, Unresponsive,
     };
     let term = Some(SIGTERM);
     let int = Some(SIGINT);
@@ -51,20 +51,23 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
     let ask_to_replace = |signal| vec![Signal(signal), StartTimer(TIMEOUT)];
     let again = vec![StartTimer(SETTLE)];
     let pause = vec![StartBackoff(Duration::from_secs(1))];
-    let (end, replace) = (StopReason::Shutdown, StopReason::Unresponsive);
+    let (end, replace, restart) = (StopReason::Shutdown, StopReason::Unresponsive, StopReason::Restart);
     let last = |state| life(state, 0);
     let failed = |state| life(state, 1);
     let to_restart = failed(WaitingForGroup(AfterExit::Restart));
+    let restarting = last(WaitingForGroup(AfterExit::Restart));
     let stopped = last(WaitingForGroup(AfterExit::End(Termination::Stopped)));
     let crashed = last(WaitingForGroup(AfterExit::End(crash)));
     vec![
         (Starting, BecameAlive, last(Running), vec![StartTimer(STEADY)]),
         (Starting, Unresponsive, last(Stopping(term, replace)), ask_to_replace(SIGTERM)),
+        (Starting, RestartRequested, last(Stopping(term, restart)), ask_to_replace(SIGTERM)),
         (Starting, StopRequested, last(Stopping(term, end)), ask(SIGTERM)),
         (Starting, Exited(CODE), to_restart, again.clone()),
-        (Starting, StartFailed, failed(Backoff), pause.clone()),
+        (Starting, StartFailed, failed(Backoff), pause),
         (Starting, PortTaken, last(Backoff), vec![StartTimer(PORT_RETRY_INTERVAL)]),
         (Running, Unresponsive, last(Stopping(int, replace)), ask_to_replace(SIGINT)),
+        (Running, RestartRequested, last(Stopping(int, restart)), ask_to_replace(SIGINT)),
         (Running, StopRequested, last(Draining), vec![StartTimer(DRAIN)]),
         (Running, TimerElapsed, last(Running), vec![]),
         (Running, Exited(CODE), to_restart, again.clone()),
@@ -83,6 +86,10 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         (Stopping(int, replace), TimerElapsed, last(Killing(replace)), vec![KillProcess]),
         (Stopping(int, replace), Exited(CODE), to_restart, again.clone()),
         (Stopping(int, replace), Exited(Exit::Code(0)), to_restart, again.clone()),
+        (Stopping(int, restart), StopRequested, last(Stopping(int, end)), vec![StartStopTimer]),
+        (Stopping(int, restart), TimerElapsed, last(Killing(restart)), vec![KillProcess]),
+        (Stopping(int, restart), Exited(CODE), restarting, again.clone()),
+        (Stopping(int, restart), Exited(Exit::Code(0)), restarting, again.clone()),
         (
             Killing(end),
             Exited(CODE),
@@ -90,10 +97,12 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
             vec![KillGroup, StartTimer(GROUP_KILL_TIMEOUT)],
         ),
         (Killing(replace), StopRequested, last(Killing(end)), vec![]),
-        (Killing(replace), Exited(CODE), to_restart, again),
+        (Killing(replace), Exited(CODE), to_restart, again.clone()),
+        (Killing(restart), StopRequested, last(Killing(end)), vec![]),
+        (Killing(restart), Exited(CODE), restarting, again),
         (WaitingForGroup(AfterExit::Restart), StopRequested, stopped, wait_for_group.clone()),
-        (WaitingForGroup(AfterExit::Restart), TimerElapsed, last(Backoff), pause.clone()),
-        (WaitingForGroup(AfterExit::Restart), GroupEmpty, last(Backoff), pause),
+        (WaitingForGroup(AfterExit::Restart), TimerElapsed, last(Starting), vec![Start]),
+        (WaitingForGroup(AfterExit::Restart), GroupEmpty, last(Starting), vec![Start]),
         (
             WaitingForGroup(AfterExit::End(crash)),
             StopRequested,
@@ -110,13 +119,14 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         (WaitingForGroup(AfterExit::End(crash)), GroupEmpty, last(Ended(crash)), vec![]),
         (KillingGroup(crash), TimerElapsed, last(Ended(crash)), vec![]),
         (KillingGroup(crash), GroupEmpty, last(Ended(crash)), vec![]),
+        (Backoff, RestartRequested, last(Starting), vec![Start]),
         (Backoff, StopRequested, stopped, wait_for_group),
         (Backoff, TimerElapsed, last(Starting), vec![Start]),
     ]
 }
 
 #[test]
-fn every_state_knows_every_event() {
+fn every_state_handles_every_event() {
     let crash = Termination::Exited(CODE);
     let int = Some(SIGINT);
     let states = [
@@ -127,14 +137,22 @@ fn every_state_knows_every_event() {
         Stopping(int, StopReason::Unresponsive),
         Killing(StopReason::Shutdown),
         Killing(StopReason::Unresponsive),
+        Stopping(int, StopReason::Restart),
+        Killing(StopReason::Restart),
         WaitingForGroup(AfterExit::Restart),
         WaitingForGroup(AfterExit::End(crash)),
         KillingGroup(crash),
         Backoff,
         Ended(crash),
     ];
-    let mut events =
-        vec![Event::BecameAlive, Event::Unresponsive, Event::StopRequested, Event::PolicyChanged, Event::TimerElapsed];
+    let mut events = vec![
+        Event::BecameAlive,
+        Event::Unresponsive,
+        Event::RestartRequested,
+        Event::StopRequested,
+        Event::PolicyChanged,
+        Event::TimerElapsed,
+    ];
     events.extend([Event::StartFailed, Event::PortTaken, Event::GroupEmpty]);
     events.extend([CODE, Exit::Code(0), Exit::Code(130), Exit::Signal(SIGINT)].map(Event::Exited));
     let table = table();
@@ -143,7 +161,7 @@ fn every_state_knows_every_event() {
             let exact = table.iter().find(|row| (row.0, row.1) == (state, *event));
             let expected = exact.map_or((life(state, 0), vec![]), |row| (row.2, row.3.clone()));
             let is_exit = matches!(event, Event::Exited(exit) if *exit != CODE);
-            // Only the state that was told to stop distinguishes between ways to end; the table shows those.
+            // Only the state after a stop request distinguishes between ways to end; the table lists those.
             if is_exit && exact.is_none() {
                 continue;
             }
@@ -153,14 +171,14 @@ fn every_state_knows_every_event() {
 }
 
 #[test]
-fn without_a_drain_the_stop_signal_goes_out_at_once() {
+fn stop_without_drain_signals_at_once() {
     let (next, actions) = life(Running, 0).step(Event::StopRequested, &ServicePolicy { drain: Duration::ZERO, ..PLAN });
     assert_eq!(next.state, Stopping(Some(SIGINT), StopReason::Shutdown));
     assert_eq!(actions[0], Action::Signal(SIGINT));
 }
 
 #[test]
-fn before_a_reload_runs_are_let_finish_until_a_stop_sets_the_limits_again() {
+fn reload_waits_for_runs_until_stop_restores_limits() {
     let plan = PLAN.for_reload();
     let (draining, actions) = life(Running, 0).step(Event::StopRequested, &plan);
     assert_eq!(actions, [Action::StartTimer(RELOAD_DRAIN)]);
@@ -178,7 +196,7 @@ fn before_a_reload_runs_are_let_finish_until_a_stop_sets_the_limits_again() {
 }
 
 #[test]
-fn what_must_not_be_signalled_is_only_waited_for() {
+fn service_without_stop_signal_is_only_waited_for() {
     let plan = ServicePolicy { drain: Duration::ZERO, stop_signal: None, ..PLAN };
     for state in [Starting, Running] {
         let (next, actions) = life(state, 0).step(Event::StopRequested, &plan);
@@ -190,14 +208,14 @@ fn what_must_not_be_signalled_is_only_waited_for() {
 }
 
 #[test]
-fn pauses_double_up_to_the_longest() {
+fn backoff_doubles_up_to_maximum() {
     let seconds: Vec<u64> = (1..=5).map(|failures| RESTART.pause(failures).as_secs()).collect();
     assert_eq!(seconds, [1, 2, 3, 3, 3]);
     assert_eq!(RESTART.pause(u32::MAX), RESTART.max_delay);
 }
 
 #[test]
-fn a_crash_loop_ends_in_the_last_exit() {
+fn crash_loop_ends_with_last_exit() {
     let (mut life, _) = Lifecycle::begin();
     for code in 1..=3 {
         (life, _) = life.step(Event::Exited(Exit::Code(code)), &PLAN);
@@ -211,7 +229,15 @@ fn a_crash_loop_ends_in_the_last_exit() {
 }
 
 #[test]
-fn running_well_for_a_while_resets_the_count() {
+fn requested_restart_is_no_failure_and_has_no_delay() {
+    let never = ServicePolicy { restart: RestartRules { policy: RestartPolicy::Never, limit: 0, ..RESTART }, ..PLAN };
+    let (stopping, _) = life(Running, 3).step(Event::RestartRequested, &never);
+    let (gone, _) = stopping.step(Event::Exited(Exit::Code(0)), &never);
+    assert_eq!(gone.step(Event::GroupEmpty, &never), (life(Starting, 0), vec![Action::Start]));
+}
+
+#[test]
+fn restart_count_resets_after_stable_run() {
     let (next, _) = life(Running, 3).step(Event::TimerElapsed, &PLAN);
     assert_eq!(next, life(Running, 0));
     let (next, _) = life(Starting, 3).step(Event::TimerElapsed, &PLAN);
@@ -219,7 +245,7 @@ fn running_well_for_a_while_resets_the_count() {
 }
 
 #[test]
-fn the_policy_decides_which_ends_are_failures() {
+fn restart_policy_decides_which_exits_are_failures() {
     let table = [
         (RestartPolicy::Never, Exit::Code(1), false),
         (RestartPolicy::OnFailure, Exit::Code(0), false),
@@ -235,7 +261,7 @@ fn the_policy_decides_which_ends_are_failures() {
 }
 
 #[test]
-fn too_few_processes_are_waited_for_up_to_the_limit() {
+fn failed_start_at_restart_limit_ends_service() {
     let (next, _) = life(Starting, RESTART.limit).step(Event::StartFailed, &PLAN);
     assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::NotStarted)));
 }
@@ -245,6 +271,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         1 => Just(Event::BecameAlive),
         1 => Just(Event::Unresponsive),
+        1 => Just(Event::RestartRequested),
         1 => Just(Event::StopRequested),
         1 => Just(Event::PolicyChanged),
         4 => Just(Event::TimerElapsed),
@@ -257,7 +284,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn pauses_never_shrink_and_never_exceed_the_longest(delay in 1..100_000_u64, longest in 1..1_000_000_u64, failures in 1..=u32::MAX) {
+    fn backoff_never_shrinks_or_exceeds_maximum(delay in 1..100_000_u64, longest in 1..1_000_000_u64, failures in 1..=u32::MAX) {
         let restart =
             RestartRules { initial_delay: Duration::from_millis(delay), max_delay: Duration::from_millis(longest), ..RESTART };
         let (first, pause, next) = (restart.pause(1), restart.pause(failures), restart.pause(failures.saturating_add(1)));
@@ -268,7 +295,7 @@ proptest! {
 
     /// Whatever happens in whatever order.
     #[test]
-    fn no_life_has_more_failures_in_a_row_than_allowed(events in vec(event(), 0..60), limit in 0..5_u32) {
+    fn failures_in_a_row_never_exceed_limit(events in vec(event(), 0..60), limit in 0..5_u32) {
         let plan = ServicePolicy { restart: RestartRules { limit, ..RESTART }, ..PLAN };
         let (mut life, _) = Lifecycle::begin();
         for event in events {
@@ -287,7 +314,7 @@ proptest! {
 
     /// Two stops and the end of its process end it, wherever it is.
     #[test]
-    fn who_is_asked_to_stop_comes_to_an_end(events in vec(event(), 0..60)) {
+    fn stopped_service_always_ends(events in vec(event(), 0..60)) {
         let (mut life, _) = Lifecycle::begin();
         let stop = [Event::StopRequested, Event::StopRequested, Event::StopRequested, Event::Exited(CODE), Event::GroupEmpty];
         for event in events.into_iter().chain(stop) {

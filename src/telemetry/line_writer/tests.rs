@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 
-/// A reader under the control of a test: each write waits for what it is to answer, and tells what it wrote.
+/// A reader controlled by a test: each write waits for its result, and reports its content.
 struct Gate {
     answers: Receiver<io::Result<usize>>,
     written: Sender<Vec<u8>>,
@@ -47,7 +47,7 @@ fn queue() -> (LineWriter, FlushGuard, Reader) {
     (queue, flush, Reader { answer, written })
 }
 
-/// Waits until the thread has taken what was pushed and is held up in writing it.
+/// Waits until the thread has taken the pushed lines and is blocked in writing them.
 fn wait_taken(queue: &LineWriter) {
     wait_until(|| queue.lock().waiting.is_empty());
 }
@@ -68,7 +68,7 @@ fn push_quarters(queue: &LineWriter, lines: usize) {
 }
 
 #[test]
-fn a_reader_that_does_not_read_costs_lines_but_never_blocks() {
+fn blocked_reader_loses_lines_without_blocking_writer() {
     let (queue, flush, reader) = queue();
     queue.push(b"first\n");
     wait_taken(&queue);
@@ -83,7 +83,7 @@ fn a_reader_that_does_not_read_costs_lines_but_never_blocks() {
 }
 
 #[test]
-fn after_a_loss_every_line_is_dropped_until_there_is_room() {
+fn lines_are_dropped_after_loss_until_buffer_has_room() {
     let (queue, _flush, reader) = queue();
     queue.push(b"first\n");
     wait_taken(&queue);
@@ -94,7 +94,7 @@ fn after_a_loss_every_line_is_dropped_until_there_is_room() {
 }
 
 #[test]
-fn the_end_waits_for_what_is_queued() {
+fn flush_waits_for_queued_lines() {
     let (queue, flush, reader) = queue();
     queue.push(b"last words\n");
     reader.answer.send(Ok(usize::MAX)).expect("the writer lives");
@@ -103,14 +103,14 @@ fn the_end_waits_for_what_is_queued() {
 }
 
 #[test]
-fn without_a_line_there_is_no_thread_and_nothing_to_wait_for() {
+fn writer_thread_starts_only_with_first_line() {
     let (queue, flush, _reader) = queue();
     drop(flush);
     assert!(queue.lock().writer.is_some());
 }
 
 #[test]
-fn what_could_not_be_written_is_counted_and_told() {
+fn failed_writes_are_counted_and_reported() {
     let (queue, _flush, reader) = queue();
     queue.push(b"a\nb\n");
     wait_taken(&queue);
@@ -124,7 +124,7 @@ fn what_could_not_be_written_is_counted_and_told() {
 }
 
 #[test]
-fn a_line_cut_by_a_full_disk_does_not_run_into_the_next() {
+fn line_cut_by_full_disk_is_terminated_before_next() {
     let (queue, _flush, reader) = queue();
     queue.push(b"whole\ncut off\n");
     reader.answer.send(Ok(9)).expect("the writer lives");
@@ -136,7 +136,7 @@ fn a_line_cut_by_a_full_disk_does_not_run_into_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_buffer_is_waited_for_once_until_the_reader_is_up_to_date() {
+async fn send_waits_once_for_full_buffer_until_reader_catches_up() {
     let (queue, _flush, reader) = queue();
     queue.push(b"first\n");
     wait_taken(&queue);
@@ -162,7 +162,7 @@ async fn a_full_buffer_is_waited_for_once_until_the_reader_is_up_to_date() {
 }
 
 #[tokio::test]
-async fn who_waits_for_room_gets_it() {
+async fn waiting_send_succeeds_once_buffer_has_room() {
     let (queue, _flush, reader) = queue();
     queue.push(b"first\n");
     wait_taken(&queue);

@@ -58,7 +58,7 @@ fn beginnings(records: &[(String, bool)]) -> Vec<(&str, bool)> {
 }
 
 #[test]
-fn a_traceback_is_one_record_whatever_surrounds_it() {
+fn traceback_between_other_lines_is_one_record() {
     let before = "2026.11.23 23:01:20 INFO [bots.webserver] before";
     let after = "20261123 23:01:20 INFO: after";
     for (name, text) in REAL {
@@ -69,7 +69,7 @@ fn a_traceback_is_one_record_whatever_surrounds_it() {
 }
 
 #[test]
-fn tracebacks_one_after_the_other_are_records_of_their_own() {
+fn consecutive_tracebacks_are_separate_records() {
     for (name, text) in REAL.into_iter().filter(|(name, _)| !name.starts_with("syntax-error-3")) {
         let found = records(&text.repeat(3));
         assert_eq!(found, vec![(text.trim_end().to_owned(), true); 3], "{name}");
@@ -77,7 +77,7 @@ fn tracebacks_one_after_the_other_are_records_of_their_own() {
 }
 
 #[test]
-fn a_record_and_its_traceback_are_one() {
+fn log_record_and_its_traceback_are_one_record() {
     let [(_, logging), (_, cherrypy)] = LOGS;
     let found = records(logging);
     let expected = [
@@ -101,20 +101,20 @@ fn a_record_and_its_traceback_are_one() {
 }
 
 #[test]
-fn a_heading_may_end_the_line_of_a_record() {
+fn traceback_heading_may_end_a_record_line() {
     let text = "2026.11.23 05:17:34 ERROR [bots.engine] Traceback (most recent call last):\n  File \"a\", line 1\nE: x";
     assert_eq!(records(&format!("{text}\n{text}")), vec![(text.to_owned(), true); 2]);
 }
 
 #[test]
-fn other_lines_pass_one_by_one() {
+fn other_lines_pass_separately() {
     let text = "hello\n\n  indented\nERROR: one\nERROR: two\n  detail\nWARNING  last";
     let expected: Vec<(String, bool)> = text.lines().map(|line| (line.to_owned(), false)).collect();
     assert_eq!(records(text), expected);
 }
 
 #[test]
-fn unrelated_lines_are_not_taken_for_the_message() {
+fn unrelated_lines_are_not_part_of_traceback() {
     let traceback = "Traceback (most recent call last):\n  File \"a\", line 1, in b\nE: x";
     for next in ["\nhello", "127.0.0.1 - - [x] \"GET / HTTP/1.1\" 200", "[23/Nov/2026:05:17:34] ENGINE Bus STOPPED"] {
         let found = records(&format!("{traceback}\n{next}"));
@@ -125,7 +125,7 @@ fn unrelated_lines_are_not_taken_for_the_message() {
 }
 
 #[test]
-fn a_traceback_that_was_cut_ends_where_the_next_record_begins() {
+fn cut_traceback_ends_at_next_record() {
     let cut = "Traceback (most recent call last):\n  File \"a\", line 1, in b";
     for next in ["20261123 05:17:40 INFO: x", "INFO     x"] {
         assert_eq!(records(&format!("{cut}\n{next}")), [(cut.to_owned(), true), (next.to_owned(), false)]);
@@ -134,7 +134,7 @@ fn a_traceback_that_was_cut_ends_where_the_next_record_begins() {
 }
 
 #[test]
-fn a_huge_traceback_comes_in_parts_that_lose_nothing() {
+fn huge_traceback_is_split_without_loss() {
     let lines = format!("{HEADING}\n{}E: x\n", "  File \"a\", line 1, in b\n".repeat(10_000));
     let mut parts = Vec::new();
     let mut assembler = TracebackAssembler::default();
@@ -151,7 +151,7 @@ fn a_huge_traceback_comes_in_parts_that_lose_nothing() {
 }
 
 #[test]
-fn only_what_may_go_on_is_held() {
+fn only_incomplete_records_are_held() {
     let mut assembler = TracebackAssembler::default();
     let mut flush_delay = |line: &str| {
         assembler.line(line, level_of(line), &mut |_| {});

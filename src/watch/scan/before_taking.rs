@@ -1,5 +1,5 @@
-//! Files that Bots has listed and is about to take: each is judged where it is, without another listing. The results of earlier
-//! scans count as well.
+//! Checks files that Bots has listed and is about to process, each by its path, without another listing. Results of
+//! earlier scans count as well.
 
 use std::ffi::OsString;
 use std::fs;

@@ -12,7 +12,7 @@ use crate::watch::target::matches_dir;
 use crate::watch::unfinished::CompleteFiles;
 
 impl TargetScanner {
-    /// Scans files and directories with events. Returns whether only a full scan can tell the state.
+    /// Scans files and directories with events. Returns whether a full scan is necessary.
     pub(super) fn scan_reported(&mut self, reported: Vec<Event>, found: &mut Found) -> bool {
         let mut is_doubtful = false;
         for Event { path, kind: event_kind } in reported {

@@ -1,4 +1,4 @@
-//! What is complete, as a table; and what counts, as stories.
+//! The definition of "complete", as a table; and the sequence of reports, as scenarios.
 
 use super::*;
 
@@ -19,7 +19,7 @@ impl Case {
         self.start + Duration::from_millis(milliseconds)
     }
 
-    /// A look at this time, at a file of this size that nothing is known of but what is seen.
+    /// A check at this time, of a file of this size without other knowledge.
     fn observe(&mut self, milliseconds: u64, size: u64) -> FileVerdict {
         self.see(milliseconds, sight(size))
     }
@@ -55,17 +55,17 @@ fn name() -> &'static OsStr {
     OsStr::new("a")
 }
 
-/// Size, what is known of writers, whether a writer was seen, whether the name says that it is unfinished; and why it is not
-/// complete, and after how many seconds it is if it stays as it is.
+/// Size, known state of writers, whether a writer was seen, whether the name marks it as incomplete; and the reason why
+/// it is incomplete, and after how many seconds without a change it is complete.
 #[test]
-fn each_kind_of_file_is_judged() {
+fn evaluate_judges_each_kind_of_file() {
     let table = [
         (9, None, false, false, Some((Reason::Young, Some(1)))),
         (9, Some(false), false, false, None),
         (9, Some(true), false, false, Some((Reason::Open, None))),
         (9, Some(true), true, false, Some((Reason::Open, None))),
         (9, None, true, false, Some((Reason::Open, Some(60)))),
-        // The close was not told, or is not told yet.
+        // The event of the close is missing or late.
         (9, Some(false), true, false, None),
         (0, None, false, false, Some((Reason::Empty, Some(6)))),
         (0, Some(false), false, false, Some((Reason::Empty, Some(6)))),
@@ -95,9 +95,9 @@ fn each_kind_of_file_is_judged() {
     }
 }
 
-/// What a stamp says by a clock, in seconds: the later time of the file, the clock, its error, and what is known.
+/// Weight of a file time, in seconds: the later time of the file, the clock, its error, and the known clock.
 #[test]
-fn a_stamp_tells_as_much_as_its_clock_allows() {
+fn unchanged_time_depends_on_clock_error() {
     let table = [
         (100, Some((107, 0)), 7),
         // The file is ahead.
@@ -120,7 +120,7 @@ fn a_stamp_tells_as_much_as_its_clock_allows() {
 }
 
 #[test]
-fn a_file_counts_once_when_it_has_not_changed_for_a_while() {
+fn file_is_reported_once_after_stable_period() {
     let mut case = Case::new();
     assert_eq!(case.observe(0, 1), case.waits(Reason::Young, 1000, 0));
     assert_eq!(case.observe(900, 1), case.waits(Reason::Young, 1000, 0));
@@ -130,25 +130,25 @@ fn a_file_counts_once_when_it_has_not_changed_for_a_while() {
 }
 
 #[test]
-fn a_file_that_is_known_to_be_old_counts_at_once() {
+fn old_file_is_complete_at_once() {
     let mut case = Case::new();
     assert_eq!(case.see(0, Observation { quiet: SECOND, ..sight(1) }), FileVerdict::Complete);
 }
 
 #[test]
-fn a_counted_file_counts_again_when_it_is_another_one() {
+fn replaced_file_is_reported_again() {
     let mut case = Case::new();
     assert_eq!(case.closed(0, 1), FileVerdict::Complete);
     assert_eq!(case.observe(0, 1), FileVerdict::AlreadyReported);
     assert!(case.files.is_still(name(), stamp(1)) && !case.files.is_still(name(), stamp(2)));
-    // Away and back between two looks: only the time of the change tells.
+    // Deleted and recreated between two checks: only ctime differs.
     let moved = FileStamp { changed: 5, ..stamp(1) };
     assert_eq!(case.see(10, Observation { stamp: moved, quiet: SECOND * 5, ..sight(1) }), FileVerdict::Complete);
     assert_eq!(case.observe(20, 2), case.waits(Reason::Young, 1020, 20));
 }
 
 #[test]
-fn a_writer_is_waited_for() {
+fn file_is_complete_only_after_writer_closes() {
     let mut case = Case::new();
     case.files.on_written(name(), case.start, false);
     case.files.on_written(name(), case.start, true);
@@ -161,7 +161,7 @@ fn a_writer_is_waited_for() {
 }
 
 #[test]
-fn a_second_writer_is_waited_for_and_so_is_an_empty_file() {
+fn second_writer_and_empty_file_delay_completion() {
     let mut case = Case::new();
     case.files.on_written(name(), case.start, true);
     let second = Observation { has_writer: Some(true), ..sight(1) };
@@ -173,9 +173,9 @@ fn a_second_writer_is_waited_for_and_so_is_an_empty_file() {
     assert_eq!(case.observe(8000, 0), FileVerdict::Complete);
 }
 
-/// A writer whose end is not told, as on a share that this machine writes to.
+/// A writer whose close is not reported, as on a share that this machine writes to.
 #[test]
-fn the_time_begins_when_the_file_was_last_seen_open() {
+fn stable_period_starts_when_file_was_last_seen_open() {
     let mut case = Case::new();
     for seconds in 0..10 {
         let open = Observation { has_writer: Some(true), ..sight(1) };
@@ -187,7 +187,7 @@ fn the_time_begins_when_the_file_was_last_seen_open() {
 }
 
 #[test]
-fn a_writer_who_never_closes_is_not_waited_for_forever() {
+fn wait_for_unclosed_writer_ends_at_limit() {
     let mut case = Case::new();
     case.files.on_written(name(), case.start, true);
     assert_eq!(case.observe(10_000, 1), case.waits(Reason::Open, 60_000, 0));
@@ -195,7 +195,7 @@ fn a_writer_who_never_closes_is_not_waited_for_forever() {
 }
 
 #[test]
-fn a_link_has_no_writer() {
+fn created_link_does_not_count_as_open() {
     let mut case = Case::new();
     case.files.on_written(name(), case.start, false);
     assert_eq!(case.observe(500, 1), case.waits(Reason::Young, 1000, 0));
@@ -203,7 +203,7 @@ fn a_link_has_no_writer() {
 }
 
 #[test]
-fn what_is_gone_is_forgotten() {
+fn removed_files_are_forgotten() {
     let mut case = Case::new();
     assert_eq!(case.closed(0, 1), FileVerdict::Complete);
     case.files.begin_round();
@@ -215,7 +215,7 @@ fn what_is_gone_is_forgotten() {
 }
 
 #[test]
-fn what_is_looked_at_in_a_round_stays() {
+fn files_observed_in_a_round_are_kept() {
     let mut case = Case::new();
     assert_eq!(case.closed(0, 1), FileVerdict::Complete);
     case.files.begin_round();
@@ -226,7 +226,7 @@ fn what_is_looked_at_in_a_round_stays() {
 
 /// A look still knows the file; a run that took it would lose what its writer is about to write.
 #[test]
-fn a_complete_file_that_is_open_again_is_not_taken() {
+fn reopened_complete_file_is_not_taken() {
     let mut case = Case::new();
     let at_rest = Observation { quiet: RULES.limit * 60, has_writer: Some(false), ..sight(9) };
     assert_eq!(case.see(0, at_rest), FileVerdict::Complete);

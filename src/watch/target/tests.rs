@@ -20,7 +20,7 @@ pub fn watch_target(directory: &Path, mask: &str) -> WatchTarget {
 }
 
 #[test]
-fn unfinished_files_only_count_where_the_mask_names_them() {
+fn incomplete_names_match_only_explicit_masks() {
     let matches = |mask: &str, name: &str| watch_target(Path::new("/in"), mask).matches(OsStr::new(name));
     for (mask, name) in [("*", "a.xml"), ("*.tmp", "a.tmp"), (".*", ".a"), ("a.part", "a.part"), ("*.part", "b.part")] {
         assert!(matches(mask, name), "{mask} {name}");
@@ -33,7 +33,7 @@ fn unfinished_files_only_count_where_the_mask_names_them() {
 }
 
 #[test]
-fn a_channel_takes_what_glob_finds() {
+fn channel_matches_same_names_as_glob() {
     let channel = |mask: &str| WatchTarget { is_channel: true, ..watch_target(Path::new("/in"), mask) };
     for (mask, name, is_taken, is_unfinished) in [
         ("*", "a.xml", true, false),
@@ -58,13 +58,13 @@ fn a_channel_takes_what_glob_finds() {
 }
 
 #[test]
-fn a_lock_of_a_channel_starts_nothing() {
+fn channel_lock_file_does_not_match() {
     let watch_target = WatchTarget { locks: vec!["in.lock".into()], ..watch_target(Path::new("/in"), "*") };
     assert!(!watch_target.matches(OsStr::new("in.lock")) && watch_target.matches(OsStr::new("in.lock2")));
 }
 
 #[test]
-fn a_path_is_parted_at_its_first_mask() {
+fn path_is_split_at_first_mask() {
     let pattern = PathPattern::new(Path::new("/in/*/orders"));
     assert_eq!((pattern.root.as_path(), pattern.rest.len()), (Path::new("/in"), 2));
     assert_eq!(pattern.to_string(), "/in/*/orders");
@@ -74,7 +74,7 @@ fn a_path_is_parted_at_its_first_mask() {
 }
 
 #[test]
-fn a_hidden_directory_has_to_be_named() {
+fn hidden_directory_needs_explicit_mask() {
     assert!(!matches_dir(&FnMatch::new("*"), OsStr::new(".git")));
     assert!(matches_dir(&FnMatch::new(".*"), OsStr::new(".git")) && matches_dir(&FnMatch::new("*"), OsStr::new("git")));
 }

@@ -1,6 +1,6 @@
-//! `bots.ini`: any text is read, or refused by line; an edit changes what it is to change and nothing else.
+//! `bots.ini`: any text is parsed, or rejected with lines; an edit changes only the requested setting.
 //!
-//! The input is the text, and behind it, each after a byte 0xff: a section, a key and a value to set.
+//! The input is the text, followed by section, key and value to set, each after a byte 0xff.
 
 use bots_ctl::pycompat::configparser::{
     BotsIni, EditError, ParseError, parse_boolean, parse_integer, remove_section, set_value,

@@ -1,5 +1,5 @@
-//! The layers of configuration: each value comes from the layer that decides, each fault says where it is, and no secret is
-//! told.
+//! The layers of configuration: each value comes from the last layer that sets it, each error has its location, and no
+//! secret is printed.
 //!
 //! The input is lines `NAME=value` of the environment, an empty line, and `bots-ctl.toml`.
 
@@ -11,7 +11,7 @@ use bots_ctl::config::toml_file::{self, TomlValue};
 use bots_ctl::config::{Config, Diagnostic, EffectiveSetting, Origin};
 use tempfile::TempDir;
 
-/// Where the input has this as a secret alone, nothing that is told may hold it.
+/// A secret that occurs only here in the input must not occur in any output.
 const SECRET: &str = "hush-7Kq";
 
 thread_local! {
@@ -45,7 +45,7 @@ pub fn check(data: &[u8]) {
                 check_origin(shown, &environment, values, &faults);
             }
         }
-        // What is in no layer cannot be told.
+        // A value that is in no layer cannot be printed.
         let has_secret = text.contains(SECRET) || text.to_ascii_lowercase().contains("_file");
         if has_secret && is_secret_alone(&environment, values.as_ref().ok(), toml, &config.effective_settings) {
             check_secrecy(&config, &faults, data.len().is_multiple_of(16));
@@ -70,7 +70,7 @@ fn check_fault(fault: &Diagnostic, shown: &[EffectiveSetting], file_place: &str)
     assert!(!fault.is_from_command_line, "{text:?}: there are no flags");
 }
 
-/// The environment decides before the file does, and the file before the default, unless what they say is refused.
+/// The environment overrides the file, and the file the default, unless a value is invalid.
 fn check_origin(
     shown: &EffectiveSetting,
     environment: &BTreeMap<String, String>,
@@ -102,7 +102,7 @@ fn is_secret_alone(
     toml: &str,
     shown: &[EffectiveSetting],
 ) -> bool {
-    // The parts of the URL are told where they disagree with others.
+    // The parts of the URL are printed if they conflict with others.
     let secrets = || shown.iter().map(|shown| shown.setting).filter(|key| key.secret && key.path != "database.url");
     let of_secrets = |name: &str| secrets().any(|key| key.env == name || key.path == name);
     let variables =

@@ -1,4 +1,4 @@
-//! Masks of file names: they match what a slow and simple reading of the same rules matches.
+//! File masks match the same names as a slow and simple implementation of the rules.
 //!
 //! The first byte is the length of the mask; the name follows it.
 
@@ -32,7 +32,7 @@ enum Token {
     Set(bool, Vec<(char, char)>),
 }
 
-/// `None` for a set with a range that runs backwards: what Python makes of those is compared in `tests/it/fnmatch.rs`.
+/// `None` for a set with a reversed range: `tests/it/fnmatch.rs` compares those with Python.
 fn tokens(text: &str) -> Option<Vec<Token>> {
     let mut left: &[char] = &text.chars().collect::<Vec<_>>();
     let mut tokens = Vec::new();

@@ -1,7 +1,7 @@
-//! Requests to the health listener, as bytes on a connection: each is answered as documented or refused, and the connection
-//! ends in time.
+//! Requests to the health listener, as bytes on a connection: each gets a documented response or a rejection, and the
+//! connection ends in time.
 //!
-//! The first byte says what is known, how the client leaves, and in which sizes its bytes arrive.
+//! The first byte selects the health state, how the client disconnects, and the sizes of its writes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,20 +30,20 @@ const LIFE: Duration = Duration::from_secs(60);
 /// before the rest of them, which a debugging assertion of its own forbids and only who sends such things sees.
 const ROOM: usize = 1024 * 1024;
 
-/// Ours, and hyper's for what is no request.
+/// Bodies of bots-ctl, and hyper's for malformed requests.
 const STATUSES: [&str; 7] = ["200", "400", "404", "405", "414", "431", "503"];
 
-/// One side of a connection with the listener; who has it talks to the other.
+/// One side of a connection with the listener; the owner is the other side.
 type Serve = Box<dyn Fn(DuplexStream) -> Pin<Box<dyn Future<Output = ()>>>>;
 
 thread_local! {
     static RUNTIME: Runtime =
         Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-    /// As much is known as two bits can say.
+    /// A health state selected by two bits.
     static LISTENERS: [Serve; 4] = [0, 1, 2, 3].map(listener);
 }
 
-/// Asks, and looks at the answers.
+/// Sends the request, and checks the responses.
 pub fn check(data: &[u8]) {
     let Some((&kind, requests)) = data.split_first() else { return };
     let size = if kind & 4 == 0 { requests.len().max(1) } else { 1 + usize::from(kind >> 4) };
@@ -66,7 +66,7 @@ fn listener(kind: u8) -> Serve {
     Box::new(move |stream| Box::pin(serve_connection(stream, service.clone())))
 }
 
-/// Sends the bytes, and hears what comes back until the other side leaves.
+/// Sends the bytes, and reads until the other side closes.
 async fn converse(stream: DuplexStream, requests: &[u8], size: usize, leaves: bool) -> Vec<u8> {
     let (mut reader, mut writer) = split(stream);
     let ask = async {

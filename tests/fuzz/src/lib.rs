@@ -12,7 +12,7 @@ pub mod xmlrpc;
 
 use std::borrow::Cow;
 
-/// Parts a byte parts that no text holds; what is missing is empty.
+/// Splits the input at a byte that does not occur in text; missing parts are empty.
 fn parts<const COUNT: usize>(data: &[u8]) -> [Cow<'_, str>; COUNT] {
     let mut parts = data.splitn(COUNT, |byte| *byte == 0xff);
     std::array::from_fn(|_| String::from_utf8_lossy(parts.next().unwrap_or_default()))
@@ -23,7 +23,7 @@ fn has_control(text: &str) -> bool {
     text.chars().any(char::is_control)
 }
 
-/// What a terminal or a viewer would obey instead of showing it.
+/// Characters that a terminal or viewer interprets instead of showing them.
 fn is_obeyed(text: &str) -> bool {
     let turns = ['\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}'];
     let turns = |c: char| {

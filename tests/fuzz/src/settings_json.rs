@@ -1,6 +1,6 @@
-//! What Python says of Bots's settings: read or refused, and the way to the database is told without the password.
+//! The settings reported by Python: parsed or rejected, and the database address is printed without the password.
 //!
-//! The input is the JSON, and behind a byte 0xff a URL of the database.
+//! The input is the JSON, followed by a byte 0xff and a database URL.
 
 use bots_ctl::bots::django_settings::DjangoSettings;
 use bots_ctl::config::DatabaseUrl;
@@ -8,7 +8,7 @@ use bots_ctl::database::DatabaseConfig;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, from_str, json};
 
-/// Where the input has this as the password, nothing that is told may hold it.
+/// A password that occurs only here in the input must not occur in any output.
 const PASSWORD: &str = "hush-7Kq";
 
 /// Reads facts, and makes settings of them.

@@ -1,7 +1,7 @@
-//! XML-RPC: what was read can be written and read again, costs no more than what was sent, and what is refused is refused in
-//! words that can be sent.
+//! XML-RPC: a parsed message can be written and parsed again, its memory is bounded by the input, and an error has a
+//! text that can be sent.
 //!
-//! The input is taken as a message, and as the recipe of a value.
+//! The input is used as a message, and as the recipe of a value.
 
 use bots_ctl::jobs::command_line::JobCommand;
 use bots_ctl::jobs::xmlrpc::{Value, read_answer, read_call, write_answer, write_call, write_fault};
@@ -92,7 +92,7 @@ fn depth(values: &[Value]) -> usize {
     values.iter().map(one).max().unwrap_or_default()
 }
 
-/// As equality, but what is no number is itself.
+/// Equality, except that NaN equals itself.
 fn same(one: &[Value], other: &[Value]) -> bool {
     one.len() == other.len()
         && one.iter().zip(other).all(|pair| match pair {
@@ -122,7 +122,7 @@ impl Recipe<'_> {
         let length = usize::from(self.byte() % 16).min(self.0.len());
         let (text, rest) = self.0.split_at(length);
         self.0 = rest;
-        // What a task or a fault may hold.
+        // The characters permitted in a task or a fault.
         String::from_utf8_lossy(text).chars().filter(|c| JobCommand::new(vec![c.to_string()]).is_ok()).collect()
     }
 

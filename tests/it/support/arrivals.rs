@@ -81,11 +81,11 @@ impl Arrivals {
         sandbox.set_ini("dirmonitor1", "path", &self.system.demo.input().display().to_string());
         sandbox.set_ini("dirmonitor1", "route", "demo_orders");
         let up = self.system.start(&["up", "--services", "jobqueue,dirmonitor"]);
-        up.wait_stderr("the directory monitor watches");
+        up.wait_stderr("the directory monitor is ready");
         up
     }
 
-    /// Waits until so many orders are out and the engine has ended.
+    /// Waits until this number of orders was sent and the engine has exited.
     pub fn wait_orders(&self, count: usize, running: &Running) {
         let are_out = || (fs::read_dir(self.system.demo.output()).ok()?.count() >= count).then_some(());
         wait_until("the orders are out", are_out, || running.report());

@@ -36,7 +36,7 @@ pub fn is_bots_3() -> bool {
     !package().join("migrations").is_dir()
 }
 
-/// A settings.py that somebody wrote for themselves.
+/// A user's own settings.py.
 pub fn own_settings() -> String {
     let template = fs::read_to_string(package().join("install/settings.py")).expect("Bots ships a template");
     let added = "
@@ -64,7 +64,7 @@ pub fn expect_bots_works(sandbox: &Sandbox, password: &str) {
     assert!(can_log_in(sandbox, "admin", password), "the admin cannot log in: {}", web.report());
 }
 
-/// Logs in as a browser does; prints where that led.
+/// Logs in like a browser; prints the resulting address.
 pub const LOG_IN: &str = r#"
 import re, sys, urllib.parse, urllib.request
 from http.cookiejar import CookieJar

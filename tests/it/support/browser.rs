@@ -191,6 +191,11 @@ impl Browser {
         self.ask("answer of a script", async |client| client.execute(script, Vec::new()).await)
     }
 
+    /// Sets the size of the window.
+    pub fn resize(&self, width: u32, height: u32) {
+        self.ask("size", async |client| client.set_window_size(width, height).await);
+    }
+
     /// Writes what the window shows as a PNG file.
     pub fn screenshot(&self, path: &Path) {
         let image = self.ask("picture", async |client| client.screenshot().await);

@@ -1,4 +1,4 @@
-//! A time of day that is another one for some processes than for everybody else.
+//! A different time of day for some processes.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use crate::support::network::run;
 
-/// Loaded before all else, makes a process see a time of day that is so many seconds off as a file says.
+/// A preloaded library that shifts the time of day by the number of seconds in a file.
 const CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -57,18 +57,18 @@ time_t time(time_t *now) {
 pub struct Clock(PathBuf);
 
 impl Clock {
-    /// Like everybody else's at first.
+    /// Initially unshifted.
     pub fn new(file: PathBuf) -> Self {
         fs::write(&file, 0_i64.to_ne_bytes()).expect("written");
         Self(file)
     }
 
-    /// What is in the environment of processes that go by it.
+    /// The environment of processes with the shifted clock.
     pub fn variables(&self) -> [(&'static str, PathBuf); 2] {
         [("LD_PRELOAD", library().to_owned()), ("CLOCK_OFFSET", self.0.clone())]
     }
 
-    /// Moves it away from everybody else's, also for processes that run already.
+    /// Shifts the clock, also for running processes.
     pub fn set(&self, seconds: i64) {
         // In place: it is mapped.
         let file = fs::OpenOptions::new().write(true).open(&self.0).expect("it is there");

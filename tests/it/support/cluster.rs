@@ -1,9 +1,8 @@
-//! The workloads of a rendered overlay as real pods, on a network of their own with a real MariaDB.
+//! The workloads of a rendered overlay as real pods, on a separate network with a real MariaDB.
 //!
-//! `podman play kube` runs each pod with its own command, arguments, variables and mounts. What a cluster has and podman has not
-//! is made up here, and nothing else: a Service is an alias on the network, a CronJob is run by taking its pod, a secret is
-//! mounted as a ConfigMap is, the database's name is in /etc/hosts, ports are not published, and the probes are asked as the
-//! kubelet asks them.
+//! `podman play kube` runs each pod with its own command, arguments, variables and mounts. Only features missing in
+//! podman are emulated: a Service is an alias on the network, a CronJob is run as a pod, a secret is mounted like a
+//! ConfigMap, /etc/hosts has the name of the database, ports are not published, and the tests probe like a kubelet.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -97,7 +96,7 @@ impl Cluster {
         cluster
     }
 
-    /// Changes a file of the ConfigMap, and renders all anew.
+    /// Changes a file of the ConfigMap, and renders everything again.
     pub fn change_config(&mut self, file: &str, change: impl Fn(String) -> String) {
         let path = self.manifests.path().join("base/config").join(file);
         let text = change(fs::read_to_string(&path).expect("readable"));
@@ -126,7 +125,7 @@ impl Cluster {
         self.start(name, template)
     }
 
-    /// Starts the pod of a job that somebody has made from a CronJob.
+    /// Starts the pod of a Job created from a CronJob.
     pub fn create_job(&mut self, name: &str) -> Pod {
         let template = find(&self.objects, "CronJob", name)["spec"]["jobTemplate"]["spec"]["template"].clone();
         self.start(name, template)
@@ -185,7 +184,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Podman 4.3 leaves the files of a secret's volume encoded; those of a ConfigMap's are what they should be.
+/// Podman 4.3 leaves the files of a secret's volume encoded; those of a ConfigMap's are correct.
 fn as_config_map(secret: &Value) -> Value {
     let secret: Secret = serde_json::from_value(secret.clone()).expect("a secret");
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
@@ -224,7 +223,7 @@ impl Pod {
         assert!(self.is_live(), "{}", self.container.logs());
     }
 
-    /// Asks no oftener than the manifest says, and gives up when the kubelet would, or the test.
+    /// Probes at the period of the manifest, and gives up after its failure threshold, or the time limit of the test.
     fn wait_for(&self, probe: &Probe) {
         let period = Duration::from_secs(u64::try_from(probe.period_seconds.expect("set")).expect("positive"));
         let begin = Instant::now();
@@ -262,19 +261,19 @@ impl Pod {
         let grace = self.spec.env.iter().flatten().find(|variable| variable.name == "BOTS_CTL_GRACE_PERIOD");
         let grace = grace.and_then(|variable| variable.value.clone()).expect("every pod has it");
         let code = self.container.stop(grace.trim_end_matches('s').parse().expect("seconds"));
-        // Podman may find a container of the pod in the middle of its own end, and then refuses.
+        // Podman may find an exiting container of the pod, and then refuses.
         let remove = || run(&["pod", "rm", "--force", "--ignore", "--time", "0", &self.name]);
         wait_until("the pod is removed", || remove().status.success().then_some(()), String::new);
         code
     }
 
-    /// What its bots-ctl says of it.
+    /// The output of its bots-ctl.
     pub fn status(&self) -> Value {
         let told = self.container.exec(&["bots-ctl", "status", "--json"]);
         serde_json::from_slice(&told.stdout).unwrap_or_default()
     }
 
-    /// Changes a file of the ConfigMap where it is mounted, as a kubelet does.
+    /// Changes a file of the mounted ConfigMap, as a kubelet does.
     pub fn edit_mounted(&self, name: &str, change: impl Fn(String) -> String) {
         let template = "{{range .Mounts}}{{if eq .Destination \"/config\"}}{{.Source}}{{end}}{{end}}";
         let file = PathBuf::from(self.container.inspect(template)).join(name);

@@ -74,7 +74,7 @@ fn orders_are_translated_byte_for_byte() {
 }
 
 #[apply(test)]
-fn an_order_with_an_error_is_the_engines_code_2() {
+fn engine_exits_with_2_for_erroneous_order() {
     let demo = Demo::new();
     demo.drop_in("bad");
     assert_eq!(demo.engine(&[]), 2);

@@ -1,4 +1,4 @@
-//! Pods of Bots on one volume, looked after as by a kubelet: each in a PID and a network namespace of its own.
+//! Pods of Bots on one volume, managed as by a kubelet: each in a separate PID and network namespace.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,7 +55,7 @@ impl Pod {
         self.running.lock().expect("not poisoned")
     }
 
-    /// Starts it; whoever was in its place is gone.
+    /// Starts the pod, replacing its predecessor.
     pub fn start(&self, sandbox: &Sandbox) {
         let mut command = sandbox.command(&self.args);
         command.env("BOTS_CTL_HEALTH_ADDR", format!("0.0.0.0:{HEALTH_PORT}")).env("PORT", "8080");
@@ -128,17 +128,17 @@ impl Pod {
         answer
     }
 
-    /// What the last question found.
+    /// The result of the last probe.
     pub fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::Relaxed)
     }
 
-    /// What the last question found.
+    /// The result of the last probe.
     pub fn is_live(&self) -> bool {
         self.is_live.load(Ordering::Relaxed)
     }
 
-    /// Something is done to it for so long.
+    /// A fault with its duration.
     pub fn excuse(&self, time: Duration) {
         let mut excused = self.excused.lock().expect("not poisoned");
         *excused = (*excused).max(Instant::now() + time + PATIENCE);
@@ -149,7 +149,7 @@ impl Pod {
         *self.excused.lock().expect("not poisoned") > Instant::now()
     }
 
-    /// Moves its clock away from everybody else's.
+    /// Shifts its clock.
     pub fn set_clock(&self, seconds: i64) {
         self.clock.set(seconds);
     }
@@ -161,7 +161,7 @@ impl Pod {
     }
 }
 
-/// Beside SQLite there is none.
+/// With SQLite there is none.
 fn sandbox_has_server(sandbox: &Sandbox) -> bool {
     sandbox.command(&[]).get_envs().any(|(name, _)| name == "DB_HOST")
 }

@@ -1,4 +1,5 @@
-//! File systems of processes: they see nothing of what others write behind them, and answer as the process wants.
+//! FUSE file systems: the kernel does not see writes to the underlying directory, and the process controls the
+//! responses.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +11,14 @@ use nix::unistd::Pid;
 use crate::support::needs::{Need, needs};
 use crate::support::sandbox::wait_until;
 
-/// A directory seen through a file system of a process, which knows nothing of what others write to it.
+/// A directory seen through a FUSE file system, which does not know of other writes to it.
 pub struct Fuse {
     pub behind: PathBuf,
     pub mounted: PathBuf,
     process: Child,
 }
 
-/// Nothing is cached, so that what others write is seen at once.
+/// Nothing is cached, so that other writes are visible at once.
 pub const UNCACHED: &str = "attr_timeout=0,entry_timeout=0";
 
 impl Fuse {
@@ -27,7 +28,7 @@ impl Fuse {
         Self::over(&mounted, dir, UNCACHED)
     }
 
-    /// Mounts over a directory what is in a new one below `dir`.
+    /// Mounts a new directory below `dir` over a directory.
     pub fn over(mounted: &Path, dir: &Path, options: &str) -> Self {
         let behind = dir.join("behind");
         fs::create_dir(&behind).expect("made");
@@ -35,7 +36,7 @@ impl Fuse {
         Self { behind, mounted: mounted.to_owned(), process }
     }
 
-    /// Mounts a directory as a file server shows it for which root is nobody.
+    /// Mounts a directory like a file server that squashes root.
     pub fn root_squash(behind: &Path, mounted: &Path) -> Self {
         let mut server = Command::new("/usr/bin/python3");
         server.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/root_squash.py")).arg(behind).arg(mounted);

@@ -24,7 +24,7 @@ pub fn k3s() -> PathBuf {
     Path::new(PROJECT).join("k3s")
 }
 
-/// A program of the tools, which are installed once; where that fails, it fails once and for all.
+/// A program of the tools, which are installed once; a failed installation is not repeated.
 pub fn tool(name: &str) -> Command {
     static DIR: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     needs(Need::PythonTools);
@@ -59,7 +59,7 @@ pub fn objects(yaml: &str) -> Vec<Value> {
     documents.map(|document| serde::Deserialize::deserialize(document).expect("it is YAML")).collect()
 }
 
-/// The object of this kind and name; generated names count without what is added to them.
+/// The object of this kind and name; the hash of a generated name is ignored.
 pub fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     let is_it = |object: &&Value| {
         let found = object["metadata"]["name"].as_str().unwrap_or_default();

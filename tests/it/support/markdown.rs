@@ -26,7 +26,7 @@ pub struct Block {
 /// Every page.
 pub fn pages() -> Vec<Page> {
     let mut found = Vec::new();
-    for place in ["README.md", "docs", "sql/README.md", "tests/fixtures/demo/README.md"] {
+    for place in ["README.md", "docs", ".github", "sql/README.md", "tests/fixtures/demo/README.md"] {
         for entry in walkdir::WalkDir::new(Path::new(PROJECT).join(place)).sort_by_file_name() {
             let path = entry.expect("readable").into_path();
             if path.extension().is_some_and(|extension| extension == "md") {

@@ -29,3 +29,4 @@ pub mod servers;
 pub mod simulation;
 pub mod tcp_proxy;
 pub mod users;
+pub mod web_server;

@@ -51,13 +51,13 @@ pub fn another_web_ui(sandbox: &Sandbox) -> File {
     file
 }
 
-/// What the status says.
+/// The content of the status.
 pub fn status(running: &Running) -> Value {
     let body = running.health("/status").map(|answer| answer.body).unwrap_or_default();
     serde_json::from_str(&body).unwrap_or_default()
 }
 
-/// Waits until a fault of the mounted configuration is told.
+/// Waits until an error of the mounted configuration is reported.
 pub fn wait_refused(running: &Running, fault: &str) {
     let refused = || {
         let status = status(running);

@@ -1,5 +1,5 @@
-//! What a test needs beyond Rust, gcc and Python. Each need is found out by a probe before it is used, so a test that lacks
-//! one is skipped by name, and a failure stays a failure.
+//! Requirements of tests beyond Rust, gcc and Python. Each is probed before its use, so a test with a missing one is
+//! skipped under its name, and a failure stays a failure.
 
 use std::fmt;
 use std::panic::resume_unwind;
@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use nix::unistd::{Pid, Uid};
 
+use crate::support::bots::is_bots_3;
 use crate::support::process::wrapped;
 
 /// Something that not every machine has.
@@ -36,9 +37,12 @@ pub enum Need {
     Time,
     /// The image of the Dockerfile, built and run with podman.
     Image,
+    /// A version of Bots; each test run has one.
+    Bots3,
+    Bots4,
 }
 
-/// What a run of the tests is to be.
+/// The scope of a test run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// SQLite, and one of each family of tests, for what takes minutes in all.
@@ -63,7 +67,7 @@ pub fn scope() -> Scope {
     SCOPE.get().copied().unwrap_or(Scope::Short)
 }
 
-/// Returns where the need is met; elsewhere it ends the test: as skipped, or as failed where the scope includes it.
+/// Returns if the requirement is met; otherwise ends the test: as skipped, or as failed if the scope includes it.
 pub fn needs(need: Need) {
     if can_have(need) {
         return;
@@ -88,7 +92,12 @@ impl Need {
     }
 
     fn must_be_met(self, scope: Scope) -> bool {
-        self.is_in(scope) && scope >= Scope::All
+        self.is_in(scope) && scope >= Scope::All && !self.is_version()
+    }
+
+    /// Whether no installation of programs meets it.
+    pub fn is_version(self) -> bool {
+        matches!(self, Self::Bots3 | Self::Bots4)
     }
 
     fn is_met(self) -> bool {
@@ -107,10 +116,12 @@ impl Need {
             Self::PostgreSql => is_file("/usr/lib/postgresql") && is_on_path("psql"),
             Self::PythonTools | Self::Time => true,
             Self::Image => Uid::effective().is_root() && is_file("/usr/bin/podman"),
+            Self::Bots3 => is_bots_3(),
+            Self::Bots4 => !is_bots_3(),
         }
     }
 
-    /// How [`Need::is_met`] finds out, for a person who wonders.
+    /// How [`Need::is_met`] probes, for the reader of a report.
     fn probe(self) -> &'static str {
         match self {
             Self::Chromium => "/usr/bin/chromium and /usr/bin/chromedriver",
@@ -129,6 +140,7 @@ impl Need {
             Self::PostgreSql => "/usr/lib/postgresql, and `psql` on the PATH",
             Self::PythonTools | Self::Time => "tests/run.sh --all",
             Self::Image => "uid 0, and /usr/bin/podman",
+            Self::Bots3 | Self::Bots4 => "the package of BOTS_BIN_DIR",
         }
     }
 }
@@ -151,6 +163,8 @@ impl fmt::Display for Need {
             Self::PythonTools => "tools from PyPI",
             Self::Time => "more time",
             Self::Image => "the image",
+            Self::Bots3 => "Bots 3",
+            Self::Bots4 => "Bots 4",
         })
     }
 }
@@ -190,18 +204,18 @@ fn as_root() -> &'static [&'static str] {
     if Uid::effective().is_root() { &[] } else { &["--map-root-user"] }
 }
 
-/// The command in namespaces of its own: flags of unshare(1), then the words that the command is appended to.
+/// The command in separate namespaces: flags of unshare(1), then the words to which the command is appended.
 pub fn unshared(command: &Command, flags: &[&str]) -> Command {
     needs(Need::Namespaces);
     wrapped(command, "unshare", &[as_root(), flags].concat())
 }
 
-/// The command as PID 1 of a PID namespace of its own.
+/// The command as PID 1 of a separate PID namespace.
 pub fn as_pid_1(command: &Command) -> Command {
     unshared(command, &["--pid", "--fork", "--mount-proc", "--kill-child"])
 }
 
-/// The command in a network namespace of its own, which has a loopback and nothing else.
+/// The command in a separate network namespace with only loopback.
 pub fn without_network(command: &Command) -> Command {
     // SIOCSIFFLAGS with IFF_UP, netdevice(7): not every machine has ip(8).
     const LOOPBACK_UP: &str = "import fcntl, os, socket, struct, sys\n\

@@ -51,7 +51,7 @@ impl Node {
         wrapped(inner, "nsenter", &[&format!("--net=/run/netns/{}", self.name), "--"])
     }
 
-    /// Nothing comes through any more, and nobody is told.
+    /// Drops all packets silently.
     pub fn unplug(&self) {
         run(&format!("ip link set {} down", self.cable()));
     }

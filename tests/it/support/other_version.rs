@@ -1,4 +1,4 @@
-//! A database as the other version of Bots has made it, and what has to be there once it is adopted.
+//! A database created by the other version of Bots, and its expected state after the adoption.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Podman with a storage of its own below the target directory, and the image of the real Dockerfile in it.
+//! Podman with a separate storage below the target directory, with the image of the real Dockerfile.
 
 use std::fs;
 use std::io::Write;
@@ -59,7 +59,7 @@ pub fn run(args: &[&str]) -> Output {
     podman(args).output().expect("podman can be run")
 }
 
-/// Runs podman, which has to succeed; what it printed.
+/// Runs podman, which has to succeed; returns its output.
 pub fn expect(args: &[&str]) -> String {
     output_of(args, run(args))
 }
@@ -114,13 +114,13 @@ pub fn make_bases() {
     });
 }
 
-/// Builds the Dockerfile with these options beside those that every build needs here.
+/// Builds the Dockerfile with these options, in addition to the common ones.
 pub fn build(tag: &str, options: &[&str]) {
     let common = ["build", "--format", "docker", "--network", "host", "--pull=never", "--tag", tag];
     expect(&[&common, options, &[PROJECT]].concat());
 }
 
-/// A network of its own: a bridge that leads to the containers of one test and nowhere else.
+/// A separate network: a bridge between the containers of one test.
 pub struct Network {
     pub name: String,
 }
@@ -165,7 +165,7 @@ impl Container {
         run(&[&["exec", &self.name], args].concat())
     }
 
-    /// What it has printed.
+    /// Its output.
     pub fn logs(&self) -> String {
         let output = run(&["logs", &self.name]);
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -194,7 +194,7 @@ impl Container {
         wait_until("the health check is content", check, || self.logs());
     }
 
-    /// Waits for its end by itself; its exit code.
+    /// Waits until it exits; returns its exit code.
     pub fn wait(&self) -> i32 {
         let code = || (self.inspect("{{.State.Running}}") == "false").then(|| self.inspect("{{.State.ExitCode}}"));
         wait_until("the container has ended", code, || self.logs()).parse().expect("a number")

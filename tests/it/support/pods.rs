@@ -1,4 +1,4 @@
-//! Pods: network namespaces of their own that share a database, and a volume with the environment of Bots.
+//! Pods: separate network namespaces that share a database, and a volume with the environment of Bots.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use crate::support::demo_translation::Demo;
 use crate::support::needs::without_network;
-use crate::support::sandbox::{Finished, Running, bots_bin_dir, wait_until};
+use crate::support::sandbox::{Finished, Running, bots_bin_dir, is_real_engine, wait_until};
 use crate::support::servers::{Database, Engine};
 
 const MESSAGE: &str = include_str!("../../fixtures/demo/input/single.edi");
@@ -74,14 +74,14 @@ impl System {
         Self { demo: Demo::install(sandbox), database }
     }
 
-    /// Drops so many messages into the in-channel, of one order each.
+    /// Drops a number of messages into the in-channel, with one order each.
     pub fn fill(&self, messages: usize) {
         for number in 0..messages {
             fs::write(self.demo.input().join(format!("{number}.edi")), message(number)).expect("written");
         }
     }
 
-    /// The command line in a pod of its own.
+    /// The command line in a separate pod.
     pub fn command(inner: &Command) -> Command {
         without_network(inner)
     }
@@ -116,7 +116,7 @@ impl System {
         engine
     }
 
-    /// Waits until some of so many messages have left the in-channel.
+    /// Waits until some of the messages have left the in-channel.
     pub fn wait_taken(&self, messages: usize, engine: &Running) {
         let taken = || fs::read_dir(self.demo.input()).is_ok_and(|left| left.count() < messages).then_some(());
         wait_until("it has taken files", taken, || engine.report());
@@ -155,7 +155,7 @@ impl System {
         fs::write(held, "").expect("written");
     }
 
-    /// A program in a pod of its own, with the environment of this one and without bots-ctl.
+    /// A program in a separate pod, with the environment of this one and without bots-ctl.
     pub fn start_bare(&self, program: impl AsRef<Path>, args: &[&str]) -> Running {
         let with = self.demo.sandbox.command(&[]);
         let mut bare = Command::new(program.as_ref());
@@ -170,7 +170,7 @@ impl System {
         self.start_bare(bots_bin_dir().join("bots-engine"), &[&[&*config], args].concat())
     }
 
-    /// Has each message take so many seconds from now on.
+    /// Makes each message take this number of seconds from now on.
     pub fn slow_down(&self, seconds: f64) {
         let script = self.demo.sandbox.root().join("usersys/mappings/edifact/orders_d96a_to_flat.py");
         let mapping = fs::read_to_string(&script).expect("the demo is installed");
@@ -193,7 +193,7 @@ impl System {
         self.demo.sandbox.home.path().join("hold").display().to_string()
     }
 
-    /// The orders of so many messages that did not go out exactly once. What went out is then removed.
+    /// The orders that were not sent exactly once. Deletes the sent files.
     pub fn collect(&self, messages: usize) -> Amiss {
         let mut amiss = Amiss::default();
         for order in (0..messages).map(order) {
@@ -215,7 +215,7 @@ impl System {
         count.parse().expect("a number")
     }
 
-    /// As if so much time had passed since the holder's last sign of life.
+    /// Ages the holder's last heartbeat by this time.
     pub fn age_lease(&self, seconds: u32) {
         self.database.sql(&format!("UPDATE botsctl_lease SET renewed = renewed - {seconds}000"));
     }
@@ -253,8 +253,7 @@ impl System {
 
 /// The real engine, a Python process, under one of bots-ctl.
 pub fn real_engine(of: &Running) -> Option<Pid> {
-    let is_real = |command: &str| command.contains("python") && command.contains("bots-engine");
-    of.descendants().into_iter().find(|(_, command)| is_real(command)).map(|(pid, _)| pid)
+    of.descendants().into_iter().find(|(pid, command)| is_real_engine(*pid, command)).map(|(pid, _)| pid)
 }
 
 fn unix_socket(path: &str) -> String {
@@ -266,7 +265,7 @@ pub fn message(number: usize) -> String {
     MESSAGE.replace(ORDER, &order(number)).replace(INTERCHANGE, &format!("IC{number:04}"))
 }
 
-/// What an order is translated to.
+/// The translation of an order.
 pub fn expected(order: &str) -> String {
     String::from_utf8_lossy(OUTPUT).replace(ORDER, order)
 }

@@ -32,7 +32,7 @@ struct Link {
     sent: Arc<AtomicUsize>,
 }
 
-/// What a server notices of a cut.
+/// What a server detects of a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// The end of its session.
@@ -78,19 +78,20 @@ impl Proxy {
         }
     }
 
-    /// Cuts all connections that bots-ctl has; says how many there were, some of them closed before.
+    /// Cuts all connections of bots-ctl; returns their number, including ones closed before.
     pub fn cut(&self, cut: Cut) -> usize {
         self.cut_after(cut, 0)
     }
 
-    /// Cuts those connections whose client has sent so many messages.
+    /// Cuts the connections whose client has sent this number of messages.
     pub fn cut_after(&self, cut: Cut, messages: usize) -> usize {
         let is_due = |link: &mut Link| link.sent.load(Ordering::Relaxed) >= messages;
         let links: Vec<Link> = self.links.lock().expect("not poisoned").extract_if(.., is_due).collect();
         let count = links.len();
         for Link { client, server, .. } in links {
             if cut == Cut::ClientAlone {
-                // Two descriptors of one connection: as long as this one is there, the other's end is no end.
+                // Two descriptors of one connection: while this one is open, closing the other does not close the
+                // connection.
                 self.ghosts.lock().expect("not poisoned").push(server);
             } else {
                 let _ = server.shutdown(Shutdown::Both);
@@ -101,7 +102,7 @@ impl Proxy {
     }
 }
 
-/// Hands bytes on until one side ends; that the other one hears of it is up to whoever drops the last descriptor.
+/// Forwards bytes until one side closes; the other side is closed with the last descriptor.
 fn pass(mut from: UnixStream, mut to: UnixStream, messages: &AtomicUsize) {
     let mut bytes = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut bytes) {

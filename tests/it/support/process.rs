@@ -41,7 +41,7 @@ pub fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Runs a command to its end, with its output kept outside of HOME: some tests look at every file there.
+/// Runs a command, with its output outside of HOME: some tests list every file there.
 pub fn finish(command: Command) -> Finished {
     let outside = tempfile::tempdir().expect("a temporary directory");
     let mut running = Running::start(command, outside.path(), 0);

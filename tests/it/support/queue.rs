@@ -1,4 +1,4 @@
-//! Job queues, their clients, and a container beside one.
+//! Job queues, their clients, and a second container.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -22,13 +22,13 @@ echo "this is $1"
 exit ${2:-0}
 "#;
 
-/// A queue with a task of its own.
+/// A queue with an additional allowed task.
 pub struct Queue {
     pub sandbox: Sandbox,
     pub port: u16,
     pub task: PathBuf,
     /// Kept while the queue is there.
-    _database: Option<Database>,
+    pub database: Option<Database>,
 }
 
 impl Queue {
@@ -51,7 +51,7 @@ impl Queue {
         fs::write(&task, TASK).expect("written");
         fs::set_permissions(&task, fs::Permissions::from_mode(0o755)).expect("changed");
         sandbox.set_ini("jobqueue", "authorized_tasks", &task.display().to_string());
-        Self { sandbox, port, task, _database: database }
+        Self { sandbox, port, task, database }
     }
 
     /// Starts the queue and waits until it takes jobs.
@@ -88,7 +88,7 @@ impl Queue {
         format!("['{}', '{argument}']", self.task.display())
     }
 
-    /// What Python's own client gets for an expression about `q`.
+    /// The result of Python's own client for an expression about `q`.
     pub fn ask(&self, expression: &str) -> String {
         ask(self.port, expression)
     }
@@ -113,7 +113,7 @@ impl Queue {
     }
 }
 
-/// What Python's own client gets for an expression about `q`.
+/// The result of Python's own client for an expression about `q`.
 pub fn ask(port: u16, expression: &str) -> String {
     let script = format!(
         "import xmlrpc.client\nq = xmlrpc.client.ServerProxy('http://localhost:{port}')\nprint(({expression}))"
@@ -124,7 +124,7 @@ pub fn ask(port: u16, expression: &str) -> String {
     String::from_utf8_lossy(&asked.stdout).trim().to_owned() + &last
 }
 
-/// One call as any client makes it; nothing when there is no answer.
+/// One call as any client makes it; `None` without a response.
 pub fn add(port: u16, words: &[&str], priority: i32) -> Option<String> {
     add_with("", port, words, priority)
 }
@@ -146,7 +146,7 @@ pub fn add_with(token: &str, port: u16, words: &[&str], priority: i32) -> Option
     Some(rest.split_once("</i4>")?.0.to_owned())
 }
 
-/// An environment whose job queue is in use, on a port of its own.
+/// An environment with an enabled job queue, on a separate port.
 pub fn with_queue() -> (Sandbox, u16) {
     let sandbox = Sandbox::prepared();
     let port = free_port();
@@ -161,7 +161,7 @@ pub fn expect_bound_to_loopback_alone(port: u16) {
     assert!(TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port)).is_err(), "port {port} is open to others");
 }
 
-/// What somebody gets who asks `[::1]`.
+/// The response on `[::1]`.
 pub fn ask_v6(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).expect("it listens");
     stream.write_all(request.as_bytes()).expect("sent");
@@ -185,7 +185,7 @@ pub fn pods() -> (Queue, Sandbox, u16, u16) {
     (queue, other, relay_port, network_port)
 }
 
-/// Starts the queue where it finds its environment by the same path as the other container does: in pods all are the same.
+/// Starts the queue with the same path of the environment as in the other container: in pods all are the same.
 pub fn start_beside(queue: &Queue, other: &Sandbox) -> Running {
     let script = r#"mount --bind "$1" "$2" && shift 2 && exec "$@""#;
     let (from, to) = (text(&queue.sandbox.root()), text(&other.root()));

@@ -1,11 +1,11 @@
-//! Rows of results as Bots's engine leaves them, and what `/status` says of them.
+//! Rows of results as Bots's engine writes them, and their representation in `/status`.
 
 use serde_json::Value;
 
 use crate::support::sandbox::{Running, Sandbox, wait_until};
 use crate::support::servers::Engine;
 
-/// What `/status` says of results, once it is as it should be.
+/// The results in `/status`, once they meet the condition.
 pub fn wait_results(running: &Running, what: &str, is_right: impl Fn(&Value) -> bool) -> Value {
     let asked = || {
         let status: Value = serde_json::from_str(&running.health("/status")?.body).ok()?;
@@ -14,7 +14,7 @@ pub fn wait_results(running: &Running, what: &str, is_right: impl Fn(&Value) -> 
     wait_until(what, asked, || format!("{:?}\n{}", running.health("/status"), running.report()))
 }
 
-/// Reads results so often that a test need not wait for them.
+/// Reads results so frequently that a test need not wait for them.
 pub fn eager(sandbox: &mut Sandbox) {
     sandbox.set("BOTS_CTL_RESULTS_INTERVAL", "100ms").set("BOTS_CTL_HEALTH_INTERVAL", "200ms");
 }

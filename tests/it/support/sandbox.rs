@@ -37,7 +37,7 @@ enum Entry {
     Link(PathBuf),
 }
 
-/// What a finished command left.
+/// The result of a finished command.
 #[derive(Debug)]
 pub struct Finished {
     pub status: ExitStatus,
@@ -77,7 +77,7 @@ pub fn bots_bin_dir() -> &'static Path {
         let mut install = Command::new(binary());
         let drivers = [(Need::MariaDb, "mysql"), (Need::PostgreSql, "postgresql")];
         let drivers = drivers.into_iter().filter(|(need, _)| can_have(*need)).map(|(_, driver)| driver);
-        // Those of the tests are none of its own.
+        // Variables of the test process are not inherited.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"BOTS_CTL_")) {
             install.env_remove(name);
         }
@@ -97,7 +97,7 @@ pub fn python() -> PathBuf {
     bots_bin_dir().join("python")
 }
 
-/// A port nobody listens on at this moment, below the range from which the system takes ports for clients.
+/// A currently unused port, below the range from which the system assigns client ports.
 pub fn free_port() -> u16 {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     let base = 20_000 + u16::try_from(std::process::id() % 10).expect("small") * 1000;
@@ -109,8 +109,8 @@ pub fn free_port() -> u16 {
     }
 }
 
-/// How often a test repeats what differs from time to time, or how many of many like cases it takes;
-/// `BOTS_CTL_TEST_ROUNDS` says so for the long form.
+/// The number of repetitions of a randomized test, or of similar cases; `BOTS_CTL_TEST_ROUNDS` sets it for the long
+/// form.
 pub fn rounds(few: usize) -> usize {
     std::env::var("BOTS_CTL_TEST_ROUNDS").map_or(few, |rounds| rounds.parse().expect("a number"))
 }
@@ -151,10 +151,10 @@ pub fn tree_state(dir: &Path) -> TreeState {
     entries.map(|entry| (entry.path().to_path_buf(), look(entry.path()))).collect()
 }
 
-/// Sees to it that nothing was made, changed or removed since then.
+/// Verifies that no file was created, changed or deleted since then.
 ///
 /// # Panics
-/// With what was.
+/// With the differences.
 pub fn assert_same_tree(dir: &Path, before: &TreeState) {
     let after = tree_state(dir);
     let of = |one: &TreeState, other: &TreeState| {
@@ -198,8 +198,8 @@ impl Sandbox {
         sandbox
     }
 
-    /// Gives Bots's engine a port of its own for its lock, so that engines of several sandboxes run side by side: by
-    /// default it is one and the same on a machine, and a second engine ends with code 3 at once.
+    /// Assigns Bots's engine a separate lock port, so that engines of several sandboxes run in parallel: the default
+    /// port is the same on the whole machine, and a second engine exits with 3 at once.
     pub fn set_engine_port(&self) {
         self.set_ini("settings", "port", &free_port().to_string());
     }
@@ -348,7 +348,7 @@ impl Finished {
 }
 
 impl Running {
-    /// Starts a command with its output in files below `dir`, as leader of a group of its own.
+    /// Starts a command with its output in files below `dir`, as leader of a separate group.
     pub fn start(mut command: Command, dir: &Path, health_port: u16) -> Self {
         static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -382,7 +382,7 @@ impl Running {
         fs::read(&self.stderr).unwrap_or_default()
     }
 
-    /// What it has printed, for a failure report.
+    /// Its output, for a failure report.
     pub fn report(&self) -> String {
         format!("stdout:\n{}\nstderr:\n{}", self.stdout(), self.stderr())
     }
@@ -431,6 +431,15 @@ impl Running {
         wait_until(&format!("{text:?} is logged"), || self.stderr().contains(text).then_some(()), || self.report());
     }
 
+    /// Repeats a stop signal until its standard error holds this text: within two seconds of the first signal it is the same request.
+    pub fn insist(&self, signal: Signal, text: &str) {
+        let insisted = || {
+            self.signal(signal);
+            self.stderr().contains(text).then_some(())
+        };
+        wait_until(&format!("{text:?} is logged after another signal"), insisted, || self.report());
+    }
+
     /// The processes below it, with their command lines.
     pub fn descendants(&self) -> Vec<(Pid, String)> {
         descendants(self.pid())
@@ -470,6 +479,12 @@ pub fn processes_with(text: &str) -> Vec<(Pid, String)> {
     all.map(|(pid, _, command)| (pid, command)).collect()
 }
 
+/// Whether this is an engine of Bots, in a separate Python or forked from one, and not the bots-ctl that starts it.
+pub fn is_real_engine(pid: Pid, command: &str) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.starts_with("bots-engine") && command.contains("python")
+}
+
 /// Waits until no process has this in its command line: the kernel kills children after their parent's exit.
 pub fn wait_gone(text: &str) {
     let gone = || processes_with(text).is_empty().then_some(());
@@ -490,7 +505,7 @@ pub fn processes() -> Vec<(Pid, Pid, String)> {
     pids.filter_map(describe).collect()
 }
 
-/// One HTTP request to loopback; `None` when nobody answers.
+/// One HTTP request to loopback; `None` without a response.
 pub fn http(port: u16, method: &str, path: &str) -> Option<Answer> {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let text = raw_http(port, request.as_bytes())?;

@@ -1,4 +1,4 @@
-//! What is in a database, as facts that can be compared; and the same database made by Bots's own means.
+//! The schema of a database, as comparable facts; and the same schema created by Bots's own means.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,7 +47,7 @@ SELECT 'constraint', conrelid::regclass, conname, pg_get_constraintdef(oid) FROM
     WHERE connamespace = 'public'::regnamespace;
 ";
 
-/// What the database is made of.
+/// The facts of a database.
 pub fn facts(database: &Database) -> BTreeSet<String> {
     let questions = match database.engine {
         Engine::Sqlite => SQLITE,
@@ -66,7 +66,7 @@ pub fn tables(database: &Database) -> Vec<String> {
     facts(database).iter().filter_map(is_table).collect()
 }
 
-/// What one has and the other has not, for a reader.
+/// The differences between two sets of facts.
 pub fn difference(found: &BTreeSet<String>, expected: &BTreeSet<String>) -> String {
     let side = |sign: char, one: &BTreeSet<String>, other: &BTreeSet<String>| -> Vec<String> {
         one.difference(other).map(|fact| format!("{sign} {fact}")).collect()
@@ -74,7 +74,7 @@ pub fn difference(found: &BTreeSet<String>, expected: &BTreeSet<String>) -> Stri
     [side('+', found, expected), side('-', expected, found)].concat().join("\n")
 }
 
-/// Checks that a database is what Bots's own means make.
+/// Checks that a database equals one created by Bots's own means.
 pub fn expect_right(database: &Database) {
     let difference = difference(&facts(database), reference(database.engine));
     assert!(difference.is_empty(), "the schema differs from Bots's own:\n{difference}");
@@ -102,7 +102,7 @@ pub fn complete(engine: Engine) -> Database {
     copy
 }
 
-/// What Bots's own means make of an empty database: Django's `migrate`, and the SQL files as installed.
+/// The schema created by Bots's own means in an empty database: Django's `migrate`, and the SQL files as installed.
 pub fn reference(engine: Engine) -> &'static BTreeSet<String> {
     &own_way(engine).0
 }
@@ -121,7 +121,7 @@ fn own_way(engine: Engine) -> &'static (BTreeSet<String>, BTreeSet<String>) {
     })
 }
 
-/// Makes a database as Bots's documentation says.
+/// Creates a database as described in Bots's documentation.
 pub fn make_by_bots(database: &Database) {
     migrate_by_django(database, &[]).expect_code(0);
     for table in UNMANAGED {

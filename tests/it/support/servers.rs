@@ -1,7 +1,7 @@
-//! Databases for tests: SQLite files, and MariaDB and PostgreSQL servers on temporary directories.
+//! Databases for tests: SQLite files, and MariaDB and PostgreSQL servers in temporary directories.
 //!
-//! One server of each kind is started when the first test asks for it, and ends with the test process: a watcher ends
-//! it when a pipe from here is closed, however that comes about. Names and passwords hold what has to be quoted.
+//! One server of each kind is started at its first use, and ends with the test process: a watcher stops it when a pipe
+//! from here is closed, for any reason. Names and passwords contain characters that need quoting.
 
 use std::fs;
 use std::io::Write;
@@ -25,8 +25,8 @@ const NOBODY: u32 = 65534;
 pub const USER: &str = r#"o'Bots "user" é%"#;
 pub const PASSWORD: &str = r#" p@ss:w/o?r#d%20&"quoted"'single'\back$HOME`=+;é€ "#;
 
-/// Starts a server; on the word `keep` or at the end of its input ends it, and then removes its directory unless it
-/// was told to keep it.
+/// Starts a server; stops it on the word `keep` or at the end of its input, and deletes its directory unless it was
+/// told to keep it.
 const WATCHER: &str = r#"
 signal=$1; dir=$2; shift 2
 "$@" >>"$dir/log" 2>&1 &
@@ -82,7 +82,7 @@ pub struct Server {
     watcher: Mutex<Option<(Child, ChildStdin)>>,
 }
 
-/// A database and who may use it.
+/// A database and its account.
 pub struct Database {
     pub engine: Engine,
     pub name: String,
@@ -204,7 +204,7 @@ impl Server {
                 .args(["--no-defaults", "--skip-name-resolve", "--max-connections=300"])
                 .arg(format!("--bind-address={}", self.addresses))
                 .args(["--innodb-flush-method=nosync", "--skip-log-bin"])
-                // With 2 what is committed is the system's, and outlives the server.
+                // With 2, committed data is in the system's cache, and survives the server.
                 .arg(format!("--innodb-flush-log-at-trx-commit={}", if self.is_durable { 2 } else { 0 }))
                 .args(["--innodb-log-file-size=8M", "--innodb-buffer-pool-size=32M", &format!("--port={}", self.port)])
                 .args([format!("--datadir={dir}/data"), format!("--socket={dir}/socket")])
@@ -433,7 +433,8 @@ impl Database {
     }
 }
 
-fn sqlite(file: &str, statements: &str) -> Vec<String> {
+/// Executes statements in a file of SQLite, and gives the rows.
+pub fn sqlite(file: &str, statements: &str) -> Vec<String> {
     const SCRIPT: &str = "import sqlite3, sys\n\
          connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
          for statement in filter(str.strip, sys.stdin.read().split(';')):\n    \

@@ -23,16 +23,16 @@ const TOKEN: &str = "a-token-that-nobody-knows";
 /// The volume, in MiB.
 const VOLUME: usize = 64;
 
-/// A user adds a job so often, and each pod's health is asked for so often.
+/// The interval of jobs of a user, and of probes of each pod.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// One file of so many is bad.
+/// One of this number of files is invalid.
 const BAD: usize = 10;
 
 /// Notes that its job runs.
 const TASK: &str = "#!/bin/sh\necho \"$1\" >> \"$(dirname \"$0\")/ran\"\n";
 
-/// Whoever translates keeps a lock until its end, and notes when somebody else has it.
+/// A translation holds a lock until its end, and records if another process has it.
 const ALONE: &str = r"
 import fcntl
 _lock = open('PLACE.lock', 'w')
@@ -43,7 +43,7 @@ except OSError:
         _file.write('two engines at once\n')
 ";
 
-/// For so long health may not have noticed that the database is down.
+/// How long health may not have noticed that the database is down.
 const UNNOTICED: Duration = Duration::from_secs(3);
 
 pub struct World {
@@ -56,7 +56,7 @@ pub struct World {
     /// When the database went down, in milliseconds since the begin; 0 while it is up.
     down: AtomicU64,
     is_over: AtomicBool,
-    /// What the queue has said that it has.
+    /// The jobs that the queue has confirmed.
     jobs: Mutex<Vec<String>>,
     amiss: Mutex<Vec<String>>,
 }
@@ -122,7 +122,7 @@ impl World {
         sent
     }
 
-    /// A user who adds a job after the other.
+    /// A user who continuously adds jobs.
     pub fn add_jobs(self: &Arc<Self>) -> std::thread::JoinHandle<()> {
         let world = Arc::clone(self);
         std::thread::spawn(move || {
@@ -143,7 +143,7 @@ impl World {
         })
     }
 
-    /// Jobs that the queue has said it has, and that have not run.
+    /// Confirmed jobs that have not run.
     pub fn open_jobs(&self) -> Vec<String> {
         let ran = fs::read_to_string(self.demo.sandbox.home.path().join("ran")).unwrap_or_default();
         let ran: std::collections::HashSet<&str> = ran.lines().collect();
@@ -170,7 +170,7 @@ impl World {
         })
     }
 
-    /// Whether the database is down for so long that everybody has to know.
+    /// Whether the database has been down long enough for all to have noticed.
     fn is_noticed(&self) -> bool {
         let down = self.down.load(Ordering::Relaxed);
         down > 0 && self.now() - down > u64::try_from(UNNOTICED.as_millis()).expect("small")
@@ -195,7 +195,7 @@ impl World {
     /// Fills the volume, or makes room again.
     pub fn set_volume(&self, has_room: bool) {
         let ballast = self.demo.sandbox.root().join("botssys/ballast");
-        // It is cut off where the volume ends.
+        // It is truncated at the end of the volume.
         let _ = if has_room { fs::remove_file(ballast) } else { fs::write(ballast, vec![0; VOLUME << 20]) };
     }
 
@@ -245,7 +245,7 @@ pub fn is_bad(number: usize) -> bool {
     number % BAD == BAD - 1
 }
 
-/// The demo on a volume of its own, and a job queue that is in use.
+/// The demo on a separate volume, with an enabled job queue.
 fn install(database: &Database, link: Option<&Link>) -> Demo {
     let mut sandbox = database.sandbox();
     if let Some(link) = link {

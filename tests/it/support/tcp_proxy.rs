@@ -20,12 +20,12 @@ struct Rules {
     delay: AtomicU64,
     /// A connection that has this in it is silent from there on.
     last_word: OnceLock<&'static str>,
-    /// For each connection so far, whether it is silent: nothing comes through, and nobody is told.
+    /// For each connection so far, whether it is silent: all data is dropped without an error.
     silent: Mutex<Vec<Arc<AtomicBool>>>,
 }
 
 impl Link {
-    /// Who connects is led to the address that `to` gives at that moment, and turned away when there is none.
+    /// Connects clients to the address that `to` returns at that moment, and rejects them if there is none.
     pub fn listen(port: u16, to: impl Fn() -> Option<SocketAddr> + Send + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the port is free");
         let port = listener.local_addr().expect("it is bound").port();
@@ -54,19 +54,19 @@ impl Link {
         }
     }
 
-    /// From now on every piece of data takes so long.
+    /// From now on each piece of data is delayed by this time.
     pub fn slow(&self, delay: Duration) {
         self.rules.delay.store(u64::try_from(delay.as_millis()).expect("small"), Ordering::Relaxed);
     }
 
-    /// From now on nothing comes through the connections of this moment, and nobody is told. New ones are as good as ever.
+    /// From now on the current connections drop all data without an error. New ones are not affected.
     pub fn forget(&self) {
         for is_silent in self.rules.silent.lock().expect("not poisoned").iter() {
             is_silent.store(true, Ordering::Relaxed);
         }
     }
 
-    /// From now on that happens to each connection when somebody says this word.
+    /// From now on this happens to each connection that sends this word.
     pub fn forget_at(&self, word: &'static str) {
         self.rules.last_word.set(word).expect("there is none yet");
     }

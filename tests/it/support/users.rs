@@ -31,7 +31,7 @@ pub const AS_READER: [&str; 10] = [
     "+dac_read_search",
 ];
 
-/// The same command line as uid 10001. Who is not root is an ordinary user already.
+/// The same command line as uid 10001. Without root it is unchanged.
 pub fn as_user(inner: &Command) -> Command {
     let [program, args @ ..] = &AS_USER;
     if nix::unistd::geteuid().is_root() { wrapped(inner, program, args) } else { wrapped(inner, "env", &[]) }
@@ -53,12 +53,12 @@ pub fn is_closed(path: &Path) -> bool {
     above.any(|dir| fs::metadata(dir).is_ok_and(|meta| meta.mode() & 0o001 == 0))
 }
 
-/// The same command line as `$0 "$@"` of a shell script in a mount namespace of its own.
+/// The same command line as `$0 "$@"` of a shell script in a separate mount namespace.
 pub fn in_mounts(script: &str, inner: &Command) -> Command {
     unshared(inner, &["--mount", "sh", "-c", script])
 }
 
-/// Gives a directory and what is in it to uid 10001.
+/// Changes the owner of a directory and its content to uid 10001.
 pub fn give_to_user(dir: &Path) {
     if nix::unistd::geteuid().is_root() {
         for entry in WalkDir::new(dir) {

@@ -1,0 +1,146 @@
+//! A private environment on SQLite, in which a plugin is tested: its channels are directories, and no inherited
+//! variable refers to anything outside.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::config::Config;
+use crate::exit::{Error, Kind};
+use crate::fs::atomic::{describe_io_error, write_atomically};
+use crate::fs::temp_dir::PrivateTempDir;
+use crate::plugin::directory::{Index, find_index};
+use crate::plugin::{self, Plugin, Table, index};
+use crate::process::capture::{CapturedOutput, capture};
+use crate::process::child::ProcessSpec;
+use crate::process::reaper::Reaper;
+use crate::pycompat::configparser::set_value;
+use crate::runtime::bots_environment::find_bots;
+
+use super::source::private_directory;
+
+/// Variables that bots-ctl inherits; all others could refer to a real database.
+const KEPT: [&str; 6] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH"];
+
+/// Fields of a channel that refer to another machine, or to a path outside its directory.
+const EMPTIED: [&str; 8] = ["host", "username", "secret", "lockname", "archivepath", "testpath", "keyfile", "certfile"];
+
+/// The environment, deleted when dropped.
+pub(super) struct PrivateEnvironment<'a> {
+    reaper: &'a Reaper,
+    directory: PrivateTempDir,
+    bots: PathBuf,
+    /// Each channel, and whether it is incoming.
+    channels: BTreeMap<String, bool>,
+}
+
+impl<'a> PrivateEnvironment<'a> {
+    /// Creates an environment with a plugin.
+    ///
+    /// # Errors
+    /// If the plugin cannot be applied.
+    pub async fn new(config: &Config, reaper: &'a Reaper, source: &Path) -> Result<Self, Error> {
+        let bots = find_bots(config, reaper).await?.bin_dir;
+        let Index::Json(text) = find_index(source)? else {
+            let text = "only a plugin with a botsindex.json can be tested: apply it to an environment, and export it";
+            return Err(plugin::Error::fault(format!("{}: {text}", source.display())).into());
+        };
+        let plugin = index::read(&text)?;
+        let channels = plugin.rows.iter().filter(|(table, _)| *table == Table::Channel);
+        let channels = channels.map(|(table, row)| (table.name_of(row), row.get("inorout") == Some(&json!("in"))));
+        let environment = Self { reaper, directory: private_directory(config)?, bots, channels: channels.collect() };
+        environment.apply(source, &plugin).await?;
+        Ok(environment)
+    }
+
+    async fn apply(&self, source: &Path, plugin: &Plugin) -> Result<(), Error> {
+        let values = self.directory.path().join("values.toml");
+        write_atomically(&values, self.values(plugin).as_bytes(), 0o600)?;
+        for channel in self.channels.keys() {
+            make_empty(&self.channel(channel))?;
+        }
+        let (source, values) = (source.display().to_string(), values.display().to_string());
+        let applied = self.run(&["plugin", "apply", &source, "--values", &values, "--activate"]).await?;
+        if applied.exit.code() != 0 {
+            let faults = applied.stderr.lines().filter_map(|line| line.strip_prefix("bots-ctl: ")).map(str::to_owned);
+            return Err(Error::all(Kind::Configuration, faults.collect()));
+        }
+        // Bots's engines use a port of the machine as a lock.
+        let ini = self.directory.path().join(".bots/env/default/config/bots.ini");
+        let text = fs::read_to_string(&ini).map_err(|error| describe_io_error("read", &ini, &error))?;
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+        let port = port.map_err(|error| Error::new(Kind::Unavailable, format!("cannot find a free port: {error}")))?;
+        let text = set_value(&text, "settings", "port", &port.port().to_string());
+        let text = text.map_err(|error| Error::new(Kind::Internal, format!("{}: {error}", ini.display())))?;
+        write_atomically(&ini, text.as_bytes(), 0o644)?;
+        Ok(())
+    }
+
+    /// Replaces every channel with a directory.
+    fn values(&self, plugin: &Plugin) -> String {
+        let mut text = String::new();
+        for (_, row) in plugin.rows.iter().filter(|(table, _)| *table == Table::Channel) {
+            let name = Table::Channel.name_of(row);
+            let _ = writeln!(text, "[channel.{}]\ntype = \"file\"", json!(name));
+            let _ = writeln!(text, "path = {}\nremove = true", json!(self.channel(&name)));
+            if row.get("filename").is_none_or(|filename| filename == "" || filename.is_null()) {
+                text.push_str("filename = \"*\"\n");
+            }
+            for field in EMPTIED {
+                let _ = writeln!(text, "{field} = \"\"");
+            }
+        }
+        text
+    }
+
+    /// The directory of a channel.
+    pub fn channel(&self, name: &str) -> PathBuf {
+        self.outputs().join(name)
+    }
+
+    /// The directory of all channels.
+    pub fn outputs(&self) -> PathBuf {
+        self.directory.path().join("channels")
+    }
+
+    /// The channels of the plugin, and whether each is incoming.
+    pub fn channels(&self) -> &BTreeMap<String, bool> {
+        &self.channels
+    }
+
+    /// Empties the directories of all channels.
+    ///
+    /// # Errors
+    /// When one cannot be emptied.
+    pub fn empty_channels(&self) -> Result<(), Error> {
+        Ok(self.channels.keys().try_for_each(|channel| make_empty(&self.channel(channel)))?)
+    }
+
+    /// Runs a command of bots-ctl here.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn run(&self, arguments: &[&str]) -> Result<CapturedOutput, Error> {
+        let program = std::env::current_exe();
+        let program = program.map_err(|error| describe_io_error("find", Path::new("/proc/self/exe"), &error))?;
+        let mut spec = arguments.iter().fold(ProcessSpec::new(program), |spec, argument| spec.arg(*argument));
+        let others = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        spec.env_remove = others.filter(|name| !KEPT.contains(&name.as_str())).collect();
+        let home = self.directory.path().as_os_str().to_owned();
+        spec.environment.push(("HOME".to_owned(), home));
+        spec.environment.push(("BOTS_BIN_DIR".to_owned(), self.bots.clone().into_os_string()));
+        spec.environment.push(("LOG_FORMAT".to_owned(), "text".into()));
+        Ok(capture(self.reaper, &spec).await?)
+    }
+}
+
+fn make_empty(directory: &Path) -> Result<(), crate::fs::Error> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).map_err(|error| describe_io_error("remove", directory, &error))?;
+    }
+    fs::create_dir_all(directory).map_err(|error| describe_io_error("create", directory, &error))
+}

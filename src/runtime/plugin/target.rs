@@ -1,0 +1,89 @@
+//! The environment that a plugin is exported from or applied to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use tokio_util::task::TaskTracker;
+
+use crate::bots::context::BotsContext;
+use crate::bots::django_settings::DjangoSettings;
+use crate::bots::environment::Environment;
+use crate::bots::plugin_session::StoredConfiguration;
+use crate::bots::python_session::PythonSession;
+use crate::config::Config;
+use crate::database::DatabaseConfig;
+use crate::exit::{Error, Kind};
+use crate::plugin::directory::usersys_files;
+use crate::plugin::journal::Journal;
+use crate::process::reaper::Reaper;
+use crate::runtime::bots_environment::{blocking, child_variables, find_bots, mounted_files};
+use crate::runtime::init_db;
+use crate::runtime::prepare::prepare_environment;
+
+/// An environment, with a Python that has read its settings.
+pub(super) struct Target {
+    pub python: PythonSession,
+    pub django: DjangoSettings,
+    pub database: DatabaseConfig,
+    pub journal: Journal,
+    /// The usersys that the installed Bots comes with.
+    packaged_usersys: PathBuf,
+}
+
+impl Target {
+    /// Opens an environment without changing it.
+    ///
+    /// # Errors
+    /// If it does not exist, or its settings are invalid.
+    pub async fn open(config: &Config, reaper: &Reaper) -> Result<Self, Error> {
+        let bots = find_bots(config, reaper).await?;
+        let variables = child_variables(config, Some(&bots.bin_dir));
+        let environment = Environment::paths(config);
+        if !environment.config.join("settings.py").is_file() {
+            let text =
+                format!("there is no settings.py in {}: bots-ctl init-db creates it", environment.config.display());
+            return Err(Error::new(Kind::Configuration, text));
+        }
+        let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+        Self::start(config, &context).await
+    }
+
+    /// Prepares an environment and its database, as a start of a service does, and opens it.
+    ///
+    /// # Errors
+    /// Those of such a start.
+    pub async fn prepare(config: &Config, reaper: &Reaper, critical: &TaskTracker) -> Result<Self, Error> {
+        let bots = find_bots(config, reaper).await?;
+        let variables = child_variables(config, Some(&bots.bin_dir));
+        let source = mounted_files(config).await?;
+        let (environment, django) = prepare_environment(config, reaper, &bots, &variables, source).await?;
+        let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+        if !config.database.init_skip {
+            init_db::ensure_database(config, &context, django, critical).await?;
+        }
+        Self::start(config, &context).await
+    }
+
+    async fn start(config: &Config, context: &BotsContext<'_>) -> Result<Self, Error> {
+        let (python, django) = PythonSession::start(context).await?;
+        let database = init_db::database_config(config, &django)?;
+        let journal = Journal::new(&django.directories.botssys, &django.directories.usersys);
+        let packaged_usersys = context.bots.package.join("usersys");
+        Ok(Self { python, django, database, journal, packaged_usersys })
+    }
+
+    /// The configuration, and the files of usersys that did not come with Bots.
+    ///
+    /// # Errors
+    /// When one of them cannot be read.
+    pub async fn read(&mut self) -> Result<(StoredConfiguration, BTreeMap<String, Vec<u8>>), Error> {
+        let stored = self.python.read_configuration().await?;
+        let (usersys, packaged) = (self.django.directories.usersys.clone(), self.packaged_usersys.clone());
+        let files = blocking(move || {
+            let (mut files, packaged) = (usersys_files(&usersys)?, usersys_files(&packaged)?);
+            files.retain(|path, content| packaged.get(path) != Some(content));
+            Ok::<_, crate::plugin::Error>(files)
+        });
+        Ok((stored, files.await??))
+    }
+}
