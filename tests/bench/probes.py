@@ -1,21 +1,18 @@
 #!/usr/bin/env python3
-"""Measures what health probes cost: `healthcheck`, a probe by HTTP and a script in Python, for one pod and for a hundred; and how
-many requests the listener answers beside Bots's own web server.
+"""Measures what health probes cost: `healthcheck`, a probe by HTTP and a script in Python, for one pod and for a hundred.
 
     cargo build --release && python3 -B tests/bench/probes.py
 
-Takes about two minutes; requests are counted where wrk is installed. Options of all scripts: a binary,
---bots DIRECTORY, --quick.
+Takes about two minutes. Options of all scripts: a binary, --bots DIRECTORY, --quick.
 """
 
 import re
-import shutil
 import signal
 
 import measure
 import place
 from place import ROOT, Place
-from table import Table, duration, megabytes, percent, rate, spread
+from table import Table, duration, megabytes, percent, spread
 
 PODS = 100
 
@@ -37,9 +34,6 @@ def measured(given, home):
     probes = Table("Health probes")
     cost(here, service, probes, given.quick)
     yield probes
-    requests = Table("Requests to the health listener")
-    throughput(here, requests, 1 if given.quick else 5)
-    yield requests
     service.stop(signal.SIGTERM)
 
 
@@ -86,21 +80,6 @@ def per_second():
     if not rates:
         raise measure.BenchError("k3s/deployments has no probes")
     return sum(rates) / len(rates)
-
-
-def throughput(here, table, seconds):
-    """The load generator shares the machine with the listener."""
-    if not shutil.which("wrk"):
-        return table.note("Left out: wrk is not installed.")
-    # The health page of Bots 4; 3.3.1 has nothing but its pages.
-    page = "/bots/health/ready" if here.is_bots_4() else "/login/"
-    bots = f"Bots's `{page}`"
-    for connections in (1, 8, 64):
-        ours = measure.wrk(here.health_port, "/health/ready", connections, seconds)
-        theirs = measure.wrk(here.web_port, page, connections, seconds)
-        table.row(f"`/health/ready`, {connections} connections: requests", rate(ours[0]), {bots: rate(theirs[0])})
-        latency = [duration(p50).also(f"p99 {duration(p99).text}") for _, (p50, p99) in (ours, theirs)]
-        table.row("… latency, median", latency[0], {bots: latency[1]})
 
 
 if __name__ == "__main__":

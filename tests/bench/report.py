@@ -18,7 +18,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 
 import machine
@@ -32,11 +31,10 @@ PACKAGES = {
     "wrk": "wrk", "/usr/sbin/mariadbd": "mariadb-server-core", "mariadb-install-db": "mariadb-server-core",
     "mariadb": "mariadb-client-core", "psql": "postgresql",
 }  # fmt: skip
-FROM_PYPI = ["circus==0.19.0", "honcho==2.0.0"]
 
 # In this order: what most readers look for first.
 THEMES = [
-    "file_to_result", "probes", "starts", "init_db", "rolling", "init", "log_pump", "memory", "jobs", "dirmonitor", "metrics", "seeding",
+    "file_to_result", "probes", "starts", "init_db", "rolling", "init", "log_pump", "memory", "jobs", "dirmonitor", "metrics", "changes",
 ]  # fmt: skip
 
 # Of these a job queue that runs jobs is a part.
@@ -55,11 +53,10 @@ def main():
     parser.add_argument("--only", nargs="+", choices=THEMES, default=THEMES, metavar="THEME", help=" ".join(THEMES))
     parser.add_argument("-o", "--output", type=pathlib.Path, help="file for the report, else standard output")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bots-ctl-report-") as directory:
-        left_out = install(pathlib.Path(directory))
-        given.binary = build()
-        given.bots = (given.bots or install_bots(given.binary)).absolute()
-        report, failures = measure(given, left_out)
+    left_out = install()
+    given.binary = build()
+    given.bots = (given.bots or install_bots(given.binary)).absolute()
+    report, failures = measure(given, left_out)
     if given.output:
         given.output.write_text(report)
     else:
@@ -69,7 +66,7 @@ def main():
     return 1 if failures else 0
 
 
-def install(directory):
+def install():
     """Gives what cannot be had."""
     missing = {package: program for program, package in PACKAGES.items() if not shutil.which(program)}
     if missing and shutil.which("apt-get"):
@@ -78,13 +75,7 @@ def install(directory):
             run([*as_root, "apt-get", "update", "-qq"])
             run([*as_root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq",
                  "--no-install-recommends", *missing])  # fmt: skip
-    left_out = [package for package, program in missing.items() if not shutil.which(program)]
-    venv = directory / "venv"
-    if run([sys.executable, "-m", "venv", venv]) and run([venv / "bin/pip", "install", "-q", *FROM_PYPI]):
-        os.environ["PATH"] += f":{venv}/bin"
-    else:
-        left_out += FROM_PYPI
-    return left_out
+    return [package for package, program in missing.items() if not shutil.which(program)]
 
 
 @contextlib.contextmanager

@@ -4,8 +4,6 @@ import shlex
 import shutil
 import signal
 
-import measure
-
 
 class Supervising:
     """Runs a program that it is told of by files; told to end, it ends the program and then itself."""
@@ -60,30 +58,5 @@ class Supervisor(Supervising):
         return [self.program, "-c", str(config)]
 
 
-class Circus(Supervising):
-    """circusd with one watcher."""
-
-    name, program = "circus", "circusd"
-
-    def command(self, argv, directory):
-        config = directory / "circus.ini"
-        ports = [measure.free_port(28000), measure.free_port(29000)]
-        config.write_text(
-            f"[circus]\nendpoint = tcp://127.0.0.1:{ports[0]}\npubsub_endpoint = tcp://127.0.0.1:{ports[1]}\n"
-            f"[watcher:program]\ncmd = {self.script(directory, argv)}\nrespawn = False\n"
-        )
-        return [shutil.which(self.program), "--log-level", "critical", str(config)]
-
-
-class Honcho(Supervising):
-    """honcho with one line of a Procfile."""
-
-    name, program = "honcho", "honcho"
-
-    def command(self, argv, directory):
-        (directory / "Procfile").write_text(f"program: exec {self.script(directory, argv)}\n")
-        return [shutil.which(self.program), "-f", str(directory / "Procfile"), "start"]
-
-
 def installed():
-    return [kind() for kind in (S6, Runit, Supervisor, Circus, Honcho) if shutil.which(kind.program)]
+    return [kind() for kind in (S6, Runit, Supervisor) if shutil.which(kind.program)]
