@@ -162,11 +162,7 @@ fn receive(stream: UnixStream) -> Option<(ControlRequest, Requester)> {
 ///
 /// # Errors
 /// 69 if no bots-ctl is running here; otherwise as in its response.
-pub(crate) fn request(
-    health_port: u16,
-    request: ControlRequest,
-    mut report: impl FnMut(&str),
-) -> Result<String, Error> {
+pub(crate) fn request(health_port: u16, request: ControlRequest, report: impl FnMut(&str)) -> Result<String, Error> {
     let unavailable = |error: io::Error| {
         let text = format!(
             "no bots-ctl with a health listener on port {health_port} runs here: {error}; bots-ctl status shows the one \
@@ -174,16 +170,23 @@ pub(crate) fn request(
         );
         Error::new(Kind::Unavailable, text)
     };
-    let mut stream = address(health_port).and_then(|at| UnixStream::connect_addr(&at)).map_err(unavailable)?;
+    let stream = address(health_port).and_then(|at| UnixStream::connect_addr(&at)).map_err(unavailable)?;
     let (peer, own) =
         (getsockopt(&stream, PeerCredentials).map_err(|error| unavailable(error.into()))?, Uid::effective());
     if ![0, own.as_raw()].contains(&peer.uid()) && !own.is_root() {
         let text = format!("the bots-ctl that runs here is that of user {}: run this command as that user", peer.uid());
         return Err(Error::new(Kind::Usage, text));
     }
-    stream.write_all(request.to_line().as_bytes()).map_err(unavailable)?;
+    exchange(stream, request, report)
+}
+
+/// Sends a request on a connection and reads the responses. A rejected client can read its response, but may be unable to send
+/// its request.
+fn exchange(mut stream: UnixStream, request: ControlRequest, mut report: impl FnMut(&str)) -> Result<String, Error> {
+    let lost = |error: io::Error| Error::new(Kind::Unavailable, format!("lost the connection to bots-ctl: {error}"));
+    let sent = stream.write_all(request.to_line().as_bytes());
     for line in BufReader::new(stream).lines() {
-        let Ok(Answer { code, text }) = serde_json::from_str(&line.map_err(unavailable)?) else { break };
+        let Ok(Answer { code, text }) = serde_json::from_str(&line.map_err(lost)?) else { break };
         match code {
             None => report(&text),
             Some(0) => return Ok(text),
@@ -193,6 +196,7 @@ pub(crate) fn request(
             }
         }
     }
+    sent.map_err(lost)?;
     Err(Error::new(Kind::Failed, "bots-ctl ended before it answered; its log gives the reason"))
 }
 
@@ -209,5 +213,13 @@ mod tests {
         for other in ["", "reload now", "restart", "restart x", "stop"] {
             assert_eq!(ControlRequest::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn client_that_is_rejected_before_it_sends_gets_the_reason() {
+        let (client, server) = UnixStream::pair().expect("a pair");
+        Requester(server).failed(Kind::Usage, "the reason");
+        let error = exchange(client, ControlRequest::Reload, |_| {}).expect_err("the response is a rejection");
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Usage, "the reason"));
     }
 }
