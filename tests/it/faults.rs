@@ -1,7 +1,7 @@
-//! The whole system while things break: two of everything in pods, schedules, a database, a volume; real Bots throughout.
+//! The whole system while things break: two of everything in pods, schedules, a plugin, a database, a volume; real Bots throughout.
 //!
 //! In a round faults come at random for half a minute, files and jobs all the time. Then everything has to be well again by
-//! itself, every file be sent or its error recorded, and every job have run. What happens in a round, and on which database,
+//! itself, every file be sent or its error recorded, every job have run, and the plugin be applied as a whole. What happens in a round, and on which database,
 //! follows from its seed: `BOTS_CTL_TEST_SEED=7 tests/run.sh faults::` replays one. With `BOTS_CTL_TEST_SECONDS=3600` those of
 //! seed 7, 8, 9 and so on follow each other for an hour.
 
@@ -14,13 +14,14 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::support::fake_kubelet::Pod;
 use crate::support::needs::{Need, needs};
 use crate::support::network::run;
 use crate::support::pods::{expected, order};
 use crate::support::random::Random;
 use crate::support::sandbox::{bots_bin_dir, is_real_engine, processes};
 use crate::support::servers::Engine;
-use crate::support::simulation::{World, is_bad};
+use crate::support::simulation::{PLUGIN, SCHEDULE, World, is_bad};
 
 /// How long things break.
 const ROUND: Duration = Duration::from_secs(30);
@@ -31,10 +32,12 @@ const WELL: Duration = Duration::from_secs(60);
 /// When all has to be done then: the lease of an engine that was killed last lasts a minute, and its work is to be done again.
 const DONE: Duration = Duration::from_secs(150);
 
-/// How often the system is looked at. With every second look a file comes, with every fortieth a scheduled engine.
+/// How often the system is looked at. With every second look a file comes, with every fortieth a scheduled engine, and with every
+/// seventieth another version of the plugin.
 const TICK: Duration = Duration::from_millis(100);
 const FILES: usize = 2;
-const SCHEDULE: usize = 40;
+const ENGINES: usize = 40;
+const VERSIONS: usize = 70;
 
 #[apply(test)]
 fn system_recovers_from_random_faults() {
@@ -61,6 +64,8 @@ enum Fault {
     KillPod(usize),
     KillProcess(usize, usize),
     KillEngine,
+    /// After these milliseconds.
+    KillApply(u64),
     StopPod(usize),
     Freeze(usize, usize),
     DatabaseDown,
@@ -86,6 +91,8 @@ struct Round {
     lasting: Vec<Lasting>,
     log: String,
     files: usize,
+    /// How many versions of the plugin there were.
+    versions: usize,
     /// How often an engine may have been cut off in the middle of a file.
     cuts: usize,
 }
@@ -100,11 +107,11 @@ impl Round {
         random.below(2);
         let engine = [Engine::Mariadb, Engine::Postgresql, Engine::Sqlite][random.below(3)];
         let world = World::start(engine);
-        Self { seed, random, world, lasting: Vec::new(), log: format!("{engine:?}\n"), files: 0, cuts: 0 }
+        Self { seed, random, world, lasting: Vec::new(), log: format!("{engine:?}\n"), files: 0, versions: 0, cuts: 0 }
     }
 
     fn play(mut self) {
-        let mut threads: Vec<_> = (0..self.world.pods.len() - 1).map(|pod| self.world.observe(pod)).collect();
+        let mut threads: Vec<_> = (0..self.world.services().count()).map(|pod| self.world.observe(pod)).collect();
         self.wait("all are well at the begin", DONE, Self::unwell);
         threads.push(self.world.add_jobs());
         let (mut next, end) = (Instant::now(), Instant::now() + ROUND);
@@ -143,15 +150,27 @@ impl Round {
                     world.is_amiss(format!("{} panicked", pod.name));
                 }
             }
-            let is_due = pod.name != "schedule" || tick.is_multiple_of(SCHEDULE);
-            if is_due && !pod.is_there() {
-                pod.start(&world.demo.sandbox);
+            match pod.name {
+                _ if pod.is_there() => {}
+                SCHEDULE if !tick.is_multiple_of(ENGINES) => {}
+                PLUGIN if !tick.is_multiple_of(VERSIONS) => {}
+                PLUGIN => self.next_version(),
+                _ => pod.start(&world.demo.sandbox),
             }
         }
         let engines = self.engines();
         if engines.len() > 1 && self.engines().iter().filter(|engine| engines.contains(engine)).count() > 1 {
             world.is_amiss(format!("two engines at once: {engines:?}"));
         }
+    }
+
+    /// Applies it too.
+    fn next_version(&mut self) {
+        self.versions += 1;
+        let plugin = self.world.pods.iter().find(|pod| pod.name == PLUGIN).expect("it is one of them");
+        plugin.end();
+        self.world.set_plugin(self.versions);
+        plugin.start(&self.world.demo.sandbox);
     }
 
     /// Bots's engines, which only a lease allows to be there.
@@ -213,6 +232,7 @@ impl Round {
 
     fn check(self) {
         self.check_files();
+        self.check_plugin();
         let world = Arc::clone(&self.world);
         if let Ok(overlaps) = fs::read_to_string(world.demo.sandbox.home.path().join("overlaps")) {
             world.is_amiss(overlaps);
@@ -253,6 +273,22 @@ impl Round {
         }
     }
 
+    /// A run completes or reverts an apply that was killed; the next apply succeeds.
+    fn check_plugin(&self) {
+        let world = &self.world;
+        world.pods.iter().filter(|pod| [PLUGIN, SCHEDULE].contains(&pod.name)).for_each(Pod::end);
+        for command in [&["engine", "--new"][..], &["plugin", "apply", PLUGIN]] {
+            let finished = world.demo.sandbox.run(command);
+            let versions = world.plugin_versions();
+            if finished.code() != 0 || !versions.iter().all(|version| *version == versions[0]) {
+                world.is_amiss(format!("channels and mapping have the versions {versions:?} after {finished:?}"));
+            }
+        }
+        if world.plugin_versions()[0] != self.versions.to_string() {
+            world.is_amiss(format!("the plugin was not applied: {:?}", world.plugin_versions()));
+        }
+    }
+
     fn fail(&self, what: &str) -> ! {
         let reports: Vec<_> = self.world.pods.iter().map(|pod| pod.report()).collect();
         panic!("seed {}: {what}\n{:#?}\n{}\n{}", self.seed, self.world.amiss(), reports.join("\n"), self.log);
@@ -271,7 +307,7 @@ impl Drop for Round {
 impl Round {
     fn draw(&mut self) -> Fault {
         let (pod, process) = (self.random.below(self.world.pods.len()), self.random.below(10));
-        match self.random.below(14) {
+        match self.random.below(16) {
             0 => Fault::KillPod(pod),
             1 | 2 => Fault::KillProcess(pod, process),
             3 | 4 => Fault::KillEngine,
@@ -283,6 +319,7 @@ impl Round {
             10 => Fault::DiskFull,
             11 => Fault::OutputUnwritable,
             12 => Fault::Clock(pod),
+            13 | 14 => Fault::KillApply(self.random.below(1000) as u64),
             _ => Fault::ConfigBroken,
         }
     }
@@ -293,9 +330,14 @@ impl Round {
         if self.lasting.iter().any(|lasting| std::mem::discriminant(&lasting.fault) == std::mem::discriminant(&fault)) {
             return;
         }
+        if let Fault::KillApply(_) = fault {
+            self.next_version();
+        }
         let frozen = self.begin(fault, Duration::from_secs(seconds));
         self.note(&format!("{fault:?} for {seconds} s"));
-        self.cuts += usize::from(!matches!(fault, Fault::Clock(_) | Fault::StopPod(_) | Fault::ConfigBroken));
+        let is_harmless =
+            matches!(fault, Fault::Clock(_) | Fault::StopPod(_) | Fault::ConfigBroken | Fault::KillApply(_));
+        self.cuts += usize::from(!is_harmless);
         self.lasting.push(Lasting { fault, until: Instant::now() + Duration::from_secs(seconds), frozen });
     }
 
@@ -315,6 +357,10 @@ impl Round {
             Fault::StopPod(pod) => world.pods[pod].signal(Signal::SIGTERM),
             Fault::KillProcess(pod, number) => send(any(pod, number), Signal::SIGKILL),
             Fault::KillEngine => send(self.engines().first().copied(), Signal::SIGKILL),
+            Fault::KillApply(milliseconds) => {
+                std::thread::sleep(Duration::from_millis(milliseconds));
+                world.pods.iter().filter(|pod| pod.name == PLUGIN).for_each(Pod::end);
+            }
             Fault::Freeze(pod, number) => {
                 let process = any(pod, number);
                 send(process, Signal::SIGSTOP);

@@ -1,10 +1,13 @@
-//! A whole system of Bots: two of every service in pods, a schedule, a database that is reached over a link, a volume.
+//! A whole system of Bots: two of every service in pods, a schedule, a plugin of which one version after the other is applied, a
+//! database that is reached over a link, a volume.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::support::demo_translation::Demo;
 use crate::support::fake_kubelet::Pod;
@@ -43,6 +46,16 @@ except OSError:
         _file.write('two engines at once\n')
 ";
 
+/// Pods that run a command again and again. The plugin also names its directory.
+pub const SCHEDULE: &str = "schedule";
+pub const PLUGIN: &str = "plugin";
+
+/// What stands around the version at the begin of the mapping.
+const VERSION: &str = "# version ";
+const VERSION_END: &str = " of the plugin\n";
+
+const MAPPING: &str = "usersys/mappings/edifact/orders_d96a_to_flat.py";
+
 /// How long health may not have noticed that the database is down.
 const UNNOTICED: Duration = Duration::from_secs(3);
 
@@ -79,7 +92,8 @@ impl World {
             pod("queue-2", &["jobqueue"]),
             pod("monitor-1", &["dirmonitor"]),
             pod("monitor-2", &["dirmonitor"]),
-            pod("schedule", &["engine", "--new", "--lease-wait", "5s"]),
+            pod(SCHEDULE, &["engine", "--new", "--lease-wait", "5s"]),
+            pod(PLUGIN, &["plugin", "apply", PLUGIN]),
         ];
         let world = Arc::new(Self {
             begin: Instant::now(),
@@ -107,9 +121,32 @@ impl World {
         });
     }
 
-    /// All pods but the schedule's.
+    /// All pods but those that run a command.
     pub fn services(&self) -> impl Iterator<Item = &Pod> {
-        self.pods.iter().filter(|pod| pod.name != "schedule")
+        self.pods.iter().filter(|pod| ![SCHEDULE, PLUGIN].contains(&pod.name))
+    }
+
+    /// Writes this version into the plugin: into the rows of the channels, and into the mapping.
+    pub fn set_plugin(&self, version: usize) {
+        let plugin = self.demo.sandbox.home.path().join(PLUGIN);
+        let (index, mapping) = (plugin.join("botsindex.json"), plugin.join(MAPPING));
+        let mut rows: Value = serde_json::from_slice(&fs::read(&index).expect("readable")).expect("JSON");
+        for row in rows["plugins"]["channel"].as_array_mut().expect("there are channels") {
+            row["testpath"] = version.to_string().into();
+        }
+        fs::write(index, rows.to_string()).expect("written");
+        let text = fs::read_to_string(&mapping).expect("readable");
+        let script = text.split_once(VERSION_END).map_or(text.as_str(), |(_, script)| script);
+        fs::write(&mapping, format!("{VERSION}{version}{VERSION_END}{script}")).expect("written");
+    }
+
+    /// The versions of the plugin that the channels and the mapping have.
+    pub fn plugin_versions(&self) -> Vec<String> {
+        let mut versions = self.database.sql("SELECT DISTINCT testpath FROM channel WHERE idchannel LIKE 'demo_%'");
+        let mapping = fs::read_to_string(self.demo.sandbox.root().join(MAPPING)).expect("readable");
+        let version = mapping.strip_prefix(VERSION).and_then(|text| text.split_once(VERSION_END));
+        versions.push(version.map(|(version, _)| version.to_owned()).unwrap_or_default());
+        versions
     }
 
     /// A partner's file; not there when the disk is full.
@@ -269,10 +306,11 @@ fn install(database: &Database, link: Option<&Link>) -> Demo {
     ] {
         demo.sandbox.set_ini(section, key, value);
     }
-    let script = demo.sandbox.root().join("usersys/mappings/edifact/orders_d96a_to_flat.py");
+    let script = demo.sandbox.root().join(MAPPING);
     let mapping = fs::read_to_string(&script).expect("the demo is installed");
     fs::write(script, mapping + &ALONE.replace("PLACE", &home.join("overlaps").display().to_string()))
         .expect("written");
+    demo.sandbox.run(&["plugin", "export", PLUGIN]).expect_code(0);
     let mounted = home.join("mounted");
     fs::create_dir(&mounted).expect("made");
     for name in ["bots.ini", "bots.whole"] {
