@@ -23,6 +23,12 @@ enum Kind {
 
 use Kind::{Boolean, Integer, Level, LogFiles, Menu, Path as File, Port};
 
+/// Bots's default of [settings] port, which engines use as a lock.
+pub const ENGINE_PORT: u16 = 28081;
+
+/// Bots's default of [jobqueue] port.
+pub const QUEUE_PORT: u16 = 28082;
+
 /// Sections whose programs log.
 const LOGGING: &[&str] = &["settings", "webserver", "jobqueue", "dirmonitor"];
 
@@ -126,7 +132,24 @@ pub fn faults(path: &Path, ini: &BotsIni, version: BotsVersion) -> Vec<String> {
             faults.extend(problem.map(|(entry, problem)| fault(section, key, entry, &problem)));
         }
     }
+    faults.extend(shared_port(ini).map(|(section, entry)| {
+        let problem = "engines use [settings] port as a lock and the job queue listens on [jobqueue] port, so no engine \
+                       could run beside the job queue; set two different ports";
+        fault(section, "port", entry, problem)
+    }));
     faults
+}
+
+/// The port of the engines if an enabled job queue has the same one.
+fn shared_port(ini: &BotsIni) -> Option<(&'static str, IniValue<'_>)> {
+    ini.get("jobqueue", "enabled").filter(|entry| parse_boolean(entry.value) == Some(true))?;
+    let [engine, queue] = ["settings", "jobqueue"].map(|section| ini.get(section, "port"));
+    let number = |entry: Option<IniValue<'_>>, default: u16| match entry {
+        Some(entry) => parse_integer(entry.value),
+        None => Some(default.into()),
+    };
+    (number(engine, ENGINE_PORT)? == number(queue, QUEUE_PORT)?).then_some(())?;
+    engine.map(|entry| ("settings", entry)).or(queue.map(|entry| ("jobqueue", entry)))
 }
 
 impl Kind {
@@ -222,6 +245,32 @@ mod tests {
                 let found = check(&text, BotsVersion::V3);
                 assert!(found.len() == 1 && found[0].contains(&expected), "{text}: {found:?}");
             }
+        }
+    }
+
+    #[test]
+    fn engines_and_enabled_queue_need_two_ports() {
+        let with = |settings: &str, queue: &str| {
+            check(
+                &format!("{SOUND}[jobqueue]\n{queue}\n").replace("[settings]\n", &format!("[settings]\n{settings}\n")),
+                BotsVersion::V4,
+            )
+        };
+        for (settings, queue, words) in [
+            ("port = 28082", "enabled = True", "[settings] port = 28082: engines use"),
+            ("port = 1", "enabled = True\nport = 1", "[settings] port = 1: engines use"),
+            ("", "enabled = True\nport = 28081", "[jobqueue] port = 28081: engines use"),
+        ] {
+            let found = with(settings, queue);
+            assert!(found.len() == 1 && found[0].contains(words), "{found:?}");
+        }
+        for (settings, queue) in [
+            ("port = 28082", "enabled = False"),
+            ("port = 28082", ""),
+            ("", "enabled = True"),
+            ("port = x", "enabled = True\nport = y"),
+        ] {
+            assert!(!with(settings, queue).iter().any(|fault| fault.contains("engines use")), "{settings} {queue}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Error;
 use super::environment::Environment;
+use super::ini_check;
 use crate::config::Config;
 use crate::model::ServiceName;
 use crate::pycompat::configparser::{parse_boolean, parse_integer};
@@ -31,7 +32,7 @@ pub struct BotsJobQueueIni {
 
 impl BotsJobQueueIni {
     /// The default port.
-    pub const PORT: u16 = 28082;
+    pub const PORT: u16 = ini_check::QUEUE_PORT;
 
     /// Reads the effective bots.ini. A job queue in another container counts as enabled.
     ///
@@ -48,7 +49,9 @@ impl BotsJobQueueIni {
             port: number("jobqueue", "port").and_then(|port| port.try_into().ok()).unwrap_or(Self::PORT),
             threads: number("jobqueue", "nr_threads").and_then(|count| count.try_into().ok()).unwrap_or(1).max(1),
             longest_minutes: number("settings", "maxruntime").map_or(60, |minutes| minutes.try_into().unwrap_or(0)),
-            engine_port: number("settings", "port").and_then(|port| port.try_into().ok()).unwrap_or(28081),
+            engine_port: number("settings", "port")
+                .and_then(|port| port.try_into().ok())
+                .unwrap_or(ini_check::ENGINE_PORT),
             kills_overdue: is_true("killjobsintimeout"),
             authorised: words.filter(|word| !word.is_empty()).map(str::to_owned).collect(),
             file: environment.ini_file(),

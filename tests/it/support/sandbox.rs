@@ -97,13 +97,13 @@ pub fn python() -> PathBuf {
     bots_bin_dir().join("python")
 }
 
-/// A currently unused port, below the range from which the system assigns client ports.
+/// A currently unused port, below the range from which the system assigns client ports, and none that Bots uses by default.
 pub fn free_port() -> u16 {
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     let base = 20_000 + u16::try_from(std::process::id() % 10).expect("small") * 1000;
     loop {
         let port = base + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 1000;
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+        if !(28_080..28_090).contains(&port) && TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
             return port;
         }
     }
