@@ -34,10 +34,10 @@ ADD = (
     "<param>\n<value><int>5</int></value>\n</param>\n"
 )
 
-# Notes when it was started; stays until a file is there when asked to.
+# Notes when it was started; stays until a file is there when asked to, at most until the end of the measurement.
 TASK = """#!/bin/sh
 date +%s.%N >>"$HOME/started"
-if [ "$1" = hold ]; then while [ ! -e "$HOME/go" ]; do sleep 0.05; done; fi
+if [ "$1" = hold ]; then while [ ! -e "$HOME/go" ] && [ -d "$HOME" ]; do sleep 0.05; done; fi
 """
 
 
