@@ -18,15 +18,17 @@ use crate::process::{port_holder, proc_table};
 /// More than the headers of any response to HEAD.
 const MAX_RESPONSE: u64 = 64 * 1024;
 
-/// Probes a service once. The caller sets the time limit.
+/// Probes a service once. The caller sets the time limit. Whether the service itself listens on its port is checked only if
+/// `is_new`: on a machine with much memory the kernel takes ten milliseconds to list the connections, and the port stays that
+/// of the process that has it.
 ///
 /// # Errors
 /// When it cannot be reached, breaks off, or gives none.
-pub async fn probe_once(probe: &LivenessProbe, pid: i32) -> io::Result<()> {
+pub async fn probe_once(probe: &LivenessProbe, pid: i32, is_new: bool) -> io::Result<()> {
     match probe {
         LivenessProbe::Http { port, path, tls, .. } => {
             http_request(*port, *tls, &head(path)).await?;
-            match port_holder::holder(*port).is_none_or(|holder| holder.group.as_raw() == pid) {
+            match !is_new || port_holder::holder(*port).is_none_or(|holder| holder.group.as_raw() == pid) {
                 true => Ok(()),
                 false => Err(io::Error::other(format!("another process listens on port {port}"))),
             }

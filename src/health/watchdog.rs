@@ -59,7 +59,7 @@ async fn wait_until_alive(
         if started.elapsed() < START_TIMEOUT {
             // Whether its page works can only be tested with the database.
             let is_pending = *health.borrow().checks.get(DATABASE) == CheckResult::Pending;
-            if !is_pending && probe_error(probe, pid).await.is_none() {
+            if !is_pending && probe_error(probe, pid, true).await.is_none() {
                 let page = page_error(probe, health).await;
                 publish(health, |state| record_probe(state, index, pid, None, page));
             }
@@ -77,14 +77,15 @@ async fn changed_process(index: usize, pid: i32, changes: &mut watch::Receiver<H
 }
 
 async fn probe_once(index: usize, pid: i32, probe: &LivenessProbe, health: &watch::Sender<HealthState>) {
-    let error = probe_error(probe, pid).await;
+    let is_new = health.borrow().services.get(index).is_none_or(|service| !service.alive || service.failures > 0);
+    let error = probe_error(probe, pid, is_new).await;
     let page = if error.is_none() { page_error(probe, health).await } else { None };
     publish(health, |state| record_probe(state, index, pid, error, page));
 }
 
 /// The error of a probe, if it fails.
-async fn probe_error(probe: &LivenessProbe, pid: i32) -> Option<String> {
-    match timeout(PROBE_TIMEOUT, liveness::probe_once(probe, pid)).await {
+async fn probe_error(probe: &LivenessProbe, pid: i32, is_new: bool) -> Option<String> {
+    match timeout(PROBE_TIMEOUT, liveness::probe_once(probe, pid, is_new)).await {
         Ok(probed) => probed.err().map(|error| error.to_string()),
         Err(_) => Some(format!("no response within {} s", PROBE_TIMEOUT.as_secs())),
     }
