@@ -23,10 +23,10 @@ enum Kind {
 
 use Kind::{Boolean, Integer, Level, LogFiles, Menu, Path as File, Port};
 
-/// Bots's default of [settings] port, which engines use as a lock.
+/// Bots's default of `[settings] port`, which engines use as a lock.
 pub const ENGINE_PORT: u16 = 28081;
 
-/// Bots's default of [jobqueue] port.
+/// Bots's default of `[jobqueue] port`.
 pub const QUEUE_PORT: u16 = 28082;
 
 /// Sections whose programs log.
