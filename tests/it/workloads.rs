@@ -107,7 +107,9 @@ fn cluster_translates_orders_from_installation_to_reload() {
     let (browser, base) = log_in(&first);
     browser.visit(&format!("{base}/runengine/?clparameter=--new"));
     demo.expect_orders("Run in the web UI", || format!("{}\n{}", first.container.logs(), queue.container.logs()));
-    assert!(queue.container.logs().contains("5 files"), "the queue's pod ran it: {}", queue.container.logs());
+    // Bots sends the files before its run ends.
+    let has_run = || queue.container.logs().contains(" sent 5, in ").then_some(());
+    wait_until("the queue's pod has run it", has_run, || queue.container.logs());
 
     // A changed ConfigMap has another name, so the pods are replaced.
     cluster.change_config("bots.ini", |ini| {
