@@ -1,4 +1,4 @@
-"""What a run costs, what an idle process costs, and when somebody answers."""
+"""The cost of a run and of an idle process, and the time until a port answers."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ PR_SET_CHILD_SUBREAPER = 36
 # A service that takes longer than this to start, answer or end is broken.
 DEADLINE = 60.0
 
-# After this time a process is told to end once more.
+# After this time the signal that ends a process is sent again.
 REPEAT = 10.0
 
 # How often a port is tried while a service starts: fine enough for differences of milliseconds.

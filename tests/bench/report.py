@@ -154,7 +154,7 @@ def part(theme, words, failures, is_quick):
 
 
 def wait_for_quiet():
-    """Until nobody uses the processors; says so when somebody does not stop."""
+    """Until the processors are idle; a note for the report if they do not become so."""
     deadline = time.monotonic() + PATIENCE
     while (busy := used(LOOK)) > QUIET:
         if time.monotonic() > deadline:
