@@ -1,9 +1,9 @@
 //! The whole system while things break: two of everything in pods, schedules, a plugin, a database, a volume; real Bots throughout.
 //!
 //! In a round faults come at random for half a minute, files and jobs all the time. Then everything has to be well again by
-//! itself, every file be sent or its error recorded, every job have run, and the plugin be applied as a whole. What happens in a round, and on which database,
-//! follows from its seed: `BOTS_CTL_TEST_SEED=7 tests/run.sh faults::` replays one. With `BOTS_CTL_TEST_SECONDS=3600` those of
-//! seed 7, 8, 9 and so on follow each other for an hour.
+//! itself, every file be sent or its error recorded, every job have run, and the plugin be applied as a whole. What happens
+//! in a round, and on which database, follows from its seed: `BOTS_CTL_TEST_SEED=7 tests/run.sh faults::` replays one. With
+//! `BOTS_CTL_TEST_SECONDS=3600` those of seed 7, 8, 9 and so on follow each other for an hour.
 
 use std::fmt::Write;
 use std::fs;
@@ -64,7 +64,7 @@ enum Fault {
     KillPod(usize),
     KillProcess(usize, usize),
     KillEngine,
-    /// After these milliseconds.
+    /// Kills the apply of another version after these milliseconds.
     KillApply(u64),
     StopPod(usize),
     Freeze(usize, usize),
@@ -164,7 +164,7 @@ impl Round {
         }
     }
 
-    /// Applies it too.
+    /// Writes the next version of the plugin, and starts its apply.
     fn next_version(&mut self) {
         self.versions += 1;
         let plugin = self.world.pods.iter().find(|pod| pod.name == PLUGIN).expect("it is one of them");

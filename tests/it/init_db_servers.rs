@@ -227,7 +227,7 @@ fn unknown_database_fails_at_once_and_is_named(engine: Engine) {
     expect_failure_at_once(&sandbox.run(&["init-db"]), &["nowhere at all"]);
     expect_failure_at_once(&sandbox.run(&["init-db", "--check"]), &["nowhere at all"]);
     if engine == Engine::Mariadb {
-        // Only an account that may see all databases is told that it does not exist; others are denied access.
+        // The server names a missing database only to accounts that may list all databases; it denies others access.
         let user = database.server().create_user("sees all", "another-secret");
         database.server().sql(None, &format!("GRANT SELECT ON *.* TO {user}"));
         sandbox.set("DB_USER", "sees all").set("DB_PASSWORD", "another-secret");

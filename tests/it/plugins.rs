@@ -158,7 +158,7 @@ fn two_states(database: &Database) -> (Sandbox, [String; 2], [Files; 2]) {
     (demo.sandbox, [one, shown], [first, second])
 }
 
-/// Has the next run of the engine settle what was cut off, and compares; then all is as at first.
+/// Runs the engine once, which completes or reverts an interrupted apply, and compares; then restores the first state.
 fn settled(sandbox: &Sandbox, plugins: &[String; 2], states: &[Files; 2], when: &str) -> bool {
     sandbox.set_engine_port();
     let run = sandbox.run(&["engine", "--cleanup"]);

@@ -154,7 +154,7 @@ fn alter_column(connection: &Connection, table: &str, from: &Column, to: &Column
             }
             vec![format!("ALTER TABLE {table} {}", changes.join(", "))]
         }
-        // SQLite cannot change a column: a new one takes over its values and its name. It becomes the last column,
+        // SQLite cannot change a column: a new column gets its values and its name. It becomes the last column,
         // which does not matter, since Bots and Django name the columns in their queries.
         DatabaseConfig::Sqlite(_) => {
             let next = connection.quote_ident(&format!("{}_botsctl", from.name));
