@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Longer intervals end at a multiple of this: tokio's timer wakes once for such an instant, but twice for another.
-const TIMER_SLOT: Duration = Duration::from_millis(64);
+/// An interval ends at a multiple of the longest of these that makes it at most 3 % longer: tokio's timer wakes once for such
+/// an instant, but twice for another, since it holds instants after the next multiple of 4096 ms, or 64 ms, in coarser slots.
+const TIMER_SLOTS: [Duration; 2] = [Duration::from_millis(2048), Duration::from_millis(64)];
 
 /// How long blocking work waits for other work on the same thread. A check takes microseconds, unless its volume hangs.
 const MAX_WAIT: Duration = Duration::from_millis(250);
@@ -37,9 +38,11 @@ pub async fn due(interval: Duration) {
 
 /// The time from the origin until the end of the current interval.
 fn next_due(elapsed: Duration, interval: Duration) -> Duration {
-    let (interval, slot) = (interval.as_millis().max(1), TIMER_SLOT.as_millis());
+    let interval = interval.as_millis().max(1);
     let due = (elapsed.as_millis() / interval + 1) * interval;
-    let due = if interval < 2 * slot { due } else { due.next_multiple_of(slot) };
+    let mut slots = TIMER_SLOTS.iter().map(Duration::as_millis);
+    let slot = slots.find(|slot| interval.next_multiple_of(*slot) - interval <= interval / 32);
+    let due = slot.map_or(due, |slot| due.next_multiple_of(slot));
     Duration::from_millis(u64::try_from(due).unwrap_or(u64::MAX))
 }
 
@@ -94,10 +97,13 @@ mod tests {
         for (elapsed, interval, due) in [
             (0, 2000, 2048),
             (1999, 2000, 2048),
-            (2048, 2000, 4032),
-            (4100, 2000, 6016),
-            (0, 6000, 6016),
-            (6016, 6000, 12_032),
+            (2048, 2000, 4096),
+            (4100, 2000, 6144),
+            (0, 6000, 6144),
+            (6144, 6000, 12_288),
+            (0, 5000, 5056),
+            (5056, 5000, 10_048),
+            (0, 300, 300),
             (0, 50, 50),
             (50, 50, 100),
             (99, 50, 100),
