@@ -48,6 +48,11 @@ pub async fn probe_once(probe: &LivenessProbe, pid: i32, is_new: bool) -> io::Re
     }
 }
 
+/// Whether the service must serve a page.
+pub fn has_page(probe: &LivenessProbe) -> bool {
+    matches!(probe, LivenessProbe::Http { .. })
+}
+
 /// The error of the page that a service must serve; `None` for a service without pages. The caller sets the time limit.
 pub async fn page_error(probe: &LivenessProbe) -> Option<String> {
     let LivenessProbe::Http { port, page: Page { host, path }, tls, .. } = probe else { return None };

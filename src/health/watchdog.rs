@@ -78,6 +78,11 @@ async fn changed_process(index: usize, pid: i32, changes: &mut watch::Receiver<H
 
 async fn probe_once(index: usize, pid: i32, probe: &LivenessProbe, health: &watch::Sender<HealthState>) {
     let is_new = health.borrow().services.get(index).is_none_or(|service| !service.alive || service.failures > 0);
+    // A page that loads shows that its service responds: one request instead of two.
+    if !is_new && liveness::has_page(probe) && is_database_up(health) && load_error(probe).await.is_none() {
+        publish(health, |state| record_probe(state, index, pid, None, None));
+        return;
+    }
     let error = probe_error(probe, pid, is_new).await;
     let page = if error.is_none() { page_error(probe, health).await } else { None };
     publish(health, |state| record_probe(state, index, pid, error, page));
@@ -93,9 +98,14 @@ async fn probe_error(probe: &LivenessProbe, pid: i32, is_new: bool) -> Option<St
 
 /// The error of a service's page. A page may need the database: during an outage, no worker should be blocked by it.
 async fn page_error(probe: &LivenessProbe, health: &watch::Sender<HealthState>) -> Option<String> {
-    if *health.borrow().checks.get(DATABASE) != CheckResult::Ok {
-        return None;
-    }
+    if is_database_up(health) { load_error(probe).await } else { None }
+}
+
+fn is_database_up(health: &watch::Sender<HealthState>) -> bool {
+    *health.borrow().checks.get(DATABASE) == CheckResult::Ok
+}
+
+async fn load_error(probe: &LivenessProbe) -> Option<String> {
     let late = |_| Some(format!("the login page did not load within {} s", PROBE_TIMEOUT.as_secs()));
     timeout(PROBE_TIMEOUT, liveness::page_error(probe)).await.unwrap_or_else(late)
 }
@@ -133,8 +143,12 @@ fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::health::state::CheckResults;
+    use crate::model::Page;
 
     const PID: i32 = 7;
 
@@ -165,6 +179,42 @@ mod tests {
         }
         record_probe(&mut health, 0, PID, None, None);
         assert_eq!(misses(&health), (0, 0));
+    }
+
+    /// Answers as many requests as there are statuses; returns their first words.
+    async fn serve(listener: &TcpListener, statuses: &[&str]) -> Vec<String> {
+        let mut requests = Vec::new();
+        for status in statuses {
+            let (mut stream, _) = listener.accept().await.expect("a request");
+            let mut request = [0; 1024];
+            let length = stream.read(&mut request).await.expect("read");
+            let response = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.write_all(response.as_bytes()).await.expect("sent");
+            let text = String::from_utf8_lossy(&request[..length]).into_owned();
+            requests.push(text.split(" HTTP").next().unwrap_or_default().to_owned());
+        }
+        requests
+    }
+
+    #[tokio::test]
+    async fn service_that_works_is_probed_with_its_page_alone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let port = listener.local_addr().expect("it has one").port();
+        let page = Page { host: "localhost".to_owned(), path: "/login/".to_owned() };
+        let probe = LivenessProbe::Http { port, path: "/static/".to_owned(), page, tls: false };
+        let health = watch::Sender::new(running());
+        health.send_modify(|state| state.services[0].alive = true);
+        for (statuses, requests, error) in [
+            (&["200 OK"][..], &["GET /login/"][..], None),
+            (&["503 S", "404 N", "503 S"], &["GET /login/", "HEAD /static/", "GET /login/"], Some("HTTP 503")),
+        ] {
+            let (seen, ()) = tokio::join!(serve(&listener, statuses), probe_once(0, PID, &probe, &health));
+            assert_eq!(seen, requests);
+            let state = health.borrow();
+            let page_error = state.services[0].page_error.as_deref();
+            assert_eq!(page_error.is_some_and(|text| text.contains(error.unwrap_or("no error"))), error.is_some());
+            assert_eq!(misses(&state), (0, 0));
+        }
     }
 
     #[test]
