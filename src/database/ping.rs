@@ -23,6 +23,14 @@ pub enum Availability {
     Locked,
 }
 
+/// The answer to a query.
+#[derive(Debug, PartialEq, Eq)]
+enum Response {
+    Database(Availability),
+    /// There are no tables. A program that opens a missing SQLite file creates an empty one, Bots for example.
+    Empty,
+}
+
 /// Keeps its connection between queries: each costs a server a process or a thread.
 pub struct DatabasePing {
     settings: DatabaseConfig,
@@ -97,35 +105,38 @@ impl DatabasePing {
         // kept with the identity that the file had before the query.
         let file = self.file.id;
         if let Some((_, connection)) = cached.filter(|(of, _)| Some(*of) == file)
-            && let Ok(result) = self.query_lock(file, connection).await
+            && let Ok(response) = self.query_on(file, connection).await
         {
-            return result;
+            return self.to_availability(response);
         }
         // A server that has restarted cut the kept connection.
         let connection = connect(&self.settings, ConnectMode::Probe).await?;
-        let queried = self.query_lock(file, connection).await;
-        queried.map_err(|error| self.settings.failed("query", &error))?
+        let queried = self.query_on(file, connection).await;
+        let response = queried.map_err(|error| self.settings.failed("query", &error))?;
+        self.to_availability(response)
     }
 
-    /// The outer error is one of the connection, the inner one the state of the database.
-    async fn query_lock(
-        &mut self,
-        file: Option<FileId>,
-        mut connection: Connection,
-    ) -> Result<Result<Availability, Error>, sqlx::Error> {
+    fn to_availability(&self, response: Response) -> Result<Availability, Error> {
+        match response {
+            Response::Database(availability) => Ok(availability),
+            Response::Empty => {
+                let text = format!("the {} is empty: it was removed or never initialized", self.settings.describe());
+                Err(Error::Unavailable(text))
+            }
+        }
+    }
+
+    /// Keeps the connection if it answers.
+    async fn query_on(&mut self, file: Option<FileId>, mut connection: Connection) -> Result<Response, sqlx::Error> {
         let query = if self.settings.is_sqlite() { "SELECT count(*) FROM sqlite_master" } else { "SELECT 1" };
         let available = match connection.fetch_value(query).await {
-            // A program that opens a missing SQLite file creates an empty one, Bots for example.
-            Ok(count) if count.as_deref() == Some("0") => {
-                let text = format!("the {} is empty: it was removed or never initialized", self.settings.describe());
-                return Ok(Err(Error::Unavailable(text)));
-            }
+            Ok(count) if count.as_deref() == Some("0") => return Ok(Response::Empty),
             Ok(_) => Availability::Ok,
             Err(error) if errors::is_busy(&error) => Availability::Locked,
             Err(error) => return Err(error),
         };
         self.cached = file.map(|file| (file, connection));
-        Ok(Ok(available))
+        Ok(Response::Database(available))
     }
 }
 
@@ -159,8 +170,8 @@ mod tests {
         let file = DatabaseFile::read(&pinger.settings).await.id;
         let connection = connect(&pinger.settings, ConnectMode::Probe).await.expect("it is there");
         fs::rename(&here, &away).expect("renamed");
-        let value = pinger.query_lock(file, connection).await.expect("the connection is to the old file");
-        assert_eq!(value.expect("it answers"), Availability::Ok);
+        let response = pinger.query_on(file, connection).await.expect("the connection is to the old file");
+        assert_eq!(response, Response::Database(Availability::Ok));
         pinger.ping().await.expect_err("it is gone");
         fs::rename(&away, &here).expect("renamed");
         assert_eq!(pinger.ping().await.expect("it is back"), Availability::Ok);

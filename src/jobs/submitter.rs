@@ -61,6 +61,15 @@ struct PendingRoute {
     count: u64,
 }
 
+/// The queue's reply to a submission.
+enum Reply {
+    Added,
+    /// A job for the route is waiting already.
+    Duplicate,
+    /// The reason why the queue cannot run this route, which does not concern other routes.
+    Rejected(String),
+}
+
 /// While the queue does not answer.
 struct Outage {
     failures: u32,
@@ -113,11 +122,11 @@ impl JobSubmitter {
                 continue;
             }
             match self.submit(&route).await {
-                Ok(response) => {
+                Ok(reply) => {
                     if outage.take().is_some() {
                         info!("the job queue responds again");
                     }
-                    has_refused = self.handle_reply(&route, &pending_route, response, has_refused);
+                    has_refused = self.handle_reply(&route, &pending_route, reply, has_refused);
                 }
                 Err(reason) => {
                     if outage.is_none() {
@@ -134,10 +143,10 @@ impl JobSubmitter {
         let submit_all = async {
             while let Some((route, pending_route)) = self.next() {
                 match self.submit(&route).await {
-                    Ok(Ok(code::ADDED | code::DUPLICATE)) => {
+                    Ok(Reply::Added | Reply::Duplicate) => {
                         lock(&self.pending).remove_submitted(&route, &pending_route, Instant::now())
                     }
-                    Ok(_) | Err(_) => return,
+                    Ok(Reply::Rejected(_)) | Err(_) => return,
                 }
             }
         };
@@ -149,30 +158,26 @@ impl JobSubmitter {
         lock(&self.pending).next()
     }
 
-    /// The queue's code, or the reason why it cannot run this route, which does not concern other routes.
-    async fn submit(&self, route: &str) -> Result<Result<i32, String>, client::Error> {
+    /// Fails if the queue does not answer.
+    async fn submit(&self, route: &str) -> Result<Reply, client::Error> {
         let target = lock(&self.target).clone();
         let argv = vec!["bots-engine".to_owned(), format!("-c{}", self.config.display()), route.to_owned()];
         let task = match JobCommand::new(argv) {
             Ok(task) => task,
-            Err(reason) => return Ok(Err(reason)),
+            Err(reason) => return Ok(Reply::Rejected(reason)),
         };
         match call(&target, ADD, vec![task.to_value(), Value::Integer(PRIORITY)]).await {
-            Ok(Value::Integer(code)) => Ok(Ok(code)),
-            Ok(_) => Ok(Err("the response is not a result code".to_owned())),
-            Err(client::Error::Fault(_, why)) => Ok(Err(why)),
+            Ok(Value::Integer(code::ADDED)) => Ok(Reply::Added),
+            Ok(Value::Integer(code::DUPLICATE)) => Ok(Reply::Duplicate),
+            Ok(Value::Integer(code)) => Ok(Reply::Rejected(format!("code {code}"))),
+            Ok(_) => Ok(Reply::Rejected("the response is not a result code".to_owned())),
+            Err(client::Error::Fault(_, reason)) => Ok(Reply::Rejected(reason)),
             Err(error) => Err(error),
         }
     }
 
     /// Returns whether the queue refused the route.
-    fn handle_reply(
-        &self,
-        route: &str,
-        pending_route: &PendingRoute,
-        response: Result<i32, String>,
-        has_refused: bool,
-    ) -> bool {
+    fn handle_reply(&self, route: &str, pending_route: &PendingRoute, reply: Reply, has_refused: bool) -> bool {
         let PendingRoute { files, example, .. } = pending_route;
         let name = escape_control(route);
         let such_as = if *files == 1 { "" } else { "such as " };
@@ -180,12 +185,11 @@ impl JobSubmitter {
         let example = example.to_string_lossy();
         let example = escape_control(&example);
         let now = Instant::now();
-        match response {
-            Ok(code::ADDED) => info!("queued route {name}: {files} new files, {such_as}{example}"),
-            Ok(code::DUPLICATE) => info!("route {name} is already queued: {files} more files, {such_as}{example}"),
-            refusal => {
+        match reply {
+            Reply::Added => info!("queued route {name}: {files} new files, {such_as}{example}"),
+            Reply::Duplicate => info!("route {name} is already queued: {files} more files, {such_as}{example}"),
+            Reply::Rejected(reason) => {
                 if !has_refused {
-                    let reason = refusal.map_or_else(|why| why, |code| format!("code {code}"));
                     warn!("the job queue rejects route {name}: {reason}; retrying");
                 }
                 lock(&self.pending).postpone(route, now + REJECTED_RETRY_DELAY);

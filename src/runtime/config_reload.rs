@@ -4,6 +4,7 @@
 //! A rejected configuration changes nothing. If the process dies in between, its next start applies the mounted files.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -44,12 +45,21 @@ pub(crate) struct PendingReload {
     pub source: ConfigFiles,
     /// The settings of Django with it.
     pub django: DjangoSettings,
-    /// Holds up other replicas until it is closed.
-    pub turn: Option<File>,
+    pub turn: Turn,
     /// Whether the mounted files differ from those in use, which are then kept until the services are ready.
     pub is_trial: bool,
     /// The client that has asked for it.
     pub requester: Option<Requester>,
+}
+
+/// The right to restart now: the lock that holds up other replicas, if they have to be held up.
+pub(crate) struct Turn(Option<File>);
+
+impl Turn {
+    /// The lock, which is held until the descriptor is closed.
+    pub fn into_descriptor(self) -> Option<OwnedFd> {
+        self.0.map(OwnedFd::from)
+    }
 }
 
 /// The reasons for rejecting a configuration.
@@ -234,9 +244,8 @@ impl<'a> ConfigReloader<'a> {
     }
 
     /// Waits for this replica's turn, so that replicas do not restart together, and web UIs that share a volume restart
-    /// one by one. `None` if the mounted files have changed again; the file in the result is the lock that blocks the
-    /// next replica.
-    async fn wait_for_turn(&mut self) -> Option<Option<File>> {
+    /// one by one. `None` if the mounted files have changed again.
+    async fn wait_for_turn(&mut self) -> Option<Turn> {
         let config = self.runtime.config;
         let part = f64::from(getrandom::u32().unwrap_or_default()) / f64::from(u32::MAX);
         sleep(config.reload.jitter.mul_f64(part)).await;
@@ -254,14 +263,14 @@ impl<'a> ConfigReloader<'a> {
     }
 
     /// The turn of a web UI, which is a lock on the volume; other services need none. `None` while another web UI holds it.
-    async fn try_turn(&self) -> Option<Option<File>> {
+    async fn try_turn(&self) -> Option<Turn> {
         let is_web = |service: &ServiceHealth| service.name == ServiceName::Webserver.as_str();
         if !self.runtime.health.borrow().services.iter().any(is_web) {
-            return Some(None);
+            return Some(Turn(None));
         }
         let lock = self.runtime.config.environment_root().join(".bots-ctl-restart.lock");
         match blocking(move || atomic::try_lock(&lock)).await {
-            Ok(Ok(Some(turn))) => Some(Some(turn)),
+            Ok(Ok(Some(lock))) => Some(Turn(Some(lock))),
             Ok(Ok(None)) => {
                 debug!("another web UI is restarting");
                 None
@@ -269,9 +278,9 @@ impl<'a> ConfigReloader<'a> {
             // Without a lock, only the random delays keep replicas apart.
             Ok(Err(error)) => {
                 debug!("{error}");
-                Some(None)
+                Some(Turn(None))
             }
-            Err(_) => Some(None),
+            Err(_) => Some(Turn(None)),
         }
     }
 

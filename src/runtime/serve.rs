@@ -293,7 +293,7 @@ async fn commit_reload(
     let reloads = [counters.of(Event::ReloadApplied) + 1, counters.of(Event::ReloadRefused)];
     let (own_file, applied) = (committed_own_file(&config), source.digest());
     let state = ReloadState { own_file, applied, reloads, is_trial, ..ReloadState::default() };
-    let (turn, requester) = (turn.map(OwnedFd::from), requester.map(Requester::into_descriptor));
+    let (turn, requester) = (turn.into_descriptor(), requester.map(Requester::into_descriptor));
     Ok((state, PassedDescriptors { listener: None, turn, requester }))
 }
 
