@@ -53,25 +53,34 @@ pub(crate) fn with_session<T>(config: Config, body: impl AsyncFnOnce(Session) ->
     result
 }
 
-/// Runs `work` until it finishes or a stop signal arrives, and returns how the command ends. While the work holds a
-/// token of `critical`, stop signals do not interrupt it. Other signals stay pending for the next reader.
-pub(crate) async fn run_until_shutdown<T>(
+/// Runs `work` until it finishes or a stop signal arrives, which is the outer error. A stop signal interrupts the work at once,
+/// or, while it holds a token of `critical`, as soon as it has dropped it. Work that fails meanwhile returns its error, which
+/// the signal must not hide. Other signals stay pending for the next reader.
+pub(crate) async fn run_until_shutdown<T, E>(
     signals: &mut Signals,
     critical: &TaskTracker,
-    work: impl Future<Output = T>,
-) -> Result<T, Exit> {
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<Result<T, E>, Exit> {
+    critical.close();
     tokio::pin!(work);
     let mut stopped_by = None;
     loop {
         tokio::select! {
-            done = &mut work => return stopped_by.map_or(Ok(done), |number| Err(Exit::Signal(number))),
+            biased;
+            done = &mut work => return match stopped_by {
+                Some(number) if done.is_ok() => Err(Exit::Signal(number)),
+                _ => Ok(done),
+            },
+            () = critical.wait(), if stopped_by.is_some() => {}
             number = signals.stop_requested() => {
-                if critical.is_empty() {
-                    return Err(Exit::Signal(stopped_by.unwrap_or(number)));
-                }
-                tracing::info!("received {}; finishing the schema change before exiting", signals::name(number));
                 stopped_by.get_or_insert(number);
+                if !critical.is_empty() {
+                    tracing::info!("received {}; finishing the current change before exiting", signals::name(number));
+                }
             }
+        }
+        if let Some(number) = stopped_by.filter(|_| critical.is_empty()) {
+            return Err(Exit::Signal(number));
         }
     }
 }

@@ -299,10 +299,10 @@ fn stop_while_migrating(engine: Engine, command: &str) -> i32 {
     let mut stopped = sandbox.start(&[command]);
     interruption.wait_reached(&stopped);
     stopped.signal(Signal::SIGTERM);
-    stopped.wait_stderr("received SIGTERM; finishing the schema change before exiting");
+    stopped.wait_stderr("received SIGTERM; finishing the current change before exiting");
     let asked_again = || {
         stopped.signal(Signal::SIGINT);
-        stopped.stderr().contains("received SIGINT; finishing the schema change before exiting").then_some(())
+        stopped.stderr().contains("received SIGINT; finishing the current change before exiting").then_some(())
     };
     wait_until("a later signal counts", asked_again, || stopped.report());
     interruption.let_go();

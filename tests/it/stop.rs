@@ -118,10 +118,23 @@ fn stop_signal_lets_migration_finish() {
     first.wait_stderr("running Django's migrate");
     first.signal(Signal::SIGTERM);
     assert_eq!(first.wait_code(), 143, "{}", first.report());
-    assert!(first.stderr().contains("finishing the schema change before exiting"), "{}", first.stderr());
+    assert!(first.stderr().contains("finishing the current change before exiting"), "{}", first.stderr());
     let second = sandbox.run(&["init-db"]);
     second.expect_code(0);
     assert!(second.stderr.is_empty() || second.stderr.contains("is complete"), "{}", second.stderr);
+}
+
+/// Only the schema change is finished, and nothing is begun after it.
+#[apply(test)]
+fn stop_signal_during_schema_change_ends_command_after_it() {
+    let sandbox = Sandbox::new();
+    let mut demo = sandbox.start(&["demo"]);
+    demo.wait_stderr("running Django's migrate");
+    demo.signal(Signal::SIGTERM);
+    assert_eq!(demo.wait_code(), 143, "{}", demo.report());
+    let removed = sandbox.run(&["demo", "--remove"]);
+    removed.expect_code(0);
+    assert_eq!(removed.stdout, "nothing to do\n", "{}", demo.report());
 }
 
 /// Setup of a web server with a request in progress at the stop: for a second, or forever if the file `endless` exists.

@@ -247,9 +247,8 @@ impl InitDb<'_> {
         for tables in OwnTables::ALL {
             own_schema::ensure(&mut session.connection, tables).await?;
         }
-        let uncancelled = critical.token();
+        let _uncancelled = critical.token();
         let completed = complete(self, &mut session, python, &inspection, user, report).await;
-        drop(uncancelled);
         let is_success =
             completed.as_ref().is_ok_and(|unfixed| unfixed.is_schema_complete() && unfixed.manual_fixes.is_empty());
         if let Err(error) = run_metrics::add_initialisation(&mut session.connection, is_success).await {
