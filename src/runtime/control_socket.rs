@@ -15,6 +15,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::exit::{CODES, Error, Kind};
@@ -24,6 +25,9 @@ use super::bots_environment::blocking;
 
 /// Clients send their request at once: a client without one delays the next client no longer than this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pause after an error of a connection, for example when all file descriptors are in use.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// No request is longer, in bytes.
 const MAX_REQUEST: u64 = 64;
@@ -124,7 +128,15 @@ pub(crate) fn listen(health_port: u16) -> UnboundedReceiver<(ControlRequest, Req
 }
 
 async fn accept(listener: tokio::net::UnixListener, requests: UnboundedSender<(ControlRequest, Requester)>) {
-    while let Ok((stream, _)) = listener.accept().await {
+    loop {
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!("cannot accept a request: {error}; trying again");
+                sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
         let Ok(stream) = stream.into_std() else { continue };
         if let Ok(Some(request)) = blocking(move || receive(stream)).await {
             info!("requested: {}", request.0.to_line().trim());

@@ -10,15 +10,20 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener as StdListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use tokio::net::UnixListener;
 use tokio::task::AbortHandle;
+use tokio::time::sleep;
 use tracing::debug;
 
 use crate::exit::{Error, Kind};
 use crate::fs::{atomic, lock};
+
+/// Pause after an error of a connection, for example when all file descriptors are in use.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 /// The web UI of this machine, until it is dropped.
 pub(crate) struct WebInstance {
@@ -43,8 +48,15 @@ impl WebInstance {
         })?;
         listener.set_nonblocking(true).map_err(unexpected)?;
         let listener = UnixListener::from_std(listener).map_err(unexpected)?;
-        // A connection only asks for our PID, which the kernel gives.
-        let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} }).abort_handle();
+        // A connection only asks for our PID, which the kernel gives. The socket must stay open whatever happens.
+        let accept = async move {
+            loop {
+                if listener.accept().await.is_err() {
+                    sleep(ACCEPT_RETRY).await;
+                }
+            }
+        };
+        let accepting = tokio::spawn(accept).abort_handle();
         Ok(Some(Self { accepting, shared: None }))
     }
 
