@@ -81,8 +81,7 @@ impl EngineRun<'_> {
         let ((stop, requests), (forward, messages)) = (unbounded_channel(), unbounded_channel());
         let mut control =
             ServiceControl { stop: requests, messages, started, snapshot: watch::Sender::default(), deadline: None };
-        let (ended, stop_requested, is_lost) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let [ended, stop_requested, is_overdue, is_lost] = std::array::from_fn(|_| CancellationToken::new());
         let fencing = async {
             // While the engine starts, since each flush to the disk would delay it.
             if self.recorded.is_none() {
@@ -93,8 +92,8 @@ impl EngineRun<'_> {
         let running = async {
             let end = tokio::select! {
                 end = supervise(&service, self.reaper, &mut control) => end,
-                never = stop_overdue(&self.ini, &stop) => match never {},
-                never = forward_signals(self.signals, &stop, &forward, &stop_requested) => match never {},
+                never = stop_overdue(&self.ini, &stop, &is_overdue) => match never {},
+                never = forward_signals(self.signals, &stop, &forward, &stop_requested, &is_overdue) => match never {},
                 never = answering => match never {},
             };
             // No process of this run may go on when the next one begins, in any pod.
@@ -123,11 +122,16 @@ async fn start_forked(forked: Option<ForkedProcess>, reaper: &Reaper, spec: &Pro
 }
 
 /// Logs a run that exceeds maxruntime, and stops the engine if bots.ini requires it.
-async fn stop_overdue(ini: &BotsJobQueueIni, stop: &UnboundedSender<StopRequest>) -> Infallible {
+async fn stop_overdue(
+    ini: &BotsJobQueueIni,
+    stop: &UnboundedSender<StopRequest>,
+    is_overdue: &CancellationToken,
+) -> Infallible {
     sleep(Duration::from_secs(ini.longest_minutes.saturating_mul(60))).await;
     error!("the engine exceeded maxruntime of {} minutes", ini.longest_minutes);
     if ini.kills_overdue {
         info!("stopping the engine, because [jobqueue] killjobsintimeout is set");
+        is_overdue.cancel();
         let _ = stop.send(StopRequest { for_reload: false });
     }
     pending().await
@@ -166,16 +170,23 @@ async fn forward_signals(
     stop: &UnboundedSender<StopRequest>,
     forward: &UnboundedSender<ProcessMessage>,
     stop_requested: &CancellationToken,
+    is_overdue: &CancellationToken,
 ) -> Infallible {
     loop {
         let number = signals.next().await;
         if signals::is_stop_signal(number) {
             let name = signals::name(number);
-            match stop_requested.is_cancelled() {
-                false => info!("received {name}; the engine finishes its run"),
-                true => info!("received {name} again; no longer waiting for the run"),
-            }
+            let is_repeated = stop_requested.is_cancelled();
             stop_requested.cancel();
+            match (is_repeated, is_overdue.is_cancelled()) {
+                (false, false) => info!("received {name}; the engine finishes its run"),
+                // A second request would not leave it the rest of its time.
+                (false, true) => {
+                    info!("received {name}; the engine is being stopped already");
+                    continue;
+                }
+                (true, _) => info!("received {name} again; no longer waiting for the run"),
+            }
             let _ = stop.send(StopRequest { for_reload: false });
         } else {
             let _ = forward.send(ProcessMessage::Forward(number));
