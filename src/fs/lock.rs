@@ -25,6 +25,15 @@ fn is_locked(answer: Result<(), TryLockError>) -> io::Result<bool> {
     }
 }
 
+/// The number of processes and threads that wait for a lock on a file.
+#[cfg(test)]
+pub fn waiting(path: &std::path::Path) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let inode = std::fs::metadata(path).expect("it exists").ino();
+    let locks = std::fs::read_to_string("/proc/locks").expect("readable");
+    locks.lines().filter(|line| line.contains("->") && line.contains(&format!(":{inode} "))).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

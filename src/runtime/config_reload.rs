@@ -139,6 +139,8 @@ impl<'a> ConfigReloader<'a> {
             Ok(Change::Removed) => {
                 let source = self.runtime.config.environment.config_source.display();
                 warn!("{source} is no longer mounted; keeping the current configuration");
+                self.retry_at = None;
+                self.runtime.health.send_modify(|health| health.refused = [].into());
             }
             Ok(Change::None) if self.retry_at.is_some_and(|at| at <= Instant::now()) => self.mount.invalidate(),
             Ok(Change::None | Change::InProgress) => {}
@@ -199,7 +201,9 @@ impl<'a> ConfigReloader<'a> {
         source: &ConfigFiles,
         strictness: Strictness,
     ) -> Result<(Config, DjangoSettings), Vec<String>> {
-        if let Some(reason) = reload_trial::refusal(self.runtime.config.environment_root(), source) {
+        let (root, mounted) = (self.runtime.config.environment_root().to_path_buf(), source.clone());
+        let refusal = blocking(move || reload_trial::refusal(&root, &mounted)).await;
+        if let Some(reason) = refusal.map_err(Error::into_faults)? {
             return Err(vec![reason]);
         }
         let (config, faults) = self.plan.inputs.read().map_err(Error::into_faults)?;
@@ -227,11 +231,12 @@ impl<'a> ConfigReloader<'a> {
 
     /// Keeps the files that are about to be replaced, unless the services failed with the mounted ones in another replica.
     async fn keep_files(&self, config: &Config, source: &ConfigFiles) -> Result<(), Error> {
-        if let Some(reason) = reload_trial::refusal(config.environment_root(), source) {
-            return Err(Error::new(Kind::Configuration, reason));
-        }
         let (config, bots, source) = (config.clone(), self.prepared.bots.clone(), source.clone());
-        Ok(blocking(move || reload_trial::keep(&config, &bots, &source)).await??)
+        let keep = move || match reload_trial::refusal(config.environment_root(), &source) {
+            Some(reason) => Err(Error::new(Kind::Configuration, reason)),
+            None => Ok(reload_trial::keep(&config, &bots, &source)?),
+        };
+        blocking(keep).await?
     }
 
     /// Checks that a copy cannot do: whether there is room for the files, and whether another database answers.

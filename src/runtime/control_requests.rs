@@ -8,12 +8,16 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::exit::Kind;
-use crate::health::state::{HealthState, Phase, ServiceHealth};
+use crate::health::rules::DATABASE;
+use crate::health::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::ServiceName;
 use crate::supervisor::task::ProcessMessage;
 
 use super::control_socket::{ControlRequest, Requester};
-use super::reload_trial::{MAX_TRIAL, are_up};
+use super::reload_trial::{MAX_TRIAL, are_up, is_up};
+
+/// Follows the reason why a reload has failed, if the previous files were kept.
+pub(crate) const RESTORING: &str = "; restoring the previous configuration";
 
 /// The services available to a request: how a message reaches the process of each, if it has one.
 pub(crate) struct RunningServices {
@@ -105,16 +109,24 @@ pub(crate) async fn report_reload(mut health: watch::Receiver<HealthState>, is_t
     }
     let mut services = health.services.iter();
     let ended = services.clone().find(|service| service.phase == Phase::Ended);
-    let late = services.find(|service| service.counts_for_ready && !service.alive);
+    let late = services.find(|service| service.counts_for_ready && !is_up(service));
+    // Without a database the services cannot become ready, and the files stay.
+    let restores = is_trial && (ended.is_some() || *health.checks.get(DATABASE) == CheckResult::Ok);
     let reason = ended.or(late).map_or_else(String::new, |service| not_up(service, MAX_TRIAL));
-    let rest = if is_trial { "; restoring the previous configuration" } else { "" };
-    requester.failed(Kind::Failed, &format!("{reason}{rest}"));
+    requester.failed(Kind::Failed, &format!("{reason}{}", if restores { RESTORING } else { "" }));
 }
 
+/// Why a service is not ready at the end of the limit, or before it has passed.
 fn not_up(service: &ServiceHealth, limit: Duration) -> String {
-    let exit = service.last_exit.map(|exit| format!("; its last process ended with {exit}")).unwrap_or_default();
     let name = service.name;
-    format!("{name} was not ready within {} s{exit}; see its log lines", limit.as_secs())
+    let exit = service.last_exit.map(|exit| format!(" with {exit}")).unwrap_or_default();
+    match service.phase {
+        Phase::Ended => format!("{name} has ended{exit}; see its log lines"),
+        _ => {
+            let last = if exit.is_empty() { exit } else { format!("; its last process ended{exit}") };
+            format!("{name} was not ready within {} s{last}; see its log lines", limit.as_secs())
+        }
+    }
 }
 
 /// The time limit of a restart with this configuration.

@@ -21,6 +21,7 @@ pub(crate) mod prepare;
 pub(crate) mod relay;
 pub(crate) mod reload_state;
 pub(crate) mod reload_trial;
+mod restart;
 pub(crate) mod serve;
 pub(crate) mod service_spec;
 pub(crate) mod service_start;

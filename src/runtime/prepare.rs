@@ -31,6 +31,7 @@ use super::bots_environment::{
 };
 use super::dry_run::dry_run;
 use super::init_db;
+use super::reload_trial;
 use super::service_spec::{LaunchContext, ServePlan, ServiceSpec};
 
 /// Interval of checks whether another start in this environment has loaded the settings.
@@ -117,16 +118,18 @@ pub(crate) async fn prepare_environment(
     variables: &ChildEnv,
     source: ConfigFiles,
 ) -> Result<(Environment, DjangoSettings), Error> {
+    let (root, config_dir) = (config.environment_root().to_path_buf(), config.environment.config_dir.clone());
+    blocking(move || reload_trial::finish_roll_back(&root, &config_dir)).await??;
     let environment = Environment::paths(config);
     let context = BotsContext { reaper, bots, environment: &environment, variables };
-    let mut turn = None;
+    let mut cache_lock = None;
     // Of several concurrent starts, the first one fills the cache for the others.
     for _ in 0..2 {
         if let Some(django) = known_settings(config, &context, &source).await? {
             return Ok((commit(config, bots, &source).await?, django));
         }
-        if turn.is_none() {
-            turn = lock_settings_cache(&environment).await?;
+        if cache_lock.is_none() {
+            cache_lock = lock_settings_cache(&environment).await?;
         }
     }
     let checked = dry_run(config, reaper, bots, Ok(source.clone()), |_, _| Ok(())).await?;

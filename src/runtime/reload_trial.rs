@@ -17,7 +17,8 @@ use crate::bots::environment::Environment;
 use crate::config::Config;
 use crate::fs::{atomic, regular};
 use crate::health::rules::DATABASE;
-use crate::health::state::{CheckResult, HealthState, Phase};
+use crate::health::state::{CheckResult, HealthState, Phase, ServiceHealth};
+use crate::process::blocking;
 
 use super::reload_state::ReloadState;
 use super::service_start::RuntimeContext;
@@ -35,7 +36,8 @@ fn kept(root: &Path, digest: Digest) -> PathBuf {
     root.join(format!("{KEPT}{}", &hex::encode(digest)[..16]))
 }
 
-/// Keeps the files that a reload is about to replace, unless another replica has kept or replaced them.
+/// Keeps the files that a reload is about to replace, unless another replica has replaced them. What an earlier reload has kept
+/// may be older than those in use.
 ///
 /// # Errors
 /// If there is no space, for example.
@@ -43,12 +45,12 @@ pub(crate) fn keep(config: &Config, bots: &Installation, source: &ConfigFiles) -
     let root = config.environment_root();
     let _lock = atomic::lock(&root.join(".bots-ctl.lock"))?;
     let kept = kept(root, source.digest());
-    if kept.exists() || Environment::plan(config, bots, source)?.1.is_empty() {
+    if Environment::plan(config, bots, source)?.1.is_empty() {
         return Ok(());
     }
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         if entry.file_name().as_encoded_bytes().starts_with(KEPT.as_bytes()) {
-            let _ = fs::remove_dir_all(entry.path());
+            remove_kept(&entry.path());
         }
     }
     let new = atomic::temporary_name(&kept);
@@ -57,35 +59,61 @@ pub(crate) fn keep(config: &Config, bots: &Installation, source: &ConfigFiles) -
     Ok(fs::rename(&new, &kept).map_err(|error| atomic::describe_io_error("make", &kept, &error))?)
 }
 
-/// Restores the previous files, and records the digest of the mounted files with the reason.
+/// Records the digest of the mounted files with the reason, and restores the previous files.
 pub(crate) fn roll_back(config: &Config, digest: Digest, reason: &str) -> Result<(), bots::Error> {
-    let (root, directory) = (config.environment_root(), &config.environment.config_dir);
+    let root = config.environment_root();
     let note = format!("{}\n{reason}\n", hex::encode(digest));
     atomic::write_atomically(&root.join(REFUSED), note.as_bytes(), 0o644)?;
+    restore(root, &config.environment.config_dir, digest)
+}
+
+/// Restores the previous files if a rollback was interrupted before it did.
+pub(crate) fn finish_roll_back(root: &Path, config_dir: &Path) -> Result<(), bots::Error> {
+    let refused = refused(root).and_then(|(digest, _)| <Digest>::try_from(hex::decode(digest).ok()?).ok());
+    match refused {
+        Some(digest) if kept(root, digest).is_dir() => restore(root, config_dir, digest),
+        _ => Ok(()),
+    }
+}
+
+/// Restores the files that were kept, unless another replica has restored them or came up with the new ones.
+fn restore(root: &Path, config_dir: &Path, digest: Digest) -> Result<(), bots::Error> {
+    let _lock = atomic::lock(&root.join(".bots-ctl.lock"))?;
     let kept = kept(root, digest);
     if !kept.is_dir() {
-        // Another replica came up with these files.
         return Ok(());
     }
-    let _lock = atomic::lock(&root.join(".bots-ctl.lock"))?;
     let before = ConfigFiles::read(&kept)?;
-    for (name, file) in ConfigFiles::read(directory)?.files_except(&[]) {
+    for (name, file) in ConfigFiles::read(config_dir)?.files_except(&[]) {
         if before.files_except(&[]).all(|(known, _)| known != name) {
             fs::remove_file(&file.path).map_err(|error| atomic::describe_io_error("remove", &file.path, &error))?;
         }
     }
-    before.write_to(directory)?;
-    let _ = fs::remove_dir_all(kept);
+    before.write_to(config_dir)?;
+    remove_kept(&kept);
     Ok(())
+}
+
+/// Removes what was kept, of which no other process may see a part.
+fn remove_kept(kept: &Path) {
+    let old = atomic::temporary_name(kept);
+    if fs::rename(kept, &old).is_ok() {
+        let _ = fs::remove_dir_all(old);
+    }
+}
+
+/// The digest in hexadecimal of the mounted files with which services have failed before, and the reason.
+fn refused(root: &Path) -> Option<(String, String)> {
+    let note = regular::read_to_string(&root.join(REFUSED)).ok()?;
+    let (digest, reason) = note.split_once('\n')?;
+    Some((digest.to_owned(), reason.trim().to_owned()))
 }
 
 /// The reason for rejecting these mounted files, if services have failed with them before.
 pub(crate) fn refusal(root: &Path, source: &ConfigFiles) -> Option<String> {
-    let path = root.join(REFUSED);
-    let note = regular::read_to_string(&path).ok()?;
-    let (digest, reason) = note.split_once('\n')?;
+    let (digest, reason) = refused(root)?;
     (digest == hex::encode(source.digest())).then(|| {
-        let reason = reason.trim();
+        let path = root.join(REFUSED);
         format!("the services failed to start with it: {reason}; correct it, or delete {} to retry it", path.display())
     })
 }
@@ -119,7 +147,7 @@ impl ReloadTrial {
             }
             passed.cancel();
             info!("the services are ready with the current configuration");
-            let _ = fs::remove_dir_all(kept);
+            let _ = blocking::run(move || remove_kept(&kept)).await;
             sleep(drain).await;
             drop(turn);
         });
@@ -133,6 +161,73 @@ impl ReloadTrial {
 }
 
 pub(super) fn are_up(health: &HealthState) -> bool {
-    let mut services = health.services.iter().filter(|service| service.counts_for_ready);
-    services.all(|service| service.phase == Phase::Standby || (service.phase == Phase::Running && service.alive))
+    health.services.iter().filter(|service| service.counts_for_ready).all(is_up)
+}
+
+pub(super) fn is_up(service: &ServiceHealth) -> bool {
+    service.phase == Phase::Standby || (service.phase == Phase::Running && service.alive)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const DIGEST: Digest = [7; 32];
+
+    /// An environment that a reload has changed: its configuration directory, and what was kept.
+    fn changed() -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let (config_dir, kept) = (root.path().join("config"), kept(root.path(), DIGEST));
+        for (directory, name, text) in
+            [(&config_dir, "bots.ini", "new"), (&config_dir, "added", ""), (&kept, "bots.ini", "old")]
+        {
+            fs::create_dir_all(directory).expect("made");
+            fs::write(directory.join(name), text).expect("written");
+        }
+        (root, config_dir, kept)
+    }
+
+    fn expect_restored(config_dir: &Path) {
+        let files = ConfigFiles::read(config_dir).expect("readable");
+        assert_eq!(files.files_except(&[]).map(|(name, _)| name).collect::<Vec<_>>(), ["bots.ini"]);
+        assert_eq!(files.file("bots.ini").expect("there").content, b"old");
+    }
+
+    #[test]
+    fn interrupted_rollback_is_finished_once() {
+        let (root, config_dir, kept) = changed();
+        let note = |digest: Digest| format!("{}\nthe reason\n", hex::encode(digest));
+        for digest in [[8; 32], DIGEST] {
+            assert!(kept.is_dir());
+            fs::write(root.path().join(REFUSED), note(digest)).expect("written");
+            finish_roll_back(root.path(), &config_dir).expect("no fault");
+        }
+        expect_restored(&config_dir);
+        assert!(!kept.exists());
+        fs::write(config_dir.join("bots.ini"), "later").expect("written");
+        finish_roll_back(root.path(), &config_dir).expect("no fault");
+        assert_eq!(fs::read(config_dir.join("bots.ini")).expect("readable"), b"later");
+    }
+
+    /// Of replicas that roll back together, the later ones find nothing to restore from.
+    #[test]
+    fn concurrent_rollbacks_leave_the_restored_files() {
+        let (root, config_dir, kept) = changed();
+        let lock = atomic::lock(&root.path().join(".bots-ctl.lock")).expect("locked");
+        let waiting: Vec<_> = (0..2)
+            .map(|_| {
+                let (root, config_dir) = (root.path().to_path_buf(), config_dir.clone());
+                thread::spawn(move || restore(&root, &config_dir, DIGEST))
+            })
+            .collect();
+        while crate::fs::lock::waiting(&root.path().join(".bots-ctl.lock")) < 2 {
+            thread::yield_now();
+        }
+        assert!(kept.is_dir());
+        drop(lock);
+        waiting.into_iter().for_each(|thread| thread.join().expect("it ran").expect("no fault"));
+        expect_restored(&config_dir);
+    }
 }

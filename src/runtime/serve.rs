@@ -14,32 +14,30 @@ use tracing::{error, info, warn};
 
 use crate::admin::server;
 use crate::admin::server::AdminPages;
-use crate::bots::Installation;
-use crate::bots::context::BotsContext;
 use crate::config::Config;
 use crate::exit::{Error, Exit, Kind, Outcome};
 use crate::health::rules::CONFIG;
 use crate::health::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::metrics::Exporter;
 use crate::model::ServiceName;
-use crate::process::reaper::Reaper;
 use crate::process::signals::Signals;
 use crate::process::terminate::terminate_all;
 use crate::supervisor::group::{self, GroupMember, Shutdown};
 use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceResult;
-use crate::telemetry::counters::{Counters, Event};
+use crate::telemetry::counters::Event;
 
-use super::bots_environment::{blocking, commit, committed_own_file, service_variables};
+use super::bots_environment::blocking;
 use super::channel_check;
-use super::config_reload::{ConfigReloader, PendingReload};
+use super::config_reload::ConfigReloader;
 use super::control_requests::{RunningServices, report_reload, restart_timeout};
 use super::control_socket::{self, Requester};
 use super::plugin;
 use super::prepare::{Prepared, prepare_services};
 use super::relay;
 use super::reload_state::{PassedDescriptors, ReloadState};
-use super::reload_trial::{self, ReloadTrial};
+use super::reload_trial::ReloadTrial;
+use super::restart::{Restart, abandon_reload, put_in_place};
 use super::service_spec::{ServePlan, ServiceSpec};
 use super::service_start::{self, RuntimeContext};
 use super::session::{Session, run_until_shutdown};
@@ -48,21 +46,48 @@ use super::web_instances::WebInstance;
 
 /// Runs services from the preparations to the end, or until bots-ctl executes itself with another configuration.
 pub(crate) async fn serve(mut session: Session, plan: ServePlan) -> Result<Outcome, Error> {
-    let started = Instant::now();
+    let began = Instant::now();
     let mut reloaded = session.reloaded.take();
+    let mut listener = None;
+    match start(&mut session, &plan, reloaded.as_mut(), &mut listener).await {
+        Ok(Some(start)) => run_to_end(session, &plan, start, reloaded, listener, began).await,
+        Ok(None) => {
+            info!("stopped before any service was started");
+            Ok(Outcome::Success)
+        }
+        Err(error) => Err(abandon_reload(session, reloaded, listener, error).await),
+    }
+}
+
+/// The result of a start.
+struct Start {
+    health: watch::Sender<HealthState>,
+    web: Option<WebInstance>,
+    prepared: Prepared,
+    specs: Vec<ServiceSpec>,
+}
+
+/// Serves health probes, and prepares the services; `None` if a signal asks for a stop before they are. `listener` becomes a
+/// duplicate of the health listener, for the next execution.
+async fn start(
+    session: &mut Session,
+    plan: &ServePlan,
+    reloaded: Option<&mut ReloadState>,
+    listener: &mut Option<OwnedFd>,
+) -> Result<Option<Start>, Error> {
     let root = session.config.environment_root().to_path_buf();
-    let has_web = plan.expected(&session.config).contains(&ServiceName::Webserver);
+    let expected = plan.expected(&session.config);
+    let has_web = expected.contains(&ServiceName::Webserver);
     let mut web = has_web.then(|| WebInstance::take(&root)).transpose()?.flatten();
-    let (health, listener) = start_health(&session, &plan.expected(&session.config), reloaded.as_mut()).await?;
+    let committed = reloaded.as_ref().map(|state| state.applied);
+    let health = start_health(session, &expected, reloaded, listener).await?;
     let critical = TaskTracker::new();
-    let Session { config, reaper, signals, lines, counters, .. } = &mut session;
-    let preparing =
-        prepare_services(config, reaper, &plan, reloaded.as_ref().map(|state| state.applied), &critical, &health);
+    let Session { config, reaper, signals, .. } = session;
+    let preparing = prepare_services(config, reaper, plan, committed, &critical, &health);
     let Ok(prepared) = run_until_shutdown(signals, &critical, preparing).await else {
         // Python may still work on a request.
         terminate_all(reaper, signals, &[], config.stop.timeout).await;
-        info!("stopped before any service was started");
-        return Ok(Outcome::Success);
+        return Ok(None);
     };
     let (prepared, specs) = prepared?;
     health.send_modify(|state| {
@@ -71,18 +96,38 @@ pub(crate) async fn serve(mut session: Session, plan: ServePlan) -> Result<Outco
     });
     if specs.iter().any(|spec| spec.name == ServiceName::Webserver) {
         web = web.map_or_else(|| WebInstance::take(&root), |web| Ok(Some(web)))?;
-        web.iter_mut().for_each(|web| web.announce(&root));
+        let announce = move || {
+            web.iter_mut().for_each(|web| web.announce(&root));
+            web
+        };
+        web = blocking(announce).await?;
     }
+    Ok(Some(Start { health, web, prepared, specs }))
+}
+
+/// Runs the prepared services.
+async fn run_to_end(
+    mut session: Session,
+    plan: &ServePlan,
+    Start { health, web, prepared, specs }: Start,
+    reloaded: Option<ReloadState>,
+    listener: Option<OwnedFd>,
+    began: Instant,
+) -> Result<Outcome, Error> {
+    let Session { config, reaper, signals, lines, counters, .. } = &mut session;
     let stop_time = stop_time(config, &specs);
     check_grace_period(config, stop_time);
     let restart_unresponsive = config.watchdog.restart.unwrap_or(plan.restarts_unresponsive());
-    let runtime = RuntimeContext { config, reaper, lines, counters, health: &health, started, restart_unresponsive };
+    let runtime =
+        RuntimeContext { config, reaper, lines, counters, health: &health, started: began, restart_unresponsive };
     let trial = reloaded.filter(ReloadState::is_watched).map(|state| watch_reload(state, &runtime));
     let names: Vec<&'static str> = specs.iter().map(|spec| spec.name.as_str()).collect();
     tokio::spawn(log_when_up(summary(config, &prepared.django, &names), health.subscribe()));
-    let around = (&plan, &prepared, web.as_ref(), trial.as_ref());
-    let (ends, stop_begin, mut restart) = run(signals, &runtime, around, specs).await;
-    if trial.is_some_and(|trial| trial.restores && !trial.passed.is_cancelled()) && restart.is_none() {
+    let inputs = RunInputs { plan, prepared: &prepared, web: web.as_ref(), trial: trial.as_ref() };
+    let RunEnd { ends, stop_begin, is_requested, mut restart } = run(signals, &runtime, inputs, specs).await;
+    let is_on_trial = trial.is_some_and(|trial| trial.restores && !trial.passed.is_cancelled());
+    // A service may exit uncleanly after a request to stop: that is no fault of the configuration.
+    if is_on_trial && !is_requested && restart.is_none() {
         restart = ends.iter().find_map(|(index, end)| failure(names[*index], end)).map(Restart::RollBack);
     }
     if let Some(restart) = restart {
@@ -105,13 +150,13 @@ fn watch_reload(mut state: ReloadState, runtime: &RuntimeContext<'_>) -> ReloadT
     ReloadTrial::watch(&mut state, runtime)
 }
 
-/// Binds and serves the health listener. It comes first, so that probes can observe the start. The descriptor in the result is
-/// a duplicate of the listener's, for the next execution.
+/// Binds and serves the health listener. It comes first, so that probes can observe the start.
 async fn start_health(
     session: &Session,
     expected: &[ServiceName],
     reloaded: Option<&mut ReloadState>,
-) -> Result<(watch::Sender<HealthState>, Option<OwnedFd>), Error> {
+    duplicate: &mut Option<OwnedFd>,
+) -> Result<watch::Sender<HealthState>, Error> {
     let Session { config, counters, lines, .. } = session;
     let health = config.health;
     let state = HealthState {
@@ -130,12 +175,12 @@ async fn start_health(
         let text = format!("cannot listen on {} for health probes: {error}", health.addr);
         Error::new(Kind::Unavailable, format!("{text}; set BOTS_CTL_HEALTH_ADDR to a free address"))
     })?;
-    let descriptor = listener.as_fd().try_clone_to_owned().ok();
+    *duplicate = listener.as_fd().try_clone_to_owned().ok();
     let exporter =
         Arc::new(Exporter::new(Arc::clone(counters), lines.clone(), config.metrics.max_label_values as usize));
     let pages = AdminPages { metrics: exporter, has_status: health.status_page };
     tokio::spawn(server::serve(listener, sender.subscribe(), Arc::clone(counters), pages));
-    Ok((sender, descriptor))
+    Ok(sender)
 }
 
 /// The maximum time from a stop request to the end of all processes: services are stopped one after the other.
@@ -155,14 +200,33 @@ fn check_grace_period(config: &Config, needed: Duration) {
     }
 }
 
-/// Runs the services until all have ended. The result contains the end of each, the beginning of the stop, and the next
-/// configuration, if they were stopped for a reload.
+/// What the running services need besides their context.
+struct RunInputs<'a> {
+    plan: &'a ServePlan,
+    prepared: &'a Prepared,
+    web: Option<&'a WebInstance>,
+    trial: Option<&'a ReloadTrial>,
+}
+
+/// How all services have ended.
+struct RunEnd {
+    /// The end of each, by its index.
+    ends: Vec<(usize, ServiceResult)>,
+    /// When the stop began.
+    stop_begin: Instant,
+    /// Whether a signal has asked for it.
+    is_requested: bool,
+    /// Why bots-ctl executes itself again, if they were stopped for that.
+    restart: Option<Restart>,
+}
+
+/// Runs the services until all have ended.
 async fn run(
     signals: &mut Signals,
     runtime: &RuntimeContext<'_>,
-    (plan, prepared, web, trial): (&ServePlan, &Prepared, Option<&WebInstance>, Option<&ReloadTrial>),
+    RunInputs { plan, prepared, web, trial }: RunInputs<'_>,
     specs: Vec<ServiceSpec>,
-) -> (Vec<(usize, ServiceResult)>, Instant, Option<Restart>) {
+) -> RunEnd {
     let RuntimeContext { config, reaper, counters, health, .. } = *runtime;
     if specs.iter().all(|spec| spec.name != ServiceName::Jobqueue) {
         relay::listen(config, prepared.queue.port, counters).await;
@@ -184,16 +248,10 @@ async fn run(
     let mut reloader = ConfigReloader::new(*runtime, plan, prepared, reload_requests);
     let reloading = async {
         next = shutdown.stop.run_until_cancelled(next_restart(&mut reloader, trial)).await;
-        if let Some(Restart::RollBack(_)) = &next {
-            shutdown.reload.cancel();
-        } else if next.is_some() {
-            info!("the configuration is valid; restarting the services");
-            health.send_modify(|state| state.reloading = true);
-            // Draining is only useful if another web UI can serve the requests.
-            if web.is_some_and(|web| !web.is_alone()) {
-                shutdown.stop.run_until_cancelled(drain_web_ui(health, config.reload.drain)).await;
-            }
-            shutdown.reload.cancel();
+        match &next {
+            Some(Restart::Reload(_)) => begin_reload(runtime, web, &shutdown).await,
+            Some(Restart::RollBack(_)) => shutdown.reload.cancel(),
+            None => {}
         }
         shutdown.stop.cancelled().await;
         stop_begin = Some(Instant::now());
@@ -205,15 +263,22 @@ async fn run(
         never = reloading => match never {},
         never = plugin::watch::run(config, reaper, health), if has_web => match never {},
     };
-    (ends, stop_begin.unwrap_or_else(Instant::now), next.filter(|_| !shutdown.stop.is_cancelled()))
+    RunEnd {
+        ends,
+        stop_begin: stop_begin.unwrap_or_else(Instant::now),
+        is_requested: shutdown.signal.is_cancelled(),
+        restart: next.filter(|_| !shutdown.stop.is_cancelled()),
+    }
 }
 
-/// Why bots-ctl starts again in its own place.
-enum Restart {
-    /// A changed configuration is valid.
-    Reload(Box<PendingReload>),
-    /// The reason, if the services have failed with the last configuration.
-    RollBack(String),
+/// Stops the services for a reload, the web UI only when load balancers have noticed, if another one can serve their requests.
+async fn begin_reload(runtime: &RuntimeContext<'_>, web: Option<&WebInstance>, shutdown: &Shutdown) {
+    info!("the configuration is valid; restarting the services");
+    runtime.health.send_modify(|state| state.reloading = true);
+    if web.is_some_and(|web| !web.is_alone()) {
+        shutdown.stop.run_until_cancelled(drain_web_ui(runtime.health, runtime.config.reload.drain)).await;
+    }
+    shutdown.reload.cancel();
 }
 
 async fn next_restart(reloader: &mut ConfigReloader<'_>, trial: Option<&ReloadTrial>) -> Restart {
@@ -238,21 +303,6 @@ fn failure(name: &str, end: &ServiceResult) -> Option<String> {
     }
 }
 
-/// Restores the previous files, and returns the state for the next start with them.
-async fn roll_back(
-    config: &Config,
-    prepared: &Prepared,
-    counters: &Counters,
-    reason: String,
-) -> Result<ReloadState, Error> {
-    error!("the services failed to start with the changed configuration; restoring the previous one: {reason}");
-    let (own, applied) = (config.clone(), prepared.applied);
-    blocking(move || reload_trial::roll_back(&own, applied, &reason)).await??;
-    let reloads = [Event::ReloadApplied, Event::ReloadRefused].map(|event| counters.of(event));
-    // None of the mounted files is in use: the first poll will reject them.
-    Ok(ReloadState { own_file: committed_own_file(config), reloads, ..ReloadState::default() })
-}
-
 /// Gives load balancers time to detect that the web UI is about to stop.
 async fn drain_web_ui(health: &watch::Sender<HealthState>, drain: Duration) {
     info!("draining the web UI for {} s, since other replicas share its volume", drain.as_secs_f64());
@@ -261,40 +311,6 @@ async fn drain_web_ui(health: &watch::Sender<HealthState>, drain: Duration) {
         state.services.iter_mut().filter(|service| service.name == name).for_each(|web| web.phase = Phase::Draining);
     });
     sleep(drain).await;
-}
-
-/// Commits the files of the next start, and returns its state, with the turn.
-async fn put_in_place(
-    restart: Restart,
-    config: &Config,
-    reaper: &Reaper,
-    prepared: &Prepared,
-    counters: &Counters,
-) -> Result<(ReloadState, PassedDescriptors), Error> {
-    match restart {
-        Restart::Reload(reload) => commit_reload(reaper, &prepared.bots, *reload, counters).await,
-        Restart::RollBack(reason) => {
-            Ok((roll_back(config, prepared, counters, reason).await?, PassedDescriptors::default()))
-        }
-    }
-}
-
-/// Commits a reload.
-async fn commit_reload(
-    reaper: &Reaper,
-    bots: &Installation,
-    reload: PendingReload,
-    counters: &Counters,
-) -> Result<(ReloadState, PassedDescriptors), Error> {
-    let PendingReload { config, source, django, turn, is_trial, requester } = reload;
-    let environment = commit(&config, bots, &source).await?;
-    let variables = service_variables(&config, bots);
-    django.write_cache(&BotsContext { reaper, bots, environment: &environment, variables: &variables });
-    let reloads = [counters.of(Event::ReloadApplied) + 1, counters.of(Event::ReloadRefused)];
-    let (own_file, applied) = (committed_own_file(&config), source.digest());
-    let state = ReloadState { own_file, applied, reloads, is_trial, ..ReloadState::default() };
-    let (turn, requester) = (turn.into_descriptor(), requester.map(Requester::into_descriptor));
-    Ok((state, PassedDescriptors { listener: None, turn, requester }))
 }
 
 /// The outcome of the command: that of the first service that was not stopped in order.

@@ -268,14 +268,18 @@ impl LaunchContext<'_> {
     }
 
     fn check_port(&self, address: Ipv4Addr, port: u16, purpose: &str, setting: &str) -> Result<(), Error> {
+        let health = self.config.health.addr;
+        // The running services may have exchanged their ports.
+        if port == health.port() && (address.is_unspecified() || health.ip().is_unspecified() || health.ip() == address)
+        {
+            let text = format!("cannot {purpose} on port {port}: the health listener has it (BOTS_CTL_HEALTH_ADDR)");
+            return Err(Error::new(Kind::Configuration, format!("{text}; set {setting}")));
+        }
         if self.own_ports.contains(&port) {
             return Ok(());
         }
         let Err(error) = StdListener::bind((address, port)) else { return Ok(()) };
         let reason = match error.kind() {
-            io::ErrorKind::AddrInUse if port == self.config.health.addr.port() => {
-                "the health listener uses it".to_owned()
-            }
             io::ErrorKind::AddrInUse => "another program uses it".to_owned(),
             _ => error.to_string(),
         };

@@ -34,6 +34,8 @@ pub struct Shutdown {
     pub reload: CancellationToken,
     /// The services have to stop, after a signal or because one of them exited. This also ends a reload.
     pub stop: CancellationToken,
+    /// A signal has asked for the stop.
+    pub signal: CancellationToken,
 }
 
 impl Shutdown {
@@ -127,6 +129,7 @@ impl<'a> ServiceGroup<'a> {
     /// The first request begins the stop; one during a reload sets the usual limits again; a further one does not wait.
     fn request_stop(&mut self, signal: &str) {
         let was_reload = self.shutdown.has_begun() && self.shutdown.is_reload();
+        self.shutdown.signal.cancel();
         self.shutdown.stop.cancel();
         let is_repeated = std::mem::replace(&mut self.was_asked, true);
         if is_repeated {

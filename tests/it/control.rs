@@ -64,7 +64,7 @@ fn failed_reload_is_reported_and_rolled_back() {
     mount.mount(&[("bots.ini", &doomed.expect("it can be set"))]);
     let failed = sandbox.run(&["reload"]);
     failed.expect_code(1);
-    let words = ["webserver was not ready", "exit code 3", "restoring the previous configuration"];
+    let words = ["webserver has ended with exit code 3", "restoring the previous configuration"];
     assert!(words.iter().all(|word| failed.stderr.contains(word)), "{}\n{}", failed.stderr, web.report());
     web.wait_ready();
     assert_eq!(fs::read_to_string(&ini).expect("there"), text);

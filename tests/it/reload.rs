@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use bots_ctl::bots::config_source::ConfigFiles;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
@@ -175,6 +176,9 @@ fn reload_applies_new_port_unless_it_is_in_use() {
     };
     web.wait_ready();
     let before = status(&web)["services"][0].clone();
+    let health = sandbox.health_port;
+    mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "port", &health.to_string())]))]);
+    wait_refused(&web, &format!("cannot serve the web UI on port {health}: the health listener has it"));
     let taken = std::net::TcpListener::bind(("0.0.0.0", 0)).expect("there is a free one");
     let port = taken.local_addr().expect("bound").port();
     let other = ini(&sandbox, &[("webserver", "port", &port.to_string())]);
@@ -253,6 +257,63 @@ fn failed_reload_is_rolled_back_on_all_replicas() {
             .any(|entry| entry.file_name().to_string_lossy().starts_with(".bots-ctl-before-reload"))
     };
     wait_until("nothing is kept", || (!is_left()).then_some(()), || web.report());
+}
+
+/// A database file, which no check opens, may be none.
+#[apply(test)]
+fn reload_whose_preparation_fails_is_rolled_back() {
+    let mut sandbox = Sandbox::prepared();
+    let mount = Mount::of(&mut sandbox);
+    let in_use = || fs::read_to_string(sandbox.root().join("config/settings.py")).expect("there");
+    let before = in_use();
+    let web = sandbox.webserver();
+    let file = sandbox.home.path().join("broken");
+    fs::write(&file, "this is no database, although it is long enough for one\n".repeat(100)).expect("written");
+    let settings = format!("{}DATABASES['default']['NAME'] = {:?}\n", own_settings(), file.display().to_string());
+    mount.mount(&[("settings.py", &settings)]);
+    wait_refused(&web, "the services failed to start with it: ");
+    web.wait_ready();
+    assert_eq!(in_use(), before);
+}
+
+#[apply(test)]
+fn next_start_finishes_interrupted_rollback() {
+    let mut sandbox = Sandbox::prepared();
+    let mount = Mount::of(&mut sandbox);
+    let config = sandbox.root().join("config/bots.ini");
+    let before = fs::read_to_string(&config).expect("there");
+    let failed = ini(&sandbox, &[("webserver", "environment_text", "failed")]);
+    mount.mount(&[("bots.ini", &failed)]);
+    let source = Path::new(&mount.file("bots.ini")).parent().expect("a directory").to_path_buf();
+    let digest = hex::encode(ConfigFiles::read(&source).expect("readable").digest());
+    let kept = sandbox.root().join(format!(".bots-ctl-before-reload-{}", &digest[..16]));
+    fs::create_dir(&kept).expect("made");
+    fs::copy(&config, kept.join("bots.ini")).expect("copied");
+    fs::copy(sandbox.root().join("config/settings.py"), kept.join("settings.py")).expect("copied");
+    fs::write(&config, &failed).expect("written");
+    fs::write(sandbox.root().join(".bots-ctl-refused-reload"), format!("{digest}\nthe reason\n")).expect("written");
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert_eq!(fs::read_to_string(&config).expect("there"), before);
+    assert!(!kept.exists());
+}
+
+/// A web UI that exits uncleanly when it is told to stop has not failed with the configuration.
+#[apply(test)]
+fn stop_during_trial_of_reload_keeps_configuration() {
+    let mut sandbox = Sandbox::prepared();
+    let mount = Mount::of(&mut sandbox);
+    let script = format!(
+        "#!/bin/sh\ngrep -q slow {} || exec {} \"$@\"\ntrap 'exit 5' INT TERM\necho it waits\nwhile :; do sleep 0.1; done\n",
+        sandbox.root().join("config/bots.ini").display(),
+        bots_bin_dir().join("bots-webserver").display()
+    );
+    sandbox.stand_in("bots-webserver", &script);
+    let mut web = sandbox.webserver();
+    mount.mount(&[("bots.ini", &ini(&sandbox, &[("webserver", "environment_text", "slow")]))]);
+    wait_until("it is on trial", || web.stdout().contains("it waits").then_some(()), || web.report());
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 5, "{}", web.report());
+    assert!(!sandbox.root().join(".bots-ctl-refused-reload").exists(), "{}", web.report());
 }
 
 /// A stop takes precedence, and the next start finds the mounted files.
