@@ -63,7 +63,7 @@ pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
     atomic::make_dir(&own).is_ok().then_some(own)
 }
 
-/// The mounted files; `None` if the services failed to start with them in a reload.
+/// The mounted files; none of them if services failed to start with them in a reload.
 pub(crate) async fn mounted_files(config: &Config) -> Result<ConfigFiles, Error> {
     let (paths, root) = (config.environment.clone(), config.environment_root().to_path_buf());
     let read = move || {

@@ -47,7 +47,7 @@ pub(crate) async fn check(config: &Config, reaper: &Reaper) -> Result<CheckedCon
         let own_ports = [django.web_port, queue.port];
         let (bots, queue) = (*context, &queue);
         let mut faults = Vec::new();
-        if let Err(error) = (LaunchContext { config, bots, django, queue, own_ports: &own_ports }).all_services() {
+        if let Err(error) = (LaunchContext { config, bots, django, queue, own_ports: Some(own_ports) }).all_services() {
             faults.extend(error.into_faults());
         }
         if queue.enabled {
@@ -80,12 +80,12 @@ async fn check_routes(
 ) -> Result<(), Error> {
     let settings = init_db::database_config(config, django)?;
     let environment = result.environment();
-    let asked = with_timeout(&settings, async {
+    let queried = with_timeout(&settings, async {
         let mut connection = connect(&settings, ConnectMode::Probe).await?;
         let channels = monitored_routes::in_channels(&mut connection, &settings).await?;
         Ok((channels, runs::routes(&mut connection, &settings).await?))
     });
-    let (channels, routes) = asked.await?;
+    let (channels, routes) = queried.await?;
     if BotsJobQueueIni::read(config, &environment)?.enabled {
         let monitored = DirmonitorConfig::read(&environment, bots)?;
         let is_active = |name: &str| routes.iter().any(|route| route.name == name && route.is_active);

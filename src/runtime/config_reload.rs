@@ -215,7 +215,7 @@ impl<'a> ConfigReloader<'a> {
             if strictness == Strictness::User && self.plan.expected(config).contains(&ServiceName::Dirmonitor) {
                 bots::Error::from_faults(DirmonitorConfig::read(context.environment, context.bots)?.faults)?;
             }
-            self.plan.services(&LaunchContext { config, bots, django, queue, own_ports: &own_ports }).map(|_| ())
+            self.plan.services(&LaunchContext { config, bots, django, queue, own_ports: Some(own_ports) }).map(|_| ())
         };
         let (reaper, bots) = (self.runtime.reaper, &self.prepared.bots);
         let checked = dry_run(&config, reaper, bots, Ok(source.clone()), services).await.map_err(Error::into_faults)?;

@@ -23,7 +23,7 @@ pub(crate) struct ScannedTarget {
 /// Scans the targets.
 ///
 /// # Errors
-/// When the environment cannot be prepared, or its database not be read.
+/// When the environment cannot be prepared, or its database cannot be read.
 pub(crate) async fn scan(session: Session) -> Result<Vec<ScannedTarget>, Error> {
     let Session { config, reaper, .. } = &session;
     let bots = find_bots(config, reaper).await?;

@@ -77,7 +77,7 @@ pub(crate) async fn prepare_services(
     health.send_modify(|state| state.bots_version = Some(django.bots_version.clone()));
     let queue = BotsJobQueueIni::read(config, &environment)?;
     let services =
-        plan.services(&LaunchContext { config, bots: context, django: &django, queue: &queue, own_ports: &[] })?;
+        plan.services(&LaunchContext { config, bots: context, django: &django, queue: &queue, own_ports: None })?;
     let targets = health_targets(config, &django)?;
     let has_web = services.iter().any(|service| service.name == ServiceName::Webserver);
     if let Some(warning) = open_web_ui_warning(config, &bots, django.web_port).filter(|_| has_web) {

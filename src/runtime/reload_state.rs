@@ -16,8 +16,9 @@ pub(crate) struct ReloadState {
     pub own_file: Option<PathBuf>,
     /// The mounted files that were committed.
     pub applied: Digest,
-    /// The numbers of changed configurations that were applied and rejected.
-    pub reloads: [u64; 2],
+    /// Numbers of changed configurations.
+    pub applied_reloads: u64,
+    pub rejected_reloads: u64,
     /// Whether the previous files are kept until the services are ready.
     pub is_trial: bool,
     pub listener: Option<RawFd>,

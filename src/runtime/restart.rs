@@ -86,9 +86,14 @@ async fn commit_reload(
     let environment = commit(&config, bots, &source).await?;
     let variables = service_variables(&config, bots);
     django.write_cache(&BotsContext { reaper, bots, environment: &environment, variables: &variables });
-    let reloads = [counters.of(Event::ReloadApplied) + 1, counters.of(Event::ReloadRefused)];
-    let (own_file, applied) = (committed_own_file(&config), source.digest());
-    let state = ReloadState { own_file, applied, reloads, is_trial, ..ReloadState::default() };
+    let state = ReloadState {
+        own_file: committed_own_file(&config),
+        applied: source.digest(),
+        applied_reloads: counters.of(Event::ReloadApplied) + 1,
+        rejected_reloads: counters.of(Event::ReloadRefused),
+        is_trial,
+        ..ReloadState::default()
+    };
     let (turn, requester) = (turn.into_descriptor(), requester.map(Requester::into_descriptor));
     Ok((state, PassedDescriptors { listener: None, turn, requester }))
 }
@@ -103,7 +108,11 @@ async fn roll_back(
     error!("the services failed to start with the changed configuration; restoring the previous one: {reason}");
     let own = config.clone();
     blocking(move || reload_trial::roll_back(&own, applied, &reason)).await??;
-    let reloads = [Event::ReloadApplied, Event::ReloadRefused].map(|event| counters.of(event));
     // None of the mounted files is in use: the first poll will reject them.
-    Ok(ReloadState { own_file: committed_own_file(config), reloads, ..ReloadState::default() })
+    Ok(ReloadState {
+        own_file: committed_own_file(config),
+        applied_reloads: counters.of(Event::ReloadApplied),
+        rejected_reloads: counters.of(Event::ReloadRefused),
+        ..ReloadState::default()
+    })
 }

@@ -166,8 +166,8 @@ async fn start_health(
         ..HealthState::default()
     };
     let inherited = reloaded.and_then(|state| {
-        counters.add(Event::ReloadApplied, state.reloads[0]);
-        counters.add(Event::ReloadRefused, state.reloads[1]);
+        counters.add(Event::ReloadApplied, state.applied_reloads);
+        counters.add(Event::ReloadRefused, state.rejected_reloads);
         state.listener()
     });
     let sender = watch::Sender::new(state);

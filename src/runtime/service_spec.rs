@@ -73,8 +73,8 @@ pub(crate) struct LaunchContext<'a> {
     pub bots: BotsContext<'a>,
     pub django: &'a DjangoSettings,
     pub queue: &'a BotsJobQueueIni,
-    /// Ports on which running services already listen.
-    pub own_ports: &'a [u16],
+    /// Ports on which the running services listen; none at a start.
+    pub own_ports: Option<[u16; 2]>,
 }
 
 /// A service and how this command runs it.
@@ -160,7 +160,7 @@ fn policy(service: &BotsServiceSpec, ends_by_itself: bool, config: &Config) -> S
         // A second job queue with its own engine would lose jobs.
         leftover_timeout: if name == ServiceName::Jobqueue { times.timeout } else { Duration::ZERO },
         restart: RestartRules {
-            // Exhausted processes or memory are waited for in any case.
+            // A lack of processes or memory is always waited for.
             policy: if ends_by_itself { RestartPolicy::Never } else { config.restart.policy },
             ..config.restart
         },
@@ -200,8 +200,8 @@ impl LaunchContext<'_> {
             ServiceBackend::Native => {
                 refuse_arguments(args, "bots-jobqueueserver")?;
                 let addr = config.jobqueue.guarded_addr().map_err(|text| Error::new(Kind::Configuration, text))?;
-                if !self.own_ports.is_empty() {
-                    // A reload is rejected if the queue could not work.
+                // At a start, the queue waits for its port; a reload is rejected if the queue could not work.
+                if self.own_ports.is_some() {
                     self.check_queue_port()?;
                 }
                 let database = init_db::database_config(config, django)?;
@@ -275,7 +275,7 @@ impl LaunchContext<'_> {
             let text = format!("cannot {purpose} on port {port}: the health listener has it (BOTS_CTL_HEALTH_ADDR)");
             return Err(Error::new(Kind::Configuration, format!("{text}; set {setting}")));
         }
-        if self.own_ports.contains(&port) {
+        if self.own_ports.is_some_and(|ports| ports.contains(&port)) {
             return Ok(());
         }
         let Err(error) = StdListener::bind((address, port)) else { return Ok(()) };

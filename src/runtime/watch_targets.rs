@@ -111,7 +111,7 @@ impl TargetSources {
 
     /// All targets. A probable mistake is logged once.
     pub fn targets(&mut self) -> Vec<WatchTarget> {
-        let mut doubts = self.monitored.faults.clone();
+        let mut warnings = self.monitored.faults.clone();
         let monitored = self.known.iter().flat_map(|known| &known.monitored);
         let of_sections = self.monitored.directories.iter().map(|directory| {
             let way = directory.way.or(self.monitored.way);
@@ -128,16 +128,15 @@ impl TargetSources {
                     // A file that a channel leaves in place would be read again at every start.
                     targets.push(WatchTarget { takes_existing: target.takes_existing && route.removes, ..target });
                 }
-                None => {
-                    doubts.push(format!("channel {} of route {} has no path or file mask", route.channel, route.route))
-                }
+                None => warnings
+                    .push(format!("channel {} of route {} has no path or file mask", route.channel, route.route)),
             }
         }
-        doubts.extend(self.collect_warnings(&targets));
-        for doubt in doubts.iter().filter(|doubt| !self.logged.contains(doubt)) {
-            warn!("{doubt}");
+        warnings.extend(self.collect_warnings(&targets));
+        for warning in warnings.iter().filter(|warning| !self.logged.contains(warning)) {
+            warn!("{warning}");
         }
-        self.logged = doubts;
+        self.logged = warnings;
         targets
     }
 
@@ -148,7 +147,7 @@ impl TargetSources {
     }
 
     fn collect_warnings(&self, targets: &[WatchTarget]) -> Vec<String> {
-        let mut doubts = Vec::new();
+        let mut warnings = Vec::new();
         let is_inactive = |name: &str| {
             let mut routes = self.known.iter().map(|known| &known.routes);
             routes.any(|routes| !routes.iter().any(|route| route.name == name && route.is_active))
@@ -156,11 +155,11 @@ impl TargetSources {
         let mut first: HashMap<String, &WatchTarget> = HashMap::new();
         for target in targets {
             if is_inactive(&target.route) {
-                doubts.push(inactive_route(&target.origin, &target.route));
+                warnings.push(inactive_route(&target.origin, &target.route));
             }
             let files = target.files();
             match first.get(&files) {
-                Some(other) if other.route != target.route => doubts.push(format!(
+                Some(other) if other.route != target.route => warnings.push(format!(
                     "{} and {} watch the same files, {files}: both routes are started, and the first one processes the files",
                     other.origin, target.origin
                 )),
@@ -176,9 +175,9 @@ impl TargetSources {
                 BotsVersion::V3 => "",
                 BotsVersion::V4 => ", and no active route has a monitored channel",
             };
-            doubts.push(format!("nothing to watch: no section [dirmonitor1] in {}{routes}", file.display()));
+            warnings.push(format!("nothing to watch: no section [dirmonitor1] in {}{routes}", file.display()));
         }
-        doubts
+        warnings
     }
 }
 

@@ -41,8 +41,8 @@ use crate::runtime::relay;
 use crate::runtime::serve::to_outcome;
 use crate::runtime::session::{Session, run_until_shutdown};
 
-/// Has the engine do no more than recover an interrupted run and clean up as every run does. Without this, Bots recovers only
-/// the routes of the next run, and forgets the files of all others.
+/// Makes the engine only recover an interrupted run and clean up, as every run does. Without this, Bots recovers only the routes
+/// of the next run, and forgets the files of all others.
 const RECOVER: &str = "--cleanup";
 
 /// The result of all preparations of a run.

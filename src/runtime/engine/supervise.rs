@@ -37,7 +37,7 @@ pub(super) struct EngineRun<'a> {
     pub reaper: &'a Reaper,
     pub signals: &'a mut Signals,
     pub lines: &'a ServiceOutput,
-    /// Has the longest time of a run. Bots itself leaves that to its job queue, so no other start would hold it.
+    /// Limits the time of a run. In Bots only the job queue enforces it; bots-ctl does so for every start.
     pub ini: BotsJobQueueIni,
     pub files: RunFiles<'a>,
     /// A process that has imported the engine's modules.
