@@ -14,7 +14,7 @@ use super::{load_config, overrides, write_stdout};
 use crate::runtime::engine;
 use crate::runtime::session::with_session;
 
-/// The output of `bots-engine --help`.
+/// The output for `?` and `--help` among the arguments of the engine, as of `bots-engine --help`.
 const HELP: &str = "\
 Runs Bots's translation engine once, as `bots-ctl engine` does.
 
@@ -50,10 +50,6 @@ pub fn run(global: &Global, flags: &cli::Engine) -> Result<Outcome, Error> {
 pub fn as_bots_engine(argv: &[OsString]) -> Result<Outcome, Error> {
     let forked = ForkedProcess::take();
     let arguments = read(argv)?;
-    if arguments.help {
-        write_stdout(HELP);
-        return Ok(Outcome::Success);
-    }
     if let Some(directory) = arguments.config_dir.as_ref().filter(|directory| !directory.is_dir()) {
         let text = format!("-c{}: there is no such directory", directory.display());
         return Err(Error::new(Kind::Configuration, text));
@@ -87,6 +83,10 @@ fn run_with(
     arguments: EngineArgs,
     forked: Option<ForkedProcess>,
 ) -> Result<Outcome, Error> {
+    if arguments.help {
+        write_stdout(HELP);
+        return Ok(Outcome::Success);
+    }
     with_session(load_config(global, given)?, async |session| {
         let success_exit_codes = session.config.engine.success_exit_codes.clone();
         Ok(match engine::run(session, &arguments, forked).await? {

@@ -48,6 +48,16 @@ fn success_exit_codes_become_0() {
 }
 
 #[apply(test)]
+fn request_for_help_runs_no_engine() {
+    let sandbox = Sandbox::new();
+    for words in [&["engine", "?"] as &[&str], &["engine", "--new", "--", "--help"], &["engine", "--", "-h"]] {
+        let shown = sandbox.run(words);
+        assert!(shown.expect_code(0).stdout.contains("Usage: bots-engine "), "{words:?}: {shown:?}");
+        assert!(!sandbox.root().exists(), "{words:?}");
+    }
+}
+
+#[apply(test)]
 fn engine_rejects_invalid_arguments_before_python_starts() {
     let sandbox = Sandbox::new();
     for (words, said) in [
