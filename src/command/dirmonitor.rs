@@ -3,14 +3,16 @@
 use std::fmt::Write as _;
 
 use serde_json::json;
+use tokio_util::task::TaskTracker;
 
 use crate::cli::{self, Global};
+use crate::config::FlagOverride;
 use crate::exit::{Error, Outcome};
 use crate::model::ServiceName;
 use crate::telemetry::escape::escape_control;
 use crate::watch::scan::WatchState;
 
-use super::{config_inputs, for_one_shot, load_config, overrides, write_line, write_stdout};
+use super::{config_inputs, load_config, overrides, run_one_shot, write_line, write_stdout};
 use crate::runtime::dirmonitor_dry_run::{self, ScannedTarget};
 use crate::runtime::serve::serve;
 use crate::runtime::service_spec::ServePlan;
@@ -25,20 +27,24 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
         ("dirmonitor.backend", "--backend", flags.backend.clone()),
         ("health.addr", "--health-addr", flags.health_addr.clone()),
     ]);
-    let config = load_config(global, given.clone())?;
-    let config = if flags.dry_run { for_one_shot(config) } else { config };
-    with_session(config, async |session| {
-        if flags.dry_run {
-            let scanned = dirmonitor_dry_run::scan(session).await?;
-            if flags.json {
-                write_line(&to_json(&scanned));
-            } else {
-                scanned.iter().for_each(|target| write_stdout(&to_text(target)));
-            }
-            return Ok(Outcome::Success);
-        }
+    if flags.dry_run {
+        return dry_run(global, given, flags.json);
+    }
+    with_session(load_config(global, given.clone())?, async |session| {
         let inputs = config_inputs(global, given);
         serve(session, ServePlan { only: Some(ServiceName::Dirmonitor), args: flags.args.clone(), inputs }).await
+    })
+}
+
+fn dry_run(global: &Global, given: Vec<FlagOverride>, json: bool) -> Result<Outcome, Error> {
+    run_one_shot(global, given, &TaskTracker::new(), async |config, reaper| {
+        let scanned = dirmonitor_dry_run::scan(config, reaper).await?;
+        if json {
+            write_line(&to_json(&scanned));
+        } else {
+            scanned.iter().for_each(|target| write_stdout(&to_text(target)));
+        }
+        Ok(Outcome::Success)
     })
 }
 

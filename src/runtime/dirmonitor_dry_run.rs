@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::config::Config;
 use crate::exit::Error;
+use crate::process::reaper::Reaper;
 use crate::watch::events::Watcher;
 use crate::watch::observation::ClockSource;
 use crate::watch::scan::{ScanOutcome, ScanScope, TargetScanner};
@@ -11,7 +13,6 @@ use crate::watch::target::WatchTarget;
 use super::bots_environment::{blocking, find_bots, mounted_files};
 use super::dry_run::dry_run;
 use super::init_db;
-use super::session::Session;
 use super::watch_targets::TargetSources;
 
 /// A target, and the outcome of its first scan.
@@ -24,8 +25,7 @@ pub(crate) struct ScannedTarget {
 ///
 /// # Errors
 /// When the environment cannot be prepared, or its database cannot be read.
-pub(crate) async fn scan(session: Session) -> Result<Vec<ScannedTarget>, Error> {
-    let Session { config, reaper, .. } = &session;
+pub(crate) async fn scan(config: &Config, reaper: &Reaper) -> Result<Vec<ScannedTarget>, Error> {
     let bots = find_bots(config, reaper).await?;
     let checked = dry_run(config, reaper, &bots, mounted_files(config).await, |_, _| Ok(())).await?;
     let environment = checked.environment();

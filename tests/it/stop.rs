@@ -102,7 +102,12 @@ fn stop_signal_ends_hanging_settings_import() {
     let reached = sandbox.home.path().join("reached");
     let text = format!("import time\nopen({:?}, 'w').close()\ntime.sleep(3600)\n", reached.display().to_string());
     fs::write(config.join("settings.py"), text).expect("written");
-    for (args, code) in [(vec!["webserver"], 0), (vec!["init-db"], 143), (vec!["config", "check"], 2)] {
+    for (args, code) in [
+        (vec!["webserver"], 0),
+        (vec!["init-db"], 143),
+        (vec!["config", "check"], 2),
+        (vec!["dirmonitor", "--dry-run"], 143),
+    ] {
         let mut hanging = sandbox.start(&args);
         wait_until("settings.py is being imported", || reached.exists().then_some(()), || hanging.report());
         hanging.signal(Signal::SIGTERM);
