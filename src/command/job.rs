@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
 
 use crate::bots::environment::Environment;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
@@ -25,6 +26,9 @@ use crate::status::text::{table, utc};
 
 /// How often `--wait` polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long `--wait` polls without a response: longer than a standby takes to replace a queue.
+const UNAVAILABLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs the command.
 ///
@@ -57,6 +61,10 @@ async fn add(target: &Endpoint, flags: &AddJob) -> Result<Outcome, Error> {
         // Bots's own server has no numbers.
         Err(client::Error::Fault(..)) if !flags.wait => {
             json!({ "code": xmlrpc::to_json(&call(target, ADD, arguments).await?) })
+        }
+        Err(error @ client::Error::NoResponse(..)) => {
+            let text = format!("{error}; the job may have been added: bots-ctl job list --all shows it");
+            return Err(Error::new(Kind::Unavailable, text));
         }
         response => xmlrpc::to_json(&response?),
     };
@@ -93,23 +101,40 @@ fn refused(code: i32, task: &JobCommand, number: Option<i32>) -> Error {
     Error::new(Kind::Failed, text)
 }
 
-/// Waits for the end of a job and returns its exit code.
+/// Waits for the end of a job and returns its exit code. The job does not depend on this client, and the queue may be restarted
+/// in between.
 async fn follow(target: &Endpoint, number: i32, json: bool) -> Result<Outcome, Error> {
+    info!("job {number} is in the queue");
+    let mut unavailable_since: Option<Instant> = None;
     loop {
-        let job = poll(target, number).await?;
-        if job.get("ended").is_some() {
-            if json {
-                write_line(&job);
-            } else {
-                write_stdout(&output(&job));
+        match poll(target, number).await {
+            Ok(job) if job.get("ended").is_some() => return finish(&job, number, json),
+            Ok(_) => unavailable_since = None,
+            Err(error) if error.kind() != Kind::Unavailable => return Err(error),
+            Err(error) => {
+                if unavailable_since.is_none() {
+                    warn!("{error}; retrying for {} s", UNAVAILABLE_TIMEOUT.as_secs());
+                }
+                if unavailable_since.get_or_insert_with(Instant::now).elapsed() >= UNAVAILABLE_TIMEOUT {
+                    let text = format!("cannot follow job {number}: {error}; it stays in the queue: ");
+                    return Err(Error::new(Kind::Unavailable, format!("{text}bots-ctl job show {number}")));
+                }
             }
-            let code = integer(&job["exit_code"]).and_then(|code| u8::try_from(code).ok());
-            return code.map(Outcome::Child).ok_or_else(|| {
-                Error::new(Kind::Failed, format!("job {number} did not run; see bots-ctl job show {number}"))
-            });
         }
         sleep(POLL_INTERVAL).await;
     }
+}
+
+/// Prints a job that has ended, and returns its exit code.
+fn finish(job: &Json, number: i32, json: bool) -> Result<Outcome, Error> {
+    if json {
+        write_line(job);
+    } else {
+        write_stdout(&output(job));
+    }
+    let code = integer(&job["exit_code"]).and_then(|code| u8::try_from(code).ok());
+    code.map(Outcome::Child)
+        .ok_or_else(|| Error::new(Kind::Failed, format!("job {number} did not run; see bots-ctl job show {number}")))
 }
 
 async fn list(target: &Endpoint, json: bool) -> Result<Outcome, Error> {

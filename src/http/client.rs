@@ -1,4 +1,5 @@
-//! One request and its response, then the connection is closed.
+//! One request and its response, then the connection is closed. Its two steps are separate: only before the second one is it
+//! certain that the server has not received the request.
 
 use std::io;
 
@@ -12,19 +13,28 @@ use tokio::net::TcpStream;
 
 use crate::model::Endpoint;
 
+/// Connects to a server. The caller sets the time limit.
+///
+/// # Errors
+/// When nothing listens there.
+pub async fn connect(target: &Endpoint) -> io::Result<TcpStream> {
+    // Tries every address of the host: `localhost` has two.
+    let stream = TcpStream::connect(&target.authority).await?;
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
 /// Posts a body, with one more header, and reads at most `longest` bytes of the response. The caller sets the time limit.
 ///
 /// # Errors
-/// When nothing listens there, or the response is incomplete.
+/// When the response is incomplete.
 pub async fn post(
+    stream: TcpStream,
     target: &Endpoint,
     body: Vec<u8>,
     header: (HeaderName, HeaderValue),
     longest: usize,
 ) -> io::Result<(StatusCode, Vec<u8>)> {
-    // Tries every address of the host: `localhost` has two.
-    let stream = TcpStream::connect(&target.authority).await?;
-    let _ = stream.set_nodelay(true);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // The task ends with the sender, which this function owns.

@@ -4,11 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use tokio::time::timeout;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout_at};
 
 use super::request_id::{self, RequestId};
 use super::xmlrpc::{MAX_RESPONSE, Value, read_answer, write_call};
-use crate::http::client::post;
+use crate::http::client::{connect, post};
 use crate::model::Endpoint;
 
 /// Longer than the five seconds within which a queue answers.
@@ -20,6 +21,9 @@ pub enum Error {
     /// The server is unreachable, or is not a job queue.
     #[error("cannot reach the job queue on {0}: {1}")]
     Unreachable(String, String),
+    /// The call was sent, and no response came: the queue may have performed it.
+    #[error("cannot reach the job queue on {0}: {1}")]
+    NoResponse(String, String),
     /// The queue has another token.
     #[error("the job queue on {0} rejected the token: BOTS_CTL_JOBQUEUE_TOKEN must be the same on both sides")]
     WrongToken(String),
@@ -43,15 +47,19 @@ pub async fn call(target: &Endpoint, method: &str, arguments: Vec<Value>) -> Res
 /// # Errors
 /// See [`Error`]; a fault is an answer here.
 pub async fn forward_call(target: &Endpoint, call: Vec<u8>, name: &RequestId) -> Result<Vec<u8>, Error> {
-    let late =
-        || io::Error::new(io::ErrorKind::TimedOut, format!("no response within {} s", REQUEST_TIMEOUT.as_secs()));
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
     let unreachable = |text: String| Error::Unreachable(target.authority.clone(), text);
+    let connected = timeout_at(deadline, connect(target)).await.unwrap_or_else(late);
+    let stream = connected.map_err(|error| unreachable(error.to_string()))?;
     let header = (request_id::HEADER, name.to_header());
-    let response =
-        timeout(REQUEST_TIMEOUT, post(target, call, header, MAX_RESPONSE)).await.unwrap_or_else(|_| Err(late()));
-    match response.map_err(|error| unreachable(error.to_string()))? {
+    let posted = timeout_at(deadline, post(stream, target, call, header, MAX_RESPONSE)).await.unwrap_or_else(late);
+    match posted.map_err(|error| Error::NoResponse(target.authority.clone(), error.to_string()))? {
         (StatusCode::OK, body) => Ok(body),
         (StatusCode::UNAUTHORIZED, _) => Err(Error::WrongToken(target.authority.clone())),
         (status, _) => Err(unreachable(format!("HTTP {status}, which is not a response of a job queue"))),
     }
+}
+
+fn late<T>(_: Elapsed) -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::TimedOut, format!("no response within {} s", REQUEST_TIMEOUT.as_secs())))
 }

@@ -57,10 +57,11 @@ impl From<SpawnError> for Error {
 
 impl From<crate::jobs::client::Error> for Error {
     fn from(error: crate::jobs::client::Error) -> Self {
+        use crate::jobs::client::Error as ClientError;
         let kind = match error {
-            crate::jobs::client::Error::Unreachable(..) => Kind::Unavailable,
-            crate::jobs::client::Error::WrongToken(_) => Kind::Configuration,
-            crate::jobs::client::Error::Fault(..) => Kind::Failed,
+            ClientError::Unreachable(..) | ClientError::NoResponse(..) => Kind::Unavailable,
+            ClientError::WrongToken(_) => Kind::Configuration,
+            ClientError::Fault(..) => Kind::Failed,
         };
         Self::new(kind, error.to_string())
     }

@@ -1,12 +1,17 @@
-//! Bots's own programs as clients of the job queue: its command line, its web UI in a browser, its directory monitor.
+//! Clients of the job queue: Bots's command line, its web UI in a browser, its directory monitor, and `bots-ctl job`.
 
 use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::browser::Browser;
 use crate::support::demo_translation::Demo;
-use crate::support::queue::{Queue, ask};
+use crate::support::queue::{Queue, ask, with_queue};
 use crate::support::queue::{pods, start_beside};
-use crate::support::sandbox::{Sandbox, bots_bin_dir, free_port, python, wait_until};
+use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, free_port, python, wait_until};
+use crate::support::tcp_proxy::Link;
 
 #[apply(test)]
 fn queue_accepts_jobs_of_bots_job2queue() {
@@ -31,6 +36,49 @@ fn queue_accepts_jobs_of_bots_job2queue() {
     assert_eq!(queue.ask("q.listjobs()"), format!("[[2, 2, {}]]", queue.task("x")));
     queue.go();
     queue.wait_lines("ran", 2, &running);
+}
+
+/// A client that gave up would be started again by its CronJob, and add the job a second time.
+#[apply(test)]
+fn waiting_client_outlives_absence_of_queue() {
+    let queue = Queue::new();
+    let running = queue.start();
+    let (port, is_away) = (queue.port, Arc::<AtomicBool>::default());
+    let away = Arc::clone(&is_away);
+    let link = Link::listen(0, move || {
+        (!away.load(Ordering::Relaxed)).then_some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    });
+    let task = queue.task.display().to_string();
+    let mut command = queue.sandbox.command(&["job", "add", "--wait", "--", &task, "wait", "3"]);
+    command.env("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{}", link.port));
+    let mut client = Running::start(command, queue.sandbox.home.path(), queue.sandbox.health_port);
+    client.wait_stderr("job 1 is in the queue");
+    is_away.store(true, Ordering::Relaxed);
+    link.cut();
+    client.wait_stderr("retrying for 120 s");
+    is_away.store(false, Ordering::Relaxed);
+    queue.go();
+    assert_eq!(client.wait_code(), 3, "{}\n{}", client.report(), running.report());
+    assert_eq!(client.stdout(), "this is wait\n");
+}
+
+/// After a lost response the job may be stored, so another attempt could run it twice.
+#[apply(test)]
+fn lost_response_to_new_job_is_reported_as_possibly_added() {
+    let (mut sandbox, _) = with_queue();
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    let port = silent.local_addr().expect("it is bound").port();
+    sandbox.set("BOTS_CTL_JOBQUEUE_URL", format!("http://127.0.0.1:{port}"));
+    let closed = std::thread::spawn(move || {
+        let (mut client, _) = silent.accept().expect("a client connects");
+        client.read(&mut [0; 4096]).expect("it sends a request")
+    });
+    let add = || sandbox.run(&["job", "add", "bots-engine"]).expect_code(69).stderr.clone();
+    let lost = add();
+    assert!(closed.join().expect("it has ended") > 0);
+    assert!(lost.ends_with("the job may have been added: bots-ctl job list --all shows it\n"), "{lost}");
+    let refused = add();
+    assert!(refused.contains("cannot reach the job queue") && !refused.contains("may have been"), "{refused}");
 }
 
 /// In another container, through the relay.
