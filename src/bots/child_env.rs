@@ -59,9 +59,8 @@ impl ChildEnv {
         }
         // These override values of bots.ini, which may be on a volume shared with pods that have other values.
         all.extend(config.webserver.port.map(|port| ("PORT".into(), port.to_string().into())));
-        let queue = config.effective_settings.iter().find(|known| known.setting.env == JOBQUEUE_URL_ENV);
-        let queue = queue.filter(|queue| !queue.value.is_empty());
-        all.extend(queue.map(|queue| (JOBQUEUE_URL_ENV.into(), queue.value.clone().into())));
+        let queue = config.jobqueue.url.as_ref().map(|queue| format!("http://{}{}", queue.authority, queue.path));
+        all.extend(queue.map(|url| (JOBQUEUE_URL_ENV.into(), url.into())));
         all.extend(settings_env(config));
         // bots-ctl reports these faults; Python would report them a second time.
         for wrong in config.effective_settings.iter().filter(|known| known.is_wrong) {

@@ -7,6 +7,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::parse::ParseResult;
+use super::redact::{HIDDEN, redact};
 use super::setting::{CONFIG_FILE_ENV, Setting, ValueType};
 use super::toml_file::{self, TomlValue};
 use crate::fs::regular;
@@ -155,7 +156,7 @@ impl<'a> LayeredConfig<'a> {
             Some((value, raw)) => (Some(value), raw.text, raw.origin),
             None => (None, default, Origin::Default),
         };
-        let text = if setting.secret && !text.is_empty() { "(hidden)".to_owned() } else { text };
+        let text = if setting.secret && !text.is_empty() { HIDDEN.to_owned() } else { redact(&text) };
         let is_wrong = self.faults.len() > faults_before;
         self.effective.push(EffectiveSetting { setting, value: text, origin, is_wrong });
         value
@@ -168,7 +169,7 @@ impl<'a> LayeredConfig<'a> {
         };
         parsed
             .map_err(|problem| {
-                let value = if setting.secret { "(hidden)".to_owned() } else { format!("{:?}", raw.text) };
+                let value = if setting.secret { HIDDEN.to_owned() } else { format!("{:?}", redact(&raw.text)) };
                 let text = format!("{}: {value} is invalid: {problem}", location(setting.path, &raw.origin));
                 self.faults.push(Diagnostic { text, is_from_command_line: matches!(raw.origin, Origin::Flag(_)) });
             })

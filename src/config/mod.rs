@@ -10,6 +10,7 @@ mod database_url;
 pub mod keys;
 pub mod layers;
 pub mod parse;
+pub mod redact;
 pub mod setting;
 pub mod toml_file;
 

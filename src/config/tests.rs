@@ -147,6 +147,18 @@ fn secrets_are_read_from_files_and_never_shown() {
     assert!(faults[0].contains("DB_PASSWORD_FILE: cannot read /nowhere/at/all"), "{faults:?}");
 }
 
+/// Neither the database options nor the address of a queue is a secret, but parts of them may be.
+#[test]
+fn secrets_inside_of_values_are_never_shown() {
+    let config = load(&[("DB_OPTIONS", r#"{"sslpassword": "hush", "sslmode": "require"}"#)], "", &[]).expect("valid");
+    assert_eq!(effective(&config, "database.options").value, r#"{"sslpassword":"(hidden)","sslmode":"require"}"#);
+    assert_eq!(config.database.options.expect("given")["sslpassword"], "hush");
+    let given = [("DB_OPTIONS", "{'sslpassword': 'hush'}"), ("BOTS_CTL_JOBQUEUE_URL", "http://user:hush@queue:28083")];
+    let faults = load(&given, "", &[]).expect_err("both are invalid").join("\n");
+    assert!(!faults.contains("hush"), "{faults}");
+    assert!(faults.contains("\"(hidden)\"") && faults.contains("http://(hidden)@queue:28083"), "{faults}");
+}
+
 #[test]
 fn toml_secret_is_inline_or_in_named_file() {
     let config = load(&[], "[django]\nsecret_key = \"hush\"\n", &[]).expect("valid");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::bots::environment::parse_ini;
 use crate::config::Config;
+use crate::config::redact::{HIDDEN, redact};
 use crate::exit::Error;
 use crate::fs::atomic::describe_io_error;
 use crate::fs::regular;
@@ -12,7 +13,7 @@ use crate::fs::regular;
 const BOTS_INI: &str = "bots.ini:";
 
 /// Words in keys of bots.ini, to which user scripts may add their own, whose values are not shown.
-const SECRETS: [&str; 3] = ["passw", "secret", "token"];
+const SECRETS: [&str; 8] = ["pass", "pwd", "secret", "token", "credential", "apikey", "api_key", "private"];
 
 /// One value.
 pub(crate) struct EffectiveValue {
@@ -60,7 +61,7 @@ fn bots_ini(config: &Config) -> Result<Vec<EffectiveValue>, Error> {
             values.push(EffectiveValue {
                 key: format!("{BOTS_INI}{section}.{key}"),
                 variable: None,
-                value: if is_secret { "(hidden)" } else { value }.to_owned(),
+                value: if is_secret && !value.is_empty() { HIDDEN.to_owned() } else { redact(value) },
                 origin: format!("{}:{line}", path.display()),
             });
         }

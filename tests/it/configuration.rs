@@ -64,7 +64,7 @@ fn config_show_includes_values_of_bots_ini() {
     sandbox.run(&["config", "show", "webserver.port"]).expect_code(0);
     let sandbox_ini = sandbox.root().join("config/bots.ini");
     fs::create_dir_all(sandbox_ini.parent().expect("it has one")).expect("made");
-    let ini = "[settings]\nmaxdays = 42\n[webserver]\nport = 22301\n[mine]\nftp_password = hush\nforged = a\n  b\nmenu_changepassword = True\n";
+    let ini = "[settings]\nmaxdays = 42\n[webserver]\nport = 22301\n[mine]\nftp_password = hush\nforged = a\n  b\nmenu_changepassword = True\n[sftp]\npassphrase = hush\npwd = hush\napi_key = hush\nprivate_key = hush\nurl = ftp://me:hush@host/in\n";
     fs::write(&sandbox_ini, ini).expect("written");
     let place = sandbox_ini.display();
     let shown_all = sandbox.run(&["config", "show"]).expect_code(0).stdout.clone();
@@ -75,6 +75,8 @@ fn config_show_includes_values_of_bots_ini() {
         ("bots.ini:mine.ftp_password", format!("(hidden) {place}:6")),
         ("bots.ini:mine.forged", format!("a\\nb {place}:7")),
         ("bots.ini:mine.menu_changepassword", format!("True {place}:9")),
+        ("bots.ini:sftp.passphrase", format!("(hidden) {place}:11")),
+        ("bots.ini:sftp.url", format!("ftp://(hidden)@host/in {place}:15")),
     ] {
         assert_eq!(shown(&shown_all, key)[1..].join(" "), words, "{key}");
     }
