@@ -15,7 +15,7 @@ use crate::model::Check;
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
-use super::{health_addr, load_config, write_line, write_stdout};
+use super::{HealthListener, load_config, write_line, write_stdout};
 use crate::runtime::bots_environment::{django_settings, health_targets};
 use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
@@ -35,14 +35,13 @@ pub fn run(global: &Global, flags: Healthcheck) -> Result<Outcome, Error> {
 }
 
 fn query_listener(global: &Global, check: Check) -> Result<ProbeReply, Error> {
-    let (addr, faulty) = health_addr(global).map_err(into_check_not_run)?;
+    let listener = HealthListener::find(global).map_err(into_check_not_run)?;
+    let addr = listener.addr;
     client::query(addr, check).map_err(|error| {
-        if let Some(faulty) = faulty {
-            return into_check_not_run(faulty);
-        }
         let text =
             format!("cannot query the health listener on {addr}: {error}; is bots-ctl running in this container?");
-        Error::new(Kind::CheckNotRun, format!("{text} --standalone needs no listener"))
+        let unavailable = Error::new(Kind::Unavailable, format!("{text} --standalone needs no listener"));
+        into_check_not_run(listener.explain(unavailable))
     })
 }
 

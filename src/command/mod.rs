@@ -96,12 +96,27 @@ fn config_inputs(global: &Global, more: Vec<FlagOverride>) -> ConfigInputs {
     ConfigInputs { overrides: flags, file: global.config.clone() }
 }
 
-/// The address of this container's health listener, and the errors of the configuration. The running bots-ctl may have rejected
-/// an invalid configuration and use the previous one, so callers report the errors only if there is no response.
-fn health_addr(global: &Global) -> Result<(SocketAddr, Option<Error>), Error> {
-    let (config, faults) = read_config(global, Vec::new())?;
-    let faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
-    Ok((config.health.addr, (!faults.is_empty()).then(|| Error::all(Kind::Configuration, faults))))
+/// This container's health listener, for the commands that query it.
+struct HealthListener {
+    addr: SocketAddr,
+    /// The errors of the configuration, because of which the address may be wrong. The running bots-ctl may have rejected an
+    /// invalid configuration and use the previous one, so they matter only if there is no response.
+    faults: Vec<String>,
+}
+
+impl HealthListener {
+    fn find(global: &Global) -> Result<Self, Error> {
+        let (config, faults) = read_config(global, Vec::new())?;
+        Ok(Self { addr: config.health.addr, faults: faults.into_iter().map(|fault| fault.text).collect() })
+    }
+
+    /// The reason for an error of a query: the errors of the configuration, if the listener is unavailable.
+    fn explain(&self, error: Error) -> Error {
+        match error.kind() {
+            Kind::Unavailable if !self.faults.is_empty() => Error::all(Kind::Configuration, self.faults.clone()),
+            _ => error,
+        }
+    }
 }
 
 /// The command that a first word which is not a command probably means.

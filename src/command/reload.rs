@@ -3,17 +3,18 @@
 use crate::cli::Global;
 use crate::exit::{Error, Outcome};
 use crate::model::ServiceName;
-use crate::runtime::control_socket::{ControlRequest, request};
+use crate::runtime::control_socket::{ControlRequest, connect, request};
 
-use super::{health_addr, write_line};
+use super::{HealthListener, write_line};
 
 /// Requests a restart of one service, or a reload, and waits for the result.
 ///
 /// # Errors
-/// As the running bots-ctl answers; 69 when none runs here.
+/// As the running bots-ctl answers; 69 when none runs here, and 78 if that is due to an error of the configuration.
 pub fn run(global: &Global, service: Option<ServiceName>) -> Result<Outcome, Error> {
-    let (addr, _) = health_addr(global)?;
+    let listener = HealthListener::find(global)?;
+    let connection = connect(listener.addr.port()).map_err(|error| listener.explain(error))?;
     let wanted = service.map_or(ControlRequest::Reload, ControlRequest::Restart);
-    write_line(&request(addr.port(), wanted, write_line)?);
+    write_line(&request(connection, wanted, write_line)?);
     Ok(Outcome::Success)
 }

@@ -1,7 +1,6 @@
 //! `status`: the status of this container, from the running bots-ctl, once or repeatedly.
 
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
 use std::thread::sleep;
 
 use crate::cli::{self, Global};
@@ -12,7 +11,7 @@ use crate::status::model::Status;
 use crate::status::text::text;
 use crate::telemetry::escape::escape_control;
 
-use super::{health_addr, write_stdout};
+use super::{HealthListener, write_stdout};
 
 /// Moves the cursor to the top, ends a line, and clears the rest of the screen.
 const HOME: &str = "\x1b[H";
@@ -24,20 +23,21 @@ const REST_OF_SCREEN: &str = "\x1b[J";
 /// # Errors
 /// When no bots-ctl answers.
 pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
-    let (addr, faulty) = health_addr(global)?;
+    let listener = HealthListener::find(global)?;
     if flags.watch {
-        return watch(addr, flags);
+        return watch(&listener, flags);
     }
-    let (json, status) = fetch(addr).map_err(|error| faulty.unwrap_or(error))?;
+    let (json, status) = fetch(&listener)?;
     write_stdout(&if flags.json { format!("{json}\n") } else { text(&status) });
     let is_well = if flags.check { status.problems.is_empty() } else { status.ready };
     Ok(if is_well { Outcome::Success } else { Outcome::Unhealthy })
 }
 
-fn fetch(addr: SocketAddr) -> Result<(String, Status), Error> {
+fn fetch(listener: &HealthListener) -> Result<(String, Status), Error> {
+    let addr = listener.addr;
     let unavailable = |error: &dyn std::fmt::Display| {
         let text = format!("cannot query bots-ctl on {addr}: {error}; is it running in this container?");
-        Error::new(Kind::Unavailable, format!("{text} BOTS_CTL_HEALTH_ADDR sets that address"))
+        listener.explain(Error::new(Kind::Unavailable, format!("{text} BOTS_CTL_HEALTH_ADDR sets that address")))
     };
     let json = client::status(addr).map_err(|error| unavailable(&error))?;
     let status = serde_json::from_str(&json).map_err(|error| unavailable(&error))?;
@@ -45,14 +45,14 @@ fn fetch(addr: SocketAddr) -> Result<(String, Status), Error> {
 }
 
 /// Repeats until Ctrl-C, or until the reader closes its end. bots-ctl may be restarted in between.
-fn watch(addr: SocketAddr, flags: &cli::Status) -> Result<Outcome, Error> {
+fn watch(listener: &HealthListener, flags: &cli::Status) -> Result<Outcome, Error> {
     let wrong = |text| Error::new(Kind::Usage, format!("--interval {}: {text}", flags.interval));
     let interval = parse::interval(&flags.interval).map_err(wrong)?;
     let redraws = io::stdout().is_terminal() && !flags.json;
     let mut before = None;
     loop {
-        let fetched = fetch(addr);
-        let told = match &fetched {
+        let fetched = fetch(listener);
+        let output = match &fetched {
             Ok((json, _)) if flags.json => format!("{json}\n"),
             Ok((_, status)) => text(status),
             Err(error) if flags.json => format!("{}\n", serde_json::json!({ "error": error.to_string() })),
@@ -60,10 +60,10 @@ fn watch(addr: SocketAddr, flags: &cli::Status) -> Result<Outcome, Error> {
         };
         let now = fetched.map(|(_, status)| without_volatile_fields(status)).map_err(|error| error.to_string());
         let is_read = if redraws {
-            write(&render_screen(&told))
+            write(&render_screen(&output))
         } else if before.as_ref() != Some(&now) {
             let separator = if before.is_none() || flags.json { "" } else { "\n" };
-            write(&format!("{separator}{told}"))
+            write(&format!("{separator}{output}"))
         } else {
             true
         };

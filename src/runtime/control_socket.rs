@@ -170,11 +170,11 @@ fn receive(stream: UnixStream) -> Option<(ControlRequest, Requester)> {
     }
 }
 
-/// Sends a request and waits for its result. `report` is called with each intermediate message; the result is the last one.
+/// Connects to the bots-ctl that runs here.
 ///
 /// # Errors
-/// 69 if no bots-ctl is running here; otherwise as in its response.
-pub(crate) fn request(health_port: u16, request: ControlRequest, report: impl FnMut(&str)) -> Result<String, Error> {
+/// 69 if there is none; 64 if it is that of another user.
+pub(crate) fn connect(health_port: u16) -> Result<UnixStream, Error> {
     let unavailable = |error: io::Error| {
         let text = format!(
             "no bots-ctl with a health listener on port {health_port} runs here: {error}; bots-ctl status shows the one \
@@ -189,12 +189,19 @@ pub(crate) fn request(health_port: u16, request: ControlRequest, report: impl Fn
         let text = format!("the bots-ctl that runs here is that of user {}: run this command as that user", peer.uid());
         return Err(Error::new(Kind::Usage, text));
     }
-    exchange(stream, request, report)
+    Ok(stream)
 }
 
-/// Sends a request on a connection and reads the responses. A rejected client can read its response, but may be unable to send
-/// its request.
-fn exchange(mut stream: UnixStream, request: ControlRequest, mut report: impl FnMut(&str)) -> Result<String, Error> {
+/// Sends a request on a connection and waits for its result. `report` is called with each intermediate message; the result is the
+/// last one. A rejected client can read its response, but may be unable to send its request.
+///
+/// # Errors
+/// As in the response.
+pub(crate) fn request(
+    mut stream: UnixStream,
+    request: ControlRequest,
+    mut report: impl FnMut(&str),
+) -> Result<String, Error> {
     let lost = |error: io::Error| Error::new(Kind::Unavailable, format!("lost the connection to bots-ctl: {error}"));
     let sent = stream.write_all(request.to_line().as_bytes());
     for line in BufReader::new(stream).lines() {
@@ -231,7 +238,7 @@ mod tests {
     fn client_that_is_rejected_before_it_sends_gets_the_reason() {
         let (client, server) = UnixStream::pair().expect("a pair");
         Requester(server).failed(Kind::Usage, "the reason");
-        let error = exchange(client, ControlRequest::Reload, |_| {}).expect_err("the response is a rejection");
+        let error = request(client, ControlRequest::Reload, |_| {}).expect_err("the response is a rejection");
         assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Usage, "the reason"));
     }
 }

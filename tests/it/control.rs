@@ -8,7 +8,7 @@ use crate::support::bots::without_bots;
 use crate::support::mounted::{Mount, status};
 use crate::support::needs::{Need, needs};
 use crate::support::queue::with_queue;
-use crate::support::sandbox::{Running, Sandbox, bots_bin_dir};
+use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, wait_until};
 use crate::support::users::{as_user, open_to_all};
 
 fn service(running: &Running, name: &str) -> Value {
@@ -100,6 +100,26 @@ fn restart_replaces_only_the_named_service() {
     let alone = sandbox.start(&["jobqueue"]);
     alone.wait_ready();
     sandbox.run(&["restart", "jobqueue"]).expect_code(0);
+}
+
+/// The address may be wrong because of them.
+#[apply(test)]
+fn absent_listener_is_explained_by_errors_of_the_configuration() {
+    let mut sandbox = without_bots();
+    let toml = sandbox.home.path().join("bots-ctl.toml");
+    fs::write(&toml, "[log]\nlevel = \"loud\"\n").expect("written");
+    sandbox.set("BOTS_CTL_CONFIG", toml.display().to_string());
+    for (command, code) in
+        [(&["reload"][..], 78), (&["restart", "webserver"], 78), (&["status"], 78), (&["healthcheck"], 2)]
+    {
+        let failed = sandbox.run(command);
+        failed.expect_code(code);
+        assert!(failed.stderr.contains("bots-ctl.toml:2: log.level"), "{command:?}: {failed:?}");
+        assert_eq!(failed.stderr.lines().count(), 1, "{command:?}: {failed:?}");
+    }
+    let watching = sandbox.start(&["status", "--watch"]);
+    let shown = || watching.stdout().contains("bots-ctl.toml:2: log.level").then_some(());
+    wait_until("the error is shown", shown, || watching.report());
 }
 
 #[apply(test)]
