@@ -40,12 +40,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
         process::signals::block_all();
     }
     let args: Vec<OsString> = args.into_iter().collect();
-    if let Some(arguments) = engine_shim::arguments(&args) {
+    let outcome = run_command(&args)?;
+    command::check_output()?;
+    Ok(outcome)
+}
+
+fn run_command(args: &[OsString]) -> Result<Outcome, Error> {
+    if let Some(arguments) = engine_shim::arguments(args) {
         return command::engine::as_bots_engine(arguments);
     }
-    match Cli::read(&args) {
+    match Cli::read(args) {
         Ok(cli) => dispatch(cli),
-        Err(error) => usage(&error, &args),
+        Err(error) => usage(&error, args),
     }
 }
 
@@ -53,8 +59,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<Outcome, Error> {
 fn usage(error: &clap::Error, args: &[OsString]) -> Result<Outcome, Error> {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A closed pipe, as in `bots-ctl --help | head -1`, is not a failure.
-            let _ = error.print();
+            command::record_output(error.print());
             Ok(Outcome::Success)
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {

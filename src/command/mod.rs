@@ -22,8 +22,10 @@ pub mod webserver;
 
 use std::ffi::OsStr;
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use clap::CommandFactory;
 use tokio_util::task::TaskTracker;
@@ -135,8 +137,34 @@ fn write_line(line: &(impl Display + ?Sized)) {
     write_stdout(&format!("{line}\n"));
 }
 
-/// Writes a command's result. A closed pipe is not a failure.
+/// Writes a command's result. The command continues after an error, since its work must not be left half done.
 fn write_stdout(text: &str) {
-    use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut stdout = io::stdout();
+    record_output(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}
+
+/// The first error of standard output.
+static OUTPUT_ERROR: OnceLock<io::Error> = OnceLock::new();
+
+/// Keeps the first error of standard output for [`check_output`]; returns whether the text was written. A closed pipe, as in
+/// `bots-ctl --help | head -1`, is not an error.
+pub(crate) fn record_output(written: io::Result<()>) -> bool {
+    let is_written = written.is_ok();
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        let _ = OUTPUT_ERROR.set(error);
+    }
+    is_written
+}
+
+/// The check at the end of each command.
+///
+/// # Errors
+/// 1 if a part of its result could not be written, as on a full disk.
+pub(crate) fn check_output() -> Result<(), Error> {
+    match OUTPUT_ERROR.get() {
+        Some(error) => Err(Error::new(Kind::Failed, format!("cannot write to standard output: {error}"))),
+        None => Ok(()),
+    }
 }

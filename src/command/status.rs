@@ -11,7 +11,7 @@ use crate::status::model::Status;
 use crate::status::text::text;
 use crate::telemetry::escape::escape_control;
 
-use super::{HealthListener, write_stdout};
+use super::{HealthListener, record_output, write_stdout};
 
 /// Moves the cursor to the top, ends a line, and clears the rest of the screen.
 const HOME: &str = "\x1b[H";
@@ -78,7 +78,7 @@ fn watch(listener: &HealthListener, flags: &cli::Status) -> Result<Outcome, Erro
 /// Whether the text was written: the reader may have closed its end.
 fn write(text: &str) -> bool {
     let mut stdout = io::stdout();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
+    record_output(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
 /// The status without its continuously changing values.

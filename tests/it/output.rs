@@ -279,6 +279,30 @@ fn service_survives_closed_reader_or_full_disk() {
 }
 
 #[apply(test)]
+fn command_fails_if_its_result_cannot_be_written() {
+    let sandbox = Sandbox::new();
+    let commands: [&[&str]; 6] = [
+        &["--help"],
+        &["help", "up"],
+        &["completions", "bash"],
+        &["config", "show"],
+        &["config", "show", "health.addr"],
+        &["version", "--json"],
+    ];
+    for words in commands {
+        let full = File::options().write(true).open("/dev/full").expect("there is one");
+        let done = sandbox.command(words).stdout(full).output().expect("it runs");
+        assert_eq!(done.status.code(), Some(1), "{words:?}: {done:?}");
+        let stderr = String::from_utf8_lossy(&done.stderr);
+        assert!(stderr.starts_with("bots-ctl: cannot write to standard output: No space left"), "{words:?}: {stderr}");
+        let (reader, closed) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let done = sandbox.command(words).stdout(closed).output().expect("it runs");
+        assert_eq!((done.status.code(), done.stderr.len()), (Some(0), 0), "{words:?}: {done:?}");
+    }
+}
+
+#[apply(test)]
 fn traceback_becomes_one_json_record() {
     let sandbox = service("json", "venv/bin/python failing.py 2>errors; cat errors >&2; echo done");
     fs::write(sandbox.home.path().join("failing.py"), FAILING).expect("written");
