@@ -202,7 +202,14 @@ impl<'a> LayeredConfig<'a> {
 
     fn file_layer(&mut self, setting: &Setting) -> Option<RawValue> {
         let (path, values) = self.file.as_ref()?;
+        let name = format!("{}_file", setting.path);
+        let named = values.get(&name).filter(|_| setting.secret);
         if let Some(value) = values.get(setting.path) {
+            if named.is_some() {
+                let location = format!("{}:{}", path.display(), value.line);
+                self.report(format!("{location}: {} and {name} are both set: remove one of them", setting.path));
+                return None;
+            }
             // An empty variable counts as unset. An empty value in the file would be a known secret.
             if setting.secret && value.text.is_empty() {
                 let location = format!("{}:{}", path.display(), value.line);
@@ -212,8 +219,7 @@ impl<'a> LayeredConfig<'a> {
             let origin = Origin::File(path.clone(), value.line);
             return Some(RawValue { text: value.text.clone(), shape: Some(value.shape), origin });
         }
-        let name = format!("{}_file", setting.path);
-        let value = values.get(&name).filter(|_| setting.secret)?;
+        let value = named?;
         let (location, file) = (format!("{}:{}: {name}", path.display(), value.line), PathBuf::from(&value.text));
         self.secret_file(name, &location, file)
     }

@@ -166,6 +166,13 @@ fn toml_secret_is_inline_or_in_named_file() {
     let faults =
         load(&[], "[django]\nsecret_key_file = \"/nowhere/at/all\"\n", &[]).expect_err("there is no such file");
     assert!(faults[0].contains("cannot read /nowhere/at/all"), "{faults:?}");
+    let both = "[django]\nsecret_key_file = \"/nowhere\"\nsecret_key = \"hush\"\n";
+    let faults = load(&[], both, &[]).expect_err("it is unclear which one is right");
+    assert!(
+        faults[0].ends_with(
+            "bots-ctl.toml:3: django.secret_key and django.secret_key_file are both set: remove one of them"
+        )
+    );
     let faults = load(&[], "[django]\nsecret_key = \"\"\n", &[]).expect_err("anybody knows it");
     assert!(faults[0].contains(":2: django.secret_key is empty"), "{faults:?}");
 }
