@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::setting::ValueType;
 
@@ -64,12 +64,21 @@ fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, values: &mut BTreeMap<
 fn scalar(value: &DeValue<'_>) -> (String, ValueType) {
     match value {
         DeValue::String(text) => (text.to_string(), ValueType::Text),
-        DeValue::Integer(number) => (number.as_str().replace('_', ""), ValueType::Integer),
+        DeValue::Integer(number) => (decimal(number), ValueType::Integer),
         DeValue::Float(number) => (number.as_str().to_owned(), ValueType::Duration),
         DeValue::Boolean(flag) => (flag.to_string(), ValueType::Boolean),
         DeValue::Array(items) => list(items),
         DeValue::Datetime(date) => (date.to_string(), ValueType::Other),
         DeValue::Table(_) => (String::new(), ValueType::Other),
+    }
+}
+
+/// An integer with a prefix, such as `0x50`, in decimal. One that is too large for any setting keeps its prefix.
+fn decimal(number: &DeInteger<'_>) -> String {
+    let digits = number.as_str().replace('_', "");
+    match number.radix() {
+        10 => digits,
+        radix => i64::from_str_radix(&digits, radix).map_or_else(|_| number.to_string(), |number| number.to_string()),
     }
 }
 
@@ -91,6 +100,15 @@ mod tests {
         let values = parse("[health]\naddr = \"x\"\n\n[webserver]\nport = 1_0\n").expect("this is TOML");
         assert_eq!(values["health.addr"], TomlValue { text: "x".into(), shape: ValueType::Text, line: 2 });
         assert_eq!(values["webserver.port"], TomlValue { text: "10".into(), shape: ValueType::Integer, line: 5 });
+    }
+
+    #[test]
+    fn integers_with_a_prefix_become_decimal() {
+        let values =
+            parse("a = 0x50\nb = 0o7_55\nc = 0b101\nd = -5\ne = 0xffffffffffffffffffff\n").expect("this is TOML");
+        let text = |key: &str| values[key].text.as_str();
+        assert_eq!([text("a"), text("b"), text("c"), text("d")], ["80", "493", "5", "-5"]);
+        assert_eq!(text("e"), "0xffffffffffffffffffff");
     }
 
     #[test]
