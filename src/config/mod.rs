@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::fs::regular;
 use crate::model::{RestartRules, ServiceName};
 pub use choices::{ChildOutput, LogFormat, LogLevel, ServiceBackend, WarmStart, WatchMethod};
 pub use database_url::DatabaseUrl;
@@ -211,7 +212,7 @@ fn file_path(environment: &BTreeMap<String, String>, flag: Option<&Path>, home: 
     let named = flag.map(Path::to_path_buf).or_else(|| set(setting::CONFIG_FILE_ENV).map(PathBuf::from));
     let source = Path::new(set(keys::CONFIG_SOURCE_ENV).map_or(keys::CONFIG_SOURCE, String::as_str));
     let usual = [source.join("bots-ctl.toml"), home.join(".bots/bots-ctl.toml")];
-    named.or_else(|| usual.into_iter().find(|path| path.exists()))
+    named.or_else(|| usual.into_iter().find(|path| regular::may_exist(path)))
 }
 
 #[cfg(test)]

@@ -177,6 +177,22 @@ fn toml_secret_is_inline_or_in_named_file() {
     assert!(faults[0].contains(":2: django.secret_key is empty"), "{faults:?}");
 }
 
+/// A dangling link, or one to itself as on a volume that does not answer: the defaults would be other values.
+#[test]
+fn file_that_exists_but_cannot_be_read_is_an_error() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let source = dir.path().display().to_string();
+    let read = || Config::read(&map(&[("BOTS_CTL_CONFIG_SOURCE", &source)]), &[], None, Path::new("/nowhere")).1;
+    assert_eq!(read(), []);
+    for target in ["missing", "bots-ctl.toml"] {
+        let file = dir.path().join("bots-ctl.toml");
+        std::os::unix::fs::symlink(target, &file).expect("linked");
+        let faults = read();
+        assert!(faults[0].text.starts_with(&format!("cannot read the configuration file {source}")), "{faults:?}");
+        std::fs::remove_file(&file).expect("removed");
+    }
+}
+
 #[test]
 fn empty_variable_counts_as_unset() {
     let config = load(&[("PORT", ""), ("LOG_LEVEL", "")], "", &[]).expect("valid");

@@ -83,6 +83,13 @@ fn name(kind: FileType) -> &'static str {
     }
 }
 
+/// Whether there is a file, or an error that hides it, such as a directory without access: reading it reports the reason.
+#[must_use]
+pub fn may_exist(path: &Path) -> bool {
+    let missing = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+    path.symlink_metadata().map_or_else(|error| !missing.contains(&error.kind()), |_| true)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;

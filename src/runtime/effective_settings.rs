@@ -1,7 +1,5 @@
 //! The effective settings of bots-ctl and values of bots.ini, each with its origin.
 
-use std::path::PathBuf;
-
 use crate::bots::environment::parse_ini;
 use crate::config::Config;
 use crate::config::redact::{HIDDEN, redact};
@@ -49,7 +47,7 @@ pub(crate) fn effective_settings(config: &Config) -> Result<Vec<EffectiveValue>,
 fn bots_ini(config: &Config) -> Result<Vec<EffectiveValue>, Error> {
     let paths = &config.environment;
     let places = [&paths.config_source, &paths.config_dir].map(|directory| directory.join("bots.ini"));
-    let Some(path) = places.into_iter().find(|path: &PathBuf| path.exists()) else { return Ok(Vec::new()) };
+    let Some(path) = places.into_iter().find(|path| regular::may_exist(path)) else { return Ok(Vec::new()) };
     let text = regular::read_to_string(&path).map_err(|error| describe_io_error("read", &path, &error))?;
     let ini = parse_ini(&path, &text)?;
     let mut values = Vec::new();
