@@ -185,7 +185,7 @@ sections! {
             "job queue implementation: native (bots-ctl) or python (Bots's own server)";
         addr: Option<SocketAddr> = "jobqueue.addr", "BOTS_CTL_JOBQUEUE_ADDR", Text, parse::address, [""],
             "address of the job queue for other containers, such as 0.0.0.0:28083; requires the token";
-        token: Option<SecretString> = "jobqueue.token", "BOTS_CTL_JOBQUEUE_TOKEN", Text, parse::secret, secret,
+        token: Option<SecretString> = "jobqueue.token", "BOTS_CTL_JOBQUEUE_TOKEN", Text, parse::token, secret,
             "shared secret for job queue calls from other containers";
         url: Option<Endpoint> = "jobqueue.url", JOBQUEUE_URL_ENV, Text, parse::queue_url, [""],
             "job queue of another container, to which jobs are relayed, such as `http://bots-jobqueue:28083`";

@@ -33,6 +33,16 @@ pub fn secret(value: &str) -> ParseResult<SecretString> {
     Ok(SecretString::from(value))
 }
 
+/// A secret that is sent in a header of HTTP.
+pub fn token(value: &str) -> ParseResult<SecretString> {
+    match value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => secret(value),
+        false => {
+            Err("expected ASCII characters without spaces; `echo` appends a newline, `echo -n` does not".to_owned())
+        }
+    }
+}
+
 /// An absolute path, without trailing slashes (Bots 3.3.1 loses its `usersys` over one).
 pub fn absolute_path(value: &str) -> ParseResult<PathBuf> {
     let trimmed = value.trim_end_matches('/');

@@ -194,6 +194,17 @@ fn file_that_exists_but_cannot_be_read_is_an_error() {
 }
 
 #[test]
+fn token_that_no_header_can_contain_is_rejected_with_reason() {
+    let load = |token| load(&[("BOTS_CTL_JOBQUEUE_TOKEN", token)], "", &[]);
+    assert!(load("a-token_of/visible+characters==").is_ok());
+    for wrong in ["hush\n", "hush hush", "h\u{fc}sh"] {
+        let faults = load(wrong).expect_err("it is no token");
+        let text = "environment variable BOTS_CTL_JOBQUEUE_TOKEN: (hidden) is invalid: expected ASCII characters";
+        assert!(faults[0].starts_with(text) && faults[0].contains("echo -n"), "{faults:?}");
+    }
+}
+
+#[test]
 fn empty_variable_counts_as_unset() {
     let config = load(&[("PORT", ""), ("LOG_LEVEL", "")], "", &[]).expect("valid");
     assert_eq!(config.webserver.port, None);
