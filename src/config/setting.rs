@@ -14,9 +14,9 @@ pub enum ValueType {
     Boolean,
     /// A string such as `30s`, or a number of seconds.
     Duration,
-    /// An array of strings, or one string with commas.
+    /// An array of strings or integers, or one string with commas.
     List,
-    /// Not the type of any setting: a date, or an array of other items than strings.
+    /// Not the type of any setting: a date, or an array of other items.
     Other,
 }
 
@@ -55,7 +55,7 @@ impl ValueType {
             Self::Integer => "an integer",
             Self::Boolean => "true or false",
             Self::Duration => "a duration such as \"30s\"",
-            Self::List | Self::Other => "an array of strings",
+            Self::List | Self::Other => "an array of strings or integers",
         }
     }
 }

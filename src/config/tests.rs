@@ -205,6 +205,14 @@ fn token_that_no_header_can_contain_is_rejected_with_reason() {
 }
 
 #[test]
+fn list_of_numbers_may_be_written_as_numbers() {
+    let config = load(&[], "[engine]\nsuccess_exit_codes = [2, \"3\"]\n", &[]).expect("valid");
+    assert_eq!(config.engine.success_exit_codes, [2, 3]);
+    let faults = load(&[], "[engine]\nsuccess_exit_codes = [true]\n", &[]).expect_err("no number");
+    assert!(faults[0].ends_with("expected an array of strings or integers"), "{faults:?}");
+}
+
+#[test]
 fn empty_variable_counts_as_unset() {
     let config = load(&[("PORT", ""), ("LOG_LEVEL", "")], "", &[]).expect("valid");
     assert_eq!(config.webserver.port, None);

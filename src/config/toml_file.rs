@@ -83,7 +83,11 @@ fn decimal(number: &DeInteger<'_>) -> String {
 }
 
 fn list(items: &[Spanned<DeValue<'_>>]) -> (String, ValueType) {
-    let texts: Option<Vec<&str>> = items.iter().map(|item| item.get_ref().as_str()).collect();
+    let text_of = |item: &Spanned<DeValue<'_>>| match scalar(item.get_ref()) {
+        (text, ValueType::Text | ValueType::Integer) => Some(text),
+        _ => None,
+    };
+    let texts: Option<Vec<String>> = items.iter().map(text_of).collect();
     texts.map_or((String::from("[…]"), ValueType::Other), |texts| (texts.join(","), ValueType::List))
 }
 

@@ -113,7 +113,7 @@ fn init_db_reports_all_type_errors_with_lines() {
 
 #[apply(test)]
 fn list_setting_rejects_values_of_other_types() {
-    for value in ["[1, 2]", "2026-11-23", "[[\"a\"]]", "[{ a = 1 }]"] {
+    for value in ["[true]", "2026-11-23", "[[\"a\"]]", "[{ a = 1 }]"] {
         let (sandbox, path) = with_toml(&format!("[django]\nallowed_hosts = {value}\n"));
         let words = format!("{path}:2: django.allowed_hosts");
         one_fault(&sandbox.run(&["config", "show"]), 78, &[&words, "expected an array of strings"]);
