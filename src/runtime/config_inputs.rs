@@ -22,7 +22,7 @@ impl ConfigInputs {
         let environment: BTreeMap<String, String> = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
             .collect();
-        let home = home_dir(environment.get("HOME"))?;
+        let home = home_dir(environment.get("HOME"), home_of_user)?;
         let committed = reload_state::own_file();
         let file = committed.as_deref().or(self.file.as_deref());
         let (config, mut faults) = Config::read(&environment, &self.overrides, file, &home);
@@ -32,17 +32,34 @@ impl ConfigInputs {
 }
 
 /// `HOME`, else the entry in the user database, as in Bots.
-fn home_dir(variable: Option<&String>) -> Result<PathBuf, Error> {
+fn home_dir(variable: Option<&String>, of_user: impl Fn() -> Option<PathBuf>) -> Result<PathBuf, Error> {
     let named = variable.filter(|home| !home.is_empty()).map(PathBuf::from);
     if let Some(relative) = named.as_ref().filter(|home| home.is_relative()) {
         let text =
             format!("HOME={} is relative: set HOME to the absolute path of a writable directory", relative.display());
         return Err(Error::new(Kind::Configuration, text));
     }
-    let known = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir);
-    named.or_else(known).ok_or_else(|| {
+    named.or_else(|| of_user().filter(|home| home.is_absolute())).ok_or_else(|| {
         let uid = nix::unistd::getuid();
         let text = format!("HOME is not set, and user {uid} has no home directory: set HOME to a writable directory");
         Error::new(Kind::Configuration, text)
     })
+}
+
+fn home_of_user() -> Option<PathBuf> {
+    nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_with_an_empty_home_directory_has_none() {
+        for dir in [None, Some(""), Some("home")] {
+            let error = home_dir(None, || dir.map(PathBuf::from)).expect_err("there is none");
+            assert!(error.kind() == Kind::Configuration && error.to_string().contains("set HOME"), "{error}");
+        }
+        assert_eq!(home_dir(Some(&String::new()), || Some("/home/me".into())), Ok(PathBuf::from("/home/me")));
+    }
 }
