@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::exit::CODES;
+use crate::exit::Kind;
 use crate::model::{Check, Driver, ServiceName};
 
 use exec::EXEC_EXAMPLES;
@@ -24,7 +24,7 @@ pub use plugin::{ApplyPlugin, Demo, Plugin};
 pub use services::{Dirmonitor, Engine, Jobqueue, Up, Webserver};
 
 fn exit_codes() -> String {
-    let own = CODES.iter().map(|(_, code, meaning)| format!("\n  {code:<4} {meaning}"));
+    let own = Kind::ALL.map(|kind| format!("\n  {:<4} {}", kind.code(), kind.meaning()));
     let first = "Exit codes:\n  the exit code of the service; 128+n if signal n ended it; 0 after a stop on request";
     std::iter::once(first.to_owned()).chain(own).collect()
 }

@@ -1,7 +1,7 @@
-//! How a command ends: outcomes, failures, and the table of exit codes.
+//! How a command ends: outcomes, failures, and their exit codes.
 //!
 //! The exit code of a supervised process is preserved, so bots-ctl's failures use codes that neither the engine (0 to
-//! 3) nor a shell (1, 2) uses. `--help` is generated from this table; a test compares the README with it.
+//! 3) nor a shell (1, 2) uses. `--help` is generated from them; a test compares the README with it.
 
 use std::fmt;
 
@@ -57,18 +57,6 @@ pub enum Kind {
     NotFound,
 }
 
-/// Every failure kind with its exit code and its meaning for a reader of the documentation.
-pub const CODES: [(Kind, u8, &str); 8] = [
-    (Kind::Failed, 1, "failure (init-db, install), rejected job, unhealthy (healthcheck), or problems found (status)"),
-    (Kind::CheckNotRun, 2, "the check itself could not run (healthcheck)"),
-    (Kind::Usage, 64, "usage error"),
-    (Kind::Unavailable, 69, "a required service or port is unavailable"),
-    (Kind::Internal, 70, "internal error, or not available in this version"),
-    (Kind::Configuration, 78, "configuration error, or an unusable directory"),
-    (Kind::CannotExecute, 126, "the program cannot be executed"),
-    (Kind::NotFound, 127, "the program was not found"),
-];
-
 impl Outcome {
     /// The number the process exits with.
     #[must_use]
@@ -82,10 +70,54 @@ impl Outcome {
 }
 
 impl Kind {
+    /// All kinds, in the order of their exit codes.
+    pub const ALL: [Self; 8] = [
+        Self::Failed,
+        Self::CheckNotRun,
+        Self::Usage,
+        Self::Unavailable,
+        Self::Internal,
+        Self::Configuration,
+        Self::CannotExecute,
+        Self::NotFound,
+    ];
+
     /// The number the process exits with.
     #[must_use]
     pub fn code(self) -> u8 {
-        CODES.iter().find(|(kind, ..)| *kind == self).map_or(70, |(_, code, _)| *code)
+        match self {
+            Self::Failed => 1,
+            Self::CheckNotRun => 2,
+            Self::Usage => 64,
+            Self::Unavailable => 69,
+            Self::Internal => 70,
+            Self::Configuration => 78,
+            Self::CannotExecute => 126,
+            Self::NotFound => 127,
+        }
+    }
+
+    /// The meaning of the exit code for a reader of the documentation.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Failed => {
+                "failure (init-db, install), rejected job, unhealthy (healthcheck), or problems found (status)"
+            }
+            Self::CheckNotRun => "the check itself could not run (healthcheck)",
+            Self::Usage => "usage error",
+            Self::Unavailable => "a required service or port is unavailable",
+            Self::Internal => "internal error, or not available in this version",
+            Self::Configuration => "configuration error, or an unusable directory",
+            Self::CannotExecute => "the program cannot be executed",
+            Self::NotFound => "the program was not found",
+        }
+    }
+
+    /// The kind with this exit code.
+    #[must_use]
+    pub fn of_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 }
 
@@ -98,9 +130,7 @@ pub fn job_exit_in_words(task: &str, code: u8) -> String {
         1 if is_engine(task) => "the engine run failed",
         2 if is_engine(task) => "the run finished, with errors in files or channels",
         3 if is_engine(task) => "no run: another engine is running, or its port is in use",
-        _ if is_engine(task) => {
-            CODES.iter().find(|(_, own, _)| *own == code).map_or("unknown to bots-ctl", |(.., meaning)| *meaning)
-        }
+        _ if is_engine(task) => Kind::of_code(code).map_or("unknown to bots-ctl", Kind::meaning),
         _ => return format!("exit code {code}"),
     };
     format!("exit code {code}: {meaning}")
@@ -162,9 +192,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_distinct_and_complete() {
-        let numbers: Vec<u8> = CODES.iter().map(|(_, code, _)| *code).collect();
-        assert_eq!(numbers, [1, 2, 64, 69, 70, 78, 126, 127]);
+    fn codes_are_distinct_and_documented() {
+        assert_eq!(Kind::ALL.map(Kind::code), [1, 2, 64, 69, 70, 78, 126, 127]);
+        assert_eq!(Kind::ALL.map(|kind| Kind::of_code(kind.code())), Kind::ALL.map(Some));
+        assert_eq!(Kind::of_code(3), None);
     }
 
     #[test]

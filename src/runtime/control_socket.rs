@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::exit::{CODES, Error, Kind};
+use crate::exit::{Error, Kind};
 use crate::model::ServiceName;
 
 use super::bots_environment::blocking;
@@ -209,10 +209,7 @@ pub(crate) fn request(
         match code {
             None => report(&text),
             Some(0) => return Ok(text),
-            Some(code) => {
-                let kind = CODES.iter().find(|(_, known, _)| *known == code).map_or(Kind::Failed, |(kind, ..)| *kind);
-                return Err(Error::new(kind, text));
-            }
+            Some(code) => return Err(Error::new(Kind::of_code(code).unwrap_or(Kind::Failed), text)),
         }
     }
     sent.map_err(lost)?;

@@ -92,9 +92,9 @@ fn named_variables_metrics_and_tables_exist() {
 
 #[apply(test)]
 fn named_exit_codes_exist() {
-    let own = bots_ctl::exit::CODES.iter().map(|(_, code, _)| u32::from(*code));
+    let own = bots_ctl::exit::Kind::ALL.map(|kind| u32::from(kind.code()));
     // The engine's, and those of signals.
-    let known: BTreeSet<u32> = own.chain(0..=3).chain(129..=128 + 64).collect();
+    let known: BTreeSet<u32> = own.into_iter().chain(0..=3).chain(129..=128 + 64).collect();
     let mut wrong = Vec::new();
     for page in pages() {
         let words: Vec<&str> = page.text.split_whitespace().collect();

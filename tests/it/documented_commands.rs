@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use bots_ctl::cli::{self, Cli};
 use bots_ctl::config::Config;
 use bots_ctl::config::setting::ValueType;
+use bots_ctl::exit::Kind;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
@@ -112,8 +113,8 @@ fn commands_page_matches_code() {
         text.push_str(&flags(&command, |id| !global.contains(&id.to_owned())));
     }
     text.push_str(EXIT_CODES);
-    for (_, code, meaning) in bots_ctl::exit::CODES {
-        text.push_str(&format!("| {code} | {meaning} |\n"));
+    for kind in Kind::ALL {
+        text.push_str(&format!("| {} | {} |\n", kind.code(), kind.meaning()));
     }
     expect_page("docs/commands.md", &text);
 }
