@@ -32,8 +32,8 @@ pub enum Outcome {
     Success,
     /// A child exited with this code (128 + n after signal n).
     Child(u8),
-    /// `healthcheck`, `config check` or `init-db --check` found a problem.
-    Unhealthy,
+    /// The command ran and found problems or pending changes.
+    ProblemsFound,
 }
 
 /// The kind of a failure, which determines the exit code.
@@ -64,7 +64,7 @@ impl Outcome {
         match self {
             Self::Success => 0,
             Self::Child(code) => code,
-            Self::Unhealthy => 1,
+            Self::ProblemsFound => 1,
         }
     }
 }

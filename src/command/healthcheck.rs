@@ -31,7 +31,7 @@ pub fn run(global: &Global, flags: Healthcheck) -> Result<Outcome, Error> {
     } else if !flags.quiet {
         write_stdout(&to_text(&response.body));
     }
-    Ok(if response.healthy { Outcome::Success } else { Outcome::Unhealthy })
+    Ok(if response.healthy { Outcome::Success } else { Outcome::ProblemsFound })
 }
 
 fn query_listener(global: &Global, check: Check) -> Result<ProbeReply, Error> {

@@ -64,7 +64,7 @@ fn print_result(json: bool, task: InitOptions, report: &Report, result: Result<(
         report.log_unfixed();
     }
     result?;
-    Ok(if is_incomplete { Outcome::Unhealthy } else { Outcome::Success })
+    Ok(if is_incomplete { Outcome::ProblemsFound } else { Outcome::Success })
 }
 
 /// The command's own code for a database that cannot be used is 1.

@@ -84,7 +84,7 @@ fn run_test(global: &Global, source: &Path, report: Option<&Path>) -> Result<Out
         };
         let results = test(config, reaper, source, report, show).await?;
         let is_success = results.iter().all(|result| result.differences.is_empty());
-        Ok(if is_success { Outcome::Success } else { Outcome::Unhealthy })
+        Ok(if is_success { Outcome::Success } else { Outcome::ProblemsFound })
     })
 }
 
@@ -114,5 +114,5 @@ fn finish(change: &Change, check: bool, json: bool, done: &str) -> Outcome {
     } else {
         write_line(&show::summary(&change.plan));
     }
-    if check && !change.plan.is_empty() { Outcome::Unhealthy } else { Outcome::Success }
+    if check && !change.plan.is_empty() { Outcome::ProblemsFound } else { Outcome::Success }
 }

@@ -30,7 +30,7 @@ pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
     let (json, status) = fetch(&listener)?;
     write_stdout(&if flags.json { format!("{json}\n") } else { text(&status) });
     let is_well = if flags.check { status.problems.is_empty() } else { status.ready };
-    Ok(if is_well { Outcome::Success } else { Outcome::Unhealthy })
+    Ok(if is_well { Outcome::Success } else { Outcome::ProblemsFound })
 }
 
 fn fetch(listener: &HealthListener) -> Result<(String, Status), Error> {
