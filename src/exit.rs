@@ -126,7 +126,8 @@ impl Kind {
 pub fn job_exit_in_words(task: &str, code: u8) -> String {
     let meaning = match code {
         0 => "done",
-        129.. => "terminated by a signal",
+        // Linux has 64 signals.
+        129..=192 => "terminated by a signal",
         1 if is_engine(task) => "the engine run failed",
         2 if is_engine(task) => "the run finished, with errors in files or channels",
         3 if is_engine(task) => "no run: another engine is running, or its port is in use",
@@ -196,6 +197,13 @@ mod tests {
         assert_eq!(Kind::ALL.map(Kind::code), [1, 2, 64, 69, 70, 78, 126, 127]);
         assert_eq!(Kind::ALL.map(|kind| Kind::of_code(kind.code())), Kind::ALL.map(Some));
         assert_eq!(Kind::of_code(3), None);
+    }
+
+    #[test]
+    fn only_codes_of_signals_are_called_signals() {
+        assert_eq!(job_exit_in_words("task", 143), "exit code 143: terminated by a signal");
+        assert_eq!(job_exit_in_words("task", 255), "exit code 255");
+        assert_eq!(job_exit_in_words("bots-engine", 193), "exit code 193: unknown to bots-ctl");
     }
 
     #[test]
