@@ -9,10 +9,9 @@ use crate::config::{Config, LogConfig, LogLevel};
 use crate::exit::{Error, Kind, Outcome};
 use crate::telemetry::escape::escape_control;
 
-use super::{for_one_shot, load_config, read_config, write_line};
+use super::{for_one_shot, load_config, read_config, run_one_shot_with, write_line};
 use crate::runtime::config_check;
 use crate::runtime::effective_settings::{EffectiveValue, effective_settings};
-use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
 /// Prints all values, or one of them, with their sources.
 ///
@@ -68,13 +67,8 @@ pub fn check(global: &Global) -> Result<Outcome, Error> {
     let config = for_one_shot(config);
     let mut faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
     let quiet = LogConfig { level: config.log.level.min(LogLevel::Warn), ..config.log };
-    with_session(Config { log: quiet, ..config }, async |mut session| {
-        let Session { config, reaper, signals, .. } = &mut session;
-        let Ok(found) = run_until_shutdown(signals, &TaskTracker::new(), config_check::check(config, reaper)).await
-        else {
-            return Err(Error::new(Kind::CheckNotRun, "interrupted"));
-        };
-        match found {
+    run_one_shot_with(Config { log: quiet, ..config }, &TaskTracker::new(), async |config, reaper| {
+        match config_check::check(config, reaper).await {
             Ok(found) => {
                 faults.extend(found.faults);
                 found.notes.iter().for_each(|note| write_line(&format!("note: {}", escape_control(note))));

@@ -15,23 +15,28 @@ use crate::model::Check;
 use crate::process::blocking;
 use crate::process::reaper::Reaper;
 
-use super::{HealthListener, load_config, write_line, write_stdout};
+use super::{HealthListener, load_config, run_one_shot_with, write_line, write_stdout};
 use crate::runtime::bots_environment::{django_settings, health_targets};
-use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
 /// Runs the command.
 ///
 /// # Errors
 /// Code 2 when the check could not be carried out.
 pub fn run(global: &Global, flags: Healthcheck) -> Result<Outcome, Error> {
-    let response =
-        if flags.standalone { standalone(global, flags.check)? } else { query_listener(global, flags.check)? };
-    if flags.json {
-        write_line(&response.body);
-    } else if !flags.quiet {
-        write_stdout(&to_text(&response.body));
+    if flags.standalone {
+        return standalone(global, flags);
     }
-    Ok(if response.healthy { Outcome::Success } else { Outcome::ProblemsFound })
+    let ProbeReply { healthy, body } = query_listener(global, flags.check)?;
+    Ok(print(healthy, &body, flags))
+}
+
+fn print(is_healthy: bool, body: &str, flags: Healthcheck) -> Outcome {
+    if flags.json {
+        write_line(body);
+    } else if !flags.quiet {
+        write_stdout(&to_text(body));
+    }
+    if is_healthy { Outcome::Success } else { Outcome::ProblemsFound }
 }
 
 fn query_listener(global: &Global, check: Check) -> Result<ProbeReply, Error> {
@@ -46,17 +51,13 @@ fn query_listener(global: &Global, check: Check) -> Result<ProbeReply, Error> {
 }
 
 /// The same checks without a listener, and without any service: this process has none.
-fn standalone(global: &Global, check: Check) -> Result<ProbeReply, Error> {
+fn standalone(global: &Global, flags: Healthcheck) -> Result<Outcome, Error> {
     let config = load_config(global, Vec::new()).map_err(into_check_not_run)?;
-    let checked = with_session(config, async |mut session| {
-        let Session { config, reaper, signals, .. } = &mut session;
-        match run_until_shutdown(signals, &TaskTracker::new(), run_check(config, reaper, check)).await {
-            Ok(report) => report,
-            Err(_) => Err(Error::new(Kind::CheckNotRun, "interrupted")),
-        }
+    let checked = run_one_shot_with(config, &TaskTracker::new(), async |config, reaper| {
+        let response = run_check(config, reaper, flags.check).await?;
+        Ok(print(response.healthy, &response.to_json(), flags))
     });
-    let report = checked.map_err(into_check_not_run)?;
-    Ok(ProbeReply { healthy: report.healthy, body: report.to_json() })
+    checked.map_err(into_check_not_run)
 }
 
 async fn run_check(config: &Config, reaper: &Reaper, check: Check) -> Result<ProbeResponse, Error> {

@@ -49,11 +49,6 @@ fn load_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error
     Err(Error::all(kind, faults.into_iter().map(|fault| fault.text).collect()))
 }
 
-/// As [`load_config`], for a one-shot command: its log is text unless JSON is requested.
-fn load_one_shot_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error> {
-    load_config(global, more).map(for_one_shot)
-}
-
 /// Runs a command that does one thing for a user and ends. A stop signal interrupts `work`, except while it holds a token of
 /// `critical`, and terminates its processes.
 fn run_one_shot(
@@ -62,7 +57,16 @@ fn run_one_shot(
     critical: &TaskTracker,
     work: impl AsyncFnOnce(&Config, &Reaper) -> Result<Outcome, Error>,
 ) -> Result<Outcome, Error> {
-    with_session(load_one_shot_config(global, more)?, async |mut session| {
+    run_one_shot_with(for_one_shot(load_config(global, more)?), critical, work)
+}
+
+/// As [`run_one_shot`], with a configuration that is read already.
+fn run_one_shot_with(
+    config: Config,
+    critical: &TaskTracker,
+    work: impl AsyncFnOnce(&Config, &Reaper) -> Result<Outcome, Error>,
+) -> Result<Outcome, Error> {
+    with_session(config, async |mut session| {
         let Session { config, reaper, signals, .. } = &mut session;
         match run_until_shutdown(signals, critical, work(config, reaper)).await {
             Ok(outcome) => outcome,
@@ -75,6 +79,7 @@ fn run_one_shot(
     })
 }
 
+/// The log of a one-shot command is text unless JSON is requested.
 fn for_one_shot(mut config: Config) -> Config {
     if config.log.format == LogFormat::Auto {
         config.log.format = LogFormat::Text;

@@ -8,23 +8,18 @@ use crate::bots::versions::InstalledVersions;
 use crate::cli::Global;
 use crate::exit::{Error, Outcome};
 use crate::runtime::bots_environment::find_bots;
-use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
-use super::{for_one_shot, read_config, write_line};
+use super::{for_one_shot, read_config, run_one_shot_with, write_line};
 
 /// Prints the versions; if Bots is missing or cannot be imported, that of bots-ctl and the reason.
 ///
 /// # Errors
-/// When the configuration file cannot be read.
+/// When the home directory is unknown. Other errors of the configuration are ignored.
 pub fn run(global: &Global, json: bool) -> Result<Outcome, Error> {
     let (config, _) = read_config(global, Vec::new())?;
-    with_session(for_one_shot(config), async |mut session| {
-        let Session { config, reaper, signals, .. } = &mut session;
-        let asking = async { find_bots(config, reaper).await?.versions(reaper).await };
-        match run_until_shutdown(signals, &TaskTracker::new(), asking).await {
-            Ok(found) => print(&found, json),
-            Err(exit) => return Ok(Outcome::Child(exit.code())),
-        }
+    run_one_shot_with(for_one_shot(config), &TaskTracker::new(), async |config, reaper| {
+        let found = async { find_bots(config, reaper).await?.versions(reaper).await };
+        print(&found.await, json);
         Ok(Outcome::Success)
     })
 }

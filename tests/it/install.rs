@@ -7,7 +7,8 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 use crate::support::needs::{Need, needs};
-use crate::support::sandbox::Sandbox;
+use crate::support::process::{wait_descendant, write_program};
+use crate::support::sandbox::{Sandbox, processes_with};
 
 /// A sandbox without a Bots.
 fn without_bots() -> Sandbox {
@@ -44,6 +45,22 @@ fn interrupted_installation_is_unusable_until_next_install() {
     let again = sandbox.run(&["install"]);
     again.expect_code(0);
     assert!(again.stderr.contains("Bots is installed in") && !again.stderr.contains("(1/3)"), "{}", again.stderr);
+}
+
+/// As a compiler of pip, which would write to the directory of the next attempt.
+#[apply(test)]
+fn interrupted_installation_leaves_no_process() {
+    let mut sandbox = without_bots();
+    let python = sandbox.home.path().join("python");
+    let script = "#!/bin/sh\ncase \"$*\" in\n*venv*) setsid sleep 1017 & wait ;;\n*) echo 3011 ;;\nesac\n";
+    write_program(&python, script, 0o755);
+    sandbox.set("BOTS_CTL_PYTHON", python.display().to_string());
+    let mut installing = sandbox.start(&["install"]);
+    wait_descendant(&installing, "sleep 1017");
+    installing.signal(Signal::SIGTERM);
+    assert_eq!(installing.wait_code(), 143, "{}", installing.report());
+    assert!(installing.stderr().contains("run install again to complete it"), "{}", installing.report());
+    assert_eq!(processes_with("sleep 1017"), []);
 }
 
 #[apply(test)]

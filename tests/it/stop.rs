@@ -105,8 +105,9 @@ fn stop_signal_ends_hanging_settings_import() {
     for (args, code) in [
         (vec!["webserver"], 0),
         (vec!["init-db"], 143),
-        (vec!["config", "check"], 2),
+        (vec!["config", "check"], 143),
         (vec!["dirmonitor", "--dry-run"], 143),
+        (vec!["healthcheck", "--standalone"], 143),
     ] {
         let mut hanging = sandbox.start(&args);
         wait_until("settings.py is being imported", || reached.exists().then_some(()), || hanging.report());
