@@ -12,16 +12,13 @@ use crate::model::ServiceName;
 use crate::telemetry::escape::escape_control;
 use crate::watch::scan::WatchState;
 
-use super::{config_inputs, load_config, overrides, run_one_shot, write_line, write_stdout};
+use super::{overrides, run_one_shot, run_services, write_line, write_stdout};
 use crate::runtime::dirmonitor_dry_run::{self, ScannedTarget};
-use crate::runtime::serve::serve;
-use crate::runtime::service_spec::ServePlan;
-use crate::runtime::session::with_session;
 
 /// Runs the command.
 ///
 /// # Errors
-/// Whatever keeps the monitor from starting.
+/// All errors that keep the monitor from starting.
 pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
     let given = overrides([
         ("dirmonitor.backend", "--backend", flags.backend.clone()),
@@ -30,10 +27,7 @@ pub fn run(global: &Global, flags: &cli::Dirmonitor) -> Result<Outcome, Error> {
     if flags.dry_run {
         return dry_run(global, given, flags.json);
     }
-    with_session(load_config(global, given.clone())?, async |session| {
-        let inputs = config_inputs(global, given);
-        serve(session, ServePlan { only: Some(ServiceName::Dirmonitor), args: flags.args.clone(), inputs }).await
-    })
+    run_services(global, given, Some(ServiceName::Dirmonitor), &flags.args, false)
 }
 
 fn dry_run(global: &Global, given: Vec<FlagOverride>, json: bool) -> Result<Outcome, Error> {

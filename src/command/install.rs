@@ -5,6 +5,7 @@ use std::path::Path;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::bots;
 use crate::bots::install::install;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Outcome};
@@ -12,6 +13,7 @@ use crate::model::Driver;
 use crate::process::terminate::terminate_all;
 
 use super::{for_one_shot, load_config};
+use crate::runtime::bots_environment::find_bots;
 use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
 /// Installs Bots, or completes an installation.
@@ -26,7 +28,7 @@ pub fn run(global: &Global, flags: &cli::Install) -> Result<Outcome, Error> {
 
 /// Installs Bots. Returns the exit code if a signal interrupts the installation. The next attempt starts an incomplete
 /// installation over.
-pub(super) async fn interruptible(
+async fn interruptible(
     session: &mut Session,
     drivers: &[Driver],
     from: Option<&Path>,
@@ -41,5 +43,13 @@ pub(super) async fn interruptible(
             warn!("interrupted by {exit}: run install again to complete it");
             Ok(Some(Outcome::Child(exit.code())))
         }
+    }
+}
+
+/// Installs Bots when none is found; returns the command's outcome if that was interrupted.
+pub(super) async fn install_if_missing(session: &mut Session) -> Result<Option<Outcome>, Error> {
+    match find_bots(&session.config, &session.reaper).await {
+        Err(bots::Error::NotInstalled(_)) => interruptible(session, &[], None).await,
+        found => Ok(found.map(|_| None)?),
     }
 }

@@ -20,7 +20,7 @@ pub mod up;
 pub mod version;
 pub mod webserver;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -34,19 +34,44 @@ use crate::cli::{self, Cli, Global};
 use crate::config::layers::closest_match;
 use crate::config::{Config, Diagnostic, FlagOverride, LogFormat};
 use crate::exit::{Error, Kind, Outcome};
+use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::process::terminate::terminate_all;
 use crate::runtime::config_inputs::ConfigInputs;
+use crate::runtime::serve::serve;
+use crate::runtime::service_spec::ServePlan;
 use crate::runtime::session::{Session, run_until_shutdown, with_session};
 
 /// Reads the configuration for a command line; `more` are the overrides by flags of the command itself.
 fn load_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error> {
-    let (config, faults) = read_config(global, more)?;
+    load(&config_inputs(global, more))
+}
+
+fn load(inputs: &ConfigInputs) -> Result<Config, Error> {
+    let (config, faults) = inputs.read()?;
     if faults.is_empty() {
         return Ok(config);
     }
     let kind = if faults.iter().all(|fault| fault.is_from_command_line) { Kind::Usage } else { Kind::Configuration };
     Err(Error::all(kind, faults.into_iter().map(|fault| fault.text).collect()))
+}
+
+/// Runs one service, with arguments for its program, or those of `up`, until they end. With `needs_install`, Bots is installed
+/// first if none is found.
+fn run_services(
+    global: &Global,
+    given: Vec<FlagOverride>,
+    only: Option<ServiceName>,
+    args: &[OsString],
+    needs_install: bool,
+) -> Result<Outcome, Error> {
+    let inputs = ConfigInputs { is_up: only.is_none(), ..config_inputs(global, given) };
+    with_session(load(&inputs)?, async |mut session| {
+        if needs_install && let Some(interrupted) = install::install_if_missing(&mut session).await? {
+            return Ok(interrupted);
+        }
+        serve(session, ServePlan { only, args: args.to_vec(), inputs }).await
+    })
 }
 
 /// Runs a command that does one thing for a user and ends. A stop signal interrupts `work`, except while it holds a token of
@@ -100,7 +125,7 @@ fn config_inputs(global: &Global, more: Vec<FlagOverride>) -> ConfigInputs {
         ("environment.config_dir", "--config-dir", global.config_dir.as_ref().map(absolute)),
         ("log.level", "--log-level", global.log_level.clone()),
     ]));
-    ConfigInputs { overrides: flags, file: global.config.clone() }
+    ConfigInputs { overrides: flags, file: global.config.clone(), is_up: false }
 }
 
 /// This container's health listener, for the commands that query it.

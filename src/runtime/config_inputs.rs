@@ -14,6 +14,8 @@ use super::reload_state;
 pub(crate) struct ConfigInputs {
     pub overrides: Vec<FlagOverride>,
     pub file: Option<PathBuf>,
+    /// Whether the command is `up`, which runs all services unless a setting selects some.
+    pub is_up: bool,
 }
 
 impl ConfigInputs {
@@ -25,8 +27,9 @@ impl ConfigInputs {
         let home = home_dir(environment.get("HOME"), home_of_user)?;
         let committed = reload_state::own_file();
         let file = committed.as_deref().or(self.file.as_deref());
-        let (config, mut faults) = Config::read(&environment, &self.overrides, file, &home);
+        let (mut config, mut faults) = Config::read(&environment, &self.overrides, file, &home);
         faults.extend(volume_names::fault(&config).map(|text| Diagnostic { text, is_from_command_line: false }));
+        config.enables_queue = self.is_up && config.up.services.is_none();
         Ok((config, faults))
     }
 }
@@ -53,6 +56,17 @@ fn home_of_user() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_of_up_are_enabled_at_each_reading() {
+        let services = FlagOverride { path: "up.services", flag: "--services", value: "webserver".to_owned() };
+        for (is_up, overrides, expected) in
+            [(true, vec![], true), (true, vec![services], false), (false, vec![], false)]
+        {
+            let (config, _) = ConfigInputs { overrides, file: None, is_up }.read().expect("there is a home directory");
+            assert_eq!(config.enables_queue, expected);
+        }
+    }
 
     #[test]
     fn user_with_an_empty_home_directory_has_none() {
