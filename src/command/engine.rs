@@ -55,8 +55,8 @@ pub fn as_bots_engine(argv: &[OsString]) -> Result<Outcome, Error> {
         return Err(Error::new(Kind::Configuration, text));
     }
     let global = Global { config_dir: arguments.config_dir.clone(), ..Global::default() };
-    let shape = [("log.format", "text"), ("log.child_output", "raw")];
-    let given = overrides(shape.map(|(path, value)| (path, "bots-engine", Some(value.to_owned()))));
+    let output = [("log.format", "text"), ("log.child_output", "raw")];
+    let given = overrides(output.map(|(path, value)| (path, "bots-engine", Some(value.to_owned()))));
     run_with(&global, given, arguments, forked)
 }
 

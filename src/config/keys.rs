@@ -30,30 +30,37 @@ pub const CONFIG_SOURCE: &str = "/config";
 
 /// One field of a section, by the form of its default.
 macro_rules! read {
-    ($layers:ident, secret, $parse:expr, $path:literal, $env:expr, $shape:ident, $help:literal) => {
-        $layers.optional(&setting!($path, $env, $shape, "", true, $help), $parse)
+    ($layers:ident, secret, $parse:expr, $path:literal, $env:expr, $value_type:ident, $help:literal) => {
+        $layers.optional(&setting!($path, $env, $value_type, "", true, $help), $parse)
     };
-    ($layers:ident, [$default:literal], $parse:expr, $path:literal, $env:expr, $shape:ident, $help:literal) => {
-        $layers.optional(&setting!($path, $env, $shape, $default, false, $help), $parse)
+    ($layers:ident, [$default:literal], $parse:expr, $path:literal, $env:expr, $value_type:ident, $help:literal) => {
+        $layers.optional(&setting!($path, $env, $value_type, $default, false, $help), $parse)
     };
-    ($layers:ident, $default:expr, $parse:expr, $path:literal, $env:expr, $shape:ident, $help:literal) => {
-        $layers.get(&setting!($path, $env, $shape, $default, false, $help), $parse)
+    ($layers:ident, $default:expr, $parse:expr, $path:literal, $env:expr, $value_type:ident, $help:literal) => {
+        $layers.get(&setting!($path, $env, $value_type, $default, false, $help), $parse)
     };
 }
 
 macro_rules! setting {
-    ($path:literal, $env:expr, $shape:ident, $default:expr, $secret:literal, $help:literal) => {
-        Setting { path: $path, env: $env, shape: ValueType::$shape, default: $default, secret: $secret, help: $help }
+    ($path:literal, $env:expr, $value_type:ident, $default:expr, $secret:literal, $help:literal) => {
+        Setting {
+            path: $path,
+            env: $env,
+            value_type: ValueType::$value_type,
+            default: $default,
+            secret: $secret,
+            help: $help,
+        }
     };
 }
 
 /// Reads each field of a struct from its setting.
 macro_rules! readers {
-    ($section:ident { $($field:ident: $type:ty = $path:literal, $env:expr, $shape:ident, $parse:expr, $default:tt, $help:literal;)* }) => {
+    ($section:ident { $($field:ident: $type:ty = $path:literal, $env:expr, $value_type:ident, $parse:expr, $default:tt, $help:literal;)* }) => {
         impl $section {
             /// Reads the section.
             pub(super) fn read(layers: &mut LayeredConfig<'_>) -> Self {
-                $(let $field: $type = read!(layers, $default, $parse, $path, $env, $shape, $help);)*
+                $(let $field: $type = read!(layers, $default, $parse, $path, $env, $value_type, $help);)*
                 Self { $($field,)* }
             }
         }
@@ -62,11 +69,11 @@ macro_rules! readers {
 
 /// Declares a struct for each section, and reads it.
 macro_rules! sections {
-    ($($(#[$attribute:meta])* $section:ident { $($field:ident: $type:ty = $path:literal, $env:expr, $shape:ident, $parse:expr, $default:tt, $help:literal;)* })*) => {$(
+    ($($(#[$attribute:meta])* $section:ident { $($field:ident: $type:ty = $path:literal, $env:expr, $value_type:ident, $parse:expr, $default:tt, $help:literal;)* })*) => {$(
         $(#[$attribute])*
         #[derive(Debug, Clone)]
         pub struct $section { $(#[doc = $help] pub $field: $type,)* }
-        readers! { $section { $($field: $type = $path, $env, $shape, $parse, $default, $help;)* } }
+        readers! { $section { $($field: $type = $path, $env, $value_type, $parse, $default, $help;)* } }
     )*};
 }
 

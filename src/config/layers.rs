@@ -69,7 +69,7 @@ pub struct EffectiveSetting {
 struct RawValue {
     text: String,
     /// Of a TOML value.
-    shape: Option<ValueType>,
+    value_type: Option<ValueType>,
     origin: Origin,
 }
 
@@ -163,9 +163,9 @@ impl<'a> LayeredConfig<'a> {
     }
 
     fn parsed<T>(&mut self, setting: &Setting, parse: fn(&str) -> ParseResult<T>, raw: &RawValue) -> Option<T> {
-        let parsed = match raw.shape.is_none_or(|found| setting.shape.accepts(found)) {
+        let parsed = match raw.value_type.is_none_or(|found| setting.value_type.accepts(found)) {
             true => parse(&raw.text),
-            false => Err(format!("expected {}", setting.shape.describe())),
+            false => Err(format!("expected {}", setting.value_type.describe())),
         };
         parsed
             .map_err(|problem| {
@@ -179,7 +179,7 @@ impl<'a> LayeredConfig<'a> {
     fn raw(&mut self, setting: &Setting) -> Option<RawValue> {
         let flag = self.overrides.iter().find(|o| o.path == setting.path);
         if let Some(FlagOverride { flag, value, .. }) = flag {
-            return Some(RawValue { text: value.clone(), shape: None, origin: Origin::Flag(flag) });
+            return Some(RawValue { text: value.clone(), value_type: None, origin: Origin::Flag(flag) });
         }
         self.environment_layer(setting).or_else(|| self.file_layer(setting))
     }
@@ -193,7 +193,7 @@ impl<'a> LayeredConfig<'a> {
                 None
             }
             (Some(text), None) => {
-                Some(RawValue { text, shape: None, origin: Origin::Environment(setting.env.to_owned()) })
+                Some(RawValue { text, value_type: None, origin: Origin::Environment(setting.env.to_owned()) })
             }
             (None, Some(path)) => self.secret_file(name.clone(), &name, PathBuf::from(path)),
             (None, None) => None,
@@ -217,7 +217,7 @@ impl<'a> LayeredConfig<'a> {
                 return None;
             }
             let origin = Origin::File(path.clone(), value.line);
-            return Some(RawValue { text: value.text.clone(), shape: Some(value.shape), origin });
+            return Some(RawValue { text: value.text.clone(), value_type: Some(value.value_type), origin });
         }
         let value = named?;
         let (location, file) = (format!("{}:{}: {name}", path.display(), value.line), PathBuf::from(&value.text));
@@ -233,7 +233,7 @@ impl<'a> LayeredConfig<'a> {
             }
             Ok(text) => {
                 let text = text.trim_end_matches(['\r', '\n']).to_owned();
-                Some(RawValue { text, shape: None, origin: Origin::SecretFile(name, path) })
+                Some(RawValue { text, value_type: None, origin: Origin::SecretFile(name, path) })
             }
             Err(error) => {
                 self.report(format!("{location}: cannot read {}: {error}", path.display()));

@@ -28,7 +28,7 @@ pub struct Setting {
     /// Environment variable.
     pub env: &'static str,
     /// The type of its TOML value.
-    pub shape: ValueType,
+    pub value_type: ValueType,
     /// The default as text: a value, or a rule that [`super::layers`] evaluates.
     pub default: &'static str,
     /// Never printed; may also be set as `NAME_FILE`

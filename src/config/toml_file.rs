@@ -13,7 +13,7 @@ pub struct TomlValue {
     /// The value as text; array items are joined with commas.
     pub text: String,
     /// Its TOML type.
-    pub shape: ValueType,
+    pub value_type: ValueType,
     /// Line of its key, from 1.
     pub line: usize,
 }
@@ -53,9 +53,9 @@ fn flatten(text: &str, prefix: &str, table: &DeTable<'_>, values: &mut BTreeMap<
         match value.get_ref() {
             DeValue::Table(inner) => flatten(text, &path, inner, values),
             other => {
-                let (scalar, shape) = scalar(other);
+                let (scalar, value_type) = scalar(other);
                 let line = line_of(text, key.span().start);
-                values.insert(path, TomlValue { text: scalar, shape, line });
+                values.insert(path, TomlValue { text: scalar, value_type, line });
             }
         }
     }
@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn values_carry_their_lines() {
         let values = parse("[health]\naddr = \"x\"\n\n[webserver]\nport = 1_0\n").expect("this is TOML");
-        assert_eq!(values["health.addr"], TomlValue { text: "x".into(), shape: ValueType::Text, line: 2 });
-        assert_eq!(values["webserver.port"], TomlValue { text: "10".into(), shape: ValueType::Integer, line: 5 });
+        assert_eq!(values["health.addr"], TomlValue { text: "x".into(), value_type: ValueType::Text, line: 2 });
+        assert_eq!(values["webserver.port"], TomlValue { text: "10".into(), value_type: ValueType::Integer, line: 5 });
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Lines of services: raw, or as records with their time in UTC, service, stream and the level in Bots's own format.
 //!
-//! A [`ServiceOutput`] has the destination and the shape of lines; the [`RecordWriter`] of one stream keeps the state from one
+//! A [`ServiceOutput`] has the destination and the format of lines; the [`RecordWriter`] of one stream keeps the state from one
 //! line to the next. Many records are made in one buffer and queued at once.
 
 use std::borrow::Cow;
@@ -42,7 +42,7 @@ pub struct ServiceOutput {
     run: Option<String>,
     /// Each process of the service is a run.
     has_runs: bool,
-    shape: ChildOutput,
+    format: ChildOutput,
     least: LogLevel,
     stdout: LineWriter,
     stderr: LineWriter,
@@ -94,8 +94,8 @@ impl Stream {
 impl ServiceOutput {
     /// A sink for lines that belong to no service yet. Records go to `stdout`; raw output keeps its stream.
     #[must_use]
-    pub fn new(stdout: LineWriter, stderr: LineWriter, shape: ChildOutput, least: LogLevel) -> Self {
-        Self { service: "bots-ctl", job: None, run: None, has_runs: false, shape, least, stdout, stderr }
+    pub fn new(stdout: LineWriter, stderr: LineWriter, format: ChildOutput, least: LogLevel) -> Self {
+        Self { service: "bots-ctl", job: None, run: None, has_runs: false, format, least, stdout, stderr }
     }
 
     /// The same sink for a service.
@@ -132,7 +132,7 @@ impl ServiceOutput {
     /// Whether output is forwarded unchanged.
     #[must_use]
     pub fn is_raw(&self) -> bool {
-        self.shape == ChildOutput::Raw
+        self.format == ChildOutput::Raw
     }
 
     /// The records of one stream.
@@ -171,7 +171,7 @@ impl RecordWriter {
         // Validation takes a fraction of the time of a replacement, even without invalid bytes.
         let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let is_part = continues || self.in_parts;
-        if self.out.sink.shape == ChildOutput::Json && !is_part {
+        if self.out.sink.format == ChildOutput::Json && !is_part {
             return self.assemble(&text);
         }
         self.flush();
@@ -264,7 +264,7 @@ impl RecordEncoder {
         if level > self.sink.least {
             return;
         }
-        match self.sink.shape {
+        match self.sink.format {
             ChildOutput::Json => self.json(level, text, continues, buffered),
             ChildOutput::Text | ChildOutput::Raw => self.text(text, continues),
         }

@@ -31,7 +31,7 @@ pub struct LogGuard(#[allow(dead_code, reason = "held for its drop")] Vec<FlushG
 pub fn init(log: LogConfig) -> (LogGuard, ServiceOutput) {
     let own_json = is_json(log.format, &io::stderr());
     let _ = IS_JSON.set(own_json);
-    let shape = log.child_output.unwrap_or(match is_json(log.format, &io::stdout()) {
+    let child_output = log.child_output.unwrap_or(match is_json(log.format, &io::stdout()) {
         true => ChildOutput::Json,
         false => ChildOutput::Text,
     });
@@ -40,7 +40,7 @@ pub fn init(log: LogConfig) -> (LogGuard, ServiceOutput) {
     let mut stdout = stderr.clone();
     if !is_same(&io::stdout(), &io::stderr()) {
         let flush;
-        (stdout, flush) = queue(io::stdout(), shape == ChildOutput::Json);
+        (stdout, flush) = queue(io::stdout(), child_output == ChildOutput::Json);
         guard.push(flush);
     }
     let own = stderr.clone();
@@ -50,7 +50,7 @@ pub fn init(log: LogConfig) -> (LogGuard, ServiceOutput) {
     } else {
         subscriber.compact().with_target(false).with_ansi(io::stderr().is_terminal()).fmt_fields(text_fields()).init();
     }
-    (LogGuard(guard), ServiceOutput::new(stdout, stderr, shape, log.level))
+    (LogGuard(guard), ServiceOutput::new(stdout, stderr, child_output, log.level))
 }
 
 /// The error that ends a command, as the last line: in the format of the log, or of `LOG_FORMAT` if there was no log yet.

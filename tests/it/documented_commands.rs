@@ -157,7 +157,7 @@ fn settings_table_matches_code() {
     settings.sort_by_key(|setting| setting.path);
     let mut rows = String::new();
     for setting in settings {
-        let shape = match setting.shape {
+        let value_type = match setting.value_type {
             ValueType::Text => "text",
             ValueType::Integer => "integer",
             ValueType::Boolean => "true or false",
@@ -165,7 +165,7 @@ fn settings_table_matches_code() {
             ValueType::List => "list",
             ValueType::Other => unreachable!("no setting has it"),
         };
-        let shape = if setting.secret { "secret" } else { shape };
+        let value_type = if setting.secret { "secret" } else { value_type };
         // Words are no value.
         let default = match setting.default {
             "" => String::new(),
@@ -173,7 +173,7 @@ fn settings_table_matches_code() {
             default => format!("`{default}`"),
         };
         let (path, env, help) = (setting.path, setting.env, setting.help);
-        rows.push_str(&format!("| `{path}` | `{env}` | {shape} | {default} | {help} |\n"));
+        rows.push_str(&format!("| `{path}` | `{env}` | {value_type} | {default} | {help} |\n"));
     }
     let text = page("docs/configuration.md").text;
     let (head, rest) = text.split_once(BEGIN).expect("docs/configuration.md has the table");

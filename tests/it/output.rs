@@ -44,7 +44,7 @@ except ZeroDivisionError:
 "#;
 
 /// A sandbox in which the web server is this script, with the programs and packages of the real Bots.
-fn service(shape: &str, script: &str) -> Sandbox {
+fn service(format: &str, script: &str) -> Sandbox {
     let mut sandbox = Sandbox::new();
     let venv = sandbox.home.path().join("venv");
     let bin = venv.join("bin");
@@ -62,13 +62,13 @@ fn service(shape: &str, script: &str) -> Sandbox {
     let bin = bin.display().to_string();
     // The end of the script is the end of the service.
     sandbox.set("BOTS_BIN_DIR", bin).set("DB_INIT_SKIP", "true").set("BOTS_CTL_RESTART", "never");
-    sandbox.set("BOTS_CTL_CHILD_OUTPUT", shape);
+    sandbox.set("BOTS_CTL_CHILD_OUTPUT", format);
     sandbox
 }
 
 /// Runs a service that prints these bytes and ends.
-fn printed(shape: &str, bytes: &[u8]) -> Finished {
-    let sandbox = service(shape, "cat payload");
+fn printed(format: &str, bytes: &[u8]) -> Finished {
+    let sandbox = service(format, "cat payload");
     fs::write(sandbox.home.path().join("payload"), bytes).expect("written");
     let done = sandbox.run(&["webserver"]);
     done.expect_code(0);
@@ -268,12 +268,12 @@ fn blocked_reader_loses_lines_and_gets_their_count() {
 #[apply(test)]
 fn service_survives_closed_reader_or_full_disk() {
     for redirect in [">&3", ">&3 2>&3", ">/dev/full", ">/dev/full 2>&1", ">&-", ">&- 2>&-"] {
-        for shape in ["raw", "text", "json"] {
-            let sandbox = service(shape, &format!("seq {MANY}; seq {MANY} >&2; touch finished; exit 7"));
+        for format in ["raw", "text", "json"] {
+            let sandbox = service(format, &format!("seq {MANY}; seq {MANY} >&2; touch finished; exit 7"));
             let (mut running, reader) = into_a_pipe(&sandbox, redirect);
             drop(reader);
-            assert_eq!(running.wait_code(), 7, "{redirect} {shape}\n{}", running.report());
-            assert!(sandbox.home.path().join("finished").exists(), "{redirect} {shape}");
+            assert_eq!(running.wait_code(), 7, "{redirect} {format}\n{}", running.report());
+            assert!(sandbox.home.path().join("finished").exists(), "{redirect} {format}");
         }
     }
 }
@@ -366,12 +366,12 @@ fn raw_output_is_passed_on_byte_for_byte() {
 
 #[apply(test)]
 fn child_output_format_is_independent_of_log_format() {
-    for (own, shape, first) in [("json", "text", "20"), ("text", "json", "{\""), ("json", "raw", "hello")] {
-        let mut sandbox = service(shape, "echo hello");
+    for (own, format, first) in [("json", "text", "20"), ("text", "json", "{\""), ("json", "raw", "hello")] {
+        let mut sandbox = service(format, "echo hello");
         sandbox.set("LOG_FORMAT", own);
         let done = sandbox.run(&["webserver"]);
         done.expect_code(0);
-        assert!(done.stdout.starts_with(first), "{own} {shape}: {}", done.stdout);
+        assert!(done.stdout.starts_with(first), "{own} {format}: {}", done.stdout);
         assert!(done.stderr.lines().all(|line| line.starts_with('{') == (own == "json")), "{}", done.stderr);
     }
     let done = service("xml", "echo hello").run(&["webserver"]);
@@ -383,13 +383,13 @@ fn child_output_format_is_independent_of_log_format() {
 #[apply(test)]
 fn lines_of_bots_and_of_bots_ctl_have_one_time_in_utc() {
     let is_time = |text: &[u8]| text.iter().enumerate().all(|(at, byte)| byte.is_ascii_digit() != (at % 3 == 2));
-    for shape in ["text", "json"] {
+    for format in ["text", "json"] {
         let mut sandbox = Sandbox::new();
-        sandbox.set("TZ", "Asia/Tokyo").set("LOG_FORMAT", shape);
+        sandbox.set("TZ", "Asia/Tokyo").set("LOG_FORMAT", format);
         let mut running = sandbox.webserver();
         running.signal(Signal::SIGTERM);
         assert_eq!(running.wait_code(), 0, "{}", running.report());
-        let time_and_message = |line: &str| match shape {
+        let time_and_message = |line: &str| match format {
             "json" => {
                 let record = parse(line);
                 [&record["timestamp"], &record["message"]].map(|value| value.as_str().expect("a text").to_owned())

@@ -29,10 +29,10 @@ pub fn check(data: &[u8]) {
     assert_eq!(split(bytes, longest, sizes), lines);
     assert_eq!(split(bytes, longest, whole), lines);
     let stream = if kind & 4 == 0 { Stream::Stdout } else { Stream::Stderr };
-    let shape = [ChildOutput::Json, ChildOutput::Text, ChildOutput::Raw][usize::from(kind % 4).min(2)];
-    let written = records(bytes, longest, sizes, shape, stream);
-    assert!(written == records(bytes, longest, whole, shape, stream), "{}", String::from_utf8_lossy(&written));
-    match shape {
+    let format = [ChildOutput::Json, ChildOutput::Text, ChildOutput::Raw][usize::from(kind % 4).min(2)];
+    let written = records(bytes, longest, sizes, format, stream);
+    assert!(written == records(bytes, longest, whole, format, stream), "{}", String::from_utf8_lossy(&written));
+    match format {
         ChildOutput::Raw => assert!(written == bytes),
         ChildOutput::Text => check_text(&written, &lines),
         ChildOutput::Json => check_json(&written, &lines),
@@ -87,8 +87,8 @@ fn split(bytes: &[u8], longest: usize, sizes: [usize; 2]) -> Vec<Line> {
     lines
 }
 
-fn records(bytes: &[u8], longest: usize, sizes: [usize; 2], shape: ChildOutput, stream: Stream) -> Vec<u8> {
-    let sink = ServiceOutput::new(QUEUE.clone(), QUEUE.clone(), shape, LogLevel::Trace).for_service("engine");
+fn records(bytes: &[u8], longest: usize, sizes: [usize; 2], format: ChildOutput, stream: Stream) -> Vec<u8> {
+    let sink = ServiceOutput::new(QUEUE.clone(), QUEUE.clone(), format, LogLevel::Trace).for_service("engine");
     let is_raw = sink.is_raw();
     let (mut splitter, mut records) = (LineSplitter::with_longest(longest), sink.records(stream));
     let forward = |splitter: &mut LineSplitter, records: &mut RecordWriter| {
