@@ -18,7 +18,7 @@ use crate::model::{Check, Driver, ServiceName};
 
 use exec::EXEC_EXAMPLES;
 pub use exec::{Exec, Shell};
-pub use hints::{in_words, unknown_command};
+pub use hints::{unknown_command, usage_message};
 pub use job::{AddJob, Job};
 pub use plugin::{ApplyPlugin, Demo, Plugin};
 pub use services::{Dirmonitor, Engine, Jobqueue, Up, Webserver};

@@ -66,7 +66,7 @@ fn usage(error: &clap::Error, args: &[OsString]) -> Result<Outcome, Error> {
             let _ = error.print();
             Err(Error::all(Kind::Usage, Vec::new()))
         }
-        _ => Err(Error::new(Kind::Usage, cli::in_words(error, args, &Cli::command()))),
+        _ => Err(Error::new(Kind::Usage, cli::usage_message(error, args, &Cli::command()))),
     }
 }
 

@@ -105,7 +105,7 @@ pub(super) const OTHER_FLAGS: [(&[&str], &[&str], &str); 29] = [
 
 /// The reason, the suggestion and the command whose help has the rest; without the usage that clap repeats each time.
 #[must_use]
-pub fn in_words(error: &clap::Error, args: &[OsString], root: &Command) -> String {
+pub fn usage_message(error: &clap::Error, args: &[OsString], root: &Command) -> String {
     let command = subcommand(args, root);
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);

@@ -5,11 +5,11 @@ use std::ffi::{OsStr, OsString};
 use clap::{CommandFactory, Parser};
 
 use super::Cli;
-use super::hints::{OTHER_FLAGS, OTHER_WORDS, in_words, unknown_command};
+use super::hints::{OTHER_FLAGS, OTHER_WORDS, unknown_command, usage_message};
 
 fn refused(line: &str) -> String {
     let args: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-    in_words(&Cli::try_parse_from(&args).expect_err("it is refused"), &args, &Cli::command())
+    usage_message(&Cli::try_parse_from(&args).expect_err("it is refused"), &args, &Cli::command())
 }
 
 #[test]

@@ -76,9 +76,10 @@ pub fn shell(global: &Global, args: Vec<OsString>) -> Result<Outcome, Error> {
     let preferred = std::env::var_os("SHELL").filter(|shell| Path::new(shell).is_file());
     let usual = || ["/bin/bash", "/usr/bin/bash"].into_iter().find(|shell| Path::new(shell).is_file());
     let shell = preferred.unwrap_or_else(|| usual().unwrap_or("/bin/sh").into());
-    let types = args.iter().all(|arg| arg.as_bytes().starts_with(b"-") && arg != "-c") && io::stdin().is_terminal();
+    let is_interactive =
+        args.iter().all(|arg| arg.as_bytes().starts_with(b"-") && arg != "-c") && io::stdin().is_terminal();
     // A background job of the user keeps running, as after any shell.
-    let jobs_live_on = types && std::process::id() != 1;
+    let jobs_live_on = is_interactive && std::process::id() != 1;
     let options = ExecOptions { jobs_live_on, relays: true, ..ExecOptions::default() };
     start(global, Vec::new(), &options, std::iter::once(shell).chain(args).collect())
 }

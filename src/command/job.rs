@@ -154,15 +154,15 @@ async fn list(target: &Endpoint, json: bool) -> Result<Outcome, Error> {
 }
 
 /// Jobs in any state, or those that have failed.
-async fn list_history(target: &Endpoint, has_failed: bool, json: bool) -> Result<Outcome, Error> {
-    let jobs = xmlrpc::to_json(&call_native(target, HISTORY, Value::Boolean(has_failed)).await?);
+async fn list_history(target: &Endpoint, only_failed: bool, json: bool) -> Result<Outcome, Error> {
+    let jobs = xmlrpc::to_json(&call_native(target, HISTORY, Value::Boolean(only_failed)).await?);
     if json {
         write_line(&jobs);
         return Ok(Outcome::Success);
     }
     let rows: Vec<_> = jobs.as_array().into_iter().flatten().map(row).collect();
     if rows.is_empty() {
-        write_line(if has_failed { "no job has failed" } else { "there are no jobs" });
+        write_line(if only_failed { "no job has failed" } else { "there are no jobs" });
     } else {
         let head = ["NUMBER", "STATE", "SUBMITTED", "TOOK", "TASK", "RESULT"];
         table(head, rows.into_iter()).iter().for_each(write_line);

@@ -198,8 +198,8 @@ impl JobStore {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn history(&mut self, has_failed: bool) -> Result<Vec<Job>, Error> {
-        let failed = if has_failed { "WHERE state = 'failed'" } else { "" };
+    pub async fn history(&mut self, only_failed: bool) -> Result<Vec<Job>, Error> {
+        let failed = if only_failed { "WHERE state = 'failed'" } else { "" };
         let query =
             format!("SELECT {JOB_COLUMNS} FROM botsctl_job {failed} ORDER BY number DESC LIMIT {MAX_LISTED_JOBS}");
         Ok(self.rows(&query, &[]).await?.iter().filter_map(job).collect())

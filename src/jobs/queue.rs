@@ -144,8 +144,8 @@ impl Queue {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub async fn history(&self, has_failed: bool) -> Result<Vec<Job>, Unavailable> {
-        self.request(|reply| Request::History(has_failed, reply)).await
+    pub async fn history(&self, only_failed: bool) -> Result<Vec<Job>, Unavailable> {
+        self.request(|reply| Request::History(only_failed, reply)).await
     }
 
     /// Removes the waiting jobs; returns how many.

@@ -64,8 +64,8 @@ pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Resu
         (ADD, [task, priority]) => Ok(Value::Integer(add(queue, task, priority, request_id).await?.0)),
         (ADD_NUMBERED, [task, priority]) => Ok(numbered(add(queue, task, priority, request_id).await?)),
         (LIST, []) => Ok(list(&queue.list().await?)),
-        (HISTORY, [Value::Boolean(has_failed)]) => {
-            Ok(Value::Array(queue.history(*has_failed).await?.iter().map(job).collect()))
+        (HISTORY, [Value::Boolean(only_failed)]) => {
+            Ok(Value::Array(queue.history(*only_failed).await?.iter().map(job).collect()))
         }
         (CLEAR, []) => {
             let cleared = queue.clear().await?;

@@ -20,8 +20,8 @@ impl Worker {
                     clients.push((request_id, reply));
                 }
                 Request::List(reply) => send_reply(reply, self.db.with(async |jobs| jobs.list().await).await),
-                Request::History(has_failed, reply) => {
-                    send_reply(reply, self.db.with(async |jobs| jobs.history(has_failed).await).await);
+                Request::History(only_failed, reply) => {
+                    send_reply(reply, self.db.with(async |jobs| jobs.history(only_failed).await).await);
                 }
                 Request::Clear(reply) => {
                     let cleared = self.db.with(async |jobs| jobs.clear().await).await;
