@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::exit::Kind;
-use crate::model::{Check, Driver, ServiceName};
+use crate::model::{Check, Driver, ServiceName, UnknownService};
 
 use exec::EXEC_EXAMPLES;
 pub use exec::{Exec, Shell};
@@ -204,7 +204,7 @@ pub enum Command {
                       Example:\n  bots-ctl restart webserver")]
     Restart {
         /// webserver, jobqueue or dirmonitor [default: all services, like `reload`]
-        #[arg(value_name = "SERVICE", value_parser = service)]
+        #[arg(value_name = "SERVICE", value_parser = restartable_service)]
         service: Option<ServiceName>,
     },
     /// Print the help of a command
@@ -234,10 +234,14 @@ pub enum Command {
     Program(Vec<OsString>),
 }
 
-fn service(name: &str) -> Result<ServiceName, String> {
-    let names = ServiceName::ALL.map(ServiceName::as_str).join(", ");
-    let known = ServiceName::ALL.into_iter().find(|service| service.as_str() == name);
-    known.ok_or_else(|| format!("expected one of {names}"))
+fn restartable_service(name: &str) -> Result<ServiceName, String> {
+    match name.parse() {
+        Ok(ServiceName::Engine) => {
+            Err("engine runs are scheduled, each as a new process; bots-ctl engine starts one now".to_owned())
+        }
+        Ok(service) => Ok(service),
+        Err(UnknownService) => Err("expected one of webserver, jobqueue, dirmonitor".to_owned()),
+    }
 }
 
 /// Flags of `status`.

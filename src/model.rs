@@ -2,6 +2,7 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -30,6 +31,18 @@ impl ServiceName {
         }
     }
 }
+
+impl FromStr for ServiceName {
+    type Err = UnknownService;
+
+    fn from_str(name: &str) -> Result<Self, UnknownService> {
+        Self::ALL.into_iter().find(|service| service.as_str() == name).ok_or(UnknownService)
+    }
+}
+
+/// There is no service of this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownService;
 
 /// Pauses between retries: each is twice as long as the one before, up to a limit.
 #[derive(Debug, Clone, Copy)]

@@ -203,12 +203,13 @@ pub fn positive(value: &str) -> ParseResult<u32> {
 /// Names of services, comma-separated; their order has no effect.
 pub fn services(value: &str) -> ParseResult<Vec<ServiceName>> {
     const EXPECTED: &str = "expected some of webserver, jobqueue, dirmonitor and engine, separated by commas";
-    let words: Vec<&str> = value.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
-    let is_known = |word: &&str| ServiceName::ALL.iter().any(|service| service.as_str() == *word);
-    if words.is_empty() || !words.iter().all(is_known) {
-        return Err(EXPECTED.to_owned());
+    let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());
+    match words.map(str::parse).collect::<Result<Vec<ServiceName>, _>>() {
+        Ok(named) if !named.is_empty() => {
+            Ok(ServiceName::ALL.into_iter().filter(|service| named.contains(service)).collect())
+        }
+        _ => Err(EXPECTED.to_owned()),
     }
-    Ok(ServiceName::ALL.into_iter().filter(|service| words.contains(&service.as_str())).collect())
 }
 
 /// A JSON object.

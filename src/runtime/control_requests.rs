@@ -51,10 +51,6 @@ impl RunningServices {
             let text = format!("{word} is not running here; running services: {}", running.join(", "));
             return requester.failed(Kind::Usage, &text);
         };
-        if name == ServiceName::Engine {
-            let text = "engine runs are scheduled, each as a new process; bots-ctl engine starts one now";
-            return requester.failed(Kind::Usage, text);
-        }
         match &self.messages[index] {
             Some(messages) => {
                 let before = self.health.borrow().services[index].pid;
