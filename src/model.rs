@@ -142,11 +142,32 @@ impl DjangoDatabase {
 /// A table that Django makes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ManagedTable {
-    /// Name, length and whether NULL is allowed.
-    pub columns: Vec<(String, Option<u32>, bool)>,
+    pub columns: Vec<ManagedColumn>,
     /// All but that of the primary key.
     #[serde(rename = "keys")]
     pub indexes: Vec<IndexDef>,
+}
+
+/// A column of such a table. In JSON it is an array of its fields.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(from = "(String, Option<u32>, bool)", into = "(String, Option<u32>, bool)")]
+pub struct ManagedColumn {
+    pub name: String,
+    /// Maximum length, in characters.
+    pub max_length: Option<u32>,
+    pub is_nullable: bool,
+}
+
+impl From<(String, Option<u32>, bool)> for ManagedColumn {
+    fn from((name, max_length, is_nullable): (String, Option<u32>, bool)) -> Self {
+        Self { name, max_length, is_nullable }
+    }
+}
+
+impl From<ManagedColumn> for (String, Option<u32>, bool) {
+    fn from(column: ManagedColumn) -> Self {
+        (column.name, column.max_length, column.is_nullable)
+    }
 }
 
 /// An index.

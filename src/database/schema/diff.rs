@@ -237,11 +237,11 @@ fn compare_managed(
     found: &Table,
     difference: &mut SchemaDiff,
 ) {
-    for (column, length, _) in &wanted.columns {
-        match found.column(column) {
-            None => difference.manual_fixes.push(format!("column {name}.{column} is missing")),
+    for column in &wanted.columns {
+        match found.column(&column.name) {
+            None => difference.manual_fixes.push(format!("column {name}.{} is missing", column.name)),
             Some(found) => {
-                if let (Some(wanted), ColumnType::Varchar(length)) = (length, &found.kind)
+                if let (Some(wanted), ColumnType::Varchar(length)) = (&column.max_length, &found.kind)
                     && wanted > length
                     && !settings.is_sqlite()
                 {
@@ -252,7 +252,7 @@ fn compare_managed(
             }
         }
     }
-    let known = |column: &&Column| wanted.columns.iter().any(|(name, ..)| name.eq_ignore_ascii_case(&column.name));
+    let known = |column: &&Column| wanted.columns.iter().any(|wanted| wanted.name.eq_ignore_ascii_case(&column.name));
     extra_columns(name, found.columns.iter().filter(|column| !known(column)), difference);
     for index in missing_indexes(&wanted.indexes, found) {
         if index.columns.iter().all(|column| found.column(column).is_some()) {
