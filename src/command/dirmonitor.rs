@@ -44,7 +44,9 @@ fn dry_run(global: &Global, given: Vec<FlagOverride>, json: bool) -> Result<Outc
 
 fn to_text(scanned: &ScannedTarget) -> String {
     let ScannedTarget { target: entry, found } = scanned;
-    let mut text = format!("{} for route {}, by {}\n", entry.files(), entry.route, entry.origin);
+    let head = format!("{} for route {}, by {}", entry.files(), entry.route, entry.origin);
+    // Route and path come from the database.
+    let mut text = format!("{}\n", escape_control(&head));
     let _ = match found.condition.as_ref() {
         Some(WatchState::Watching { directories, backend, .. }) => {
             writeln!(text, "  watched: {directories} directories, by {} ({})", backend.name(), backend.reason)

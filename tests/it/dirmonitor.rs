@@ -513,7 +513,9 @@ fn names_of_files_and_tasks_cannot_forge_log_lines() {
     monitored.sandbox.set("LOG_FORMAT", "text");
     monitored.drop_in("file\n2026-01-01T00:00:00Z ERROR forged \u{1b}[31m");
     monitored.drop_in("file \u{202e}\u{9b}2J");
+    monitored.add("dirmonitor2", Path::new("/nowhere"), "route \u{1b}[31m");
     let rehearsed = monitored.sandbox.run(&["dirmonitor", "--dry-run"]);
+    assert!(rehearsed.stdout.contains("for route route \\u{1b}[31m"), "{}", rehearsed.stdout);
     let up = monitored.up();
     up.wait_stderr("queued route a_route");
     monitored.sandbox.run(&["job", "add", "--", "no\n2026-01-01T00:00:00Z ERROR forged"]);
