@@ -103,9 +103,14 @@ pub struct Page {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LivenessProbe {
     /// The server responds to a HEAD of this path on loopback, which needs no database. Any status line counts: it
-    /// shows that a worker has accepted the request. A plain request to a TLS port, or a connection without a
-    /// handshake, would log an error in the service each time. It is ready if the page is not a server error.
-    Http { port: u16, path: String, page: Page, tls: bool },
+    /// shows that a worker has accepted the request. The service is ready if `page` returns no 5xx status.
+    Http {
+        port: u16,
+        path: String,
+        page: Page,
+        /// With TLS the probe completes a handshake; otherwise the service logs an error for each probe.
+        tls: bool,
+    },
     /// It answers XML-RPC on this port of loopback, and has a child process while jobs wait.
     JobQueue { port: u16 },
     /// Its process has a descriptor for events of the file system.
@@ -143,7 +148,7 @@ impl DjangoDatabase {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ManagedTable {
     pub columns: Vec<ManagedColumn>,
-    /// All but that of the primary key.
+    /// Indexes, without the primary key.
     #[serde(rename = "keys")]
     pub indexes: Vec<IndexDef>,
 }
@@ -173,9 +178,9 @@ impl From<ManagedColumn> for (String, Option<u32>, bool) {
 /// An index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexDef {
-    /// Empty where any will do.
+    /// Empty if any name is accepted.
     pub name: String,
-    /// In their order.
+    /// Column names, in index order.
     pub columns: Vec<String>,
     /// Whether the index is unique.
     pub unique: bool,
@@ -217,7 +222,7 @@ pub enum Driver {
     Postgresql,
 }
 
-/// Which file this is, whatever its name.
+/// Device and inode of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FileId {
     device: u64,

@@ -21,7 +21,7 @@ pub struct Shell {
     pub args: Vec<OsString>,
 }
 
-/// Flags of `exec`: those of tini and dumb-init, each with a long name. They stand before the program.
+/// Flags of `exec`: those of tini and dumb-init, each with a long name. Flags precede the program.
 #[derive(Debug, Default, Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag of tini or dumb-init")]
 pub struct Exec {

@@ -1,4 +1,4 @@
-//! `engine` and `bots-engine`: one run of the translation engine, which always finishes.
+//! `engine` and `bots-engine`: one run of the translation engine.
 
 use std::ffi::OsString;
 
@@ -64,7 +64,7 @@ fn read(argv: &[OsString]) -> Result<EngineArgs, Error> {
     EngineArgs::read(argv).map_err(|text| Error::new(Kind::Usage, text))
 }
 
-/// As Bots's own engine takes them.
+/// The arguments of `bots-engine` for these flags.
 fn engine_argv(flags: &cli::Engine) -> Vec<OsString> {
     let given = [
         (flags.new, "--new"),

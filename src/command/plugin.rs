@@ -1,4 +1,4 @@
-//! `plugin`: exports the configuration of this environment, applies one to it, and takes that back.
+//! `plugin`: exports, applies, tests and undoes plugins.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use super::{run_one_shot, write_line};
 /// Runs the command.
 ///
 /// # Errors
-/// 64 and 78 for the command line, the plugin and its values; 69 when an engine runs or the database is away.
+/// 64 and 78 for the command line, the plugin and its values; 69 when an engine runs or the database is unavailable.
 pub fn run(global: &Global, plugin: &cli::Plugin) -> Result<Outcome, Error> {
     match plugin {
         cli::Plugin::Export { routes, target } => {

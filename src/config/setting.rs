@@ -31,8 +31,7 @@ pub struct Setting {
     pub value_type: ValueType,
     /// The default as text: a value, or a rule that [`super::layers`] evaluates.
     pub default: &'static str,
-    /// Never printed; may also be set as `NAME_FILE`
-    /// `key_file`.
+    /// Never printed. May also be given as a file: variable `NAME_FILE`, or key `key_file`.
     pub secret: bool,
     /// One line for documentation and `config show`.
     pub help: &'static str,
