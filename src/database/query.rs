@@ -245,19 +245,31 @@ fn with_numbers(statement: String, arguments: &[Param<'_>]) -> String {
     parts.enumerate().fold(first, |text, (index, part)| format!("{text}${}{part}", index + 1))
 }
 
-/// The answer to a prepared statement has numbers in binary.
+/// The answer to a prepared statement has numbers in binary, as wide as the type of the column. A type that is none of these
+/// is an error: its bytes are not text.
 fn texts<R: SqlxRow>(rows: &[R], is_prepared: bool) -> Result<Vec<Row>, sqlx::Error>
 where
     usize: ColumnIndex<R>,
     for<'r> Option<i64>: Decode<'r, R::Database> + Type<R::Database>,
+    for<'r> Option<i32>: Decode<'r, R::Database> + Type<R::Database>,
     for<'r> Option<String>: Decode<'r, R::Database> + Type<R::Database>,
 {
-    let number = |row: &R, index| if is_prepared { row.try_get::<Option<i64>, _>(index).ok() } else { None };
-    let cell = |row: &R, index: usize| match number(row, index) {
-        Some(number) => Ok(number.map(|number| number.to_string())),
-        None => row.try_get_unchecked::<Option<String>, _>(index),
+    let cell = |row: &R, index: usize| match is_prepared {
+        true => number_text::<R, i64>(row, index)
+            .or_else(|_| number_text::<R, i32>(row, index))
+            .or_else(|_| row.try_get::<Option<String>, _>(index)),
+        false => row.try_get_unchecked::<Option<String>, _>(index),
     };
     rows.iter().map(|row| (0..row.len()).map(|index| cell(row, index)).collect()).collect()
+}
+
+/// A column of this type, as text; an error for a column of another type.
+fn number_text<R: SqlxRow, N: ToString>(row: &R, index: usize) -> Result<Option<String>, sqlx::Error>
+where
+    usize: ColumnIndex<R>,
+    for<'r> Option<N>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    row.try_get::<Option<N>, _>(index).map(|number| number.map(|number| number.to_string()))
 }
 
 #[cfg(test)]
