@@ -18,7 +18,6 @@ use crate::support::servers::{Database, Engine, Server, USER, on_each_database};
 
 on_each_database! {
     unwritable_run_metrics_do_not_fail_run,
-    counters_continue_from_earlier_table_names,
 }
 
 /// More than the limit of label values.
@@ -274,23 +273,6 @@ fn routes_beyond_label_limit_share_one_label() {
     lint(&page(&queue));
     let prometheus = Prometheus::of(demo.sandbox.health_port);
     prometheus.wait("count(botsctl_edi_files_received_total)", 101.0, &queue);
-}
-
-/// Earlier versions named the tables `botsctl_run` and `botsctl_total`.
-fn counters_continue_from_earlier_table_names(engine: Engine) {
-    let system = System::new(engine);
-    system.fill(1);
-    system.run(&["engine", "--new"]).expect_code(0);
-    system.database.sql(
-        "ALTER TABLE botsctl_engine_run RENAME TO botsctl_run; ALTER TABLE botsctl_counter RENAME TO botsctl_total",
-    );
-    system.fill(1);
-    let ran = system.run(&["engine", "--new"]);
-    ran.expect_code(0);
-    assert!(!ran.stderr.contains("cannot record metrics of this run"), "{ran:?}");
-    let successes = "SELECT value FROM botsctl_counter WHERE name = 'run_success'";
-    assert_eq!(system.database.sql(successes), ["2"], "{ran:?}");
-    assert_eq!(system.database.sql("SELECT count(*) FROM botsctl_engine_run"), ["2"], "{ran:?}");
 }
 
 fn unwritable_run_metrics_do_not_fail_run(engine: Engine) {

@@ -14,7 +14,6 @@ const FEW: usize = 12;
 on_each_database! {
     a_run_of_other_routes_recovers_all_routes_first,
     killed_recovery_is_recovered_by_next_run,
-    recovery_begun_by_earlier_version_is_completed,
 }
 
 /// Bots would recover the routes alone that the next run is for, and forget the others for good.
@@ -61,28 +60,6 @@ fn killed_recovery_is_recovered_by_next_run(engine: Engine) {
     let last = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
     assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
     assert_eq!(system.recoveries(), 2, "{last:?}");
-}
-
-/// Earlier versions wrote the run that they recovered into a row of botsctl_lease.
-fn recovery_begun_by_earlier_version_is_completed(engine: Engine) {
-    let system = System::new(engine);
-    system.can_be_held();
-    system.fill(FEW);
-    let mut running = system.start_held(2, &["engine", "--new"]);
-    kill_engine(&mut running);
-    system.release();
-    running = system.start_held(5, &["engine", "--new"]);
-    kill_engine(&mut running);
-    system.release();
-    system.database.sql(
-        "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) \
-         SELECT 'recovery', run, '', 1, 1, 0 FROM botsctl_recovery WHERE run > 0; DROP TABLE botsctl_recovery",
-    );
-    let last = system.run(&["engine", "--new", "--success-exit-codes", "2"]);
-    assert_eq!((last.code(), system.collect(FEW)), (0, Amiss::default()), "{last:?}");
-    assert_eq!(system.recoveries(), 1, "{last:?}");
-    let rows = system.database.value("SELECT count(*) FROM botsctl_lease WHERE name = 'recovery'");
-    assert_eq!(rows.trim(), "0", "{last:?}");
 }
 
 /// As with a disk that fills up in the middle of a run: from some row on nothing can be written to the database, and Bots
