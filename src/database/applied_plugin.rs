@@ -1,9 +1,9 @@
 //! The row with the ID of the last change of Bots's configuration. Python writes it in the transaction of the change,
 //! so it shows after a crash whether that was committed.
 
+use super::Error;
 use super::own_schema::{self, OwnTables};
 use super::query::{Connection, Param, text};
-use super::{DatabaseConfig, Error};
 use crate::random;
 
 /// Length of the name of a change.
@@ -19,7 +19,7 @@ pub fn new_change_id() -> String {
 ///
 /// # Errors
 /// If the query fails.
-pub async fn last_change(connection: &mut Connection, _: &DatabaseConfig) -> Result<String, Error> {
+pub async fn last_change(connection: &mut Connection) -> Result<String, Error> {
     own_schema::ensure(connection, OwnTables::PLUGIN).await?;
     let query = "SELECT change_id FROM botsctl_plugin WHERE name = 'applied'";
     if let Some(row) = connection.select("read botsctl_plugin in", query, &[]).await?.first() {
@@ -50,6 +50,7 @@ pub async fn settle(connection: &mut Connection, change_id: &str) -> Result<bool
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database::DatabaseConfig;
     use crate::database::connect::{ConnectMode, connect};
 
     #[tokio::test]
@@ -57,8 +58,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
-        let base = last_change(&mut on, &settings).await.expect("made");
-        assert_eq!(last_change(&mut on, &settings).await.expect("read"), base);
+        let base = last_change(&mut on).await.expect("made");
+        assert_eq!(last_change(&mut on).await.expect("read"), base);
         let commit = "UPDATE botsctl_plugin SET change_id = ? WHERE name = 'applied' AND change_id = ?";
         let committed = on.execute(commit, &[Param::Text("one"), Param::Text(&base)]).await.expect("written");
         assert!(committed == 1 && settle(&mut on, "one").await.expect("read"));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::files::FAILED;
 use super::stats::model::{EngineRunStats, Failures, MAX_FILES, ProcessError, ReceivedFile};
 use super::stats::sql_time::TimeDialect;
-use super::{number, text};
+use super::{number_or_zero, text_or_empty};
 use crate::database::jobs::failures::job_failures;
 use crate::database::query::{Connection, Row};
 
@@ -52,14 +52,15 @@ impl FailureReader {
         );
         let again = connection.fetch_text(again).await?;
         let stored: Vec<String> =
-            again.iter().map(|row| text(row, 1)).filter(|name| name.parse::<u32>().is_ok()).collect();
+            again.iter().map(|row| text_or_empty(row, 1)).filter(|name| name.parse::<u32>().is_ok()).collect();
         let mut parents = Vec::new();
         if !stored.is_empty() {
             let query = format!("SELECT parent FROM ta WHERE idta IN ({})", stored.join(", "));
-            parents = connection.fetch_text(query).await?.iter().map(|row| number::<i64>(row, 0)).collect();
+            parents = connection.fetch_text(query).await?.iter().map(|row| number_or_zero::<i64>(row, 0)).collect();
         }
         let is_again = |file: &ReceivedFile| {
-            parents.contains(&file.id) || again.iter().any(|row| (text(row, 0), text(row, 1)) == file.key())
+            parents.contains(&file.id)
+                || again.iter().any(|row| (text_or_empty(row, 0), text_or_empty(row, 1)) == file.key())
         };
         self.files.retain(|file| !is_again(file));
         Ok(())
@@ -77,7 +78,7 @@ impl FailureReader {
             let numbers: Vec<String> = self.files.iter().map(|file| file.id.to_string()).collect();
             let query = format!("SELECT idta FROM filereport WHERE idta IN ({}){FAILED}", numbers.join(", "));
             let rows = connection.fetch_text(query).await?;
-            let failed: Vec<i64> = rows.iter().map(|row| number(row, 0)).collect();
+            let failed: Vec<i64> = rows.iter().map(|row| number_or_zero(row, 0)).collect();
             self.files.retain(|file| failed.contains(&file.id));
         }
         let processes = process_errors(connection, runs, now).await?;
@@ -113,8 +114,8 @@ async fn process_errors(
         found.extend(rows.iter().map(|row: &Row| ProcessError {
             run: run.id,
             at: run.started,
-            route: text(row, 0),
-            reason: text(row, 1).trim().to_owned(),
+            route: text_or_empty(row, 0),
+            reason: text_or_empty(row, 1).trim().to_owned(),
         }));
     }
     Ok(found)

@@ -2,7 +2,7 @@
 
 use super::stats::model::{FileState, ReceivedFile};
 use super::stats::sql_time::{TimeDialect, now};
-use super::{failed, number, text};
+use super::{failed, number_or_zero, text_or_empty};
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::query::{Connection, Param, Row};
 use crate::database::{DatabaseConfig, Error};
@@ -40,14 +40,14 @@ impl ReceivedFile {
 
     pub(super) fn of(row: &Row) -> Self {
         Self {
-            id: number(row, 0),
-            run: number(row, 1),
-            received: number(row, 2),
-            route: text(row, 3),
-            name: text(row, 4),
-            state: FileState::of_statust(number(row, 5)),
-            output: text(row, 6),
-            error: text(row, 7).trim().to_owned(),
+            id: number_or_zero(row, 0),
+            run: number_or_zero(row, 1),
+            received: number_or_zero(row, 2),
+            route: text_or_empty(row, 3),
+            name: text_or_empty(row, 4),
+            state: FileState::of_statust(number_or_zero(row, 5)),
+            output: text_or_empty(row, 6),
+            error: text_or_empty(row, 7).trim().to_owned(),
         }
     }
 }

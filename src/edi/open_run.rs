@@ -9,10 +9,10 @@ use std::fmt;
 use std::time::Duration;
 
 use super::recovery::{self, OURS};
-use super::{failed, is_set, number, text};
+use super::{failed, is_set, number_or_zero, text_or_empty};
+use crate::database::Error;
 use crate::database::own_schema::{self, OwnTables};
 use crate::database::query::Connection;
-use crate::database::{DatabaseConfig, Error};
 
 /// Rows of `ta` whose states are a part of the snapshot.
 const NEWEST_ROWS: u32 = 200;
@@ -79,9 +79,9 @@ impl fmt::Display for OpenRun {
 ///
 /// # Errors
 /// If the database cannot be read or written.
-pub async fn observe(connection: &mut Connection, settings: &DatabaseConfig) -> Result<Option<OpenRun>, Error> {
+pub async fn observe(connection: &mut Connection) -> Result<Option<OpenRun>, Error> {
     own_schema::ensure(connection, OwnTables::RECOVERY).await?;
-    if !recovery::is_open(connection, settings).await? {
+    if !recovery::is_open(connection).await? {
         return Ok(None);
     }
     let observed = async {
@@ -93,7 +93,7 @@ pub async fn observe(connection: &mut Connection, settings: &DatabaseConfig) -> 
         }
         Ok(Some(open))
     };
-    observed.await.map_err(|error| failed(settings, &error))
+    observed.await.map_err(|error| failed(&connection.settings, &error))
 }
 
 fn judge(traces: &RunTraces, before: Option<&WatchedRun>) -> OpenRun {
@@ -115,11 +115,16 @@ async fn traces(connection: &mut Connection) -> Result<RunTraces, sqlx::Error> {
          FROM ta WHERE idta > (SELECT MAX(idta) FROM ta) - {NEWEST_ROWS}"
     );
     let row = connection.fetch_text(query).await?.into_iter().next().unwrap_or_default();
-    let locked_at = text(&row, 1).trim_end().to_owned();
+    let locked_at = text_or_empty(&row, 1).trim_end().to_owned();
     Ok(RunTraces {
-        run: number(&row, 0),
-        is_ours: locked_at.is_empty() || number::<u8>(&row, 2) == OURS,
-        snapshot: format!("{locked_at} {} {} {}", text(&row, 3), text(&row, 4), text(&row, 5)),
+        run: number_or_zero(&row, 0),
+        is_ours: locked_at.is_empty() || number_or_zero::<u8>(&row, 2) == OURS,
+        snapshot: format!(
+            "{locked_at} {} {} {}",
+            text_or_empty(&row, 3),
+            text_or_empty(&row, 4),
+            text_or_empty(&row, 5)
+        ),
         locked_at,
     })
 }
@@ -129,9 +134,9 @@ async fn watched(connection: &mut Connection) -> Result<Option<WatchedRun>, sqlx
     let query =
         format!("SELECT engine, snapshot, {now} - changed, has_changed FROM botsctl_recovery WHERE engine <> ''");
     Ok(connection.fetch_text(query).await?.first().map(|row| WatchedRun {
-        engine: text(row, 0),
-        snapshot: text(row, 1),
-        age: Duration::from_millis(number(row, 2)),
+        engine: text_or_empty(row, 0),
+        snapshot: text_or_empty(row, 1),
+        age: Duration::from_millis(number_or_zero(row, 2)),
         has_changed: is_set(row, 3),
     }))
 }

@@ -9,8 +9,8 @@
 //! row in `mutex` that makes Bots recover it. Its received files would be left behind as well.
 
 use super::{failed, runs};
+use crate::database::Error;
 use crate::database::query::Connection;
-use crate::database::{DatabaseConfig, Error};
 
 /// The value of `mutexer` in `mutex` for an engine under the lease, as written by the hook of bots-ctl in that engine.
 /// Bots leaves it at 0.
@@ -59,21 +59,21 @@ pub enum PreviousRun {
 ///
 /// # Errors
 /// If the database cannot be read or written: then no engine may be started.
-pub async fn check_previous_run(connection: &mut Connection, settings: &DatabaseConfig) -> Result<PreviousRun, Error> {
-    if runs::was_cut_off(connection, settings).await? {
+pub async fn check_previous_run(connection: &mut Connection) -> Result<PreviousRun, Error> {
+    if runs::was_cut_off(connection).await? {
         return Ok(PreviousRun::Interrupted);
     }
-    mark_for_recovery(connection).await.map_err(|error| failed(settings, &error))
+    mark_for_recovery(connection).await.map_err(|error| failed(&connection.settings, &error))
 }
 
 /// Whether the last run, or the one that it was to recover, did not finish, so that the next run has to recover it.
-pub async fn is_open(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
+pub async fn is_open(connection: &mut Connection) -> Result<bool, Error> {
     let query = format!(
         "SELECT 1 FROM mutex WHERE mutexk = 1 UNION ALL SELECT 1 FROM ({PENDING}) pending \
          UNION ALL SELECT 1 FROM ({FAILED}) failed"
     );
     let found = connection.fetch_value(query).await;
-    Ok(found.map_err(|error| failed(settings, &error))?.is_some())
+    Ok(found.map_err(|error| failed(&connection.settings, &error))?.is_some())
 }
 
 /// Makes a failed run look like an interrupted one.
@@ -101,8 +101,8 @@ async fn mark_for_recovery(connection: &mut Connection) -> Result<PreviousRun, s
 ///
 /// # Errors
 /// If the database cannot be read or written: then no engine may be started.
-pub async fn prepare(connection: &mut Connection, settings: &DatabaseConfig) -> Result<bool, Error> {
-    join_recoveries(connection).await.map_err(|error| failed(settings, &error))
+pub async fn prepare(connection: &mut Connection) -> Result<bool, Error> {
+    join_recoveries(connection).await.map_err(|error| failed(&connection.settings, &error))
 }
 
 async fn join_recoveries(connection: &mut Connection) -> Result<bool, sqlx::Error> {

@@ -51,7 +51,7 @@ pub(crate) async fn run(
 
 async fn read(database: &DatabaseConfig) -> Result<Vec<FileChannel>, Error> {
     let mut connection = connect(database, ConnectMode::Probe).await?;
-    let channels = file_channels(&mut connection, database).await;
+    let channels = file_channels(&mut connection).await;
     connection.close().await;
     channels
 }

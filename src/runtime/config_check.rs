@@ -82,8 +82,8 @@ async fn check_routes(
     let environment = result.environment();
     let queried = with_timeout(&settings, async {
         let mut connection = connect(&settings, ConnectMode::Probe).await?;
-        let channels = monitored_routes::in_channels(&mut connection, &settings).await?;
-        Ok((channels, runs::routes(&mut connection, &settings).await?))
+        let channels = monitored_routes::in_channels(&mut connection).await?;
+        Ok((channels, runs::routes(&mut connection).await?))
     });
     let (channels, routes) = queried.await?;
     if BotsJobQueueIni::read(config, &environment)?.enabled {

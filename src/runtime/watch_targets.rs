@@ -220,22 +220,18 @@ async fn query_routes(
     is_4: bool,
 ) -> Result<(Connection, DatabaseRoutes), database::Error> {
     if let Some(mut connection) = cached
-        && let Ok(known) = read_routes(&mut connection, settings, is_4).await
+        && let Ok(known) = read_routes(&mut connection, is_4).await
     {
         return Ok((connection, known));
     }
     // The cached connection may have been cut by a server that has recovered.
     let mut connection = connect(settings, ConnectMode::Probe).await?;
-    let known = read_routes(&mut connection, settings, is_4).await?;
+    let known = read_routes(&mut connection, is_4).await?;
     Ok((connection, known))
 }
 
-async fn read_routes(
-    connection: &mut Connection,
-    settings: &DatabaseConfig,
-    is_4: bool,
-) -> Result<DatabaseRoutes, database::Error> {
-    let routes = runs::routes(connection, settings).await?;
-    let monitored = if is_4 { monitored_routes::routes(connection, settings).await? } else { Vec::new() };
-    Ok(DatabaseRoutes { monitored, locks: monitored_routes::locks(connection, settings).await?, routes })
+async fn read_routes(connection: &mut Connection, is_4: bool) -> Result<DatabaseRoutes, database::Error> {
+    let routes = runs::routes(connection).await?;
+    let monitored = if is_4 { monitored_routes::routes(connection).await? } else { Vec::new() };
+    Ok(DatabaseRoutes { monitored, locks: monitored_routes::locks(connection).await?, routes })
 }

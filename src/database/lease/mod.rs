@@ -197,11 +197,11 @@ impl Lease {
     /// That of the query, or that the database is away.
     pub async fn query_with_retry<T>(
         &mut self,
-        query: impl AsyncFn(&mut Connection, &DatabaseConfig) -> Result<T, Error>,
+        query: impl AsyncFn(&mut Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (settings, begin) = (self.settings.clone(), Instant::now());
         loop {
-            let queried = async { query(&mut self.session().await?.connection, &settings).await };
+            let queried = async { query(&mut self.session().await?.connection).await };
             match with_timeout(&settings, queried).await {
                 Err(Error::Unavailable(text)) if !settings.is_sqlite() => {
                     self.session = None;
@@ -299,7 +299,7 @@ impl Lease {
     pub async fn release(mut self) {
         let owner = self.owner.clone();
         let released =
-            self.query_with_retry(async |connection, _| LeaseKind::ENGINE.release(connection, &owner).await).await;
+            self.query_with_retry(async |connection| LeaseKind::ENGINE.release(connection, &owner).await).await;
         match released {
             Ok(()) => self.close().await,
             Err(error) => warn!("cannot release the engine lease: {error}; it will expire"),

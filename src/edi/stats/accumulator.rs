@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::model::{FileCounts, FileState, LastFile, MAX_ROUTES, RouteStats, UnnamedRoutes};
 use crate::database::query::Row;
-use crate::edi::{number, text};
+use crate::edi::{number_or_zero, text_or_empty};
 
 /// Number of stored hours: a day, and the current hour.
 const HOURS: i64 = 24;
@@ -70,7 +70,7 @@ impl EdiStatsAccumulator {
     pub fn add(&mut self, rows: &RangeRows, to: i64) {
         let is_new = to > self.counted_from;
         for row in &rows.files {
-            let (state, files) = (FileState::of_statust(number(row, 2)), number(row, 3));
+            let (state, files) = (FileState::of_statust(number_or_zero(row, 2)), number_or_zero(row, 3));
             let mut counts = FileCounts { received: files, ..FileCounts::default() };
             match state {
                 FileState::Done => counts.done = files,
@@ -78,26 +78,26 @@ impl EdiStatsAccumulator {
                 FileState::Stuck => counts.stuck = files,
             }
             let index = self.count(row, counts, is_new);
-            let last = (number(row, 5), LastFile { at: number(row, 4), state });
+            let last = (number_or_zero(row, 5), LastFile { at: number_or_zero(row, 4), state });
             let known = &mut self.totals[index].last;
             if known.is_none_or(|(number, _)| number < last.0) {
                 *known = Some(last);
             }
         }
         for row in &rows.steps {
-            let (sent, lost): (u64, u64) = (number(row, 2), number(row, 3));
+            let (sent, lost): (u64, u64) = (number_or_zero(row, 2), number_or_zero(row, 3));
             if sent > 0 {
                 self.count(row, FileCounts { sent, ..FileCounts::default() }, is_new);
             }
             if lost > 0 {
-                *self.lost.entry(number(row, 1)).or_default() += lost;
+                *self.lost.entry(number_or_zero(row, 1)).or_default() += lost;
             }
         }
     }
 
     fn count(&mut self, row: &Row, counts: FileCounts, is_new: bool) -> usize {
-        let name = Some(text(row, 0)).filter(|name| !name.is_empty()).unwrap_or_else(|| NO_ROUTE.to_owned());
-        let (entry, hour) = (self.totals.entry(name), number(row, 1));
+        let name = Some(text_or_empty(row, 0)).filter(|name| !name.is_empty()).unwrap_or_else(|| NO_ROUTE.to_owned());
+        let (entry, hour) = (self.totals.entry(name), number_or_zero(row, 1));
         let index = entry.index();
         entry.or_default();
         self.first_hour = Some(self.first_hour.map_or(hour, |first| first.min(hour)));

@@ -10,7 +10,7 @@ pub(super) mod sql_time;
 mod utc_offset;
 
 use super::failures::FailureReader;
-use super::{failed, is_set, number, runs, text};
+use super::{failed, is_set, number_or_zero, runs, text_or_empty};
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::query::{Connection, Row};
 use crate::database::run_metrics;
@@ -117,7 +117,11 @@ impl EdiStatsReader {
         let now = self.dialect.now();
         let query = format!("SELECT (SELECT MAX(idta) FROM ta), (SELECT COUNT(*) FROM mutex), {now}");
         let row = connection.fetch_text(query).await?.into_iter().next().unwrap_or_default();
-        Ok(ReadHorizon { newest: number(&row, 0), is_locked: number::<i64>(&row, 1) > 0, now: number(&row, 2) })
+        Ok(ReadHorizon {
+            newest: number_or_zero(&row, 0),
+            is_locked: number_or_zero::<i64>(&row, 1) > 0,
+            now: number_or_zero(&row, 2),
+        })
     }
 
     async fn runs(&self, connection: &mut Connection) -> Result<Vec<EngineRunStats>, sqlx::Error> {
@@ -204,8 +208,8 @@ impl EdiStatsReader {
         }
         if !queries.is_empty() {
             for row in connection.fetch_text(queries.join(" UNION ALL ")).await? {
-                if let Some(run) = runs.iter_mut().find(|run| run.id == number::<i64>(&row, 0)) {
-                    run.seconds = text(&row, 1).parse().ok();
+                if let Some(run) = runs.iter_mut().find(|run| run.id == number_or_zero::<i64>(&row, 0)) {
+                    run.seconds = text_or_empty(&row, 1).parse().ok();
                 }
             }
         }
@@ -220,19 +224,19 @@ fn range(from: i64, to: i64) -> String {
 
 fn run(row: &Row) -> EngineRunStats {
     EngineRunStats {
-        id: number(row, 0),
-        kind: text(row, 1),
-        started: number(row, 2),
+        id: number_or_zero(row, 0),
+        kind: text_or_empty(row, 1),
+        started: number_or_zero(row, 2),
         seconds: None,
         files: FileCounts {
-            received: number(row, 3),
-            done: number(row, 4),
-            errors: number(row, 5),
-            stuck: number(row, 6),
-            sent: number(row, 7),
+            received: number_or_zero(row, 3),
+            done: number_or_zero(row, 4),
+            errors: number_or_zero(row, 5),
+            stuck: number_or_zero(row, 6),
+            sent: number_or_zero(row, 7),
         },
-        process_errors: number(row, 8),
+        process_errors: number_or_zero(row, 8),
         failed: is_set(row, 9),
-        command_line: text(row, 10),
+        command_line: text_or_empty(row, 10),
     }
 }

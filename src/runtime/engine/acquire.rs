@@ -79,7 +79,7 @@ async fn wait(
         sleep(OBSERVE_INTERVAL.min(remaining)).await;
         let mut connection =
             connect_with_retry(settings, ConnectMode::ReadWrite, config.database.retry_window()).await?;
-        let observed = with_timeout(settings, open_run::observe(&mut connection, settings)).await?;
+        let observed = with_timeout(settings, open_run::observe(&mut connection)).await?;
         connection.close().await;
         match unfinished(observed, config) {
             Some(observed) => run = observed,

@@ -212,9 +212,7 @@ async fn run_all(
 /// Logs the result of the run in one line, whatever Bots has printed. Returns whether the database was available.
 async fn log_summary(lease: &mut Lease, before: u64, took: Duration) -> bool {
     let seconds = (took.as_secs_f64() * 100.0).round() / 100.0;
-    let summed = lease
-        .query_with_retry(async |connection, settings| runs::summary_since(connection, settings, before).await)
-        .await;
+    let summed = lease.query_with_retry(async |connection| runs::summary_since(connection, before).await).await;
     let is_available = !matches!(summed, Err(database::Error::Unavailable(_)));
     match summed {
         Ok(runs::Summary { reports, files, process_errors, newest }) => {

@@ -29,7 +29,7 @@ pub(super) struct RunBegin {
 pub(super) async fn begin(lease: &mut Lease, RunBegin { waited, recovers }: RunBegin) -> bool {
     let (id, holder) = (lease.id().to_owned(), holder_name());
     let run = RunRow { id: &id, holder: &holder, waited, recovers };
-    let written = lease.query_with_retry(async |connection, _| run_metrics::begin(connection, &run).await).await;
+    let written = lease.query_with_retry(async |connection| run_metrics::begin(connection, &run).await).await;
     log_error(&written);
     written.is_ok()
 }
@@ -37,8 +37,7 @@ pub(super) async fn begin(lease: &mut Lease, RunBegin { waited, recovers }: RunB
 /// Records the end of a run and releases its lease; returns whether that succeeded.
 pub(super) async fn end(lease: &mut Lease, result: &Result<RunResult, exit::Error>, took: Duration) -> bool {
     let (id, outcome) = (lease.id().to_owned(), outcome(result));
-    let end =
-        async |connection: &mut Connection, _: &DatabaseConfig| run_metrics::end(connection, &id, outcome, took).await;
+    let end = async |connection: &mut Connection| run_metrics::end(connection, &id, outcome, took).await;
     let written = lease.query_with_retry(end).await;
     log_error(&written);
     written.is_ok()

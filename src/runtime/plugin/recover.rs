@@ -17,7 +17,7 @@ pub(crate) async fn settle_pending(lease: &mut Lease, journal: &Journal) -> Resu
     let reader = journal.clone();
     let Some(change) = blocking(move || reader.pending()).await?? else { return Ok(None) };
     let is_committed =
-        lease.query_with_retry(async |connection, _| applied_plugin::settle(connection, &change.id).await).await?;
+        lease.query_with_retry(async |connection| applied_plugin::settle(connection, &change.id).await).await?;
     let journal = journal.clone();
     let settle = move || if is_committed { journal.complete(&change) } else { journal.take_back() };
     blocking(settle).await??;
