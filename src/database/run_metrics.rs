@@ -85,6 +85,17 @@ pub struct RunRow<'a> {
     pub recovers: bool,
 }
 
+/// A run that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct RunEnd {
+    pub outcome: RunOutcome,
+    /// None without an engine.
+    pub exit_code: Option<u8>,
+    pub took: Duration,
+    /// The number of the newest report that Bots has written for it; 0 without one.
+    pub newest_report: u64,
+}
+
 /// All counters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunTotals {
@@ -139,16 +150,12 @@ pub async fn begin(connection: &mut Connection, run: &RunRow<'_>) -> Result<(), 
     recorded.await.map_err(|error| connection.settings.failed("record a run in", &error))
 }
 
-/// Records the end of a run, and releases its lease.
+/// Records the end of a run, and releases its lease. A run with a report needs no recovery any more.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn end(
-    connection: &mut Connection,
-    id: &str,
-    (outcome, exit_code): (RunOutcome, Option<u8>),
-    took: Duration,
-) -> Result<(), Error> {
+pub async fn end(connection: &mut Connection, id: &str, end: RunEnd) -> Result<(), Error> {
+    let RunEnd { outcome, exit_code, took, newest_report } = end;
     let (now, quoted_id, ms) = (connection.server_time_ms(), connection.quote_literal(id), milliseconds(took));
     let code = exit_code.map_or_else(|| "NULL".to_owned(), |code| code.to_string());
     let update = format!(
@@ -162,6 +169,7 @@ pub async fn end(
         "DELETE FROM botsctl_engine_run WHERE started < (SELECT min(started) FROM \
          (SELECT started FROM botsctl_engine_run ORDER BY started DESC LIMIT {MAX_RUN_ROWS}) AS newest)"
     );
+    let finish = format!("UPDATE botsctl_recovery SET finished = {newest_report} WHERE finished < {newest_report}");
     let bucket = DURATION_BUCKETS_S.iter().find(|bound| took <= Duration::from_secs(u64::from(**bound)));
     let recorded = connection.in_transaction(async |connection| {
         if connection.execute(update, &[]).await? > 0 {
@@ -172,7 +180,7 @@ pub async fn end(
                 connection.execute_batch(last_success).await?;
             }
         }
-        connection.execute_batch(format!("{prune}; {release}")).await
+        connection.execute_batch(format!("{prune}; {finish}; {release}")).await
     });
     recorded.await.map_err(|error| connection.settings.failed("record the end of a run in", &error))
 }
@@ -257,7 +265,9 @@ mod tests {
     async fn database(dir: &tempfile::TempDir) -> Connection {
         let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
         let mut connection = connect(&settings, ConnectMode::Create).await.expect("opened");
-        own_schema::ensure(&mut connection, OwnTables::LEASE).await.expect("created");
+        for tables in [OwnTables::LEASE, OwnTables::RECOVERY] {
+            own_schema::ensure(&mut connection, tables).await.expect("created");
+        }
         connection
     }
 
@@ -276,9 +286,13 @@ mod tests {
         }
         // The run before, which records its end late, releases nothing.
         for (id, released) in [("a", false), ("b", true)] {
-            end(&mut on, id, (RunOutcome::Success, Some(0)), Duration::ZERO).await.expect("ended");
+            end(&mut on, id, ended(RunOutcome::Success, Duration::ZERO)).await.expect("ended");
             assert_eq!(holder(&mut on).await, ("b".to_owned(), name.clone(), released), "{id}");
         }
+    }
+
+    fn ended(outcome: RunOutcome, took: Duration) -> RunEnd {
+        RunEnd { outcome, exit_code: Some(0), took, newest_report: 0 }
     }
 
     fn run(id: &str) -> RunRow<'_> {
@@ -300,7 +314,7 @@ mod tests {
                 begin(&mut on, &run(id)).await.expect("begun");
             }
             for _ in 0..2 {
-                end(&mut on, id, (outcome, Some(0)), took).await.expect("ended");
+                end(&mut on, id, ended(outcome, took)).await.expect("ended");
             }
         }
         add_busy(&mut on, Duration::from_millis(500)).await.expect("added");
@@ -322,8 +336,8 @@ mod tests {
         begin(&mut on, &run("a")).await.expect("begun");
         begin(&mut on, &run("c")).await.expect("begun");
         // One that records its end late.
-        end(&mut on, "a", (RunOutcome::LeaseLost, None), Duration::from_secs(1)).await.expect("ended");
-        end(&mut on, "c", (RunOutcome::Success, Some(0)), Duration::from_secs(1)).await.expect("ended");
+        end(&mut on, "a", ended(RunOutcome::LeaseLost, Duration::from_secs(1))).await.expect("ended");
+        end(&mut on, "c", ended(RunOutcome::Success, Duration::from_secs(1))).await.expect("ended");
         let totals = read(&mut on).await.expect("read").expect("they are there");
         assert_eq!(totals.runs, [1, 0, 0, 0, 0, 0, 1]);
     }
@@ -339,7 +353,7 @@ mod tests {
             // Runs of the same millisecond are of the same age.
             let spread = format!("UPDATE botsctl_engine_run SET started = {number} WHERE id = '{id}'");
             on.execute_batch(spread).await.expect("changed");
-            end(&mut on, &id, (RunOutcome::Success, Some(0)), Duration::ZERO).await.expect("ended");
+            end(&mut on, &id, ended(RunOutcome::Success, Duration::ZERO)).await.expect("ended");
         }
         let rows = on.fetch_value("SELECT count(*) FROM botsctl_engine_run").await.expect("counted");
         assert_eq!(rows, Some(MAX_RUN_ROWS.to_string()));

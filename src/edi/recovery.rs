@@ -8,7 +8,7 @@
 //! If the database fails during a run while its connection survives, the run exits without a report, and without the
 //! row in `mutex` that makes Bots recover it. Its received files would be left behind as well.
 
-use super::{failed, runs};
+use super::{failed, number_or_zero};
 use crate::database::Error;
 use crate::database::query::Connection;
 
@@ -16,26 +16,40 @@ use crate::database::query::Connection;
 /// Bots leaves it at 0.
 pub(crate) const OURS: u8 = 1;
 
-/// How many recoveries of one run may end in failure. Further attempts would block all new files forever.
-const FAILURES: u32 = 3;
+/// How many recoveries of one run may fail. Further attempts would block all new files forever.
+const MAX_FAILED_RECOVERIES: u32 = 3;
+
+/// How many recoveries of one run may be killed. Most are killed for reasons that are none of the run's, such as the drain
+/// of a node, but a file for which the engine runs out of memory would block all new files forever as well.
+const MAX_KILLED_RECOVERIES: u32 = 10;
 
 /// Has Bots recover the newest run. Written before it is counted: a process that dies in between leaves one attempt
 /// more, and abandons nothing.
-const LOCK: &str = "INSERT INTO mutex (mutexk, mutexer) VALUES (1, 1)";
+const INSERT_MUTEX_ROW: &str = "INSERT INTO mutex (mutexk, mutexer) VALUES (1, 1)";
 
 /// The newest run, if it failed before its end. Bots writes the report last, and omits it on an error. A run that had nothing
 /// to do has none either, but no row for a file; of one that received nothing only the report is left. After a later report the
-/// run was given up.
-const FAILED: &str = "SELECT run.idta FROM ta run \
+/// run was given up. The report of a finished run may be deleted.
+const FAILED_RUN: &str = "SELECT run.idta FROM ta run \
     WHERE run.idta = (SELECT MAX(idta) FROM ta WHERE script = 0) AND run.status = 1 \
+    AND run.idta > (SELECT finished FROM botsctl_recovery) \
     AND (run.statust IN (0, 1) OR EXISTS (SELECT 1 FROM ta WHERE ta.idta > run.idta AND ta.status <> 1)) \
     AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= run.idta)";
 
 /// The run whose recovery has begun and has no report of type crashrecovery yet. A report of another type does not
 /// count: after a failed recovery Bots continues with the requested run.
-const PENDING: &str = "SELECT begun.run FROM botsctl_recovery begun \
+const PENDING: &str = "SELECT begun.run, begun.attempts, begun.failures FROM botsctl_recovery begun \
     WHERE EXISTS (SELECT 1 FROM ta WHERE ta.idta = begun.run AND ta.script = 0) \
     AND NOT EXISTS (SELECT 1 FROM report WHERE report.idta >= begun.run AND report.type = 'crashrecovery')";
+
+/// A recovery that has begun and not finished.
+#[derive(Debug, Clone, Copy)]
+struct PendingRecovery {
+    run: u64,
+    attempts: u32,
+    /// The attempts that ended without a report. The engines of the others were killed.
+    failures: u32,
+}
 
 /// The state of an earlier run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +60,29 @@ pub enum PreviousRun {
     Interrupted,
     /// It failed before its end, and Bots will recover it.
     Failed,
-    /// Its recoveries also failed, too often for another attempt.
+    /// Its recoveries failed or were killed too often for another attempt.
     Abandoned {
         /// Its number.
         run: u64,
         /// How many recoveries failed.
         failures: u32,
+        /// How many recoveries were killed.
+        kills: u32,
     },
+}
+
+/// Records the runs that have finished, and a recovery that has: a report that is deleted later, in the web UI or by Bots,
+/// begins no recovery again. Requires the engine lease.
+///
+/// # Errors
+/// If the database cannot be written.
+pub async fn record_finished(connection: &mut Connection) -> Result<(), Error> {
+    const CLOSE: &str = "UPDATE botsctl_recovery SET run = 0, attempts = 0, failures = 0 WHERE run > 0 AND EXISTS \
+        (SELECT 1 FROM report WHERE report.idta >= botsctl_recovery.run AND report.type = 'crashrecovery')";
+    const FINISH: &str = "UPDATE botsctl_recovery SET finished = (SELECT MAX(idta) FROM report) \
+        WHERE finished < (SELECT MAX(idta) FROM report)";
+    let recorded = connection.execute_batch(format!("{CLOSE}; {FINISH}")).await;
+    recorded.map_err(|error| connection.settings.failed("record finished runs in", &error))
 }
 
 /// Finds an unfinished earlier run, and prepares the database so that Bots recovers it. Requires the engine lease.
@@ -60,17 +90,17 @@ pub enum PreviousRun {
 /// # Errors
 /// If the database cannot be read or written: then no engine may be started.
 pub async fn check_previous_run(connection: &mut Connection) -> Result<PreviousRun, Error> {
-    if runs::was_cut_off(connection).await? {
-        return Ok(PreviousRun::Interrupted);
-    }
     mark_for_recovery(connection).await.map_err(|error| failed(&connection.settings, &error))
 }
 
 /// Whether the last run, or the one that it was to recover, did not finish, so that the next run has to recover it.
+///
+/// # Errors
+/// If the database cannot be read.
 pub async fn is_open(connection: &mut Connection) -> Result<bool, Error> {
     let query = format!(
         "SELECT 1 FROM mutex WHERE mutexk = 1 UNION ALL SELECT 1 FROM ({PENDING}) pending \
-         UNION ALL SELECT 1 FROM ({FAILED}) failed"
+         UNION ALL SELECT 1 FROM ({FAILED_RUN}) failed"
     );
     let found = connection.fetch_value(query).await;
     Ok(found.map_err(|error| failed(&connection.settings, &error))?.is_some())
@@ -78,26 +108,48 @@ pub async fn is_open(connection: &mut Connection) -> Result<bool, Error> {
 
 /// Makes a failed run look like an interrupted one.
 async fn mark_for_recovery(connection: &mut Connection) -> Result<PreviousRun, sqlx::Error> {
-    let begun = pending_recovery(connection).await?;
-    if begun.is_none() && connection.fetch_value(FAILED).await?.is_none() {
-        return Ok(PreviousRun::Completed);
+    // Only an orderly exit of the engine deletes this row.
+    let is_interrupted = connection.fetch_value("SELECT 1 FROM mutex WHERE mutexk = 1").await?.is_some();
+    let Some(PendingRecovery { run, attempts, failures }) = pending_recovery(connection).await? else {
+        if is_interrupted {
+            return Ok(PreviousRun::Interrupted);
+        }
+        if connection.fetch_value(FAILED_RUN).await?.is_none() {
+            return Ok(PreviousRun::Completed);
+        }
+        return connection.execute_batch(INSERT_MUTEX_ROW).await.map(|()| PreviousRun::Failed);
+    };
+    let failures = failures + u32::from(!is_interrupted);
+    let kills = attempts.saturating_sub(failures);
+    if failures >= MAX_FAILED_RECOVERIES || kills >= MAX_KILLED_RECOVERIES {
+        abandon(connection, run).await?;
+        return Ok(PreviousRun::Abandoned { run, failures, kills });
     }
-    let Some(run) = begun else { return connection.execute_batch(LOCK).await.map(|()| PreviousRun::Failed) };
-    let failures = connection.fetch_value("SELECT failures FROM botsctl_recovery").await?;
-    let failures = failures.and_then(|count| count.parse::<u32>().ok()).unwrap_or(0) + 1;
-    if failures >= FAILURES {
-        // Bots's own mark of a run that is open, which figures and status count as lost.
-        connection.execute_batch(format!("UPDATE ta SET statust = 0 WHERE idta = {run}")).await?;
-        connection.execute_batch("UPDATE botsctl_recovery SET run = 0, failures = 0").await?;
-        return Ok(PreviousRun::Abandoned { run, failures });
+    if is_interrupted {
+        return Ok(PreviousRun::Interrupted);
     }
-    connection.execute_batch(LOCK).await?;
+    connection.execute_batch(INSERT_MUTEX_ROW).await?;
     connection.execute_batch(format!("UPDATE botsctl_recovery SET failures = {failures}")).await?;
     Ok(PreviousRun::Failed)
 }
 
-/// Makes Bots recover everything that is unfinished. Requires the engine lease and an interrupted engine. Returns
-/// whether an earlier recovery was also interrupted.
+/// Has neither bots-ctl nor Bots recover the run any more.
+async fn abandon(connection: &mut Connection, run: u64) -> Result<(), sqlx::Error> {
+    let statements = [
+        // A recovery that was killed is a part of the run, as in `join_recoveries`.
+        format!("UPDATE ta SET script = {run} WHERE script = 0 AND idta > {run} AND status = 1 AND statust = 0"),
+        // Bots's own mark of a run that is open, which figures and status count as lost.
+        format!("UPDATE ta SET statust = 0 WHERE idta = {run}"),
+        "DELETE FROM mutex WHERE mutexk = 1".to_owned(),
+        "UPDATE botsctl_recovery SET run = 0, attempts = 0, failures = 0, \
+         finished = (SELECT MAX(idta) FROM ta WHERE script = 0)"
+            .to_owned(),
+    ];
+    connection.execute_in_transaction(&statements).await
+}
+
+/// Makes Bots recover everything that is unfinished, and counts the attempt. Requires the engine lease and an interrupted
+/// engine. Returns whether an earlier recovery did not finish.
 ///
 /// # Errors
 /// If the database cannot be read or written: then no engine may be started.
@@ -110,16 +162,24 @@ async fn join_recoveries(connection: &mut Connection) -> Result<bool, sqlx::Erro
     connection.execute_batch(format!("UPDATE mutex SET mutexer = {OURS} WHERE mutexk = 1")).await?;
     let newest = connection.fetch_value("SELECT MAX(idta) FROM ta WHERE script = 0").await?;
     let Some(newest) = newest.and_then(|number| number.parse::<u64>().ok()) else { return Ok(false) };
-    let interrupted = pending_recovery(connection).await?.filter(|begun| *begun < newest);
-    let statement = match interrupted {
-        Some(begun) => format!("UPDATE ta SET script = {begun} WHERE script = 0 AND idta > {begun}"),
+    let pending = pending_recovery(connection).await?;
+    let statements = match pending {
+        Some(PendingRecovery { run, .. }) => format!(
+            "UPDATE ta SET script = {run} WHERE script = 0 AND idta > {run}; \
+             UPDATE botsctl_recovery SET attempts = attempts + 1"
+        ),
         // For the recovery that comes after this one.
-        None => format!("UPDATE botsctl_recovery SET run = {newest}, failures = 0"),
+        None => format!("UPDATE botsctl_recovery SET run = {newest}, attempts = 1, failures = 0"),
     };
-    connection.execute_batch(statement).await?;
-    Ok(interrupted.is_some())
+    connection.execute_batch(statements).await?;
+    Ok(pending.is_some())
 }
 
-async fn pending_recovery(connection: &mut Connection) -> Result<Option<u64>, sqlx::Error> {
-    Ok(connection.fetch_value(PENDING).await?.and_then(|number| number.parse().ok()))
+async fn pending_recovery(connection: &mut Connection) -> Result<Option<PendingRecovery>, sqlx::Error> {
+    let rows = connection.fetch_text(PENDING).await?;
+    Ok(rows.first().map(|row| PendingRecovery {
+        run: number_or_zero(row, 0),
+        attempts: number_or_zero(row, 1),
+        failures: number_or_zero(row, 2),
+    }))
 }

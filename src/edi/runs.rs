@@ -33,15 +33,6 @@ pub(super) async fn read_routes(connection: &mut Connection) -> Result<Vec<Route
     Ok(connection.fetch_text(QUERY).await?.iter().map(route).collect())
 }
 
-/// Whether an engine was interrupted: it leaves a row that is deleted only by an orderly exit.
-///
-/// # Errors
-/// As [`routes`].
-pub async fn was_cut_off(connection: &mut Connection) -> Result<bool, Error> {
-    let rows = fetch(connection, "SELECT count(*) FROM mutex WHERE mutexk = 1").await?;
-    Ok(rows.first().is_some_and(|row| number_or_zero::<u64>(row, 0) > 0))
-}
-
 /// The number of the newest report; 0 if there is none.
 ///
 /// # Errors

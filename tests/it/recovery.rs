@@ -14,6 +14,8 @@ const FEW: usize = 12;
 on_each_database! {
     a_run_of_other_routes_recovers_all_routes_first,
     killed_recovery_is_recovered_by_next_run,
+    deleted_report_begins_no_recovery_again,
+    recovery_is_abandoned_after_ten_kills,
 }
 
 /// Bots would recover the routes alone that the next run is for, and forget the others for good.
@@ -62,6 +64,77 @@ fn killed_recovery_is_recovered_by_next_run(engine: Engine) {
     assert_eq!(system.recoveries(), 2, "{last:?}");
 }
 
+/// The web UI deletes reports with the rows of their files, and leaves the rows of their runs. So does Bots at times.
+fn deleted_report_begins_no_recovery_again(engine: Engine) {
+    let system = System::new(engine);
+    system.can_be_held();
+    system.fill(FEW);
+    let mut running = system.start_held(2, &["engine", "--new"]);
+    kill_engine(&mut running);
+    system.release();
+    system.run(&["engine", "--new"]).expect_code(0);
+    assert_eq!((system.recoveries(), system.collect(FEW)), (1, Amiss::default()));
+    system.fill(FEW);
+    system.run(&["engine", "--new"]).expect_code(0);
+    assert_eq!(system.collect(FEW), Amiss::default());
+    for which in ["type = 'crashrecovery'", "idta > 0"] {
+        system.database.sql(&format!(
+            "DELETE FROM filereport WHERE reportidta IN (SELECT idta FROM report WHERE {which}); \
+             DELETE FROM report WHERE {which}"
+        ));
+        let next = system.run(&["engine", "--new"]);
+        assert!(next.code() == 0 && !next.stderr.contains("recovering"), "{which}: {next:?}");
+        assert_eq!((system.recoveries(), system.collect(FEW).lost.len()), (0, FEW), "{which}: {next:?}");
+    }
+}
+
+/// A file for which the engine runs out of memory kills each recovery, and must not block new files forever.
+fn recovery_is_abandoned_after_ten_kills(engine: Engine) {
+    let system = System::new(engine);
+    system.can_be_held();
+    system.fill(FEW);
+    for kills in [0, 1, 10] {
+        if kills == 10 {
+            system.database.sql("UPDATE botsctl_recovery SET attempts = attempts + 8");
+        }
+        let mut running = system.start_held(2, &["engine", "--new"]);
+        assert_eq!(running.stderr().contains("recovering it first"), kills > 0, "{}", running.report());
+        kill_engine(&mut running);
+        system.release();
+    }
+    let abandoned = system.run(&["engine", "--new"]);
+    assert!(abandoned.stderr.contains("0 of its recoveries failed and 10 were killed; giving up"), "{abandoned:?}");
+    assert!(abandoned.code() == 0 && system.recoveries() == 0, "{abandoned:?}");
+    let open = "SELECT count(*) FROM ta WHERE script = 0 AND status = 1 AND statust = 0";
+    assert_eq!(system.database.value(open), "1", "status and figures tell of it");
+    system.collect(FEW);
+    system.fill(FEW);
+    let next = system.run(&["engine", "--new"]);
+    assert!(next.code() == 0 && !next.stderr.contains("recovering"), "{next:?}");
+    assert_eq!(system.collect(FEW), Amiss::default(), "{next:?}");
+}
+
+/// Such a recovery leaves the tables as they were.
+#[apply(test)]
+fn recovery_that_fails_before_its_first_row_counts() {
+    let mut system = System::new(Engine::Sqlite);
+    system.can_be_held();
+    system.fill(FEW);
+    let mut running = system.start_held(2, &["engine", "--new"]);
+    kill_engine(&mut running);
+    system.release();
+    let (python, database) = (python().display().to_string(), &system.database.name);
+    let delete = format!("c = sqlite3.connect({database:?}); c.execute('DELETE FROM mutex'); c.commit()");
+    let script = format!("#!{python}\nimport sqlite3, sys\n{delete}\nsys.exit(1)\n");
+    system.demo.sandbox.stand_in("bots-engine", &script);
+    for recovery in 1..=3 {
+        let failed = system.run(&["engine", "--new"]);
+        assert!(failed.code() == 69 && failed.stderr.contains("recovering it first"), "{recovery}: {failed:?}");
+    }
+    let abandoned = system.run(&["engine", "--new"]);
+    assert!(abandoned.stderr.contains("3 of its recoveries failed and 0 were killed; giving up"), "{abandoned:?}");
+}
+
 /// As with a disk that fills up in the middle of a run: from some row on nothing can be written to the database, and Bots
 /// ends in order.
 #[apply(test)]
@@ -104,7 +177,7 @@ fn recovery_is_abandoned_after_three_failures() {
         assert_eq!(failed.stderr.contains("recovering it first"), recovery > 0, "{failed:?}");
     }
     let given_up = system.run(&["engine", "--new"]);
-    assert!(given_up.stderr.contains("failed, and so did 3 recoveries; giving up"), "{given_up:?}");
+    assert!(given_up.stderr.contains("3 of its recoveries failed and 0 were killed; giving up"), "{given_up:?}");
     assert!(!given_up.stderr.contains("recovering it first"), "{given_up:?}");
     system.database.sql("DROP TRIGGER broken");
     let next = system.run(&["engine", "--new"]);

@@ -14,6 +14,7 @@ use crate::bots::services::BotsServiceSpec;
 use crate::config::Config;
 use crate::database;
 use crate::database::lease::Lease;
+use crate::database::run_metrics::{RunEnd, RunOutcome};
 use crate::edi::recovery::{self, PreviousRun};
 use crate::edi::runs;
 use crate::edi::stats::model::FileCounts;
@@ -91,21 +92,12 @@ pub(crate) async fn run(
         recorded: &mut recorded,
     };
     let result = run_all(run, recovery, service).await;
-    let took = begun_at.elapsed();
-    // Only one of these queries waits for a database that is away.
-    let is_available = log_summary(&mut lease, newest_report, took).await;
-    let has_errors = result.as_ref().is_ok_and(RunResult::has_errors);
-    let is_open = has_errors && (!is_available || needs_recovery(&mut lease).await);
-    if is_available && record_end(&mut lease, begin, recorded, &result, took).await {
-        lease.close().await;
-    } else {
-        lease.release().await;
-    }
+    let is_open = finish(lease, newest_report, begin, recorded, &result, begun_at.elapsed()).await;
     let result = result?;
     if matches!(result.end, Termination::Exited(Exit::Code(BUSY))) && !result.stop_requested {
         log_port_taken(engine_port, &ini_file);
     }
-    outcome(result, is_open)
+    to_run_outcome(result, is_open)
 }
 
 /// Returns None when another engine is running.
@@ -154,17 +146,17 @@ async fn check_previous_run(
     has_open_run: bool,
 ) -> Result<(bool, u64), Error> {
     let of = if arguments.routes.is_empty() { "" } else { ", of all routes" };
+    record_finished(lease).await;
     let previous = match has_open_run {
         true => lease.query_with_retry(recovery::check_previous_run).await?,
         false => PreviousRun::Completed,
     };
     let recovers = match previous {
         PreviousRun::Completed => false,
-        PreviousRun::Abandoned { run, failures } => {
+        PreviousRun::Abandoned { run, failures, kills } => {
             error!(
-                "engine run {run} failed, and so did {failures} recoveries; giving up and \
-                 processing new files: find files that it received but did not send in Bots's web \
-                 UI, and send them again"
+                "engine run {run} did not finish, {failures} of its recoveries failed and {kills} were killed; giving up and \
+                 processing new files: find files that it received but did not send in Bots's web UI, and send them again"
             );
             false
         }
@@ -209,11 +201,39 @@ async fn run_all(
     })
 }
 
-/// Logs the result of the run in one line, whatever Bots has printed. Returns whether the database was available.
-async fn log_summary(lease: &mut Lease, before: u64, took: Duration) -> bool {
+/// Logs and records the end of the run, and releases the lease. Returns whether the next run has to recover this one.
+async fn finish(
+    mut lease: Box<Lease>,
+    report_before: u64,
+    begin: RunBegin,
+    recorded: Option<bool>,
+    result: &Result<RunResult, Error>,
+    took: Duration,
+) -> bool {
+    // Only one of these queries waits for a database that is away.
+    let newest_report = log_summary(&mut lease, report_before, took).await;
+    let has_errors = result.as_ref().is_ok_and(RunResult::has_errors);
+    let is_open = has_errors && (newest_report.is_none() || needs_recovery(&mut lease).await);
+    let (outcome, exit_code) = run_metrics::outcome(result);
+    let is_recorded = match newest_report {
+        Some(newest_report) => {
+            let end = RunEnd { outcome, exit_code, took, newest_report };
+            record_end(&mut lease, begin, recorded, end).await
+        }
+        None => false,
+    };
+    match is_recorded {
+        true => lease.close().await,
+        false => lease.release().await,
+    }
+    is_open
+}
+
+/// Logs the result of the run in one line, whatever Bots has printed. Returns the number of the newest report of the run, 0 if
+/// there is none; `None` when the database was not available.
+async fn log_summary(lease: &mut Lease, before: u64, took: Duration) -> Option<u64> {
     let seconds = (took.as_secs_f64() * 100.0).round() / 100.0;
     let summed = lease.query_with_retry(async |connection| runs::summary_since(connection, before).await).await;
-    let is_available = !matches!(summed, Err(database::Error::Unavailable(_)));
     match summed {
         Ok(runs::Summary { reports, files, process_errors, newest }) => {
             let FileCounts { received, done, errors, stuck, sent } = files;
@@ -232,28 +252,35 @@ async fn log_summary(lease: &mut Lease, before: u64, took: Duration) -> bool {
                 "the run received {received} files, finished {done}, had errors in {errors}, left {stuck} stuck, \
                  sent {sent}, in {seconds} s{hint}"
             );
+            Some(newest)
         }
-        Err(error) => warn!("cannot read the result of the run: {error}"),
+        Err(error) => {
+            warn!("cannot read the result of the run: {error}");
+            (!matches!(error, database::Error::Unavailable(_))).then_some(0)
+        }
     }
-    is_available
 }
 
 /// Records the end of the run, and its begin if no engine was started. Returns whether this released the lease.
-async fn record_end(
-    lease: &mut Lease,
-    begin: RunBegin,
-    recorded: Option<bool>,
-    result: &Result<RunResult, Error>,
-    took: Duration,
-) -> bool {
-    let is_lost = result.as_ref().is_ok_and(|result| result.lost.is_some());
+async fn record_end(lease: &mut Lease, begin: RunBegin, recorded: Option<bool>, end: RunEnd) -> bool {
+    let is_lost = end.outcome == RunOutcome::LeaseLost;
+    if begin.recovers && !is_lost {
+        record_finished(lease).await;
+    }
     let is_recorded = match recorded {
         Some(is_recorded) => is_recorded,
         // The run of the new holder must not count as interrupted.
         None if is_lost => false,
         None => run_metrics::begin(lease, begin).await,
     };
-    is_recorded && run_metrics::end(lease, result, took).await
+    is_recorded && run_metrics::end(lease, end).await
+}
+
+/// What is not recorded is recorded by the next run, unless its report is deleted before.
+async fn record_finished(lease: &mut Lease) {
+    if let Err(error) = lease.query_with_retry(recovery::record_finished).await {
+        warn!("{error}");
+    }
 }
 
 /// Bots's engine exits with 3 without a message if its port is in use. Under the lease, the user of the port is not an engine of bots-ctl.
@@ -279,7 +306,7 @@ async fn needs_recovery(lease: &mut Lease) -> bool {
     })
 }
 
-fn outcome(result: RunResult, is_open: bool) -> Result<Outcome, Error> {
+fn to_run_outcome(result: RunResult, is_open: bool) -> Result<Outcome, Error> {
     if let Some(lost) = result.lost {
         let text = match result.end {
             Termination::NotStarted => format!("engine not started: lease lost ({lost})"),

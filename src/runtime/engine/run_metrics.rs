@@ -6,9 +6,8 @@ use tracing::warn;
 
 use crate::database::connect::{ConnectMode, connect};
 use crate::database::lease::Lease;
-use crate::database::query::Connection;
 use crate::database::retry::with_timeout;
-use crate::database::run_metrics::{self, RunOutcome, RunRow};
+use crate::database::run_metrics::{self, RunEnd, RunOutcome, RunRow};
 use crate::database::{DatabaseConfig, Error};
 use crate::exit::{self, Exit};
 use crate::supervisor::state::Termination;
@@ -35,10 +34,9 @@ pub(super) async fn begin(lease: &mut Lease, RunBegin { waited, recovers }: RunB
 }
 
 /// Records the end of a run and releases its lease; returns whether that succeeded.
-pub(super) async fn end(lease: &mut Lease, result: &Result<RunResult, exit::Error>, took: Duration) -> bool {
-    let (id, outcome) = (lease.id().to_owned(), outcome(result));
-    let end = async |connection: &mut Connection| run_metrics::end(connection, &id, outcome, took).await;
-    let written = lease.query_with_retry(end).await;
+pub(super) async fn end(lease: &mut Lease, end: RunEnd) -> bool {
+    let id = lease.id().to_owned();
+    let written = lease.query_with_retry(async |connection| run_metrics::end(connection, &id, end).await).await;
     log_error(&written);
     written.is_ok()
 }
@@ -66,7 +64,8 @@ fn log_error(written: &Result<(), Error>) {
     }
 }
 
-fn outcome(result: &Result<RunResult, exit::Error>) -> (RunOutcome, Option<u8>) {
+/// The outcome of a run, and the exit code of its engine.
+pub(super) fn outcome(result: &Result<RunResult, exit::Error>) -> (RunOutcome, Option<u8>) {
     let Ok(result) = result else { return (RunOutcome::Failed, None) };
     if result.lost.is_some() {
         return (RunOutcome::LeaseLost, None);
