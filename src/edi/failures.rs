@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::files::FAILED;
+use super::files::AND_NOT_DONE;
 use super::stats::model::{EngineRunStats, Failures, MAX_FILES, ProcessError, ReceivedFile};
 use super::stats::sql_time::TimeDialect;
 use super::{number_or_zero, text_or_empty};
@@ -17,10 +17,15 @@ const MAX_ERRORS: usize = 5;
 
 const DAY: i64 = 24 * 3600;
 
-/// Reads them again and again.
+/// Rows of `ta` after which the row of a received file has that of its stored copy.
+const MAX_COPY_DISTANCE: u32 = 1000;
+
+/// Reads failures repeatedly and keeps those already found.
 #[derive(Debug, Default)]
 pub(super) struct FailureReader {
     files: Vec<ReceivedFile>,
+    /// The name of the stored copy of each file, if it has one.
+    copies: BTreeMap<i64, String>,
 }
 
 impl FailureReader {
@@ -29,38 +34,40 @@ impl FailureReader {
         &mut self,
         connection: &mut Connection,
         dialect: TimeDialect,
-        range: &str,
+        (from, to): (i64, i64),
     ) -> Result<(), sqlx::Error> {
         let columns = ReceivedFile::columns(dialect, MAX_REASON);
-        let failed =
-            format!("SELECT {columns} FROM filereport WHERE {range}{FAILED} ORDER BY idta DESC LIMIT {MAX_FILES}");
-        let failed = connection.fetch_text(failed).await?;
-        if !self.files.is_empty() {
-            self.remove_received_again(connection, range).await?;
+        let failed = format!(
+            "SELECT {columns} FROM filereport WHERE idta > {from} AND idta <= {to}{AND_NOT_DONE} \
+             ORDER BY idta DESC LIMIT {MAX_FILES}"
+        );
+        let failed: Vec<ReceivedFile> = connection.fetch_text(failed).await?.iter().map(ReceivedFile::of).collect();
+        if !failed.is_empty() {
+            let numbers: Vec<String> = failed.iter().map(|file| file.id.to_string()).collect();
+            self.copies.extend(copies(connection, (from, to), &numbers.join(", ")).await?);
         }
-        self.files.splice(0..0, failed.iter().map(ReceivedFile::of));
+        self.files.splice(0..0, failed);
         self.files.truncate(MAX_FILES);
+        if !self.files.is_empty() {
+            self.remove_received_again(connection, (from, to)).await?;
+        }
         Ok(())
     }
 
-    /// Bots keeps no link from a file that it has received again to the first time. Bots 4 keeps its name; 3.3.1 names the
-    /// stored file, which is the number of a row whose parent is the file.
-    async fn remove_received_again(&mut self, connection: &mut Connection, range: &str) -> Result<(), sqlx::Error> {
+    /// A file that Bots receives again has the stored copy of the first time.
+    async fn remove_received_again(
+        &mut self,
+        connection: &mut Connection,
+        (from, to): (i64, i64),
+    ) -> Result<(), sqlx::Error> {
         let again = format!(
-            "SELECT idroute, infilename FROM filereport WHERE {range} \
+            "SELECT idta FROM filereport WHERE idta > {from} AND idta <= {to} \
              AND reportidta IN (SELECT idta FROM report WHERE type = 'rereceive')"
         );
-        let again = connection.fetch_text(again).await?;
-        let stored: Vec<String> =
-            again.iter().map(|row| text_or_empty(row, 1)).filter(|name| name.parse::<u32>().is_ok()).collect();
-        let mut parents = Vec::new();
-        if !stored.is_empty() {
-            let query = format!("SELECT parent FROM ta WHERE idta IN ({})", stored.join(", "));
-            parents = connection.fetch_text(query).await?.iter().map(|row| number_or_zero::<i64>(row, 0)).collect();
-        }
+        let again = copies(connection, (from, to), &again).await?;
         let is_again = |file: &ReceivedFile| {
-            parents.contains(&file.id)
-                || again.iter().any(|row| (text_or_empty(row, 0), text_or_empty(row, 1)) == file.key())
+            let copy = self.copies.get(&file.id);
+            again.iter().any(|(id, name)| *id > file.id && Some(name) == copy)
         };
         self.files.retain(|file| !is_again(file));
         Ok(())
@@ -74,9 +81,10 @@ impl FailureReader {
         now: i64,
     ) -> Result<Failures, sqlx::Error> {
         self.files.retain(|file| file.received >= now - DAY);
+        self.copies.retain(|id, _| self.files.iter().any(|file| file.id == *id));
         if !self.files.is_empty() {
             let numbers: Vec<String> = self.files.iter().map(|file| file.id.to_string()).collect();
-            let query = format!("SELECT idta FROM filereport WHERE idta IN ({}){FAILED}", numbers.join(", "));
+            let query = format!("SELECT idta FROM filereport WHERE idta IN ({}){AND_NOT_DONE}", numbers.join(", "));
             let rows = connection.fetch_text(query).await?;
             let failed: Vec<i64> = rows.iter().map(|row| number_or_zero(row, 0)).collect();
             self.files.retain(|file| failed.contains(&file.id));
@@ -86,10 +94,18 @@ impl FailureReader {
     }
 }
 
-impl ReceivedFile {
-    fn key(&self) -> (String, String) {
-        (self.route.clone(), self.name.clone())
-    }
+/// The name of the stored copy of each file of a range, by the number of the file. `files` is the list of a condition IN.
+async fn copies(
+    connection: &mut Connection,
+    (from, to): (i64, i64),
+    files: &str,
+) -> Result<BTreeMap<i64, String>, sqlx::Error> {
+    let query = format!(
+        "SELECT parent, filename FROM ta WHERE idta > {from} AND idta <= {to} + {MAX_COPY_DISTANCE} \
+         AND filename <> '' AND parent IN ({files})"
+    );
+    let rows = connection.fetch_text(query).await?;
+    Ok(rows.iter().map(|row| (number_or_zero(row, 0), text_or_empty(row, 1))).collect())
 }
 
 /// Of the newest run with each command line: a later run with the same one shows whether an error is over.

@@ -11,7 +11,7 @@ use crate::database::{DatabaseConfig, Error};
 const NUMBERS_PER_QUERY: i64 = 20_000;
 
 /// Files that did not go all the way.
-pub(super) const FAILED: &str = " AND statust IN (0, 1, 2)";
+pub(super) const AND_NOT_DONE: &str = " AND statust IN (0, 1, 2)";
 
 /// Maximum length of the reason of a failure: longer than any that Bots writes.
 const MAX_REASON: u16 = 20_000;
@@ -86,7 +86,7 @@ async fn read(
             break;
         }
         let (route, state) =
-            (filter.route.as_ref().map_or("", |_| " AND idroute = ?"), if filter.failed { FAILED } else { "" });
+            (filter.route.as_ref().map_or("", |_| " AND idroute = ?"), if filter.failed { AND_NOT_DONE } else { "" });
         let columns = ReceivedFile::columns(dialect, MAX_REASON);
         let query = format!(
             "SELECT {columns} FROM filereport WHERE {range} AND {received} >= {oldest}{route}{state} \

@@ -161,7 +161,7 @@ impl EdiStatsReader {
             }
             let to = done_to.min(from + ROWS_PER_QUERY).min(self.accumulator.range_limit(from));
             let rows = self.range(connection, from, to).await?;
-            self.failures.add(connection, self.dialect, &range(from, to)).await?;
+            self.failures.add(connection, self.dialect, (from, to)).await?;
             self.accumulator.add(&rows, to);
             self.read_to = Some(to);
         }
