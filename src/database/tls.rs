@@ -45,15 +45,20 @@ pub fn from_options(options: &Map<String, Value>) -> Result<Tls, Error> {
         let grouped = || group?.get(in_group)?.as_str();
         ours.iter().find_map(|name| text(name)).or_else(grouped).map(PathBuf::from)
     };
+    let ca = file(["sslrootcert", "ssl_ca"], "ca");
+    // libpq's word for the authorities of the system. With those, any other owner of a certificate could answer, so libpq
+    // also checks the host, and permits no weaker mode.
+    let is_system = ca.as_ref().is_some_and(|ca| ca.as_os_str() == "system");
     let mut tls = Tls {
         mode: text("sslmode").or_else(|| text("ssl_mode")).map(mode).transpose()?,
-        ca: file(["sslrootcert", "ssl_ca"], "ca").filter(|ca| ca.as_os_str() != "system"),
+        ca: ca.filter(|_| !is_system),
         certificate: file(["sslcert", "ssl_cert"], "cert"),
         key: file(["sslkey", "ssl_key"], "key"),
     };
     let asked_for = group.is_some_and(|group| !group.is_empty()) || options.get("ssl") == Some(&Value::Bool(true));
     // A named authority is checked, as libpq does.
     match tls.mode {
+        _ if is_system => tls.mode = Some(Mode::VerifyHost),
         None if tls.ca.is_some() => tls.mode = Some(Mode::VerifyAuthority),
         None if asked_for => tls.mode = Some(Mode::Required),
         Some(Mode::Required) if tls.ca.is_some() => tls.mode = Some(Mode::VerifyAuthority),
@@ -94,6 +99,10 @@ mod tests {
         assert_eq!((grouped.mode, grouped.certificate), (Some(Mode::VerifyAuthority), Some("/c".into())));
         assert_eq!(tls(r#"{"ssl_mode": "VERIFY_IDENTITY"}"#).mode, Some(Mode::VerifyHost));
         assert_eq!(tls(r#"{"sslmode": "require", "sslrootcert": "/ca"}"#).mode, Some(Mode::VerifyAuthority));
+        for options in [r#"{"sslrootcert": "system"}"#, r#"{"sslmode": "require", "sslrootcert": "system"}"#] {
+            let system = tls(options);
+            assert_eq!((system.mode, system.ca), (Some(Mode::VerifyHost), None), "{options}");
+        }
         assert!(from_options(&serde_json::from_str(r#"{"sslmode": "always"}"#).expect("an object")).is_err());
     }
 }
