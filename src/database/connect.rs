@@ -1,5 +1,6 @@
 //! Opens connections, and explains connection errors.
 
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::config::{DatabaseConfig, Server, ServerAddress};
 use super::query::{Connection, Driver};
 use super::tls::Mode;
 use super::{Error, errors};
+use crate::fs::atomic::{check_writable, describe_io_error};
 
 /// Busy timeout during initialization: how long to wait for a lock of another statement.
 const INIT_BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,7 +53,7 @@ pub async fn connect(settings: &DatabaseConfig, mode: ConnectMode) -> Result<Con
     };
     match timeout(CONNECT_TIMEOUT, opening).await {
         Ok(Ok(driver)) => Ok(Connection { settings: settings.clone(), driver }),
-        Ok(Err(error)) => Err(explain(settings, &error)),
+        Ok(Err(error)) => Err(explain(settings, mode, &error)),
         Err(_) => Err(Error::Unavailable(format!(
             "cannot open the {}: no response within {} s",
             settings.describe(),
@@ -180,22 +182,40 @@ fn is_local(address: &ServerAddress) -> bool {
     }
 }
 
-fn explain(settings: &DatabaseConfig, error: &sqlx::Error) -> Error {
-    let reason = match (settings, errors::message(error)) {
-        (DatabaseConfig::Sqlite(path), _) if path.parent().is_some_and(|dir| !dir.is_dir()) => {
-            let dir = path.parent().unwrap_or(path).display();
-            format!("the directory {dir} does not exist; create it, or change NAME in settings.py (DB_NAME)")
-        }
-        (DatabaseConfig::Sqlite(path), _) if !path.exists() => {
-            "the file does not exist; create it with bots-ctl init-db, or change NAME in settings.py (DB_NAME)"
-                .to_owned()
-        }
-        (_, text) => text,
+fn explain(settings: &DatabaseConfig, mode: ConnectMode, error: &sqlx::Error) -> Error {
+    let reason = match settings {
+        DatabaseConfig::Sqlite(path) => file_error(path, mode),
+        DatabaseConfig::Mysql(_) | DatabaseConfig::Postgres(_) => None,
     };
+    let reason = reason.unwrap_or_else(|| errors::message(error));
     let text = format!("cannot open the {}: {reason}", settings.describe());
     match errors::permanent(error) {
         Some(remedy) => Error::Rejected(format!("{text}{remedy}")),
         None => Error::Unavailable(format!("{text}{}{}", errors::remedy(error), address_remedy(settings, error))),
+    }
+}
+
+/// Why the file of a SQLite database cannot be opened: SQLite itself has one message for all reasons.
+fn file_error(path: &Path, mode: ConnectMode) -> Option<String> {
+    let dir = path.parent().unwrap_or(path);
+    match fs::metadata(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let dir = dir.display();
+            return Some(format!(
+                "the directory {dir} does not exist; create it, or change NAME in settings.py (DB_NAME)"
+            ));
+        }
+        Err(error) => return Some(describe_io_error("open", dir, &error).to_string()),
+        Ok(_) => {}
+    }
+    match File::open(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Some(describe_io_error("open", path, &error).to_string()),
+        Err(_) if mode == ConnectMode::Create => check_writable(dir).err().map(|error| error.to_string()),
+        Err(_) => Some(
+            "the file does not exist; create it with bots-ctl init-db, or change NAME in settings.py (DB_NAME)"
+                .to_owned(),
+        ),
+        Ok(_) => None,
     }
 }
 
@@ -214,5 +234,28 @@ fn address_remedy(settings: &DatabaseConfig, error: &sqlx::Error) -> &'static st
             "; this address is the local machine or container (DB_HOST)"
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn error_of_sqlite_file_names_its_cause() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        fs::write(dir.path().join("file"), "").expect("written");
+        fs::create_dir(dir.path().join("dir")).expect("made");
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).expect("linked");
+        for (name, cause) in [
+            ("missing/db", "missing does not exist; create it"),
+            ("file/db", "Not a directory"),
+            ("loop/db", "loop: symbolic links"),
+            ("dir/db", "the file does not exist; create it with bots-ctl init-db"),
+        ] {
+            let settings = DatabaseConfig::Sqlite(dir.path().join(name));
+            let error = connect(&settings, ConnectMode::Probe).await.expect_err("it cannot be opened").to_string();
+            assert!(error.contains(cause), "{error}");
+        }
     }
 }

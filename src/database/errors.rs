@@ -2,11 +2,16 @@
 
 use std::io::ErrorKind;
 
+use sqlx::error::DatabaseError;
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::postgres::PgDatabaseError;
+use sqlx::sqlite::SqliteError;
 
 /// Result code of SQLite for a database that another connection has locked.
 const SQLITE_BUSY: i32 = 5;
+
+/// Result code of SQLite for a volume without free space.
+const SQLITE_FULL: i32 = 13;
 
 /// An error of a database.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +94,12 @@ fn postgres_code(error: &sqlx::Error) -> Option<&str> {
     Some(error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.code())
 }
 
+/// SQLite's primary result code, without the detail in the higher bits.
+fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    let error = error.as_database_error()?.try_downcast_ref::<SqliteError>()?;
+    error.code()?.parse::<i32>().ok().map(|code| code & 0xff)
+}
+
 /// Whether client and server cannot agree on encryption.
 #[must_use]
 pub fn is_tls(error: &sqlx::Error) -> bool {
@@ -109,8 +120,7 @@ pub fn requires_tls(error: &sqlx::Error) -> bool {
 /// Whether another connection has a SQLite database locked.
 #[must_use]
 pub fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
-    code.is_some_and(|code| code & 0xff == SQLITE_BUSY)
+    sqlite_code(error) == Some(SQLITE_BUSY)
 }
 
 /// Whether the connection is lost, and a new one may succeed.
@@ -194,10 +204,16 @@ fn permanent_on_postgres(code: &str, message: &str) -> Option<&'static str> {
 /// A remedy, possibly empty, for an error that may disappear without action, or that occurs in a statement.
 #[must_use]
 pub fn remedy(error: &sqlx::Error) -> &'static str {
+    const FREE_SPACE: &str = "; free space on the volume of the database";
+    if sqlite_code(error) == Some(SQLITE_FULL) {
+        return FREE_SPACE;
+    }
     match (mysql_number(error), postgres_code(error)) {
         (Some(1040 | 1203 | 1226), _) | (_, Some("53300")) => {
             "; each service of Bots needs several: raise the limit, or close other connections"
         }
+        // Disk full, table full.
+        (Some(1021 | 1114), _) | (_, Some("53100")) => FREE_SPACE,
         (_, Some("42501")) if message(error).ends_with("for schema public") => {
             "; make the account the owner of the database with ALTER DATABASE ... OWNER TO, or grant it CREATE ON SCHEMA \
              public"
@@ -212,6 +228,8 @@ pub fn remedy(error: &sqlx::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database::DatabaseConfig;
+    use crate::database::connect::{ConnectMode, connect};
 
     #[test]
     fn unsupported_login_method_is_permanent_and_named() {
@@ -229,5 +247,16 @@ mod tests {
         let other = sqlx::Error::Protocol("expected 0xfe (AUTH_SWITCH) but found 0x4 (sqlx_mysql::x:3)".to_owned());
         assert!(message(&other).ends_with("(AUTH_SWITCH) but found 0x4") && permanent(&other).is_none());
         assert!(remedy(&other).contains("DB_ENGINE"));
+    }
+
+    #[tokio::test]
+    async fn full_disk_has_a_remedy() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
+        let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
+        on.execute_batch("PRAGMA max_page_count = 2; CREATE TABLE t (content BLOB)").await.expect("made");
+        let full = on.execute_batch("INSERT INTO t VALUES (zeroblob(100000))").await.expect_err("it is full");
+        let text = settings.failed("write to", &full).to_string();
+        assert!(text.ends_with("; free space on the volume of the database"), "{text}");
     }
 }

@@ -53,8 +53,11 @@ pub async fn connect_with_retry(
         };
         let remaining = retry_window.saturating_sub(begin.elapsed());
         if remaining.is_zero() {
-            let waited =
-                if retry_window.is_zero() { String::new() } else { format!(", for {} s", retry_window.as_secs_f64()) };
+            let waited = if retry_window.is_zero() {
+                String::new()
+            } else {
+                format!(" (retried for {} s)", retry_window.as_secs_f64())
+            };
             return Err(Error::Unavailable(format!("{error}{waited}")));
         }
         if failures == 0 {
