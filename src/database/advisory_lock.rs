@@ -191,14 +191,17 @@ impl LockSession {
         Ok(rows.first().and_then(|row| text(row, 0)))
     }
 
-    /// Terminates another session, which releases its locks.
+    /// Terminates another session, which releases its locks. One that has ended meanwhile is no error.
     ///
     /// # Errors
     /// If the query fails: an account can terminate only its own sessions.
     pub async fn terminate(&mut self, id: &str) -> Result<(), Error> {
         let LockBackend::Sql(sql) = &self.lock else { return Ok(()) };
         let statement = format!("{}({id})", sql.terminate);
-        self.connection.change("end a session of", statement, &[]).await.map(|_| ())
+        match self.connection.execute_batch(statement).await {
+            Err(error) if errors::is_unknown_session(&error) => Ok(()),
+            ended => ended.map_err(|error| self.connection.settings.failed("end a session of", &error)),
+        }
     }
 
     /// Rejects a proxy that assigns each transaction or statement to any free session: another client would hold the

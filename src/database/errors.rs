@@ -140,6 +140,12 @@ pub fn is_missing_table(error: &sqlx::Error) -> bool {
         || error.as_database_error().is_some_and(|error| error.message().starts_with("no such table"))
 }
 
+/// Whether MySQL has no session of this number. PostgreSQL reports that as a result.
+#[must_use]
+pub fn is_unknown_session(error: &sqlx::Error) -> bool {
+    mysql_number(error) == Some(1094)
+}
+
 /// Whether a lock of PostgreSQL was not granted in time.
 #[must_use]
 pub fn is_lock_timeout(error: &sqlx::Error) -> bool {
