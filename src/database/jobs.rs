@@ -16,8 +16,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::advisory_lock::{LockName, LockSession};
-use super::lease;
-use super::lease::row::LeaseKind;
+use super::lease::row::{Claim, Claimable, LeaseKind};
+use super::lease::stale_session::StaleSession;
 use super::own_schema::{self, OwnTables};
 use super::query::Param::{Integer, OptionalInteger, Text};
 use super::query::{Connection, Param, Row, number, text};
@@ -239,21 +239,29 @@ async fn keep_sqlite_journal(connection: &mut Connection) -> Result<(), Error> {
 
 /// Waits for the lock. A session that holds it without heartbeats is ended.
 async fn become_active(settings: &DatabaseConfig, session: &mut LockSession, owner: &str) -> Result<(), Error> {
-    let mut logged = false;
-    while !with_timeout(settings, session.try_acquire()).await? {
+    let (mut logged, mut stale) = (false, StaleSession::default());
+    while !with_timeout(settings, try_become_active(session, owner)).await? {
         if !std::mem::replace(&mut logged, true) {
             info!("standby: another bots-ctl runs the job queue of the {}", settings.describe());
         }
-        with_timeout(settings, terminate_stale_session(session)).await?;
+        with_timeout(settings, terminate_stale_session(session, &mut stale)).await?;
         sleep(RETRY).await;
     }
-    let claimed = LeaseKind::JOB_QUEUE.claim(&mut session.connection, (owner, owner), false);
-    with_timeout(settings, claimed).await.map(|_| ())
+    Ok(())
 }
 
-async fn terminate_stale_session(session: &mut LockSession) -> Result<(), Error> {
+/// Acquires the lock and writes the row, within one timeout: standbys terminate a session that takes longer.
+async fn try_become_active(session: &mut LockSession, owner: &str) -> Result<bool, Error> {
+    if !session.try_acquire().await? {
+        return Ok(false);
+    }
+    let claim = Claim { owner, holder: owner };
+    LeaseKind::JOB_QUEUE.claim(&mut session.connection, &claim, Claimable::Any).await.map(|_| true)
+}
+
+async fn terminate_stale_session(session: &mut LockSession, stale: &mut StaleSession) -> Result<(), Error> {
     let Some(holder) = LeaseKind::JOB_QUEUE.read(&mut session.connection).await? else { return Ok(()) };
-    if lease::terminate_stale(session, LeaseKind::JOB_QUEUE, &holder, Duration::ZERO).await? {
+    if stale.terminate(session, LeaseKind::JOB_QUEUE, &holder).await? {
         warn!("terminated the session of a job queue without a heartbeat");
     }
     Ok(())

@@ -169,14 +169,73 @@ fn waiter_ends_session_of_vanished_holder_after_ttl(engine: Engine) {
     system.demo.sandbox.stand_in("bots-engine", "#!/bin/sh\necho done\n");
     system.run(&["engine", "--lease-wait", "0"]).expect_code(3);
     system.age_lease(70);
-    let next = system.run(&["engine", "--lease-wait", "5"]);
-    next.expect_code(0);
-    assert!(next.stderr.contains("terminated the session of "), "{next:?}");
+    let mut others = [(); 2].map(|()| system.start(&["engine", "--lease-wait", "5"]));
+    // Without a wait as well: a schedule must not find it busy forever.
+    let next = system.run(&["engine", "--lease-wait", "0"]);
+    assert!([0, 3].contains(&next.code()), "{next:?}");
+    let codes = others.each_mut().map(Running::wait_code);
+    let reports = || format!("{next:?}\n{}\n{}", others[0].report(), others[1].report());
+    assert_eq!(codes, [0, 0], "{}", reports());
+    assert!(reports().contains("terminated the session of "), "{}", reports());
     assert!(!lock_holders(&system).contains(&sessions[0]));
     // Back from the dead it finds that its lease is over, and ends its engine.
     killpg(Pid::from_raw(ghost.pid().as_raw()), Signal::SIGCONT).expect("it is there");
     assert_eq!(ghost.wait_code(), 69, "{}", ghost.report());
     assert!(ghost.stderr().contains("killing the engine"), "{}", ghost.report());
+}
+
+/// Between the lock and its row, a process looks as one that is gone.
+#[apply(test)]
+fn process_that_has_just_acquired_the_lock_is_not_terminated() {
+    let mut system = System::new(Engine::Postgresql.needed());
+    let mut first = system.endless();
+    let key = system.database.value(
+        "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    );
+    for _ in 0..2 {
+        first.signal(Signal::SIGTERM);
+    }
+    first.wait();
+    system.demo.sandbox.stand_in("bots-engine", "#!/bin/sh\necho done\n");
+    system.age_lease(70);
+    let (server, name) = (Arc::clone(system.database.server()), system.database.name.clone());
+    let locking = format!("SELECT 1 FROM pg_advisory_lock({key}); SELECT pg_sleep(2)");
+    let slow = std::thread::spawn(move || server.try_sql(Some(&name), &locking));
+    wait_until("it has the lock", || (!lock_holders(&system).is_empty()).then_some(()), String::new);
+    let refused = system.run(&["engine", "--lease-wait", "1ms"]);
+    refused.expect_code(3);
+    assert!(refused.stderr.contains("engine not started: another bots-ctl holds the engine lease"), "{refused:?}");
+    let next = system.run(&["engine", "--lease-wait", "1m"]);
+    assert!(next.code() == 0 && !next.stderr.contains("terminated"), "{next:?}");
+    slow.join().expect("no panic").expect("its session has come to its end");
+}
+
+/// A connection that was cut is replaced, but not the lease: a recovery would change the run of the new holder.
+#[apply(test)]
+fn nothing_is_recovered_after_lease_was_lost_with_its_connection() {
+    let system = System::new(Engine::Postgresql.needed());
+    system.database.sql("INSERT INTO mutex (mutexk, mutexer) VALUES (1, 1)");
+    let name = system.database.name.clone();
+    let sql = |statement: &str| system.database.server().sql(Some(&name), statement);
+    let (server, locked) = (Arc::clone(system.database.server()), name.clone());
+    let locker =
+        std::thread::spawn(move || server.try_sql(Some(&locked), "BEGIN; LOCK TABLE mutex; SELECT pg_sleep(99)"));
+    let sessions = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND";
+    let locks = format!("{sessions} query LIKE '%pg_sleep(99)%'");
+    wait_until("it is locked", || (sql(&format!("SELECT 1 {locks}")) == ["1"]).then_some(()), String::new);
+    let mut engine = system.start(&["engine"]);
+    let waits = format!("{sessions} application_name = 'bots-ctl' AND wait_event_type = 'Lock'");
+    wait_until("it waits", || (sql(&format!("SELECT 1 {waits}")) == ["1"]).then_some(()), || engine.report());
+    give_lease_away(&system);
+    for waiting in [waits, locks] {
+        sql(&format!("SELECT pg_terminate_backend(pid) {waiting}"));
+    }
+    assert!(locker.join().expect("no panic").is_err());
+    assert_eq!(engine.wait_code(), 69, "{}", engine.report());
+    let lost = "lost the engine lease: somebody else holds it now";
+    assert!(engine.stderr().contains(lost), "{}", engine.report());
+    assert!(!engine.stderr().contains("recovering it first"), "{}", engine.report());
 }
 
 fn engine_is_killed_when_its_lease_is_taken(engine: Engine) {

@@ -6,6 +6,7 @@
 //! its holder ends. The row then only names the holder, so the run writes it in its own transaction.
 
 pub(super) mod row;
+pub(super) mod stale_session;
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +25,8 @@ use crate::database::{DatabaseConfig, Error};
 use crate::random;
 
 pub use row::LeaseHolder;
-use row::LeaseKind;
+use row::{Claim, Claimable, LeaseKind};
+use stale_session::StaleSession;
 
 /// Time between two renewals.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
@@ -34,9 +36,6 @@ const FENCING_DEADLINE: Duration = Duration::from_secs(45);
 
 /// Time between two attempts to get the lease or a connection.
 const RETRY: Duration = Duration::from_millis(250);
-
-/// Longer than a holder needs to release the lock after its row.
-const RELEASE_GRACE: Duration = Duration::from_secs(5);
 
 /// Held until it is released, or lost.
 #[derive(Debug)]
@@ -50,9 +49,20 @@ pub struct Lease {
     locked_by: Option<String>,
     /// When the last successful renewal was begun.
     renewed: Duration,
+    /// Whether the caller knows that it is lost.
+    is_lost: bool,
 }
 
-/// Acquires the lease, or returns its holder when `limit` has passed. `name` is the holder's name in logs, `retry_window` the
+/// The result of a request for the lease.
+#[derive(Debug)]
+#[must_use]
+pub enum LeaseAttempt {
+    Acquired(Box<Lease>),
+    /// This process held it until the limit had passed.
+    Held(LeaseHolder),
+}
+
+/// Acquires the lease, unless `limit` passes first. `name` is the holder's name in logs, `retry_window` the
 /// limit of the wait for a server that cannot be reached.
 ///
 /// # Errors
@@ -62,9 +72,10 @@ pub async fn acquire(
     name: &str,
     limit: Duration,
     retry_window: Duration,
-) -> Result<Result<Box<Lease>, LeaseHolder>, Error> {
+) -> Result<LeaseAttempt, Error> {
     let owner = random::alphanumeric(32);
-    let mut request = LeaseRequest { owner, name, limit, begin: Instant::now(), logged: false };
+    let (begin, stale) = (Instant::now(), StaleSession::default());
+    let mut request = LeaseRequest { owner, name, limit, begin, logged: false, stale };
     let (mut connect_window, mut is_checked) = (retry_window, false);
     loop {
         let connection = connect_with_retry(settings, ConnectMode::ReadWrite, connect_window).await?;
@@ -93,11 +104,12 @@ struct LeaseRequest<'a> {
     limit: Duration,
     begin: Instant,
     logged: bool,
+    stale: StaleSession,
 }
 
 impl LeaseRequest<'_> {
     /// Waits over one connection.
-    async fn wait(&mut self, mut session: LockSession) -> Result<Result<Box<Lease>, LeaseHolder>, Error> {
+    async fn wait(&mut self, mut session: LockSession) -> Result<LeaseAttempt, Error> {
         let settings = session.connection.settings.clone();
         with_timeout(&settings, own_schema::ensure(&mut session.connection, OwnTables::LEASE)).await?;
         loop {
@@ -106,29 +118,39 @@ impl LeaseRequest<'_> {
             if holder.owner == self.owner {
                 let locked_by = with_timeout(&settings, session.id()).await?;
                 let (owner, session) = (self.owner.clone(), Some(session));
-                return Ok(Ok(Box::new(Lease { settings, owner, session, locked_by, renewed })));
+                let lease = Lease { settings, owner, session, locked_by, renewed, is_lost: false };
+                return Ok(LeaseAttempt::Acquired(Box::new(lease)));
             }
             if !std::mem::replace(&mut self.logged, true) && !self.limit.is_zero() {
                 let limit = self.limit.as_secs_f64();
                 info!("engine lease is held by {}; waiting up to {limit} s", holder.name);
             }
-            // A holder that missed two renewals has most likely ended, and its row expires soon: that is worth a longer wait.
-            let is_expiring = !self.limit.is_zero()
-                && holder.since_heartbeat.is_some_and(|since_heartbeat| since_heartbeat >= RENEW_INTERVAL * 2);
-            if self.begin.elapsed() >= self.limit && !is_expiring {
-                return Ok(Err(holder));
+            if self.begin.elapsed() >= self.limit && !self.outlasts_limit(&holder) {
+                return Ok(LeaseAttempt::Held(holder));
             }
             sleep(RETRY).await;
         }
     }
 
+    /// Whether a longer wait is worth it: a holder that missed two renewals has most likely ended, and its row expires soon.
+    /// Without a wait, its row must have expired, so that only its session is left.
+    fn outlasts_limit(&self, holder: &LeaseHolder) -> bool {
+        let Some(since_heartbeat) = holder.since_heartbeat else { return false };
+        let is_expiring = match self.limit.is_zero() {
+            true => holder.expires_within(LeaseKind::ENGINE, Duration::ZERO),
+            false => since_heartbeat >= RENEW_INTERVAL * 2,
+        };
+        is_expiring && self.begin.elapsed() < self.limit + LeaseKind::ENGINE.ttl
+    }
+
     /// One attempt; returns the holder afterwards.
-    async fn try_acquire(&self, session: &mut LockSession) -> Result<LeaseHolder, Error> {
+    async fn try_acquire(&mut self, session: &mut LockSession) -> Result<LeaseHolder, Error> {
         if session.try_acquire().await? {
             if session.connection.settings.is_sqlite() {
                 return Ok(LeaseHolder { owner: self.owner.clone(), ..LeaseHolder::unknown() });
             }
-            let holder = LeaseKind::ENGINE.claim(&mut session.connection, (&self.owner, self.name), true).await?;
+            let claim = Claim { owner: &self.owner, holder: self.name };
+            let holder = LeaseKind::ENGINE.claim(&mut session.connection, &claim, Claimable::Expired).await?;
             if holder.owner != self.owner {
                 // A holder that has lost only its connection must be able to acquire the lock again.
                 session.release().await?;
@@ -145,11 +167,15 @@ impl LeaseRequest<'_> {
             }
             return Err(Error::Unavailable("a lost connection still holds the lock".to_owned()));
         }
-        if terminate_stale(session, LeaseKind::ENGINE, &holder, RELEASE_GRACE).await? {
+        if self.stale.terminate(session, LeaseKind::ENGINE, &holder).await? {
             let since_heartbeat = holder.since_heartbeat.unwrap_or_default().as_secs();
             warn!("terminated the session of {}: no heartbeat for {since_heartbeat} s", holder.name);
         }
-        Ok(holder)
+        // A row that is released names an earlier holder. With SQLite the row is written later than the lock, or never.
+        Ok(match holder.released {
+            true => LeaseHolder { since_heartbeat: holder.since_heartbeat, released: true, ..LeaseHolder::unknown() },
+            false => holder,
+        })
     }
 }
 
@@ -165,23 +191,7 @@ pub fn may_be_held(database: &Path) -> bool {
 /// If the query fails, or the lease was never acquired.
 pub async fn current_holder(connection: &mut Connection) -> Result<Option<LeaseHolder>, Error> {
     let holder = LeaseKind::ENGINE.read(connection).await?;
-    Ok(holder.filter(|holder| !holder.expired_for(LeaseKind::ENGINE, Duration::ZERO)))
-}
-
-/// Ends the session that holds the lock when the row expired that long ago: a node that vanishes leaves a session behind that
-/// the server takes for a living one. Returns whether there was one.
-pub(super) async fn terminate_stale(
-    session: &mut LockSession,
-    kind: LeaseKind,
-    holder: &LeaseHolder,
-    grace: Duration,
-) -> Result<bool, Error> {
-    // With SQLite there is no heartbeat, and no session to end.
-    if holder.since_heartbeat.is_none() || !holder.expired_for(kind, grace) {
-        return Ok(false);
-    }
-    let Some(id) = session.holder().await? else { return Ok(false) };
-    session.terminate(&id).await.map(|()| true)
+    Ok(holder.filter(|holder| !holder.expires_within(LeaseKind::ENGINE, Duration::ZERO)))
 }
 
 impl Lease {
@@ -194,14 +204,14 @@ impl Lease {
     /// Queries the database over the connection of the lease, and once more over another one when that was cut.
     ///
     /// # Errors
-    /// That of the query, or that the database is away.
+    /// That of the query, that the database is away, or that the lease was lost with the connection.
     pub async fn query_with_retry<T>(
         &mut self,
         query: impl AsyncFn(&mut Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let (settings, begin) = (self.settings.clone(), Instant::now());
         loop {
-            let queried = async { query(&mut self.session().await?.connection).await };
+            let queried = async { query(&mut self.valid_session().await?.connection).await };
             match with_timeout(&settings, queried).await {
                 Err(Error::Unavailable(text)) if !settings.is_sqlite() => {
                     self.session = None;
@@ -215,6 +225,20 @@ impl Lease {
         }
     }
 
+    /// A new connection does not show that the lease is still this one's. After a loss that the caller knows, its queries are
+    /// such as need no lease.
+    async fn valid_session(&mut self) -> Result<&mut LockSession, Error> {
+        if self.session.is_none() && !self.is_lost {
+            // Without a result the new connection has shown nothing either.
+            let other = self.renew_row().await.inspect_err(|_| self.session = None)?;
+            if let Some(other) = other.filter(|holder| holder.owner != self.owner) {
+                self.is_lost = true;
+                return Err(Error::Rejected(format!("lost the engine lease: {} holds it now", other.name)));
+            }
+        }
+        self.session().await
+    }
+
     async fn session(&mut self) -> Result<&mut LockSession, Error> {
         Ok(match &mut self.session {
             Some(session) => session,
@@ -222,21 +246,33 @@ impl Lease {
         })
     }
 
-    /// Renews the lease until `stop`, or just `once` before an action that needs it. Returns the reason when it is lost.
-    pub async fn renew(&mut self, stop: &CancellationToken, once: bool) -> Option<String> {
+    /// Renews the lease before an action that needs it, unless `stop` comes first. Returns the reason when it is lost.
+    pub async fn confirm(&mut self, stop: &CancellationToken) -> Option<String> {
+        self.renew(stop, Duration::ZERO, true).await
+    }
+
+    /// Renews the lease until `stop`. Returns the reason when it is lost.
+    pub async fn keep_renewed(&mut self, stop: &CancellationToken) -> Option<String> {
         if self.settings.is_sqlite() {
-            if !once {
-                stop.cancelled().await;
-            }
+            stop.cancelled().await;
+        }
+        self.renew(stop, RENEW_INTERVAL, false).await
+    }
+
+    async fn renew(&mut self, stop: &CancellationToken, mut pause: Duration, once: bool) -> Option<String> {
+        if self.settings.is_sqlite() {
             return None;
         }
-        let (mut pause, mut logged) = (if once { Duration::ZERO } else { RENEW_INTERVAL }, false);
+        let mut logged = false;
         // A stop never interrupts an exchange.
         while timeout(pause, stop.cancelled()).await.is_err() {
             match self.try_to_renew(&mut logged).await {
                 Ok(true) if once => return None,
                 Ok(is_renewed) => pause = if is_renewed { RENEW_INTERVAL } else { RETRY },
-                Err(lost) => return Some(lost),
+                Err(lost) => {
+                    self.is_lost = true;
+                    return Some(lost);
+                }
             }
         }
         None

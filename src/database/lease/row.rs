@@ -29,23 +29,42 @@ pub struct LeaseHolder {
     pub released: bool,
 }
 
+/// The row of a new holder.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The random name of the hold.
+    pub owner: &'a str,
+    /// Pod and process.
+    pub holder: &'a str,
+}
+
+/// The rows that may be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claimable {
+    /// One that was released, has expired, or does not exist.
+    Expired,
+    Any,
+}
+
 impl LeaseHolder {
-    /// For a lock whose holder has not written its row yet.
+    /// The holder of a lock that has not written its row yet, or writes none.
     pub(crate) fn unknown() -> Self {
         let (owner, name) = (String::new(), "another bots-ctl".to_owned());
         Self { owner, name, since: Duration::ZERO, since_heartbeat: None, released: false }
     }
 
-    /// Whether its row was released or expired that long ago.
-    pub(crate) fn expired_for(&self, kind: LeaseKind, span: Duration) -> bool {
-        let ttl = if self.released { Duration::ZERO } else { kind.ttl };
-        self.since_heartbeat.map_or(self.released, |since_heartbeat| since_heartbeat >= ttl + span)
+    /// Whether its row is released, or expires within this time.
+    pub(crate) fn expires_within(&self, kind: LeaseKind, span: Duration) -> bool {
+        self.released || self.since_heartbeat.is_some_and(|since_heartbeat| since_heartbeat + span >= kind.ttl)
     }
 }
 
 impl fmt::Display for LeaseHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} has been running an engine for {} s", self.name, self.since.as_secs())?;
+        if self.owner.is_empty() {
+            return write!(f, "{} holds the engine lease", self.name);
+        }
+        write!(f, "{} has held the engine lease for {} s", self.name, self.since.as_secs())?;
         let Some(since_heartbeat) = self.since_heartbeat else { return Ok(()) };
         write!(f, ", its last heartbeat is {} s old", since_heartbeat.as_secs())
     }
@@ -57,19 +76,18 @@ impl LeaseKind {
     /// The right to run the jobs. The TTL may be short, since a queue that has lost its lock cannot write any more.
     pub const JOB_QUEUE: Self = Self { name: "jobqueue", ttl: Duration::from_secs(7) };
 
-    /// Claims the row if it was released, does not exist, or has expired; without `only_expired` in any case. Returns the
-    /// holder afterwards.
+    /// Claims the row, if it may be claimed. Returns the holder afterwards.
     ///
     /// # Errors
     /// If the query fails.
     pub async fn claim(
         self,
         connection: &mut Connection,
-        (owner, holder): (&str, &str),
-        only_expired: bool,
+        claim: &Claim<'_>,
+        claimable: Claimable,
     ) -> Result<LeaseHolder, Error> {
         let (now, row) = (connection.server_time_ms(), self.name);
-        let [owner, holder] = [owner, holder].map(|text| connection.quote_literal(text));
+        let [owner, holder] = [claim.owner, claim.holder].map(|text| connection.quote_literal(text));
         let statement = if self.read(connection).await?.is_none() {
             format!(
                 "INSERT INTO botsctl_lease (name, owner, holder, acquired, renewed, released) \
@@ -77,8 +95,10 @@ impl LeaseKind {
             )
         } else {
             let ttl = self.ttl.as_millis();
-            let free =
-                if only_expired { format!("released = 1 OR renewed < {now} - {ttl}") } else { "1 = 1".to_owned() };
+            let free = match claimable {
+                Claimable::Expired => format!("released = 1 OR renewed < {now} - {ttl}"),
+                Claimable::Any => "1 = 1".to_owned(),
+            };
             format!(
                 "UPDATE botsctl_lease SET owner = {owner}, holder = {holder}, acquired = {now}, renewed = {now}, \
                  released = 0 WHERE name = '{row}' AND ({free})"
@@ -165,17 +185,27 @@ mod tests {
             released,
             ..LeaseHolder::unknown()
         };
-        for (silent, released, after, is_gone) in [
+        for (silent, released, span, is_gone) in [
             (Some(59), false, 0, false),
             (Some(60), false, 0, true),
-            (Some(64), false, 5, false),
-            (Some(4), true, 5, false),
-            (Some(5), true, 5, true),
+            (Some(54), false, 5, false),
+            (Some(55), false, 5, true),
+            (Some(0), true, 0, true),
             (None, false, 0, false),
             (None, true, 0, true),
         ] {
-            let logged = holder(silent, released).expired_for(LeaseKind::ENGINE, Duration::from_secs(after));
-            assert_eq!(logged, is_gone, "{silent:?}, {released}, {after}");
+            let expires = holder(silent, released).expires_within(LeaseKind::ENGINE, Duration::from_secs(span));
+            assert_eq!(expires, is_gone, "{silent:?}, {released}, {span}");
         }
+    }
+
+    #[test]
+    fn holder_without_a_row_has_no_times() {
+        let unknown = LeaseHolder { released: true, since_heartbeat: Some(Duration::ZERO), ..LeaseHolder::unknown() };
+        assert_eq!(unknown.to_string(), "another bots-ctl holds the engine lease");
+        let name = "pod (process 1)".to_owned();
+        let known =
+            LeaseHolder { owner: "o".to_owned(), name, since: Duration::from_secs(7), ..LeaseHolder::unknown() };
+        assert_eq!(known.to_string(), "pod (process 1) has held the engine lease for 7 s");
     }
 }

@@ -7,13 +7,20 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::database::connect::ConnectMode;
-use crate::database::lease::{self, Lease};
+use crate::database::lease::{self, Lease, LeaseAttempt};
 use crate::database::retry::{connect_with_retry, with_timeout};
 use crate::database::{DatabaseConfig, Error};
 use crate::edi::open_run::{self, OpenRun};
 
 /// Time between two observations of the run of an engine that bots-ctl did not start.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The result of an attempt to begin a run.
+pub(in crate::runtime) enum RunAttempt {
+    Acquired(Acquired),
+    /// A description of the engine that was still running at the limit.
+    Busy(String),
+}
 
 /// The lease, when no engine runs.
 pub(in crate::runtime) struct Acquired {
@@ -22,20 +29,22 @@ pub(in crate::runtime) struct Acquired {
     pub has_open_run: bool,
 }
 
-/// Acquires the lease, and waits for running engines up to the configured limit. Returns a description of the engine that
-/// was still running then.
+/// Acquires the lease, and waits for running engines up to the configured limit.
+///
+/// # Errors
+/// When the database cannot be used.
 pub(in crate::runtime) async fn acquire(
     settings: &DatabaseConfig,
     config: &Config,
     name: &str,
-) -> Result<Result<Acquired, String>, Error> {
+) -> Result<RunAttempt, Error> {
     let deadline = Instant::now() + config.engine.lease_wait;
     let mut logged = None;
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
         let mut lease = match lease::acquire(settings, name, remaining, config.database.retry_window()).await? {
-            Ok(lease) => lease,
-            Err(holder) => return Ok(Err(holder.to_string())),
+            LeaseAttempt::Acquired(lease) => lease,
+            LeaseAttempt::Held(holder) => return Ok(RunAttempt::Busy(holder.to_string())),
         };
         let observed = match lease.query_with_retry(open_run::observe).await {
             Ok(observed) => observed,
@@ -45,12 +54,12 @@ pub(in crate::runtime) async fn acquire(
             }
         };
         let Some(run) = unfinished(observed, config) else {
-            return Ok(Ok(Acquired { lease, has_open_run: observed.is_some() }));
+            return Ok(RunAttempt::Acquired(Acquired { lease, has_open_run: observed.is_some() }));
         };
         // The wait holds no lease that a stop could leave behind, and other replicas observe the same run.
         lease.release().await;
         if let Some(run) = wait(settings, run, config, deadline, &mut logged).await? {
-            return Ok(Err(run.to_string()));
+            return Ok(RunAttempt::Busy(run.to_string()));
         }
     }
 }

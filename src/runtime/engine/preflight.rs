@@ -13,7 +13,7 @@ use crate::edi::runs;
 use crate::edi::stats::model::Route;
 use crate::exit::{Error, Kind};
 
-use super::acquire::{self, Acquired};
+use super::acquire::{self, Acquired, RunAttempt};
 use super::incomplete_files::RunFiles;
 use super::run_metrics;
 
@@ -34,8 +34,8 @@ pub(super) async fn begin(
         let acquired = acquire::acquire(settings, config, &run_metrics::holder_name()).await?;
         waited += begin.elapsed();
         let mut acquired = match acquired {
-            Ok(acquired) => acquired,
-            Err(busy) => {
+            RunAttempt::Acquired(acquired) => acquired,
+            RunAttempt::Busy(busy) => {
                 run_metrics::add_busy(settings, waited).await;
                 error!("engine not started: {busy}");
                 return Ok(None);

@@ -58,7 +58,7 @@ impl EngineRun<'_> {
             pending::<Infallible>().await
         };
         let lost = tokio::select! {
-            lost = self.lease.renew(&stop, true) => lost,
+            lost = self.lease.confirm(&stop) => lost,
             never = stop_request => match never {},
         };
         let stop_requested = stop.is_cancelled();
@@ -154,7 +154,7 @@ async fn hold_lease(
     stop: &UnboundedSender<StopRequest>,
     is_lost: &CancellationToken,
 ) -> Option<String> {
-    let lost = lease.renew(ended, false).await?;
+    let lost = lease.keep_renewed(ended).await?;
     error!("lost the engine lease: {lost}; killing the engine");
     is_lost.cancel();
     for _ in 0..2 {

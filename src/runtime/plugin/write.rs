@@ -12,7 +12,7 @@ use crate::exit::{Error, Kind};
 use crate::plugin;
 use crate::plugin::diff::{FileChange, Plan};
 use crate::runtime::bots_environment::blocking;
-use crate::runtime::engine::acquire;
+use crate::runtime::engine::acquire::{self, RunAttempt};
 
 use super::recover::{recover, settle_pending};
 use super::target::Target;
@@ -28,8 +28,8 @@ pub(super) async fn lease(config: &Config, target: &Target) -> Result<Box<Lease>
     let name =
         nix::unistd::gethostname().map_or_else(|_| HOLDER.to_owned(), |host| format!("{HOLDER} on {}", host.display()));
     match acquire::acquire(&target.database, config, &name).await? {
-        Ok(acquired) => Ok(acquired.lease),
-        Err(busy) => Err(Error::new(
+        RunAttempt::Acquired(acquired) => Ok(acquired.lease),
+        RunAttempt::Busy(busy) => Err(Error::new(
             Kind::Unavailable,
             format!("nothing was changed: {busy}; try again, or set BOTS_CTL_LEASE_WAIT"),
         )),

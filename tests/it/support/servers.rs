@@ -296,7 +296,8 @@ impl Server {
         self.try_sql(database, statements).unwrap_or_else(|error| panic!("{error}\n{statements}"))
     }
 
-    fn try_sql(&self, database: Option<&str>, statements: &str) -> Result<Vec<String>, String> {
+    /// As [`Self::sql`], with the error.
+    pub fn try_sql(&self, database: Option<&str>, statements: &str) -> Result<Vec<String>, String> {
         let mut client = match self.engine {
             Engine::Mariadb => Command::new("mariadb"),
             _ => Command::new("psql"),
