@@ -24,13 +24,16 @@ use super::query::{Connection, Param, Row, number, text};
 use super::retry::with_timeout;
 use super::{DatabaseConfig, Error};
 use crate::model::LATEST_JOB;
-pub use job::{AddOutcome, Job, JobResult, NewJob, QueuedJob};
+pub use job::{AddOutcome, Job, JobResult, NewJob, QueuedJob, WaitingJobs};
 
 /// Time between two attempts of a standby.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// Jobs that are listed at most.
 const MAX_LISTED_JOBS: u32 = 200;
+
+/// The number of the job that waits longest. Numbers grow with time, and an index has those of the waiting jobs.
+const OLDEST_WAITING: &str = "(SELECT min(number) FROM botsctl_job WHERE state = 'waiting')";
 
 /// The columns that [`job()`] reads, but for the output.
 const JOB_COLUMNS: &str = "number, state, priority, task, submitted, started, ended, attempts, exit_code";
@@ -113,12 +116,14 @@ impl JobStore {
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn count(&mut self) -> Result<(u64, Option<i64>), Error> {
-        // Numbers grow with time, and an index has those of the waiting jobs.
-        const COUNT: &str = "SELECT count(*), (SELECT submitted FROM botsctl_job WHERE number = \
-             (SELECT min(number) FROM botsctl_job WHERE state = 'waiting')) FROM botsctl_job WHERE state = 'waiting'";
-        let rows = self.rows(COUNT, &[]).await?;
-        Ok(rows.first().map(|row| (number(row, 0).unwrap_or(0), number(row, 1))).unwrap_or_default())
+    pub async fn count(&mut self) -> Result<WaitingJobs, Error> {
+        let query = format!(
+            "SELECT count(*), (SELECT submitted FROM botsctl_job WHERE number = {OLDEST_WAITING}) \
+             FROM botsctl_job WHERE state = 'waiting'"
+        );
+        let rows = self.rows(&query, &[]).await?;
+        let counted = |row: &Row| WaitingJobs { count: number(row, 0).unwrap_or(0), oldest: number(row, 1) };
+        Ok(rows.first().map(counted).unwrap_or_default())
     }
 
     /// Removes all waiting jobs; returns how many.
@@ -163,7 +168,7 @@ impl JobStore {
         self.change("requeue a job of", REQUEUE, &[Integer(number)]).await.map(|_| ())
     }
 
-    /// Takes back a job that runs here, and that another queue has restarted.
+    /// Makes this process the owner of a job that runs here; the queue that was active meanwhile had become its owner.
     ///
     /// # Errors
     /// When the database refuses.

@@ -111,8 +111,10 @@ pub struct RunTotals {
     pub recoveries: u64,
     /// The end of the last complete run.
     pub last_success: Option<SystemTime>,
-    /// Runs of `init-db` that changed the database or tried to: successes and failures.
-    pub initialisations: (u64, u64),
+    /// Runs of `init-db` that changed the database.
+    pub initialisations: u64,
+    /// Runs of `init-db` that tried to change the database, and failed.
+    pub failed_initialisations: u64,
 }
 
 /// Records the begin of a run that holds the lease.
@@ -224,7 +226,8 @@ pub async fn read(connection: &mut Connection) -> Result<Option<RunTotals>, sqlx
         waited: Duration::from_millis(value(LEASE_WAIT)),
         recoveries: value(RECOVERIES),
         last_success: (!last_success.is_zero()).then(|| UNIX_EPOCH + last_success),
-        initialisations: (value(init_counter(true)), value(init_counter(false))),
+        initialisations: value(init_counter(true)),
+        failed_initialisations: value(init_counter(false)),
     }))
 }
 
@@ -324,7 +327,7 @@ mod tests {
         assert_eq!(totals.classes, [1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]);
         let spans = (totals.took, totals.waited);
         assert_eq!((spans, totals.recoveries), ((Duration::from_millis(9_007_800), Duration::from_secs(5)), 1));
-        assert_eq!(totals.initialisations, (0, 1));
+        assert_eq!((totals.initialisations, totals.failed_initialisations), (0, 1));
         let ago = SystemTime::now().duration_since(totals.last_success.expect("known")).expect("in the past");
         assert!(ago < Duration::from_secs(3600), "{ago:?}");
     }

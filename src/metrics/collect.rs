@@ -123,7 +123,7 @@ impl Scrape<'_, '_> {
         self.page.write_single(&f::ENGINE_SUCCESS, totals.last_success.map(moment))?;
         self.page.write_single(&f::ENGINE_WAIT, totals.waited.as_secs_f64())?;
         self.page.write_single(&f::ENGINE_RECOVERIES, number(totals.recoveries))?;
-        let (done, failed) = totals.initialisations;
+        let (done, failed) = (totals.initialisations, totals.failed_initialisations);
         self.page.write_counts(&f::INIT_RUNS, [("success", done), ("failed", failed)])
     }
 

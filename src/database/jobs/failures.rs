@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::super::errors;
 use super::super::query::{Connection, Row, number, text};
+use super::OLDEST_WAITING;
 
 /// Failed jobs that are read.
 const MAX_JOBS: usize = 200;
@@ -79,9 +80,8 @@ pub async fn job_failures(connection: &mut Connection, since: i64) -> Result<Job
             }
         }
     }
-    const OLDEST: &str = "SELECT number, task, submitted FROM botsctl_job WHERE state = 'waiting' \
-                          ORDER BY submitted, number LIMIT 1";
-    let oldest = connection.fetch_text(OLDEST).await?.first().map(|row| WaitingJob {
+    let oldest = format!("SELECT number, task, submitted FROM botsctl_job WHERE number = {OLDEST_WAITING}");
+    let oldest = connection.fetch_text(oldest).await?.first().map(|row| WaitingJob {
         number: number(row, 0).unwrap_or_default(),
         task: command_line(row, 1),
         submitted: number::<i64>(row, 2).unwrap_or_default() / 1000,

@@ -28,6 +28,14 @@ pub struct QueuedJob {
     pub task: String,
 }
 
+/// All waiting jobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WaitingJobs {
+    pub count: u64,
+    /// When the one that waits longest was submitted.
+    pub oldest: Option<i64>,
+}
+
 /// A job in any state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {

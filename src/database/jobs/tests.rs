@@ -34,9 +34,9 @@ async fn waiting_jobs_are_ordered_and_unique() {
     assert_eq!(jobs.first().await.expect("read").map(|job| job.task), Some("c".to_owned()));
     jobs.start(3, 8).await.expect("started");
     assert_eq!(jobs.add(&[new("c", 1)], 9).await.expect("added"), [AddOutcome::Added(4)]);
-    assert_eq!(jobs.count().await.expect("counted"), (3, Some(7)));
+    assert_eq!(jobs.count().await.expect("counted"), WaitingJobs { count: 3, oldest: Some(7) });
     assert_eq!(jobs.clear().await.expect("cleared"), 3);
-    assert_eq!(jobs.count().await.expect("counted"), (0, None));
+    assert_eq!(jobs.count().await.expect("counted"), WaitingJobs::default());
     assert_eq!(jobs.running().await.expect("read"), [3]);
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use super::utc_offset::{DjangoTimeZone, UtcOffsets};
+use super::utc_offset::{ClockChange, DjangoTimeZone, UtcOffsets};
 use crate::database::DatabaseConfig;
 
 /// Seconds since 1970.
@@ -39,11 +39,11 @@ impl TimeDialect {
     /// A column as seconds since 1970.
     pub fn seconds(self, column: &str) -> String {
         match self {
-            Self::Sqlite(UtcOffsets { now, before }) => {
+            Self::Sqlite(UtcOffsets { now, last_change }) => {
                 let local = format!("CAST(strftime('%s', {column}) AS INTEGER)");
-                match before {
-                    Some((change, then)) => {
-                        format!("({local} - CASE WHEN {local} < {change} THEN {then} ELSE {now} END)")
+                match last_change {
+                    Some(ClockChange { local: change, offset_before }) => {
+                        format!("({local} - CASE WHEN {local} < {change} THEN {offset_before} ELSE {now} END)")
                     }
                     None => format!("({local} - {now})"),
                 }

@@ -16,8 +16,16 @@ pub(crate) struct DjangoTimeZone(TimeZone);
 pub(crate) struct UtcOffsets {
     /// Now.
     pub now: i64,
-    /// The last clock change: the first local time after it, converted as if it were UTC, and the offset before it.
-    pub before: Option<(i64, i64)>,
+    pub last_change: Option<ClockChange>,
+}
+
+/// A clock change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClockChange {
+    /// The first local time after it, in seconds since 1970 as if it were UTC.
+    pub local: i64,
+    /// The offset before it.
+    pub offset_before: i64,
 }
 
 impl DjangoTimeZone {
@@ -31,8 +39,11 @@ impl DjangoTimeZone {
     pub fn offsets(&self, now: i64) -> UtcOffsets {
         let offset = self.offset(now);
         let earlier = (0..=DAYS_BACK).step_by(7).map(|days| now - days * DAY).find(|at| self.offset(*at) != offset);
-        let before = earlier.map(|earlier| (self.change(earlier, now, offset) + offset, self.offset(earlier)));
-        UtcOffsets { now: offset, before }
+        let last_change = earlier.map(|earlier| ClockChange {
+            local: self.change(earlier, now, offset) + offset,
+            offset_before: self.offset(earlier),
+        });
+        UtcOffsets { now: offset, last_change }
     }
 
     /// The first second with this offset, between one without it and one with it.
@@ -58,7 +69,8 @@ mod tests {
         // By a rule, so that no zone need be installed: Berlin in the winter of 2026.
         let berlin = DjangoTimeZone::named(Some("CET-1CEST,M3.5.0,M10.5.0/3"));
         let (december, change) = (1_796_083_200, 1_792_890_000);
-        let expected = UtcOffsets { now: 3600, before: Some((change + 3600, 7200)) };
+        let last_change = Some(ClockChange { local: change + 3600, offset_before: 7200 });
+        let expected = UtcOffsets { now: 3600, last_change };
         assert_eq!(berlin.offsets(december), expected);
         assert_eq!(berlin.offsets(change), expected);
         assert_eq!(berlin.offsets(change - 1).now, 7200);
@@ -66,6 +78,9 @@ mod tests {
 
     #[test]
     fn unknown_zone_is_utc() {
-        assert_eq!(DjangoTimeZone::named(Some("Nowhere/Atlantis")).offsets(0), UtcOffsets { now: 0, before: None });
+        assert_eq!(
+            DjangoTimeZone::named(Some("Nowhere/Atlantis")).offsets(0),
+            UtcOffsets { now: 0, last_change: None }
+        );
     }
 }

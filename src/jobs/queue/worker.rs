@@ -160,14 +160,14 @@ impl Worker {
             jobs.prune(MAX_FINISHED_JOBS).await?;
             Ok((recovered, jobs.count().await?))
         });
-        let Ok((recovered, (waiting, oldest))) = recovered.await else { return };
+        let Ok((recovered, waiting)) = recovered.await else { return };
         for job in recovered {
             warn!(job, "job {job} was interrupted when its job queue exited; rerunning it");
         }
-        info!("the job queue is active with {waiting} waiting jobs");
+        info!("the job queue is active with {} waiting jobs", waiting.count);
         self.status.send_modify(|status| {
             status.role = Role::Active;
-            (status.waiting, status.oldest) = (waiting, oldest);
+            (status.waiting, status.oldest) = (waiting.count, waiting.oldest);
         });
     }
 
@@ -301,8 +301,8 @@ impl Worker {
             jobs.heartbeat().await?;
             jobs.count().await
         });
-        if let Ok(counted) = counting.await {
-            self.status.send_modify(|status| (status.waiting, status.oldest) = counted);
+        if let Ok(waiting) = counting.await {
+            self.status.send_modify(|status| (status.waiting, status.oldest) = (waiting.count, waiting.oldest));
         }
     }
 
