@@ -262,16 +262,16 @@ pub(super) fn is_file_locked(database: &Path, name: LockName) -> bool {
     file.is_ok_and(|file| lock::try_lock_shared(&file).is_ok_and(|is_free| !is_free))
 }
 
-/// Retries once, since [`is_file_locked`] holds the lock for a moment.
+/// Retries twice, since [`is_file_locked`] holds the lock for a moment.
 async fn try_lock(file: &File) -> std::io::Result<bool> {
     const LOCK_RETRY: Duration = Duration::from_millis(5);
-    for _ in 0..3 {
+    for _ in 0..2 {
         if lock::try_lock(file)? {
             return Ok(true);
         }
         sleep(LOCK_RETRY).await;
     }
-    Ok(false)
+    lock::try_lock(file)
 }
 
 /// Opens the lock file of a SQLite database. Links are not followed, since they could point to any file.

@@ -15,7 +15,7 @@ pub fn new_change_id() -> String {
     random::alphanumeric(ID_LENGTH)
 }
 
-/// The ID of the last change. Creates a missing row, on which concurrent changes wait.
+/// The ID of the last change. Creates the row if it is missing; it serialises concurrent changes.
 ///
 /// # Errors
 /// If the query fails.

@@ -57,7 +57,7 @@ impl DatabasePing {
     /// # Errors
     /// If it does not.
     pub async fn ping(&mut self) -> Result<Availability, Error> {
-        // Without a limit: the caller waits for a volume that hangs, and asks no second time.
+        // No timeout: on a hung volume this call blocks, and the caller starts no second one.
         self.file = DatabaseFile::read(&self.settings).await;
         // A connection that does not respond in time is dropped.
         let cached = self.cached.take();

@@ -38,7 +38,7 @@ pub async fn with_timeout<T>(
 /// Opens the database. While a server cannot be reached it tries again, for as long as `retry_window` lasts.
 ///
 /// # Errors
-/// As [`connect`]; an error that no wait would mend is returned at once.
+/// As [`connect`]; an error that waiting cannot fix is returned at once.
 pub async fn connect_with_retry(
     settings: &DatabaseConfig,
     mode: ConnectMode,

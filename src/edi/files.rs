@@ -10,7 +10,7 @@ use crate::database::{DatabaseConfig, Error};
 /// `filereport` has no index but its key, so each query reads this many numbers of it at most.
 const NUMBERS_PER_QUERY: i64 = 20_000;
 
-/// Files that did not go all the way.
+/// Files of which not all steps succeeded.
 pub(super) const AND_NOT_DONE: &str = " AND statust IN (0, 1, 2)";
 
 /// Maximum length of the reason of a failure: longer than any that Bots writes.

@@ -56,8 +56,8 @@ pub struct OpenRun {
 }
 
 impl OpenRun {
-    /// Whether no engine works on it any more, for one that has the lease: the run is that of an earlier holder, or has made
-    /// no progress for the `timeout`.
+    /// Whether the run was interrupted, as judged by the lease holder: it is that of an earlier holder, or has made no progress
+    /// for the `timeout`.
     pub fn is_cut_off(&self, timeout: Duration) -> bool {
         self.is_ours || self.unchanged >= timeout
     }

@@ -18,7 +18,7 @@ const HELD: &str = ".bots-ctl-held";
 /// Such a directory, removed when it is dropped.
 pub(crate) struct PrivateTempDir {
     path: PathBuf,
-    /// Let go when everything is gone.
+    /// Released after the directory is deleted.
     _held: File,
 }
 

@@ -12,13 +12,13 @@ const OWN_TABLES_PREFIX: &str = "botsctl_";
 const DEFAULT: &str =
     "SELECT default_character_set_name FROM information_schema.schemata WHERE schema_name = DATABASE()";
 
-/// Those with a text in another one, and those to which a text could be added.
+/// Tables with a text column in another character set, or with another default for new columns.
 const TABLES: &str = "SELECT table_name, character_set_name FROM information_schema.columns \
      WHERE table_schema = DATABASE() AND character_set_name <> 'utf8mb4' \
      UNION SELECT table_name, SUBSTRING_INDEX(table_collation, '_', 1) FROM information_schema.tables \
      WHERE table_schema = DATABASE() AND table_type = 'BASE TABLE' AND table_collation NOT LIKE 'utf8mb4%'";
 
-/// Those over columns of text: with them no column can be converted.
+/// Foreign keys on text columns; a column that has one cannot be converted.
 const FOREIGN_KEYS: &str = "SELECT k.table_name, k.constraint_name, k.column_name, k.referenced_table_name, k.referenced_column_name \
      FROM information_schema.key_column_usage k JOIN information_schema.columns c ON c.table_schema = k.table_schema \
      AND c.table_name = k.table_name AND c.column_name = k.column_name WHERE k.table_schema = DATABASE() \

@@ -142,7 +142,7 @@ pub struct ProcessError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileState {
-    /// It went all the way.
+    /// All steps succeeded.
     Done,
     /// It had errors.
     Error,
@@ -156,7 +156,7 @@ impl FileState {
         match statust {
             1 => Self::Error,
             0 | 2 => Self::Stuck,
-            // Done; and done long ago, with leave to be sent again.
+            // DONE; RESEND (4) and NO_RETRY (5) are set later, on files that were done.
             _ => Self::Done,
         }
     }
@@ -167,9 +167,9 @@ impl FileState {
 pub struct UnnamedRoutes {
     /// How many.
     pub routes: usize,
-    /// Theirs of the last day.
+    /// Their files of the last day.
     pub recent: FileCounts,
-    /// Theirs since [`EdiStats::counted_since`].
+    /// Their files since [`EdiStats::counted_since`].
     pub total: FileCounts,
 }
 
@@ -179,7 +179,7 @@ pub struct FileCounts {
     /// Taken in: the sum of the next three.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub received: u64,
-    /// Of those, gone all the way.
+    /// Of those, files of which all steps succeeded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub done: u64,
     /// With errors.
