@@ -101,22 +101,23 @@ fn directories(place: &Path) -> Vec<String> {
 }
 
 /// The files of each directory in a directory.
+fn channel_files(place: &Path) -> Result<ChannelFiles, Error> {
+    directories(place).into_iter().map(|name| Ok((name.clone(), files_in(&place.join(&name))?))).collect()
+}
+
+/// The files in a directory by name.
 ///
 /// # Errors
 /// When one cannot be read.
-pub fn channel_files(place: &Path) -> Result<ChannelFiles, Error> {
-    let mut channels = ChannelFiles::new();
-    for name in directories(place) {
-        let mut files = BTreeMap::new();
-        let entries = fs::read_dir(place.join(&name)).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()).filter(|path| path.is_file()) {
-            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let content = regular::read(&path).map_err(|error| atomic::describe_io_error("read", &path, &error))?;
-            files.insert(file, content);
-        }
-        channels.insert(name, files);
+pub fn files_in(directory: &Path) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    let mut files = BTreeMap::new();
+    let entries = fs::read_dir(directory).map_err(|error| atomic::describe_io_error("read", directory, &error))?;
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let content = regular::read(&path).map_err(|error| atomic::describe_io_error("read", &path, &error))?;
+        files.insert(name, content);
     }
-    Ok(channels)
+    Ok(files)
 }
 
 impl Case {

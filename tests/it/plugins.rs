@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::bots::is_bots_3;
 use crate::support::demo_translation::Demo;
@@ -504,6 +504,28 @@ fn plugin_test_runs_in_temporary_environment() {
     assert!(failed.stdout.contains("refused: FAILED\n    1 files failed, 0 expected\n      bad.edi: "), "{failed:?}");
     let report = fs::read_to_string(&report).expect("it is written");
     assert!(report.contains("tests=\"2\" failures=\"2\""), "{report}");
+}
+
+#[apply(test)]
+fn plugin_test_deletes_no_directory_that_a_channel_is_named_after() {
+    let (_source, plugin, _) = plugin_with_tests();
+    let kept = tempfile::Builder::new().rand_bytes(3).tempdir().expect("a temporary directory");
+    let file = kept.path().join("file");
+    fs::write(&file, "kept").expect("written");
+    let index = Path::new(&plugin).join("botsindex.json");
+    let mut rows: Value = serde_json::from_slice(&fs::read(&index).expect("readable")).expect("it is JSON");
+    let channels = rows["plugins"]["channel"].as_array_mut().expect("a list");
+    // One leads there from the root, the other from the parent of any temporary directory.
+    let below = format!("../../{}", kept.path().file_name().expect("it has one").display());
+    for name in [kept.path().display().to_string(), below] {
+        channels.push(json!({ "plugintype": "channel", "idchannel": name, "inorout": "out", "type": "file" }));
+    }
+    fs::write(&index, rows.to_string()).expect("written");
+    let sandbox = Sandbox::new();
+    let passed = sandbox.run(&["plugin", "test", &plugin]);
+    assert_eq!(fs::read_to_string(&file).ok().as_deref(), Some("kept"), "{passed:?}");
+    passed.expect_code(0);
+    assert_eq!(passed.stdout, "one: ok\nrefused: ok\n");
 }
 
 #[apply(test)]

@@ -34,8 +34,14 @@ pub(super) struct PrivateEnvironment<'a> {
     reaper: &'a Reaper,
     directory: PrivateTempDir,
     bots: PathBuf,
-    /// Each channel, and whether it is incoming.
-    channels: BTreeMap<String, bool>,
+    channels: BTreeMap<String, PrivateChannel>,
+}
+
+/// A channel of the plugin. Its directory is numbered: a name may be a path to anywhere.
+pub(super) struct PrivateChannel {
+    pub directory: PathBuf,
+    pub is_incoming: bool,
+    has_filename: bool,
 }
 
 impl<'a> PrivateEnvironment<'a> {
@@ -49,20 +55,17 @@ impl<'a> PrivateEnvironment<'a> {
             let text = "only a plugin with a botsindex.json can be tested: apply it to an environment, and export it";
             return Err(plugin::Error::fault(format!("{}: {text}", source.display())).into());
         };
-        let plugin = index::read(&text)?;
-        let channels = plugin.rows.iter().filter(|(table, _)| *table == Table::Channel);
-        let channels = channels.map(|(table, row)| (table.name_of(row), row.get("inorout") == Some(&json!("in"))));
-        let environment = Self { reaper, directory: private_directory(config)?, bots, channels: channels.collect() };
-        environment.apply(source, &plugin).await?;
+        let directory = private_directory(config)?;
+        let channels = private_channels(&index::read(&text)?, &directory.path().join("channels"));
+        let environment = Self { reaper, directory, bots, channels };
+        environment.apply(source).await?;
         Ok(environment)
     }
 
-    async fn apply(&self, source: &Path, plugin: &Plugin) -> Result<(), Error> {
+    async fn apply(&self, source: &Path) -> Result<(), Error> {
         let values = self.directory.path().join("values.toml");
-        write_atomically(&values, self.values(plugin).as_bytes(), 0o600)?;
-        for channel in self.channels.keys() {
-            make_empty(&self.channel(channel))?;
-        }
+        write_atomically(&values, self.values().as_bytes(), 0o600)?;
+        self.empty_channels()?;
         let (source, values) = (source.display().to_string(), values.display().to_string());
         let applied = self.run(&["plugin", "apply", &source, "--values", &values, "--activate"]).await?;
         if applied.exit.code() != 0 {
@@ -81,13 +84,12 @@ impl<'a> PrivateEnvironment<'a> {
     }
 
     /// Replaces every channel with a directory.
-    fn values(&self, plugin: &Plugin) -> String {
+    fn values(&self) -> String {
         let mut text = String::new();
-        for (_, row) in plugin.rows.iter().filter(|(table, _)| *table == Table::Channel) {
-            let name = Table::Channel.name_of(row);
+        for (name, channel) in &self.channels {
             let _ = writeln!(text, "[channel.{}]\ntype = \"file\"", json!(name));
-            let _ = writeln!(text, "path = {}\nremove = true", json!(self.channel(&name)));
-            if row.get("filename").is_none_or(|filename| filename == "" || filename.is_null()) {
+            let _ = writeln!(text, "path = {}\nremove = true", json!(channel.directory));
+            if !channel.has_filename {
                 text.push_str("filename = \"*\"\n");
             }
             for field in EMPTIED {
@@ -97,18 +99,8 @@ impl<'a> PrivateEnvironment<'a> {
         text
     }
 
-    /// The directory of a channel.
-    pub fn channel(&self, name: &str) -> PathBuf {
-        self.outputs().join(name)
-    }
-
-    /// The directory of all channels.
-    pub fn outputs(&self) -> PathBuf {
-        self.directory.path().join("channels")
-    }
-
-    /// The channels of the plugin, and whether each is incoming.
-    pub fn channels(&self) -> &BTreeMap<String, bool> {
+    /// The channels of the plugin by their names.
+    pub fn channels(&self) -> &BTreeMap<String, PrivateChannel> {
         &self.channels
     }
 
@@ -117,7 +109,7 @@ impl<'a> PrivateEnvironment<'a> {
     /// # Errors
     /// When one cannot be emptied.
     pub fn empty_channels(&self) -> Result<(), Error> {
-        Ok(self.channels.keys().try_for_each(|channel| make_empty(&self.channel(channel)))?)
+        Ok(self.channels.values().try_for_each(|channel| make_empty(&channel.directory))?)
     }
 
     /// Runs a command of bots-ctl here.
@@ -136,6 +128,20 @@ impl<'a> PrivateEnvironment<'a> {
         spec.environment.push(("LOG_FORMAT".to_owned(), "text".into()));
         Ok(capture(self.reaper, &spec).await?)
     }
+}
+
+/// Of two rows with one name Bots keeps the last.
+fn private_channels(plugin: &Plugin, parent: &Path) -> BTreeMap<String, PrivateChannel> {
+    let rows = plugin.rows.iter().filter(|(table, _)| *table == Table::Channel).enumerate();
+    let channels = rows.map(|(number, (table, row))| {
+        let channel = PrivateChannel {
+            directory: parent.join(number.to_string()),
+            is_incoming: row.get("inorout") == Some(&json!("in")),
+            has_filename: row.get("filename").is_some_and(|filename| filename != "" && !filename.is_null()),
+        };
+        (table.name_of(row), channel)
+    });
+    channels.collect()
 }
 
 fn make_empty(directory: &Path) -> Result<(), crate::fs::Error> {

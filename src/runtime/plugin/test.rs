@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::config::Config;
 use crate::exit::{Error, Kind};
 use crate::fs::atomic::{describe_io_error, write_atomically};
-use crate::plugin::acceptance::{Case, CaseResult, RunOutput, channel_files, junit, read_cases};
+use crate::plugin::acceptance::{Case, CaseResult, ChannelFiles, RunOutput, files_in, junit, read_cases};
 use crate::process::reaper::Reaper;
 
 use super::private::PrivateEnvironment;
@@ -42,7 +42,7 @@ pub(crate) async fn test(
         let begin = Instant::now();
         let mut differences = Vec::new();
         let channels = environment.channels();
-        let unknown = case.inputs.keys().filter(|name| channels.get(*name) != Some(&true));
+        let unknown = case.inputs.keys().filter(|name| !channels.get(*name).is_some_and(|channel| channel.is_incoming));
         differences.extend(unknown.map(|name| format!("in/{name}: the plugin has no incoming channel {name}")));
         if differences.is_empty() {
             let found = run(&environment, &case, &mut failed).await?;
@@ -61,9 +61,10 @@ pub(crate) async fn test(
 /// Runs the engine on the files of a case. `failed` is the number of files that failed before.
 async fn run(environment: &PrivateEnvironment<'_>, case: &Case, failed: &mut usize) -> Result<RunOutput, Error> {
     environment.empty_channels()?;
-    for (channel, files) in &case.inputs {
+    for (name, files) in &case.inputs {
+        let Some(channel) = environment.channels().get(name) else { continue };
         for (name, content) in files {
-            let path = environment.channel(channel).join(name);
+            let path = channel.directory.join(name);
             fs::write(&path, content).map_err(|error| describe_io_error("write", &path, &error))?;
         }
     }
@@ -79,8 +80,13 @@ async fn run(environment: &PrivateEnvironment<'_>, case: &Case, failed: &mut usi
     // The newest files come first.
     errors.truncate(errors.len().saturating_sub(*failed));
     *failed += errors.len();
-    let mut outputs = channel_files(&environment.outputs())?;
-    outputs.retain(|channel, files| environment.channels().get(channel) == Some(&false) && !files.is_empty());
+    let mut outputs = ChannelFiles::new();
+    for (name, channel) in environment.channels().iter().filter(|(_, channel)| !channel.is_incoming) {
+        let files = files_in(&channel.directory)?;
+        if !files.is_empty() {
+            outputs.insert(name.clone(), files);
+        }
+    }
     let told = errors.into_iter().map(|file| {
         let name = file.name.rsplit('/').next().unwrap_or_default().to_owned();
         format!("{name}: {}", file.error.lines().next().unwrap_or_default())
