@@ -2,6 +2,7 @@
 //! variable refers to anything outside.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::config::Config;
+use crate::config::keys::CONFIG_SOURCE_ENV;
 use crate::exit::{Error, Kind};
 use crate::fs::atomic::{describe_io_error, write_atomically};
 use crate::fs::temp_dir::PrivateTempDir;
@@ -28,6 +30,9 @@ const KEPT: [&str; 6] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY
 
 /// Fields of a channel that refer to another machine, or to a path outside its directory.
 const EMPTIED: [&str; 8] = ["host", "username", "secret", "lockname", "archivepath", "testpath", "keyfile", "certfile"];
+
+/// The default directory of the configuration, below the home directory.
+const CONFIG_DIR: &str = ".bots/env/default/config";
 
 /// The environment, deleted when dropped.
 pub(super) struct PrivateEnvironment<'a> {
@@ -73,7 +78,7 @@ impl<'a> PrivateEnvironment<'a> {
             return Err(Error::all(Kind::Configuration, faults.collect()));
         }
         // Bots's engines use a port of the machine as a lock.
-        let ini = self.directory.path().join(".bots/env/default/config/bots.ini");
+        let ini = self.directory.path().join(CONFIG_DIR).join("bots.ini");
         let text = fs::read_to_string(&ini).map_err(|error| describe_io_error("read", &ini, &error))?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         let port = port.map_err(|error| Error::new(Kind::Unavailable, format!("cannot find a free port: {error}")))?;
@@ -122,12 +127,21 @@ impl<'a> PrivateEnvironment<'a> {
         let mut spec = arguments.iter().fold(ProcessSpec::new(program), |spec, argument| spec.arg(*argument));
         let others = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         spec.env_remove = others.filter(|name| !KEPT.contains(&name.as_str())).collect();
-        let home = self.directory.path().as_os_str().to_owned();
-        spec.environment.push(("HOME".to_owned(), home));
-        spec.environment.push(("BOTS_BIN_DIR".to_owned(), self.bots.clone().into_os_string()));
-        spec.environment.push(("LOG_FORMAT".to_owned(), "text".into()));
+        spec.environment = variables(self.directory.path(), &self.bots);
         Ok(capture(self.reaper, &spec).await?)
     }
+}
+
+/// The variables that are set here.
+fn variables(home: &Path, bots: &Path) -> Vec<(String, OsString)> {
+    let variables = [
+        ("HOME", home.into()),
+        ("BOTS_BIN_DIR", bots.into()),
+        // A mounted configuration belongs to the environment of the services.
+        (CONFIG_SOURCE_ENV, home.join(CONFIG_DIR).into_os_string()),
+        ("LOG_FORMAT", "text".into()),
+    ];
+    variables.into_iter().map(|(name, value): (&str, OsString)| (name.to_owned(), value)).collect()
 }
 
 /// Of two rows with one name Bots keeps the last.
@@ -149,4 +163,22 @@ fn make_empty(directory: &Path) -> Result<(), crate::fs::Error> {
         fs::remove_dir_all(directory).map_err(|error| describe_io_error("remove", directory, &error))?;
     }
     fs::create_dir_all(directory).map_err(|error| describe_io_error("create", directory, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_seeds_of_the_temporary_environment_are_outside_of_it() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let variables = variables(home.path(), &home.path().join("bin")).into_iter();
+        let variables = variables.map(|(name, value)| (name, value.into_string().expect("it is text"))).collect();
+        let (config, faults) = Config::read(&variables, &[], None, home.path());
+        assert!(faults.is_empty(), "{faults:?}");
+        let is_outside = |value: &str| value.starts_with('/') && !Path::new(value).starts_with(home.path());
+        let outside = config.effective_settings.iter().filter(|known| is_outside(&known.value));
+        let outside: Vec<&str> = outside.map(|known| known.setting.path).collect();
+        assert_eq!(outside, ["environment.seed_usersys", "environment.seed_grammars"]);
+    }
 }
