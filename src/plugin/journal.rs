@@ -5,6 +5,7 @@
 //! replaced only afterwards. Then it becomes a numbered backup.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -68,7 +69,7 @@ impl Journal {
     /// When it cannot be read.
     pub fn pending(&self) -> Result<Option<RecordedChange>, Error> {
         let path = self.directory.join(PENDING);
-        if fs::symlink_metadata(&path).is_err() { Ok(None) } else { load(&path).map(Some) }
+        if exists(&path)? { load(&path).map(Some) } else { Ok(None) }
     }
 
     /// The last change that can be undone, with its number.
@@ -76,7 +77,7 @@ impl Journal {
     /// # Errors
     /// When it cannot be read.
     pub fn last_backup(&self) -> Result<Option<(String, RecordedChange)>, Error> {
-        let Some(name) = self.backups().pop() else { return Ok(None) };
+        let Some(name) = self.backups()?.pop() else { return Ok(None) };
         load(&self.directory.join(&name)).map(|change| Some((name, change)))
     }
 
@@ -89,7 +90,7 @@ impl Journal {
         let mut files = Vec::new();
         for file in &change.files {
             let current = self.usersys.join(&file.path);
-            let before = if current.exists() { Some(read(&current)?) } else { None };
+            let before = if exists(&current)? { Some(read(&current)?) } else { None };
             let after = file.before.as_ref().map(|name| read(&directory.join(name))).transpose()?;
             files.push(FileChange { path: file.path.clone(), before, after });
         }
@@ -97,12 +98,16 @@ impl Journal {
         Ok(files)
     }
 
-    fn backups(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    fn backups(&self) -> Result<Vec<String>, Error> {
+        if !exists(&self.directory)? {
+            return Ok(Vec::new());
+        }
+        let failed = |error| atomic::describe_io_error("read", &self.directory, &error);
+        let entries: Vec<_> = fs::read_dir(&self.directory).and_then(Iterator::collect).map_err(failed)?;
+        let names = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
         let mut names: Vec<String> = names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect();
         names.sort();
-        names
+        Ok(names)
     }
 
     /// Writes a change atomically.
@@ -175,7 +180,7 @@ impl Journal {
             self.discard(undone)?;
             return self.discard(PENDING);
         }
-        let mut backups = self.backups();
+        let mut backups = self.backups()?;
         let number = backups.last().and_then(|last| last.parse::<u64>().ok()).unwrap_or(0) + 1;
         self.rename(&self.directory.join(PENDING), &format!("{number:06}"))?;
         let surplus = (backups.len() + 1).saturating_sub(MAX_BACKUPS);
@@ -193,7 +198,7 @@ impl Journal {
     /// Removes a change. It gets another name first: half of one would be read as whole.
     fn discard(&self, name: &str) -> Result<(), Error> {
         let path = self.directory.join(name);
-        if fs::symlink_metadata(&path).is_err() {
+        if !exists(&path)? {
             return Ok(());
         }
         self.rename(&path, &format!("{UNFINISHED}{}", random::alphanumeric(12)))?;
@@ -230,6 +235,15 @@ impl Journal {
     }
 }
 
+/// Whether there is something at a path. Only its absence means that there is not.
+fn exists(path: &Path) -> Result<bool, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(atomic::describe_io_error("read", path, &error).into()),
+    }
+}
+
 fn load(directory: &Path) -> Result<RecordedChange, Error> {
     let path = directory.join(DESCRIPTION);
     // Of any size: it has every row of a large change.
@@ -239,4 +253,39 @@ fn load(directory: &Path) -> Result<RecordedChange, Error> {
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
     Ok(regular::read(path).map_err(|error| atomic::describe_io_error("read", path, &error))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_journal_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let journal = Journal::new(place.path(), &place.path().join("usersys"));
+        assert!(journal.pending().expect("there is none").is_none());
+        assert!(journal.last_backup().expect("there is none").is_none());
+        let directory = place.path().join(DIRECTORY);
+        symlink(DIRECTORY, &directory).expect("linked to itself");
+        let faults = [
+            journal.pending().expect_err("it cannot be read").to_string(),
+            journal.take_back().expect_err("it cannot be read").to_string(),
+        ];
+        assert!(faults.iter().all(|fault| fault.starts_with("cannot read ") && fault.contains(PENDING)), "{faults:?}");
+        fs::remove_file(&directory).expect("removed");
+        fs::write(&directory, "").expect("written");
+        journal.last_backup().expect_err("it is no directory");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_taken_for_a_removed_one() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let journal = Journal::new(place.path(), &place.path().join("usersys"));
+        fs::write(place.path().join("usersys"), "").expect("written");
+        let file = RecordedFile { path: "mappings/x.py".to_owned(), before: None, after: None };
+        let change = RecordedChange { id: String::new(), undoes: None, rows: Vec::new(), files: vec![file] };
+        journal.reverted_files("000001", &change).expect_err("usersys is no directory");
+    }
 }

@@ -374,6 +374,21 @@ pluglib.make_plugin(what, {:?})",
 }
 
 #[apply(test)]
+fn commands_that_only_read_warn_of_an_interrupted_change() {
+    let sandbox = Sandbox::prepared();
+    let (plugin, _) = export(&sandbox, "plugin");
+    let pending = sandbox.root().join("botssys/plugin-changes/pending");
+    fs::create_dir_all(&pending).expect("made");
+    fs::write(pending.join("change.json"), r#"{ "id": "x", "undoes": null, "rows": [], "files": [] }"#)
+        .expect("written");
+    for command in [&["plugin", "export", &plugin][..], &["plugin", "apply", "--check", &plugin]] {
+        let read = sandbox.run(command);
+        read.expect_code(0);
+        assert!(read.stderr.contains("an earlier change of the configuration was interrupted: "), "{read:?}");
+    }
+}
+
+#[apply(test)]
 fn export_keeps_other_files_and_rejects_foreign_directory() {
     let demo = Demo::new();
     let target = demo.sandbox.home.path().join("git");

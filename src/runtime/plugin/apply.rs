@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use crate::config::Config;
 use crate::exit::Error;
@@ -54,9 +53,7 @@ pub(crate) async fn apply(
     let source = Source::open(config, &mut target.python, &request.source).await?;
     let mut plugin = source.read(&mut target.python).await?;
     if request.check {
-        if target.journal.pending()?.is_some() {
-            warn!("an earlier change of the configuration was interrupted: this compares with the intermediate state");
-        }
+        target.warn_of_pending_change()?;
     } else {
         settle_earlier(config, &target).await?;
     }

@@ -30,6 +30,7 @@ pub(crate) async fn export(config: &Config, reaper: &Reaper, request: &ExportReq
         let text = format!("{}: that is the environment itself: choose another directory", request.target.display());
         return Err(Error::new(Kind::Usage, text));
     }
+    environment.warn_of_pending_change()?;
     let (stored, files) = environment.read().await?;
     let mut plugin = Plugin { rows: exported_rows(&stored), files, ignored: Vec::new() };
     if !request.routes.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
@@ -70,6 +71,17 @@ impl Target {
         let journal = Journal::new(&django.directories.botssys, &django.directories.usersys);
         let packaged_usersys = context.bots.package.join("usersys");
         Ok(Self { python, django, database, journal, packaged_usersys })
+    }
+
+    /// Warns of a change that was interrupted, before its environment is read.
+    ///
+    /// # Errors
+    /// If the journal cannot be read.
+    pub fn warn_of_pending_change(&self) -> Result<(), Error> {
+        if self.journal.pending()?.is_some() {
+            warn!("an earlier change of the configuration was interrupted: this reads the intermediate state");
+        }
+        Ok(())
     }
 
     /// The configuration, and the files of usersys that did not come with Bots.
