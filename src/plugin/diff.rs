@@ -146,7 +146,7 @@ impl Comparison<'_> {
         for row in wanted {
             let row = self.comparable(row);
             let same = by_key.entry(self.table.key_of(&row)).or_default();
-            if !matches!(self.table, Table::Translation | Table::Confirmation) {
+            if self.table.has_unique_key() {
                 // Of two rows with one key Bots keeps the last.
                 same.clear();
             }

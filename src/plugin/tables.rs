@@ -65,8 +65,7 @@ impl Table {
         }
     }
 
-    /// The fields by which Bots finds the row of a plugin in its database. Those of translations and confirmations need not be
-    /// unique.
+    /// The fields by which Bots finds the row of a plugin in its database.
     #[must_use]
     pub fn key(self) -> &'static [&'static str] {
         match self {
@@ -88,6 +87,12 @@ impl Table {
                 "topartner",
             ],
         }
+    }
+
+    /// Whether no two rows have the same key.
+    #[must_use]
+    pub fn has_unique_key(self) -> bool {
+        !matches!(self, Self::Translation | Self::Confirmation)
     }
 
     /// What identifies a row, as text.

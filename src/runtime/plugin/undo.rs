@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
-use crate::bots::plugin_session::{StoredConfiguration, StoredRow};
+use crate::bots::plugin_session::{Fields, StoredConfiguration, StoredRow};
 use crate::config::Config;
 use crate::exit::{Error, Kind};
 use crate::plugin::Table;
@@ -52,25 +52,114 @@ pub(crate) async fn undo(
 
 /// The changes back, without those of rows that are as they were.
 fn reverted(changes: &[RowChange], stored: &StoredConfiguration) -> Vec<RowChange> {
-    let mut current: BTreeMap<(Table, Vec<String>), Vec<&StoredRow>> = BTreeMap::new();
-    for table in Table::ALL {
-        for row in stored.tables.get(table.model()).into_iter().flat_map(|found| &found.rows) {
-            current.entry((table, table.key_of(&row.fields))).or_default().push(row);
-        }
-    }
-    let back = |change: &RowChange| {
-        let table = Table::of_model(&change.table)?;
-        let row = change.after.as_ref().or(change.before.as_ref())?;
-        let same = current.get(&(table, table.key_of(row))).map(Vec::as_slice).unwrap_or_default();
-        // The row as the change has left it, else one that has its key now.
-        let found = same.iter().find(|current| current.fields == *row).or_else(|| same.first());
-        let reverted = RowChange {
-            table: change.table.clone(),
-            pk: found.map_or(Value::Null, |current| current.pk.clone()),
-            before: found.map(|current| current.fields.clone()),
-            after: change.before.clone(),
-        };
-        (reverted.before != reverted.after).then_some(reverted)
+    let mut current: BTreeMap<&str, Vec<&StoredRow>> =
+        stored.tables.iter().map(|(model, table)| (model.as_str(), table.rows.iter().collect())).collect();
+    let mut take = |change: &RowChange, is_match: &dyn Fn(&StoredRow) -> bool| {
+        let rows = current.get_mut(change.table.as_str())?;
+        rows.iter().position(|row| is_match(row)).map(|position| rows.swap_remove(position))
     };
-    changes.iter().filter_map(back).collect()
+    // Each row is the result of one change. Those that are as their changes have left them are paired first.
+    let mut found: Vec<Option<&StoredRow>> =
+        changes.iter().map(|change| take(change, &|row| Some(&row.fields) == left_by(change))).collect();
+    for (change, found) in changes.iter().zip(&mut found) {
+        *found = found.or_else(|| take(change, &|row| is_row_of(change, row)));
+    }
+    let back = changes.iter().zip(found).map(|(change, found)| RowChange {
+        table: change.table.clone(),
+        pk: found.map_or(Value::Null, |row| row.pk.clone()),
+        before: found.map(|row| row.fields.clone()),
+        after: change.before.clone(),
+    });
+    back.filter(|change| change.before != change.after).collect()
+}
+
+/// The row as a change has left it; for a removed one, the row that is there if it was restored since.
+fn left_by(change: &RowChange) -> Option<&Fields> {
+    change.after.as_ref().or(change.before.as_ref())
+}
+
+/// Whether a row is that of a change, changed since.
+fn is_row_of(change: &RowChange, row: &StoredRow) -> bool {
+    // The database may give the key of a removed row to another one.
+    let has_same_pk = change.after.is_some() && !change.pk.is_null() && change.pk == row.pk;
+    let has_same_key = Table::of_model(&change.table).is_some_and(|table| {
+        table.has_unique_key() && left_by(change).is_some_and(|left| table.key_of(left) == table.key_of(&row.fields))
+    });
+    has_same_pk || has_same_key
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::bots::plugin_session::StoredTable;
+
+    fn fields(table: Table, key: &str, text: &str) -> Fields {
+        Fields::from([(table.key()[0].to_owned(), json!(key)), ("desc".to_owned(), json!(text))])
+    }
+
+    fn stored(table: Table, rows: &[(i32, &str, &str)]) -> StoredConfiguration {
+        let rows = rows.iter().map(|(pk, key, text)| StoredRow { pk: json!(pk), fields: fields(table, key, text) });
+        let tables = BTreeMap::from([(
+            table.model().to_owned(),
+            StoredTable { rows: rows.collect(), ..StoredTable::default() },
+        )]);
+        StoredConfiguration { tables, ..StoredConfiguration::default() }
+    }
+
+    /// Changes of rows with one key, and those that undo them: primary key, text before and after.
+    fn undone(
+        table: Table,
+        changes: &[(Option<i32>, &str, &str)],
+        now: &[(i32, &str)],
+    ) -> Vec<(Value, String, String)> {
+        let row = |text: &str| (!text.is_empty()).then(|| fields(table, "a", text));
+        let changes: Vec<RowChange> = changes
+            .iter()
+            .map(|(pk, before, after)| {
+                let pk = pk.map_or(Value::Null, Value::from);
+                RowChange { table: table.model().to_owned(), pk, before: row(before), after: row(after) }
+            })
+            .collect();
+        let now: Vec<_> = now.iter().map(|(pk, text)| (*pk, "a", *text)).collect();
+        let text =
+            |row: Option<Fields>| row.map_or(String::new(), |row| row["desc"].as_str().unwrap_or_default().to_owned());
+        let reverted = reverted(&changes, &stored(table, &now));
+        reverted.into_iter().map(|change| (change.pk, text(change.before), text(change.after))).collect()
+    }
+
+    fn change(pk: impl Into<Value>, before: &str, after: &str) -> (Value, String, String) {
+        (pk.into(), before.to_owned(), after.to_owned())
+    }
+
+    #[test]
+    fn a_row_that_the_change_did_not_touch_stays() {
+        let table = Table::Translation;
+        // The row that was added has been removed since, and another one has its key.
+        assert_eq!(undone(table, &[(None, "", "added")], &[(7, "other")]), []);
+        // The row that was changed has been removed since.
+        assert_eq!(undone(table, &[(Some(1), "old", "new")], &[(7, "other")]), [change(Value::Null, "", "old")]);
+        assert_eq!(undone(table, &[(Some(1), "old", "")], &[(1, "other")]), [change(Value::Null, "", "old")]);
+    }
+
+    #[test]
+    fn each_row_is_the_result_of_one_change() {
+        let table = Table::Translation;
+        let both = [(None, "", "same"), (None, "", "same")];
+        assert_eq!(undone(table, &both, &[(1, "same"), (2, "same"), (3, "other")]).len(), 2);
+        assert_eq!(undone(table, &both, &[(1, "same")]), [change(1, "same", "")]);
+        // A row that has changed since is found by its primary key, also before one that is equal to its former state.
+        let changes = [(Some(1), "old", "new"), (Some(2), "older", "newer")];
+        let expected = [change(1, "edited", "old"), change(2, "newer", "older")];
+        assert_eq!(undone(table, &changes, &[(2, "newer"), (1, "edited")]), expected);
+    }
+
+    #[test]
+    fn a_unique_key_finds_a_row_that_was_made_again() {
+        let table = Table::Route;
+        assert_eq!(undone(table, &[(Some(1), "old", "new")], &[(7, "edited")]), [change(7, "edited", "old")]);
+        assert_eq!(undone(table, &[(Some(1), "old", "")], &[(7, "edited")]), [change(7, "edited", "old")]);
+        assert_eq!(undone(table, &[(Some(1), "old", "")], &[(7, "old")]), []);
+    }
 }
