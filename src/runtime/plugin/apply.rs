@@ -1,25 +1,20 @@
 //! `plugin apply`: applies a plugin to an environment.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::exit::Error;
-use crate::plugin;
-use crate::plugin::acceptance::{CaseResult, TESTS};
 use crate::plugin::diff::{DiffOptions, Plan, plan};
 use crate::plugin::normalize::normalize;
 use crate::plugin::values::Values;
 use crate::process::reaper::Reaper;
 
-use super::change::Change;
-use super::check::check_scripts;
+use super::change::{Change, PlannedChange, carry_out};
 use super::source::Source;
 use super::target::Target;
-use super::test::test;
-use super::write::{settle_earlier, write};
+use super::write::settle_earlier;
 
 /// The plugin to apply, and the options.
 pub(crate) struct ApplyRequest {
@@ -35,10 +30,10 @@ pub(crate) struct ApplyRequest {
     pub is_prepared: bool,
 }
 
-/// Applies a plugin. `show` gets the difference before anything is changed. A token of `critical` is held while it is.
+/// Applies a plugin. `show` gets the difference before anything is changed.
 ///
 /// # Errors
-/// The faults of the plugin, of which nothing was written; those of [`write()`].
+/// The faults of the plugin, before anything is written; those of [`carry_out`].
 pub(crate) async fn apply(
     config: &Config,
     reaper: &Reaper,
@@ -60,50 +55,12 @@ pub(crate) async fn apply(
     let (stored, files) = target.read().await?;
     normalize(&mut plugin, &stored)?;
     request.values.apply(&mut plugin, &stored)?;
-    let plan = Arc::new(plan(&plugin, &stored, &files, request.options)?);
-    show(&plan, &plugin.ignored);
-    check_scripts(config, &mut target, &plan).await?;
-    if request.needs_test && !plan.is_empty() {
-        expect_success(&test(config, reaper, &source.directory, None, |_| {}).await?)?;
-    }
-    let is_applied = !request.check && make(config, &mut target, &plan, critical).await?;
-    Ok(Change { plan, ignored: plugin.ignored, is_applied })
-}
-
-/// Rejects a plugin whose tests fail.
-fn expect_success(results: &[CaseResult]) -> Result<(), plugin::Error> {
-    let describe = |result: &CaseResult| {
-        let describe = |difference: &String| format!("{TESTS}/{}: {}", result.name, difference.trim_start());
-        result.differences.iter().map(describe).collect::<Vec<_>>()
+    let planned = PlannedChange {
+        plan: plan(&plugin, &stored, &files, request.options)?,
+        ignored: plugin.ignored,
+        tested: request.needs_test.then(|| source.directory.clone()),
+        undoes: None,
+        check: request.check,
     };
-    plugin::Error::from_faults(results.iter().flat_map(describe).collect())
-}
-
-/// Shows a change, checks its scripts, and makes it.
-///
-/// # Errors
-/// As [`apply`].
-pub(super) async fn carry_out(
-    config: &Config,
-    target: &mut Target,
-    plan: Arc<Plan>,
-    ignored: Vec<String>,
-    critical: &TaskTracker,
-    show: impl FnOnce(&Plan, &[String]),
-) -> Result<Change, Error> {
-    show(&plan, &ignored);
-    check_scripts(config, target, &plan).await?;
-    let is_applied = make(config, target, &plan, critical).await?;
-    Ok(Change { plan, ignored, is_applied })
-}
-
-/// Makes a change unless it is empty. Returns whether it was made.
-async fn make(config: &Config, target: &mut Target, plan: &Arc<Plan>, critical: &TaskTracker) -> Result<bool, Error> {
-    if plan.is_empty() {
-        return Ok(false);
-    }
-    let uncancelled = critical.token();
-    write(config, target, plan, None).await?;
-    drop(uncancelled);
-    Ok(true)
+    carry_out(config, reaper, &mut target, planned, critical, show).await
 }

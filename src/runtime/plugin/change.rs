@@ -1,8 +1,34 @@
-//! A change of the configuration, and its result.
+//! A change of the configuration: shown, checked and made.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::exit::Error;
+use crate::plugin;
+use crate::plugin::acceptance::{CaseResult, TESTS};
 use crate::plugin::diff::Plan;
+use crate::process::reaper::Reaper;
+
+use super::check::check_scripts;
+use super::target::Target;
+use super::test::test;
+use super::write::write;
+
+/// A change before it is made.
+pub(super) struct PlannedChange {
+    pub plan: Plan,
+    /// Parts of the plugin that are left out.
+    pub ignored: Vec<String>,
+    /// The directory of the plugin whose tests have to pass first.
+    pub tested: Option<PathBuf>,
+    /// The backup that the change undoes.
+    pub undoes: Option<String>,
+    /// Do everything but make the change.
+    pub check: bool,
+}
 
 /// A change and its result.
 #[derive(Debug)]
@@ -11,4 +37,44 @@ pub(crate) struct Change {
     /// Parts of the plugin that are left out.
     pub ignored: Vec<String>,
     pub is_applied: bool,
+}
+
+/// Shows a change, checks its scripts, and makes it unless it is empty. A token of `critical` is held meanwhile.
+///
+/// # Errors
+/// The faults of the scripts and tests, before anything is written; those of [`write()`].
+pub(super) async fn carry_out(
+    config: &Config,
+    reaper: &Reaper,
+    target: &mut Target,
+    planned: PlannedChange,
+    critical: &TaskTracker,
+    show: impl FnOnce(&Plan, &[String]),
+) -> Result<Change, Error> {
+    let PlannedChange { plan, ignored, tested, undoes, check } = planned;
+    let plan = Arc::new(plan);
+    show(&plan, &ignored);
+    // An undo restores scripts as they were, with their faults.
+    if undoes.is_none() {
+        check_scripts(config, target, &plan).await?;
+    }
+    if let Some(plugin) = tested.filter(|_| !plan.is_empty()) {
+        expect_success(&test(config, reaper, &plugin, None, |_| {}).await?)?;
+    }
+    // An empty undo is recorded too, so that the next one undoes the change before.
+    let is_applied = !check && (undoes.is_some() || !plan.is_empty());
+    if is_applied {
+        let _uncancelled = critical.token();
+        write(config, target, &plan, undoes).await?;
+    }
+    Ok(Change { plan, ignored, is_applied })
+}
+
+/// Rejects a plugin whose tests fail.
+fn expect_success(results: &[CaseResult]) -> Result<(), plugin::Error> {
+    let describe = |result: &CaseResult| {
+        let describe = |difference: &String| format!("{TESTS}/{}: {}", result.name, difference.trim_start());
+        result.differences.iter().map(describe).collect::<Vec<_>>()
+    };
+    plugin::Error::from_faults(results.iter().flat_map(describe).collect())
 }

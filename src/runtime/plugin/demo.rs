@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
@@ -15,8 +14,7 @@ use crate::plugin::{self, demo};
 use crate::process::reaper::Reaper;
 use crate::runtime::bots_environment::blocking;
 
-use super::apply::carry_out;
-use super::change::Change;
+use super::change::{Change, PlannedChange, carry_out};
 use super::target::Target;
 use super::write::settle_earlier;
 
@@ -52,7 +50,8 @@ pub(crate) async fn apply_demo(
     }
     let botssys = target.django.directories.botssys.clone();
     let (sample, output) = (botssys.join(demo::SAMPLE.0), botssys.join(demo::OUTPUT));
-    let change = carry_out(config, &mut target, Arc::new(plan), Vec::new(), critical, show).await?;
+    let planned = PlannedChange { plan, ignored: Vec::new(), tested: None, undoes: None, check: false };
+    let change = carry_out(config, reaper, &mut target, planned, critical, show).await?;
     let path = sample.clone();
     let place = move || -> Result<(), plugin::Error> {
         let directory = path.parent().unwrap_or(&path);

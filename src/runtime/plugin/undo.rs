@@ -1,7 +1,6 @@
 //! `plugin undo`: restores the state before the last change.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
@@ -13,14 +12,14 @@ use crate::plugin::Table;
 use crate::plugin::diff::{Plan, RowChange};
 use crate::process::reaper::Reaper;
 
-use super::change::Change;
+use super::change::{Change, PlannedChange, carry_out};
 use super::target::Target;
-use super::write::{settle_earlier, write};
+use super::write::settle_earlier;
 
 /// Reverts the last change. `show` gets the difference first.
 ///
 /// # Errors
-/// If there is none, and those of [`write()`].
+/// If there is none, and those of [`carry_out`].
 pub(crate) async fn undo(
     config: &Config,
     reaper: &Reaper,
@@ -29,25 +28,18 @@ pub(crate) async fn undo(
     show: impl FnOnce(&Plan, &[String]),
 ) -> Result<Change, Error> {
     let mut target = Target::open(config, reaper).await?;
-    if !check {
+    if check {
+        target.warn_of_pending_change()?;
+    } else {
         settle_earlier(config, &target).await?;
     }
     let Some((backup, change)) = target.journal.last_backup()? else {
         return Err(Error::new(Kind::Failed, "there is no change to undo"));
     };
     let stored = target.python.read_configuration().await?;
-    let plan = Arc::new(Plan {
-        rows: reverted(&change.rows, &stored),
-        files: target.journal.reverted_files(&backup, &change)?,
-    });
-    show(&plan, &[]);
-    if check {
-        return Ok(Change { plan, ignored: Vec::new(), is_applied: false });
-    }
-    let uncancelled = critical.token();
-    write(config, &mut target, &plan, Some(backup)).await?;
-    drop(uncancelled);
-    Ok(Change { plan, ignored: Vec::new(), is_applied: true })
+    let plan = Plan { rows: reverted(&change.rows, &stored), files: target.journal.reverted_files(&backup, &change)? };
+    let planned = PlannedChange { plan, ignored: Vec::new(), tested: None, undoes: Some(backup), check };
+    carry_out(config, reaper, &mut target, planned, critical, show).await
 }
 
 /// The changes back, without those of rows that are as they were.
