@@ -101,7 +101,7 @@ fn files_below(directory: &Path, root: Option<&Path>) -> Result<BTreeMap<String,
         }
         let content =
             regular::read(entry.path()).map_err(|error| atomic::describe_io_error("read", entry.path(), &error))?;
-        // Bots omits empty values.
+        // An empty `__init__.py` carries no content of the plugin.
         if !(path.ends_with("/__init__.py") && content.is_empty()) {
             files.insert(path.to_owned(), content);
         }

@@ -374,6 +374,30 @@ pluglib.make_plugin(what, {:?})",
 }
 
 #[apply(test)]
+fn plugin_replaces_files_that_bots_ships() {
+    let sandbox = Sandbox::prepared();
+    let (plugin, _) = export(&sandbox, "plugin");
+    let usersys = sandbox.root().join("usersys");
+    let is_shipped =
+        |path: &PathBuf| path.extension().is_none_or(|extension| extension != "pyc") && path.components().count() > 1;
+    let shipped = files(&usersys).into_iter().find(|(path, content)| is_shipped(path) && !content.is_empty());
+    let replaced = [shipped.expect("Bots ships a file").0, PathBuf::from("routescripts/__init__.py")];
+    for path in &replaced {
+        assert!(usersys.join(path).exists(), "{}", path.display());
+        let path = Path::new(&plugin).join("usersys").join(path);
+        fs::create_dir_all(path.parent().expect("it has one")).expect("made");
+        fs::write(path, "# of the plugin\n").expect("written");
+    }
+    let applied = apply(&sandbox, &plugin, &[]);
+    applied.expect_code(0);
+    for path in &replaced {
+        assert!(applied.stdout.contains(&format!("~ file usersys/{}\n", path.display())), "{applied:?}");
+        assert_eq!(fs::read_to_string(usersys.join(path)).expect("readable"), "# of the plugin\n");
+    }
+    assert_eq!(apply(&sandbox, &plugin, &[]).stdout, "nothing to do\n");
+}
+
+#[apply(test)]
 fn commands_that_only_read_warn_of_an_interrupted_change() {
     let sandbox = Sandbox::prepared();
     let (plugin, _) = export(&sandbox, "plugin");

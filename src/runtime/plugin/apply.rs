@@ -52,7 +52,7 @@ pub(crate) async fn apply(
     } else {
         settle_earlier(config, &target).await?;
     }
-    let (stored, files) = target.read().await?;
+    let (stored, files) = target.read(&plugin).await?;
     normalize(&mut plugin, &stored)?;
     request.values.apply(&mut plugin, &stored)?;
     let planned = PlannedChange {

@@ -39,8 +39,8 @@ pub(crate) async fn apply_demo(
 ) -> Result<AppliedDemo, Error> {
     let mut target = Target::prepare(config, reaper, critical).await?;
     settle_earlier(config, &target).await?;
-    let (stored, files) = target.read().await?;
     let mut plugin = demo::plugin()?;
+    let (stored, files) = target.read(&plugin).await?;
     normalize(&mut plugin, &stored)?;
     let mut plan = plan(&plugin, &stored, &files, DiffOptions::default())?;
     if remove {

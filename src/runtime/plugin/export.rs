@@ -31,7 +31,7 @@ pub(crate) async fn export(config: &Config, reaper: &Reaper, request: &ExportReq
         return Err(Error::new(Kind::Usage, text));
     }
     environment.warn_of_pending_change()?;
-    let (stored, files) = environment.read().await?;
+    let (stored, files) = environment.read(&Plugin::default()).await?;
     let mut plugin = Plugin { rows: exported_rows(&stored), files, ignored: Vec::new() };
     if !request.routes.is_empty() {
         select_routes(&mut plugin, &request.routes)?;

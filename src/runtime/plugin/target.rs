@@ -1,7 +1,7 @@
 //! The environment that a plugin is exported from or applied to.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -14,8 +14,11 @@ use crate::bots::python_session::PythonSession;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
 use crate::exit::{Error, Kind};
+use crate::fs::atomic::describe_io_error;
+use crate::fs::regular;
 use crate::plugin::directory::usersys_files;
 use crate::plugin::journal::Journal;
+use crate::plugin::{self, Plugin};
 use crate::process::reaper::Reaper;
 use crate::runtime::bots_environment::{blocking, child_variables, find_bots, mounted_files};
 use crate::runtime::init_db;
@@ -84,18 +87,55 @@ impl Target {
         Ok(())
     }
 
-    /// The configuration, and the files of usersys that did not come with Bots.
+    /// The configuration, and the files of usersys: those that did not come with Bots, and those that a plugin also has.
     ///
     /// # Errors
     /// When one of them cannot be read.
-    pub async fn read(&mut self) -> Result<(StoredConfiguration, BTreeMap<String, Vec<u8>>), Error> {
+    pub async fn read(&mut self, plugin: &Plugin) -> Result<(StoredConfiguration, BTreeMap<String, Vec<u8>>), Error> {
         let stored = self.python.read_configuration().await?;
         let (usersys, packaged) = (self.django.directories.usersys.clone(), self.packaged_usersys.clone());
-        let files = blocking(move || {
-            let (mut files, packaged) = (usersys_files(&usersys)?, usersys_files(&packaged)?);
-            files.retain(|path, content| packaged.get(path) != Some(content));
-            Ok::<_, crate::plugin::Error>(files)
-        });
-        Ok((stored, files.await??))
+        let paths: Vec<String> = plugin.files.keys().cloned().collect();
+        Ok((stored, blocking(move || current_files(&usersys, &packaged, paths)).await??))
+    }
+}
+
+fn current_files(
+    usersys: &Path,
+    packaged: &Path,
+    of_plugin: Vec<String>,
+) -> Result<BTreeMap<String, Vec<u8>>, plugin::Error> {
+    let (mut files, packaged) = (usersys_files(usersys)?, usersys_files(packaged)?);
+    files.retain(|path, content| packaged.get(path) != Some(content));
+    for name in of_plugin.into_iter().filter(|name| !files.contains_key(name)).collect::<Vec<_>>() {
+        let path = usersys.join(&name);
+        if path.is_file() {
+            let content = regular::read(&path).map_err(|error| describe_io_error("read", &path, &error))?;
+            files.insert(name, content);
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn files_of_bots_are_read_where_a_plugin_has_them_too() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let (usersys, packaged) = (place.path().join("usersys"), place.path().join("packaged"));
+        for directory in [&usersys, &packaged] {
+            fs::create_dir_all(directory.join("mappings")).expect("made");
+            fs::write(directory.join("mappings/shipped.py"), "shipped").expect("written");
+            fs::write(directory.join("mappings/other.py"), "other").expect("written");
+        }
+        fs::write(usersys.join("mappings/__init__.py"), "").expect("written");
+        fs::write(usersys.join("mappings/own.py"), "own").expect("written");
+        let of_plugin = ["mappings/shipped.py", "mappings/__init__.py", "mappings/new.py"].map(str::to_owned);
+        let read = current_files(&usersys, &packaged, of_plugin.into()).expect("readable");
+        let expected = [("mappings/__init__.py", ""), ("mappings/own.py", "own"), ("mappings/shipped.py", "shipped")];
+        assert_eq!(read, expected.map(|(path, text)| (path.to_owned(), text.as_bytes().to_vec())).into());
     }
 }
