@@ -156,7 +156,12 @@ impl PythonSession {
         let failed = |text: &str| Error::Failed(format!("cannot {action}: {text}"));
         let reply = self.request(request, false).await.map_err(|end| failed(&end))?;
         if let Some(refused) = reply["refused"].as_str() {
-            return Err(failed(refused));
+            let is_conflict = reply["conflict"] == true;
+            return Err(if is_conflict {
+                Error::Unavailable(format!("cannot {action}: {refused}"))
+            } else {
+                failed(refused)
+            });
         }
         if let Some(fault) = reply["fault"]["text"].as_str() {
             debug!("{}", reply["fault"]["traceback"].as_str().unwrap_or_default());

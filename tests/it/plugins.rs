@@ -437,12 +437,8 @@ fn export_keeps_other_files_and_rejects_foreign_directory() {
     assert!(unknown.stderr.contains("there is no route gone"), "{unknown:?}");
 }
 
-#[apply(test)]
-fn apply_changes_nothing_while_engine_runs() {
-    let demo = Demo::new();
-    let (plugin, before) = export(&demo.sandbox, "plugin");
-    bots(&demo, "models.channel.objects.filter(idchannel='demo_in').update(filename='*')");
-    let changed = state(&demo.sandbox);
+/// A run of a route that waits in its script until the file is removed.
+fn start_waiting_engine(demo: &Demo) -> (Running, PathBuf) {
     let lock = demo.sandbox.home.path().join("wait");
     let script = demo.sandbox.root().join("usersys/routescripts/demo_orders.py");
     fs::create_dir_all(script.parent().expect("it has one")).expect("made");
@@ -451,8 +447,19 @@ fn apply_changes_nothing_while_engine_runs() {
         lock.display().to_string()
     );
     fs::write(&script, text).expect("written");
-    let mut running = demo.sandbox.start(&["engine", "demo_orders"]);
+    let running = demo.sandbox.start(&["engine", "demo_orders"]);
     wait_until("the route runs", || lock.exists().then_some(()), || running.report());
+    fs::remove_file(&script).expect("removed");
+    (running, lock)
+}
+
+#[apply(test)]
+fn apply_changes_nothing_while_engine_runs() {
+    let demo = Demo::new();
+    let (plugin, before) = export(&demo.sandbox, "plugin");
+    bots(&demo, "models.channel.objects.filter(idchannel='demo_in').update(filename='*')");
+    let changed = state(&demo.sandbox);
+    let (mut running, lock) = start_waiting_engine(&demo);
     let mut command = demo.sandbox.command(&["plugin", "apply", &plugin]);
     command.env("BOTS_CTL_LEASE_WAIT", "0s");
     let mut busy = Running::start(command, demo.sandbox.home.path(), demo.sandbox.health_port);
@@ -460,9 +467,33 @@ fn apply_changes_nothing_while_engine_runs() {
     assert!(busy.stderr().contains("nothing was changed: "), "{}", busy.report());
     fs::remove_file(&lock).expect("removed");
     assert_eq!(running.wait_code(), 0, "{}", running.report());
-    fs::remove_file(&script).expect("removed");
     assert_eq!(state(&demo.sandbox), changed);
     apply(&demo.sandbox, &plugin, &[]).expect_code(0);
+    assert_eq!(state(&demo.sandbox), before);
+}
+
+#[apply(test)]
+fn apply_that_another_one_has_overtaken_can_be_repeated() {
+    let demo = Demo::new();
+    let (plugin, before) = export(&demo.sandbox, "plugin");
+    bots(&demo, "models.channel.objects.filter(idchannel='demo_in').update(filename='*')");
+    let (mut running, lock) = start_waiting_engine(&demo);
+    let mut applies = [(), ()].map(|()| {
+        let mut command = demo.sandbox.command(&["plugin", "apply", &plugin]);
+        command.env("BOTS_CTL_LEASE_WAIT", "5m");
+        Running::start(command, demo.sandbox.home.path(), demo.sandbox.health_port)
+    });
+    for waiting in &applies {
+        let is_waiting = || waiting.stderr().contains("engine lease is held by ").then_some(());
+        wait_until("the plan is made", is_waiting, || waiting.report());
+    }
+    fs::remove_file(&lock).expect("removed");
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    let mut codes = applies.each_mut().map(Running::wait_code);
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 69], "{} {}", applies[0].report(), applies[1].report());
+    assert!(applies.iter().any(|apply| apply.stderr().contains("has changed in the meantime: run the command again")));
+    assert_eq!(apply(&demo.sandbox, &plugin, &[]).stdout, "nothing to do\n");
     assert_eq!(state(&demo.sandbox), before);
 }
 

@@ -12,11 +12,15 @@ class Refused(Exception):
     """Its text is for the user, as it is."""
 
 
+class Conflict(Refused):
+    """Another process was faster: with the new state the same request may succeed."""
+
+
 def plugin(request):
     try:
         return PLUGIN_REQUESTS[request["plugin"]](request)
     except Refused as refused:
-        return {"refused": str(refused)}
+        return {"refused": str(refused), "conflict": isinstance(refused, Conflict)}
 
 
 def bots_model(name):
@@ -99,7 +103,7 @@ def write_configuration(request):
             change = "UPDATE botsctl_plugin SET change_id = %s WHERE name = 'applied' AND change_id = %s"
             cursor.execute(change, [request["id"], request["base"]])
             if cursor.rowcount != 1:
-                raise Refused("another bots-ctl has changed the configuration meanwhile: run it again")
+                raise Conflict("another bots-ctl has changed the configuration in the meantime: run the command again")
             expect_unchanged(request["changes"])
             changed = [change for change in request["changes"] if change["after"] is not None]
             objects = [(change, save_row(change)) for change in changed]
@@ -127,7 +131,7 @@ def expect_unchanged(changes):
             found = {row["pk"]: row["fields"] for row in rows_of(name, part)}
             for key in part:
                 if found.get(key) != expected[key]["before"]:
-                    raise Refused("%s was changed meanwhile: run it again" % expected[key]["name"])
+                    raise Conflict("%s has changed in the meantime: run the command again" % expected[key]["name"])
 
 
 def save_row(change):

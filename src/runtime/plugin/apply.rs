@@ -14,7 +14,7 @@ use crate::process::reaper::Reaper;
 use super::change::{Change, PlannedChange, carry_out};
 use super::source::Source;
 use super::target::Target;
-use super::write::settle_earlier;
+use super::write::begin;
 
 /// The plugin to apply, and the options.
 pub(crate) struct ApplyRequest {
@@ -47,11 +47,7 @@ pub(crate) async fn apply(
     };
     let source = Source::open(config, &mut target.python, &request.source).await?;
     let mut plugin = source.read(&mut target.python).await?;
-    if request.check {
-        target.warn_of_pending_change()?;
-    } else {
-        settle_earlier(config, &target).await?;
-    }
+    let base = begin(config, &target, request.check).await?;
     let (stored, files) = target.read(&plugin).await?;
     normalize(&mut plugin, &stored)?;
     request.values.apply(&mut plugin, &stored)?;
@@ -60,7 +56,7 @@ pub(crate) async fn apply(
         ignored: plugin.ignored,
         tested: request.needs_test.then(|| source.directory.clone()),
         undoes: None,
-        check: request.check,
+        base,
     };
     carry_out(config, reaper, &mut target, planned, critical, show).await
 }

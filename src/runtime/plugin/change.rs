@@ -26,8 +26,8 @@ pub(super) struct PlannedChange {
     pub tested: Option<PathBuf>,
     /// The backup that the change undoes.
     pub undoes: Option<String>,
-    /// Do everything but make the change.
-    pub check: bool,
+    /// The ID of the last change, as of [`super::write::begin`]; without it the change is checked but not made.
+    pub base: Option<String>,
 }
 
 /// A change and its result.
@@ -51,7 +51,7 @@ pub(super) async fn carry_out(
     critical: &TaskTracker,
     show: impl FnOnce(&Plan, &[String]),
 ) -> Result<Change, Error> {
-    let PlannedChange { plan, ignored, tested, undoes, check } = planned;
+    let PlannedChange { plan, ignored, tested, undoes, base } = planned;
     let plan = Arc::new(plan);
     show(&plan, &ignored);
     // An undo restores scripts as they were, with their faults.
@@ -62,11 +62,12 @@ pub(super) async fn carry_out(
         expect_success(&test(config, reaper, &plugin, None, |_| {}).await?)?;
     }
     // An empty undo is recorded too, so that the next one undoes the change before.
-    let is_applied = !check && (undoes.is_some() || !plan.is_empty());
-    if is_applied {
+    let base = base.filter(|_| undoes.is_some() || !plan.is_empty());
+    if let Some(base) = &base {
         let _uncancelled = critical.token();
-        write(config, target, &plan, undoes).await?;
+        write(config, target, &plan, base, undoes).await?;
     }
+    let is_applied = base.is_some();
     Ok(Change { plan, ignored, is_applied })
 }
 

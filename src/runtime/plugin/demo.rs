@@ -16,7 +16,7 @@ use crate::runtime::bots_environment::blocking;
 
 use super::change::{Change, PlannedChange, carry_out};
 use super::target::Target;
-use super::write::settle_earlier;
+use super::write::begin;
 
 /// The demo as it is applied.
 pub(crate) struct AppliedDemo {
@@ -38,7 +38,7 @@ pub(crate) async fn apply_demo(
     show: impl FnOnce(&Plan, &[String]),
 ) -> Result<AppliedDemo, Error> {
     let mut target = Target::prepare(config, reaper, critical).await?;
-    settle_earlier(config, &target).await?;
+    let base = begin(config, &target, false).await?;
     let mut plugin = demo::plugin()?;
     let (stored, files) = target.read(&plugin).await?;
     normalize(&mut plugin, &stored)?;
@@ -50,7 +50,7 @@ pub(crate) async fn apply_demo(
     }
     let botssys = target.django.directories.botssys.clone();
     let (sample, output) = (botssys.join(demo::SAMPLE.0), botssys.join(demo::OUTPUT));
-    let planned = PlannedChange { plan, ignored: Vec::new(), tested: None, undoes: None, check: false };
+    let planned = PlannedChange { plan, ignored: Vec::new(), tested: None, undoes: None, base };
     let change = carry_out(config, reaper, &mut target, planned, critical, show).await?;
     let path = sample.clone();
     let place = move || -> Result<(), plugin::Error> {

@@ -11,7 +11,7 @@ use crate::process::reaper::Reaper;
 use crate::runtime::bots_environment::blocking;
 
 use super::source::private_directory;
-use super::target::Target;
+use super::target::{Target, warn_of_pending_change};
 
 /// The content of the export, and its destination.
 pub(crate) struct ExportRequest {
@@ -30,7 +30,9 @@ pub(crate) async fn export(config: &Config, reaper: &Reaper, request: &ExportReq
         let text = format!("{}: that is the environment itself: choose another directory", request.target.display());
         return Err(Error::new(Kind::Usage, text));
     }
-    environment.warn_of_pending_change()?;
+    if environment.journal.pending()?.is_some() {
+        warn_of_pending_change();
+    }
     let (stored, files) = environment.read(&Plugin::default()).await?;
     let mut plugin = Plugin { rows: exported_rows(&stored), files, ignored: Vec::new() };
     if !request.routes.is_empty() {

@@ -76,17 +76,6 @@ impl Target {
         Ok(Self { python, django, database, journal, packaged_usersys })
     }
 
-    /// Warns of a change that was interrupted, before its environment is read.
-    ///
-    /// # Errors
-    /// If the journal cannot be read.
-    pub fn warn_of_pending_change(&self) -> Result<(), Error> {
-        if self.journal.pending()?.is_some() {
-            warn!("an earlier change of the configuration was interrupted: this reads the intermediate state");
-        }
-        Ok(())
-    }
-
     /// The configuration, and the files of usersys: those that did not come with Bots, and those that a plugin also has.
     ///
     /// # Errors
@@ -97,6 +86,11 @@ impl Target {
         let paths: Vec<String> = plugin.files.keys().cloned().collect();
         Ok((stored, blocking(move || current_files(&usersys, &packaged, paths)).await??))
     }
+}
+
+/// A command that only reads does not settle an interrupted change.
+pub(super) fn warn_of_pending_change() {
+    warn!("an earlier change of the configuration was interrupted: this reads the intermediate state");
 }
 
 fn current_files(

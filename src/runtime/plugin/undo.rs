@@ -14,7 +14,7 @@ use crate::process::reaper::Reaper;
 
 use super::change::{Change, PlannedChange, carry_out};
 use super::target::Target;
-use super::write::settle_earlier;
+use super::write::begin;
 
 /// Reverts the last change. `show` gets the difference first.
 ///
@@ -28,17 +28,13 @@ pub(crate) async fn undo(
     show: impl FnOnce(&Plan, &[String]),
 ) -> Result<Change, Error> {
     let mut target = Target::open(config, reaper).await?;
-    if check {
-        target.warn_of_pending_change()?;
-    } else {
-        settle_earlier(config, &target).await?;
-    }
+    let base = begin(config, &target, check).await?;
     let Some((backup, change)) = target.journal.last_backup()? else {
         return Err(Error::new(Kind::Failed, "there is no change to undo"));
     };
     let stored = target.python.read_configuration().await?;
     let plan = Plan { rows: reverted(&change.rows, &stored), files: target.journal.reverted_files(&backup, &change)? };
-    let planned = PlannedChange { plan, ignored: Vec::new(), tested: None, undoes: Some(backup), check };
+    let planned = PlannedChange { plan, ignored: Vec::new(), tested: None, undoes: Some(backup), base };
     carry_out(config, reaper, &mut target, planned, critical, show).await
 }
 

@@ -1,6 +1,7 @@
 //! A mounted plugin: applied when the web UI has started, and again when it has changed.
 //!
-//! The engine lease keeps replicas apart; the second one has nothing to do.
+//! Replicas plan at the same time and write one after the other, under the engine lease. A plan that another replica has
+//! overtaken is refused, and made again.
 
 use std::convert::Infallible;
 use std::fs;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 use walkdir::WalkDir;
@@ -29,45 +31,77 @@ use crate::runtime::bots_environment::blocking;
 use super::apply::{ApplyRequest, apply};
 use super::change::Change;
 
-/// Time between two looks at the source.
+/// Time between two scans of the source.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Interval for retrying a rejected plugin: the cause may be outside of it.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Applies the configured plugin until the future is dropped.
 pub(crate) async fn run(config: &Config, reaper: &Reaper, health: &watch::Sender<HealthState>) -> Infallible {
     let Some(source) = config.plugin.source.clone() else { return pending().await };
-    let (mut settled, mut last_seen) = (None, None);
+    let (mut schedule, mut delay) = (ApplySchedule::default(), None);
     loop {
         let (path, values) = (source.clone(), config.plugin.values.clone());
         let seen = blocking(move || fingerprint(&path, values.as_deref())).await.ok();
-        // A source that is being written is left until it is the same twice.
-        let is_stable = last_seen.is_none() || seen == last_seen;
-        if is_stable && seen != settled {
+        if schedule.is_due(seen, Instant::now()) {
             match apply_source(config, reaper, &source).await {
                 Ok(change) => {
-                    settled.clone_from(&seen);
+                    schedule.settle(None);
+                    delay = None;
                     if change.is_applied {
                         info!("applied the plugin {}: {}", source.display(), show::summary(&change.plan));
                     }
-                    set_fault(health, Ok(()));
+                    set_result(health, Ok(()));
                 }
                 // Another try may succeed.
                 Err(error) if error.kind() == Kind::Unavailable => {
-                    warn!("cannot apply the plugin {} yet: {}", source.display(), error.faults().join("; "));
+                    let reason = error.faults().join("; ");
+                    if delay.as_ref() != Some(&reason) {
+                        warn!("cannot apply the plugin {} yet: {reason}", source.display());
+                    }
+                    delay = Some(reason);
                 }
                 Err(error) => {
-                    settled.clone_from(&seen);
+                    schedule.settle(Some(Instant::now() + RETRY_INTERVAL));
                     let fault = error.faults().join("; ");
-                    error!("rejected the plugin {}: {fault}", source.display());
-                    set_fault(health, Err(fault));
+                    if health.borrow().plugin.as_ref() != Some(&Err(fault.clone())) {
+                        error!("rejected the plugin {}: {fault}", source.display());
+                    }
+                    set_result(health, Err(fault));
                 }
             }
         }
-        last_seen = seen;
         periodic::due(POLL_INTERVAL).await;
     }
 }
 
-fn set_fault(health: &watch::Sender<HealthState>, result: Result<(), String>) {
+/// When the source is applied.
+#[derive(Default)]
+struct ApplySchedule {
+    last_seen: Option<Vec<u8>>,
+    /// The source that was applied or rejected last.
+    settled: Option<Vec<u8>>,
+    /// When a rejected source is tried again.
+    retry_at: Option<Instant>,
+}
+
+impl ApplySchedule {
+    /// A source that is being written is not applied until two scans have found the same.
+    fn is_due(&mut self, seen: Option<Vec<u8>>, now: Instant) -> bool {
+        let is_stable = seen.is_some() && seen == self.last_seen;
+        self.last_seen = seen;
+        is_stable && (self.last_seen != self.settled || self.retry_at.is_some_and(|at| at <= now))
+    }
+
+    /// The source was applied, or rejected until `retry_at`.
+    fn settle(&mut self, retry_at: Option<Instant>) {
+        self.settled.clone_from(&self.last_seen);
+        self.retry_at = retry_at;
+    }
+}
+
+fn set_result(health: &watch::Sender<HealthState>, result: Result<(), String>) {
     health.send_modify(|state| state.plugin = Some(result));
 }
 
@@ -109,4 +143,26 @@ fn fingerprint(source: &Path, values: Option<&Path>) -> Vec<u8> {
     let _ = file.map(|file| file.take(crate::fs::regular::MAX_FILE_SIZE).read_to_end(&mut text));
     digest.update(&text);
     digest.finalize().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_is_applied_once_it_is_complete_and_again_when_it_was_rejected() {
+        let (mut schedule, now) = (ApplySchedule::default(), Instant::now());
+        let seen = |text: &str| Some(text.as_bytes().to_vec());
+        assert!(!schedule.is_due(seen("half"), now), "it may be being copied");
+        assert!(!schedule.is_due(seen("whole"), now));
+        assert!(schedule.is_due(seen("whole"), now));
+        assert!(schedule.is_due(seen("whole"), now), "a delayed one is tried again");
+        schedule.settle(Some(now + RETRY_INTERVAL));
+        assert!(!schedule.is_due(seen("whole"), now));
+        assert!(!schedule.is_due(None, now + RETRY_INTERVAL), "it cannot be read");
+        assert!(!schedule.is_due(seen("whole"), now + RETRY_INTERVAL));
+        assert!(schedule.is_due(seen("whole"), now + RETRY_INTERVAL));
+        schedule.settle(None);
+        assert!(!schedule.is_due(seen("whole"), now + RETRY_INTERVAL * 2));
+    }
 }

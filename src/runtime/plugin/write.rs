@@ -7,15 +7,16 @@ use tracing::debug;
 
 use crate::config::Config;
 use crate::database::applied_plugin;
+use crate::database::connect::ConnectMode;
 use crate::database::lease::Lease;
+use crate::database::retry::{connect_with_retry, with_timeout};
 use crate::exit::{Error, Kind};
-use crate::plugin;
 use crate::plugin::diff::{FileChange, Plan};
 use crate::runtime::bots_environment::blocking;
 use crate::runtime::engine::acquire::{self, RunAttempt};
 
 use super::recover::{recover, settle_pending};
-use super::target::Target;
+use super::target::{Target, warn_of_pending_change};
 
 /// The name of the lease holder, in addition to that of the machine.
 const HOLDER: &str = "plugin";
@@ -23,7 +24,7 @@ const HOLDER: &str = "plugin";
 /// Acquires the engine lease.
 ///
 /// # Errors
-/// When an engine runs longer than the configuration lets it be waited for.
+/// If another engine still runs after `engine.lease_wait`.
 pub(super) async fn lease(config: &Config, target: &Target) -> Result<Box<Lease>, Error> {
     let name =
         nix::unistd::gethostname().map_or_else(|_| HOLDER.to_owned(), |host| format!("{HOLDER} on {}", host.display()));
@@ -36,33 +37,47 @@ pub(super) async fn lease(config: &Config, target: &Target) -> Result<Box<Lease>
     }
 }
 
-/// Completes or takes back a change that was cut off.
+/// Completes or reverts an interrupted change, and returns the ID of the last one, for [`write()`]: it is read before the
+/// rows and files with which a plan is made. A mere check changes nothing, and needs no ID.
 ///
 /// # Errors
 /// Those of the lease and of the change.
-pub(super) async fn settle_earlier(config: &Config, target: &Target) -> Result<(), Error> {
+pub(super) async fn begin(config: &Config, target: &Target, check: bool) -> Result<Option<String>, Error> {
     let journal = target.journal.clone();
-    if blocking(move || journal.pending()).await??.is_none() {
-        return Ok(());
+    let is_pending = blocking(move || journal.pending()).await??.is_some();
+    if check {
+        if is_pending {
+            warn_of_pending_change();
+        }
+        return Ok(None);
     }
-    let mut lease = lease(config, target).await?;
-    let recovered = recover(&mut lease, &target.journal).await;
-    lease.release().await;
-    recovered
+    if is_pending {
+        let mut lease = lease(config, target).await?;
+        let recovered = recover(&mut lease, &target.journal).await;
+        lease.release().await;
+        recovered?;
+    }
+    let settings = &target.database;
+    let mut connection = connect_with_retry(settings, ConnectMode::ReadWrite, config.database.retry_window()).await?;
+    let base = with_timeout(settings, applied_plugin::last_change(&mut connection, settings)).await?;
+    connection.close().await;
+    Ok(Some(base))
 }
 
-/// Makes a change, whole or not at all. `undoes` names the backup that it undoes.
+/// Makes a change, whole or not at all. `base` is the ID of the change that was the last one when the plan was made;
+/// `undoes` names the backup that it undoes.
 ///
 /// # Errors
-/// When nothing was changed: why. When its files could not be written: it is completed by the next change, and before the next run.
+/// If nothing was changed, the reason. If its files could not be written, the next change or run completes it.
 pub(super) async fn write(
     config: &Config,
     target: &mut Target,
     plan: &Arc<Plan>,
+    base: &str,
     undoes: Option<String>,
 ) -> Result<(), Error> {
     let mut lease = lease(config, target).await?;
-    let written = write_under(&mut lease, target, plan, undoes).await;
+    let written = write_under(&mut lease, target, plan, base, undoes).await;
     lease.release().await;
     written
 }
@@ -71,20 +86,23 @@ async fn write_under(
     lease: &mut Lease,
     target: &mut Target,
     plan: &Arc<Plan>,
+    base: &str,
     undoes: Option<String>,
 ) -> Result<(), Error> {
     recover(lease, &target.journal).await?;
-    let base = lease.query_with_retry(applied_plugin::last_change).await?;
+    if lease.query_with_retry(applied_plugin::last_change).await? != base {
+        return Err(conflict("the configuration"));
+    }
     let id = applied_plugin::new_change_id();
     let (journal, usersys) = (target.journal.clone(), target.django.directories.usersys.clone());
     let (recorded, name) = (Arc::clone(plan), id.clone());
     let record = move || {
         check_files(&usersys, &recorded)?;
         journal.check_writable(&recorded)?;
-        journal.begin(&name, &recorded, undoes)
+        Ok::<_, Error>(journal.begin(&name, &recorded, undoes)?)
     };
     blocking(record).await??;
-    let result = target.python.write_configuration(&base, &id, &plan.writes()).await;
+    let result = target.python.write_configuration(base, &id, &plan.writes()).await;
     if let Err(error) = &result {
         debug!("{error}");
     }
@@ -103,7 +121,7 @@ async fn write_under(
 }
 
 /// The files may have changed while the scripts were checked.
-fn check_files(usersys: &Path, plan: &Plan) -> Result<(), plugin::Error> {
+fn check_files(usersys: &Path, plan: &Plan) -> Result<(), Error> {
     let is_same = |change: &&FileChange| {
         let path = usersys.join(&change.path);
         match &change.before {
@@ -111,9 +129,14 @@ fn check_files(usersys: &Path, plan: &Plan) -> Result<(), plugin::Error> {
             Some(before) => crate::fs::regular::read(&path).is_ok_and(|content| content == *before),
         }
     };
-    let changed = plan.files.iter().filter(|change| !is_same(change));
-    let changed: Vec<String> = changed
-        .map(|change| format!("usersys/{} has changed in the meantime: run the command again", change.path))
-        .collect();
-    plugin::Error::from_faults(changed)
+    match plan.files.iter().find(|change| !is_same(change)) {
+        None => Ok(()),
+        Some(change) => Err(conflict(&format!("usersys/{}", change.path))),
+    }
+}
+
+/// A change that another process has overtaken. Another try may succeed.
+fn conflict(changed: &str) -> Error {
+    let text = format!("nothing was changed: {changed} has changed in the meantime: run the command again");
+    Error::new(Kind::Unavailable, text)
 }
