@@ -196,6 +196,20 @@ fn apply_killed_at_any_statement_keeps_old_state(engine: Engine) {
 }
 
 #[apply(test)]
+fn apply_renews_its_lease_while_python_writes() {
+    let database = Database::fresh(Engine::Postgresql.needed());
+    let (mut sandbox, plugins, _) = two_states(&database);
+    let interruption = Interruption::wait_after(&mut sandbox, 2);
+    let mut running = sandbox.start(&["plugin", "apply", &plugins[1], "--prune"]);
+    interruption.wait_reached(&running);
+    let renewed = || database.value("SELECT renewed FROM botsctl_lease WHERE name = 'engine'");
+    let first = renewed();
+    wait_until("the lease is renewed", || (renewed() != first).then_some(()), || running.report());
+    interruption.let_go();
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+}
+
+#[apply(test)]
 fn apply_killed_at_any_file_call_leaves_old_or_new_state() {
     needs(Need::Strace);
     needs(Need::Time);

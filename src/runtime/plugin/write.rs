@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tracing::debug;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
 
+use crate::bots;
 use crate::config::Config;
 use crate::database::applied_plugin;
 use crate::database::connect::ConnectMode;
@@ -102,13 +104,15 @@ async fn write_under(
         Ok::<_, Error>(journal.begin(&name, &recorded, undoes)?)
     };
     blocking(record).await??;
-    let result = target.python.write_configuration(base, &id, &plan.writes()).await;
+    let result = write_rows(lease, target, plan, base, &id).await;
     if let Err(error) = &result {
         debug!("{error}");
     }
     // Only the database knows whether the transaction was committed when its connection was cut.
     match settle_pending(lease, &target.journal).await {
         Ok(Some(true)) => Ok(()),
+        // A process that had acquired the expired lease has completed the change.
+        Ok(None) if result.is_ok() => Ok(()),
         Ok(_) => {
             Err(result.err().map_or_else(|| Error::new(Kind::Internal, "the change was not recorded"), Error::from))
         }
@@ -118,6 +122,28 @@ async fn write_under(
             Err(Error::all(error.kind(), faults.collect()))
         }
     }
+}
+
+/// Commits the rows, and renews the lease meanwhile. Without the lease the change goes on: until it is committed, the next
+/// holder of the lease can revert it.
+async fn write_rows(
+    lease: &mut Lease,
+    target: &mut Target,
+    plan: &Plan,
+    base: &str,
+    id: &str,
+) -> Result<(), bots::Error> {
+    let (ended, rows) = (CancellationToken::new(), plan.writes());
+    let writing = async {
+        let written = target.python.write_configuration(base, id, &rows).await;
+        ended.cancel();
+        written
+    };
+    let (written, lost) = tokio::join!(writing, lease.renew(&ended, false));
+    if let Some(reason) = lost {
+        warn!("lost the engine lease while the configuration was written: {reason}");
+    }
+    written
 }
 
 /// The files may have changed while the scripts were checked.
