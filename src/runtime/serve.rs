@@ -236,7 +236,7 @@ async fn run(
         let (bots, database) = (prepared.bots.clone(), prepared.targets.database.clone());
         tokio::spawn(channel_check::run(config.clone(), bots, database, health.clone()));
     }
-    let has_web = specs.iter().any(|spec| spec.name == ServiceName::Webserver);
+    let applied = specs.iter().any(|spec| spec.name == ServiceName::Webserver).then_some(config);
     let names = specs.iter().map(|spec| spec.name).collect();
     let members: Vec<GroupMember> =
         specs.into_iter().enumerate().map(|(index, spec)| service_start::member(index, spec, runtime)).collect();
@@ -259,9 +259,8 @@ async fn run(
         pending::<Infallible>().await
     };
     let ends = tokio::select! {
-        ends = group::run(members, signals, &shutdown) => ends,
+        ends = plugin::watch::run_beside(applied, reaper, health, group::run(members, signals, &shutdown)) => ends,
         never = reloading => match never {},
-        never = plugin::watch::run(config, reaper, health), if has_web => match never {},
     };
     RunEnd {
         ends,

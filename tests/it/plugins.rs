@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::bots::is_bots_3;
@@ -689,6 +690,31 @@ fn mounted_plugin_is_applied_at_start_and_on_change() {
     wait_until("the next one is applied", || has("second"), || running.report());
     wait_until("the metric is 1 again", || (is_success() == Some(true)).then_some(()), || running.report());
     assert!(is_rejected().is_none(), "the status does not show it any more");
+}
+
+#[apply(test)]
+fn a_stop_completes_a_started_apply_of_a_mounted_plugin() {
+    let database = Database::fresh(Engine::Sqlite);
+    let (mut sandbox, plugins, states) = two_states(&database);
+    sandbox.set("BOTS_CTL_PLUGIN_SOURCE", &plugins[1]);
+    let counting = Interruption::kill_after(&mut sandbox, 0);
+    apply(&sandbox, &plugins[1], &[]).expect_code(0);
+    let statements = counting.count();
+    counting.remove(&mut sandbox);
+    let after = state(&sandbox);
+    apply(&sandbox, &plugins[0], &["--prune"]).expect_code(0);
+    assert_eq!(state(&sandbox), states[0]);
+    // The rows are written, but not committed.
+    let interruption = Interruption::wait_after(&mut sandbox, statements);
+    let mut running = sandbox.webserver();
+    interruption.wait_reached(&running);
+    running.signal(Signal::SIGTERM);
+    let has_ended = || running.stderr().contains("webserver exited").then_some(());
+    wait_until("the web UI has ended", has_ended, || running.report());
+    interruption.let_go();
+    assert_eq!(running.wait_code(), 0, "{}", running.report());
+    interruption.remove(&mut sandbox);
+    assert_eq!(state(&sandbox), after);
 }
 
 /// A volume as git-sync leaves it: a repository, a working tree for the current commit, and a link to that. The plugin is

@@ -47,7 +47,7 @@ pub(crate) async fn apply(
     };
     let source = Source::open(config, &mut target.python, &request.source).await?;
     let mut plugin = source.read(&mut target.python).await?;
-    let base = begin(config, &target, request.check).await?;
+    let base = begin(config, &target, request.check, critical).await?;
     let (stored, files) = target.read(&plugin).await?;
     normalize(&mut plugin, &stored)?;
     request.values.apply(&mut plugin, &stored)?;

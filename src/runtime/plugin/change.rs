@@ -39,7 +39,7 @@ pub(crate) struct Change {
     pub is_applied: bool,
 }
 
-/// Shows a change, checks its scripts, and makes it unless it is empty. A token of `critical` is held meanwhile.
+/// Shows a change, checks its scripts, and makes it unless it is empty.
 ///
 /// # Errors
 /// The faults of the scripts and tests, before anything is written; those of [`write()`].
@@ -64,8 +64,7 @@ pub(super) async fn carry_out(
     // An empty undo is recorded too, so that the next one undoes the change before.
     let base = base.filter(|_| undoes.is_some() || !plan.is_empty());
     if let Some(base) = &base {
-        let _uncancelled = critical.token();
-        write(config, target, &plan, base, undoes).await?;
+        write(config, target, &plan, base, undoes, critical).await?;
     }
     let is_applied = base.is_some();
     Ok(Change { plan, ignored, is_applied })

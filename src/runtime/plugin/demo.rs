@@ -38,7 +38,7 @@ pub(crate) async fn apply_demo(
     show: impl FnOnce(&Plan, &[String]),
 ) -> Result<AppliedDemo, Error> {
     let mut target = Target::prepare(config, reaper, critical).await?;
-    let base = begin(config, &target, false).await?;
+    let base = begin(config, &target, false, critical).await?;
     let mut plugin = demo::plugin()?;
     let (stored, files) = target.read(&plugin).await?;
     normalize(&mut plugin, &stored)?;

@@ -28,7 +28,7 @@ pub(crate) async fn undo(
     show: impl FnOnce(&Plan, &[String]),
 ) -> Result<Change, Error> {
     let mut target = Target::open(config, reaper).await?;
-    let base = begin(config, &target, check).await?;
+    let base = begin(config, &target, check, critical).await?;
     let Some((backup, change)) = target.journal.last_backup()? else {
         return Err(Error::new(Kind::Failed, "there is no change to undo"));
     };

@@ -9,6 +9,7 @@ use std::future::pending;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -37,15 +38,46 @@ const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// Interval for retrying a rejected plugin: the cause may be outside of it.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Applies the configured plugin until the future is dropped.
-pub(crate) async fn run(config: &Config, reaper: &Reaper, health: &watch::Sender<HealthState>) -> Infallible {
+/// Applies the plugin of a configuration, if there is one, while other work runs. After that work a started change is
+/// completed: one that is cut off would leave its lease to expire.
+pub(crate) async fn run_beside<T>(
+    config: Option<&Config>,
+    reaper: &Reaper,
+    health: &watch::Sender<HealthState>,
+    work: impl Future<Output = T>,
+) -> T {
+    let critical = TaskTracker::new();
+    let mut applying = pin!(async {
+        match config {
+            Some(config) => run(config, reaper, health, &critical).await,
+            None => pending().await,
+        }
+    });
+    let done = tokio::select! {
+        done = work => done,
+        never = &mut applying => match never {},
+    };
+    critical.close();
+    tokio::select! {
+        () = critical.wait() => done,
+        never = applying => match never {},
+    }
+}
+
+/// Applies the configured plugin until the future is dropped. A token of `critical` is held during each change.
+async fn run(
+    config: &Config,
+    reaper: &Reaper,
+    health: &watch::Sender<HealthState>,
+    critical: &TaskTracker,
+) -> Infallible {
     let Some(source) = config.plugin.source.clone() else { return pending().await };
     let (mut schedule, mut delay) = (ApplySchedule::default(), None);
     loop {
         let (path, values) = (source.clone(), config.plugin.values.clone());
         let seen = blocking(move || fingerprint(&path, values.as_deref())).await.ok();
         if schedule.is_due(seen, Instant::now()) {
-            match apply_source(config, reaper, &source).await {
+            match apply_source(config, reaper, &source, critical).await {
                 Ok(change) => {
                     schedule.settle(None);
                     delay = None;
@@ -105,7 +137,12 @@ fn set_result(health: &watch::Sender<HealthState>, result: Result<(), String>) {
     health.send_modify(|state| state.plugin = Some(result));
 }
 
-async fn apply_source(config: &Config, reaper: &Reaper, source: &Path) -> Result<Change, Error> {
+async fn apply_source(
+    config: &Config,
+    reaper: &Reaper,
+    source: &Path,
+    critical: &TaskTracker,
+) -> Result<Change, Error> {
     let mut values = Values::default();
     if let Some(file) = &config.plugin.values {
         values.add_file(file)?;
@@ -120,7 +157,7 @@ async fn apply_source(config: &Config, reaper: &Reaper, source: &Path) -> Result
         needs_test: false,
         is_prepared: true,
     };
-    apply(config, reaper, request, &TaskTracker::new(), |_, _| {}).await
+    apply(config, reaper, request, critical, |_, _| {}).await
 }
 
 /// Names, sizes and times of everything in the source, by the paths to which its links lead, and the values.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::bots;
@@ -44,7 +45,12 @@ pub(super) async fn lease(config: &Config, target: &Target) -> Result<Box<Lease>
 ///
 /// # Errors
 /// Those of the lease and of the change.
-pub(super) async fn begin(config: &Config, target: &Target, check: bool) -> Result<Option<String>, Error> {
+pub(super) async fn begin(
+    config: &Config,
+    target: &Target,
+    check: bool,
+    critical: &TaskTracker,
+) -> Result<Option<String>, Error> {
     let journal = target.journal.clone();
     let is_pending = blocking(move || journal.pending()).await??.is_some();
     if check {
@@ -55,6 +61,7 @@ pub(super) async fn begin(config: &Config, target: &Target, check: bool) -> Resu
     }
     if is_pending {
         let mut lease = lease(config, target).await?;
+        let _uncancelled = critical.token();
         let recovered = recover(&mut lease, &target.journal).await;
         lease.release().await;
         recovered?;
@@ -67,7 +74,7 @@ pub(super) async fn begin(config: &Config, target: &Target, check: bool) -> Resu
 }
 
 /// Makes a change, whole or not at all. `base` is the ID of the change that was the last one when the plan was made;
-/// `undoes` names the backup that it undoes.
+/// `undoes` names the backup that it undoes. A token of `critical` is held together with the lease.
 ///
 /// # Errors
 /// If nothing was changed, the reason. If its files could not be written, the next change or run completes it.
@@ -77,8 +84,10 @@ pub(super) async fn write(
     plan: &Arc<Plan>,
     base: &str,
     undoes: Option<String>,
+    critical: &TaskTracker,
 ) -> Result<(), Error> {
     let mut lease = lease(config, target).await?;
+    let _uncancelled = critical.token();
     let written = write_under(&mut lease, target, plan, base, undoes).await;
     lease.release().await;
     written
