@@ -161,13 +161,7 @@ fn imports(path: &str, text: &str, files: &BTreeMap<String, Vec<u8>>) -> BTreeSe
     let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
     let parent = directory.rsplit_once('/').map_or("", |(parent, _)| parent);
     let mut found = BTreeSet::new();
-    for line in
-        text.lines().map(str::trim_start).filter(|line| line.starts_with("from ") || line.starts_with("import "))
-    {
-        let words =
-            line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.')).filter(|word| !word.is_empty());
-        let words: Vec<&str> = words.collect();
-        let module = words.get(1).copied().unwrap_or_default();
+    for (module, members) in import_statements(text).iter().flat_map(|statement| imported_modules(statement)) {
         let module = module.strip_prefix("bots.").unwrap_or(module);
         let below = module.strip_prefix("usersys.").unwrap_or(module);
         let relative = below.trim_start_matches('.').replace('.', "/");
@@ -178,12 +172,44 @@ fn imports(path: &str, text: &str, files: &BTreeMap<String, Vec<u8>>) -> BTreeSe
         };
         for place in places {
             let place = place.trim_matches('/');
-            let members = words.iter().skip(3).map(|member| format!("{place}/{member}.py"));
+            let members = members.iter().map(|member| format!("{place}/{member}.py"));
             let candidates = [format!("{place}.py"), format!("{place}/__init__.py")].into_iter().chain(members);
             found.extend(candidates.filter(|candidate| files.contains_key(candidate)));
         }
     }
     found
+}
+
+/// The import statements of a script, without comments, each with its continuation lines.
+fn import_statements(text: &str) -> Vec<String> {
+    let mut statements = Vec::new();
+    let mut lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    while let Some(line) = lines.next() {
+        let mut statement = line.to_owned();
+        if !(line.starts_with("from ") || line.starts_with("import ")) {
+            continue;
+        }
+        while statement.ends_with('\\') || statement.contains('(') && !statement.contains(')') {
+            let Some(next) = lines.next() else { break };
+            statement = format!("{} {next}", statement.trim_end_matches('\\'));
+        }
+        statements.push(statement.replace(['(', ')'], " "));
+    }
+    statements
+}
+
+/// Each module of an import statement, with the names that are imported from it.
+fn imported_modules(statement: &str) -> Vec<(&str, Vec<&str>)> {
+    if let Some(modules) = statement.strip_prefix("import ") {
+        return names_in(modules).into_iter().map(|module| (module, Vec::new())).collect();
+    }
+    let from = statement.strip_prefix("from ").and_then(|rest| rest.split_once(" import "));
+    from.map(|(module, members)| (module.trim(), names_in(members))).into_iter().collect()
+}
+
+/// The names in a list, without those after `as`.
+fn names_in(list: &str) -> Vec<&str> {
+    list.split([',', ';']).filter_map(|item| item.split_whitespace().next()).collect()
 }
 
 #[cfg(test)]
@@ -194,6 +220,26 @@ mod tests {
 
     fn row(fields: Value) -> Fields {
         serde_json::from_value(fields).expect("an object")
+    }
+
+    #[test]
+    fn all_forms_of_import_are_followed() {
+        let script = "import helper, bots.usersys.mappings.shared as alias  # and unused\n\
+             from . import (\n    one,  # the first\n    two as second,\n)\n\
+             from .records import \\\n    recorddefs\n\
+             \tfrom ..common import tools; text = 'import unused'\n";
+        let expected = [
+            "mappings/common/tools.py",
+            "mappings/edifact/helper.py",
+            "mappings/edifact/one.py",
+            "mappings/edifact/records.py",
+            "mappings/edifact/two.py",
+            "mappings/shared.py",
+        ];
+        let names = expected.into_iter().chain(["mappings/edifact/unused.py", "mappings/edifact/second.py"]);
+        let files = names.map(|name| (name.to_owned(), Vec::new())).collect();
+        let found = imports("mappings/edifact/map.py", script, &files);
+        assert_eq!(found.iter().collect::<Vec<_>>(), expected);
     }
 
     #[test]
