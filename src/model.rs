@@ -1,5 +1,6 @@
 //! Plain data for all layers: it depends on no other module of this crate.
 
+use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
@@ -43,6 +44,12 @@ impl FromStr for ServiceName {
 /// There is no service of this name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownService;
+
+/// A number with its noun: `1 file`, `2 files`.
+pub fn counted<N: PartialEq + From<u8> + fmt::Display>(count: N, noun: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
 
 /// Pauses between retries: each is twice as long as the one before, up to a limit.
 #[derive(Debug, Clone, Copy)]

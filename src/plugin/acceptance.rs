@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::Error;
 use crate::fs::{atomic, regular};
+use crate::model::counted;
 
 /// The directory of tests in a plugin.
 pub const TESTS: &str = "tests";
@@ -127,7 +128,7 @@ impl Case {
         let mut differences = Vec::new();
         if found.errors.len() != self.expected.errors {
             let (expected, number) = (self.expected.errors, found.errors.len());
-            differences.push(format!("{number} files failed, {expected} expected"));
+            differences.push(format!("{} failed, {expected} expected", counted(number, "file")));
             differences.extend(found.errors.iter().map(|error| format!("  {error}")));
         }
         let empty = BTreeMap::new();
@@ -237,7 +238,7 @@ mod tests {
             ["out/x:1: expected \"BGM+2'\", found \"BGM+7'\"", "out/x:2: expected \"UNT+3'\", found nothing"]
         );
         let failed = RunOutput { errors: vec!["x.edi: why".to_owned()], ..RunOutput::default() };
-        assert_eq!(case.differences(&failed), ["1 files failed, 0 expected", "  x.edi: why", "out/x: it was not made"]);
+        assert_eq!(case.differences(&failed), ["1 file failed, 0 expected", "  x.edi: why", "out/x: it was not made"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Error, Plugin, Table};
 use crate::bots::plugin_session::Fields;
+use crate::model::counted;
 
 /// The name of the index in a plugin, and that of Bots 3.
 pub const JSON_INDEX: &str = "botsindex.json";
@@ -74,8 +75,10 @@ pub fn sort_rows(rows: Vec<Fields>, file: &str) -> Result<Plugin, Error> {
     }
     add_code_lists(&mut sorted);
     sorted.sort_by_cached_key(|(table, row)| (*table, table.key_of(row)));
-    let told = ignored.into_iter().map(|(kind, count)| format!("{count} rows of {kind}, which are not configuration"));
-    Ok(Plugin { rows: sorted, ignored: told.collect(), ..Plugin::default() })
+    let ignored = ignored
+        .into_iter()
+        .map(|(kind, count)| format!("{} of {kind}, which is not configuration", counted(count, "row")));
+    Ok(Plugin { rows: sorted, ignored: ignored.collect(), ..Plugin::default() })
 }
 
 /// A field of the key that must be filled. Bots leaves out empty fields of translations and confirmations.
@@ -159,7 +162,7 @@ mod tests {
         let tables: Vec<Table> = rows.iter().map(|(table, _)| *table).collect();
         assert_eq!(tables, [Table::CodeList, Table::Code, Table::Partner]);
         assert_eq!(rows[2].1["group"], json!(["g"]));
-        assert_eq!(ignored, ["1 rows of ta, which are not configuration"]);
+        assert_eq!(ignored, ["1 row of ta, which is not configuration"]);
     }
 
     #[test]

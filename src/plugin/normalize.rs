@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::tables::{PATHS, is_secret};
 use super::{Error, Plugin, Table};
 use crate::bots::plugin_session::{FieldKind, FieldType, Fields, StoredConfiguration};
+use crate::model::counted;
 
 /// How Bots's plugins name the directory.
 const BOTSSYS: &str = "botssys";
@@ -93,10 +94,10 @@ pub fn normalize(plugin: &mut Plugin, stored: &StoredConfiguration) -> Result<()
         }
         *row = fields;
     }
-    let told = unknown.into_iter().map(|((word, field), rows)| {
-        format!("the field {field} of {rows} {word}{}, which this Bots does not have", if rows == 1 { "" } else { "s" })
+    let ignored = unknown.into_iter().map(|((word, field), rows)| {
+        format!("the field {field} of {}, which this Bots does not have", counted(rows, word))
     });
-    plugin.ignored.extend(told);
+    plugin.ignored.extend(ignored);
     Error::from_faults(faults)
 }
 

@@ -8,7 +8,7 @@ use crate::edi::stats::model::{Failures, FileState, MAX_FILES, ProcessError, Rec
 use crate::exit::{Exit, job_exit_in_words};
 use crate::health::rules::{BOTSSYS, DATABASE, ProbeResponse, SPACE, TABLES, USERSYS};
 use crate::health::state::{CachedEdiStats, ChannelFault, HealthState, IncompleteFiles, ServiceHealth, WatchStatus};
-use crate::model::ServiceName;
+use crate::model::{ServiceName, counted};
 
 /// Files that are named of a route.
 const MAX_NAMED_FILES: usize = 5;
@@ -132,7 +132,8 @@ fn of_results(results: &CachedEdiStats, health: &HealthState, now: i64) -> Vec<P
         ));
     }
     if stats.lost_runs > 0 {
-        let problem = format!("{} runs were interrupted and not recovered", stats.lost_runs);
+        let were = if stats.lost_runs == 1 { "was" } else { "were" };
+        let problem = format!("{} {were} interrupted and not recovered", counted(stats.lost_runs, "run"));
         let action = "find files that they received but did not send in Bots's web UI, and send them again";
         found.push(Problem::new(ProblemKind::LostRuns, problem, action));
     }
@@ -206,7 +207,8 @@ fn directories(health: &HealthState) -> Vec<Problem> {
     let given_up = watched.filter_map(|WatchStatus { route, unfinished, .. }| {
         let IncompleteFiles { given_up, example, reason, .. } =
             unfinished.as_ref().filter(|files| files.given_up > 0)?;
-        let problem = format!("route {route}: {given_up} files never became complete, such as {example}: {reason}");
+        let problem =
+            format!("route {route}: {} never became complete, such as {example}: {reason}", counted(*given_up, "file"));
         Some(Problem::new(ProblemKind::Directory, problem, "complete, rename or remove the file"))
     });
     not_watched.chain(given_up).chain(health.channels.iter().map(channel)).collect()
@@ -222,7 +224,11 @@ fn channel(fault: &ChannelFault) -> Problem {
         ),
         None => Problem::new(
             ProblemKind::Route,
-            format!("route {route} is not active: {waiting} files wait in {files}"),
+            format!(
+                "route {route} is not active: {} wait{} in {files}",
+                counted(*waiting, "file"),
+                if *waiting == 1 { "s" } else { "" }
+            ),
             "activate the route in the web UI, or move the files away",
         ),
     }
@@ -248,8 +254,11 @@ fn jobs(failures: &Failures, now: i64) -> Vec<Problem> {
         let end = failed
             .exit_code
             .map_or("did not run".to_owned(), |code| format!("ended with {}", job_exit_in_words(task, code)));
-        let more =
-            if failed.count > 1 { format!(", and {} before it failed", failed.count - 1) } else { String::new() };
+        let more = match failed.count {
+            ..=1 => String::new(),
+            2 => "; the earlier job of this task failed too".to_owned(),
+            count => format!("; the {} earlier jobs of this task failed too", count - 1),
+        };
         let action =
             format!("bots-ctl job show {number} prints the end of its output; bots-ctl job add -- {task} reruns it");
         Problem::new(ProblemKind::Job, format!("job {number} ({task}) {end}{more}"), action).at(failed.ended)
@@ -307,7 +316,7 @@ mod tests {
         assert_eq!(told(&of(waiting(NOW - MAX_JOB_WAIT), vec![])), Vec::<String>::new());
         let both = told(&of(waiting(NOW - MAX_JOB_WAIT - 1), vec![failed]));
         let expected = [
-            "job 7 (/opt/report) ended with exit code 2, and 2 before it failed",
+            "job 7 (/opt/report) ended with exit code 2; the 2 earlier jobs of this task failed too",
             "job 9 (bots-engine r) has been waiting for more than 30 minutes",
         ];
         assert_eq!(both, expected);
@@ -323,6 +332,23 @@ mod tests {
         let taken =
             "the last engine run ended with exit code 3: no run: another engine is running, or its port is in use";
         assert_eq!(ended(3), [taken]);
+    }
+
+    #[test]
+    fn interrupted_runs_and_incomplete_files_are_counted() {
+        let mut health = health(Failures::default());
+        let stats = EdiStats { lost_runs: 1, ..EdiStats::default() };
+        let results = CachedEdiStats { stats, read: Instant::now(), took: Duration::ZERO, error: None };
+        health.results = Some(Arc::new(results));
+        assert_eq!(told(&health), ["1 run was interrupted and not recovered"]);
+        let fault = ChannelFault {
+            channel: "in".to_owned(),
+            route: "r".to_owned(),
+            files: "/in/*".to_owned(),
+            error: None,
+            waiting: 1,
+        };
+        assert_eq!(channel(&fault).problem, "route r is not active: 1 file waits in /in/*");
     }
 
     #[test]

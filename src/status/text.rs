@@ -5,6 +5,7 @@ use super::model::{ServiceStatus, Status};
 use super::problems::Problem;
 use crate::edi::stats::model::{EngineRunStats, FileCounts, FileState};
 use crate::health::state::{IncompleteFiles, MonitorStatus, WatchStatus};
+use crate::model::counted;
 use crate::telemetry::escape::escape_control;
 
 /// Directories without errors that are named.
@@ -92,7 +93,7 @@ fn directories(monitor: &MonitorStatus) -> Vec<String> {
     let unfinished = monitor.directories.iter().filter_map(|one| Some(in_line(&one.route, one.unfinished.as_ref()?)));
     lines.extend(unfinished);
     if monitor.pending_routes > 0 {
-        lines.push(format!("waiting for the job queue: {} routes", monitor.pending_routes));
+        lines.push(format!("waiting for the job queue: {}", counted(monitor.pending_routes, "route")));
     }
     lines
 }
@@ -103,6 +104,7 @@ fn in_line(route: &str, unfinished: &IncompleteFiles) -> String {
     let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
     let effect = match (given_up, held) {
         (0, 0) => String::new(),
+        (0, 1) => "; 1 complete file waits for it".to_owned(),
         (0, held) => format!("; {held} complete files wait for it"),
         (given_up, _) => format!("; {given_up} never became complete"),
     };
@@ -291,7 +293,7 @@ jobqueue: 3 waiting, 1 running
         let all = [vec![failed], vec![directory; MAX_LISTED_DIRECTORIES + 2]].concat();
         let lines = directories(&MonitorStatus { directories: all.into(), pending_routes: 1 });
         assert_eq!(lines[0], "watched: /in/* for route r, by inotify (ext4)");
-        assert_eq!(lines[MAX_LISTED_DIRECTORIES..], ["watched: 2 more", "waiting for the job queue: 1 routes"]);
+        assert_eq!(lines[MAX_LISTED_DIRECTORIES..], ["watched: 2 more", "waiting for the job queue: 1 route"]);
     }
 
     #[test]

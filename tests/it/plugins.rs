@@ -586,7 +586,7 @@ fn plugin_test_runs_in_temporary_environment() {
     let failed = test();
     failed.expect_code(1);
     assert!(failed.stdout.contains("    demo_out/PO-1001.txt:2: expected \"PTYBY "), "{failed:?}");
-    assert!(failed.stdout.contains("refused: FAILED\n    1 files failed, 0 expected\n      bad.edi: "), "{failed:?}");
+    assert!(failed.stdout.contains("refused: FAILED\n    1 file failed, 0 expected\n      bad.edi: "), "{failed:?}");
     let report = fs::read_to_string(&report).expect("it is written");
     assert!(report.contains("tests=\"2\" failures=\"2\""), "{report}");
 }
