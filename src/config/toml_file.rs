@@ -91,7 +91,9 @@ fn list(items: &[Spanned<DeValue<'_>>]) -> (String, ValueType) {
     texts.map_or((String::from("[…]"), ValueType::Other), |texts| (texts.join(","), ValueType::List))
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+/// The line of a position in a text.
+#[must_use]
+pub fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
 }
 

@@ -79,8 +79,7 @@ pub fn read_cases(plugin: &Path) -> Result<Vec<Case>, Error> {
             true => {
                 let text = regular::read_to_string(&file);
                 let text = text.map_err(|error| atomic::describe_io_error("read", &file, &error))?;
-                toml::from_str(&text)
-                    .map_err(|error| Error::fault(format!("{}: {}", file.display(), error.message())))?
+                toml::from_str(&text).map_err(|error| Error::toml(&file, &text, &error))?
             }
         };
         let (inputs, outputs) = (channel_files(&place.join("in"))?, channel_files(&place.join("out"))?);

@@ -18,8 +18,10 @@ mod tests;
 pub mod values;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::bots::plugin_session::Fields;
+use crate::config::toml_file::line_of;
 
 pub use tables::Table;
 
@@ -46,6 +48,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The fault of a TOML file, with its line. The lines after the first one of such an error quote the text, which may hold a
+    /// secret.
+    pub(crate) fn toml(path: &Path, text: &str, error: &toml::de::Error) -> Self {
+        let line = line_of(text, error.span().map_or(0, |span| span.start));
+        let reason = error.message().lines().next().unwrap_or_default();
+        Self::fault(format!("{}:{line}: {reason}", path.display()))
+    }
+
     /// One fault.
     pub fn fault(text: impl Into<String>) -> Self {
         Self::Faults(vec![text.into()])

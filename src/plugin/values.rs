@@ -41,8 +41,7 @@ impl Values {
     /// If it is not a table of tables.
     pub fn add_file(&mut self, path: &Path) -> Result<(), Error> {
         let text = regular::read_to_string(path).map_err(|error| atomic::describe_io_error("read", path, &error))?;
-        let content: toml::Table =
-            toml::from_str(&text).map_err(|error| Error::fault(format!("{}: {}", path.display(), one_line(&error))))?;
+        let content: toml::Table = toml::from_str(&text).map_err(|error| Error::toml(path, &text, &error))?;
         let directory = path.parent().unwrap_or(Path::new("."));
         let mut faults = Vec::new();
         for (word, rows) in content {
@@ -177,7 +176,16 @@ fn json_value(value: toml::Value) -> Option<Value> {
     }
 }
 
-/// The line of a fault is in its first line; the lines after it show the text, which may hold a secret.
-fn one_line(error: &toml::de::Error) -> String {
-    error.message().lines().next().unwrap_or_default().to_owned()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_of_a_file_has_its_line_and_no_secret() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "[channel.in]\n\nsecret = sesame\n").expect("written");
+        let fault = Values::default().add_file(file.path()).expect_err("it is no TOML").to_string();
+        assert!(fault.starts_with(&format!("{}:3: ", file.path().display())), "{fault}");
+        assert!(fault.lines().count() == 1 && !fault.contains("sesame"), "{fault}");
+    }
 }

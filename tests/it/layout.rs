@@ -25,7 +25,7 @@ const ALLOWED: [(&str, &[&str]); 23] = [
     ("metrics", &["database", "edi", "health", "http", "process", "telemetry"]),
     ("admin", &["health", "http", "metrics", "status", "telemetry"]),
     ("jobs", &["bots", "config", "database", "http", "process", "supervisor", "telemetry"]),
-    ("plugin", &["bots", "fs", "random"]),
+    ("plugin", &["bots", "config", "fs", "random"]),
     ("watch", &["config", "fs", "process", "pycompat", "telemetry"]),
     (
         "runtime",
