@@ -6,6 +6,7 @@ use crate::cli::{Demo, Global};
 use crate::exit::{Error, Outcome};
 use crate::plugin::{demo::ROUTE, show};
 use crate::runtime::plugin::apply_demo;
+use crate::telemetry::escape::escape_control;
 
 use super::{run_one_shot, write_line};
 
@@ -17,7 +18,7 @@ pub fn run(global: &Global, flags: &Demo) -> Result<Outcome, Error> {
     let critical = TaskTracker::new();
     run_one_shot(global, Vec::new(), &critical, async |config, reaper| {
         let applied = apply_demo(config, reaper, flags.remove, &critical, |plan, _| {
-            show::text(plan).iter().for_each(write_line);
+            show::text(plan).iter().for_each(|line| write_line(&escape_control(line)));
         })
         .await?;
         match flags.remove {

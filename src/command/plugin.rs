@@ -12,6 +12,7 @@ use crate::plugin::diff::{Activation, DiffOptions, Plan};
 use crate::plugin::show;
 use crate::plugin::values::Values;
 use crate::runtime::plugin::{ApplyRequest, Change, ExportRequest, apply, export, test, undo};
+use crate::telemetry::escape::escape_control;
 
 use super::{run_one_shot, write_line};
 
@@ -79,8 +80,9 @@ fn run_test(global: &Global, source: &Path, report: Option<&Path>) -> Result<Out
     run_one_shot(global, Vec::new(), &TaskTracker::new(), async |config, reaper| {
         let show = |result: &CaseResult| {
             let word = if result.differences.is_empty() { "ok" } else { "FAILED" };
-            write_line(&format!("{}: {word}", result.name));
-            result.differences.iter().for_each(|difference| write_line(&format!("    {difference}")));
+            write_line(&escape_control(&format!("{}: {word}", result.name)));
+            let lines = result.differences.iter().map(|difference| format!("    {difference}"));
+            lines.for_each(|line| write_line(&escape_control(&line)));
         };
         let results = test(config, reaper, source, report, show).await?;
         let is_success = results.iter().all(|result| result.differences.is_empty());
@@ -101,7 +103,7 @@ fn show_text(plan: &Plan, ignored: &[String], json: bool) {
         return;
     }
     ignored.iter().for_each(|part| warn!("left out: {part}"));
-    show::text(plan).iter().for_each(write_line);
+    show::text(plan).iter().for_each(|line| write_line(&escape_control(line)));
 }
 
 fn finish(change: &Change, check: bool, json: bool, done: &str) -> Outcome {

@@ -276,6 +276,19 @@ fn export_log_and_diff_contain_no_password() {
 }
 
 #[apply(test)]
+fn names_in_a_difference_do_not_control_the_terminal() {
+    let sandbox = Sandbox::prepared();
+    let plugin = sandbox.home.path().join("plugin");
+    fs::create_dir_all(&plugin).expect("made");
+    let row = json!({ "plugintype": "channel", "idchannel": "a\u{1b}[2J", "inorout": "in", "type": "file" });
+    let index = json!({ "plugins": { "channel": [row] } });
+    fs::write(plugin.join("botsindex.json"), index.to_string()).expect("written");
+    let shown = apply(&sandbox, &plugin.display().to_string(), &["--check"]);
+    shown.expect_code(1);
+    assert!(shown.stdout.starts_with("+ channel a") && !shown.stdout.contains('\u{1b}'), "{shown:?}");
+}
+
+#[apply(test)]
 fn plugin_error_names_location_and_nothing_is_written() {
     let demo = Demo::new();
     let (plugin, before) = export(&demo.sandbox, "plugin");
