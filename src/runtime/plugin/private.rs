@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::config::keys::CONFIG_SOURCE_ENV;
-use crate::exit::{Error, Kind};
+use crate::exit::{Error, Exit, Kind};
 use crate::fs::atomic::{describe_io_error, write_atomically};
 use crate::fs::temp_dir::PrivateTempDir;
 use crate::plugin::directory::{Index, find_index};
@@ -20,6 +20,7 @@ use crate::plugin::{self, Plugin, Table, index};
 use crate::process::capture::{CapturedOutput, capture};
 use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
+use crate::process::signals;
 use crate::pycompat::configparser::set_value;
 use crate::runtime::bots_environment::find_bots;
 
@@ -74,8 +75,14 @@ impl<'a> PrivateEnvironment<'a> {
         let (source, values) = (source.display().to_string(), values.display().to_string());
         let applied = self.run(&["plugin", "apply", &source, "--values", &values, "--activate"]).await?;
         if applied.exit.code() != 0 {
-            let faults = applied.stderr.lines().filter_map(|line| line.strip_prefix("bots-ctl: ")).map(str::to_owned);
-            return Err(Error::all(Kind::Configuration, faults.collect()));
+            let lines = applied.stderr.lines();
+            let faults: Vec<String> =
+                lines.filter_map(|line| line.strip_prefix("bots-ctl: ").map(str::to_owned)).collect();
+            // A killed command has written none.
+            return Err(match faults.is_empty() {
+                true => Error::new(Kind::Failed, format!("the apply {}", describe_end(&applied))),
+                false => Error::all(Kind::Configuration, faults),
+            });
         }
         // Bots's engines use a port of the machine as a lock.
         let ini = self.directory.path().join(CONFIG_DIR).join("bots.ini");
@@ -144,6 +151,15 @@ fn variables(home: &Path, bots: &Path) -> Vec<(String, OsString)> {
     variables.into_iter().map(|(name, value): (&str, OsString)| (name.to_owned(), value)).collect()
 }
 
+/// How a command that should have succeeded has ended.
+pub(super) fn describe_end(command: &CapturedOutput) -> String {
+    let last = command.stderr.lines().last().map_or(String::new(), |line| format!(": {line}"));
+    match command.exit {
+        Exit::Code(code) => format!("ended with exit code {code}{last}"),
+        Exit::Signal(signal) => format!("was ended by {}{last}", signals::name(signal)),
+    }
+}
+
 /// Of two rows with one name Bots keeps the last.
 fn private_channels(plugin: &Plugin, parent: &Path) -> BTreeMap<String, PrivateChannel> {
     let rows = plugin.rows.iter().filter(|(table, _)| *table == Table::Channel).enumerate();
@@ -168,6 +184,14 @@ fn make_empty(directory: &Path) -> Result<(), crate::fs::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_that_was_killed_is_named_with_its_signal() {
+        let ended =
+            |exit, stderr: &str| describe_end(&CapturedOutput { exit, stdout: Vec::new(), stderr: stderr.to_owned() });
+        assert_eq!(ended(Exit::Signal(9), ""), "was ended by SIGKILL");
+        assert_eq!(ended(Exit::Code(1), "first\nlast\n"), "ended with exit code 1: last");
+    }
 
     #[test]
     fn only_seeds_of_the_temporary_environment_are_outside_of_it() {

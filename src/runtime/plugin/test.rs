@@ -12,7 +12,7 @@ use crate::fs::atomic::{describe_io_error, write_atomically};
 use crate::plugin::acceptance::{Case, CaseResult, ChannelFiles, RunOutput, files_in, junit, read_cases};
 use crate::process::reaper::Reaper;
 
-use super::private::PrivateEnvironment;
+use super::private::{PrivateEnvironment, describe_end};
 
 /// More files than a case contains.
 const FILE_LIMIT: &str = "10000";
@@ -70,9 +70,7 @@ async fn run(environment: &PrivateEnvironment<'_>, case: &Case, failed: &mut usi
     }
     let engine = environment.run(&["engine", "--new", "--success-exit-codes", "2"]).await?;
     if engine.exit.code() != 0 {
-        let last = engine.stderr.lines().last().unwrap_or_default();
-        let text = format!("{}: the engine ended with {}: {last}", case.name, engine.exit.code());
-        return Err(Error::new(Kind::Failed, text));
+        return Err(Error::new(Kind::Failed, format!("{}: the engine {}", case.name, describe_end(&engine))));
     }
     let listed = environment.run(&["files", "--errors", "--json", "--limit", FILE_LIMIT]).await?;
     let mut errors: Vec<FailedFile> = serde_json::from_slice(&listed.stdout)
