@@ -1,5 +1,6 @@
 //! inotify or polling: the events of the kernel are complete only on file systems to which this machine alone writes.
 
+use std::io;
 use std::path::Path;
 
 use nix::sys::statfs::statfs;
@@ -144,11 +145,19 @@ fn magic(directory: &Path) -> nix::Result<i64> {
     Ok(statfs(directory)?.filesystem_type().0 as i64 & 0xffff_ffff)
 }
 
-/// The directory that a path resolves to, if any.
+/// The directory that a path resolves to.
+///
+/// # Errors
+/// If it cannot be read, or is not a directory.
+pub fn dir_id(path: &Path) -> io::Result<FileId> {
+    let meta = std::fs::metadata(path)?;
+    if meta.is_dir() { Ok(FileId::from(&meta)) } else { Err(io::ErrorKind::NotADirectory.into()) }
+}
+
+/// Whether an error means that the file or directory is not there. Any other error may pass, with everything as it was.
 #[must_use]
-pub fn dir_id(path: &Path) -> Option<FileId> {
-    let meta = std::fs::metadata(path).ok()?;
-    meta.is_dir().then(|| FileId::from(&meta))
+pub fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

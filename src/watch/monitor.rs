@@ -367,7 +367,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             let changed = mounts.read_changes();
             let is_other = |(_, watch_target, root): &(TargetId, Arc<WatchTarget>, Option<FileId>)| {
                 let directory = &watch_target.directory.root;
-                dir_id(directory) != *root || watch_target.has_directories_below() && is_above(directory, &changed)
+                dir_id(directory).ok() != *root || watch_target.has_directories_below() && is_above(directory, &changed)
             };
             let other = expected.into_iter().filter(is_other).map(|(id, ..)| id).collect();
             RootCheck { other, mounts, took: began.elapsed() }

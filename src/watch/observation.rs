@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::libc;
 
-use super::backend::{Stamps, WatchBackend, Writers};
+use super::backend::{Stamps, WatchBackend, Writers, is_gone};
 use super::stability::{Observation, StampClock, unchanged_for};
 use crate::process::open_file::{attributes, has_writer};
 
@@ -84,10 +84,16 @@ fn writer(file: &File, writers: Writers) -> Option<bool> {
     }
 }
 
-/// The attributes of a file, or of one behind a link; nothing for a directory and the like.
-#[must_use]
-pub fn file(path: &Path) -> Option<Metadata> {
-    fs::metadata(path).ok().filter(Metadata::is_file)
+/// The attributes of a file, or of one behind a link; `None` if there is none, and for a directory and the like.
+///
+/// # Errors
+/// If it may be there.
+pub fn file(path: &Path) -> io::Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Ok(meta) => Ok(Some(meta).filter(Metadata::is_file)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn our_time() -> i64 {

@@ -4,6 +4,7 @@
 //! file that comes in between is found twice and counts once.
 
 mod before_taking;
+mod listing;
 mod reported;
 
 use std::collections::HashMap;
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::backend::{WatchBackend, dir_id};
+use self::listing::{describe_io_error, describe_missing, list, real_directory};
+use super::backend::{WatchBackend, dir_id, is_gone};
 use super::events::{Event, TargetId, Watcher};
 use super::observation::{ClockSource, file, observe};
 use super::stability::{FileTracker, FileVerdict, StabilityRules};
@@ -30,7 +32,7 @@ pub enum ScanScope {
     EventsOnly,
     /// Everything.
     Full,
-    /// All files, as if for the first time.
+    /// All files, as if for the first time. Files that are there at the beginning count only if the target takes them.
     Reset,
 }
 
@@ -91,6 +93,8 @@ struct ScannedDir {
 struct Found {
     complete: CompleteFiles,
     error: Option<String>,
+    /// Whether a directory could not be read that may still be there, with others below it.
+    is_partial: bool,
 }
 
 impl TargetScanner {
@@ -119,9 +123,9 @@ impl TargetScanner {
         let before = self.known.len();
         let is_doubtful = self.scan_reported(reported, &mut found);
         self.scan_incomplete(&mut found.complete);
-        if extent == ScanScope::Reset {
+        // Without files that are there at the beginning, a reset has nothing to report again.
+        if extent == ScanScope::Reset && self.watch_target.takes_existing {
             self.known.values_mut().for_each(|directory| directory.files = FileTracker::default());
-            self.is_first = true;
         }
         let is_full = is_doubtful || extent != ScanScope::EventsOnly;
         if is_full {
@@ -165,23 +169,27 @@ impl TargetScanner {
     /// Ends the watches of this target.
     pub fn unwatch_all(mut self) {
         self.round = self.round.wrapping_add(1);
-        self.forget_stale();
+        self.forget_stale(false);
     }
 
     fn scan_all(&mut self) -> Found {
         self.round = self.round.wrapping_add(1);
         let mut found = Found::default();
         let root = &self.watch_target.directory.root;
-        self.root = dir_id(root);
-        match (self.root, fs::canonicalize(root)) {
-            (Some(_), Ok(real)) => self.scan_dir(real, 0, &mut found),
-            _ => found.error = Some(describe_missing(root)),
+        let read = dir_id(root).and_then(|identity| Ok((identity, fs::canonicalize(root)?)));
+        self.root = read.as_ref().ok().map(|(identity, _)| *identity);
+        match read {
+            Ok((_, real)) => self.scan_dir(real, 0, &mut found),
+            Err(error) => {
+                found.error = Some(describe_missing(root, &error));
+                found.is_partial = !is_gone(&error);
+            }
         }
-        self.forget_stale();
+        self.forget_stale(found.is_partial);
         if self.is_first && !self.watch_target.takes_existing {
             found.complete = CompleteFiles::default();
         }
-        self.is_first = false;
+        self.is_first &= self.root.is_none() && found.is_partial;
         found
     }
 
@@ -199,7 +207,8 @@ impl TargetScanner {
                 WatchState::Watching { directories: self.targets(), backend: directory.backend.clone(), root }
             }
             (error, _, root) => {
-                let why = error.unwrap_or_else(|| describe_missing(&self.watch_target.directory.root));
+                let gone = io::ErrorKind::NotFound.into();
+                let why = error.unwrap_or_else(|| describe_missing(&self.watch_target.directory.root, &gone));
                 WatchState::Failed { reason: why, root }
             }
         }
@@ -214,11 +223,14 @@ impl TargetScanner {
     fn scan_dir(&mut self, real: PathBuf, level: usize, found: &mut Found) {
         let mut open = vec![(real, level)];
         while let Some((real, level)) = open.pop() {
-            if let Err(error) = self.scan_one_dir(&real, level, &mut open, &mut found.complete) {
+            match self.scan_one_dir(&real, level, &mut open, found) {
+                Ok(()) => {}
                 // A directory that is gone again was never there.
-                if error.kind() != io::ErrorKind::NotFound {
+                Err(error) if is_gone(&error) => {}
+                Err(error) => {
                     let error = || format!("cannot read {}: {}", real.display(), describe_io_error(&error));
                     found.error.get_or_insert_with(error);
+                    found.is_partial = true;
                 }
             }
         }
@@ -229,11 +241,10 @@ impl TargetScanner {
         real: &Path,
         level: usize,
         open: &mut Vec<(PathBuf, usize)>,
-        complete: &mut CompleteFiles,
+        found: &mut Found,
     ) -> io::Result<()> {
-        let Some(identity) = dir_id(real) else { return Ok(()) };
+        let (identity, backend) = (dir_id(real)?, WatchBackend::of(real, self.watch_target.watch_by)?);
         let before = self.known.remove(real).filter(|known| known.identity == identity);
-        let backend = WatchBackend::of(real, self.watch_target.watch_by)?;
         let is_watched = before.as_ref().is_some_and(|known| known.is_watched);
         let (is_watched, backend) = self.watch(real, is_watched, before.is_some(), backend);
         let files = before.map(|known| known.files).unwrap_or_default();
@@ -241,15 +252,17 @@ impl TargetScanner {
         let watch_target = Arc::clone(&self.watch_target);
         let listed = match watch_target.directory.rest.get(level) {
             Some(mask) if !mask.is_pattern() => {
-                open.extend(fs::canonicalize(real.join(mask.as_str())).ok().map(|below| (below, level + 1)));
-                Ok(())
+                fs::canonicalize(real.join(mask.as_str())).map(|below| open.push((below, level + 1)))
             }
-            Some(mask) => list(real, |item| {
-                if matches_dir(mask, &item.file_name()) {
-                    open.extend(real_directory(item).map(|below| (below, level + 1)));
+            Some(mask) => list(real, |entry| {
+                if matches_dir(mask, &entry.file_name()) {
+                    match real_directory(entry) {
+                        Ok(below) => open.extend(below.map(|below| (below, level + 1))),
+                        Err(error) => found.is_partial |= !is_gone(&error),
+                    }
                 }
             }),
-            None => self.list_files(real, level, &mut directory, open, complete),
+            None => self.list_files(real, level, &mut directory, open, &mut found.complete),
         };
         self.known.insert(real.to_owned(), directory);
         listed
@@ -284,17 +297,23 @@ impl TargetScanner {
         let mut clock = self.clock.begin(real, &directory.backend);
         directory.files.begin_round();
         let scanned = self.scanned_files();
-        let listed = list(real, |item| {
+        let listed = list(real, |entry| {
             scanned.fetch_add(1, Ordering::Relaxed);
-            let name = item.file_name();
-            if item.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let (name, path) = (entry.file_name(), entry.path());
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 if watch_target.is_recursive {
-                    open.push((item.path(), level));
+                    open.push((path, level));
                 }
                 return;
             }
-            let path = item.path();
-            let Some(meta) = watch_target.matches(&name).then(|| file(&path)).flatten() else { return };
+            if !watch_target.matches(&name) {
+                return;
+            }
+            let meta = match file(&path) {
+                Ok(Some(meta)) => meta,
+                Ok(None) => return,
+                Err(_) => return directory.files.keep(&name),
+            };
             // Most files are known.
             if directory.files.is_still(&name, (&meta).into()) {
                 return;
@@ -316,9 +335,13 @@ impl TargetScanner {
             let due: Vec<OsString> = directory.files.due(now).cloned().collect();
             for name in due {
                 let path = parent.join(&name);
-                let Some(meta) = file(&path) else {
-                    directory.files.on_removed(&name);
-                    continue;
+                let meta = match file(&path) {
+                    Ok(Some(meta)) => meta,
+                    Ok(None) => {
+                        directory.files.on_removed(&name);
+                        continue;
+                    }
+                    Err(_) => continue,
                 };
                 let mut clock = self.clock.begin(parent, &directory.backend);
                 let is_unfinished = target.is_channel && target.is_unfinished(&name);
@@ -328,10 +351,14 @@ impl TargetScanner {
         }
     }
 
-    /// Forgets the directories that were not there in this round.
-    fn forget_stale(&mut self) {
+    /// Forgets the directories that were not found in this round; after a partial one only those that are gone.
+    fn forget_stale(&mut self, is_partial: bool) {
+        let may_be_there = |path: &Path, identity| match dir_id(path) {
+            Ok(found) => found == identity,
+            Err(error) => !is_gone(&error),
+        };
         self.known.retain(|path, directory| {
-            let is_there = directory.round == self.round;
+            let is_there = directory.round == self.round || is_partial && may_be_there(path, directory.identity);
             if !is_there && directory.is_watched {
                 self.events.forget(path, self.target);
             }
@@ -347,38 +374,5 @@ fn count(complete: &mut CompleteFiles, verdict: FileVerdict, path: &Path) {
     }
 }
 
-fn list(directory: &Path, mut each: impl FnMut(&fs::DirEntry)) -> io::Result<()> {
-    for watch_target in fs::read_dir(directory)? {
-        each(&watch_target?);
-    }
-    Ok(())
-}
-
-/// The real path of a directory, or of one behind a link.
-fn real_directory(watch_target: &fs::DirEntry) -> Option<PathBuf> {
-    match watch_target.file_type() {
-        Ok(kind) if kind.is_dir() => Some(watch_target.path()),
-        Ok(kind) if kind.is_symlink() => fs::canonicalize(watch_target.path()).ok().filter(|real| real.is_dir()),
-        _ => None,
-    }
-}
-
-fn describe_missing(root: &Path) -> String {
-    match fs::metadata(root) {
-        Ok(meta) if meta.is_dir() => format!("{} has just appeared", root.display()),
-        Ok(_) => {
-            format!(
-                "{} is not a directory; path must be a directory, and filemask matches the files in it",
-                root.display()
-            )
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => format!("{} does not exist", root.display()),
-        Err(error) => format!("cannot access {}: {}", root.display(), describe_io_error(&error)),
-    }
-}
-
-/// Without the number that the standard library appends.
-fn describe_io_error(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
-}
+#[cfg(test)]
+mod tests;

@@ -197,6 +197,13 @@ impl FileTracker {
         is_still
     }
 
+    /// The file cannot be observed now, and may still be there.
+    pub fn keep(&mut self, name: &OsStr) {
+        let round = self.round;
+        self.reported.get_mut(name).into_iter().for_each(|reported| reported.1 = round);
+        self.pending.get_mut(name).into_iter().for_each(|pending| pending.round = round);
+    }
+
     /// Evaluates an observation of a file.
     pub fn observe(&mut self, name: &OsStr, sight: &Observation, now: Instant, rules: StabilityRules) -> FileVerdict {
         let stamp = sight.stamp;

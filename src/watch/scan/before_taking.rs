@@ -33,7 +33,7 @@ impl TargetScanner {
         let judge = |name: &OsString| {
             scanned.fetch_add(1, Ordering::Relaxed);
             let path = real.join(name);
-            let meta = (!target.is_lock(name)).then(|| file(&path)).flatten()?;
+            let meta = (!target.is_lock(name)).then(|| file(&path).ok().flatten()).flatten()?;
             let observation = observe(&path, &meta, &directory.backend, &mut clock, target.is_unfinished(name));
             let now = Instant::now();
             let FileVerdict::Waiting(unfinished) =
@@ -49,7 +49,7 @@ impl TargetScanner {
 
     /// The state of a directory, which no scan may have found yet.
     fn directory(&mut self, real: &Path) -> io::Result<&mut ScannedDir> {
-        let identity = dir_id(real).ok_or(io::ErrorKind::NotFound)?;
+        let identity = dir_id(real)?;
         if self.known.get(real).is_none_or(|known| known.identity != identity) {
             let (backend, level) =
                 (WatchBackend::of(real, self.watch_target.watch_by)?, self.watch_target.directory.rest.len());

@@ -50,9 +50,12 @@ impl TargetScanner {
     fn scan_file(&mut self, path: &Path, parent: &Path, name: &OsStr, kind: EventKind, complete: &mut CompleteFiles) {
         let (now, rules) = (Instant::now(), self.rules);
         let Some(directory) = self.known.get_mut(parent) else { return };
-        let Some(meta) = (kind != EventKind::Removed).then(|| file(path)).flatten() else {
+        let meta = match file(path) {
+            Ok(Some(meta)) if kind != EventKind::Removed => meta,
             // Where the event is not a removal, the engine was faster.
-            return directory.files.on_removed(name);
+            Ok(_) => return directory.files.on_removed(name),
+            // A scan finds it once it can be read.
+            Err(_) => return,
         };
         match kind {
             EventKind::Closed | EventKind::RenamedIn => {
