@@ -16,7 +16,7 @@ use super::backend::dir_id;
 use super::events::{Event, EventReceiver, TargetId, Watcher};
 use super::mounts::{MountTable, is_above};
 use super::scan::{ScanScope, WatchState};
-use super::schedule_entry::{MAX_SCAN_DUTY, ScanResult, ScheduledTarget};
+use super::schedule_entry::{MAX_SCAN_DUTY, ScanCost, ScanResult, ScheduledTarget};
 pub use super::status::NewFiles;
 use super::status::{MonitorStatus, TargetStatus, tell_change, tell_given_up};
 use super::target::WatchTarget;
@@ -26,6 +26,9 @@ use crate::telemetry::counters::{Counters, Event as Happened};
 
 /// Scans that run at once: enough to use the time that a disk takes, too few to load the machine.
 const MAX_PARALLEL_SCANS: usize = 2;
+
+/// The maximum number of threads with scans that do not return. The other parts of bots-ctl need some of tokio's 512 threads.
+const MAX_SCAN_THREADS: usize = 384;
 
 /// After this time a scan no longer counts for [`MAX_PARALLEL_SCANS`].
 const SLOW_SCAN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -99,9 +102,7 @@ struct Monitor<'a, A, O> {
     looks: JoinSet<ScanResult>,
     /// Targets with a running scan, except those whose scan takes too long.
     under_way: Vec<TargetId>,
-    /// The total time of full scans of all targets, of polled ones at index 1: maintained incrementally, since there
-    /// may be too many targets for a sum.
-    cost: [Duration; 2],
+    cost: ScanCost,
     checks: JoinSet<RootCheck>,
     next_check: Instant,
     /// Empty while a check has it.
@@ -128,7 +129,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             queue: VecDeque::new(),
             looks: JoinSet::new(),
             under_way: Vec::new(),
-            cost: [Duration::ZERO; 2],
+            cost: ScanCost::default(),
             checks: JoinSet::new(),
             next_check: now,
             mounts: MountTable::default(),
@@ -162,8 +163,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         for (_, id) in before {
             let Some(target) = self.targets.remove(&id) else { continue };
             self.due.remove(&(target.due, id));
-            let cost = &mut self.cost[usize::from(target.polls())];
-            *cost = cost.saturating_sub(target.took);
+            self.cost.remove(&target);
             // A target that is being scanned is unwatched when the scan has ended.
             if let Some(directories) = target.directories {
                 tokio::task::spawn_blocking(|| directories.unwatch_all());
@@ -259,7 +259,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         warn!("inotify queue overflow; rescanning all directories");
         self.counters.count(Happened::EventOverflows);
         self.has_lost = false;
-        self.next_loss = now + MIN_OVERFLOW_RESCAN_INTERVAL.max((self.cost[0] + self.cost[1]) * 10);
+        self.next_loss = now + MIN_OVERFLOW_RESCAN_INTERVAL.max(self.cost.total() * 10);
         for id in self.order.clone() {
             self.request_scan(id, ScanScope::Full);
         }
@@ -281,7 +281,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     }
 
     fn start_scans(&mut self, now: Instant) {
-        while self.under_way.len() < MAX_PARALLEL_SCANS {
+        while self.under_way.len() < MAX_PARALLEL_SCANS && self.looks.len() < MAX_SCAN_THREADS {
             let Some(id) = self.queue.pop_front() else { return };
             let Some(index) = self.targets.get_mut(&id) else { continue };
             index.is_queued = false;
@@ -320,17 +320,14 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             index.wants = index.wants.max(ScanScope::Full);
         }
         let was_full = found.condition.is_some();
-        let cost = &mut self.cost[usize::from(index.polls())];
-        *cost = cost.saturating_sub(index.took);
-        index.end(scan.directories, was_full.then_some(scan.took), check_at);
+        index.end(scan.directories, check_at);
         self.due.remove(&(index.due, id));
         if let Some(condition) = found.condition {
             self.change(id, |_| condition);
         }
         let Some(target) = self.targets.get_mut(&id) else { return };
-        let cost = &mut self.cost[usize::from(target.polls())];
-        *cost += target.took;
-        target.schedule_next(was_full, *cost, self.rescan);
+        let full_scan = (was_full && !was_slow).then_some(scan.took);
+        target.schedule_next(was_full, full_scan, &mut self.cost, self.rescan);
         self.due.insert((target.due, id));
         if target.needs_scan() {
             self.enqueue(id);
@@ -376,7 +373,9 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
 
     fn on_check_done(&mut self, check: RootCheck) {
         self.mounts = check.mounts;
-        self.next_check = Instant::now() + CHECK_INTERVAL.max(check.took * MAX_SCAN_DUTY);
+        // A check that hung is no measure of the next one.
+        let took = if check.took < SLOW_SCAN_TIMEOUT { check.took } else { Duration::ZERO };
+        self.next_check = Instant::now() + CHECK_INTERVAL.max(took * MAX_SCAN_DUTY);
         for id in check.other {
             self.request_scan(id, ScanScope::Full);
         }

@@ -24,6 +24,38 @@ const MAX_POLL_DUTY: u32 = 2;
 /// As many events are kept during a scan, which may hang for hours with its file system.
 const MAX_QUEUED_EVENTS: usize = 16_384;
 
+/// The total time of the last full scans of all targets, apart for polled ones. It is maintained incrementally, since there may
+/// be too many targets for a sum.
+#[derive(Debug, Default)]
+pub struct ScanCost {
+    polled: Duration,
+    watched: Duration,
+}
+
+/// The part of one target.
+#[derive(Debug, Clone, Copy, Default)]
+struct CostShare {
+    is_polled: bool,
+    took: Duration,
+}
+
+impl ScanCost {
+    /// The time of both kinds of targets.
+    pub fn total(&self) -> Duration {
+        self.polled + self.watched
+    }
+
+    /// Takes out the part of a target that is no longer scanned.
+    pub fn remove(&mut self, target: &ScheduledTarget) {
+        let part = self.part(target.share.is_polled);
+        *part = part.saturating_sub(target.share.took);
+    }
+
+    fn part(&mut self, is_polled: bool) -> &mut Duration {
+        if is_polled { &mut self.polled } else { &mut self.watched }
+    }
+}
+
 /// An entry on the list.
 pub struct ScheduledTarget {
     id: TargetId,
@@ -33,9 +65,9 @@ pub struct ScheduledTarget {
     pub directories: Option<Box<TargetScanner>>,
     /// When the running scan began.
     pub began: Option<Instant>,
-    /// Time of the last full scan.
-    pub took: Duration,
-    /// Events since then.
+    /// What the target has added to the cost, which its state may no longer show.
+    share: CostShare,
+    /// Events since the beginning of the last scan.
     queued: Vec<Event>,
     /// Extent of the next scan.
     pub wants: ScanScope,
@@ -77,7 +109,7 @@ impl ScheduledTarget {
             watch_target: entry,
             directories: Some(Box::new(directories)),
             began: None,
-            took: Duration::ZERO,
+            share: CostShare::default(),
             queued: Vec::new(),
             wants: ScanScope::EventsOnly,
             next_all: now,
@@ -106,8 +138,7 @@ impl ScheduledTarget {
         self.queued.push(event);
     }
 
-    /// Whether the target is polled.
-    pub fn polls(&self) -> bool {
+    fn polls(&self) -> bool {
         matches!(&self.condition, Some(WatchState::Watching { backend, .. }) if backend.polls)
     }
 
@@ -130,23 +161,28 @@ impl ScheduledTarget {
         })
     }
 
-    /// Takes back the scanner after a scan; `full_scan` is the time that a full scan took.
-    pub fn end(
-        &mut self,
-        directories: Box<TargetScanner>,
-        full_scan: Option<Duration>,
-        check_at: Option<std::time::Instant>,
-    ) {
+    /// Takes back the scanner after a scan.
+    pub fn end(&mut self, directories: Box<TargetScanner>, check_at: Option<std::time::Instant>) {
         self.directories = Some(directories);
         self.began = None;
         self.check_at = check_at.map(Instant::from_std);
-        self.took = full_scan.unwrap_or(self.took);
     }
 
-    /// Decides when the next scan is due. `cost` is the total time of full scans of all polled targets, or of all
-    /// others.
-    pub fn schedule_next(&mut self, was_full: bool, cost: Duration, rescan: Duration) {
+    /// Decides when the next scan is due, and updates the cost; `full_scan` is the time that a full scan took, except for one that
+    /// hung: that is no measure of the next one.
+    pub fn schedule_next(
+        &mut self,
+        was_full: bool,
+        full_scan: Option<Duration>,
+        cost: &mut ScanCost,
+        rescan: Duration,
+    ) {
+        cost.remove(self);
+        self.share = CostShare { is_polled: self.polls(), took: full_scan.unwrap_or(self.share.took) };
+        let cost = cost.part(self.share.is_polled);
+        *cost += self.share.took;
         if was_full {
+            let cost = *cost;
             let pause = match &self.condition {
                 Some(WatchState::Watching { backend, .. }) if backend.polls => {
                     self.watch_target.poll_interval.max(cost * MAX_POLL_DUTY)
@@ -163,7 +199,42 @@ impl ScheduledTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::WatchMethod;
+    use crate::watch::backend::{WatchBackend, dir_id};
     use crate::watch::target::tests::watch_target;
+
+    #[test]
+    fn a_hung_scan_delays_no_later_one() {
+        const HANG: Duration = Duration::from_secs(300);
+        let (events, _heard) = Watcher::start();
+        let events = Arc::new(events);
+        let backend = WatchBackend::of("/".as_ref(), WatchMethod::Poll).expect("readable");
+        let root = dir_id("/".as_ref()).expect("readable");
+        let polled = || Some(WatchState::Watching { directories: 1, backend: backend.clone(), root });
+        let failed = || Some(WatchState::Failed { reason: "no response".to_owned(), root: None });
+        let mut cost = ScanCost::default();
+        let mut targets: Vec<ScheduledTarget> =
+            (0..10).map(|id| ScheduledTarget::new(watch_target("/".as_ref(), "*"), id, Arc::clone(&events))).collect();
+        let took = Duration::from_millis(10);
+        for target in &mut targets {
+            target.condition = polled();
+            target.schedule_next(true, Some(took), &mut cost, HANG);
+        }
+        for target in &mut targets {
+            // It is given up, and returns at last.
+            target.condition = failed();
+            target.condition = polled();
+            target.schedule_next(true, None, &mut cost, HANG);
+            let pause = target.next_all - Instant::now();
+            assert!(pause <= target.watch_target.poll_interval, "{pause:?}");
+        }
+        assert_eq!(cost.total(), took * 10);
+        for target in &mut targets {
+            target.condition = failed();
+            cost.remove(target);
+        }
+        assert_eq!(cost.total(), Duration::ZERO);
+    }
 
     #[test]
     fn events_during_hung_scan_use_bounded_memory() {
