@@ -316,9 +316,6 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             self.has_changed |= index.oldest != found.oldest;
             index.oldest = found.oldest;
         }
-        if was_slow {
-            index.wants = index.wants.max(ScanScope::Full);
-        }
         let was_full = found.condition.is_some();
         index.end(scan.directories, check_at);
         self.due.remove(&(index.due, id));
