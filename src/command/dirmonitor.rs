@@ -47,7 +47,7 @@ fn to_text(scanned: &ScannedTarget) -> String {
     let head = format!("{} for route {}, by {}", entry.files(), entry.route, entry.origin);
     // Route and path come from the database.
     let mut text = format!("{}\n", escape_control(&head));
-    let _ = match found.condition.as_ref() {
+    let _ = match found.watch_state.as_ref() {
         Some(WatchState::Watching { directories, backend, .. }) => {
             writeln!(text, "  watched: {directories} directories, by {} ({})", backend.name(), backend.reason)
         }
@@ -75,7 +75,7 @@ fn to_text(scanned: &ScannedTarget) -> String {
 
 fn to_json(scanned: &[ScannedTarget]) -> serde_json::Value {
     let one = |ScannedTarget { target: entry, found }: &ScannedTarget| {
-        let (watched, error) = match found.condition.as_ref() {
+        let (watched, error) = match found.watch_state.as_ref() {
             Some(WatchState::Watching { directories, backend, .. }) => {
                 (Some(json!({ "directories": directories, "by": backend.name(), "why": backend.reason })), None)
             }

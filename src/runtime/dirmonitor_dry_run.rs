@@ -36,9 +36,9 @@ pub(crate) async fn scan(config: &Config, reaper: &Reaper) -> Result<Vec<Scanned
     let scan = move || {
         let events = Arc::new(Watcher::start().0);
         let look = |(index, entry): (u64, WatchTarget)| {
-            let mut directories =
+            let mut scanner =
                 TargetScanner::new(Arc::new(entry.clone()), index, Arc::clone(&events), ClockSource::Local);
-            let found = directories.scan(Vec::new(), ScanScope::Full);
+            let found = scanner.scan(Vec::new(), ScanScope::Full);
             ScannedTarget { target: entry, found }
         };
         (0..).zip(targets).map(look).collect::<Vec<_>>()

@@ -27,7 +27,7 @@ use crate::telemetry::counters::Counters;
 use crate::watch::monitor;
 use crate::watch::monitor::MonitorCommand;
 use crate::watch::scan::WatchState;
-use crate::watch::status::{MonitorStatus, TargetStatus};
+use crate::watch::status::{MonitorReport, TargetStatus};
 use crate::watch::unfinished::PendingFiles;
 
 use super::relay;
@@ -72,8 +72,8 @@ impl DirMonitorService {
         let (commands, received) = mpsc::channel(4);
         let arrived =
             |arrival: monitor::NewFiles| submitter.add_pending(&arrival.route, arrival.files, arrival.example);
-        let watching = monitor::run(received, config.dirmonitor.rescan_interval, &counters, arrived, |overview| {
-            update_health(&slot, &overview)
+        let watching = monitor::run(received, config.dirmonitor.rescan_interval, &counters, arrived, |report| {
+            update_health(&slot, &report)
         });
         let following = sync_targets(sources, &commands, &submitter, &config, &counters);
         let submitting = submitter.run(|pending| {
@@ -219,12 +219,12 @@ fn is_reload(text: &str) -> bool {
 }
 
 /// Publishes the status of the monitor. It is alive once each target is watched or has failed.
-fn update_health(slot: &HealthSlot, overview: &MonitorStatus) {
-    let directories: Arc<[WatchStatus]> = overview.reports.iter().map(directory).collect();
+fn update_health(slot: &HealthSlot, report: &MonitorReport) {
+    let directories: Arc<[WatchStatus]> = report.reports.iter().map(directory).collect();
     slot.health.send_modify(|health| {
         health.monitor.get_or_insert_default().directories = directories;
         let service = &mut health.services[slot.index];
-        if overview.is_complete && service.phase == Phase::Starting {
+        if report.is_complete && service.phase == Phase::Starting {
             (service.phase, service.alive) = (Phase::Running, true);
             info!("the directory monitor is ready");
         }
@@ -233,7 +233,7 @@ fn update_health(slot: &HealthSlot, overview: &MonitorStatus) {
 
 fn directory(report: &TargetStatus) -> WatchStatus {
     let target = &report.target;
-    let (backend, by, error) = match &report.condition {
+    let (backend, by, error) = match &report.watch_state {
         Some(WatchState::Watching { directories, backend, .. }) => {
             let targets = if *directories == 1 { String::new() } else { format!(", {directories} directories") };
             let word = match (backend.events, backend.polls) {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 /// Events that are kept until they are read; the kernel keeps as many by default.
 const CAPACITY: usize = 16_384;
 
-/// For whom a directory is watched.
+/// Identifies a target.
 pub type TargetId = u64;
 
 /// An event in a watched directory, or about it.
@@ -72,10 +72,10 @@ impl Watcher {
         let (sender, receiver) = mpsc::channel(CAPACITY);
         let is_incomplete = Arc::new(AtomicBool::new(false));
         let sender = Sender { sender, is_incomplete: Arc::clone(&is_incomplete) };
-        let teller = sender.clone();
+        let callback = sender.clone();
         let push = move |event: notify::Result<notify::Event>| match event {
-            Ok(event) => teller.push(event),
-            Err(_) => teller.miss(),
+            Ok(event) => callback.push(event),
+            Err(_) => callback.miss(),
         };
         let watcher = INotifyWatcher::new(push, Config::default()).map_err(|error| explain(&error));
         let events = Self { watcher: Mutex::new(watcher), users: Mutex::default(), sender };
@@ -123,7 +123,7 @@ impl Watcher {
         }
     }
 
-    /// For whom a directory is watched.
+    /// The targets for which a directory is watched.
     #[must_use]
     pub fn users(&self, directory: &Path) -> Vec<TargetId> {
         lock(&self.users).get(directory).cloned().unwrap_or_default()

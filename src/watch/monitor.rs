@@ -18,7 +18,7 @@ use super::mounts::{MountTable, is_above};
 use super::scan::{ScanScope, WatchState};
 use super::schedule_entry::{MAX_SCAN_DUTY, ScanCost, ScanResult, ScheduledTarget};
 pub use super::status::NewFiles;
-use super::status::{MonitorStatus, TargetStatus, tell_change, tell_given_up};
+use super::status::{MonitorReport, TargetStatus, log_change, log_given_up};
 use super::target::WatchTarget;
 use super::unfinished::{CompleteFiles, WaitingFiles};
 use crate::model::FileId;
@@ -53,11 +53,11 @@ pub enum MonitorCommand {
 
 /// Watches until the task is dropped. `rescan` is the interval of full scans where events come.
 pub async fn run(
-    mut orders: mpsc::Receiver<MonitorCommand>,
+    mut commands: mpsc::Receiver<MonitorCommand>,
     rescan: Duration,
     counters: &Counters,
     arrived: impl Fn(NewFiles),
-    observe: impl Fn(MonitorStatus),
+    observe: impl Fn(MonitorReport),
 ) {
     let (events, mut received) = Watcher::start();
     let mut monitor = Monitor::new(events, rescan, counters, arrived, observe);
@@ -65,12 +65,12 @@ pub async fn run(
     loop {
         let wake = monitor.next_wake();
         tokio::select! {
-            order = orders.recv() => match order {
-                Some(order) => monitor.run(order),
+            command = commands.recv() => match command {
+                Some(command) => monitor.run(command),
                 None => std::future::pending().await,
             },
             () = received.next(&mut reported) => monitor.on_events(&mut reported, &received),
-            Some(scan) = monitor.looks.join_next() => scan.into_iter().for_each(|look| monitor.on_scan_done(look)),
+            Some(done) = monitor.scans.join_next() => done.into_iter().for_each(|scan| monitor.on_scan_done(scan)),
             Some(check) = monitor.checks.join_next() => check.into_iter().for_each(|check| monitor.on_check_done(check)),
             () = sleep_until(wake) => {}
         }
@@ -99,9 +99,9 @@ struct Monitor<'a, A, O> {
     due: BTreeSet<(Instant, TargetId)>,
     /// Targets that are due, in the order in which they became so.
     queue: VecDeque<TargetId>,
-    looks: JoinSet<ScanResult>,
+    scans: JoinSet<ScanResult>,
     /// Targets with a running scan, except those whose scan takes too long.
-    under_way: Vec<TargetId>,
+    running: Vec<TargetId>,
     cost: ScanCost,
     checks: JoinSet<RootCheck>,
     next_check: Instant,
@@ -113,12 +113,12 @@ struct Monitor<'a, A, O> {
     next_overview: Instant,
 }
 
-impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
-    fn new(events: Watcher, sweep: Duration, counters: &'a Counters, arrived: A, observe: O) -> Self {
+impl<'a, A: Fn(NewFiles), O: Fn(MonitorReport)> Monitor<'a, A, O> {
+    fn new(events: Watcher, rescan: Duration, counters: &'a Counters, arrived: A, observe: O) -> Self {
         let now = Instant::now();
         Self {
             events: Arc::new(events),
-            rescan: sweep,
+            rescan,
             counters,
             arrived,
             observe,
@@ -127,8 +127,8 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             last: 0,
             due: BTreeSet::new(),
             queue: VecDeque::new(),
-            looks: JoinSet::new(),
-            under_way: Vec::new(),
+            scans: JoinSet::new(),
+            running: Vec::new(),
             cost: ScanCost::default(),
             checks: JoinSet::new(),
             next_check: now,
@@ -140,8 +140,8 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         }
     }
 
-    fn run(&mut self, order: MonitorCommand) {
-        match order {
+    fn run(&mut self, command: MonitorCommand) {
+        match command {
             MonitorCommand::SetTargets(targets) => self.set_targets(targets),
             MonitorCommand::Rescan => {
                 for id in self.order.clone() {
@@ -154,7 +154,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     /// A target that stays keeps the state of its files.
     fn set_targets(&mut self, targets: Vec<WatchTarget>) {
         let mut before: HashMap<Arc<WatchTarget>, TargetId> =
-            self.targets.iter().map(|(id, index)| (Arc::clone(&index.watch_target), *id)).collect();
+            self.targets.iter().map(|(id, target)| (Arc::clone(&target.watch_target), *id)).collect();
         self.order.clear();
         for watch_target in targets {
             let id = before.remove(&watch_target).unwrap_or_else(|| self.add(watch_target));
@@ -165,8 +165,8 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             self.due.remove(&(target.due, id));
             self.cost.remove(&target);
             // A target that is being scanned is unwatched when the scan has ended.
-            if let Some(directories) = target.directories {
-                tokio::task::spawn_blocking(|| directories.unwatch_all());
+            if let Some(scanner) = target.scanner {
+                tokio::task::spawn_blocking(|| scanner.unwatch_all());
             }
         }
         self.has_changed = true;
@@ -174,22 +174,22 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
 
     fn add(&mut self, watch_target: WatchTarget) -> TargetId {
         self.last += 1;
-        let index = ScheduledTarget::new(watch_target, self.last, Arc::clone(&self.events));
-        self.targets.insert(self.last, index);
+        let target = ScheduledTarget::new(watch_target, self.last, Arc::clone(&self.events));
+        self.targets.insert(self.last, target);
         self.request_scan(self.last, ScanScope::Full);
         self.last
     }
 
-    fn request_scan(&mut self, id: TargetId, extent: ScanScope) {
-        if let Some(index) = self.targets.get_mut(&id) {
-            index.wants = index.wants.max(extent);
+    fn request_scan(&mut self, id: TargetId, scope: ScanScope) {
+        if let Some(target) = self.targets.get_mut(&id) {
+            target.wants = target.wants.max(scope);
             self.enqueue(id);
         }
     }
 
     fn enqueue(&mut self, id: TargetId) {
-        if let Some(index) = self.targets.get_mut(&id).filter(|target| !target.is_queued) {
-            index.is_queued = true;
+        if let Some(target) = self.targets.get_mut(&id).filter(|target| !target.is_queued) {
+            target.is_queued = true;
             self.queue.push_back(id);
         }
     }
@@ -202,11 +202,11 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
             let of_parent = event.path.parent().map(|parent| self.events.users(parent)).unwrap_or_default();
             let is_watched = !its_own.is_empty();
             for id in its_own.into_iter().chain(of_parent) {
-                let Some(index) = self.targets.get_mut(&id).filter(|target| target.is_relevant(&event, is_watched))
+                let Some(target) = self.targets.get_mut(&id).filter(|target| target.is_relevant(&event, is_watched))
                 else {
                     continue;
                 };
-                index.push_event(event.clone());
+                target.push_event(event.clone());
                 self.enqueue(id);
             }
         }
@@ -217,7 +217,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         let now = Instant::now();
         while let Some((when, id)) = self.due.first().copied().filter(|(when, _)| *when <= now) {
             self.due.remove(&(when, id));
-            if self.targets.get(&id).is_some_and(|index| index.next_all <= now) {
+            if self.targets.get(&id).is_some_and(|target| target.next_all <= now) {
                 self.request_scan(id, ScanScope::Full);
             }
             self.enqueue(id);
@@ -240,7 +240,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
         let slow =
-            self.under_way.iter().filter_map(|id| self.targets.get(id)?.began).map(|began| began + SLOW_SCAN_TIMEOUT);
+            self.running.iter().filter_map(|id| self.targets.get(id)?.began).map(|began| began + SLOW_SCAN_TIMEOUT);
         let times = [
             self.due.first().map(|(when, _)| *when),
             slow.min(),
@@ -252,7 +252,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     }
 
     fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.under_way.is_empty()
+        self.queue.is_empty() && self.running.is_empty()
     }
 
     fn rescan_after_overflow(&mut self, now: Instant) {
@@ -266,11 +266,11 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     }
 
     fn abandon_slow_scans(&mut self, now: Instant) {
-        let is_slow = |index: &ScheduledTarget| index.began.is_some_and(|began| began + SLOW_SCAN_TIMEOUT <= now);
+        let is_slow = |target: &ScheduledTarget| target.began.is_some_and(|began| began + SLOW_SCAN_TIMEOUT <= now);
         let slow: Vec<TargetId> =
-            self.under_way.iter().copied().filter(|id| self.targets.get(id).is_none_or(is_slow)).collect();
+            self.running.iter().copied().filter(|id| self.targets.get(id).is_none_or(is_slow)).collect();
         for id in slow {
-            self.under_way.retain(|other| *other != id);
+            self.running.retain(|other| *other != id);
             let seconds = SLOW_SCAN_TIMEOUT.as_secs();
             self.change(id, |target| {
                 let root = target.watch_target.directory.root.display();
@@ -281,46 +281,46 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     }
 
     fn start_scans(&mut self, now: Instant) {
-        while self.under_way.len() < MAX_PARALLEL_SCANS && self.looks.len() < MAX_SCAN_THREADS {
+        while self.running.len() < MAX_PARALLEL_SCANS && self.scans.len() < MAX_SCAN_THREADS {
             let Some(id) = self.queue.pop_front() else { return };
-            let Some(index) = self.targets.get_mut(&id) else { continue };
-            index.is_queued = false;
+            let Some(target) = self.targets.get_mut(&id) else { continue };
+            target.is_queued = false;
             // A target that is being scanned is scanned again afterwards if there is reason to.
-            if let Some(scan) = index.begin(now) {
-                self.under_way.push(id);
-                self.looks.spawn_blocking(scan);
+            if let Some(scan) = target.begin(now) {
+                self.running.push(id);
+                self.scans.spawn_blocking(scan);
             }
         }
     }
 
     fn on_scan_done(&mut self, scan: ScanResult) {
-        let (id, found) = (scan.index, scan.found);
-        let was_slow = !self.under_way.contains(&id);
-        self.under_way.retain(|other| *other != id);
-        let Some(index) = self.targets.get_mut(&id) else {
-            tokio::task::spawn_blocking(|| scan.directories.unwatch_all());
+        let (id, found) = (scan.id, scan.found);
+        let was_slow = !self.running.contains(&id);
+        self.running.retain(|other| *other != id);
+        let Some(target) = self.targets.get_mut(&id) else {
+            tokio::task::spawn_blocking(|| scan.scanner.unwatch_all());
             return;
         };
         let WaitingFiles { check_at, given_up, pending } = found.waiting;
         self.counters.add(Happened::FileGivenUp, given_up.len() as u64);
-        given_up.iter().for_each(|(file, reason)| tell_given_up(&index.watch_target, file, *reason));
-        self.has_changed |= index.unfinished != pending;
-        index.unfinished = pending;
+        given_up.iter().for_each(|(file, reason)| log_given_up(&target.watch_target, file, *reason));
+        self.has_changed |= target.unfinished != pending;
+        target.unfinished = pending;
         if let CompleteFiles { count: files, example: Some(example) } = found.complete {
-            (self.arrived)(NewFiles { route: index.watch_target.route.clone(), files, example });
+            (self.arrived)(NewFiles { route: target.watch_target.route.clone(), files, example });
         }
-        if found.condition.is_some() {
+        if found.watch_state.is_some() {
             let took = scan.took.as_secs_f64();
-            debug!("the full scan of {} took {took:.3} s", index.watch_target.files());
+            debug!("the full scan of {} took {took:.3} s", target.watch_target.files());
             self.counters.count(Happened::FullScans);
-            self.has_changed |= index.oldest != found.oldest;
-            index.oldest = found.oldest;
+            self.has_changed |= target.oldest != found.oldest;
+            target.oldest = found.oldest;
         }
-        let was_full = found.condition.is_some();
-        index.end(scan.directories, check_at);
-        self.due.remove(&(index.due, id));
-        if let Some(condition) = found.condition {
-            self.change(id, |_| condition);
+        let was_full = found.watch_state.is_some();
+        target.end(scan.scanner, check_at);
+        self.due.remove(&(target.due, id));
+        if let Some(watch_state) = found.watch_state {
+            self.change(id, |_| watch_state);
         }
         let Some(target) = self.targets.get_mut(&id) else { return };
         let full_scan = (was_full && !was_slow).then_some(scan.took);
@@ -333,11 +333,11 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
 
     fn change(&mut self, id: TargetId, to: impl FnOnce(&ScheduledTarget) -> WatchState) {
         let count = self.targets.len();
-        let Some(index) = self.targets.get_mut(&id) else { return };
-        let condition = Some(to(index));
-        if index.condition != condition {
-            tell_change(&index.watch_target, index.condition.as_ref(), condition.as_ref(), count);
-            index.condition = condition;
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let watch_state = Some(to(target));
+        if target.watch_state != watch_state {
+            log_change(&target.watch_target, target.watch_state.as_ref(), watch_state.as_ref(), count);
+            target.watch_state = watch_state;
             self.has_changed = true;
         }
     }
@@ -345,14 +345,14 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
     /// There is no event if a path resolves to another directory, after a volume was mounted or unmounted.
     fn start_check(&mut self) {
         let expected =
-            |(id, index): (&TargetId, &ScheduledTarget)| -> Option<(TargetId, Arc<WatchTarget>, Option<FileId>)> {
-                let root = match index.condition.as_ref()? {
+            |(id, target): (&TargetId, &ScheduledTarget)| -> Option<(TargetId, Arc<WatchTarget>, Option<FileId>)> {
+                let root = match target.watch_state.as_ref()? {
                     WatchState::Watching { backend, .. } if backend.polls => return None,
                     WatchState::Watching { root, .. } => Some(*root),
-                    WatchState::Failed { root: None, .. } if index.directories.is_some() => None,
+                    WatchState::Failed { root: None, .. } if target.scanner.is_some() => None,
                     WatchState::Failed { .. } => return None,
                 };
-                Some((*id, Arc::clone(&index.watch_target), root))
+                Some((*id, Arc::clone(&target.watch_target), root))
             };
         let expected: Vec<_> = self.targets.iter().filter_map(expected).collect();
         let mut mounts = std::mem::take(&mut self.mounts);
@@ -378,18 +378,18 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorStatus)> Monitor<'a, A, O> {
         }
     }
 
-    fn status(&self) -> MonitorStatus {
+    fn status(&self) -> MonitorReport {
         let report = |id: &TargetId| {
-            let index = self.targets.get(id)?;
+            let target = self.targets.get(id)?;
             Some(TargetStatus {
-                target: Arc::clone(&index.watch_target),
-                condition: index.condition.clone(),
-                oldest: index.oldest,
-                unfinished: index.unfinished.clone(),
+                target: Arc::clone(&target.watch_target),
+                watch_state: target.watch_state.clone(),
+                oldest: target.oldest,
+                unfinished: target.unfinished.clone(),
             })
         };
         let reports: Vec<TargetStatus> = self.order.iter().filter_map(report).collect();
-        let is_complete = reports.iter().all(|report| report.condition.is_some());
-        MonitorStatus { reports, is_complete }
+        let is_complete = reports.iter().all(|report| report.watch_state.is_some());
+        MonitorReport { reports, is_complete }
     }
 }

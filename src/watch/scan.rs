@@ -25,7 +25,7 @@ use super::target::{WatchTarget, matches_dir};
 use super::unfinished::{CompleteFiles, IncompleteFile, WaitingFiles, hold};
 use crate::model::FileId;
 
-/// The extent of a scan, in addition to events and files that were incomplete the last time.
+/// The scope of a scan, in addition to events and files that were incomplete the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ScanScope {
     /// Nothing more.
@@ -44,7 +44,7 @@ pub struct ScanOutcome {
     /// Files that are not complete.
     pub waiting: WaitingFiles,
     /// How the directories are watched; nothing after a partial scan that has changed nothing.
-    pub condition: Option<WatchState>,
+    pub watch_state: Option<WatchState>,
     /// After a full scan: when the oldest file came.
     pub oldest: Option<SystemTime>,
 }
@@ -52,7 +52,7 @@ pub struct ScanOutcome {
 /// How the directories of an entry are watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchState {
-    /// As many, in this way.
+    /// The number of directories, and the backend.
     #[allow(missing_docs)]
     Watching { directories: usize, backend: WatchBackend, root: FileId },
     /// They are not all watched, for a reason that time or a person may mend.
@@ -118,16 +118,16 @@ impl TargetScanner {
     }
 
     /// Scans the files and directories of these events, and the given extent.
-    pub fn scan(&mut self, reported: Vec<Event>, extent: ScanScope) -> ScanOutcome {
+    pub fn scan(&mut self, reported: Vec<Event>, scope: ScanScope) -> ScanOutcome {
         let mut found = Found::default();
         let before = self.known.len();
         let is_doubtful = self.scan_reported(reported, &mut found);
         self.scan_incomplete(&mut found.complete);
         // Without files that are there at the beginning, a reset has nothing to report again.
-        if extent == ScanScope::Reset && self.watch_target.takes_existing {
+        if scope == ScanScope::Reset && self.watch_target.takes_existing {
             self.known.values_mut().for_each(|directory| directory.files = FileTracker::default());
         }
-        let is_full = is_doubtful || extent != ScanScope::EventsOnly;
+        let is_full = is_doubtful || scope != ScanScope::EventsOnly;
         if is_full {
             let all = self.scan_all();
             found.complete.append(all.complete);
@@ -139,7 +139,7 @@ impl TargetScanner {
         ScanOutcome {
             complete,
             waiting,
-            condition: is_changed.then(|| self.condition(found.error)),
+            watch_state: is_changed.then(|| self.watch_state(found.error)),
             oldest: if is_full { self.oldest() } else { None },
         }
     }
@@ -198,7 +198,7 @@ impl TargetScanner {
         Some(SystemTime::UNIX_EPOCH + Duration::from_nanos(u64::try_from(oldest).ok()?))
     }
 
-    fn condition(&self, error: Option<String>) -> WatchState {
+    fn watch_state(&self, error: Option<String>) -> WatchState {
         // Prefers a polled directory, which determines the latency.
         let polled = self.known.values().find(|directory| directory.backend.polls);
         let typical = polled.or(self.known.values().next());

@@ -21,7 +21,7 @@ pub(super) const MAX_SCAN_DUTY: u32 = 200;
 /// As [`MAX_SCAN_DUTY`], for polling, where delays matter more.
 const MAX_POLL_DUTY: u32 = 2;
 
-/// As many events are kept during a scan, which may hang for hours with its file system.
+/// Maximum number of events kept during a scan, which may hang for hours with its file system.
 const MAX_QUEUED_EVENTS: usize = 16_384;
 
 /// The total time of the last full scans of all targets, apart for polled ones. It is maintained incrementally, since there may
@@ -61,15 +61,15 @@ pub struct ScheduledTarget {
     id: TargetId,
     /// The target.
     pub watch_target: Arc<WatchTarget>,
-    /// Away during a scan.
-    pub directories: Option<Box<TargetScanner>>,
+    /// `None` during a scan.
+    pub scanner: Option<Box<TargetScanner>>,
     /// When the running scan began.
     pub began: Option<Instant>,
     /// What the target has added to the cost, which its state may no longer show.
     share: CostShare,
     /// Events since the beginning of the last scan.
     queued: Vec<Event>,
-    /// Extent of the next scan.
+    /// Scope of the next scan.
     pub wants: ScanScope,
     /// When the next full scan is due.
     pub next_all: Instant,
@@ -79,7 +79,7 @@ pub struct ScheduledTarget {
     /// Whether the target is in the queue.
     pub is_queued: bool,
     /// How the directories are watched; nothing before the first scan.
-    pub condition: Option<WatchState>,
+    pub watch_state: Option<WatchState>,
     /// When the oldest file came, as of the last full scan.
     pub oldest: Option<SystemTime>,
     /// Files that are not complete, as of the last scan.
@@ -88,10 +88,10 @@ pub struct ScheduledTarget {
 
 /// The result of a scan.
 pub struct ScanResult {
-    /// Whose.
-    pub index: TargetId,
-    /// Given back.
-    pub directories: Box<TargetScanner>,
+    /// The scanned target.
+    pub id: TargetId,
+    /// The scanner, returned.
+    pub scanner: Box<TargetScanner>,
     /// The outcome.
     pub found: ScanOutcome,
     /// How long the scan took.
@@ -102,12 +102,12 @@ impl ScheduledTarget {
     /// Nothing is known yet.
     pub fn new(entry: WatchTarget, id: TargetId, events: Arc<Watcher>) -> Self {
         let entry = Arc::new(entry);
-        let directories = TargetScanner::new(Arc::clone(&entry), id, events, ClockSource::Local);
+        let scanner = TargetScanner::new(Arc::clone(&entry), id, events, ClockSource::Local);
         let now = Instant::now();
         Self {
             id,
             watch_target: entry,
-            directories: Some(Box::new(directories)),
+            scanner: Some(Box::new(scanner)),
             began: None,
             share: CostShare::default(),
             queued: Vec::new(),
@@ -116,7 +116,7 @@ impl ScheduledTarget {
             check_at: None,
             due: now,
             is_queued: false,
-            condition: None,
+            watch_state: None,
             oldest: None,
             unfinished: PendingFiles::default(),
         }
@@ -139,7 +139,7 @@ impl ScheduledTarget {
     }
 
     fn polls(&self) -> bool {
-        matches!(&self.condition, Some(WatchState::Watching { backend, .. }) if backend.polls)
+        matches!(&self.watch_state, Some(WatchState::Watching { backend, .. }) if backend.polls)
     }
 
     /// Whether there is something to scan now.
@@ -150,20 +150,20 @@ impl ScheduledTarget {
     /// The scan that is due, for a thread that may block; none while another scan runs.
     pub fn begin(&mut self, now: Instant) -> Option<impl FnOnce() -> ScanResult + use<>> {
         let is_due = self.needs_scan() || self.check_at.is_some_and(|when| when <= now);
-        let mut directories = is_due.then(|| self.directories.take()).flatten()?;
+        let mut scanner = is_due.then(|| self.scanner.take()).flatten()?;
         self.began = Some(now);
-        let (target, queued) = (self.id, std::mem::take(&mut self.queued));
-        let extent = std::mem::replace(&mut self.wants, ScanScope::EventsOnly);
+        let (id, queued) = (self.id, std::mem::take(&mut self.queued));
+        let scope = std::mem::replace(&mut self.wants, ScanScope::EventsOnly);
         Some(move || {
             let began = std::time::Instant::now();
-            let found = directories.scan(queued, extent);
-            ScanResult { index: target, directories, found, took: began.elapsed() }
+            let found = scanner.scan(queued, scope);
+            ScanResult { id, scanner, found, took: began.elapsed() }
         })
     }
 
     /// Takes back the scanner after a scan.
-    pub fn end(&mut self, directories: Box<TargetScanner>, check_at: Option<std::time::Instant>) {
-        self.directories = Some(directories);
+    pub fn end(&mut self, scanner: Box<TargetScanner>, check_at: Option<std::time::Instant>) {
+        self.scanner = Some(scanner);
         self.began = None;
         self.check_at = check_at.map(Instant::from_std);
     }
@@ -183,7 +183,7 @@ impl ScheduledTarget {
         *cost += self.share.took;
         if was_full {
             let cost = *cost;
-            let pause = match &self.condition {
+            let pause = match &self.watch_state {
                 Some(WatchState::Watching { backend, .. }) if backend.polls => {
                     self.watch_target.poll_interval.max(cost * MAX_POLL_DUTY)
                 }
@@ -217,20 +217,20 @@ mod tests {
             (0..10).map(|id| ScheduledTarget::new(watch_target("/".as_ref(), "*"), id, Arc::clone(&events))).collect();
         let took = Duration::from_millis(10);
         for target in &mut targets {
-            target.condition = polled();
+            target.watch_state = polled();
             target.schedule_next(true, Some(took), &mut cost, HANG);
         }
         for target in &mut targets {
             // It is given up, and returns at last.
-            target.condition = failed();
-            target.condition = polled();
+            target.watch_state = failed();
+            target.watch_state = polled();
             target.schedule_next(true, None, &mut cost, HANG);
             let pause = target.next_all - Instant::now();
             assert!(pause <= target.watch_target.poll_interval, "{pause:?}");
         }
         assert_eq!(cost.total(), took * 10);
         for target in &mut targets {
-            target.condition = failed();
+            target.watch_state = failed();
             cost.remove(target);
         }
         assert_eq!(cost.total(), Duration::ZERO);

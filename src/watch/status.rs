@@ -31,8 +31,8 @@ pub struct TargetStatus {
     /// The target.
     pub target: Arc<WatchTarget>,
     /// How its directories are watched; nothing before the first scan.
-    pub condition: Option<WatchState>,
-    /// Since when the file is there that came first and still waits.
+    pub watch_state: Option<WatchState>,
+    /// The arrival of the oldest waiting file.
     pub oldest: Option<SystemTime>,
     /// Files that are not complete.
     pub unfinished: PendingFiles,
@@ -40,7 +40,7 @@ pub struct TargetStatus {
 
 /// The state of all targets.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct MonitorStatus {
+pub struct MonitorReport {
     /// Each, in the order in which they were given.
     pub reports: Vec<TargetStatus>,
     /// Whether each is watched, or known to be in trouble.
@@ -48,7 +48,7 @@ pub struct MonitorStatus {
 }
 
 /// Logs a change once each way.
-pub(super) fn tell_change(
+pub(super) fn log_change(
     watch_target: &WatchTarget,
     before: Option<&WatchState>,
     after: Option<&WatchState>,
@@ -80,8 +80,8 @@ pub(super) fn tell_change(
     }
 }
 
-/// Logs that a file keeps its route from being started no longer.
-pub(super) fn tell_given_up(watch_target: &WatchTarget, file: &Path, reason: Reason) {
+/// Logs that the route no longer waits for a file.
+pub(super) fn log_given_up(watch_target: &WatchTarget, file: &Path, reason: Reason) {
     if reason == Reason::NotText {
         let (file, route) = (file.display(), &watch_target.route);
         warn!(%file, route, "ignoring file {file} for route {route}: {}", reason.as_str());

@@ -27,7 +27,7 @@ pub struct WatchTarget {
     pub takes_existing: bool,
     /// Names that are locks of Bots's channels, not files for them.
     pub locks: Vec<String>,
-    /// How news are found.
+    /// How new files are detected.
     pub watch_by: WatchMethod,
     /// Interval of scans without events.
     pub poll_interval: Duration,

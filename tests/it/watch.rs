@@ -17,7 +17,7 @@ use bots_ctl::telemetry::counters::Counters;
 use bots_ctl::watch::monitor::{self, MonitorCommand};
 use bots_ctl::watch::run_check::ChannelFiles;
 use bots_ctl::watch::scan::WatchState;
-use bots_ctl::watch::status::{MonitorStatus, NewFiles};
+use bots_ctl::watch::status::{MonitorReport, NewFiles};
 use bots_ctl::watch::target::{PathPattern, WatchTarget};
 use nix::sys::signal::Signal;
 
@@ -33,9 +33,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// A running monitor, and its reports.
 struct Monitor {
-    orders: tokio::sync::mpsc::Sender<MonitorCommand>,
+    commands: tokio::sync::mpsc::Sender<MonitorCommand>,
     arrivals: Receiver<NewFiles>,
-    overview: Arc<Mutex<MonitorStatus>>,
+    report: Arc<Mutex<MonitorReport>>,
     /// Held while the monitor may not go on.
     pause: Arc<Mutex<()>>,
     _end: tokio::sync::oneshot::Sender<()>,
@@ -43,43 +43,43 @@ struct Monitor {
 
 impl Monitor {
     /// Watches, and waits until each entry has been looked at.
-    fn start(entries: Vec<WatchTarget>, sweep: Duration) -> Self {
-        let (orders, asked) = tokio::sync::mpsc::channel(4);
+    fn start(entries: Vec<WatchTarget>, rescan: Duration) -> Self {
+        let (commands, received) = tokio::sync::mpsc::channel(4);
         let (sender, arrivals) = channel();
         let (end, ended) = tokio::sync::oneshot::channel();
-        let (overview, pause) = (Arc::new(Mutex::new(MonitorStatus::default())), Arc::new(Mutex::new(())));
-        let (observed, paused) = (Arc::clone(&overview), Arc::clone(&pause));
-        std::thread::spawn(move || run(asked, sweep, &sender, &observed, &paused, ended));
-        let monitor = Self { orders, arrivals, overview, pause, _end: end };
+        let (report, pause) = (Arc::new(Mutex::new(MonitorReport::default())), Arc::new(Mutex::new(())));
+        let (observed, paused) = (Arc::clone(&report), Arc::clone(&pause));
+        std::thread::spawn(move || run(received, rescan, &sender, &observed, &paused, ended));
+        let monitor = Self { commands, arrivals, report, pause, _end: end };
         monitor.watch(entries);
         monitor
     }
 
     fn watch(&self, entries: Vec<WatchTarget>) {
         let count = entries.len();
-        self.orders.blocking_send(MonitorCommand::SetTargets(entries)).expect("it runs");
-        let is_complete = |overview: &MonitorStatus| overview.is_complete && overview.reports.len() == count;
+        self.commands.blocking_send(MonitorCommand::SetTargets(entries)).expect("it runs");
+        let is_complete = |report: &MonitorReport| report.is_complete && report.reports.len() == count;
         self.wait("everything has been looked at", is_complete);
     }
 
-    fn wait(&self, what: &str, is: impl Fn(&MonitorStatus) -> bool) {
-        let look = || is(&self.overview.lock().expect("no panic")).then_some(());
-        wait_until(what, look, || format!("{:?}", self.overview.lock().expect("no panic")));
+    fn wait(&self, what: &str, is: impl Fn(&MonitorReport) -> bool) {
+        let look = || is(&self.report.lock().expect("no panic")).then_some(());
+        wait_until(what, look, || format!("{:?}", self.report.lock().expect("no panic")));
     }
 
-    fn wait_condition(&self, place: usize, what: &str, is: impl Fn(&WatchState) -> bool) {
-        self.wait(what, |overview| overview.reports[place].condition.as_ref().is_some_and(&is));
+    fn wait_watch_state(&self, place: usize, what: &str, is: impl Fn(&WatchState) -> bool) {
+        self.wait(what, |report| report.reports[place].watch_state.as_ref().is_some_and(&is));
     }
 
     fn wait_trouble(&self, place: usize, text: &str) {
-        self.wait_condition(place, text, |condition| match condition {
+        self.wait_watch_state(place, text, |watch_state| match watch_state {
             WatchState::Failed { reason: why, .. } => why.contains(text),
             WatchState::Watching { .. } => false,
         });
     }
 
     fn wait_watched(&self, place: usize, by: &str) {
-        self.wait_condition(place, by, |condition| match condition {
+        self.wait_watch_state(place, by, |watch_state| match watch_state {
             WatchState::Watching { backend, .. } => backend.name() == by,
             WatchState::Failed { .. } => false,
         });
@@ -92,7 +92,7 @@ impl Monitor {
     }
 
     fn next(&self) -> NewFiles {
-        self.arrivals.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("nothing came\n{:?}", self.overview))
+        self.arrivals.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("nothing came\n{:?}", self.report))
     }
 
     /// All new files, until there are this many.
@@ -111,10 +111,10 @@ impl Monitor {
 }
 
 fn run(
-    asked: tokio::sync::mpsc::Receiver<MonitorCommand>,
-    sweep: Duration,
+    received: tokio::sync::mpsc::Receiver<MonitorCommand>,
+    rescan: Duration,
     sender: &Sender<NewFiles>,
-    overview: &Mutex<MonitorStatus>,
+    report: &Mutex<MonitorReport>,
     pause: &Mutex<()>,
     ended: tokio::sync::oneshot::Receiver<()>,
 ) {
@@ -126,7 +126,7 @@ fn run(
     let counters = Counters::default();
     runtime.block_on(async {
         tokio::select! {
-            () = monitor::run(asked, sweep, &counters, arrived, |new| *overview.lock().expect("no panic") = new) => {}
+            () = monitor::run(received, rescan, &counters, arrived, |new| *report.lock().expect("no panic") = new) => {}
             _ = ended => {}
         }
     });
@@ -318,7 +318,7 @@ fn monitor_reports_existing_files_only_if_configured() {
     std::thread::sleep(SETTLE);
     let monitor = Monitor::start(vec![entry(&dir, "*")], NEVER);
     monitor.expect(&dir.join("old"));
-    monitor.orders.blocking_send(MonitorCommand::Rescan).expect("it runs");
+    monitor.commands.blocking_send(MonitorCommand::Rescan).expect("it runs");
     monitor.expect(&dir.join("old"));
 
     let monitor = Monitor::start(vec![WatchTarget { takes_existing: false, ..entry(&dir, "*") }], NEVER);
@@ -399,8 +399,8 @@ fn path_pattern_matches_directories_created_later() {
         symlink(&elsewhere, watched.join("customer3")).expect("linked");
         fs::write(elsewhere.join("orders/f.xml"), "content").expect("written");
         monitor.expect(&elsewhere.join("orders/f.xml"));
-        monitor.wait_condition(0, "three directories", |condition| {
-            matches!(condition, WatchState::Watching { directories: 3, .. })
+        monitor.wait_watch_state(0, "three directories", |watch_state| {
+            matches!(watch_state, WatchState::Watching { directories: 3, .. })
         });
     }
 }

@@ -41,8 +41,8 @@ impl Scanned {
     }
 
     /// The number of new files.
-    fn scan(&mut self, extent: ScanScope) -> usize {
-        self.scanner.scan(Vec::new(), extent).complete.count
+    fn scan(&mut self, scope: ScanScope) -> usize {
+        self.scanner.scan(Vec::new(), scope).complete.count
     }
 }
 
@@ -67,7 +67,7 @@ fn root_that_cannot_be_read_keeps_its_files() {
     assert_eq!(scanned.scan(ScanScope::Full), 1);
     scanned.link("in", "in");
     let found = scanned.scanner.scan(Vec::new(), ScanScope::Full);
-    assert!(matches!(found.condition, Some(WatchState::Failed { .. })), "{:?}", found.condition);
+    assert!(matches!(found.watch_state, Some(WatchState::Failed { .. })), "{:?}", found.watch_state);
     scanned.link("in", "real");
     scanned.write("real/other");
     assert_eq!(scanned.scan(ScanScope::Full), 1, "the other one");
