@@ -1,4 +1,4 @@
-//! A small translation for a first look: an EDIFACT order to a readable file. Bots calls its like a plugin, and it is applied as one.
+//! A small translation for a first look: an EDIFACT order to a readable file. It is a plugin, and is applied as one.
 
 use super::diff::{Plan, RowChange};
 use super::{Error, Plugin, Table, index};
@@ -51,7 +51,8 @@ pub fn removal(plugin: &Plugin, plan: &Plan, stored: &StoredConfiguration) -> Pl
     let mut removal = Plan::default();
     for (table, row) in &plugin.rows {
         let rows = stored.tables.get(table.model()).map(|found| &found.rows);
-        let same = |fields| key_of(*table, fields) == key_of(*table, row);
+        // An index leaves out the empty fields of a key, and so does the name.
+        let same = |fields| table.name_of(fields) == table.name_of(row);
         let found = rows.into_iter().flatten().filter(|current| same(&current.fields)).map(|current| RowChange {
             table: table.model().to_owned(),
             pk: current.pk.clone(),
@@ -70,11 +71,6 @@ pub fn removal(plugin: &Plugin, plan: &Plan, stored: &StoredConfiguration) -> Pl
         })
         .collect();
     removal
-}
-
-/// The filled fields of a key: an index leaves out the others.
-fn key_of(table: Table, row: &crate::bots::plugin_session::Fields) -> String {
-    table.name_of(row)
 }
 
 #[cfg(test)]

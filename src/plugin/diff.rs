@@ -157,7 +157,7 @@ impl Comparison<'_> {
         let mut changes = Vec::new();
         for (key, rows) in by_key {
             let mut found = current.remove(&key).unwrap_or_default();
-            // The rows that are there as they are to be come first: with several of one key no other is taken for them.
+            // Equal rows are paired first, so that no other row of the same key is paired with them.
             let (same, differing): (Vec<_>, Vec<_>) =
                 rows.into_iter().partition(|row| self.remove_equal(row, &mut found));
             drop(same);
@@ -202,7 +202,7 @@ impl Comparison<'_> {
         let local = to_local(self.table, &merged, self.botssys);
         let after = match existing {
             None => local,
-            // A path that stays is left as it stands in the row.
+            // An unchanged path keeps its form in the database.
             Some((row, fields)) => {
                 let mut after = row.fields.clone();
                 let changed = local.into_iter().filter(|(field, _)| merged.get(field) != fields.get(field));

@@ -35,14 +35,14 @@ pub fn read(text: &str) -> Result<Plugin, Error> {
             rows.push(row);
         }
     }
-    sort_rows(rows, JSON_INDEX)
+    plugin_from_rows(rows, JSON_INDEX)
 }
 
-/// Sorts the rows of an index by tables; returns the names of tables that are not configuration.
+/// Builds the rows of a plugin: completes old formats, sorts, and counts the rows of ignored tables.
 ///
 /// # Errors
 /// Rows without a type or without a field of their key.
-pub fn sort_rows(rows: Vec<Fields>, file: &str) -> Result<Plugin, Error> {
+pub fn plugin_from_rows(rows: Vec<Fields>, file: &str) -> Result<Plugin, Error> {
     let (mut sorted, mut ignored, mut faults): (Vec<(Table, Fields)>, BTreeMap<String, usize>, _) =
         (Vec::new(), BTreeMap::new(), Vec::new());
     let mut groups: BTreeMap<String, Vec<Value>> = BTreeMap::new();
@@ -158,7 +158,7 @@ mod tests {
             row(json!({ "plugintype": "partnergroup", "idpartner": "p", "idpartnergroup": "g" })),
             row(json!({ "plugintype": "ta", "idta": 1 })),
         ];
-        let Plugin { rows, ignored, .. } = sort_rows(rows, PYTHON_INDEX).expect("they are rows");
+        let Plugin { rows, ignored, .. } = plugin_from_rows(rows, PYTHON_INDEX).expect("they are rows");
         let tables: Vec<Table> = rows.iter().map(|(table, _)| *table).collect();
         assert_eq!(tables, [Table::CodeList, Table::Code, Table::Partner]);
         assert_eq!(rows[2].1["group"], json!(["g"]));
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn invalid_rows_are_rejected_with_their_numbers() {
         let rows = vec![row(json!({ "plugintype": "channel" })), row(json!({ "plugintype": "x" }))];
-        let faults = sort_rows(rows, PYTHON_INDEX).expect_err("they are wrong").to_string();
+        let faults = plugin_from_rows(rows, PYTHON_INDEX).expect_err("they are wrong").to_string();
         assert_eq!(
             faults,
             "botsindex.py: row 1: the channel has no idchannel\nbotsindex.py: row 2: there is no plugintype \"x\""

@@ -36,7 +36,7 @@ pub struct Status {
     pub checks: Vec<CheckStatus>,
     /// The services, in the order of their start.
     pub services: Vec<ServiceStatus>,
-    /// Whose engine runs, here or in another pod.
+    /// The running engine, here or in another pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineStatus>,
     /// The directory monitor, if it is bots-ctl's.

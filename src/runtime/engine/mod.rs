@@ -7,7 +7,7 @@ mod listings;
 mod preflight;
 mod result;
 mod run;
-mod run_metrics;
+pub(super) mod run_metrics;
 mod supervise;
 
 pub(crate) use run::run;

@@ -53,7 +53,7 @@ pub(super) async fn add_busy(settings: &DatabaseConfig, waited: Duration) {
 }
 
 /// Pod and process of this run, by which others that wait for it name it.
-pub(super) fn holder_name() -> String {
+pub(in crate::runtime) fn holder_name() -> String {
     let host = nix::unistd::gethostname().unwrap_or_default();
     format!("{} (process {})", escape_control(&host.to_string_lossy()), std::process::id())
 }

@@ -1,4 +1,4 @@
-//! `demo`: a translation that comes with bots-ctl, applied as any plugin is.
+//! `demo`: a translation that comes with bots-ctl, applied as any other plugin.
 
 use std::fs;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub(crate) struct AppliedDemo {
     pub output: PathBuf,
 }
 
-/// Applies the demo, and puts its order there; or removes it.
+/// Applies the demo and creates its sample order, or removes both.
 ///
 /// # Errors
 /// When something else has its names, and those of an apply.

@@ -1,4 +1,4 @@
-//! Completes or takes back a change of the configuration that was cut off.
+//! Completes or reverts an interrupted change of the configuration.
 
 use tracing::warn;
 

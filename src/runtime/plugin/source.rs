@@ -52,7 +52,7 @@ impl Source {
             blocking(move || Ok::<_, plugin::Error>((find_index(&path)?, read_files(&path)?))).await??;
         let read = match index {
             Index::Json(text) => index::read(&text)?,
-            Index::Python(file) => index::sort_rows(python.read_python_index(&file).await?, PYTHON_INDEX)?,
+            Index::Python(file) => index::plugin_from_rows(python.read_python_index(&file).await?, PYTHON_INDEX)?,
         };
         plugin.rows = read.rows;
         plugin.ignored.extend(read.ignored);

@@ -14,7 +14,7 @@ use crate::process::reaper::Reaper;
 
 use super::private::{PrivateEnvironment, describe_end};
 
-/// More files than a case contains.
+/// More files than fail in all cases together: the list has those of earlier cases too.
 const FILE_LIMIT: &str = "10000";
 
 /// A file as in `files --json`.
@@ -85,9 +85,9 @@ async fn run(environment: &PrivateEnvironment<'_>, case: &Case, failed: &mut usi
             outputs.insert(name.clone(), files);
         }
     }
-    let told = errors.into_iter().map(|file| {
+    let errors = errors.into_iter().map(|file| {
         let name = file.name.rsplit('/').next().unwrap_or_default().to_owned();
         format!("{name}: {}", file.error.lines().next().unwrap_or_default())
     });
-    Ok(RunOutput { outputs, errors: told.collect() })
+    Ok(RunOutput { outputs, errors: errors.collect() })
 }

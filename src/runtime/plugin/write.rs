@@ -17,20 +17,17 @@ use crate::exit::{Error, Kind};
 use crate::plugin::diff::{FileChange, Plan};
 use crate::runtime::bots_environment::blocking;
 use crate::runtime::engine::acquire::{self, RunAttempt};
+use crate::runtime::engine::run_metrics::holder_name;
 
 use super::recover::{recover, settle_pending};
 use super::target::{Target, warn_of_pending_change};
-
-/// The name of the lease holder, in addition to that of the machine.
-const HOLDER: &str = "plugin";
 
 /// Acquires the engine lease.
 ///
 /// # Errors
 /// If another engine still runs after `engine.lease_wait`.
 pub(super) async fn lease(config: &Config, target: &Target) -> Result<Box<Lease>, Error> {
-    let name =
-        nix::unistd::gethostname().map_or_else(|_| HOLDER.to_owned(), |host| format!("{HOLDER} on {}", host.display()));
+    let name = format!("plugin on {}", holder_name());
     match acquire::acquire(&target.database, config, &name).await? {
         RunAttempt::Acquired(acquired) => Ok(acquired.lease),
         RunAttempt::Busy(busy) => Err(Error::new(
