@@ -1,7 +1,7 @@
 //! A small translation for a first look: an EDIFACT order to a readable file. It is a plugin, and is applied as one.
 
 use super::diff::{Plan, RowChange};
-use super::{Error, Plugin, Table, index};
+use super::{Error, Plugin, index};
 use crate::bots::plugin_session::StoredConfiguration;
 
 /// The route.
@@ -54,7 +54,7 @@ pub fn removal(plugin: &Plugin, plan: &Plan, stored: &StoredConfiguration) -> Pl
         // An index leaves out the empty fields of a key, and so does the name.
         let same = |fields| table.name_of(fields) == table.name_of(row);
         let found = rows.into_iter().flatten().filter(|current| same(&current.fields)).map(|current| RowChange {
-            table: table.model().to_owned(),
+            table: *table,
             pk: current.pk.clone(),
             before: Some(current.fields.clone()),
             after: None,
@@ -76,6 +76,7 @@ pub fn removal(plugin: &Plugin, plan: &Plan, stored: &StoredConfiguration) -> Pl
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::Table;
 
     #[test]
     fn demo_parses_as_plugin() {

@@ -20,8 +20,7 @@ pub struct Plan {
 /// A row that is made, changed or removed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RowChange {
-    /// The name of Bots's model.
-    pub table: String,
+    pub table: Table,
     /// Null for a row that is made.
     pub pk: Value,
     pub before: Option<Fields>,
@@ -74,14 +73,13 @@ impl RowChange {
     /// The word for the row, and its name.
     #[must_use]
     pub fn name(&self) -> String {
-        let table = Table::of_model(&self.table);
         let row = self.after.as_ref().or(self.before.as_ref());
-        table.zip(row).map_or_else(String::new, |(table, row)| format!("{} {}", table.word(), table.name_of(row)))
+        row.map_or_else(String::new, |row| format!("{} {}", self.table.word(), self.table.name_of(row)))
     }
 
     fn as_write(&self) -> RowWrite<'_> {
         RowWrite {
-            table: &self.table,
+            table: self.table.model(),
             name: self.name(),
             pk: &self.pk,
             before: self.before.as_ref(),
@@ -211,7 +209,7 @@ impl Comparison<'_> {
             }
         };
         RowChange {
-            table: self.table.model().to_owned(),
+            table: self.table,
             pk: existing.map_or(Value::Null, |(row, _)| row.pk.clone()),
             before: existing.map(|(row, _)| row.fields.clone()),
             after: Some(after),
@@ -219,8 +217,7 @@ impl Comparison<'_> {
     }
 
     fn removal(&self, row: &StoredRow) -> RowChange {
-        let table = self.table.model().to_owned();
-        RowChange { table, pk: row.pk.clone(), before: Some(row.fields.clone()), after: None }
+        RowChange { table: self.table, pk: row.pk.clone(), before: Some(row.fields.clone()), after: None }
     }
 
     /// The row as it is to be: the fields of the plugin over those that are there, or over those of a new row.

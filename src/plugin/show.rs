@@ -2,7 +2,6 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Table;
 use super::diff::{FileChange, Plan, RowChange};
 use super::tables::is_secret;
 use crate::bots::plugin_session::Fields;
@@ -50,7 +49,9 @@ pub fn text(plan: &Plan) -> Vec<String> {
         lines.push(format!("{} {}", action.sign(), row.name()));
         if action == Action::Changed {
             let fields = changed_fields(row).into_iter();
-            lines.extend(fields.map(|(field, before, after)| format!("    {field}: {before} -> {after}")));
+            lines.extend(fields.map(|FieldChange { field, before, after }| {
+                format!("    {field}: {} -> {}", shown(before), shown(after))
+            }));
         }
     }
     lines.extend(plan.files.iter().map(|file| format!("{} file usersys/{}", file_action(file).sign(), file.path)));
@@ -87,14 +88,13 @@ pub fn json(plan: &Plan, is_applied: bool, ignored: &[String]) -> Value {
 }
 
 fn row_json(row: &RowChange) -> Value {
-    let fields: Map<String, Value> = changed_values(row)
+    let fields: Map<String, Value> = changed_fields(row)
         .into_iter()
-        .map(|(field, before, after)| (field, json!({ "before": before, "after": after })))
+        .map(|change| (change.field, json!({ "before": change.before, "after": change.after })))
         .collect();
-    let table = Table::of_model(&row.table);
-    let name = table.zip(row.after.as_ref().or(row.before.as_ref())).map(|(table, row)| table.name_of(row));
+    let name = row.after.as_ref().or(row.before.as_ref()).map(|fields| row.table.name_of(fields));
     json!({
-        "type": table.map(Table::word),
+        "type": row.table.word(),
         "name": name,
         "change": row_action(row).word(),
         "fields": fields,
@@ -109,32 +109,40 @@ fn file_action(file: &FileChange) -> Action {
     Action::of(file.before.as_ref(), file.after.as_ref())
 }
 
-fn changed_fields(row: &RowChange) -> Vec<(String, String, String)> {
-    let shown = |value: Value| match value {
+fn shown(value: Value) -> String {
+    match value {
         Value::Null => "none".to_owned(),
         Value::String(text) => format!("{text:?}"),
         value => value.to_string(),
-    };
-    changed_values(row).into_iter().map(|(field, before, after)| (field, shown(before), shown(after))).collect()
+    }
 }
 
-fn changed_values(row: &RowChange) -> Vec<(String, Value, Value)> {
-    let Some(table) = Table::of_model(&row.table) else { return Vec::new() };
+/// A field that changes, without secrets.
+struct FieldChange {
+    field: String,
+    before: Value,
+    after: Value,
+}
+
+fn changed_fields(row: &RowChange) -> Vec<FieldChange> {
     let empty = Fields::new();
     let (before, after) = (row.before.as_ref().unwrap_or(&empty), row.after.as_ref().unwrap_or(&empty));
     let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
     let differing = names.filter(|name| before.get(*name) != after.get(*name));
     let value = |fields: &Fields, name: &str| match fields.get(name) {
-        Some(value) if is_secret(table, name) && value != "" => json!("(hidden)"),
+        Some(value) if is_secret(row.table, name) && value != "" => json!("(hidden)"),
         Some(value) => value.clone(),
         None => Value::Null,
     };
-    differing.map(|name| (name.clone(), value(before, name), value(after, name))).collect()
+    let change =
+        |name: &String| FieldChange { field: name.clone(), before: value(before, name), after: value(after, name) };
+    differing.map(change).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::Table;
 
     fn channel(path: &str, secret: &str) -> Option<Fields> {
         let fields = [("idchannel", "in"), ("path", path), ("secret", secret)];
@@ -143,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_change_is_shown_without_secrets() {
-        let change = |before, after| RowChange { table: "channel".to_owned(), pk: json!("in"), before, after };
+        let change = |before, after| RowChange { table: Table::Channel, pk: json!("in"), before, after };
         let plan = Plan {
             rows: vec![
                 change(channel("a", "one"), channel("b", "two")),

@@ -1,11 +1,13 @@
 //! The tables of Bots's configuration: what identifies a row, and how messages name it.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::bots::plugin_session::Fields;
 
-/// A table of the configuration, in the order in which rows refer to each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A table of the configuration, in the order in which rows refer to each other. The journal has the name of Bots's model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "&'static str", try_from = "String")]
 pub enum Table {
     CodeList,
     Code,
@@ -15,6 +17,20 @@ pub enum Table {
     Translation,
     Route,
     Confirmation,
+}
+
+impl From<Table> for &'static str {
+    fn from(table: Table) -> Self {
+        table.model()
+    }
+}
+
+impl TryFrom<String> for Table {
+    type Error = String;
+
+    fn try_from(model: String) -> Result<Self, String> {
+        Self::of_model(&model).ok_or_else(|| format!("there is no table {model}"))
+    }
 }
 
 impl Table {
@@ -121,3 +137,19 @@ pub fn is_secret(table: Table, field: &str) -> bool {
 
 /// Fields of a channel with a path that may lead into botssys.
 pub const PATHS: [&str; 3] = ["path", "testpath", "archivepath"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn journal_names_tables_as_bots_does() {
+        for table in Table::ALL {
+            let text = serde_json::to_string(&table).expect("it has a name");
+            assert_eq!(text, format!("\"{}\"", table.model()));
+            assert_eq!(serde_json::from_str::<Table>(&text).expect("it is known"), table);
+        }
+        let fault = serde_json::from_str::<Table>("\"x\"").expect_err("it is unknown").to_string();
+        assert!(fault.starts_with("there is no table x"), "{fault}");
+    }
+}

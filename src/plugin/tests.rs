@@ -135,7 +135,7 @@ fn empty() -> StoredConfiguration {
 fn written(mut stored: StoredConfiguration, plan: &Plan) -> StoredConfiguration {
     let mut next = 1_000_000;
     for change in &plan.rows {
-        let rows = &mut stored.tables.get_mut(&change.table).expect("it is known").rows;
+        let rows = &mut stored.tables.get_mut(change.table.model()).expect("it is known").rows;
         match (&change.before, &change.after) {
             (Some(before), after) => {
                 let place = rows.iter().position(|row| row.pk == change.pk).expect("it is there");

@@ -40,10 +40,10 @@ pub(crate) async fn undo(
 
 /// The changes back, without those of rows that are as they were.
 fn reverted(changes: &[RowChange], stored: &StoredConfiguration) -> Vec<RowChange> {
-    let mut current: BTreeMap<&str, Vec<&StoredRow>> =
-        stored.tables.iter().map(|(model, table)| (model.as_str(), table.rows.iter().collect())).collect();
+    let rows = |table: Table| stored.tables.get(table.model()).map_or(Vec::new(), |found| found.rows.iter().collect());
+    let mut current: BTreeMap<Table, Vec<&StoredRow>> = Table::ALL.map(|table| (table, rows(table))).into();
     let mut take = |change: &RowChange, is_match: &dyn Fn(&StoredRow) -> bool| {
-        let rows = current.get_mut(change.table.as_str())?;
+        let rows = current.get_mut(&change.table)?;
         rows.iter().position(|row| is_match(row)).map(|position| rows.swap_remove(position))
     };
     // Each row is the result of one change. Those that are as their changes have left them are paired first.
@@ -53,7 +53,7 @@ fn reverted(changes: &[RowChange], stored: &StoredConfiguration) -> Vec<RowChang
         *found = found.or_else(|| take(change, &|row| is_row_of(change, row)));
     }
     let back = changes.iter().zip(found).map(|(change, found)| RowChange {
-        table: change.table.clone(),
+        table: change.table,
         pk: found.map_or(Value::Null, |row| row.pk.clone()),
         before: found.map(|row| row.fields.clone()),
         after: change.before.clone(),
@@ -70,10 +70,9 @@ fn left_by(change: &RowChange) -> Option<&Fields> {
 fn is_row_of(change: &RowChange, row: &StoredRow) -> bool {
     // The database may give the key of a removed row to another one.
     let has_same_pk = change.after.is_some() && !change.pk.is_null() && change.pk == row.pk;
-    let has_same_key = Table::of_model(&change.table).is_some_and(|table| {
-        table.has_unique_key() && left_by(change).is_some_and(|left| table.key_of(left) == table.key_of(&row.fields))
-    });
-    has_same_pk || has_same_key
+    let key = |fields| change.table.key_of(fields);
+    let has_same_key = || left_by(change).is_some_and(|left| key(left) == key(&row.fields));
+    has_same_pk || change.table.has_unique_key() && has_same_key()
 }
 
 #[cfg(test)]
@@ -107,7 +106,7 @@ mod tests {
             .iter()
             .map(|(pk, before, after)| {
                 let pk = pk.map_or(Value::Null, Value::from);
-                RowChange { table: table.model().to_owned(), pk, before: row(before), after: row(after) }
+                RowChange { table, pk, before: row(before), after: row(after) }
             })
             .collect();
         let now: Vec<_> = now.iter().map(|(pk, text)| (*pk, "a", *text)).collect();
