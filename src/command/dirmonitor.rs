@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use crate::cli::{self, Global};
 use crate::config::FlagOverride;
 use crate::exit::{Error, Outcome};
-use crate::model::ServiceName;
+use crate::model::{ServiceName, counted};
 use crate::telemetry::escape::escape_control;
 use crate::watch::scan::WatchState;
 
@@ -49,7 +49,8 @@ fn to_text(scanned: &ScannedTarget) -> String {
     let mut text = format!("{}\n", escape_control(&head));
     let _ = match found.watch_state.as_ref() {
         Some(WatchState::Watching { directories, backend, .. }) => {
-            writeln!(text, "  watched: {directories} directories, by {} ({})", backend.name(), backend.reason)
+            let noun = if *directories == 1 { "directory" } else { "directories" };
+            writeln!(text, "  watched: {directories} {noun}, by {} ({})", backend.name(), backend.reason)
         }
         Some(WatchState::Failed { reason, .. }) => writeln!(text, "  not watched: {}", escape_control(reason)),
         None => Ok(()),
@@ -58,17 +59,19 @@ fn to_text(scanned: &ScannedTarget) -> String {
         let example = example.to_string_lossy();
         let _ = writeln!(
             text,
-            "  starts the route now: {} files, such as {}",
-            found.complete.count,
+            "  starts the route now: {}, such as {}",
+            counted(found.complete.count, "file"),
             escape_control(&example)
         );
     }
-    if let Some((example, reason, _)) = &found.waiting.pending.oldest {
-        let (count, reason, example) = (found.waiting.pending.count, reason.as_str(), example.to_string_lossy());
-        let _ = writeln!(text, "  not complete yet: {count} files, such as {}: {reason}", escape_control(&example));
+    if let Some(oldest) = &found.waiting.pending.oldest {
+        let files = counted(found.waiting.pending.count, "file");
+        let (reason, example) = (oldest.unfinished.reason.as_str(), oldest.path.to_string_lossy());
+        let _ = writeln!(text, "  not complete yet: {files}, such as {}: {reason}", escape_control(&example));
     }
     if found.waiting.pending.held > 0 {
-        let _ = writeln!(text, "  starts the route when those are complete: {} files", found.waiting.pending.held);
+        let held = counted(found.waiting.pending.held, "file");
+        let _ = writeln!(text, "  starts the route when those are complete: {held}");
     }
     text
 }

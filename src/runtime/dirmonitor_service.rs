@@ -251,12 +251,12 @@ fn directory(report: &TargetStatus) -> WatchStatus {
 }
 
 fn unfinished(pending: &PendingFiles) -> Option<IncompleteFiles> {
-    let (example, reason, since) = pending.oldest.as_ref()?;
+    let oldest = pending.oldest.as_ref()?;
     Some(IncompleteFiles {
         count: pending.count,
-        example: example.to_string_lossy().into_owned(),
-        reason: reason.as_str().to_owned(),
-        since: *since,
+        example: oldest.path.to_string_lossy().into_owned(),
+        reason: oldest.unfinished.reason.as_str().to_owned(),
+        since: oldest.unfinished.since,
         held: pending.held,
         given_up: pending.given_up,
     })

@@ -303,7 +303,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorReport)> Monitor<'a, A, O> {
         };
         let WaitingFiles { check_at, given_up, pending } = found.waiting;
         self.counters.add(Happened::FileGivenUp, given_up.len() as u64);
-        given_up.iter().for_each(|(file, reason)| log_given_up(&target.watch_target, file, *reason));
+        given_up.iter().for_each(|file| log_given_up(&target.watch_target, file));
         self.has_changed |= target.unfinished != pending;
         target.unfinished = pending;
         if let CompleteFiles { count: files, example: Some(example) } = found.complete {
@@ -334,10 +334,10 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorReport)> Monitor<'a, A, O> {
     fn change(&mut self, id: TargetId, to: impl FnOnce(&ScheduledTarget) -> WatchState) {
         let count = self.targets.len();
         let Some(target) = self.targets.get_mut(&id) else { return };
-        let watch_state = Some(to(target));
-        if target.watch_state != watch_state {
-            log_change(&target.watch_target, target.watch_state.as_ref(), watch_state.as_ref(), count);
-            target.watch_state = watch_state;
+        let watch_state = to(target);
+        if target.watch_state.as_ref() != Some(&watch_state) {
+            log_change(&target.watch_target, target.watch_state.as_ref(), &watch_state, count);
+            target.watch_state = Some(watch_state);
             self.has_changed = true;
         }
     }

@@ -3,6 +3,7 @@
 //! Attributes that `stat(2)` gives may come from a cache, which NFS, SMB and FUSE keep for seconds. So a file that is judged is
 //! opened, and the kernel is asked for attributes that are not from there.
 
+use std::cell::OnceCell;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -35,20 +36,21 @@ pub struct DirectoryClock<'a> {
     clock: ClockSource,
     directory: &'a Path,
     stamps: Stamps,
-    known: Option<Option<StampClock>>,
+    /// Read at most once; `None` inside if the clock is unknown.
+    known: OnceCell<Option<StampClock>>,
 }
 
 impl ClockSource {
     /// For files of a directory.
     #[must_use]
     pub fn begin<'a>(self, directory: &'a Path, backend: &WatchBackend) -> DirectoryClock<'a> {
-        DirectoryClock { clock: self, directory, stamps: backend.stamps, known: None }
+        DirectoryClock { clock: self, directory, stamps: backend.stamps, known: OnceCell::new() }
     }
 }
 
 impl DirectoryClock<'_> {
-    fn now(&mut self) -> Option<StampClock> {
-        *self.known.get_or_insert_with(|| match (self.stamps, self.clock) {
+    fn now(&self) -> Option<StampClock> {
+        *self.known.get_or_init(|| match (self.stamps, self.clock) {
             (Stamps::Ours, _) => Some(StampClock { now: our_time(), error: Duration::ZERO }),
             (_, ClockSource::Local) => None,
             (stamps, ClockSource::Probed) => Some(match (probe(self.directory), stamps) {
@@ -65,7 +67,7 @@ pub fn observe(
     path: &Path,
     meta: &Metadata,
     backend: &WatchBackend,
-    clock: &mut DirectoryClock<'_>,
+    clock: &DirectoryClock<'_>,
     is_named_unfinished: bool,
 ) -> Observation {
     // Without the flag, a pipe that has taken the name of the file would be waited for.

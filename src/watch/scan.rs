@@ -294,7 +294,7 @@ impl TargetScanner {
         complete: &mut CompleteFiles,
     ) -> io::Result<()> {
         let (watch_target, rules, now) = (Arc::clone(&self.watch_target), self.rules, Instant::now());
-        let mut clock = self.clock.begin(real, &directory.backend);
+        let clock = self.clock.begin(real, &directory.backend);
         directory.files.begin_round();
         let scanned = self.scanned_files();
         let listed = list(real, |entry| {
@@ -319,7 +319,7 @@ impl TargetScanner {
                 return;
             }
             let is_unfinished = watch_target.is_channel && watch_target.is_unfinished(&name);
-            let sight = observe(&path, &meta, &directory.backend, &mut clock, is_unfinished);
+            let sight = observe(&path, &meta, &directory.backend, &clock, is_unfinished);
             count(complete, directory.files.observe(&name, &sight, now, rules), &path);
         });
         if listed.is_ok() {
@@ -343,9 +343,9 @@ impl TargetScanner {
                     }
                     Err(_) => continue,
                 };
-                let mut clock = self.clock.begin(parent, &directory.backend);
+                let clock = self.clock.begin(parent, &directory.backend);
                 let is_unfinished = target.is_channel && target.is_unfinished(&name);
-                let sight = observe(&path, &meta, &directory.backend, &mut clock, is_unfinished);
+                let sight = observe(&path, &meta, &directory.backend, &clock, is_unfinished);
                 count(complete, directory.files.observe(&name, &sight, now, self.rules), &path);
             }
         }

@@ -142,9 +142,16 @@ pub fn unchanged_for(stamp: &FileStamp, clock: Option<StampClock>) -> Duration {
 /// The files of one directory that match.
 #[derive(Debug, Default)]
 pub struct FileTracker {
-    /// Complete files that were reported, with the last round in which each was there.
-    reported: HashMap<OsString, (FileStamp, u32)>,
+    reported: HashMap<OsString, ReportedFile>,
     pending: HashMap<OsString, PendingFile>,
+    round: u32,
+}
+
+/// A complete file.
+#[derive(Debug, Clone, Copy)]
+struct ReportedFile {
+    stamp: FileStamp,
+    /// The last round in which the file was there.
     round: u32,
 }
 
@@ -182,7 +189,7 @@ impl FileTracker {
     pub fn end_round(&mut self) {
         let round = self.round;
         self.pending.retain(|_, pending| pending.round == round);
-        self.reported.retain(|_, reported| reported.1 == round);
+        self.reported.retain(|_, reported| reported.round == round);
         if self.reported.capacity() > 4 * self.reported.len().max(8) {
             self.reported.shrink_to_fit();
         }
@@ -200,7 +207,7 @@ impl FileTracker {
     /// The file cannot be observed now, and may still be there.
     pub fn keep(&mut self, name: &OsStr) {
         let round = self.round;
-        self.reported.get_mut(name).into_iter().for_each(|reported| reported.1 = round);
+        self.reported.get_mut(name).into_iter().for_each(|reported| reported.round = round);
         self.pending.get_mut(name).into_iter().for_each(|pending| pending.round = round);
     }
 
@@ -278,13 +285,13 @@ impl FileTracker {
     /// The stamp with which the file was reported, if it was.
     #[must_use]
     pub fn counted(&self, name: &OsStr) -> Option<FileStamp> {
-        self.reported.get(name).map(|(stamp, _)| *stamp)
+        self.reported.get(name).map(|reported| reported.stamp)
     }
 
     /// When the oldest of the files came, or was written last.
     #[must_use]
     pub fn oldest(&self) -> Option<i64> {
-        let reported = self.reported.values().map(|(stamp, _)| stamp.changed);
+        let reported = self.reported.values().map(|reported| reported.stamp.changed);
         reported.chain(self.pending.values().filter_map(|pending| Some(pending.stamp?.changed))).min()
     }
 
@@ -303,9 +310,10 @@ impl FileTracker {
 
     fn report(&mut self, name: &OsStr, stamp: FileStamp) {
         self.pending.remove(name);
+        let file = ReportedFile { stamp, round: self.round };
         match self.reported.get_mut(name) {
-            Some(reported) => *reported = (stamp, self.round),
-            None => drop(self.reported.insert(name.to_owned(), (stamp, self.round))),
+            Some(reported) => *reported = file,
+            None => drop(self.reported.insert(name.to_owned(), file)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The reports of the monitor: new files, and the state of each target.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use super::scan::WatchState;
 use super::stability::Reason;
 use super::target::WatchTarget;
-use super::unfinished::PendingFiles;
+use super::unfinished::{IncompleteFile, PendingFiles};
 
 /// With more entries than this the log does not name each that is well.
 const MAX_LISTED_FILES: usize = 50;
@@ -48,40 +48,33 @@ pub struct MonitorReport {
 }
 
 /// Logs a change once each way.
-pub(super) fn log_change(
-    watch_target: &WatchTarget,
-    before: Option<&WatchState>,
-    after: Option<&WatchState>,
-    entries: usize,
-) {
+pub(super) fn log_change(watch_target: &WatchTarget, before: Option<&WatchState>, after: &WatchState, entries: usize) {
     let (files, route) = (watch_target.files(), &watch_target.route);
     match (before, after) {
-        (Some(WatchState::Watching { backend: old, .. }), Some(WatchState::Watching { backend, .. }))
-            if old != backend =>
-        {
+        (Some(WatchState::Watching { backend: old, .. }), WatchState::Watching { backend, .. }) if old != backend => {
             info!("{files} for route {route}: now by {} ({})", backend.name(), backend.reason);
         }
-        (Some(WatchState::Watching { .. }), Some(WatchState::Watching { directories, .. })) => {
+        (Some(WatchState::Watching { .. }), WatchState::Watching { directories, .. }) => {
             debug!("{files} for route {route}: now {directories} directories");
         }
-        (None, Some(WatchState::Watching { backend, .. })) if entries > MAX_LISTED_FILES => {
+        (None, WatchState::Watching { backend, .. }) if entries > MAX_LISTED_FILES => {
             debug!("watching {files} for route {route}, by {} ({})", backend.name(), backend.reason);
         }
-        (before, Some(WatchState::Watching { directories, backend, .. })) => {
+        (before, WatchState::Watching { directories, backend, .. }) => {
             let again = if before.is_some() { " again" } else { "" };
             let targets = if *directories == 1 { String::new() } else { format!(", {directories} directories") };
             let (name, why) = (backend.name(), &backend.reason);
             info!("watching {files} for route {route}{again}, by {name} ({why}){targets}");
         }
-        (_, Some(WatchState::Failed { reason: why, .. })) => {
+        (_, WatchState::Failed { reason: why, .. }) => {
             warn!("cannot watch files for route {route} ({}): {why}; retrying", watch_target.origin);
         }
-        (_, None) => {}
     }
 }
 
 /// Logs that the route no longer waits for a file.
-pub(super) fn log_given_up(watch_target: &WatchTarget, file: &Path, reason: Reason) {
+pub(super) fn log_given_up(watch_target: &WatchTarget, file: &IncompleteFile) {
+    let (file, reason) = (&file.path, file.unfinished.reason);
     if reason == Reason::NotText {
         let (file, route) = (file.display(), &watch_target.route);
         warn!(%file, route, "ignoring file {file} for route {route}: {}", reason.as_str());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::stability::{FileTracker, IncompleteSince, Reason};
 
 /// A file that is not known to be complete.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncompleteFile {
     /// The file.
     pub path: PathBuf,
@@ -21,8 +21,8 @@ pub struct IncompleteFile {
 pub struct PendingFiles {
     /// How many.
     pub count: usize,
-    /// The file that was seen first, why it is not complete, and when it was seen.
-    pub oldest: Option<(PathBuf, Reason, Instant)>,
+    /// The file that was seen first.
+    pub oldest: Option<IncompleteFile>,
     /// The number of files that are no longer waited for.
     pub given_up: usize,
     /// Complete files that are held back by incomplete ones.
@@ -50,8 +50,8 @@ impl CompleteFiles {
 pub struct WaitingFiles {
     /// When the next file may be complete, or is no longer waited for.
     pub check_at: Option<Instant>,
-    /// Files that are no longer waited for from now on, each with the reason why it is incomplete.
-    pub given_up: Vec<(PathBuf, Reason)>,
+    /// Files that are no longer waited for from now on.
+    pub given_up: Vec<IncompleteFile>,
     /// The files that are not complete.
     pub pending: PendingFiles,
 }
@@ -70,20 +70,24 @@ pub(super) fn hold<'a>(
     for (directory, files) in directories {
         for (name, file) in files.pending() {
             pending.count += 1;
-            let Some(IncompleteSince { reason, until, since }) = file.unfinished else {
+            let Some(unfinished) = file.unfinished else {
                 is_held = true;
                 continue;
             };
+            let IncompleteSince { reason, until, since } = unfinished;
             let is_over = reason == Reason::NotText || since + limit <= now;
-            if is_over && !std::mem::replace(&mut file.is_given_up, true) {
-                given_up.push((directory.join(name), reason));
+            let is_new = is_over && !std::mem::replace(&mut file.is_given_up, true);
+            let is_awaited = !file.is_given_up;
+            let incomplete = || IncompleteFile { path: directory.join(name), unfinished, is_awaited };
+            if is_new {
+                given_up.push(incomplete());
             }
-            let end = (!file.is_given_up).then_some(since + limit);
+            let end = is_awaited.then_some(since + limit);
             *check_at = [*check_at, until, end].into_iter().flatten().min();
-            is_held |= !file.is_given_up;
-            pending.given_up += usize::from(file.is_given_up);
-            if pending.oldest.as_ref().is_none_or(|(.., oldest)| since < *oldest) {
-                pending.oldest = Some((directory.join(name), reason, since));
+            is_held |= is_awaited;
+            pending.given_up += usize::from(!is_awaited);
+            if pending.oldest.as_ref().is_none_or(|oldest| since < oldest.unfinished.since) {
+                pending.oldest = Some(incomplete());
             }
         }
     }

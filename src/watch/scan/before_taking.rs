@@ -29,12 +29,12 @@ impl TargetScanner {
         let (target, rules, clock) = (Arc::clone(&self.watch_target), self.rules, self.clock);
         let scanned = self.scanned_files();
         let directory = self.directory(&real)?;
-        let mut clock = clock.begin(&real, &directory.backend);
+        let clock = clock.begin(&real, &directory.backend);
         let judge = |name: &OsString| {
             scanned.fetch_add(1, Ordering::Relaxed);
             let path = real.join(name);
             let meta = (!target.is_lock(name)).then(|| file(&path).ok().flatten()).flatten()?;
-            let observation = observe(&path, &meta, &directory.backend, &mut clock, target.is_unfinished(name));
+            let observation = observe(&path, &meta, &directory.backend, &clock, target.is_unfinished(name));
             let now = Instant::now();
             let FileVerdict::Waiting(unfinished) =
                 directory.files.observe_before_taking(name, &observation, now, rules)

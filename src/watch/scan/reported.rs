@@ -59,8 +59,8 @@ impl TargetScanner {
         };
         match kind {
             EventKind::Closed | EventKind::RenamedIn => {
-                let mut clock = self.clock.begin(parent, &directory.backend);
-                let sight = observe(path, &meta, &directory.backend, &mut clock, false);
+                let clock = self.clock.begin(parent, &directory.backend);
+                let sight = observe(path, &meta, &directory.backend, &clock, false);
                 count(complete, directory.files.on_closed(name, &sight, now, rules), path);
             }
             // An earlier scan was faster than this event.
