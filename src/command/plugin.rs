@@ -7,11 +7,12 @@ use tracing::warn;
 
 use crate::cli::{self, ApplyPlugin, Global};
 use crate::exit::{Error, Kind, Outcome};
+use crate::model::counted;
 use crate::plugin::acceptance::CaseResult;
 use crate::plugin::diff::{Activation, DiffOptions, Plan};
 use crate::plugin::show;
 use crate::plugin::values::Values;
-use crate::runtime::plugin::{ApplyRequest, Change, ExportRequest, apply, export, test, undo};
+use crate::runtime::plugin::{ApplyRequest, Change, ExportCounts, ExportRequest, apply, export, test, undo};
 use crate::telemetry::escape::escape_control;
 
 use super::{run_one_shot, write_line};
@@ -62,8 +63,8 @@ fn options(flags: &ApplyPlugin) -> DiffOptions {
 
 fn run_export(global: &Global, request: &ExportRequest) -> Result<Outcome, Error> {
     run_one_shot(global, Vec::new(), &TaskTracker::new(), async |config, reaper| {
-        let (rows, files) = export(config, reaper, request).await?;
-        write_line(&format!("{}: {rows} rows, {files} files", request.target.display()));
+        let ExportCounts { rows, files } = export(config, reaper, request).await?;
+        write_line(&format!("{}: {}, {}", request.target.display(), counted(rows, "row"), counted(files, "file")));
         Ok(Outcome::Success)
     })
 }

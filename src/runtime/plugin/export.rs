@@ -21,8 +21,17 @@ pub(crate) struct ExportRequest {
     pub target: PathBuf,
 }
 
-/// The number of rows and files that an export has.
-pub(crate) async fn export(config: &Config, reaper: &Reaper, request: &ExportRequest) -> Result<(usize, usize), Error> {
+/// The numbers of rows and files that an export has.
+pub(crate) struct ExportCounts {
+    pub rows: usize,
+    pub files: usize,
+}
+
+/// Writes the configuration, or what some routes need of it.
+///
+/// # Errors
+/// If the environment cannot be read, has no such route, or is the target.
+pub(crate) async fn export(config: &Config, reaper: &Reaper, request: &ExportRequest) -> Result<ExportCounts, Error> {
     let mut environment = Target::open(config, reaper).await?;
     let usersys = request.target.join(directory::USERSYS);
     let own = &environment.django.directories.usersys;
@@ -38,7 +47,7 @@ pub(crate) async fn export(config: &Config, reaper: &Reaper, request: &ExportReq
     if !request.routes.is_empty() {
         select_routes(&mut plugin, &request.routes)?;
     }
-    let counts = (plugin.rows.len(), plugin.files.len());
+    let counts = ExportCounts { rows: plugin.rows.len(), files: plugin.files.len() };
     let version = environment.django.bots_version.clone();
     if request.target.extension().is_some_and(|extension| extension == "zip") {
         write_archive(config, &mut environment, plugin, version, &request.target).await?;

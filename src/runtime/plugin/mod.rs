@@ -17,6 +17,6 @@ mod write;
 pub(crate) use apply::{ApplyRequest, apply};
 pub(crate) use change::Change;
 pub(crate) use demo::apply_demo;
-pub(crate) use export::{ExportRequest, export};
+pub(crate) use export::{ExportCounts, ExportRequest, export};
 pub(crate) use test::test;
 pub(crate) use undo::undo;
