@@ -130,6 +130,10 @@ pub fn write(directory: &Path, plugin: &Plugin, bots_version: &str) -> Result<()
         plugin.files.iter().filter(|(path, content)| existing.get(*path) != Some(*content)).map(|(path, _)| path);
     let removed: Vec<&String> = existing.keys().filter(|path| !plugin.files.contains_key(*path)).collect();
     check_directories(&usersys, added.chain(removed.iter().copied()))?;
+    // The index comes first, so that an export can be repeated after an interruption.
+    atomic::make_dir(directory)?;
+    let index = index::write(&plugin.rows, bots_version);
+    atomic::write_atomically(&directory.join(JSON_INDEX), index.as_bytes(), FILE_MODE)?;
     for (path, content) in &plugin.files {
         let path = usersys.join(path);
         atomic::make_dir(path.parent().unwrap_or(&usersys))?;
@@ -138,9 +142,6 @@ pub fn write(directory: &Path, plugin: &Plugin, bots_version: &str) -> Result<()
     for path in removed {
         remove(&usersys, path)?;
     }
-    atomic::make_dir(directory)?;
-    let index = index::write(&plugin.rows, bots_version);
-    atomic::write_atomically(&directory.join(JSON_INDEX), index.as_bytes(), FILE_MODE)?;
     Ok(())
 }
 
@@ -226,6 +227,20 @@ mod tests {
         fs::remove_file(&link).expect("removed");
         symlink(place("outside.py"), &link).expect("linked");
         read_files(&place("repository/plugin")).expect_err("the link leads out of the repository");
+    }
+
+    #[test]
+    fn an_interrupted_export_can_be_repeated() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let place = directory.path().join("plugin");
+        let files = ["mappings/a.py", "mappings/b.py"].map(|path| (path.to_owned(), b"VALUE = 1\n".to_vec()));
+        let plugin = Plugin { files: files.into(), ..Plugin::default() };
+        let obstacle = place.join("usersys/mappings/b.py");
+        fs::create_dir_all(&obstacle).expect("made");
+        write(&place, &plugin, "4.0").expect_err("a directory is in the way");
+        assert!(place.join("usersys/mappings/a.py").exists());
+        fs::remove_dir(&obstacle).expect("removed");
+        write(&place, &plugin, "4.0").expect("it is the same export");
     }
 
     #[test]
