@@ -65,7 +65,7 @@ pub(super) async fn begin(
     }
     let settings = &target.database;
     let mut connection = connect_with_retry(settings, ConnectMode::ReadWrite, config.database.retry_window()).await?;
-    let base = with_timeout(settings, applied_plugin::last_change(&mut connection, settings)).await?;
+    let base = with_timeout(settings, applied_plugin::last_change(&mut connection)).await?;
     connection.close().await;
     Ok(Some(base))
 }
@@ -145,7 +145,7 @@ async fn write_rows(
         ended.cancel();
         written
     };
-    let (written, lost) = tokio::join!(writing, lease.renew(&ended, false));
+    let (written, lost) = tokio::join!(writing, lease.keep_renewed(&ended));
     if let Some(reason) = lost {
         warn!("lost the engine lease while the configuration was written: {reason}");
     }
