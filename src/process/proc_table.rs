@@ -71,6 +71,19 @@ pub fn is_program(pid: Pid, name: &str) -> bool {
     words.any(|word| word.rsplit(|byte| *byte == b'/').next() == Some(name.as_bytes()))
 }
 
+/// Whether a process runs the executable of this one, under any name.
+#[must_use]
+pub fn is_own_executable(pid: Pid) -> bool {
+    executable(pid).is_some_and(|name| Some(name) == executable(getpid()))
+}
+
+/// The name of its executable. The kernel marks a file that was replaced since the start.
+fn executable(pid: Pid) -> Option<String> {
+    let path = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    let name = path.file_name()?.to_string_lossy();
+    Some(name.strip_suffix(" (deleted)").unwrap_or(&name).to_owned())
+}
+
 /// Whether a process is stopped at this moment; the state known to the reaper may be older than the last SIGCONT.
 #[must_use]
 pub fn is_stopped(pid: Pid) -> bool {

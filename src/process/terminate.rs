@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::child::{signal_group, signal_process, stop_own_group};
-use super::proc_table::{self, Process, descendants};
+use super::proc_table::{self, Process, descendants, is_own_executable};
 use super::reaper::Reaper;
 use super::signals::{self, Signals, is_stop_signal};
 
@@ -42,6 +42,16 @@ pub fn terminate_leftovers(reaper: &Reaper, groups: &[Pid], all: bool, spared: &
             kept.insert(process.pid);
         } else if all || groups.contains(&process.group) {
             terminate(reaper, &process);
+        }
+    }
+}
+
+/// Records that each bots-ctl in `group` is about to get a stop signal: it would treat that of [`terminate_all`] as a
+/// request to hurry.
+pub fn record_stop_request(reaper: &Reaper, group: Pid) {
+    for process in descendants().unwrap_or_default() {
+        if process.group == group && is_own_executable(process.pid) {
+            let _ = reaper.is_first_request(process.pid);
         }
     }
 }
@@ -126,7 +136,7 @@ impl Termination<'_> {
     }
 
     /// Sends the signal once per process: first to all, later to processes re-parented since. Processes forked during
-    /// shutdown are left to their parent.
+    /// shutdown are left to their parent, and those below another bots-ctl to that: it lets an engine finish its run.
     fn terminate(&mut self, remaining: &[Process]) {
         let (us, first) = (getpid(), std::mem::take(&mut self.is_first));
         let mut below_requested = self.reaper.requested();
@@ -134,6 +144,9 @@ impl Termination<'_> {
             let is_below = below_requested.contains(&process.parent) && below_requested.insert(process.pid);
             if process.parent == us || first && !is_below {
                 terminate(self.reaper, process);
+                if is_own_executable(process.pid) {
+                    below_requested.insert(process.pid);
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::env::current_dir;
 use std::ffi::OsString;
 
 use nix::libc;
-use nix::unistd::{Pid, chdir, getpid};
+use nix::unistd::{Pid, chdir, getpgrp, getpid};
 use tracing::debug;
 
 use crate::bots::environment::Environment;
@@ -16,11 +16,11 @@ use crate::process::child::{
     Input, Output, ProcessGroup, ProcessSpec, set_parent_death_signal, signal_group, signal_process,
 };
 use crate::process::proc_table::is_stopped;
-use crate::process::reaper::Child;
+use crate::process::reaper::{Child, Reaper};
 use crate::process::signal_map::SignalMap;
-use crate::process::signals::{SignalInfo, is_suspend_signal};
+use crate::process::signals::{SignalInfo, is_stop_signal, is_suspend_signal};
 use crate::process::terminal::Terminal;
-use crate::process::terminate::terminate_all;
+use crate::process::terminate::{record_stop_request, terminate_all};
 
 use super::bots_environment::child_variables;
 use super::relay;
@@ -96,6 +96,7 @@ fn spec(session: &Session, options: &ExecOptions, command: Vec<OsString>) -> Pro
 /// A running program, and how signals reach it.
 struct ExecChild<'a> {
     child: Child,
+    reaper: &'a Reaper,
     terminal: Option<Terminal>,
     options: &'a ExecOptions,
 }
@@ -111,7 +112,7 @@ async fn follow(session: &mut Session, mut spec: ProcessSpec, options: &ExecOpti
         // The child took the foreground before its exec failed.
         terminal.take_foreground();
     }
-    let mut program = ExecChild { child: spawned?, terminal, options };
+    let mut program = ExecChild { child: spawned?, reaper, terminal, options };
     let exit = loop {
         tokio::select! {
             // A pid that was reaped may be another's: its end comes before any signal.
@@ -157,16 +158,27 @@ impl ExecChild<'_> {
         let Some(number) = self.options.rewrites.apply(received.number, usual) else { return };
         match &self.terminal {
             Some(terminal) if terminal.is_shared() => {
-                if !terminal.already_delivered(received, pid) {
+                if terminal.already_delivered(received, pid) {
+                    self.record_stop_request(received.number, getpgrp());
+                } else {
                     signal_process(pid, number);
                 }
             }
             _ if self.options.single_child => signal_process(pid, number),
-            _ => signal_group(pid, number),
+            _ => {
+                self.record_stop_request(number, pid);
+                signal_group(pid, number);
+            }
         }
         if suspends {
             // The caller sees that the program is stopped; the SIGCONT that continues bots-ctl is forwarded.
             signal_process(getpid(), libc::SIGSTOP);
+        }
+    }
+
+    fn record_stop_request(&self, number: i32, group: Pid) {
+        if is_stop_signal(number) {
+            record_stop_request(self.reaper, group);
         }
     }
 

@@ -9,8 +9,8 @@ use nix::unistd::Pid;
 
 use crate::support::bots::without_bots;
 use crate::support::demo_translation::Demo;
-use crate::support::process::web_process;
-use crate::support::sandbox::{Running, Sandbox, python, wait_until};
+use crate::support::process::{text, web_process};
+use crate::support::sandbox::{Running, Sandbox, binary, python, wait_until};
 use crate::support::web_server::{start, web_server};
 
 /// Logs in and starts the engine as the button in the UI does; on 4.x the answer comes when the engine has ended.
@@ -265,6 +265,30 @@ fn engine_finishes_run_after_repeated_stop_signals() {
     engine.signal(Signal::SIGTERM);
     engine.wait_code();
     assert!(engine.report().contains("finished") && !engine.report().contains("again"), "{}", engine.report());
+}
+
+/// The engine that a script has started finishes its run: the script ends at once, or later than two stop signals count as one.
+#[apply(test)]
+fn exec_lets_engine_finish_run_after_stop_of_script() {
+    let loop_of_runs = "while :; do bots-engine --new; sleep 300; done";
+    let slow_end = "trap 'sleep 2.5; exit 143' TERM; bots-engine --new & wait";
+    for (script, program) in [(loop_of_runs, "bots-engine"), (slow_end, "bots-engine"), (loop_of_runs, "bots-ctl engine")] {
+        let mut sandbox = Sandbox::prepared();
+        let run = "trap 'echo cut' TERM; echo working; while ! [ -e go ]; do sleep 0.1; done; echo finished";
+        sandbox.stand_in("bots-engine", &format!("#!/bin/sh\ncd \"$HOME\"; {run}\n"));
+        sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h").set("LOG_LEVEL", "info");
+        let script = script.replace("bots-engine", &program.replace("bots-ctl", &text(&binary())));
+        let mut running = sandbox.start(&["exec", "--", "sh", "-c", &script]);
+        let works = || running.report().contains("working").then_some(());
+        wait_until("the engine works", works, || running.report());
+        running.signal(Signal::SIGTERM);
+        running.wait_stderr("waiting up to 3600 s for");
+        fs::write(sandbox.home.path().join("go"), "").expect("written");
+        assert_eq!(running.wait_code(), 143, "{script}\n{}", running.report());
+        let report = running.report();
+        assert!(report.contains("finished") && !report.contains("cut"), "{script}\n{report}");
+        assert!(!report.contains("no longer waiting"), "{script}\n{report}");
+    }
 }
 
 #[apply(test)]
