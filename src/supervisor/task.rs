@@ -52,8 +52,9 @@ pub struct StopRequest {
 /// Messages to a process other than stop requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessMessage {
-    /// Forward this signal. Between two processes it is kept for the next one, until the first successful probe: before that,
-    /// the default action of most signals would terminate the process.
+    /// Forward this signal to the service's own process; its descendants, such as an engine, get none. Between two processes it
+    /// is kept for the next one, until the first successful probe: before that, the default action of most signals would
+    /// terminate the process. A service without a stop signal gets no other signal either.
     Forward(i32),
     /// The first probe of this process has succeeded.
     Alive(i32),
@@ -142,7 +143,7 @@ struct ServiceTask<'a> {
     port_wait: Option<Instant>,
     /// Signals for a process that does not exist or is not alive yet.
     pending_signals: Vec<i32>,
-    /// Whether a probe of the current process has succeeded.
+    /// Whether a probe of the current process has succeeded, or it has none.
     is_alive: bool,
     starts: u32,
     last_exit: Option<Exit>,
@@ -237,8 +238,10 @@ impl<'a> ServiceTask<'a> {
         let current = self.pid();
         let is_current = |pid| current == Some(Pid::from_raw(pid));
         match (message, current) {
-            (ProcessMessage::Forward(number), Some(pid)) if self.is_alive || !self.service.has_liveness_probe => {
-                signal_group(pid, number);
+            // No signal stops an engine in order, and most would end it.
+            (ProcessMessage::Forward(_), _) if self.plan.stop_signal.is_none() => None,
+            (ProcessMessage::Forward(number), Some(pid)) if self.is_alive => {
+                signal_process(pid, number);
                 None
             }
             (ProcessMessage::Forward(number), _) => {
@@ -321,6 +324,9 @@ impl<'a> ServiceTask<'a> {
         self.is_alive = false;
         self.groups.push(child.pid);
         self.child = Some(child);
+        if !self.service.has_liveness_probe {
+            self.deliver_held_signals();
+        }
         Ok(None)
     }
 
@@ -343,7 +349,7 @@ impl<'a> ServiceTask<'a> {
     fn deliver_held_signals(&mut self) {
         self.is_alive = true;
         if let Some(pid) = self.pid() {
-            self.pending_signals.drain(..).for_each(|number| signal_group(pid, number));
+            self.pending_signals.drain(..).for_each(|number| signal_process(pid, number));
         }
     }
 }

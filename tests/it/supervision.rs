@@ -166,6 +166,38 @@ fn signals_during_restart_delay_reach_next_process() {
 }
 
 #[apply(test)]
+fn forwarded_signal_reaches_process_of_service_alone() {
+    let sandbox = with_started("exec sleep 1001");
+    let mut web = sandbox.webserver();
+    let log = beside(&sandbox, "signals");
+    for arrived in 1..=2 {
+        web.signal(Signal::SIGUSR1);
+        wait_until("it has arrived", || (lines(&log) == arrived).then_some(()), || web.report());
+    }
+    let child = web.descendants().into_iter().find(|(_, command)| command.starts_with("sleep 1001"));
+    assert!(child.is_some(), "{}", web.report());
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+#[apply(test)]
+fn engine_receives_no_forwarded_signal() {
+    let mut sandbox = Sandbox::prepared();
+    let run = "echo working; while ! [ -e go ]; do sleep 0.1; done; echo finished";
+    sandbox.stand_in("bots-engine", &format!("#!/bin/sh\ncd \"$HOME\"; {run}\n"));
+    let mut engine = sandbox.start(&["engine"]);
+    let works = || engine.report().contains("working").then_some(());
+    wait_until("the engine works", works, || engine.report());
+    engine.signal(Signal::SIGUSR1);
+    engine.signal(Signal::SIGTERM);
+    // bots-ctl reads USR1 first, which has the lower number.
+    engine.wait_stderr("the engine finishes its run");
+    fs::write(sandbox.home.path().join("go"), "").expect("written");
+    engine.wait_code();
+    assert!(engine.report().contains("finished"), "{}", engine.report());
+}
+
+#[apply(test)]
 fn signal_during_init_db_reaches_service() {
     let sandbox = with_web_server();
     sandbox.run(&["init-db"]).expect_code(0);
