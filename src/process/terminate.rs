@@ -35,15 +35,37 @@ pub fn terminate_leftovers(reaper: &Reaper, groups: &[Pid], all: bool, spared: &
         return;
     }
     let all = all && !reaper.has_running_child();
+    leftovers(groups, all, spared).iter().for_each(|process| terminate(reaper, process));
+}
+
+/// Sends SIGKILL to the processes of [`terminate_leftovers`] in its `groups`.
+pub fn kill_leftovers(groups: &[Pid], spared: &str) {
+    let left = leftovers(groups, false, spared);
+    left.iter().for_each(|process| signal_process(process.pid, libc::SIGKILL));
+    if !left.is_empty() {
+        warn!("killed {}", format_list(left.iter()));
+    }
+}
+
+fn leftovers(groups: &[Pid], all: bool, spared: &str) -> Vec<Process> {
     let mut kept = HashSet::new();
     // Where the processes are not known, the spared ones are not either.
-    for process in descendants().unwrap_or_default() {
-        if kept.contains(&process.parent) || proc_table::is_program(process.pid, spared) {
+    let mut found = descendants().unwrap_or_default();
+    found.retain(|process| {
+        let is_kept = kept.contains(&process.parent) || proc_table::is_program(process.pid, spared);
+        if is_kept {
             kept.insert(process.pid);
-        } else if all || groups.contains(&process.group) {
-            terminate(reaper, &process);
         }
-    }
+        !is_kept && process.state != 'Z' && (all || groups.contains(&process.group))
+    });
+    found
+}
+
+/// The names of the processes in these groups, for the log; empty if they are not known.
+pub fn member_names(groups: &[Pid]) -> String {
+    let mut members = descendants().unwrap_or_default();
+    members.retain(|process| process.state != 'Z' && groups.contains(&process.group));
+    format_list(members.iter())
 }
 
 /// Records that each bots-ctl in `group` is about to get a stop signal: it would treat that of [`terminate_all`] as a

@@ -14,7 +14,8 @@
 //! (`KillingGroup`); before a restart they keep running next to the new process. Processes that survive SIGKILL, such as a zombie
 //! that its own parent does not reap, are not waited for. `Stopping` and `WaitingForGroup` share one deadline.
 //!
-//! A policy may let runs finish: then neither descendants nor a service without a stop signal are ever killed.
+//! A policy may let runs finish: then a service without a stop signal is never killed, nor are leftover processes of the program
+//! that the driver spares, and those below them. Other leftover processes have the stop timeout.
 
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub struct ServicePolicy {
     pub leftover_timeout: Duration,
     /// When it is started again.
     pub restart: RestartRules,
-    /// Whether descendants, and a service without a stop signal, have no time limit in a stop.
+    /// Whether runs, and a service without a stop signal, have no time limit in a stop.
     pub lets_runs_finish: bool,
 }
 
@@ -155,6 +156,8 @@ pub enum Action {
     KillProcess,
     /// Kill the whole group.
     KillGroup,
+    /// Kill leftover processes of the service that are no runs.
+    KillLeftovers,
     /// Start the timer; it replaces an earlier one.
     StartTimer(Duration),
     /// Start the timer for the rest of the stop timeout, which begins with the first of these actions.
@@ -209,7 +212,7 @@ impl Lifecycle {
             (_, Event::TimerElapsed) => self.timer_elapsed(plan),
             (_, Event::Exited(exit)) => self.exited(exit, plan),
             (Starting, Event::StartFailed) if self.failures >= plan.restart.limit => {
-                self.wait_for_group(Termination::NotStarted, plan)
+                self.wait_for_group(Termination::NotStarted)
             }
             (Starting, Event::PortTaken) => self.transition(Backoff, vec![Action::StartTimer(PORT_RETRY_INTERVAL)]),
             (Starting, Event::StartFailed) => Self { failures: self.failures + 1, ..self }.pause(plan),
@@ -243,7 +246,7 @@ impl Lifecycle {
                 self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
             }
             Killing(_) => self.transition(Killing(StopReason::Shutdown), Vec::new()),
-            WaitingForGroup(AfterExit::Restart) | Backoff => self.wait_for_group(Termination::Stopped, plan),
+            WaitingForGroup(AfterExit::Restart) | Backoff => self.wait_for_group(Termination::Stopped),
             WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
             KillingGroup(_) | Ended(_) => self.ignore(),
         }
@@ -271,7 +274,10 @@ impl Lifecycle {
                 self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
             }
             Stopping(_, goal) => self.transition(Killing(goal), vec![Action::KillProcess]),
-            WaitingForGroup(AfterExit::End(_)) if plan.lets_runs_finish => self.ignore(),
+            // The next timer is for processes that were being forked.
+            WaitingForGroup(AfterExit::End(_)) if plan.lets_runs_finish => {
+                self.transition(self.state, vec![Action::KillLeftovers, Action::StartTimer(GROUP_KILL_TIMEOUT)])
+            }
             WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
             WaitingForGroup(AfterExit::Restart) => self.pause(plan),
             KillingGroup(end) => self.transition(Ended(end), Vec::new()),
@@ -292,12 +298,12 @@ impl Lifecycle {
             Stopping(_, StopReason::Restart) | Killing(StopReason::Restart) => {
                 Self { failures: 0, ..self }.replace(plan)
             }
-            Draining => self.wait_for_group(Termination::Exited(exit), plan),
+            Draining => self.wait_for_group(Termination::Exited(exit)),
             Stopping(signal, StopReason::Shutdown) if is_clean_exit(exit, signal) => {
-                self.wait_for_group(Termination::Stopped, plan)
+                self.wait_for_group(Termination::Stopped)
             }
-            Stopping(_, StopReason::Shutdown) => self.wait_for_group(Termination::Exited(exit), plan),
-            Killing(StopReason::Shutdown) if plan.lets_runs_finish => self.wait_for_group(Termination::Killed, plan),
+            Stopping(_, StopReason::Shutdown) => self.wait_for_group(Termination::Exited(exit)),
+            Killing(StopReason::Shutdown) if plan.lets_runs_finish => self.wait_for_group(Termination::Killed),
             Killing(StopReason::Shutdown) => self.kill_group(Termination::Killed),
             WaitingForGroup(_) | KillingGroup(_) | Backoff | Ended(_) => self.ignore(),
         }
@@ -312,7 +318,7 @@ impl Lifecycle {
             RestartPolicy::Always => true,
         };
         if !wanted || self.failures >= plan.restart.limit {
-            return self.wait_for_group(Termination::Exited(exit), plan);
+            return self.wait_for_group(Termination::Exited(exit));
         }
         Self { failures: self.failures + 1, ..self }.replace(plan)
     }
@@ -321,9 +327,8 @@ impl Lifecycle {
         self.transition(WaitingForGroup(AfterExit::Restart), vec![Action::StartTimer(plan.leftover_timeout)])
     }
 
-    fn wait_for_group(self, end: Termination, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        let leftovers = (!plan.lets_runs_finish).then_some(Action::TerminateLeftovers);
-        let actions = leftovers.into_iter().chain([Action::StartStopTimer]).collect();
+    fn wait_for_group(self, end: Termination) -> (Self, Vec<Action>) {
+        let actions = vec![Action::TerminateLeftovers, Action::StartStopTimer];
         self.transition(WaitingForGroup(AfterExit::End(end)), actions)
     }
 

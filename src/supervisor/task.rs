@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::process::child::{ProcessSpec, SpawnError, group_exists, signal_group, signal_process};
 use crate::process::proc_table::{self, Process};
 use crate::process::reaper::{Child, Reaper};
-use crate::process::terminate::terminate_leftovers;
+use crate::process::terminate::{kill_leftovers, member_names, terminate_leftovers};
 use crate::telemetry::child_output::ServiceOutput;
 
 /// Interval of checks for killed groups: there is no event for a process that became a zombie of another parent.
@@ -273,6 +273,7 @@ impl<'a> ServiceTask<'a> {
             Action::Signal(number) => pid.into_iter().for_each(|pid| signal_process(pid, number)),
             Action::KillProcess => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
             Action::KillGroup => self.groups.iter().for_each(|group| signal_group(*group, SIGKILL)),
+            Action::KillLeftovers => kill_leftovers(&self.groups, self.service.spared),
             Action::TerminateLeftovers => {
                 terminate_leftovers(self.reaper, &self.groups, self.is_shutdown, self.service.spared);
             }
@@ -299,7 +300,7 @@ impl<'a> ServiceTask<'a> {
         let limit = self.control.deadline.map_or(self.plan.timeout, |at| at.saturating_duration_since(Instant::now()));
         transition.log(self.service.name, &self.plan);
         if transition.begins_wait_for_leftovers() && !self.groups_empty() {
-            transition.log_wait(self.service.name, &self.plan, limit);
+            transition.log_wait(self.service.name, &self.plan, limit, &member_names(&self.groups));
         }
     }
 

@@ -68,9 +68,10 @@ impl Transition {
         matches!(self.to.state, State::WaitingForGroup(AfterExit::End(_))) && !was_waiting
     }
 
-    /// Logs that wait.
-    pub fn log_wait(&self, name: &str, plan: &ServicePolicy, limit: Duration) {
-        info!(service = name, "waiting {} for leftover processes of {name} to exit", time_limit(plan, limit));
+    /// Logs that wait, with the names of the processes.
+    pub fn log_wait(&self, name: &str, plan: &ServicePolicy, limit: Duration, processes: &str) {
+        let (limit, runs) = (seconds(limit), if plan.lets_runs_finish { ", for runs without a limit," } else { "" });
+        info!(service = name, "waiting up to {limit}{runs} for leftover processes of {name} to exit: {processes}");
     }
 }
 
@@ -85,14 +86,8 @@ fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, plan: &ServiceP
             let timeout = seconds(plan.timeout);
             info!(service = name, "stopping {name} with {}; timeout {timeout}", signals::name(signal));
         }
-        None => info!(service = name, "waiting {} for {name} to exit", time_limit(plan, plan.timeout)),
-    }
-}
-
-fn time_limit(plan: &ServicePolicy, limit: Duration) -> String {
-    match plan.lets_runs_finish {
-        true => "without a limit".to_owned(),
-        false => format!("up to {}", seconds(limit)),
+        None if plan.lets_runs_finish => info!(service = name, "waiting without a limit for {name} to exit"),
+        None => info!(service = name, "waiting up to {} for {name} to exit", seconds(plan.timeout)),
     }
 }
 

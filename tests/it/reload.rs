@@ -7,6 +7,7 @@ use std::path::Path;
 
 use bots_ctl::bots::config_source::ConfigFiles;
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::bots::own_settings;
@@ -14,11 +15,12 @@ use crate::support::browser::Browser;
 use crate::support::mounted::{Mount, another_web_ui, status, wait_refused};
 use crate::support::needs::in_network_of;
 use crate::support::pods::System;
-use crate::support::process::web_process;
+use crate::support::process::{wait_descendant, web_process, write_program};
 use crate::support::queue::Queue;
 use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, Sandbox, bots_bin_dir, free_port, http, wait_until};
 use crate::support::users::in_mounts;
+use crate::support::web_server::{start, web_server};
 
 /// The bots.ini of a sandbox with other values.
 fn ini(sandbox: &Sandbox, changes: &[(&str, &str, &str)]) -> String {
@@ -119,6 +121,34 @@ fn web_ui_restarts_only_with_valid_changed_configuration() {
     }
     web.wait_stderr("is no longer mounted");
     assert_eq!(status(&web)["services"][0]["pid"], after["pid"]);
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
+/// A helper of a user script has the stop timeout, as in a stop; an engine has no limit.
+#[apply(test)]
+fn reload_ends_leftovers_except_engines() {
+    let helpers = "trap '' TERM; sleep 1001 & exec sleep 1002";
+    let run = "echo working; while ! [ -e go ]; do sleep 0.1; done; echo finished";
+    let mut sandbox = Sandbox::prepared();
+    let started = start(helpers) + &start("exec sleep 1003") + &start("exec ./bots-engine");
+    sandbox.stand_in("bots-webserver", &web_server(&started, ""));
+    write_program(&sandbox.root().join("bots-engine"), &format!("#!/bin/sh\ntrap 'echo cut' TERM\n{run}\n"), 0o755);
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
+    let mut web = sandbox.webserver();
+    let left = ["sleep 1001", "sleep 1002", "sleep 1003"].map(|command| wait_descendant(&web, command));
+    wait_until("the engine works", || web.report().contains("working").then_some(()), || web.report());
+    let before = status(&web)["services"][0].clone();
+    let mut reload = sandbox.start(&["reload"]);
+    web.wait_stderr("for runs without a limit, for leftover processes of webserver to exit: ");
+    let gone = |pid: &Pid| !Path::new(&format!("/proc/{pid}")).exists();
+    wait_until("the helpers have ended", || left.iter().all(gone).then_some(()), || web.report());
+    assert!(web.stderr().contains("killed sleep"), "{}", web.report());
+    fs::write(sandbox.root().join("go"), "").expect("written");
+    wait_renewed(&web, 0, &before);
+    assert_eq!(reload.wait_code(), 0, "{}", reload.report());
+    let report = web.report();
+    assert!(report.contains("finished") && !report.contains("cut"), "{report}");
     web.signal(Signal::SIGTERM);
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }

@@ -187,8 +187,9 @@ fn reload_waits_for_runs_until_stop_restores_limits() {
     assert_eq!((killing.state, actions), (Killing(StopReason::Shutdown), vec![Action::KillProcess]));
     let (left, _) = killing.step(Event::Exited(CODE), &plan);
     let only_waited_for = life(Stopping(None, StopReason::Shutdown), 0);
-    for waiting in [left, only_waited_for] {
-        assert_eq!(waiting.step(Event::TimerElapsed, &plan), (waiting, vec![]));
+    let kill_others = vec![Action::KillLeftovers, Action::StartTimer(GROUP_KILL_TIMEOUT)];
+    for (waiting, at_deadline) in [(left, kill_others), (only_waited_for, vec![])] {
+        assert_eq!(waiting.step(Event::TimerElapsed, &plan), (waiting, at_deadline));
         let (next, actions) = waiting.step(Event::PolicyChanged, &PLAN);
         assert_eq!((next, actions.last()), (waiting, Some(&Action::RestartStopTimer)));
         assert!(waiting.step(Event::TimerElapsed, &PLAN).1.contains(&Action::KillGroup));
