@@ -5,7 +5,8 @@
 //! as with a file at full speed. After a timeout, lines are dropped, and no sender waits again until the reader has
 //! caught up. Then one line reports the number of missing lines, at their position.
 //!
-//! The thread starts with the first line, sleeps while the queue is empty, and survives every write error.
+//! The thread starts with the first line, sleeps while the queue is empty, and survives every write error. If it cannot be
+//! started, the lines wait for the next attempt.
 
 use std::io::{self, Write};
 use std::sync::atomic::AtomicU64;
@@ -59,8 +60,10 @@ struct Shared {
 }
 
 struct State {
-    /// The thread to start; `None` after the start.
+    /// The part of the thread, until the thread takes it.
     writer: Option<WriterThread>,
+    /// Whether the thread was started.
+    has_thread: bool,
     /// Whole lines, one after the other.
     waiting: Vec<u8>,
     writing: bool,
@@ -85,7 +88,14 @@ impl LineWriter {
     /// A queue in front of `target`.
     pub fn spawn(target: impl Write + Send + 'static, flush_delay: Duration, notice: DropNotice) -> (Self, FlushGuard) {
         let writer = WriterThread { target: Box::new(target), notice, lost: 0, torn: false };
-        let state = State { writer: Some(writer), waiting: Vec::new(), writing: false, dropped: 0, dropping: false };
+        let state = State {
+            writer: Some(writer),
+            has_thread: false,
+            waiting: Vec::new(),
+            writing: false,
+            dropped: 0,
+            dropping: false,
+        };
         let (changed, room) = (Condvar::new(), Notify::new());
         let queue = Self(Arc::new(Shared {
             dropped: AtomicU64::new(0),
@@ -116,23 +126,25 @@ impl LineWriter {
 
     /// Queues complete lines with their newlines, unless the queue is full.
     pub fn push(&self, lines: &[u8]) {
+        self.push_with(lines, Self::start);
+    }
+
+    /// As [`Self::push`]; `start` starts the thread if there is none.
+    fn push_with(&self, lines: &[u8], start: impl FnOnce(&Self) -> io::Result<()>) {
         if lines.is_empty() {
             return;
         }
         let mut state = self.lock();
+        if !state.has_thread {
+            // At the process limit no thread can be started; the next line tries again.
+            state.has_thread = start(self).is_ok();
+        }
         if !state.has_capacity(lines.len()) {
             state.dropped += self.drop_lines(count(lines));
             state.dropping = true;
             return;
         }
         state.waiting.extend_from_slice(lines);
-        if let Some(writer) = state.writer.take()
-            && self.start(writer).is_err()
-        {
-            // Without a thread, lines are dropped, as for an absent reader.
-            self.drop_lines(count(&state.waiting));
-            state.waiting = Vec::new();
-        }
         self.0.changed.notify_all();
     }
 
@@ -158,10 +170,11 @@ impl LineWriter {
     }
 
     /// Signals are handled by the runtime's threads, so the new thread starts with all of them blocked.
-    fn start(&self, mut writer: WriterThread) -> io::Result<()> {
+    fn start(&self) -> io::Result<()> {
         let queue = self.clone();
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         let started = std::thread::Builder::new().name("log".into()).spawn(move || {
+            let Some(mut writer) = queue.lock().writer.take() else { return };
             let mut lines = Vec::new();
             loop {
                 queue.wait_for_batch(&mut lines, writer.notice);
@@ -267,8 +280,12 @@ impl Write for LineWriter {
 
 impl Drop for FlushGuard {
     fn drop(&mut self) {
-        let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
-        let _ = self.0.0.changed.wait_timeout_while(self.0.lock(), FLUSH_TIMEOUT, busy);
+        let mut state = self.0.lock();
+        if !state.has_thread && !state.waiting.is_empty() {
+            state.has_thread = self.0.start().is_ok();
+        }
+        let busy = |state: &mut State| state.has_thread && (state.writing || !state.waiting.is_empty());
+        let _ = self.0.0.changed.wait_timeout_while(state, FLUSH_TIMEOUT, busy);
     }
 }
 

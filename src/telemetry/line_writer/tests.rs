@@ -106,7 +106,16 @@ fn flush_waits_for_queued_lines() {
 fn writer_thread_starts_only_with_first_line() {
     let (queue, flush, _reader) = queue();
     drop(flush);
-    assert!(queue.lock().writer.is_some());
+    assert!(!queue.lock().has_thread);
+}
+
+#[test]
+fn lines_wait_for_thread_that_could_not_be_started() {
+    let (queue, _flush, reader) = queue();
+    queue.push_with(b"first\n", |_| Err(io::ErrorKind::WouldBlock.into()));
+    queue.push(b"second\n");
+    assert_eq!(reader.read(), b"first\nsecond\n");
+    assert_eq!(queue.dropped(), 0);
 }
 
 #[test]
