@@ -124,7 +124,7 @@ impl LineWriter {
         count
     }
 
-    /// Queues complete lines with their newlines, unless the queue is full.
+    /// Queues lines with their newlines, unless the queue is full. The last one may be a part without a newline.
     pub fn push(&self, lines: &[u8]) {
         self.push_with(lines, Self::start);
     }
@@ -263,8 +263,10 @@ impl WriterThread {
     }
 }
 
+/// The number of lines, of which the last may be incomplete.
 fn count(lines: &[u8]) -> u64 {
-    memchr::memchr_iter(b'\n', lines).count() as u64
+    let is_cut = lines.last().is_some_and(|byte| *byte != b'\n');
+    memchr::memchr_iter(b'\n', lines).count() as u64 + u64::from(is_cut)
 }
 
 impl Write for LineWriter {

@@ -180,3 +180,15 @@ async fn waiting_send_succeeds_once_buffer_has_room() {
     reader.read();
     assert_eq!(reader.read(), b"waits\n");
 }
+
+#[test]
+fn dropped_part_of_line_is_counted_and_reported() {
+    let (queue, _flush, reader) = queue();
+    queue.push(b"first\n");
+    wait_taken(&queue);
+    push_quarters(&queue, 4);
+    queue.push(b"whole\na part of raw output");
+    assert_eq!(queue.dropped(), 2);
+    reader.read();
+    assert!(reader.read().ends_with(b"x\nlost 2\n"));
+}
