@@ -3,10 +3,11 @@
 pub mod line_splitter;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use line_splitter::LineSplitter;
 
 use crate::process::reaper::Child;
 use crate::telemetry::child_output::{RecordWriter, ServiceOutput, Stream};
+use crate::telemetry::line_writer::FILE_SEND_TIMEOUT;
 
 /// Requested pipe size, four times the default; best effort, see fs.pipe-max-size.
 const PIPE_SIZE: i32 = 256 * 1024;
@@ -24,13 +26,14 @@ const PIPE_SIZE: i32 = 256 * 1024;
 /// Buffers are freed after this time without output.
 const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the last lines of a process that has ended may take to be read from its pipes, and to be written.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum time for the last lines of a process that has ended to be read from its pipes and queued: longer than the queue
+/// may delay them.
+const DRAIN_TIMEOUT: Duration = FILE_SEND_TIMEOUT.saturating_add(Duration::from_secs(1));
 
-/// The tasks that read the output of a process.
+/// The tasks that read the output of a process, or of several, one after the other.
 #[derive(Default)]
 pub struct OutputPumps {
-    /// Holds a token for each pipe that may have lines of the process.
+    /// Holds a token for each pipe that may have lines of the processes.
     unread: TaskTracker,
     has_ended: CancellationToken,
 }
@@ -38,16 +41,21 @@ pub struct OutputPumps {
 /// Reads the output of a child, in separate tasks, until its pipes are closed.
 pub fn pump_child(child: &mut Child, sink: &ServiceOutput) -> OutputPumps {
     let pumps = OutputPumps::default();
-    for (pipe, stream) in [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)] {
-        if let Some(pipe) = pipe {
-            tokio::spawn(pump(pipe, stream, sink.clone(), &pumps));
-        }
-    }
+    pumps.add_child(child, sink);
     pumps
 }
 
 impl OutputPumps {
-    /// Waits for the last lines of the process, which has exited. Its descendants may hold the pipes open, and are read
+    /// As [`pump_child`], for another child.
+    pub fn add_child(&self, child: &mut Child, sink: &ServiceOutput) {
+        for (pipe, stream) in [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)] {
+            if let Some(pipe) = pipe {
+                tokio::spawn(pump(pipe, stream, sink.clone(), self));
+            }
+        }
+    }
+
+    /// Waits for the last lines of the processes, which have exited. Their descendants may hold the pipes open, and are read
     /// further.
     pub async fn drain(&self) {
         self.has_ended.cancel();
@@ -76,13 +84,18 @@ pub fn pump(
     }
 }
 
+/// Whether the kernel has something to read, or the end.
+fn is_readable(pipe: &Receiver) -> bool {
+    poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// One stream of a service on its way.
 struct OutputPump {
     source: Receiver,
     raw: bool,
     lines: LineSplitter,
     records: RecordWriter,
-    /// Dropped when the process has ended and its pipe is empty.
+    /// Dropped when the processes have ended and the pipe is empty.
     unread: Option<TaskTrackerToken>,
     has_ended: CancellationToken,
 }
@@ -98,8 +111,12 @@ impl OutputPump {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.unread.is_some() && self.has_ended.is_cancelled() {
-                        self.records.flush();
-                        self.records.send().await;
+                        if is_readable(&self.source) {
+                            // The runtime has learnt of the exit before it asked for the state of the pipe.
+                            tokio::task::yield_now().await;
+                            continue;
+                        }
+                        self.flush().await;
                         self.unread = None;
                     }
                     if self.wait().await.is_err() {
@@ -109,7 +126,7 @@ impl OutputPump {
                 Ok(0) | Err(_) => break,
             }
         }
-        self.finish().await;
+        self.flush().await;
     }
 
     async fn forward(&mut self) {
@@ -128,10 +145,11 @@ impl OutputPump {
         self.records.send().await;
     }
 
-    /// The last line is forwarded even without a newline.
-    async fn finish(mut self) {
+    /// Forwards all lines, the last one even without a newline.
+    async fn flush(&mut self) {
         if self.raw {
             self.records.bytes(self.lines.remainder());
+            self.lines.compact();
         } else {
             self.lines.finish();
             self.forward().await;

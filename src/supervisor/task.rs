@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::output::{OutputPumps, pump_child};
+use super::output::OutputPumps;
 use super::state::{Action, Event, Lifecycle, ServicePolicy, State, Termination};
 use super::transition::{Transition, seconds};
 use crate::exit::Exit;
@@ -136,7 +136,7 @@ struct ServiceTask<'a> {
     child: Option<Child>,
     /// Groups of this and of earlier processes that may still have members.
     groups: Vec<Pid>,
-    /// The reader of the current process's output.
+    /// The readers of the output of this and of earlier processes.
     output: OutputPumps,
     timer: Option<Instant>,
     /// The time since which the next start waits for the port.
@@ -320,7 +320,7 @@ impl<'a> ServiceTask<'a> {
             }
             Err(error) => return Err(error),
         };
-        self.output = pump_child(&mut child, &self.service.lines.for_process());
+        self.output.add_child(&mut child, &self.service.lines.for_process());
         self.starts += 1;
         self.is_alive = false;
         self.groups.push(child.pid);

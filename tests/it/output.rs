@@ -6,11 +6,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bots_ctl::config::{ChildOutput, LogLevel};
 use bots_ctl::supervisor::output::{OutputPumps, pump};
 use bots_ctl::telemetry::child_output::{ServiceOutput, Stream};
 use bots_ctl::telemetry::line_writer::{FILE_SEND_TIMEOUT, LineWriter};
+use bots_ctl::telemetry::tail::OutputTail;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -427,6 +429,66 @@ fn held_output_pipe_does_not_delay_end_of_service() {
         let begin = tokio::time::Instant::now();
         pumps.drain().await;
         assert_eq!(begin.elapsed(), std::time::Duration::ZERO);
+    });
+}
+
+#[apply(test)]
+fn unterminated_last_lines_are_logged_although_descendants_hold_pipes() {
+    for shape in [ChildOutput::Json, ChildOutput::Text, ChildOutput::Raw] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let (lines, _flush) = LineWriter::spawn(std::io::sink(), FILE_SEND_TIMEOUT, |_| String::new());
+            let output = ServiceOutput::new(lines.clone(), lines, shape, LogLevel::Info);
+            let pumps = OutputPumps::default();
+            let processes = ["of the first process", "of the second process"].map(|text| {
+                let (reader, mut holder) = std::io::pipe().expect("a pipe");
+                holder.write_all(text.as_bytes()).expect("written");
+                let tail = OutputTail::default();
+                let output = output.for_job(1, "run", tail.clone());
+                tokio::spawn(pump(reader.into(), Stream::Stdout, output, &pumps));
+                (text, tail, holder)
+            });
+            pumps.drain().await;
+            for (text, tail, _holder) in processes {
+                assert_eq!(tail.text(), text, "{shape:?}");
+            }
+        });
+    }
+}
+
+/// A reader that reports the first write, and blocks until the sender of its channel is gone.
+struct BlockedReader(Sender<()>, Receiver<()>);
+
+impl Write for BlockedReader {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = (self.0.send(()), self.1.recv());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[apply(test)]
+fn drain_outlasts_delay_by_full_queue() {
+    let ((sender, begun), (release, released)) = (channel(), channel());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("built");
+    runtime.block_on(async {
+        let (lines, _flush) =
+            LineWriter::spawn(BlockedReader(sender, released), FILE_SEND_TIMEOUT, |_| String::new());
+        lines.push(b"first\n");
+        begun.recv().expect("it writes");
+        // Longer than the queue, which accepts a line of any length while it is empty.
+        lines.push(&[vec![b'x'; 2 * 1024 * 1024], b"\n".to_vec()].concat());
+        let output = ServiceOutput::new(lines.clone(), lines.clone(), ChildOutput::Json, LogLevel::Info);
+        let (reader, mut holder) = std::io::pipe().expect("a pipe");
+        holder.write_all(b"the last line\n").expect("written");
+        let pumps = OutputPumps::default();
+        tokio::spawn(pump(reader.into(), Stream::Stdout, output, &pumps));
+        pumps.drain().await;
+        assert_eq!(lines.dropped(), 1, "the last line was queued, or counted as dropped");
+        drop(release);
     });
 }
 
