@@ -189,20 +189,23 @@ impl<'a> ServiceTask<'a> {
         let is_killing = matches!(state, State::KillingGroup(_));
         let sweeping = is_killing || matches!(state, State::WaitingForGroup(_));
         loop {
-            // A reaped process triggers a check of the groups, but does not prove that they are empty.
-            if sweeping && self.groups_empty() || is_killing && self.only_zombies_left() {
+            // In every state, since the ID of an empty group may be reused. A reaped process does not prove that a group is empty.
+            self.prune_groups();
+            if sweeping && self.groups.is_empty() || is_killing && self.only_zombies_left() {
                 return Event::GroupEmpty;
             }
             let timer = self.timer;
             let event = tokio::select! {
+                // The number of a process that was reaped may be reused: its end comes before anything that would send a signal.
+                biased;
                 exit = exited(&mut self.child) => Some(self.on_exit(exit)),
+                _ = self.reaped.changed() => None,
                 Some(request) = self.control.stop.recv() => Some(self.on_stop(request)),
                 Some(message) = self.control.messages.recv() => self.on_message(message),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     self.timer = None;
                     Some(Event::TimerElapsed)
                 }
-                _ = self.reaped.changed(), if sweeping => None,
                 () = sleep(KILL_CHECK_INTERVAL), if is_killing => None,
             };
             if let Some(event) = event {
@@ -260,9 +263,8 @@ impl<'a> ServiceTask<'a> {
         proc_table::list().is_some_and(|all| !all.iter().any(is_alive))
     }
 
-    fn groups_empty(&mut self) -> bool {
+    fn prune_groups(&mut self) {
         self.groups.retain(|group| group_exists(*group));
-        self.groups.is_empty()
     }
 
     /// Executes the action; returns an event that follows immediately.
@@ -272,7 +274,10 @@ impl<'a> ServiceTask<'a> {
             Action::Start => return self.start(),
             Action::Signal(number) => pid.into_iter().for_each(|pid| signal_process(pid, number)),
             Action::KillProcess => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
-            Action::KillGroup => self.groups.iter().for_each(|group| signal_group(*group, SIGKILL)),
+            Action::KillGroup => {
+                self.prune_groups();
+                self.groups.iter().for_each(|group| signal_group(*group, SIGKILL));
+            }
             Action::KillLeftovers => kill_leftovers(&self.groups, self.service.spared),
             Action::TerminateLeftovers => {
                 terminate_leftovers(self.reaper, &self.groups, self.is_shutdown, self.service.spared);
@@ -299,14 +304,14 @@ impl<'a> ServiceTask<'a> {
     fn log_transition(&mut self, transition: &Transition) {
         let limit = self.control.deadline.map_or(self.plan.timeout, |at| at.saturating_duration_since(Instant::now()));
         transition.log(self.service.name, &self.plan);
-        if transition.begins_wait_for_leftovers() && !self.groups_empty() {
+        self.prune_groups();
+        if transition.begins_wait_for_leftovers() && !self.groups.is_empty() {
             transition.log_wait(self.service.name, &self.plan, limit, &member_names(&self.groups));
         }
     }
 
     fn start(&mut self) -> Result<Option<Event>, SpawnError> {
-        // The ID of an empty group may be reused.
-        self.groups.retain(|group| group_exists(*group));
+        self.prune_groups();
         if self.has_to_wait_for_port() {
             return Ok(Some(Event::PortTaken));
         }
