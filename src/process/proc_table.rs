@@ -35,6 +35,8 @@ pub struct Process {
     pub ticks: u64,
     /// Its pages in memory.
     pub pages: u64,
+    /// When it started, in ticks of the clock: another process with the same number has another time.
+    pub started: u64,
 }
 
 /// All processes; `None` if `/proc` is missing, or belongs to another PID namespace.
@@ -140,12 +142,13 @@ fn parse(pid: Pid, stat: &str) -> Option<Process> {
     let state = words.next()?.chars().next()?;
     let mut number = || Some(Pid::from_raw(words.next()?.parse().ok()?));
     let (parent, group, session) = (number()?, number()?, number()?);
-    // From the seventh field on: after seven others, two times of the process and of its children; after eight more,
-    // its pages.
+    // From the seventh field on: after seven others, two times of the process and of its children; after four more, the
+    // time of its start; after another, its pages.
     let rest: Vec<u64> = words.map(|word| word.parse().unwrap_or_default()).collect();
     let ticks = rest.get(7..11).map_or(0, |times| times.iter().sum());
     let pages = rest.get(17).copied().unwrap_or_default();
-    Some(Process { pid, parent, group, session, state, name: name.to_owned(), ticks, pages })
+    let started = rest.get(15).copied().unwrap_or_default();
+    Some(Process { pid, parent, group, session, state, name: name.to_owned(), ticks, pages, started })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The only waiter: starts children, reaps them and every orphan, and publishes the status of each child.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::sync::watch;
 
 use super::child::{self, ProcessSpec, SpawnError};
+use super::proc_table::Process;
 use super::{Exit, Status, signals};
 
 /// Batch size, after which other tasks get their turn: thousands of processes may exit together, and a signal or a
@@ -28,8 +29,9 @@ pub struct Reaper {
     reaped: Arc<watch::Sender<u64>>,
     /// Whether the log warns of each orphan.
     warns: Arc<AtomicBool>,
-    /// Descendants that were sent a stop signal: they would treat a second one as a request to hurry.
-    requested: Arc<Mutex<HashSet<Pid>>>,
+    /// Descendants that were sent a stop signal, with the time of their start: they would treat a second one as a request to
+    /// hurry. Those that their own parents reap stay here until their number is reused.
+    requested: Arc<Mutex<HashMap<Pid, u64>>>,
 }
 
 /// A started child. Dropping it does not affect the process.
@@ -113,16 +115,19 @@ impl Reaper {
         !self.lock().is_empty()
     }
 
-    /// Whether this is the first stop signal for this process.
-    #[must_use]
-    pub fn is_first_request(&self, pid: Pid) -> bool {
-        self.requested.lock().unwrap_or_else(PoisonError::into_inner).insert(pid)
+    /// Records a stop signal to this process; whether it is the first one.
+    pub fn record_request(&self, process: &Process) -> bool {
+        self.requested().insert(process.pid, process.started) != Some(process.started)
     }
 
-    /// The processes that were sent a stop signal and may still be running.
+    /// Whether this process was sent a stop signal.
     #[must_use]
-    pub fn requested(&self) -> HashSet<Pid> {
-        self.requested.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn was_requested(&self, process: &Process) -> bool {
+        self.requested().get(&process.pid) == Some(&process.started)
+    }
+
+    fn requested(&self) -> MutexGuard<'_, HashMap<Pid, u64>> {
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A receiver that changes whenever processes have been reaped.
@@ -152,7 +157,7 @@ impl Reaper {
             }
             if matches!(status, Status::Exited(_)) {
                 table.remove(&pid);
-                self.requested.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+                self.requested().remove(&pid);
                 ended += 1;
             }
         }
@@ -191,5 +196,23 @@ impl Child {
     pub async fn changed(&mut self) -> Status {
         let _ = self.status.changed().await;
         *self.status.borrow_and_update()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proc_table;
+    use super::*;
+
+    #[test]
+    fn stop_request_is_not_that_of_earlier_process_with_same_number() {
+        let (reaped, table) = (Arc::new(watch::Sender::new(0)), Arc::default());
+        let reaper = Reaper { table, reaped, warns: Arc::default(), requested: Arc::default() };
+        let earlier = proc_table::read(nix::unistd::getpid()).expect("it runs");
+        assert!(earlier.started > 0);
+        let later = Process { started: earlier.started + 1, ..earlier.clone() };
+        assert!(reaper.record_request(&earlier) && !reaper.record_request(&earlier));
+        assert!(reaper.was_requested(&earlier) && !reaper.was_requested(&later));
+        assert!(reaper.record_request(&later));
     }
 }

@@ -73,15 +73,21 @@ pub fn member_names(groups: &[Pid]) -> String {
 pub fn record_stop_request(reaper: &Reaper, group: Pid) {
     for process in descendants().unwrap_or_default() {
         if process.group == group && is_own_executable(process.pid) {
-            let _ = reaper.is_first_request(process.pid);
+            reaper.record_request(&process);
         }
     }
 }
 
 fn terminate(reaper: &Reaper, process: &Process) {
-    if process.state != 'Z' && reaper.is_first_request(process.pid) {
+    if process.state == 'Z' {
+        return;
+    }
+    let is_first = reaper.record_request(process);
+    if is_first {
         signal_process(process.pid, libc::SIGTERM);
-        // A stopped process acts on nothing but SIGKILL until it is continued.
+    }
+    // A stopped process acts on nothing but SIGKILL until it is continued.
+    if is_first || process.state == 'T' {
         signal_process(process.pid, libc::SIGCONT);
     }
 }
@@ -161,14 +167,15 @@ impl Termination<'_> {
     /// shutdown are left to their parent, and those below another bots-ctl to that: it lets an engine finish its run.
     fn terminate(&mut self, remaining: &[Process]) {
         let (us, first) = (getpid(), std::mem::take(&mut self.is_first));
-        let mut below_requested = self.reaper.requested();
+        // The processes whose children get no signal from us.
+        let mut left_alone = HashSet::new();
         for process in remaining {
-            let is_below = below_requested.contains(&process.parent) && below_requested.insert(process.pid);
+            let (is_below, was_requested) = (left_alone.contains(&process.parent), self.reaper.was_requested(process));
             if process.parent == us || first && !is_below {
                 terminate(self.reaper, process);
-                if is_own_executable(process.pid) {
-                    below_requested.insert(process.pid);
-                }
+            }
+            if first && (is_below || was_requested || is_own_executable(process.pid)) {
+                left_alone.insert(process.pid);
             }
         }
     }
