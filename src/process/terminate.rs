@@ -201,7 +201,11 @@ impl Termination<'_> {
     }
 
     /// Where the processes are not known. Below PID 1 are all of its namespace, which `kill` knows by the number -1.
-    fn signal_groups(&self) {
+    fn signal_groups(&mut self) {
+        let is_first = std::mem::take(&mut self.is_first);
+        if !is_first && !self.is_killing {
+            return;
+        }
         let all = [Pid::from_raw(1)];
         for group in if getpid().as_raw() == 1 { &all } else { self.groups } {
             signal_group(*group, if self.is_killing { libc::SIGKILL } else { libc::SIGTERM });

@@ -284,15 +284,38 @@ while True:
     assert!(running.stderr().contains("killed python"), "{}", running.stderr());
 }
 
+/// The arguments of `unshare` that hide `/proc`, as PID 1 and beside it, and the command that a leftover is started with: beside
+/// PID 1 only the group of the program is known.
+fn without_proc() -> [(Vec<&'static str>, &'static str); 2] {
+    let unmounted = ["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"];
+    let as_pid_1 = [&["--mount", "--pid", "--fork", "--kill-child"], &unmounted[..]].concat();
+    let beside = [&["--mount"], &unmounted[..]].concat();
+    [(as_pid_1, "setsid"), (beside, "")]
+}
+
+/// The exits of other processes are no reason for a second signal.
+#[apply(test)]
+fn leftover_gets_one_sigterm_without_proc() {
+    let mut sandbox = Sandbox::new();
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    for (init, session) in without_proc() {
+        let program = "(sleep 1000 &); (sleep 1000 &); trap \"echo asked; asked=1\" TERM; GO; \
+                       while [ -z \"$asked\" ]; do sleep 0.1; done; sleep 0.5; echo end";
+        let script = leaving(&sandbox, program).replace("setsid", session);
+        let command = unshared(&sandbox.command(&["exec", "--", "sh", "-c", &script]), &init);
+        let mut running = Running::start(command, sandbox.home.path(), sandbox.health_port);
+        assert_eq!(running.wait_code(), 3, "{}", running.report());
+        let stdout = running.stdout();
+        assert!(stdout.matches("asked").count() == 1 && stdout.ends_with("end\n"), "{}", running.report());
+    }
+}
+
 #[apply(test)]
 fn exec_ends_leftovers_without_proc() {
     let mut sandbox = Sandbox::new();
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
     let marker = format!("100{}", sandbox.web_port);
-    let unmounted = ["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"];
-    let as_pid_1 = [&["--mount", "--pid", "--fork", "--kill-child"], &unmounted[..]].concat();
-    let beside = [&["--mount"], &unmounted[..]].concat();
-    for (init, session) in [(as_pid_1, "setsid"), (beside, "")] {
+    for (init, session) in without_proc() {
         for ignored in ["", "trap \"\" TERM;"] {
             let script = leaving(&sandbox, &format!("{ignored} GO; exec sleep {marker}")).replace("setsid", session);
             let command = unshared(&sandbox.command(&["exec", "--", "sh", "-c", &script]), &init);
