@@ -311,16 +311,20 @@ impl Lifecycle {
 
     /// It has ended without being asked to end.
     fn failed(self, exit: Exit, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        let replaced = matches!(self.state, Stopping(..) | Killing(_));
-        let wanted = match plan.restart.policy {
-            RestartPolicy::Never => replaced,
-            RestartPolicy::OnFailure => replaced || exit != Exit::Code(0),
-            RestartPolicy::Always => true,
-        };
-        if !wanted || self.failures >= plan.restart.limit {
+        if !self.is_failure(exit, plan) || self.failures >= plan.restart.limit {
             return self.wait_for_group(Termination::Exited(exit));
         }
         Self { failures: self.failures + 1, ..self }.replace(plan)
+    }
+
+    /// Whether this exit in this state is a failure, after which the policy requires another process.
+    pub(super) fn is_failure(self, exit: Exit, plan: &ServicePolicy) -> bool {
+        match (self.state, plan.restart.policy) {
+            (Stopping(_, StopReason::Unresponsive) | Killing(StopReason::Unresponsive), _) => true,
+            (Starting | Running, RestartPolicy::OnFailure) => exit != Exit::Code(0),
+            (Starting | Running, RestartPolicy::Always) => true,
+            _ => false,
+        }
     }
 
     fn replace(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
@@ -358,4 +362,4 @@ fn is_clean_exit(exit: Exit, sent: Option<i32>) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

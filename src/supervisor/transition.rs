@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::state::{AfterExit, Event, Lifecycle, ServicePolicy, State, StopReason, Termination};
+use super::state::{AfterExit, Event, Lifecycle, ServicePolicy, State, StopReason};
 use crate::process::signals;
 
 /// A step in the life of a service.
@@ -49,17 +49,22 @@ impl Transition {
 
     /// Logs the consequence of an exit.
     fn log_exit(&self, name: &str, plan: &ServicePolicy, after: AfterExit) {
-        let (from, limit) = (self.from, plan.restart.limit);
-        match (from.state, after) {
+        match (self.from.state, after) {
             (State::Starting | State::Running, AfterExit::Restart) => {
-                let failures = self.to.failures;
+                let (failures, limit) = (self.to.failures, plan.restart.limit);
                 warn!(service = name, "{name} exited unexpectedly; restart {failures}/{limit}");
             }
-            (_, AfterExit::End(Termination::Exited(_))) if from.failures > 0 && from.failures >= limit => {
-                error!(service = name, "{name} failed {} times in a row; giving up", from.failures + 1);
+            (_, AfterExit::End(_)) if self.gives_up(plan) => {
+                error!(service = name, "{name} failed {} times in a row; giving up", self.from.failures + 1);
             }
             _ => {}
         }
+    }
+
+    /// Whether the process failed once more than it may be restarted.
+    fn gives_up(&self, plan: &ServicePolicy) -> bool {
+        let is_failure = matches!(self.event, Event::Exited(exit) if self.from.is_failure(exit, plan));
+        is_failure && self.from.failures > 0 && self.from.failures >= plan.restart.limit
     }
 
     /// Whether only leftover processes are left to wait for.
@@ -94,4 +99,29 @@ fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, plan: &ServiceP
 /// `1.5 s`.
 pub(super) fn seconds(span: Duration) -> String {
     format!("{:.3}", span.as_secs_f64()).trim_end_matches('0').trim_end_matches('.').to_owned() + " s"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::Termination;
+    use super::super::state::tests::PLAN;
+    use super::*;
+    use crate::exit::Exit;
+
+    #[test]
+    fn only_failure_at_restart_limit_gives_up() {
+        let failures = PLAN.restart.limit;
+        let gives_up = |state, exit| {
+            let from = Lifecycle { state, failures };
+            let to = Lifecycle { state: State::WaitingForGroup(AfterExit::End(Termination::Exited(exit))), failures };
+            Transition { from, to, event: Event::Exited(exit) }.gives_up(&PLAN)
+        };
+        let stopping = |reason| State::Stopping(Some(15), reason);
+        assert!(gives_up(State::Running, Exit::Code(1)) && gives_up(State::Starting, Exit::Code(1)));
+        assert!(gives_up(stopping(StopReason::Unresponsive), Exit::Code(0)));
+        assert!(!gives_up(State::Running, Exit::Code(0)), "the policy restarts failures alone");
+        assert!(!gives_up(State::Draining, Exit::Code(1)));
+        assert!(!gives_up(stopping(StopReason::Shutdown), Exit::Code(1)));
+        assert!(!gives_up(stopping(StopReason::Restart), Exit::Code(1)));
+    }
 }

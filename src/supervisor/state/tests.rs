@@ -18,7 +18,7 @@ const RESTART: RestartRules = RestartRules {
     max_delay: Duration::from_secs(3),
     reset_after: STEADY,
 };
-const PLAN: ServicePolicy = ServicePolicy {
+pub(in crate::supervisor) const PLAN: ServicePolicy = ServicePolicy {
     drain: DRAIN,
     reload_drain: RELOAD_DRAIN,
     timeout: TIMEOUT,
