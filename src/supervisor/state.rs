@@ -253,14 +253,12 @@ impl Lifecycle {
     }
 
     fn stop(self, signal: Option<i32>, goal: StopReason, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        let signal_action = signal.map(Action::Signal).into_iter();
-        let actions = match goal {
-            // A stopped process (SIGSTOP) handles only SIGKILL until it is continued.
-            StopReason::Shutdown => signal_action.chain([Action::Signal(SIGCONT), Action::StartStopTimer]).collect(),
-            StopReason::Unresponsive | StopReason::Restart => {
-                signal_action.chain([Action::StartTimer(plan.timeout)]).collect()
-            }
+        let timer = match goal {
+            StopReason::Shutdown => Action::StartStopTimer,
+            StopReason::Unresponsive | StopReason::Restart => Action::StartTimer(plan.timeout),
         };
+        // A stopped process (SIGSTOP) handles only SIGKILL until it is continued.
+        let actions = signal.map(Action::Signal).into_iter().chain([Action::Signal(SIGCONT), timer]).collect();
         self.transition(Stopping(signal, goal), actions)
     }
 

@@ -232,14 +232,36 @@ fn hung_web_server_is_not_live_and_not_restarted_by_default() {
     assert_eq!(status(&sandbox)["services"][0]["restarts"], 0);
 }
 
+/// Setup of a web server that hangs after SIGUSR2, and ignores the stop signal.
+const HANGING: &str = "
+def hang(number, frame):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    time.sleep(3600)
+signal.signal(signal.SIGUSR2, hang)
+";
+
+#[apply(test)]
+fn watchdog_restarts_suspended_web_server_in_order() {
+    let mut sandbox = with_web_server();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_RESTART", "true");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
+    let mut web = sandbox.webserver();
+    kill(web_process(&web), Signal::SIGSTOP).expect("it is there");
+    let replaced = || (status(&sandbox)["services"][0]["restarts"] == 1).then_some(());
+    wait_until("it is replaced", replaced, || web.report());
+    web.wait_ready();
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
+}
+
 #[apply(test)]
 fn watchdog_restarts_hung_web_server_if_enabled() {
-    let mut sandbox = with_web_server();
+    let mut sandbox = with_stand_in(&web_server(&(RECORDING.to_owned() + HANGING), ""));
     sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_WATCHDOG_RESTART", "true");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "500ms");
     let mut web = sandbox.webserver();
     let hung = web_process(&web);
-    kill(hung, Signal::SIGSTOP).expect("it is there");
+    kill(hung, Signal::SIGUSR2).expect("it is there");
     web.wait_stderr("is unresponsive; restarting it");
     web.wait_stderr("did not stop within 0.5 s; sending SIGKILL");
     let replaced = || (status(&sandbox)["services"][0]["restarts"] == 1).then_some(());

@@ -48,7 +48,7 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
     let crash = Termination::Exited(CODE);
     let wait_for_group = vec![TerminateLeftovers, StartStopTimer];
     let ask = |signal| vec![Signal(signal), Signal(SIGCONT), StartStopTimer];
-    let ask_to_replace = |signal| vec![Signal(signal), StartTimer(TIMEOUT)];
+    let ask_to_replace = |signal| vec![Signal(signal), Signal(SIGCONT), StartTimer(TIMEOUT)];
     let again = vec![StartTimer(SETTLE)];
     let pause = vec![StartBackoff(Duration::from_secs(1))];
     let (end, replace, restart) = (StopReason::Shutdown, StopReason::Unresponsive, StopReason::Restart);
