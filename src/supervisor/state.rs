@@ -56,7 +56,7 @@ impl ServicePolicy {
 pub enum Termination {
     /// Without a request.
     Exited(Exit),
-    /// It could not be started, since processes or memory are exhausted.
+    /// It could not be started: processes or memory are exhausted, or its program cannot be run.
     NotStarted,
     /// In order, after being asked to.
     Stopped,
@@ -136,6 +136,8 @@ pub enum Event {
     Exited(Exit),
     /// The process could not be started: a resource limit is reached.
     StartFailed,
+    /// The program is missing or cannot be executed.
+    CannotStart,
     /// A leftover process still uses the port.
     PortTaken,
     /// No process of the group is left.
@@ -145,7 +147,8 @@ pub enum Event {
 /// A task of the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Start a process. If that is not possible, [`Event::StartFailed`] or [`Event::PortTaken`] is the next event.
+    /// Start a process. If that is not possible, [`Event::StartFailed`], [`Event::CannotStart`] or [`Event::PortTaken`] is the next
+    /// event.
     Start,
     /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
     /// started lose the files it has taken.
@@ -214,6 +217,7 @@ impl Lifecycle {
             (Starting, Event::StartFailed) if self.failures >= plan.restart.limit => {
                 self.wait_for_group(Termination::NotStarted)
             }
+            (Starting, Event::CannotStart) => self.wait_for_group(Termination::NotStarted),
             (Starting, Event::PortTaken) => self.transition(Backoff, vec![Action::StartTimer(PORT_RETRY_INTERVAL)]),
             (Starting, Event::StartFailed) => Self { failures: self.failures + 1, ..self }.pause(plan),
             (WaitingForGroup(AfterExit::End(end)) | KillingGroup(end), Event::GroupEmpty) => {

@@ -103,12 +103,12 @@ pub type ServiceResult = Result<Termination, SpawnError>;
 pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &mut ServiceControl) -> ServiceResult {
     let mut task = ServiceTask::new(service, reaper, control);
     let (mut life, first) = Lifecycle::begin();
-    let mut at_once = task.perform(first)?;
+    let mut at_once = task.perform(first);
     loop {
         task.publish(life.state);
         if let State::Ended(end) = life.state {
             task.output.drain().await;
-            return Ok(end);
+            return task.error.take().map_or(Ok(end), Err);
         }
         let event = match at_once.take() {
             Some(event) => event,
@@ -117,7 +117,7 @@ pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &m
         let (next, actions) = life.step(event, &task.plan);
         task.log_transition(&Transition { from: life, to: next, event });
         for action in actions {
-            at_once = task.perform(action)?.or(at_once);
+            at_once = task.perform(action).or(at_once);
         }
         if event == Event::BecameAlive {
             task.deliver_held_signals();
@@ -147,6 +147,8 @@ struct ServiceTask<'a> {
     is_alive: bool,
     starts: u32,
     last_exit: Option<Exit>,
+    /// Why its program cannot be started.
+    error: Option<SpawnError>,
     was_asked: bool,
     /// Whether a final stop was requested, not one for a reload.
     is_shutdown: bool,
@@ -170,6 +172,7 @@ impl<'a> ServiceTask<'a> {
             is_alive: false,
             starts: 0,
             last_exit: None,
+            error: None,
             was_asked: false,
             is_shutdown: false,
         }
@@ -268,7 +271,7 @@ impl<'a> ServiceTask<'a> {
     }
 
     /// Executes the action; returns an event that follows immediately.
-    fn perform(&mut self, action: Action) -> Result<Option<Event>, SpawnError> {
+    fn perform(&mut self, action: Action) -> Option<Event> {
         let pid = self.pid();
         match action {
             Action::Start => return self.start(),
@@ -294,7 +297,7 @@ impl<'a> ServiceTask<'a> {
                 self.timer = Some(Instant::now() + span);
             }
         }
-        Ok(None)
+        None
     }
 
     fn stop_deadline(&mut self) -> Instant {
@@ -310,10 +313,10 @@ impl<'a> ServiceTask<'a> {
         }
     }
 
-    fn start(&mut self) -> Result<Option<Event>, SpawnError> {
+    fn start(&mut self) -> Option<Event> {
         self.prune_groups();
         if self.has_to_wait_for_port() {
-            return Ok(Some(Event::PortTaken));
+            return Some(Event::PortTaken);
         }
         self.port_wait = None;
         let started = self.control.started.take().map_or_else(|| self.reaper.spawn(&self.service.spec), Ok);
@@ -321,9 +324,12 @@ impl<'a> ServiceTask<'a> {
             Ok(child) => child,
             Err(error @ SpawnError::NoResources(..)) => {
                 warn!(service = self.service.name, "{error}");
-                return Ok(Some(Event::StartFailed));
+                return Some(Event::StartFailed);
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.error = Some(error);
+                return Some(Event::CannotStart);
+            }
         };
         self.output.add_child(&mut child, &self.service.lines.for_process());
         self.starts += 1;
@@ -333,7 +339,7 @@ impl<'a> ServiceTask<'a> {
         if !self.service.has_liveness_probe {
             self.deliver_held_signals();
         }
-        Ok(None)
+        None
     }
 
     /// Whether a leftover process may still use the port; for no longer than a stop may take.

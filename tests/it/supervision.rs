@@ -301,6 +301,20 @@ fn child_of_hung_web_server_survives_watchdog_restart() {
 }
 
 #[apply(test)]
+fn leftovers_end_when_program_is_gone_at_restart() {
+    let mut sandbox = with_started("trap '' TERM; exec sleep 1000");
+    sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1s");
+    let mut web = sandbox.webserver();
+    let left = crate::support::process::wait_descendant(&web, "sleep 1000");
+    fs::remove_file(beside(&sandbox, "bots-webserver")).expect("it is there");
+    kill(web_process(&web), Signal::SIGKILL).expect("it is there");
+    assert_eq!(web.wait_code(), 127, "{}", web.report());
+    assert!(web.stderr().contains("there is no such program"), "{}", web.report());
+    assert!(web.stderr().contains("sending SIGKILL to leftover processes of webserver"), "{}", web.report());
+    assert!(!Path::new(&format!("/proc/{left}")).exists());
+}
+
+#[apply(test)]
 fn web_server_restarts_beside_surviving_children() {
     let mut sandbox = with_started("exec sleep 1000");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");

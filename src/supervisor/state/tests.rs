@@ -40,7 +40,7 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         TerminateLeftovers,
     };
     use Event::{
-        BecameAlive, Exited, GroupEmpty, PolicyChanged, PortTaken, RestartRequested, StartFailed, StopRequested,
+        BecameAlive, CannotStart, Exited, GroupEmpty, PolicyChanged, PortTaken, RestartRequested, StartFailed, StopRequested,
         TimerElapsed, Unresponsive,
     };
     let term = Some(SIGTERM);
@@ -65,6 +65,12 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         (Starting, StopRequested, last(Stopping(term, end)), ask(SIGTERM)),
         (Starting, Exited(CODE), to_restart, again.clone()),
         (Starting, StartFailed, failed(Backoff), pause),
+        (
+            Starting,
+            CannotStart,
+            last(WaitingForGroup(AfterExit::End(Termination::NotStarted))),
+            wait_for_group.clone(),
+        ),
         (Starting, PortTaken, last(Backoff), vec![StartTimer(PORT_RETRY_INTERVAL)]),
         (Running, Unresponsive, last(Stopping(int, replace)), ask_to_replace(SIGINT)),
         (Running, RestartRequested, last(Stopping(int, restart)), ask_to_replace(SIGINT)),
@@ -153,7 +159,7 @@ fn every_state_handles_every_event() {
         Event::PolicyChanged,
         Event::TimerElapsed,
     ];
-    events.extend([Event::StartFailed, Event::PortTaken, Event::GroupEmpty]);
+    events.extend([Event::StartFailed, Event::CannotStart, Event::PortTaken, Event::GroupEmpty]);
     events.extend([CODE, Exit::Code(0), Exit::Code(130), Exit::Signal(SIGINT)].map(Event::Exited));
     let table = table();
     for state in states {
@@ -278,6 +284,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => Just(Event::TimerElapsed),
         4 => exit.prop_map(Event::Exited),
         1 => Just(Event::StartFailed),
+        1 => Just(Event::CannotStart),
         1 => Just(Event::PortTaken),
         2 => Just(Event::GroupEmpty),
     ]
