@@ -475,8 +475,7 @@ fn drain_outlasts_delay_by_full_queue() {
     let ((sender, begun), (release, released)) = (channel(), channel());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("built");
     runtime.block_on(async {
-        let (lines, _flush) =
-            LineWriter::spawn(BlockedReader(sender, released), FILE_SEND_TIMEOUT, |_| String::new());
+        let (lines, _flush) = LineWriter::spawn(BlockedReader(sender, released), FILE_SEND_TIMEOUT, |_| String::new());
         lines.push(b"first\n");
         begun.recv().expect("it writes");
         // Longer than the queue, which accepts a line of any length while it is empty.

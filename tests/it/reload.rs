@@ -129,7 +129,7 @@ fn web_ui_restarts_only_with_valid_changed_configuration() {
 #[apply(test)]
 fn reload_ends_leftovers_except_engines() {
     let helpers = "trap '' TERM; sleep 1001 & exec sleep 1002";
-    let run = "echo working; while ! [ -e go ]; do sleep 0.1; done; echo finished";
+    let run = "echo working; while ! [ -e go ]; do sleep 0.1; done; echo run completed";
     let mut sandbox = Sandbox::prepared();
     let started = start(helpers) + &start("exec sleep 1003") + &start("exec ./bots-engine");
     sandbox.stand_in("bots-webserver", &web_server(&started, ""));
@@ -148,7 +148,7 @@ fn reload_ends_leftovers_except_engines() {
     wait_renewed(&web, 0, &before);
     assert_eq!(reload.wait_code(), 0, "{}", reload.report());
     let report = web.report();
-    assert!(report.contains("finished") && !report.contains("cut"), "{report}");
+    assert!(report.contains("run completed") && !report.contains("cut"), "{report}");
     web.signal(Signal::SIGTERM);
     assert_eq!(web.wait_code(), 0, "{}", web.report());
 }

@@ -195,14 +195,15 @@ fn stop_sends_no_sigterm_to_engine_of_service() {
     let mut sandbox = with_started("exec ./bots-engine");
     sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h");
     let engine = sandbox.root().join("bots-engine");
-    let script = "#!/bin/sh\ntrap 'echo cut' TERM\nwhile ! [ -e go ]; do sleep 0.1; done\nsleep 1\necho finished\n";
+    let script =
+        "#!/bin/sh\ntrap 'echo cut' TERM\nwhile ! [ -e go ]; do sleep 0.1; done\nsleep 1\necho run completed\n";
     crate::support::process::write_program(&engine, script, 0o755);
     let mut web = sandbox.webserver();
     web.signal(Signal::SIGTERM);
     web.wait_stderr("for leftover processes of");
     fs::write(engine.with_file_name("go"), "").expect("written");
     assert_eq!(web.wait_code(), 0, "{}", web.report());
-    assert!(web.report().contains("finished") && !web.report().contains("cut"), "{}", web.report());
+    assert!(web.report().contains("run completed") && !web.report().contains("cut"), "{}", web.report());
 }
 
 #[apply(test)]
@@ -213,13 +214,13 @@ fn stop_continues_suspended_processes() {
     kill(web_process(&web), Signal::SIGSTOP).expect("it is there");
     web.signal(Signal::SIGTERM);
     assert_eq!(web.wait_code(), 0, "{}", web.report());
-    sandbox.stand_in("bots-engine", "#!/bin/sh\necho working; kill -STOP $$; echo finished\n");
+    sandbox.stand_in("bots-engine", "#!/bin/sh\necho working; kill -STOP $$; echo run completed\n");
     let mut engine = sandbox.start(&["engine"]);
     let works = || engine.report().contains("working").then_some(());
     wait_until("the engine works", works, || engine.report());
     engine.signal(Signal::SIGTERM);
     engine.wait_code();
-    assert!(engine.report().contains("finished"), "{}", engine.report());
+    assert!(engine.report().contains("run completed"), "{}", engine.report());
 }
 
 #[apply(test)]
@@ -255,7 +256,7 @@ fn later_stop_signal_ends_wait_and_is_logged() {
 #[apply(test)]
 fn engine_finishes_run_after_repeated_stop_signals() {
     let mut sandbox = Sandbox::prepared();
-    sandbox.stand_in("bots-engine", "#!/bin/sh\necho working; sleep 1; echo finished\n");
+    sandbox.stand_in("bots-engine", "#!/bin/sh\necho working; sleep 1; echo run completed\n");
     let mut engine = sandbox.start(&["engine"]);
     let works = || engine.report().contains("working").then_some(());
     wait_until("the engine works", works, || engine.report());
@@ -264,7 +265,7 @@ fn engine_finishes_run_after_repeated_stop_signals() {
     engine.signal(Signal::SIGINT);
     engine.signal(Signal::SIGTERM);
     engine.wait_code();
-    assert!(engine.report().contains("finished") && !engine.report().contains("again"), "{}", engine.report());
+    assert!(engine.report().contains("run completed") && !engine.report().contains("again"), "{}", engine.report());
 }
 
 /// The engine that a script has started finishes its run: the script ends at once, or later than two stop signals count as one.
@@ -272,9 +273,11 @@ fn engine_finishes_run_after_repeated_stop_signals() {
 fn exec_lets_engine_finish_run_after_stop_of_script() {
     let loop_of_runs = "while :; do bots-engine --new; sleep 300; done";
     let slow_end = "trap 'sleep 2.5; exit 143' TERM; bots-engine --new & wait";
-    for (script, program) in [(loop_of_runs, "bots-engine"), (slow_end, "bots-engine"), (loop_of_runs, "bots-ctl engine")] {
+    for (script, program) in
+        [(loop_of_runs, "bots-engine"), (slow_end, "bots-engine"), (loop_of_runs, "bots-ctl engine")]
+    {
         let mut sandbox = Sandbox::prepared();
-        let run = "trap 'echo cut' TERM; echo working; while ! [ -e go ]; do sleep 0.1; done; echo finished";
+        let run = "trap 'echo cut' TERM; echo working; while ! [ -e go ]; do sleep 0.1; done; echo run completed";
         sandbox.stand_in("bots-engine", &format!("#!/bin/sh\ncd \"$HOME\"; {run}\n"));
         sandbox.set("BOTS_CTL_STOP_TIMEOUT", "1h").set("LOG_LEVEL", "info");
         let script = script.replace("bots-engine", &program.replace("bots-ctl", &text(&binary())));
@@ -286,7 +289,7 @@ fn exec_lets_engine_finish_run_after_stop_of_script() {
         fs::write(sandbox.home.path().join("go"), "").expect("written");
         assert_eq!(running.wait_code(), 143, "{script}\n{}", running.report());
         let report = running.report();
-        assert!(report.contains("finished") && !report.contains("cut"), "{script}\n{report}");
+        assert!(report.contains("run completed") && !report.contains("cut"), "{script}\n{report}");
         assert!(!report.contains("no longer waiting"), "{script}\n{report}");
     }
 }

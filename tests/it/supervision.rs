@@ -183,7 +183,7 @@ fn forwarded_signal_reaches_process_of_service_alone() {
 #[apply(test)]
 fn engine_receives_no_forwarded_signal() {
     let mut sandbox = Sandbox::prepared();
-    let run = "echo working; while ! [ -e go ]; do sleep 0.1; done; echo finished";
+    let run = "echo working; while ! [ -e go ]; do sleep 0.1; done; echo run completed";
     sandbox.stand_in("bots-engine", &format!("#!/bin/sh\ncd \"$HOME\"; {run}\n"));
     let mut engine = sandbox.start(&["engine"]);
     let works = || engine.report().contains("working").then_some(());
@@ -194,7 +194,7 @@ fn engine_receives_no_forwarded_signal() {
     engine.wait_stderr("the engine finishes its run");
     fs::write(sandbox.home.path().join("go"), "").expect("written");
     engine.wait_code();
-    assert!(engine.report().contains("finished"), "{}", engine.report());
+    assert!(engine.report().contains("run completed"), "{}", engine.report());
 }
 
 #[apply(test)]
