@@ -135,7 +135,7 @@ pub(crate) fn supervised(
 ) -> SupervisedService {
     SupervisedService {
         name: service.name.as_str(),
-        plan: policy(&service, ends_by_itself, config),
+        policy: policy(&service, ends_by_itself, config),
         has_liveness_probe: service.probe.is_some(),
         port: match service.probe {
             Some(LivenessProbe::Http { port, .. } | LivenessProbe::JobQueue { port }) => Some(port),

@@ -190,40 +190,40 @@ impl Lifecycle {
     /// The next state, and the actions to get there. An event that does not apply to a state, such as a late timer, has
     /// no effect.
     #[must_use]
-    pub fn step(self, event: Event, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+    pub fn step(self, event: Event, policy: &ServicePolicy) -> (Self, Vec<Action>) {
         match (self.state, event) {
             (Starting, Event::BecameAlive) => {
-                self.transition(Running, vec![Action::StartTimer(plan.restart.reset_after)])
+                self.transition(Running, vec![Action::StartTimer(policy.restart.reset_after)])
             }
             (Starting, Event::Unresponsive) => {
-                self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Unresponsive, plan)
+                self.stop(policy.stop_signal.map(|_| SIGTERM), StopReason::Unresponsive, policy)
             }
-            (Running, Event::Unresponsive) => self.stop(plan.stop_signal, StopReason::Unresponsive, plan),
+            (Running, Event::Unresponsive) => self.stop(policy.stop_signal, StopReason::Unresponsive, policy),
             (Starting, Event::RestartRequested) => {
-                self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Restart, plan)
+                self.stop(policy.stop_signal.map(|_| SIGTERM), StopReason::Restart, policy)
             }
-            (Running, Event::RestartRequested) => self.stop(plan.stop_signal, StopReason::Restart, plan),
+            (Running, Event::RestartRequested) => self.stop(policy.stop_signal, StopReason::Restart, policy),
             (Backoff, Event::RestartRequested) => self.transition(Starting, vec![Action::Start]),
-            (_, Event::StopRequested) => self.stop_requested(plan),
-            (Draining, Event::PolicyChanged) => self.transition(Draining, vec![Action::StartTimer(plan.drain)]),
+            (_, Event::StopRequested) => self.stop_requested(policy),
+            (Draining, Event::PolicyChanged) => self.transition(Draining, vec![Action::StartTimer(policy.drain)]),
             (Stopping(_, StopReason::Shutdown), Event::PolicyChanged) => {
                 self.transition(self.state, vec![Action::RestartStopTimer])
             }
             (WaitingForGroup(AfterExit::End(_)), Event::PolicyChanged) => {
                 self.transition(self.state, vec![Action::TerminateLeftovers, Action::RestartStopTimer])
             }
-            (_, Event::TimerElapsed) => self.timer_elapsed(plan),
-            (_, Event::Exited(exit)) => self.exited(exit, plan),
-            (Starting, Event::StartFailed) if self.failures >= plan.restart.limit => {
+            (_, Event::TimerElapsed) => self.timer_elapsed(policy),
+            (_, Event::Exited(exit)) => self.exited(exit, policy),
+            (Starting, Event::StartFailed) if self.failures >= policy.restart.limit => {
                 self.wait_for_group(Termination::NotStarted)
             }
             (Starting, Event::CannotStart) => self.wait_for_group(Termination::NotStarted),
             (Starting, Event::PortTaken) => self.transition(Backoff, vec![Action::StartTimer(PORT_RETRY_INTERVAL)]),
-            (Starting, Event::StartFailed) => Self { failures: self.failures + 1, ..self }.pause(plan),
+            (Starting, Event::StartFailed) => Self { failures: self.failures + 1, ..self }.pause(policy),
             (WaitingForGroup(AfterExit::End(end)) | KillingGroup(end), Event::GroupEmpty) => {
                 self.transition(Ended(end), Vec::new())
             }
-            (WaitingForGroup(AfterExit::Restart), Event::GroupEmpty) => self.pause(plan),
+            (WaitingForGroup(AfterExit::Restart), Event::GroupEmpty) => self.pause(policy),
             _ => self.ignore(),
         }
     }
@@ -236,12 +236,12 @@ impl Lifecycle {
         (self, Vec::new())
     }
 
-    fn stop_requested(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn stop_requested(self, policy: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
-            Starting => self.stop(plan.stop_signal.map(|_| SIGTERM), StopReason::Shutdown, plan),
-            Running if plan.drain.is_zero() => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
-            Running => self.transition(Draining, vec![Action::StartTimer(plan.drain)]),
-            Draining => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
+            Starting => self.stop(policy.stop_signal.map(|_| SIGTERM), StopReason::Shutdown, policy),
+            Running if policy.drain.is_zero() => self.stop(policy.stop_signal, StopReason::Shutdown, policy),
+            Running => self.transition(Draining, vec![Action::StartTimer(policy.drain)]),
+            Draining => self.stop(policy.stop_signal, StopReason::Shutdown, policy),
             // The stop signal was sent already; the next exit is final.
             Stopping(signal, StopReason::Unresponsive | StopReason::Restart) => {
                 self.transition(Stopping(signal, StopReason::Shutdown), vec![Action::StartStopTimer])
@@ -256,32 +256,32 @@ impl Lifecycle {
         }
     }
 
-    fn stop(self, signal: Option<i32>, goal: StopReason, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        let timer = match goal {
+    fn stop(self, signal: Option<i32>, reason: StopReason, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+        let timer = match reason {
             StopReason::Shutdown => Action::StartStopTimer,
-            StopReason::Unresponsive | StopReason::Restart => Action::StartTimer(plan.timeout),
+            StopReason::Unresponsive | StopReason::Restart => Action::StartTimer(policy.timeout),
         };
         // A stopped process (SIGSTOP) handles only SIGKILL until it is continued.
         let actions = signal.map(Action::Signal).into_iter().chain([Action::Signal(SIGCONT), timer]).collect();
-        self.transition(Stopping(signal, goal), actions)
+        self.transition(Stopping(signal, reason), actions)
     }
 
     /// A timer that elapses in another state than the one that started it is late, which is normal.
-    fn timer_elapsed(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn timer_elapsed(self, policy: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
             Running => (Self { failures: 0, ..self }, Vec::new()),
-            Draining => self.stop(plan.stop_signal, StopReason::Shutdown, plan),
-            Stopping(None, StopReason::Shutdown) if plan.lets_runs_finish => self.ignore(),
-            Stopping(_, StopReason::Shutdown) if !plan.lets_runs_finish => {
+            Draining => self.stop(policy.stop_signal, StopReason::Shutdown, policy),
+            Stopping(None, StopReason::Shutdown) if policy.lets_runs_finish => self.ignore(),
+            Stopping(_, StopReason::Shutdown) if !policy.lets_runs_finish => {
                 self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
             }
-            Stopping(_, goal) => self.transition(Killing(goal), vec![Action::KillProcess]),
+            Stopping(_, reason) => self.transition(Killing(reason), vec![Action::KillProcess]),
             // The next timer is for processes that were being forked.
-            WaitingForGroup(AfterExit::End(_)) if plan.lets_runs_finish => {
+            WaitingForGroup(AfterExit::End(_)) if policy.lets_runs_finish => {
                 self.transition(self.state, vec![Action::KillLeftovers, Action::StartTimer(GROUP_KILL_TIMEOUT)])
             }
             WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
-            WaitingForGroup(AfterExit::Restart) => self.pause(plan),
+            WaitingForGroup(AfterExit::Restart) => self.pause(policy),
             KillingGroup(end) => self.transition(Ended(end), Vec::new()),
             Backoff => self.transition(Starting, vec![Action::Start]),
             Starting | Killing(_) | Ended(_) => self.ignore(),
@@ -292,36 +292,36 @@ impl Lifecycle {
         self.transition(KillingGroup(end), vec![Action::KillGroup, Action::StartTimer(GROUP_KILL_TIMEOUT)])
     }
 
-    fn exited(self, exit: Exit, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn exited(self, exit: Exit, policy: &ServicePolicy) -> (Self, Vec<Action>) {
         match self.state {
             Starting | Running | Stopping(_, StopReason::Unresponsive) | Killing(StopReason::Unresponsive) => {
-                self.failed(exit, plan)
+                self.failed(exit, policy)
             }
             Stopping(_, StopReason::Restart) | Killing(StopReason::Restart) => {
-                Self { failures: 0, ..self }.replace(plan)
+                Self { failures: 0, ..self }.replace(policy)
             }
             Draining => self.wait_for_group(Termination::Exited(exit)),
             Stopping(signal, StopReason::Shutdown) if is_clean_exit(exit, signal) => {
                 self.wait_for_group(Termination::Stopped)
             }
             Stopping(_, StopReason::Shutdown) => self.wait_for_group(Termination::Exited(exit)),
-            Killing(StopReason::Shutdown) if plan.lets_runs_finish => self.wait_for_group(Termination::Killed),
+            Killing(StopReason::Shutdown) if policy.lets_runs_finish => self.wait_for_group(Termination::Killed),
             Killing(StopReason::Shutdown) => self.kill_group(Termination::Killed),
             WaitingForGroup(_) | KillingGroup(_) | Backoff | Ended(_) => self.ignore(),
         }
     }
 
     /// It has ended without being asked to end.
-    fn failed(self, exit: Exit, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        if !self.is_failure(exit, plan) || self.failures >= plan.restart.limit {
+    fn failed(self, exit: Exit, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+        if !self.is_failure(exit, policy) || self.failures >= policy.restart.limit {
             return self.wait_for_group(Termination::Exited(exit));
         }
-        Self { failures: self.failures + 1, ..self }.replace(plan)
+        Self { failures: self.failures + 1, ..self }.replace(policy)
     }
 
     /// Whether this exit in this state is a failure, after which the policy requires another process.
-    pub(super) fn is_failure(self, exit: Exit, plan: &ServicePolicy) -> bool {
-        match (self.state, plan.restart.policy) {
+    pub(super) fn is_failure(self, exit: Exit, policy: &ServicePolicy) -> bool {
+        match (self.state, policy.restart.policy) {
             (Stopping(_, StopReason::Unresponsive) | Killing(StopReason::Unresponsive), _) => true,
             (Starting | Running, RestartPolicy::OnFailure) => exit != Exit::Code(0),
             (Starting | Running, RestartPolicy::Always) => true,
@@ -329,8 +329,8 @@ impl Lifecycle {
         }
     }
 
-    fn replace(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
-        self.transition(WaitingForGroup(AfterExit::Restart), vec![Action::StartTimer(plan.leftover_timeout)])
+    fn replace(self, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+        self.transition(WaitingForGroup(AfterExit::Restart), vec![Action::StartTimer(policy.leftover_timeout)])
     }
 
     fn wait_for_group(self, end: Termination) -> (Self, Vec<Action>) {
@@ -339,11 +339,11 @@ impl Lifecycle {
     }
 
     /// The delay before the next start; a requested restart is not a failure, and has none.
-    fn pause(self, plan: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn pause(self, policy: &ServicePolicy) -> (Self, Vec<Action>) {
         if self.failures == 0 {
             return self.transition(Starting, vec![Action::Start]);
         }
-        self.transition(Backoff, vec![Action::StartBackoff(plan.restart.pause(self.failures))])
+        self.transition(Backoff, vec![Action::StartBackoff(policy.restart.pause(self.failures))])
     }
 }
 

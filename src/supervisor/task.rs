@@ -31,7 +31,7 @@ pub struct SupervisedService {
     /// How each of its processes is started.
     pub spec: ProcessSpec,
     /// How it is kept running and stopped.
-    pub plan: ServicePolicy,
+    pub policy: ServicePolicy,
     /// The port that each of its processes listens on.
     pub port: Option<u16>,
     /// The program whose processes, with their descendants, get no signal and are waited for.
@@ -114,7 +114,7 @@ pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &m
             Some(event) => event,
             None => task.next_event(life.state).await,
         };
-        let (next, actions) = life.step(event, &task.plan);
+        let (next, actions) = life.step(event, &task.policy);
         task.log_transition(&Transition { from: life, to: next, event });
         for action in actions {
             at_once = task.perform(action).or(at_once);
@@ -129,7 +129,7 @@ pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &m
 struct ServiceTask<'a> {
     service: &'a SupervisedService,
     /// Its policy, or that for a reload.
-    plan: ServicePolicy,
+    policy: ServicePolicy,
     reaper: &'a Reaper,
     control: &'a mut ServiceControl,
     reaped: watch::Receiver<u64>,
@@ -159,7 +159,7 @@ impl<'a> ServiceTask<'a> {
         control.deadline = None;
         Self {
             service,
-            plan: service.plan,
+            policy: service.policy,
             reaper,
             control,
             reaped: reaper.reaped(),
@@ -220,7 +220,7 @@ impl<'a> ServiceTask<'a> {
     fn on_exit(&mut self, exit: Exit) -> Event {
         let pid = self.child.take().map_or(0, |child| child.pid.as_raw());
         // A service without a stop signal is an engine, whose run logs its result.
-        if self.plan.stop_signal.is_none() && exit == Exit::Code(0) {
+        if self.policy.stop_signal.is_none() && exit == Exit::Code(0) {
             debug!(service = self.service.name, pid, "{} exited: {exit}", self.service.name);
         } else {
             info!(service = self.service.name, pid, "{} exited: {exit}", self.service.name);
@@ -230,14 +230,11 @@ impl<'a> ServiceTask<'a> {
     }
 
     fn on_stop(&mut self, request: StopRequest) -> Event {
+        let ends_reload = self.was_asked && !self.is_shutdown && !request.for_reload;
         self.was_asked = true;
-        if request.for_reload {
-            self.plan = self.service.plan.for_reload();
-            return Event::StopRequested;
-        }
-        self.is_shutdown = true;
-        let before = std::mem::replace(&mut self.plan, self.service.plan);
-        if before == self.plan { Event::StopRequested } else { Event::PolicyChanged }
+        self.is_shutdown |= !request.for_reload;
+        self.policy = if request.for_reload { self.service.policy.for_reload() } else { self.service.policy };
+        if ends_reload { Event::PolicyChanged } else { Event::StopRequested }
     }
 
     fn on_message(&mut self, message: ProcessMessage) -> Option<Event> {
@@ -245,7 +242,7 @@ impl<'a> ServiceTask<'a> {
         let is_current = |pid| current == Some(Pid::from_raw(pid));
         match (message, current) {
             // No signal stops an engine in order, and most would end it.
-            (ProcessMessage::Forward(_), _) if self.plan.stop_signal.is_none() => None,
+            (ProcessMessage::Forward(_), _) if self.policy.stop_signal.is_none() => None,
             (ProcessMessage::Forward(number), Some(pid)) if self.is_alive => {
                 signal_process(pid, number);
                 None
@@ -301,15 +298,16 @@ impl<'a> ServiceTask<'a> {
     }
 
     fn stop_deadline(&mut self) -> Instant {
-        *self.control.deadline.get_or_insert(Instant::now() + self.plan.timeout)
+        *self.control.deadline.get_or_insert(Instant::now() + self.policy.timeout)
     }
 
     fn log_transition(&mut self, transition: &Transition) {
-        let limit = self.control.deadline.map_or(self.plan.timeout, |at| at.saturating_duration_since(Instant::now()));
-        transition.log(self.service.name, &self.plan);
+        let limit =
+            self.control.deadline.map_or(self.policy.timeout, |at| at.saturating_duration_since(Instant::now()));
+        transition.log(self.service.name, &self.policy);
         self.prune_groups();
         if transition.begins_wait_for_leftovers() && !self.groups.is_empty() {
-            transition.log_wait(self.service.name, &self.plan, limit, &member_names(&self.groups));
+            transition.log_wait(self.service.name, &self.policy, limit, &member_names(&self.groups));
         }
     }
 
@@ -349,13 +347,13 @@ impl<'a> ServiceTask<'a> {
             return false;
         };
         if self.port_wait.is_none() {
-            let (name, limit) = (self.service.name, seconds(self.plan.timeout));
+            let (name, limit) = (self.service.name, seconds(self.policy.timeout));
             warn!(
                 service = name,
                 "a leftover process of {name} still uses port {port}; waiting up to {limit} for it to exit"
             );
         }
-        self.port_wait.get_or_insert_with(Instant::now).elapsed() < self.plan.timeout
+        self.port_wait.get_or_insert_with(Instant::now).elapsed() < self.policy.timeout
     }
 
     fn deliver_held_signals(&mut self) {

@@ -16,18 +16,18 @@ pub(super) struct Transition {
 
 impl Transition {
     /// Logs a step that is news.
-    pub fn log(&self, name: &str, plan: &ServicePolicy) {
+    pub fn log(&self, name: &str, policy: &ServicePolicy) {
         match (self.from.state, self.to.state) {
             (State::Running | State::Draining, State::Draining)
                 if matches!(self.event, Event::StopRequested | Event::PolicyChanged) =>
             {
-                info!(service = name, "draining for {}", seconds(plan.drain));
+                info!(service = name, "draining for {}", seconds(policy.drain));
             }
             (State::Starting | State::Running | State::Draining, State::Stopping(signal, reason)) => {
-                log_stop(name, signal, reason, plan);
+                log_stop(name, signal, reason, policy);
             }
             (State::Stopping(..), State::Killing(_)) if self.event == Event::TimerElapsed => {
-                warn!(service = name, "{name} did not stop within {}; sending SIGKILL", seconds(plan.timeout));
+                warn!(service = name, "{name} did not stop within {}; sending SIGKILL", seconds(policy.timeout));
             }
             (State::Stopping(..), State::Killing(_)) => {
                 warn!(service = name, "{name} received a second stop request; sending SIGKILL")
@@ -36,25 +36,25 @@ impl Transition {
                 info!(
                     service = name,
                     "{name} ran for {}; resetting its restart count",
-                    seconds(plan.restart.reset_after)
+                    seconds(policy.restart.reset_after)
                 );
             }
             (State::WaitingForGroup(_), State::KillingGroup(_)) => {
                 warn!(service = name, "sending SIGKILL to leftover processes of {name}");
             }
-            (_, State::WaitingForGroup(after)) => self.log_exit(name, plan, after),
+            (_, State::WaitingForGroup(after)) => self.log_exit(name, policy, after),
             _ => {}
         }
     }
 
     /// Logs the consequence of an exit.
-    fn log_exit(&self, name: &str, plan: &ServicePolicy, after: AfterExit) {
+    fn log_exit(&self, name: &str, policy: &ServicePolicy, after: AfterExit) {
         match (self.from.state, after) {
             (State::Starting | State::Running, AfterExit::Restart) => {
-                let (failures, limit) = (self.to.failures, plan.restart.limit);
+                let (failures, limit) = (self.to.failures, policy.restart.limit);
                 warn!(service = name, "{name} exited unexpectedly; restart {failures}/{limit}");
             }
-            (_, AfterExit::End(_)) if self.gives_up(plan) => {
+            (_, AfterExit::End(_)) if self.gives_up(policy) => {
                 error!(service = name, "{name} failed {} times in a row; giving up", self.from.failures + 1);
             }
             _ => {}
@@ -62,9 +62,9 @@ impl Transition {
     }
 
     /// Whether the process failed once more than it may be restarted.
-    fn gives_up(&self, plan: &ServicePolicy) -> bool {
-        let is_failure = matches!(self.event, Event::Exited(exit) if self.from.is_failure(exit, plan));
-        is_failure && self.from.failures > 0 && self.from.failures >= plan.restart.limit
+    fn gives_up(&self, policy: &ServicePolicy) -> bool {
+        let is_failure = matches!(self.event, Event::Exited(exit) if self.from.is_failure(exit, policy));
+        is_failure && self.from.failures > 0 && self.from.failures >= policy.restart.limit
     }
 
     /// Whether only leftover processes are left to wait for.
@@ -74,13 +74,13 @@ impl Transition {
     }
 
     /// Logs that wait, with the names of the processes.
-    pub fn log_wait(&self, name: &str, plan: &ServicePolicy, limit: Duration, processes: &str) {
-        let (limit, runs) = (seconds(limit), if plan.lets_runs_finish { ", for runs without a limit," } else { "" });
+    pub fn log_wait(&self, name: &str, policy: &ServicePolicy, limit: Duration, processes: &str) {
+        let (limit, runs) = (seconds(limit), if policy.lets_runs_finish { ", for runs without a limit," } else { "" });
         info!(service = name, "waiting up to {limit}{runs} for leftover processes of {name} to exit: {processes}");
     }
 }
 
-fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, plan: &ServicePolicy) {
+fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, policy: &ServicePolicy) {
     match reason {
         StopReason::Unresponsive => warn!(service = name, "{name} is unresponsive; restarting it"),
         StopReason::Restart => info!(service = name, "restart of {name} requested"),
@@ -88,11 +88,11 @@ fn log_stop(name: &str, signal: Option<i32>, reason: StopReason, plan: &ServiceP
     }
     match signal {
         Some(signal) => {
-            let timeout = seconds(plan.timeout);
+            let timeout = seconds(policy.timeout);
             info!(service = name, "stopping {name} with {}; timeout {timeout}", signals::name(signal));
         }
-        None if plan.lets_runs_finish => info!(service = name, "waiting without a limit for {name} to exit"),
-        None => info!(service = name, "waiting up to {} for {name} to exit", seconds(plan.timeout)),
+        None if policy.lets_runs_finish => info!(service = name, "waiting without a limit for {name} to exit"),
+        None => info!(service = name, "waiting up to {} for {name} to exit", seconds(policy.timeout)),
     }
 }
 
@@ -104,17 +104,17 @@ pub(super) fn seconds(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::state::Termination;
-    use super::super::state::tests::PLAN;
+    use super::super::state::tests::POLICY;
     use super::*;
     use crate::exit::Exit;
 
     #[test]
     fn only_failure_at_restart_limit_gives_up() {
-        let failures = PLAN.restart.limit;
+        let failures = POLICY.restart.limit;
         let gives_up = |state, exit| {
             let from = Lifecycle { state, failures };
             let to = Lifecycle { state: State::WaitingForGroup(AfterExit::End(Termination::Exited(exit))), failures };
-            Transition { from, to, event: Event::Exited(exit) }.gives_up(&PLAN)
+            Transition { from, to, event: Event::Exited(exit) }.gives_up(&POLICY)
         };
         let stopping = |reason| State::Stopping(Some(15), reason);
         assert!(gives_up(State::Running, Exit::Code(1)) && gives_up(State::Starting, Exit::Code(1)));

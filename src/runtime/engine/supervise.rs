@@ -100,7 +100,7 @@ impl EngineRun<'_> {
             // A stop has one deadline; the end of a run begins another.
             let deadline = control.deadline.filter(|_| stop_requested.is_cancelled());
             let rest = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let limit = rest.unwrap_or(service.plan.timeout);
+            let limit = rest.unwrap_or(service.policy.timeout);
             if end_leftovers(self.reaper, self.signals, limit, &is_lost).await {
                 stop_requested.cancel();
             }

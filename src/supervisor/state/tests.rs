@@ -18,7 +18,7 @@ const RESTART: RestartRules = RestartRules {
     max_delay: Duration::from_secs(3),
     reset_after: STEADY,
 };
-pub(in crate::supervisor) const PLAN: ServicePolicy = ServicePolicy {
+pub(in crate::supervisor) const POLICY: ServicePolicy = ServicePolicy {
     drain: DRAIN,
     reload_drain: RELOAD_DRAIN,
     timeout: TIMEOUT,
@@ -40,8 +40,8 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         TerminateLeftovers,
     };
     use Event::{
-        BecameAlive, CannotStart, Exited, GroupEmpty, PolicyChanged, PortTaken, RestartRequested, StartFailed, StopRequested,
-        TimerElapsed, Unresponsive,
+        BecameAlive, CannotStart, Exited, GroupEmpty, PolicyChanged, PortTaken, RestartRequested, StartFailed,
+        StopRequested, TimerElapsed, Unresponsive,
     };
     let term = Some(SIGTERM);
     let int = Some(SIGINT);
@@ -65,12 +65,7 @@ fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
         (Starting, StopRequested, last(Stopping(term, end)), ask(SIGTERM)),
         (Starting, Exited(CODE), to_restart, again.clone()),
         (Starting, StartFailed, failed(Backoff), pause),
-        (
-            Starting,
-            CannotStart,
-            last(WaitingForGroup(AfterExit::End(Termination::NotStarted))),
-            wait_for_group.clone(),
-        ),
+        (Starting, CannotStart, last(WaitingForGroup(AfterExit::End(Termination::NotStarted))), wait_for_group.clone()),
         (Starting, PortTaken, last(Backoff), vec![StartTimer(PORT_RETRY_INTERVAL)]),
         (Running, Unresponsive, last(Stopping(int, replace)), ask_to_replace(SIGINT)),
         (Running, RestartRequested, last(Stopping(int, restart)), ask_to_replace(SIGINT)),
@@ -171,45 +166,46 @@ fn every_state_handles_every_event() {
             if is_exit && exact.is_none() {
                 continue;
             }
-            assert_eq!(life(state, 0).step(*event, &PLAN), expected, "{state:?} on {event:?}");
+            assert_eq!(life(state, 0).step(*event, &POLICY), expected, "{state:?} on {event:?}");
         }
     }
 }
 
 #[test]
 fn stop_without_drain_signals_at_once() {
-    let (next, actions) = life(Running, 0).step(Event::StopRequested, &ServicePolicy { drain: Duration::ZERO, ..PLAN });
+    let (next, actions) =
+        life(Running, 0).step(Event::StopRequested, &ServicePolicy { drain: Duration::ZERO, ..POLICY });
     assert_eq!(next.state, Stopping(Some(SIGINT), StopReason::Shutdown));
     assert_eq!(actions[0], Action::Signal(SIGINT));
 }
 
 #[test]
 fn reload_waits_for_runs_until_stop_restores_limits() {
-    let plan = PLAN.for_reload();
-    let (draining, actions) = life(Running, 0).step(Event::StopRequested, &plan);
+    let policy = POLICY.for_reload();
+    let (draining, actions) = life(Running, 0).step(Event::StopRequested, &policy);
     assert_eq!(actions, [Action::StartTimer(RELOAD_DRAIN)]);
-    let (stopping, _) = draining.step(Event::TimerElapsed, &plan);
-    let (killing, actions) = stopping.step(Event::TimerElapsed, &plan);
+    let (stopping, _) = draining.step(Event::TimerElapsed, &policy);
+    let (killing, actions) = stopping.step(Event::TimerElapsed, &policy);
     assert_eq!((killing.state, actions), (Killing(StopReason::Shutdown), vec![Action::KillProcess]));
-    let (left, _) = killing.step(Event::Exited(CODE), &plan);
+    let (left, _) = killing.step(Event::Exited(CODE), &policy);
     let only_waited_for = life(Stopping(None, StopReason::Shutdown), 0);
     let kill_others = vec![Action::KillLeftovers, Action::StartTimer(GROUP_KILL_TIMEOUT)];
     for (waiting, at_deadline) in [(left, kill_others), (only_waited_for, vec![])] {
-        assert_eq!(waiting.step(Event::TimerElapsed, &plan), (waiting, at_deadline));
-        let (next, actions) = waiting.step(Event::PolicyChanged, &PLAN);
+        assert_eq!(waiting.step(Event::TimerElapsed, &policy), (waiting, at_deadline));
+        let (next, actions) = waiting.step(Event::PolicyChanged, &POLICY);
         assert_eq!((next, actions.last()), (waiting, Some(&Action::RestartStopTimer)));
-        assert!(waiting.step(Event::TimerElapsed, &PLAN).1.contains(&Action::KillGroup));
+        assert!(waiting.step(Event::TimerElapsed, &POLICY).1.contains(&Action::KillGroup));
     }
 }
 
 #[test]
 fn service_without_stop_signal_is_only_waited_for() {
-    let plan = ServicePolicy { drain: Duration::ZERO, stop_signal: None, ..PLAN };
+    let policy = ServicePolicy { drain: Duration::ZERO, stop_signal: None, ..POLICY };
     for state in [Starting, Running] {
-        let (next, actions) = life(state, 0).step(Event::StopRequested, &plan);
+        let (next, actions) = life(state, 0).step(Event::StopRequested, &policy);
         assert_eq!(next.state, Stopping(None, StopReason::Shutdown));
         assert_eq!(actions, [Action::Signal(SIGCONT), Action::StartStopTimer]);
-        let (next, _) = next.step(Event::Exited(Exit::Code(2)), &plan);
+        let (next, _) = next.step(Event::Exited(Exit::Code(2)), &policy);
         assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(2)))));
     }
 }
@@ -225,19 +221,19 @@ fn backoff_doubles_up_to_maximum() {
 fn crash_loop_ends_with_last_exit() {
     let (mut life, _) = Lifecycle::begin();
     for code in 1..=3 {
-        (life, _) = life.step(Event::Exited(Exit::Code(code)), &PLAN);
+        (life, _) = life.step(Event::Exited(Exit::Code(code)), &POLICY);
         assert_eq!(life.state, WaitingForGroup(AfterExit::Restart));
-        (life, _) = life.step(Event::GroupEmpty, &PLAN);
-        (life, _) = life.step(Event::TimerElapsed, &PLAN);
+        (life, _) = life.step(Event::GroupEmpty, &POLICY);
+        (life, _) = life.step(Event::TimerElapsed, &POLICY);
         assert_eq!(life.state, Starting);
     }
-    (life, _) = life.step(Event::Exited(Exit::Code(4)), &PLAN);
+    (life, _) = life.step(Event::Exited(Exit::Code(4)), &POLICY);
     assert_eq!(life.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(4)))));
 }
 
 #[test]
 fn requested_restart_is_no_failure_and_has_no_delay() {
-    let never = ServicePolicy { restart: RestartRules { policy: RestartPolicy::Never, limit: 0, ..RESTART }, ..PLAN };
+    let never = ServicePolicy { restart: RestartRules { policy: RestartPolicy::Never, limit: 0, ..RESTART }, ..POLICY };
     let (stopping, _) = life(Running, 3).step(Event::RestartRequested, &never);
     let (gone, _) = stopping.step(Event::Exited(Exit::Code(0)), &never);
     assert_eq!(gone.step(Event::GroupEmpty, &never), (life(Starting, 0), vec![Action::Start]));
@@ -245,9 +241,9 @@ fn requested_restart_is_no_failure_and_has_no_delay() {
 
 #[test]
 fn restart_count_resets_after_stable_run() {
-    let (next, _) = life(Running, 3).step(Event::TimerElapsed, &PLAN);
+    let (next, _) = life(Running, 3).step(Event::TimerElapsed, &POLICY);
     assert_eq!(next, life(Running, 0));
-    let (next, _) = life(Starting, 3).step(Event::TimerElapsed, &PLAN);
+    let (next, _) = life(Starting, 3).step(Event::TimerElapsed, &POLICY);
     assert_eq!(next, life(Starting, 3));
 }
 
@@ -261,15 +257,15 @@ fn restart_policy_decides_which_exits_are_failures() {
         (RestartPolicy::Always, Exit::Code(0), true),
     ];
     for (policy, exit, restarts) in table {
-        let plan = ServicePolicy { restart: RestartRules { policy, ..RESTART }, ..PLAN };
-        let (next, _) = life(Running, 0).step(Event::Exited(exit), &plan);
+        let policy = ServicePolicy { restart: RestartRules { policy, ..RESTART }, ..POLICY };
+        let (next, _) = life(Running, 0).step(Event::Exited(exit), &policy);
         assert_eq!(next.state == WaitingForGroup(AfterExit::Restart), restarts, "{policy:?} {exit:?}");
     }
 }
 
 #[test]
 fn failed_start_at_restart_limit_ends_service() {
-    let (next, _) = life(Starting, RESTART.limit).step(Event::StartFailed, &PLAN);
+    let (next, _) = life(Starting, RESTART.limit).step(Event::StartFailed, &POLICY);
     assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::NotStarted)));
 }
 
@@ -304,15 +300,15 @@ proptest! {
     /// Whatever happens in whatever order.
     #[test]
     fn failures_in_a_row_never_exceed_limit(events in vec(event(), 0..60), limit in 0..5_u32) {
-        let plan = ServicePolicy { restart: RestartRules { limit, ..RESTART }, ..PLAN };
+        let policy = ServicePolicy { restart: RestartRules { limit, ..RESTART }, ..POLICY };
         let (mut life, _) = Lifecycle::begin();
         for event in events {
             let before = life;
             let actions;
-            (life, actions) = life.step(event, &plan);
+            (life, actions) = life.step(event, &policy);
             prop_assert!(life.failures <= limit);
             for action in &actions {
-                prop_assert!(!matches!(action, Action::StartBackoff(span) if *span > plan.restart.max_delay || limit == 0));
+                prop_assert!(!matches!(action, Action::StartBackoff(span) if *span > policy.restart.max_delay || limit == 0));
             }
             prop_assert!(!matches!(before.state, Ended(_)) || (life == before && actions.is_empty()));
             let starts = actions.contains(&Action::Start);
@@ -326,7 +322,7 @@ proptest! {
         let (mut life, _) = Lifecycle::begin();
         let stop = [Event::StopRequested, Event::StopRequested, Event::StopRequested, Event::Exited(CODE), Event::GroupEmpty];
         for event in events.into_iter().chain(stop) {
-            life = life.step(event, &PLAN).0;
+            life = life.step(event, &POLICY).0;
         }
         prop_assert!(matches!(life.state, Ended(_)), "{:?}", life);
     }
