@@ -3,6 +3,7 @@
 //! No descendant is left exactly when there is no child to wait for; `/proc` only lists which ones there are.
 
 use std::collections::HashSet;
+use std::future::pending;
 use std::time::Duration;
 
 use nix::libc;
@@ -92,70 +93,121 @@ fn terminate(reaper: &Reaper, process: &Process) {
     }
 }
 
+/// The result of [`terminate_all`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminationResult {
+    /// Whether a stop signal was received.
+    pub stop_requested: bool,
+}
+
 /// Ends all descendants: SIGTERM first, SIGKILL at the `limit` or at a stop signal. Returns when none is left, at once
-/// if there is none; true if a stop signal was received.
+/// if there is none.
 ///
 /// `groups` are the process groups to signal if `/proc` cannot be read.
-pub async fn terminate_all(reaper: &Reaper, signals: &mut Signals, groups: &[Pid], limit: Duration) -> bool {
-    let (mut reaped, mut was_asked) = (reaper.reaped(), false);
-    let begin = Instant::now();
-    let mut termination = Termination { reaper, groups, is_first: true, killed: HashSet::new(), is_killing: false };
-    let (mut deadline, mut log_at, mut refresh_at) = (begin + limit, Some(begin + WAIT_LOG_DELAY), Some(begin));
+pub async fn terminate_all(
+    reaper: &Reaper,
+    signals: &mut Signals,
+    groups: &[Pid],
+    limit: Duration,
+) -> TerminationResult {
+    let (mut reaped, mut stop_requested) = (reaper.reaped(), false);
+    let mut progress = TerminationProgress::begin(reaper, groups, limit);
     while reaper.has_children() {
-        let kill = tokio::select! {
+        let must_kill = tokio::select! {
             biased;
             number = signals.next() => {
                 if number == libc::SIGTSTP {
                     stop_own_group();
                 }
-                if is_stop_signal(number) {
+                let is_stop = is_stop_signal(number);
+                if is_stop {
                     info!("received {}; no longer waiting", signals::name(number));
-                    was_asked = true;
                 }
-                is_stop_signal(number)
+                stop_requested |= is_stop;
+                is_stop
             }
-            () = sleep_until(deadline) => true,
-            () = sleep_until(refresh_at.unwrap_or(begin)), if refresh_at.is_some() => {
-                refresh_at = None;
-                termination.refresh();
+            () = sleep_until(progress.deadline) => true,
+            () = at(progress.refresh_at) => {
+                progress.refresh();
                 false
             }
-            () = sleep_until(log_at.unwrap_or(begin)), if log_at.is_some() => {
-                log_at = None;
-                let limit = (limit.as_secs_f64() * 10.0).round() / 10.0;
-                info!("waiting up to {limit} s for {} to exit", remaining_names());
+            () = at(progress.log_at) => {
+                progress.log_wait();
                 false
             }
             _ = reaped.changed() => {
-                refresh_at.get_or_insert(Instant::now() + REFRESH_INTERVAL);
+                progress.refresh_at.get_or_insert(Instant::now() + REFRESH_INTERVAL);
                 false
             }
         };
-        if kill && termination.is_killing {
-            warn!("{} did not exit after SIGKILL; giving up", remaining_names());
+        if must_kill && !progress.begin_kill() {
             break;
         }
-        if kill {
-            (termination.is_killing, log_at, refresh_at) = (true, None, Some(Instant::now()));
-            deadline = Instant::now() + KILL_TIMEOUT;
-        }
     }
-    was_asked
+    TerminationResult { stop_requested }
 }
 
-/// Which processes have been sent which signal.
-struct Termination<'a> {
+/// Waits for this time; for ever if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+/// Which processes have been sent which signal, and what is due when.
+struct TerminationProgress<'a> {
     reaper: &'a Reaper,
     groups: &'a [Pid],
+    limit: Duration,
     /// Whether no process has been asked to end yet.
     is_first: bool,
     killed: HashSet<Pid>,
     is_killing: bool,
+    /// When the processes that are left are killed, or given up.
+    deadline: Instant,
+    /// When `/proc` is read again, if a process has exited.
+    refresh_at: Option<Instant>,
+    /// When the wait is logged, unless it was.
+    log_at: Option<Instant>,
 }
 
-impl Termination<'_> {
+impl<'a> TerminationProgress<'a> {
+    fn begin(reaper: &'a Reaper, groups: &'a [Pid], limit: Duration) -> Self {
+        let begin = Instant::now();
+        Self {
+            reaper,
+            groups,
+            limit,
+            is_first: true,
+            killed: HashSet::new(),
+            is_killing: false,
+            deadline: begin + limit,
+            refresh_at: Some(begin),
+            log_at: Some(begin + WAIT_LOG_DELAY),
+        }
+    }
+
+    /// Has the processes that are left killed; returns false if they were and did not end.
+    fn begin_kill(&mut self) -> bool {
+        if self.is_killing {
+            warn!("{} did not exit after SIGKILL; giving up", remaining_names());
+            return false;
+        }
+        let now = Instant::now();
+        (self.is_killing, self.deadline, self.refresh_at, self.log_at) = (true, now + KILL_TIMEOUT, Some(now), None);
+        true
+    }
+
+    fn log_wait(&mut self) {
+        self.log_at = None;
+        let limit = (self.limit.as_secs_f64() * 10.0).round() / 10.0;
+        info!("waiting up to {limit} s for {} to exit", remaining_names());
+    }
+
     /// Signals the processes that are left.
     fn refresh(&mut self) {
+        self.refresh_at = None;
         match descendants() {
             None => self.signal_groups(),
             Some(remaining) if self.is_killing => self.kill(&remaining),

@@ -141,10 +141,10 @@ async fn stop_overdue(
 /// requested.
 async fn end_leftovers(reaper: &Reaper, signals: &mut Signals, limit: Duration, is_lost: &CancellationToken) -> bool {
     tokio::select! {
-        stop_requested = terminate_all(reaper, signals, &[], limit) => return stop_requested,
+        ended = terminate_all(reaper, signals, &[], limit) => return ended.stop_requested,
         () = is_lost.cancelled() => {}
     }
-    terminate_all(reaper, signals, &[], Duration::ZERO).await
+    terminate_all(reaper, signals, &[], Duration::ZERO).await.stop_requested
 }
 
 /// Renews the lease until the run has `ended`. When it is lost the engine is killed at once, before another one may start.
