@@ -17,7 +17,7 @@ use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::supervisor::group::GroupMember;
 use crate::supervisor::periodic::run_every;
-use crate::supervisor::state::{AfterExit, State, StopReason};
+use crate::supervisor::state::{AfterExit, ServiceState, StopReason};
 use crate::supervisor::task::{ProcessMessage, ServiceControl, ServiceResult, ServiceSnapshot, supervise};
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::Counters;
@@ -186,17 +186,17 @@ fn update_health(service: &mut ServiceHealth, snapshot: ServiceSnapshot, has_pro
     service.restarts = snapshot.restarts;
     service.last_exit = snapshot.last_exit.or(service.last_exit);
     service.phase = match snapshot.state {
-        State::Starting => Phase::Starting,
-        State::Running => Phase::Running,
-        State::Stopping(_, StopReason::Unresponsive | StopReason::Restart)
-        | State::Killing(StopReason::Unresponsive | StopReason::Restart) => Phase::Restarting,
-        State::WaitingForGroup(AfterExit::Restart) | State::Backoff => Phase::Restarting,
-        State::Ended(_) if is_periodic => Phase::Waiting,
-        State::Ended(_) => Phase::Ended,
-        State::Draining
-        | State::Stopping(_, StopReason::Shutdown)
-        | State::Killing(StopReason::Shutdown)
-        | State::WaitingForGroup(AfterExit::End(_))
-        | State::KillingGroup(_) => Phase::Draining,
+        ServiceState::Starting => Phase::Starting,
+        ServiceState::Running => Phase::Running,
+        ServiceState::Stopping(_, StopReason::Unresponsive | StopReason::Restart)
+        | ServiceState::Killing(StopReason::Unresponsive | StopReason::Restart) => Phase::Restarting,
+        ServiceState::WaitingForGroup(AfterExit::Restart) | ServiceState::Backoff => Phase::Restarting,
+        ServiceState::Ended(_) if is_periodic => Phase::Waiting,
+        ServiceState::Ended(_) => Phase::Ended,
+        ServiceState::Draining
+        | ServiceState::Stopping(_, StopReason::Shutdown)
+        | ServiceState::Killing(StopReason::Shutdown)
+        | ServiceState::WaitingForGroup(AfterExit::End(_))
+        | ServiceState::KillingGroup(_) => Phase::Draining,
     };
 }

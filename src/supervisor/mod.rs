@@ -6,8 +6,8 @@
 //! services in order and, at a signal, stops them in reverse order. [`output`] forwards the output of a service. None
 //! of them depends on the program of the service.
 //!
-//! A stop request goes from [`group`] to [`task`] as a [`task::StopRequest`], becomes [`state::Event::StopRequested`],
-//! and reaches the child by [`state::Action::Signal`].
+//! A stop request goes from [`group`] to [`task`] as a [`task::StopRequest`], becomes [`state::ServiceEvent::StopRequested`],
+//! and reaches the child by [`state::ServiceAction::Signal`].
 
 pub mod group;
 pub mod output;

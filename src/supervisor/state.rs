@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use State::{Backoff, Draining, Ended, Killing, KillingGroup, Running, Starting, Stopping, WaitingForGroup};
+use ServiceState::{Backoff, Draining, Ended, Killing, KillingGroup, Running, Starting, Stopping, WaitingForGroup};
 
 use crate::exit::Exit;
 use crate::model::{self, RestartPolicy, RestartRules};
@@ -86,7 +86,7 @@ pub enum StopReason {
 
 /// The state of a service. Data that exists only in one state is in its variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum State {
+pub enum ServiceState {
     /// The process was started and has not responded yet.
     #[default]
     Starting,
@@ -112,14 +112,14 @@ pub enum State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lifecycle {
     /// Where it is.
-    pub state: State,
+    pub state: ServiceState,
     /// Failures since it last ran well.
     pub failures: u32,
 }
 
 /// An event in the life of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum ServiceEvent {
     /// The service has responded for the first time.
     BecameAlive,
     /// The service no longer responds, and has to be restarted.
@@ -146,8 +146,8 @@ pub enum Event {
 
 /// A task of the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Start a process. If that is not possible, [`Event::StartFailed`], [`Event::CannotStart`] or [`Event::PortTaken`] is the next
+pub enum ServiceAction {
+    /// Start a process. If that is not possible, [`ServiceEvent::StartFailed`], [`ServiceEvent::CannotStart`] or [`ServiceEvent::PortTaken`] is the next
     /// event.
     Start,
     /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
@@ -183,71 +183,75 @@ const PORT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 impl Lifecycle {
     /// The beginning, with its first action.
     #[must_use]
-    pub fn begin() -> (Self, Action) {
-        (Self { state: Starting, failures: 0 }, Action::Start)
+    pub fn begin() -> (Self, ServiceAction) {
+        (Self { state: Starting, failures: 0 }, ServiceAction::Start)
     }
 
     /// The next state, and the actions to get there. An event that does not apply to a state, such as a late timer, has
     /// no effect.
     #[must_use]
-    pub fn step(self, event: Event, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+    pub fn step(self, event: ServiceEvent, policy: &ServicePolicy) -> (Self, Vec<ServiceAction>) {
         match (self.state, event) {
-            (Starting, Event::BecameAlive) => {
-                self.transition(Running, vec![Action::StartTimer(policy.restart.reset_after)])
+            (Starting, ServiceEvent::BecameAlive) => {
+                self.transition(Running, vec![ServiceAction::StartTimer(policy.restart.reset_after)])
             }
-            (Starting, Event::Unresponsive) => {
+            (Starting, ServiceEvent::Unresponsive) => {
                 self.stop(policy.stop_signal.map(|_| SIGTERM), StopReason::Unresponsive, policy)
             }
-            (Running, Event::Unresponsive) => self.stop(policy.stop_signal, StopReason::Unresponsive, policy),
-            (Starting, Event::RestartRequested) => {
+            (Running, ServiceEvent::Unresponsive) => self.stop(policy.stop_signal, StopReason::Unresponsive, policy),
+            (Starting, ServiceEvent::RestartRequested) => {
                 self.stop(policy.stop_signal.map(|_| SIGTERM), StopReason::Restart, policy)
             }
-            (Running, Event::RestartRequested) => self.stop(policy.stop_signal, StopReason::Restart, policy),
-            (Backoff, Event::RestartRequested) => self.transition(Starting, vec![Action::Start]),
-            (_, Event::StopRequested) => self.stop_requested(policy),
-            (Draining, Event::PolicyChanged) => self.transition(Draining, vec![Action::StartTimer(policy.drain)]),
-            (Stopping(_, StopReason::Shutdown), Event::PolicyChanged) => {
-                self.transition(self.state, vec![Action::RestartStopTimer])
+            (Running, ServiceEvent::RestartRequested) => self.stop(policy.stop_signal, StopReason::Restart, policy),
+            (Backoff, ServiceEvent::RestartRequested) => self.transition(Starting, vec![ServiceAction::Start]),
+            (_, ServiceEvent::StopRequested) => self.stop_requested(policy),
+            (Draining, ServiceEvent::PolicyChanged) => {
+                self.transition(Draining, vec![ServiceAction::StartTimer(policy.drain)])
             }
-            (WaitingForGroup(AfterExit::End(_)), Event::PolicyChanged) => {
-                self.transition(self.state, vec![Action::TerminateLeftovers, Action::RestartStopTimer])
+            (Stopping(_, StopReason::Shutdown), ServiceEvent::PolicyChanged) => {
+                self.transition(self.state, vec![ServiceAction::RestartStopTimer])
             }
-            (_, Event::TimerElapsed) => self.timer_elapsed(policy),
-            (_, Event::Exited(exit)) => self.exited(exit, policy),
-            (Starting, Event::StartFailed) if self.failures >= policy.restart.limit => {
+            (WaitingForGroup(AfterExit::End(_)), ServiceEvent::PolicyChanged) => {
+                self.transition(self.state, vec![ServiceAction::TerminateLeftovers, ServiceAction::RestartStopTimer])
+            }
+            (_, ServiceEvent::TimerElapsed) => self.timer_elapsed(policy),
+            (_, ServiceEvent::Exited(exit)) => self.exited(exit, policy),
+            (Starting, ServiceEvent::StartFailed) if self.failures >= policy.restart.limit => {
                 self.wait_for_group(Termination::NotStarted)
             }
-            (Starting, Event::CannotStart) => self.wait_for_group(Termination::NotStarted),
-            (Starting, Event::PortTaken) => self.transition(Backoff, vec![Action::StartTimer(PORT_RETRY_INTERVAL)]),
-            (Starting, Event::StartFailed) => Self { failures: self.failures + 1, ..self }.pause(policy),
-            (WaitingForGroup(AfterExit::End(end)) | KillingGroup(end), Event::GroupEmpty) => {
+            (Starting, ServiceEvent::CannotStart) => self.wait_for_group(Termination::NotStarted),
+            (Starting, ServiceEvent::PortTaken) => {
+                self.transition(Backoff, vec![ServiceAction::StartTimer(PORT_RETRY_INTERVAL)])
+            }
+            (Starting, ServiceEvent::StartFailed) => Self { failures: self.failures + 1, ..self }.pause(policy),
+            (WaitingForGroup(AfterExit::End(end)) | KillingGroup(end), ServiceEvent::GroupEmpty) => {
                 self.transition(Ended(end), Vec::new())
             }
-            (WaitingForGroup(AfterExit::Restart), Event::GroupEmpty) => self.pause(policy),
+            (WaitingForGroup(AfterExit::Restart), ServiceEvent::GroupEmpty) => self.pause(policy),
             _ => self.ignore(),
         }
     }
 
-    fn transition(self, state: State, actions: Vec<Action>) -> (Self, Vec<Action>) {
+    fn transition(self, state: ServiceState, actions: Vec<ServiceAction>) -> (Self, Vec<ServiceAction>) {
         (Self { state, ..self }, actions)
     }
 
-    fn ignore(self) -> (Self, Vec<Action>) {
+    fn ignore(self) -> (Self, Vec<ServiceAction>) {
         (self, Vec::new())
     }
 
-    fn stop_requested(self, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn stop_requested(self, policy: &ServicePolicy) -> (Self, Vec<ServiceAction>) {
         match self.state {
             Starting => self.stop(policy.stop_signal.map(|_| SIGTERM), StopReason::Shutdown, policy),
             Running if policy.drain.is_zero() => self.stop(policy.stop_signal, StopReason::Shutdown, policy),
-            Running => self.transition(Draining, vec![Action::StartTimer(policy.drain)]),
+            Running => self.transition(Draining, vec![ServiceAction::StartTimer(policy.drain)]),
             Draining => self.stop(policy.stop_signal, StopReason::Shutdown, policy),
             // The stop signal was sent already; the next exit is final.
             Stopping(signal, StopReason::Unresponsive | StopReason::Restart) => {
-                self.transition(Stopping(signal, StopReason::Shutdown), vec![Action::StartStopTimer])
+                self.transition(Stopping(signal, StopReason::Shutdown), vec![ServiceAction::StartStopTimer])
             }
             Stopping(_, StopReason::Shutdown) => {
-                self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
+                self.transition(Killing(StopReason::Shutdown), vec![ServiceAction::KillGroup])
             }
             Killing(_) => self.transition(Killing(StopReason::Shutdown), Vec::new()),
             WaitingForGroup(AfterExit::Restart) | Backoff => self.wait_for_group(Termination::Stopped),
@@ -256,43 +260,48 @@ impl Lifecycle {
         }
     }
 
-    fn stop(self, signal: Option<i32>, reason: StopReason, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn stop(self, signal: Option<i32>, reason: StopReason, policy: &ServicePolicy) -> (Self, Vec<ServiceAction>) {
         let timer = match reason {
-            StopReason::Shutdown => Action::StartStopTimer,
-            StopReason::Unresponsive | StopReason::Restart => Action::StartTimer(policy.timeout),
+            StopReason::Shutdown => ServiceAction::StartStopTimer,
+            StopReason::Unresponsive | StopReason::Restart => ServiceAction::StartTimer(policy.timeout),
         };
         // A stopped process (SIGSTOP) handles only SIGKILL until it is continued.
-        let actions = signal.map(Action::Signal).into_iter().chain([Action::Signal(SIGCONT), timer]).collect();
+        let actions =
+            signal.map(ServiceAction::Signal).into_iter().chain([ServiceAction::Signal(SIGCONT), timer]).collect();
         self.transition(Stopping(signal, reason), actions)
     }
 
     /// A timer that elapses in another state than the one that started it is late, which is normal.
-    fn timer_elapsed(self, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn timer_elapsed(self, policy: &ServicePolicy) -> (Self, Vec<ServiceAction>) {
         match self.state {
             Running => (Self { failures: 0, ..self }, Vec::new()),
             Draining => self.stop(policy.stop_signal, StopReason::Shutdown, policy),
             Stopping(None, StopReason::Shutdown) if policy.lets_runs_finish => self.ignore(),
             Stopping(_, StopReason::Shutdown) if !policy.lets_runs_finish => {
-                self.transition(Killing(StopReason::Shutdown), vec![Action::KillGroup])
+                self.transition(Killing(StopReason::Shutdown), vec![ServiceAction::KillGroup])
             }
-            Stopping(_, reason) => self.transition(Killing(reason), vec![Action::KillProcess]),
+            Stopping(_, reason) => self.transition(Killing(reason), vec![ServiceAction::KillProcess]),
             // The next timer is for processes that were being forked.
-            WaitingForGroup(AfterExit::End(_)) if policy.lets_runs_finish => {
-                self.transition(self.state, vec![Action::KillLeftovers, Action::StartTimer(GROUP_KILL_TIMEOUT)])
-            }
+            WaitingForGroup(AfterExit::End(_)) if policy.lets_runs_finish => self.transition(
+                self.state,
+                vec![ServiceAction::KillLeftovers, ServiceAction::StartTimer(GROUP_KILL_TIMEOUT)],
+            ),
             WaitingForGroup(AfterExit::End(end)) => self.kill_group(end),
             WaitingForGroup(AfterExit::Restart) => self.pause(policy),
             KillingGroup(end) => self.transition(Ended(end), Vec::new()),
-            Backoff => self.transition(Starting, vec![Action::Start]),
+            Backoff => self.transition(Starting, vec![ServiceAction::Start]),
             Starting | Killing(_) | Ended(_) => self.ignore(),
         }
     }
 
-    fn kill_group(self, end: Termination) -> (Self, Vec<Action>) {
-        self.transition(KillingGroup(end), vec![Action::KillGroup, Action::StartTimer(GROUP_KILL_TIMEOUT)])
+    fn kill_group(self, end: Termination) -> (Self, Vec<ServiceAction>) {
+        self.transition(
+            KillingGroup(end),
+            vec![ServiceAction::KillGroup, ServiceAction::StartTimer(GROUP_KILL_TIMEOUT)],
+        )
     }
 
-    fn exited(self, exit: Exit, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn exited(self, exit: Exit, policy: &ServicePolicy) -> (Self, Vec<ServiceAction>) {
         match self.state {
             Starting | Running | Stopping(_, StopReason::Unresponsive) | Killing(StopReason::Unresponsive) => {
                 self.failed(exit, policy)
@@ -312,7 +321,7 @@ impl Lifecycle {
     }
 
     /// It has ended without being asked to end.
-    fn failed(self, exit: Exit, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn failed(self, exit: Exit, policy: &ServicePolicy) -> (Self, Vec<ServiceAction>) {
         if !self.is_failure(exit, policy) || self.failures >= policy.restart.limit {
             return self.wait_for_group(Termination::Exited(exit));
         }
@@ -329,21 +338,21 @@ impl Lifecycle {
         }
     }
 
-    fn replace(self, policy: &ServicePolicy) -> (Self, Vec<Action>) {
-        self.transition(WaitingForGroup(AfterExit::Restart), vec![Action::StartTimer(policy.leftover_timeout)])
+    fn replace(self, policy: &ServicePolicy) -> (Self, Vec<ServiceAction>) {
+        self.transition(WaitingForGroup(AfterExit::Restart), vec![ServiceAction::StartTimer(policy.leftover_timeout)])
     }
 
-    fn wait_for_group(self, end: Termination) -> (Self, Vec<Action>) {
-        let actions = vec![Action::TerminateLeftovers, Action::StartStopTimer];
+    fn wait_for_group(self, end: Termination) -> (Self, Vec<ServiceAction>) {
+        let actions = vec![ServiceAction::TerminateLeftovers, ServiceAction::StartStopTimer];
         self.transition(WaitingForGroup(AfterExit::End(end)), actions)
     }
 
     /// The delay before the next start; a requested restart is not a failure, and has none.
-    fn pause(self, policy: &ServicePolicy) -> (Self, Vec<Action>) {
+    fn pause(self, policy: &ServicePolicy) -> (Self, Vec<ServiceAction>) {
         if self.failures == 0 {
-            return self.transition(Starting, vec![Action::Start]);
+            return self.transition(Starting, vec![ServiceAction::Start]);
         }
-        self.transition(Backoff, vec![Action::StartBackoff(policy.restart.pause(self.failures))])
+        self.transition(Backoff, vec![ServiceAction::StartBackoff(policy.restart.pause(self.failures))])
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::output::OutputPumps;
-use super::state::{Action, Event, Lifecycle, ServicePolicy, State, Termination};
+use super::state::{Lifecycle, ServiceAction, ServiceEvent, ServicePolicy, ServiceState, Termination};
 use super::transition::{Transition, seconds};
 use crate::exit::Exit;
 use crate::process::child::{ProcessSpec, SpawnError, group_exists, signal_group, signal_process};
@@ -82,7 +82,7 @@ pub struct ServiceControl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServiceSnapshot {
     /// Where it is in its life.
-    pub state: State,
+    pub state: ServiceState,
     /// Its process, while there is one.
     pub pid: Option<i32>,
     /// How often it was started again.
@@ -106,7 +106,7 @@ pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &m
     let mut at_once = task.perform(first);
     loop {
         task.publish(life.state);
-        if let State::Ended(end) = life.state {
+        if let ServiceState::Ended(end) = life.state {
             task.output.drain().await;
             return task.error.take().map_or(Ok(end), Err);
         }
@@ -119,7 +119,7 @@ pub async fn supervise(service: &SupervisedService, reaper: &Reaper, control: &m
         for action in actions {
             at_once = task.perform(action).or(at_once);
         }
-        if event == Event::BecameAlive {
+        if event == ServiceEvent::BecameAlive {
             task.deliver_held_signals();
         }
         life = next;
@@ -182,20 +182,20 @@ impl<'a> ServiceTask<'a> {
         self.child.as_ref().map(|child| child.pid)
     }
 
-    fn publish(&self, state: State) {
+    fn publish(&self, state: ServiceState) {
         let (pid, restarts) = (self.pid().map(Pid::as_raw), self.starts.saturating_sub(1));
         let (last_exit, was_asked) = (self.last_exit, self.was_asked);
         self.control.snapshot.send_replace(ServiceSnapshot { state, pid, restarts, last_exit, was_asked });
     }
 
-    async fn next_event(&mut self, state: State) -> Event {
-        let is_killing = matches!(state, State::KillingGroup(_));
-        let sweeping = is_killing || matches!(state, State::WaitingForGroup(_));
+    async fn next_event(&mut self, state: ServiceState) -> ServiceEvent {
+        let is_killing = matches!(state, ServiceState::KillingGroup(_));
+        let sweeping = is_killing || matches!(state, ServiceState::WaitingForGroup(_));
         loop {
             // In every state, since the ID of an empty group may be reused. A reaped process does not prove that a group is empty.
             self.prune_groups();
             if sweeping && self.groups.is_empty() || is_killing && self.only_zombies_left() {
-                return Event::GroupEmpty;
+                return ServiceEvent::GroupEmpty;
             }
             let timer = self.timer;
             let event = tokio::select! {
@@ -207,7 +207,7 @@ impl<'a> ServiceTask<'a> {
                 Some(message) = self.control.messages.recv() => self.on_message(message),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
                     self.timer = None;
-                    Some(Event::TimerElapsed)
+                    Some(ServiceEvent::TimerElapsed)
                 }
                 () = sleep(KILL_CHECK_INTERVAL), if is_killing => None,
             };
@@ -217,7 +217,7 @@ impl<'a> ServiceTask<'a> {
         }
     }
 
-    fn on_exit(&mut self, exit: Exit) -> Event {
+    fn on_exit(&mut self, exit: Exit) -> ServiceEvent {
         let pid = self.child.take().map_or(0, |child| child.pid.as_raw());
         // A service without a stop signal is an engine, whose run logs its result.
         if self.policy.stop_signal.is_none() && exit == Exit::Code(0) {
@@ -226,18 +226,18 @@ impl<'a> ServiceTask<'a> {
             info!(service = self.service.name, pid, "{} exited: {exit}", self.service.name);
         }
         self.last_exit = Some(exit);
-        Event::Exited(exit)
+        ServiceEvent::Exited(exit)
     }
 
-    fn on_stop(&mut self, request: StopRequest) -> Event {
+    fn on_stop(&mut self, request: StopRequest) -> ServiceEvent {
         let ends_reload = self.was_asked && !self.is_shutdown && !request.for_reload;
         self.was_asked = true;
         self.is_shutdown |= !request.for_reload;
         self.policy = if request.for_reload { self.service.policy.for_reload() } else { self.service.policy };
-        if ends_reload { Event::PolicyChanged } else { Event::StopRequested }
+        if ends_reload { ServiceEvent::PolicyChanged } else { ServiceEvent::StopRequested }
     }
 
-    fn on_message(&mut self, message: ProcessMessage) -> Option<Event> {
+    fn on_message(&mut self, message: ProcessMessage) -> Option<ServiceEvent> {
         let current = self.pid();
         let is_current = |pid| current == Some(Pid::from_raw(pid));
         match (message, current) {
@@ -251,9 +251,9 @@ impl<'a> ServiceTask<'a> {
                 self.pending_signals.push(number);
                 None
             }
-            (ProcessMessage::Alive(pid), _) => is_current(pid).then_some(Event::BecameAlive),
-            (ProcessMessage::Unresponsive(pid), _) => is_current(pid).then_some(Event::Unresponsive),
-            (ProcessMessage::Restart, _) => Some(Event::RestartRequested),
+            (ProcessMessage::Alive(pid), _) => is_current(pid).then_some(ServiceEvent::BecameAlive),
+            (ProcessMessage::Unresponsive(pid), _) => is_current(pid).then_some(ServiceEvent::Unresponsive),
+            (ProcessMessage::Restart, _) => Some(ServiceEvent::RestartRequested),
         }
     }
 
@@ -268,27 +268,27 @@ impl<'a> ServiceTask<'a> {
     }
 
     /// Executes the action; returns an event that follows immediately.
-    fn perform(&mut self, action: Action) -> Option<Event> {
+    fn perform(&mut self, action: ServiceAction) -> Option<ServiceEvent> {
         let pid = self.pid();
         match action {
-            Action::Start => return self.start(),
-            Action::Signal(number) => pid.into_iter().for_each(|pid| signal_process(pid, number)),
-            Action::KillProcess => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
-            Action::KillGroup => {
+            ServiceAction::Start => return self.start(),
+            ServiceAction::Signal(number) => pid.into_iter().for_each(|pid| signal_process(pid, number)),
+            ServiceAction::KillProcess => pid.into_iter().for_each(|pid| signal_process(pid, SIGKILL)),
+            ServiceAction::KillGroup => {
                 self.prune_groups();
                 self.groups.iter().for_each(|group| signal_group(*group, SIGKILL));
             }
-            Action::KillLeftovers => kill_leftovers(&self.groups, self.service.spared),
-            Action::TerminateLeftovers => {
+            ServiceAction::KillLeftovers => kill_leftovers(&self.groups, self.service.spared),
+            ServiceAction::TerminateLeftovers => {
                 terminate_leftovers(self.reaper, &self.groups, self.is_shutdown, self.service.spared);
             }
-            Action::StartTimer(span) => self.timer = Some(Instant::now() + span),
-            Action::StartStopTimer => self.timer = Some(self.stop_deadline()),
-            Action::RestartStopTimer => {
+            ServiceAction::StartTimer(span) => self.timer = Some(Instant::now() + span),
+            ServiceAction::StartStopTimer => self.timer = Some(self.stop_deadline()),
+            ServiceAction::RestartStopTimer => {
                 self.control.deadline = None;
                 self.timer = Some(self.stop_deadline());
             }
-            Action::StartBackoff(span) => {
+            ServiceAction::StartBackoff(span) => {
                 let span = with_jitter(span);
                 info!(service = self.service.name, "restarting in {}", seconds(span));
                 self.timer = Some(Instant::now() + span);
@@ -311,10 +311,10 @@ impl<'a> ServiceTask<'a> {
         }
     }
 
-    fn start(&mut self) -> Option<Event> {
+    fn start(&mut self) -> Option<ServiceEvent> {
         self.prune_groups();
         if self.has_to_wait_for_port() {
-            return Some(Event::PortTaken);
+            return Some(ServiceEvent::PortTaken);
         }
         self.port_wait = None;
         let started = self.control.started.take().map_or_else(|| self.reaper.spawn(&self.service.spec), Ok);
@@ -322,11 +322,11 @@ impl<'a> ServiceTask<'a> {
             Ok(child) => child,
             Err(error @ SpawnError::NoResources(..)) => {
                 warn!(service = self.service.name, "{error}");
-                return Some(Event::StartFailed);
+                return Some(ServiceEvent::StartFailed);
             }
             Err(error) => {
                 self.error = Some(error);
-                return Some(Event::CannotStart);
+                return Some(ServiceEvent::CannotStart);
             }
         };
         self.output.add_child(&mut child, &self.service.lines.for_process());

@@ -4,45 +4,48 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::state::{AfterExit, Event, Lifecycle, ServicePolicy, State, StopReason};
+use super::state::{AfterExit, Lifecycle, ServiceEvent, ServicePolicy, ServiceState, StopReason};
 use crate::process::signals;
 
 /// A step in the life of a service.
 pub(super) struct Transition {
     pub from: Lifecycle,
     pub to: Lifecycle,
-    pub event: Event,
+    pub event: ServiceEvent,
 }
 
 impl Transition {
     /// Logs a step that is news.
     pub fn log(&self, name: &str, policy: &ServicePolicy) {
         match (self.from.state, self.to.state) {
-            (State::Running | State::Draining, State::Draining)
-                if matches!(self.event, Event::StopRequested | Event::PolicyChanged) =>
+            (ServiceState::Running | ServiceState::Draining, ServiceState::Draining)
+                if matches!(self.event, ServiceEvent::StopRequested | ServiceEvent::PolicyChanged) =>
             {
                 info!(service = name, "draining for {}", seconds(policy.drain));
             }
-            (State::Starting | State::Running | State::Draining, State::Stopping(signal, reason)) => {
+            (
+                ServiceState::Starting | ServiceState::Running | ServiceState::Draining,
+                ServiceState::Stopping(signal, reason),
+            ) => {
                 log_stop(name, signal, reason, policy);
             }
-            (State::Stopping(..), State::Killing(_)) if self.event == Event::TimerElapsed => {
+            (ServiceState::Stopping(..), ServiceState::Killing(_)) if self.event == ServiceEvent::TimerElapsed => {
                 warn!(service = name, "{name} did not stop within {}; sending SIGKILL", seconds(policy.timeout));
             }
-            (State::Stopping(..), State::Killing(_)) => {
+            (ServiceState::Stopping(..), ServiceState::Killing(_)) => {
                 warn!(service = name, "{name} received a second stop request; sending SIGKILL")
             }
-            (State::Running, State::Running) if self.from.failures > self.to.failures => {
+            (ServiceState::Running, ServiceState::Running) if self.from.failures > self.to.failures => {
                 info!(
                     service = name,
                     "{name} ran for {}; resetting its restart count",
                     seconds(policy.restart.reset_after)
                 );
             }
-            (State::WaitingForGroup(_), State::KillingGroup(_)) => {
+            (ServiceState::WaitingForGroup(_), ServiceState::KillingGroup(_)) => {
                 warn!(service = name, "sending SIGKILL to leftover processes of {name}");
             }
-            (_, State::WaitingForGroup(after)) => self.log_exit(name, policy, after),
+            (_, ServiceState::WaitingForGroup(after)) => self.log_exit(name, policy, after),
             _ => {}
         }
     }
@@ -50,7 +53,7 @@ impl Transition {
     /// Logs the consequence of an exit.
     fn log_exit(&self, name: &str, policy: &ServicePolicy, after: AfterExit) {
         match (self.from.state, after) {
-            (State::Starting | State::Running, AfterExit::Restart) => {
+            (ServiceState::Starting | ServiceState::Running, AfterExit::Restart) => {
                 let (failures, limit) = (self.to.failures, policy.restart.limit);
                 warn!(service = name, "{name} exited unexpectedly; restart {failures}/{limit}");
             }
@@ -63,14 +66,14 @@ impl Transition {
 
     /// Whether the process failed once more than it may be restarted.
     fn gives_up(&self, policy: &ServicePolicy) -> bool {
-        let is_failure = matches!(self.event, Event::Exited(exit) if self.from.is_failure(exit, policy));
+        let is_failure = matches!(self.event, ServiceEvent::Exited(exit) if self.from.is_failure(exit, policy));
         is_failure && self.from.failures > 0 && self.from.failures >= policy.restart.limit
     }
 
     /// Whether only leftover processes are left to wait for.
     pub fn begins_wait_for_leftovers(&self) -> bool {
-        let was_waiting = matches!(self.from.state, State::WaitingForGroup(_));
-        matches!(self.to.state, State::WaitingForGroup(AfterExit::End(_))) && !was_waiting
+        let was_waiting = matches!(self.from.state, ServiceState::WaitingForGroup(_));
+        matches!(self.to.state, ServiceState::WaitingForGroup(AfterExit::End(_))) && !was_waiting
     }
 
     /// Logs that wait, with the names of the processes.
@@ -113,14 +116,15 @@ mod tests {
         let failures = POLICY.restart.limit;
         let gives_up = |state, exit| {
             let from = Lifecycle { state, failures };
-            let to = Lifecycle { state: State::WaitingForGroup(AfterExit::End(Termination::Exited(exit))), failures };
-            Transition { from, to, event: Event::Exited(exit) }.gives_up(&POLICY)
+            let to =
+                Lifecycle { state: ServiceState::WaitingForGroup(AfterExit::End(Termination::Exited(exit))), failures };
+            Transition { from, to, event: ServiceEvent::Exited(exit) }.gives_up(&POLICY)
         };
-        let stopping = |reason| State::Stopping(Some(15), reason);
-        assert!(gives_up(State::Running, Exit::Code(1)) && gives_up(State::Starting, Exit::Code(1)));
+        let stopping = |reason| ServiceState::Stopping(Some(15), reason);
+        assert!(gives_up(ServiceState::Running, Exit::Code(1)) && gives_up(ServiceState::Starting, Exit::Code(1)));
         assert!(gives_up(stopping(StopReason::Unresponsive), Exit::Code(0)));
-        assert!(!gives_up(State::Running, Exit::Code(0)), "the policy restarts failures alone");
-        assert!(!gives_up(State::Draining, Exit::Code(1)));
+        assert!(!gives_up(ServiceState::Running, Exit::Code(0)), "the policy restarts failures alone");
+        assert!(!gives_up(ServiceState::Draining, Exit::Code(1)));
         assert!(!gives_up(stopping(StopReason::Shutdown), Exit::Code(1)));
         assert!(!gives_up(stopping(StopReason::Restart), Exit::Code(1)));
     }

@@ -106,7 +106,7 @@ fn pure_modules_import_only_allowed_items() {
         for line in code.lines().filter(|line| line.starts_with("use ")) {
             let known = [
                 "use std::",
-                "use State::",
+                "use ServiceState::",
                 "use crate::exit::",
                 "use crate::model::",
                 "use crate::process::open_file::FileStamp",

@@ -29,17 +29,17 @@ pub(in crate::supervisor) const POLICY: ServicePolicy = ServicePolicy {
 };
 const CODE: Exit = Exit::Code(5);
 
-fn life(state: State, failures: u32) -> Lifecycle {
+fn life(state: ServiceState, failures: u32) -> Lifecycle {
     Lifecycle { state, failures }
 }
 
 /// Every state with every event: the next state and the actions; where a pair is missing, nothing happens.
-fn table() -> Vec<(State, Event, Lifecycle, Vec<Action>)> {
-    use Action::{
+fn table() -> Vec<(ServiceState, ServiceEvent, Lifecycle, Vec<ServiceAction>)> {
+    use ServiceAction::{
         KillGroup, KillProcess, RestartStopTimer, Signal, Start, StartBackoff, StartStopTimer, StartTimer,
         TerminateLeftovers,
     };
-    use Event::{
+    use ServiceEvent::{
         BecameAlive, CannotStart, Exited, GroupEmpty, PolicyChanged, PortTaken, RestartRequested, StartFailed,
         StopRequested, TimerElapsed, Unresponsive,
     };
@@ -147,21 +147,26 @@ fn every_state_handles_every_event() {
         Ended(crash),
     ];
     let mut events = vec![
-        Event::BecameAlive,
-        Event::Unresponsive,
-        Event::RestartRequested,
-        Event::StopRequested,
-        Event::PolicyChanged,
-        Event::TimerElapsed,
+        ServiceEvent::BecameAlive,
+        ServiceEvent::Unresponsive,
+        ServiceEvent::RestartRequested,
+        ServiceEvent::StopRequested,
+        ServiceEvent::PolicyChanged,
+        ServiceEvent::TimerElapsed,
     ];
-    events.extend([Event::StartFailed, Event::CannotStart, Event::PortTaken, Event::GroupEmpty]);
-    events.extend([CODE, Exit::Code(0), Exit::Code(130), Exit::Signal(SIGINT)].map(Event::Exited));
+    events.extend([
+        ServiceEvent::StartFailed,
+        ServiceEvent::CannotStart,
+        ServiceEvent::PortTaken,
+        ServiceEvent::GroupEmpty,
+    ]);
+    events.extend([CODE, Exit::Code(0), Exit::Code(130), Exit::Signal(SIGINT)].map(ServiceEvent::Exited));
     let table = table();
     for state in states {
         for event in &events {
             let exact = table.iter().find(|row| (row.0, row.1) == (state, *event));
             let expected = exact.map_or((life(state, 0), vec![]), |row| (row.2, row.3.clone()));
-            let is_exit = matches!(event, Event::Exited(exit) if *exit != CODE);
+            let is_exit = matches!(event, ServiceEvent::Exited(exit) if *exit != CODE);
             // Only the state after a stop request distinguishes between ways to end; the table lists those.
             if is_exit && exact.is_none() {
                 continue;
@@ -174,27 +179,27 @@ fn every_state_handles_every_event() {
 #[test]
 fn stop_without_drain_signals_at_once() {
     let (next, actions) =
-        life(Running, 0).step(Event::StopRequested, &ServicePolicy { drain: Duration::ZERO, ..POLICY });
+        life(Running, 0).step(ServiceEvent::StopRequested, &ServicePolicy { drain: Duration::ZERO, ..POLICY });
     assert_eq!(next.state, Stopping(Some(SIGINT), StopReason::Shutdown));
-    assert_eq!(actions[0], Action::Signal(SIGINT));
+    assert_eq!(actions[0], ServiceAction::Signal(SIGINT));
 }
 
 #[test]
 fn reload_waits_for_runs_until_stop_restores_limits() {
     let policy = POLICY.for_reload();
-    let (draining, actions) = life(Running, 0).step(Event::StopRequested, &policy);
-    assert_eq!(actions, [Action::StartTimer(RELOAD_DRAIN)]);
-    let (stopping, _) = draining.step(Event::TimerElapsed, &policy);
-    let (killing, actions) = stopping.step(Event::TimerElapsed, &policy);
-    assert_eq!((killing.state, actions), (Killing(StopReason::Shutdown), vec![Action::KillProcess]));
-    let (left, _) = killing.step(Event::Exited(CODE), &policy);
+    let (draining, actions) = life(Running, 0).step(ServiceEvent::StopRequested, &policy);
+    assert_eq!(actions, [ServiceAction::StartTimer(RELOAD_DRAIN)]);
+    let (stopping, _) = draining.step(ServiceEvent::TimerElapsed, &policy);
+    let (killing, actions) = stopping.step(ServiceEvent::TimerElapsed, &policy);
+    assert_eq!((killing.state, actions), (Killing(StopReason::Shutdown), vec![ServiceAction::KillProcess]));
+    let (left, _) = killing.step(ServiceEvent::Exited(CODE), &policy);
     let only_waited_for = life(Stopping(None, StopReason::Shutdown), 0);
-    let kill_others = vec![Action::KillLeftovers, Action::StartTimer(GROUP_KILL_TIMEOUT)];
+    let kill_others = vec![ServiceAction::KillLeftovers, ServiceAction::StartTimer(GROUP_KILL_TIMEOUT)];
     for (waiting, at_deadline) in [(left, kill_others), (only_waited_for, vec![])] {
-        assert_eq!(waiting.step(Event::TimerElapsed, &policy), (waiting, at_deadline));
-        let (next, actions) = waiting.step(Event::PolicyChanged, &POLICY);
-        assert_eq!((next, actions.last()), (waiting, Some(&Action::RestartStopTimer)));
-        assert!(waiting.step(Event::TimerElapsed, &POLICY).1.contains(&Action::KillGroup));
+        assert_eq!(waiting.step(ServiceEvent::TimerElapsed, &policy), (waiting, at_deadline));
+        let (next, actions) = waiting.step(ServiceEvent::PolicyChanged, &POLICY);
+        assert_eq!((next, actions.last()), (waiting, Some(&ServiceAction::RestartStopTimer)));
+        assert!(waiting.step(ServiceEvent::TimerElapsed, &POLICY).1.contains(&ServiceAction::KillGroup));
     }
 }
 
@@ -202,10 +207,10 @@ fn reload_waits_for_runs_until_stop_restores_limits() {
 fn service_without_stop_signal_is_only_waited_for() {
     let policy = ServicePolicy { drain: Duration::ZERO, stop_signal: None, ..POLICY };
     for state in [Starting, Running] {
-        let (next, actions) = life(state, 0).step(Event::StopRequested, &policy);
+        let (next, actions) = life(state, 0).step(ServiceEvent::StopRequested, &policy);
         assert_eq!(next.state, Stopping(None, StopReason::Shutdown));
-        assert_eq!(actions, [Action::Signal(SIGCONT), Action::StartStopTimer]);
-        let (next, _) = next.step(Event::Exited(Exit::Code(2)), &policy);
+        assert_eq!(actions, [ServiceAction::Signal(SIGCONT), ServiceAction::StartStopTimer]);
+        let (next, _) = next.step(ServiceEvent::Exited(Exit::Code(2)), &policy);
         assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(2)))));
     }
 }
@@ -221,29 +226,29 @@ fn backoff_doubles_up_to_maximum() {
 fn crash_loop_ends_with_last_exit() {
     let (mut life, _) = Lifecycle::begin();
     for code in 1..=3 {
-        (life, _) = life.step(Event::Exited(Exit::Code(code)), &POLICY);
+        (life, _) = life.step(ServiceEvent::Exited(Exit::Code(code)), &POLICY);
         assert_eq!(life.state, WaitingForGroup(AfterExit::Restart));
-        (life, _) = life.step(Event::GroupEmpty, &POLICY);
-        (life, _) = life.step(Event::TimerElapsed, &POLICY);
+        (life, _) = life.step(ServiceEvent::GroupEmpty, &POLICY);
+        (life, _) = life.step(ServiceEvent::TimerElapsed, &POLICY);
         assert_eq!(life.state, Starting);
     }
-    (life, _) = life.step(Event::Exited(Exit::Code(4)), &POLICY);
+    (life, _) = life.step(ServiceEvent::Exited(Exit::Code(4)), &POLICY);
     assert_eq!(life.state, WaitingForGroup(AfterExit::End(Termination::Exited(Exit::Code(4)))));
 }
 
 #[test]
 fn requested_restart_is_no_failure_and_has_no_delay() {
     let never = ServicePolicy { restart: RestartRules { policy: RestartPolicy::Never, limit: 0, ..RESTART }, ..POLICY };
-    let (stopping, _) = life(Running, 3).step(Event::RestartRequested, &never);
-    let (gone, _) = stopping.step(Event::Exited(Exit::Code(0)), &never);
-    assert_eq!(gone.step(Event::GroupEmpty, &never), (life(Starting, 0), vec![Action::Start]));
+    let (stopping, _) = life(Running, 3).step(ServiceEvent::RestartRequested, &never);
+    let (gone, _) = stopping.step(ServiceEvent::Exited(Exit::Code(0)), &never);
+    assert_eq!(gone.step(ServiceEvent::GroupEmpty, &never), (life(Starting, 0), vec![ServiceAction::Start]));
 }
 
 #[test]
 fn restart_count_resets_after_stable_run() {
-    let (next, _) = life(Running, 3).step(Event::TimerElapsed, &POLICY);
+    let (next, _) = life(Running, 3).step(ServiceEvent::TimerElapsed, &POLICY);
     assert_eq!(next, life(Running, 0));
-    let (next, _) = life(Starting, 3).step(Event::TimerElapsed, &POLICY);
+    let (next, _) = life(Starting, 3).step(ServiceEvent::TimerElapsed, &POLICY);
     assert_eq!(next, life(Starting, 3));
 }
 
@@ -258,31 +263,31 @@ fn restart_policy_decides_which_exits_are_failures() {
     ];
     for (policy, exit, restarts) in table {
         let policy = ServicePolicy { restart: RestartRules { policy, ..RESTART }, ..POLICY };
-        let (next, _) = life(Running, 0).step(Event::Exited(exit), &policy);
+        let (next, _) = life(Running, 0).step(ServiceEvent::Exited(exit), &policy);
         assert_eq!(next.state == WaitingForGroup(AfterExit::Restart), restarts, "{policy:?} {exit:?}");
     }
 }
 
 #[test]
 fn failed_start_at_restart_limit_ends_service() {
-    let (next, _) = life(Starting, RESTART.limit).step(Event::StartFailed, &POLICY);
+    let (next, _) = life(Starting, RESTART.limit).step(ServiceEvent::StartFailed, &POLICY);
     assert_eq!(next.state, WaitingForGroup(AfterExit::End(Termination::NotStarted)));
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = ServiceEvent> {
     let exit = prop_oneof![Just(Exit::Code(0)), Just(CODE), Just(Exit::Signal(SIGTERM))];
     prop_oneof![
-        1 => Just(Event::BecameAlive),
-        1 => Just(Event::Unresponsive),
-        1 => Just(Event::RestartRequested),
-        1 => Just(Event::StopRequested),
-        1 => Just(Event::PolicyChanged),
-        4 => Just(Event::TimerElapsed),
-        4 => exit.prop_map(Event::Exited),
-        1 => Just(Event::StartFailed),
-        1 => Just(Event::CannotStart),
-        1 => Just(Event::PortTaken),
-        2 => Just(Event::GroupEmpty),
+        1 => Just(ServiceEvent::BecameAlive),
+        1 => Just(ServiceEvent::Unresponsive),
+        1 => Just(ServiceEvent::RestartRequested),
+        1 => Just(ServiceEvent::StopRequested),
+        1 => Just(ServiceEvent::PolicyChanged),
+        4 => Just(ServiceEvent::TimerElapsed),
+        4 => exit.prop_map(ServiceEvent::Exited),
+        1 => Just(ServiceEvent::StartFailed),
+        1 => Just(ServiceEvent::CannotStart),
+        1 => Just(ServiceEvent::PortTaken),
+        2 => Just(ServiceEvent::GroupEmpty),
     ]
 }
 
@@ -308,10 +313,10 @@ proptest! {
             (life, actions) = life.step(event, &policy);
             prop_assert!(life.failures <= limit);
             for action in &actions {
-                prop_assert!(!matches!(action, Action::StartBackoff(span) if *span > policy.restart.max_delay || limit == 0));
+                prop_assert!(!matches!(action, ServiceAction::StartBackoff(span) if *span > policy.restart.max_delay || limit == 0));
             }
             prop_assert!(!matches!(before.state, Ended(_)) || (life == before && actions.is_empty()));
-            let starts = actions.contains(&Action::Start);
+            let starts = actions.contains(&ServiceAction::Start);
             prop_assert_eq!(starts, life.state == Starting && before.state != Starting);
         }
     }
@@ -320,7 +325,7 @@ proptest! {
     #[test]
     fn stopped_service_always_ends(events in vec(event(), 0..60)) {
         let (mut life, _) = Lifecycle::begin();
-        let stop = [Event::StopRequested, Event::StopRequested, Event::StopRequested, Event::Exited(CODE), Event::GroupEmpty];
+        let stop = [ServiceEvent::StopRequested, ServiceEvent::StopRequested, ServiceEvent::StopRequested, ServiceEvent::Exited(CODE), ServiceEvent::GroupEmpty];
         for event in events.into_iter().chain(stop) {
             life = life.step(event, &POLICY).0;
         }
