@@ -30,7 +30,7 @@ pub use crate::exit::Exit;
 
 /// The last known status of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum ChildStatus {
     /// It runs.
     Running,
     /// It was stopped, as Ctrl-Z does.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::child::{self, ProcessSpec, SpawnError};
 use super::proc_table::Process;
-use super::{Exit, Status, signals};
+use super::{ChildStatus, Exit, signals};
 
 /// Batch size, after which other tasks get their turn: thousands of processes may exit together, and a signal or a
 /// probe must not wait for all of them.
@@ -24,7 +24,7 @@ const MAX_BATCH: usize = 256;
 /// Starts and reaps. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Reaper {
-    table: Arc<Mutex<HashMap<Pid, watch::Sender<Status>>>>,
+    table: Arc<Mutex<HashMap<Pid, watch::Sender<ChildStatus>>>>,
     /// Counts every reaped process, child or orphan; a change triggers another check of a group.
     reaped: Arc<watch::Sender<u64>>,
     /// Whether the log warns of each orphan.
@@ -44,7 +44,7 @@ pub struct Child {
     pub stdout: Option<OwnedFd>,
     /// Its standard error, if that is a pipe.
     pub stderr: Option<OwnedFd>,
-    status: watch::Receiver<Status>,
+    status: watch::Receiver<ChildStatus>,
 }
 
 impl Reaper {
@@ -80,7 +80,7 @@ impl Reaper {
         let mut table = self.lock();
         let started = child::spawn(spec)?;
         let pid = Pid::from_raw(started.id().cast_signed());
-        let (sender, status) = watch::channel(Status::Running);
+        let (sender, status) = watch::channel(ChildStatus::Running);
         table.insert(pid, sender);
         let (stdin, stdout) = (started.stdin.map(OwnedFd::from), started.stdout.map(OwnedFd::from));
         Ok(Child { pid, stdin, stdout, stderr: started.stderr.map(OwnedFd::from), status })
@@ -93,7 +93,7 @@ impl Reaper {
         if table.contains_key(&pid) || !child::is_child(pid) {
             return None;
         }
-        let (sender, status) = watch::channel(Status::Running);
+        let (sender, status) = watch::channel(ChildStatus::Running);
         table.insert(pid, sender);
         Some(Child { pid, stdin: None, stdout: None, stderr: None, status })
     }
@@ -136,7 +136,7 @@ impl Reaper {
         self.reaped.subscribe()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Pid, watch::Sender<Status>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Pid, watch::Sender<ChildStatus>>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -152,10 +152,10 @@ impl Reaper {
                 (_, Some(holder)) => {
                     holder.send_replace(status);
                 }
-                (Status::Exited(exit), None) => self.log_orphan(pid, exit),
+                (ChildStatus::Exited(exit), None) => self.log_orphan(pid, exit),
                 (_, None) => {}
             }
-            if matches!(status, Status::Exited(_)) {
+            if matches!(status, ChildStatus::Exited(_)) {
                 table.remove(&pid);
                 self.requested().remove(&pid);
                 ended += 1;
@@ -180,8 +180,8 @@ impl Child {
     /// Waits until the child has ended.
     pub async fn exited(&mut self) -> Exit {
         // The sender lives in the reaper's table until the exit is known.
-        match self.status.wait_for(|status| matches!(status, Status::Exited(_))).await.as_deref() {
-            Ok(Status::Exited(exit)) => *exit,
+        match self.status.wait_for(|status| matches!(status, ChildStatus::Exited(_))).await.as_deref() {
+            Ok(ChildStatus::Exited(exit)) => *exit,
             _ => Exit::Signal(libc::SIGKILL),
         }
     }
@@ -189,11 +189,11 @@ impl Child {
     /// Whether it has ended.
     #[must_use]
     pub fn has_exited(&self) -> bool {
-        matches!(*self.status.borrow(), Status::Exited(_))
+        matches!(*self.status.borrow(), ChildStatus::Exited(_))
     }
 
     /// Waits for the next change: stopped or ended.
-    pub async fn changed(&mut self) -> Status {
+    pub async fn changed(&mut self) -> ChildStatus {
         let _ = self.status.changed().await;
         *self.status.borrow_and_update()
     }

@@ -20,7 +20,7 @@ use nix::unistd::{Pid, getpid, getppid, tcsetpgrp};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{Exit, Status, signals};
+use super::{ChildStatus, Exit, signals};
 
 /// Makes our group the terminal's foreground group. SIGTTOU must be blocked for it; `reset_signals` undoes that.
 pub(crate) fn take_foreground() {
@@ -210,7 +210,7 @@ pub fn is_child(pid: Pid) -> bool {
 /// The next status change of any child, without waiting; `None` if there is none.
 ///
 /// nix's wrapper drops the pid of a process killed by a realtime signal, so the status is decoded here.
-pub fn wait_any() -> Option<(Pid, Status)> {
+pub fn wait_any() -> Option<(Pid, ChildStatus)> {
     let mut raw = 0;
     loop {
         // SAFETY: waitpid writes one integer that lives on this stack.
@@ -223,13 +223,13 @@ pub fn wait_any() -> Option<(Pid, Status)> {
     }
 }
 
-fn status(raw: i32) -> Status {
+fn status(raw: i32) -> ChildStatus {
     if libc::WIFSTOPPED(raw) {
-        Status::Stopped
+        ChildStatus::Stopped
     } else if libc::WIFSIGNALED(raw) {
-        Status::Exited(Exit::Signal(libc::WTERMSIG(raw)))
+        ChildStatus::Exited(Exit::Signal(libc::WTERMSIG(raw)))
     } else {
-        Status::Exited(Exit::Code(libc::WEXITSTATUS(raw).to_le_bytes()[0]))
+        ChildStatus::Exited(Exit::Code(libc::WEXITSTATUS(raw).to_le_bytes()[0]))
     }
 }
 

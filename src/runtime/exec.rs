@@ -11,7 +11,7 @@ use tracing::debug;
 use crate::bots::environment::Environment;
 use crate::bots::{bin_dir, engine_shim};
 use crate::exit::{Error, Kind, Outcome};
-use crate::process::Status;
+use crate::process::ChildStatus;
 use crate::process::child::{
     Input, Output, ProcessGroup, ProcessSpec, set_parent_death_signal, signal_group, signal_process,
 };
@@ -118,9 +118,9 @@ async fn follow(session: &mut Session, mut spec: ProcessSpec, options: &ExecOpti
             // A pid that was reaped may be another's: its end comes before any signal.
             biased;
             status = program.child.changed() => match status {
-                Status::Exited(exit) => break exit,
-                Status::Stopped if is_stopped(program.child.pid) => program.suspend_with_child(),
-                Status::Stopped | Status::Running => {}
+                ChildStatus::Exited(exit) => break exit,
+                ChildStatus::Stopped if is_stopped(program.child.pid) => program.suspend_with_child(),
+                ChildStatus::Stopped | ChildStatus::Running => {}
             },
             received = signals.receive() => program.forward_signal(received),
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use exit::Exit;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use process::Status;
+use process::ChildStatus;
 use process::capture::capture;
 use process::child::{
     Output, ProcessGroup, ProcessSpec, contains, group_exists, inherited_signals, signal_group, signal_process,
@@ -90,7 +90,7 @@ async fn end_many_by_signals(reaper: &Reaper) {
 async fn stop_and_continue(reaper: &Reaper) {
     let stopping = ProcessSpec::new("sh").arg("-c").arg("kill -STOP $$; exit 4");
     let mut child = reaper.spawn(&stopping).expect("sh is there");
-    while child.changed().await != Status::Stopped {}
+    while child.changed().await != ChildStatus::Stopped {}
     signal_group(child.pid, Signal::SIGCONT as i32);
     assert_eq!(child.exited().await, Exit::Code(4));
 }
