@@ -22,7 +22,7 @@ use super::request_id::RequestId;
 use super::rpc::{RpcError, perform};
 use super::xmlrpc::{MAX_CALL, read_call, write_answer, write_fault};
 use crate::http::server;
-use crate::telemetry::counters::{Counters, Event};
+use crate::telemetry::counters::{CountedEvent, Counters};
 
 /// How long a client may take to send its call.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,11 +96,11 @@ struct Refusals {
 impl Refusals {
     /// Counts a call, and logs the first one of each interval.
     fn record(&self, client: IpAddr) {
-        self.counters.count(Event::JobCallRefused);
+        self.counters.count(CountedEvent::JobCallRefused);
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.is_none_or(|logged| logged.elapsed() >= REFUSAL_LOG_INTERVAL) {
             *logged = Some(Instant::now());
-            let count = self.counters.of(Event::JobCallRefused);
+            let count = self.counters.of(CountedEvent::JobCallRefused);
             warn!(
                 "rejected a job queue call from {client} ({count} since the start): token missing \
                  or wrong; compare BOTS_CTL_JOBQUEUE_TOKEN on both sides"

@@ -21,7 +21,7 @@ use super::rpc::{ADD, CLEAR, LIST};
 use super::xmlrpc::{read_call, write_fault};
 use crate::http::server;
 use crate::model::Endpoint;
-use crate::telemetry::counters::{Counters, Event};
+use crate::telemetry::counters::{CountedEvent, Counters};
 
 /// The methods of Bots's own programs.
 const ALLOWED: [&str; 3] = [ADD, LIST, CLEAR];
@@ -57,7 +57,7 @@ impl Relay {
     }
 
     fn reject(&self, reason: String) -> Response<Body> {
-        self.counters.count(Event::RelayRefused);
+        self.counters.count(CountedEvent::RelayRefused);
         xml_response(write_fault(reason))
     }
 
@@ -71,7 +71,7 @@ impl Relay {
         }
         match forward_call(&self.target, body, request_id).await {
             Ok(response) => {
-                self.counters.count(Event::RelayForwarded);
+                self.counters.count(CountedEvent::RelayForwarded);
                 debug!(%request_id, "relayed {}", call.method);
                 if self.is_lost.swap(false, Relaxed) {
                     info!("the job queue on {} responds again", self.target.authority);
@@ -79,7 +79,7 @@ impl Relay {
                 Ok(xml_response(response))
             }
             Err(error) => {
-                self.counters.count(Event::RelayUnreachable);
+                self.counters.count(CountedEvent::RelayUnreachable);
                 self.is_lost.store(true, Relaxed);
                 // Each of these is a run or a file that is not processed, so each is logged.
                 error!(%request_id, "cannot relay {}: {error}", call.method);

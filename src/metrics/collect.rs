@@ -10,7 +10,7 @@ use crate::health::rules::{CHECKS, evaluate};
 use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth};
 use crate::model::Check;
 use crate::telemetry::child_output::ServiceOutput;
-use crate::telemetry::counters::{Counters, Event};
+use crate::telemetry::counters::{CountedEvent, Counters};
 
 use super::cpu_totals::UsageSample;
 use super::definitions::{self as f, MetricDef};
@@ -44,20 +44,20 @@ impl Scrape<'_, '_> {
         self.events(
             &f::RELAY,
             [
-                ("forwarded", Event::RelayForwarded),
-                ("unreachable", Event::RelayUnreachable),
-                ("refused", Event::RelayRefused),
+                ("forwarded", CountedEvent::RelayForwarded),
+                ("unreachable", CountedEvent::RelayUnreachable),
+                ("refused", CountedEvent::RelayRefused),
             ],
         )?;
         self.health.monitor.as_ref().map_or(Ok(()), |monitor| self.monitor(monitor))
     }
 
     /// How often something has happened, by its outcome.
-    fn events<const N: usize>(&mut self, family: &MetricDef, events: [(&'static str, Event); N]) -> fmt::Result {
+    fn events<const N: usize>(&mut self, family: &MetricDef, events: [(&'static str, CountedEvent); N]) -> fmt::Result {
         self.page.write_counts(family, events.map(|(outcome, event)| (outcome, self.counters.of(event))))
     }
 
-    fn event(&mut self, family: &MetricDef, event: Event) -> fmt::Result {
+    fn event(&mut self, family: &MetricDef, event: CountedEvent) -> fmt::Result {
         self.page.write_single(family, number(self.counters.of(event)))
     }
 
@@ -70,7 +70,7 @@ impl Scrape<'_, '_> {
         self.page.write_single(&f::PROCESS_CPU, own.map(|own| own.cpu))?;
         self.page.write_single(&f::INIT_DURATION, health.initialised.map(|(took, _)| Duration::as_secs_f64(&took)))?;
         self.page.write_single(&f::INIT_SUCCESS, health.initialised.map(|(_, is_complete)| f64::from(is_complete)))?;
-        self.events(&f::RELOADS, [("applied", Event::ReloadApplied), ("refused", Event::ReloadRefused)])?;
+        self.events(&f::RELOADS, [("applied", CountedEvent::ReloadApplied), ("refused", CountedEvent::ReloadRefused)])?;
         self.page.write_single(&f::RELOAD_SUCCESS, f64::from(!counters.is_refused()))?;
         let plugin = health.plugin.as_ref().map(|result| f64::from(result.is_ok()));
         self.page.write_single(&f::PLUGIN_SUCCESS, plugin)?;
@@ -151,7 +151,7 @@ impl Scrape<'_, '_> {
         self.page.write_single(&f::OLDEST_JOB, age(jobs.oldest))?;
         let outcomes = [("done", jobs.done), ("failed", jobs.failed), ("requeued", jobs.requeued)];
         self.page.write_counts(&f::JOBS_ENDED, outcomes)?;
-        self.event(&f::JOB_CALLS_REFUSED, Event::JobCallRefused)
+        self.event(&f::JOB_CALLS_REFUSED, CountedEvent::JobCallRefused)
     }
 
     fn monitor(&mut self, monitor: &MonitorStatus) -> fmt::Result {
@@ -178,11 +178,11 @@ impl Scrape<'_, '_> {
         self.page.write_family(&f::OLDEST_FILE, counts.iter().map(|(key, (age, _))| (labels(key), *age)))?;
         let unfinished = counts.iter().map(|(key, (_, count))| (labels(key), number(*count as u64)));
         self.page.write_family(&f::UNFINISHED, unfinished)?;
-        self.event(&f::GIVEN_UP, Event::FileGivenUp)?;
+        self.event(&f::GIVEN_UP, CountedEvent::FileGivenUp)?;
         self.page.write_single(&f::MARKED, number(monitor.pending_routes as u64))?;
-        self.event(&f::WATCH_EVENTS, Event::InotifyEvents)?;
-        self.event(&f::WATCH_SWEEPS, Event::FullScans)?;
-        self.event(&f::WATCH_LOSSES, Event::EventOverflows)
+        self.event(&f::WATCH_EVENTS, CountedEvent::InotifyEvents)?;
+        self.event(&f::WATCH_SWEEPS, CountedEvent::FullScans)?;
+        self.event(&f::WATCH_LOSSES, CountedEvent::EventOverflows)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::bots::context::BotsContext;
 use crate::config::Config;
 use crate::exit::{Error, Kind};
 use crate::process::reaper::Reaper;
-use crate::telemetry::counters::{Counters, Event};
+use crate::telemetry::counters::{CountedEvent, Counters};
 
 use super::bots_environment::{blocking, commit, committed_own_file, service_variables};
 use super::config_reload::PendingReload;
@@ -89,8 +89,8 @@ async fn commit_reload(
     let state = ReloadState {
         own_file: committed_own_file(&config),
         applied: source.digest(),
-        applied_reloads: counters.of(Event::ReloadApplied) + 1,
-        rejected_reloads: counters.of(Event::ReloadRefused),
+        applied_reloads: counters.of(CountedEvent::ReloadApplied) + 1,
+        rejected_reloads: counters.of(CountedEvent::ReloadRefused),
         is_trial,
         ..ReloadState::default()
     };
@@ -111,8 +111,8 @@ async fn roll_back(
     // None of the mounted files is in use: the first poll will reject them.
     Ok(ReloadState {
         own_file: committed_own_file(config),
-        applied_reloads: counters.of(Event::ReloadApplied),
-        rejected_reloads: counters.of(Event::ReloadRefused),
+        applied_reloads: counters.of(CountedEvent::ReloadApplied),
+        rejected_reloads: counters.of(CountedEvent::ReloadRefused),
         ..ReloadState::default()
     })
 }

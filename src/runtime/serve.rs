@@ -25,7 +25,7 @@ use crate::process::terminate::terminate_all;
 use crate::supervisor::group::{self, GroupMember, Shutdown};
 use crate::supervisor::state::Termination;
 use crate::supervisor::task::ServiceResult;
-use crate::telemetry::counters::Event;
+use crate::telemetry::counters::CountedEvent;
 
 use super::bots_environment::blocking;
 use super::channel_check;
@@ -166,8 +166,8 @@ async fn start_health(
         ..HealthState::default()
     };
     let inherited = reloaded.and_then(|state| {
-        counters.add(Event::ReloadApplied, state.applied_reloads);
-        counters.add(Event::ReloadRefused, state.rejected_reloads);
+        counters.add(CountedEvent::ReloadApplied, state.applied_reloads);
+        counters.add(CountedEvent::ReloadRefused, state.rejected_reloads);
         state.listener()
     });
     let sender = watch::Sender::new(state);

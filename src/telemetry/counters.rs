@@ -19,7 +19,7 @@ pub fn path_index(path: &str) -> usize {
 
 /// Something that happens again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
+pub enum CountedEvent {
     /// The kernel reported an event in a watched directory.
     InotifyEvents,
     /// All files of a target of the directory monitor were scanned.
@@ -42,7 +42,7 @@ pub enum Event {
     ReloadRefused,
 }
 
-const EVENTS: usize = Event::ReloadRefused as usize + 1;
+const EVENTS: usize = CountedEvent::ReloadRefused as usize + 1;
 
 /// One of the background probes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,18 +91,18 @@ impl Counters {
     }
 
     /// Something happened once more.
-    pub fn count(&self, event: Event) {
+    pub fn count(&self, event: CountedEvent) {
         self.add(event, 1);
     }
 
     /// Adds a number of events.
-    pub fn add(&self, event: Event, times: u64) {
+    pub fn add(&self, event: CountedEvent, times: u64) {
         self.events[event as usize].fetch_add(times, Relaxed);
     }
 
     /// How often it has happened.
     #[must_use]
-    pub fn of(&self, event: Event) -> u64 {
+    pub fn of(&self, event: CountedEvent) -> u64 {
         self.events[event as usize].load(Relaxed)
     }
 
@@ -119,7 +119,7 @@ impl Counters {
 
     /// Counts an applied or rejected configuration change.
     pub fn count_reload(&self, is_applied: bool) {
-        self.count(if is_applied { Event::ReloadApplied } else { Event::ReloadRefused });
+        self.count(if is_applied { CountedEvent::ReloadApplied } else { CountedEvent::ReloadRefused });
         self.is_refused.store(!is_applied, Relaxed);
     }
 
@@ -184,6 +184,6 @@ mod tests {
         assert!(counters.is_refused());
         counters.count_reload(true);
         assert!(!counters.is_refused());
-        assert_eq!((counters.of(Event::ReloadApplied), counters.of(Event::ReloadRefused)), (1, 1));
+        assert_eq!((counters.of(CountedEvent::ReloadApplied), counters.of(CountedEvent::ReloadRefused)), (1, 1));
     }
 }

@@ -22,7 +22,7 @@ use super::status::{MonitorReport, TargetStatus, log_change, log_given_up};
 use super::target::WatchTarget;
 use super::unfinished::{CompleteFiles, WaitingFiles};
 use crate::model::FileId;
-use crate::telemetry::counters::{Counters, Event as Happened};
+use crate::telemetry::counters::{CountedEvent, Counters};
 
 /// Scans that run at once: enough to use the time that a disk takes, too few to load the machine.
 const MAX_PARALLEL_SCANS: usize = 2;
@@ -196,7 +196,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorReport)> Monitor<'a, A, O> {
 
     fn on_events(&mut self, reported: &mut Vec<Event>, received: &EventReceiver) {
         self.has_lost |= received.was_incomplete();
-        self.counters.add(Happened::InotifyEvents, reported.len() as u64);
+        self.counters.add(CountedEvent::InotifyEvents, reported.len() as u64);
         for event in reported.drain(..) {
             let its_own = self.events.users(&event.path);
             let of_parent = event.path.parent().map(|parent| self.events.users(parent)).unwrap_or_default();
@@ -257,7 +257,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorReport)> Monitor<'a, A, O> {
 
     fn rescan_after_overflow(&mut self, now: Instant) {
         warn!("inotify queue overflow; rescanning all directories");
-        self.counters.count(Happened::EventOverflows);
+        self.counters.count(CountedEvent::EventOverflows);
         self.has_lost = false;
         self.next_loss = now + MIN_OVERFLOW_RESCAN_INTERVAL.max(self.cost.total() * 10);
         for id in self.order.clone() {
@@ -302,7 +302,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorReport)> Monitor<'a, A, O> {
             return;
         };
         let WaitingFiles { check_at, given_up, pending } = found.waiting;
-        self.counters.add(Happened::FileGivenUp, given_up.len() as u64);
+        self.counters.add(CountedEvent::FileGivenUp, given_up.len() as u64);
         given_up.iter().for_each(|file| log_given_up(&target.watch_target, file));
         self.has_changed |= target.unfinished != pending;
         target.unfinished = pending;
@@ -312,7 +312,7 @@ impl<'a, A: Fn(NewFiles), O: Fn(MonitorReport)> Monitor<'a, A, O> {
         if found.watch_state.is_some() {
             let took = scan.took.as_secs_f64();
             debug!("the full scan of {} took {took:.3} s", target.watch_target.files());
-            self.counters.count(Happened::FullScans);
+            self.counters.count(CountedEvent::FullScans);
             self.has_changed |= target.oldest != found.oldest;
             target.oldest = found.oldest;
         }
