@@ -17,7 +17,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use line_splitter::LineSplitter;
 
 use crate::process::reaper::Child;
-use crate::telemetry::child_output::{RecordWriter, ServiceOutput, Stream};
+use crate::telemetry::child_output::{OutputStream, RecordWriter, ServiceOutput};
 use crate::telemetry::line_writer::FILE_SEND_TIMEOUT;
 
 /// Requested pipe size, four times the default; best effort, see fs.pipe-max-size.
@@ -48,7 +48,8 @@ pub fn pump_child(child: &mut Child, sink: &ServiceOutput) -> OutputPumps {
 impl OutputPumps {
     /// As [`pump_child`], for another child.
     pub fn add_child(&self, child: &mut Child, sink: &ServiceOutput) {
-        for (pipe, stream) in [(child.stdout.take(), Stream::Stdout), (child.stderr.take(), Stream::Stderr)] {
+        let pipes = [(child.stdout.take(), OutputStream::Stdout), (child.stderr.take(), OutputStream::Stderr)];
+        for (pipe, stream) in pipes {
             if let Some(pipe) = pipe {
                 tokio::spawn(pump(pipe, stream, sink.clone(), self));
             }
@@ -67,7 +68,7 @@ impl OutputPumps {
 /// Reads one stream of a service to its end.
 pub fn pump(
     pipe: OwnedFd,
-    stream: Stream,
+    stream: OutputStream,
     sink: ServiceOutput,
     pumps: &OutputPumps,
 ) -> impl Future<Output = ()> + use<> {

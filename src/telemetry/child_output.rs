@@ -25,7 +25,7 @@ const CONTINUES: &str = " [continues]";
 
 /// The stream a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
+pub enum OutputStream {
     /// Standard output.
     Stdout,
     /// Standard error.
@@ -59,7 +59,7 @@ pub struct RecordWriter {
 /// Encodes records, and buffers the encoded ones.
 struct RecordEncoder {
     sink: ServiceOutput,
-    stream: Stream,
+    stream: OutputStream,
     /// The level of the previous record: a line without a level belongs to it.
     level: LogLevel,
     /// The time of the lines that are being read.
@@ -74,7 +74,7 @@ struct RecordEncoder {
     batch: Vec<u8>,
 }
 
-impl Stream {
+impl OutputStream {
     /// The level of a first line without one: unlabelled lines on standard error default to WARN.
     fn first_level(self) -> LogLevel {
         match self {
@@ -137,7 +137,7 @@ impl ServiceOutput {
 
     /// The records of one stream.
     #[must_use]
-    pub fn records(self, stream: Stream) -> RecordWriter {
+    pub fn records(self, stream: OutputStream) -> RecordWriter {
         let level = stream.first_level();
         let (now, held_since, head) = (String::new(), String::new(), String::new());
         let out = RecordEncoder {
@@ -243,7 +243,7 @@ impl RecordWriter {
     /// Queues the records that are ready.
     pub async fn send(&mut self) {
         let RecordEncoder { sink, stream, batch, .. } = &mut self.out;
-        let queue = if sink.is_raw() && *stream == Stream::Stderr { &sink.stderr } else { &sink.stdout };
+        let queue = if sink.is_raw() && *stream == OutputStream::Stderr { &sink.stderr } else { &sink.stdout };
         queue.send(batch).await;
         batch.clear();
     }

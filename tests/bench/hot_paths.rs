@@ -65,7 +65,7 @@ use metrics::Exporter;
 use model::Check;
 use pycompat::configparser::BotsIni;
 use supervisor::output::{OutputPumps, pump};
-use telemetry::child_output::{ServiceOutput, Stream};
+use telemetry::child_output::{OutputStream, ServiceOutput};
 use telemetry::counters::Counters;
 use telemetry::line_writer::{FILE_SEND_TIMEOUT, FlushGuard, LineWriter};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -184,7 +184,7 @@ async fn log(rounds: u32) -> Result<(), Failure> {
         let (reader, mut writer): (_, PipeWriter) = io::pipe()?;
         writer.write_all(LINES)?;
         drop(writer);
-        tokio::spawn(pump(OwnedFd::from(reader), Stream::Stderr, sink.clone(), &OutputPumps::default())).await?;
+        tokio::spawn(pump(OwnedFd::from(reader), OutputStream::Stderr, sink.clone(), &OutputPumps::default())).await?;
         let mut missing = RECORDS;
         while missing > 0 {
             missing = missing.checked_sub(arrived.recv_timeout(TIMEOUT)?).ok_or("there are too many records")?;

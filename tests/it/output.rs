@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use bots_ctl::config::{ChildOutput, LogLevel};
 use bots_ctl::supervisor::output::{OutputPumps, pump};
-use bots_ctl::telemetry::child_output::{ServiceOutput, Stream};
+use bots_ctl::telemetry::child_output::{OutputStream, ServiceOutput};
 use bots_ctl::telemetry::line_writer::{FILE_SEND_TIMEOUT, LineWriter};
 use bots_ctl::telemetry::tail::OutputTail;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -423,7 +423,7 @@ fn held_output_pipe_does_not_delay_end_of_service() {
         let output = ServiceOutput::new(lines.clone(), lines, ChildOutput::Json, LogLevel::Info);
         let (reader, mut holder) = std::io::pipe().expect("a pipe");
         let pumps = OutputPumps::default();
-        tokio::spawn(pump(reader.into(), Stream::Stderr, output, &pumps));
+        tokio::spawn(pump(reader.into(), OutputStream::Stderr, output, &pumps));
         tokio::task::yield_now().await;
         holder.write_all(b"the last line\n").expect("written");
         let begin = tokio::time::Instant::now();
@@ -445,7 +445,7 @@ fn unterminated_last_lines_are_logged_although_descendants_hold_pipes() {
                 holder.write_all(text.as_bytes()).expect("written");
                 let tail = OutputTail::default();
                 let output = output.for_job(1, "run", tail.clone());
-                tokio::spawn(pump(reader.into(), Stream::Stdout, output, &pumps));
+                tokio::spawn(pump(reader.into(), OutputStream::Stdout, output, &pumps));
                 (text, tail, holder)
             });
             pumps.drain().await;
@@ -484,7 +484,7 @@ fn drain_outlasts_delay_by_full_queue() {
         let (reader, mut holder) = std::io::pipe().expect("a pipe");
         holder.write_all(b"the last line\n").expect("written");
         let pumps = OutputPumps::default();
-        tokio::spawn(pump(reader.into(), Stream::Stdout, output, &pumps));
+        tokio::spawn(pump(reader.into(), OutputStream::Stdout, output, &pumps));
         pumps.drain().await;
         assert_eq!(lines.dropped(), 1, "the last line was queued, or counted as dropped");
         drop(release);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bots_ctl::bots::log_format::without_time;
 use bots_ctl::config::{ChildOutput, LogLevel};
 use bots_ctl::supervisor::output::line_splitter::LineSplitter;
-use bots_ctl::telemetry::child_output::{RecordWriter, ServiceOutput, Stream};
+use bots_ctl::telemetry::child_output::{OutputStream, RecordWriter, ServiceOutput};
 use bots_ctl::telemetry::line_writer::LineWriter;
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
     let lines = lines_of(bytes, longest);
     assert_eq!(split(bytes, longest, sizes), lines);
     assert_eq!(split(bytes, longest, whole), lines);
-    let stream = if kind & 4 == 0 { Stream::Stdout } else { Stream::Stderr };
+    let stream = if kind & 4 == 0 { OutputStream::Stdout } else { OutputStream::Stderr };
     let format = [ChildOutput::Json, ChildOutput::Text, ChildOutput::Raw][usize::from(kind % 4).min(2)];
     let written = records(bytes, longest, sizes, format, stream);
     assert!(written == records(bytes, longest, whole, format, stream), "{}", String::from_utf8_lossy(&written));
@@ -87,7 +87,7 @@ fn split(bytes: &[u8], longest: usize, sizes: [usize; 2]) -> Vec<Line> {
     lines
 }
 
-fn records(bytes: &[u8], longest: usize, sizes: [usize; 2], format: ChildOutput, stream: Stream) -> Vec<u8> {
+fn records(bytes: &[u8], longest: usize, sizes: [usize; 2], format: ChildOutput, stream: OutputStream) -> Vec<u8> {
     let sink = ServiceOutput::new(QUEUE.clone(), QUEUE.clone(), format, LogLevel::Trace).for_service("engine");
     let is_raw = sink.is_raw();
     let (mut splitter, mut records) = (LineSplitter::with_longest(longest), sink.records(stream));
