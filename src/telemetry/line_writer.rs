@@ -39,7 +39,7 @@ const BUFFER_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Creates the line that replaces dropped lines.
 pub type DropNotice = fn(u64) -> String;
 
-/// The queue, for complete lines. All clones are one queue.
+/// The queue of lines. Clones share one queue.
 #[derive(Clone)]
 pub struct LineWriter(Arc<Shared>);
 
@@ -49,7 +49,7 @@ pub struct FlushGuard(LineWriter);
 
 struct Shared {
     /// Lines dropped so far.
-    dropped: AtomicU64,
+    total_dropped: AtomicU64,
     /// How long [`LineWriter::send`] waits for room.
     send_timeout: Duration,
     state: Mutex<State>,
@@ -69,40 +69,39 @@ struct State {
     writing: bool,
     /// Lines dropped since the last notice. While there are any, all further lines are dropped, so that one notice
     /// covers one gap.
-    dropped: u64,
+    since_notice: u64,
     /// Lines were dropped since the reader was last up to date.
-    dropping: bool,
+    is_behind: bool,
 }
 
 /// The thread's part.
 struct WriterThread {
     target: Box<dyn Write + Send>,
     notice: DropNotice,
-    /// Lines that could not be written.
-    lost: u64,
+    /// Lines that could not be written since the last notice.
+    unwritten: u64,
     /// The last write ended in the middle of a line.
     torn: bool,
 }
 
 impl LineWriter {
     /// A queue in front of `target`.
-    pub fn spawn(target: impl Write + Send + 'static, flush_delay: Duration, notice: DropNotice) -> (Self, FlushGuard) {
-        let writer = WriterThread { target: Box::new(target), notice, lost: 0, torn: false };
+    pub fn new(target: impl Write + Send + 'static, send_timeout: Duration, notice: DropNotice) -> (Self, FlushGuard) {
+        let writer = WriterThread { target: Box::new(target), notice, unwritten: 0, torn: false };
         let state = State {
             writer: Some(writer),
             has_thread: false,
             waiting: Vec::new(),
             writing: false,
-            dropped: 0,
-            dropping: false,
+            since_notice: 0,
+            is_behind: false,
         };
-        let (changed, room) = (Condvar::new(), Notify::new());
         let queue = Self(Arc::new(Shared {
-            dropped: AtomicU64::new(0),
-            send_timeout: flush_delay,
+            total_dropped: AtomicU64::new(0),
+            send_timeout,
             state: Mutex::new(state),
-            changed,
-            capacity: room,
+            changed: Condvar::new(),
+            capacity: Notify::new(),
         }));
         (queue.clone(), FlushGuard(queue))
     }
@@ -110,7 +109,7 @@ impl LineWriter {
     /// How many lines were dropped so far.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.0.dropped.load(Relaxed)
+        self.0.total_dropped.load(Relaxed)
     }
 
     /// Whether it is the same queue.
@@ -120,7 +119,7 @@ impl LineWriter {
     }
 
     fn drop_lines(&self, count: u64) -> u64 {
-        self.0.dropped.fetch_add(count, Relaxed);
+        self.0.total_dropped.fetch_add(count, Relaxed);
         count
     }
 
@@ -140,8 +139,8 @@ impl LineWriter {
             state.has_thread = start(self).is_ok();
         }
         if !state.has_capacity(lines.len()) {
-            state.dropped += self.drop_lines(count(lines));
-            state.dropping = true;
+            state.since_notice += self.drop_lines(count(lines));
+            state.is_behind = true;
             return;
         }
         state.waiting.extend_from_slice(lines);
@@ -161,7 +160,7 @@ impl LineWriter {
             capacity.as_mut().enable();
             {
                 let state = self.lock();
-                if state.dropping || state.has_capacity(length) {
+                if state.is_behind || state.has_capacity(length) {
                     return;
                 }
             }
@@ -192,14 +191,14 @@ impl LineWriter {
         state.writing = false;
         self.0.changed.notify_all();
         if state.waiting.is_empty() {
-            state.dropping = false;
+            state.is_behind = false;
             state = self.wait_for_lines(state, lines);
         }
         std::mem::swap(&mut state.waiting, lines);
         state.writing = true;
-        if state.dropped > 0 {
-            lines.extend_from_slice(notice(state.dropped).as_bytes());
-            state.dropped = 0;
+        if state.since_notice > 0 {
+            lines.extend_from_slice(notice(state.since_notice).as_bytes());
+            state.since_notice = 0;
         }
         drop(state);
         self.0.capacity.notify_waiters();
@@ -225,25 +224,25 @@ impl LineWriter {
 impl State {
     /// Whatever its length, a line fits into an empty buffer.
     fn has_capacity(&self, length: usize) -> bool {
-        self.dropped == 0 && (self.waiting.is_empty() || self.waiting.len() + length <= BUFFERED_BYTES)
+        self.since_notice == 0 && (self.waiting.is_empty() || self.waiting.len() + length <= BUFFERED_BYTES)
     }
 }
 
 impl WriterThread {
     /// Writes lines, after the notice about dropped ones; returns how many could not be written.
     fn write(&mut self, lines: &[u8]) -> u64 {
-        if self.lost > 0 {
+        if self.unwritten > 0 {
             let line_end = if self.torn { "\n" } else { "" };
-            let notice = format!("{line_end}{}", (self.notice)(self.lost));
+            let notice = format!("{line_end}{}", (self.notice)(self.unwritten));
             if self.write_all(notice.as_bytes()) < notice.len() {
-                self.lost += count(lines);
+                self.unwritten += count(lines);
                 return count(lines);
             }
-            self.lost = 0;
+            self.unwritten = 0;
         }
         let written = self.write_all(lines);
-        self.lost += count(&lines[written..]);
-        self.lost
+        self.unwritten += count(&lines[written..]);
+        self.unwritten
     }
 
     /// Writes as much as can be written: everything, unless the reader has gone or the disk is full.

@@ -91,7 +91,7 @@ fn is_json(format: LogFormat, stream: &impl IsTerminal) -> bool {
 /// A queue whose notice of dropped lines has the format of the other lines.
 fn queue(stream: impl AsFd + Send + 'static, json: bool) -> (LineWriter, FlushGuard) {
     let send_timeout = if is_file(&stream) { FILE_SEND_TIMEOUT } else { PIPE_SEND_TIMEOUT };
-    LineWriter::spawn(UnbufferedStream(stream), send_timeout, if json { json_notice } else { text_notice })
+    LineWriter::new(UnbufferedStream(stream), send_timeout, if json { json_notice } else { text_notice })
 }
 
 const DROPPED: &str = "lines dropped here: the reader of the output is too slow or absent, or its disk is full";

@@ -172,7 +172,7 @@ impl Write for Arrival {
 }
 
 fn writer(target: impl Write + Send + 'static) -> (LineWriter, FlushGuard) {
-    LineWriter::spawn(target, FILE_SEND_TIMEOUT, |lost| format!("{lost} lines were dropped\n"))
+    LineWriter::new(target, FILE_SEND_TIMEOUT, |lost| format!("{lost} lines were dropped\n"))
 }
 
 /// The output of an engine, from its pipe into records. The writer thread is synchronized: each round waits for it.

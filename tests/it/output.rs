@@ -419,7 +419,7 @@ fn exec_without_log_lines_starts_no_thread() {
 fn held_output_pipe_does_not_delay_end_of_service() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("built");
     runtime.block_on(async {
-        let (lines, _flush) = LineWriter::spawn(std::io::sink(), FILE_SEND_TIMEOUT, |_| String::new());
+        let (lines, _flush) = LineWriter::new(std::io::sink(), FILE_SEND_TIMEOUT, |_| String::new());
         let output = ServiceOutput::new(lines.clone(), lines, ChildOutput::Json, LogLevel::Info);
         let (reader, mut holder) = std::io::pipe().expect("a pipe");
         let pumps = OutputPumps::default();
@@ -437,7 +437,7 @@ fn unterminated_last_lines_are_logged_although_descendants_hold_pipes() {
     for shape in [ChildOutput::Json, ChildOutput::Text, ChildOutput::Raw] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
         runtime.expect("a runtime").block_on(async {
-            let (lines, _flush) = LineWriter::spawn(std::io::sink(), FILE_SEND_TIMEOUT, |_| String::new());
+            let (lines, _flush) = LineWriter::new(std::io::sink(), FILE_SEND_TIMEOUT, |_| String::new());
             let output = ServiceOutput::new(lines.clone(), lines, shape, LogLevel::Info);
             let pumps = OutputPumps::default();
             let processes = ["of the first process", "of the second process"].map(|text| {
@@ -475,7 +475,7 @@ fn drain_outlasts_delay_by_full_queue() {
     let ((sender, begun), (release, released)) = (channel(), channel());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("built");
     runtime.block_on(async {
-        let (lines, _flush) = LineWriter::spawn(BlockedReader(sender, released), FILE_SEND_TIMEOUT, |_| String::new());
+        let (lines, _flush) = LineWriter::new(BlockedReader(sender, released), FILE_SEND_TIMEOUT, |_| String::new());
         lines.push(b"first\n");
         begun.recv().expect("it writes");
         // Longer than the queue, which accepts a line of any length while it is empty.

@@ -43,7 +43,7 @@ impl Reader {
 fn queue() -> (LineWriter, FlushGuard, Reader) {
     let ((answer, answers), (sender, written)) = (channel(), channel());
     let gate = Gate { answers, written: sender };
-    let (queue, flush) = LineWriter::spawn(gate, PIPE_SEND_TIMEOUT, |lost| format!("lost {lost}\n"));
+    let (queue, flush) = LineWriter::new(gate, PIPE_SEND_TIMEOUT, |lost| format!("lost {lost}\n"));
     (queue, flush, Reader { answer, written })
 }
 
@@ -163,7 +163,7 @@ async fn send_waits_once_for_full_buffer_until_reader_catches_up() {
     assert_eq!(waited(&queue).await, Duration::ZERO, "it has not caught up yet");
     reader.read();
     reader.read();
-    wait_until(|| !queue.lock().dropping);
+    wait_until(|| !queue.lock().is_behind);
     queue.push(b"first\n");
     wait_taken(&queue);
     push_quarters(&queue, 4);

@@ -58,7 +58,7 @@ fn listener(kind: u8) -> Serve {
     let database = if kind & 1 == 0 { CheckResult::Ok } else { CheckResult::Failed("it is away".to_owned()) };
     let mut facts = HealthState { stopping: kind & 2 != 0, ..HealthState::default() };
     facts.checks.set(DATABASE, database);
-    let (writer, _flush) = LineWriter::spawn(std::io::sink(), Duration::ZERO, |_| String::new());
+    let (writer, _flush) = LineWriter::new(std::io::sink(), Duration::ZERO, |_| String::new());
     let lines = ServiceOutput::new(writer.clone(), writer, ChildOutput::Json, LogLevel::Info);
     let counters = Arc::<Counters>::default();
     let metrics = Arc::new(Exporter::new(Arc::clone(&counters), lines, 0));

@@ -14,7 +14,7 @@ use bots_ctl::telemetry::line_writer::LineWriter;
 use serde_json::Value;
 
 /// Nothing is ever sent to it.
-static QUEUE: LazyLock<LineWriter> = LazyLock::new(|| LineWriter::spawn(sink(), Duration::ZERO, |_| String::new()).0);
+static QUEUE: LazyLock<LineWriter> = LazyLock::new(|| LineWriter::new(sink(), Duration::ZERO, |_| String::new()).0);
 
 /// A line or a part of one, and whether it goes on.
 type Line = (Vec<u8>, bool);
