@@ -76,7 +76,7 @@ pub struct ProcessSpec {
     /// Is killed by the kernel when we die.
     pub kill_on_parent_death: bool,
     /// Inherits only the three standard descriptors and those below, and neither ignored nor blocked signals.
-    pub service: bool,
+    pub is_isolated: bool,
     /// Pipes that it inherits under the numbers that they have here.
     pub inherited: Vec<Arc<OwnedFd>>,
 }
@@ -94,7 +94,7 @@ impl ProcessSpec {
             output: Output::Pipe,
             group: ProcessGroup::New,
             kill_on_parent_death: true,
-            service: true,
+            is_isolated: true,
             inherited: Vec::new(),
         }
     }
@@ -196,8 +196,8 @@ fn command(spec: &ProcessSpec) -> Command {
     });
     let output = || if spec.output == Output::Pipe { Stdio::piped() } else { Stdio::inherit() };
     command.stdout(output()).stderr(output());
-    let (is_foreground, service, parent) = (spec.group == ProcessGroup::NewForeground, spec.service, getpid());
-    let signals = (!spec.service).then(inherited_signals);
+    let (is_foreground, is_isolated, parent) = (spec.group == ProcessGroup::NewForeground, spec.is_isolated, getpid());
+    let signals = (!spec.is_isolated).then(inherited_signals);
     let kill_on_parent_death = spec.kill_on_parent_death;
     let inherited: Vec<_> = spec.inherited.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed. It makes
@@ -215,7 +215,7 @@ fn command(spec: &ProcessSpec) -> Command {
             if kill_on_parent_death {
                 set_parent_death_kill(parent)?;
             }
-            if service {
+            if is_isolated {
                 close_inherited_on_exec();
             }
             inherited.iter().try_for_each(|descriptor| keep_on_exec(*descriptor))

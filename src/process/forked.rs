@@ -104,7 +104,7 @@ impl WaitingProcess {
 
 async fn begin(requests: OwnedFd, replies: OwnedFd, spec: &ProcessSpec) -> Result<(OwnedFd, OwnedFd), String> {
     if spec.input != Input::Null || spec.output != Output::Pipe || spec.group != ProcessGroup::New {
-        return Err("it has no terminal".to_owned());
+        return Err("a forked process supports only null input, piped output and a new group".to_owned());
     }
     let failed = |error: io::Error| error.to_string();
     let ((stdout, its_stdout), (stderr, its_stderr)) = (pipe().map_err(failed)?, pipe().map_err(failed)?);

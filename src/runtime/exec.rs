@@ -88,7 +88,7 @@ fn spec(session: &Session, options: &ExecOptions, command: Vec<OsString>) -> Pro
         output: Output::Inherit,
         // Any other signal reaches bots-ctl, which forwards it.
         kill_on_parent_death: options.parent_death_signal == Some(libc::SIGKILL),
-        service: false,
+        is_isolated: false,
         ..ProcessSpec::new(program)
     }
 }

@@ -46,12 +46,12 @@ async fn main() {
 
 async fn talk_to_each_kind(reaper: &Reaper, code: u8) {
     let printed = vec![b'x'; 100_000];
-    for service in [true, false] {
+    for is_isolated in [true, false] {
         for kill_on_parent_death in [true, false] {
             for group in [ProcessGroup::New, ProcessGroup::Inherit, ProcessGroup::NewForeground] {
                 let script = format!("printf '%0100000d' 0 | tr 0 x; echo $SAID >&2; exit {code}");
                 let mut spec = ProcessSpec {
-                    service,
+                    is_isolated,
                     kill_on_parent_death,
                     group,
                     ..ProcessSpec::new("sh").arg("-c").arg(script)
