@@ -1,6 +1,6 @@
 //! From a description of a process to a running one: group, signal state, parent-death signal, pipes.
 //!
-//! With `open_file` and `sys`, the only module with `unsafe`.
+//! Only this module, `open_file` and `sys` contain `unsafe`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

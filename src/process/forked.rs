@@ -26,10 +26,10 @@ use super::sys;
 /// The variable by which a program finds the process that was forked for it, as `PID,REQUESTS,REPLIES`.
 const VARIABLE: &str = "_BOTS_CTL_FORKED";
 
-/// A process that takes longer is not waited for.
+/// Maximum time for a reply.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The error after that time.
+/// The error when it passes.
 pub const NO_REPLY: &str = "it does not reply";
 
 /// A process that waits and is not yet known to the reaper.
@@ -74,10 +74,10 @@ impl WaitingProcess {
         self.child.has_exited()
     }
 
-    /// Has the process run this.
+    /// Runs `spec` in the process.
     ///
     /// # Errors
-    /// Why it does not; it has ended then, and has done nothing.
+    /// The reason; the process has ended without running anything.
     pub async fn start(self, spec: &ProcessSpec) -> Result<Child, String> {
         let Self { mut child, requests, replies } = self;
         let prepared =

@@ -14,7 +14,7 @@ pub fn release_start() {
     maps.lines().filter_map(unwritten_file_range).for_each(|(start, length)| sys::unmap_pages(start, length));
 }
 
-/// Start and length of a mapping that has the content of its file: the code, and the constants at the begin of the file, but not
+/// Start and length of a mapping that has the content of its file: the code, and the constants at the beginning of the file, but not
 /// those that the dynamic linker has written addresses to.
 fn unwritten_file_range(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_ascii_whitespace();

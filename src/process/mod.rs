@@ -2,7 +2,7 @@
 //!
 //! Theory of operation. [`reaper::Reaper`] owns every wait: on SIGCHLD it calls `waitpid(-1, WNOHANG)` until no status
 //! is left and passes each status to that pid's [`reaper::Child`]; a pid without one is an orphan that was re-parented
-//! to bots-ctl. While there is any child, a descendant is left ([`terminate`]). Forking and registering happen under
+//! to bots-ctl. As long as there is a child to wait for, a descendant is left ([`terminate`]). Forking and registering happen under
 //! one lock, so the exit of a short-lived child is never missed. Every child leads a separate process group, except a
 //! part of a pipeline, so a signal to the group reaches its descendants. Signals are blocked in all threads and read
 //! ([`signals`]). The runtime has a single thread, because a parent-death signal is tied to the thread that forked.

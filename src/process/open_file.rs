@@ -46,7 +46,7 @@ fn nanoseconds(seconds: i64, rest: i64) -> i64 {
 pub fn attributes(file: &File) -> io::Result<FileStamp> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_FORCE_SYNC;
     let mut found = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: the path is an empty string that lives for ever, and statx writes one structure, which lives on this stack; all
+    // SAFETY: the path is an empty string that is static, and statx writes one structure, which lives on this stack; all
     // zeroes are valid for it.
     let found = unsafe {
         if libc::statx(file.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_BASIC_STATS, found.as_mut_ptr()) != 0 {

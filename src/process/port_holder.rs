@@ -1,5 +1,5 @@
 //! The program that holds a TCP port, as far as `/proc` shows it: a socket that is bound and does not listen, such as that of
-//! Bots's own engines, is in no table, and the descriptors of another user's processes are not to be read.
+//! Bots's own engines, is in no table, and the descriptors of another user's processes cannot be read.
 
 use std::fs;
 use std::path::Path;

@@ -21,7 +21,7 @@ use super::{ChildStatus, Exit, signals};
 /// probe must not wait for all of them.
 const MAX_BATCH: usize = 256;
 
-/// Starts and reaps. Cheap to clone; all clones are one.
+/// Starts and reaps. Clones share one table.
 #[derive(Clone)]
 pub struct Reaper {
     table: Arc<Mutex<HashMap<Pid, watch::Sender<ChildStatus>>>>,
@@ -109,7 +109,7 @@ impl Reaper {
         child::has_children()
     }
 
-    /// Whether a process runs that was started by [`Reaper::spawn`].
+    /// Whether any started or adopted child runs.
     #[must_use]
     pub fn has_running_child(&self) -> bool {
         !self.lock().is_empty()

@@ -94,7 +94,7 @@ pub fn signal_group(group: Pid, number: i32) {
     signal_process(Pid::from_raw(-group.as_raw()), number);
 }
 
-/// Sends signal `number` to one process that the reaper still holds.
+/// Sends a signal to a pid as kill(2) does; the caller ensures that it was not reused.
 pub fn signal_process(pid: Pid, number: i32) {
     // SAFETY: kill takes two integers; realtime signals have no name in nix, so its wrapper cannot be used.
     unsafe {
@@ -190,7 +190,7 @@ pub fn group_exists(group: Pid) -> bool {
 /// A descriptor that receives these signals, once they are blocked.
 pub fn signal_queue(wanted: &SigSet) -> io::Result<AsyncFd<SignalFd>> {
     let descriptor = SignalFd::with_flags(wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-    // SAFETY: the SignalFd owns its descriptor, gives out the same one for ever, and closes it when it is dropped.
+    // SAFETY: the SignalFd owns its descriptor, always returns the same one, and closes it when it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 

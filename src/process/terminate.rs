@@ -25,7 +25,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a killed process may take to be gone; longer only when the kernel cannot end it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So many processes are named in one line of the log.
+/// Maximum number of processes named in one log line.
 const MAX_LISTED_PROCESSES: usize = 10;
 
 /// Sends SIGTERM to leftover processes of a service, each once: those in its `groups` and, with `all`, every descendant
@@ -147,7 +147,7 @@ pub async fn terminate_all(
     TerminationResult { stop_requested }
 }
 
-/// Waits for this time; for ever if there is none.
+/// Waits until this time; forever if there is none.
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

@@ -65,7 +65,7 @@ impl OutputPumps {
     }
 }
 
-/// Reads one stream of a service to its end.
+/// Reads one stream of a process and forwards its lines.
 pub fn pump(
     pipe: OwnedFd,
     stream: OutputStream,

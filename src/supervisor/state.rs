@@ -147,8 +147,8 @@ pub enum ServiceEvent {
 /// A task of the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceAction {
-    /// Start a process. If that is not possible, [`ServiceEvent::StartFailed`], [`ServiceEvent::CannotStart`] or [`ServiceEvent::PortTaken`] is the next
-    /// event.
+    /// Start a process. If that is not possible, the next event is [`ServiceEvent::StartFailed`],
+    /// [`ServiceEvent::CannotStart`] or [`ServiceEvent::PortTaken`].
     Start,
     /// Send the service's own process this signal. Not its group: SIGINT would make an engine that the web UI has
     /// started lose the files it has taken.

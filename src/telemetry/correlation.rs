@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// The run of this process, if it runs an engine.
 static RUN: OnceLock<String> = OnceLock::new();
 
-/// A name that nothing else has.
+/// A random identifier.
 #[must_use]
 pub fn new_id() -> String {
     // Missing random numbers must not prevent an engine run: the nanoseconds of the time are sufficient then.

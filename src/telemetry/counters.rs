@@ -17,7 +17,7 @@ pub fn path_index(path: &str) -> usize {
     PATHS.iter().position(|known| *known == path).unwrap_or(PATHS.len() - 1)
 }
 
-/// Something that happens again and again.
+/// A counted event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CountedEvent {
     /// The kernel reported an event in a watched directory.
@@ -49,7 +49,7 @@ const EVENTS: usize = CountedEvent::ReloadRefused as usize + 1;
 pub enum Probe {
     /// The connection to the database.
     Database,
-    /// Are the tables there that every service needs?
+    /// Whether the tables that every service needs exist.
     Tables,
     /// Whether botssys and usersys exist and are writable.
     Directories,
@@ -90,7 +90,7 @@ impl Counters {
         self.started
     }
 
-    /// Something happened once more.
+    /// Counts an event.
     pub fn count(&self, event: CountedEvent) {
         self.add(event, 1);
     }
@@ -100,7 +100,7 @@ impl Counters {
         self.events[event as usize].fetch_add(times, Relaxed);
     }
 
-    /// How often it has happened.
+    /// The count of an event.
     #[must_use]
     pub fn of(&self, event: CountedEvent) -> u64 {
         self.events[event as usize].load(Relaxed)

@@ -42,7 +42,7 @@ where
 /// The fields that every line has.
 pub(super) fn common_fields(level: LogLevel) -> Map<String, Value> {
     let mut timestamp = String::new();
-    // Nothing fails that writes into memory.
+    // Writing to memory does not fail.
     let _ = Timestamp.format_time(&mut Writer::new(&mut timestamp));
     let common = [
         ("timestamp", timestamp.into()),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes that are kept: the last lines of a traceback.
 const MAX_BYTES: usize = 4 * 1024;
 
-/// The last lines. All clones are one.
+/// The last lines. Clones share one buffer.
 #[derive(Clone, Default)]
 pub struct OutputTail(Arc<Mutex<Vec<u8>>>);
 

@@ -44,16 +44,16 @@ pub struct Record<'a> {
 /// The state of the held lines.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// None.
+    /// No line is held.
     #[default]
     Empty,
-    /// One that a traceback may follow.
+    /// A line that a traceback may follow.
     Header,
     /// A traceback up to its frames.
     InFrames,
     /// A whole traceback.
     Complete { tail: usize, gap: bool },
-    /// A whole traceback, and that another follows.
+    /// A traceback and the line that announces the next one.
     Chained,
 }
 
