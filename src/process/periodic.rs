@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::task::{spawn_blocking, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
+
+use super::blocking;
 
 /// An interval ends at a multiple of the longest of these that makes it at most 3 % longer: tokio's timer wakes once for such
 /// an instant, but twice for another, since it holds instants after the next multiple of 4096 ms, or 64 ms, in coarser slots.
@@ -59,13 +61,13 @@ pub async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
     yield_now().await;
     let all = std::mem::take(&mut *lock(&DUE));
     if !all.is_empty() {
-        spawn_blocking(move || all.iter().for_each(begin));
+        blocking::spawn(move || all.iter().for_each(begin))?;
     }
     let result = match timeout(MAX_WAIT, &mut done).await {
         Ok(result) => result,
         Err(_) => {
             if lock(&work).is_some() {
-                spawn_blocking(move || begin(&work));
+                blocking::spawn(move || begin(&work))?;
             }
             done.await
         }
