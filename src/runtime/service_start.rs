@@ -16,7 +16,7 @@ use crate::health::{edi_refresh, watchdog};
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 use crate::supervisor::group::GroupMember;
-use crate::supervisor::periodic::run_every;
+use crate::supervisor::interval::run_every;
 use crate::supervisor::state::{AfterExit, ServiceState, StopReason};
 use crate::supervisor::task::{ProcessMessage, ServiceControl, ServiceResult, ServiceSnapshot, supervise};
 use crate::telemetry::child_output::ServiceOutput;

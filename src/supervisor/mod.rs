@@ -2,7 +2,7 @@
 //!
 //! Theory of operation. [`state`] is a pure state machine: a state and an event give the next state and actions.
 //! [`task`] executes the actions, feeds the events (exit of the child, successful probe, stop request, timer, empty
-//! process group) and logs transitions. [`periodic`] runs a service repeatedly at an interval. [`group`] starts several
+//! process group) and logs transitions. [`interval`] runs a service repeatedly at an interval. [`group`] starts several
 //! services in order and, at a signal, stops them in reverse order. [`output`] forwards the output of a service. None
 //! of them depends on the program of the service.
 //!
@@ -10,8 +10,8 @@
 //! and reaches the child by [`state::ServiceAction::Signal`].
 
 pub mod group;
+pub mod interval;
 pub mod output;
-pub mod periodic;
 pub mod state;
 pub mod task;
 mod transition;
