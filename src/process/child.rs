@@ -1,6 +1,6 @@
 //! From a description of a process to a running one: group, signal state, parent-death signal, pipes.
 //!
-//! Only this module, `open_file` and `sys` contain `unsafe`.
+//! Only this module, `sys` and `fs::open_file` contain `unsafe`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

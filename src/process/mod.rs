@@ -13,7 +13,6 @@ pub mod child;
 pub mod forked;
 pub mod memory;
 pub mod network;
-pub mod open_file;
 pub mod periodic;
 pub mod port_holder;
 pub mod proc_table;

@@ -14,7 +14,7 @@ use nix::libc;
 
 use super::backend::{Stamps, WatchBackend, Writers, is_gone};
 use super::stability::{Observation, StampClock, unchanged_for};
-use crate::process::open_file::{attributes, has_writer};
+use crate::fs::open_file::{attributes, has_writer};
 
 /// Granularity of servers' file times.
 const MAX_SERVER_CLOCK_STEP: Duration = Duration::from_secs(2);

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
-use crate::process::open_file::FileStamp;
+use crate::fs::open_file::FileStamp;
 
 /// An empty file must stay unchanged for this many times as long, since most files are created before they are filled.
 const EMPTY_FILE_FACTOR: u32 = 6;

@@ -104,7 +104,7 @@ mod tests {
     use std::ffi::OsStr;
 
     use super::*;
-    use crate::process::open_file::FileStamp;
+    use crate::fs::open_file::FileStamp;
     use crate::watch::stability::{Observation, StabilityRules};
 
     const LIMIT: Duration = Duration::from_secs(60);

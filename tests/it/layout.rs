@@ -109,7 +109,7 @@ fn pure_modules_import_only_allowed_items() {
                 "use ServiceState::",
                 "use crate::exit::",
                 "use crate::model::",
-                "use crate::process::open_file::FileStamp",
+                "use crate::fs::open_file::FileStamp",
                 "use crate::telemetry::counters::Probe",
                 "use super::state::",
                 "use serde::",
@@ -146,7 +146,7 @@ fn unsafe_is_limited_to_three_modules_with_safety_comments() {
         let lines: Vec<&str> = text.lines().collect();
         for (number, _) in lines.iter().enumerate().filter(|(_, line)| line.contains("unsafe {")) {
             assert!(
-                ["process/child.rs", "process/open_file.rs", "process/sys.rs"].contains(&path.as_str()),
+                ["fs/open_file.rs", "process/child.rs", "process/sys.rs"].contains(&path.as_str()),
                 "{path}: unsafe in line {}",
                 number + 1
             );

@@ -1,4 +1,4 @@
-//! Children of every kind, started, signalled and waited for, again and again: for a run under a sanitizer, since all that is
+//! Children of every kind, started, signalled and waited for, again and again: for a run under a sanitizer, since most of what is
 //! `unsafe` in bots-ctl is in `src/process`.
 #![allow(dead_code, unused_imports, reason = "src/process has more than is tried here")]
 
