@@ -39,7 +39,9 @@ fn read(pair: &str) -> Result<(i32, Option<i32>), String> {
 
 /// The signal's number, or an error that names the text.
 pub fn parse_signal(text: &str) -> Result<i32, String> {
-    parse(text).ok_or_else(|| format!("{text:?} is not a signal; use a name such as TERM, or a number from 1 to 64"))
+    parse(text).ok_or_else(|| {
+        format!("{text:?} is not a signal; use a name such as TERM, or a number from 1 to 64, without 32 and 33")
+    })
 }
 
 #[cfg(test)]

@@ -21,6 +21,9 @@ use super::child::{contains, inherited_signals, reset_signal, signal_queue};
 /// The highest signal number on Linux.
 pub const LAST: i32 = 64;
 
+/// Signals that the C library reserves for its own use.
+const RESERVED: [i32; 2] = [32, 33];
+
 /// Never forwarded: signals that cannot be caught, and that of the reaper.
 const NOT_FORWARDED: [Signal; 3] = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCHLD];
 
@@ -187,28 +190,27 @@ pub fn is_stop_signal(number: i32) -> bool {
     [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP].contains(&number)
 }
 
-/// The signal's name, such as `SIGTERM`.
+/// The signal's name, such as `SIGTERM`; the number of a reserved one.
 #[must_use]
 pub fn name(number: i32) -> String {
     match Signal::try_from(number) {
         Ok(signal) => signal.as_str().to_owned(),
+        Err(_) if RESERVED.contains(&number) => number.to_string(),
         Err(_) if number == libc::SIGRTMIN() => "SIGRTMIN".to_owned(),
         Err(_) => format!("SIGRTMIN+{}", number - libc::SIGRTMIN()),
     }
 }
 
-/// The number of a signal that is given as `TERM`, `SIGTERM`, `RTMIN+1` or `15`.
+/// The number of a signal that is given as `TERM`, `SIGTERM`, `RTMIN+1` or `15`, unless it is reserved.
 #[must_use]
 pub fn parse(text: &str) -> Option<i32> {
-    if let Ok(number) = text.parse() {
-        return (1..=LAST).contains(&number).then_some(number);
+    let mut known = (1..=LAST).filter(|number| !RESERVED.contains(number));
+    if let Ok(given) = text.parse::<i32>() {
+        return known.find(|number| *number == given);
     }
     let upper = text.to_ascii_uppercase();
     let short = upper.strip_prefix("SIG").unwrap_or(&upper);
-    (1..=LAST).filter(|number| ![32, 33].contains(number)).find(|number| {
-        let known = name(*number);
-        known.strip_prefix("SIG") == Some(short) || rtmax_name(*number) == short
-    })
+    known.find(|number| name(*number).strip_prefix("SIG") == Some(short) || rtmax_name(*number) == short)
 }
 
 /// A realtime signal may also be counted from the last one.
@@ -231,11 +233,12 @@ mod tests {
         assert_eq!(name(libc::SIGTERM), "SIGTERM");
         assert_eq!(name(34), "SIGRTMIN");
         assert_eq!(name(36), "SIGRTMIN+2");
+        assert_eq!(name(32), "32");
     }
 
     #[test]
     fn parse_accepts_signal_names_and_numbers() {
-        for number in (1..=LAST).filter(|number| ![32, 33].contains(number)) {
+        for number in (1..=LAST).filter(|number| !RESERVED.contains(number)) {
             let full = name(number);
             let short = full.strip_prefix("SIG").expect("it begins so");
             for text in [&full, short, &short.to_lowercase(), &number.to_string()] {
@@ -243,7 +246,7 @@ mod tests {
             }
         }
         assert_eq!((parse("RTMAX"), parse("SIGRTMAX-14")), (Some(64), Some(50)));
-        for wrong in ["", "0", "65", "-1", "TERMINATE", "SIG", "RTMIN+31", "RTMAX-31"] {
+        for wrong in ["", "0", "32", "33", "65", "-1", "TERMINATE", "SIG", "RTMIN+31", "RTMAX-31"] {
             assert_eq!(parse(wrong), None, "{wrong:?}");
         }
     }
