@@ -17,8 +17,9 @@ use tracing::{debug, info};
 use super::Error;
 use super::context::BotsContext;
 use super::django_settings::{DjangoSettings, without_fault};
-use crate::process::child::{Input, Output, ProcessSpec, signal_group};
+use crate::process::child::{Input, Output, ProcessSpec};
 use crate::process::reaper::Child;
+use crate::process::signals::signal_group;
 
 /// The scripts, in the order of their dependencies.
 pub(super) const SCRIPT: &str = concat!(

@@ -18,9 +18,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::config::WarmStart;
-use crate::process::child::{Input, ProcessSpec, SpawnError, signal_group};
+use crate::process::child::{Input, ProcessSpec, SpawnError};
 use crate::process::forked::{ForkedProcess, NO_REPLY, REPLY_TIMEOUT, WaitingProcess, path_of, pipe};
 use crate::process::reaper::{Child, Reaper};
+use crate::process::signals::signal_group;
 use crate::supervisor::output::pump_child;
 use crate::telemetry::child_output::ServiceOutput;
 

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::exit::Exit;
-use crate::process::child::{SpawnError, signal_group};
+use crate::process::child::SpawnError;
 use crate::process::reaper::Child;
+use crate::process::signals::signal_group;
 use crate::supervisor::output::pump_child;
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::tail::OutputTail;

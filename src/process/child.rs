@@ -15,13 +15,9 @@ use std::sync::Arc;
 use nix::libc;
 use nix::unistd::getpid;
 
-pub use super::sys::{
-    contains, group_exists, inherited_signals, set_parent_death_signal, signal_group, signal_process, stop_ourselves,
-    stop_own_group,
+use super::sys::{
+    close_inherited_on_exec, inherited_signals, keep_on_exec, reset_signals, set_parent_death_signal, take_foreground,
 };
-pub(super) use super::sys::{has_children, is_child, reset_signal, signal_queue, wait_any};
-
-use super::sys::{close_inherited_on_exec, keep_on_exec, reset_signals, set_parent_death_kill, take_foreground};
 
 /// Where a child's standard input comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,8 +197,8 @@ fn command(spec: &ProcessSpec) -> Command {
     let kill_on_parent_death = spec.kill_on_parent_death;
     let inherited: Vec<_> = spec.inherited.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed. It makes
-    // system calls alone (open, tcsetpgrp, sigaction, sigprocmask, prctl, getppid, close_range, fcntl), allocates nothing
-    // and takes no lock; its captures are Copy values and a list of numbers that is only read.
+    // system calls alone (open, tcsetpgrp, sigaction, sigprocmask, prctl, getppid, kill, close_range, fcntl), allocates
+    // nothing and takes no lock; its captures are Copy values and a list of numbers that is only read.
     unsafe {
         command.pre_exec(move || {
             if is_foreground {
@@ -213,7 +209,7 @@ fn command(spec: &ProcessSpec) -> Command {
                 signals.restore();
             }
             if kill_on_parent_death {
-                set_parent_death_kill(parent)?;
+                set_parent_death_signal(libc::SIGKILL, parent);
             }
             if is_isolated {
                 close_inherited_on_exec();

@@ -19,8 +19,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
-use super::child::{Input, Output, ProcessGroup, ProcessSpec, environment, signal_process};
+use super::child::{Input, Output, ProcessGroup, ProcessSpec, environment};
 use super::reaper::{Child, Reaper};
+use super::signals::signal_process;
 use super::sys;
 
 /// The variable by which a program finds the process that was forked for it, as `PID,REQUESTS,REPLIES`.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::child::{self, ProcessSpec, SpawnError};
 use super::proc_table::Process;
-use super::{ChildStatus, Exit, signals};
+use super::{ChildStatus, Exit, signals, sys};
 
 /// Batch size, after which other tasks get their turn: thousands of processes may exit together, and a signal or a
 /// probe must not wait for all of them.
@@ -53,10 +53,10 @@ impl Reaper {
         // Orphans of descendants are adopted even if bots-ctl is not PID 1.
         let _ = set_child_subreaper(true);
         // With an inherited SIG_IGN the kernel itself would reap, and the exit statuses would be lost.
-        child::reset_signal(libc::SIGCHLD);
+        sys::reset_signal(libc::SIGCHLD);
         let sigchld = SigSet::from(Signal::SIGCHLD);
         sigchld.thread_block()?;
-        let deaths = child::signal_queue(&sigchld)?;
+        let deaths = sys::signal_queue(&sigchld)?;
         let reaped = Arc::new(watch::Sender::new(0));
         let reaper = Self { table: Arc::default(), reaped, warns: Arc::default(), requested: Arc::default() };
         let task = reaper.clone();
@@ -90,7 +90,7 @@ impl Reaper {
     #[must_use]
     pub fn adopt(&self, pid: Pid) -> Option<Child> {
         let mut table = self.lock();
-        if table.contains_key(&pid) || !child::is_child(pid) {
+        if table.contains_key(&pid) || !sys::is_child(pid) {
             return None;
         }
         let (sender, status) = watch::channel(ChildStatus::Running);
@@ -106,7 +106,7 @@ impl Reaper {
     /// Whether there is any process to wait for; otherwise no descendant is left.
     #[must_use]
     pub fn has_children(&self) -> bool {
-        child::has_children()
+        sys::has_children()
     }
 
     /// Whether any started or adopted child runs.
@@ -144,7 +144,7 @@ impl Reaper {
     fn reap_some(&self) -> bool {
         let (mut table, mut ended, mut more) = (self.lock(), 0, true);
         for _ in 0..MAX_BATCH {
-            let Some((pid, status)) = child::wait_any() else {
+            let Some((pid, status)) = sys::wait_any() else {
                 more = false;
                 break;
             };

@@ -16,10 +16,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::child::{contains, inherited_signals, reset_signal, signal_queue};
+pub use super::sys::{
+    group_exists, inherited_signals, set_parent_death_signal, signal_group, signal_process, stop_ourselves,
+    stop_own_group,
+};
 
-/// The highest signal number on Linux.
-pub const LAST: i32 = 64;
+use super::sys::{LAST_SIGNAL, reset_signal, signal_queue};
 
 /// Signals that the C library reserves for its own use.
 const RESERVED: [i32; 2] = [32, 33];
@@ -69,8 +71,8 @@ pub struct Signals {
     waiting: VecDeque<SignalInfo>,
     /// When the latest request to stop began.
     requested: Option<Instant>,
-    /// Signals without an effect on bots-ctl, as bits.
-    not_for_us: u64,
+    /// Whether stop signals that were ignored at the start have no effect on bots-ctl.
+    is_for_exec: bool,
 }
 
 impl Signals {
@@ -86,7 +88,7 @@ impl Signals {
         blocked.add(Signal::SIGTTOU);
         reset_signal(libc::SIGTSTP);
         blocked.thread_set_mask()?;
-        Ok(Self { queue, waiting: VecDeque::new(), requested: None, not_for_us: 0 })
+        Ok(Self { queue, waiting: VecDeque::new(), requested: None, is_for_exec: false })
     }
 
     /// From now on reads for `exec`: every signal that can be forwarded. A stop signal that was ignored at the start is a request
@@ -95,7 +97,7 @@ impl Signals {
         let wanted = wanted(&FORWARDED_BY_EXEC);
         wanted.thread_block()?;
         self.queue.get_ref().set_mask(&wanted)?;
-        self.not_for_us = inherited_signals().ignored;
+        self.is_for_exec = true;
         Ok(())
     }
 
@@ -106,7 +108,7 @@ impl Signals {
             let (number, is_stop) = (received.number, is_stop_signal(received.number));
             if received.is_repeated {
                 debug!("received {} again within two seconds: treated as one stop request", name(number));
-            } else if !is_stop || !contains(self.not_for_us, number) {
+            } else if !(is_stop && self.is_for_exec && inherited_signals().ignores(number)) {
                 return number;
             }
         }
@@ -171,7 +173,7 @@ fn wanted(rare: &[Signal]) -> SigSet {
     let mut set = SigSet::all();
     NOT_FORWARDED.iter().chain(&FORWARDED_BY_EXEC).for_each(|signal| set.remove(*signal));
     rare.iter().for_each(|signal| set.add(*signal));
-    if contains(inherited_signals().ignored, libc::SIGHUP) {
+    if inherited_signals().ignores(libc::SIGHUP) {
         // Under nohup the program survives its terminal, and so does bots-ctl.
         set.remove(Signal::SIGHUP);
     }
@@ -204,7 +206,7 @@ pub fn name(number: i32) -> String {
 /// The number of a signal that is given as `TERM`, `SIGTERM`, `RTMIN+1` or `15`, unless it is reserved.
 #[must_use]
 pub fn parse(text: &str) -> Option<i32> {
-    let mut known = (1..=LAST).filter(|number| !RESERVED.contains(number));
+    let mut known = (1..=LAST_SIGNAL).filter(|number| !RESERVED.contains(number));
     if let Ok(given) = text.parse::<i32>() {
         return known.find(|number| *number == given);
     }
@@ -215,7 +217,7 @@ pub fn parse(text: &str) -> Option<i32> {
 
 /// A realtime signal may also be counted from the last one.
 fn rtmax_name(number: i32) -> String {
-    if number == LAST { "RTMAX".to_owned() } else { format!("RTMAX-{}", LAST - number) }
+    if number == LAST_SIGNAL { "RTMAX".to_owned() } else { format!("RTMAX-{}", LAST_SIGNAL - number) }
 }
 
 /// Whether `exec` forwards this signal.
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn parse_accepts_signal_names_and_numbers() {
-        for number in (1..=LAST).filter(|number| !RESERVED.contains(number)) {
+        for number in (1..=LAST_SIGNAL).filter(|number| !RESERVED.contains(number)) {
             let full = name(number);
             let short = full.strip_prefix("SIG").expect("it begins so");
             for text in [&full, short, &short.to_lowercase(), &number.to_string()] {

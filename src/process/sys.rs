@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{self, SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
@@ -20,7 +19,10 @@ use nix::unistd::{Pid, getpid, getppid, tcsetpgrp};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{ChildStatus, Exit, signals};
+use super::{ChildStatus, Exit};
+
+/// The highest signal number on Linux.
+pub const LAST_SIGNAL: i32 = 64;
 
 /// Makes our group the terminal's foreground group. SIGTTOU must be blocked for it; `reset_signals` undoes that.
 pub(crate) fn take_foreground() {
@@ -33,14 +35,8 @@ pub(crate) fn take_foreground() {
 /// Default dispositions and an empty mask: a Python that inherits an ignored SIGINT never stops on it. Errors are
 /// expected for the two signals that cannot be changed and for those reserved by the C library.
 pub(crate) fn reset_signals() {
-    (1..=signals::LAST).for_each(reset_signal);
+    (1..=LAST_SIGNAL).for_each(reset_signal);
     let _ = SigSet::empty().thread_set_mask();
-}
-
-/// Asks the kernel to kill this process when `parent` dies, and stops at once if that has already happened.
-pub(crate) fn set_parent_death_kill(parent: Pid) -> io::Result<()> {
-    set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
 /// Marks everything beyond the standard three as close-on-exec. Kernels before 5.11 lack the flag; our own
@@ -121,7 +117,7 @@ fn set_action(number: i32, action: libc::sighandler_t) {
 #[derive(Debug, Clone, Copy)]
 pub struct InheritedSignals {
     /// Ignored ones, as bits.
-    pub ignored: u64,
+    ignored: u64,
     blocked: SigSet,
 }
 
@@ -132,13 +128,19 @@ impl InheritedSignals {
             libc::SIGPIPE => SIGPIPE_IS_IGNORED.load(Relaxed),
             number => is_ignored(number),
         };
-        let ignored = (1..=signals::LAST).filter(is_set).fold(0, |bits, number| bits | bit(number));
+        let ignored = (1..=LAST_SIGNAL).filter(is_set).fold(0, |bits, number| bits | bit(number));
         Self { ignored, blocked: SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty()) }
+    }
+
+    /// Whether this signal was ignored.
+    #[must_use]
+    pub fn ignores(&self, number: i32) -> bool {
+        self.ignored & bit(number) != 0
     }
 
     /// Ignores and blocks the same signals, between fork and exec.
     pub(super) fn restore(&self) {
-        (1..=signals::LAST).filter(|number| contains(self.ignored, *number)).for_each(|n| set_action(n, libc::SIG_IGN));
+        (1..=LAST_SIGNAL).filter(|number| self.ignores(*number)).for_each(|n| set_action(n, libc::SIG_IGN));
         let _ = self.blocked.thread_set_mask();
     }
 }
@@ -151,12 +153,6 @@ pub fn inherited_signals() -> InheritedSignals {
 
 fn bit(number: i32) -> u64 {
     1 << (number - 1)
-}
-
-/// Whether a signal is among these bits.
-#[must_use]
-pub fn contains(signals: u64, number: i32) -> bool {
-    signals & bit(number) != 0
 }
 
 /// Whether SIGPIPE was ignored when this process began: the standard library ignores it before `main`.

@@ -12,9 +12,9 @@ use nix::libc;
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
-use super::child::{ProcessGroup, stop_ourselves, stop_own_group};
+use super::child::ProcessGroup;
 use super::proc_table::{self, is_stopped};
-use super::signals::SignalInfo;
+use super::signals::{SignalInfo, stop_ourselves, stop_own_group};
 
 /// Our controlling terminal.
 pub struct Terminal {

@@ -11,10 +11,9 @@ use nix::unistd::{Pid, getpid, getsid};
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::child::{signal_group, signal_process, stop_own_group};
 use super::proc_table::{self, Process, descendants, is_own_executable};
 use super::reaper::Reaper;
-use super::signals::{self, Signals, is_stop_signal};
+use super::signals::{self, Signals, is_stop_signal, signal_group, signal_process, stop_own_group};
 
 /// A wait that is longer than this is explained in the log.
 const WAIT_LOG_DELAY: Duration = Duration::from_secs(1);

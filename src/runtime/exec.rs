@@ -12,13 +12,13 @@ use crate::bots::environment::Environment;
 use crate::bots::{bin_dir, engine_shim};
 use crate::exit::{Error, Kind, Outcome};
 use crate::process::ChildStatus;
-use crate::process::child::{
-    Input, Output, ProcessGroup, ProcessSpec, set_parent_death_signal, signal_group, signal_process,
-};
+use crate::process::child::{Input, Output, ProcessGroup, ProcessSpec};
 use crate::process::proc_table::is_stopped;
 use crate::process::reaper::{Child, Reaper};
 use crate::process::signal_map::SignalMap;
-use crate::process::signals::{SignalInfo, is_stop_signal, is_suspend_signal};
+use crate::process::signals::{
+    SignalInfo, is_stop_signal, is_suspend_signal, set_parent_death_signal, signal_group, signal_process,
+};
 use crate::process::terminal::Terminal;
 use crate::process::terminate::{record_stop_request, terminate_all};
 

@@ -10,8 +10,7 @@ use tracing::{error, info};
 
 use super::state::Termination;
 use super::task::{ProcessMessage, ServiceResult, StopRequest};
-use crate::process::child::stop_own_group;
-use crate::process::signals::{self, Signals, is_stop_signal};
+use crate::process::signals::{self, Signals, is_stop_signal, stop_own_group};
 
 /// One service of the group.
 pub struct GroupMember {

@@ -14,9 +14,10 @@ use super::output::OutputPumps;
 use super::state::{Lifecycle, ServiceAction, ServiceEvent, ServicePolicy, ServiceState, Termination};
 use super::transition::{Transition, seconds};
 use crate::exit::Exit;
-use crate::process::child::{ProcessSpec, SpawnError, group_exists, signal_group, signal_process};
+use crate::process::child::{ProcessSpec, SpawnError};
 use crate::process::proc_table::{self, Process};
 use crate::process::reaper::{Child, Reaper};
+use crate::process::signals::{group_exists, signal_group, signal_process};
 use crate::process::terminate::{kill_leftovers, member_names, terminate_leftovers};
 use crate::telemetry::child_output::ServiceOutput;
 

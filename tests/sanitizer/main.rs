@@ -14,11 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use process::ChildStatus;
 use process::capture::capture;
-use process::child::{
-    Output, ProcessGroup, ProcessSpec, contains, group_exists, inherited_signals, signal_group, signal_process,
-};
+use process::child::{Output, ProcessGroup, ProcessSpec};
 use process::reaper::Reaper;
-use process::signals::Signals;
+use process::signals::{Signals, group_exists, inherited_signals, signal_group, signal_process};
 
 const ROUNDS: u8 = 20;
 
@@ -33,10 +31,7 @@ async fn main() {
         stop_and_continue(&reaper).await;
         kill(Pid::this(), Signal::SIGTERM).expect("sent");
         assert_eq!(signals.next().await, Signal::SIGTERM as i32);
-        assert!(
-            !contains(inherited_signals().ignored, Signal::SIGTERM as i32)
-                && process::usage::current_process().is_some()
-        );
+        assert!(!inherited_signals().ignores(Signal::SIGTERM as i32) && process::usage::current_process().is_some());
         assert!(process::proc_table::descendants().is_some());
     }
     process::terminate::terminate_all(&reaper, &mut signals, &[], Duration::from_secs(5)).await;
