@@ -135,8 +135,8 @@ impl OutputPump {
             self.records.bytes(self.lines.complete_lines());
         } else {
             self.records.stamp_time();
-            while let Some((line, continues)) = self.lines.next_line() {
-                self.records.line(line, continues);
+            while let Some(line) = self.lines.next_line() {
+                self.records.line(line.bytes, line.continues);
                 if self.records.is_full() {
                     self.records.send().await;
                 }

@@ -22,6 +22,15 @@ impl Default for LineSplitter {
     }
 }
 
+/// A line without its end, or a part of a long one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// Its content.
+    pub bytes: &'a [u8],
+    /// Whether the next one is a further part of the same line.
+    pub continues: bool,
+}
+
 impl LineSplitter {
     /// A splitter for lines of at most this number of bytes, which must fit a UTF-8 character.
     #[must_use]
@@ -35,8 +44,8 @@ impl LineSplitter {
         &mut self.bytes
     }
 
-    /// The next line without its end, or a part of a long line, and whether it continues.
-    pub fn next_line(&mut self) -> Option<(&[u8], bool)> {
+    /// The next line.
+    pub fn next_line(&mut self) -> Option<Line<'_>> {
         let end = memchr::memchr(b'\n', &self.bytes[self.searched..]).map(|at| self.searched + at);
         self.searched = end.unwrap_or(self.bytes.len());
         let line = without_return(&self.bytes[self.start..self.searched]);
@@ -44,11 +53,11 @@ impl LineSplitter {
         if length > self.max_line {
             let part = part(line, self.max_line);
             self.start += part;
-            return Some((&self.bytes[first..first + part], true));
+            return Some(Line { bytes: &self.bytes[first..first + part], continues: true });
         }
         self.start = end? + 1;
         self.searched = self.start;
-        Some((&self.bytes[first..first + length], false))
+        Some(Line { bytes: &self.bytes[first..first + length], continues: false })
     }
 
     /// All complete lines, unchanged; the whole buffer if the last line is too long.
@@ -127,8 +136,8 @@ mod tests {
         let mut splitter = LineSplitter::with_longest(max_line);
         let mut found = Vec::new();
         let mut collect = |splitter: &mut LineSplitter| {
-            while let Some((line, continues)) = splitter.next_line() {
-                found.push((line.to_vec(), continues));
+            while let Some(line) = splitter.next_line() {
+                found.push((line.bytes.to_vec(), line.continues));
             }
             splitter.compact();
         };

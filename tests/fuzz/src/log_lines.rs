@@ -72,8 +72,8 @@ fn split(bytes: &[u8], longest: usize, sizes: [usize; 2]) -> Vec<Line> {
     let mut splitter = LineSplitter::with_longest(longest);
     let mut lines = Vec::new();
     let mut take = |splitter: &mut LineSplitter| {
-        while let Some((line, continues)) = splitter.next_line() {
-            lines.push((line.to_vec(), continues));
+        while let Some(line) = splitter.next_line() {
+            lines.push((line.bytes.to_vec(), line.continues));
         }
         splitter.compact();
     };
@@ -95,8 +95,8 @@ fn records(bytes: &[u8], longest: usize, sizes: [usize; 2], format: ChildOutput,
         if is_raw {
             records.bytes(splitter.complete_lines());
         }
-        while !is_raw && let Some((line, continues)) = splitter.next_line() {
-            records.line(line, continues);
+        while !is_raw && let Some(line) = splitter.next_line() {
+            records.line(line.bytes, line.continues);
         }
         splitter.compact();
     };
