@@ -36,8 +36,8 @@ pub enum OutputStream {
 #[derive(Clone)]
 pub struct ServiceOutput {
     service: &'static str,
-    /// The job that these lines belong to, and the buffer for the last of them.
-    job: Option<(i64, OutputTail)>,
+    /// The job that these lines belong to.
+    job: Option<JobOutput>,
     /// The run of these lines, if it is not that of the whole process.
     run: Option<String>,
     /// Each process of the service is a run.
@@ -46,6 +46,14 @@ pub struct ServiceOutput {
     least: LogLevel,
     stdout: LineWriter,
     stderr: LineWriter,
+}
+
+/// The output of a job.
+#[derive(Clone)]
+struct JobOutput {
+    number: i64,
+    /// Keeps its last lines.
+    tail: OutputTail,
 }
 
 /// The lines of one stream of one service on their way into the log.
@@ -119,7 +127,7 @@ impl ServiceOutput {
     /// The same sink for one run of a job of a service; the end of its output is also kept.
     #[must_use]
     pub fn for_job(&self, number: i64, run: &str, tail: OutputTail) -> Self {
-        Self { job: Some((number, tail)), run: Some(run.to_owned()), ..self.clone() }
+        Self { job: Some(JobOutput { number, tail }), run: Some(run.to_owned()), ..self.clone() }
     }
 
     /// How many lines were dropped so far, of services and of bots-ctl's own log.
@@ -165,8 +173,8 @@ impl RecordWriter {
 
     /// Adds a line without its end, or a part of one that `continues`. Bytes that are not UTF-8 are replaced.
     pub fn line(&mut self, line: &[u8], continues: bool) {
-        if let Some((_, tail)) = &self.out.sink.job {
-            tail.push(line, if continues { b"" } else { b"\n" });
+        if let Some(job) = &self.out.sink.job {
+            job.tail.push(line, if continues { b"" } else { b"\n" });
         }
         // Validation takes a fraction of the time of a replacement, even without invalid bytes.
         let text = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
@@ -186,8 +194,8 @@ impl RecordWriter {
 
     /// Adds bytes unchanged: complete lines, except possibly the last one.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        if let Some((_, tail)) = &self.out.sink.job {
-            tail.push(bytes, b"");
+        if let Some(job) = &self.out.sink.job {
+            job.tail.push(bytes, b"");
         }
         self.out.batch.extend_from_slice(bytes);
     }
@@ -289,7 +297,7 @@ impl RecordEncoder {
     fn head_of(&self, level: LogLevel, timestamp: &str) -> String {
         let (level_text, service, stream) = (level_name(level), self.sink.service, self.stream.name());
         let number = severity_number(level);
-        let job = self.sink.job.as_ref().map(|(number, _)| format!("\"job\":{number},")).unwrap_or_default();
+        let job = self.sink.job.as_ref().map(|job| format!("\"job\":{},", job.number)).unwrap_or_default();
         let run = self
             .sink
             .run
@@ -304,7 +312,7 @@ impl RecordEncoder {
     }
 
     fn text(&mut self, message: &str, continues: bool) {
-        let job = self.sink.job.as_ref().map(|(number, _)| format!(" {number}")).unwrap_or_default();
+        let job = self.sink.job.as_ref().map(|job| format!(" {}", job.number)).unwrap_or_default();
         let end = if continues { CONTINUES } else { "" };
         for part in [&self.now, " ", self.sink.service, &job, " | ", &escape_control(message), end] {
             self.batch.extend_from_slice(part.as_bytes());
