@@ -57,14 +57,21 @@ pub enum Probe {
 
 const PROBES: usize = Probe::Directories as usize + 1;
 
+/// The duration and the end of the last probe of a kind.
+#[derive(Debug, Default)]
+struct ProbeTiming {
+    microseconds: AtomicU64,
+    /// Milliseconds since 1970; 0 before the first one.
+    ended: AtomicU64,
+}
+
 /// All counters of this process.
 #[derive(Debug)]
 pub struct Counters {
     started: SystemTime,
     events: [AtomicU64; EVENTS],
     responses: [[AtomicU64; CODES.len()]; PATHS.len()],
-    /// For each probe: how many microseconds the last one took, and when it ended, in milliseconds since 1970.
-    probes: [(AtomicU64, AtomicU64); PROBES],
+    probes: [ProbeTiming; PROBES],
     is_refused: AtomicBool,
     /// Free bytes on the volume of botssys; unknown if `u64::MAX`.
     free: AtomicU64,
@@ -147,8 +154,8 @@ impl Counters {
 
     /// A probe has ended.
     pub fn record_probe(&self, probe: Probe, took: Duration) {
-        let (duration, ended) = &self.probes[probe as usize];
-        duration.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        let ProbeTiming { microseconds, ended } = &self.probes[probe as usize];
+        microseconds.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         ended.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
@@ -156,9 +163,9 @@ impl Counters {
     /// The duration of the last such probe, and when it ended; `None` before the first one.
     #[must_use]
     pub fn probe(&self, probe: Probe) -> Option<(Duration, SystemTime)> {
-        let (duration, ended) = &self.probes[probe as usize];
+        let ProbeTiming { microseconds, ended } = &self.probes[probe as usize];
         let ended = Some(ended.load(Relaxed)).filter(|ended| *ended > 0)?;
-        Some((Duration::from_micros(duration.load(Relaxed)), UNIX_EPOCH + Duration::from_millis(ended)))
+        Some((Duration::from_micros(microseconds.load(Relaxed)), UNIX_EPOCH + Duration::from_millis(ended)))
     }
 }
 
