@@ -97,7 +97,7 @@ impl JobStore {
     /// # Errors
     /// When the database refuses.
     pub async fn first(&mut self) -> Result<Option<QueuedJob>, Error> {
-        const FIRST: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
+        const FIRST: &str = "SELECT number, priority, task, attempts FROM botsctl_job WHERE state = 'waiting' \
              ORDER BY priority, number LIMIT 1";
         Ok(self.rows(FIRST, &[]).await?.iter().find_map(waiting))
     }
@@ -107,7 +107,7 @@ impl JobStore {
     /// # Errors
     /// When the database refuses.
     pub async fn list(&mut self) -> Result<Vec<QueuedJob>, Error> {
-        const ALL: &str = "SELECT number, priority, task FROM botsctl_job WHERE state = 'waiting' \
+        const ALL: &str = "SELECT number, priority, task, attempts FROM botsctl_job WHERE state = 'waiting' \
              ORDER BY priority, number";
         Ok(self.rows(ALL, &[]).await?.iter().filter_map(waiting).collect())
     }
@@ -158,7 +158,17 @@ impl JobStore {
         self.change("end a job of", END, &arguments).await.map(|_| ())
     }
 
-    /// Returns a running job to its position in the queue.
+    /// Returns a running job to its position in the queue, without counting its start as an attempt.
+    ///
+    /// # Errors
+    /// When the database refuses.
+    pub async fn postpone(&mut self, number: i64) -> Result<(), Error> {
+        const POSTPONE: &str = "UPDATE botsctl_job SET state = 'waiting', started = NULL, owner = NULL, \
+             attempts = attempts - 1 WHERE number = ? AND state = 'running'";
+        self.change("requeue a job of", POSTPONE, &[Integer(number)]).await.map(|_| ())
+    }
+
+    /// Returns an interrupted job to its position in the queue.
     ///
     /// # Errors
     /// When the database refuses.
@@ -178,13 +188,13 @@ impl JobStore {
         self.change("take over a job of", RECLAIM, &[Text(&owner), Integer(number)]).await.map(|_| ())
     }
 
-    /// The numbers of all jobs that run, according to the table.
+    /// The numbers of all jobs that run, according to the table, each with its attempts.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn running(&mut self) -> Result<Vec<i64>, Error> {
-        let rows = self.rows("SELECT number FROM botsctl_job WHERE state = 'running'", &[]).await?;
-        Ok(rows.iter().filter_map(|row| number(row, 0)).collect())
+    pub async fn running(&mut self) -> Result<Vec<(i64, i64)>, Error> {
+        let rows = self.rows("SELECT number, attempts FROM botsctl_job WHERE state = 'running'", &[]).await?;
+        Ok(rows.iter().filter_map(|row| Some((number(row, 0)?, number(row, 1)?))).collect())
     }
 
     /// A job in any state, or the newest one.
@@ -347,7 +357,12 @@ async fn find_waiting_duplicates(
 }
 
 fn waiting(row: &Row) -> Option<QueuedJob> {
-    Some(QueuedJob { number: number(row, 0)?, priority: number(row, 1)?, task: text(row, 2)? })
+    Some(QueuedJob {
+        number: number(row, 0)?,
+        priority: number(row, 1)?,
+        task: text(row, 2)?,
+        attempts: number(row, 3)?,
+    })
 }
 
 fn job(row: &Row) -> Option<Job> {

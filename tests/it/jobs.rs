@@ -196,6 +196,31 @@ fn interrupted_engine_job_is_retried_up_to_limit() {
     assert!(shown.contains("\"state\":\"failed\"") && shown.contains("\"attempts\":4"), "{shown}");
 }
 
+/// With cgroup v2 the kubelet kills the whole container when one process exceeds the memory limit.
+#[apply(test)]
+fn engine_job_that_kills_its_queue_fails_after_four_attempts_and_the_next_one_runs() {
+    let mut queue = Queue::new();
+    // Its parent is `bots-ctl engine`, whose parent is the queue.
+    let engine = "#!/bin/sh\nread -r _ _ _ queue _ < /proc/$PPID/stat\nkill -9 $queue\nsleep 1000\n";
+    queue.sandbox.stand_in("bots-engine", engine);
+    let mut running = queue.start();
+    let (wait, later) = (queue.task("wait"), queue.task("later"));
+    queue.ask(&format!("q.addjob({wait}, 5)"));
+    queue.wait_lines("started", 1, &running);
+    assert_eq!(queue.ask(&format!("q.addjob(['bots-engine', '--new'], 5), q.addjob({later}, 5)")), "(0, 0)");
+    queue.go();
+    for _ in 2..=4 {
+        running.wait();
+        running = queue.sandbox.start(&["jobqueue"]);
+    }
+    running.wait();
+    let running = queue.start();
+    running.wait_stderr("job 2 failed: interrupted 4 times");
+    let shown = queue.job(&["show", "2", "--json"]).stdout;
+    assert!(shown.contains("\"state\":\"failed\"") && shown.contains("interrupted 4 times"), "{shown}");
+    assert_eq!(queue.wait_lines("ran", 2, &running), ["wait", "later"]);
+}
+
 #[apply(test)]
 fn job_beyond_maxruntime_is_logged_and_terminated() {
     let queue = Queue::new();

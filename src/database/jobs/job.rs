@@ -26,6 +26,8 @@ pub struct QueuedJob {
     pub number: i64,
     pub priority: i64,
     pub task: String,
+    /// Earlier attempts, all of which were interrupted.
+    pub attempts: i64,
 }
 
 /// All waiting jobs.

@@ -37,7 +37,7 @@ async fn waiting_jobs_are_ordered_and_unique() {
     assert_eq!(jobs.count().await.expect("counted"), WaitingJobs { count: 3, oldest: Some(7) });
     assert_eq!(jobs.clear().await.expect("cleared"), 3);
     assert_eq!(jobs.count().await.expect("counted"), WaitingJobs::default());
-    assert_eq!(jobs.running().await.expect("read"), [3]);
+    assert_eq!(jobs.running().await.expect("read"), [(3, 1)]);
 }
 
 #[tokio::test]
@@ -48,6 +48,9 @@ async fn job_record_covers_submission_to_end() {
     jobs.start(1, 8).await.expect("started");
     jobs.requeue(1).await.expect("put back");
     assert_eq!(jobs.first().await.expect("read").map(|job| job.number), Some(1));
+    jobs.start(1, 9).await.expect("started");
+    jobs.postpone(1).await.expect("put back");
+    assert_eq!(jobs.first().await.expect("read").map(|job| job.attempts), Some(1));
     jobs.start(1, 9).await.expect("started");
     let result = JobResult { is_success: false, ended: 10, exit_code: Some(2), output: "the end".to_owned() };
     jobs.end(1, &result).await.expect("ended");
@@ -84,7 +87,7 @@ async fn of_jobs_that_are_added_together_all_are_written_or_none() {
     for rejected in [&[new("b", 6), new("c", 5)][..], &[new("b", 6), new("a", 7), new("c", 7)]] {
         jobs.add(rejected, 8).await.expect_err("two jobs have the same priority");
         let line = jobs.list().await.expect("listed");
-        assert_eq!(line, [QueuedJob { number: 1, priority: 5, task: "a".to_owned() }]);
+        assert_eq!(line, [QueuedJob { number: 1, priority: 5, task: "a".to_owned(), attempts: 0 }]);
     }
     assert_eq!(
         jobs.add(&[new("b", 6), new("a", 7)], 9).await.expect("added"),

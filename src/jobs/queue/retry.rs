@@ -1,6 +1,5 @@
-//! Retries of jobs whose engine could not do its work: after a pause, and not without end.
+//! Pauses before jobs whose engine could not do its work are retried.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,15 +9,11 @@ use crate::model::Backoff;
 /// The pauses between two attempts.
 const BACKOFF: Backoff = Backoff { initial: Duration::from_secs(1), max: Duration::from_secs(15) };
 
-/// Attempts of a job whose engine is killed each time: one that some file kills must not block all other jobs.
-const MAX_ATTEMPTS: u32 = 4;
-
 /// The state of the retries.
 #[derive(Debug, Default)]
 pub struct Retries {
     until: Option<Instant>,
     in_a_row: u32,
-    cut_off: BTreeMap<i64, u32>,
 }
 
 impl Retries {
@@ -41,21 +36,9 @@ impl Retries {
         pause
     }
 
-    /// Counts an attempt whose engine was killed; returns whether the job may be tried again.
-    pub fn record_interruption(&mut self, number: i64) -> bool {
-        let times = self.cut_off.entry(number).or_default();
-        *times += 1;
-        *times < MAX_ATTEMPTS
-    }
-
     /// After a job that ran: the next pause is short.
     pub fn reset(&mut self) {
         self.in_a_row = 0;
-    }
-
-    /// Forgets the attempts of a job.
-    pub fn forget(&mut self, number: i64) {
-        self.cut_off.remove(&number);
     }
 }
 
@@ -71,13 +54,5 @@ mod tests {
         tokio::time::advance(BACKOFF.max).await;
         retries.reset();
         assert!(retries.may_start() && retries.pause() == BACKOFF.initial);
-    }
-
-    #[test]
-    fn retries_of_each_job_are_limited() {
-        let mut retries = Retries::default();
-        assert_eq!([1, 1, 2, 1, 1].map(|job| retries.record_interruption(job)), [true, true, true, true, false]);
-        retries.forget(1);
-        assert!(retries.record_interruption(1));
     }
 }

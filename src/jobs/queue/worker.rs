@@ -16,7 +16,7 @@ use super::batch_window::BatchWindow;
 use super::db_link::DbLink;
 use super::retry::Retries;
 use super::{MAX_BATCH, Queue, QueueCommand, QueueConfig, Request, Role, Status, Unavailable};
-use crate::database::jobs::{JobResult, QueuedJob};
+use crate::database::jobs::{JobResult, QueuedJob, WaitingJobs};
 use crate::exit::{Exit, Kind};
 use crate::supervisor::state::Termination;
 use crate::telemetry::correlation;
@@ -29,6 +29,10 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 const MAX_FINISHED_JOBS: i64 = 1000;
 const PRUNE_EVERY: i64 = 100;
 
+/// Attempts of a job that is interrupted each time: one that exceeds the memory limit, and ends the queue with it, must not
+/// block all other jobs. The row of a job counts them, so that they are known after a restart.
+const MAX_ATTEMPTS: i64 = 4;
+
 /// The engine's exit code for "another engine is running".
 const ENGINE_BUSY: u8 = 3;
 
@@ -39,7 +43,10 @@ const SIGNALS: u8 = 128;
 #[derive(Debug, Clone)]
 enum JobUpdate {
     Finished(JobResult),
+    /// It was interrupted, and this was one of its attempts.
     Requeue,
+    /// It has not done anything that counts as an attempt.
+    Postpone,
 }
 
 impl JobUpdate {
@@ -50,6 +57,8 @@ impl JobUpdate {
 
 struct RunFinished {
     number: i64,
+    /// How many attempts this makes.
+    attempts: i64,
     run: String,
     is_engine: bool,
     ended: RunEnd,
@@ -146,29 +155,45 @@ impl Worker {
         for (number, update) in std::mem::take(&mut self.unrecorded) {
             self.record(number, update).await;
         }
-        let running = self.running.clone();
-        let recovered = self.db.with(async |jobs| {
-            let mut recovered = Vec::new();
-            for number in jobs.running().await? {
-                if running.contains(&number) {
-                    jobs.reclaim(number).await?;
-                } else {
-                    jobs.requeue(number).await?;
-                    recovered.push(number);
-                }
-            }
-            jobs.prune(MAX_FINISHED_JOBS).await?;
-            Ok((recovered, jobs.count().await?))
-        });
-        let Ok((recovered, waiting)) = recovered.await else { return };
-        for job in recovered {
-            warn!(job, "job {job} was interrupted when its job queue exited; rerunning it");
-        }
+        let Ok(waiting) = self.take_over().await else { return };
         info!("the job queue is active with {} waiting jobs", waiting.count);
         self.status.send_modify(|status| {
             status.role = Role::Active;
             (status.waiting, status.oldest) = (waiting.count, waiting.oldest);
         });
+    }
+
+    /// Takes over the jobs of the previous active queue; returns those that wait.
+    async fn take_over(&mut self) -> Result<WaitingJobs, Unavailable> {
+        for number in self.running.clone() {
+            self.db.with(async |jobs| jobs.reclaim(number).await).await?;
+        }
+        self.recover_interrupted().await?;
+        self.db
+            .with(async |jobs| {
+                jobs.prune(MAX_FINISHED_JOBS).await?;
+                jobs.count().await
+            })
+            .await
+    }
+
+    /// Records the interruption of each job that runs according to the table, but not here.
+    async fn recover_interrupted(&mut self) -> Result<(), Unavailable> {
+        for (number, attempts) in self.db.with(async |jobs| jobs.running().await).await? {
+            if self.running.contains(&number) {
+                continue;
+            }
+            let update = if attempts < MAX_ATTEMPTS {
+                warn!(job = number, "job {number} was interrupted when its job queue exited; rerunning it");
+                JobUpdate::Requeue
+            } else {
+                error!(job = number, "job {number} failed: interrupted {attempts} times");
+                JobUpdate::finished(false, None, format!("interrupted {attempts} times"))
+            };
+            self.db.with(async |jobs| jobs.reclaim(number).await).await?;
+            self.record(number, update).await;
+        }
+        Ok(())
     }
 
     async fn start_jobs(&mut self) {
@@ -205,7 +230,7 @@ impl Worker {
             self.running.remove(&number);
             return self.record(number, JobUpdate::finished(false, None, "not authorised".to_owned())).await;
         };
-        let run = correlation::new_id();
+        let (run, attempts) = (correlation::new_id(), first.attempts + 1);
         info!(job = number, run_id = run, "starting job {number}: {task}");
         let QueueConfig { limits, reaper, host, lines, .. } = &self.config;
         let (limits, lines, kill) = (*limits, lines.clone(), self.kill.clone());
@@ -217,7 +242,7 @@ impl Worker {
             if is_engine {
                 host.prepare();
             }
-            RunFinished { number, run, is_engine, ended, output, took: started.elapsed() }
+            RunFinished { number, attempts, run, is_engine, ended, output, took: started.elapsed() }
         });
         self.publish_running();
     }
@@ -234,27 +259,31 @@ impl Worker {
         self.status.send_modify(|status| match &update {
             JobUpdate::Finished(result) if result.is_success => status.done += 1,
             JobUpdate::Finished(_) => status.failed += 1,
-            JobUpdate::Requeue => status.requeued += 1,
+            JobUpdate::Requeue | JobUpdate::Postpone => status.requeued += 1,
         });
-        if let JobUpdate::Finished(_) = update {
-            self.retries.forget(number);
-        }
         self.record(number, update).await;
     }
 
     fn job_update(&mut self, finished: RunFinished) -> JobUpdate {
-        let RunFinished { number, run, is_engine, ended, output, took } = finished;
+        let RunFinished { number, attempts, run, is_engine, ended, output, took } = finished;
         let took = took.as_secs_f64();
         match ended {
-            RunEnd::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => self.postpone(number, "another engine is running"),
-            RunEnd::Exited(exit) if is_engine && is_retryable(exit) && self.retries.record_interruption(number) => {
-                warn!(job = number, run_id = run, "job {number} failed after {took:.1} s: {exit}");
-                self.postpone(number, "the next run recovers the unfinished files")
+            RunEnd::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => {
+                self.pause(number, "another engine is running");
+                JobUpdate::Postpone
             }
-            RunEnd::NoResources => self.postpone(number, "the process limit is reached"),
+            RunEnd::Exited(exit) if is_engine && is_retryable(exit) && attempts < MAX_ATTEMPTS => {
+                warn!(job = number, run_id = run, "job {number} failed after {took:.1} s: {exit}");
+                self.pause(number, "the next run recovers the unfinished files");
+                JobUpdate::Requeue
+            }
+            RunEnd::NoResources => {
+                self.pause(number, "the process limit is reached");
+                JobUpdate::Postpone
+            }
             RunEnd::KilledAtStop => {
                 warn!(job = number, run_id = run, "job {number} was killed after {took:.1} s; rerunning it");
-                JobUpdate::Requeue
+                JobUpdate::Postpone
             }
             RunEnd::SpawnFailed(reason) => {
                 error!(job = number, run_id = run, "cannot start job {number}: {reason}");
@@ -272,11 +301,10 @@ impl Worker {
         }
     }
 
-    /// The job keeps its position, and no job is started for a while.
-    fn postpone(&mut self, number: i64, reason: &str) -> JobUpdate {
+    /// No job is started for a while; this one keeps its position.
+    fn pause(&mut self, number: i64, reason: &str) {
         let pause = self.retries.pause();
         info!(job = number, "{reason}: retrying job {number} in {} s", pause.as_secs());
-        JobUpdate::Requeue
     }
 
     /// Writes the change, now or as soon as the database is back.
@@ -285,11 +313,12 @@ impl Worker {
             match &update {
                 JobUpdate::Finished(result) => jobs.end(number, result).await?,
                 JobUpdate::Requeue => jobs.requeue(number).await?,
+                JobUpdate::Postpone => jobs.postpone(number).await?,
             }
             if number % PRUNE_EVERY == 0 { jobs.prune(MAX_FINISHED_JOBS).await } else { Ok(()) }
         });
         match (written.await, &update) {
-            (Ok(()), JobUpdate::Requeue) => self.status.send_modify(|status| status.waiting += 1),
+            (Ok(()), JobUpdate::Requeue | JobUpdate::Postpone) => self.status.send_modify(|status| status.waiting += 1),
             (Ok(()), JobUpdate::Finished(_)) => {}
             (Err(Unavailable), _) => self.unrecorded.push((number, update)),
         }
