@@ -22,6 +22,15 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A service is probed only in every n-th round of the checks, since a probe costs it a request.
 const INTERVALS_PER_PROBE: u32 = 3;
 
+/// The result of loading the page that a service must serve.
+enum PageTest {
+    /// The service does not respond or has no page, or the page may wait for the database.
+    NotTested,
+    Loads,
+    /// And why.
+    Fails(String),
+}
+
 /// Watches the service at `index` until the task is dropped. `interval` is that of the other checks.
 pub async fn run(index: usize, probe: LivenessProbe, interval: Duration, health: watch::Sender<HealthState>) {
     let mut changes = health.subscribe();
@@ -60,7 +69,7 @@ async fn wait_until_alive(
             // Whether its page works can only be tested with the database.
             let is_pending = *health.borrow().checks.get(DATABASE) == CheckResult::Pending;
             if !is_pending && probe_error(probe, pid, true).await.is_none() {
-                let page = page_error(probe, health).await;
+                let page = test_page(probe, health).await;
                 publish(health, |state| record_probe(state, index, pid, None, page));
             }
             sleep(STARTING_INTERVAL).await;
@@ -79,12 +88,17 @@ async fn changed_process(index: usize, pid: i32, changes: &mut watch::Receiver<H
 async fn probe_once(index: usize, pid: i32, probe: &LivenessProbe, health: &watch::Sender<HealthState>) {
     let is_new = health.borrow().services.get(index).is_none_or(|service| !service.alive || service.failures > 0);
     // A page that loads shows that its service responds: one request instead of two.
-    if !is_new && liveness::has_page(probe) && is_database_up(health) && load_error(probe).await.is_none() {
-        publish(health, |state| record_probe(state, index, pid, None, None));
-        return;
-    }
-    let error = probe_error(probe, pid, is_new).await;
-    let page = if error.is_none() { page_error(probe, health).await } else { None };
+    let first = if is_new { PageTest::NotTested } else { test_page(probe, health).await };
+    let error = match first {
+        PageTest::Loads => None,
+        PageTest::NotTested | PageTest::Fails(_) => probe_error(probe, pid, is_new).await,
+    };
+    let page = match first {
+        // The page may have failed because the service does not respond.
+        _ if error.is_some() => PageTest::NotTested,
+        PageTest::NotTested if is_new => test_page(probe, health).await,
+        tested => tested,
+    };
     publish(health, |state| record_probe(state, index, pid, error, page));
 }
 
@@ -96,23 +110,26 @@ async fn probe_error(probe: &LivenessProbe, pid: i32, is_new: bool) -> Option<St
     }
 }
 
-/// The error of a service's page. A page may need the database: during an outage, no worker should be blocked by it.
-async fn page_error(probe: &LivenessProbe, health: &watch::Sender<HealthState>) -> Option<String> {
-    if is_database_up(health) { load_error(probe).await } else { None }
+/// Loads the page of a service. A page may need the database: during an outage, no worker should be blocked by it.
+async fn test_page(probe: &LivenessProbe, health: &watch::Sender<HealthState>) -> PageTest {
+    if !liveness::has_page(probe) || !database_responds(&health.borrow()) {
+        return PageTest::NotTested;
+    }
+    match timeout(PROBE_TIMEOUT, liveness::page_error(probe)).await {
+        Ok(None) => PageTest::Loads,
+        Ok(Some(reason)) => PageTest::Fails(reason),
+        Err(_) => PageTest::Fails(format!("the login page did not load within {} s", PROBE_TIMEOUT.as_secs())),
+    }
 }
 
-fn is_database_up(health: &watch::Sender<HealthState>) -> bool {
-    *health.borrow().checks.get(DATABASE) == CheckResult::Ok
-}
-
-async fn load_error(probe: &LivenessProbe) -> Option<String> {
-    let late = |_| Some(format!("the login page did not load within {} s", PROBE_TIMEOUT.as_secs()));
-    timeout(PROBE_TIMEOUT, liveness::page_error(probe)).await.unwrap_or_else(late)
+/// Whether a request that needs the database is answered: the database is reachable and not locked.
+fn database_responds(health: &HealthState) -> bool {
+    *health.checks.get(DATABASE) == CheckResult::Ok && !health.database_busy
 }
 
 /// Records the result of a probe for the process that was probed.
-fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<String>, page: Option<String>) {
-    let is_excused = *health.checks.get(DATABASE) != CheckResult::Ok || health.database_busy;
+fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<String>, page: PageTest) {
+    let is_excused = !database_responds(health);
     let service = &mut health.services[index];
     let is_asked = matches!(service.phase, Phase::Starting | Phase::Running) && service.pid == Some(pid);
     if !is_asked {
@@ -123,12 +140,19 @@ fn record_probe(health: &mut HealthState, index: usize, pid: i32, error: Option<
         (None, 1..) => tracing::info!(service = service.name, "{} responds again", service.name),
         _ => {}
     }
-    match (&page, &service.page_error) {
-        (Some(reason), None) => tracing::error!(service = service.name, "{}: {reason}", service.name),
-        (None, Some(_)) => tracing::info!(service = service.name, "{} serves its pages again", service.name),
-        _ => {}
+    match (page, &service.page_error) {
+        (PageTest::NotTested, _) | (PageTest::Loads, None) => {}
+        (PageTest::Loads, Some(_)) => {
+            tracing::info!(service = service.name, "{} serves its pages again", service.name);
+            service.page_error = None;
+        }
+        (PageTest::Fails(reason), known) => {
+            if known.is_none() {
+                tracing::error!(service = service.name, "{}: {reason}", service.name);
+            }
+            service.page_error = Some(reason);
+        }
     }
-    service.page_error = page;
     if error.is_none() {
         service.alive = true;
         service.failures = 0;
@@ -168,16 +192,16 @@ mod tests {
     #[test]
     fn liveness_failures_count_only_while_database_is_up() {
         let mut health = running();
-        record_probe(&mut health, 0, PID, unresponsive(), None);
+        record_probe(&mut health, 0, PID, unresponsive(), PageTest::NotTested);
         assert_eq!(misses(&health), (1, 1));
         for mut excused in [
             HealthState { checks: CheckResults::default(), ..running() },
             HealthState { database_busy: true, ..running() },
         ] {
-            record_probe(&mut excused, 0, PID, unresponsive(), None);
+            record_probe(&mut excused, 0, PID, unresponsive(), PageTest::NotTested);
             assert_eq!(misses(&excused), (1, 0));
         }
-        record_probe(&mut health, 0, PID, None, None);
+        record_probe(&mut health, 0, PID, None, PageTest::NotTested);
         assert_eq!(misses(&health), (0, 0));
     }
 
@@ -206,7 +230,7 @@ mod tests {
         health.send_modify(|state| state.services[0].alive = true);
         for (statuses, requests, error) in [
             (&["200 OK"][..], &["GET /login/"][..], None),
-            (&["503 S", "404 N", "503 S"], &["GET /login/", "HEAD /static/", "GET /login/"], Some("HTTP 503")),
+            (&["503 S", "404 N"], &["GET /login/", "HEAD /static/"], Some("HTTP 503")),
         ] {
             let (seen, ()) = tokio::join!(serve(&listener, statuses), probe_once(0, PID, &probe, &health));
             assert_eq!(seen, requests);
@@ -218,13 +242,41 @@ mod tests {
     }
 
     #[test]
+    fn page_that_was_not_tested_keeps_its_last_result() {
+        let mut health = running();
+        let mut page_error_after = |error, page| {
+            record_probe(&mut health, 0, PID, error, page);
+            health.services[0].page_error.clone()
+        };
+        let failed = Some("HTTP 500".to_owned());
+        assert_eq!(page_error_after(None, PageTest::Fails("HTTP 500".to_owned())), failed);
+        assert_eq!(page_error_after(unresponsive(), PageTest::NotTested), failed);
+        assert_eq!(page_error_after(None, PageTest::NotTested), failed);
+        assert_eq!(page_error_after(None, PageTest::Loads), None);
+    }
+
+    /// The page would keep a worker waiting; its failure shows an error of the service only if the database responds.
+    #[tokio::test]
+    async fn page_is_not_loaded_while_database_is_away_or_locked() {
+        let page = Page { host: "localhost".to_owned(), path: "/login/".to_owned() };
+        let closed = LivenessProbe::Http { port: 1, path: "/static/".to_owned(), page, tls: false };
+        for excused in [
+            HealthState { checks: CheckResults::default(), ..running() },
+            HealthState { database_busy: true, ..running() },
+        ] {
+            assert!(matches!(test_page(&closed, &watch::Sender::new(excused)).await, PageTest::NotTested));
+        }
+        assert!(matches!(test_page(&closed, &watch::Sender::new(running())).await, PageTest::Fails(_)));
+    }
+
+    #[test]
     fn probe_result_counts_only_for_probed_process() {
         let mut health = running();
-        record_probe(&mut health, 0, PID + 1, None, None);
-        record_probe(&mut health, 0, PID + 1, unresponsive(), None);
+        record_probe(&mut health, 0, PID + 1, None, PageTest::NotTested);
+        record_probe(&mut health, 0, PID + 1, unresponsive(), PageTest::NotTested);
         assert!(!health.services[0].alive);
         assert_eq!(misses(&health), (0, 0));
-        record_probe(&mut health, 0, PID, None, None);
+        record_probe(&mut health, 0, PID, None, PageTest::NotTested);
         assert!(health.services[0].alive);
     }
 }
