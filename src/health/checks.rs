@@ -104,7 +104,7 @@ impl Checks {
         let tables = match &database {
             _ if self.has_tables => CheckResult::Ok,
             CheckResult::Ok => self.check_tables(deadline).await,
-            failed => failed.clone(),
+            CheckResult::Pending | CheckResult::Failed(_) => CheckResult::Pending,
         };
         move |state| {
             // A probe failure of a service counts only while the database is available.
@@ -175,7 +175,7 @@ pub(super) fn publish(health: &watch::Sender<HealthState>, change: impl FnOnce(&
 
 /// Logs only changes: an outage of an hour is one line, and the recovery another one.
 fn log_changes(before: &HealthState, after: &HealthState) {
-    for check in CHECKS.iter().filter(|check| check.answers(Check::Ready)) {
+    for check in CHECKS {
         let name = check.name;
         match (before.checks.get(name), after.checks.get(name)) {
             (CheckResult::Ok | CheckResult::Pending, CheckResult::Failed(reason)) => {

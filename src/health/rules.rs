@@ -68,7 +68,7 @@ impl HealthCheck {
     fn error(&self, health: &HealthState) -> Option<String> {
         match health.checks.get(self.name) {
             CheckResult::Ok => None,
-            CheckResult::Pending => Some(format!("{} has not been checked yet", self.subject)),
+            CheckResult::Pending => Some(format!("not checked yet: {}", self.subject)),
             CheckResult::Failed(reason) => Some(reason.clone()),
         }
     }

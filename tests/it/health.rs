@@ -8,9 +8,10 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::support::process::web_process;
+use crate::support::process::{text, web_process};
+use crate::support::queue::with_queue;
 use crate::support::sandbox::{Running, Sandbox, http, raw_http};
-use crate::support::servers::{Database, Engine};
+use crate::support::servers::{Database, Engine, sqlite};
 use crate::support::users::in_mounts;
 
 #[apply(test)]
@@ -109,6 +110,23 @@ fn a_locked_database_counts_as_reachable() {
     }
     drop(holder.stdin.take());
     holder.wait().expect("it ends");
+}
+
+#[apply(test)]
+fn missing_table_fails_startup_and_is_logged() {
+    let (mut sandbox, _) = with_queue();
+    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms");
+    let database = sandbox.root().join("botssys/sqlitedb/botsdb");
+    sqlite(&text(&database), "DROP TABLE mutex");
+    let monitor = sandbox.start(&["dirmonitor"]);
+    monitor.wait_ready();
+    monitor.wait_stderr("lacks mutex: run init-db");
+    // During an outage its error is that of the database alone.
+    let away = database.with_extension("away");
+    fs::rename(&database, &away).expect("the file is there");
+    monitor.wait_health("/health/ready", 503);
+    let startup = monitor.health("/health/startup").expect("it listens");
+    assert!(startup.body.contains("not checked yet: the tables"), "{}", startup.body);
 }
 
 #[apply(test)]
