@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use super::rules::{BOTSSYS, CHECKS, DATABASE, SPACE, TABLES, USERSYS};
-use super::state::{CheckResult, HealthState};
+use super::state::{CheckResult, EngineActivity, HealthState};
 use crate::database::lease::LeaseHolder;
 use crate::database::ping::{Availability, DatabasePing};
 use crate::database::{self, DatabaseConfig};
@@ -63,12 +63,19 @@ pub async fn run_once(targets: &CheckTargets, question: Check, health: &watch::S
 struct Checks {
     /// Shared with the pending query, of which there is at most one.
     pinger: Arc<Mutex<DatabasePing>>,
-    database: SingleFlight<(Result<Availability, database::Error>, Option<LeaseHolder>)>,
+    database: SingleFlight<DatabaseReading>,
     tables: SingleFlight<Result<(), database::Error>>,
     directories: SingleFlight<io::Result<[CheckResult; 3]>>,
     counters: Arc<Counters>,
     /// Tables are checked only until they have been found: they do not disappear.
     has_tables: bool,
+}
+
+/// The result of a query of the database.
+struct DatabaseReading {
+    availability: Result<Availability, database::Error>,
+    /// The holder of the engine's lease, read if the database is available.
+    engine: Option<LeaseHolder>,
 }
 
 impl Checks {
@@ -85,9 +92,9 @@ impl Checks {
         let ping = self.database.run(deadline, || {
             tokio::spawn(async move {
                 let mut pinger = pinger.lock().await;
-                let result = pinger.ping().await;
-                let engine = if matches!(result, Ok(Availability::Ok)) { pinger.engine().await } else { None };
-                (result, engine)
+                let availability = pinger.ping().await;
+                let engine = if matches!(availability, Ok(Availability::Ok)) { pinger.engine().await } else { None };
+                DatabaseReading { availability, engine }
             })
         });
         let (botssys, usersys, min_free) = (targets.botssys.clone(), targets.usersys.clone(), targets.min_free);
@@ -98,8 +105,8 @@ impl Checks {
             measure(&self.counters, counters::Probe::Database, ping),
             measure(&self.counters, counters::Probe::Directories, directories)
         );
-        let (ping, engine) = ping.map_or((None, None), |(response, engine)| (Some(response), engine));
-        let availability = ping.as_ref().and_then(|ping| ping.as_ref().ok().copied());
+        let availability = ping.as_ref().and_then(|ping| ping.availability.as_ref().ok().copied());
+        let (ping, engine) = ping.map(|ping| (ping.availability, ping.engine)).unzip();
         let database = to_check_result("the database", ping);
         let tables = match &database {
             _ if self.has_tables => CheckResult::Ok,
@@ -114,7 +121,7 @@ impl Checks {
             state.database_busy = availability == Some(Availability::Locked);
             state.checks.set(DATABASE, database);
             state.checks.set(TABLES, tables);
-            state.engine = engine.and_then(|holder| Some((holder.name, Instant::now().checked_sub(holder.since)?)));
+            update_engine(&mut state.engine, availability, engine.flatten());
             let late =
                 || CheckResult::Failed(format!("the volume did not respond within {} s", PROBE_TIMEOUT.as_secs()));
             let directories = directories.and_then(Result::ok).unwrap_or_else(|| [late(), late(), late()]);
@@ -140,6 +147,19 @@ async fn measure<T>(counters: &Counters, probe: counters::Probe, query: impl Fut
     let result = query.await;
     counters.record_probe(probe, begin.elapsed());
     result
+}
+
+/// An engine locks SQLite for some time in each run, so a locked database leaves its last activity as it is.
+fn update_engine(engine: &mut EngineActivity, availability: Option<Availability>, holder: Option<LeaseHolder>) {
+    *engine = match (availability, holder) {
+        (Some(Availability::Locked), _) => return,
+        (None, _) => EngineActivity::Unknown,
+        (Some(Availability::Ok), None) => EngineActivity::Idle,
+        (Some(Availability::Ok), Some(LeaseHolder { name, since, .. })) => {
+            let now = Instant::now();
+            EngineActivity::Running { holder: name, since: now.checked_sub(since).unwrap_or(now) }
+        }
+    };
 }
 
 /// A query that starts again only when the last one has returned.
@@ -220,6 +240,28 @@ fn space(path: &Path, min_free: u64, counters: &Counters) -> CheckResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn engine_is_unknown_in_an_outage_and_unchanged_while_database_is_locked() {
+        use Availability::{Locked, Ok};
+        let mut engine = EngineActivity::Unknown;
+        for (availability, holder, expected) in [
+            (Some(Locked), None, "unknown"),
+            (Some(Ok), None, "idle"),
+            (Some(Locked), None, "idle"),
+            (Some(Ok), Some(LeaseHolder::unknown()), "running"),
+            (Some(Locked), None, "running"),
+            (None, None, "unknown"),
+        ] {
+            update_engine(&mut engine, availability, holder);
+            let found = match &engine {
+                EngineActivity::Unknown => "unknown",
+                EngineActivity::Idle => "idle",
+                EngineActivity::Running { .. } => "running",
+            };
+            assert_eq!(found, expected, "{availability:?}");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn hung_probe_is_not_repeated_until_it_returns() {

@@ -208,7 +208,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::health::state::CheckResults;
+    use crate::health::state::{CheckResults, EngineActivity};
 
     fn running() -> ServiceHealth {
         ServiceHealth { phase: Phase::Running, alive: true, ..ServiceHealth::new("webserver", true) }
@@ -222,7 +222,7 @@ mod tests {
             reloading: false,
             checks: CheckResults::all_ok(CHECKS.iter().map(|check| check.name)),
             database_busy: false,
-            engine: None,
+            engine: EngineActivity::Unknown,
             monitor: None,
             results: None,
             results_error: None,

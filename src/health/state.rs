@@ -239,6 +239,20 @@ pub struct SystemInfo {
     pub web: Option<String>,
 }
 
+/// Whether an engine runs, according to its lease in the database.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum EngineActivity {
+    /// The database has not responded.
+    #[default]
+    Unknown,
+    Idle,
+    Running {
+        /// Pod and process of its bots-ctl.
+        holder: String,
+        since: Instant,
+    },
+}
+
 /// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealthState {
@@ -254,8 +268,8 @@ pub struct HealthState {
     pub checks: CheckResults,
     /// The database responds that another connection has locked it.
     pub database_busy: bool,
-    /// The holder of the engine's lease, here or in another pod, and since when.
-    pub engine: Option<(String, Instant)>,
+    /// The engine run of this database, here or in another pod.
+    pub engine: EngineActivity,
     /// The directory monitor, if it is bots-ctl's.
     pub monitor: Option<MonitorStatus>,
     /// Statistics of the EDI files, after the first reading.

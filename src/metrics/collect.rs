@@ -7,7 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::database::run_metrics::{DURATION_BUCKETS_S, RunOutcome, RunTotals};
 use crate::edi::stats::model::{EdiStats, FileCounts};
 use crate::health::rules::{CHECKS, evaluate};
-use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth};
+use crate::health::state::{
+    CheckResult, EngineActivity, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth,
+};
 use crate::model::Check;
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::{CountedEvent, Counters};
@@ -33,7 +35,12 @@ impl Scrape<'_, '_> {
         self.process()?;
         self.services()?;
         self.checks()?;
-        self.page.write_single(&f::ENGINE_RUNNING, f64::from(self.health.engine.is_some()))?;
+        let is_running = match self.health.engine {
+            EngineActivity::Unknown => None,
+            EngineActivity::Idle => Some(0.0),
+            EngineActivity::Running { .. } => Some(1.0),
+        };
+        self.page.write_single(&f::ENGINE_RUNNING, is_running)?;
         if let Some(results) = &self.health.results {
             let read = SystemTime::now().checked_sub(Instant::now().duration_since(results.read));
             self.page.write_single(&f::EDI_READ, read.map(moment))?;

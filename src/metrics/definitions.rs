@@ -72,7 +72,8 @@ families! {
     INIT_RUNS = "botsctl_init_runs_total" Counter ["outcome"]
         "Runs of init-db that had to change the database, by outcome: success or failed";
 
-    ENGINE_RUNNING = "botsctl_engine_running" Gauge [] "1 while an engine runs in any pod, else 0";
+    ENGINE_RUNNING = "botsctl_engine_running" Gauge []
+        "1 while an engine runs in any pod, else 0; absent while the database does not respond";
     ENGINE_RUNS = "botsctl_engine_runs_total" Counter ["outcome"]
         "Engine runs by outcome: success, errors, failed, busy, killed, lost or interrupted";
     ENGINE_DURATION = "botsctl_engine_run_duration_seconds" Histogram [] "Duration of finished engine runs";

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::edi::{ResultsStatus, results};
 use super::problems::{Problem, problems};
 use crate::health::rules::{CHECKS, evaluate, is_ready};
-use crate::health::state::{CheckResult, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth, SystemInfo};
+use crate::health::state::{
+    CheckResult, EngineActivity, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth, SystemInfo,
+};
 use crate::model::Check;
 
 /// The document.
@@ -112,10 +114,12 @@ pub fn status(health: &HealthState, now: Instant, unix: u64) -> Status {
         jobs: service.jobs,
     });
     let services = services.collect();
-    let engine = health.engine.as_ref().map(|(holder, since)| EngineStatus {
-        holder: holder.clone(),
-        seconds: now.saturating_duration_since(*since).as_secs(),
-    });
+    let engine = match &health.engine {
+        EngineActivity::Unknown | EngineActivity::Idle => None,
+        EngineActivity::Running { holder, since } => {
+            Some(EngineStatus { holder: holder.clone(), seconds: now.saturating_duration_since(*since).as_secs() })
+        }
+    };
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         system: health.system.as_deref().cloned(),
