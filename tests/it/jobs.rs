@@ -1,7 +1,8 @@
 //! The job queue of bots-ctl: Bots's own API and clients, an order that holds, and no job that is lost.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::queue::{Queue, add, ask};
 use crate::support::sandbox::wait_until;
-use crate::support::servers::{Database, Engine, Server, on_each_database};
+use crate::support::servers::{Database, Engine, Server, SqliteLock, on_each_database};
 use crate::support::tcp_proxy::Link;
 
 on_each_database! {
@@ -230,6 +231,30 @@ fn job_beyond_maxruntime_is_logged_and_terminated() {
     let task = queue.task.display().to_string();
     queue.job(&["add", "--wait", "--", &task, "wait"]).expect_code(143);
     assert_eq!(running.stderr().matches("job 1 exceeded maxruntime").count(), 1, "{}", running.stderr());
+}
+
+/// Otherwise no program would run that job.
+#[apply(test)]
+fn job_stays_in_the_queue_if_the_client_of_getjob_is_gone() {
+    let queue = Queue::new();
+    let running = queue.start();
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
+    queue.wait_lines("started", 1, &running);
+    assert_eq!(queue.ask(&format!("q.addjob({}, 5)", queue.task("later"))), "0");
+    let lock = SqliteLock::hold(&queue.sandbox.root().join("botssys/sqlitedb/botsdb"));
+    let call = "<methodCall><methodName>getjob</methodName><params/></methodCall>";
+    let length = call.len();
+    let request = format!("POST /RPC2 HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{call}");
+    let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, queue.port)).expect("it listens");
+    client.write_all(request.as_bytes()).expect("sent");
+    client.shutdown(Shutdown::Write).expect("closed");
+    assert_eq!(client.read_to_end(&mut Vec::new()).expect("its end"), 0, "the queue waits for the database");
+    drop(lock);
+    assert_eq!(queue.ask("q.listjobs()"), format!("[[5, 2, {}]]", queue.task("later")));
+    let shown = queue.job(&["show", "2", "--json"]).stdout;
+    assert!(shown.contains("\"state\":\"waiting\"") && shown.contains("\"attempts\":0"), "{shown}");
+    queue.go();
+    assert_eq!(queue.wait_lines("ran", 2, &running), ["wait", "later"]);
 }
 
 fn standby_queue_takes_over_after_kill(engine: Engine) {

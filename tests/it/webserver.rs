@@ -15,6 +15,7 @@ use crate::support::pods::System;
 use crate::support::sandbox::{
     DEADLINE, Running, Sandbox, assert_same_tree, descendants, free_port, http, tree_state, wait_until,
 };
+use crate::support::servers::SqliteLock;
 
 #[apply(test)]
 fn admin_logs_in_and_opens_routes_page() {
@@ -266,16 +267,7 @@ fn stop_finishes_request_in_progress() {
     let sandbox = Sandbox::prepared();
     let mut web = sandbox.webserver();
     let database = sandbox.root().join("botssys/sqlitedb/botsdb");
-    let lock = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); \
-                c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()";
-    let mut holder = std::process::Command::new(crate::support::sandbox::python())
-        .args(["-c", lock])
-        .arg(&database)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("Python starts");
-    holder.stdout.as_mut().expect("piped").read_exact(&mut [0; 6]).expect("it says that it has the lock");
+    let lock = SqliteLock::hold(&database);
 
     // A session cookie makes Django query the database, where the request then waits.
     let home = if is_bots_3() { "/home" } else { "/bots/home" };
@@ -293,8 +285,7 @@ fn stop_finishes_request_in_progress() {
     request.set_nonblocking(false).expect("blocking");
     web.signal(Signal::SIGTERM);
     web.wait_stderr("stopping webserver with SIGINT");
-    drop(holder.stdin.take());
-    holder.wait().expect("it ends");
+    drop(lock);
     let mut answer = String::new();
     request.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 302"), "{answer}");

@@ -6,9 +6,9 @@ use tracing::info;
 use super::super::command_line::JobCommand;
 use super::super::request_id::RequestId;
 use super::batch_window::BatchWindow;
-use super::worker::{Worker, now_ms};
+use super::worker::{JobUpdate, Worker, now_ms};
 use super::{Reply, Request, Unavailable};
-use crate::database::jobs::{AddOutcome, JobResult, NewJob, QueuedJob};
+use crate::database::jobs::{AddOutcome, NewJob, QueuedJob};
 
 impl Worker {
     pub(super) async fn handle_requests(&mut self, requests: Vec<Request>) {
@@ -23,6 +23,9 @@ impl Worker {
                 Request::History(only_failed, reply) => {
                     send_reply(reply, self.db.with(async |jobs| jobs.history(only_failed).await).await);
                 }
+                // The client has been told that the queue is unavailable, so nothing may be removed for it.
+                Request::Clear(reply) if reply.is_closed() => {}
+                Request::Take(reply) if reply.is_closed() => {}
                 Request::Clear(reply) => {
                     let cleared = self.db.with(async |jobs| jobs.clear().await).await;
                     if cleared.is_ok() {
@@ -30,7 +33,7 @@ impl Worker {
                     }
                     send_reply(reply, cleared);
                 }
-                Request::Take(reply) => send_reply(reply, self.take().await),
+                Request::Take(reply) => self.take(reply).await,
                 Request::Show(number, reply) => {
                     send_reply(reply, self.db.with(async |jobs| jobs.show(number).await).await);
                 }
@@ -66,13 +69,21 @@ impl Worker {
         }
     }
 
-    async fn take(&mut self) -> Result<Option<QueuedJob>, Unavailable> {
-        let Some(first) = self.start_first().await? else { return Ok(None) };
-        let output = "removed by getjob".to_owned();
-        let result = JobResult { is_success: true, ended: now_ms(), exit_code: None, output };
-        self.db.with(async |jobs| jobs.end(first.number, &result).await).await?;
-        info!(job = first.number, "getjob took job {}", first.number);
-        Ok(Some(first))
+    /// Removes the first job, unless the client is gone by then: it would be lost.
+    async fn take(&mut self, reply: Reply<Option<QueuedJob>>) {
+        let first = match self.start_first().await {
+            Ok(Some(first)) => first,
+            other => return send_reply(reply, other),
+        };
+        let number = first.number;
+        let update = match reply.send(Ok(Some(first))) {
+            Ok(()) => {
+                info!(job = number, "getjob took job {number}");
+                JobUpdate::finished(true, None, "removed by getjob".to_owned())
+            }
+            Err(_) => JobUpdate::Postpone,
+        };
+        self.record(number, update).await;
     }
 }
 

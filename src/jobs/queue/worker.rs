@@ -41,7 +41,7 @@ const SIGNALS: u8 = 128;
 
 /// A change of the row of a job that ran.
 #[derive(Debug, Clone)]
-enum JobUpdate {
+pub(super) enum JobUpdate {
     Finished(JobResult),
     /// It was interrupted, and this was one of its attempts.
     Requeue,
@@ -50,7 +50,7 @@ enum JobUpdate {
 }
 
 impl JobUpdate {
-    fn finished(is_success: bool, exit_code: Option<i64>, output: String) -> Self {
+    pub fn finished(is_success: bool, exit_code: Option<i64>, output: String) -> Self {
         Self::Finished(JobResult { is_success, ended: now_ms(), exit_code, output })
     }
 }
@@ -308,7 +308,7 @@ impl Worker {
     }
 
     /// Writes the change, now or as soon as the database is back.
-    async fn record(&mut self, number: i64, update: JobUpdate) {
+    pub(super) async fn record(&mut self, number: i64, update: JobUpdate) {
         let written = self.db.with(async |jobs| {
             match &update {
                 JobUpdate::Finished(result) => jobs.end(number, result).await?,

@@ -4,7 +4,7 @@
 //! from here is closed, for any reason. Names and passwords contain characters that need quoting.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -444,6 +444,29 @@ pub fn sqlite(file: &str, statements: &str) -> Vec<String> {
     let mut client = Command::new(python());
     client.args(["-c", SCRIPT, file]).env("PYTHONIOENCODING", "utf-8");
     lines(client, statements).unwrap_or_else(|error| panic!("{error}\n{statements}"))
+}
+
+/// Locks a file of SQLite until it is dropped.
+pub struct SqliteLock(Child);
+
+impl SqliteLock {
+    pub fn hold(file: &Path) -> Self {
+        const SCRIPT: &str = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); \
+                              c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()";
+        let mut holder = Command::new(python());
+        holder.args(["-c", SCRIPT]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = holder.spawn().expect("Python starts");
+        let stdout = holder.stdout.as_mut().expect("piped");
+        stdout.read_exact(&mut [0; b"locked".len()]).expect("it has the lock");
+        Self(holder)
+    }
+}
+
+impl Drop for SqliteLock {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 fn lines(mut client: Command, input: &str) -> Result<Vec<String>, String> {
