@@ -68,7 +68,8 @@ pub async fn run(
 }
 
 async fn follow(number: i64, run: &str, child: &mut Child, limits: RunLimits, kill: CancellationToken) -> RunEnd {
-    let mut overdue = Some(Instant::now() + limits.max_runtime);
+    // bots.ini may set a limit that the clock cannot represent.
+    let mut overdue = Instant::now().checked_add(limits.max_runtime);
     let (mut deadline, mut was_stopped) = (None, false);
     loop {
         tokio::select! {

@@ -257,6 +257,15 @@ fn job_stays_in_the_queue_if_the_client_of_getjob_is_gone() {
     assert_eq!(queue.wait_lines("ran", 2, &running), ["wait", "later"]);
 }
 
+#[apply(test)]
+fn job_runs_with_a_maxruntime_beyond_all_clocks() {
+    let queue = Queue::new();
+    queue.sandbox.set_ini("settings", "maxruntime", &i64::MAX.to_string());
+    let running = queue.start();
+    queue.job(&["add", "--wait", "--", &queue.task.display().to_string(), "one"]).expect_code(0);
+    assert!(!running.stderr().contains("exceeded maxruntime"), "{}", running.stderr());
+}
+
 fn standby_queue_takes_over_after_kill(engine: Engine) {
     let queue = Queue::on(Database::fresh(engine));
     let mut first = queue.start();
