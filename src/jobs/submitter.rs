@@ -57,8 +57,10 @@ struct PendingRoute {
     files: usize,
     example: PathBuf,
     not_before: Instant,
-    /// Shows whether another file has arrived.
-    count: u64,
+    /// Changes when another file arrives.
+    revision: u64,
+    /// Whether the queue has rejected the route, and the log says so.
+    is_rejected: bool,
 }
 
 /// The queue's reply to a submission.
@@ -105,7 +107,6 @@ impl JobSubmitter {
     /// Submits routes until the task is dropped. `observe` gets the number of pending routes at each change.
     pub async fn run(&self, observe: impl Fn(usize)) {
         let mut outage: Option<Outage> = None;
-        let mut has_refused = false;
         let mut reported = 0;
         loop {
             let count = lock(&self.pending).pending.len();
@@ -126,7 +127,7 @@ impl JobSubmitter {
                     if outage.take().is_some() {
                         info!("the job queue responds again");
                     }
-                    has_refused = self.handle_reply(&route, &pending_route, reply, has_refused);
+                    self.handle_reply(&route, &pending_route, reply);
                 }
                 Err(reason) => {
                     if outage.is_none() {
@@ -138,15 +139,14 @@ impl JobSubmitter {
         }
     }
 
-    /// Submits the pending routes if the queue answers at once. Returns the remaining ones.
+    /// Submits the pending routes if the queue answers at once. Returns those that it has not accepted.
     pub async fn finish(&self) -> Vec<String> {
+        let routes = lock(&self.pending).pending.clone();
         let submit_all = async {
-            while let Some((route, pending_route)) = self.next() {
+            for (route, pending_route) in routes {
                 match self.submit(&route).await {
-                    Ok(Reply::Added | Reply::Duplicate) => {
-                        lock(&self.pending).remove_submitted(&route, &pending_route, Instant::now())
-                    }
-                    Ok(Reply::Rejected(_)) | Err(_) => return,
+                    Ok(reply) => self.handle_reply(&route, &pending_route, reply),
+                    Err(_) => return,
                 }
             }
         };
@@ -176,8 +176,7 @@ impl JobSubmitter {
         }
     }
 
-    /// Returns whether the queue refused the route.
-    fn handle_reply(&self, route: &str, pending_route: &PendingRoute, reply: Reply, has_refused: bool) -> bool {
+    fn handle_reply(&self, route: &str, pending_route: &PendingRoute, reply: Reply) {
         let PendingRoute { files, example, .. } = pending_route;
         let name = escape_control(route);
         let such_as = if *files == 1 { "" } else { "such as " };
@@ -189,15 +188,13 @@ impl JobSubmitter {
             Reply::Added => info!("queued route {name}: {files} new files, {such_as}{example}"),
             Reply::Duplicate => info!("route {name} is already queued: {files} more files, {such_as}{example}"),
             Reply::Rejected(reason) => {
-                if !has_refused {
-                    warn!("the job queue rejects route {name}: {reason}; retrying");
+                if !pending_route.is_rejected {
+                    warn!("the job queue rejects route {name}: {reason}; its files stay in place");
                 }
-                lock(&self.pending).postpone(route, now + REJECTED_RETRY_DELAY);
-                return true;
+                return lock(&self.pending).reject(route, now + REJECTED_RETRY_DELAY);
             }
         }
         lock(&self.pending).remove_submitted(route, pending_route, now);
-        false
     }
 }
 
@@ -205,12 +202,13 @@ impl PendingRoutes {
     fn add(&mut self, route: &str, files: usize, example: PathBuf, now: Instant) {
         if let Some(pending_route) = self.pending.get_mut(route) {
             pending_route.files += files;
-            pending_route.count += 1;
+            pending_route.revision += 1;
             return;
         }
         let pause = self.sent.get(route).map(|sent| *sent + MIN_SUBMIT_INTERVAL);
         let not_before = pause.map_or(now + BATCH_DELAY, |pause| pause.max(now + BATCH_DELAY));
-        self.pending.insert(route.to_owned(), PendingRoute { files, example, not_before, count: 0 });
+        let pending_route = PendingRoute { files, example, not_before, revision: 0, is_rejected: false };
+        self.pending.insert(route.to_owned(), pending_route);
     }
 
     /// The route that is due first.
@@ -223,16 +221,20 @@ impl PendingRoutes {
     fn remove_submitted(&mut self, route: &str, as_called: &PendingRoute, now: Instant) {
         self.sent.insert(route.to_owned(), now);
         let Some(pending_route) = self.pending.get_mut(route) else { return };
-        if pending_route.count == as_called.count {
+        if pending_route.revision == as_called.revision {
             self.pending.remove(route);
         } else {
             pending_route.files -= as_called.files.min(pending_route.files);
             pending_route.not_before = now + MIN_SUBMIT_INTERVAL;
+            pending_route.is_rejected = false;
         }
     }
 
-    fn postpone(&mut self, route: &str, to: Instant) {
-        self.pending.get_mut(route).into_iter().for_each(|pending_route| pending_route.not_before = to);
+    /// The queue does not accept the route, at least until then.
+    fn reject(&mut self, route: &str, until: Instant) {
+        if let Some(pending_route) = self.pending.get_mut(route) {
+            (pending_route.not_before, pending_route.is_rejected) = (until, true);
+        }
     }
 }
 
@@ -242,7 +244,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use axum::http::Request;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use tokio::net::TcpListener;
+
+    use super::super::listener::xml_response;
+    use super::super::xmlrpc::write_answer;
     use super::*;
+    use crate::http::server;
 
     fn pending(now: Instant) -> PendingRoutes {
         let mut pending = PendingRoutes::default();
@@ -300,7 +312,39 @@ mod tests {
         let now = Instant::now();
         let mut pending = pending(now);
         pending.add("b", 1, "/in/2".into(), now);
-        pending.postpone("a", now + REJECTED_RETRY_DELAY);
+        pending.reject("a", now + REJECTED_RETRY_DELAY);
         assert_eq!(pending.next().expect("marked").0, "b");
+    }
+
+    #[tokio::test]
+    async fn stop_submits_all_routes_but_the_rejected_ones() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let authority = listener.local_addr().expect("it has one").to_string();
+        let accept = |_: Request<Incoming>| async {
+            Ok::<_, Infallible>(xml_response(write_answer(Value::Integer(code::ADDED))))
+        };
+        tokio::spawn(server::serve(listener, "job queue", move |_| service_fn(accept)));
+        let submitter =
+            JobSubmitter::new(Endpoint { authority, path: "/".to_owned(), token: None }, "/env/config".into());
+        // A job cannot have two of these names.
+        for route in ["a\u{1}", "b", "c\u{1}", "d"] {
+            submitter.add_pending(route, 1, "/in/1".into());
+        }
+        assert_eq!(submitter.finish().await, ["a\u{1}", "c\u{1}"]);
+    }
+
+    #[test]
+    fn rejection_is_remembered_for_each_route_until_it_is_accepted() {
+        let now = Instant::now();
+        let mut pending = pending(now);
+        pending.add("b", 1, "/in/2".into(), now);
+        pending.reject("a", now + REJECTED_RETRY_DELAY);
+        let is_rejected = |pending: &PendingRoutes, route: &str| pending.pending[route].is_rejected;
+        assert!(is_rejected(&pending, "a") && !is_rejected(&pending, "b"));
+        let route = pending.pending["a"].clone();
+        pending.add("a", 1, "/in/3".into(), now);
+        assert!(is_rejected(&pending, "a"));
+        pending.remove_submitted("a", &route, now);
+        assert!(!is_rejected(&pending, "a"));
     }
 }

@@ -24,6 +24,7 @@ use crate::process::blocking;
 use crate::supervisor::state::Termination;
 use crate::supervisor::task::{ServiceResult, StopRequest};
 use crate::telemetry::counters::Counters;
+use crate::telemetry::escape::escape_control;
 use crate::watch::monitor;
 use crate::watch::monitor::MonitorCommand;
 use crate::watch::scan::WatchState;
@@ -88,8 +89,11 @@ impl DirMonitorService {
         slot.update(|service| service.phase = Phase::Draining);
         let names = submitter.finish().await;
         if !names.is_empty() {
-            let names = names.join(", ");
-            warn!("the job queue does not respond: the next start finds the files of {names} again");
+            let names = names.iter().map(|name| escape_control(name)).collect::<Vec<_>>().join(", ");
+            warn!(
+                "stopped with routes that the job queue did not accept: {names}; their files stay in place, and the next \
+                 start finds them again"
+            );
         }
         slot.update(|service| service.phase = Phase::Ended);
         Ok(Termination::Stopped)

@@ -406,12 +406,18 @@ fn route_rejected_by_queue_does_not_block_others() {
     let other = monitored.sandbox.home.path().join("other");
     fs::create_dir(&other).expect("made");
     monitored.add("dirmonitor2", &other, "a\u{1}");
+    monitored.add("dirmonitor3", &other, "b\u{1}");
     for directory in [&other, &monitored.watched] {
         fs::write(directory.join("file"), "x").expect("written");
     }
     let up = monitored.up();
     up.wait_stderr("the job queue rejects route a\\u{1}: ");
+    up.wait_stderr("the job queue rejects route b\\u{1}: ");
     monitored.wait_job("a_route", &up);
+    up.signal(Signal::SIGTERM);
+    up.wait_stderr(
+        "stopped with routes that the job queue did not accept: a\\u{1}, b\\u{1}; their files stay in place",
+    );
 }
 
 #[apply(test)]
