@@ -114,7 +114,7 @@ families! {
         "inotify queue overflows, each followed by a full rescan";
 
     RELAY = "botsctl_relay_requests_total" Counter ["outcome"]
-        "Calls relayed to the job queue of another container, by outcome: passed, unreachable or refused";
+        "Calls relayed to the job queue of another container, by outcome: forwarded, unreachable or refused";
     RELOADS = "botsctl_config_reloads_total" Counter ["outcome"]
         "Configuration changes at run time, by outcome: applied or refused";
     RELOAD_SUCCESS = "botsctl_config_last_reload_success" Gauge []

@@ -94,6 +94,18 @@ fn sample(page: &str, name: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
+/// The values of a label are those that its help names.
+fn expect_named_label_values(page: &str) {
+    for family in ALL {
+        let Some((_, values)) = family.help.rsplit_once(": ").filter(|(text, _)| text.contains("by ")) else { continue };
+        let named: BTreeSet<&str> = values.split(", ").flat_map(|value| value.split(" or ")).collect();
+        let start = format!("{}{{{}=\"", family.name, family.labels[0]);
+        let labels = page.lines().filter_map(|line| line.strip_prefix(&start)?.split('"').next());
+        let found: BTreeSet<&str> = labels.collect();
+        assert!(found.is_empty() || found == named, "{}: {found:?}", family.help);
+    }
+}
+
 /// What Prometheus' own linter finds.
 fn lint(page: &str) {
     needs(Need::Prometheus);
@@ -174,6 +186,7 @@ fn prometheus_scrapes_results_of_orders() {
     let all = ALL.iter().map(|family| family.name).filter(|name| *name != "botsctl_plugin_source_success");
     let all: BTreeSet<String> = all.map(str::to_owned).collect();
     assert_eq!(told, all, "what is told here is all there is\n{page}");
+    expect_named_label_values(&page);
     lint(&page);
 }
 
@@ -186,6 +199,7 @@ fn metrics_are_served_in_both_formats() {
     assert!(plain.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", plain.head);
     assert_eq!(types(&plain.body).get("botsctl_service_restarts_total").map(String::as_str), Some("counter"));
     assert_eq!(sample(&plain.body, "botsctl_probes_total{path=\"/health/startup\",code=\"200\"}"), None);
+    expect_named_label_values(&plain.body);
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
                    Accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5\r\n\r\n";
     let open = raw_http(sandbox.health_port, request.as_bytes()).expect("it listens");
