@@ -73,11 +73,11 @@ pub struct Status {
     pub running: u64,
     /// When the job was submitted that waits longest, in milliseconds since 1970.
     pub oldest: Option<i64>,
-    /// Jobs that this queue saw succeed.
+    /// Jobs that this queue has recorded as done.
     pub done: u64,
-    /// Jobs that this queue saw fail.
+    /// Jobs that this queue has recorded as failed.
     pub failed: u64,
-    /// Jobs that run again.
+    /// How often this queue has requeued a job.
     pub requeued: u64,
 }
 

@@ -95,7 +95,7 @@ families! {
 
     JOBS = "botsctl_jobs" Gauge ["state"] "Jobs in the queue, by state: waiting or running";
     OLDEST_JOB = "botsctl_job_oldest_age_seconds" Gauge [] "Age of the oldest waiting job; 0 if none";
-    JOBS_ENDED = "botsctl_jobs_ended_total" Counter ["outcome"] "Executed jobs by outcome: done, failed or requeued";
+    JOBS_ENDED = "botsctl_jobs_ended_total" Counter ["outcome"] "Jobs by outcome: done, failed or requeued";
     JOB_CALLS_REFUSED = "botsctl_jobqueue_calls_refused_total" Counter [] "Job queue calls rejected for a missing or wrong token";
 
     DIRECTORIES = "botsctl_dirmonitor_directories" Gauge ["backend"]

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use bots_ctl::metrics::definitions::{ALL, MetricDef};
+use nix::sys::signal::Signal;
 
 use crate::support::demo_translation::Demo;
 use crate::support::kustomize::text;
 use crate::support::needs::{Need, needs};
 use crate::support::pods::System;
-use crate::support::queue::with_queue;
+use crate::support::queue::{Queue, with_queue};
 use crate::support::sandbox::{Running, free_port, http, python, raw_http, wait_until};
 use crate::support::servers::{Database, Engine, Server, USER, on_each_database};
 
@@ -97,7 +98,9 @@ fn sample(page: &str, name: &str) -> Option<f64> {
 /// The values of a label are those that its help names.
 fn expect_named_label_values(page: &str) {
     for family in ALL {
-        let Some((_, values)) = family.help.rsplit_once(": ").filter(|(text, _)| text.contains("by ")) else { continue };
+        let Some((_, values)) = family.help.rsplit_once(": ").filter(|(text, _)| text.contains("by ")) else {
+            continue;
+        };
         let named: BTreeSet<&str> = values.split(", ").flat_map(|value| value.split(" or ")).collect();
         let start = format!("{}{{{}=\"", family.name, family.labels[0]);
         let labels = page.lines().filter_map(|line| line.strip_prefix(&start)?.split('"').next());
@@ -210,6 +213,27 @@ fn metrics_are_served_in_both_formats() {
     assert!(ready >= Some(1.0), "{}", page(&queue));
     let probes = |page: &str| sample(page, "botsctl_probes_total{path=\"/metrics\",code=\"200\"}");
     assert!(probes(&page(&queue)) > probes(&open));
+}
+
+#[apply(test)]
+fn job_that_cannot_start_counts_as_failed() {
+    let queue = Queue::new();
+    let mut running = queue.start();
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
+    queue.wait_lines("started", 1, &running);
+    assert_eq!(queue.ask(&format!("q.addjob({}, 5)", queue.task("later"))), "0");
+    running.signal(Signal::SIGTERM);
+    running.wait_stderr(" s for job 1 to finish");
+    queue.go();
+    running.wait();
+    queue.sandbox.set_ini("jobqueue", "authorized_tasks", "/bin/other");
+    let running = queue.start();
+    let is_failed = || {
+        let page = page(&running);
+        (sample(&page, "botsctl_jobs_ended_total{outcome=\"failed\"}") == Some(1.0)).then_some(())
+    };
+    wait_until("it is counted", is_failed, || running.report());
+    assert_eq!(sample(&page(&running), "botsctl_jobs_ended_total{outcome=\"done\"}"), Some(0.0));
 }
 
 /// A scrape asks the database nothing, and one that is gone changes nothing but the values.

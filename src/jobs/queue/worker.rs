@@ -256,11 +256,6 @@ impl Worker {
         self.running.remove(&number);
         self.publish_running();
         let update = self.job_update(finished);
-        self.status.send_modify(|status| match &update {
-            JobUpdate::Finished(result) if result.is_success => status.done += 1,
-            JobUpdate::Finished(_) => status.failed += 1,
-            JobUpdate::Requeue | JobUpdate::Postpone => status.requeued += 1,
-        });
         self.record(number, update).await;
     }
 
@@ -307,7 +302,7 @@ impl Worker {
         info!(job = number, "{reason}: retrying job {number} in {} s", pause.as_secs());
     }
 
-    /// Writes the change, now or as soon as the database is back.
+    /// Writes the change, now or as soon as the database is back, and counts it.
     pub(super) async fn record(&mut self, number: i64, update: JobUpdate) {
         let written = self.db.with(async |jobs| {
             match &update {
@@ -317,11 +312,17 @@ impl Worker {
             }
             if number % PRUNE_EVERY == 0 { jobs.prune(MAX_FINISHED_JOBS).await } else { Ok(()) }
         });
-        match (written.await, &update) {
-            (Ok(()), JobUpdate::Requeue | JobUpdate::Postpone) => self.status.send_modify(|status| status.waiting += 1),
-            (Ok(()), JobUpdate::Finished(_)) => {}
-            (Err(Unavailable), _) => self.unrecorded.push((number, update)),
+        if written.await.is_err() {
+            return self.unrecorded.push((number, update));
         }
+        self.status.send_modify(|status| match &update {
+            JobUpdate::Finished(result) if result.is_success => status.done += 1,
+            JobUpdate::Finished(_) => status.failed += 1,
+            JobUpdate::Requeue | JobUpdate::Postpone => {
+                status.waiting += 1;
+                status.requeued += 1;
+            }
+        });
     }
 
     async fn housekeeping(&mut self) {
