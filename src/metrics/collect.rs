@@ -1,5 +1,6 @@
 //! Every metric of [`definitions`](super::definitions) with its values, theme by theme.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
@@ -24,8 +25,8 @@ pub(super) struct Scrape<'a, 'page> {
     pub page: MetricWriter<'page>,
     pub counters: &'a Counters,
     pub lines: &'a ServiceOutput,
-    pub routes: &'a LabelLimit,
-    pub directories: &'a LabelLimit,
+    pub routes: &'a LabelLimit<1>,
+    pub directories: &'a LabelLimit<2>,
     pub health: &'a HealthState,
     pub usage: &'a UsageSample,
 }
@@ -135,7 +136,7 @@ impl Scrape<'_, '_> {
     }
 
     fn routes(&mut self, stats: &EdiStats) -> fmt::Result {
-        let named = stats.routes.iter().map(|route| (route.name.clone(), (route.total, route.recent)));
+        let named = stats.routes.iter().map(|route| ([route.name.clone()], (route.total, route.recent)));
         // Routes that the reader does not name count as `other`.
         let rest = (stats.rest.routes > 0).then_some((stats.rest.total, stats.rest.recent));
         let join = |(total, recent): &mut (FileCounts, FileCounts), more: (FileCounts, FileCounts)| {
@@ -144,7 +145,7 @@ impl Scrape<'_, '_> {
         };
         let sorted = self.routes.group(named, rest, join);
         let mut write = |family: &MetricDef, value: fn(&(FileCounts, FileCounts)) -> u64| {
-            self.page.write_counts(family, sorted.iter().map(|(route, counts)| (route.as_str(), value(counts))))
+            self.page.write_counts(family, sorted.iter().map(|([route], counts)| (route.as_str(), value(counts))))
         };
         write(&f::EDI_RECEIVED, |(total, _)| total.received)?;
         write(&f::EDI_SENT, |(total, _)| total.sent)?;
@@ -172,18 +173,14 @@ impl Scrape<'_, '_> {
         self.page.write_single(&f::TROUBLED, number(failed as u64))?;
         // An entry is known by its route and its files.
         let stats = directories.map(|directory| {
-            let key = format!("{}\0{}", directory.files, directory.route);
+            let labels = [directory.files.clone(), directory.route.clone()];
             let unfinished = directory.unfinished.as_ref().map_or(0, |unfinished| unfinished.count);
-            (key, (age(directory.oldest), unfinished))
+            (labels, (age(directory.oldest), unfinished))
         });
         let join = |sum: &mut (f64, usize), other: (f64, usize)| *sum = (sum.0.max(other.0), sum.1 + other.1);
         let counts = self.directories.group(stats, None, join);
-        let labels = |key: &str| {
-            let (files, route) = key.split_once('\0').unwrap_or((key, key));
-            [files.to_owned().into(), route.to_owned().into()]
-        };
-        self.page.write_family(&f::OLDEST_FILE, counts.iter().map(|(key, (age, _))| (labels(key), *age)))?;
-        let unfinished = counts.iter().map(|(key, (_, count))| (labels(key), number(*count as u64)));
+        self.page.write_family(&f::OLDEST_FILE, counts.iter().map(|(labels, (age, _))| (borrowed(labels), *age)))?;
+        let unfinished = counts.iter().map(|(labels, (_, count))| (borrowed(labels), number(*count as u64)));
         self.page.write_family(&f::UNFINISHED, unfinished)?;
         self.event(&f::GIVEN_UP, CountedEvent::FileGivenUp)?;
         self.page.write_single(&f::MARKED, number(monitor.pending_routes as u64))?;
@@ -191,6 +188,10 @@ impl Scrape<'_, '_> {
         self.event(&f::WATCH_SWEEPS, CountedEvent::FullScans)?;
         self.event(&f::WATCH_LOSSES, CountedEvent::EventOverflows)
     }
+}
+
+fn borrowed(labels: &[String; 2]) -> [Cow<'_, str>; 2] {
+    labels.each_ref().map(Into::into)
 }
 
 /// Whether the service does its work, or would if there were any.

@@ -78,8 +78,10 @@ fn weight(accept: &str, wanted: &str) -> Option<f32> {
 pub struct Exporter {
     counters: Arc<Counters>,
     lines: ServiceOutput,
-    routes: LabelLimit,
-    directories: LabelLimit,
+    /// By route.
+    routes: LabelLimit<1>,
+    /// By files and route.
+    directories: LabelLimit<2>,
     meters: CpuTotals,
     turn: Mutex<()>,
 }

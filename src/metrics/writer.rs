@@ -9,9 +9,6 @@ use prometheus_client::metrics::exemplar::Exemplar;
 
 use super::definitions::{MetricDef, MetricKind};
 
-/// The longest value of a label: names of routes and paths have no limit.
-const MAX_LABEL_VALUE: usize = 200;
-
 /// Families are written one after the other, each at most once.
 pub(super) struct MetricWriter<'a>(pub DescriptorEncoder<'a>);
 
@@ -30,7 +27,7 @@ impl MetricWriter<'_> {
         self.write_family(family, counts.into_iter().map(|(value, count)| ([value.into()], number(count))))
     }
 
-    /// A family with its samples; omitted without samples. Long label values are truncated.
+    /// A family with its samples; omitted without samples.
     pub fn write_family<'v, const N: usize>(
         &mut self,
         family: &MetricDef,
@@ -42,8 +39,7 @@ impl MetricWriter<'_> {
         }
         let mut encoder = self.0.encode_descriptor(family.base_name(), family.help, None, family.kind)?;
         for (values, value) in samples {
-            let labels: Vec<(&str, Cow<'_, str>)> =
-                family.labels.iter().copied().zip(values.into_iter().map(shortened)).collect();
+            let labels: Vec<(&str, Cow<'_, str>)> = family.labels.iter().copied().zip(values).collect();
             match family.kind {
                 MetricKind::Info => encoder.encode_info(&labels)?,
                 kind => write_value(kind, &mut encoder.encode_family(&labels)?, value)?,
@@ -75,13 +71,6 @@ fn write_value(kind: MetricKind, encoder: &mut MetricEncoder<'_>, value: f64) ->
 fn whole(value: f64) -> Option<u64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     ((0.0..EXACT).contains(&value) && value.fract() == 0.0).then_some(value as u64)
-}
-
-fn shortened(value: Cow<'_, str>) -> Cow<'_, str> {
-    match value.char_indices().nth(MAX_LABEL_VALUE) {
-        Some((end, _)) => format!("{}…", &value[..end]).into(),
-        None => value,
-    }
 }
 
 /// A count as a sample. Beyond 2^53 it is not exact.
