@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::queue::{Queue, add, ask};
 use crate::support::sandbox::wait_until;
-use crate::support::servers::{Database, Engine, Server, SqliteLock, on_each_database};
+use crate::support::servers::{Database, Engine, Server, SqliteLock, on_each_database, sqlite};
 use crate::support::tcp_proxy::Link;
 
 on_each_database! {
@@ -134,7 +134,7 @@ fn job_of_killed_queue_is_rerun(engine: Engine) {
     queue.wait_lines("started", 2, &running);
     queue.go();
     queue.wait_lines("ran", 1, &running);
-    running.wait_stderr("job 1 was interrupted when its job queue exited; rerunning it");
+    running.wait_stderr("job 1 was interrupted with its job queue; rerunning it");
     let shown = queue.job(&["show", "1", "--json"]);
     assert!(shown.expect_code(0).stdout.contains("\"attempts\":2"), "{}", shown.stdout);
 }
@@ -264,6 +264,21 @@ fn job_runs_with_a_maxruntime_beyond_all_clocks() {
     let running = queue.start();
     queue.job(&["add", "--wait", "--", &queue.task.display().to_string(), "one"]).expect_code(0);
     assert!(!running.stderr().contains("exceeded maxruntime"), "{}", running.stderr());
+}
+
+/// SQLite completes a statement that the queue has given up.
+#[apply(test)]
+fn job_that_is_marked_as_running_without_a_run_is_run() {
+    let queue = Queue::new();
+    let running = queue.start();
+    queue.ask(&format!("q.addjob({}, 5)", queue.task("wait")));
+    queue.wait_lines("started", 1, &running);
+    assert_eq!(queue.ask(&format!("q.addjob({}, 5)", queue.task("later"))), "0");
+    let database = queue.sandbox.root().join("botssys/sqlitedb/botsdb").display().to_string();
+    sqlite(&database, "UPDATE botsctl_job SET state = 'running', attempts = 1 WHERE number = 2");
+    running.wait_stderr("job 2 was interrupted with its job queue; rerunning it");
+    queue.go();
+    assert_eq!(queue.wait_lines("ran", 2, &running), ["wait", "later"]);
 }
 
 fn standby_queue_takes_over_after_kill(engine: Engine) {

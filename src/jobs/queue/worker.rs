@@ -184,7 +184,7 @@ impl Worker {
                 continue;
             }
             let update = if attempts < MAX_ATTEMPTS {
-                warn!(job = number, "job {number} was interrupted when its job queue exited; rerunning it");
+                warn!(job = number, "job {number} was interrupted with its job queue; rerunning it");
                 JobUpdate::Requeue
             } else {
                 error!(job = number, "job {number} failed: interrupted {attempts} times");
@@ -327,11 +327,14 @@ impl Worker {
 
     async fn housekeeping(&mut self) {
         self.next_housekeeping = Instant::now() + HOUSEKEEPING_INTERVAL;
-        let counting = self.db.with(async |jobs| {
-            jobs.heartbeat().await?;
-            jobs.count().await
-        });
-        if let Ok(waiting) = counting.await {
+        if self.db.with(async |jobs| jobs.heartbeat().await).await.is_err() {
+            return;
+        }
+        // A statement that was given up at its time limit may still have marked a job as running.
+        if self.recover_interrupted().await.is_err() {
+            return;
+        }
+        if let Ok(waiting) = self.db.with(async |jobs| jobs.count().await).await {
             self.status.send_modify(|status| (status.waiting, status.oldest) = (waiting.count, waiting.oldest));
         }
     }
