@@ -3,11 +3,11 @@
 Run as `python engine_host.py DIRECTORY`, which has the programs of Bots.
 
 This process imports modules and nothing else: it reads no settings, and opens no database, socket, log or thread. A line of JSON on
-standard input names two pipes of bots-ctl; the reply, a line on standard output, is the number of a new process. For a run that does not
-wait yet it is 0 while there are modules to import. The new process
-reads from the first pipe what bots-ctl would execute for a run, and executes it, so it becomes the `bots-ctl engine` of the run. It
-has one child, forked before, which waits in the same way for the program of Bots that `bots-ctl engine` starts under its lease, and runs it
-with the modules that are there. So each process has the parent that it would have if bots-ctl had started it.
+standard input names two pipes of bots-ctl; the reply, a line on standard output, is the number of a new process. If the process is
+forked in advance and modules are still to be imported, the number is 0. The new process reads from the first pipe what bots-ctl would
+execute for a run, and executes it, so it becomes the `bots-ctl engine` of the run. It has one child, forked before, which waits in the same
+way for the program of Bots that `bots-ctl engine` starts under its lease, and runs it with the modules that are there. So each process has
+the parent that it would have if bots-ctl had started it.
 
 A process that waits ends when the other side closes its pipe. Until it has replied that it is ready, and has read the confirmation, nothing
 has begun, and bots-ctl may start the program itself.
@@ -64,7 +64,7 @@ GET_CODE = SourceFileLoader.get_code
 
 
 class NotUsable(Exception):
-    """The process that waits is not what a start of the program would be."""
+    """The waiting process differs from a freshly started one."""
 
 
 def read_line(descriptor):
@@ -78,7 +78,7 @@ def read_line(descriptor):
     return line[:-1]
 
 
-def say(descriptor, **values):
+def write_line(descriptor, **values):
     os.write(descriptor, json.dumps(values).encode() + b"\n")
 
 
@@ -102,7 +102,7 @@ class Imports:
         self.files = {}
         self.codes = {}
         self.waiting = []
-        # They cannot be imported.
+        # Modules that cannot be imported without settings.
         self.failed = []
         self.attempt = Attempt([ENGINE])
         self.reports, self.writer = os.pipe()
@@ -271,9 +271,9 @@ class Waiting:
         try:
             self.set_up(start)
         except (OSError, NotUsable) as error:
-            say(self.replies, error=str(error))
+            write_line(self.replies, error=str(error))
             os._exit(1)
-        say(self.replies, ready=True)
+        write_line(self.replies, ready=True)
         if read_line(self.requests) is None:
             os._exit(0)
         os.close(self.requests)
@@ -423,20 +423,20 @@ def execute(program):
     try:
         exec(code, main.__dict__)
     except SystemExit as error:
-        End.status = status_of(error.code)
+        End.exit_status = status_of(error.code)
         raise
     except Exception as error:
         # Without the frames of this file.
         sys.excepthook(type(error), error, error.__traceback__.tb_next)
-        End.status = 1
+        End.exit_status = 1
         sys.exit(1)
-    End.status = 0
+    End.exit_status = 0
 
 
 class End:
-    """Of the process of a run."""
+    """Exit status of a run, for `leave`."""
 
-    status = None
+    exit_status = None
 
 
 def status_of(code):
@@ -457,7 +457,7 @@ def has_finalizer(kind):
 def leave():
     """Python would now free each object, and so copy most of the pages that this process shares with the host: a fifth of the CPU time of a
     run. Only what others can see is done: files are closed. Python itself ends a process that has objects with another finalizer."""
-    if End.status is None or not IS_FIRST_AT_EXIT:
+    if End.exit_status is None or not IS_FIRST_AT_EXIT:
         return
     objects = gc.get_objects()
     types = {type(one) for one in objects}
@@ -474,11 +474,12 @@ def leave():
         # Python reports it.
         return
     LIBC.fflush(None)
-    os._exit(End.status)
+    os._exit(End.exit_status)
 
 
 def fork_program(request, imports):
-    """The new process has bots-ctl as its parent, since the one between has ended. Returns its number, and nothing in that process."""
+    """The new process has bots-ctl as its parent, since the one between has ended. Returns its number; returns None in the forked
+    process."""
     ours, theirs = os.pipe()
     between = os.fork()
     if between == 0:
@@ -518,7 +519,7 @@ def serve():
     is_ready = False
     while True:
         if imports.are_complete() and not is_ready:
-            say(1, ready=True)
+            write_line(1, ready=True)
             is_ready = True
         ready, _, _ = select.select([0] + imports.sources(), [], [], 0 if imports.waiting else None)
         if 0 in ready:
@@ -535,11 +536,12 @@ def serve():
 
 
 def answer(request, imports):
-    """Nothing in the process of a run. A process in advance of its run must have all modules: a run that waits for none is faster."""
+    """Returns the number of the new process; returns None in the forked process. A process in advance of its run must have all modules: a
+    run that waits for none is faster."""
     can_fork = imports.are_complete() or not request["in_advance"]
     number = fork_program(request, imports) if can_fork else 0
     if number is not None:
-        say(1, pid=number)
+        write_line(1, pid=number)
     return number
 
 
