@@ -15,15 +15,15 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, Signature
 use crate::model::{LivenessProbe, Page};
 use crate::process::{port_holder, proc_table};
 
-/// More than the headers of any response to HEAD.
+/// Bytes that are read of a response: its status line, or the beginning of a list of jobs, is enough.
 const MAX_RESPONSE: u64 = 64 * 1024;
 
 /// Probes a service once. The caller sets the time limit. Whether the service itself listens on its port is checked only if
-/// `is_new`: on a machine with much memory the kernel takes ten milliseconds to list the connections, and the port stays that
-/// of the process that has it.
+/// `is_new`: on a machine with much memory the kernel takes ten milliseconds to list the connections, and a port does not
+/// change hands while its process listens.
 ///
 /// # Errors
-/// When it cannot be reached, breaks off, or gives none.
+/// If the service is unreachable, closes the connection early, or does not answer with HTTP.
 pub async fn probe_once(probe: &LivenessProbe, pid: i32, is_new: bool) -> io::Result<()> {
     match probe {
         LivenessProbe::Http { port, path, tls, .. } => {

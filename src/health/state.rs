@@ -105,7 +105,7 @@ pub struct QueueCounts {
     pub waiting: u64,
     /// How many run.
     pub running: u64,
-    /// When the job was submitted that waits longest.
+    /// Submission time of the oldest waiting job.
     #[serde(skip)]
     pub oldest: Option<SystemTime>,
     /// The number of jobs that succeeded since the start of the queue.
@@ -141,10 +141,10 @@ pub struct WatchStatus {
     /// How files are found, with the reason.
     #[serde(rename = "by", default, skip_serializing_if = "String::is_empty")]
     pub method: String,
-    /// Why they are not.
+    /// Why no files are found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// When the oldest file came that still waits.
+    /// Arrival time of the oldest waiting file.
     #[serde(skip)]
     pub oldest: Option<SystemTime>,
     /// Files that are not complete, if there are any.

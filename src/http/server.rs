@@ -16,8 +16,8 @@ use tokio::net::TcpListener;
 
 use super::connection_limit::{Connection, ConnectionLimiter};
 
-/// Connections served at once; a handful are usual, and more are an error of a client. Tokio accepts half as many before it
-/// serves them, so no connection with a pending request is closed.
+/// Connections served at once. More mean a faulty client. Tokio accepts at most 128 connections before it polls them, so a
+/// connection with a pending request is not evicted as idle.
 const MAX_CONNECTIONS: usize = 256;
 
 /// How long a client may take to send its request headers.

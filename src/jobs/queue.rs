@@ -41,7 +41,7 @@ pub struct QueueConfig {
     pub owner: String,
     /// How many jobs run at once.
     pub slots: usize,
-    /// Those of each job; the running jobs have the same time at the end of the queue.
+    /// Time limits of a job. `stop_timeout` also limits how long a stopping queue waits for running jobs.
     pub limits: RunLimits,
     pub policy: Arc<JobPolicy>,
     pub reaper: Reaper,
@@ -126,7 +126,7 @@ impl Queue {
     /// Adds a job. With an answer it is in the database.
     ///
     /// # Errors
-    /// When it is not, or that is unknown.
+    /// If the job was not added, or the answer came too late to tell.
     pub async fn add(&self, task: &JobCommand, priority: i32, request: RequestId) -> Result<AddOutcome, Unavailable> {
         let job = NewJob { priority: i64::from(priority), task: task.to_json(), digest: task.digest() };
         self.request(|reply| Request::Add(job, request, reply)).await

@@ -33,7 +33,7 @@ use cpu_totals::{CpuTotals, UsageSample};
 use label_limit::LabelLimit;
 use writer::MetricWriter;
 
-/// A format in which metrics can be had.
+/// An exposition format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Prometheus' own text format.
@@ -117,7 +117,7 @@ impl Exporter {
             Format::Text => prometheus_text::encode(&mut body, &registry),
             Format::OpenMetrics => text::encode(&mut body, &registry),
         };
-        // Nothing can fail that writes into memory.
+        // Writing to a String cannot fail.
         debug_assert!(written.is_ok());
         body
     }

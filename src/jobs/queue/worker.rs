@@ -21,8 +21,7 @@ use crate::exit::{Exit, Kind};
 use crate::supervisor::state::Termination;
 use crate::telemetry::correlation;
 
-/// Time between two queries without a request: for jobs that another process has added, for a database that is gone, and for
-/// the heartbeat to standbys.
+/// Time between two queries without a request: for a database that is gone, and for the heartbeat to standbys.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The jobs that have ended and are kept. Removing the others is part of the end of every hundredth job.
@@ -79,7 +78,7 @@ pub struct Worker {
     unrecorded: Vec<(i64, JobUpdate)>,
     retries: Retries,
     next_housekeeping: Instant,
-    /// No job is started before.
+    /// Set by `Start`; no job starts before it.
     has_begun: bool,
     /// The queue ends once no job runs any more.
     is_finishing: bool,
