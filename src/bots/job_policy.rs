@@ -26,6 +26,12 @@ pub struct JobPolicy {
     authorised: Vec<String>,
 }
 
+/// The process of a job.
+pub struct JobProcess {
+    pub process: ProcessSpec,
+    pub is_engine: bool,
+}
+
 impl JobPolicy {
     /// Tasks of this environment. `authorised` are the first words allowed by bots.ini.
     pub fn new(bots: &BotsContext<'_>, authorised: Vec<String>) -> Self {
@@ -38,9 +44,9 @@ impl JobPolicy {
         }
     }
 
-    /// How to start a task, and whether it is an engine; `None` if it is not allowed.
-    pub fn spec(&self, argv: &[String]) -> Option<(ProcessSpec, bool)> {
-        let (mut spec, is_engine) = match argv {
+    /// The process of a task; `None` if the task is not allowed.
+    pub fn process(&self, argv: &[String]) -> Option<JobProcess> {
+        let (mut process, is_engine) = match argv {
             [first, rest @ ..] if self.is_engine(first) => (self.engine(rest)?, true),
             // Any Python: the engine is started by the name on PATH. A virtual environment may have several paths, and
             // for another one Bots reports the path of Python, not that of its programs.
@@ -54,8 +60,8 @@ impl JobPolicy {
             }
             _ => return None,
         };
-        spec.directory = Some(self.root.clone());
-        Some((self.variables.apply(spec), is_engine))
+        process.directory = Some(self.root.clone());
+        Some(JobProcess { process: self.variables.apply(process), is_engine })
     }
 
     /// The name, or an existing path: in the directory of Bots's programs, or on the engine's PATH. The old name counts
@@ -131,11 +137,13 @@ mod tests {
             "python2.7 /usr/local/bin/bots-engine.py".to_owned(),
         ] {
             let task = argv(&format!("{start} -c/env/config --new"));
-            let (spec, is_engine) = tasks.spec(&task).unwrap_or_else(|| panic!("{start} is authorised"));
-            assert!(is_engine && spec.program == "bots-engine", "{start}");
-            assert_eq!(spec.args, ["-c/env/config", "--new"], "{start}");
+            let JobProcess { process, is_engine } =
+                tasks.process(&task).unwrap_or_else(|| panic!("{start} is authorised"));
+            assert!(is_engine && process.program == "bots-engine", "{start}");
+            assert_eq!(process.args, ["-c/env/config", "--new"], "{start}");
         }
-        assert_eq!(tasks.spec(&argv("bots-engine --new")).expect("authorised").0.args, ["-c/env/config", "--new"]);
+        let JobProcess { process, .. } = tasks.process(&argv("bots-engine --new")).expect("authorised");
+        assert_eq!(process.args, ["-c/env/config", "--new"]);
     }
 
     #[test]
@@ -149,8 +157,9 @@ mod tests {
         (tasks.root, tasks.config) = (dir.path().into(), dir.path().join("config.d"));
         let ours = tasks.config.display().to_string();
         for ours in [&ours, &format!("{ours}/"), "config.d", "link", "./other.d/../config.d"] {
-            let (spec, _) = tasks.spec(&argv(&format!("bots-engine -c{ours} --new"))).expect("it is ours");
-            assert_eq!(spec.args, [&*format!("-c{}", tasks.config.display()), "--new"]);
+            let task = argv(&format!("bots-engine -c{ours} --new"));
+            let JobProcess { process, .. } = tasks.process(&task).expect("it is ours");
+            assert_eq!(process.args, [&*format!("-c{}", tasks.config.display()), "--new"]);
         }
         for other in [
             "-c",
@@ -160,7 +169,7 @@ mod tests {
             &format!("-c{ours} -cother.d"),
             &format!("--new orders -c{ours}/.."),
         ] {
-            assert!(tasks.spec(&argv(&format!("bots-engine {other}"))).is_none(), "{other}");
+            assert!(tasks.process(&argv(&format!("bots-engine {other}"))).is_none(), "{other}");
         }
     }
 
@@ -168,8 +177,8 @@ mod tests {
     fn only_engines_and_programs_of_bots_ini_are_authorized() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (tasks, bin) = (tasks(dir.path()), dir.path().display());
-        let (spec, is_engine) = tasks.spec(&argv("/bin/custom a")).expect("authorised");
-        assert!(!is_engine && spec.program == "/bin/custom" && spec.args == ["a"]);
+        let JobProcess { process, is_engine } = tasks.process(&argv("/bin/custom a")).expect("authorised");
+        assert!(!is_engine && process.program == "/bin/custom" && process.args == ["a"]);
         let wrong = [
             "",
             "/bin/touch x",
@@ -184,8 +193,8 @@ mod tests {
             &format!("{bin}/../bots-engine"),
         ];
         for wrong in wrong {
-            assert!(tasks.spec(&argv(wrong)).is_none(), "{wrong}");
+            assert!(tasks.process(&argv(wrong)).is_none(), "{wrong}");
         }
-        assert!(tasks.spec(&[]).is_none());
+        assert!(tasks.process(&[]).is_none());
     }
 }

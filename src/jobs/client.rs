@@ -8,7 +8,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use super::request_id::{self, RequestId};
-use super::xmlrpc::{MAX_RESPONSE, Value, read_answer, write_call};
+use super::xmlrpc::{MAX_RESPONSE, Response, Value, read_answer, write_call};
 use crate::http::client::{connect, post};
 use crate::model::Endpoint;
 
@@ -39,7 +39,10 @@ pub enum Error {
 pub async fn call(target: &Endpoint, method: &str, arguments: Vec<Value>) -> Result<Value, Error> {
     let body = forward_call(target, write_call(method, arguments).into_bytes(), &RequestId::generate()).await?;
     let unreadable = |text: String| Error::Unreachable(target.authority.clone(), text);
-    read_answer(&body).map_err(unreadable)?.map_err(|fault| Error::Fault(target.authority.clone(), fault))
+    match read_answer(&body).map_err(unreadable)? {
+        Response::Value(value) => Ok(value),
+        Response::Fault(fault) => Err(Error::Fault(target.authority.clone(), fault)),
+    }
 }
 
 /// Forwards a call and returns the answer, both unchanged.

@@ -120,7 +120,7 @@ impl Queue {
     /// Whether a task may be run.
     #[must_use]
     pub fn is_authorised(&self, task: &JobCommand) -> bool {
-        self.policy.spec(task.argv()).is_some()
+        self.policy.process(task.argv()).is_some()
     }
 
     /// Adds a job. With an answer it is in the database.

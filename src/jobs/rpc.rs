@@ -61,8 +61,8 @@ impl From<Unavailable> for RpcError {
 /// See [`RpcError`].
 pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Result<Value, RpcError> {
     match (call.method.as_str(), call.arguments.as_slice()) {
-        (ADD, [task, priority]) => Ok(Value::Integer(add(queue, task, priority, request_id).await?.0)),
-        (ADD_NUMBERED, [task, priority]) => Ok(numbered(add(queue, task, priority, request_id).await?)),
+        (ADD, [task, priority]) => Ok(Value::Integer(add(queue, task, priority, request_id).await?.code)),
+        (ADD_NUMBERED, [task, priority]) => Ok(add(queue, task, priority, request_id).await?.to_value()),
         (LIST, []) => Ok(list(&queue.list().await?)),
         (HISTORY, [Value::Boolean(only_failed)]) => {
             Ok(Value::Array(queue.history(*only_failed).await?.iter().map(job).collect()))
@@ -83,12 +83,16 @@ pub async fn perform(queue: &Queue, call: &Call, request_id: &RequestId) -> Resu
     }
 }
 
-async fn add(
-    queue: &Queue,
-    task: &Value,
-    priority: &Value,
-    request_id: &RequestId,
-) -> Result<(i32, Option<i64>), RpcError> {
+/// The result of adding a job.
+struct AddReply {
+    /// One of [`code`].
+    code: i32,
+    /// The number of the job that waits; `None` if none was added.
+    number: Option<i64>,
+}
+
+async fn add(queue: &Queue, task: &Value, priority: &Value, request_id: &RequestId) -> Result<AddReply, RpcError> {
+    let without_job = |code| Ok(AddReply { code, number: None });
     let Value::Integer(priority) = priority else {
         return Err(RpcError::Fault("the priority is not an integer".to_owned()));
     };
@@ -96,27 +100,29 @@ async fn add(
     match task.argv() {
         [] => {
             warn!(%request_id, "rejected a job without a task");
-            return Ok((code::EMPTY, None));
+            return without_job(code::EMPTY);
         }
         [first, ..] if first == IS_UP => {
             debug!(%request_id, "received a ping of the job queue");
-            return Ok((code::ADDED, None));
+            return without_job(code::ADDED);
         }
         _ if !queue.is_authorised(&task) => {
             warn!(%request_id, "rejected a job whose program is not allowed: {task}");
-            return Ok((code::NOT_AUTHORISED, None));
+            return without_job(code::NOT_AUTHORISED);
         }
         _ => {}
     }
-    Ok(match queue.add(&task, *priority, request_id.clone()).await? {
-        AddOutcome::Added(number) | AddOutcome::PriorityChanged(number) => (code::ADDED, Some(number)),
-        AddOutcome::Duplicate(number) => (code::DUPLICATE, Some(number)),
-    })
+    let (code, number) = match queue.add(&task, *priority, request_id.clone()).await? {
+        AddOutcome::Added(number) | AddOutcome::PriorityChanged(number) => (code::ADDED, number),
+        AddOutcome::Duplicate(number) => (code::DUPLICATE, number),
+    };
+    Ok(AddReply { code, number: Some(number) })
 }
 
-fn numbered((code, number): (i32, Option<i64>)) -> Value {
-    let members = [("code", Some(Value::Integer(code))), ("number", number.map(integer))];
-    structure(members)
+impl AddReply {
+    fn to_value(&self) -> Value {
+        structure([("code", Some(Value::Integer(self.code))), ("number", self.number.map(integer))])
+    }
 }
 
 fn list(jobs: &[QueuedJob]) -> Value {

@@ -42,7 +42,14 @@ pub enum RunEnd {
     SpawnFailed(String),
 }
 
-/// Follows a job to its end and returns the end of its output. `run` is the run's ID. `kill` is cancelled to end it at once.
+/// A run that has ended.
+pub struct JobRun {
+    pub end: RunEnd,
+    /// The end of its output.
+    pub output: String,
+}
+
+/// Follows a job to its end. `run` is the run's ID. `kill` is cancelled to end it at once.
 pub async fn run(
     number: i64,
     run: &str,
@@ -50,21 +57,21 @@ pub async fn run(
     limits: RunLimits,
     lines: &ServiceOutput,
     kill: CancellationToken,
-) -> (RunEnd, String) {
+) -> JobRun {
     let tail = OutputTail::default();
     let mut child = match child {
         Ok(child) => child,
         Err(error @ SpawnError::NoResources(..)) => {
             warn!(job = number, run_id = run, "{error}");
-            return (RunEnd::NoResources, String::new());
+            return JobRun { end: RunEnd::NoResources, output: String::new() };
         }
-        Err(error) => return (RunEnd::SpawnFailed(error.to_string()), error.to_string()),
+        Err(error) => return JobRun { end: RunEnd::SpawnFailed(error.to_string()), output: error.to_string() },
     };
     let sink = lines.for_job(number, run, tail.clone());
     let output = pump_child(&mut child, &sink);
-    let ended = follow(number, run, &mut child, limits, kill).await;
+    let end = follow(number, run, &mut child, limits, kill).await;
     output.drain().await;
-    (ended, tail.text())
+    JobRun { end, output: tail.text() }
 }
 
 async fn follow(number: i64, run: &str, child: &mut Child, limits: RunLimits, kill: CancellationToken) -> RunEnd {

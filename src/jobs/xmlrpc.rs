@@ -29,6 +29,14 @@ pub struct Call {
     pub arguments: Vec<Value>,
 }
 
+/// The response to a call.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    Value(Value),
+    /// Why the server does not perform the call.
+    Fault(String),
+}
+
 /// Reads a call.
 ///
 /// # Errors
@@ -57,17 +65,17 @@ pub fn write_fault(text: impl Into<String>) -> String {
     in_xml(FaultResponse { fault: Fault::new(FAULT, text.into()) }.to_xml())
 }
 
-/// Reads an answer, or the text of a fault.
+/// Reads an answer or a fault.
 ///
 /// # Errors
 /// When it is neither.
-pub fn read_answer(body: &[u8]) -> Result<Result<Value, String>, String> {
+pub fn read_answer(body: &[u8]) -> Result<Response, String> {
     let text = checked(body)?;
     if let Ok(response) = MethodResponse::from_xml(text) {
-        return Ok(Ok(response.value));
+        return Ok(Response::Value(response.value));
     }
     let fault = FaultResponse::from_xml(text).map_err(|_| "the body is not an XML-RPC response".to_owned())?;
-    Ok(Err(fault.fault.string().to_owned()))
+    Ok(Response::Fault(fault.fault.string().to_owned()))
 }
 
 /// A value as JSON.
@@ -148,8 +156,8 @@ mod tests {
     #[test]
     fn answers_and_faults_are_distinguished() {
         let value = Value::Array(vec![Value::Integer(0)]);
-        assert_eq!(read_answer(write_answer(value.clone()).as_bytes()), Ok(Ok(value)));
-        assert_eq!(read_answer(write_fault("no <b>").as_bytes()), Ok(Err("no <b>".to_owned())));
+        assert_eq!(read_answer(write_answer(value.clone()).as_bytes()), Ok(Response::Value(value)));
+        assert_eq!(read_answer(write_fault("no <b>").as_bytes()), Ok(Response::Fault("no <b>".to_owned())));
         assert!(read_answer(b"<html/>").is_err());
     }
 

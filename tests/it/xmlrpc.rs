@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use bots_ctl::jobs::command_line::JobCommand;
-use bots_ctl::jobs::xmlrpc::{Value, read_answer, read_call, write_answer, write_call, write_fault};
+use bots_ctl::jobs::xmlrpc::{Response, Value, read_answer, read_call, write_answer, write_call, write_fault};
 use serde_json::json;
 
 use crate::support::random::Random;
@@ -126,6 +126,6 @@ fn written_messages_read_back_unchanged() {
         let task = JobCommand::new(words(&mut random)).expect("a task").to_value();
         let read = read_call(write_call("m", vec![task.clone()]).as_bytes()).expect("a call");
         assert_eq!(read.arguments, std::slice::from_ref(&task));
-        assert_eq!(read_answer(write_answer(task.clone()).as_bytes()), Ok(Ok(task)));
+        assert_eq!(read_answer(write_answer(task.clone()).as_bytes()), Ok(Response::Value(task)));
     }
 }

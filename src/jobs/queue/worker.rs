@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::super::command_line::JobCommand;
-use super::super::runner::{self, RunEnd};
+use super::super::runner::{self, JobRun, RunEnd};
 use super::batch_window::BatchWindow;
 use super::db_link::DbLink;
 use super::retry::Retries;
 use super::{MAX_BATCH, Queue, QueueCommand, QueueConfig, Request, Role, Status, Unavailable};
+use crate::bots::job_policy::JobProcess;
 use crate::database::jobs::{JobResult, QueuedJob, WaitingJobs};
 use crate::exit::{Exit, Kind};
 use crate::supervisor::state::Termination;
@@ -60,8 +61,7 @@ struct RunFinished {
     attempts: i64,
     run: String,
     is_engine: bool,
-    ended: RunEnd,
-    output: String,
+    result: JobRun,
     took: Duration,
 }
 
@@ -224,7 +224,7 @@ impl Worker {
 
     async fn start(&mut self, first: QueuedJob) {
         let (number, task) = (first.number, JobCommand::from_json(&first.task));
-        let Some((spec, is_engine)) = self.config.policy.spec(task.argv()) else {
+        let Some(JobProcess { process, is_engine }) = self.config.policy.process(task.argv()) else {
             error!(job = number, "cannot start job {number}: {task} is not an allowed program");
             self.running.remove(&number);
             return self.record(number, JobUpdate::finished(false, None, "not authorised".to_owned())).await;
@@ -236,12 +236,12 @@ impl Worker {
         let (reaper, host) = (reaper.clone(), host.clone());
         self.runs.spawn(async move {
             let started = Instant::now();
-            let child = if is_engine { host.spawn(&spec).await } else { reaper.spawn(&spec) };
-            let (ended, output) = runner::run(number, &run, child, limits, &lines, kill).await;
+            let child = if is_engine { host.spawn(&process).await } else { reaper.spawn(&process) };
+            let result = runner::run(number, &run, child, limits, &lines, kill).await;
             if is_engine {
                 host.prepare();
             }
-            RunFinished { number, attempts, run, is_engine, ended, output, took: started.elapsed() }
+            RunFinished { number, attempts, run, is_engine, result, took: started.elapsed() }
         });
         self.publish_running();
     }
@@ -259,9 +259,9 @@ impl Worker {
     }
 
     fn job_update(&mut self, finished: RunFinished) -> JobUpdate {
-        let RunFinished { number, attempts, run, is_engine, ended, output, took } = finished;
+        let RunFinished { number, attempts, run, is_engine, result: JobRun { end, output }, took } = finished;
         let took = took.as_secs_f64();
-        match ended {
+        match end {
             RunEnd::Exited(Exit::Code(ENGINE_BUSY)) if is_engine => {
                 self.pause(number, "another engine is running");
                 JobUpdate::Postpone
