@@ -208,7 +208,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::health::state::{CheckResults, EngineActivity};
+    use crate::health::state::{CheckResults, EngineActivity, MountedPlugin};
 
     fn running() -> ServiceHealth {
         ServiceHealth { phase: Phase::Running, alive: true, ..ServiceHealth::new("webserver", true) }
@@ -229,9 +229,9 @@ mod tests {
             channels: Arc::default(),
             bots_version: None,
             system: None,
-            initialised: None,
+            init_run: None,
             refused: Arc::default(),
-            plugin: None,
+            plugin: MountedPlugin::NotTried,
             database_only: false,
         }
     }

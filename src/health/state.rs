@@ -253,6 +253,24 @@ pub enum EngineActivity {
     },
 }
 
+/// A run of init-db.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InitRun {
+    pub took: Duration,
+    pub is_success: bool,
+}
+
+/// The result of applying the mounted plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MountedPlugin {
+    /// There is no plugin, or it was not tried yet.
+    #[default]
+    NotTried,
+    Applied,
+    /// And why.
+    Rejected(String),
+}
+
 /// The whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HealthState {
@@ -282,12 +300,12 @@ pub struct HealthState {
     pub bots_version: Option<String>,
     /// The header of the status page, once it is known.
     pub system: Option<Arc<SystemInfo>>,
-    /// The duration of init-db at this start, and whether it succeeded.
-    pub initialised: Option<(Duration, bool)>,
+    /// The init-db of this start, if it had to run.
+    pub init_run: Option<InitRun>,
     /// The errors of a mounted configuration that was rejected.
     pub refused: Arc<[String]>,
-    /// Whether the mounted plugin was applied, or why it was rejected; `None` before that, or without a plugin.
-    pub plugin: Option<Result<(), String>>,
+    /// The mounted plugin.
+    pub plugin: MountedPlugin,
     /// Whether `ready` depends on the database alone.
     pub database_only: bool,
 }

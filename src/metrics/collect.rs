@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use crate::database::run_metrics::{DURATION_BUCKETS_S, RunOutcome, RunTotals};
 use crate::edi::stats::model::{EdiStats, FileCounts};
 use crate::health::rules::{CHECKS, evaluate};
 use crate::health::state::{
-    CheckResult, EngineActivity, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth,
+    CheckResult, EngineActivity, HealthState, MonitorStatus, MountedPlugin, Phase, QueueCounts, ServiceHealth,
 };
 use crate::model::Check;
 use crate::telemetry::child_output::ServiceOutput;
@@ -76,11 +76,15 @@ impl Scrape<'_, '_> {
         self.page.write_single(&f::PROCESS_START, moment(counters.started()))?;
         self.page.write_single(&f::PROCESS_MEMORY, own.map(|own| number(own.resident)))?;
         self.page.write_single(&f::PROCESS_CPU, own.map(|own| own.cpu))?;
-        self.page.write_single(&f::INIT_DURATION, health.initialised.map(|(took, _)| Duration::as_secs_f64(&took)))?;
-        self.page.write_single(&f::INIT_SUCCESS, health.initialised.map(|(_, is_complete)| f64::from(is_complete)))?;
+        self.page.write_single(&f::INIT_DURATION, health.init_run.map(|run| run.took.as_secs_f64()))?;
+        self.page.write_single(&f::INIT_SUCCESS, health.init_run.map(|run| f64::from(run.is_success)))?;
         self.events(&f::RELOADS, [("applied", CountedEvent::ReloadApplied), ("refused", CountedEvent::ReloadRefused)])?;
         self.page.write_single(&f::RELOAD_SUCCESS, f64::from(!counters.is_refused()))?;
-        let plugin = health.plugin.as_ref().map(|result| f64::from(result.is_ok()));
+        let plugin = match health.plugin {
+            MountedPlugin::NotTried => None,
+            MountedPlugin::Applied => Some(1.0),
+            MountedPlugin::Rejected(_) => Some(0.0),
+        };
         self.page.write_single(&f::PLUGIN_SUCCESS, plugin)?;
         self.page.write_single(&f::DROPPED, number(self.lines.dropped()))
     }

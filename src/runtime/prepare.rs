@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::exit::Error;
 use crate::fs::atomic;
 use crate::health::checks::CheckTargets;
-use crate::health::state::{HealthState, SystemInfo};
+use crate::health::state::{HealthState, InitRun, SystemInfo};
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 
@@ -70,7 +70,8 @@ pub(crate) async fn prepare_services(
         let begin = Instant::now();
         let result = init_db::ensure_database(config, &context, django, critical).await;
         let is_success = result.is_ok();
-        health.send_modify(|state| state.initialised = Some((begin.elapsed(), is_success)));
+        let init_run = InitRun { took: begin.elapsed(), is_success };
+        health.send_modify(|state| state.init_run = Some(init_run));
         django = result?;
     }
     django.log_warnings();

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::edi::stats::model::{Failures, FileState, MAX_FILES, ProcessError, ReceivedFile, Route};
 use crate::exit::{Exit, job_exit_in_words};
 use crate::health::rules::{BOTSSYS, DATABASE, ProbeResponse, SPACE, TABLES, USERSYS};
-use crate::health::state::{CachedEdiStats, ChannelFault, HealthState, IncompleteFiles, ServiceHealth, WatchStatus};
+use crate::health::state::{
+    CachedEdiStats, ChannelFault, HealthState, IncompleteFiles, MountedPlugin, ServiceHealth, WatchStatus,
+};
 use crate::model::{ServiceName, counted};
 
 /// Files that are named of a route.
@@ -82,7 +84,11 @@ pub(super) fn problems(health: &HealthState, ready: &ProbeResponse, now: i64) ->
         let problem = format!("mounted configuration rejected: {fault}");
         Problem::new(ProblemKind::Configuration, problem, "correct that file; the previous configuration stays in use")
     });
-    let plugin = health.plugin.iter().filter_map(|result| result.as_ref().err()).map(|fault| {
+    let rejected = match &health.plugin {
+        MountedPlugin::Rejected(fault) => Some(fault),
+        MountedPlugin::NotTried | MountedPlugin::Applied => None,
+    };
+    let plugin = rejected.map(|fault| {
         let problem = format!("plugin rejected: {fault}");
         Problem::new(
             ProblemKind::Configuration,

@@ -21,7 +21,7 @@ use walkdir::WalkDir;
 
 use crate::config::Config;
 use crate::exit::{Error, Kind};
-use crate::health::state::HealthState;
+use crate::health::state::{HealthState, MountedPlugin};
 use crate::plugin::diff::DiffOptions;
 use crate::plugin::show;
 use crate::plugin::values::Values;
@@ -84,7 +84,7 @@ async fn run(
                     if change.is_applied {
                         info!("applied the plugin {}: {}", source.display(), show::summary(&change.plan));
                     }
-                    set_result(health, Ok(()));
+                    set_result(health, MountedPlugin::Applied);
                 }
                 // Another try may succeed.
                 Err(error) if error.kind() == Kind::Unavailable => {
@@ -97,10 +97,11 @@ async fn run(
                 Err(error) => {
                     schedule.settle(Some(Instant::now() + RETRY_INTERVAL));
                     let fault = error.faults().join("; ");
-                    if health.borrow().plugin.as_ref() != Some(&Err(fault.clone())) {
+                    let rejected = MountedPlugin::Rejected(fault.clone());
+                    if health.borrow().plugin != rejected {
                         error!("rejected the plugin {}: {fault}", source.display());
                     }
-                    set_result(health, Err(fault));
+                    set_result(health, rejected);
                 }
             }
         }
@@ -133,8 +134,8 @@ impl ApplySchedule {
     }
 }
 
-fn set_result(health: &watch::Sender<HealthState>, result: Result<(), String>) {
-    health.send_modify(|state| state.plugin = Some(result));
+fn set_result(health: &watch::Sender<HealthState>, result: MountedPlugin) {
+    health.send_modify(|state| state.plugin = result);
 }
 
 async fn apply_source(
