@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -204,6 +204,27 @@ pub struct Endpoint {
     pub path: String,
     /// The token sent as `Authorization: Bearer`.
     pub token: Option<SecretString>,
+}
+
+/// The jobs of a job queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QueueCounts {
+    /// How many wait.
+    pub waiting: u64,
+    /// How many run.
+    pub running: u64,
+    /// Submission time of the oldest waiting job.
+    #[serde(skip)]
+    pub oldest: Option<SystemTime>,
+    /// The number of jobs that succeeded since the start of the queue.
+    #[serde(skip)]
+    pub done: u64,
+    /// How many have failed.
+    #[serde(skip)]
+    pub failed: u64,
+    /// The number of times that a job was requeued.
+    #[serde(skip)]
+    pub requeued: u64,
 }
 
 /// Stands for the newest job instead of a job number.

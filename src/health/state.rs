@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Exit;
+use crate::model::QueueCounts;
 
 /// The last result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -96,27 +97,6 @@ pub struct ServiceHealth {
     pub last_exit: Option<Exit>,
     /// The jobs, if the service is bots-ctl's job queue.
     pub jobs: Option<QueueCounts>,
-}
-
-/// The jobs of a job queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct QueueCounts {
-    /// How many wait.
-    pub waiting: u64,
-    /// How many run.
-    pub running: u64,
-    /// Submission time of the oldest waiting job.
-    #[serde(skip)]
-    pub oldest: Option<SystemTime>,
-    /// The number of jobs that succeeded since the start of the queue.
-    #[serde(skip)]
-    pub done: u64,
-    /// How many have failed.
-    #[serde(skip)]
-    pub failed: u64,
-    /// The number of times that a job was requeued.
-    #[serde(skip)]
-    pub requeued: u64,
 }
 
 /// The state of the directory monitor after its last scans.

@@ -25,6 +25,7 @@ use super::runner::RunLimits;
 use crate::bots::job_policy::JobPolicy;
 use crate::database::DatabaseConfig;
 use crate::database::jobs::{AddOutcome, Job, NewJob, QueuedJob};
+use crate::model::QueueCounts;
 use crate::process::reaper::Reaper;
 use crate::telemetry::child_output::ServiceOutput;
 
@@ -63,22 +64,11 @@ pub enum Role {
     Unavailable,
 }
 
-/// The state of the queue.
+/// The role of a queue and its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Status {
+pub struct QueueStatus {
     pub role: Role,
-    /// Waiting jobs.
-    pub waiting: u64,
-    /// Running jobs.
-    pub running: u64,
-    /// When the job was submitted that waits longest, in milliseconds since 1970.
-    pub oldest: Option<i64>,
-    /// Jobs that this queue has recorded as done.
-    pub done: u64,
-    /// Jobs that this queue has recorded as failed.
-    pub failed: u64,
-    /// How often this queue has requeued a job.
-    pub requeued: u64,
+    pub counts: QueueCounts,
 }
 
 /// A command for the worker.

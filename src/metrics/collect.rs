@@ -9,9 +9,9 @@ use crate::database::run_metrics::{DURATION_BUCKETS_S, RunOutcome, RunTotals};
 use crate::edi::stats::model::{EdiStats, FileCounts};
 use crate::health::rules::{CHECKS, evaluate};
 use crate::health::state::{
-    CheckResult, EngineActivity, HealthState, MonitorStatus, MountedPlugin, Phase, QueueCounts, ServiceHealth,
+    CheckResult, EngineActivity, HealthState, MonitorStatus, MountedPlugin, Phase, ServiceHealth,
 };
-use crate::model::Check;
+use crate::model::{Check, QueueCounts};
 use crate::telemetry::child_output::ServiceOutput;
 use crate::telemetry::counters::{CountedEvent, Counters};
 

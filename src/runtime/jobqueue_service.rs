@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::unistd::gethostname;
 use secrecy::SecretString;
@@ -22,13 +22,13 @@ use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::config::{Config, WarmStart};
 use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};
-use crate::health::state::{Phase, QueueCounts, ServiceHealth};
+use crate::health::state::{Phase, ServiceHealth};
 use crate::jobs::engine_host::EngineHost;
 use crate::jobs::listener::{bind, bind_loopback, serve};
 use crate::jobs::queue::worker::Worker;
-use crate::jobs::queue::{Queue, QueueCommand, QueueConfig, Role, Status};
+use crate::jobs::queue::{Queue, QueueCommand, QueueConfig, QueueStatus, Role};
 use crate::jobs::runner::RunLimits;
-use crate::model::ServiceName;
+use crate::model::{QueueCounts, ServiceName};
 use crate::process::child::ProcessSpec;
 use crate::process::reaper::Reaper;
 use crate::random;
@@ -240,16 +240,10 @@ async fn forward_stop(
 }
 
 /// Publishes the status of the queue. Services that depend on the queue do not wait for a standby.
-fn update_health(service: &mut ServiceHealth, status: Status) {
-    let oldest = status.oldest.filter(|_| status.waiting > 0).and_then(|oldest| u64::try_from(oldest).ok());
-    service.jobs = Some(QueueCounts {
-        waiting: status.waiting,
-        running: status.running,
-        oldest: oldest.map(|oldest| UNIX_EPOCH + Duration::from_millis(oldest)),
-        done: status.done,
-        failed: status.failed,
-        requeued: status.requeued,
-    });
+fn update_health(service: &mut ServiceHealth, status: QueueStatus) {
+    // All waiting jobs may have been started since their oldest one was read.
+    let oldest = status.counts.oldest.filter(|_| status.counts.waiting > 0);
+    service.jobs = Some(QueueCounts { oldest, ..status.counts });
     service.alive |= status.role == Role::Standby;
     service.failures = u32::from(status.role == Role::Unavailable);
     if service.phase == Phase::Draining {

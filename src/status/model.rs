@@ -7,10 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::edi::{ResultsStatus, results};
 use super::problems::{Problem, problems};
 use crate::health::rules::{CHECKS, evaluate, is_ready};
-use crate::health::state::{
-    CheckResult, EngineActivity, HealthState, MonitorStatus, Phase, QueueCounts, ServiceHealth, SystemInfo,
-};
-use crate::model::Check;
+use crate::health::state::{CheckResult, EngineActivity, HealthState, MonitorStatus, Phase, ServiceHealth, SystemInfo};
+use crate::model::{Check, QueueCounts};
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -212,7 +212,7 @@ fn in_words(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::state::QueueCounts;
+    use crate::model::QueueCounts;
     use crate::status::model::EngineStatus;
 
     fn empty() -> Status {

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, error};
 
-use super::{REQUEST_TIMEOUT, Role, Status, Unavailable};
+use super::{QueueStatus, REQUEST_TIMEOUT, Role, Unavailable};
 use crate::database::jobs::JobStore;
 use crate::database::{DatabaseConfig, Error};
 
@@ -22,7 +22,7 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 pub(super) struct DbLink {
     settings: DatabaseConfig,
     owner: String,
-    status: watch::Sender<Status>,
+    status: watch::Sender<QueueStatus>,
     state: LinkState,
 }
 
@@ -34,7 +34,7 @@ enum LinkState {
 }
 
 impl DbLink {
-    pub fn new(settings: DatabaseConfig, owner: String, status: watch::Sender<Status>) -> Self {
+    pub fn new(settings: DatabaseConfig, owner: String, status: watch::Sender<QueueStatus>) -> Self {
         Self { settings, owner, status, state: LinkState::Backoff(Instant::now()) }
     }
 
@@ -85,7 +85,7 @@ impl DbLink {
 }
 
 /// Opens the job store; a queue that waits for another one is a standby.
-async fn open(settings: DatabaseConfig, owner: String, status: watch::Sender<Status>) -> Result<JobStore, Error> {
+async fn open(settings: DatabaseConfig, owner: String, status: watch::Sender<QueueStatus>) -> Result<JobStore, Error> {
     let connected = Notify::new();
     let standing_by = async {
         connected.notified().await;

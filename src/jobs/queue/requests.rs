@@ -29,7 +29,7 @@ impl Worker {
                 Request::Clear(reply) => {
                     let cleared = self.db.with(async |jobs| jobs.clear().await).await;
                     if cleared.is_ok() {
-                        self.status.send_modify(|status| status.waiting = 0);
+                        self.status.send_modify(|status| status.counts.waiting = 0);
                     }
                     send_reply(reply, cleared);
                 }
@@ -55,7 +55,7 @@ impl Worker {
             let (task, priority) = (JobCommand::from_json(&new.task), new.priority);
             match added {
                 AddOutcome::Added(job) => {
-                    self.status.send_modify(|status| status.waiting += 1);
+                    self.status.send_modify(|status| status.counts.waiting += 1);
                     info!(job, %request_id, "job {job} with priority {priority}: {task}");
                 }
                 AddOutcome::PriorityChanged(job) => {

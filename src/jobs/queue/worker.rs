@@ -15,10 +15,11 @@ use super::super::runner::{self, JobRun, RunEnd};
 use super::batch_window::BatchWindow;
 use super::db_link::DbLink;
 use super::retry::Retries;
-use super::{MAX_BATCH, Queue, QueueCommand, QueueConfig, Request, Role, Status, Unavailable};
+use super::{MAX_BATCH, Queue, QueueCommand, QueueConfig, QueueStatus, Request, Role, Unavailable};
 use crate::bots::job_policy::JobProcess;
 use crate::database::jobs::{JobResult, QueuedJob, WaitingJobs};
 use crate::exit::{Exit, Kind};
+use crate::model::QueueCounts;
 use crate::supervisor::state::Termination;
 use crate::telemetry::correlation;
 
@@ -70,7 +71,7 @@ pub struct Worker {
     config: QueueConfig,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) window: BatchWindow,
-    pub(super) status: watch::Sender<Status>,
+    pub(super) status: watch::Sender<QueueStatus>,
     pub(super) db: DbLink,
     runs: JoinSet<RunFinished>,
     running: BTreeSet<i64>,
@@ -92,9 +93,9 @@ pub struct Worker {
 impl Worker {
     /// Creates a queue: its clients' handle, its state, and its worker.
     #[must_use]
-    pub fn new(config: QueueConfig) -> (Queue, watch::Receiver<Status>, Self) {
+    pub fn new(config: QueueConfig) -> (Queue, watch::Receiver<QueueStatus>, Self) {
         let (sender, requests) = mpsc::channel(MAX_BATCH);
-        let (status, receiver) = watch::channel(Status::default());
+        let (status, receiver) = watch::channel(QueueStatus::default());
         let queue = Queue { requests: sender, policy: Arc::clone(&config.policy) };
         let worker = Self {
             db: DbLink::new(config.database.clone(), config.owner.clone(), status.clone()),
@@ -158,7 +159,7 @@ impl Worker {
         info!("the job queue is active with {} waiting jobs", waiting.count);
         self.status.send_modify(|status| {
             status.role = Role::Active;
-            (status.waiting, status.oldest) = (waiting.count, waiting.oldest);
+            set_waiting(&mut status.counts, waiting);
         });
     }
 
@@ -199,7 +200,8 @@ impl Worker {
         if !self.has_begun || self.is_finishing || !self.retries.may_start() {
             return;
         }
-        while self.stopping.is_none() && self.runs.len() < self.config.slots && self.status.borrow().waiting > 0 {
+        while self.stopping.is_none() && self.runs.len() < self.config.slots && self.status.borrow().counts.waiting > 0
+        {
             let Ok(Some(first)) = self.start_first().await else { return };
             // A job that another queue has requeued may still be running here.
             if self.running.insert(first.number) {
@@ -218,7 +220,7 @@ impl Worker {
         });
         let first = started.await?;
         let remaining = |waiting: u64| first.as_ref().map_or(0, |_| waiting.saturating_sub(1));
-        self.status.send_modify(|status| status.waiting = remaining(status.waiting));
+        self.status.send_modify(|status| status.counts.waiting = remaining(status.counts.waiting));
         Ok(first)
     }
 
@@ -247,7 +249,7 @@ impl Worker {
     }
 
     fn publish_running(&self) {
-        self.status.send_modify(|status| status.running = self.running.len() as u64);
+        self.status.send_modify(|status| status.counts.running = self.running.len() as u64);
     }
 
     async fn on_run_finished(&mut self, finished: RunFinished) {
@@ -314,12 +316,12 @@ impl Worker {
         if written.await.is_err() {
             return self.unrecorded.push((number, update));
         }
-        self.status.send_modify(|status| match &update {
-            JobUpdate::Finished(result) if result.is_success => status.done += 1,
-            JobUpdate::Finished(_) => status.failed += 1,
+        self.status.send_modify(|QueueStatus { counts, .. }| match &update {
+            JobUpdate::Finished(result) if result.is_success => counts.done += 1,
+            JobUpdate::Finished(_) => counts.failed += 1,
             JobUpdate::Requeue | JobUpdate::Postpone => {
-                status.waiting += 1;
-                status.requeued += 1;
+                counts.waiting += 1;
+                counts.requeued += 1;
             }
         });
     }
@@ -334,7 +336,7 @@ impl Worker {
             return;
         }
         if let Ok(waiting) = self.db.with(async |jobs| jobs.count().await).await {
-            self.status.send_modify(|status| (status.waiting, status.oldest) = (waiting.count, waiting.oldest));
+            self.status.send_modify(|status| set_waiting(&mut status.counts, waiting));
         }
     }
 
@@ -369,6 +371,13 @@ impl Worker {
 /// Whether an engine ended without having done its work: its database was away, or a signal ended it.
 fn is_retryable(exit: Exit) -> bool {
     exit == Exit::Code(Kind::Unavailable.code()) || exit.code() > SIGNALS
+}
+
+/// `oldest` is in milliseconds since 1970.
+fn set_waiting(counts: &mut QueueCounts, waiting: WaitingJobs) {
+    let oldest = waiting.oldest.and_then(|oldest| u64::try_from(oldest).ok());
+    counts.waiting = waiting.count;
+    counts.oldest = oldest.map(|oldest| UNIX_EPOCH + Duration::from_millis(oldest));
 }
 
 pub(super) fn now_ms() -> i64 {
