@@ -54,14 +54,6 @@ pub async fn bind_loopback(port: u16) -> io::Result<Vec<TcpListener>> {
     Ok(std::iter::once(first).chain(second).collect())
 }
 
-/// Binds an address of the network.
-///
-/// # Errors
-/// When it is in use or no address of this machine.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await
-}
-
 /// Answers calls until the task is dropped; with a token, only clients that send it.
 pub async fn serve(listener: TcpListener, queue: Queue, token: Option<SecretString>, counters: Arc<Counters>) {
     let (token, refusals) = (token.map(Arc::new), Arc::new(Refusals { counters, logged: Mutex::default() }));

@@ -119,7 +119,7 @@ impl Queue {
     /// If the job was not added, or the answer came too late to tell.
     pub async fn add(&self, task: &JobCommand, priority: i32, request: RequestId) -> Result<AddOutcome, Unavailable> {
         let job = NewJob { priority: i64::from(priority), task: task.to_json(), digest: task.digest() };
-        self.request(|reply| Request::Add(job, request, reply)).await
+        self.ask_worker(|reply| Request::Add(job, request, reply)).await
     }
 
     /// The waiting jobs, the first in line first.
@@ -127,7 +127,7 @@ impl Queue {
     /// # Errors
     /// When they cannot be read.
     pub async fn list(&self) -> Result<Vec<QueuedJob>, Unavailable> {
-        self.request(Request::List).await
+        self.ask_worker(Request::List).await
     }
 
     /// The newest jobs in any state, or those that have failed, without their output; the newest first.
@@ -135,7 +135,7 @@ impl Queue {
     /// # Errors
     /// When they cannot be read.
     pub async fn history(&self, only_failed: bool) -> Result<Vec<Job>, Unavailable> {
-        self.request(|reply| Request::History(only_failed, reply)).await
+        self.ask_worker(|reply| Request::History(only_failed, reply)).await
     }
 
     /// Removes the waiting jobs; returns how many.
@@ -143,7 +143,7 @@ impl Queue {
     /// # Errors
     /// When they cannot be removed.
     pub async fn clear(&self) -> Result<u64, Unavailable> {
-        self.request(Request::Clear).await
+        self.ask_worker(Request::Clear).await
     }
 
     /// Takes the first job out of the line, for the client to run.
@@ -151,7 +151,7 @@ impl Queue {
     /// # Errors
     /// When it cannot be taken.
     pub async fn take(&self) -> Result<Option<QueuedJob>, Unavailable> {
-        self.request(Request::Take).await
+        self.ask_worker(Request::Take).await
     }
 
     /// A job in any state.
@@ -159,10 +159,10 @@ impl Queue {
     /// # Errors
     /// When it cannot be read.
     pub async fn show(&self, number: i64) -> Result<Option<Job>, Unavailable> {
-        self.request(|reply| Request::Show(number, reply)).await
+        self.ask_worker(|reply| Request::Show(number, reply)).await
     }
 
-    async fn request<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Unavailable> {
+    async fn ask_worker<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Unavailable> {
         let (reply, response) = oneshot::channel();
         let exchange = async {
             self.requests.send(request(reply)).await.map_err(|_| Unavailable)?;

@@ -24,7 +24,7 @@ use crate::database::DatabaseConfig;
 use crate::exit::{Exit, Kind};
 use crate::health::state::{Phase, ServiceHealth};
 use crate::jobs::engine_host::EngineHost;
-use crate::jobs::listener::{bind, bind_loopback, serve};
+use crate::jobs::listener::{bind_loopback, serve};
 use crate::jobs::queue::worker::Worker;
 use crate::jobs::queue::{Queue, QueueCommand, QueueConfig, QueueStatus, Role};
 use crate::jobs::runner::RunLimits;
@@ -209,8 +209,8 @@ impl ListenAddresses {
         let local = bind_loopback(port).await.map_err(|error| describe(format!("port {port}"), &error, &setting))?;
         let mut bound: Vec<_> = local.into_iter().map(|listener| (listener, None)).collect();
         if let Some((addr, token)) = &self.network {
-            let listener =
-                bind(*addr).await.map_err(|error| describe(addr.to_string(), &error, "BOTS_CTL_JOBQUEUE_ADDR"))?;
+            let listener = TcpListener::bind(addr).await;
+            let listener = listener.map_err(|error| describe(addr.to_string(), &error, "BOTS_CTL_JOBQUEUE_ADDR"))?;
             bound.push((listener, token.clone()));
         }
         Ok(bound)
