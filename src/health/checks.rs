@@ -20,10 +20,10 @@ use crate::database::ping::{Availability, DatabasePing};
 use crate::database::{self, DatabaseConfig};
 use crate::model::Check;
 use crate::process::periodic;
-use crate::telemetry::counters::{self, Counters};
+use crate::telemetry::counters::{CheckTimer, Counters};
 
-/// How long one probe may take.
-pub(super) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one check may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The targets of the checks.
 #[derive(Debug, Clone)]
@@ -44,22 +44,22 @@ pub struct CheckTargets {
 
 /// Checks until the task is dropped, and records how long that takes.
 pub async fn run(targets: CheckTargets, counters: Arc<Counters>, health: watch::Sender<HealthState>) {
-    let mut probes = Checks::new(&targets, counters);
+    let mut checks = Checks::new(&targets, counters);
     loop {
-        let results = probes.run_round(&targets).await;
+        let results = checks.run_round(&targets).await;
         publish(&health, results);
         periodic::due(targets.interval).await;
     }
 }
 
 /// One round of the checks that a probe needs, without the services and without log lines.
-pub async fn run_once(targets: &CheckTargets, question: Check, health: &watch::Sender<HealthState>) {
-    if CHECKS.iter().any(|check| check.answers(question) && check.probe.is_some()) {
+pub async fn run_once(targets: &CheckTargets, probe: Check, health: &watch::Sender<HealthState>) {
+    if CHECKS.iter().any(|check| check.is_part_of(probe) && check.timer.is_some()) {
         health.send_modify(Checks::new(targets, Arc::default()).run_round(targets).await);
     }
 }
 
-/// The probes, some of which may still be running from an earlier round.
+/// The checks, some of which may still be running from an earlier round.
 struct Checks {
     /// Shared with the pending query, of which there is at most one.
     pinger: Arc<Mutex<DatabasePing>>,
@@ -87,7 +87,7 @@ impl Checks {
 
     /// All checks, run concurrently; returns the resulting change of the state.
     async fn run_round(&mut self, targets: &CheckTargets) -> impl FnOnce(&mut HealthState) + use<> {
-        let deadline = Instant::now() + PROBE_TIMEOUT;
+        let deadline = Instant::now() + CHECK_TIMEOUT;
         let pinger = Arc::clone(&self.pinger);
         let ping = self.database.run(deadline, || {
             tokio::spawn(async move {
@@ -102,8 +102,8 @@ impl Checks {
         let look = move || [directory(&botssys), directory(&usersys), space(&botssys, min_free, &counters)];
         let directories = self.directories.run(deadline, || tokio::spawn(periodic::run_blocking(look)));
         let (ping, directories) = tokio::join!(
-            measure(&self.counters, counters::Probe::Database, ping),
-            measure(&self.counters, counters::Probe::Directories, directories)
+            measure(&self.counters, CheckTimer::Database, ping),
+            measure(&self.counters, CheckTimer::Directories, directories)
         );
         let availability = ping.as_ref().and_then(|ping| ping.availability.as_ref().ok().copied());
         let (ping, engine) = ping.map(|ping| (ping.availability, ping.engine)).unzip();
@@ -123,7 +123,7 @@ impl Checks {
             state.checks.set(TABLES, tables);
             update_engine(&mut state.engine, availability, engine.flatten());
             let late =
-                || CheckResult::Failed(format!("the volume did not respond within {} s", PROBE_TIMEOUT.as_secs()));
+                || CheckResult::Failed(format!("the volume did not respond within {} s", CHECK_TIMEOUT.as_secs()));
             let directories = directories.and_then(Result::ok).unwrap_or_else(|| [late(), late(), late()]);
             for (name, result) in [BOTSSYS, USERSYS, SPACE].into_iter().zip(directories) {
                 state.checks.set(name, result);
@@ -135,17 +135,17 @@ impl Checks {
         let pinger = Arc::clone(&self.pinger);
         let looking =
             self.tables.run(deadline, || tokio::spawn(async move { pinger.lock().await.check_tables().await }));
-        let result = to_check_result("the database", measure(&self.counters, counters::Probe::Tables, looking).await);
+        let result = to_check_result("the database", measure(&self.counters, CheckTimer::Tables, looking).await);
         self.has_tables = result == CheckResult::Ok;
         result
     }
 }
 
 /// Records the duration of a check, or of the wait for it.
-async fn measure<T>(counters: &Counters, probe: counters::Probe, query: impl Future<Output = T>) -> T {
+async fn measure<T>(counters: &Counters, timer: CheckTimer, query: impl Future<Output = T>) -> T {
     let begin = Instant::now();
     let result = query.await;
-    counters.record_probe(probe, begin.elapsed());
+    counters.record_check(timer, begin.elapsed());
     result
 }
 
@@ -179,7 +179,7 @@ fn to_check_result<T>(what: &str, result: Option<Result<T, database::Error>>) ->
     match result {
         Some(Ok(_)) => CheckResult::Ok,
         Some(Err(error)) => CheckResult::Failed(error.to_string()),
-        None => CheckResult::Failed(format!("{what} did not respond within {} s", PROBE_TIMEOUT.as_secs())),
+        None => CheckResult::Failed(format!("{what} did not respond within {} s", CHECK_TIMEOUT.as_secs())),
     }
 }
 
@@ -264,19 +264,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn hung_probe_is_not_repeated_until_it_returns() {
+    async fn hung_check_is_not_repeated_until_it_returns() {
         let asked = std::cell::Cell::new(0);
-        let mut probe = SingleFlight(None);
+        let mut check = SingleFlight(None);
         let query = || {
             asked.set(asked.get() + 1);
-            tokio::spawn(tokio::time::sleep(PROBE_TIMEOUT * 5 / 2))
+            tokio::spawn(tokio::time::sleep(CHECK_TIMEOUT * 5 / 2))
         };
-        let limit = || tokio::time::Instant::now().into_std() + PROBE_TIMEOUT;
-        assert!(probe.run(limit(), query).await.is_none());
-        assert!(probe.run(limit(), query).await.is_none());
-        assert!(probe.run(limit(), query).await.is_some());
+        let limit = || tokio::time::Instant::now().into_std() + CHECK_TIMEOUT;
+        assert!(check.run(limit(), query).await.is_none());
+        assert!(check.run(limit(), query).await.is_none());
+        assert!(check.run(limit(), query).await.is_some());
         assert_eq!(asked.get(), 1);
-        assert!(probe.run(limit(), query).await.is_none());
+        assert!(check.run(limit(), query).await.is_none());
         assert_eq!(asked.get(), 2);
     }
 }

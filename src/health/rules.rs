@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::Check;
-use crate::telemetry::counters::Probe;
+use crate::telemetry::counters::CheckTimer;
 
 /// The names of checks.
 pub const DATABASE: &str = "database";
@@ -23,9 +23,9 @@ pub struct HealthCheck {
     /// The subject of its messages.
     subject: &'static str,
     /// The probes that include the check: `live` only if there is no service.
-    questions: &'static [Check],
+    probes: &'static [Check],
     /// The timer of the check.
-    pub probe: Option<Probe>,
+    pub timer: Option<CheckTimer>,
 }
 
 /// All checks: the responses to probes, the log, the status and the metrics go through them in this order.
@@ -33,36 +33,36 @@ pub const CHECKS: &[HealthCheck] = &[
     HealthCheck {
         name: DATABASE,
         subject: "the database",
-        questions: &[Check::Ready, Check::Startup],
-        probe: Some(Probe::Database),
+        probes: &[Check::Ready, Check::Startup],
+        timer: Some(CheckTimer::Database),
     },
-    HealthCheck { name: TABLES, subject: "the tables", questions: &[Check::Startup], probe: Some(Probe::Tables) },
+    HealthCheck { name: TABLES, subject: "the tables", probes: &[Check::Startup], timer: Some(CheckTimer::Tables) },
     HealthCheck {
         name: BOTSSYS,
         subject: "botssys",
-        questions: &[Check::Ready, Check::Startup],
-        probe: Some(Probe::Directories),
+        probes: &[Check::Ready, Check::Startup],
+        timer: Some(CheckTimer::Directories),
     },
     HealthCheck {
         name: USERSYS,
         subject: "usersys",
-        questions: &[Check::Ready, Check::Startup],
-        probe: Some(Probe::Directories),
+        probes: &[Check::Ready, Check::Startup],
+        timer: Some(CheckTimer::Directories),
     },
     HealthCheck {
         name: SPACE,
         subject: "free space on the volume",
-        questions: &[Check::Ready],
-        probe: Some(Probe::Directories),
+        probes: &[Check::Ready],
+        timer: Some(CheckTimer::Directories),
     },
-    HealthCheck { name: CONFIG, subject: "the configuration", questions: &[Check::Live, Check::Startup], probe: None },
+    HealthCheck { name: CONFIG, subject: "the configuration", probes: &[Check::Live, Check::Startup], timer: None },
 ];
 
 impl HealthCheck {
-    /// Whether it is a part of this question.
+    /// Whether the response to this probe includes the check.
     #[must_use]
-    pub fn answers(&self, question: Check) -> bool {
-        self.questions.contains(&question)
+    pub fn is_part_of(&self, probe: Check) -> bool {
+        self.probes.contains(&probe)
     }
 
     fn error(&self, health: &HealthState) -> Option<String> {
@@ -84,7 +84,7 @@ pub struct ProbeResponse {
     pub healthy: bool,
     /// The status word.
     pub status: &'static str,
-    /// The name of the question.
+    /// The name of the probe.
     pub check: &'static str,
     /// The checks in their order, and whether each succeeded.
     #[serde(serialize_with = "as_map")]
@@ -146,7 +146,7 @@ pub fn evaluate(check: Check, health: &HealthState) -> ProbeResponse {
     let services = health.services.iter();
     let mut looked_at: Vec<CheckOutcome> = CHECKS
         .iter()
-        .filter(|one| one.answers(check) && !(database_only && [BOTSSYS, USERSYS].contains(&one.name)))
+        .filter(|one| one.is_part_of(check) && !(database_only && [BOTSSYS, USERSYS].contains(&one.name)))
         .filter(|_| check != Check::Live || health.services.is_empty())
         .map(|one| (one.name, one.error(health)))
         .collect();

@@ -5,12 +5,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::checks::{PROBE_TIMEOUT, publish};
+use super::checks::publish;
 use super::liveness;
 use super::rules::DATABASE;
 use super::state::{CheckResult, HealthState, Phase, ServiceHealth};
 use crate::model::LivenessProbe;
 use crate::process::periodic;
+
+/// How long a service may take to respond to a probe, and to load its page.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Interval of probes until the first success: users wait for it.
 const STARTING_INTERVAL: Duration = Duration::from_millis(20);

@@ -115,10 +115,10 @@ impl Scrape<'_, '_> {
         let known = results.filter(|(_, result)| **result != CheckResult::Pending);
         let good = known.map(|(name, result)| ([name.into()], f64::from(*result == CheckResult::Ok)));
         self.page.write_family(&f::CHECK, good)?;
-        let probed = || CHECKS.iter().filter_map(|check| Some((check.name, counters.probe(check.probe?)?)));
-        let took = probed().map(|(name, (took, _))| ([name.into()], took.as_secs_f64()));
+        let timed = || CHECKS.iter().filter_map(|check| Some((check.name, counters.last_check(check.timer?)?)));
+        let took = timed().map(|(name, (took, _))| ([name.into()], took.as_secs_f64()));
         self.page.write_family(&f::CHECK_DURATION, took)?;
-        let ended = probed().map(|(name, (_, ended))| ([name.into()], moment(ended)));
+        let ended = timed().map(|(name, (_, ended))| ([name.into()], moment(ended)));
         self.page.write_family(&f::CHECK_TIME, ended)?;
         self.page.write_single(&f::VOLUME_FREE, counters.free().map(number))?;
         let responses = counters.responses();

@@ -44,9 +44,9 @@ pub enum CountedEvent {
 
 const EVENTS: usize = CountedEvent::ReloadRefused as usize + 1;
 
-/// One of the background probes.
+/// The time that a background check takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Probe {
+pub enum CheckTimer {
     /// The connection to the database.
     Database,
     /// Whether the tables that every service needs exist.
@@ -55,11 +55,11 @@ pub enum Probe {
     Directories,
 }
 
-const PROBES: usize = Probe::Directories as usize + 1;
+const CHECK_TIMERS: usize = CheckTimer::Directories as usize + 1;
 
-/// The duration and the end of the last probe of a kind.
+/// The duration and the end of the last check of a kind.
 #[derive(Debug, Default)]
-struct ProbeTiming {
+struct CheckTiming {
     microseconds: AtomicU64,
     /// Milliseconds since 1970; 0 before the first one.
     ended: AtomicU64,
@@ -71,7 +71,7 @@ pub struct Counters {
     started: SystemTime,
     events: [AtomicU64; EVENTS],
     responses: [[AtomicU64; CODES.len()]; PATHS.len()],
-    probes: [ProbeTiming; PROBES],
+    checks: [CheckTiming; CHECK_TIMERS],
     is_refused: AtomicBool,
     /// Free bytes on the volume of botssys; unknown if `u64::MAX`.
     free: AtomicU64,
@@ -83,7 +83,7 @@ impl Default for Counters {
             started: SystemTime::now(),
             events: Default::default(),
             responses: Default::default(),
-            probes: Default::default(),
+            checks: Default::default(),
             is_refused: AtomicBool::default(),
             free: AtomicU64::new(u64::MAX),
         }
@@ -152,18 +152,18 @@ impl Counters {
         PATHS.into_iter().zip(&self.responses).flat_map(of_path).filter(|(_, _, count)| *count > 0)
     }
 
-    /// A probe has ended.
-    pub fn record_probe(&self, probe: Probe, took: Duration) {
-        let ProbeTiming { microseconds, ended } = &self.probes[probe as usize];
+    /// A check has ended.
+    pub fn record_check(&self, timer: CheckTimer, took: Duration) {
+        let CheckTiming { microseconds, ended } = &self.checks[timer as usize];
         microseconds.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         ended.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// The duration of the last such probe, and when it ended; `None` before the first one.
+    /// The duration of the last such check, and when it ended; `None` before the first one.
     #[must_use]
-    pub fn probe(&self, probe: Probe) -> Option<(Duration, SystemTime)> {
-        let ProbeTiming { microseconds, ended } = &self.probes[probe as usize];
+    pub fn last_check(&self, timer: CheckTimer) -> Option<(Duration, SystemTime)> {
+        let CheckTiming { microseconds, ended } = &self.checks[timer as usize];
         let ended = Some(ended.load(Relaxed)).filter(|ended| *ended > 0)?;
         Some((Duration::from_micros(microseconds.load(Relaxed)), UNIX_EPOCH + Duration::from_millis(ended)))
     }

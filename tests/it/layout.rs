@@ -110,7 +110,7 @@ fn pure_modules_import_only_allowed_items() {
                 "use crate::exit::",
                 "use crate::model::",
                 "use crate::fs::open_file::FileStamp",
-                "use crate::telemetry::counters::Probe",
+                "use crate::telemetry::counters::CheckTimer",
                 "use super::state::",
                 "use serde::",
                 "use secrecy::",
