@@ -61,18 +61,18 @@ impl Scrape<'_, '_> {
     }
 
     /// How often something has happened, by its outcome.
-    fn events<const N: usize>(&mut self, family: &MetricDef, events: [(&'static str, CountedEvent); N]) -> fmt::Result {
-        self.page.write_counts(family, events.map(|(outcome, event)| (outcome, self.counters.of(event))))
+    fn events<const N: usize>(&mut self, metric: &MetricDef, events: [(&'static str, CountedEvent); N]) -> fmt::Result {
+        self.page.write_counts(metric, events.map(|(outcome, event)| (outcome, self.counters.of(event))))
     }
 
-    fn event(&mut self, family: &MetricDef, event: CountedEvent) -> fmt::Result {
-        self.page.write_single(family, number(self.counters.of(event)))
+    fn event(&mut self, metric: &MetricDef, event: CountedEvent) -> fmt::Result {
+        self.page.write_single(metric, number(self.counters.of(event)))
     }
 
     fn process(&mut self) -> fmt::Result {
         let (counters, health, own) = (self.counters, self.health, self.usage.own);
-        self.page.write_family(&f::BUILD, [([env!("CARGO_PKG_VERSION").into()], 1.0)])?;
-        self.page.write_family(&f::BOTS, health.bots_version.as_deref().map(|version| ([version.into()], 1.0)))?;
+        self.page.write_metric(&f::BUILD, [([env!("CARGO_PKG_VERSION").into()], 1.0)])?;
+        self.page.write_metric(&f::BOTS, health.bots_version.as_deref().map(|version| ([version.into()], 1.0)))?;
         self.page.write_single(&f::PROCESS_START, moment(counters.started()))?;
         self.page.write_single(&f::PROCESS_MEMORY, own.map(|own| number(own.resident)))?;
         self.page.write_single(&f::PROCESS_CPU, own.map(|own| own.cpu))?;
@@ -92,38 +92,38 @@ impl Scrape<'_, '_> {
     fn services(&mut self) -> fmt::Result {
         let services = || self.health.services.iter();
         let of = |service: &ServiceHealth| [service.name.into()];
-        self.page.write_family(&f::UP, services().map(|service| (of(service), f64::from(is_up(service.phase)))))?;
-        self.page.write_family(&f::RESTARTS, services().map(|service| (of(service), f64::from(service.restarts))))?;
+        self.page.write_metric(&f::UP, services().map(|service| (of(service), f64::from(is_up(service.phase)))))?;
+        self.page.write_metric(&f::RESTARTS, services().map(|service| (of(service), f64::from(service.restarts))))?;
         let ended = services().filter_map(|service| Some((of(service), f64::from(service.last_exit?.code()))));
-        self.page.write_family(&f::LAST_EXIT, ended)?;
+        self.page.write_metric(&f::LAST_EXIT, ended)?;
         let (now, wall) = (Instant::now(), SystemTime::now());
         let begin = |started: Instant| moment(wall.checked_sub(now.duration_since(started)).unwrap_or(wall));
         let started = services().filter_map(|service| Some((of(service), begin(service.started?))));
-        self.page.write_family(&f::STARTED, started)?;
+        self.page.write_metric(&f::STARTED, started)?;
         let used = || self.usage.services.iter();
         self.page.write_counts(&f::PROCESSES, used().map(|(name, usage)| (*name, usage.processes as u64)))?;
         self.page.write_counts(&f::MEMORY, used().map(|(name, usage)| (*name, usage.resident)))?;
-        self.page.write_family(&f::CPU, used().map(|(name, usage)| ([(*name).into()], usage.cpu)))
+        self.page.write_metric(&f::CPU, used().map(|(name, usage)| ([(*name).into()], usage.cpu)))
     }
 
     fn checks(&mut self) -> fmt::Result {
         let (health, counters) = (self.health, self.counters);
         let probes = [Check::Live, Check::Ready, Check::Startup];
         let status = probes.map(|check| ([check.path().into()], f64::from(evaluate(check, health).healthy)));
-        self.page.write_family(&f::HEALTH, status)?;
+        self.page.write_metric(&f::HEALTH, status)?;
         let results = CHECKS.iter().map(|check| (check.name, health.checks.get(check.name)));
         let known = results.filter(|(_, result)| **result != CheckResult::Pending);
         let good = known.map(|(name, result)| ([name.into()], f64::from(*result == CheckResult::Ok)));
-        self.page.write_family(&f::CHECK, good)?;
+        self.page.write_metric(&f::CHECK, good)?;
         let timed = || CHECKS.iter().filter_map(|check| Some((check.name, counters.last_check(check.timer?)?)));
         let took = timed().map(|(name, (took, _))| ([name.into()], took.as_secs_f64()));
-        self.page.write_family(&f::CHECK_DURATION, took)?;
+        self.page.write_metric(&f::CHECK_DURATION, took)?;
         let ended = timed().map(|(name, (_, ended))| ([name.into()], moment(ended)));
-        self.page.write_family(&f::CHECK_TIME, ended)?;
+        self.page.write_metric(&f::CHECK_TIME, ended)?;
         self.page.write_single(&f::VOLUME_FREE, counters.free().map(number))?;
         let responses = counters.responses();
         let responses = responses.map(|(path, code, count)| ([path.into(), code.to_string().into()], number(count)));
-        self.page.write_family(&f::PROBES, responses)
+        self.page.write_metric(&f::PROBES, responses)
     }
 
     fn engine(&mut self, totals: &RunTotals) -> fmt::Result {
@@ -148,8 +148,8 @@ impl Scrape<'_, '_> {
             recent.add(more.1);
         };
         let sorted = self.routes.group(named, rest, join);
-        let mut write = |family: &MetricDef, value: fn(&(FileCounts, FileCounts)) -> u64| {
-            self.page.write_counts(family, sorted.iter().map(|([route], counts)| (route.as_str(), value(counts))))
+        let mut write = |metric: &MetricDef, value: fn(&(FileCounts, FileCounts)) -> u64| {
+            self.page.write_counts(metric, sorted.iter().map(|([route], counts)| (route.as_str(), value(counts))))
         };
         write(&f::EDI_RECEIVED, |(total, _)| total.received)?;
         write(&f::EDI_SENT, |(total, _)| total.sent)?;
@@ -174,7 +174,7 @@ impl Scrape<'_, '_> {
         }
         self.page.write_counts(&f::DIRECTORIES, backends)?;
         let failed = directories.clone().filter(|directory| directory.error.is_some()).count();
-        self.page.write_single(&f::TROUBLED, number(failed as u64))?;
+        self.page.write_single(&f::TARGETS_FAILED, number(failed as u64))?;
         // An entry is known by its route and its files.
         let stats = directories.map(|directory| {
             let labels = [directory.files.clone(), directory.route.clone()];
@@ -183,14 +183,14 @@ impl Scrape<'_, '_> {
         });
         let join = |sum: &mut (f64, usize), other: (f64, usize)| *sum = (sum.0.max(other.0), sum.1 + other.1);
         let counts = self.directories.group(stats, None, join);
-        self.page.write_family(&f::OLDEST_FILE, counts.iter().map(|(labels, (age, _))| (borrowed(labels), *age)))?;
+        self.page.write_metric(&f::OLDEST_FILE, counts.iter().map(|(labels, (age, _))| (borrowed(labels), *age)))?;
         let unfinished = counts.iter().map(|(labels, (_, count))| (borrowed(labels), number(*count as u64)));
-        self.page.write_family(&f::UNFINISHED, unfinished)?;
+        self.page.write_metric(&f::UNFINISHED, unfinished)?;
         self.event(&f::GIVEN_UP, CountedEvent::FileGivenUp)?;
-        self.page.write_single(&f::MARKED, number(monitor.pending_routes as u64))?;
+        self.page.write_single(&f::PENDING_ROUTES, number(monitor.pending_routes as u64))?;
         self.event(&f::WATCH_EVENTS, CountedEvent::InotifyEvents)?;
-        self.event(&f::WATCH_SWEEPS, CountedEvent::FullScans)?;
-        self.event(&f::WATCH_LOSSES, CountedEvent::EventOverflows)
+        self.event(&f::FULL_SCANS, CountedEvent::FullScans)?;
+        self.event(&f::OVERFLOWS, CountedEvent::EventOverflows)
     }
 }
 

@@ -39,9 +39,9 @@ impl CpuTotals {
         let rest = used.pop().unwrap_or_default();
         let queue = services.iter().find(|service| service.pid.is_none() && service.jobs.is_some());
         let owners = with_process.into_iter().chain(queue);
-        let mut meters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let services = owners.zip(used.into_iter().chain([rest])).map(|(service, usage)| {
-            let cpu = meters.entry(service.name).or_default().read(service.pid, usage.cpu);
+            let cpu = totals.entry(service.name).or_default().read(service.pid, usage.cpu);
             (service.name, Usage { cpu, ..usage })
         });
         UsageSample { services: services.collect(), own: current_process() }
@@ -62,11 +62,11 @@ mod tests {
 
     #[test]
     fn cpu_total_never_decreases() {
-        let mut meter = CpuTotal::default();
+        let mut total = CpuTotal::default();
         let table =
             [(Some(1), 2.0, 2.0), (Some(1), 1.5, 2.0), (Some(1), 3.0, 3.5), (Some(2), 0.5, 4.0), (Some(2), 1.0, 4.5)];
-        for (pid, cpu, total) in table {
-            assert_eq!(meter.read(pid, cpu), total);
+        for (pid, cpu, expected) in table {
+            assert_eq!(total.read(pid, cpu), expected);
         }
         let mut jobs = CpuTotal::default();
         assert_eq!([4.0, 5.0, 1.0, 2.0, 0.0].map(|cpu| jobs.read(None, cpu)), [4.0, 5.0, 5.0, 6.0, 6.0]);

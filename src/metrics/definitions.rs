@@ -27,7 +27,7 @@ impl MetricDef {
     }
 }
 
-macro_rules! families {
+macro_rules! metrics {
     ($($constant:ident = $name:literal $kind:ident [$($label:literal),*] $help:literal;)*) => {
         $(
             #[doc = $help]
@@ -40,7 +40,7 @@ macro_rules! families {
     };
 }
 
-families! {
+metrics! {
     BUILD = "botsctl_build_info" Info ["version"] "Version of bots-ctl";
     BOTS = "botsctl_bots_info" Info ["version"] "Version of Bots";
     PROCESS_START = "process_start_time_seconds" Gauge [] "Start time of bots-ctl, in seconds since 1970";
@@ -100,17 +100,17 @@ families! {
 
     DIRECTORIES = "botsctl_dirmonitor_directories" Gauge ["backend"]
         "Entries of the directory monitor by watch method: inotify, poll, both or none";
-    TROUBLED = "botsctl_dirmonitor_targets_failed" Gauge [] "Entries of the directory monitor that cannot be watched";
+    TARGETS_FAILED = "botsctl_dirmonitor_targets_failed" Gauge [] "Entries of the directory monitor that cannot be watched";
     OLDEST_FILE = "botsctl_dirmonitor_oldest_file_age_seconds" Gauge ["files", "route"]
         "Age of the oldest unprocessed file; 0 if none";
     UNFINISHED = "botsctl_dirmonitor_unfinished_files" Gauge ["files", "route"]
         "Files that are being written or not yet known to be complete";
     GIVEN_UP = "botsctl_dirmonitor_files_given_up_total" Counter []
         "Files still incomplete after BOTS_CTL_FILE_WAIT, for which their route no longer waits";
-    MARKED = "botsctl_dirmonitor_pending_routes" Gauge [] "Routes with new files that are not yet in the job queue";
+    PENDING_ROUTES = "botsctl_dirmonitor_pending_routes" Gauge [] "Routes with new files that are not yet in the job queue";
     WATCH_EVENTS = "botsctl_dirmonitor_events_total" Counter [] "inotify events of watched directories";
-    WATCH_SWEEPS = "botsctl_dirmonitor_full_scans_total" Counter [] "Full scans of an entry of the directory monitor";
-    WATCH_LOSSES = "botsctl_dirmonitor_overflows_total" Counter []
+    FULL_SCANS = "botsctl_dirmonitor_full_scans_total" Counter [] "Full scans of an entry of the directory monitor";
+    OVERFLOWS = "botsctl_dirmonitor_overflows_total" Counter []
         "inotify queue overflows, each followed by a full rescan";
 
     RELAY = "botsctl_relay_requests_total" Counter ["outcome"]
@@ -130,13 +130,13 @@ mod tests {
 
     #[test]
     fn metric_names_follow_conventions() {
-        for (index, family) in ALL.iter().enumerate() {
-            let MetricDef { name, kind, labels, help } = family;
+        for (index, metric) in ALL.iter().enumerate() {
+            let MetricDef { name, kind, labels, help } = metric;
             assert!(name.starts_with("botsctl_") || name.starts_with("process_"), "{name}");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
             assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
             assert_eq!(name.ends_with("_info"), *kind == MetricKind::Info, "{name}");
-            assert!(ALL[..index].iter().all(|other| other.base_name() != family.base_name()), "{name} twice");
+            assert!(ALL[..index].iter().all(|other| other.base_name() != metric.base_name()), "{name} twice");
             assert!(!help.ends_with('.') && !labels.contains(&"le"), "{name}");
         }
     }

@@ -82,7 +82,7 @@ pub struct Exporter {
     routes: LabelLimit<1>,
     /// By files and route.
     directories: LabelLimit<2>,
-    meters: CpuTotals,
+    cpu_totals: CpuTotals,
     turn: Mutex<()>,
 }
 
@@ -91,7 +91,7 @@ impl Exporter {
     #[must_use]
     pub fn new(counters: Arc<Counters>, lines: ServiceOutput, limit: usize) -> Self {
         let (routes, directories) = (LabelLimit::new(limit), LabelLimit::new(limit));
-        Self { counters, lines, routes, directories, meters: CpuTotals::default(), turn: Mutex::default() }
+        Self { counters, lines, routes, directories, cpu_totals: CpuTotals::default(), turn: Mutex::default() }
     }
 
     /// The page of metrics in the format requested by an `Accept` header, and its `Content-Type`. It is written on
@@ -109,7 +109,7 @@ impl Exporter {
 
     /// All metrics as of now.
     fn scrape(self: &Arc<Self>, health: HealthState, format: Format) -> String {
-        let readings = self.meters.read(&health.services);
+        let readings = self.cpu_totals.read(&health.services);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Encoder { exporter: Arc::clone(self), health, readings }));
         let mut body = String::new();

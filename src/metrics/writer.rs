@@ -9,38 +9,38 @@ use prometheus_client::metrics::exemplar::Exemplar;
 
 use super::definitions::{MetricDef, MetricKind};
 
-/// Families are written one after the other, each at most once.
+/// Metrics are written one after the other, each at most once.
 pub(super) struct MetricWriter<'a>(pub DescriptorEncoder<'a>);
 
 impl MetricWriter<'_> {
-    /// A family without labels; omitted without a value.
-    pub fn write_single(&mut self, family: &MetricDef, value: impl Into<Option<f64>>) -> fmt::Result {
-        self.write_family(family, value.into().map(|value| ([], value)))
+    /// A metric without labels; omitted without a value.
+    pub fn write_single(&mut self, metric: &MetricDef, value: impl Into<Option<f64>>) -> fmt::Result {
+        self.write_metric(metric, value.into().map(|value| ([], value)))
     }
 
-    /// A family with one label, which is a count for each of its values.
+    /// A metric with one label, which is a count for each of its values.
     pub fn write_counts<'v>(
         &mut self,
-        family: &MetricDef,
+        metric: &MetricDef,
         counts: impl IntoIterator<Item = (&'v str, u64)>,
     ) -> fmt::Result {
-        self.write_family(family, counts.into_iter().map(|(value, count)| ([value.into()], number(count))))
+        self.write_metric(metric, counts.into_iter().map(|(value, count)| ([value.into()], number(count))))
     }
 
-    /// A family with its samples; omitted without samples.
-    pub fn write_family<'v, const N: usize>(
+    /// A metric with its samples; omitted without samples.
+    pub fn write_metric<'v, const N: usize>(
         &mut self,
-        family: &MetricDef,
+        metric: &MetricDef,
         samples: impl IntoIterator<Item = ([Cow<'v, str>; N], f64)>,
     ) -> fmt::Result {
         let mut samples = samples.into_iter().peekable();
         if samples.peek().is_none() {
             return Ok(());
         }
-        let mut encoder = self.0.encode_descriptor(family.base_name(), family.help, None, family.kind)?;
+        let mut encoder = self.0.encode_descriptor(metric.base_name(), metric.help, None, metric.kind)?;
         for (values, value) in samples {
-            let labels: Vec<(&str, Cow<'_, str>)> = family.labels.iter().copied().zip(values).collect();
-            match family.kind {
+            let labels: Vec<(&str, Cow<'_, str>)> = metric.labels.iter().copied().zip(values).collect();
+            match metric.kind {
                 MetricKind::Info => encoder.encode_info(&labels)?,
                 kind => write_value(kind, &mut encoder.encode_family(&labels)?, value)?,
             }
@@ -49,9 +49,9 @@ impl MetricWriter<'_> {
     }
 
     /// A histogram without labels: how many there are in each class, by its upper end.
-    pub fn histogram(&mut self, family: &MetricDef, sum: f64, classes: &[(f64, u64)]) -> fmt::Result {
+    pub fn histogram(&mut self, metric: &MetricDef, sum: f64, classes: &[(f64, u64)]) -> fmt::Result {
         let count = classes.iter().map(|(_, count)| count).sum();
-        let mut encoder = self.0.encode_descriptor(family.base_name(), family.help, None, MetricKind::Histogram)?;
+        let mut encoder = self.0.encode_descriptor(metric.base_name(), metric.help, None, MetricKind::Histogram)?;
         encoder.encode_histogram::<NoLabelSet>(sum, count, classes, None)
     }
 }
