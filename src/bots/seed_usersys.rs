@@ -4,6 +4,7 @@
 //! copies everything again, so a partial copy is never used. The caller holds the lock of the environment.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use walkdir::WalkDir;
@@ -19,13 +20,23 @@ pub const MARKER: &str = ".bots-ctl-seeding";
 const NOT_CONTENT: [&str; 5] = [".filebrowser", "fb", "lost+found", "__init__.py", "__pycache__"];
 
 /// Whether a directory is missing, has no content of the user, or was being filled by a process that died.
+///
+/// # Errors
+/// If it cannot be read: the files of the image must not replace those of the user.
 pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
-    if !dir.exists() || dir.join(MARKER).exists() {
-        return Ok(true);
-    }
-    let entries = fs::read_dir(dir).map_err(|error| describe_io_error("read the directory", dir, &error))?;
-    let is_content = |name: &str| !NOT_CONTENT.contains(&name) && !name.starts_with('.');
-    Ok(!entries.flatten().any(|entry| is_content(&entry.file_name().to_string_lossy())))
+    let read = || -> io::Result<bool> {
+        if !dir.try_exists()? || dir.join(MARKER).try_exists()? {
+            return Ok(true);
+        }
+        let is_content = |name: &str| !NOT_CONTENT.contains(&name) && !name.starts_with('.');
+        for entry in fs::read_dir(dir)? {
+            if is_content(&entry?.file_name().to_string_lossy()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    };
+    read().map_err(|error| describe_io_error("read the directory", dir, &error).into())
 }
 
 /// Copies the sources to `path` below the configured directory `root`; later ones override earlier ones. Links are
@@ -95,6 +106,20 @@ mod tests {
         assert!(needs_seeding(&target).expect("readable"));
         seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded");
         assert_eq!(fs::read_to_string(target.join("deep/file.py")).expect("copied"), "whole");
+    }
+
+    #[test]
+    fn unreadable_directory_does_not_count_as_missing() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        // A link to itself fails with ELOOP also for root, as a share that has gone does with other errors.
+        let [usersys, marked] = ["usersys", "marked"].map(|name| dir.path().join(name));
+        std::os::unix::fs::symlink("usersys", &usersys).expect("linked");
+        fs::create_dir(&marked).expect("made");
+        std::os::unix::fs::symlink(MARKER, marked.join(MARKER)).expect("linked");
+        for path in [usersys, marked] {
+            let failed = needs_seeding(&path).expect_err("it cannot be read").to_string();
+            assert!(failed.contains(&format!("cannot read the directory {}", path.display())), "{failed}");
+        }
     }
 
     #[test]
