@@ -1,12 +1,12 @@
 //! The environment variables that lead any program of Bots, and any Python of it, to one environment.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::engine_shim;
+use super::{Error, engine_shim};
 use crate::config::Config;
 use crate::config::database::normalise_engine;
 use crate::config::keys::JOBQUEUE_URL_ENV;
@@ -71,6 +71,25 @@ impl ChildEnv {
         Self(all)
     }
 
+    /// Rejects directories that PATH and PYTHONPATH cannot name: engines would be found without the lease.
+    ///
+    /// # Errors
+    /// The setting to change.
+    pub fn check_paths(config: &Config, bin_dir: &Path) -> Result<(), Error> {
+        // PATH itself cannot name such a directory.
+        let programs = match config.bots.bin_dir {
+            Some(_) => ("BOTS_BIN_DIR", bin_dir),
+            None => ("BOTS_CTL_INSTALL_DIR", bin_dir.parent().unwrap_or(bin_dir)),
+        };
+        let faults = [("BOTS_CONFIG_DIR", config.environment.config_dir.as_path()), programs]
+            .into_iter()
+            .filter(|(_, path)| path.as_os_str().as_encoded_bytes().contains(&b':'))
+            .map(|(name, path)| {
+                format!("{name}={}: it must not contain ':', which separates directories in PATH", path.display())
+            });
+        Error::from_faults(faults.collect())
+    }
+
     /// Sets these variables for a process, and removes those that only bots-ctl needs.
     pub fn apply(&self, mut spec: ProcessSpec) -> ProcessSpec {
         spec.environment.clone_from(&self.0);
@@ -112,7 +131,8 @@ fn prepend(first: &[&Path], variable: &str) -> OsString {
     let own = std::env::var_os(variable).filter(|paths| !paths.is_empty());
     let own: Vec<PathBuf> = own.iter().flat_map(std::env::split_paths).collect();
     let others = own.iter().map(PathBuf::as_path).filter(|path| !first.contains(path));
-    std::env::join_paths(first.iter().copied().chain(others)).unwrap_or_else(|_| first[first.len() - 1].into())
+    let all: Vec<&OsStr> = first.iter().copied().chain(others).map(Path::as_os_str).collect();
+    all.join(OsStr::new(":"))
 }
 
 /// Options of PostgreSQL's client, and the variables in which it finds them.

@@ -24,10 +24,12 @@ use crate::process::reaper::Reaper;
 use super::init_db;
 use super::reload_trial;
 
-/// Finds Bots on this machine.
+/// Finds Bots on this machine, for an environment that its programs can use.
 pub(crate) async fn find_bots(config: &Config, reaper: &Reaper) -> Result<Installation, bots::Error> {
     let path = std::env::var_os("PATH");
-    Installation::find(&config.bots, path.as_deref(), reaper).await
+    let bots = Installation::find(&config.bots, path.as_deref(), reaper).await?;
+    ChildEnv::check_paths(config, &bots.bin_dir)?;
+    Ok(bots)
 }
 
 /// The variables for children, in addition to those of bots-ctl.

@@ -8,6 +8,7 @@ use nix::libc;
 use nix::unistd::{Pid, chdir, getpgrp, getpid};
 use tracing::debug;
 
+use crate::bots::child_env::ChildEnv;
 use crate::bots::environment::Environment;
 use crate::bots::{bin_dir, engine_shim};
 use crate::exit::{Error, Kind, Outcome};
@@ -63,15 +64,18 @@ pub(crate) async fn run(
     if options.relays {
         relay::listen_as_configured(&session.config, &Environment::paths(&session.config), &session.counters).await;
     }
-    let spec = spec(&session, options, command);
+    let spec = spec(&session, options, command)?;
     follow(&mut session, spec, options).await
 }
 
-fn spec(session: &Session, options: &ExecOptions, command: Vec<OsString>) -> ProcessSpec {
+fn spec(session: &Session, options: &ExecOptions, command: Vec<OsString>) -> Result<ProcessSpec, Error> {
     let mut argv = command.into_iter();
     let path = std::env::var_os("PATH");
     // The program also runs without Bots, for example a shell to find the cause.
     let bin_dir = bin_dir(&session.config.bots, path.as_deref()).ok();
+    if let Some(bin_dir) = &bin_dir {
+        ChildEnv::check_paths(&session.config, bin_dir)?;
+    }
     let root = session.config.environment_root();
     if root.is_dir()
         && let Err(error) = engine_shim::create(root)
@@ -80,7 +84,7 @@ fn spec(session: &Session, options: &ExecOptions, command: Vec<OsString>) -> Pro
     }
     let variables = child_variables(&session.config, bin_dir.as_deref());
     let program = argv.next().unwrap_or_default();
-    ProcessSpec {
+    Ok(ProcessSpec {
         args: argv.collect(),
         env_remove: variables.redundant_secret_file_vars().collect(),
         environment: variables.0,
@@ -90,7 +94,7 @@ fn spec(session: &Session, options: &ExecOptions, command: Vec<OsString>) -> Pro
         kill_on_parent_death: options.parent_death_signal == Some(libc::SIGKILL),
         is_isolated: false,
         ..ProcessSpec::new(program)
-    }
+    })
 }
 
 /// A running program, and how signals reach it.

@@ -8,7 +8,7 @@ use walkdir::WalkDir;
 
 use crate::support::bots::{is_bots_3, own_settings, package};
 use crate::support::process::finish;
-use crate::support::sandbox::{Finished, Sandbox, free_port};
+use crate::support::sandbox::{Finished, Sandbox, bots_bin_dir, free_port};
 use crate::support::users::{as_user, as_user_of_bots, give_to_user, in_mounts, open_to_all};
 
 /// The message of a rejected command for each error, after checks of the common rules.
@@ -479,6 +479,25 @@ fn init_db_rejects_config_directory_python_cannot_import() {
     sandbox.set("BOTS_CONFIG_DIR", sandbox.home.path().join("env/my-config/").display().to_string());
     sandbox.run(&["init-db"]).expect_code(0);
     assert!(sandbox.home.path().join("env/usersys/__init__.py").exists());
+}
+
+#[apply(test)]
+fn directories_that_path_cannot_name_are_rejected() {
+    let mut sandbox = Sandbox::new();
+    let config = sandbox.home.path().join("a:b/config").display().to_string();
+    sandbox.set("BOTS_CONFIG_DIR", config.clone());
+    let expected = format!("BOTS_CONFIG_DIR={config}: it must not contain ':', which separates directories in PATH");
+    let commands: [&[&str]; 4] = [&["init-db"], &["config", "check"], &["engine"], &["exec", "--", "bots-engine"]];
+    for command in commands {
+        one_fault(&sandbox.run(command), 78, &[&expected]);
+    }
+    assert!(!sandbox.home.path().join("a:b").exists());
+
+    sandbox.unset("BOTS_CONFIG_DIR");
+    let programs = sandbox.home.path().join("c:d");
+    symlink(bots_bin_dir(), &programs).expect("linked");
+    sandbox.set("BOTS_BIN_DIR", programs.display().to_string());
+    one_fault(&sandbox.run(&["exec", "--", "true"]), 78, &["BOTS_BIN_DIR=", "/c:d: it must not contain ':'"]);
 }
 
 #[apply(test)]
