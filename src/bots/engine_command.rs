@@ -45,32 +45,59 @@ pub fn bypass(command: &[OsString]) -> Option<String> {
 
 /// The option, if `word` with its arguments `rest` removes variables, or the hook, from a following engine.
 fn bypass_at(word: &str, rest: &[&str]) -> Option<String> {
-    let next = rest.first().copied().unwrap_or_default();
-    let message = |option: &&str| format!("{word} {option}");
     if let Some(value) = word.strip_prefix(HOOK_PATH).and_then(|rest| rest.strip_prefix('=')) {
         return (!value.contains(HOOK_PATH)).then(|| word.to_owned());
     }
-    match word {
-        "unset" | "-u" => (next == HOOK_PATH).then(|| message(&next)),
-        "env" => rest.iter().take_while(|word| word.starts_with('-')).find(|option| is_clearing(option)).map(message),
-        word if is_python(OsStr::new(word)) => rest.iter().find(|option| is_isolating(option)).map(message),
+    let program = name(OsStr::new(word))?;
+    let option = match program.to_str()? {
+        "unset" => rest.first().filter(|variable| **variable == HOOK_PATH).map(|variable| (*variable).to_owned()),
+        "env" => clearing_option(rest),
+        _ if is_python(program) => isolating_option(rest).map(str::to_owned),
         _ => None,
-    }
+    };
+    option.map(|option| format!("{word} {option}"))
 }
 
 fn is_engine(word: &str) -> bool {
     name(OsStr::new(word)).is_some_and(|name| name == NAME || name == OLD_NAME) || word.contains(MODULE)
 }
 
-/// Options of `env`.
-fn is_clearing(option: &str) -> bool {
-    ["-", "-i", "--ignore-environment"].contains(&option) || option.ends_with(HOOK_PATH)
+/// The option of `env` that removes all variables, or that of the hook.
+fn clearing_option(rest: &[&str]) -> Option<String> {
+    let mut words = rest.iter();
+    while let Some(word) = words.next().filter(|word| word.starts_with('-') && **word != "--") {
+        let is_long = word.starts_with("--");
+        // Letters may be joined, up to one with a value.
+        let flags = if is_long { "" } else { word.split(['u', 'C']).next().unwrap_or_default() };
+        let is_clearing = *word == "-" || flags.contains('i') || is_long && "--ignore-environment".starts_with(word);
+        if is_clearing || word.ends_with(HOOK_PATH) {
+            return Some((*word).to_owned());
+        }
+        if ["--unset", "--chdir"].contains(word) || flags.len() + 1 == word.len() {
+            let value = words.next().filter(|value| **value == HOOK_PATH);
+            if let Some(value) = value {
+                return Some(format!("{word} {value}"));
+            }
+        }
+    }
+    None
 }
 
-/// Options of Python.
-fn is_isolating(option: &str) -> bool {
-    let is_short = option.starts_with('-') && !["--", "-W", "-X"].iter().any(|other| option.starts_with(other));
-    is_short && option.contains(['I', 'E', 'S'])
+/// The option with which Python ignores variables or the hook. Options end with the command, module or script.
+fn isolating_option<'a>(rest: &[&'a str]) -> Option<&'a str> {
+    let mut words = rest.iter();
+    while let Some(word) = words.next().filter(|word| word.starts_with('-') && !word.starts_with("--")) {
+        let flags = word.split(['W', 'X', 'c', 'm']).next().unwrap_or_default();
+        if flags.contains(['I', 'E', 'S']) {
+            return Some(word);
+        }
+        match &word[flags.len()..] {
+            "W" | "X" => drop(words.next()),
+            value if value.starts_with(['c', 'm']) => return None,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Separators of words in a script.
@@ -112,8 +139,17 @@ mod tests {
             ("timeout 9 python -IS -c import_bots.engine", "python -IS"),
             ("sh -c cd_x;python3.11\t-I\t-m\tbots.engine", "python3.11 -I"),
             ("env -i /venv/bin/bots-engine", "env -i"),
-            ("env -u PYTHONPATH python -m bots.engine", "-u PYTHONPATH"),
+            ("/usr/bin/env -i bots-engine", "/usr/bin/env -i"),
+            ("env - bots-engine", "env -"),
+            ("env -iv bots-engine", "env -iv"),
+            ("env --ignore-env bots-engine", "env --ignore-env"),
+            ("env -C /tmp -i bots-engine", "env -i"),
+            ("env --chdir /tmp -u A -vi bots-engine", "env -vi"),
+            ("env -u PYTHONPATH python -m bots.engine", "env -u PYTHONPATH"),
+            ("env -uPYTHONPATH bots-engine", "env -uPYTHONPATH"),
             ("env --unset=PYTHONPATH bots-engine", "env --unset=PYTHONPATH"),
+            ("env --unset PYTHONPATH bots-engine", "env --unset PYTHONPATH"),
+            ("/usr/bin/env -S -i bots-engine", "/usr/bin/env -i"),
             ("sh -c unset\tPYTHONPATH;bots-engine", "unset PYTHONPATH"),
             ("env PYTHONPATH=/x python -m bots.engine", "PYTHONPATH=/x"),
         ] {
@@ -130,6 +166,12 @@ mod tests {
             "python -I -m bots.webserver",
             "env -i sh",
             "env -i /bin/bots-engine-report",
+            "env -u IFS -C /in bots-engine",
+            "env -Ci bots-engine",
+            "env bots-fetch -i&&bots-engine",
+            "sh -c python3\tfetch.py\t-E\tprod&&bots-engine",
+            "python -m fetch -S&&bots-engine",
+            "python -W error::ImportWarning -Xutf8 -bb fetch.py -I;bots-engine",
             "env A=1 bash -i -c bots-engine",
             "sh -c PYTHONPATH=/x:$PYTHONPATH\tbots-engine",
             "bots-engine --new",
