@@ -1,44 +1,29 @@
 //! The private virtual environment with a pinned Bots, for machines without Bots.
 //!
 //! The package list, with versions and hashes, is embedded in the binary. A stamp is written last, so that an
-//! interrupted installation is detected: the next attempt starts over.
+//! interrupted installation is detected: the next attempt starts over, with the same version and drivers.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
 use tracing::{info, warn};
+use walkdir::WalkDir;
 
+use super::install_record::{BUILD, Recorded, Requirements, STAMP, UNFINISHED, requirement_files, stamp, version};
 use super::{Error, find_package_in_venv};
 use crate::fs::atomic::{describe_io_error, lock, make_dir, write_atomically};
-use crate::fs::regular;
 use crate::model::{BotsVersion, Driver};
 use crate::process::Exit;
 use crate::process::blocking;
 use crate::process::capture::{CapturedOutput, capture};
 use crate::process::child::ProcessSpec;
+use crate::process::open_file::FileStamp;
 use crate::process::reaper::Reaper;
-
-const BUILD: &str = include_str!("requirements/build.txt");
-const BOTS: &str = include_str!("requirements/bots-3.3.1.txt");
-const MYSQL: &str = include_str!("requirements/mysql.txt");
-const POSTGRESQL: &str = include_str!("requirements/postgresql.txt");
-const BUILD_4: &str = include_str!("requirements/build-4.txt");
-const BOTS_4: &str = include_str!("requirements/bots-4.txt");
-const POSTGRESQL_4: &str = include_str!("requirements/postgresql-4.txt");
-
-/// Written after everything is installed.
-const STAMP: &str = "bots-ctl-complete";
-
-/// Written first: marks the directory as one that bots-ctl may delete.
-const UNFINISHED: &str = "bots-ctl-unfinished";
-
-/// The name of the packages of Bots 4.x, which is in the stamp of such an installation.
-const BOTS_4_FILE: &str = "bots-4.txt";
 
 /// Python versions (3.x) that run each version of Bots, and the last with everything that 3.3.1 uses.
 const PYTHON_RANGE: RangeInclusive<u32> = 10..=13;
@@ -70,21 +55,6 @@ const PIP_KEPT: [&str; 13] = [
 const PYTHON_REMOVED: [&str; 6] =
     ["PYTHONPATH", "PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONPYCACHEPREFIX", "PYTHONUSERBASE", "SETUPTOOLS_USE_DISTUTILS"];
 
-impl Driver {
-    fn requirements(self, version: BotsVersion) -> (&'static str, &'static str) {
-        match (self, version) {
-            (Self::Mysql, _) => ("mysql.txt", MYSQL),
-            (Self::Postgresql, BotsVersion::V3) => ("postgresql.txt", POSTGRESQL),
-            (Self::Postgresql, BotsVersion::V4) => ("postgresql-4.txt", POSTGRESQL_4),
-        }
-    }
-}
-
-/// Whether a finished installation is there, of whatever version.
-pub fn is_complete(dir: &Path) -> bool {
-    dir.join(STAMP).is_file()
-}
-
 /// Installs Bots into `dir`, with these drivers in addition to the installed ones. Does nothing if the installation is
 /// complete. `from` is a source tree or a wheel of Bots 4.x, whose content may have changed since the last installation;
 /// without it the installed version stays, and a new installation is Bots 3.3.1.
@@ -105,29 +75,24 @@ pub async fn install(
     // The wait for another installation must not delay the handling of signals.
     let locked = blocking::run(move || lock(&lock_file)).await;
     let _lock = locked.map_err(|error| Error::Unavailable(error.to_string()))??;
-    let current = regular::read_to_string(&dir.join(STAMP)).unwrap_or_default();
+    let current = Recorded::read(dir);
     let version = version(from.is_some(), &current, dir)?;
-    let files = requirement_files(drivers, &current, version);
+    let files = requirement_files(drivers, &current.stamp, version);
     let stamp = stamp(&files);
     if version == BotsVersion::V3 {
         warn!("{DJANGO_2_WARNING}");
     }
-    if current == stamp && from.is_none() {
+    if current.is_complete && current.stamp == stamp && from.is_none() {
         info!("Bots is installed in {}", dir.display());
         return Ok(());
     }
     let started = Instant::now();
     let installer = Installer { dir, version, reaper };
     installer.check_python(python).await?;
-    installer.mark_incomplete(&current)?;
-    if current.is_empty() {
-        installer.make_environment(python).await?;
+    match current.is_complete {
+        true => installer.change(&current.stamp, &files, from.as_deref()).await?,
+        false => installer.create(python, &current.stamp, &files, from.as_deref()).await?,
     }
-    installer.install_packages(&files).await?;
-    if let Some(from) = &from {
-        installer.install_source(from).await?;
-    }
-    installer.check_packages().await?;
     installer.mark_complete(&stamp)?;
     info!("installed Bots in {} after {:.0?}", dir.display(), started.elapsed());
     Ok(())
@@ -143,38 +108,6 @@ fn check_source(from: &Path) -> Result<PathBuf, Error> {
     }
     let text = "no source tree of Bots 4.x, with pyproject.toml and bots/migrations in it, and no wheel of it";
     Err(Error::fault(format!("--from {}: it is {text}", from.display())))
-}
-
-/// The version of Bots to install, beside what the stamp of an earlier installation names.
-fn version(has_source: bool, current: &str, dir: &Path) -> Result<BotsVersion, Error> {
-    let was_4 = current.contains(BOTS_4_FILE);
-    if has_source && !was_4 && !current.is_empty() {
-        return Err(Error::fault(format!(
-            "{} holds Bots 3.3.1: remove it, or set BOTS_CTL_INSTALL_DIR to a directory for Bots 4.x",
-            dir.display()
-        )));
-    }
-    Ok(if has_source || was_4 { BotsVersion::V4 } else { BotsVersion::V3 })
-}
-
-/// The requirement files for these drivers and for those of an earlier installation with this stamp.
-fn requirement_files(drivers: &[Driver], current: &str, version: BotsVersion) -> Vec<(&'static str, &'static str)> {
-    let wanted = |driver: &Driver| drivers.contains(driver) || current.contains(driver.requirements(version).0);
-    let extra = [Driver::Mysql, Driver::Postgresql].into_iter().filter(wanted);
-    let bots = match version {
-        BotsVersion::V3 => ("bots-3.3.1.txt", BOTS),
-        BotsVersion::V4 => (BOTS_4_FILE, BOTS_4),
-    };
-    std::iter::once(bots).chain(extra.map(|driver| driver.requirements(version))).collect()
-}
-
-/// The names of the installed packages, so that another binary, or another set of drivers, gets another stamp.
-fn stamp(files: &[(&str, &str)]) -> String {
-    let line = |(name, text): &(&str, &str)| {
-        let hash = Sha256::digest(text.as_bytes());
-        format!("{name} {:02x}{:02x}{:02x}{:02x}\n", hash[0], hash[1], hash[2], hash[3])
-    };
-    files.iter().map(line).collect()
 }
 
 struct Installer<'a> {
@@ -215,22 +148,76 @@ impl Installer<'_> {
         Ok(())
     }
 
-    /// Marks the directory as unfinished, before it has other content, and deletes the old stamp. An interrupted
-    /// installation is deleted; a directory without a mark of bots-ctl is never changed.
-    fn mark_incomplete(&self, stamp: &str) -> Result<(), Error> {
-        let marker = self.dir.join(UNFINISHED);
-        if stamp.is_empty() && marker.exists() {
-            fs::remove_dir_all(self.dir)
+    /// Installs everything anew. What an unfinished installation has left is deleted; a directory without a mark of
+    /// bots-ctl is never changed.
+    async fn create(
+        &self,
+        python: &Path,
+        stamp: &str,
+        files: &[Requirements],
+        from: Option<&Path>,
+    ) -> Result<(), Error> {
+        if self.dir.join(UNFINISHED).exists() {
+            self.remove_unfinished()
                 .map_err(|error| describe_io_error("remove the unfinished installation", self.dir, &error))?;
-        } else if stamp.is_empty() && fs::read_dir(self.dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        } else if fs::read_dir(self.dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Error::fault(format!(
                 "{} is not an installation of bots-ctl; set BOTS_CTL_INSTALL_DIR to a directory that does not exist yet",
                 self.dir.display()
             )));
         }
         make_dir(self.dir)?;
-        write_atomically(&marker, b"bots-ctl install was interrupted; run it again\n", 0o644)?;
-        remove(&self.dir.join(STAMP))
+        // The drivers of an earlier one, and the version of this one.
+        self.mark_incomplete(&self::stamp(&requirement_files(&[], stamp, self.version)))?;
+        self.make_environment(python).await?;
+        self.install_packages(files, from).await
+    }
+
+    /// Changes a complete installation, which stays complete if pip fails before it has changed a file: without a
+    /// network, for example.
+    async fn change(&self, stamp: &str, files: &[Requirements], from: Option<&Path>) -> Result<(), Error> {
+        let before = self.installed_files();
+        self.mark_incomplete(stamp)?;
+        remove(&self.dir.join(STAMP))?;
+        let changed = self.install_packages(files, from).await;
+        if changed.is_err() && before.is_some() && self.installed_files() == before {
+            self.mark_complete(stamp)?;
+            warn!("the installation in {} is as it was before", self.dir.display());
+        }
+        changed
+    }
+
+    /// All files of the virtual environment, except compiled ones, which any start of Python may write. `None` if one
+    /// cannot be read.
+    fn installed_files(&self) -> Option<BTreeMap<PathBuf, FileStamp>> {
+        let entries = WalkDir::new(self.dir).min_depth(2).into_iter();
+        let files = entries.filter_entry(|entry| entry.file_name() != "__pycache__");
+        let files = files.filter(|entry| entry.as_ref().map_or(true, |entry| !entry.file_type().is_dir()));
+        let stamped = files.map(|entry| {
+            let entry = entry.ok()?;
+            let stamp = FileStamp::from(&entry.metadata().ok()?);
+            Some((entry.into_path(), stamp))
+        });
+        stamped.collect()
+    }
+
+    fn mark_incomplete(&self, stamp: &str) -> Result<(), Error> {
+        let text = format!("bots-ctl install was interrupted; run it again\n{stamp}");
+        write_atomically(&self.dir.join(UNFINISHED), text.as_bytes(), 0o644)?;
+        Ok(())
+    }
+
+    /// Deletes all but the mark, so that an interrupted deletion is repeated.
+    fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false if entry.file_name() == UNFINISHED => {}
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
     }
 
     fn mark_complete(&self, stamp: &str) -> Result<(), Error> {
@@ -255,25 +242,24 @@ impl Installer<'_> {
         Err(Error::fault(format!("cannot create a virtual environment in {}: {reason}", self.dir.display())))
     }
 
-    async fn install_packages(&self, files: &[(&str, &str)]) -> Result<(), Error> {
+    async fn install_packages(&self, files: &[Requirements], from: Option<&Path>) -> Result<(), Error> {
         info!("installing build tools (2/3)");
-        let build = [("build.txt", BUILD), ("build-4.txt", BUILD_4)];
-        let build = if self.version == BotsVersion::V4 { &build[..] } else { &build[..1] };
+        let build = if self.version == BotsVersion::V4 { &BUILD[..] } else { &BUILD[..1] };
         self.pip_install(build, &["--only-binary", ":all:"]).await?;
-        let names: Vec<&str> = files.iter().map(|(name, _)| name.trim_end_matches(".txt")).collect();
+        let names: Vec<&str> = files.iter().map(|file| file.name.trim_end_matches(".txt")).collect();
         info!("installing {} (3/3)", names.join(", "));
-        self.pip_install(files, &["--no-build-isolation", "--use-pep517", "--only-binary", "psycopg2-binary"]).await
+        self.pip_install(files, &["--no-build-isolation", "--use-pep517", "--only-binary", "psycopg2-binary"]).await?;
+        if let Some(from) = from {
+            self.install_source(from).await?;
+        }
+        self.check_packages().await
     }
 
     /// Installs Bots 4.x itself, which is built with the pinned tools.
     async fn install_source(&self, from: &Path) -> Result<(), Error> {
         info!("installing Bots from {}", from.display());
-        let flags = ["-m", "pip", "install", "--no-input", "--no-user", "--progress-bar", "off", "--quiet"];
-        let spec = self.venv_python().args(flags).args(["--no-deps", "--no-build-isolation", "--force-reinstall"]);
-        let installed = self.run(&spec.arg(from)).await?;
-        if installed.exit != Exit::Code(0) {
-            return Err(pip_failure(&installed));
-        }
+        let spec = self.pip_install_spec().args(["--no-build-isolation", "--force-reinstall"]).arg(from);
+        self.run_pip(&spec).await?;
         let package = find_package_in_venv(&self.dir.join("bin"));
         match package.is_some_and(|package| package.join("migrations").is_dir()) {
             true => Ok(()),
@@ -289,19 +275,23 @@ impl Installer<'_> {
         Ok(())
     }
 
-    async fn pip_install(&self, files: &[(&str, &str)], flags: &[&str]) -> Result<(), Error> {
-        let common = ["-m", "pip", "install", "--no-input", "--no-user", "--progress-bar", "off", "--quiet"];
-        let mut spec = self
-            .venv_python()
-            .args(common)
-            .args(["--require-hashes", "--no-deps", "--compile"])
-            .args(flags.iter().copied());
-        for (name, text) in files {
-            let path = self.dir.join(name);
-            write_atomically(&path, text.as_bytes(), 0o644)?;
+    async fn pip_install(&self, files: &[Requirements], flags: &[&str]) -> Result<(), Error> {
+        let mut spec = self.pip_install_spec().args(["--require-hashes", "--compile"]).args(flags.iter().copied());
+        for file in files {
+            let path = self.dir.join(file.name);
+            write_atomically(&path, file.text.as_bytes(), 0o644)?;
             spec = spec.arg("-r").arg(path);
         }
-        let installed = self.run(&spec).await?;
+        self.run_pip(&spec).await
+    }
+
+    fn pip_install_spec(&self) -> ProcessSpec {
+        let flags = ["--no-input", "--no-user", "--progress-bar", "off", "--quiet", "--no-deps"];
+        self.venv_python().args(["-m", "pip", "install"]).args(flags)
+    }
+
+    async fn run_pip(&self, spec: &ProcessSpec) -> Result<(), Error> {
+        let installed = self.run(spec).await?;
         if installed.exit == Exit::Code(0) { Ok(()) } else { Err(pip_failure(&installed)) }
     }
 
@@ -358,37 +348,4 @@ fn last_line(said: &str) -> String {
 
 fn output(captured: &CapturedOutput) -> String {
     format!("{}{}", String::from_utf8_lossy(&captured.stdout), captured.stderr)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_requirement_is_pinned_and_hashed() {
-        for text in [BUILD, BOTS, MYSQL, POSTGRESQL, BUILD_4, BOTS_4, POSTGRESQL_4] {
-            let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
-            let pins = lines.iter().filter(|line| line.contains("==") && !line.starts_with(' ')).count();
-            assert!(pins > 0);
-            for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.starts_with(' ') && !line.is_empty()) {
-                assert!(line.contains("=="), "{line}");
-                assert!(lines[at + 1].trim().starts_with("--hash=sha256:"), "{line}");
-            }
-        }
-    }
-
-    #[test]
-    fn reinstall_keeps_drivers_and_version() {
-        let dir = Path::new("/venv");
-        for (has_source, version_before, count) in [(false, BotsVersion::V3, 3), (true, BotsVersion::V4, 3)] {
-            assert_eq!(version(has_source, "", dir).expect("nothing is there"), version_before);
-            let before = stamp(&requirement_files(&[Driver::Mysql], "", version_before));
-            assert_eq!(version(false, &before, dir).expect("it stays"), version_before);
-            let files = requirement_files(&[Driver::Postgresql], &before, version_before);
-            assert_eq!(files.len(), count);
-            assert_ne!(stamp(&files), before);
-        }
-        let bots_3 = stamp(&requirement_files(&[], "", BotsVersion::V3));
-        assert!(version(true, &bots_3, dir).expect_err("refused").to_string().contains("holds Bots 3.3.1"));
-    }
 }

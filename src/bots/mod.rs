@@ -12,6 +12,7 @@ pub mod engine_shim;
 pub mod environment;
 mod ini_check;
 pub mod install;
+mod install_record;
 pub mod job_policy;
 pub mod jobqueue_config;
 pub mod log_format;
@@ -125,7 +126,7 @@ pub fn bin_dir(config: &config::BotsConfig, path: Option<&OsStr>) -> Result<Path
     if let Some(dir) = on_path {
         return Ok(dir);
     }
-    if install::is_complete(&config.install_dir) {
+    if install_record::is_complete(&config.install_dir) {
         return Ok(config.install_dir.join("bin"));
     }
     Err(Error::NotInstalled(format!(

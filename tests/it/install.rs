@@ -129,7 +129,7 @@ fn source_tree(dir: &Path) {
 
 #[apply(test)]
 fn install_from_source_tree_provides_bots_4() {
-    let sandbox = without_bots();
+    let mut sandbox = without_bots();
     let source = sandbox.home.path().join("source");
     fs::create_dir_all(&source).expect("made");
     let from = source.display().to_string();
@@ -148,4 +148,40 @@ fn install_from_source_tree_provides_bots_4() {
     sandbox.run(&["install", "--from", &from]).expect_code(0);
     sandbox.run(&["install"]).expect_code(0);
     assert!(sandbox.run(&["version"]).stdout.contains("Bots 4.1\n"));
+    // Without an index pip fails before it changes a file.
+    sandbox.unset("PIP_FIND_LINKS").set("PIP_NO_INDEX", "1");
+    let failed = sandbox.run(&["install", "--with", "postgresql"]);
+    failed.expect_code(69);
+    assert!(failed.stderr.contains(".bots/venv is as it was before"), "{}", failed.stderr);
+    assert!(sandbox.run(&["version"]).stdout.contains("Bots 4.1\n"));
+    sandbox.run(&["install"]).expect_code(0);
+}
+
+#[apply(test)]
+fn failed_change_of_bots_4_is_never_replaced_by_another_version() {
+    let sandbox = without_bots();
+    let dir = sandbox.home.path().join(".bots/venv");
+    fs::create_dir_all(dir.join("bin")).expect("made");
+    fs::write(dir.join("bots-ctl-complete"), "bots-4.txt 00000000\npostgresql-4.txt 00000000\n").expect("written");
+    // The pip of this installation fails in the middle.
+    let python = dir.join("bin/python");
+    fs::write(&python, format!("#!/bin/sh\n: > {}/bin/new\necho ERROR: no >&2\nexit 1\n", dir.display()))
+        .expect("written");
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("made executable");
+    let failed = sandbox.run(&["install", "--with", "mysql"]);
+    failed.expect_code(1);
+    assert!(!failed.stderr.contains("as it was before"), "{}", failed.stderr);
+    for _ in 0..2 {
+        let refused = sandbox.run(&["install"]);
+        refused.expect_code(78);
+        let expected =
+            format!("the unfinished installation in {} was Bots 4.x: run bots-ctl install --from", dir.display());
+        assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+        assert!(python.exists());
+    }
+    // The driver that was installed is installed again, the one that failed is not.
+    let source = sandbox.home.path().join("source");
+    source_tree(&source);
+    let started = sandbox.start(&["install", "--from", &source.display().to_string()]);
+    started.wait_stderr("installing bots-4, postgresql-4 (3/3)");
 }
