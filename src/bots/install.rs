@@ -120,10 +120,16 @@ impl Installer<'_> {
     async fn check_python(&self, python: &Path) -> Result<(), Error> {
         const QUESTION: &str = "import sys; print(sys.version_info[0] * 1000 + sys.version_info[1])";
         let spec = python_spec(python).arg("-I").arg("-c").arg(QUESTION);
-        let reply = capture(self.reaper, &spec)
-            .await
-            .map_err(|error| Error::fault(format!("{error}; install Python 3.11, or set BOTS_CTL_PYTHON to one")))?;
-        let version: u32 = String::from_utf8_lossy(&reply.stdout).trim().parse().unwrap_or(0);
+        let unusable = |text: String| format!("{text}; install Python 3.11, or set BOTS_CTL_PYTHON to one");
+        let reply = capture(self.reaper, &spec).await.map_err(|error| match Error::from(error) {
+            Error::Faults(faults) => Error::fault(unusable(faults.join("; "))),
+            other => other,
+        })?;
+        let version: Option<u32> = String::from_utf8_lossy(&reply.stdout).trim().parse().ok();
+        let Some(version) = version.filter(|_| reply.exit == Exit::Code(0)) else {
+            let reason = format!("it ended with {}: {}", reply.exit, last_line(&reply.stderr));
+            return Err(Error::fault(unusable(format!("{} is not a usable Python: {reason}", python.display()))));
+        };
         let minor = version.wrapping_sub(3000);
         let (name, range) = match self.version {
             BotsVersion::V3 => ("Bots 3.3.1", PYTHON_RANGE),
@@ -300,7 +306,7 @@ impl Installer<'_> {
     }
 
     async fn run(&self, spec: &ProcessSpec) -> Result<CapturedOutput, Error> {
-        capture(self.reaper, spec).await.map_err(|error| Error::fault(error.to_string()))
+        Ok(capture(self.reaper, spec).await?)
     }
 }
 

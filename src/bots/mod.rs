@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 use crate::model::BotsVersion;
 use crate::process::capture::capture;
-use crate::process::child::ProcessSpec;
+use crate::process::child::{ProcessSpec, SpawnError};
 use crate::process::reaper::Reaper;
 use crate::{config, fs};
 
@@ -54,6 +54,15 @@ pub enum Error {
     /// A server cannot be reached.
     #[error("{0}")]
     Unavailable(String),
+}
+
+impl From<SpawnError> for Error {
+    fn from(error: SpawnError) -> Self {
+        match error {
+            SpawnError::NoResources(..) => Self::Unavailable(error.to_string()),
+            SpawnError::NotFound(_) | SpawnError::NotExecutable(..) => Self::fault(error.to_string()),
+        }
+    }
 }
 
 impl From<fs::Error> for Error {
@@ -176,11 +185,27 @@ async fn query_package_dir(python: &Path, bin_dir: &Path, reaper: &Reaper) -> Re
     const QUESTION: &str = "import bots, os; print(os.path.dirname(os.path.abspath(bots.__file__)))";
     let spec =
         ProcessSpec { directory: Some(bin_dir.to_path_buf()), ..ProcessSpec::new(python).arg("-c").arg(QUESTION) };
-    let reply = capture(reaper, &spec).await.map_err(|error| Error::fault(error.to_string()))?;
+    let reply = capture(reaper, &spec).await?;
     let package = PathBuf::from(String::from_utf8_lossy(&reply.stdout).trim());
     if is_package(&package) {
         return Ok(package);
     }
     let reason = reply.stderr.lines().last().unwrap_or("the package is not Bots").to_owned();
     Err(Error::fault(format!("cannot import Bots with {}: {reason}", python.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use nix::libc;
+
+    use super::*;
+
+    #[test]
+    fn lack_of_processes_is_no_error_of_the_configuration() {
+        let no_processes = SpawnError::NoResources("python".to_owned(), io::Error::from_raw_os_error(libc::EAGAIN));
+        assert!(matches!(Error::from(no_processes), Error::Unavailable(text) if text.contains("cannot start python")));
+        assert!(matches!(Error::from(SpawnError::NotFound("python".to_owned())), Error::Faults(_)));
+    }
 }

@@ -24,11 +24,11 @@ impl Installation {
     /// Asks the installation for its versions.
     ///
     /// # Errors
-    /// When Bots or Django cannot be imported.
+    /// When Bots or Django cannot be imported, or no process can be started.
     pub async fn versions(&self, reaper: &Reaper) -> Result<InstalledVersions, Error> {
         let spec = ProcessSpec::new(&self.python).arg("-c").arg(QUESTION);
         let spec = ProcessSpec { directory: Some(self.bin_dir.clone()), ..spec };
-        let reply = capture(reaper, &spec).await.map_err(|error| Error::fault(error.to_string()))?;
+        let reply = capture(reaper, &spec).await?;
         serde_json::from_slice(&reply.stdout).map_err(|_| {
             let reason = reply.stderr.trim().lines().last().unwrap_or("it printed no versions").to_owned();
             Error::fault(format!("cannot import Bots with {}: {reason}", self.python.display()))

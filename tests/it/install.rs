@@ -85,6 +85,11 @@ fn install_rejects_unsupported_python_before_writing() {
     failed.expect_code(78);
     assert!(failed.stderr.contains("is Python 3.9, but Bots 3.3.1 needs 3.10 to 3.13"), "{}", failed.stderr);
     assert!(!sandbox.home.path().join(".bots/venv").exists());
+    fs::write(&python, "#!/bin/sh\necho 'no module named encodings' >&2; kill -SEGV $$\n").expect("written");
+    let crashed = sandbox.run(&["install"]);
+    crashed.expect_code(78);
+    let expected = "is not a usable Python: it ended with signal SIGSEGV: no module named encodings";
+    assert!(crashed.stderr.contains(expected), "{}", crashed.stderr);
     sandbox.set("BOTS_CTL_PYTHON", "no-such-python");
     let missing = sandbox.run(&["install"]);
     missing.expect_code(78);
