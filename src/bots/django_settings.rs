@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 
 use super::Error;
 use super::context::BotsContext;
-use super::environment::Environment;
+use super::python_fault::PythonFault;
 use super::settings_cache_key::settings_cache_key;
 use super::settings_py::edited_block_warning;
 use crate::fs::atomic;
@@ -47,19 +47,6 @@ pub struct Directories {
     pub config: PathBuf,
     pub botssys: PathBuf,
     pub usersys: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct PythonError {
-    text: String,
-    file: String,
-    line: u32,
-    traceback: String,
-    /// The section of the invalid value of bots.ini.
-    #[serde(default)]
-    section: String,
-    #[serde(default)]
-    key: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,12 +99,15 @@ impl DjangoSettings {
     ///
     /// # Errors
     /// All errors of the settings, with file and line.
-    pub(super) fn learn(context: &BotsContext<'_>, mut reply: serde_json::Value) -> Result<Self, Error> {
-        let faults = reply.get_mut("faults").map(serde_json::Value::take).unwrap_or_default();
+    pub(super) fn from_reply(context: &BotsContext<'_>, mut reply: serde_json::Value) -> Result<Self, Error> {
+        let reported: Vec<PythonFault> = PythonFault::take(&mut reply, "faults")?;
         let mut django = Self::parse(reply)?;
-        django.check(context)?;
-        let faults: Vec<PythonError> = serde_json::from_value(faults).unwrap_or_default();
-        Error::from_faults(faults.iter().map(|fault| fault.describe(context.environment)).collect())?;
+        let mut faults = django.faults(context);
+        for fault in reported {
+            debug!("{}", fault.traceback);
+            faults.push(fault.describe(context.environment));
+        }
+        Error::from_faults(faults)?;
         let settings = context.environment.config.join("settings.py");
         let text = regular::read_to_string(&settings).unwrap_or_default();
         django.warnings.extend(edited_block_warning(&settings, &text));
@@ -161,7 +151,7 @@ impl DjangoSettings {
     }
 
     /// Python may import a package of the same name from elsewhere, which Bots does not report.
-    fn check(&self, context: &BotsContext<'_>) -> Result<(), Error> {
+    fn faults(&self, context: &BotsContext<'_>) -> Vec<String> {
         let environment = context.environment;
         let mut faults = Vec::new();
         if !is_same_path(&self.directories.config, &environment.config) {
@@ -178,7 +168,7 @@ impl DjangoSettings {
                 environment.botssys.display()
             ));
         }
-        Error::from_faults(faults)
+        faults
     }
 }
 
@@ -187,44 +177,6 @@ fn password_from(variable: &str, value: &str) -> SecretString {
     match variable.ends_with("_FILE") {
         true => regular::read_to_string(Path::new(value)).unwrap_or_default().trim_end_matches(['\r', '\n']).into(),
         false => value.into(),
-    }
-}
-
-/// A reply of Python, or the error in it.
-pub(super) fn without_fault(
-    environment: &Environment,
-    mut reply: serde_json::Value,
-) -> Result<serde_json::Value, Error> {
-    let fault = reply.get_mut("fault").map(serde_json::Value::take).unwrap_or_default();
-    match serde_json::from_value::<PythonError>(fault) {
-        Ok(fault) => Err(Error::fault(fault.describe(environment))),
-        Err(_) => Ok(reply),
-    }
-}
-
-impl PythonError {
-    fn describe(&self, environment: &Environment) -> String {
-        debug!("{}", self.traceback);
-        let Self { text, file, line, section, key, .. } = self;
-        let hint = if text.contains("mysqlclient") {
-            "; bots-ctl install --with mysql installs it"
-        } else if text.contains("psycopg2") {
-            "; bots-ctl install --with postgresql installs it"
-        } else if text.contains("timezone") {
-            "; set TZ to a name such as Europe/Berlin"
-        } else if text.contains("marshal data") {
-            "; a compiled file is truncated, probably by a full volume: remove the directories __pycache__ below the environment"
-        } else {
-            ""
-        };
-        if !key.is_empty() {
-            return environment.describe_value(section, key, text);
-        }
-        match (file.as_str(), line) {
-            ("", _) => format!("cannot load Bots's settings: {text}{hint}"),
-            (_, 0) => format!("{file}: {text}{hint}"),
-            _ => format!("{file}:{line}: {text}{hint}"),
-        }
     }
 }
 
@@ -256,10 +208,5 @@ mod tests {
             let reported = DjangoSettings::parse(reply).expect_err("no facts").to_string();
             assert!(reported.starts_with("cannot parse the settings that Bots returned: "), "{reported}");
         }
-        let fault = r#"{"fault": {"text": "no", "file": "/c/settings.py", "line": 3, "traceback": ""}}"#;
-        let [root, config, botssys, usersys] = ["/e", "/e/c", "/e/b", "/e/u"].map(PathBuf::from);
-        let environment = Environment { root, config, botssys, usersys };
-        let told = without_fault(&environment, serde_json::from_str(fault).expect("JSON")).expect_err("a fault");
-        assert_eq!(told.to_string(), "/c/settings.py:3: no");
     }
 }

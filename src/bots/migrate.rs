@@ -4,11 +4,11 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::Error;
 use super::environment::Environment;
-use super::python_session::PythonSession;
+use super::python_session::{PythonSession, RequestError};
 use crate::config::SuperuserConfig;
 use crate::fs::atomic::{fsync_dir, load_or_create_secret};
 use crate::random;
@@ -87,13 +87,10 @@ pub async fn run(
         })
     });
     let request = json!({ "migrate": work.migrate, "finish": work.finish, "user": user });
-    let reply = python.request(&request, true).await.map_err(|end| {
-        Error::Failed(format!("Django could not complete the {database}: {end}; rerun init-db to resume"))
+    let reply = python.request_logged(&request).await.map_err(|error| {
+        let resume = if matches!(error, RequestError::Ended(..)) { "; rerun init-db to resume" } else { "" };
+        Error::Failed(format!("Django could not complete the {database}: {error}{resume}"))
     })?;
-    if let Some(fault) = reply["fault"]["text"].as_str() {
-        debug!("{}", reply["fault"]["traceback"].as_str().unwrap_or_default());
-        return Err(Error::Failed(format!("Django could not complete the {database}: {fault}")));
-    }
     let done: MigrateResult = serde_json::from_value(reply)
         .map_err(|error| Error::Failed(format!("cannot parse the result of Django's migrate: {error}")))?;
     if let Some(((user, _), password)) = work.user.zip(password) {

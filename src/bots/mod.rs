@@ -18,6 +18,7 @@ pub mod jobqueue_config;
 pub mod log_format;
 pub mod migrate;
 pub mod plugin_session;
+mod python_fault;
 pub mod python_session;
 pub mod replaced_files;
 pub mod seed_usersys;

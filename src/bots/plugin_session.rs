@@ -7,7 +7,6 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tracing::debug;
 
 use super::Error;
 use super::python_session::PythonSession;
@@ -154,7 +153,7 @@ impl PythonSession {
 
     async fn plugin_request<T: DeserializeOwned>(&mut self, action: &str, request: &Value) -> Result<T, Error> {
         let failed = |text: &str| Error::Failed(format!("cannot {action}: {text}"));
-        let reply = self.request(request, false).await.map_err(|end| failed(&end))?;
+        let reply = self.request(request).await.map_err(|error| failed(&error.to_string()))?;
         if let Some(refused) = reply["refused"].as_str() {
             let is_conflict = reply["conflict"] == true;
             return Err(if is_conflict {
@@ -162,10 +161,6 @@ impl PythonSession {
             } else {
                 failed(refused)
             });
-        }
-        if let Some(fault) = reply["fault"]["text"].as_str() {
-            debug!("{}", reply["fault"]["traceback"].as_str().unwrap_or_default());
-            return Err(failed(fault));
         }
         serde_json::from_value(reply).map_err(|error| failed(&format!("cannot read the reply of Python: {error}")))
     }

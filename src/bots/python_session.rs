@@ -16,7 +16,9 @@ use tracing::{debug, info};
 
 use super::Error;
 use super::context::BotsContext;
-use super::django_settings::{DjangoSettings, without_fault};
+use super::django_settings::DjangoSettings;
+use super::python_fault::PythonFault;
+use crate::process::Exit;
 use crate::process::child::{Input, Output, ProcessSpec};
 use crate::process::reaper::Child;
 use crate::process::signals::signal_group;
@@ -35,10 +37,31 @@ pub(super) const SCRIPT: &str = concat!(
 /// Longer than any Python start on a busy machine with a cold disk; hanging settings must not block bots-ctl.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long the pipes are read after Python has exited: a descendant may hold them open forever.
-const OUTPUT_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the pipes are read after Python has exited, and the exit is awaited after it has closed them: a descendant
+/// may hold them open forever.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 type Lines = Split<BufReader<pipe::Receiver>>;
+
+/// A line that Python has written for this process.
+enum Received {
+    Reply(Value),
+    Invalid(serde_json::Error),
+    /// It has closed its output.
+    End,
+}
+
+/// Why a request has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("{0}")]
+    Fault(PythonFault),
+    #[error("cannot parse the reply of Python: {0}")]
+    Invalid(String),
+    /// With the last line that it wrote.
+    #[error("Python ended with {0}: {1}")]
+    Ended(Exit, String),
+}
 
 /// A Python process that has loaded the settings. It exits when this is dropped.
 pub struct PythonSession {
@@ -57,7 +80,7 @@ impl PythonSession {
     pub async fn start(context: &BotsContext<'_>) -> Result<(Self, DjangoSettings), Error> {
         let before = DjangoSettings::fingerprint(context);
         let (python, reply) = Self::spawn_and_query(context, &[]).await?;
-        let django = DjangoSettings::learn(context, reply)?;
+        let django = DjangoSettings::from_reply(context, reply)?;
         // If an input changed while Python ran, the reply may belong to neither state.
         if DjangoSettings::fingerprint(context) == before {
             django.write_cache(context);
@@ -71,7 +94,7 @@ impl PythonSession {
     /// All errors of the settings, with file and line.
     pub async fn check(context: &BotsContext<'_>) -> Result<DjangoSettings, Error> {
         let (_, reply) = Self::spawn_and_query(context, &["check"]).await?;
-        DjangoSettings::learn(context, reply)
+        DjangoSettings::from_reply(context, reply)
     }
 
     /// Imports only settings.py.
@@ -85,18 +108,21 @@ impl PythonSession {
     async fn spawn_and_query(context: &BotsContext<'_>, more: &[&str]) -> Result<(Self, Value), Error> {
         let mut python = Self::spawn(context, more)?;
         let settings = context.environment.config.join("settings.py");
-        let Ok(received) = timeout(START_TIMEOUT, python.read_reply(false)).await else {
-            signal_group(python.child.pid, SIGKILL);
-            python.child.exited().await;
+        let Ok(received) = timeout(START_TIMEOUT, python.receive(false)).await else {
+            python.kill().await;
             let text = format!("{}: not loaded within {} s", settings.display(), START_TIMEOUT.as_secs());
             return Err(Error::fault(text));
         };
-        let Some(reply) = received else {
-            let reason = python.last_stderr_line;
-            let interpreter = context.bots.python.display();
-            return Err(Error::fault(format!("cannot read Bots's settings with {interpreter}: {reason}")));
-        };
-        Ok((python, without_fault(context.environment, reply)?))
+        let reply = received.map_err(|error| {
+            let text = format!("cannot read Bots's settings with {}: {error}", context.bots.python.display());
+            match error {
+                RequestError::Fault(fault) => Error::fault(fault.describe(context.environment)),
+                // By the kernel if memory is short, for example.
+                RequestError::Ended(Exit::Signal(_), _) => Error::Failed(text),
+                RequestError::Invalid(_) | RequestError::Ended(..) => Error::fault(text),
+            }
+        })?;
+        Ok((python, reply))
     }
 
     fn spawn(context: &BotsContext<'_>, more: &[&str]) -> Result<Self, Error> {
@@ -106,7 +132,7 @@ impl PythonSession {
         spec = context.variables.apply(ProcessSpec { input: Input::Pipe, output: Output::Pipe, ..spec });
         // In a copy, compiled files would be written next to the user's packages, and truncated on a full volume.
         spec.environment.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into()));
-        let mut child = context.reaper.spawn(&spec).map_err(|error| Error::fault(error.to_string()))?;
+        let mut child = context.reaper.spawn(&spec)?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(Error::Failed("cannot communicate with Python: it was started without pipes".to_owned()));
@@ -121,54 +147,88 @@ impl PythonSession {
         })
     }
 
-    /// Sends a request, and logs the output of Python if `log` is set. There is no time limit: an interrupted migration may leave a database that a plain `migrate`
-    /// cannot complete.
+    /// Sends a request and waits for its reply, without a time limit: an interrupted migration may leave a database that a
+    /// plain `migrate` cannot complete.
     ///
     /// # Errors
-    /// How Python exited without a reply.
-    pub(super) async fn request(&mut self, request: &Value, log: bool) -> Result<Value, String> {
-        // A Python that no longer reads does not reply either, which is reported below.
+    /// A fault, or how Python ended without a reply.
+    pub(super) async fn request(&mut self, request: &Value) -> Result<Value, RequestError> {
+        self.send(request).await;
+        self.receive(false).await
+    }
+
+    /// As [`request`](Self::request), and logs the output of Django's `migrate`.
+    pub(super) async fn request_logged(&mut self, request: &Value) -> Result<Value, RequestError> {
+        self.send(request).await;
+        self.receive(true).await
+    }
+
+    async fn send(&mut self, request: &Value) {
+        // A Python that no longer reads does not reply either, which is reported then.
         let _ = self.requests.write_all(format!("{request}\n").as_bytes()).await;
-        match self.read_reply(log).await {
-            Some(reply) => Ok(reply),
-            None => {
-                let end = self.child.exited().await;
-                Err(format!("Python ended with {end}: {}", self.last_stderr_line))
+    }
+
+    async fn receive(&mut self, is_migration: bool) -> Result<Value, RequestError> {
+        match self.read_reply(is_migration).await {
+            Received::Reply(mut reply) => {
+                let fault: Option<PythonFault> =
+                    PythonFault::take(&mut reply, "fault").map_err(|error| RequestError::Invalid(error.to_string()))?;
+                let Some(fault) = fault else { return Ok(reply) };
+                debug!("{}", fault.traceback);
+                Err(RequestError::Fault(fault))
+            }
+            Received::Invalid(error) => {
+                // It waits for the next request.
+                self.kill().await;
+                Err(RequestError::Invalid(error.to_string()))
+            }
+            Received::End => {
+                let exit = match timeout(END_TIMEOUT, self.child.exited()).await {
+                    Ok(exit) => exit,
+                    Err(_) => self.kill().await,
+                };
+                Err(RequestError::Ended(exit, self.last_stderr_line.clone()))
             }
         }
     }
 
-    /// The next reply; `None` if Python exits without one.
-    async fn read_reply(&mut self, log: bool) -> Option<Value> {
+    async fn kill(&mut self) -> Exit {
+        signal_group(self.child.pid, SIGKILL);
+        self.child.exited().await
+    }
+
+    /// The next reply, after all output before it.
+    async fn read_reply(&mut self, is_migration: bool) -> Received {
         let mut has_stderr = true;
         loop {
             tokio::select! {
-                line = self.replies.next_segment() => {
-                    if let Ok(Some(line)) = line {
-                        return serde_json::from_slice(&line).ok();
-                    }
-                    let _ = timeout(OUTPUT_DRAIN_TIMEOUT, self.drain_stderr(log)).await;
-                    return None;
-                }
+                biased;
                 line = self.stderr.next_segment(), if has_stderr => match line {
-                    Ok(Some(line)) => self.log_stderr(&line, log),
+                    Ok(Some(line)) => self.log_stderr(&line, is_migration),
                     _ => has_stderr = false,
                 },
+                line = self.replies.next_segment() => {
+                    if let Ok(Some(line)) = line {
+                        return serde_json::from_slice(&line).map_or_else(Received::Invalid, Received::Reply);
+                    }
+                    let _ = timeout(END_TIMEOUT, self.drain_stderr(is_migration)).await;
+                    return Received::End;
+                }
             }
         }
     }
 
-    async fn drain_stderr(&mut self, log: bool) {
+    async fn drain_stderr(&mut self, is_migration: bool) {
         while let Ok(Some(line)) = self.stderr.next_segment().await {
-            self.log_stderr(&line, log);
+            self.log_stderr(&line, is_migration);
         }
     }
 
-    fn log_stderr(&mut self, line: &[u8], log: bool) {
+    fn log_stderr(&mut self, line: &[u8], is_migration: bool) {
         let text = String::from_utf8_lossy(line);
         match text.trim() {
             "" => return,
-            line if log => info!("migrate: {line}"),
+            line if is_migration => info!("migrate: {line}"),
             line => debug!("python: {line}"),
         }
         text.trim().clone_into(&mut self.last_stderr_line);

@@ -13,7 +13,7 @@ use crate::bots::django_settings::DjangoSettings;
 use crate::bots::engine_shim::means_no_links;
 use crate::bots::environment::{ConfigUpdate, Environment};
 use crate::bots::python_session::PythonSession;
-use crate::bots::{Installation, seed_usersys};
+use crate::bots::{self, Installation, seed_usersys};
 use crate::config::Config;
 use crate::exit::{Error, Kind};
 use crate::fs::atomic;
@@ -87,10 +87,14 @@ pub(crate) async fn dry_run(
         }
         false => Ok(None),
     };
-    let loaded = settings.unwrap_or_else(|error| {
-        faults.extend(Error::from(error).into_faults());
-        None
-    });
+    let loaded = match settings {
+        Ok(loaded) => loaded,
+        Err(bots::Error::Faults(found)) => {
+            faults.extend(found);
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
     if let Some(loaded) = &loaded {
         faults.extend(services(&context, loaded).err().into_iter().flat_map(Error::into_faults));
     }

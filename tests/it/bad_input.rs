@@ -271,6 +271,15 @@ fn debug_log_level_shows_python_traceback() {
 }
 
 #[apply(test)]
+fn python_killed_while_settings_load_is_reported_with_its_signal() {
+    let kill = "import os, sys\nprint('nearly there', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n";
+    let sandbox = with_config("settings.py", kill);
+    for command in ["init-db", "webserver"] {
+        one_fault(&sandbox.run(&[command]), 1, &["cannot read Bots's settings", "SIGKILL: nearly there"]);
+    }
+}
+
+#[apply(test)]
 fn web_ui_does_not_start_with_broken_settings_py() {
     let sandbox = with_config("settings.py", "import nothing_of_that_name\n");
     one_fault(&sandbox.run(&["webserver"]), 78, &["settings.py:1: ModuleNotFoundError"]);

@@ -339,6 +339,24 @@ fn plugin_error_names_location_and_nothing_is_written() {
 }
 
 #[apply(test)]
+fn python_index_without_plain_data_is_rejected() {
+    let demo = Demo::new();
+    let plugin = demo.sandbox.home.path().join("foreign");
+    fs::create_dir(&plugin).expect("made");
+    let deep = format!("{}{}", "[".repeat(150), "]".repeat(150));
+    for (value, fault) in [
+        ("1e999", "its list plugins is no plain data"),
+        ("'\\ud800'", "its list plugins is no plain data"),
+        ("print()", "its list plugins is no plain data"),
+        (&deep, "cannot parse the reply of Python: recursion limit exceeded"),
+    ] {
+        fs::write(plugin.join("botsindex.py"), format!("plugins = [{{'plugintype': {value}}}]\n")).expect("written");
+        let refused = apply(&demo.sandbox, &plugin.display().to_string(), &[]);
+        assert!(refused.code() != 0 && refused.stderr.contains(fault), "{value}: {refused:?}");
+    }
+}
+
+#[apply(test)]
 fn apply_flags_decide_which_routes_are_active() {
     let demo = Demo::new();
     let (plugin, _) = export(&demo.sandbox, "plugin");

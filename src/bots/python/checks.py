@@ -2,7 +2,7 @@
 sets, and the login page. Made in a copy of the environment, with a database in memory, so that it depends on no server."""
 
 
-def problem(text, section="", key="", file="", line=0, trace=""):
+def problem(text, section="", key="", file="", line=None, trace=""):
     return {"text": text, "section": section, "key": key, "file": file, "line": line, "traceback": trace}
 
 
@@ -156,7 +156,7 @@ def page(path):
 
 def located(error, settings_file, config_dir, prefix):
     """In the user's own file, where one took part; else it is a setting."""
-    found = fault(error, config_dir)
+    found = fault(error, config_dir, is_setting=True)
     if not found["file"].startswith(os.path.dirname(config_dir)):
-        found["file"], found["line"] = settings_file, 0
+        found["file"], found["line"] = settings_file, None
     return problem(prefix + found["text"], file=found["file"], line=found["line"], trace=found["traceback"])

@@ -185,21 +185,22 @@ def sources(botssys):
     return sorted(path for path in files if not os.path.realpath(path).startswith(inside))
 
 
-def fault(error, config_dir):
+def fault(error, config_dir, is_setting):
     """Where it went wrong, as the user would look for it: in their own files if any of them took part."""
     if isinstance(error, SyntaxError) and error.filename:
-        place = (error.filename, error.lineno or 0)
+        place = (error.filename, error.lineno)
     else:
         frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
         root = os.path.dirname(config_dir)
         own = [frame for frame in frames if frame[0].startswith(root) and "/.bots-ctl-bin/" not in frame[0]]
-        place = (own or named_settings(error, config_dir) or frames or [("", 0)])[-1]
+        others = named_settings(error, config_dir) or frames if is_setting else []
+        place = (own or others or [("", None)])[-1]
         if place[0] == "<string>":
             # Of this script, at a value that it does not expect.
-            place = (os.path.join(config_dir, "settings.py"), 0)
+            place = (os.path.join(config_dir, "settings.py"), None)
     if isinstance(error, NotProven):
-        # It says all there is to say.
-        return {"text": str(error), "file": "", "line": 0, "traceback": ""}
+        # Its text is complete without a location.
+        return {"text": str(error), "file": "", "line": None, "traceback": ""}
     text = traceback.format_exception_only(type(error), error)[-1]
     text = " ".join(": ".join([text.strip()] + [str(cause) for cause in causes(error)]).split())
     return {"text": text, "file": place[0], "line": place[1], "traceback": "".join(

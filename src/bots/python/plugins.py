@@ -243,11 +243,18 @@ def read_python_index(request):
         values = [node.value for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "plugins"]
         if not values:
             raise Refused("it has no list plugins")
-        return {"plugins": json.loads(json.dumps(ast.literal_eval(plain_dates().visit(values[-1]))))}
+        return {"plugins": as_json(ast.literal_eval(plain_dates().visit(values[-1])))}
     except SyntaxError as error:
         raise Refused("line %s: %s" % (error.lineno, error.msg))
     except (ValueError, TypeError) as error:
         raise Refused("its list plugins is no plain data: %s" % error)
+
+
+def as_json(value):
+    """The value as JSON has it, which knows neither infinite numbers nor halves of characters."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    text.encode()
+    return json.loads(text)
 
 
 def plain_dates():
