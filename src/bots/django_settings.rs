@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
 use super::Error;
+use super::config_source::Digest;
 use super::context::BotsContext;
+use super::loaded_files::{LoadBegin, LoadedFiles};
 use super::python_fault::PythonFault;
-use super::settings_cache_key::settings_cache_key;
+use super::settings_cache_key::{is_relevant, settings_cache_key};
 use super::settings_py::edited_block_warning;
 use crate::fs::atomic;
 use crate::fs::regular;
@@ -39,6 +41,9 @@ pub struct DjangoSettings {
     pub migrations: BTreeMap<String, Vec<String>>,
     /// Files that the settings depend on, besides those in the configuration directory.
     pub sources: Vec<PathBuf>,
+    /// The contents of all these files; `None` if they are not known.
+    #[serde(skip)]
+    loaded: Option<LoadedFiles>,
 }
 
 /// The directories that Bots reports.
@@ -81,11 +86,6 @@ impl DjangoSettings {
         self.warnings.iter().for_each(|warning| warn!("{warning}"));
     }
 
-    /// A digest of all inputs of the settings, before Python reads them.
-    pub(super) fn fingerprint(context: &BotsContext<'_>) -> String {
-        settings_cache_key(context, &[])
-    }
-
     /// Parses a reply of Python.
     ///
     /// # Errors
@@ -99,7 +99,11 @@ impl DjangoSettings {
     ///
     /// # Errors
     /// All errors of the settings, with file and line.
-    pub(super) fn from_reply(context: &BotsContext<'_>, mut reply: serde_json::Value) -> Result<Self, Error> {
+    pub(super) fn from_reply(
+        context: &BotsContext<'_>,
+        begin: &LoadBegin,
+        mut reply: serde_json::Value,
+    ) -> Result<Self, Error> {
         let reported: Vec<PythonFault> = PythonFault::take(&mut reply, "faults")?;
         let mut django = Self::parse(reply)?;
         let mut faults = django.faults(context);
@@ -111,11 +115,13 @@ impl DjangoSettings {
         let settings = context.environment.config.join("settings.py");
         let text = regular::read_to_string(&settings).unwrap_or_default();
         django.warnings.extend(edited_block_warning(&settings, &text));
+        django.loaded = begin.loaded(context.environment, &django.sources);
         Ok(django)
     }
 
-    /// The same settings with each path mapped, to convert those of a copied environment.
-    pub fn map_paths(&self, map: impl Fn(&str) -> String) -> Self {
+    /// The same settings with each path mapped, to convert those of a copied environment. `directory` is the digest of the
+    /// configuration directory that was copied.
+    pub fn map_paths(&self, directory: Digest, map: impl Fn(&str) -> String) -> Self {
         let map_path = |path: &PathBuf| PathBuf::from(map(&path.to_string_lossy()));
         let Directories { config, botssys, usersys } = &self.directories;
         Self {
@@ -127,22 +133,30 @@ impl DjangoSettings {
             },
             sources: self.sources.iter().map(map_path).collect(),
             warnings: self.warnings.iter().map(|warning| map(warning)).collect(),
+            loaded: self.loaded.as_ref().map(|loaded| loaded.with_directory(directory)),
             ..self.clone()
         }
     }
 
-    /// Caches the settings for the next start, without the password, if that is available without Python. An error only
-    /// costs time.
+    /// Caches the settings for the next start, without the password, if that is available without Python, and if they
+    /// were loaded from the files of this environment. An error only costs time.
     pub fn write_cache(&self, context: &BotsContext<'_>) {
         let password = self.database.password.expose_secret();
         let variables = context.variables.effective();
-        let has_it = |(name, value): &(&String, &String)| password_from(name, value).expose_secret() == password;
+        let has_it = |(name, value): &(&String, &String)| {
+            is_relevant(name) && password_from(name, value).expose_secret() == password
+        };
         let password_variable = variables.iter().find(has_it).map(|(name, _)| name.clone());
         if !password.is_empty() && password_variable.is_none() {
             return;
         }
         let password_variable = password_variable.filter(|_| !password.is_empty());
         let fingerprint = settings_cache_key(context, &self.sources);
+        // After the fingerprint, which differs from that of files that change from now on.
+        if self.loaded != Some(LoadedFiles::read(context.environment, &self.sources)) {
+            debug!("the files of the settings have changed since they were loaded");
+            return;
+        }
         let text = serde_json::to_vec(&CachedSettings { fingerprint, password_variable, django: self.clone() });
         let file = context.environment.settings_cache_file();
         if let Err(error) = atomic::write_atomically(&file, &text.unwrap_or_default(), 0o600) {

@@ -15,6 +15,7 @@ pub mod install;
 mod install_record;
 pub mod job_policy;
 pub mod jobqueue_config;
+pub mod loaded_files;
 pub mod log_format;
 pub mod migrate;
 pub mod plugin_session;

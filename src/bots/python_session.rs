@@ -17,6 +17,7 @@ use tracing::{debug, info};
 use super::Error;
 use super::context::BotsContext;
 use super::django_settings::DjangoSettings;
+use super::loaded_files::LoadBegin;
 use super::python_fault::PythonFault;
 use crate::process::Exit;
 use crate::process::child::{Input, Output, ProcessSpec};
@@ -78,13 +79,10 @@ impl PythonSession {
     /// # Errors
     /// Invalid settings, with file and line; or a directory that Bots would import from elsewhere.
     pub async fn start(context: &BotsContext<'_>) -> Result<(Self, DjangoSettings), Error> {
-        let before = DjangoSettings::fingerprint(context);
+        let begin = LoadBegin::now(context.environment);
         let (python, reply) = Self::spawn_and_query(context, &[]).await?;
-        let django = DjangoSettings::from_reply(context, reply)?;
-        // If an input changed while Python ran, the reply may belong to neither state.
-        if DjangoSettings::fingerprint(context) == before {
-            django.write_cache(context);
-        }
+        let django = DjangoSettings::from_reply(context, &begin, reply)?;
+        django.write_cache(context);
         Ok((python, django))
     }
 
@@ -93,8 +91,9 @@ impl PythonSession {
     /// # Errors
     /// All errors of the settings, with file and line.
     pub async fn check(context: &BotsContext<'_>) -> Result<DjangoSettings, Error> {
+        let begin = LoadBegin::now(context.environment);
         let (_, reply) = Self::spawn_and_query(context, &["check"]).await?;
-        DjangoSettings::from_reply(context, reply)
+        DjangoSettings::from_reply(context, &begin, reply)
     }
 
     /// Imports only settings.py.

@@ -6,13 +6,14 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::context::BotsContext;
+use super::loaded_files::{add, config_files};
 use crate::fs::regular;
+use crate::process::open_file::FileStamp;
 
 /// Variables that differ between shells, pods or parent processes and do not affect settings.
 const VOLATILE: [&str; 10] = [
@@ -28,6 +29,11 @@ const VOLATILE: [&str; 10] = [
     "BOTS_CTL_CONFIG",
 ];
 
+/// Whether the fingerprint depends on a variable.
+pub fn is_relevant(variable: &str) -> bool {
+    !VOLATILE.contains(&variable)
+}
+
 /// The fingerprint of all inputs of the settings.
 pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> String {
     let mut hash = Sha256::new();
@@ -38,7 +44,7 @@ pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> Str
     }
     // As Python sees them: a bots-ctl that a service starts must compute the same.
     for (name, value) in context.variables.effective() {
-        if VOLATILE.contains(&name.as_str()) {
+        if !is_relevant(&name) {
             continue;
         }
         add(&mut hash, name.as_bytes());
@@ -60,24 +66,43 @@ pub fn settings_cache_key(context: &BotsContext<'_>, sources: &[PathBuf]) -> Str
     hex::encode(hash.finalize())
 }
 
-/// Length first, so that adjacent values cannot be confused.
-fn add(hash: &mut Sha256, bytes: &[u8]) {
-    hash.update(bytes.len().to_le_bytes());
-    hash.update(bytes);
-}
-
 fn add_state(hash: &mut Sha256, path: &Path) {
     add(hash, path.as_os_str().as_bytes());
     if let Ok(meta) = fs::metadata(path) {
-        for number in [meta.ino(), meta.size(), meta.mtime().cast_unsigned(), meta.mtime_nsec().cast_unsigned()] {
+        let FileStamp { size, modified, changed, inode } = FileStamp::from(&meta);
+        // Any writer can set the time of the last modification, and none that of the last change.
+        for number in [inode, size, modified.cast_unsigned(), changed.cast_unsigned()] {
             hash.update(number.to_le_bytes());
         }
     }
 }
 
-fn config_files(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut files: Vec<PathBuf> = entries.filter(|path| path.is_file()).collect();
-    files.sort();
-    files
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    fn state(path: &Path) -> Vec<u8> {
+        let mut hash = Sha256::new();
+        add_state(&mut hash, path);
+        hash.finalize().to_vec()
+    }
+
+    #[test]
+    fn restored_modification_time_does_not_hide_a_change() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("secret");
+        fs::write(&path, "old").expect("written");
+        let (before, meta) = (state(&path), fs::metadata(&path).expect("there"));
+        let change = |path: &Path| {
+            fs::write(path, "new").expect("written");
+            let file = File::options().write(true).open(path).expect("opened");
+            file.set_modified(meta.modified().expect("known")).expect("set");
+            FileStamp::from(&fs::metadata(path).expect("there")).changed
+        };
+        // The clock of the file system may stand still for some milliseconds.
+        while change(&path) == FileStamp::from(&meta).changed {}
+        assert_ne!(state(&path), before);
+    }
 }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use tracing::subscriber::{NoSubscriber, with_default};
 
-use crate::bots::config_source::ConfigFiles;
+use crate::bots::config_source::{ConfigFiles, Digest};
 use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::engine_shim::means_no_links;
 use crate::bots::environment::{ConfigUpdate, Environment};
+use crate::bots::loaded_files::directory_digest;
 use crate::bots::python_session::PythonSession;
 use crate::bots::{self, Installation, seed_usersys};
 use crate::config::Config;
@@ -99,7 +100,7 @@ pub(crate) async fn dry_run(
         faults.extend(services(&context, loaded).err().into_iter().flat_map(Error::into_faults));
     }
     let faults = faults.into_iter().map(|fault| staging.describe(&fault)).collect();
-    let django = loaded.map(|loaded| loaded.map_paths(|path| staging.map_paths_back(path)));
+    let django = loaded.map(|loaded| loaded.map_paths(staging.validated, |path| staging.map_paths_back(path)));
     Ok(DryRunResult { faults, django, staging })
 }
 
@@ -111,6 +112,8 @@ struct StagedEnvironment {
     copy: Environment,
     /// Files of the copy, and the mounted files from which they were copied.
     mounted: Vec<(PathBuf, PathBuf)>,
+    /// The digest of the configuration directory after a start.
+    validated: Digest,
     /// With the copy as the environment.
     config: Config,
     _scratch: PrivateTempDir,
@@ -144,7 +147,7 @@ impl StagedEnvironment {
         config.environment.seed_grammars = PathBuf::from("/nonexistent");
         let mounted =
             source.files_except(&[]).map(|(name, file)| (copy.config.join(name), file.path.clone())).collect();
-        let staging = Self { real, copy, mounted, config, _scratch: scratch };
+        let mut staging = Self { real, copy, mounted, validated: Digest::default(), config, _scratch: scratch };
         staging.fill(&update)?;
         let completed = with_default(NoSubscriber::new(), || staging.copy.complete(&staging.config, bots));
         if faults.is_empty() {
@@ -153,8 +156,8 @@ impl StagedEnvironment {
         Ok((staging, faults))
     }
 
-    fn fill(&self, update: &ConfigUpdate) -> Result<(), Error> {
-        let Self { real, copy, .. } = self;
+    fn fill(&mut self, update: &ConfigUpdate) -> Result<(), Error> {
+        let Self { real, copy, validated, .. } = self;
         make_private(&copy.config)?;
         link_all(&real.root, &copy.root, |name, _| [USERSYS, BOTSSYS, "secret-key"].contains(&name))?;
         link_all(&real.config, &copy.config, |_, path| !path.is_dir())?;
@@ -162,6 +165,8 @@ impl StagedEnvironment {
         for (path, content, mode) in update.files() {
             atomic::write_atomically(&copy.config.join(path.file_name().unwrap_or_default()), content, mode)?;
         }
+        atomic::create_if_absent(&copy.config.join("__init__.py"), b"", 0o644)?;
+        *validated = directory_digest(&copy.config);
         // Bots makes directories in its storage as soon as it reads its settings, and a start makes files in usersys.
         let ini = copy.ini_file();
         let storage = copy.botssys.display().to_string();

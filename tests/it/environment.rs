@@ -429,6 +429,30 @@ fn port_override_does_not_persist_in_bots_ini() {
 }
 
 #[apply(test)]
+fn settings_of_a_file_that_changes_while_they_load_are_not_cached() {
+    let sandbox = Sandbox::prepared();
+    let root = sandbox.root();
+    let [zone, reached, go] = ["zone", "reached", "go"].map(|name| root.join(name));
+    fs::write(&zone, "UTC").expect("written");
+    let wait = format!(
+        "\nimport time\nTIME_ZONE = open({zone:?}).read()\nos.makedirs({reached:?}, exist_ok=True)\n\
+         while not os.path.exists({go:?}):\n    time.sleep(0.01)\n"
+    );
+    let settings = root.join("config/settings.py");
+    let text = fs::read_to_string(&settings).expect("there is one");
+    fs::write(&settings, format!("{text}{wait}")).expect("written");
+    let mut started = sandbox.start(&["init-db"]);
+    wait_until("settings.py has read it", || reached.exists().then_some(()), || started.report());
+    fs::write(&zone, "Asia/Tokyo").expect("written");
+    fs::write(&go, "").expect("written");
+    assert_eq!(started.wait_code(), 0, "{}", started.report());
+    assert!(!root.join(".bots-ctl-settings-cache.json").exists(), "of a zone that is no more");
+    sandbox.run(&["init-db"]).expect_code(0);
+    let cache = fs::read_to_string(root.join(".bots-ctl-settings-cache.json")).expect("it is there");
+    assert!(cache.contains("Asia/Tokyo"), "{cache}");
+}
+
+#[apply(test)]
 fn init_db_keeps_concurrent_configuration_edits() {
     let sandbox = Sandbox::prepared();
     let config = sandbox.root().join("config");

@@ -432,6 +432,9 @@ fn reload_waits_for_running_job_and_keeps_queued_jobs() {
     let changed = ini(&queue.sandbox, &[("jobqueue", "port", &port.to_string()), ("settings", "maxruntime", "7")]);
     mount.mount(&[("bots.ini", &changed)]);
     running.wait_stderr("waiting for job 1 to finish; starting no further jobs");
+    let settings = queue.sandbox.root().join("config/settings.py");
+    let text = fs::read_to_string(&settings).expect("there is one");
+    fs::write(&settings, text + "\nTIME_ZONE = 'Asia/Tokyo'\n").expect("written after its validation");
     // The queue accepts jobs in the meantime.
     assert_eq!(queue.ask(&format!("q.addjob({}, 5)", queue.task("after"))), "0");
     assert_eq!(running.health("/health/ready").expect("it listens").status, 200);
@@ -440,6 +443,9 @@ fn reload_waits_for_running_job_and_keeps_queued_jobs() {
     wait_until("both have run", || (queue.lines("ran") == ["wait", "after"]).then_some(()), || running.report());
     running.wait_stderr(&format!("the job queue is ready on port {port}"));
     running.wait_ready();
+    let cache = fs::read(queue.sandbox.root().join(".bots-ctl-settings-cache.json")).expect("it is there");
+    let cached: Value = serde_json::from_slice(&cache).expect("JSON");
+    assert_eq!(cached["django"]["time_zone"], "Asia/Tokyo", "the settings of the next start");
     let mut running = running;
     running.signal(Signal::SIGTERM);
     assert_eq!(running.wait_code(), 0, "{}", running.report());
