@@ -189,9 +189,8 @@ impl Environment {
 
     /// bots.ini may set other directories; relative ones are below the environment.
     fn apply_ini_paths(&mut self, ini: &BotsIni) {
-        let path = |key| ini.get("directories", key).map(|entry| entry.value).filter(|value| !value.is_empty());
-        self.botssys = self.root.join(path("botssys").unwrap_or("botssys"));
-        self.usersys = self.root.join(path("usersys").unwrap_or("usersys"));
+        self.botssys = self.root.join(directory(ini, "botssys"));
+        self.usersys = self.root.join(directory(ini, "usersys"));
     }
 
     /// The effective bots.ini: the mounted one, else the existing one, else the template, with corrected directories.
@@ -205,12 +204,12 @@ impl Environment {
     ) -> Result<BotsIni, Error> {
         let path = self.ini_file();
         let template = bots.package.join("install/bots.ini");
-        let (origin, text) = if let Some(mounted) = source.file("bots.ini") {
-            (&mounted.path, as_text(&mounted.path, mounted.content.clone())?)
+        let (origin, text, mode) = if let Some(mounted) = source.file("bots.ini") {
+            (&mounted.path, as_text(&mounted.path, mounted.content.clone())?, Some(mounted.mode | 0o600))
         } else if let Some(text) = read_optional(&path)? {
-            (&path, text)
+            (&path, text, file_mode(&path))
         } else {
-            (&template, read(&template)?)
+            (&template, read(&template)?, None)
         };
         Error::from_faults(ini_check::faults(origin, &parse_ini(origin, &text)?, bots.bots_version()))?;
         let is_template = origin == &template;
@@ -223,8 +222,7 @@ impl Environment {
         let ini = parse_ini(origin, &planned)?;
         // Without an edit the file is not written: a person may have changed it since it was read.
         if origin != &path || planned != text {
-            let mode = if origin == &template { 0o644 } else { file_mode(origin).unwrap_or(0o644) };
-            update.add(&path, planned.as_bytes(), mode, origin);
+            update.add(&path, planned.as_bytes(), mode.unwrap_or(0o644), origin);
         }
         Ok(ini)
     }
@@ -247,7 +245,7 @@ impl Environment {
         }
         let ini = BotsIni::parse(&text).map_err(EditError::Unreadable)?;
         // Bots 3.3.1 would create a relative botssys inside the installed package, where an upgrade deletes it.
-        let botssys = ini.get("directories", "botssys").map_or("botssys", |entry| entry.value);
+        let botssys = directory(&ini, "botssys");
         if bots.bots_version() == BotsVersion::V3 && !botssys.starts_with('/') {
             text = set_value(&text, "directories", "botssys", &self.root.join(botssys).display().to_string())?;
         }
@@ -353,6 +351,11 @@ impl ConfigUpdate {
         }
         Ok(batch)
     }
+}
+
+/// A directory of bots.ini. An empty value counts as none.
+fn directory<'a>(ini: &'a BotsIni, key: &'a str) -> &'a str {
+    ini.get("directories", key).map(|entry| entry.value).filter(|value| !value.is_empty()).unwrap_or(key)
 }
 
 /// Parses a bots.ini.

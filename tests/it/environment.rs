@@ -61,6 +61,10 @@ fn init_db_copies_config_map_and_its_updates() {
         fs::write(mount.path().join(version).join("bots.ini"), ini).expect("written");
         fs::write(mount.path().join(version).join("settings.py"), own_settings()).expect("written");
         fs::write(mount.path().join(version).join("extra.txt"), version).expect("written");
+        for name in ["bots.ini", "settings.py", "extra.txt"] {
+            let mode = fs::Permissions::from_mode(0o444);
+            fs::set_permissions(mount.path().join(version).join(name), mode).expect("ours");
+        }
     }
     symlink("..2026_11_23", mount.path().join("..data")).expect("linked");
     for name in ["bots.ini", "settings.py", "extra.txt"] {
@@ -74,7 +78,10 @@ fn init_db_copies_config_map_and_its_updates() {
     assert_eq!((copied("settings.py"), copied("extra.txt").as_str()), (own_settings(), "..2026_11_23"));
     let names = || fs::read_dir(&config).expect("readable").flatten().map(|entry| entry.file_name());
     assert!(!names().any(|name| name.as_encoded_bytes().starts_with(b".")), "{:?}", names().collect::<Vec<_>>());
-    assert!(!fs::symlink_metadata(config.join("bots.ini")).expect("there").is_symlink());
+    for name in ["bots.ini", "settings.py", "extra.txt"] {
+        let meta = fs::symlink_metadata(config.join(name)).expect("there");
+        assert!(!meta.is_symlink() && meta.mode() & 0o777 == 0o644, "{name} is writable: {meta:?}");
+    }
 
     // A kubelet brings a change by renaming a new link over the old one.
     symlink("..2026_11_24", mount.path().join("..data_tmp")).expect("linked");
@@ -174,6 +181,50 @@ fn init_db_never_changes_user_written_settings_py() {
     assert_eq!((state(), fs::read_to_string(&path).expect("there")), (before, own_settings()));
     assert_eq!(django(&sandbox)["hosts"], serde_json::json!(["*"]));
     sandbox.engine(&[]).expect_code(0);
+}
+
+/// 3.3.1 would create them inside its package.
+#[apply(test)]
+fn empty_botssys_in_bots_ini_counts_as_none() {
+    let sandbox = Sandbox::new();
+    let ini = sandbox.root().join("config/bots.ini");
+    let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
+    fs::create_dir_all(sandbox.root().join("config")).expect("made");
+    fs::write(&ini, set_value(&template, "directories", "botssys", "").expect("editable")).expect("written");
+    sandbox.run(&["init-db"]).expect_code(0);
+    assert!(sandbox.root().join("botssys/sqlitedb/botsdb").is_file());
+    assert!(!sandbox.root().join("sqlitedb").exists());
+    if is_bots_3() {
+        let expected = format!("botssys = {}\n", sandbox.root().join("botssys").display());
+        let text = fs::read_to_string(&ini).expect("there");
+        assert!(text.contains(&expected), "{text}");
+    }
+}
+
+#[apply(test)]
+fn sqlite_file_is_moved_only_out_of_the_installed_bots() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let root = home.path().display();
+    for path in ["bots/__init__.py", "bots/install/settings.py", "config/bots.ini", "secret-key"] {
+        fs::create_dir_all(home.path().join(path).parent().expect("below")).expect("made");
+        fs::write(home.path().join(path), "").expect("written");
+    }
+    let block = include_str!("../../src/bots/python/settings_block.py");
+    let own = format!("{root}/botssys/sqlitedb/botsdb");
+    for (name, expected) in [
+        (format!("{root}/botsdb"), format!("{root}/botsdb")),
+        (format!("{root}/bots/botsdb"), own.clone()),
+        (format!("{root}/bots"), own.clone()),
+        (String::new(), own),
+    ] {
+        let settings = home.path().join("config/settings.py");
+        let databases = format!("{{'default': {{'ENGINE': 'django.db.backends.sqlite3', 'NAME': {name:?}}}}}");
+        fs::write(&settings, format!("SECRET_KEY = 'mine'\nDATABASES = {databases}\n{block}")).expect("written");
+        let script = "import runpy, sys; print(runpy.run_path(sys.argv[1])['DATABASES']['default']['NAME'])";
+        let mut python = Command::new(python());
+        let run = python.args(["-c", script]).arg(&settings).env("PYTHONPATH", home.path()).output().expect("run");
+        assert_eq!(String::from_utf8_lossy(&run.stdout).trim(), expected, "{}", String::from_utf8_lossy(&run.stderr));
+    }
 }
 
 #[apply(test)]

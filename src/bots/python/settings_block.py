@@ -32,7 +32,8 @@ def _bots_ctl(settings):
         if not database["ENGINE"].endswith("sqlite3"):
             return
         # What is set above stays, unless it is inside the installed Bots, where the template of 3.3.1 puts it.
-        inside = os.path.abspath(database["NAME"] or package).startswith(package)
+        path = os.path.abspath(database["NAME"] or package)
+        inside = path == package or path.startswith(package + os.sep)
         if value("DB_NAME") or inside:
             database["NAME"] = os.path.join(botssys, "sqlitedb", value("DB_NAME") or "botsdb")
         if django.VERSION < (5, 1):
