@@ -105,13 +105,14 @@ impl DjangoSettings {
         mut reply: serde_json::Value,
     ) -> Result<Self, Error> {
         let reported: Vec<PythonFault> = PythonFault::take(&mut reply, "faults")?;
-        let mut django = Self::parse(reply)?;
-        let mut faults = django.faults(context);
+        let parsed = Self::parse(reply);
+        let mut faults = parsed.as_ref().map_or_else(|_| Vec::new(), |django| django.faults(context));
         for fault in reported {
             debug!("{}", fault.traceback);
             faults.push(fault.describe(context.environment));
         }
         Error::from_faults(faults)?;
+        let mut django = parsed?;
         let settings = context.environment.config.join("settings.py");
         let text = regular::read_to_string(&settings).unwrap_or_default();
         django.warnings.extend(edited_block_warning(&settings, &text));

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
+use bots_ctl::pycompat::configparser::set_value;
 use walkdir::WalkDir;
 
 use crate::support::bots::{is_bots_3, own_settings, package};
@@ -268,6 +269,33 @@ fn debug_log_level_shows_python_traceback() {
     let refused = sandbox.run(&["init-db"]);
     refused.expect_code(78);
     assert_words(&refused.stderr, &["Traceback (most recent call last)", "HOST = host()", "bots-ctl: "]);
+}
+
+#[apply(test)]
+fn every_unknown_character_set_is_reported() {
+    let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
+    let changed = set_value(&template, "charsets", "unoc", "nonsense").expect("editable");
+    let changed = set_value(&changed, "charsets", "unod", "rubbish").expect("editable");
+    let sandbox = with_config("bots.ini", changed);
+    let refused = sandbox.run(&["config", "check"]);
+    for (key, name) in [("unoc", "nonsense"), ("unod", "rubbish")] {
+        let expected = format!("[charsets] {key} = {name}: unknown character set");
+        assert!(refused.code() != 0 && refused.stderr.contains(&expected), "{refused:?}");
+    }
+}
+
+#[apply(test)]
+fn certificate_that_is_none_is_reported_as_such() {
+    let template = fs::read_to_string(package().join("install/bots.ini")).expect("Bots ships a template");
+    let sandbox = Sandbox::new();
+    let file = sandbox.home.path().join("certificate").display().to_string();
+    fs::write(&file, "no certificate\n").expect("written");
+    let both = ["ssl_certificate", "ssl_private_key"];
+    let set = |text: String, key: &&str| set_value(&text, "webserver", key, &file).expect("editable");
+    fs::create_dir_all(sandbox.root().join("config")).expect("made");
+    fs::write(sandbox.root().join("config/bots.ini"), both.iter().fold(template, set)).expect("written");
+    let words = ["ssl_certificate = ", "cannot load the certificate with its private key: "];
+    one_fault(&sandbox.run(&["init-db"]), 78, &words);
 }
 
 #[apply(test)]

@@ -57,7 +57,7 @@ def check_certificate(ini):
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error)
-        yield problem("the certificate does not match the private key: %s" % reason, "webserver", names[0])
+        yield problem("cannot load the certificate with its private key: %s" % reason, "webserver", names[0])
 
 
 def check_django(settings_file, config_dir):
@@ -157,6 +157,6 @@ def page(path):
 def located(error, settings_file, config_dir, prefix):
     """In the user's own file, where one took part; else it is a setting."""
     found = fault(error, config_dir, is_setting=True)
-    if not found["file"].startswith(os.path.dirname(config_dir)):
+    if not is_below(found["file"], os.path.dirname(config_dir)):
         found["file"], found["line"] = settings_file, None
     return problem(prefix + found["text"], file=found["file"], line=found["line"], trace=found["traceback"])

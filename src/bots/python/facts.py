@@ -16,8 +16,9 @@ def note(event, arguments):
 
 def facts(config_dir, is_check=False):
     global opened
-    for unknown in check_charsets(config_dir) if is_check else ():
-        return {"fault": unknown}
+    unknown = list(check_charsets(config_dir)) if is_check else []
+    if unknown:
+        return {"faults": unknown}
     from bots import botsglobal, botsinit
 
     sys.addaudithook(note)
@@ -42,8 +43,6 @@ def facts(config_dir, is_check=False):
         "warnings": warnings_about_key(settings.SECRET_KEY, config_dir),
         "static_url": settings.STATIC_URL,
         "login": {"host": known_host(settings.ALLOWED_HOSTS), "path": str(settings.LOGIN_URL)},
-        # Newer Djangos only notice that it is missing when the first request comes in.
-        "has_secret_key": bool(settings.SECRET_KEY),
         "web_port": ini.getint("webserver", "port", 8080),
         "web_https": bool(ini.get("webserver", "ssl_certificate", None) and ini.get("webserver", "ssl_private_key", None)),
         "tables": {model._meta.db_table: table(model) for model in models if is_managed(model)},
@@ -192,7 +191,7 @@ def fault(error, config_dir, is_setting):
     else:
         frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
         root = os.path.dirname(config_dir)
-        own = [frame for frame in frames if frame[0].startswith(root) and "/.bots-ctl-bin/" not in frame[0]]
+        own = [frame for frame in frames if is_below(frame[0], root) and "/.bots-ctl-bin/" not in frame[0]]
         others = named_settings(error, config_dir) or frames if is_setting else []
         place = (own or others or [("", None)])[-1]
         if place[0] == "<string>":
@@ -205,6 +204,10 @@ def fault(error, config_dir, is_setting):
     text = " ".join(": ".join([text.strip()] + [str(cause) for cause in causes(error)]).split())
     return {"text": text, "file": place[0], "line": place[1], "traceback": "".join(
         traceback.format_exception(type(error), error, error.__traceback__))}
+
+
+def is_below(path, directory):
+    return path.startswith(os.path.join(directory, ""))
 
 
 def causes(error):

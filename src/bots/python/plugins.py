@@ -222,10 +222,10 @@ def grammar_fault(name, error, root):
 
     chain = error
     while chain is not None:
-        if isinstance(chain, SyntaxError) and chain.filename and chain.filename.startswith(root):
+        if isinstance(chain, SyntaxError) and chain.filename and is_below(chain.filename, root):
             return {"file": os.path.relpath(chain.filename, root), "line": chain.lineno or 0, "text": chain.msg}
         for frame in reversed(traceback.extract_tb(chain.__traceback__)):
-            if frame.filename.startswith(root):
+            if is_below(frame.filename, root):
                 text = traceback.format_exception_only(type(chain), chain)[-1].strip()
                 return {"file": os.path.relpath(frame.filename, root), "line": frame.lineno, "text": text}
         chain = chain.__context__
