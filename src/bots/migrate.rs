@@ -89,7 +89,7 @@ pub async fn run(
     let request = json!({ "migrate": work.migrate, "finish": work.finish, "user": user });
     let reply = python.request_logged(&request).await.map_err(|error| {
         let resume = if matches!(error, RequestError::Ended(..)) { "; rerun init-db to resume" } else { "" };
-        Error::Failed(format!("Django could not complete the {database}: {error}{resume}"))
+        error.to_error(format!("Django could not complete the {database}: {error}{resume}"))
     })?;
     let done: MigrateResult = serde_json::from_value(reply)
         .map_err(|error| Error::Failed(format!("cannot parse the result of Django's migrate: {error}")))?;

@@ -152,8 +152,9 @@ impl PythonSession {
     }
 
     async fn plugin_request<T: DeserializeOwned>(&mut self, action: &str, request: &Value) -> Result<T, Error> {
+        let reply = self.request(request).await;
+        let reply = reply.map_err(|error| error.to_error(format!("cannot {action}: {error}")))?;
         let failed = |text: &str| Error::Failed(format!("cannot {action}: {text}"));
-        let reply = self.request(request).await.map_err(|error| failed(&error.to_string()))?;
         if let Some(refused) = reply["refused"].as_str() {
             let is_conflict = reply["conflict"] == true;
             return Err(if is_conflict {

@@ -21,6 +21,9 @@ pub struct PythonFault {
     section: String,
     #[serde(default)]
     key: String,
+    /// Whether the database is out of reach or locked, so that a repetition can succeed.
+    #[serde(default)]
+    pub is_unavailable: bool,
 }
 
 impl PythonFault {

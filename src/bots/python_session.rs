@@ -64,6 +64,16 @@ pub enum RequestError {
     Ended(Exit, String),
 }
 
+impl RequestError {
+    /// The error of an action, with its text.
+    pub fn to_error(&self, text: String) -> Error {
+        match self {
+            Self::Fault(fault) if fault.is_unavailable => Error::Unavailable(text),
+            _ => Error::Failed(text),
+        }
+    }
+}
+
 /// A Python process that has loaded the settings. It exits when this is dropped.
 pub struct PythonSession {
     child: Child,

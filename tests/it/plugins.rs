@@ -13,7 +13,7 @@ use crate::support::demo_translation::Demo;
 use crate::support::interruption::Interruption;
 use crate::support::needs::{Need, needs};
 use crate::support::process::wrapped;
-use crate::support::sandbox::{Finished, Running, Sandbox, python, rounds, wait_until};
+use crate::support::sandbox::{Finished, Running, Sandbox, free_port, python, rounds, wait_until};
 use crate::support::servers::{Database, Engine, on_each_database};
 
 const EXPECTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/demo/expected");
@@ -335,6 +335,47 @@ fn plugin_error_names_location_and_nothing_is_written() {
         let refused = apply(&demo.sandbox, &plugin, &["--set", value]);
         refused.expect_code(code);
         assert!(refused.stderr.contains(fault), "{refused:?}");
+    }
+}
+
+/// Prints whether the error of a statement lets a repetition succeed. Another connection locks the file of SQLite.
+const UNAVAILABLE: &str = "
+import json, sqlite3
+from django.conf import settings
+database, statement = json.loads(sys.argv[1]), sys.argv[2]
+settings.configure(DATABASES={'default': database})
+from django.db import connection
+if statement.startswith('CREATE'):
+    other = sqlite3.connect(database['NAME'], isolation_level=None)
+    other.execute('BEGIN EXCLUSIVE')
+try:
+    connection.cursor().execute(statement)
+except Exception as error:
+    print(is_unavailable(error))
+";
+
+/// A mounted plugin is applied again after an error of the first kind, and rejected after one of the second.
+#[apply(test)]
+fn unreachable_database_differs_from_wrong_statement() {
+    let script = format!("{}{UNAVAILABLE}", include_str!("../../src/bots/python/facts.py"));
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("db");
+    let sqlite = json!({ "ENGINE": "django.db.backends.sqlite3", "NAME": file, "OPTIONS": { "timeout": 0 } });
+    let [mysql, postgresql] = ["mysql", "postgresql"].map(|engine| {
+        let engine = format!("django.db.backends.{engine}");
+        json!({ "ENGINE": engine, "NAME": "bots", "HOST": "127.0.0.1", "PORT": free_port().to_string() })
+    });
+    for (database, statement, expected) in [
+        (&sqlite, "SELECT a FROM missing", "False"),
+        (&sqlite, "SELEC", "False"),
+        (&sqlite, "CREATE TABLE a (b int)", "True"),
+        (&mysql, "SELECT 1", "True"),
+        (&postgresql, "SELECT 1", "True"),
+    ] {
+        let mut python = Command::new(python());
+        let run = python.args(["-c", &script, &database.to_string(), statement]).output().expect("run");
+        let found = String::from_utf8_lossy(&run.stdout).trim().to_owned();
+        assert_eq!(found, expected, "{database} {statement}: {}", String::from_utf8_lossy(&run.stderr));
     }
 }
 

@@ -54,7 +54,10 @@ def attempt(task, *arguments):
     try:
         return task(*arguments)
     except (Exception, SystemExit) as error:
-        return {"fault": fault(error, sys.argv[1], is_setting=task is not work)}
+        found = fault(error, sys.argv[1], is_setting=task is not work)
+        if task is work:
+            found["is_unavailable"] = is_unavailable(error)
+        return {"fault": found}
 
 
 found = attempt(settings_alone if sys.argv[2:] == ["settings"] else facts, sys.argv[1], *sys.argv[2:])

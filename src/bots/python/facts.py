@@ -206,6 +206,23 @@ def fault(error, config_dir, is_setting):
         traceback.format_exception(type(error), error, error.__traceback__))}
 
 
+# Of MySQL: too many connections, shutdown, lock wait, deadlock, killed.
+CODES_TRANSIENT = {1040, 1053, 1205, 1213, 1927}
+
+
+def is_unavailable(error):
+    """Whether the database is out of reach or locked, so that a repetition can succeed."""
+    from django.db import InterfaceError, OperationalError, connection
+
+    if not isinstance(error, (InterfaceError, OperationalError)):
+        return False
+    if connection.connection is None or not connection.is_usable():
+        return True
+    # The others of PostgreSQL lack a resource of the server; MySQL and SQLite also have wrong statements here.
+    is_transient = bool(error.args) and error.args[0] in CODES_TRANSIENT
+    return connection.vendor == "postgresql" or is_transient or "database is locked" in str(error)
+
+
 def is_below(path, directory):
     return path.startswith(os.path.join(directory, ""))
 

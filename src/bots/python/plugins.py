@@ -114,6 +114,8 @@ def write_configuration(request):
                 if change["after"] is None:
                     remove_row(connection, cursor, change)
     except DatabaseError as error:
+        if is_unavailable(error):
+            raise
         text = "%s: %s" % (type(error).__name__, " ".join(str(error).split()))
         if "oreign key" in text or "FOREIGN KEY" in text:
             text += " (a row that stays refers to one that is removed, or a row refers to one that does not exist)"
