@@ -28,6 +28,12 @@ pub enum EditError {
         /// The key asked for.
         key: String,
     },
+    /// The rest of the text would change its meaning.
+    #[error("cannot remove [{}]: the lines after it would become part of another section", section.escape_debug())]
+    Irremovable {
+        /// The section asked for.
+        section: String,
+    },
 }
 
 /// Sets `key` of `section`, which may be `DEFAULT`, and returns the new text.
@@ -39,12 +45,12 @@ pub enum EditError {
 /// If the text has faults, or if the format cannot express key or value.
 pub fn set_value(text: &str, section: &str, key: &str, value: &str) -> Result<String, EditError> {
     let before = BotsIni::parse(text).map_err(EditError::Unreadable)?;
-    let offset = before.section(section);
-    let known = offset.and_then(|position| position.setting(&key.to_lowercase()));
-    let edited = match (offset, known) {
+    let found = before.section(section);
+    let known = found.and_then(|section| section.setting(&key.to_lowercase()));
+    let edited = match (found, known) {
         (_, Some(known)) if known.value == value => return Ok(text.to_owned()),
         (_, Some(known)) => replace(text, known, value),
-        (Some(place), None) => insert(text, place, key, value),
+        (Some(section), None) => insert(text, section, key, value),
         (None, _) => append(text, section, key, value),
     };
     let wanted = with_value(&before, section, key, value);
@@ -57,6 +63,10 @@ pub fn set_value(text: &str, section: &str, key: &str, value: &str) -> Result<St
 /// Removes a section, from its header to its last value, and the following empty lines. Comments around it stay, since
 /// they may belong to its neighbours. No change if the section does not exist; `[DEFAULT]` does not count, as in
 /// Python.
+///
+/// # Errors
+///
+/// If the text has faults, or if the rest would change.
 pub fn remove_section(text: &str, section: &str) -> Result<String, EditError> {
     let mut ini = BotsIni::parse(text).map_err(EditError::Unreadable)?;
     let removable = Some(section).filter(|name| *name != DEFAULT);
@@ -68,7 +78,11 @@ pub fn remove_section(text: &str, section: &str) -> Result<String, EditError> {
         return Ok(edited);
     }
     // The next header was indented and has become part of the value before.
-    Ok(delete_section(text, &gone, |header| header.trim_start_matches(is_space).to_owned()))
+    let edited = delete_section(text, &gone, |header| header.trim_start_matches(is_space).to_owned());
+    if parses_to(&edited, &ini) {
+        return Ok(edited);
+    }
+    Err(EditError::Irremovable { section: section.to_owned() })
 }
 
 fn list(faults: &[ParseError]) -> String {
@@ -113,12 +127,12 @@ fn replace(text: &str, known: &IniSetting, value: &str) -> String {
 }
 
 /// Writes a new key behind the last one of its section.
-fn insert(text: &str, offset: &IniSection, key: &str, value: &str) -> String {
+fn insert(text: &str, section: &IniSection, key: &str, value: &str) -> String {
     let mut edited = String::with_capacity(text.len() + key.len() + value.len());
-    let indent = insertion_indent(text, offset);
+    let indent = insertion_indent(text, section);
     for (number, line) in (1..).zip(lines(text)) {
         edited.push_str(line);
-        if number == offset.end() {
+        if number == section.end() {
             let eol = eol(text, line);
             if line_end(line).is_empty() {
                 edited.push_str(eol);
@@ -132,10 +146,10 @@ fn insert(text: &str, offset: &IniSection, key: &str, value: &str) -> String {
 
 /// As deep as the section's last key. Without one, as deep as the header that
 /// follows: were it deeper than the new key, it would be read as a part of it.
-fn insertion_indent<'a>(text: &'a str, offset: &IniSection) -> &'a str {
-    let model = match offset.settings.last() {
+fn insertion_indent<'a>(text: &'a str, section: &IniSection) -> &'a str {
+    let model = match section.settings.last() {
         Some((_, last)) => lines(text).nth(last.line - 1),
-        None => lines(text).skip(offset.line).find(|line| has_content(line)),
+        None => lines(text).skip(section.line).find(|line| has_content(line)),
     };
     model.map_or("", indentation)
 }
