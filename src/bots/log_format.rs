@@ -46,9 +46,6 @@ const ROUTINE: [&str; 22] = [
     "Done full cleanup.",
 ];
 
-/// The first characters of [`ROUTINE`].
-const FIRST: &[u8] = b"spmdbcuDCRBV";
-
 /// Whether this line of level INFO, without its time, is in `ROUTINE`, one of the cleanup, or one of the report.
 pub fn is_routine(line: &str) -> bool {
     match line.strip_prefix("INFO ") {
@@ -61,8 +58,7 @@ pub fn is_routine(line: &str) -> bool {
 fn is_routine_text(text: &str) -> bool {
     let text = text.trim_ascii_start();
     let text = text.strip_prefix("[bots.engine]").unwrap_or(text).trim_ascii();
-    let Some(first) = text.as_bytes().first() else { return true };
-    FIRST.contains(first) && (text.starts_with("Cleanup ") || ROUTINE.iter().any(|routine| text.starts_with(routine)))
+    text.is_empty() || text.starts_with("Cleanup ") || ROUTINE.iter().any(|routine| text.starts_with(routine))
 }
 
 /// Times at the beginning of a line, in the zone of Bots: of Bots 4, of 3.3.1, of CherryPy. `0` is a digit, `a` a letter.
