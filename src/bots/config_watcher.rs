@@ -26,7 +26,7 @@ pub enum Change {
     None,
     /// A change has begun; the next poll reports the result.
     InProgress,
-    /// The directory is no longer mounted.
+    /// No file is mounted any more.
     Removed,
     /// The mounted files equal those in use again.
     Reverted,

@@ -29,8 +29,7 @@ const SCRIPTS: [(&str, &str); 2] =
 /// The variable that tells the hook that bots-ctl started this engine under its lease.
 pub const HOLDS_LEASE: &str = "BOTS_CTL_HOLDS_LEASE";
 
-/// The variable by which the hook knows the pipes through which it asks bots-ctl for the files that a channel may take: the one that it
-/// reads, and the one that it writes.
+/// Two descriptors, `READ,WRITE`: pipes on which the hook requests which files of a channel are complete.
 pub const FILES_PIPES: &str = "BOTS_CTL_FILES_PIPES";
 
 /// The directory of the link, in an environment.

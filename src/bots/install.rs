@@ -34,7 +34,8 @@ const PYTHON_WITH_OLD_TLS: u32 = 11;
 pub const DJANGO_2_WARNING: &str = "Bots 3.3.1 runs on Django 2.2, which has had no security fixes since April 2022; bots-ctl \
                                     install --from DIR|WHEEL installs Bots 4.x, which runs on a maintained one";
 
-/// User settings of pip that are needed to reach an index. All others could redirect the installation.
+/// Variables of pip that are needed to reach an index. All others could redirect the installation; files such as pip.conf
+/// apply, since the user has written them for this machine.
 const PIP_KEPT: [&str; 13] = [
     "PIP_INDEX_URL",
     "PIP_EXTRA_INDEX_URL",

@@ -68,7 +68,7 @@ impl FnMatch {
         &self.text
     }
 
-    /// Whether it matches more than one name.
+    /// Whether it has wildcards.
     pub fn is_pattern(&self) -> bool {
         has_magic(&self.text)
     }
