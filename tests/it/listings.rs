@@ -213,7 +213,7 @@ fn open_files_are_processed_if_wait_is_off_or_impossible() {
         open.write_all(message(0).as_bytes()).expect("written");
         hold.end();
         assert_eq!(running.wait_code(), 0, "{}", running.report());
-        let told = running.report().contains("cannot ask which files are complete");
+        let told = running.report().contains("cannot determine which files are complete");
         assert_eq!(told, is_told, "{}", running.report());
         drop(open);
         assert_eq!(place.system.collect(1), Amiss::default(), "it was whole: {}", running.report());

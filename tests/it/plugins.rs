@@ -386,9 +386,9 @@ fn python_index_without_plain_data_is_rejected() {
     fs::create_dir(&plugin).expect("made");
     let deep = format!("{}{}", "[".repeat(150), "]".repeat(150));
     for (value, fault) in [
-        ("1e999", "its list plugins is no plain data"),
-        ("'\\ud800'", "its list plugins is no plain data"),
-        ("print()", "its list plugins is no plain data"),
+        ("1e999", "its list `plugins` is not plain data"),
+        ("'\\ud800'", "its list `plugins` is not plain data"),
+        ("print()", "its list `plugins` is not plain data"),
         (&deep, "cannot parse the reply of Python: recursion limit exceeded"),
     ] {
         fs::write(plugin.join("botsindex.py"), format!("plugins = [{{'plugintype': {value}}}]\n")).expect("written");

@@ -1,7 +1,8 @@
 """MariaDB and MySQL cannot take back what a migration has begun: a run that was cut off is completed by the next one.
 
 A statement that fails because what it makes is there already is compared with what is there. The same: it counts as
-done. Not provably the same: nothing is touched, and the statement is told, for a person to decide on.
+done. Not provably the same: nothing is changed, and the error contains the statement, so that the administrator can
+decide.
 """
 
 import re
@@ -21,7 +22,7 @@ class NotProven(Exception):
     pass
 
 
-def let_statements_repeat(connection):
+def skip_completed_statements(connection):
     editor = connection.SchemaEditorClass
     execute = editor.execute
 
@@ -33,7 +34,7 @@ def let_statements_repeat(connection):
         except DatabaseError as error:
             code = error.args[0] if error.args else None
             statement = with_values(self, sql, params)
-            if code in CODES_GONE and is_dropped(connection, statement):
+            if code in CODES_GONE and is_dropped(statement):
                 return None
             is_there = code in CODES_THERE or code == CODE_CANNOT_CREATE and "errno: 121" in str(error)
             is_past = code == CODE_NO_COLUMN and statement.startswith("ALTER TABLE")
@@ -107,7 +108,7 @@ def is_done(connection, statement):
 
 
 def add_lost_keys(connection):
-    """Foreign keys of noted migrations that are not there. Django up to 3.0 notes a migration before it makes its keys, so
+    """Foreign keys of recorded migrations that are not there. Django up to 3.0 records a migration before it makes its keys, so
     one that was killed in between is past for every later run."""
     import django
     from django.apps import apps
@@ -127,7 +128,7 @@ def add_lost_keys(connection):
                 print("Restored the missing foreign key: %s.%s" % (model._meta.db_table, field.column))
 
 
-def is_dropped(connection, statement):
+def is_dropped(statement):
     """What was to go is not there: the server has said so."""
     return bool(re.match(r"ALTER TABLE `[^`]+` DROP |DROP INDEX ", statement))
 

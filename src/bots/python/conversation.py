@@ -1,8 +1,8 @@
-"""bots-ctl and one start of Python: first the facts, then the work that it is asked for.
+"""The Python side of a session: replies with the settings, then executes requests until its input ends.
 
 Run as `python -c <the scripts, this one last> CONFIG_DIR [settings|check]`. Requests come as a line of JSON on standard
-input, so that no password is ever an argument; the end of input means that there is nothing to do. Standard output has
-the answers alone, a line of JSON each; what Django and the settings print goes to standard error.
+input, so that no password is ever an argument. Standard output has only the replies, a line of JSON each; what Django and
+the settings print goes to standard error.
 """
 
 import json
@@ -11,14 +11,14 @@ import sys
 import time
 import traceback
 
-answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
 
 
-def say(answer):
-    json.dump(answer, answers)
-    answers.write("\n")
-    answers.flush()
+def reply(result):
+    json.dump(result, replies)
+    replies.write("\n")
+    replies.flush()
 
 
 def settings_alone(config_dir, _):
@@ -61,10 +61,10 @@ def attempt(task, *arguments):
 
 
 found = attempt(settings_alone if sys.argv[2:] == ["settings"] else facts, sys.argv[1], *sys.argv[2:])
-say(found)
+reply(found)
 if "fault" not in found:
     for line in sys.stdin:
-        say(attempt(work, json.loads(line)))
+        reply(attempt(work, json.loads(line)))
 sys.stderr.flush()
 # Without the interpreter's clean-up, which takes as long as everything Django loaded.
 os._exit(0)

@@ -9,7 +9,7 @@ import traceback
 opened = set()
 
 
-def note(event, arguments):
+def record_open(event, arguments):
     if opened is not None and event == "open" and isinstance(arguments[0], str):
         opened.add(os.path.abspath(arguments[0]))
 
@@ -21,7 +21,7 @@ def facts(config_dir, is_check=False):
         return {"faults": unknown}
     from bots import botsglobal, botsinit
 
-    sys.addaudithook(note)
+    sys.addaudithook(record_open)
     botsinit.generalinit(config_dir)
     import django
     from django.apps import apps

@@ -1,5 +1,5 @@
-"""Migrations that are not noted although what they make is there: rows of `django_migrations` that were lost, or that
-nobody ever wrote. Django refuses the first and stumbles over the second.
+"""Migrations that are not recorded although what they make is there: rows of `django_migrations` that were lost, or
+that were never written. Django refuses the first and fails on the second.
 
 What is there is compared column by column with the models as all migrations together make them. Indexes are not looked
 at: bots-ctl compares and mends those itself.
@@ -11,36 +11,36 @@ TAKING = {"RemoveField", "DeleteModel"}
 SILENT = {"AlterModelOptions", "AlterModelManagers", "AlterUniqueTogether", "AlterIndexTogether", "AddIndex", "AlterOrderWithRespectTo"}
 
 
-def note_forgotten(connection, by_columns):
-    """`by_columns`: where nothing builds on a migration yet, columns and keys are proof enough. The answer is whether
-    any was noted."""
+def record_forgotten(connection, by_columns):
+    """`by_columns`: where nothing builds on a migration yet, columns and keys are proof enough. Returns
+    whether any was recorded."""
     from django.db.migrations.loader import MigrationLoader
 
     there = Columns(connection)
     if not there.tables:
         return False
     loader = MigrationLoader(connection)
-    noted = set(loader.applied_migrations)
+    recorded = set(loader.applied_migrations)
     order = [key for leaf in sorted(loader.graph.leaf_nodes()) for key in loader.graph.forwards_plan(leaf)]
-    missing = [key for key in dict.fromkeys(order) if key not in noted]
+    missing = [key for key in dict.fromkeys(order) if key not in recorded]
     if not missing:
         return False
-    needed = {key for leaf in noted & set(loader.graph.nodes) for key in loader.graph.forwards_plan(leaf)}
+    needed = {key for leaf in recorded & set(loader.graph.nodes) for key in loader.graph.forwards_plan(leaf)}
     models, found, lost = loader.project_state().apps, [], set()
     for key in missing:
         migration = loader.graph.nodes[key]
         if key in needed:
             if not is_applied(loader, migration, models, there):
                 raise NotProven(
-                    "migration %s.%s is not noted in django_migrations although later ones that build on it are, and "
-                    "what it makes is not provably there: compare them, then either restore the database or note it "
-                    "by hand: INSERT INTO django_migrations (app, name, applied) VALUES ('%s', '%s', CURRENT_TIMESTAMP);"
+                    "migration %s.%s is not recorded in django_migrations, although migrations that depend on it are, and "
+                    "its tables and columns could not be confirmed: compare them, then restore the database or record "
+                    "the migration: INSERT INTO django_migrations (app, name, applied) VALUES ('%s', '%s', CURRENT_TIMESTAMP);"
                     % (key + key)
                 )
-        elif not (by_columns and is_lost(migration, noted, lost) and is_applied(loader, migration, models, there)):
+        elif not (by_columns and is_lost(migration, recorded, lost) and is_applied(loader, migration, models, there)):
             continue
         lost.add(key[0])
-        noted.add(key)
+        recorded.add(key)
         found.append(key)
     record(connection, found)
     return bool(found)
@@ -59,13 +59,13 @@ def record(connection, found):
         for key in found:
             recorder.record_applied(*key)
     for key in found:
-        print("Already there, noted again: %s.%s" % key)
+        print("Already applied, recorded again: %s.%s" % key)
 
 
-def is_lost(migration, noted, lost):
-    """What only alters shows nothing for certain, unless the note of an earlier one of its app was lost as well."""
+def is_lost(migration, recorded, lost):
+    """What only alters shows nothing for certain, unless the record of an earlier one of its app was lost as well."""
     kinds = {type(operation).__name__ for operation in migration.operations}
-    is_ready = all(parent in noted for parent in migration.dependencies if not parent[1].startswith("__"))
+    is_ready = all(parent in recorded for parent in migration.dependencies if not parent[1].startswith("__"))
     return is_ready and (kinds & (MAKING | TAKING) or migration.app_label in lost)
 
 

@@ -11,9 +11,9 @@ def migrate(finish):
 
     is_mysql = connection.vendor == "mysql"
     was_begun = bool(connection.introspection.table_names())
-    note_forgotten(connection, by_columns=not finish)
+    record_forgotten(connection, by_columns=not finish)
     if is_mysql:
-        let_statements_repeat(connection)
+        skip_completed_statements(connection)
         if finish:
             finish_tables_without_migrations(connection)
     # run_syncdb makes the tables of apps without migrations, which is all of Bots up to 3.3.1. Where there are such
@@ -24,8 +24,8 @@ def migrate(finish):
     try:
         run()
     except NotProven:
-        # A later migration may have changed what this one has made; nothing of that is noted.
-        if not note_forgotten(connection, by_columns=True):
+        # A later migration may have changed what this one has made; nothing of that is recorded.
+        if not record_forgotten(connection, by_columns=True):
             raise
         run()
     if is_mysql and was_begun:

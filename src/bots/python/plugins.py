@@ -244,12 +244,12 @@ def read_python_index(request):
         tree = ast.parse(text)
         values = [node.value for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "plugins"]
         if not values:
-            raise Refused("it has no list plugins")
+            raise Refused("it has no list named `plugins`")
         return {"plugins": as_json(ast.literal_eval(plain_dates().visit(values[-1])))}
     except SyntaxError as error:
         raise Refused("line %s: %s" % (error.lineno, error.msg))
     except (ValueError, TypeError) as error:
-        raise Refused("its list plugins is no plain data: %s" % error)
+        raise Refused("its list `plugins` is not plain data: %s" % error)
 
 
 def as_json(value):

@@ -57,7 +57,7 @@ def run_under_the_lease(start):
     sys.exit(code)
 
 
-def wrap_the_look(botslib, start):
+def redirect_engine(botslib, start):
     look = botslib.check_if_other_engine_is_running
 
     def checked():
@@ -108,7 +108,7 @@ class Matches:
             self.pipes = None
         except (OSError, ValueError) as error:
             self.pipes = None
-            tell_unknown(error)
+            warn_unchecked(error)
         return complete + paths[done:]
 
     def ask(self, pattern, paths):
@@ -135,8 +135,8 @@ def is_readable(descriptor):
     return poll.poll(ANSWER_TIMEOUT * 1000)
 
 
-def tell_unknown(error):
-    print("bots-ctl: cannot ask which files are complete: %s; the run takes them as they are" % error, file=sys.stderr)
+def warn_unchecked(error):
+    print("bots-ctl: cannot determine which files are complete: %s; the run processes all of them" % error, file=sys.stderr)
 
 
 def parts(paths):
@@ -158,7 +158,7 @@ def judge_files(communication, pipes):
         for descriptor in pipes:
             os.set_inheritable(descriptor, False)
     except OSError as error:
-        return tell_unknown(error)
+        return warn_unchecked(error)
     glob, incommunicate = communication.glob, communication.file.incommunicate
     matches = Matches(glob, pipes)
 
@@ -172,7 +172,7 @@ def judge_files(communication, pipes):
     communication.file.incommunicate = judged
 
 
-def take_variables(botsinit):
+def apply_variables(botsinit):
     """They take the place of values of bots.ini, which pods with other variables may share."""
     start = botsinit.generalinit
 
@@ -202,8 +202,8 @@ class Finder:
     def __init__(self):
         start = directory()
         self.changes = {
-            "bots.botslib": lambda module: wrap_the_look(module, start),
-            "bots.botsinit": take_variables,
+            "bots.botslib": lambda module: redirect_engine(module, start),
+            "bots.botsinit": apply_variables,
             CLIENT: complete_the_answers,
         }
 
