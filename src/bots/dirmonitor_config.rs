@@ -26,7 +26,7 @@ pub struct DirmonitorConfig {
     /// Whether files that exist at the start of the monitor start their routes.
     pub process_existing: bool,
     /// The options of directories without options in their section.
-    pub way: WatchOptions,
+    pub default_options: WatchOptions,
     /// Errors of the general section and of skipped sections, each with file and line.
     pub faults: Vec<String>,
     /// The file that Bots's programs write to notify the monitor.
@@ -47,7 +47,7 @@ pub struct WatchedDirectory {
     /// The route that is started.
     pub route: String,
     /// How it is watched.
-    pub way: WatchOptions,
+    pub options: WatchOptions,
 }
 
 /// Files as Bots's channels name them.
@@ -77,10 +77,10 @@ impl DirmonitorConfig {
         let empty = Self::without_sections(environment, bots);
         let mut reader = SectionReader { file: &file, ini: &ini, base: &empty.base, faults: Vec::new() };
         let process_existing = reader.boolean(GENERAL, "process_existing", true);
-        let way = reader.read_watch_options(GENERAL);
+        let default_options = reader.read_watch_options(GENERAL);
         let sections: Vec<&str> = ini.sections().filter(|name| name.starts_with(GENERAL) && *name != GENERAL).collect();
         let directories = sections.into_iter().filter_map(|section| reader.directory(section)).collect();
-        Ok(Self { directories, process_existing, way, faults: reader.faults, ..empty })
+        Ok(Self { directories, process_existing, default_options, faults: reader.faults, ..empty })
     }
 
     /// As for a bots.ini without these sections.
@@ -89,15 +89,15 @@ impl DirmonitorConfig {
             BotsVersion::V3 => bots.package.clone(),
             BotsVersion::V4 => environment.root.clone(),
         };
-        let (directories, way) = (Vec::new(), WatchOptions::default());
+        let (directories, default_options) = (Vec::new(), WatchOptions::default());
         let (faults, trigger) = (Vec::new(), trigger_file(environment));
-        Self { directories, process_existing: true, way, faults, trigger, base }
+        Self { directories, process_existing: true, default_options, faults, trigger, base }
     }
 
     /// The options of a directory: those of its section, if it has one.
     pub fn watch_options_for(&self, directory: &Path) -> WatchOptions {
         let section = self.directories.iter().find(|section| section.files.directory == directory);
-        section.map_or(self.way, |section| section.way.or(self.way))
+        section.map_or(self.default_options, |section| section.options.or(self.default_options))
     }
 
     /// Files of a channel, whose path may be relative.
@@ -185,10 +185,10 @@ impl SectionReader<'_> {
             self.report(section, "filemask", "matches no file; for all files set filemask = *");
         }
         let is_recursive = self.boolean(section, "recursive", false);
-        let way = self.read_watch_options(section);
+        let options = self.read_watch_options(section);
         let origin = format!("[{section}] of {}", self.file.display());
         (self.faults.len() == faults_before).then_some(())?;
-        Some(WatchedDirectory { origin, files: files?, is_recursive, route, way })
+        Some(WatchedDirectory { origin, files: files?, is_recursive, route, options })
     }
 
     /// A misspelt key would leave the section with a default. Bots also ignores unknown keys.
@@ -268,7 +268,7 @@ mod tests {
         let [directory] = monitored.directories.as_slice() else { panic!("one directory") };
         assert_eq!(directory.files, FilePattern { directory: "/in".into(), mask: "*".into() });
         assert!(!directory.is_recursive && monitored.process_existing);
-        assert_eq!(directory.way, WatchOptions::default());
+        assert_eq!(directory.options, WatchOptions::default());
     }
 
     #[test]
@@ -313,8 +313,11 @@ mod tests {
         let text =
             "[dirmonitor]\nwatch = poll\npoll_interval = 5s\n[dirmonitorA]\npath = /in\nroute = r\nwatch = inotify\n";
         let monitored = read(BotsVersion::V4, text).expect("valid");
-        let way = monitored.directories[0].way.or(monitored.way);
-        assert_eq!((way.watch_by, way.poll_interval), (Some(WatchMethod::Inotify), Some(Duration::from_secs(5))));
-        assert_eq!(way.stable_after, None);
+        let options = monitored.directories[0].options.or(monitored.default_options);
+        assert_eq!(
+            (options.watch_by, options.poll_interval),
+            (Some(WatchMethod::Inotify), Some(Duration::from_secs(5)))
+        );
+        assert_eq!(options.stable_after, None);
     }
 }

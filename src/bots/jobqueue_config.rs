@@ -1,6 +1,7 @@
 //! The section `[jobqueue]` of bots.ini.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Error;
 use super::environment::Environment;
@@ -18,12 +19,12 @@ pub struct BotsJobQueueIni {
     pub port: u16,
     /// The number of jobs that run in parallel.
     pub threads: usize,
-    /// The time limit of a job, in minutes.
-    pub longest_minutes: u64,
+    /// The time limit of a job.
+    pub max_runtime: Duration,
     /// The port on loopback that engines of Bots use as a lock.
     pub engine_port: u16,
     /// Whether a job is stopped at its time limit.
-    pub kills_overdue: bool,
+    pub has_kill_on_timeout: bool,
     /// First words of allowed tasks, besides the engine.
     pub authorised: Vec<String>,
     /// The bots.ini with these settings.
@@ -44,15 +45,16 @@ impl BotsJobQueueIni {
         let is_true = |key| value("jobqueue", key).and_then(parse_boolean).unwrap_or(false);
         let number = |section, key| value(section, key).and_then(parse_integer);
         let words = value("jobqueue", "authorized_tasks").unwrap_or_default().split([' ', ',', ';', '\t', '\n']);
+        let minutes: u64 = number("settings", "maxruntime").map_or(60, |minutes| minutes.try_into().unwrap_or(0));
         Ok(Self {
             enabled: is_true("enabled") || config.jobqueue.url.is_some(),
             port: number("jobqueue", "port").and_then(|port| port.try_into().ok()).unwrap_or(Self::PORT),
             threads: number("jobqueue", "nr_threads").and_then(|count| count.try_into().ok()).unwrap_or(1).max(1),
-            longest_minutes: number("settings", "maxruntime").map_or(60, |minutes| minutes.try_into().unwrap_or(0)),
+            max_runtime: Duration::from_secs(minutes.saturating_mul(60)),
             engine_port: number("settings", "port")
                 .and_then(|port| port.try_into().ok())
                 .unwrap_or(ini_check::ENGINE_PORT),
-            kills_overdue: is_true("killjobsintimeout"),
+            has_kill_on_timeout: is_true("killjobsintimeout"),
             authorised: words.filter(|word| !word.is_empty()).map(str::to_owned).collect(),
             file: environment.ini_file(),
         })

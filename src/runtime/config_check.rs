@@ -103,7 +103,7 @@ fn unfinished_names(config: &Config, bots: &Installation, channel: &InChannel) -
     let monitored = DirmonitorConfig::without_sections(&Environment::paths(config), bots);
     let files = monitored.files(&channel.path, &channel.filename)?;
     let name = (channel.channel.clone(), channel.route.clone());
-    let entry = target(config, &monitored, name, &files, monitored.way, std::iter::empty());
+    let entry = target(config, &monitored, name, &files, monitored.default_options, std::iter::empty());
     let names = WatchTarget { is_channel: true, ..entry }.unfinished_names().join(", ");
     (!names.is_empty()).then(|| {
         format!(

@@ -73,12 +73,15 @@ impl JobQueueService {
         addr: Option<SocketAddr>,
     ) -> Self {
         let times = config.stop.of(ServiceName::Jobqueue);
-        let longest = Duration::from_secs(queue.longest_minutes.saturating_mul(60));
         let network = addr.map(|addr| (addr, config.jobqueue.token.clone()));
         Self {
             database,
             slots: queue.threads,
-            limits: RunLimits { max_runtime: longest, kill_overdue: queue.kills_overdue, stop_timeout: times.timeout },
+            limits: RunLimits {
+                max_runtime: queue.max_runtime,
+                kill_overdue: queue.has_kill_on_timeout,
+                stop_timeout: times.timeout,
+            },
             drain: times.drain,
             policy: JobPolicy::new(bots, queue.authorised.clone()),
             warm: config.engine.warm,

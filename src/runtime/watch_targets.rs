@@ -114,7 +114,7 @@ impl TargetSources {
         let mut warnings = self.monitored.faults.clone();
         let monitored = self.known.iter().flat_map(|known| &known.monitored);
         let of_sections = self.monitored.directories.iter().map(|directory| {
-            let way = directory.way.or(self.monitored.way);
+            let way = directory.options.or(self.monitored.default_options);
             let (origin, route) = (directory.origin.clone(), directory.route.clone());
             let target = self.target(origin, route, &directory.files, way);
             WatchTarget { is_recursive: directory.is_recursive, ..target }
@@ -124,7 +124,7 @@ impl TargetSources {
             match self.monitored.files(&route.path, &route.filename) {
                 Some(files) => {
                     let origin = format!("channel {} of route {}", route.channel, route.route);
-                    let target = self.target(origin, route.route.clone(), &files, self.monitored.way);
+                    let target = self.target(origin, route.route.clone(), &files, self.monitored.default_options);
                     // A file that a channel leaves in place would be read again at every start.
                     targets.push(WatchTarget { takes_existing: target.takes_existing && route.removes, ..target });
                 }

@@ -54,7 +54,8 @@ impl Channels {
         for section in &self.monitored.directories {
             let is_other = known.iter().all(|(directory, _)| *directory != section.files.directory);
             if is_other && running.iter().any(|channel| channel.route == section.route) {
-                let target = self.target(&section.origin, &section.files, section.way.or(self.monitored.way));
+                let target =
+                    self.target(&section.origin, &section.files, section.options.or(self.monitored.default_options));
                 targets.push(WatchTarget { is_recursive: section.is_recursive, ..target });
             }
         }

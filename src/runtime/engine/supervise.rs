@@ -127,9 +127,9 @@ async fn stop_overdue(
     stop: &UnboundedSender<StopRequest>,
     is_overdue: &CancellationToken,
 ) -> Infallible {
-    sleep(Duration::from_secs(ini.longest_minutes.saturating_mul(60))).await;
-    error!("the engine exceeded maxruntime of {} minutes", ini.longest_minutes);
-    if ini.kills_overdue {
+    sleep(ini.max_runtime).await;
+    error!("the engine exceeded maxruntime of {} minutes", ini.max_runtime.as_secs() / 60);
+    if ini.has_kill_on_timeout {
         info!("stopping the engine, because [jobqueue] killjobsintimeout is set");
         is_overdue.cancel();
         let _ = stop.send(StopRequest { for_reload: false });
