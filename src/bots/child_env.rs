@@ -90,9 +90,9 @@ impl ChildEnv {
         Error::from_faults(faults.collect())
     }
 
-    /// Sets these variables for a process, and removes those that only bots-ctl needs.
+    /// Adds these variables to those of a process, and removes those that only bots-ctl needs.
     pub fn apply(&self, mut spec: ProcessSpec) -> ProcessSpec {
-        spec.environment.clone_from(&self.0);
+        spec.environment.extend_from_slice(&self.0);
         spec.env_remove.extend(self.hidden());
         spec
     }
