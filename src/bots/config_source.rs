@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -16,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::Error;
 use crate::fs::atomic::{AtomicBatch, describe_io_error, file_mode};
 use crate::fs::regular;
+use crate::process::open_file::FileStamp;
 
 /// Names that are an error if they are directories.
 const NEVER_DIRECTORIES: [&str; 2] = ["bots.ini", "settings.py"];
@@ -41,7 +41,7 @@ pub struct File {
 pub type Digest = [u8; 32];
 
 /// The metadata of a directory's files, which shows that they may have changed.
-pub type DirSnapshot = BTreeMap<OsString, Option<[i64; 6]>>;
+pub type DirSnapshot = BTreeMap<OsString, Option<FileStamp>>;
 
 impl ConfigFiles {
     /// Reads all files; none if the directory does not exist.
@@ -101,13 +101,8 @@ impl ConfigFiles {
 
 /// The metadata of a directory's files; empty if the directory does not exist.
 pub fn snapshot(directory: &Path) -> Result<DirSnapshot, Error> {
-    let look = |path: PathBuf| {
-        let meta = fs::metadata(path).ok()?;
-        let [device, inode, size] = [meta.dev(), meta.ino(), meta.size()].map(u64::cast_signed);
-        // ctime, since any writer can set mtime.
-        Some([device, inode, size, meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
-    };
-    Ok(names(directory)?.into_iter().map(|name| (name.clone(), look(directory.join(name)))).collect())
+    let stamp = |name: &OsString| fs::metadata(directory.join(name)).ok().as_ref().map(FileStamp::from);
+    Ok(names(directory)?.into_iter().map(|name| (name.clone(), stamp(&name))).collect())
 }
 
 fn names(directory: &Path) -> Result<Vec<OsString>, Error> {

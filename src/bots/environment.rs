@@ -8,6 +8,7 @@ use tracing::info;
 
 use super::config_source::ConfigFiles;
 use super::replaced_files::{self, Replacement};
+use super::seed_usersys::SeedSource;
 use super::{Error, Installation, engine_shim, ini_check, seed_usersys, settings_py};
 use crate::config::Config;
 use crate::fs::atomic::{
@@ -277,15 +278,16 @@ impl Environment {
         let own_grammars = own.join("grammars");
         let (from_image, grammars) = (&config.environment.seed_usersys, &config.environment.seed_grammars);
         let (here, below) = (Path::new(""), Path::new("grammars"));
-        let (path, mut sources): (&Path, Vec<(&Path, &Path)>) = if seed_usersys::needs_seeding(&self.usersys)? {
-            (here, vec![(&own, here), (from_image, here), (grammars, below)])
+        let source = |from, below| SeedSource { from, below };
+        let (path, mut sources) = if seed_usersys::needs_seeding(&self.usersys)? {
+            (here, vec![source(&own, here), source(from_image, here), source(grammars, below)])
         } else if grammars.is_dir() && seed_usersys::needs_seeding(&self.usersys.join(below))? {
-            (below, vec![(&own_grammars, here), (grammars, here)])
+            (below, vec![source(&own_grammars, here), source(grammars, here)])
         } else {
             (here, Vec::new())
         };
         if !sources.is_empty() {
-            sources.retain(|(directory, _)| directory.is_dir());
+            sources.retain(|source| source.from.is_dir());
             let files = seed_usersys::seed(&self.usersys, path, &sources)?;
             info!("filled {} with {files} files", self.usersys.join(path).display());
         }

@@ -101,16 +101,37 @@ const VALUES: &[(&[&str], Kind, &[&str])] = &[
     (&["directories"], File, &["botssys", "usersys", "data", "logging", "users"]),
 ];
 
+/// The sections that Bots needs, and the key without a default, with an example of its value.
+struct Needs {
+    sections: &'static [&'static str],
+    section: &'static str,
+    key: &'static str,
+    example: &'static str,
+}
+
+impl Needs {
+    const fn of(version: BotsVersion) -> Self {
+        match version {
+            BotsVersion::V3 => Self {
+                sections: &["settings", "directories", "charsets"],
+                section: "settings",
+                key: "log_file_number",
+                example: "10",
+            },
+            BotsVersion::V4 => Self {
+                sections: &["settings", "dirmonitor", "directories", "charsets"],
+                section: "webserver",
+                key: "menu_all_routes",
+                example: "notindefaultrun",
+            },
+        }
+    }
+}
+
 /// All errors of a bots.ini, with their lines.
 pub fn faults(path: &Path, ini: &BotsIni, version: BotsVersion) -> Vec<String> {
     let file = path.display();
-    let (sections, (section, key, example)): (&[&str], _) = match version {
-        BotsVersion::V3 => (&["settings", "directories", "charsets"], ("settings", "log_file_number", "10")),
-        BotsVersion::V4 => (
-            &["settings", "dirmonitor", "directories", "charsets"],
-            ("webserver", "menu_all_routes", "notindefaultrun"),
-        ),
-    };
+    let Needs { sections, section, key, example } = Needs::of(version);
     let missing = sections.iter().filter(|name| !ini.has_section(name));
     let mut faults: Vec<String> =
         missing.map(|name| format!("{file}: section [{name}] is missing; Bots needs it")).collect();

@@ -59,8 +59,16 @@ pub enum SuperuserAction {
 pub struct MigrateResult {
     /// Steps in their order, with the time each took.
     pub steps: Vec<Step>,
-    #[serde(default)]
-    user: String,
+    user: Option<UserChange>,
+}
+
+/// The change of a web user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum UserChange {
+    Created,
+    Updated,
+    Kept,
 }
 
 /// One step.
@@ -94,7 +102,7 @@ pub async fn run(
     let done: MigrateResult = serde_json::from_value(reply)
         .map_err(|error| Error::Failed(format!("cannot parse the result of Django's migrate: {error}")))?;
     if let Some(((user, _), password)) = work.user.zip(password) {
-        log_superuser(user, &done.user, &password, environment);
+        log_superuser(user, done.user, &password, environment);
     }
     Ok(done)
 }
@@ -135,17 +143,22 @@ fn load_or_generate_password(superuser: &SuperuserConfig, environment: &Environm
 }
 
 /// The only place where a secret is logged: otherwise no user could log in.
-fn log_superuser(superuser: &SuperuserConfig, what: &str, password: &SecretString, environment: &Environment) {
+fn log_superuser(
+    superuser: &SuperuserConfig,
+    change: Option<UserChange>,
+    password: &SecretString,
+    environment: &Environment,
+) {
     let name = &superuser.username;
-    match (what, &superuser.password) {
-        ("made", Some(_)) => info!("created web user {name} with the configured password"),
-        ("made", None) => warn!(
+    match (change, &superuser.password) {
+        (Some(UserChange::Created), Some(_)) => info!("created web user {name} with the configured password"),
+        (Some(UserChange::Created), None) => warn!(
             "created web user {name} with password {}; it is shown only once and kept in {}",
             password.expose_secret(),
             environment.admin_password_file().display()
         ),
-        ("changed", _) => info!("updated web user {name}"),
-        _ => {}
+        (Some(UserChange::Updated), _) => info!("updated web user {name}"),
+        (Some(UserChange::Kept) | None, _) => {}
     }
 }
 

@@ -19,6 +19,14 @@ pub const MARKER: &str = ".bots-ctl-seeding";
 /// Entries that do not count as content: those of file systems and file browsers.
 const NOT_CONTENT: [&str; 5] = [".filebrowser", "fb", "lost+found", "__init__.py", "__pycache__"];
 
+/// A directory to copy.
+#[derive(Debug, Clone, Copy)]
+pub struct SeedSource<'a> {
+    pub from: &'a Path,
+    /// Where its content goes, below the directory that is filled.
+    pub below: &'a Path,
+}
+
 /// Whether a directory is missing, has no content of the user, or was being filled by a process that died.
 ///
 /// # Errors
@@ -44,15 +52,15 @@ pub fn needs_seeding(dir: &Path) -> Result<bool, Error> {
 ///
 /// # Errors
 /// If a file cannot be read or written; the marker then stays.
-pub fn seed(root: &Path, path: &Path, sources: &[(&Path, &Path)]) -> Result<usize, Error> {
+pub fn seed(root: &Path, path: &Path, sources: &[SeedSource<'_>]) -> Result<usize, Error> {
     let mut below = NoFollowDir::new(root)?;
     below.make_dir(path)?;
     let target = root.join(path);
     let marker = target.join(MARKER);
     write_atomically(&marker, b"bots-ctl is filling this directory; the next start resumes\n", 0o644)?;
     let mut files = 0;
-    for (source, inside) in sources {
-        files += copy_tree(source, &mut below, &path.join(inside))?;
+    for source in sources {
+        files += copy_tree(source.from, &mut below, &path.join(source.below))?;
     }
     sync(&target)?;
     fs::remove_file(&marker).map_err(|error| describe_io_error("remove", &marker, &error))?;
@@ -97,14 +105,17 @@ mod tests {
         fs::write(source.join("deep/file.py"), "whole").expect("written");
         std::os::unix::fs::symlink("deep", source.join("link")).expect("linked");
         assert!(needs_seeding(&target).expect("readable"));
-        assert_eq!(seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded"), 2);
+        assert_eq!(
+            seed(&target, Path::new(""), &[SeedSource { from: &source, below: Path::new("") }]).expect("seeded"),
+            2
+        );
         assert_eq!(fs::read_to_string(target.join("link/file.py")).expect("copied"), "whole");
         assert!(!needs_seeding(&target).expect("readable"));
 
         fs::write(target.join("deep/file.py"), "who").expect("written");
         fs::write(target.join(MARKER), "").expect("written");
         assert!(needs_seeding(&target).expect("readable"));
-        seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded");
+        seed(&target, Path::new(""), &[SeedSource { from: &source, below: Path::new("") }]).expect("seeded");
         assert_eq!(fs::read_to_string(target.join("deep/file.py")).expect("copied"), "whole");
     }
 
@@ -135,7 +146,7 @@ mod tests {
         fs::write(&database, "orders").expect("written");
         let link = target.join("grammars/__init__.py");
         std::os::unix::fs::symlink("../../botsdb", &link).expect("linked");
-        seed(&target, Path::new(""), &[(&source, Path::new(""))]).expect("seeded");
+        seed(&target, Path::new(""), &[SeedSource { from: &source, below: Path::new("") }]).expect("seeded");
         assert_eq!(fs::read_to_string(&database).expect("there"), "orders");
         assert!(fs::symlink_metadata(&link).expect("there").is_file());
 
@@ -143,7 +154,7 @@ mod tests {
         fs::create_dir(&elsewhere).expect("made");
         fs::remove_dir_all(target.join("mappings")).expect("removed");
         std::os::unix::fs::symlink(&elsewhere, target.join("mappings")).expect("linked");
-        let inside = [(source.as_path(), Path::new(""))];
+        let inside = [SeedSource { from: &source, below: Path::new("") }];
         for place in ["", "mappings"] {
             let refused = seed(&target, Path::new(place), &inside).expect_err("it leads out").to_string();
             assert!(refused.contains("target/mappings: symbolic links are not followed"), "{refused}");

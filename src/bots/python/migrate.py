@@ -62,7 +62,7 @@ def make_user(user, password):
         made = get_user_model().objects.create_superuser(user["username"], user["email"], None)
         made.password = hashed
         made.save()
-    return "made"
+    return "created"
 
 
 def first_user(user, password):
@@ -91,4 +91,4 @@ def superuser(user, password):
     if not changed:
         return "kept"
     found.save()
-    return "changed"
+    return "updated"
