@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::Error;
 use crate::fs::atomic::{AtomicBatch, describe_io_error, file_mode};
+use crate::fs::open_file::FileStamp;
 use crate::fs::regular;
-use crate::process::open_file::FileStamp;
 
 /// Names that are an error if they are directories.
 const NEVER_DIRECTORIES: [&str; 2] = ["bots.ini", "settings.py"];

@@ -17,12 +17,12 @@ use walkdir::WalkDir;
 use super::install_record::{BUILD, Recorded, Requirements, STAMP, UNFINISHED, requirement_files, stamp, version};
 use super::{Error, find_package_in_venv};
 use crate::fs::atomic::{describe_io_error, lock, make_dir, write_atomically};
+use crate::fs::open_file::FileStamp;
 use crate::model::{BotsVersion, Driver};
 use crate::process::Exit;
 use crate::process::blocking;
 use crate::process::capture::{CapturedOutput, capture};
 use crate::process::child::ProcessSpec;
-use crate::process::open_file::FileStamp;
 use crate::process::reaper::Reaper;
 
 /// Python versions (3.x) that run each version of Bots, and the last with everything that 3.3.1 uses.

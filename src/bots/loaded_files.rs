@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::config_source::Digest;
 use super::environment::Environment;
+use crate::fs::open_file::FileStamp;
 use crate::fs::regular;
-use crate::process::open_file::FileStamp;
 
 /// The contents from which settings were loaded, the same for an environment and its copy.
 #[derive(Debug, Clone, PartialEq, Eq)]

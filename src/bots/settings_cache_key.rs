@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::context::BotsContext;
 use super::loaded_files::{add, config_files};
+use crate::fs::open_file::FileStamp;
 use crate::fs::regular;
-use crate::process::open_file::FileStamp;
 
 /// Variables that differ between shells, pods or parent processes and do not affect settings.
 const VOLATILE: [&str; 10] = [
