@@ -66,31 +66,39 @@ impl DatabasePing {
     }
 
     /// The process that runs an engine, if any, read on the connection of [`Self::ping`].
-    pub async fn engine(&mut self) -> Option<LeaseHolder> {
+    ///
+    /// # Errors
+    /// If it cannot be read, for example since the database is locked again.
+    pub async fn engine(&mut self) -> Result<Option<LeaseHolder>, Error> {
         if !self.file.may_have_engine {
-            return None;
+            return Ok(None);
         }
-        let (file, mut connection) = self.cached.take()?;
-        let holder = timeout(PING_TIMEOUT, lease::current_holder(&mut connection)).await.ok()?;
+        let Some((file, mut connection)) = self.cached.take() else { return Err(self.late()) };
+        let holder = timeout(PING_TIMEOUT, lease::current_holder(&mut connection)).await.map_err(|_| self.late())?;
         self.cached = Some((file, connection));
-        holder.ok().flatten()
+        holder
     }
 
-    /// Whether the tables that every service needs exist, queried on the connection of [`Self::ping`].
+    /// Whether the tables that every service needs exist, queried on the connection of [`Self::ping`]. While another connection
+    /// has the database locked, that is unknown.
     ///
     /// # Errors
     /// If one is missing, or the database does not respond.
-    pub async fn check_tables(&mut self) -> Result<(), Error> {
+    pub async fn check_tables(&mut self) -> Result<Availability, Error> {
         let database = self.settings.describe();
         let Some((file, mut connection)) = self.cached.take() else {
             return Err(Error::Unavailable(format!("the {database} does not respond")));
         };
         let missing =
             timeout(PING_TIMEOUT, schema::missing_required(&mut connection)).await.map_err(|_| self.late())?;
-        let missing = missing.map_err(|error| self.settings.failed("read", &error))?;
+        let missing = match missing {
+            Err(error) if errors::is_busy(&error) => None,
+            missing => Some(missing.map_err(|error| self.settings.failed("read", &error))?),
+        };
         self.cached = Some((file, connection));
+        let Some(missing) = missing else { return Ok(Availability::Locked) };
         if missing.is_empty() {
-            return Ok(());
+            return Ok(Availability::Ok);
         }
         Err(Error::Failed(format!("the {database} lacks {}: run init-db", missing.join(", "))))
     }

@@ -64,7 +64,7 @@ struct Checks {
     /// Shared with the pending query, of which there is at most one.
     pinger: Arc<Mutex<DatabasePing>>,
     database: SingleFlight<DatabaseReading>,
-    tables: SingleFlight<Result<(), database::Error>>,
+    tables: SingleFlight<Result<Availability, database::Error>>,
     directories: SingleFlight<io::Result<[CheckResult; 3]>>,
     counters: Arc<Counters>,
     /// Tables are checked only until they have been found: they do not disappear.
@@ -74,8 +74,8 @@ struct Checks {
 /// The result of a query of the database.
 struct DatabaseReading {
     availability: Result<Availability, database::Error>,
-    /// The holder of the engine's lease, read if the database is available.
-    engine: Option<LeaseHolder>,
+    /// What the engine lease shows; `None` if it could not be read.
+    engine: Option<EngineActivity>,
 }
 
 impl Checks {
@@ -93,7 +93,10 @@ impl Checks {
             tokio::spawn(async move {
                 let mut pinger = pinger.lock().await;
                 let availability = pinger.ping().await;
-                let engine = if matches!(availability, Ok(Availability::Ok)) { pinger.engine().await } else { None };
+                let engine = match availability {
+                    Ok(Availability::Ok) => pinger.engine().await.ok().map(to_activity),
+                    _ => None,
+                };
                 DatabaseReading { availability, engine }
             })
         });
@@ -135,7 +138,10 @@ impl Checks {
         let pinger = Arc::clone(&self.pinger);
         let looking =
             self.tables.run(deadline, || tokio::spawn(async move { pinger.lock().await.check_tables().await }));
-        let result = to_check_result("the database", measure(&self.counters, CheckTimer::Tables, looking).await);
+        let result = match measure(&self.counters, CheckTimer::Tables, looking).await {
+            Some(Ok(Availability::Locked)) => CheckResult::Pending,
+            found => to_check_result("the database", found),
+        };
         self.has_tables = result == CheckResult::Ok;
         result
     }
@@ -150,16 +156,20 @@ async fn measure<T>(counters: &Counters, timer: CheckTimer, query: impl Future<O
 }
 
 /// An engine locks SQLite for some time in each run, so a locked database leaves its last activity as it is.
-fn update_engine(engine: &mut EngineActivity, availability: Option<Availability>, holder: Option<LeaseHolder>) {
-    *engine = match (availability, holder) {
-        (Some(Availability::Locked), _) => return,
-        (None, _) => EngineActivity::Unknown,
-        (Some(Availability::Ok), None) => EngineActivity::Idle,
-        (Some(Availability::Ok), Some(LeaseHolder { name, since, .. })) => {
-            let now = Instant::now();
-            EngineActivity::Running { holder: name, since: now.checked_sub(since).unwrap_or(now) }
-        }
-    };
+fn update_engine(engine: &mut EngineActivity, availability: Option<Availability>, read: Option<EngineActivity>) {
+    match (availability, read) {
+        (None, _) => *engine = EngineActivity::Unknown,
+        (Some(_), Some(read)) => *engine = read,
+        (Some(_), None) => {}
+    }
+}
+
+fn to_activity(holder: Option<LeaseHolder>) -> EngineActivity {
+    let now = Instant::now();
+    holder.map_or(EngineActivity::Idle, |LeaseHolder { name, since, .. }| EngineActivity::Running {
+        holder: name,
+        since: now.checked_sub(since).unwrap_or(now),
+    })
 }
 
 /// A query that starts again only when the last one has returned.
@@ -245,15 +255,17 @@ mod tests {
     fn engine_is_unknown_in_an_outage_and_unchanged_while_database_is_locked() {
         use Availability::{Locked, Ok};
         let mut engine = EngineActivity::Unknown;
-        for (availability, holder, expected) in [
+        for (availability, read, expected) in [
             (Some(Locked), None, "unknown"),
-            (Some(Ok), None, "idle"),
+            (Some(Ok), Some(to_activity(None)), "idle"),
             (Some(Locked), None, "idle"),
-            (Some(Ok), Some(LeaseHolder::unknown()), "running"),
+            (Some(Ok), Some(to_activity(Some(LeaseHolder::unknown()))), "running"),
             (Some(Locked), None, "running"),
+            // Locked between the two queries.
+            (Some(Ok), None, "running"),
             (None, None, "unknown"),
         ] {
-            update_engine(&mut engine, availability, holder);
+            update_engine(&mut engine, availability, read);
             let found = match &engine {
                 EngineActivity::Unknown => "unknown",
                 EngineActivity::Idle => "idle",

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use super::init_progress::{self, InitProgress};
 use super::query::{Connection, text};
-use super::{Error, default_account, errors};
+use super::{Error, default_account};
 use charset::NarrowCharset;
 use desired::DesiredSchema;
 use diff::{SchemaDiff, compare};
@@ -93,9 +93,6 @@ async fn has_rows(connection: &mut Connection, table: &str) -> Result<bool, sqlx
 /// # Errors
 /// If the query fails.
 pub async fn missing_required(connection: &mut Connection) -> Result<Vec<&'static str>, sqlx::Error> {
-    match Schema::read(connection).await {
-        Ok(found) => Ok(REQUIRED.into_iter().filter(|name| !found.has(name)).collect()),
-        Err(error) if errors::is_busy(&error) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
+    let found = Schema::read(connection).await?;
+    Ok(REQUIRED.into_iter().filter(|name| !found.has(name)).collect())
 }
