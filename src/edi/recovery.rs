@@ -79,8 +79,9 @@ pub enum PreviousRun {
 pub async fn record_finished(connection: &mut Connection) -> Result<(), Error> {
     const CLOSE: &str = "UPDATE botsctl_recovery SET run = 0, attempts = 0, failures = 0 WHERE run > 0 AND EXISTS \
         (SELECT 1 FROM report WHERE report.idta >= botsctl_recovery.run AND report.type = 'crashrecovery')";
-    const FINISH: &str = "UPDATE botsctl_recovery SET finished = (SELECT MAX(idta) FROM report) \
-        WHERE finished < (SELECT MAX(idta) FROM report)";
+    // A number that no run has reached is of tables that were emptied or restored since.
+    const FINISH: &str = "UPDATE botsctl_recovery SET finished = COALESCE((SELECT MAX(idta) FROM report), 0) \
+        WHERE finished < (SELECT MAX(idta) FROM report) OR finished > COALESCE((SELECT MAX(idta) FROM ta), 0)";
     let recorded = connection.execute_batch(format!("{CLOSE}; {FINISH}")).await;
     recorded.map_err(|error| connection.settings.failed("record finished runs in", &error))
 }
@@ -182,4 +183,35 @@ async fn pending_recovery(connection: &mut Connection) -> Result<Option<PendingR
         attempts: number_or_zero(row, 1),
         failures: number_or_zero(row, 2),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::DatabaseConfig;
+    use crate::database::connect::{ConnectMode, connect};
+    use crate::database::own_schema::{self, OwnTables};
+
+    /// The tables as Bots leaves them after a run whose database failed: rows of the run and of a file, and no report.
+    const FAILED: &str = "CREATE TABLE ta (idta INTEGER, script INTEGER, status INTEGER, statust INTEGER); \
+        CREATE TABLE report (idta INTEGER, type TEXT); CREATE TABLE mutex (mutexk INTEGER, mutexer INTEGER); \
+        INSERT INTO ta VALUES (5, 0, 1, 0), (6, 5, 220, 3)";
+
+    #[tokio::test]
+    async fn failed_run_is_found_in_tables_that_were_emptied_since() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let settings = DatabaseConfig::Sqlite(dir.path().join("db"));
+        let mut on = connect(&settings, ConnectMode::Create).await.expect("opened");
+        own_schema::ensure(&mut on, OwnTables::RECOVERY).await.expect("created");
+        on.execute_batch(FAILED).await.expect("created");
+        on.execute_batch("UPDATE botsctl_recovery SET finished = 70").await.expect("set");
+        assert!(!is_open(&mut on).await.expect("read"), "of an earlier numbering");
+        record_finished(&mut on).await.expect("recorded");
+        assert!(is_open(&mut on).await.expect("read"));
+        on.execute_batch("INSERT INTO report VALUES (5, 'new')").await.expect("added");
+        record_finished(&mut on).await.expect("recorded");
+        on.execute_batch("DELETE FROM report").await.expect("deleted");
+        record_finished(&mut on).await.expect("recorded");
+        assert!(!is_open(&mut on).await.expect("read"), "its report was deleted");
+    }
 }
