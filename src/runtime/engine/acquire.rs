@@ -17,19 +17,17 @@ const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The result of an attempt to begin a run.
 pub(in crate::runtime) enum RunAttempt {
-    Acquired(Acquired),
+    /// The lease is held, and no engine runs.
+    Acquired {
+        /// Whether an earlier run did not finish.
+        has_open_run: bool,
+    },
     /// A description of the engine that was still running at the limit.
     Busy(String),
 }
 
-/// The lease, when no engine runs.
-pub(in crate::runtime) struct Acquired {
-    pub lease: Box<Lease>,
-    /// Whether an earlier run did not finish.
-    pub has_open_run: bool,
-}
-
-/// Acquires the lease, and waits for running engines up to the configured limit.
+/// Acquires the lease, and waits for running engines up to the configured limit. `held` has the lease whenever it is held, for a
+/// caller that is interrupted.
 ///
 /// # Errors
 /// When the database cannot be used.
@@ -37,30 +35,37 @@ pub(in crate::runtime) async fn acquire(
     settings: &DatabaseConfig,
     config: &Config,
     name: &str,
+    held: &mut Option<Box<Lease>>,
 ) -> Result<RunAttempt, Error> {
     let deadline = Instant::now() + config.engine.lease_wait;
     let mut logged = None;
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
-        let mut lease = match lease::acquire(settings, name, remaining, config.database.retry_window()).await? {
+        let lease = match lease::acquire(settings, name, remaining, config.database.retry_window()).await? {
             LeaseAttempt::Acquired(lease) => lease,
             LeaseAttempt::Held(holder) => return Ok(RunAttempt::Busy(holder.to_string())),
         };
-        let observed = match lease.query_with_retry(open_run::observe).await {
-            Ok(observed) => observed,
-            Err(error) => {
-                lease.release().await;
-                return Err(error);
-            }
+        let observed = held.insert(lease).query_with_retry(open_run::observe).await;
+        let running = match observed {
+            Ok(observed) => match unfinished(observed, config) {
+                None => return Ok(RunAttempt::Acquired { has_open_run: observed.is_some() }),
+                Some(run) => Ok(run),
+            },
+            Err(error) => Err(error),
         };
-        let Some(run) = unfinished(observed, config) else {
-            return Ok(RunAttempt::Acquired(Acquired { lease, has_open_run: observed.is_some() }));
-        };
-        // The wait holds no lease that a stop could leave behind, and other replicas observe the same run.
-        lease.release().await;
+        // The wait holds no lease, and other replicas observe the same run.
+        release(held).await;
+        let run = running?;
         if let Some(run) = wait(settings, run, config, deadline, &mut logged).await? {
             return Ok(RunAttempt::Busy(run.to_string()));
         }
+    }
+}
+
+/// Releases the lease, if it is held.
+pub(in crate::runtime) async fn release(held: &mut Option<Box<Lease>>) {
+    if let Some(lease) = held.take() {
+        lease.release().await;
     }
 }
 

@@ -13,12 +13,21 @@ use crate::edi::runs;
 use crate::edi::stats::model::Route;
 use crate::exit::{Error, Kind};
 
-use super::acquire::{self, Acquired, RunAttempt};
+use super::acquire::{self, RunAttempt};
 use super::incomplete_files::RunFiles;
 use super::run_metrics;
 
+/// A run that may begin: its lease is held.
+pub(super) struct MayBegin {
+    /// How long other engines were waited for.
+    pub waited: Duration,
+    /// Whether an earlier run did not finish.
+    pub has_open_run: bool,
+}
+
 /// Acquires the lease once the files of the run are complete: they are judged under it, and waited for without it, so that
-/// other runs go on. Also returns how long other engines were waited for, or None when one still runs.
+/// other runs go on. `held` has the lease whenever it is held, for a caller that is interrupted. Returns None when another engine
+/// still runs.
 ///
 /// # Errors
 /// When the database is away, or a route cannot be run.
@@ -27,25 +36,29 @@ pub(super) async fn begin(
     settings: &DatabaseConfig,
     arguments: &EngineArgs,
     files: &mut RunFiles<'_>,
-) -> Result<Option<(Acquired, Duration)>, Error> {
+    held: &mut Option<Box<Lease>>,
+) -> Result<Option<MayBegin>, Error> {
     let mut waited = Duration::ZERO;
     loop {
         let begin = Instant::now();
-        let acquired = acquire::acquire(settings, config, &run_metrics::holder_name()).await?;
+        let acquired = acquire::acquire(settings, config, &run_metrics::holder_name(), held).await?;
         waited += begin.elapsed();
-        let mut acquired = match acquired {
-            RunAttempt::Acquired(acquired) => acquired,
+        let has_open_run = match acquired {
+            RunAttempt::Acquired { has_open_run } => has_open_run,
             RunAttempt::Busy(busy) => {
                 run_metrics::add_busy(settings, waited).await;
                 error!("engine not started: {busy}");
                 return Ok(None);
             }
         };
-        let may_begin = may_begin(config, &mut acquired.lease, arguments, files).await;
+        let may_begin = match held {
+            Some(lease) => may_begin(config, lease, arguments, files).await,
+            None => Ok(false),
+        };
         if let Ok(true) = may_begin {
-            return Ok(Some((acquired, waited)));
+            return Ok(Some(MayBegin { waited, has_open_run }));
         }
-        acquired.lease.release().await;
+        acquire::release(held).await;
         may_begin?;
         files.wait().await;
     }

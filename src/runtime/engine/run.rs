@@ -28,9 +28,8 @@ use crate::supervisor::state::Termination;
 use crate::telemetry::correlation;
 use crate::telemetry::counters::Counters;
 
-use super::acquire::Acquired;
 use super::incomplete_files::RunFiles;
-use super::preflight;
+use super::preflight::{self, MayBegin};
 use super::result::{BUSY, ERRORS, RunResult};
 use super::run_metrics::{self, RunBegin};
 use super::supervise::EngineRun;
@@ -53,7 +52,6 @@ struct PreparedRun<'a> {
     service: BotsServiceSpec,
     ini: BotsJobQueueIni,
     files: RunFiles<'a>,
-    lease: Box<Lease>,
     /// The newest report before this run.
     newest_report: u64,
     begin: RunBegin,
@@ -67,16 +65,26 @@ pub(crate) async fn run(
 ) -> Result<Outcome, Error> {
     let Session { config, reaper, signals, lines, counters, .. } = &mut session;
     correlation::set_run_id();
-    let preparing = prepare_run(config, reaper, counters, arguments);
-    let prepared = match run_until_shutdown(signals, &TaskTracker::new(), preparing).await {
-        Ok(prepared) => prepared?,
-        Err(exit) => {
-            terminate_all(reaper, signals, &[], config.stop.timeout).await;
-            return Ok(Outcome::Child(exit.code()));
+    let mut held = None;
+    let preparing = prepare_run(config, reaper, counters, arguments, &mut held);
+    let prepared = run_until_shutdown(signals, &TaskTracker::new(), preparing).await;
+    let (prepared, mut lease) = match (prepared, held) {
+        (Ok(Ok(Some(prepared))), Some(lease)) => (prepared, lease),
+        (ended, held) => {
+            // Otherwise engines of all pods would wait until it expires.
+            if let Some(lease) = held {
+                lease.release().await;
+            }
+            return match ended {
+                Ok(prepared) => prepared.map(|_| Outcome::Child(BUSY)),
+                Err(exit) => {
+                    terminate_all(reaper, signals, &[], config.stop.timeout).await;
+                    Ok(Outcome::Child(exit.code()))
+                }
+            };
         }
     };
-    let Some(prepared) = prepared else { return Ok(Outcome::Child(BUSY)) };
-    let PreparedRun { recovery, service, ini, files, mut lease, newest_report, begin } = prepared;
+    let PreparedRun { recovery, service, ini, files, newest_report, begin } = prepared;
     let (engine_port, ini_file) = (ini.engine_port, ini.file.clone());
     let (begun_at, mut recorded) = (Instant::now(), None);
     let run = EngineRun {
@@ -100,12 +108,13 @@ pub(crate) async fn run(
     to_run_outcome(result, is_open)
 }
 
-/// Returns None when another engine is running.
+/// Returns None when another engine is running. `held` has the lease whenever it is held.
 async fn prepare_run<'a>(
     config: &'a Config,
     reaper: &Reaper,
     counters: &Arc<Counters>,
     arguments: &'a EngineArgs,
+    held: &mut Option<Box<Lease>>,
 ) -> Result<Option<PreparedRun<'a>>, Error> {
     let bots = find_bots(config, reaper).await?;
     let variables = child_variables(config, Some(&bots.bin_dir));
@@ -117,26 +126,15 @@ async fn prepare_run<'a>(
     django.log_warnings();
     let settings = init_db::database_config(config, &django)?;
     let mut files = RunFiles::new(config, bots.clone(), environment.clone(), arguments);
-    let Some((acquired, waited)) = preflight::begin(config, &settings, arguments, &mut files).await? else {
-        return Ok(None);
-    };
-    let Acquired { mut lease, has_open_run } = acquired;
+    let may_begin = preflight::begin(config, &settings, arguments, &mut files, held).await?;
+    let (Some(MayBegin { waited, has_open_run }), Some(lease)) = (may_begin, held.as_mut()) else { return Ok(None) };
     let journal = Journal::new(&django.directories.botssys, &django.directories.usersys);
-    let checked = match plugin::recover::recover(&mut lease, &journal).await {
-        Ok(()) => check_previous_run(&mut lease, arguments, has_open_run).await,
-        Err(error) => Err(error),
-    };
-    let (recovers, newest_report) = match checked {
-        Ok(checked) => checked,
-        Err(error) => {
-            lease.release().await;
-            return Err(error);
-        }
-    };
+    plugin::recover::recover(lease, &journal).await?;
+    let (recovers, newest_report) = check_previous_run(lease, arguments, has_open_run).await?;
     let begin = RunBegin { waited, recovers };
     let recovery = (recovers && !arguments.routes.is_empty()).then(|| context.engine(&[RECOVER.into()]));
     let service = context.engine(&arguments.to_argv());
-    Ok(Some(PreparedRun { recovery, service, ini, files, lease, newest_report, begin }))
+    Ok(Some(PreparedRun { recovery, service, ini, files, newest_report, begin }))
 }
 
 /// Whether Bots recovers an earlier run, and the newest report.

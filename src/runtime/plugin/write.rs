@@ -28,13 +28,15 @@ use super::target::{Target, warn_of_pending_change};
 /// If another engine still runs after `engine.lease_wait`.
 pub(super) async fn lease(config: &Config, target: &Target) -> Result<Box<Lease>, Error> {
     let name = format!("plugin on {}", holder_name());
-    match acquire::acquire(&target.database, config, &name).await? {
-        RunAttempt::Acquired(acquired) => Ok(acquired.lease),
-        RunAttempt::Busy(busy) => Err(Error::new(
-            Kind::Unavailable,
-            format!("nothing was changed: {busy}; try again, or set BOTS_CTL_LEASE_WAIT"),
-        )),
-    }
+    let mut held = None;
+    let running = match acquire::acquire(&target.database, config, &name, &mut held).await? {
+        RunAttempt::Busy(running) => running,
+        RunAttempt::Acquired { .. } => String::new(),
+    };
+    held.ok_or_else(|| {
+        let text = format!("nothing was changed: {running}; try again, or set BOTS_CTL_LEASE_WAIT");
+        Error::new(Kind::Unavailable, text)
+    })
 }
 
 /// Completes or reverts an interrupted change, and returns the ID of the last one, for [`write()`]: it is read before the
