@@ -29,6 +29,9 @@ const KEPT: &str = ".bots-ctl-before-reload-";
 /// The file in an environment with the digest of mounted files with which the services failed, and the reason.
 const REFUSED: &str = ".bots-ctl-refused-reload";
 
+/// The configuration file of bots-ctl, if it is mounted as well.
+const OWN_FILE: &str = "bots-ctl.toml";
+
 /// Maximum time for services to become ready, for which other web UIs wait.
 pub(super) const MAX_TRIAL: Duration = Duration::from_secs(120);
 
@@ -85,7 +88,13 @@ fn restore(root: &Path, config_dir: &Path, digest: Digest) -> Result<(), bots::E
     }
     let before = ConfigFiles::read(&kept)?;
     for (name, file) in ConfigFiles::read(config_dir)?.files_except(&[]) {
-        if before.files_except(&[]).all(|(known, _)| known != name) {
+        if before.files_except(&[]).any(|(known, _)| known == name) {
+            continue;
+        }
+        if *name == *OWN_FILE {
+            // Without one, the next execution would read the mounted file.
+            atomic::write_atomically(&file.path, b"", 0o644)?;
+        } else {
             fs::remove_file(&file.path).map_err(|error| atomic::describe_io_error("remove", &file.path, &error))?;
         }
     }
@@ -180,6 +189,8 @@ mod tests {
     fn changed() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let root = tempfile::tempdir().expect("a temporary directory");
         let (config_dir, kept) = (root.path().join("config"), kept(root.path(), DIGEST));
+        fs::create_dir(&config_dir).expect("made");
+        fs::write(config_dir.join(OWN_FILE), "[log]\n").expect("written");
         for (directory, name, text) in
             [(&config_dir, "bots.ini", "new"), (&config_dir, "added", ""), (&kept, "bots.ini", "old")]
         {
@@ -191,7 +202,8 @@ mod tests {
 
     fn expect_restored(config_dir: &Path) {
         let files = ConfigFiles::read(config_dir).expect("readable");
-        assert_eq!(files.files_except(&[]).map(|(name, _)| name).collect::<Vec<_>>(), ["bots.ini"]);
+        assert_eq!(files.files_except(&[]).map(|(name, _)| name).collect::<Vec<_>>(), [OWN_FILE, "bots.ini"]);
+        assert_eq!(files.file(OWN_FILE).expect("there").content, b"");
         assert_eq!(files.file("bots.ini").expect("there").content, b"old");
     }
 
