@@ -57,7 +57,7 @@ use std::time::{Duration, Instant};
 use admin::server::{AdminPages, service};
 use config::{ChildOutput, LogLevel};
 use health::client::query;
-use health::state::{CheckResults, HealthState, Phase, ServiceHealth};
+use health::state::{CheckResults, HealthState, InitRun, Phase, ServiceHealth};
 use http::server;
 use jobs::command_line::JobCommand;
 use jobs::xmlrpc::{Value, read_call, write_answer};
@@ -152,7 +152,7 @@ fn health_state() -> HealthState {
         misses_allowed: 3,
         checks: CheckResults::all_ok(health::rules::CHECKS.iter().map(|check| check.name)),
         bots_version: Some("3.3.1".to_owned()),
-        initialised: Some((Duration::from_millis(12), true)),
+        init_run: Some(InitRun { took: Duration::from_millis(12), is_success: true }),
         ..HealthState::default()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::demo_translation::Demo;
@@ -43,7 +44,7 @@ fn failed_files_are_problems_until_rereceived_or_deleted(engine: Engine) {
     let mut sandbox = database.sandbox();
     eager(&mut sandbox);
     let demo = Demo::install(sandbox);
-    let web = demo.sandbox.webserver();
+    let mut web = demo.sandbox.webserver();
     wait_problems(&web, "all is well", <[Value]>::is_empty);
     check(&demo.sandbox, 0, "no problems\n");
     demo.drop_in("bad");
@@ -75,7 +76,8 @@ fn failed_files_are_problems_until_rereceived_or_deleted(engine: Engine) {
     assert_eq!(demo.engine(&["--rereceive"]), 0);
     wait_problems(&web, "all are through", |problems| problems.len() == 1);
     // A process that starts reads it all anew.
-    drop(web);
+    web.signal(Signal::SIGTERM);
+    assert_eq!(web.wait_code(), 0, "{}", web.report());
     let web = demo.sandbox.webserver();
     let problems = wait_problems(&web, "only one is left", |problems| !problems.is_empty());
     assert!(problems.len() == 1 && has(&problems, "file_errors", "1 file with errors"), "{problems:#?}");

@@ -110,7 +110,7 @@ fn long_run_history_is_read_up_to_its_limit(engine: Engine) {
     assert_eq!((&told["lost_runs"], told["runs"].as_array().map(Vec::len)), (&1.into(), Some(4)), "{told}");
     // The files of an active engine are not counted.
     database.sql(&format!(
-        "INSERT INTO mutex (mutexk) VALUES (1);\n{}{}",
+        "BEGIN;\nINSERT INTO mutex (mutexk) VALUES (1);\n{}{}COMMIT;\n",
         run_row(460_000, "new", 0, 2, now, no_and_yes),
         file_row(460_001, 460_000, 1, "late", now) + &file_row(460_002, 460_000, 2, "late", now)
     ));
