@@ -378,6 +378,8 @@ except Exception as error:
 /// A mounted plugin is applied again after an error of the first kind, and rejected after one of the second.
 #[apply(test)]
 fn unreachable_database_differs_from_wrong_statement() {
+    // For the drivers of both.
+    let _ = [Engine::Mariadb, Engine::Postgresql].map(Engine::needed);
     let script = format!("{}{UNAVAILABLE}", include_str!("../../src/bots/python/facts.py"));
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = dir.path().join("db");
