@@ -150,28 +150,6 @@ fn missing_directory_fails_readiness() {
 }
 
 #[apply(test)]
-fn checks_that_are_due_together_share_a_thread() {
-    let mut sandbox = Sandbox::prepared();
-    sandbox.set("BOTS_CTL_HEALTH_INTERVAL", "50ms").set("BOTS_CTL_RELOAD_INTERVAL", "50ms");
-    let web = sandbox.webserver();
-    let usersys = sandbox.root().join("usersys");
-    let away = usersys.with_extension("away");
-    // Each change of the status is the result of another round.
-    for _ in 0..10 {
-        fs::rename(&usersys, &away).expect("the directory is there");
-        web.wait_health("/health/ready", 503);
-        fs::rename(&away, &usersys).expect("the directory is there");
-        web.wait_health("/health/ready", 200);
-    }
-    let tasks = fs::read_dir(format!("/proc/{}/task", web.pid())).expect("it runs").flatten();
-    let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-    let names: Vec<String> = names.map(|name| name.trim_end().to_owned()).collect();
-    let workers = names.iter().filter(|name| name.starts_with("tokio-rt")).count();
-    // Three checks. Work of the start, or a wait on a busy machine, may have needed a second thread at the same time.
-    assert!((1..=2).contains(&workers), "the threads are {names:?}");
-}
-
-#[apply(test)]
 fn misbehaving_clients_do_not_block_health_listener() {
     let sandbox = Sandbox::prepared();
     let web = sandbox.webserver();
