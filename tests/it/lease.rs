@@ -209,24 +209,51 @@ fn process_that_has_just_acquired_the_lock_is_not_terminated() {
     slow.join().expect("no panic").expect("its session has come to its end");
 }
 
+/// An engine on PostgreSQL that has the lease, and waits for a table that another session has locked.
+struct BlockedEngine<'a> {
+    system: &'a System,
+    engine: Running,
+    locker: std::thread::JoinHandle<Result<Vec<String>, String>>,
+}
+
+impl<'a> BlockedEngine<'a> {
+    const SESSIONS: &'static str =
+        "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND";
+    const LOCKS: &'static str = "query LIKE '%pg_sleep(99)%'";
+    const WAITS: &'static str = "application_name = 'bots-ctl' AND wait_event_type = 'Lock'";
+
+    fn start(system: &'a System) -> Self {
+        let (server, name) = (Arc::clone(system.database.server()), system.database.name.clone());
+        let locker =
+            std::thread::spawn(move || server.try_sql(Some(&name), "BEGIN; LOCK TABLE mutex; SELECT pg_sleep(99)"));
+        let has = |which: &str| (Self::sql(system, "SELECT 1", which) == ["1"]).then_some(());
+        wait_until("it is locked", || has(Self::LOCKS), String::new);
+        let engine = system.start(&["engine"]);
+        wait_until("it waits", || has(Self::WAITS), || engine.report());
+        Self { system, engine, locker }
+    }
+
+    fn sql(system: &System, select: &str, which: &str) -> Vec<String> {
+        system.database.server().sql(Some(&system.database.name), &format!("{select} {} {which}", Self::SESSIONS))
+    }
+
+    /// Unlocks the table, after the connection of the engine was cut if that is asked for.
+    fn unlock(self, cuts_engine: bool) -> Running {
+        for which in [Self::WAITS].into_iter().filter(|_| cuts_engine).chain([Self::LOCKS]) {
+            Self::sql(self.system, "SELECT pg_terminate_backend(pid)", which);
+        }
+        assert!(self.locker.join().expect("no panic").is_err());
+        self.engine
+    }
+}
+
 /// Otherwise engines of all pods would wait until the lease expires.
 #[apply(test)]
 fn stop_between_lease_and_run_releases_the_lease() {
     let system = System::new(Engine::Postgresql.needed());
-    let name = system.database.name.clone();
-    let sql = |statement: &str| system.database.server().sql(Some(&name), statement);
-    let (server, locked) = (Arc::clone(system.database.server()), name.clone());
-    let locker =
-        std::thread::spawn(move || server.try_sql(Some(&locked), "BEGIN; LOCK TABLE mutex; SELECT pg_sleep(99)"));
-    let sessions = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND";
-    let locks = format!("{sessions} query LIKE '%pg_sleep(99)%'");
-    wait_until("it is locked", || (sql(&format!("SELECT 1 {locks}")) == ["1"]).then_some(()), String::new);
-    let mut engine = system.start(&["engine"]);
-    let waits = format!("{sessions} application_name = 'bots-ctl' AND wait_event_type = 'Lock'");
-    wait_until("it waits", || (sql(&format!("SELECT 1 {waits}")) == ["1"]).then_some(()), || engine.report());
-    engine.signal(Signal::SIGTERM);
-    sql(&format!("SELECT pg_terminate_backend(pid) {locks}"));
-    assert!(locker.join().expect("no panic").is_err());
+    let blocked = BlockedEngine::start(&system);
+    blocked.engine.signal(Signal::SIGTERM);
+    let mut engine = blocked.unlock(false);
     assert_eq!(engine.wait_code(), 143, "{}", engine.report());
     system.run(&["engine", "--lease-wait", "0"]).expect_code(0);
 }
@@ -236,22 +263,9 @@ fn stop_between_lease_and_run_releases_the_lease() {
 fn nothing_is_recovered_after_lease_was_lost_with_its_connection() {
     let system = System::new(Engine::Postgresql.needed());
     system.database.sql("INSERT INTO mutex (mutexk, mutexer) VALUES (1, 1)");
-    let name = system.database.name.clone();
-    let sql = |statement: &str| system.database.server().sql(Some(&name), statement);
-    let (server, locked) = (Arc::clone(system.database.server()), name.clone());
-    let locker =
-        std::thread::spawn(move || server.try_sql(Some(&locked), "BEGIN; LOCK TABLE mutex; SELECT pg_sleep(99)"));
-    let sessions = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND";
-    let locks = format!("{sessions} query LIKE '%pg_sleep(99)%'");
-    wait_until("it is locked", || (sql(&format!("SELECT 1 {locks}")) == ["1"]).then_some(()), String::new);
-    let mut engine = system.start(&["engine"]);
-    let waits = format!("{sessions} application_name = 'bots-ctl' AND wait_event_type = 'Lock'");
-    wait_until("it waits", || (sql(&format!("SELECT 1 {waits}")) == ["1"]).then_some(()), || engine.report());
+    let blocked = BlockedEngine::start(&system);
     give_lease_away(&system);
-    for waiting in [waits, locks] {
-        sql(&format!("SELECT pg_terminate_backend(pid) {waiting}"));
-    }
-    assert!(locker.join().expect("no panic").is_err());
+    let mut engine = blocked.unlock(true);
     assert_eq!(engine.wait_code(), 69, "{}", engine.report());
     let lost = "lost the engine lease: somebody else holds it now";
     assert!(engine.stderr().contains(lost), "{}", engine.report());
