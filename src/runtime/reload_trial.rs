@@ -52,7 +52,8 @@ pub(crate) fn keep(config: &Config, bots: &Installation, source: &ConfigFiles) -
         return Ok(());
     }
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        if entry.file_name().as_encoded_bytes().starts_with(KEPT.as_bytes()) {
+        // Also those under a temporary name, of a process that died.
+        if entry.file_name().to_string_lossy().contains(KEPT) {
             remove_kept(&entry.path());
         }
     }
@@ -103,7 +104,7 @@ fn restore(root: &Path, config_dir: &Path, digest: Digest) -> Result<(), bots::E
     Ok(())
 }
 
-/// Removes what was kept, of which no other process may see a part.
+/// Deletes the kept files. The directory is renamed first, so that no other process restores a part of them.
 fn remove_kept(kept: &Path) {
     let old = atomic::temporary_name(kept);
     if fs::rename(kept, &old).is_ok() {
@@ -185,7 +186,7 @@ mod tests {
 
     const DIGEST: Digest = [7; 32];
 
-    /// An environment that a reload has changed: its configuration directory, and what was kept.
+    /// An environment during a trial: its root, the configuration directory with new files, and the kept files.
     fn changed() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let root = tempfile::tempdir().expect("a temporary directory");
         let (config_dir, kept) = (root.path().join("config"), kept(root.path(), DIGEST));
