@@ -155,7 +155,7 @@ impl Installer<'_> {
         Ok(())
     }
 
-    /// Installs everything anew. What an unfinished installation has left is deleted; a directory without a mark of
+    /// Creates the virtual environment and installs Bots in it. The files of an unfinished installation are deleted; a directory without a mark of
     /// bots-ctl is never changed.
     async fn create(
         &self,

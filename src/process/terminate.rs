@@ -154,7 +154,7 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-/// Which processes have been sent which signal, and what is due when.
+/// The signals sent to each process, and the times of the next signal and log line.
 struct TerminationProgress<'a> {
     reaper: &'a Reaper,
     groups: &'a [Pid],

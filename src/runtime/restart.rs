@@ -40,7 +40,7 @@ pub(super) async fn abandon_reload(
     let Some(mut state) = reloaded else { return error };
     // The lock is released with the descriptor.
     let _turn = state.turn();
-    // With a listener, what is unavailable is the database, which is no fault of the configuration.
+    // If the listener is bound, the error is that of an unreachable database server, not of the configuration.
     let restores = state.is_trial && (listener.is_none() || error.kind() != Kind::Unavailable);
     let reason = error.faults().join("; ");
     if let Some(requester) = state.requester().map(Requester::adopt) {

@@ -26,7 +26,7 @@ const ROWS_PER_QUERY: i64 = 20_000;
 /// Maximum number of such queries in one reading; it also limits how far back the first reading goes.
 const QUERIES_PER_READ: i64 = 10;
 
-/// Reads the same database repeatedly and keeps what was already read.
+/// Reads the statistics of a database repeatedly. Each reading adds the new rows to the counts of the last one.
 #[derive(Debug)]
 pub struct EdiStatsReader {
     settings: DatabaseConfig,

@@ -163,7 +163,7 @@ impl Worker {
         });
     }
 
-    /// Takes over the jobs of the previous active queue; returns those that wait.
+    /// Takes over the jobs of the previous active queue; returns the number of waiting jobs and the age of the oldest.
     async fn take_over(&mut self) -> Result<WaitingJobs, Unavailable> {
         for number in self.running.clone() {
             self.db.with(async |jobs| jobs.reclaim(number).await).await?;

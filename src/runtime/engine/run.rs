@@ -274,7 +274,7 @@ async fn record_end(lease: &mut Lease, begin: RunBegin, recorded: Option<bool>, 
     is_recorded && run_metrics::end(lease, end).await
 }
 
-/// What is not recorded is recorded by the next run, unless its report is deleted before.
+/// Records the finished run. If that fails, the next run records it, unless its report is deleted before.
 async fn record_finished(lease: &mut Lease) {
     if let Err(error) = lease.query_with_retry(recovery::record_finished).await {
         warn!("{error}");
