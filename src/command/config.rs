@@ -9,7 +9,7 @@ use crate::config::{Config, LogConfig, LogLevel};
 use crate::exit::{Error, Kind, Outcome};
 use crate::telemetry::escape::escape_control;
 
-use super::{for_one_shot, load_config, read_config, run_one_shot_with, write_line};
+use super::{config_inputs, for_one_shot, load_config, run_one_shot_with, write_line};
 use crate::runtime::config_check;
 use crate::runtime::effective_settings::{EffectiveValue, effective_settings};
 
@@ -63,7 +63,7 @@ fn write_table(all: &[EffectiveValue]) {
 /// # Errors
 /// All faults that were found.
 pub fn check(global: &Global) -> Result<Outcome, Error> {
-    let (config, faults) = read_config(global, Vec::new())?;
+    let (config, faults) = config_inputs(global, Vec::new()).read_in_use()?;
     let config = for_one_shot(config);
     let mut faults: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
     let quiet = LogConfig { level: config.log.level.min(LogLevel::Warn), ..config.log };

@@ -48,7 +48,7 @@ fn load_config(global: &Global, more: Vec<FlagOverride>) -> Result<Config, Error
 }
 
 fn load(inputs: &ConfigInputs) -> Result<Config, Error> {
-    let (config, faults) = inputs.read()?;
+    let (config, faults) = inputs.read_in_use()?;
     if faults.is_empty() {
         return Ok(config);
     }
@@ -112,7 +112,7 @@ fn for_one_shot(mut config: Config) -> Config {
     config
 }
 
-/// As [`load_config`]; errors do not prevent it from reading the rest.
+/// The configuration without a look at the volume, for probes; errors do not prevent it from reading the rest.
 fn read_config(global: &Global, more: Vec<FlagOverride>) -> Result<(Config, Vec<Diagnostic>), Error> {
     config_inputs(global, more).read()
 }

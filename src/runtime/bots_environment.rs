@@ -56,6 +56,17 @@ pub(crate) fn committed_own_file(config: &Config) -> Option<PathBuf> {
     Some(paths.config_dir.join(name))
 }
 
+/// The bots-ctl.toml that was mounted before, if services failed with the mounted files in a reload.
+pub(crate) fn restored_own_file(config: &Config) -> Option<PathBuf> {
+    let (paths, root) = (&config.environment, config.environment_root());
+    let copy = committed_own_file(config).filter(|copy| config.file.as_ref() != Some(copy))?;
+    let source = ConfigFiles::mounted(&paths.config_source, &paths.config_dir).ok()?;
+    reload_trial::refusal(root, &source)?;
+    // The restoration may have been interrupted.
+    let kept = reload_trial::kept(root, source.digest()).join(copy.strip_prefix(&paths.config_dir).ok()?);
+    [kept, copy].into_iter().find(|file| file.is_file())
+}
+
 /// The directory for temporary files if the default one is not writable, as on a read-only root file system.
 pub(crate) fn temporary_directory(config: &Config) -> Option<PathBuf> {
     if atomic::check_writable(&std::env::temp_dir()).is_ok() {

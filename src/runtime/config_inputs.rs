@@ -7,6 +7,7 @@ use crate::bots::volume_names;
 use crate::config::{Config, Diagnostic, FlagOverride};
 use crate::exit::{Error, Kind};
 
+use super::bots_environment::restored_own_file;
 use super::reload_state;
 
 /// The flags and the file of a command line.
@@ -31,6 +32,16 @@ impl ConfigInputs {
         faults.extend(volume_names::fault(&config).map(|text| Diagnostic { text, is_from_command_line: false }));
         config.enables_queue = self.is_up && config.up.services.is_none();
         Ok((config, faults))
+    }
+
+    /// As [`Self::read`], but with the restored bots-ctl.toml if services failed with the mounted files in a reload. It waits for
+    /// the volume: not for probes.
+    pub fn read_in_use(&self) -> Result<(Config, Vec<Diagnostic>), Error> {
+        let mounted = self.read()?;
+        match restored_own_file(&mounted.0) {
+            Some(file) => Self { file: Some(file), ..self.clone() }.read(),
+            None => Ok(mounted),
+        }
     }
 }
 

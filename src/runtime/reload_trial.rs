@@ -35,7 +35,8 @@ const OWN_FILE: &str = "bots-ctl.toml";
 /// Maximum time for services to become ready, for which other web UIs wait.
 pub(super) const MAX_TRIAL: Duration = Duration::from_secs(120);
 
-fn kept(root: &Path, digest: Digest) -> PathBuf {
+/// The directory with the files that these mounted files have replaced.
+pub(super) fn kept(root: &Path, digest: Digest) -> PathBuf {
     root.join(format!("{KEPT}{}", &hex::encode(digest)[..16]))
 }
 

@@ -289,7 +289,7 @@ fn failed_reload_is_rolled_back_on_all_replicas() {
     wait_until("nothing is kept", || (!is_left()).then_some(()), || web.report());
 }
 
-/// A database file, which no check opens, may be none.
+/// A database file, which no check opens, may be none. A new process does not use the mounted bots-ctl.toml either.
 #[apply(test)]
 fn reload_whose_preparation_fails_is_rolled_back() {
     let mut sandbox = Sandbox::prepared();
@@ -300,10 +300,19 @@ fn reload_whose_preparation_fails_is_rolled_back() {
     let file = sandbox.home.path().join("broken");
     fs::write(&file, "this is no database, although it is long enough for one\n".repeat(100)).expect("written");
     let settings = format!("{}DATABASES['default']['NAME'] = {:?}\n", own_settings(), file.display().to_string());
-    mount.mount(&[("settings.py", &settings)]);
+    let zone = || {
+        let shown = sandbox.run(&["config", "show", "django.time_zone"]);
+        shown.expect_code(0);
+        shown.stdout
+    };
+    let zone_before = zone();
+    mount.mount(&[("settings.py", &settings), ("bots-ctl.toml", "[django]\ntime_zone = \"Asia/Tokyo\"\n")]);
+    assert_eq!(zone(), "Asia/Tokyo\n");
     wait_refused(&web, "the services failed to start with it: ");
     web.wait_ready();
     assert_eq!(in_use(), before);
+    assert_eq!(zone(), zone_before);
+    assert!(sandbox.root().join("config/bots-ctl.toml").is_file(), "empty, for the next start");
 }
 
 #[apply(test)]
@@ -313,16 +322,23 @@ fn next_start_finishes_interrupted_rollback() {
     let config = sandbox.root().join("config/bots.ini");
     let before = fs::read_to_string(&config).expect("there");
     let failed = ini(&sandbox, &[("webserver", "environment_text", "failed")]);
-    mount.mount(&[("bots.ini", &failed)]);
+    let own = |zone: &str| format!("[django]\ntime_zone = \"{zone}\"\n");
+    mount.mount(&[("bots.ini", &failed), ("bots-ctl.toml", &own("Asia/Tokyo"))]);
     let source = Path::new(&mount.file("bots.ini")).parent().expect("a directory").to_path_buf();
     let digest = hex::encode(ConfigFiles::read(&source).expect("readable").digest());
     let kept = sandbox.root().join(format!(".bots-ctl-before-reload-{}", &digest[..16]));
     fs::create_dir(&kept).expect("made");
     fs::copy(&config, kept.join("bots.ini")).expect("copied");
     fs::copy(sandbox.root().join("config/settings.py"), kept.join("settings.py")).expect("copied");
+    fs::write(kept.join("bots-ctl.toml"), own("Europe/Berlin")).expect("written");
     fs::write(&config, &failed).expect("written");
+    fs::write(sandbox.root().join("config/bots-ctl.toml"), own("Asia/Tokyo")).expect("written");
     fs::write(sandbox.root().join(".bots-ctl-refused-reload"), format!("{digest}\nthe reason\n")).expect("written");
-    sandbox.run(&["init-db"]).expect_code(0);
+    for command in ["config show django.time_zone", "init-db", "config show django.time_zone"] {
+        let ended = sandbox.run(&command.split(' ').collect::<Vec<_>>());
+        ended.expect_code(0);
+        assert!(command == "init-db" || ended.stdout == "Europe/Berlin\n", "{}", ended.stdout);
+    }
     assert_eq!(fs::read_to_string(&config).expect("there"), before);
     assert!(!kept.exists());
 }
