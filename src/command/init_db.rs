@@ -2,14 +2,13 @@
 
 use tokio_util::task::TaskTracker;
 
-use crate::bots::context::BotsContext;
 use crate::bots::environment::Environment;
 use crate::cli::{self, Global};
 use crate::exit::{Error, Kind, Outcome};
 use crate::runtime::init_db::{self, InitOptions, Report};
 
 use super::{overrides, run_one_shot, write_line, write_stdout};
-use crate::runtime::bots_environment::{child_variables, find_bots, mounted_files};
+use crate::runtime::bots_environment::{FoundBots, mounted_files};
 use crate::runtime::dry_run::dry_run;
 use crate::runtime::prepare::prepare_environment;
 
@@ -24,17 +23,16 @@ pub fn run(global: &Global, flags: &cli::InitDb) -> Result<Outcome, Error> {
     run_one_shot(global, given, &critical, async |config, reaper| {
         let mut report = Report::default();
         let initialising = async {
-            let bots = find_bots(config, reaper).await?;
-            let variables = child_variables(config, Some(&bots.bin_dir));
+            let bots = FoundBots::find(config, reaper).await?;
             let source = mounted_files(config).await;
             let (environment, django) = match task.check {
                 true => {
-                    let found = dry_run(config, reaper, &bots, source, |_, _| Ok(())).await?;
+                    let found = dry_run(config, reaper, &bots.installation, source, |_, _| Ok(())).await?;
                     (Environment::paths(config), found.settings()?.clone())
                 }
-                false => prepare_environment(config, reaper, &bots, &variables, source?).await?,
+                false => prepare_environment(config, &bots, source?).await?,
             };
-            let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+            let context = bots.context(&environment);
             init_db::ensure_database_with(config, &context, django, &critical, task, &mut report).await.map(|_| ())
         };
         let result = initialising.await.map_err(into_failed);

@@ -32,6 +32,45 @@ pub(crate) async fn find_bots(config: &Config, reaper: &Reaper) -> Result<Instal
     Ok(bots)
 }
 
+/// Bots on this machine, and what each of its processes needs.
+#[derive(Clone)]
+pub(crate) struct FoundBots {
+    pub installation: Installation,
+    pub variables: ChildEnv,
+    pub reaper: Reaper,
+}
+
+impl FoundBots {
+    /// Finds Bots for a command.
+    pub async fn find(config: &Config, reaper: &Reaper) -> Result<Self, bots::Error> {
+        let installation = find_bots(config, reaper).await?;
+        let variables = child_variables(config, Some(&installation.bin_dir));
+        Ok(Self { installation, variables, reaper: reaper.clone() })
+    }
+
+    /// Finds Bots for services.
+    pub async fn find_for_services(config: &Config, reaper: &Reaper) -> Result<Self, bots::Error> {
+        let installation = find_bots(config, reaper).await?;
+        let variables = service_variables(config, &installation);
+        Ok(Self { installation, variables, reaper: reaper.clone() })
+    }
+
+    /// The inputs of its processes in an environment.
+    pub fn context<'a>(&'a self, environment: &'a Environment) -> BotsContext<'a> {
+        BotsContext { reaper: &self.reaper, bots: &self.installation, environment, variables: &self.variables }
+    }
+}
+
+/// The environment, which a start has created before.
+pub(crate) fn existing_environment(config: &Config) -> Result<Environment, Error> {
+    let environment = Environment::paths(config);
+    if environment.config.join("settings.py").is_file() {
+        return Ok(environment);
+    }
+    let text = format!("there is no settings.py in {}: bots-ctl init-db creates it", environment.config.display());
+    Err(Error::new(Kind::Configuration, text))
+}
+
 /// The variables for children, in addition to those of bots-ctl.
 pub(crate) fn child_variables(config: &Config, bin_dir: Option<&Path>) -> ChildEnv {
     ChildEnv::new(config, bin_dir, temporary_directory(config))
@@ -105,15 +144,8 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
 
 /// Django's settings for a command that starts no service.
 pub(crate) async fn django_settings(config: &Config, reaper: &Reaper) -> Result<DjangoSettings, Error> {
-    let bots = find_bots(config, reaper).await?;
-    let variables = child_variables(config, Some(&bots.bin_dir));
-    let environment = Environment::paths(config);
-    if !environment.config.join("settings.py").is_file() {
-        let text = format!("there is no settings.py in {}; bots-ctl init-db creates it", environment.config.display());
-        return Err(Error::new(Kind::Configuration, text));
-    }
-    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-    load_django_settings(&context).await
+    let bots = FoundBots::find(config, reaper).await?;
+    load_django_settings(&bots.context(&existing_environment(config)?)).await
 }
 
 /// Django's settings, from an earlier start if nothing has changed since.

@@ -12,9 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::bots::Installation;
-use crate::bots::child_env::ChildEnv;
 use crate::bots::config_source::{ConfigFiles, Digest};
-use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
 use crate::bots::environment::Environment;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
@@ -26,9 +24,7 @@ use crate::health::state::{HealthState, InitRun, SystemInfo};
 use crate::model::ServiceName;
 use crate::process::reaper::Reaper;
 
-use super::bots_environment::{
-    blocking, commit, find_bots, health_targets, mounted_files, open_web_ui_warning, service_variables,
-};
+use super::bots_environment::{FoundBots, blocking, commit, health_targets, mounted_files, open_web_ui_warning};
 use super::dry_run::dry_run;
 use super::init_db;
 use super::reload_trial;
@@ -56,16 +52,15 @@ pub(crate) async fn prepare_services(
     critical: &TaskTracker,
     health: &watch::Sender<HealthState>,
 ) -> Result<(Prepared, Vec<ServiceSpec>), Error> {
-    let bots = find_bots(config, reaper).await?;
-    let variables = service_variables(config, &bots);
+    let bots = FoundBots::find_for_services(config, reaper).await?;
     let source = match committed {
         // The mounted files may have changed since then, and would not have been checked.
         Some(_) => ConfigFiles::default(),
         None => mounted_files(config).await?,
     };
     let applied = committed.unwrap_or_else(|| source.digest());
-    let (environment, mut django) = prepare_environment(config, reaper, &bots, &variables, source).await?;
-    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let (environment, mut django) = prepare_environment(config, &bots, source).await?;
+    let context = bots.context(&environment);
     if plan.initialises_database() && !config.database.init_skip {
         let begin = Instant::now();
         let result = init_db::ensure_database(config, &context, django, critical).await;
@@ -81,12 +76,12 @@ pub(crate) async fn prepare_services(
         plan.services(&LaunchContext { config, bots: context, django: &django, queue: &queue, own_ports: None })?;
     let targets = health_targets(config, &django)?;
     let has_web = services.iter().any(|service| service.name == ServiceName::Webserver);
-    if let Some(warning) = open_web_ui_warning(config, &bots, django.web_port).filter(|_| has_web) {
+    if let Some(warning) = open_web_ui_warning(config, &bots.installation, django.web_port).filter(|_| has_web) {
         warn!("{warning}");
     }
     let system = system_info(config, &django, targets.database.describe(), has_web);
     health.send_modify(|state| state.system = Some(Arc::new(system)));
-    Ok((Prepared { bots, django, queue, applied, targets }, services))
+    Ok((Prepared { bots: bots.installation, django, queue, applied, targets }, services))
 }
 
 /// The environment, host and versions, for the status.
@@ -114,29 +109,27 @@ fn system_info(config: &Config, django: &DjangoSettings, database: String, has_w
 /// All errors of the configuration, of which no file has been written.
 pub(crate) async fn prepare_environment(
     config: &Config,
-    reaper: &Reaper,
-    bots: &Installation,
-    variables: &ChildEnv,
+    bots: &FoundBots,
     source: ConfigFiles,
 ) -> Result<(Environment, DjangoSettings), Error> {
     let (root, config_dir) = (config.environment_root().to_path_buf(), config.environment.config_dir.clone());
     blocking(move || reload_trial::finish_roll_back(&root, &config_dir)).await??;
     let environment = Environment::paths(config);
-    let context = BotsContext { reaper, bots, environment: &environment, variables };
     let mut cache_lock = None;
     // Of several concurrent starts, the first one fills the cache for the others.
     for _ in 0..2 {
-        if let Some(django) = known_settings(config, &context, &source).await? {
-            return Ok((commit(config, bots, &source).await?, django));
+        if let Some(django) = known_settings(config, bots, &source).await? {
+            return Ok((commit(config, &bots.installation, &source).await?, django));
         }
         if cache_lock.is_none() {
             cache_lock = lock_settings_cache(&environment).await?;
         }
     }
-    let checked = dry_run(config, reaper, bots, Ok(source.clone()), |_, _| Ok(())).await?;
+    let installation = &bots.installation;
+    let checked = dry_run(config, &bots.reaper, installation, Ok(source.clone()), |_, _| Ok(())).await?;
     let django = checked.settings()?.clone();
-    let committed = commit(config, bots, &source).await?;
-    django.write_cache(&context);
+    let committed = commit(config, installation, &source).await?;
+    django.write_cache(&bots.context(&environment));
     Ok((committed, django))
 }
 
@@ -144,15 +137,14 @@ pub(crate) async fn prepare_environment(
 /// thread that receives signals, since the volume may hang.
 async fn known_settings(
     config: &Config,
-    context: &BotsContext<'_>,
+    bots: &FoundBots,
     source: &ConfigFiles,
 ) -> Result<Option<DjangoSettings>, Error> {
-    let (config, source, reaper) = (config.clone(), source.clone(), context.reaper.clone());
-    let (bots, environment, variables) = (context.bots.clone(), context.environment.clone(), context.variables.clone());
+    let (config, bots, source) = (config.clone(), bots.clone(), source.clone());
     let known = move || {
-        let is_current = Environment::plan(&config, &bots, &source).is_ok_and(|(_, update)| update.is_empty());
-        let context = BotsContext { reaper: &reaper, bots: &bots, environment: &environment, variables: &variables };
-        is_current.then(|| DjangoSettings::load_cached(&context)).flatten()
+        let is_current =
+            Environment::plan(&config, &bots.installation, &source).is_ok_and(|(_, update)| update.is_empty());
+        is_current.then(|| DjangoSettings::load_cached(&bots.context(&Environment::paths(&config)))).flatten()
     };
     blocking(known).await
 }

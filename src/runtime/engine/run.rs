@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::bots::context::BotsContext;
 use crate::bots::engine_args::EngineArgs;
 use crate::bots::jobqueue_config::BotsJobQueueIni;
 use crate::bots::services::BotsServiceSpec;
@@ -33,7 +32,7 @@ use super::preflight::{self, MayBegin};
 use super::result::{BUSY, ERRORS, RunResult};
 use super::run_metrics::{self, RunBegin};
 use super::supervise::EngineRun;
-use crate::runtime::bots_environment::{child_variables, find_bots, mounted_files};
+use crate::runtime::bots_environment::{FoundBots, mounted_files};
 use crate::runtime::init_db;
 use crate::runtime::plugin;
 use crate::runtime::prepare::prepare_environment;
@@ -116,16 +115,14 @@ async fn prepare_run<'a>(
     arguments: &'a EngineArgs,
     held: &mut Option<Box<Lease>>,
 ) -> Result<Option<PreparedRun<'a>>, Error> {
-    let bots = find_bots(config, reaper).await?;
-    let variables = child_variables(config, Some(&bots.bin_dir));
-    let source = mounted_files(config).await?;
-    let (environment, django) = prepare_environment(config, reaper, &bots, &variables, source).await?;
+    let bots = FoundBots::find(config, reaper).await?;
+    let (environment, django) = prepare_environment(config, &bots, mounted_files(config).await?).await?;
     let ini = BotsJobQueueIni::read(config, &environment)?;
     relay::listen_as_configured(config, &environment, counters).await;
-    let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+    let context = bots.context(&environment);
     django.log_warnings();
     let settings = init_db::database_config(config, &django)?;
-    let mut files = RunFiles::new(config, bots.clone(), environment.clone(), arguments);
+    let mut files = RunFiles::new(config, bots.installation.clone(), environment.clone(), arguments);
     let may_begin = preflight::begin(config, &settings, arguments, &mut files, held).await?;
     let (Some(MayBegin { waited, has_open_run }), Some(lease)) = (may_begin, held.as_mut()) else { return Ok(None) };
     let journal = Journal::new(&django.directories.botssys, &django.directories.usersys);

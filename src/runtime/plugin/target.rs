@@ -8,19 +8,18 @@ use tracing::warn;
 
 use crate::bots::context::BotsContext;
 use crate::bots::django_settings::DjangoSettings;
-use crate::bots::environment::Environment;
 use crate::bots::plugin_session::StoredConfiguration;
 use crate::bots::python_session::PythonSession;
 use crate::config::Config;
 use crate::database::DatabaseConfig;
-use crate::exit::{Error, Kind};
+use crate::exit::Error;
 use crate::fs::atomic::describe_io_error;
 use crate::fs::regular;
 use crate::plugin::directory::usersys_files;
 use crate::plugin::journal::Journal;
 use crate::plugin::{self, Plugin};
 use crate::process::reaper::Reaper;
-use crate::runtime::bots_environment::{blocking, child_variables, find_bots, mounted_files};
+use crate::runtime::bots_environment::{FoundBots, blocking, existing_environment, mounted_files};
 use crate::runtime::init_db;
 use crate::runtime::prepare::prepare_environment;
 
@@ -40,16 +39,8 @@ impl Target {
     /// # Errors
     /// If it does not exist, or its settings are invalid.
     pub async fn open(config: &Config, reaper: &Reaper) -> Result<Self, Error> {
-        let bots = find_bots(config, reaper).await?;
-        let variables = child_variables(config, Some(&bots.bin_dir));
-        let environment = Environment::paths(config);
-        if !environment.config.join("settings.py").is_file() {
-            let text =
-                format!("there is no settings.py in {}: bots-ctl init-db creates it", environment.config.display());
-            return Err(Error::new(Kind::Configuration, text));
-        }
-        let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
-        Self::start(config, &context).await
+        let bots = FoundBots::find(config, reaper).await?;
+        Self::start(config, &bots.context(&existing_environment(config)?)).await
     }
 
     /// Prepares an environment and its database, as a start of a service does, and opens it.
@@ -57,11 +48,9 @@ impl Target {
     /// # Errors
     /// Those of such a start.
     pub async fn prepare(config: &Config, reaper: &Reaper, critical: &TaskTracker) -> Result<Self, Error> {
-        let bots = find_bots(config, reaper).await?;
-        let variables = child_variables(config, Some(&bots.bin_dir));
-        let source = mounted_files(config).await?;
-        let (environment, django) = prepare_environment(config, reaper, &bots, &variables, source).await?;
-        let context = BotsContext { reaper, bots: &bots, environment: &environment, variables: &variables };
+        let bots = FoundBots::find(config, reaper).await?;
+        let (environment, django) = prepare_environment(config, &bots, mounted_files(config).await?).await?;
+        let context = bots.context(&environment);
         if !config.database.init_skip {
             init_db::ensure_database(config, &context, django, critical).await?;
         }
