@@ -87,7 +87,7 @@ impl ChildEnv {
             .map(|(name, path)| {
                 format!("{name}={}: it must not contain ':', which separates directories in PATH", path.display())
             });
-        Error::from_faults(faults.collect())
+        Error::fail_if_any(faults.collect())
     }
 
     /// Adds these variables to those of a process, and removes those that only bots-ctl needs.

@@ -111,7 +111,7 @@ impl DjangoSettings {
             debug!("{}", fault.traceback);
             faults.push(fault.describe(context.environment));
         }
-        Error::from_faults(faults)?;
+        Error::fail_if_any(faults)?;
         let mut django = parsed?;
         let settings = context.environment.config.join("settings.py");
         let text = regular::read_to_string(&settings).unwrap_or_default();

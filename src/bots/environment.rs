@@ -212,7 +212,7 @@ impl Environment {
         } else {
             (&template, read(&template)?, None)
         };
-        Error::from_faults(ini_check::faults(origin, &parse_ini(origin, &text)?, bots.bots_version()))?;
+        Error::fail_if_any(ini_check::faults(origin, &parse_ini(origin, &text)?, bots.bots_version()))?;
         let is_template = origin == &template;
         let edited = self.edit_ini(bots, text.clone(), is_template, is_template && config.enables_queue);
         let planned = edited.map_err(|error| match error {
@@ -298,7 +298,7 @@ impl Environment {
 
     fn check_directories(&self) -> Result<(), Error> {
         let refused = [&self.botssys, &self.usersys].into_iter().filter_map(|dir| check_writable(dir).err());
-        Error::from_faults(refused.map(|error| error.to_string()).collect())
+        Error::fail_if_any(refused.map(|error| error.to_string()).collect())
     }
 }
 

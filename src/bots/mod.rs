@@ -75,7 +75,7 @@ impl From<fs::Error> for Error {
 
 impl Error {
     /// Returns an error with all of these texts, if there are any.
-    pub(crate) fn from_faults(faults: Vec<String>) -> Result<(), Self> {
+    pub(crate) fn fail_if_any(faults: Vec<String>) -> Result<(), Self> {
         if faults.is_empty() { Ok(()) } else { Err(Self::Faults(faults)) }
     }
 

@@ -38,7 +38,7 @@ pub fn check_is_own(plan: &Plan) -> Result<(), Error> {
     let rows = plan.rows.iter().filter(|row| row.before.is_some() && !is_own(row)).map(RowChange::name);
     let files = plan.files.iter().filter(|file| file.before.is_some()).map(|file| format!("usersys/{}", file.path));
     let text = "it already exists, and the demo would replace it: use another environment (BOTSENV)";
-    Error::from_faults(rows.chain(files).map(|name| format!("{name}: {text}")).collect())
+    Error::fail_if_any(rows.chain(files).map(|name| format!("{name}: {text}")).collect())
 }
 
 fn is_own(row: &RowChange) -> bool {

@@ -106,7 +106,7 @@ pub fn plan(
         let comparison = Comparison { table, stored: stored_table, botssys: &stored.botssys, options };
         rows.extend(comparison.changes(&wanted, &mut faults));
     }
-    Error::from_faults(faults)?;
+    Error::fail_if_any(faults)?;
     Ok(Plan { rows, files: file_changes(&plugin.files, files, options.prune) })
 }
 

@@ -154,7 +154,7 @@ fn check_directories<'a>(usersys: &Path, paths: impl Iterator<Item = &'a String>
     };
     let text =
         "its directory is a link, and the export would change the files of other plugins: replace the link by a copy";
-    Error::from_faults(
+    Error::fail_if_any(
         paths.filter(is_shared).map(|path| format!("{}: {text}", usersys.join(path).display())).collect(),
     )
 }

@@ -65,7 +65,7 @@ pub fn plugin_from_rows(rows: Vec<Fields>, file: &str) -> Result<Plugin, Error> 
             None => faults.push(format!("{file}: row {}: there is no plugintype \"{kind}\"", number + 1)),
         }
     }
-    Error::from_faults(faults)?;
+    Error::fail_if_any(faults)?;
     for (_, row) in sorted.iter_mut().filter(|(table, _)| *table == Table::Partner) {
         let found = row.get("idpartner").and_then(Value::as_str).and_then(|partner| groups.remove(partner));
         if let Some(found) = found {

@@ -62,7 +62,7 @@ impl Error {
     }
 
     /// All of these, if there are any.
-    pub(crate) fn from_faults(faults: Vec<String>) -> Result<(), Self> {
+    pub(crate) fn fail_if_any(faults: Vec<String>) -> Result<(), Self> {
         if faults.is_empty() { Ok(()) } else { Err(Self::Faults(faults)) }
     }
 }

@@ -98,7 +98,7 @@ pub fn normalize(plugin: &mut Plugin, stored: &StoredConfiguration) -> Result<()
         format!("the field {field} of {}, which this Bots does not have", counted(rows, word))
     });
     plugin.ignored.extend(ignored);
-    Error::from_faults(faults)
+    Error::fail_if_any(faults)
 }
 
 /// Whether the loss of a value would change anything.

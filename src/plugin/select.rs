@@ -24,7 +24,7 @@ pub fn select_routes(plugin: &mut Plugin, routes: &[String]) -> Result<(), Error
         .filter(|route| !names.contains(route.as_str()))
         .map(|route| format!("there is no route {route}"))
         .collect();
-    Error::from_faults(missing)?;
+    Error::fail_if_any(missing)?;
     let is_chosen = |row: &Fields| routes.iter().any(|route| field(row, "idroute") == Some(route));
     let chosen: Vec<Fields> = of(plugin, Table::Route).filter(|row| is_chosen(row)).cloned().collect();
     let translations: Vec<Fields> =

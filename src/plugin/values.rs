@@ -61,7 +61,7 @@ impl Values {
                 faults.push(format!("{}: {word}: expected a table [channel.NAME]", path.display()));
             }
         }
-        Error::from_faults(faults)
+        Error::fail_if_any(faults)
     }
 
     /// Adds a value of the command line, such as `channel.NAME.path=/data/in`.
@@ -85,7 +85,7 @@ impl Values {
         }
         let mut faults = Vec::new();
         self.add(word, name, field, json!(value), origin, Path::new("."), &mut faults);
-        Error::from_faults(faults)
+        Error::fail_if_any(faults)
     }
 
     #[allow(clippy::too_many_arguments, reason = "an entry and where it is from")]
@@ -149,7 +149,7 @@ impl Values {
                 plugin.rows[*position].1.insert(entry.field.clone(), value.clone());
             }
         }
-        Error::from_faults(faults)
+        Error::fail_if_any(faults)
     }
 }
 

@@ -213,7 +213,7 @@ impl<'a> ConfigReloader<'a> {
             let own_ports = [self.prepared.django.web_port, self.prepared.queue.port];
             let (config, bots, queue) = (&config, *context, &queue);
             if strictness == Strictness::User && self.plan.expected(config).contains(&ServiceName::Dirmonitor) {
-                bots::Error::from_faults(DirmonitorConfig::read(context.environment, context.bots)?.faults)?;
+                bots::Error::fail_if_any(DirmonitorConfig::read(context.environment, context.bots)?.faults)?;
             }
             self.plan.services(&LaunchContext { config, bots, django, queue, own_ports: Some(own_ports) }).map(|_| ())
         };

@@ -229,7 +229,7 @@ impl LaunchContext<'_> {
             }
             ServiceBackend::Python => {
                 // Bots's own monitor exits on the first of them.
-                bots::Error::from_faults(DirmonitorConfig::read(bots.environment, bots.bots)?.faults)?;
+                bots::Error::fail_if_any(DirmonitorConfig::read(bots.environment, bots.bots)?.faults)?;
                 Ok(bots.dirmonitor(args).into())
             }
         }

@@ -76,5 +76,5 @@ fn expect_success(results: &[CaseResult]) -> Result<(), plugin::Error> {
         let describe = |difference: &String| format!("{TESTS}/{}: {}", result.name, difference.trim_start());
         result.differences.iter().map(describe).collect::<Vec<_>>()
     };
-    plugin::Error::from_faults(results.iter().flat_map(describe).collect())
+    plugin::Error::fail_if_any(results.iter().flat_map(describe).collect())
 }
