@@ -114,9 +114,9 @@ impl TargetSources {
         let mut warnings = self.monitored.faults.clone();
         let monitored = self.known.iter().flat_map(|known| &known.monitored);
         let of_sections = self.monitored.directories.iter().map(|directory| {
-            let way = directory.options.or(self.monitored.default_options);
+            let options = directory.options.or(self.monitored.default_options);
             let (origin, route) = (directory.origin.clone(), directory.route.clone());
-            let target = self.target(origin, route, &directory.files, way);
+            let target = self.target(origin, route, &directory.files, options);
             WatchTarget { is_recursive: directory.is_recursive, ..target }
         });
         let mut targets: Vec<WatchTarget> = of_sections.collect();
@@ -140,10 +140,10 @@ impl TargetSources {
         targets
     }
 
-    fn target(&self, origin: String, route: String, files: &FilePattern, way: WatchOptions) -> WatchTarget {
+    fn target(&self, origin: String, route: String, files: &FilePattern, options: WatchOptions) -> WatchTarget {
         let locks = self.known.iter().flat_map(|known| &known.locks);
         let locks = locks.map(|lock| (lock.path.as_str(), lock.name.as_str()));
-        target(&self.config, &self.monitored, (origin, route), files, way, locks)
+        target(&self.config, &self.monitored, (origin, route), files, options, locks)
     }
 
     fn collect_warnings(&self, targets: &[WatchTarget]) -> Vec<String> {
@@ -192,7 +192,7 @@ pub(crate) fn target<'a>(
     monitored: &DirmonitorConfig,
     (origin, route): (String, String),
     files: &FilePattern,
-    way: WatchOptions,
+    options: WatchOptions,
     locks: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> WatchTarget {
     let defaults = config.dirmonitor;
@@ -206,9 +206,9 @@ pub(crate) fn target<'a>(
         is_recursive: false,
         takes_existing: monitored.process_existing,
         locks: locks.filter(is_here).map(|(_, name)| name.to_owned()).collect(),
-        watch_by: way.watch_by.unwrap_or(defaults.watch_by),
-        poll_interval: way.poll_interval.unwrap_or(defaults.poll_interval),
-        stable_after: way.stable_after.unwrap_or(defaults.stable_after),
+        watch_by: options.watch_by.unwrap_or(defaults.watch_by),
+        poll_interval: options.poll_interval.unwrap_or(defaults.poll_interval),
+        stable_after: options.stable_after.unwrap_or(defaults.stable_after),
         file_wait: config.engine.file_wait,
         is_channel: false,
     }

@@ -73,10 +73,10 @@ impl Channels {
         WatchTarget { is_channel: true, ..target }
     }
 
-    fn target(&self, origin: &str, files: &FilePattern, way: WatchOptions) -> WatchTarget {
+    fn target(&self, origin: &str, files: &FilePattern, options: WatchOptions) -> WatchTarget {
         let locks = self.channels.iter().map(|channel| (channel.path.as_str(), channel.lock.as_str()));
         let name = (origin.to_owned(), String::new());
-        let target = target(&self.config, &self.monitored, name, files, way, locks);
+        let target = target(&self.config, &self.monitored, name, files, options, locks);
         WatchTarget { watch_by: WatchMethod::Poll, ..target }
     }
 }
