@@ -41,8 +41,8 @@ fn print(is_healthy: bool, body: &str, flags: Healthcheck) -> Outcome {
 
 fn query_listener(global: &Global, check: Check) -> Result<ProbeReply, Error> {
     let listener = HealthListener::find(global).map_err(into_check_not_run)?;
-    let addr = listener.addr;
-    client::query(addr, check).map_err(|error| {
+    listener.query(|addr| client::query(addr, check)).map_err(|error| {
+        let addr = listener.addr();
         let text =
             format!("cannot query the health listener on {addr}: {error}; is bots-ctl running in this container?");
         let unavailable = Error::new(Kind::Unavailable, format!("{text} --standalone needs no listener"));

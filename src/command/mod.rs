@@ -130,7 +130,8 @@ fn config_inputs(global: &Global, more: Vec<FlagOverride>) -> ConfigInputs {
 
 /// This container's health listener, for the commands that query it.
 struct HealthListener {
-    addr: SocketAddr,
+    inputs: ConfigInputs,
+    config: Config,
     /// The errors of the configuration, because of which the address may be wrong. The running bots-ctl may have rejected an
     /// invalid configuration and use the previous one, so they matter only if there is no response.
     faults: Vec<String>,
@@ -138,8 +139,25 @@ struct HealthListener {
 
 impl HealthListener {
     fn find(global: &Global) -> Result<Self, Error> {
-        let (config, faults) = read_config(global, Vec::new())?;
-        Ok(Self { addr: config.health.addr, faults: faults.into_iter().map(|fault| fault.text).collect() })
+        let inputs = config_inputs(global, Vec::new());
+        let (config, faults) = inputs.read()?;
+        Ok(Self { inputs, config, faults: faults.into_iter().map(|fault| fault.text).collect() })
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.config.health.addr
+    }
+
+    /// Queries bots-ctl at its address. While a reload waits, and after it was rejected, the mounted file may name another
+    /// address than the one in use. The volume, which may hang, is read only if there is no response.
+    fn query<T, E>(&self, ask: impl Fn(SocketAddr) -> Result<T, E>) -> Result<T, E> {
+        ask(self.addr()).or_else(|error| {
+            let applied = self.inputs.read_applied(&self.config).map(|config| config.health.addr);
+            match applied.filter(|addr| *addr != self.addr()) {
+                Some(addr) => ask(addr).map_err(|_| error),
+                None => Err(error),
+            }
+        })
     }
 
     /// The reason for an error of a query: the errors of the configuration, if the listener is unavailable.

@@ -13,7 +13,7 @@ use super::{HealthListener, write_line};
 /// As the running bots-ctl answers; 69 when none runs here, and 78 if that is due to an error of the configuration.
 pub fn run(global: &Global, service: Option<ServiceName>) -> Result<Outcome, Error> {
     let listener = HealthListener::find(global)?;
-    let connection = connect(listener.addr.port()).map_err(|error| listener.explain(error))?;
+    let connection = listener.query(|addr| connect(addr.port())).map_err(|error| listener.explain(error))?;
     let wanted = service.map_or(ControlRequest::Reload, ControlRequest::Restart);
     write_line(&request(connection, wanted, write_line)?);
     Ok(Outcome::Success)

@@ -34,12 +34,12 @@ pub fn run(global: &Global, flags: &cli::Status) -> Result<Outcome, Error> {
 }
 
 fn fetch(listener: &HealthListener) -> Result<(String, Status), Error> {
-    let addr = listener.addr;
+    let addr = listener.addr();
     let unavailable = |error: &dyn std::fmt::Display| {
         let text = format!("cannot query bots-ctl on {addr}: {error}; is it running in this container?");
         listener.explain(Error::new(Kind::Unavailable, format!("{text} BOTS_CTL_HEALTH_ADDR sets that address")))
     };
-    let json = client::status(addr).map_err(|error| unavailable(&error))?;
+    let json = listener.query(client::status).map_err(|error| unavailable(&error))?;
     let status = serde_json::from_str(&json).map_err(|error| unavailable(&error))?;
     Ok((json, status))
 }

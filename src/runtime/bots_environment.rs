@@ -95,6 +95,11 @@ pub(crate) fn committed_own_file(config: &Config) -> Option<PathBuf> {
     Some(paths.config_dir.join(name))
 }
 
+/// The copy of the mounted bots-ctl.toml that the last start or reload has applied, if there is one.
+pub(crate) fn applied_own_file(config: &Config) -> Option<PathBuf> {
+    committed_own_file(config).filter(|copy| config.file.as_ref() != Some(copy) && copy.is_file())
+}
+
 /// The bots-ctl.toml that was mounted before, if services failed with the mounted files in a reload.
 pub(crate) fn restored_own_file(config: &Config) -> Option<PathBuf> {
     let (paths, root) = (&config.environment, config.environment_root());

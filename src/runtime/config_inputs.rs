@@ -7,7 +7,7 @@ use crate::bots::volume_names;
 use crate::config::{Config, Diagnostic, FlagOverride};
 use crate::exit::{Error, Kind};
 
-use super::bots_environment::restored_own_file;
+use super::bots_environment::{applied_own_file, restored_own_file};
 use super::reload_state;
 
 /// The flags and the file of a command line.
@@ -38,10 +38,18 @@ impl ConfigInputs {
     /// the volume: not for probes.
     pub fn read_in_use(&self) -> Result<(Config, Vec<Diagnostic>), Error> {
         let mounted = self.read()?;
-        match restored_own_file(&mounted.0) {
-            Some(file) => Self { file: Some(file), ..self.clone() }.read(),
-            None => Ok(mounted),
-        }
+        restored_own_file(&mounted.0).map_or(Ok(mounted), |file| self.with_file(file).read())
+    }
+
+    /// As [`Self::read`], but with the copy of the mounted bots-ctl.toml that the last start or reload has applied, if there is
+    /// one.
+    pub fn read_applied(&self, mounted: &Config) -> Option<Config> {
+        let file = applied_own_file(mounted)?;
+        self.with_file(file).read().ok().map(|(config, _)| config)
+    }
+
+    fn with_file(&self, file: PathBuf) -> Self {
+        Self { file: Some(file), ..self.clone() }
     }
 }
 

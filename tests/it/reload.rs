@@ -291,6 +291,27 @@ fn failed_reload_is_rolled_back_on_all_replicas() {
     wait_until("nothing is kept", || (!is_left()).then_some(()), || web.report());
 }
 
+/// Probes with `exec` read the mounted file, which may name an address that is not in use.
+#[apply(test)]
+fn healthcheck_finds_listener_whose_new_address_is_rejected() {
+    let mut sandbox = Sandbox::prepared();
+    let mount = Mount::of(&mut sandbox);
+    // Not as a variable, which would override the file.
+    sandbox.set("BOTS_CTL_HEALTH_ADDR", "");
+    let own = |port: u16| format!("[health]\naddr = \"127.0.0.1:{port}\"\n");
+    mount.mount(&[("bots-ctl.toml", &own(sandbox.health_port))]);
+    let web = sandbox.webserver();
+    let new = free_port();
+    mount.mount(&[("bots-ctl.toml", &own(new)), ("bots.ini", "no section\n")]);
+    wait_refused(&web, "bots.ini:1: ");
+    assert_eq!(sandbox.run(&["config", "show", "health.addr"]).stdout, format!("127.0.0.1:{new}\n"));
+    sandbox.run(&["healthcheck"]).expect_code(0);
+    sandbox.run(&["status"]).expect_code(0);
+    let reloaded = sandbox.run(&["reload"]);
+    reloaded.expect_code(78);
+    assert!(reloaded.stderr.contains("bots.ini:1: "), "{}", reloaded.stderr);
+}
+
 /// A database file, which no check opens, may be none. A new process does not use the mounted bots-ctl.toml either.
 #[apply(test)]
 fn reload_whose_preparation_fails_is_rolled_back() {
