@@ -114,9 +114,9 @@ if [ "$scope" = all ] || [ "$scope" = image ]; then
     [ "$(id -u)" -eq 0 ] || fail "--$scope needs root, for packages and namespaces: sudo env \"PATH=\$PATH\" tests/run.sh --$scope"
     mapfile -t packages < <(missing_packages)
     [ "${#packages[@]}" -eq 0 ] || install_packages "${packages[@]}"
-    # Files that root makes belong to the owner of the checkout.
+    # Files that root makes belong to the owner of the checkout, except the layers of images, which the next run uses again.
     owner=$(stat -c %u:%g .)
-    trap 'chown -R "$owner" target' EXIT
+    trap 'find target -path target/tmp/podman -prune -o -exec chown -h "$owner" {} +' EXIT
 fi
 
 has_venv || fail 'cannot find Python with venv: apt-get install python3-venv'
