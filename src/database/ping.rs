@@ -136,9 +136,14 @@ impl DatabasePing {
 
     /// Keeps the connection if it answers.
     async fn query_on(&mut self, file: Option<FileId>, mut connection: Connection) -> Result<Response, sqlx::Error> {
-        let query = if self.settings.is_sqlite() { "SELECT count(*) FROM sqlite_master" } else { "SELECT 1" };
+        // A row of SQLite would wake this process once more: only an empty database returns one.
+        let query = if self.settings.is_sqlite() {
+            "SELECT 'empty' WHERE NOT EXISTS (SELECT 1 FROM sqlite_master)"
+        } else {
+            "SELECT 1"
+        };
         let available = match connection.fetch_value(query).await {
-            Ok(count) if count.as_deref() == Some("0") => return Ok(Response::Empty),
+            Ok(value) if value.as_deref() == Some("empty") => return Ok(Response::Empty),
             Ok(_) => Availability::Ok,
             Err(error) if errors::is_busy(&error) => Availability::Locked,
             Err(error) => return Err(error),

@@ -104,9 +104,10 @@ impl Checks {
         let counters = Arc::clone(&self.counters);
         let look = move || [directory(&botssys), directory(&usersys), space(&botssys, min_free, &counters)];
         let directories = self.directories.run(deadline, || tokio::spawn(periodic::run_blocking(look)));
-        let (ping, directories) = tokio::join!(
-            measure(&self.counters, CheckTimer::Database, ping),
-            measure(&self.counters, CheckTimer::Directories, directories)
+        // The directories first: they are then read before the file of the database, and one wake-up returns both.
+        let (directories, ping) = tokio::join!(
+            measure(&self.counters, CheckTimer::Directories, directories),
+            measure(&self.counters, CheckTimer::Database, ping)
         );
         let availability = ping.as_ref().and_then(|ping| ping.availability.as_ref().ok().copied());
         let (ping, engine) = ping.map(|ping| (ping.availability, ping.engine)).unzip();

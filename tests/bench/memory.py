@@ -4,7 +4,7 @@ what bots-ctl costs while nothing happens.
 
     cargo build --release && python3 -B tests/bench/memory.py
 
-Takes about three minutes. Bots 4 has all services; 3.3.1 has no job queue that runs jobs, but one that can be weighed.
+Takes about four minutes. Bots 4 has all services; 3.3.1 has no job queue that runs jobs, but one that can be weighed.
 Options of all scripts: a binary, --bots DIRECTORY, --quick.
 """
 
@@ -27,7 +27,8 @@ READY_ALONE = {
 
 
 def measured(given, home):
-    settle, idle = (2, 3) if given.quick else (10, 20)
+    # The statistics are read every 30 s: two readings.
+    settle, idle = (2, 3) if given.quick else (10, 60)
     here = Place(given.binary, given.bots, home)
     here.init_db()
     here.use_queue()
@@ -95,7 +96,7 @@ def webserver(here, table, settle, idle):
     table.row(f"… wake-ups per second of its {own.threads} threads, over {idle} s", wakeups, target="< 5")
     table.row("… CPU time per second", duration(own.cpu))
 
-    queue = {"BOTS_CTL_JOBQUEUE_URL": "http://127.0.0.1:9", "BOTS_CTL_JOBQUEUE_TOKEN": "of a benchmark"}
+    queue = {"BOTS_CTL_JOBQUEUE_URL": "http://127.0.0.1:9", "BOTS_CTL_JOBQUEUE_TOKEN": "of-a-benchmark"}
     relay = Place(here.binary, here.bots, here.home, queue)
     service = relay.start("webserver")
     relay.ready(service)
