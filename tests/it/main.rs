@@ -54,6 +54,7 @@ mod lease_network;
 mod listings;
 mod log_ids;
 mod manifests;
+mod measurements;
 mod metrics;
 mod monitoring;
 mod output;
