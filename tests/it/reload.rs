@@ -304,7 +304,6 @@ fn healthcheck_finds_listener_whose_new_address_is_rejected() {
     let new = free_port();
     mount.mount(&[("bots-ctl.toml", &own(new)), ("bots.ini", "no section\n")]);
     wait_refused(&web, "bots.ini:1: ");
-    assert_eq!(sandbox.run(&["config", "show", "health.addr"]).stdout, format!("127.0.0.1:{new}\n"));
     sandbox.run(&["healthcheck"]).expect_code(0);
     sandbox.run(&["status"]).expect_code(0);
     let reloaded = sandbox.run(&["reload"]);
