@@ -108,6 +108,19 @@ fn container_returns_exit_codes_of_commands() {
     }
 }
 
+/// Of the tests' own network: a response on its way when a pod is removed would be lost for a minute, as if by bots-ctl.
+#[apply(test)]
+fn bridge_keeps_address_of_removed_container() {
+    let network = Network::new();
+    let address = || fs::read_to_string(network.bridge().join("address")).expect("there is a bridge");
+    let start = || Container::start(Some(&network), &[image(), "exec", "sleep", "600"]);
+    let first = start();
+    let before = address();
+    let _second = start();
+    drop(first);
+    assert_eq!(address(), before);
+}
+
 /// Shells are replaced with an empty file: a caller would fail.
 #[apply(test)]
 fn web_ui_runs_without_shell() {

@@ -131,6 +131,25 @@ impl Network {
         expect(&["network", "create", &name]);
         Self { name }
     }
+
+    /// Where the kernel describes the bridge, which exists while it has a container.
+    pub fn bridge(&self) -> PathBuf {
+        let name = expect(&["network", "inspect", "--format", "{{.NetworkInterface}}", &self.name]);
+        Path::new("/sys/class/net").join(name)
+    }
+
+    /// Lets the bridge keep its MAC address. It otherwise has the lowest address of its ports, so removing a container may
+    /// change it: another container that is about to answer then sends to the old address for up to a minute.
+    fn keep_address(&self) {
+        let bridge = self.bridge();
+        // There is none if the container has ended.
+        let Ok(address) = fs::read_to_string(bridge.join("address")) else { return };
+        let name = bridge.file_name().expect("it has a name");
+        let mut set = Command::new("ip");
+        set.args(["link", "set", "dev"]).arg(name).args(["address", address.trim()]);
+        let set = set.output().expect("ip can be run");
+        assert!(set.status.success() || !bridge.exists(), "{}", String::from_utf8_lossy(&set.stderr));
+    }
 }
 
 impl Drop for Network {
@@ -149,10 +168,12 @@ impl Container {
     /// Starts one in the background: options of `podman run`, then image and command.
     pub fn start(network: Option<&Network>, args: &[&str]) -> Self {
         let name = unique("bots");
-        let network = network.map(|network| network.name.clone());
-        let network_name = network.clone().unwrap_or_else(|| "none".to_owned());
-        expect(&[&["run", "--detach", "--name", &name, "--network", &network_name], args].concat());
-        Self { name, network }
+        let network_name = network.map_or("none", |network| &network.name);
+        expect(&[&["run", "--detach", "--name", &name, "--network", network_name], args].concat());
+        if let Some(network) = network {
+            network.keep_address();
+        }
+        Self { name, network: network.map(|network| network.name.clone()) }
     }
 
     /// One that something else has started.
